@@ -1,0 +1,1 @@
+//! The admin side: status page, API, metrics, the Unix socket.

@@ -1,0 +1,1 @@
+//! Opens, spawns and stops everything: who waits for whom.

@@ -1,0 +1,1 @@
+//! The configuration: each field with its unit, default and reason.

@@ -1,0 +1,1 @@
+//! Turns a record's bytes into the document a sink stores, by the protobuf descriptors.

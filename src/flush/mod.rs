@@ -1,0 +1,1 @@
+//! Per sink: reads batches, delivers them, removes what was acknowledged.

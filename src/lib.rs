@@ -1,0 +1,28 @@
+//! livekit-spool: a durable on-disk buffered forwarder for LiveKit analytics.
+//!
+//! The modules follow a record's way:
+//!
+//! ```text
+//! ingest → spool (journal, queue) → flush → sink
+//! ```
+//!
+//! - [`record`]: what travels: streams, batches of records as they came off the wire, record ids.
+//! - [`ingest`]: gRPC and HTTP in; checks the bytes, hands batches to every sink's spool, answers after fsync.
+//! - [`spool`]: per sink: the journal that makes records durable, the sled queues over it, dead letters.
+//! - [`flush`]: per sink: a worker that reads batches, delivers them, removes what was acknowledged.
+//! - [`sink`]: MongoDB, Redis, files: an outcome per record.
+//! - [`document`]: turns a record's bytes into the document a sink stores.
+//!
+//! From the side look on: [`config`], [`status`], [`admin`], [`cli`]; [`app`] opens, spawns and stops it all.
+
+pub mod admin;
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod document;
+pub mod flush;
+pub mod ingest;
+pub mod record;
+pub mod sink;
+pub mod spool;
+pub mod status;

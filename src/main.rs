@@ -1,0 +1,3 @@
+//! The `livekit-spool` command.
+
+fn main() {}

@@ -1,0 +1,71 @@
+//! Where records end up: MongoDB, Redis, files. A sink says of every record what became of it.
+
+use async_trait::async_trait;
+
+use crate::{record::Stream, spool::QueuedRecord};
+
+/// What became of one record of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The sink has it durably; it may leave the queue.
+    Delivered,
+    /// It could not be taken now; it stays and is tried again, without end.
+    Retry,
+    /// The sink will never take it, for this reason; it is set aside as a dead letter.
+    Rejected(String),
+}
+
+/// Why a sink, or a whole batch, failed. The text names the address and the remedy, and holds no secret.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct SinkError {
+    /// What happened.
+    pub kind: SinkErrorKind,
+    /// For people: what, where, and what to do about it.
+    pub message: String,
+}
+
+/// The causes that call for different answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SinkErrorKind {
+    /// Not reachable, timed out, stepping down, restarting: back off and retry.
+    Unavailable,
+    /// Credentials or rights are missing: retry, loudly; nothing is thrown away because a password is wrong.
+    Unauthorized,
+    /// The sink answered that it is full (disk, memory): back off and retry.
+    Full,
+    /// An error that is not about availability and names no record: the batch is bisected.
+    Unnamed,
+}
+
+/// The answer to one batch: an outcome per record, in the batch's order, and why some were not delivered.
+#[derive(Debug)]
+pub struct BatchOutcome {
+    /// One outcome per record of the batch.
+    pub records: Vec<Outcome>,
+    /// The reason of the `Retry`s, if there are any.
+    pub error: Option<SinkError>,
+}
+
+/// A place that records are delivered to.
+#[async_trait]
+pub trait Sink: Send + Sync + 'static {
+    /// The sink's type, as the config writes it: `mongodb`, `redis`, `file`.
+    fn kind(&self) -> &'static str;
+
+    /// Where it delivers to, for people; without secrets.
+    fn address(&self) -> String;
+
+    /// Called once before the first batch, again until it succeeds: reaches the server, makes indexes.
+    /// The warnings are logged once (a TTL index refused, say); they stop nothing.
+    ///
+    /// # Errors
+    /// When the sink cannot be reached or used yet.
+    async fn initialize(&self) -> Result<Vec<String>, SinkError>;
+
+    /// Delivers a batch of one stream. Returns only when each record's outcome is known and, where Delivered, durable.
+    async fn send_batch(&self, stream: Stream, records: &[QueuedRecord]) -> BatchOutcome;
+
+    /// Flushes and closes; called once, after the last batch.
+    async fn close(&self) {}
+}
