@@ -1,8 +1,24 @@
 //! Where records end up: MongoDB, Redis, files. A sink says of every record what became of it.
 
+pub mod file;
+pub mod mongodb;
+pub mod redis;
+pub mod url;
+
+use std::sync::Arc;
+
 use async_trait::async_trait;
 
 use crate::{record::Stream, spool::QueuedRecord};
+
+/// Records of one stream on their way to a sink; cloning shares them.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// The stream they belong to.
+    pub stream: Stream,
+    /// The records, in queue order.
+    pub records: Arc<[QueuedRecord]>,
+}
 
 /// What became of one record of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,6 +46,8 @@ pub struct SinkError {
 pub enum SinkErrorKind {
     /// Not reachable, timed out, stepping down, restarting: back off and retry.
     Unavailable,
+    /// It took the batch and did not answer in time: back off, and come again with a smaller one.
+    Timeout,
     /// Credentials or rights are missing: retry, loudly; nothing is thrown away because a password is wrong.
     Unauthorized,
     /// The sink answered that it is full (disk, memory): back off and retry.
@@ -63,8 +81,10 @@ pub trait Sink: Send + Sync + 'static {
     /// When the sink cannot be reached or used yet.
     async fn initialize(&self) -> Result<Vec<String>, SinkError>;
 
-    /// Delivers a batch of one stream. Returns only when each record's outcome is known and, where Delivered, durable.
-    async fn send_batch(&self, stream: Stream, records: &[QueuedRecord]) -> BatchOutcome;
+    /// Delivers a batch. Returns only when each record's outcome is known and, where Delivered, durable.
+    ///
+    /// It may be dropped half-way (a timeout, the end of the last flush); the batch then comes again.
+    async fn send_batch(&self, batch: Batch) -> BatchOutcome;
 
     /// Flushes and closes; called once, after the last batch.
     async fn close(&self) {}

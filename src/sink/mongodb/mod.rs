@@ -1,0 +1,5 @@
+//! The MongoDB sink.
+
+mod options;
+
+pub use options::{MongoOptions, MongoOptionsError};

@@ -1,0 +1,133 @@
+//! Where the MongoDB sink delivers to, and the checks that need no server.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use mongodb::options::{Acknowledgment, ConnectionString};
+
+use crate::sink::url::without_secrets;
+
+/// Where OpenVidu's fork writes.
+const DEFAULT_DATABASE: &str = "openvidu";
+
+/// Where and how the MongoDB sink delivers.
+#[derive(Clone, PartialEq, Eq)]
+pub struct MongoOptions {
+    /// Any connection string the driver takes; it may hold a password and never shows in logs or `Debug`.
+    pub uri: String,
+    /// The database; its collections are named after the streams.
+    pub database: String,
+    /// How long documents live (`openvidu_expire_at`, a TTL index); `None`: for ever.
+    pub expiration: Option<Duration>,
+    /// Static fields added to each document.
+    pub labels: BTreeMap<String, String>,
+    /// How long a command, a connection or the choice of a server may take, where the URI says nothing.
+    pub timeout: Duration,
+}
+
+impl Default for MongoOptions {
+    fn default() -> Self {
+        Self {
+            uri: "mongodb://127.0.0.1:27017".to_owned(),
+            database: DEFAULT_DATABASE.to_owned(),
+            expiration: Some(Duration::from_secs(768 * 3600)),
+            labels: BTreeMap::new(),
+            timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl fmt::Debug for MongoOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MongoOptions")
+            .field("uri", &without_secrets(&self.uri))
+            .field("database", &self.database)
+            .field("expiration", &self.expiration)
+            .field("labels", &self.labels)
+            .field("timeout", &self.timeout)
+            .finish()
+    }
+}
+
+impl MongoOptions {
+    /// Checks what can be checked without a server: the URI's form, its write concern, the database's name.
+    ///
+    /// # Errors
+    /// When the driver cannot read the URI, when it asks for `w=0`, or when no database can have that name.
+    pub fn check(&self) -> Result<(), MongoOptionsError> {
+        let uri = ConnectionString::parse(&self.uri).map_err(|error| MongoOptionsError::Uri {
+            uri: without_secrets(&self.uri),
+            // The driver quotes what it could not read; it must not be the password.
+            reason: match error.kind.as_ref() {
+                mongodb::error::ErrorKind::InvalidArgument { message, .. } if !self.uri.contains('@') => {
+                    message.clone()
+                }
+                _ => "the driver cannot read it (reserved characters in user and password must be percent-encoded)"
+                    .to_owned(),
+            },
+        })?;
+        if uri.write_concern.as_ref().and_then(|concern| concern.w.as_ref()) == Some(&Acknowledgment::Nodes(0)) {
+            return Err(MongoOptionsError::Unacknowledged);
+        }
+        let forbidden = |c: char| c.is_whitespace() || c.is_control() || "/\\.\"$*<>:|?".contains(c);
+        if self.database.is_empty() || self.database.len() > 63 || self.database.contains(forbidden) {
+            return Err(MongoOptionsError::Database(self.database.clone()));
+        }
+        Ok(())
+    }
+}
+
+/// Options that no server could make work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MongoOptionsError {
+    /// The driver cannot read the URI.
+    #[error("uri {uri}: {reason}")]
+    Uri {
+        /// The URI, without its secrets.
+        uri: String,
+        /// What the driver said.
+        reason: String,
+    },
+    /// `w=0`: MongoDB would not say whether it has a record.
+    #[error(
+        "uri: w=0 is refused, because a record could be lost unseen: leave it out (majority, journaled) or use w=1"
+    )]
+    Unacknowledged,
+    /// No database can have this name.
+    #[error("database {0:?}: use 1 to 63 bytes without spaces or any of / \\ . \" $ * < > : | ?")]
+    Database(String),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_uri(uri: &str) -> MongoOptions {
+        MongoOptions { uri: uri.to_owned(), ..MongoOptions::default() }
+    }
+
+    #[test]
+    fn unacknowledged_writes_are_refused() {
+        assert_eq!(with_uri("mongodb://db/?w=0").check(), Err(MongoOptionsError::Unacknowledged));
+        assert_eq!(with_uri("mongodb://db/?w=1").check(), Ok(()));
+        assert_eq!(with_uri("mongodb+srv://db.example.com/?w=majority").check(), Ok(()));
+    }
+
+    #[test]
+    fn a_bad_uri_is_named_without_its_password() {
+        let error = with_uri("mongodb://me:p@ss/word@db:port/").check().expect_err("not a URI").to_string();
+        assert!(error.contains("uri") && !error.contains("ss/word") && !error.contains("p@ss"), "{error}");
+        assert!(with_uri("postgres://db").check().is_err());
+    }
+
+    #[test]
+    fn debug_shows_no_password() {
+        let shown = format!("{:?}", with_uri("mongodb://me:hunter2@db/?tlsCertificateKeyFilePassword=hunter3"));
+        assert!(shown.contains("db") && !shown.contains("hunter"), "{shown}");
+    }
+
+    #[test]
+    fn a_database_name_that_no_server_takes_is_refused() {
+        let options = MongoOptions { database: "a.b".to_owned(), ..MongoOptions::default() };
+        assert_eq!(options.check(), Err(MongoOptionsError::Database("a.b".to_owned())));
+    }
+}

@@ -1,0 +1,5 @@
+//! The Redis sink.
+
+mod options;
+
+pub use options::{RedisOptions, RedisOptionsError};

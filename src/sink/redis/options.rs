@@ -1,0 +1,77 @@
+//! Where the Redis sink delivers to, and the checks that need no server.
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use redis::IntoConnectionInfo;
+
+use crate::sink::url::without_secrets;
+
+/// Where and how the Redis sink delivers.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisOptions {
+    /// `redis://` or `rediss://` (TLS), with user and password where the server has ACLs; never shows in logs or `Debug`.
+    pub url: String,
+    /// How long documents live (EXPIRE); `None`: for ever.
+    pub expiration: Option<Duration>,
+    /// Static fields added to each document.
+    pub labels: BTreeMap<String, String>,
+    /// How long connecting or one pipeline may take.
+    pub timeout: Duration,
+}
+
+impl Default for RedisOptions {
+    fn default() -> Self {
+        Self {
+            url: "redis://127.0.0.1:6379".to_owned(),
+            expiration: Some(Duration::from_secs(768 * 3600)),
+            labels: BTreeMap::new(),
+            timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+impl fmt::Debug for RedisOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisOptions")
+            .field("url", &without_secrets(&self.url))
+            .field("expiration", &self.expiration)
+            .field("labels", &self.labels)
+            .field("timeout", &self.timeout)
+            .finish()
+    }
+}
+
+impl RedisOptions {
+    /// Checks the URL's form.
+    ///
+    /// # Errors
+    /// When the client cannot read it.
+    pub fn check(&self) -> Result<(), RedisOptionsError> {
+        match self.url.as_str().into_connection_info() {
+            Ok(_) => Ok(()),
+            Err(_) => Err(RedisOptionsError { url: without_secrets(&self.url) }),
+        }
+    }
+}
+
+/// A URL that the client cannot read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("url {url}: use redis://[user:password@]host[:port][/database], or rediss:// for TLS")]
+pub struct RedisOptionsError {
+    /// The URL, without its secrets.
+    pub url: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bad_url_is_named_without_its_password() {
+        let with_url = |url: &str| RedisOptions { url: url.to_owned(), ..RedisOptions::default() };
+        assert!(with_url("rediss://user:secret@host:6380/1").check().is_ok());
+        let error = with_url("http://user:secret@host").check().expect_err("not Redis").to_string();
+        assert!(error.contains("http://host") && !error.contains("secret"), "{error}");
+        assert!(!format!("{:?}", with_url("redis://:secret@host")).contains("secret"));
+    }
+}
