@@ -1,4 +1,15 @@
 //! Records come in: gRPC and HTTP, checked, handed to every sink's spool, answered after fsync.
+//!
+//! - [`wire`]: checks on the bytes as they came, pure.
+
+mod options;
+mod status;
+pub mod wire;
+
+pub use options::{
+    AuthOptions, ConnectionOptions, GrpcOptions, HttpOptions, LivekitKeys, MemoryOptions, Secret, TlsOptions,
+};
+pub use status::{IngestSnapshot, IngestStatus, Protocol, Refused, RefusedCount, TakenCount};
 
 /// The `livekit.AnalyticsRecorderService` client and server, generated at build time.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]

@@ -1,0 +1,166 @@
+//! What the intake can be told: addresses' limits, timeouts, who may send. The config file's `ingest:` section becomes these.
+
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+
+use zeroize::Zeroizing;
+
+const KIB: usize = 1024;
+const MIB: usize = 1024 * KIB;
+
+/// A key, token or password: shown by nothing, wiped when dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// Keeps a secret.
+    #[must_use]
+    pub fn new(secret: impl Into<String>) -> Self {
+        Self(Zeroizing::new(secret.into()))
+    }
+
+    /// The secret itself: for comparing and signing, never for showing.
+    #[must_use]
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
+/// Limits on connections, alike for gRPC and HTTP; each listener counts its own.
+#[derive(Debug, Clone)]
+pub struct ConnectionOptions {
+    /// Connections at once. One more closes the one that has been without a request for longest; if none is, it is closed itself.
+    pub max_connections: usize,
+    /// From the TCP accept to the end of the TLS handshake.
+    pub handshake_timeout: Duration,
+    /// From the (TLS) connection to a request's complete headers; and how long an HTTP connection may idle between requests.
+    pub header_timeout: Duration,
+    /// How long open requests may go on after the shutdown began.
+    pub drain_timeout: Duration,
+}
+
+impl Default for ConnectionOptions {
+    fn default() -> Self {
+        Self {
+            max_connections: 512,
+            handshake_timeout: Duration::from_secs(10),
+            header_timeout: Duration::from_secs(10),
+            drain_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// The gRPC port.
+#[derive(Debug, Clone)]
+pub struct GrpcOptions {
+    /// Connections: how many, how long until they must speak.
+    pub connections: ConnectionOptions,
+    /// A message's size, compressed and decompressed; a larger one is answered RESOURCE_EXHAUSTED.
+    pub max_message_bytes: usize,
+    /// Records in one message; more are answered RESOURCE_EXHAUSTED.
+    pub max_message_records: u32,
+    /// Bytes a stream may have taken off and not yet durable; then it is read no further.
+    pub stream_window: usize,
+    /// Streams at once on one connection (HTTP/2 makes the sender wait).
+    pub max_streams_per_connection: u32,
+    /// Streams at once on all connections; one more is answered UNAVAILABLE.
+    pub max_streams: usize,
+    /// From a message's first byte to its last; then DEADLINE_EXCEEDED.
+    pub message_timeout: Duration,
+    /// A stream without any message for this long is ended with DEADLINE_EXCEEDED; LiveKit opens a new one.
+    pub idle_stream_timeout: Duration,
+    /// HTTP/2 PING after this much silence; a peer that does not answer within `keepalive_timeout` is disconnected.
+    pub keepalive_interval: Duration,
+    /// See `keepalive_interval`.
+    pub keepalive_timeout: Duration,
+}
+
+impl Default for GrpcOptions {
+    fn default() -> Self {
+        Self {
+            connections: ConnectionOptions::default(),
+            max_message_bytes: 4 * MIB,
+            max_message_records: 20_000,
+            stream_window: MIB,
+            max_streams_per_connection: 100,
+            max_streams: 2048,
+            message_timeout: Duration::from_secs(30),
+            idle_stream_timeout: Duration::from_secs(60 * 60),
+            keepalive_interval: Duration::from_secs(30),
+            keepalive_timeout: Duration::from_secs(20),
+        }
+    }
+}
+
+/// The HTTP port.
+#[derive(Debug, Clone)]
+pub struct HttpOptions {
+    /// Connections: how many, how long until they must speak.
+    pub connections: ConnectionOptions,
+    /// A request body's size, compressed and decompressed; a larger one is answered 413.
+    pub max_body_bytes: usize,
+    /// Records in one request; more are answered 413.
+    pub max_request_records: u32,
+    /// From a request's headers to its body's last byte; then 408.
+    pub body_timeout: Duration,
+}
+
+impl Default for HttpOptions {
+    fn default() -> Self {
+        Self {
+            connections: ConnectionOptions::default(),
+            max_body_bytes: 16 * MIB,
+            max_request_records: 100_000,
+            body_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// Bytes of records that may wait in memory, of all senders together, until they are durable. When it is used up,
+/// senders wait for `memory_wait` and are then answered UNAVAILABLE or 503.
+#[derive(Debug, Clone)]
+pub struct MemoryOptions {
+    /// Bytes at most.
+    pub max_bytes: usize,
+    /// How long a sender may wait for its share.
+    pub wait: Duration,
+}
+
+impl Default for MemoryOptions {
+    fn default() -> Self {
+        Self { max_bytes: 64 * MIB, wait: Duration::from_secs(5) }
+    }
+}
+
+/// Who may send records. Webhooks always need their own signature.
+#[derive(Debug, Clone, Default)]
+pub enum AuthOptions {
+    /// Anyone: accepted on loopback and Unix sockets only.
+    #[default]
+    None,
+    /// A JWT signed with a LiveKit API secret, `aud: livekit-spool`, valid for at most ten minutes.
+    Livekit,
+    /// One of these, as `Authorization: Bearer …`.
+    Tokens(Vec<Secret>),
+    /// A client certificate that the CA of [`TlsOptions::client_ca`] signed.
+    MutualTls,
+}
+
+/// LiveKit's API keys and their secrets: for `auth: livekit` and for webhooks.
+pub type LivekitKeys = BTreeMap<String, Secret>;
+
+/// TLS for both ports; the files are read again when they change.
+#[derive(Debug, Clone)]
+pub struct TlsOptions {
+    /// PEM: the certificate, then its intermediates.
+    pub certificate: PathBuf,
+    /// PEM: the private key.
+    pub key: PathBuf,
+    /// PEM: the CAs of client certificates; set, every client must show one.
+    pub client_ca: Option<PathBuf>,
+}

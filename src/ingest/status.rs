@@ -1,0 +1,249 @@
+//! What came in and what was refused, counted: the figures of metrics, of the status page and of tests.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use serde::Serialize;
+
+use crate::record::{RecordBatch, Stream};
+
+/// How records arrive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// `livekit.AnalyticsRecorderService`
+    Grpc,
+    /// `POST /v1/…`
+    Http,
+    /// `POST /webhook`
+    Webhook,
+}
+
+impl Protocol {
+    const ALL: [Self; 3] = [Self::Grpc, Self::Http, Self::Webhook];
+
+    /// As metrics label it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Grpc => "grpc",
+            Self::Http => "http",
+            Self::Webhook => "webhook",
+        }
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal),+ $(,)?) => {
+        /// Why a message, request, stream or connection was refused.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Refused {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Refused {
+            const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// As metrics label it.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Bytes or JSON that are no such records.
+    Invalid = "invalid",
+    /// A message or body over its size limit, or with too many records.
+    TooLarge = "too_large",
+    /// A content type or encoding that is not taken.
+    Unsupported = "unsupported",
+    /// A required sink's spool is full.
+    Full = "full",
+    /// A required sink's spool cannot write, or is closed.
+    Unavailable = "unavailable",
+    /// No memory left for records that wait.
+    Memory = "memory",
+    /// A message or body that took too long, or a stream without any.
+    Timeout = "timeout",
+    /// The sender went away in the middle of a message or body.
+    Aborted = "aborted",
+    /// Too many streams.
+    Streams = "streams",
+    /// No or bad credentials.
+    Unauthenticated = "unauthenticated",
+    /// Too many connections.
+    Connections = "connections",
+    /// A TLS handshake that failed or took too long.
+    Handshake = "handshake",
+    /// The process is stopping.
+    Stopping = "stopping",
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    records: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// Counters of the whole intake; cheap to share and to read.
+#[derive(Debug, Default)]
+pub struct IngestStatus {
+    taken: [[Taken; Stream::ALL.len()]; Protocol::ALL.len()],
+    refused: [[AtomicU64; Refused::ALL.len()]; Protocol::ALL.len()],
+    webhooks_dropped: AtomicU64,
+    connections: Gauge,
+    streams: Gauge,
+}
+
+/// A number of things that are open now, and how many there ever were.
+#[derive(Debug, Default)]
+pub(super) struct Gauge {
+    now: AtomicU64,
+    total: AtomicU64,
+}
+
+impl Gauge {
+    /// One more is open.
+    pub(super) fn opened(&self) {
+        self.now.fetch_add(1, Relaxed);
+        self.total.fetch_add(1, Relaxed);
+    }
+
+    /// One was closed.
+    pub(super) fn closed(&self) {
+        self.now.fetch_sub(1, Relaxed);
+    }
+
+    fn now(&self) -> u64 {
+        self.now.load(Relaxed)
+    }
+}
+
+impl IngestStatus {
+    /// Counts a batch that is durable.
+    pub(super) fn count_taken(&self, protocol: Protocol, batch: &RecordBatch) {
+        let taken = &self.taken[protocol as usize][batch.stream as usize];
+        taken.records.fetch_add(u64::from(batch.count()), Relaxed);
+        taken.bytes.fetch_add(batch.bytes().len() as u64, Relaxed);
+    }
+
+    /// Counts something that was refused.
+    pub(super) fn count_refused(&self, protocol: Protocol, reason: Refused) {
+        self.refused[protocol as usize][reason as usize].fetch_add(1, Relaxed);
+    }
+
+    /// Adds what LiveKit says it had to drop before this webhook.
+    pub(super) fn count_webhooks_dropped(&self, dropped: u64) {
+        self.webhooks_dropped.fetch_add(dropped, Relaxed);
+    }
+
+    /// Connections of both ports.
+    pub(super) const fn connections(&self) -> &Gauge {
+        &self.connections
+    }
+
+    /// Recorder streams.
+    pub(super) const fn streams(&self) -> &Gauge {
+        &self.streams
+    }
+
+    /// The figures now.
+    #[must_use]
+    pub fn snapshot(&self) -> IngestSnapshot {
+        let load = |counter: &AtomicU64| counter.load(Relaxed);
+        let mut snapshot = IngestSnapshot {
+            taken: Vec::new(),
+            refused: Vec::new(),
+            webhooks_dropped_by_livekit: load(&self.webhooks_dropped),
+            connections: self.connections.now(),
+            connections_total: load(&self.connections.total),
+            streams: self.streams.now(),
+            streams_total: load(&self.streams.total),
+            waiting_bytes: 0,
+        };
+        for protocol in Protocol::ALL {
+            for stream in Stream::ALL {
+                let taken = &self.taken[protocol as usize][stream as usize];
+                let (records, bytes) = (load(&taken.records), load(&taken.bytes));
+                snapshot.taken.push(TakenCount { protocol, stream, records, bytes });
+            }
+            for &reason in Refused::ALL {
+                let count = load(&self.refused[protocol as usize][reason as usize]);
+                snapshot.refused.push(RefusedCount { protocol, reason: reason.as_str(), count });
+            }
+        }
+        snapshot
+    }
+}
+
+/// Records taken over one protocol into one stream, since the start.
+#[derive(Debug, Clone, Serialize)]
+pub struct TakenCount {
+    /// How they came.
+    pub protocol: Protocol,
+    /// What they are.
+    pub stream: Stream,
+    /// Records answered OK.
+    pub records: u64,
+    /// Their bytes, framing included.
+    pub bytes: u64,
+}
+
+/// Refusals over one protocol for one reason, since the start.
+#[derive(Debug, Clone, Serialize)]
+pub struct RefusedCount {
+    /// How they came.
+    pub protocol: Protocol,
+    /// Why.
+    pub reason: &'static str,
+    /// How many messages, requests, streams or connections.
+    pub count: u64,
+}
+
+/// The figures of the intake at one moment.
+#[derive(Debug, Clone, Serialize)]
+pub struct IngestSnapshot {
+    /// Every protocol and stream, zeros included.
+    pub taken: Vec<TakenCount>,
+    /// Every protocol and reason, zeros included.
+    pub refused: Vec<RefusedCount>,
+    /// The sum of `num_dropped` of the webhooks that came.
+    pub webhooks_dropped_by_livekit: u64,
+    /// Open connections of both ports.
+    pub connections: u64,
+    /// Connections since the start.
+    pub connections_total: u64,
+    /// Open recorder streams.
+    pub streams: u64,
+    /// Recorder streams since the start.
+    pub streams_total: u64,
+    /// Bytes taken off the network and not yet durable.
+    pub waiting_bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::RecordBatchBuilder;
+
+    #[test]
+    fn what_was_counted_is_in_the_snapshot_and_nothing_else() {
+        let status = IngestStatus::default();
+        let mut batch = RecordBatchBuilder::new(Stream::Stats);
+        batch.push(b"abc");
+        status.count_taken(Protocol::Http, &batch.build(0));
+        status.count_refused(Protocol::Grpc, Refused::Full);
+        let snapshot = status.snapshot();
+        let taken: Vec<_> = snapshot.taken.iter().filter(|taken| taken.records > 0).collect();
+        assert_eq!(
+            (taken.len(), taken[0].protocol, taken[0].stream, taken[0].bytes),
+            (1, Protocol::Http, Stream::Stats, 5)
+        );
+        let refused: Vec<_> = snapshot.refused.iter().filter(|refused| refused.count > 0).collect();
+        assert_eq!((refused.len(), refused[0].protocol, refused[0].reason), (1, Protocol::Grpc, "full"));
+    }
+}
