@@ -34,10 +34,15 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 /// Where cargo unpacked livekit-protocol.
 fn livekit_protocol_folder() -> Result<PathBuf, Box<dyn Error>> {
-    let metadata = cargo_metadata::MetadataCommand::new()
-        .manifest_path(PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("Cargo.toml"))
-        .other_options(["--locked".to_owned(), "--offline".to_owned()])
-        .exec()?;
+    let manifest = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("Cargo.toml");
+    let target = format!("--filter-platform={}", env::var("TARGET")?);
+    let metadata = |more: &[&str]| {
+        let options = ["--locked", &target].iter().chain(more).map(|&option| option.to_owned()).collect::<Vec<_>>();
+        cargo_metadata::MetadataCommand::new().manifest_path(&manifest).other_options(options).exec()
+    };
+    // Metadata wants every package unpacked, those that only tests use too; where cargo has not yet fetched these (a
+    // first `cargo run` on a fresh machine), it has to go online once.
+    let metadata = metadata(&["--offline"]).or_else(|_| metadata(&[]))?;
     let package = metadata
         .packages
         .iter()
