@@ -1,10 +1,13 @@
 //! What came in and what was refused, counted: the figures of metrics, of the status page and of tests.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
 
 use serde::Serialize;
 
-use crate::record::{RecordBatch, Stream};
+use crate::record::{RecordBatch, SinkName, Stream};
 
 /// How records arrive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -164,6 +167,7 @@ impl IngestStatus {
             streams: self.streams.now(),
             streams_total: load(&self.streams.total),
             waiting_bytes: 0,
+            lost_by_optional_sinks: BTreeMap::new(),
         };
         for protocol in Protocol::ALL {
             for stream in Stream::ALL {
@@ -223,6 +227,8 @@ pub struct IngestSnapshot {
     pub streams_total: u64,
     /// Bytes taken off the network and not yet durable.
     pub waiting_bytes: u64,
+    /// Records that optional sinks' spools did not take, by sink.
+    pub lost_by_optional_sinks: BTreeMap<SinkName, u64>,
 }
 
 #[cfg(test)]

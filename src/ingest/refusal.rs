@@ -1,0 +1,47 @@
+//! Why records were not taken, for the sender (as each protocol puts it) and for the counters.
+
+use super::Refused;
+
+/// Records that were not taken. The message tells the sender what to do about it, and holds no secret.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Refusal {
+    /// The cause.
+    pub reason: Refused,
+    /// For people.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal.
+    pub(super) fn new(reason: Refused, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+
+    /// True where sending the same again later can help.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        match self.reason {
+            Refused::Full
+            | Refused::Unavailable
+            | Refused::Memory
+            | Refused::Timeout
+            | Refused::Aborted
+            | Refused::Streams
+            | Refused::Connections
+            | Refused::Handshake
+            | Refused::Stopping => true,
+            Refused::Invalid | Refused::TooLarge | Refused::Unsupported | Refused::Unauthenticated => false,
+        }
+    }
+}
+
+impl From<super::wire::WireError> for Refusal {
+    fn from(error: super::wire::WireError) -> Self {
+        let reason = match error {
+            super::wire::WireError::TooManyRecords { .. } => Refused::TooLarge,
+            _ => Refused::Invalid,
+        };
+        Self::new(reason, error.to_string())
+    }
+}
