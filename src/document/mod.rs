@@ -1,1 +1,48 @@
 //! Turns a record's bytes into the document a sink stores, by the protobuf descriptors.
+//!
+//! A document has the shape that OpenVidu's LiveKit fork gives it (Go's `encoding/json` over the generated structs):
+//!
+//! | in the record | in the document |
+//! |---|---|
+//! | the record's id | `_id`, a string, first ([`RecordId`](crate::record::RecordId)) |
+//! | a field | the same name in snake_case; zero, false, empty and absent fields are left out |
+//! | an `optional` field | there whenever the record has it, at zero too |
+//! | a oneof | a document with Go's name of the oneof, in it Go's name of the member: `egress.Request.RoomComposite` |
+//! | `bool` | boolean |
+//! | `int32`, `sint32`, `sfixed32`, enums | 32-bit integer |
+//! | `uint32`, `fixed32`, `int64`, `sint64`, `sfixed64` | 64-bit integer |
+//! | `uint64`, `fixed64` | 64-bit integer; a double above `i64::MAX` |
+//! | `float`, `double` | double (a float as its shortest decimal form reads); NaN and infinities too |
+//! | `string` | string |
+//! | `bytes` | string, base64 |
+//! | a message | document; `google.protobuf.Timestamp` and `Duration` are `{seconds, nanos}` like any other |
+//! | a list | array |
+//! | a map | document, keys as they are ([`map`]) |
+//! | enums that the fork names | string, there even at zero; a number without a name stays a number ([`fork`]) |
+//! | fields that the schema does not know | left out; the raw record keeps them |
+//!
+//! Besides, at the end: `time`, `openvidu_expire_at`, `labels` ([`DocumentOptions`], [`DocumentContext`]). `time` is the
+//! record's own timestamp as a BSON date, rounded down to the millisecond; it is left out where the record has none, or one
+//! beyond what BSON's 64-bit milliseconds hold.
+//!
+//! What cannot be a document is a [`DocumentError`] with the field's path; nothing panics, whatever the bytes.
+
+mod encode;
+mod encoder;
+mod error;
+mod fork;
+mod map;
+mod merge;
+mod options;
+mod pool;
+mod redact;
+mod schema;
+mod wire;
+mod writer;
+
+pub use encode::MAX_DEPTH;
+pub use encoder::Encoder;
+pub use error::{DocumentError, DocumentErrorReason, WireType};
+pub use options::{
+    BadLabel, DocumentContext, DocumentOptions, Enums, Labels, MONGODB_MAX_DOCUMENT, PiiKey, Redact, expire_at,
+};

@@ -1,0 +1,385 @@
+//! Wire bytes in, raw BSON out, field by field, by the tables of [`super::schema`].
+//!
+//! The quick path expects each field once and lists in one run, as every encoder writes them. A message that is
+//! otherwise is put in order first ([`super::merge`]) and encoded again from where it began.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+
+use super::{
+    error::{DocumentError, DocumentErrorReason, WireType},
+    map, merge,
+    options::PiiKey,
+    schema::{Field, Schema, Shape, Table, Value},
+    wire,
+    writer::{Header, Writer, kind},
+};
+
+/// Messages may be nested this deep, as protobuf's own implementations have it. LiveKit's records reach 9 levels.
+pub const MAX_DEPTH: usize = 100;
+
+/// What is needed on the way through one record.
+pub(super) struct Encoding<'a> {
+    pub(super) schema: &'a Schema,
+    pub(super) writer: Writer,
+    pub(super) pii_key: Option<&'a PiiKey>,
+    /// Where the document begins.
+    pub(super) start: usize,
+    pub(super) max_bytes: usize,
+}
+
+/// The fields of a message were not in order; what was written of it is to be taken back.
+#[derive(Debug, PartialEq, Eq)]
+enum Order {
+    Kept,
+    Broken,
+}
+
+/// What an element is called.
+pub(super) trait Key {
+    fn write(&self, writer: &mut Writer, kind: u8);
+}
+
+impl Key for &Header {
+    #[inline]
+    fn write(&self, writer: &mut Writer, kind: u8) {
+        writer.header(kind, self);
+    }
+}
+
+/// An element of an array.
+struct Index(usize);
+
+impl Key for Index {
+    #[inline]
+    fn write(&self, writer: &mut Writer, kind: u8) {
+        writer.index_header(kind, self.0);
+    }
+}
+
+impl Encoding<'_> {
+    /// Writes a message's fields, without the document's length and end.
+    pub(super) fn message(&mut self, table: &Table, message: &[u8], depth: usize) -> Result<(), DocumentError> {
+        if depth > MAX_DEPTH {
+            return Err(DocumentErrorReason::TooDeep.into());
+        }
+        let start = self.writer.position();
+        if table.wide || self.fields(table, message, depth, false)? == Order::Broken {
+            self.writer.rewind(start);
+            let merged = merge::merged(table, message)?;
+            self.fields(table, &merged, depth, true)?;
+        }
+        self.check_size()
+    }
+
+    /// Checked after each message, so that a document that is much too large is not made to its end.
+    #[inline]
+    pub(super) fn check_size(&self) -> Result<(), DocumentError> {
+        let bytes = self.writer.position() - self.start;
+        if bytes <= self.max_bytes {
+            return Ok(());
+        }
+        Err(DocumentErrorReason::TooLarge { bytes, limit: self.max_bytes }.into())
+    }
+
+    fn fields(&mut self, table: &Table, message: &[u8], depth: usize, in_order: bool) -> Result<Order, DocumentError> {
+        let mut seen = 0;
+        let mut input = message;
+        while !input.is_empty() {
+            let tag = wire::tag(&mut input)?;
+            let Some(field) = table.field(tag >> 3) else {
+                wire::skip(&mut input, tag)?;
+                continue;
+            };
+            if seen & field.bit != 0 && !in_order {
+                return Ok(Order::Broken);
+            }
+            seen |= field.bit;
+            match field.shape {
+                Shape::Implicit => self.value(&field.header, field, tag, &mut input, depth, false),
+                Shape::Explicit => self.value(&field.header, field, tag, &mut input, depth, true),
+                Shape::List => self.list(field, tag, &mut input, depth),
+                Shape::Oneof(index) => self.oneof(&table.oneofs[index], field, tag, &mut input, depth),
+                Shape::Map(entry) => map::write(self, field, entry, tag, &mut input, depth),
+            }
+            .map_err(|error| error.within(field.header.key()))
+            .map_err(|error| match field.shape {
+                Shape::Oneof(index) => error.within(table.oneofs[index].key()),
+                _ => error,
+            })?;
+        }
+        for &index in &table.always {
+            let field = table.field_at(index);
+            if seen & field.bit == 0 {
+                self.enumeration(&&field.header, field.value, 0);
+            }
+        }
+        Ok(Order::Kept)
+    }
+
+    /// A oneof is a document of its own with the member as its only field, as Go's structs have it.
+    fn oneof(
+        &mut self,
+        oneof: &Header,
+        field: &Field,
+        tag: u32,
+        input: &mut &[u8],
+        depth: usize,
+    ) -> Result<(), DocumentError> {
+        if field.value == Value::Removed {
+            return wire::skip(input, tag);
+        }
+        self.writer.header(kind::DOCUMENT, oneof);
+        let start = self.writer.begin();
+        self.value(&field.header, field, tag, input, depth, true)?;
+        self.writer.end(start);
+        Ok(())
+    }
+
+    /// A run of a list's elements, one by one or packed.
+    fn list(&mut self, field: &Field, mut tag: u32, input: &mut &[u8], depth: usize) -> Result<(), DocumentError> {
+        if field.value == Value::Removed {
+            return wire::skip(input, tag);
+        }
+        let before = self.writer.position();
+        self.writer.header(kind::ARRAY, &field.header);
+        let start = self.writer.begin();
+        let mut count = 0;
+        loop {
+            let at = |count: usize| move |error: DocumentError| error.within(format!("[{count}]"));
+            if field.wire != WireType::Length && WireType::from_tag(tag) == Some(WireType::Length) {
+                let mut packed = wire::length_delimited(input)?;
+                let element = tag & !7 | field.wire as u32;
+                while !packed.is_empty() {
+                    self.value(Index(count), field, element, &mut packed, depth, true).map_err(at(count))?;
+                    count += 1;
+                    self.check_size()?;
+                }
+            } else {
+                self.value(Index(count), field, tag, input, depth, true).map_err(at(count))?;
+                count += 1;
+            }
+            self.check_size()?;
+            let mut next = *input;
+            match wire::tag(&mut next) {
+                Ok(next_tag) if next_tag >> 3 == tag >> 3 => (tag, *input) = (next_tag, next),
+                _ => break,
+            }
+        }
+        if count == 0 {
+            self.writer.rewind(before);
+        } else {
+            self.writer.end(start);
+        }
+        Ok(())
+    }
+
+    /// One value with its key. `present` keeps what would mean "absent": zero, false, empty.
+    #[inline]
+    pub(super) fn value<K: Key>(
+        &mut self,
+        key: K,
+        field: &Field,
+        tag: u32,
+        input: &mut &[u8],
+        depth: usize,
+        present: bool,
+    ) -> Result<(), DocumentError> {
+        if field.value == Value::Removed {
+            return wire::skip(input, tag);
+        }
+        if tag & 7 != field.wire as u32 {
+            return Err(mismatch(field, tag));
+        }
+        match field.value {
+            Value::Bool => {
+                let value = wire::varint(input)? != 0;
+                if value || present {
+                    key.write(&mut self.writer, kind::BOOL);
+                    self.writer.bool(value);
+                }
+            }
+            Value::Int32 | Value::Sint32 | Value::Sfixed32 => {
+                let value = int32(field.value, input)?;
+                if value != 0 || present {
+                    key.write(&mut self.writer, kind::INT32);
+                    self.writer.int32(value);
+                }
+            }
+            Value::Uint32 | Value::Fixed32 | Value::Int64 | Value::Sint64 | Value::Sfixed64 => {
+                let value = int64(field.value, input)?;
+                if value != 0 || present {
+                    key.write(&mut self.writer, kind::INT64);
+                    self.writer.int64(value);
+                }
+            }
+            Value::Uint64 | Value::Fixed64 => {
+                let value = if field.value == Value::Uint64 {
+                    wire::varint(input)?
+                } else {
+                    u64::from_le_bytes(wire::fixed(input)?)
+                };
+                if value != 0 || present {
+                    self.unsigned(&key, value);
+                }
+            }
+            Value::Float | Value::Double => {
+                let value = if field.value == Value::Float {
+                    widen(f32::from_le_bytes(wire::fixed(input)?))
+                } else {
+                    f64::from_le_bytes(wire::fixed(input)?)
+                };
+                if value.to_bits() != 0 || present {
+                    key.write(&mut self.writer, kind::DOUBLE);
+                    self.writer.double(value);
+                }
+            }
+            Value::Enum | Value::NamedEnum(_) => {
+                let number = low_i32(wire::varint(input)?);
+                if number != 0 || present {
+                    self.enumeration(&key, field.value, number);
+                }
+            }
+            Value::String => {
+                let text = text(input)?;
+                if !text.is_empty() || present {
+                    key.write(&mut self.writer, kind::STRING);
+                    self.writer.string(text);
+                }
+            }
+            Value::Hashed => {
+                let text = text(input)?;
+                if let Some(pii_key) = self.pii_key
+                    && (!text.is_empty() || present)
+                {
+                    key.write(&mut self.writer, kind::STRING);
+                    self.writer.string(&pii_key.hash(text));
+                }
+            }
+            Value::Bytes => {
+                let bytes = wire::length_delimited(input)?;
+                if !bytes.is_empty() || present {
+                    key.write(&mut self.writer, kind::STRING);
+                    self.writer.string(&STANDARD.encode(bytes));
+                }
+            }
+            Value::Message(table) => {
+                let message = wire::length_delimited(input)?;
+                key.write(&mut self.writer, kind::DOCUMENT);
+                let start = self.writer.begin();
+                self.message(self.schema.table(table), message, depth + 1)?;
+                self.writer.end(start);
+            }
+            Value::Removed => {}
+        }
+        Ok(())
+    }
+
+    /// BSON has no unsigned integers: what does not fit becomes a double.
+    fn unsigned<K: Key>(&mut self, key: &K, value: u64) {
+        if let Ok(value) = i64::try_from(value) {
+            key.write(&mut self.writer, kind::INT64);
+            self.writer.int64(value);
+        } else {
+            key.write(&mut self.writer, kind::DOUBLE);
+            #[expect(clippy::cast_precision_loss, reason = "nearest double, by the design")]
+            self.writer.double(value as f64);
+        }
+    }
+
+    fn enumeration<K: Key>(&mut self, key: &K, value: Value, number: i32) {
+        let name = match value {
+            Value::NamedEnum(names) => self.schema.names(names).name(number),
+            _ => None,
+        };
+        if let Some(name) = name {
+            key.write(&mut self.writer, kind::STRING);
+            self.writer.string(name);
+        } else {
+            key.write(&mut self.writer, kind::INT32);
+            self.writer.int32(number);
+        }
+    }
+}
+
+#[cold]
+pub(super) fn mismatch(field: &Field, tag: u32) -> DocumentError {
+    match WireType::from_tag(tag) {
+        Some(found) => DocumentErrorReason::WireType { expected: field.wire, found },
+        None => DocumentErrorReason::BadTag,
+    }
+    .into()
+}
+
+#[inline]
+fn text<'a>(input: &mut &'a [u8]) -> Result<&'a str, DocumentError> {
+    std::str::from_utf8(wire::length_delimited(input)?).map_err(|_| DocumentErrorReason::NotUtf8.into())
+}
+
+/// The low 32 bits: what protobuf takes of a varint for its 32-bit types.
+#[inline]
+fn low_i32(value: u64) -> i32 {
+    #[expect(clippy::cast_possible_truncation, reason = "by the protobuf encoding rules")]
+    (value as u32).cast_signed()
+}
+
+#[inline]
+fn int32(value: Value, input: &mut &[u8]) -> Result<i32, DocumentError> {
+    Ok(match value {
+        Value::Sint32 => {
+            #[expect(clippy::cast_possible_truncation, reason = "a zigzag of 32 bits fits")]
+            let value = wire::unzigzag(wire::varint(input)? & 0xFFFF_FFFF) as i32;
+            value
+        }
+        Value::Sfixed32 => i32::from_le_bytes(wire::fixed(input)?),
+        _ => low_i32(wire::varint(input)?),
+    })
+}
+
+/// `uint32` and `fixed32` too: as 64-bit integers they keep one type over their whole range.
+#[inline]
+fn int64(value: Value, input: &mut &[u8]) -> Result<i64, DocumentError> {
+    Ok(match value {
+        Value::Uint32 => i64::from(low_i32(wire::varint(input)?).cast_unsigned()),
+        Value::Fixed32 => i64::from(u32::from_le_bytes(wire::fixed(input)?)),
+        Value::Sint64 => wire::unzigzag(wire::varint(input)?),
+        Value::Sfixed64 => i64::from_le_bytes(wire::fixed(input)?),
+        _ => wire::varint(input)?.cast_signed(),
+    })
+}
+
+/// A float as the double that its shortest decimal form means: 3.9586668, not 3.9586668014526367. So the fork has it.
+#[inline]
+fn widen(value: f32) -> f64 {
+    let wide = f64::from(value);
+    // Eighths below 1024 have at most seven digits: their exact decimal form is the shortest.
+    let eighths = wide * 8.0;
+    if wide.abs() < 1024.0 && eighths.trunc() == eighths || !value.is_finite() {
+        return wide;
+    }
+    value.to_string().parse().unwrap_or(wide)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn floats_become_the_doubles_that_people_read() {
+        for (float, double) in
+            [(3.958_666_8_f32, 3.958_666_8_f64), (4.5, 4.5), (1e10, 1e10), (0.1, 0.1), (-7.25, -7.25)]
+        {
+            assert_eq!(widen(float), double);
+        }
+        assert!(widen(f32::NAN).is_nan());
+        assert_eq!(widen(f32::NEG_INFINITY), f64::NEG_INFINITY);
+        assert_eq!(widen(-0.0).to_bits(), (-0.0_f64).to_bits());
+    }
+
+    #[test]
+    fn the_short_way_for_floats_agrees_with_the_long_one() {
+        for eighths in -8 * 1024_i16..8 * 1024 {
+            let float = f32::from(eighths) / 8.0;
+            assert_eq!(Ok(widen(float)), float.to_string().parse());
+        }
+    }
+}

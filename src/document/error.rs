@@ -1,0 +1,140 @@
+//! Why a record makes no document. The path says where, the reason says what; neither holds a value of the record.
+
+use std::fmt;
+
+/// A record that cannot become a document, now or ever: the sink sets it aside as a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {}", self.path(), self.0.reason)]
+pub struct DocumentError(Box<Place>);
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    /// Innermost first: it is collected on the way out.
+    path: Vec<String>,
+    reason: DocumentErrorReason,
+}
+
+/// What is wrong with the record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DocumentErrorReason {
+    /// A length, a varint or a fixed-width value runs past the end of its message.
+    #[error("the protobuf bytes end in the middle of a value")]
+    Truncated,
+    /// A varint longer than 64 bits.
+    #[error("a varint is longer than 64 bits")]
+    BadVarint,
+    /// A tag with field number 0, one above 2^29 - 1, or a wire type that does not exist.
+    #[error("a protobuf tag cannot be read (field number or wire type out of range)")]
+    BadTag,
+    /// A group that is not closed by its own end tag.
+    #[error("a protobuf group is not closed")]
+    BadGroup,
+    /// The field is there with another wire type than the schema has for it.
+    #[error(
+        "wire type {found} where the schema of livekit-protocol has {expected}: the sender's LiveKit types this field differently"
+    )]
+    WireType {
+        /// By the schema.
+        expected: WireType,
+        /// In the record.
+        found: WireType,
+    },
+    /// A string that is not UTF-8.
+    #[error("a string is not UTF-8")]
+    NotUtf8,
+    /// Messages nested deeper than [`MAX_DEPTH`](super::MAX_DEPTH).
+    #[error("messages are nested deeper than {} levels", super::MAX_DEPTH)]
+    TooDeep,
+    /// The document grew over the limit.
+    #[error("the document is larger than the limit: {bytes} bytes or more, at most {limit} are allowed")]
+    TooLarge {
+        /// How far it had grown when encoding stopped.
+        bytes: usize,
+        /// [`DocumentOptions::max_bytes`](super::DocumentOptions::max_bytes).
+        limit: usize,
+    },
+}
+
+/// How a protobuf value lies on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum WireType {
+    /// A base-128 varint.
+    Varint = 0,
+    /// Eight bytes.
+    Fixed64 = 1,
+    /// A length, then so many bytes: strings, bytes, messages, packed lists.
+    Length = 2,
+    /// The begin of a group (proto2).
+    StartGroup = 3,
+    /// The end of a group (proto2).
+    EndGroup = 4,
+    /// Four bytes.
+    Fixed32 = 5,
+}
+
+impl WireType {
+    pub(super) const fn from_tag(tag: u32) -> Option<Self> {
+        Some(match tag & 7 {
+            0 => Self::Varint,
+            1 => Self::Fixed64,
+            2 => Self::Length,
+            3 => Self::StartGroup,
+            4 => Self::EndGroup,
+            5 => Self::Fixed32,
+            _ => return None,
+        })
+    }
+}
+
+impl fmt::Display for WireType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Varint => "varint",
+            Self::Fixed64 => "64-bit",
+            Self::Length => "length-delimited",
+            Self::StartGroup => "start of group",
+            Self::EndGroup => "end of group",
+            Self::Fixed32 => "32-bit",
+        })
+    }
+}
+
+impl DocumentError {
+    /// Where in the document: `room.sid`, `egress.Request.RoomComposite.file_outputs[2].filepath`; `record` for the whole.
+    #[must_use]
+    pub fn path(&self) -> String {
+        if self.0.path.is_empty() {
+            return "record".to_owned();
+        }
+        let mut path = String::new();
+        for segment in self.0.path.iter().rev() {
+            if !path.is_empty() && !segment.starts_with('[') {
+                path.push('.');
+            }
+            path.push_str(segment);
+        }
+        path
+    }
+
+    /// What is wrong there.
+    #[must_use]
+    pub fn reason(&self) -> &DocumentErrorReason {
+        &self.0.reason
+    }
+
+    /// The same error, seen from the message around it.
+    #[cold]
+    pub(super) fn within(mut self, segment: impl Into<String>) -> Self {
+        self.0.path.push(segment.into());
+        self
+    }
+}
+
+impl From<DocumentErrorReason> for DocumentError {
+    #[cold]
+    fn from(reason: DocumentErrorReason) -> Self {
+        Self(Box::new(Place { path: Vec::new(), reason }))
+    }
+}

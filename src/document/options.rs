@@ -1,0 +1,154 @@
+//! What the user may choose about documents, and what a sink adds to each.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::record::UnixMillis;
+
+/// The largest document MongoDB takes.
+pub const MONGODB_MAX_DOCUMENT: usize = 16 * 1024 * 1024;
+
+/// How documents are made; the default is what OpenVidu's users expect, without secrets.
+#[derive(Debug, Clone)]
+pub struct DocumentOptions {
+    /// What is kept out of the documents.
+    pub redact: Redact,
+    /// Whether enums are numbers or names.
+    pub enums: Enums,
+    /// Adds `time`, a BSON date of the record's own timestamp, for charts and time queries.
+    pub time: bool,
+    /// The key of the hashes that stand for personal data under [`Redact::Pii`]; without one such data goes altogether.
+    pub pii_key: Option<PiiKey>,
+    /// Larger documents are an error.
+    pub max_bytes: usize,
+}
+
+impl Default for DocumentOptions {
+    fn default() -> Self {
+        Self {
+            redact: Redact::default(),
+            enums: Enums::default(),
+            time: true,
+            pii_key: None,
+            max_bytes: MONGODB_MAX_DOCUMENT,
+        }
+    }
+}
+
+/// What is kept out of the documents (docs/redaction.md lists every field).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Redact {
+    /// Nothing: secrets lie in the database in clear.
+    None,
+    /// Credentials and authentication material are absent.
+    #[default]
+    Secrets,
+    /// Personal data too is absent, or a keyed hash where joining on it is useful.
+    Pii,
+}
+
+/// How enum values are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Enums {
+    /// As OpenVidu's LiveKit fork: some by name and present even at zero, the others as numbers and absent at zero.
+    #[default]
+    Compatible,
+    /// Every enum by its name; a number that the schema has no name for stays a number.
+    Names,
+}
+
+/// A secret from which the hashes of personal data are keyed: the same on every node whose documents are to be joined.
+#[derive(Clone)]
+pub struct PiiKey([u8; 32]);
+
+impl PiiKey {
+    /// Derives the key from the text of the configuration.
+    #[must_use]
+    pub fn from_secret(secret: &str) -> Self {
+        Self(blake3::derive_key("livekit-spool 2026 documents.pii_key", secret.as_bytes()))
+    }
+
+    /// What stands for `value`: `pii:` and 32 hexadecimal digits, the same for the same value and key.
+    #[must_use]
+    pub fn hash(&self, value: &str) -> String {
+        format!("pii:{}", &blake3::keyed_hash(&self.0, value.as_bytes()).to_hex()[..32])
+    }
+}
+
+impl fmt::Debug for PiiKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PiiKey(…)")
+    }
+}
+
+/// What differs from record to record, or from sink to sink.
+#[derive(Debug, Clone, Copy)]
+pub struct DocumentContext<'a> {
+    /// Becomes `openvidu_expire_at`; see [`expire_at`]. `None` leaves it out.
+    pub expire_at: Option<UnixMillis>,
+    /// Become `labels`.
+    pub labels: &'a Labels,
+}
+
+impl Default for DocumentContext<'_> {
+    fn default() -> Self {
+        static NONE: Labels = Labels::none();
+        Self { expire_at: None, labels: &NONE }
+    }
+}
+
+/// When a record received at `received_at` is to expire: `expiration` (milliseconds) from then, or from `now` if that is
+/// later: a record from a long backlog, or from a node whose clock is behind, stays as long as any other.
+#[must_use]
+pub const fn expire_at(received_at: UnixMillis, now: UnixMillis, expiration: u64) -> UnixMillis {
+    let from = if received_at > now { received_at } else { now };
+    from.saturating_add_unsigned(expiration)
+}
+
+/// A sink's static labels, ready to be added to each document under `labels`.
+#[derive(Debug, Clone, Default)]
+pub struct Labels {
+    /// One BSON element, or nothing.
+    pub(super) element: Vec<u8>,
+}
+
+impl Labels {
+    /// No labels: documents have no `labels` field.
+    #[must_use]
+    pub const fn none() -> Self {
+        Self { element: Vec::new() }
+    }
+
+    /// Labels by name.
+    ///
+    /// # Errors
+    /// When a name is empty or holds a NUL, which BSON cannot have in a key.
+    pub fn new<'a>(labels: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, BadLabel> {
+        use super::writer::{Header, Writer, kind};
+
+        let mut writer = Writer::append_to(Vec::new(), 256);
+        writer.header(kind::DOCUMENT, &Header::new("labels"));
+        let start = writer.begin();
+        let empty = writer.position();
+        for (name, value) in labels {
+            if name.is_empty() || name.contains('\0') {
+                return Err(BadLabel(name.to_owned()));
+            }
+            writer.key_header(kind::STRING, name);
+            writer.string(value);
+        }
+        if writer.position() == empty {
+            return Ok(Self::none());
+        }
+        writer.end(start);
+        Ok(Self { element: writer.finish() })
+    }
+}
+
+/// A label's name that cannot be a key.
+#[derive(Debug, thiserror::Error)]
+#[error("label name {0:?} cannot be used: names are not empty and hold no NUL")]
+pub struct BadLabel(String);

@@ -1,0 +1,27 @@
+//! The descriptors of livekit-protocol's messages, compiled by build.rs from the .proto files that the crate ships.
+
+use std::sync::LazyLock;
+
+use prost_reflect::{DescriptorPool, MessageDescriptor};
+
+use crate::record::Stream;
+
+static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
+    DescriptorPool::decode(&include_bytes!(concat!(env!("OUT_DIR"), "/livekit.fds"))[..])
+        .expect("build.rs wrote a descriptor set that its own compiler had checked")
+});
+
+/// All descriptors.
+pub(super) fn pool() -> &'static DescriptorPool {
+    &POOL
+}
+
+/// A message by its full name; the names asked for are those of the schema this was built with.
+pub(super) fn message(full_name: &str) -> MessageDescriptor {
+    POOL.get_message_by_name(full_name).unwrap_or_else(|| panic!("livekit-protocol has no message {full_name}"))
+}
+
+/// The message of a stream's records.
+pub(super) fn record(stream: Stream) -> MessageDescriptor {
+    message(stream.message_name())
+}

@@ -1,0 +1,113 @@
+//! Reading protobuf's wire format: tags, varints, lengths; bounds are checked before anything is taken.
+
+use super::error::{DocumentError, DocumentErrorReason, WireType};
+use crate::record::read_varint;
+
+/// The largest field number that protobuf allows.
+const MAX_FIELD_NUMBER: u64 = (1 << 29) - 1;
+
+/// A value as it lies on the wire, not yet given a meaning.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Raw<'a> {
+    Varint(u64),
+    Fixed64([u8; 8]),
+    Length(&'a [u8]),
+    Fixed32([u8; 4]),
+}
+
+/// Takes a varint.
+#[inline]
+pub(super) fn varint(input: &mut &[u8]) -> Result<u64, DocumentError> {
+    match **input {
+        [byte, ..] if byte < 0x80 => {
+            *input = &input[1..];
+            Ok(u64::from(byte))
+        }
+        [low, high, ..] if high < 0x80 => {
+            *input = &input[2..];
+            Ok(u64::from(low & 0x7F) | u64::from(high) << 7)
+        }
+        _ => long_varint(input),
+    }
+}
+
+#[inline(never)]
+fn long_varint(input: &mut &[u8]) -> Result<u64, DocumentError> {
+    read_varint(input).ok_or_else(|| {
+        // Ten bytes that go on (or overflow) are no varint however many follow; fewer are cut off.
+        let overlong = input.len() >= 10;
+        if overlong { DocumentErrorReason::BadVarint } else { DocumentErrorReason::Truncated }.into()
+    })
+}
+
+/// Takes a tag: `field number << 3 | wire type`, with both in range.
+#[inline]
+pub(super) fn tag(input: &mut &[u8]) -> Result<u32, DocumentError> {
+    let tag = varint(input)?;
+    let number = tag >> 3;
+    if number == 0 || number > MAX_FIELD_NUMBER {
+        return Err(DocumentErrorReason::BadTag.into());
+    }
+    #[expect(clippy::cast_possible_truncation, reason = "a field number of 29 bits and a wire type of 3")]
+    Ok(tag as u32)
+}
+
+/// Takes a length and as many bytes.
+#[inline]
+pub(super) fn length_delimited<'a>(input: &mut &'a [u8]) -> Result<&'a [u8], DocumentError> {
+    let length = varint(input)?;
+    let split = usize::try_from(length).ok().and_then(|length| input.split_at_checked(length));
+    let (head, tail) = split.ok_or(DocumentErrorReason::Truncated)?;
+    *input = tail;
+    Ok(head)
+}
+
+/// Takes `N` bytes.
+#[inline]
+pub(super) fn fixed<const N: usize>(input: &mut &[u8]) -> Result<[u8; N], DocumentError> {
+    let (head, tail) = input.split_first_chunk::<N>().ok_or(DocumentErrorReason::Truncated)?;
+    *input = tail;
+    Ok(*head)
+}
+
+/// Takes the value that follows `tag`; groups have none and are an error here.
+pub(super) fn raw<'a>(input: &mut &'a [u8], tag: u32) -> Result<Raw<'a>, DocumentError> {
+    Ok(match WireType::from_tag(tag) {
+        Some(WireType::Varint) => Raw::Varint(varint(input)?),
+        Some(WireType::Fixed64) => Raw::Fixed64(fixed(input)?),
+        Some(WireType::Length) => Raw::Length(length_delimited(input)?),
+        Some(WireType::Fixed32) => Raw::Fixed32(fixed(input)?),
+        Some(WireType::StartGroup | WireType::EndGroup) | None => return Err(DocumentErrorReason::BadTag.into()),
+    })
+}
+
+/// Steps over the value of a field that the schema does not know; a whole group if it is one.
+pub(super) fn skip(input: &mut &[u8], tag: u32) -> Result<(), DocumentError> {
+    if WireType::from_tag(tag) != Some(WireType::StartGroup) {
+        return raw(input, tag).map(|_| ());
+    }
+    let mut open = vec![tag >> 3];
+    while let Some(&innermost) = open.last() {
+        if input.is_empty() {
+            return Err(DocumentErrorReason::BadGroup.into());
+        }
+        let inner = self::tag(input)?;
+        match WireType::from_tag(inner) {
+            Some(WireType::StartGroup) if open.len() >= super::MAX_DEPTH => {
+                return Err(DocumentErrorReason::TooDeep.into());
+            }
+            Some(WireType::StartGroup) => open.push(inner >> 3),
+            Some(WireType::EndGroup) if inner >> 3 == innermost => {
+                open.pop();
+            }
+            Some(WireType::EndGroup) => return Err(DocumentErrorReason::BadGroup.into()),
+            _ => raw(input, inner).map(|_| ())?,
+        }
+    }
+    Ok(())
+}
+
+/// The opposite of `sint32` / `sint64`'s zigzag.
+pub(super) const fn unzigzag(value: u64) -> i64 {
+    (value >> 1).cast_signed() ^ -((value & 1).cast_signed())
+}
