@@ -1,0 +1,111 @@
+//! What the integration tests and benches share: servers, a faulty network, the real binary as a child.
+//!
+//! - [`child`]: processes that die with the test, their output kept and shown when it fails.
+//! - [`mongo`], [`redis`]: real servers on free ports: kill -9, restart on the same data.
+//! - [`proxy`]: a TCP proxy that cuts, delays, swallows, refuses and heals.
+//! - [`wire`]: a MongoDB server in a few lines: acknowledges as fast as it reads, or answers by script.
+//! - [`process`]: `livekit-spool` itself, with a config of the test's making.
+//! - [`records`]: LiveKit's real records, and made-up ones with known ids.
+//!
+//! A test that needs a server fails where the server is missing and says what gets it (`tests/servers`).
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of it")]
+
+use std::{
+    env, fs,
+    future::Future,
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    sync::{
+        Once,
+        atomic::{AtomicU16, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+pub mod child;
+pub mod mongo;
+pub mod proxy;
+pub mod records;
+pub mod redis;
+pub mod wire;
+
+/// How long a test waits for what must happen before it fails: generous, since machines under test are slow.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Polls until `done` says so.
+///
+/// # Panics
+/// After [`PATIENCE`], saying what did not happen.
+pub async fn eventually<F>(what: &str, mut done: impl FnMut() -> F)
+where
+    F: Future<Output = bool>,
+{
+    let deadline = Instant::now() + PATIENCE;
+    while !done().await {
+        assert!(Instant::now() < deadline, "still not after {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A port nobody listens on, for a server that has to come back at the same address after a restart.
+///
+/// Below the ephemeral range, so that no outgoing connection takes it in between.
+pub fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    const FIRST: u16 = 10_000;
+    const PORTS: u16 = 22_000;
+    // Test binaries that run at once begin at different places.
+    let start = (std::process::id() % 220) as u16 * 100;
+    for _ in 0..PORTS {
+        let port = FIRST + (start.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed))) % PORTS;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+    panic!("no free port between {FIRST} and {}", FIRST + PORTS);
+}
+
+/// What `tests/servers` puts in place.
+///
+/// # Panics
+/// When it is not there.
+pub fn test_server(path: &str) -> PathBuf {
+    // The test binary lies somewhere under the target folder.
+    let exe = env::current_exe().expect("the test's own path");
+    exe.ancestors().map(|folder| folder.join("test-servers").join(path)).find(|file| file.exists()).unwrap_or_else(
+        || {
+            panic!(
+                "test-servers/{path} is not in the target folder: run `tests/servers` (or all tests with `tests/run`)"
+            )
+        },
+    )
+}
+
+/// An empty folder for a server or a spool, removed when dropped.
+///
+/// What tests share is never dropped: what a process that is gone left behind is removed here.
+pub fn folder(name: &str) -> TempDir {
+    static SWEPT: Once = Once::new();
+    let all = env::temp_dir();
+    SWEPT.call_once(|| {
+        for entry in fs::read_dir(&all).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let owner = name.strip_prefix("spool-test-").and_then(|rest| rest.split('-').next());
+            if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+    });
+    let prefix = format!("spool-test-{}-{name}-", std::process::id());
+    tempfile::Builder::new().prefix(&prefix).tempdir_in(all).expect("a temporary folder")
+}
+
+/// Randomness for a test, printed so that a failure can be repeated with `SPOOL_TEST_SEED`.
+pub fn seed() -> u64 {
+    let seed = env::var("SPOOL_TEST_SEED")
+        .map_or_else(|_| rand::random(), |seed| seed.parse().expect("SPOOL_TEST_SEED is a number"));
+    eprintln!("SPOOL_TEST_SEED={seed}");
+    seed
+}
