@@ -23,6 +23,7 @@ pub mod document;
 pub mod flush;
 pub mod ingest;
 pub mod record;
+pub mod secret;
 pub mod sink;
 pub mod spool;
 pub mod status;

@@ -1,35 +1,11 @@
 //! What the intake can be told: addresses' limits, timeouts, who may send. The config file's `ingest:` section becomes these.
 
-use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use zeroize::Zeroizing;
+pub use crate::secret::Secret;
 
 const KIB: usize = 1024;
 const MIB: usize = 1024 * KIB;
-
-/// A key, token or password: shown by nothing, wiped when dropped.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(Zeroizing<String>);
-
-impl Secret {
-    /// Keeps a secret.
-    #[must_use]
-    pub fn new(secret: impl Into<String>) -> Self {
-        Self(Zeroizing::new(secret.into()))
-    }
-
-    /// The secret itself: for comparing and signing, never for showing.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
-    }
-}
 
 /// Limits on connections, alike for gRPC and HTTP; each listener counts its own.
 #[derive(Debug, Clone)]

@@ -1,0 +1,89 @@
+//! `${VAR}` and `${VAR:-default}` inside scalars, after the YAML was parsed: what a variable holds cannot change the
+//! document's structure. `$$` is a dollar; a lone `$` stays as it is.
+
+/// Where variables come from: the process's environment, or a test's own.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// Replaces the variables in a scalar's text.
+///
+/// # Errors
+/// Names the variable that is not set, or the form that is not understood.
+pub(super) fn expand(text: &str, environment: Environment<'_>) -> Result<String, String> {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find('$') {
+        out.push_str(&rest[..at]);
+        rest = &rest[at + 1..];
+        if let Some(tail) = rest.strip_prefix('$') {
+            out.push('$');
+            rest = tail;
+        } else if let Some(tail) = rest.strip_prefix('{') {
+            let end = tail.find('}').ok_or("has ${ without }; write $$ for a dollar sign")?;
+            out.push_str(&variable(&tail[..end], environment)?);
+            rest = &tail[end + 1..];
+        } else {
+            out.push('$');
+        }
+    }
+    out.push_str(rest);
+    Ok(out)
+}
+
+fn variable(inner: &str, environment: Environment<'_>) -> Result<String, String> {
+    let (name, default) = match inner.split_once(":-") {
+        Some((name, default)) => (name, Some(default)),
+        None => (inner, None),
+    };
+    let is_name = !name.is_empty()
+        && !name.starts_with(|c: char| c.is_ascii_digit())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    if !is_name {
+        return Err(format!("has ${{{inner}}}, which names no variable: write ${{VAR}} or ${{VAR:-default}}"));
+    }
+    // As in a shell: with `:-` an empty variable counts as unset.
+    match (environment(name), default) {
+        (Some(value), None) => Ok(value),
+        (Some(value), Some(_)) if !value.is_empty() => Ok(value),
+        (_, Some(default)) => Ok(default.to_owned()),
+        (None, None) => Err(format!(
+            "needs the environment variable {name}, which is not set: set it, or write ${{{name}:-default}}"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expanded(text: &str) -> Result<String, String> {
+        expand(text, &|name| match name {
+            "HOST" => Some("db.example".to_owned()),
+            "EMPTY" => Some(String::new()),
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn variables_defaults_and_dollars_are_expanded() {
+        for (text, expected) in [
+            ("plain", "plain"),
+            ("mongodb://${HOST}:1/", "mongodb://db.example:1/"),
+            ("${NONE:-fallback}", "fallback"),
+            ("${NONE:-}", ""),
+            ("${EMPTY:-fallback}", "fallback"),
+            ("${EMPTY}", ""),
+            ("$$HOST $${HOST} pa$word $", "$HOST ${HOST} pa$word $"),
+            ("${NONE:-a:-b}", "a:-b"),
+        ] {
+            assert_eq!(expanded(text).as_deref(), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_unset_variable_and_a_bad_form_are_named() {
+        assert!(expanded("${NONE}").unwrap_err().contains("environment variable NONE, which is not set"));
+        assert!(expanded("${HOST").unwrap_err().contains("without }"));
+        assert!(expanded("${}").unwrap_err().contains("names no variable"));
+        assert!(expanded("${1A}").unwrap_err().contains("names no variable"));
+    }
+}

@@ -1,0 +1,449 @@
+//! Reads our own sections of a config file, key by key.
+
+use std::{fs, net::SocketAddr, path::Path, time::Duration};
+
+use super::{
+    kinds::{
+        Kind, boolean, choice, duration, integer, listen, number, or_never, path, secret, sink_name, size,
+        socket_address, stream, text, uri,
+    },
+    livekit::Livekit,
+    model::{
+        AdminConfig, CompressionConfig, EncryptionConfig, GIB, IngestConfig, Listen, LogConfig, LogFormat, LogLevel,
+        MIB, SinkConfig, SpoolConfig, Target, WhenFull,
+    },
+    reader::Section,
+};
+use crate::{
+    document::{DocumentOptions, Enums, MONGODB_MAX_DOCUMENT, PiiKey, Redact},
+    flush::{BackoffOptions, FlushOptions},
+    ingest::{AuthOptions, ConnectionOptions, GrpcOptions, HttpOptions, LivekitKeys, MemoryOptions, TlsOptions},
+    record::{SinkName, Stream},
+    secret::Secret,
+    sink::{
+        file::{Compression, FileOptions},
+        mongodb::MongoOptions,
+        redis::RedisOptions,
+    },
+};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3_600);
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+const KIB: u64 = 1 << 10;
+const TIB: u64 = 1 << 40;
+
+/// The top-level keys of our own.
+pub(super) const OWN_KEYS: [&str; 9] =
+    ["data_dir", "ingest", "admin", "spool", "flush", "documents", "sinks", "log", "shutdown_timeout"];
+
+pub(super) fn shutdown_timeout() -> Kind<Duration> {
+    duration(Duration::ZERO, HOUR)
+}
+
+pub(super) fn ingest(mut section: Section<'_>) -> IngestConfig {
+    let mut grpc = section.section("grpc");
+    let grpc_listen = grpc.get_or("listen", Some(Listen::local(7890)), &listen().or_word(&["none"]));
+    let defaults = GrpcOptions::default();
+    let grpc_options = GrpcOptions {
+        connections: connections(&mut grpc, &defaults.connections),
+        max_message_bytes: bytes(&mut grpc, "max_message_bytes", defaults.max_message_bytes, KIB, GIB),
+        max_message_records: count(&mut grpc, "max_message_records", defaults.max_message_records, 1, 10_000_000),
+        stream_window: bytes(&mut grpc, "stream_window", defaults.stream_window, KIB, GIB),
+        max_streams_per_connection: count(
+            &mut grpc,
+            "max_streams_per_connection",
+            defaults.max_streams_per_connection,
+            1,
+            1_000_000,
+        ),
+        max_streams: count(&mut grpc, "max_streams", defaults.max_streams, 1, 1_000_000),
+        message_timeout: grpc.get_or("message_timeout", defaults.message_timeout, &duration(MS, HOUR)),
+        idle_stream_timeout: grpc.get_or("idle_stream_timeout", defaults.idle_stream_timeout, &duration(MS, YEAR)),
+        keepalive_interval: grpc.get_or("keepalive_interval", defaults.keepalive_interval, &duration(MS, HOUR)),
+        keepalive_timeout: grpc.get_or("keepalive_timeout", defaults.keepalive_timeout, &duration(MS, HOUR)),
+    };
+    grpc.finish();
+
+    let mut http = section.section("http");
+    let http_listen = http.get_or("listen", Some(Listen::local(7891)), &listen().or_word(&["none"]));
+    let defaults = HttpOptions::default();
+    let http_options = HttpOptions {
+        connections: connections(&mut http, &defaults.connections),
+        max_body_bytes: bytes(&mut http, "max_body_bytes", defaults.max_body_bytes, KIB, GIB),
+        max_request_records: count(&mut http, "max_request_records", defaults.max_request_records, 1, 100_000_000),
+        body_timeout: http.get_or("body_timeout", defaults.body_timeout, &duration(MS, HOUR)),
+    };
+    http.finish();
+
+    let mut memory = section.section("memory");
+    let defaults = MemoryOptions::default();
+    let memory_options = MemoryOptions {
+        max_bytes: bytes(&mut memory, "max_bytes", defaults.max_bytes, MIB, TIB),
+        wait: memory.get_or("wait", defaults.wait, &duration(Duration::ZERO, HOUR)),
+    };
+    memory.finish();
+
+    let tls = section.has("tls").then(|| read_tls(section.section("tls"))).flatten();
+    let (auth, keys) = read_auth(section.section_or_value("auth", "mode"), tls.as_ref());
+    section.finish();
+    IngestConfig {
+        grpc_listen,
+        grpc: grpc_options,
+        http_listen,
+        http: http_options,
+        memory: memory_options,
+        auth,
+        keys,
+        tls,
+    }
+}
+
+fn connections(section: &mut Section<'_>, defaults: &ConnectionOptions) -> ConnectionOptions {
+    ConnectionOptions {
+        max_connections: count(section, "max_connections", defaults.max_connections, 1, 1_000_000),
+        handshake_timeout: section.get_or("handshake_timeout", defaults.handshake_timeout, &duration(MS, HOUR)),
+        header_timeout: section.get_or("header_timeout", defaults.header_timeout, &duration(MS, HOUR)),
+        drain_timeout: defaults.drain_timeout,
+    }
+}
+
+fn read_tls(mut section: Section<'_>) -> Option<TlsOptions> {
+    let certificate = section.get("certificate", &path());
+    let key = section.get("key", &path());
+    for name in ["certificate", "key"] {
+        if !section.has(name) {
+            section.problem(name, "missing: TLS needs a certificate and its key, as paths of PEM files");
+        }
+    }
+    let client_ca = section.get("client_ca", &path());
+    section.finish();
+    Some(TlsOptions { certificate: certificate?, key: key?, client_ca })
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum AuthMode {
+    None,
+    Livekit,
+    Tokens,
+    MutualTls,
+}
+
+fn read_auth(mut section: Section<'_>, tls: Option<&TlsOptions>) -> (AuthOptions, LivekitKeys) {
+    let modes = [
+        ("none", AuthMode::None),
+        ("livekit", AuthMode::Livekit),
+        ("tokens", AuthMode::Tokens),
+        ("mtls", AuthMode::MutualTls),
+    ];
+    let mode = section.get_or("mode", AuthMode::None, &choice(&modes));
+    let mut tokens = section.list("tokens", &secret()).unwrap_or_default();
+    tokens.extend(
+        section
+            .list("token_files", &path())
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|path| read_secret_file(&section, "token_files", path)),
+    );
+    let keys = section.map("keys", &secret());
+    if mode == AuthMode::Tokens && tokens.is_empty() {
+        section.problem("tokens", "missing: mode tokens needs at least one, in tokens or token_files");
+    }
+    if mode == AuthMode::MutualTls && tls.and_then(|tls| tls.client_ca.as_ref()).is_none() {
+        section.problem("mode", "mtls needs ingest.tls with a client_ca that signs the senders' certificates");
+    }
+    section.finish();
+    let auth = match mode {
+        AuthMode::None => AuthOptions::None,
+        AuthMode::Livekit => AuthOptions::Livekit,
+        AuthMode::Tokens => AuthOptions::Tokens(tokens),
+        AuthMode::MutualTls => AuthOptions::MutualTls,
+    };
+    (auth, keys)
+}
+
+pub(super) fn admin(mut section: Section<'_>) -> AdminConfig {
+    let default = SocketAddr::from(([127, 0, 0, 1], 7892));
+    let listen = section.get_or("listen", Some(default), &socket_address().or_word(&["none"]));
+    let token = secret_or_file(&mut section, "token", "token_file", &secret());
+    let hosts = section.list("hosts", &text()).unwrap_or_default();
+    section.finish();
+    AdminConfig { listen, token, hosts }
+}
+
+pub(super) fn documents(mut section: Section<'_>) -> DocumentOptions {
+    let redact = [("secrets", Redact::Secrets), ("pii", Redact::Pii), ("none", Redact::None)];
+    let enums = [("compatible", Enums::Compatible), ("names", Enums::Names)];
+    let documents = DocumentOptions {
+        redact: section.get_or("redact", Redact::Secrets, &choice(&redact)),
+        enums: section.get_or("enums", Enums::Compatible, &choice(&enums)),
+        time: section.get_or("time", true, &boolean()),
+        pii_key: secret_or_file(&mut section, "pii_key", "pii_key_file", &secret())
+            .map(|key| PiiKey::from_secret(key.expose())),
+        max_bytes: MONGODB_MAX_DOCUMENT,
+    };
+    section.finish();
+    documents
+}
+
+pub(super) fn log(mut section: Section<'_>) -> LogConfig {
+    let levels =
+        [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace].map(|l| (l.as_str(), l));
+    let formats = [("auto", LogFormat::Auto), ("human", LogFormat::Human), ("json", LogFormat::Json)];
+    let log = LogConfig {
+        level: section.get_or("level", LogLevel::Info, &choice(&levels)),
+        format: section.get_or("format", LogFormat::Auto, &choice(&formats)),
+    };
+    section.finish();
+    log
+}
+
+/// The defaults of every sink, or one sink's own over them.
+pub(super) fn spool(mut section: Section<'_>, defaults: SpoolConfig) -> SpoolConfig {
+    let policies = [
+        ("reject", WhenFull::Reject),
+        ("block", WhenFull::Block),
+        ("drop_oldest", WhenFull::DropOldest),
+        ("drop_newest", WhenFull::DropNewest),
+    ];
+    let mut dead = section.section("dead_letters");
+    let dead_letters_max_bytes = dead.get_or("max_bytes", defaults.dead_letters_max_bytes, &size(64 * KIB, 8 * TIB));
+    dead.finish();
+    let config = SpoolConfig {
+        max_bytes: section.get_or("max_bytes", defaults.max_bytes, &size(MIB, 8_000 * TIB)),
+        min_free_bytes: section.get_or("min_free_bytes", defaults.min_free_bytes, &size(0, 8 * TIB)),
+        max_age: section.get_or("max_age", defaults.max_age, &duration(SECOND, 100 * YEAR).or_word(&["never"])),
+        when_full: section.get_or("when_full", defaults.when_full, &choice(&policies)),
+        block_timeout: section.get_or("block_timeout", defaults.block_timeout, &duration(MS, HOUR)),
+        segment_bytes: section.get_or("segment_bytes", defaults.segment_bytes, &size(64 * KIB, 4 * GIB)),
+        compression: compression(section.section("compression"), defaults.compression),
+        encryption: if section.has("encryption") {
+            encryption(section.section("encryption"))
+        } else {
+            section.section("encryption").finish();
+            defaults.encryption
+        },
+        dead_letters_max_bytes,
+    };
+    section.finish();
+    config
+}
+
+fn compression(mut section: Section<'_>, defaults: CompressionConfig) -> CompressionConfig {
+    let zstd =
+        section.get_or("codec", defaults != CompressionConfig::None, &choice(&[("zstd", true), ("none", false)]));
+    let (level, dictionary) = match defaults {
+        CompressionConfig::Zstd { level, dictionary } => (level, dictionary),
+        CompressionConfig::None => (-1, true),
+    };
+    let level = section.get_or("level", i64::from(level), &integer(-7, 19));
+    let dictionary = section.get_or("dictionary", dictionary, &boolean());
+    section.finish();
+    if zstd { CompressionConfig::Zstd { level: level as i32, dictionary } } else { CompressionConfig::None }
+}
+
+fn encryption(mut section: Section<'_>) -> Option<EncryptionConfig> {
+    let key = secret_or_file(&mut section, "key", "key_file", &secret());
+    let mut old_keys = section.list("old_keys", &secret()).unwrap_or_default();
+    old_keys.extend(
+        section
+            .list("old_key_files", &path())
+            .unwrap_or_default()
+            .iter()
+            .filter_map(|path| read_secret_file(&section, "old_key_files", path)),
+    );
+    if key.is_none() && !section.has("key") && !section.has("key_file") {
+        section.problem("key_file", "missing: encryption needs a key, in key_file or as key: ${VARIABLE}");
+    }
+    section.finish();
+    Some(EncryptionConfig { key: key?, old_keys })
+}
+
+/// The defaults of every sink, or one sink's own over them.
+pub(super) fn flush(mut section: Section<'_>, defaults: &FlushOptions) -> FlushOptions {
+    let mut backoff = section.section("backoff");
+    let backoff_options = BackoffOptions {
+        initial: backoff.get_or("initial", defaults.backoff.initial, &duration(MS, HOUR)),
+        max: backoff.get_or("max", defaults.backoff.max, &duration(MS, 24 * HOUR)),
+    };
+    if backoff_options.initial > backoff_options.max {
+        backoff.problem("max", "is shorter than initial");
+    }
+    backoff.finish();
+    let options = FlushOptions {
+        interval: section.get_or("interval", defaults.interval, &duration(MS, 24 * HOUR)),
+        batch_records: count(&mut section, "batch_records", defaults.batch_records, 1, 100_000),
+        batch_bytes: bytes(&mut section, "batch_bytes", defaults.batch_bytes, KIB, GIB),
+        max_in_flight: count(&mut section, "max_in_flight", defaults.max_in_flight, 1, 64),
+        max_rate: section.get_or("max_rate", defaults.max_rate, &number(0, 1_000_000_000)),
+        backoff: backoff_options,
+        timeout: section.get_or("timeout", defaults.timeout, &duration(100 * MS, HOUR)),
+        shutdown_timeout: defaults.shutdown_timeout,
+    };
+    section.finish();
+    options
+}
+
+/// What a sink falls back on.
+pub(super) struct SinkDefaults<'a> {
+    pub(super) spool: &'a SpoolConfig,
+    pub(super) flush: &'a FlushOptions,
+    pub(super) livekit: &'a Livekit,
+}
+
+#[derive(Clone, Copy)]
+enum SinkType {
+    Mongodb,
+    Redis,
+    File,
+}
+
+pub(super) fn sink(mut section: Section<'_>, defaults: &SinkDefaults<'_>) -> Option<SinkConfig> {
+    let name = required(&mut section, "name", &sink_name());
+    let types = [("mongodb", SinkType::Mongodb), ("redis", SinkType::Redis), ("file", SinkType::File)];
+    let kind = required(&mut section, "type", &choice(&types));
+    let streams = section.list("streams", &stream()).unwrap_or_else(|| Stream::ALL.to_vec());
+    let event_types = section.list("event_types", &event_type()).unwrap_or_default();
+    let is_required = section.get_or("required", true, &boolean());
+    let labels = section.map("labels", &text());
+    let spool = spool(section.section("spool"), defaults.spool.clone());
+    let flush = flush(section.section("flush"), defaults.flush);
+    let target = match kind {
+        // Without a type no other key can be judged.
+        None => return None,
+        Some(SinkType::Mongodb) => mongodb(&mut section, &flush),
+        Some(SinkType::Redis) => redis(&mut section, &flush, defaults.livekit),
+        Some(SinkType::File) => Some(file(&mut section)),
+    };
+    if section.has("streams") && streams.is_empty() {
+        section.problem("streams", "is empty: this sink would get nothing; leave it out for all");
+    }
+    section.finish();
+    let mut target = target?;
+    match &mut target {
+        Target::Mongodb(MongoOptions { labels: own, .. })
+        | Target::Redis(RedisOptions { labels: own, .. })
+        | Target::File(FileOptions { labels: own, .. }) => *own = labels,
+    }
+    Some(SinkConfig { name: name?, required: is_required, streams, event_types, spool, flush, target })
+}
+
+fn mongodb(section: &mut Section<'_>, flush: &FlushOptions) -> Option<Target> {
+    let defaults = MongoOptions::default();
+    let uri = secret_or_file(section, "uri", "uri_file", &uri(&["mongodb", "mongodb+srv"]));
+    if !section.has("uri") && !section.has("uri_file") {
+        section.problem("uri", "missing: expected mongodb://… or mongodb+srv://…");
+    }
+    let options = MongoOptions {
+        database: section.get_or("database", defaults.database, &text()),
+        expiration: section.get_or("expiration", defaults.expiration, &or_never()),
+        uri: uri?.expose().to_owned(),
+        timeout: flush.timeout,
+        labels: defaults.labels,
+    };
+    if let Err(error) = options.check() {
+        section.problem("uri", error.to_string());
+    }
+    Some(Target::Mongodb(options))
+}
+
+fn redis(section: &mut Section<'_>, flush: &FlushOptions, livekit: &Livekit) -> Option<Target> {
+    let defaults = RedisOptions::default();
+    let own = secret_or_file(section, "url", "url_file", &uri(&["redis", "rediss"]));
+    let named = section.has("url") || section.has("url_file");
+    let url = if named { own } else { livekit.redis.clone() };
+    if !named && url.is_none() {
+        section.problem("url", "missing: expected redis://… or rediss://… (or LiveKit's redis: section)");
+    }
+    let options = RedisOptions {
+        expiration: section.get_or("expiration", defaults.expiration, &or_never()),
+        url: url?.expose().to_owned(),
+        timeout: flush.timeout,
+        labels: defaults.labels,
+    };
+    if let Err(error) = options.check() {
+        section.problem("url", error.to_string());
+    }
+    Some(Target::Redis(options))
+}
+
+fn file(section: &mut Section<'_>) -> Target {
+    let defaults = FileOptions::default();
+    let compressions = [("none", Compression::None), ("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
+    Target::File(FileOptions {
+        path: section.get_or("path", defaults.path, &path()),
+        rotate_bytes: section.get_or("rotate_bytes", defaults.rotate_bytes, &size(4 * KIB, TIB)),
+        rotate_age: section.get_or("rotate_age", defaults.rotate_age, &duration(SECOND, YEAR)),
+        compression: section.get_or("compress", defaults.compression, &choice(&compressions)),
+        labels: defaults.labels,
+    })
+}
+
+/// An event type as LiveKit's schema names it; a misspelt one would silently filter everything away.
+fn event_type() -> Kind<String> {
+    use livekit_protocol::AnalyticsEventType as Type;
+    let names: Vec<_> = (0..1_000)
+        .filter_map(|number| Type::try_from(number).ok())
+        .map(|kind| (kind.as_str_name(), kind.as_str_name().to_owned()))
+        .collect();
+    choice(&names)
+}
+
+/// The sink that runs where nothing else is said: files in `./data/out`.
+pub(super) fn default_sink(name: SinkName, spool: &SpoolConfig, flush: &FlushOptions) -> SinkConfig {
+    SinkConfig {
+        name,
+        required: true,
+        streams: Stream::ALL.to_vec(),
+        event_types: Vec::new(),
+        spool: spool.clone(),
+        flush: flush.clone(),
+        target: Target::File(FileOptions::default()),
+    }
+}
+
+fn required<T>(section: &mut Section<'_>, key: &'static str, kind: &Kind<T>) -> Option<T> {
+    let value = section.get(key, kind);
+    if !section.has(key) {
+        section.problem(key, format!("missing; expected {}", kind.expected()));
+    }
+    value
+}
+
+/// A secret given here, or in a file of its own (as Docker and Kubernetes hand them out).
+fn secret_or_file(
+    section: &mut Section<'_>,
+    key: &'static str,
+    file_key: &'static str,
+    kind: &Kind<Secret>,
+) -> Option<Secret> {
+    let value = section.get(key, kind);
+    let file = section.get(file_key, &path());
+    if section.has(key) && section.has(file_key) {
+        section.problem(file_key, format!("stands beside {key}: keep one of them"));
+    }
+    value.or_else(|| read_secret_file(section, file_key, &file?))
+}
+
+fn read_secret_file(section: &Section<'_>, key: &str, path: &Path) -> Option<Secret> {
+    match fs::read_to_string(path) {
+        Ok(content) if content.trim().is_empty() => {
+            section.problem(key, format!("{} is empty", path.display()));
+            None
+        }
+        Ok(content) => Some(Secret::new(content.trim())),
+        Err(error) => {
+            section.problem(key, format!("cannot read {}: {error}", path.display()));
+            None
+        }
+    }
+}
+
+fn bytes(section: &mut Section<'_>, key: &'static str, default: usize, min: u64, max: u64) -> usize {
+    section.get(key, &size(min, max)).and_then(|value| usize::try_from(value).ok()).unwrap_or(default)
+}
+
+fn count<T: TryFrom<u64>>(section: &mut Section<'_>, key: &'static str, default: T, min: u64, max: u64) -> T {
+    section.get(key, &number(min, max)).and_then(|value| T::try_from(value).ok()).unwrap_or(default)
+}

@@ -1,0 +1,359 @@
+//! What the configuration understands, and how it complains.
+
+use std::{collections::BTreeMap, path::Path, time::Duration};
+
+use livekit_spool::{
+    config::{self, Config, ConfigError, Listen, Target, WhenFull},
+    ingest::AuthOptions,
+    record::Stream,
+};
+
+fn with_environment(text: Option<&str>, variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
+    let variables: BTreeMap<_, _> = variables.iter().copied().collect();
+    config::parse(text.map(|text| ("c.yaml", text)), &|name| variables.get(name).map(|value| (*value).to_owned()))
+}
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    with_environment(Some(text), &[])
+}
+
+fn errors(text: &str) -> String {
+    parse(text).expect_err("the config was accepted").to_string()
+}
+
+#[track_caller]
+fn assert_error(text: &str, parts: &[&str]) {
+    let message = errors(text);
+    for part in parts {
+        assert!(message.contains(part), "{part:?} is missing in:\n{message}");
+    }
+}
+
+fn mongo(config: &Config, sink: usize) -> &livekit_spool::sink::mongodb::MongoOptions {
+    match &config.sinks[sink].target {
+        Target::Mongodb(options) => options,
+        other => panic!("{other:?} is no MongoDB sink"),
+    }
+}
+
+const OPENVIDU: &str = "openvidu:\n  analytics:\n    enabled: true\n    mongo_url: mongodb://user:hunter2@db:27017/\n";
+
+#[test]
+fn the_shipped_config_yaml_says_the_defaults() {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config.yaml")).unwrap();
+    let shipped = parse(&text).unwrap();
+    let defaults = Config { source: shipped.source.clone(), ..with_environment(None, &[]).unwrap() };
+    assert_eq!(format!("{shipped:#?}"), format!("{defaults:#?}"));
+}
+
+#[test]
+fn every_example_in_the_shipped_config_yaml_is_valid() {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("config.yaml")).unwrap();
+    // Examples are commented out by a `#` that touches them; prose has a space after it.
+    let uncommented: Vec<String> = text
+        .lines()
+        .map(|line| {
+            let indent = line.len() - line.trim_start().len();
+            match line.trim_start().strip_prefix('#') {
+                Some(example) if example.starts_with(|c: char| c.is_ascii_lowercase() || c == '-') => {
+                    format!("{}{example}", &line[..indent])
+                }
+                Some(example) if example.starts_with("  ") && !example.trim_start().starts_with('`') => {
+                    format!("{}{example}", &line[..indent])
+                }
+                _ => line.to_owned(),
+            }
+        })
+        // Files that are not there, and the second `mongo`.
+        .filter(|line| !line.split('#').next().unwrap_or_default().contains("_file"))
+        .map(|line| line.replace("#  key:", "key:").replace("- name: mongo", "- name: main"))
+        .map(|line| if line.trim() == "encryption:" { format!("{line} {{key: abc}}") } else { line })
+        .collect();
+    let config = with_environment(
+        Some(&uncommented.join("\n")),
+        &[("SPOOL_TOKEN", "t"), ("LIVEKIT_API_SECRET", "s"), ("SPOOL_ADMIN_TOKEN", "a"), ("SPOOL_PII_KEY", "p")],
+    )
+    .unwrap_or_else(|error| panic!("{error}\n{}", uncommented.join("\n")));
+    let names: Vec<_> = config.sinks.iter().map(|sink| sink.name.as_str()).collect();
+    assert_eq!(names, ["files", "main", "cache", "mongo"]);
+    assert!(config.ingest.tls.is_some() && config.admin.token.is_some());
+}
+
+#[test]
+fn without_any_config_the_file_sink_runs() {
+    for config in [with_environment(None, &[]).unwrap(), parse("").unwrap()] {
+        assert_eq!(config.sinks.len(), 1);
+        assert_eq!((config.sinks[0].name.as_str(), config.sinks[0].target.kind()), ("files", "file"));
+        assert_eq!(config.sinks[0].target.address(), "./data/out");
+    }
+    let config = with_environment(None, &[]).unwrap();
+    assert_eq!(config.source, "defaults");
+    assert_eq!(config.ingest.grpc_listen.unwrap().to_string(), "127.0.0.1:7890");
+    assert_eq!(config.ingest.http_listen.unwrap().to_string(), "127.0.0.1:7891");
+    assert_eq!(config.admin.listen.unwrap().to_string(), "127.0.0.1:7892");
+}
+
+#[test]
+fn a_file_with_nothing_but_livekits_section_runs() {
+    let config = parse(OPENVIDU).unwrap();
+    assert_eq!(config.sinks.len(), 1);
+    assert_eq!(mongo(&config, 0).uri, "mongodb://user:hunter2@db:27017/");
+    assert_eq!(mongo(&config, 0).database, "openvidu");
+    assert_eq!(mongo(&config, 0).expiration, Some(Duration::from_secs(768 * 3600)));
+    assert_eq!(config.data_dir, Path::new("./data"));
+    assert_eq!(config.admin.listen.unwrap().port(), 7892);
+}
+
+#[test]
+fn livekits_section_takes_both_spellings_gos_durations_and_ignores_livekits_other_keys() {
+    let config = parse(
+        "port: 7880\nrtc: {tcp_port: 7881}\nwhatever_livekit_adds: [1]\nkeys: {APIkey: secret}\nredis: {address: 'localhost:6379'}\n\
+         openvidu: {rtc: {engine: pion}, analytics: {enabled: true, mongoUrl: 'mongodb://db', interval: 1h30m, expiration: 1.5h}}\n",
+    )
+    .unwrap();
+    assert_eq!(mongo(&config, 0).uri, "mongodb://db");
+    assert_eq!(mongo(&config, 0).expiration, Some(Duration::from_secs(5_400)));
+    assert_eq!(config.sinks[0].flush.interval, Duration::from_secs(5_400));
+    assert_eq!(config.ingest.keys.keys().collect::<Vec<_>>(), ["APIkey"]);
+}
+
+#[test]
+fn livekits_variable_defines_the_sink_and_nothing_in_it_is_expanded() {
+    let yaml = "keys: {APIkey: 'se$$cret'}\nport: 7880\nopenvidu:\n  analytics: {enabled: true, mongo_url: 'mongodb://u:p$$x${Y}@db/'}\n";
+    let config = with_environment(None, &[("LIVEKIT_CONFIG", yaml)]).unwrap();
+    assert_eq!((config.sinks.len(), config.source.as_str()), (1, "LIVEKIT_CONFIG"));
+    assert_eq!(mongo(&config, 0).uri, "mongodb://u:p$$x${Y}@db/");
+    assert_eq!(config.ingest.keys["APIkey"].expose(), "se$$cret");
+
+    let both =
+        with_environment(Some("data_dir: /x\nsinks: [{name: f, type: file}]"), &[("LIVEKIT_CONFIG", yaml)]).unwrap();
+    assert_eq!(both.sinks.iter().map(|sink| sink.name.as_str()).collect::<Vec<_>>(), ["f", "mongo"]);
+}
+
+#[test]
+fn livekits_variable_replaces_the_files_section() {
+    let config = with_environment(
+        Some(OPENVIDU),
+        &[("LIVEKIT_CONFIG", "openvidu: {analytics: {enabled: true, mongo_url: 'mongodb://other'}}")],
+    )
+    .unwrap();
+    assert_eq!((config.sinks.len(), mongo(&config, 0).uri.as_str()), (1, "mongodb://other"));
+}
+
+#[test]
+fn an_error_in_livekits_variable_names_it_and_its_line() {
+    let error =
+        with_environment(None, &[("LIVEKIT_CONFIG", "openvidu:\n  analytics:\n    enabled: maybe\n")]).unwrap_err();
+    assert!(error.to_string().starts_with("LIVEKIT_CONFIG:3: openvidu.analytics.enabled:"), "{error}");
+}
+
+#[test]
+fn without_any_sink_it_refuses_and_says_why() {
+    for (text, reason) in [
+        (
+            "openvidu: {analytics: {enabled: false, mongo_url: 'mongodb://db'}}",
+            "openvidu.analytics.enabled is not true",
+        ),
+        ("openvidu: {analytics: {enabled: false}}\ndata_dir: /x", "openvidu.analytics.enabled is not true"),
+        ("sinks: []", "sinks: is empty"),
+        ("port: 7880\nkeys: {a: b}", "a LiveKit config without openvidu.analytics"),
+    ] {
+        assert!(matches!(parse(text), Err(ConfigError::NoSink { .. })), "{text}");
+        assert_error(text, &["c.yaml", reason, "sinks:"]);
+    }
+    let variable = with_environment(None, &[("LIVEKIT_CONFIG", "openvidu: {analytics: {enabled: false}}")]);
+    assert!(matches!(variable, Err(ConfigError::NoSink { .. })));
+}
+
+#[test]
+fn an_unknown_key_names_its_line_its_path_the_nearest_and_what_is_allowed() {
+    assert_error(
+        "data_dir: x\nflush:\n  intervall: 1s\n",
+        &["c.yaml:3: flush.intervall: unknown key", "did you mean interval?", "batch_records"],
+    );
+    assert_error("sink: []\n", &["c.yaml:1: sink: unknown key; did you mean sinks?"]);
+    assert_error("data_dri: x\nopenvidu: {}\n", &["data_dri: unknown key; did you mean data_dir?"]);
+    assert_error("data_dir: x\nzzz: 1\n", &["c.yaml:2: zzz: unknown key (allowed here: admin, data_dir,"]);
+    assert_error(
+        "openvidu:\n  analytics:\n    enabled: true\n    mongo_ulr: x\n",
+        &["c.yaml:4: openvidu.analytics.mongo_ulr", "did you mean mongo_url?"],
+    );
+    assert_error("sinks:\n  - name: a\n    type: file\n    uri: x\n", &["c.yaml:4: sinks[0].uri: unknown key"]);
+    assert_error("ingest: {grpc: {listn: 'x'}}", &["ingest.grpc.listn", "did you mean listen?"]);
+}
+
+#[test]
+fn a_wrong_type_names_what_is_expected() {
+    assert_error("flush: 5\n", &["c.yaml:1: flush: expected keys and values, found a single value"]);
+    assert_error("flush:\n  interval: [1s]\n", &["c.yaml:2: flush.interval: expected a duration", "found a list"]);
+    assert_error(
+        "flush: {batch_records: many}",
+        &["flush.batch_records: \"many\" is no whole number; expected a whole number from 1 to"],
+    );
+    assert_error("flush: {batch_records: '5'}", &["is a text in quotes"]);
+    assert_error("flush: {batch_records: 1.5}", &["is no whole number"]);
+    assert_error("documents: {time: yes}", &["documents.time: \"yes\" is no truth value; expected true or false"]);
+    assert_error("sinks: {}\n", &["sinks: expected a list, found keys and values"]);
+    assert_error("sinks: [files]\n", &["sinks[0]: expected keys and values"]);
+    assert_error("spool: {max_bytes: lots}", &["spool.max_bytes: \"lots\" is no size", "64MiB"]);
+    assert_error("- a\n- b\n", &["c.yaml:1: expected keys and values, found a list"]);
+    assert_error("ingest: {grpc: {listen: 7890}}", &["ingest.grpc.listen", "has no port"]);
+    assert_error("log: {level: inof}", &["log.level", "did you mean info?", "one of error, warn"]);
+}
+
+#[test]
+fn negative_and_absurd_values_are_refused() {
+    assert_error("flush: {interval: -1s}", &["flush.interval: \"-1s\" is negative"]);
+    assert_error("flush: {interval: 10}", &["flush.interval: \"10\" has no unit: write 10s for seconds"]);
+    assert_error("flush: {interval: 400 days}", &["is too long"]);
+    assert_error("flush: {interval: 0s}", &["is too short"]);
+    assert_error("flush: {max_in_flight: 0}", &["is too small"]);
+    assert_error("flush: {max_in_flight: -2}", &["is negative"]);
+    assert_error("flush: {batch_records: 99999999999999999999}", &["is too large"]);
+    assert_error("spool: {max_bytes: 1KiB}", &["is too small; expected a size from 1MiB"]);
+    assert_error("spool: {max_bytes: -8GiB}", &["is negative"]);
+    assert_error("spool: {compression: {level: 99}}", &["is out of range"]);
+    assert_error("flush: {backoff: {initial: 10s, max: 1s}}", &["flush.backoff.max: is shorter than initial"]);
+    assert_error("ingest: {http: {listen: '127.0.0.1:99999'}}", &["ingest.http.listen"]);
+}
+
+#[test]
+fn all_problems_are_reported_at_once_in_the_order_of_their_lines() {
+    let message = errors("flush:\n  interval: never\nspool:\n  max_bytes: x\n  maxage: 1h\nadmin: 5\n");
+    let lines: Vec<_> = message.lines().map(|line| line.split(':').nth(1).unwrap()).collect();
+    assert_eq!(lines, ["2", "4", "5", "6"], "{message}");
+}
+
+#[test]
+fn broken_yaml_and_a_missing_file_are_named() {
+    assert_error("a: [1\nb: 2\n", &["c.yaml:", "no YAML"]);
+    assert_error("flush: {interval: 1s}\nflush: {interval: 2s}\n", &["c.yaml:2", "stands here twice: first on line 1"]);
+    let error = config::load(Some(Path::new("/nowhere/config.yaml")), &|_| None).unwrap_err();
+    assert!(error.to_string().contains("/nowhere/config.yaml"), "{error}");
+}
+
+#[test]
+fn variables_are_expanded_in_values_of_every_kind_and_never_change_the_structure() {
+    let config = with_environment(
+        Some(
+            "data_dir: ${DIR}\nflush: {batch_records: \"${N:-7}\", interval: '${NONE:-3s}'}\nadmin: {token: '${NONE:-}'}\n\
+             sinks: [{name: m, type: mongodb, uri: 'mongodb://u:${PASSWORD}@db', labels: {cost: '$$5', tricky: '${TRICKY}', '${DIR}': x}}]",
+        ),
+        &[("DIR", "/var/x"), ("PASSWORD", "p"), ("TRICKY", "a: b}\nc")],
+    )
+    .unwrap();
+    assert_eq!(config.data_dir, Path::new("/var/x"));
+    assert_eq!((config.sinks[0].flush.batch_records, config.sinks[0].flush.interval), (7, Duration::from_secs(3)));
+    assert!(config.admin.token.is_none());
+    assert_eq!(mongo(&config, 0).labels["cost"], "$5");
+    assert_eq!(mongo(&config, 0).labels["tricky"], "a: b}\nc");
+    assert!(mongo(&config, 0).labels.contains_key("${DIR}"), "keys stay as they are");
+    assert_error(
+        "data_dir: a\nadmin:\n  token: ${NOT_SET}\n",
+        &["c.yaml:3: admin.token: needs the environment variable NOT_SET"],
+    );
+}
+
+#[test]
+fn sinks_are_checked_each_by_its_type() {
+    assert_error("sinks:\n  - type: file\n", &["c.yaml:2: sinks[0].name: missing"]);
+    assert_error("sinks:\n  - name: a\n", &["sinks[0].type: missing; expected one of mongodb, redis, file"]);
+    assert_error("sinks: [{name: A/b, type: file}]", &["sinks[0].name: \"A/b\" cannot name a folder"]);
+    assert_error("sinks: [{name: a, type: file}, {name: a, type: file}]", &["sinks[1].name", "stands here twice"]);
+    assert_error("sinks: [{name: a, type: mongo}]", &["sinks[0].type: \"mongo\" is not known (did you mean mongodb?)"]);
+    assert_error("sinks: [{name: a, type: mongodb}]", &["sinks[0].uri: missing"]);
+    assert_error("sinks: [{name: a, type: redis}]", &["sinks[0].url: missing"]);
+    assert_error("sinks: [{name: a, type: mongodb, uri: 'mongodb://db/?w=0'}]", &["sinks[0].uri", "w=0 is refused"]);
+    assert_error("sinks: [{name: a, type: file, streams: []}]", &["sinks[0].streams: is empty"]);
+    assert_error("sinks: [{name: a, type: file, streams: [event]}]", &["sinks[0].streams[0]", "did you mean events?"]);
+    assert_error(
+        "sinks: [{name: a, type: file, event_types: [ROOM_CREATE]}]",
+        &["event_types[0]", "did you mean ROOM_CREATED?"],
+    );
+    assert_error(&format!("{OPENVIDU}sinks: [{{name: mongo, type: file}}]"), &["defines a sink named \"mongo\""]);
+}
+
+#[test]
+fn a_sink_inherits_the_common_sections_and_overrides_them_key_by_key() {
+    let config = parse(
+        "spool: {max_bytes: 1GiB, when_full: drop_oldest, compression: {level: 3}}\nflush: {interval: 5s, batch_records: 10}\n\
+         sinks:\n  - {name: a, type: file, expiration: never}\n",
+    );
+    assert!(config.unwrap_err().to_string().contains("sinks[0].expiration: unknown key"), "files do not expire");
+    let config = parse(
+        "spool: {max_bytes: 1GiB, when_full: drop_oldest, compression: {level: 3}}\nflush: {interval: 5s, batch_records: 10}\n\
+         sinks:\n  - {name: a, type: file, streams: [stats]}\n  - name: b\n    type: redis\n    url: redis://h\n    expiration: never\n    \
+         required: false\n    spool: {max_bytes: 2GiB, compression: {dictionary: false}}\n    flush: {interval: 1ms}\n",
+    )
+    .unwrap();
+    let [a, b] = &config.sinks[..] else { panic!("two sinks") };
+    assert_eq!((a.spool.max_bytes, b.spool.max_bytes), (1 << 30, 2 << 30));
+    assert_eq!((a.spool.when_full, b.spool.when_full), (WhenFull::DropOldest, WhenFull::DropOldest));
+    assert_eq!(b.spool.compression, config::CompressionConfig::Zstd { level: 3, dictionary: false });
+    assert_eq!((a.flush.interval, b.flush.interval), (Duration::from_secs(5), Duration::from_millis(1)));
+    assert_eq!((a.flush.batch_records, b.flush.batch_records), (10, 10));
+    assert_eq!((a.streams.as_slice(), a.required, b.required), (&[Stream::Stats][..], true, false));
+    let Target::Redis(options) = &b.target else { panic!("redis") };
+    assert_eq!(options.expiration, None);
+}
+
+#[test]
+fn a_redis_sink_without_an_address_takes_livekits() {
+    let config = parse(
+        "redis: {address: 'r:6379', username: u, password: 'p@/x', db: 2, use_tls: true}\nsinks: [{name: cache, type: redis}]\n",
+    )
+    .unwrap();
+    let Target::Redis(options) = &config.sinks[0].target else { panic!("redis") };
+    assert_eq!(options.url, "rediss://u:p%40%2Fx@r:6379/2");
+}
+
+#[test]
+fn who_may_send_is_a_word_or_a_section() {
+    assert!(matches!(parse("ingest: {auth: none}").unwrap().ingest.auth, AuthOptions::None));
+    assert!(matches!(parse("ingest: {auth: livekit}\nkeys: {a: b}").unwrap().ingest.auth, AuthOptions::Livekit));
+    let tokens = parse("ingest: {auth: {mode: tokens, tokens: [abc]}}").unwrap().ingest.auth;
+    assert!(matches!(tokens, AuthOptions::Tokens(tokens) if tokens[0].matches("abc")));
+    assert_error("ingest: {auth: tokens}", &["ingest.auth.tokens: missing"]);
+    assert_error("ingest: {auth: livekit}", &["needs API keys"]);
+    assert_error("ingest: {auth: mtls}", &["mtls needs ingest.tls with a client_ca"]);
+    assert_error("ingest: {tls: {key: x}}", &["ingest.tls.certificate: missing"]);
+    assert!(matches!(
+        parse("ingest: {grpc: {listen: 'unix:/run/x.sock'}}").unwrap().ingest.grpc_listen,
+        Some(Listen::Unix(_))
+    ));
+    assert!(parse("ingest: {http: {listen: none}}").unwrap().ingest.http_listen.is_none());
+}
+
+#[test]
+fn secrets_come_from_files_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "hunter2\n").unwrap();
+    let config = parse(&format!("admin: {{token_file: {}}}", file.display())).unwrap();
+    assert!(config.admin.token.unwrap().matches("hunter2"));
+    assert_error("admin: {token_file: /nowhere/token}", &["admin.token_file: cannot read /nowhere/token"]);
+    assert_error("admin: {token: a, token_file: b}", &["admin.token_file: stands beside token"]);
+}
+
+#[test]
+fn no_secret_is_in_debug_output_or_in_an_error() {
+    let config = parse(&format!(
+        "{OPENVIDU}keys: {{API: hunter2}}\nredis: {{address: r, password: hunter2}}\nadmin: {{token: hunter2}}\n\
+         documents: {{redact: pii, pii_key: hunter2}}\nspool: {{encryption: {{key: hunter2, old_keys: [hunter2]}}}}\n\
+         ingest: {{auth: {{mode: tokens, tokens: [hunter2], keys: {{b: hunter2}}}}}}\n\
+         sinks: [{{name: r, type: redis}}, {{name: m, type: mongodb, uri: 'mongodb://u:hunter2@h/?appName=x'}}]\n",
+    ))
+    .unwrap();
+    let shown = format!("{config:#?}");
+    assert!(!shown.contains("hunter2"), "{shown}");
+    for bad in [
+        "sinks: [{name: m, type: mongodb, uri: 'postgres://u:hunter2@h'}]",
+        "sinks: [{name: m, type: mongodb, uri: 'mongodb://u:hunter2@h:port'}]",
+        "sinks: [{name: m, type: mongodb, uri: [hunter2]}]",
+        "openvidu: {analytics: {enabled: true, mongo_url: 'u:hunter2@h'}}",
+        "sinks: [{name: m, type: redis, url: 'redis://:hunter2@h:port'}]",
+    ] {
+        let message = errors(bad);
+        assert!(!message.contains("hunter2"), "{message}");
+    }
+}
