@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use prost_reflect::Kind;
+
 /// A record that cannot become a document, now or ever: the sink sets it aside as a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {}", self.path(), self.0.reason)]
@@ -75,6 +77,23 @@ pub enum WireType {
 }
 
 impl WireType {
+    /// How values of a kind lie on the wire, one by one.
+    pub(super) const fn of(kind: &Kind) -> Self {
+        match kind {
+            Kind::Bool
+            | Kind::Int32
+            | Kind::Sint32
+            | Kind::Uint32
+            | Kind::Int64
+            | Kind::Sint64
+            | Kind::Uint64
+            | Kind::Enum(_) => Self::Varint,
+            Kind::Fixed64 | Kind::Sfixed64 | Kind::Double => Self::Fixed64,
+            Kind::String | Kind::Bytes | Kind::Message(_) => Self::Length,
+            Kind::Fixed32 | Kind::Sfixed32 | Kind::Float => Self::Fixed32,
+        }
+    }
+
     pub(super) const fn from_tag(tag: u32) -> Option<Self> {
         Some(match tag & 7 {
             0 => Self::Varint,

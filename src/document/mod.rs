@@ -31,10 +31,12 @@ mod encode;
 mod encoder;
 mod error;
 mod fork;
+mod json;
 mod map;
 mod merge;
 mod options;
 mod pool;
+mod protobuf;
 mod redact;
 mod schema;
 mod wire;
@@ -43,6 +45,7 @@ mod writer;
 pub use encode::MAX_DEPTH;
 pub use encoder::Encoder;
 pub use error::{DocumentError, DocumentErrorReason, WireType};
+pub use json::{JsonError, UnknownFields, protobuf_from_json, records_from_json, records_from_ndjson};
 pub use options::{
     BadLabel, DocumentContext, DocumentOptions, Enums, Labels, MONGODB_MAX_DOCUMENT, PiiKey, Redact, expire_at,
 };

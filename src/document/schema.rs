@@ -223,7 +223,13 @@ impl Builder<'_> {
             if always {
                 table.always.push(table.fields.len());
             }
-            table.fields.push(Field { header: Header::new(&key), shape, value, wire: wire_type(&field.kind()), bit });
+            table.fields.push(Field {
+                header: Header::new(&key),
+                shape,
+                value,
+                wire: WireType::of(&field.kind()),
+                bit,
+            });
             #[expect(clippy::cast_possible_truncation, reason = "a message has far fewer fields")]
             let index = table.fields.len() as u16;
             if field.number() < DENSE {
@@ -283,20 +289,4 @@ fn is_always(field: &FieldDescriptor, named: &NamedEnums) -> bool {
         && !field.supports_presence()
         && field.kind().as_enum().is_some()
         && named.contains(&[field.name()])
-}
-
-const fn wire_type(kind: &Kind) -> WireType {
-    match kind {
-        Kind::Bool
-        | Kind::Int32
-        | Kind::Sint32
-        | Kind::Uint32
-        | Kind::Int64
-        | Kind::Sint64
-        | Kind::Uint64
-        | Kind::Enum(_) => WireType::Varint,
-        Kind::Fixed64 | Kind::Sfixed64 | Kind::Double => WireType::Fixed64,
-        Kind::String | Kind::Bytes | Kind::Message(_) => WireType::Length,
-        Kind::Fixed32 | Kind::Sfixed32 | Kind::Float => WireType::Fixed32,
-    }
 }

@@ -1,0 +1,105 @@
+//! Protobuf bytes of a dynamic message, always the same for the same content: fields in the order of their numbers, map
+//! entries in the order of their keys. (Protobuf's own encoders leave the order of a map to chance.)
+
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, Value};
+
+use super::error::WireType;
+use crate::record::write_varint;
+
+/// Field numbers of a map's entry.
+const KEY: u32 = 1;
+const VALUE: u32 = 2;
+
+/// Appends the message.
+pub(super) fn encode(message: &DynamicMessage, out: &mut Vec<u8>) {
+    // In ascending order of field number, present fields only.
+    for (field, value) in message.fields() {
+        match value {
+            Value::List(values) => list(&field, values, out),
+            Value::Map(entries) => {
+                let Kind::Message(entry) = field.kind() else { continue };
+                let (key_kind, value_kind) = (entry.map_entry_key_field().kind(), entry.map_entry_value_field().kind());
+                let mut entries: Vec<_> = entries.iter().collect();
+                entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+                for (key, value) in entries {
+                    let mut entry = Vec::new();
+                    element(KEY, &key_kind, &map_key(key), &mut entry);
+                    element(VALUE, &value_kind, value, &mut entry);
+                    length_delimited(field.number(), &entry, out);
+                }
+            }
+            value => element(field.number(), &field.kind(), value, out),
+        }
+    }
+}
+
+fn list(field: &FieldDescriptor, values: &[Value], out: &mut Vec<u8>) {
+    let kind = field.kind();
+    if field.is_packed() {
+        let mut packed = Vec::new();
+        values.iter().for_each(|value| scalar(&kind, value, &mut packed));
+        length_delimited(field.number(), &packed, out);
+    } else {
+        values.iter().for_each(|value| element(field.number(), &kind, value, out));
+    }
+}
+
+fn map_key(key: &MapKey) -> Value {
+    match key {
+        MapKey::Bool(key) => Value::Bool(*key),
+        MapKey::I32(key) => Value::I32(*key),
+        MapKey::I64(key) => Value::I64(*key),
+        MapKey::U32(key) => Value::U32(*key),
+        MapKey::U64(key) => Value::U64(*key),
+        MapKey::String(key) => Value::String(key.clone()),
+    }
+}
+
+/// A field with its tag.
+fn element(number: u32, kind: &Kind, value: &Value, out: &mut Vec<u8>) {
+    match value {
+        Value::String(text) => length_delimited(number, text.as_bytes(), out),
+        Value::Bytes(bytes) => length_delimited(number, bytes, out),
+        Value::Message(message) => {
+            let mut inner = Vec::new();
+            encode(message, &mut inner);
+            length_delimited(number, &inner, out);
+        }
+        value => {
+            write_varint(out, u64::from(number << 3 | WireType::of(kind) as u32));
+            scalar(kind, value, out);
+        }
+    }
+}
+
+fn length_delimited(number: u32, bytes: &[u8], out: &mut Vec<u8>) {
+    write_varint(out, u64::from(number << 3 | WireType::Length as u32));
+    write_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+/// A value that is neither string, bytes nor message, without its tag.
+fn scalar(kind: &Kind, value: &Value, out: &mut Vec<u8>) {
+    let fixed = WireType::of(kind) != WireType::Varint;
+    match *value {
+        Value::Bool(value) => write_varint(out, u64::from(value)),
+        Value::I32(value) if fixed => out.extend_from_slice(&value.to_le_bytes()),
+        Value::I32(value) if matches!(kind, Kind::Sint32) => write_varint(out, zigzag(value.into())),
+        // Negative numbers are extended to 64 bits, as protobuf has it.
+        Value::I32(value) | Value::EnumNumber(value) => write_varint(out, i64::from(value).cast_unsigned()),
+        Value::I64(value) if fixed => out.extend_from_slice(&value.to_le_bytes()),
+        Value::I64(value) if matches!(kind, Kind::Sint64) => write_varint(out, zigzag(value)),
+        Value::I64(value) => write_varint(out, value.cast_unsigned()),
+        Value::U32(value) if fixed => out.extend_from_slice(&value.to_le_bytes()),
+        Value::U32(value) => write_varint(out, value.into()),
+        Value::U64(value) if fixed => out.extend_from_slice(&value.to_le_bytes()),
+        Value::U64(value) => write_varint(out, value),
+        Value::F32(value) => out.extend_from_slice(&value.to_le_bytes()),
+        Value::F64(value) => out.extend_from_slice(&value.to_le_bytes()),
+        Value::String(_) | Value::Bytes(_) | Value::Message(_) | Value::List(_) | Value::Map(_) => {}
+    }
+}
+
+const fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)).cast_unsigned()
+}
