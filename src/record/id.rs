@@ -66,7 +66,7 @@ fn node_rooms_id(record: &[u8]) -> Option<String> {
 }
 
 /// Seconds and nanos of a `google.protobuf.Timestamp`.
-fn timestamp(message: &[u8]) -> Option<(i64, i32)> {
+pub(super) fn timestamp(message: &[u8]) -> Option<(i64, i32)> {
     let mut at = (0, 0);
     for field in (Fields { rest: message }) {
         match field? {
@@ -78,15 +78,15 @@ fn timestamp(message: &[u8]) -> Option<(i64, i32)> {
     Some(at)
 }
 
-enum Value<'a> {
+pub(super) enum Value<'a> {
     Varint(u64),
     Bytes(&'a [u8]),
     Fixed,
 }
 
 /// The fields of a message, one level deep; yields `None` once where the bytes cannot be read, then ends.
-struct Fields<'a> {
-    rest: &'a [u8],
+pub(super) struct Fields<'a> {
+    pub(super) rest: &'a [u8],
 }
 
 impl<'a> Iterator for Fields<'a> {

@@ -16,8 +16,10 @@ use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
 mod id;
+mod time;
 
 pub use id::RecordId;
+pub use time::time_of;
 
 /// Milliseconds since the Unix epoch, UTC.
 pub type UnixMillis = i64;

@@ -56,6 +56,20 @@ pub enum SinkErrorKind {
     Unnamed,
 }
 
+impl SinkErrorKind {
+    /// The cause's name, as JSON and metrics have it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::Timeout => "timeout",
+            Self::Unauthorized => "unauthorized",
+            Self::Full => "full",
+            Self::Unnamed => "unnamed",
+        }
+    }
+}
+
 /// The answer to one batch: an outcome per record, in the batch's order, and why some were not delivered.
 #[derive(Debug)]
 pub struct BatchOutcome {

@@ -1,0 +1,265 @@
+//! Doubles for the worker's tests: a queue in memory and a sink that does as it is told.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::{
+    record::Stream,
+    sink::{Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind},
+    spool::{Lease, LeaseLimit, Queue, QueueError, QueuedRecord, Rejection},
+};
+
+/// A queue in memory, of events only.
+#[derive(Default)]
+pub(super) struct MemoryQueue {
+    inner: Mutex<Inner>,
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct Inner {
+    waiting: BTreeMap<u64, QueuedRecord>,
+    leased: BTreeMap<u64, QueuedRecord>,
+    next: u64,
+    dead: Vec<Rejection>,
+    dead_full: bool,
+    refuse_notes: bool,
+    refuse_leases: bool,
+}
+
+impl MemoryQueue {
+    pub(super) fn with(records: u64) -> Arc<Self> {
+        let queue = Arc::new(Self::default());
+        queue.push(records);
+        queue
+    }
+
+    pub(super) fn push(&self, records: u64) {
+        let mut inner = self.inner.lock();
+        for _ in 0..records {
+            let ordinal = inner.next;
+            inner.next += 1;
+            let bytes = Bytes::from(format!("record {ordinal}"));
+            inner.waiting.insert(ordinal, QueuedRecord { ordinal, received_at: 0, bytes });
+        }
+        drop(inner);
+        self.changed.notify_waiters();
+    }
+
+    /// Records that are neither delivered nor set aside.
+    pub(super) fn backlog(&self) -> usize {
+        let inner = self.inner.lock();
+        inner.waiting.len() + inner.leased.len()
+    }
+
+    pub(super) fn leased(&self) -> usize {
+        self.inner.lock().leased.len()
+    }
+
+    pub(super) fn dead(&self) -> Vec<Rejection> {
+        self.inner.lock().dead.clone()
+    }
+
+    pub(super) fn fill_dead_letters(&self, full: bool) {
+        self.inner.lock().dead_full = full;
+    }
+
+    pub(super) fn refuse_notes(&self, refuse: bool) {
+        self.inner.lock().refuse_notes = refuse;
+    }
+
+    pub(super) fn refuse_leases(&self, refuse: bool) {
+        self.inner.lock().refuse_leases = refuse;
+    }
+
+    fn broken() -> QueueError {
+        QueueError::Io { path: "journal".to_owned(), source: std::io::Error::other("injected") }
+    }
+}
+
+fn among(ranges: &[Range<u64>], ordinal: u64) -> bool {
+    ranges.iter().any(|range| range.contains(&ordinal))
+}
+
+#[async_trait]
+impl Queue for MemoryQueue {
+    fn lease(&self, stream: Stream, limit: LeaseLimit) -> Result<Option<Lease>, QueueError> {
+        let mut inner = self.inner.lock();
+        if inner.refuse_leases {
+            return Err(Self::broken());
+        }
+        if stream != Stream::Events || inner.waiting.is_empty() {
+            return Ok(None);
+        }
+        let (mut records, mut bytes): (Vec<QueuedRecord>, usize) = (Vec::new(), 0);
+        while let Some(entry) = inner.waiting.first_entry() {
+            bytes += entry.get().bytes.len();
+            if !records.is_empty() && (records.len() == limit.records || bytes > limit.bytes) {
+                break;
+            }
+            records.push(entry.remove());
+        }
+        inner.leased.extend(records.iter().map(|record| (record.ordinal, record.clone())));
+        Ok(Some(Lease { stream, records }))
+    }
+
+    fn give_back(&self, _: Stream, ordinals: &[Range<u64>]) {
+        let mut inner = self.inner.lock();
+        let back: Vec<u64> = inner.leased.keys().copied().filter(|&ordinal| among(ordinals, ordinal)).collect();
+        for ordinal in back {
+            if let Some(record) = inner.leased.remove(&ordinal) {
+                inner.waiting.insert(ordinal, record);
+            }
+        }
+        drop(inner);
+        self.changed.notify_waiters();
+    }
+
+    fn acknowledge(&self, _: Stream, ordinals: &[Range<u64>]) -> Result<(), QueueError> {
+        let mut inner = self.inner.lock();
+        if inner.refuse_notes {
+            return Err(Self::broken());
+        }
+        inner.leased.retain(|&ordinal, _| !among(ordinals, ordinal));
+        Ok(())
+    }
+
+    async fn set_aside(&self, _: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError> {
+        let mut inner = self.inner.lock();
+        if inner.dead_full {
+            return Err(QueueError::DeadLettersFull { sink: "double".to_owned(), bytes: 1 });
+        }
+        for rejection in rejections {
+            inner.leased.remove(&rejection.record.ordinal);
+            inner.dead.push(rejection);
+        }
+        Ok(())
+    }
+
+    async fn ready(&self, stream: Stream) {
+        loop {
+            let changed = self.changed.notified();
+            if self.waiting(stream).0 > 0 {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    fn waiting(&self, stream: Stream) -> (u64, u64) {
+        if stream != Stream::Events {
+            return (0, 0);
+        }
+        let inner = self.inner.lock();
+        (inner.waiting.len() as u64, inner.waiting.values().map(|record| record.bytes.len() as u64).sum())
+    }
+}
+
+/// What the scripted sink does with records.
+#[derive(Default)]
+pub(super) struct Behaviour {
+    /// All fail with this.
+    pub(super) fails: Option<SinkErrorKind>,
+    /// These fail the batch they are in, unnamed.
+    pub(super) poison: BTreeSet<u64>,
+    /// These are rejected by name.
+    pub(super) bad: BTreeSet<u64>,
+    /// These are left for later, as not available.
+    pub(super) later: BTreeSet<u64>,
+    /// How long an answer takes, per record.
+    pub(super) delay: Duration,
+    /// Answers to come before the behaviour applies: each fails its batch with that kind.
+    pub(super) first: VecDeque<SinkErrorKind>,
+}
+
+/// A sink that keeps ordinals in memory and fails as told.
+#[derive(Default)]
+pub(super) struct ScriptedSink {
+    pub(super) behaviour: Mutex<Behaviour>,
+    /// Ordinals as they arrived, redeliveries included.
+    pub(super) arrived: Mutex<Vec<u64>>,
+    /// The size of each batch.
+    pub(super) batches: Mutex<Vec<usize>>,
+    pub(super) under_way: Mutex<(usize, usize)>,
+}
+
+impl ScriptedSink {
+    pub(super) fn new(behaviour: Behaviour) -> Arc<Self> {
+        Arc::new(Self { behaviour: Mutex::new(behaviour), ..Self::default() })
+    }
+
+    pub(super) fn set(&self, change: impl FnOnce(&mut Behaviour)) {
+        change(&mut self.behaviour.lock());
+    }
+
+    pub(super) fn arrived(&self) -> Vec<u64> {
+        self.arrived.lock().clone()
+    }
+
+    fn answer(&self, batch: &Batch) -> BatchOutcome {
+        let mut behaviour = self.behaviour.lock();
+        let failed = |kind: SinkErrorKind| BatchOutcome {
+            records: vec![Outcome::Retry; batch.records.len()],
+            error: Some(SinkError { kind, message: format!("told to fail: {}", kind.as_str()) }),
+        };
+        if let Some(kind) = behaviour.first.pop_front().or(behaviour.fails) {
+            return failed(kind);
+        }
+        if batch.records.iter().any(|record| behaviour.poison.contains(&record.ordinal)) {
+            return failed(SinkErrorKind::Unnamed);
+        }
+        let mut error = None;
+        let records = batch.records.iter().map(|record| match record.ordinal {
+            bad if behaviour.bad.contains(&bad) => Outcome::Rejected("told to reject".to_owned()),
+            later if behaviour.later.contains(&later) => {
+                error = failed(SinkErrorKind::Unavailable).error;
+                Outcome::Retry
+            }
+            ordinal => {
+                self.arrived.lock().push(ordinal);
+                Outcome::Delivered
+            }
+        });
+        BatchOutcome { records: records.collect(), error }
+    }
+}
+
+#[async_trait]
+impl Sink for ScriptedSink {
+    fn kind(&self) -> &'static str {
+        "double"
+    }
+
+    fn address(&self) -> String {
+        "memory".to_owned()
+    }
+
+    async fn initialize(&self) -> Result<Vec<String>, SinkError> {
+        match self.behaviour.lock().fails {
+            Some(kind) => Err(SinkError { kind, message: "told to fail".to_owned() }),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    async fn send_batch(&self, batch: Batch) -> BatchOutcome {
+        {
+            let mut under_way = self.under_way.lock();
+            under_way.0 += 1;
+            under_way.1 = under_way.1.max(under_way.0);
+        }
+        self.batches.lock().push(batch.records.len());
+        let delay = self.behaviour.lock().delay * batch.records.len() as u32;
+        tokio::time::sleep(delay).await;
+        self.under_way.lock().0 -= 1;
+        self.answer(&batch)
+    }
+}

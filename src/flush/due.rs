@@ -1,0 +1,84 @@
+//! Which stream's records go next, and when: as soon as a batch is full, when the first one has waited for the
+//! interval, at once where a flush was asked for.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::{
+    record::Stream,
+    spool::{LeaseLimit, Queue},
+};
+
+/// How often a batch that is filling is looked at, at most and at least.
+const TICK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+
+/// Keeps since when each stream has records waiting.
+pub(super) struct Due {
+    interval: Duration,
+    since: [Option<Instant>; Stream::ALL.len()],
+    /// Records to go without waiting for more.
+    forced: [u64; Stream::ALL.len()],
+    /// The stream that is looked at first: they take turns.
+    turn: usize,
+}
+
+impl Due {
+    pub(super) fn new(interval: Duration) -> Self {
+        Self { interval, since: Default::default(), forced: Default::default(), turn: 0 }
+    }
+
+    /// A stream whose records are to go now.
+    pub(super) fn next(
+        &mut self,
+        queue: &dyn Queue,
+        now: Instant,
+        limit: LeaseLimit,
+        flushing: bool,
+    ) -> Option<Stream> {
+        for i in 0..Stream::ALL.len() {
+            let at = (self.turn + i) % Stream::ALL.len();
+            let (records, bytes) = queue.waiting(Stream::ALL[at]);
+            if records == 0 {
+                self.since[at] = None;
+                self.forced[at] = 0;
+                continue;
+            }
+            let since = *self.since[at].get_or_insert(now);
+            let full = records >= limit.records as u64 || bytes >= limit.bytes as u64;
+            if full || flushing || self.forced[at] > 0 || now.duration_since(since) >= self.interval {
+                self.turn = (at + 1) % Stream::ALL.len();
+                return Some(Stream::ALL[at]);
+            }
+        }
+        None
+    }
+
+    /// Records of a stream went.
+    pub(super) fn taken(&mut self, stream: Stream, records: usize) {
+        let at = stream as usize;
+        self.since[at] = None;
+        self.forced[at] = self.forced[at].saturating_sub(records as u64);
+    }
+
+    /// When to look again at batches that are filling; `None` where nothing waits.
+    pub(super) fn next_look(&self, now: Instant) -> Option<Instant> {
+        let first = self.since.iter().flatten().min()?;
+        Some((now + self.tick()).min(*first + self.interval))
+    }
+
+    /// How often to look at a batch that is filling.
+    pub(super) fn tick(&self) -> Duration {
+        (self.interval / 20).clamp(TICK.0, TICK.1)
+    }
+
+    /// What waits now goes without waiting for more.
+    pub(super) fn force(&mut self, queue: &dyn Queue) {
+        self.forced = Stream::ALL.map(|stream| queue.waiting(stream).0);
+    }
+
+    /// True where no stream has anything to hand out.
+    pub(super) fn is_empty(&self, queue: &dyn Queue) -> bool {
+        Stream::ALL.iter().all(|&stream| queue.waiting(stream).0 == 0)
+    }
+}

@@ -1,0 +1,91 @@
+//! A worker from outside: its figures, and what it can be told.
+
+use std::sync::{Arc, atomic::AtomicU64};
+
+use tokio::{
+    sync::mpsc::{UnboundedSender, unbounded_channel},
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{FlushOptions, FlushStatus, status::Shared, tasks::Tools, worker::Loop};
+use crate::{record::SinkName, sink::Sink, spool::Queue};
+
+#[derive(Debug)]
+pub(super) enum Command {
+    Pause,
+    Resume,
+    FlushNow,
+}
+
+/// A sink's worker.
+#[derive(Debug)]
+pub struct Worker;
+
+impl Worker {
+    /// Starts a sink's worker on the current runtime. It runs until `shutdown` is cancelled and the last flush is over;
+    /// [`Handle::stopped`] waits for that.
+    #[must_use]
+    pub fn spawn(
+        name: &SinkName,
+        queue: Arc<dyn Queue>,
+        sink: Arc<dyn Sink>,
+        options: FlushOptions,
+        shutdown: CancellationToken,
+    ) -> Handle {
+        let shared = Arc::new(Shared::new(name.as_str(), sink.kind(), sink.address()));
+        let tools = Tools {
+            queue,
+            sink,
+            timeout: options.timeout,
+            cut: CancellationToken::new(),
+            passes: Arc::new(AtomicU64::new(0)),
+        };
+        let (commands, obeyed) = unbounded_channel();
+        let task = tokio::spawn(Loop::new(tools, options, Arc::clone(&shared)).run(obeyed, shutdown));
+        Handle { shared, commands, task }
+    }
+}
+
+/// A running worker. Dropping it lets the worker run on.
+#[derive(Debug)]
+pub struct Handle {
+    shared: Arc<Shared>,
+    commands: UnboundedSender<Command>,
+    task: JoinHandle<()>,
+}
+
+impl Handle {
+    /// Its figures now.
+    #[must_use]
+    pub fn status(&self) -> FlushStatus {
+        self.shared.snapshot()
+    }
+
+    /// Stops taking records; what is under way ends.
+    pub fn pause(&self) {
+        self.tell(Command::Pause);
+    }
+
+    /// Takes records again, without waiting out a pause.
+    pub fn resume(&self) {
+        self.tell(Command::Resume);
+    }
+
+    /// Sends what waits now, full batch or not, without waiting out a pause.
+    pub fn flush_now(&self) {
+        self.tell(Command::FlushNow);
+    }
+
+    /// Returns when the worker has ended.
+    pub async fn stopped(self) {
+        if let Err(error) = self.task.await {
+            tracing::error!(sink = %self.shared.snapshot().sink, %error, "the sink's worker failed");
+        }
+    }
+
+    fn tell(&self, command: Command) {
+        // A worker that has ended has nothing to pause or flush.
+        let _ = self.commands.send(command);
+    }
+}

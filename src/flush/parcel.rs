@@ -1,0 +1,97 @@
+//! Leased records on their way: what is tried together, how often it was, and what it waits for.
+
+use std::{ops::Range, sync::Arc};
+
+use tokio::time::Instant;
+
+use crate::{
+    record::{Stream, UnixMillis, now_millis},
+    sink::Batch,
+    spool::{Lease, QueuedRecord},
+};
+
+/// Records that are tried together.
+#[derive(Debug)]
+pub(super) struct Parcel {
+    pub(super) stream: Stream,
+    pub(super) records: Arc<[QueuedRecord]>,
+    /// Attempts that failed so far.
+    pub(super) attempts: u32,
+    pub(super) first_attempt_at: UnixMillis,
+    /// Set once the sink failed on these records without naming any or being away: how many records had passed then.
+    /// Where others have passed since, it is these records that are at fault.
+    pub(super) suspect: Option<u64>,
+    /// Records that had passed when it failed last.
+    pub(super) passes: Option<u64>,
+    /// Not to be tried before.
+    pub(super) not_before: Option<Instant>,
+}
+
+impl From<Lease> for Parcel {
+    fn from(lease: Lease) -> Self {
+        Self {
+            stream: lease.stream,
+            records: lease.records.into(),
+            attempts: 0,
+            first_attempt_at: now_millis(),
+            suspect: None,
+            passes: None,
+            not_before: None,
+        }
+    }
+}
+
+impl Parcel {
+    pub(super) fn batch(&self) -> Batch {
+        Batch { stream: self.stream, records: Arc::clone(&self.records) }
+    }
+
+    /// Some of its records, by index, as a batch of their own.
+    pub(super) fn part(&self, indices: &[usize]) -> Batch {
+        if indices.len() == self.records.len() {
+            return self.batch();
+        }
+        Batch { stream: self.stream, records: indices.iter().map(|&i| self.records[i].clone()).collect() }
+    }
+
+    /// Takes all but the first `records` off it, if there are more.
+    pub(super) fn split_off(&mut self, records: usize) -> Option<Self> {
+        if self.records.len() <= records {
+            return None;
+        }
+        let rest = self.records[records..].into();
+        self.records = self.records[..records].into();
+        Some(Self { records: rest, ..*self })
+    }
+
+    pub(super) fn ordinals(&self) -> Vec<Range<u64>> {
+        ranges(self.records.iter().map(|record| record.ordinal))
+    }
+
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.not_before.is_none_or(|at| at <= now)
+    }
+}
+
+/// Ascending ordinals as ranges.
+pub(super) fn ranges(ordinals: impl IntoIterator<Item = u64>) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for ordinal in ordinals {
+        match ranges.last_mut() {
+            Some(last) if last.end == ordinal => last.end += 1,
+            _ => ranges.push(ordinal..ordinal + 1),
+        }
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn neighbouring_ordinals_make_one_range() {
+        assert_eq!(ranges([1, 2, 3, 7, 9, 10]), [1..4, 7..8, 9..11]);
+        assert!(ranges([]).is_empty());
+    }
+}

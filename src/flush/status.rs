@@ -1,0 +1,166 @@
+//! What a worker says about itself: one snapshot for the CLI, the page and the metrics.
+
+use std::collections::BTreeMap;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    record::{UnixMillis, now_millis},
+    sink::SinkErrorKind,
+};
+
+/// What a sink's worker is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FlushState {
+    /// The sink has not answered yet; nothing failed so far.
+    Connecting,
+    /// Records are on their way.
+    Delivering,
+    /// Nothing waits.
+    Idle,
+    /// The sink does not take records: backing off, see the last error.
+    Away,
+    /// The sink refuses the credentials, or their rights do not suffice: backing off, see the last error.
+    Unauthorized,
+    /// Paused by the user.
+    Paused,
+    /// Records that the sink rejected cannot be set aside: delivery waits until dead letters are retried or dropped.
+    DeadLettersFull,
+    /// The spool cannot be read or take note of deliveries: backing off, see the last error.
+    SpoolFailed,
+    /// The last flush before the end.
+    Stopping,
+    /// Ended.
+    Stopped,
+}
+
+impl FlushState {
+    /// The state's name, as JSON and the log have it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Delivering => "delivering",
+            Self::Idle => "idle",
+            Self::Away => "away",
+            Self::Unauthorized => "unauthorized",
+            Self::Paused => "paused",
+            Self::DeadLettersFull => "dead-letters-full",
+            Self::SpoolFailed => "spool-failed",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// True where records wait because something is wrong.
+    #[must_use]
+    pub const fn is_trouble(self) -> bool {
+        matches!(self, Self::Away | Self::Unauthorized | Self::DeadLettersFull | Self::SpoolFailed)
+    }
+}
+
+impl From<SinkErrorKind> for FlushState {
+    fn from(kind: SinkErrorKind) -> Self {
+        match kind {
+            SinkErrorKind::Unauthorized => Self::Unauthorized,
+            SinkErrorKind::Unavailable | SinkErrorKind::Timeout | SinkErrorKind::Full | SinkErrorKind::Unnamed => {
+                Self::Away
+            }
+        }
+    }
+}
+
+/// A worker's figures since it started.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FlushStatus {
+    /// The sink's name.
+    pub sink: String,
+    /// The sink's type: `mongodb`, `redis`, `file`.
+    pub kind: String,
+    /// Where it delivers to, without secrets.
+    pub address: String,
+    /// What it is doing.
+    pub state: FlushState,
+    /// Since when it is in this state (delivering and idle count as one), by the wall clock.
+    pub since: UnixMillis,
+    /// What went wrong last; stays after the sink has recovered.
+    pub last_error: Option<String>,
+    /// When that was.
+    pub last_error_at: Option<UnixMillis>,
+    /// Records the sink acknowledged.
+    pub delivered_records: u64,
+    /// Their bytes, as they came.
+    pub delivered_bytes: u64,
+    /// Batches that went out, retries included.
+    pub batches: u64,
+    /// Records that were rejected and set aside.
+    pub rejected_records: u64,
+    /// Records that had to be sent again, by reason.
+    pub retried_records: BTreeMap<String, u64>,
+    /// Batches under way.
+    pub in_flight: usize,
+    /// Records in a batch at most, now (it shrinks under timeouts).
+    pub batch_records: usize,
+    /// From a record's own time to its delivery, milliseconds; the slower end of the last batch.
+    pub lag_millis: Option<i64>,
+    /// When a batch was last acknowledged, by the wall clock.
+    pub last_delivery_at: Option<UnixMillis>,
+}
+
+/// The status as the worker keeps it.
+#[derive(Debug)]
+pub(super) struct Shared(Mutex<FlushStatus>);
+
+impl Shared {
+    pub(super) fn new(sink: &str, kind: &str, address: String) -> Self {
+        Self(Mutex::new(FlushStatus {
+            sink: sink.to_owned(),
+            kind: kind.to_owned(),
+            address,
+            state: FlushState::Connecting,
+            since: now_millis(),
+            last_error: None,
+            last_error_at: None,
+            delivered_records: 0,
+            delivered_bytes: 0,
+            batches: 0,
+            rejected_records: 0,
+            retried_records: BTreeMap::new(),
+            in_flight: 0,
+            batch_records: 0,
+            lag_millis: None,
+            last_delivery_at: None,
+        }))
+    }
+
+    pub(super) fn snapshot(&self) -> FlushStatus {
+        self.0.lock().clone()
+    }
+
+    pub(super) fn update(&self, change: impl FnOnce(&mut FlushStatus)) {
+        change(&mut self.0.lock());
+    }
+
+    /// Enters a state; one log line where it is news.
+    pub(super) fn enter(&self, state: FlushState, error: Option<&str>) {
+        let mut status = self.0.lock();
+        if let Some(error) = error {
+            status.last_error = Some(error.to_owned());
+            status.last_error_at = Some(now_millis());
+        }
+        let was = std::mem::replace(&mut status.state, state);
+        let healthy = |state| matches!(state, FlushState::Delivering | FlushState::Idle);
+        if was == state || (healthy(was) && healthy(state)) {
+            return;
+        }
+        let now = now_millis();
+        let after_seconds = (now - std::mem::replace(&mut status.since, now)) / 1000;
+        let (sink, address, state) = (&status.sink, &status.address, state.as_str());
+        match error {
+            Some(error) => tracing::warn!(%sink, %address, state, error, "sink is {state}: records wait in the spool"),
+            None => tracing::info!(%sink, %address, state, was = was.as_str(), after_seconds, "sink is {state}"),
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! What runs beside the worker's loop: a parcel's way through the sink and out of the queue.
+
+use std::{
+    collections::BTreeMap,
+    ops::Range,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    deliver::{Verdict, Way, deliver},
+    parcel::{Parcel, ranges},
+};
+use crate::{
+    record::{Stream, now_millis, time_of},
+    sink::{Outcome, Sink, SinkError, SinkErrorKind},
+    spool::{Queue, QueueError, Rejection},
+};
+
+/// What a task needs of its worker; cheap to clone.
+#[derive(Clone)]
+pub(super) struct Tools {
+    pub(super) queue: Arc<dyn Queue>,
+    pub(super) sink: Arc<dyn Sink>,
+    pub(super) timeout: Duration,
+    pub(super) cut: CancellationToken,
+    pub(super) passes: Arc<AtomicU64>,
+}
+
+/// What a task reports.
+pub(super) enum Done {
+    /// The sink was reached and made ready, with these warnings; or not.
+    Initialized(Result<Vec<String>, SinkError>),
+    /// A parcel was tried.
+    Sent(Box<Sent>),
+}
+
+/// What became of a parcel.
+pub(super) struct Sent {
+    pub(super) batches: u64,
+    pub(super) delivered: u64,
+    pub(super) delivered_bytes: u64,
+    pub(super) rejected: u64,
+    pub(super) lag_millis: Option<i64>,
+    /// What is to be tried again.
+    pub(super) leftover: Option<Parcel>,
+    /// Why.
+    pub(super) error: Option<SinkError>,
+    /// Records that passed, all tasks together, when this one ended.
+    pub(super) passes: u64,
+    /// What the queue would not take note of.
+    pub(super) unsettled: Option<(Unsettled, QueueError)>,
+}
+
+/// Outcomes that the queue has still to take note of.
+#[derive(Debug)]
+pub(super) struct Unsettled {
+    pub(super) stream: Stream,
+    pub(super) acknowledged: Vec<Range<u64>>,
+    pub(super) rejections: Vec<Rejection>,
+}
+
+/// Reaches the sink and makes it ready.
+pub(super) async fn initialize(tools: Tools) -> Done {
+    let away = |message| Err(SinkError { kind: SinkErrorKind::Unavailable, message });
+    // A sink may try several things in turn, each within the time a batch may take.
+    let patience = tools.timeout * 4;
+    Done::Initialized(tokio::select! {
+        biased;
+        () = tools.cut.cancelled() => away("stopping".to_owned()),
+        result = tokio::time::timeout(patience, tools.sink.initialize()) => match result {
+            Ok(result) => result,
+            Err(_) => away(format!("{}: not ready within {patience:?}", tools.sink.address())),
+        },
+    })
+}
+
+/// Sends a parcel, removes from the queue what was delivered, sets aside what was rejected.
+pub(super) async fn send(tools: Tools, mut parcel: Parcel) -> Done {
+    let way = Way { sink: &*tools.sink, timeout: tools.timeout, cut: &tools.cut, passes: &tools.passes };
+    let Verdict { outcomes, error, batches, passes } = deliver(&way, &parcel).await;
+
+    let mut sent = Sent {
+        batches,
+        delivered: 0,
+        delivered_bytes: 0,
+        rejected: 0,
+        lag_millis: None,
+        leftover: None,
+        error,
+        passes,
+        unsettled: None,
+    };
+    let (mut delivered, mut rejections, mut left) = (Vec::with_capacity(outcomes.len()), Vec::new(), Vec::new());
+    for (record, outcome) in parcel.records.iter().zip(outcomes) {
+        match outcome {
+            Outcome::Delivered => {
+                delivered.push(record.ordinal);
+                sent.delivered_bytes += record.bytes.len() as u64;
+            }
+            Outcome::Rejected(reason) => rejections.push(Rejection {
+                record: record.clone(),
+                reason,
+                attempts: parcel.attempts + 1,
+                first_attempt_at: parcel.first_attempt_at,
+            }),
+            Outcome::Retry => left.push(record.clone()),
+        }
+    }
+    sent.delivered = delivered.len() as u64;
+    sent.rejected = rejections.len() as u64;
+    if sent.delivered > 0 {
+        sent.lag_millis = lag(&parcel);
+    }
+    let outcomes = Unsettled { stream: parcel.stream, acknowledged: ranges(delivered), rejections };
+    sent.unsettled = settle(Arc::clone(&tools.queue), outcomes).await.err().map(|unsettled| *unsettled);
+    if !left.is_empty() {
+        parcel.attempts += 1;
+        parcel.records = left.into();
+        sent.leftover = Some(parcel);
+    }
+    Done::Sent(Box::new(sent))
+}
+
+/// Tells the queue of outcomes; gives back those it could not take.
+pub(super) async fn settle(queue: Arc<dyn Queue>, outcomes: Unsettled) -> Result<(), Box<(Unsettled, QueueError)>> {
+    let Unsettled { stream, acknowledged, rejections } = outcomes;
+    let mut failed = None;
+    let mut remaining = Unsettled { stream, acknowledged: Vec::new(), rejections: Vec::new() };
+    if !acknowledged.is_empty() {
+        let removing = Arc::clone(&queue);
+        let ranges = acknowledged.clone();
+        let removed = tokio::task::spawn_blocking(move || removing.acknowledge(stream, &ranges)).await;
+        if let Err(error) = removed.unwrap_or_else(|panic| Err(panicked(&panic))) {
+            failed = Some(error);
+            remaining.acknowledged = acknowledged;
+        }
+    }
+    if !rejections.is_empty()
+        && let Err(error) = queue.set_aside(stream, rejections.clone()).await
+    {
+        failed = Some(error);
+        remaining.rejections = rejections;
+    }
+    match failed {
+        Some(error) => Err(Box::new((remaining, error))),
+        None => Ok(()),
+    }
+}
+
+/// A panic below a queue's trait, as the error it stands for.
+pub(super) fn panicked(panic: &tokio::task::JoinError) -> QueueError {
+    QueueError::Io { path: "(queue)".to_owned(), source: std::io::Error::other(panic.to_string()) }
+}
+
+/// From a record's own time to now, the slower of the parcel's ends: looking at each record would cost more than it tells.
+fn lag(parcel: &Parcel) -> Option<i64> {
+    let now = now_millis();
+    let ends = [parcel.records.first()?, parcel.records.last()?];
+    ends.into_iter().filter_map(|record| time_of(parcel.stream, &record.bytes)).map(|at| now - at).max()
+}
+
+/// Counts retried records by reason.
+pub(super) fn count_retries(counts: &mut BTreeMap<String, u64>, sent: &Sent) {
+    let (Some(leftover), Some(error)) = (&sent.leftover, &sent.error) else { return };
+    *counts.entry(error.kind.as_str().to_owned()).or_default() += leftover.records.len() as u64;
+}
