@@ -1,3 +1,7 @@
-//! The `livekit-spool` command.
+//! Arguments → command.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    livekit_spool::cli::main()
+}

@@ -1,1 +1,158 @@
-//! The command line: one file a command.
+//! The command line: one file a command, one style.
+//!
+//! Every command takes `--config` and `--json`; what it prints for people fits 80 columns. Commands that look at sinks ask
+//! the running process over the socket in its data folder, and where none runs they look at the folder itself.
+
+mod check_config;
+mod completions;
+pub mod output;
+
+use std::{
+    fmt,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use crate::config::{self, Config, ConfigError, LogFormat};
+
+/// Durable on-disk buffered forwarder for LiveKit analytics.
+#[derive(Debug, Parser)]
+#[command(name = "livekit-spool", version, propagate_version = true, max_term_width = 100, after_help = EXIT_CODES)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub common: Common,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Common {
+    /// The config file [default: ./config.yaml if there is one, else built-in defaults]
+    #[arg(long, short, global = true, value_name = "FILE", env = "LIVEKIT_SPOOL_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Print JSON, for programs
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// How log lines look [default: the config's, which is auto]
+    #[arg(long, global = true, value_name = "FORMAT", value_enum)]
+    pub log_format: Option<LogFormat>,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  it failed
+  2  the arguments or the configuration are wrong
+  3  it needs a running livekit-spool and none runs, or one runs and must not
+  4  done in part: `drain` ran out of time, `verify` found damage, `check-config` found a backlog nobody takes";
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check the configuration, show what will run, and hold the existing spool against it
+    CheckConfig(check_config::Args),
+    /// Print a completion script for a shell
+    Completions(completions::CompletionsArgs),
+    /// Print the manual page (roff), of this program or of one command
+    Man(completions::ManArgs),
+}
+
+/// How a command ends, besides well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// It failed.
+    Failed = 1,
+    /// The arguments or the configuration are wrong.
+    Usage = 2,
+    /// It needs a running process and none runs, or the other way round.
+    NotRunning = 3,
+    /// Done in part.
+    Partial = 4,
+}
+
+/// Why a command ends early: what to print, and the exit code.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    /// For people: what happened and what to do about it. Empty where all is said already.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure with this exit code.
+    #[must_use]
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into() }
+    }
+
+    /// Wrong arguments.
+    #[must_use]
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+}
+
+impl<E: fmt::Display> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::new(Exit::Failed, error.to_string())
+    }
+}
+
+/// What a command answers.
+pub type Outcome = Result<(), Failure>;
+
+impl Common {
+    /// The configuration that the command works with.
+    ///
+    /// # Errors
+    /// When it is missing or wrong.
+    pub fn load_config(&self) -> Result<Config, Failure> {
+        load_config(self.config.as_deref())
+    }
+}
+
+/// The configuration of `file`, or of the place where it is looked for.
+///
+/// # Errors
+/// When it is missing or wrong.
+pub fn load_config(file: Option<&Path>) -> Result<Config, Failure> {
+    config::load(file, &|name| std::env::var(name).ok()).map_err(|error: ConfigError| Failure::usage(error.to_string()))
+}
+
+/// Runs the program; the process's exit code.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match dispatch(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.message.is_empty() {
+                // A closed stderr leaves nobody to tell.
+                let _ = writeln!(io::stderr(), "livekit-spool: {}", failure.message);
+            }
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Outcome {
+    let common = cli.common;
+    match cli.command {
+        Command::CheckConfig(args) => check_config::run(&common, &args),
+        Command::Completions(args) => completions::completions(&args),
+        Command::Man(args) => completions::man(&args),
+    }
+}
+
+/// The whole command line, for completions and the manual.
+fn command() -> clap::Command {
+    Cli::command()
+}

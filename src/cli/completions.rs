@@ -1,0 +1,57 @@
+//! `completions` and `man`: made from the same definitions that parse the arguments.
+
+use std::io;
+
+use clap_complete::Shell;
+
+use super::{Failure, Outcome, command};
+
+/// Arguments of `completions`.
+#[derive(Debug, clap::Args)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_enum)]
+    shell: Shell,
+}
+
+/// Arguments of `man`.
+#[derive(Debug, clap::Args)]
+pub struct ManArgs {
+    /// A command; left out, the program's own page
+    #[arg(value_name = "COMMAND")]
+    of: Option<String>,
+}
+
+pub(super) fn completions(args: &CompletionsArgs) -> Outcome {
+    // Into memory first: clap_complete panics where a pipe is closed early.
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut command(), "livekit-spool", &mut script);
+    write_out(&script)
+}
+
+pub(super) fn man(args: &ManArgs) -> Outcome {
+    let mut program = command().disable_help_subcommand(true);
+    program.build();
+    let page = match &args.of {
+        None => program,
+        Some(name) => {
+            let names: Vec<_> = program.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+            let sub = program
+                .get_subcommands()
+                .find(|sub| sub.get_name() == name)
+                .ok_or_else(|| Failure::usage(format!("no command {name:?}: there are {}", names.join(", "))))?;
+            // Built above: its display name is livekit-spool-NAME.
+            sub.clone()
+        }
+    };
+    let mut text = Vec::new();
+    clap_mangen::Man::new(page).render(&mut text)?;
+    write_out(&text)
+}
+
+fn write_out(bytes: &[u8]) -> Outcome {
+    match io::Write::write_all(&mut io::stdout(), bytes) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,66 @@
+//! What commands print: tables that fit 80 columns, JSON, and nothing after the reader has gone.
+
+use std::io::{self, Write};
+
+use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
+use serde::Serialize;
+
+use super::Outcome;
+
+/// The width that output is made for where no terminal says otherwise.
+const COLUMNS: u16 = 80;
+
+/// Prints a line; a reader that has gone (`| head`) is no error.
+///
+/// # Errors
+/// When stdout cannot be written for another reason.
+pub fn line(text: impl AsRef<str>) -> Outcome {
+    let mut out = anstream::stdout().lock();
+    match writeln!(out, "{}", text.as_ref()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Prints a value as JSON, indented.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn json(value: &impl Serialize) -> Outcome {
+    line(serde_json::to_string_pretty(value)?)
+}
+
+/// A table with these columns; those whose name begins with `>` are numbers, to the right.
+#[must_use]
+pub fn table(columns: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic).set_width(width());
+    table.set_header(columns.iter().map(|name| Cell::new(name.trim_start_matches('>'))));
+    for (i, name) in columns.iter().enumerate() {
+        if let Some(column) = table.column_mut(i) {
+            column.set_padding((0, 2));
+            if name.starts_with('>') {
+                column.set_cell_alignment(CellAlignment::Right);
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            } else {
+                column.set_constraint(ColumnConstraint::LowerBoundary(Width::Fixed(6)));
+            }
+        }
+    }
+    table
+}
+
+/// Prints a table.
+///
+/// # Errors
+/// When stdout cannot be written.
+pub fn print_table(table: &Table) -> Outcome {
+    for row in table.lines() {
+        line(row.trim_end())?;
+    }
+    Ok(())
+}
+
+fn width() -> u16 {
+    rustix::termios::tcgetwinsize(io::stdout()).map_or(COLUMNS, |size| size.ws_col.clamp(60, 200).max(1))
+}
