@@ -1,7 +1,7 @@
 //! The test library does what the other tests rely on: servers survive kill -9, the proxy cuts where told, the scripted
 //! server speaks with the real driver.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, fs, process::Command, time::Duration};
 
 use bson::{Document, doc};
 use mongodb::{
@@ -9,8 +9,10 @@ use mongodb::{
     error::ErrorKind,
     options::{ClientOptions, WriteConcern},
 };
+use rand::{SeedableRng, rngs::StdRng};
 use support::{
     mongo::{self, Mongo},
+    power::{Recording, trace},
     proxy::{Cut, Mode, Proxy},
     records,
     redis::Redis,
@@ -33,7 +35,7 @@ fn ids(range: std::ops::Range<i32>) -> BTreeSet<String> {
 
 async fn client(uri: &str) -> Client {
     let mut options = ClientOptions::parse(uri).await.unwrap();
-    options.server_selection_timeout = Some(Duration::from_secs(10));
+    options.server_selection_timeout = Some(Duration::from_secs(3));
     options.retry_writes = Some(false);
     options.write_concern = Some(WriteConcern::majority());
     Client::with_options(options).unwrap()
@@ -103,7 +105,7 @@ async fn the_proxy_cuts_before_a_request_after_it_and_in_its_reply() {
     let ask = async |request: &[u8; 4]| {
         let mut stream = TcpStream::connect(proxy.address()).await.unwrap();
         stream.write_all(request).await.unwrap();
-        let mut answer = vec![0; 10];
+        let mut answer = [0; 10];
         let mut read = 0;
         while read < 10 {
             match stream.read(&mut answer[read..]).await {
@@ -168,9 +170,9 @@ async fn the_scripted_server_keeps_each_id_once_and_fails_what_the_script_says()
     let server = WireServer::scripted(|command| match (command.name.as_str(), command.number) {
         ("insert", 1) => Reply::WriteErrors(vec![WriteError::new(2, 121, "Document failed validation")]),
         ("insert", 2) => Reply::Answer(wire::error(10107, "NotWritablePrimary", "not primary")),
-        ("insert", 3) => Reply::CloseAfter,
-        ("insert", 4) => Reply::CloseBefore,
-        ("insert", 5) => Reply::CloseInReply(20),
+        ("insert", 3) => Reply::DoAndHangUp,
+        ("insert", 4) => Reply::HangUp,
+        ("insert", 5) => Reply::CutShort(20),
         ("insert", 6) => Reply::WriteConcernError(
             doc! { "code": 64, "codeName": "WriteConcernTimeout", "errmsg": "waiting for replication timed out" },
         ),
@@ -241,4 +243,37 @@ fn the_real_records_are_763_events_and_482_stats_each_with_an_id_of_its_own() {
     assert_eq!(records::stat_ids(&stats).len(), 482);
     let numbered: Vec<_> = records::numbered_events("x").take(1_000).collect();
     assert_eq!(records::event_ids(&numbered).len(), 1_000);
+}
+
+#[test]
+fn the_images_of_a_power_cut_hold_what_was_synced_and_any_part_of_what_was_not() {
+    let folder = support::folder("power");
+    let (root, prefix) = (folder.path().join("root"), folder.path().join("trace"));
+    fs::create_dir(&root).unwrap();
+    // Names that are made and synced, then more in the same file, a file of its own, and a rename, none of it synced.
+    let script = "printf A > kept; sync kept; sync .; printf B >> kept; printf C > loose; mv kept moved";
+    let words = trace::strace(&prefix);
+    let status = Command::new(&words[0]).args(&words[1..]).args(["sh", "-c", script]).current_dir(&root).status();
+    assert!(status.expect("strace runs: `tests/servers` installs it").success());
+    let recording = Recording::of(&trace::read(&prefix), &root);
+
+    let mut random = StdRng::seed_from_u64(support::seed());
+    let mut seen = BTreeSet::new();
+    for n in 0..400 {
+        let image = folder.path().join(format!("image-{n}"));
+        recording.image(&root, f64::INFINITY, &mut random, &image);
+        let read = |name| fs::read_to_string(image.join(name)).ok();
+        seen.insert([read("kept"), read("moved"), read("loose")]);
+        fs::remove_dir_all(image).unwrap();
+    }
+    let some = |text: &str| Some(text.to_owned());
+    let mut possible = BTreeSet::new();
+    // The page without B's length, with it, or B's length without the page.
+    for kept in ["A", "AB", "A\0"] {
+        for loose in [None, some(""), some("C"), some("\0")] {
+            possible.insert([some(kept), None, loose.clone()]);
+            possible.insert([None, some(kept), loose]);
+        }
+    }
+    assert_eq!(seen, possible);
 }

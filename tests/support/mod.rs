@@ -2,9 +2,10 @@
 //!
 //! - [`child`]: processes that die with the test, their output kept and shown when it fails.
 //! - [`mongo`], [`redis`]: real servers on free ports: kill -9, restart on the same data.
+//! - [`power`]: the folders that a power cut may leave, from a recording of system calls.
 //! - [`proxy`]: a TCP proxy that cuts, delays, swallows, refuses and heals.
 //! - [`wire`]: a MongoDB server in a few lines: acknowledges as fast as it reads, or answers by script.
-//! - [`process`]: `livekit-spool` itself, with a config of the test's making.
+//! - [`process`]: `livekit-spool` itself, with a config of the test's making; [`load`]: senders that keep it busy.
 //! - [`records`]: LiveKit's real records, and made-up ones with known ids.
 //!
 //! A test that needs a server fails where the server is missing and says what gets it (`tests/servers`).
@@ -25,7 +26,10 @@ use std::{
 use tempfile::TempDir;
 
 pub mod child;
+pub mod load;
 pub mod mongo;
+pub mod power;
+pub mod process;
 pub mod proxy;
 pub mod records;
 pub mod redis;

@@ -54,11 +54,11 @@ pub enum Reply {
     /// Done, with this `writeConcernError` in the answer.
     WriteConcernError(Document),
     /// Nothing is done, and the connection is closed.
-    CloseBefore,
+    HangUp,
     /// Done, and the connection is closed without an answer.
-    CloseAfter,
+    DoAndHangUp,
     /// Done, and the connection is closed after this many bytes of the answer.
-    CloseInReply(usize),
+    CutShort(usize),
     /// Nothing is done, and no answer ever comes; the connection stays open.
     Silence,
 }
@@ -219,12 +219,12 @@ async fn serve(stream: TcpStream, connection: u64, shared: &Shared) -> io::Resul
                         answer.insert("writeConcernError", error);
                         answer
                     }
-                    Reply::CloseBefore => return Ok(()),
-                    Reply::CloseAfter => {
+                    Reply::HangUp => return Ok(()),
+                    Reply::DoAndHangUp => {
                         shared.obey(&command, Vec::new());
                         return Ok(());
                     }
-                    Reply::CloseInReply(bytes) => {
+                    Reply::CutShort(bytes) => {
                         closing = Some(bytes);
                         shared.obey(&command, Vec::new())
                     }
