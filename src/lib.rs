@@ -21,6 +21,7 @@ pub mod cli;
 pub mod config;
 pub mod document;
 pub mod flush;
+pub mod histogram;
 pub mod ingest;
 pub mod record;
 pub mod secret;

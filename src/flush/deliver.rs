@@ -6,12 +6,12 @@
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio_util::sync::CancellationToken;
 
-use super::parcel::Parcel;
+use super::{parcel::Parcel, status::Meters};
 use crate::sink::{Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind};
 
 /// So many records failing alone, and none passing, end a bisection: the next one begins elsewhere.
@@ -23,6 +23,7 @@ pub(super) struct Way<'a> {
     pub(super) timeout: Duration,
     /// Ends what is under way at the end of the last flush.
     pub(super) cut: &'a CancellationToken,
+    pub(super) meters: &'a Meters,
     /// Records that the sink took or rejected by name, all workers' tasks together.
     pub(super) passes: &'a AtomicU64,
 }
@@ -129,6 +130,15 @@ impl Attempt<'_> {
 
 /// One batch, within the time it may take.
 async fn send(way: &Way<'_>, batch: Batch) -> BatchOutcome {
+    let records = batch.records.len();
+    let begun = Instant::now();
+    let answer = send_within(way, batch).await;
+    way.meters.latency.record_time(begun.elapsed());
+    way.meters.batch_records.record(records as f64);
+    answer
+}
+
+async fn send_within(way: &Way<'_>, batch: Batch) -> BatchOutcome {
     let records = batch.records.len();
     let failed = |kind, message| BatchOutcome {
         records: vec![Outcome::Retry; records],

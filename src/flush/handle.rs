@@ -8,7 +8,12 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{FlushOptions, FlushStatus, status::Shared, tasks::Tools, worker::Loop};
+use super::{
+    FlushOptions, FlushStatus,
+    status::{Meters, Shared},
+    tasks::Tools,
+    worker::Loop,
+};
 use crate::{record::SinkName, sink::Sink, spool::Queue};
 
 #[derive(Debug)]
@@ -34,7 +39,9 @@ impl Worker {
         shutdown: CancellationToken,
     ) -> Handle {
         let shared = Arc::new(Shared::new(name.as_str(), sink.kind(), sink.address()));
+        let meters = Arc::new(Meters::default());
         let tools = Tools {
+            meters: Arc::clone(&meters),
             queue,
             sink,
             timeout: options.timeout,
@@ -43,7 +50,7 @@ impl Worker {
         };
         let (commands, obeyed) = unbounded_channel();
         let task = tokio::spawn(Loop::new(tools, options, Arc::clone(&shared)).run(obeyed, shutdown));
-        Handle { shared, commands, task }
+        Handle { shared, meters, commands, task }
     }
 }
 
@@ -51,6 +58,7 @@ impl Worker {
 #[derive(Debug)]
 pub struct Handle {
     shared: Arc<Shared>,
+    meters: Arc<Meters>,
     commands: UnboundedSender<Command>,
     task: JoinHandle<()>,
 }
@@ -59,7 +67,11 @@ impl Handle {
     /// Its figures now.
     #[must_use]
     pub fn status(&self) -> FlushStatus {
-        self.shared.snapshot()
+        FlushStatus {
+            latency: self.meters.latency.snapshot(),
+            batch_sizes: self.meters.batch_records.snapshot(),
+            ..self.shared.snapshot()
+        }
     }
 
     /// Stops taking records; what is under way ends.

@@ -6,6 +6,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    histogram::{self, Histogram, HistogramSnapshot},
     record::{UnixMillis, now_millis},
     sink::SinkErrorKind,
 };
@@ -107,6 +108,23 @@ pub struct FlushStatus {
     pub lag_millis: Option<i64>,
     /// When a batch was last acknowledged, by the wall clock.
     pub last_delivery_at: Option<UnixMillis>,
+    /// How long the sink took to answer a batch, seconds.
+    pub latency: HistogramSnapshot,
+    /// Records in the batches that went out.
+    pub batch_sizes: HistogramSnapshot,
+}
+
+/// What is measured batch by batch.
+#[derive(Debug)]
+pub(super) struct Meters {
+    pub(super) latency: Histogram,
+    pub(super) batch_records: Histogram,
+}
+
+impl Default for Meters {
+    fn default() -> Self {
+        Self { latency: Histogram::new(histogram::LATENCY), batch_records: Histogram::new(histogram::RECORDS) }
+    }
 }
 
 /// The status as the worker keeps it.
@@ -132,6 +150,8 @@ impl Shared {
             batch_records: 0,
             lag_millis: None,
             last_delivery_at: None,
+            latency: HistogramSnapshot::default(),
+            batch_sizes: HistogramSnapshot::default(),
         }))
     }
 

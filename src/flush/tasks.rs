@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     deliver::{Verdict, Way, deliver},
     parcel::{Parcel, ranges},
+    status::Meters,
 };
 use crate::{
     record::{Stream, now_millis, time_of},
@@ -27,6 +28,7 @@ pub(super) struct Tools {
     pub(super) timeout: Duration,
     pub(super) cut: CancellationToken,
     pub(super) passes: Arc<AtomicU64>,
+    pub(super) meters: Arc<Meters>,
 }
 
 /// What a task reports.
@@ -79,7 +81,13 @@ pub(super) async fn initialize(tools: Tools) -> Done {
 
 /// Sends a parcel, removes from the queue what was delivered, sets aside what was rejected.
 pub(super) async fn send(tools: Tools, mut parcel: Parcel) -> Done {
-    let way = Way { sink: &*tools.sink, timeout: tools.timeout, cut: &tools.cut, passes: &tools.passes };
+    let way = Way {
+        sink: &*tools.sink,
+        timeout: tools.timeout,
+        cut: &tools.cut,
+        meters: &tools.meters,
+        passes: &tools.passes,
+    };
     let Verdict { outcomes, error, batches, passes } = deliver(&way, &parcel).await;
 
     let mut sent = Sent {
