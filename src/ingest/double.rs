@@ -5,7 +5,10 @@ use std::sync::{Arc, atomic::AtomicU64, atomic::Ordering::Relaxed};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use super::fanout::{Append, CannotAppend};
+use super::{
+    Refused,
+    fanout::{Append, CannotAppend},
+};
 use crate::record::RecordBatch;
 
 /// How it behaves from now on.
@@ -56,8 +59,10 @@ impl Append for MemorySpool {
         let mood = *mood.wait_for(|mood| *mood != Mood::Hang).await.expect("the sender lives in self");
         match mood {
             Mood::Takes | Mood::Hang => self.batches.lock().push(batch),
-            Mood::Full => return Err(CannotAppend { full: true, message: "the spool is full".into() }),
-            Mood::Broken => return Err(CannotAppend { full: false, message: "the disk is gone".into() }),
+            Mood::Full => return Err(CannotAppend { reason: Refused::Full, message: "the spool is full".into() }),
+            Mood::Broken => {
+                return Err(CannotAppend { reason: Refused::Unavailable, message: "the disk is gone".into() });
+            }
         }
         Ok(())
     }

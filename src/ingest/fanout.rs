@@ -39,8 +39,8 @@ pub trait Append: Send + Sync + 'static {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct CannotAppend {
-    /// It reached a quota (else: it cannot write, or was closed).
-    pub full: bool,
+    /// `Full` (a quota, the disk), `Unavailable` (it cannot write, or was closed) or `TooLarge` (it never takes that).
+    pub reason: Refused,
     /// For the sender: what happened, and the remedy.
     pub message: String,
 }
@@ -172,10 +172,8 @@ impl Intake {
 
 impl Entry {
     async fn append(&self, batch: RecordBatch) -> Result<(), Refusal> {
-        self.target.spool.append(batch).await.map_err(|error| {
-            let reason = if error.full { Refused::Full } else { Refused::Unavailable };
-            Refusal::new(reason, format!("sink {}: {}", self.target.name, error.message))
-        })
+        let appended = self.target.spool.append(batch).await;
+        appended.map_err(|error| Refusal::new(error.reason, format!("sink {}: {}", self.target.name, error.message)))
     }
 
     /// Hands a batch to an optional sink's spool in the background.

@@ -1,23 +1,41 @@
 //! Records come in: gRPC and HTTP, checked, handed to every sink's spool, answered after fsync.
 //!
 //! - [`wire`]: checks on the bytes as they came, pure;
-//! - [`Intake`]: one batch to every sink's spool.
+//! - [`Intake`]: one batch to every sink's spool;
+//! - [`grpc`]: the service `livekit.AnalyticsRecorderService`;
+//! - [`Gate`] and [`Tls`]: who may send.
 
+#![allow(dead_code, reason = "HTTP and webhooks use the rest")]
+
+mod auth;
+mod connections;
 #[cfg(test)]
 mod double;
 mod fanout;
+mod frames;
+pub mod grpc;
+mod inflate;
+mod listener;
 mod memory;
 mod options;
 mod refusal;
+mod server;
 mod status;
+mod stream;
+mod throttle;
+mod tls;
 pub mod wire;
 
+pub use auth::{AUDIENCE, Gate};
 pub use fanout::{Append, CannotAppend, Filter, Intake, Target};
+pub use listener::Listener;
 pub use options::{
     AuthOptions, ConnectionOptions, GrpcOptions, HttpOptions, LivekitKeys, MemoryOptions, Secret, TlsOptions,
 };
 pub use refusal::Refusal;
+pub use server::ServeError;
 pub use status::{IngestSnapshot, IngestStatus, Protocol, Refused, RefusedCount, TakenCount};
+pub use tls::{Tls, TlsError};
 
 /// The `livekit.AnalyticsRecorderService` client and server, generated at build time.
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]

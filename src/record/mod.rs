@@ -304,6 +304,13 @@ impl RecordBatchBuilder {
         self.count += 1;
     }
 
+    /// Adds all records of a batch of the same stream.
+    pub fn extend(&mut self, batch: &RecordBatch) {
+        debug_assert_eq!(self.stream, batch.stream);
+        self.bytes.extend_from_slice(&batch.bytes);
+        self.count += batch.count;
+    }
+
     /// How many records were pushed.
     #[must_use]
     pub const fn count(&self) -> u32 {

@@ -1,0 +1,255 @@
+//! `livekit.AnalyticsRecorderService`, served on the bytes of its messages; gRPC's health and reflection services beside it.
+//!
+//! | refused because | status | resend? |
+//! |---|---|---|
+//! | not such a message | `INVALID_ARGUMENT` | no |
+//! | over a size limit | `RESOURCE_EXHAUSTED` | no, in smaller messages |
+//! | unknown compression | `UNIMPLEMENTED` | no, in another one |
+//! | spool full or failing, no memory, too many streams, stopping | `UNAVAILABLE` | yes, later |
+//! | message or stream too slow | `DEADLINE_EXCEEDED` | yes, on a new stream |
+//! | no or bad credentials | `UNAUTHENTICATED` | with better ones |
+
+use std::{future::Future, sync::Arc};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures::FutureExt;
+use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
+use http_body_util::{BodyExt, Full};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming};
+use hyper_util::{
+    rt::{TokioExecutor, TokioTimer},
+    server::conn::auto::Builder,
+};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status, service::Routes};
+use tower::ServiceExt;
+
+use super::{
+    Gate, GrpcOptions, Intake, Listener, Protocol, Refusal, Refused, ServeError,
+    frames::{FrameLimits, Frames},
+    inflate::Encoding,
+    listener::Peer,
+    proto::analytics_recorder_service_server::SERVICE_NAME,
+    server::{Handler, Server},
+    stream::{self, StreamOptions},
+    tls::Alpn,
+};
+use crate::record::Stream;
+
+/// Schema of the service and all it refers to, for reflection.
+const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/livekit.fds"));
+const ACCEPTED_ENCODINGS: &str = "gzip,zstd,identity";
+/// What a peer may send before it is read, on a stream and on a connection: it bounds the memory of those who only send.
+const HTTP2_STREAM_WINDOW: u32 = 128 * 1024;
+const HTTP2_CONNECTION_WINDOW: u32 = 256 * 1024;
+const HTTP2_HEADER_BYTES: u32 = 16 * 1024;
+
+/// Serves gRPC until `shutdown`; then open streams get what they sent made durable and are told to connect again.
+///
+/// # Errors
+/// When the gate does not allow this listener.
+pub async fn serve(
+    listener: Listener,
+    intake: Arc<Intake>,
+    gate: Arc<Gate>,
+    options: GrpcOptions,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    gate.check_listener(&listener)?;
+    let (health, health_service) = tonic_health::server::health_reporter();
+    health.set_service_status(SERVICE_NAME, tonic_health::ServingStatus::Serving).await;
+    let stop = CancellationToken::new();
+    let server = Server {
+        protocol: Protocol::Grpc,
+        alpn: Alpn::H2,
+        tls: gate.tls().cloned(),
+        options: options.connections.clone(),
+        status: Arc::clone(intake.status()),
+        http: http2(&options),
+    };
+    let recorder = Recorder {
+        streams: Arc::new(Semaphore::new(options.max_streams)),
+        options: Arc::new(options),
+        side_services: reflection(Routes::new(health_service))?.prepare(),
+        intake,
+        gate,
+        stop: stop.clone(),
+    };
+    let stopping = async {
+        shutdown.await;
+        health.set_service_status(SERVICE_NAME, tonic_health::ServingStatus::NotServing).await;
+        stop.cancel();
+    };
+    tokio::join!(server.serve(listener, recorder, stop.clone()), stopping);
+    Ok(())
+}
+
+fn http2(options: &GrpcOptions) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new()).http2_only();
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .initial_stream_window_size(HTTP2_STREAM_WINDOW)
+        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+        .max_header_list_size(HTTP2_HEADER_BYTES)
+        .max_concurrent_streams(options.max_streams_per_connection)
+        .keep_alive_interval(options.keepalive_interval)
+        .keep_alive_timeout(options.keepalive_timeout);
+    builder
+}
+
+fn reflection(routes: Routes) -> Result<Routes, ServeError> {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name(SERVICE_NAME)
+            .with_service_name("grpc.health.v1.Health")
+    };
+    let failed = |error: tonic_reflection::server::Error| ServeError::Reflection(error.to_string());
+    Ok(routes
+        .add_service(builder().build_v1().map_err(failed)?)
+        .add_service(builder().build_v1alpha().map_err(failed)?))
+}
+
+#[derive(Clone)]
+struct Recorder {
+    intake: Arc<Intake>,
+    gate: Arc<Gate>,
+    options: Arc<GrpcOptions>,
+    streams: Arc<Semaphore>,
+    side_services: Routes,
+    stop: CancellationToken,
+}
+
+impl Handler for Recorder {
+    async fn handle(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+        let called = request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/'));
+        match called {
+            Some((SERVICE_NAME, method)) => match self.recorded(method, &request) {
+                Some(stream) => match self.record(stream, request, peer).await {
+                    Ok(()) => empty(),
+                    Err(refusal) => refused(&refusal),
+                },
+                None => Status::unimplemented("AnalyticsRecorderService has no such method").into_http(),
+            },
+            Some(("grpc.health.v1.Health", _)) => self.side(request).await,
+            _ => match self.gate.admit(Protocol::Grpc, request.headers(), peer, self.intake.status()) {
+                Ok(()) => self.side(request).await,
+                Err(refusal) => refused(&refusal),
+            },
+        }
+    }
+}
+
+impl Recorder {
+    /// The stream that a method of the service feeds.
+    fn recorded(&self, method: &str, request: &Request<Incoming>) -> Option<Stream> {
+        if request.method() != Method::POST {
+            return None;
+        }
+        match method {
+            "IngestEvents" => Some(Stream::Events),
+            "IngestStats" => Some(Stream::Stats),
+            "IngestNodeRoomStates" => Some(Stream::NodeRooms),
+            _ => None,
+        }
+    }
+
+    async fn side(&self, request: Request<Incoming>) -> Response<Body> {
+        let Ok(response) = self.side_services.clone().oneshot(request).await;
+        response.map(Body::new)
+    }
+
+    async fn record(&self, stream: Stream, request: Request<Incoming>, peer: Peer) -> Result<(), Refusal> {
+        let status = self.intake.status();
+        self.gate.admit(Protocol::Grpc, request.headers(), peer, status)?;
+        let taken = self.take(stream, request).await;
+        taken.inspect_err(|refusal| status.count_refused(Protocol::Grpc, refusal.reason))
+    }
+
+    async fn take(&self, stream: Stream, request: Request<Incoming>) -> Result<(), Refusal> {
+        let encoding = encoding(request.headers())?;
+        let room = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
+            Refusal::new(Refused::Streams, format!("{} streams are open already", self.options.max_streams))
+        })?;
+        let limits = FrameLimits {
+            max_message_bytes: self.options.max_message_bytes,
+            message_timeout: self.options.message_timeout,
+            idle_timeout: self.options.idle_stream_timeout,
+        };
+        let frames = Frames::new(request.into_body(), encoding, limits, Arc::clone(self.intake.memory()));
+        let options =
+            StreamOptions { stream, window: self.options.stream_window, max_records: self.options.max_message_records };
+        let (intake, stop) = (Arc::clone(&self.intake), self.stop.clone());
+        // a task of its own: what was taken off a stream is kept even if the peer goes away before the answer
+        let taking = tokio::spawn(async move {
+            let _open = OpenStream::new(Arc::clone(&intake));
+            let taken = stream::take(frames, intake, options, stop).await;
+            drop(room);
+            taken
+        });
+        taking.await.unwrap_or_else(|error| Err(Refusal::new(Refused::Unavailable, format!("internal error: {error}"))))
+    }
+}
+
+/// Counts a stream for as long as it is open.
+struct OpenStream(Arc<Intake>);
+
+impl OpenStream {
+    fn new(intake: Arc<Intake>) -> Self {
+        intake.status().streams().opened();
+        Self(intake)
+    }
+}
+
+impl Drop for OpenStream {
+    fn drop(&mut self) {
+        self.0.status().streams().closed();
+    }
+}
+
+fn encoding(headers: &HeaderMap) -> Result<Option<Encoding>, Refusal> {
+    let Some(name) = headers.get("grpc-encoding") else { return Ok(None) };
+    match Encoding::named(name.as_bytes()) {
+        Some(Encoding::Identity) => Ok(None),
+        Some(encoding) => Ok(Some(encoding)),
+        None => Err(Refusal::new(Refused::Unsupported, format!("grpc-encoding must be one of {ACCEPTED_ENCODINGS}"))),
+    }
+}
+
+/// `google.protobuf.Empty` and status OK.
+fn empty() -> Response<Body> {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    let message = Full::new(Bytes::from_static(&[0; 5]));
+    let body = message.with_trailers(async { Some(Ok(trailers)) }.boxed());
+    let mut response = Response::new(Body::new(body));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static(ACCEPTED_ENCODINGS));
+    response
+}
+
+fn refused(refusal: &Refusal) -> Response<Body> {
+    let code = match refusal.reason {
+        Refused::Invalid => Code::InvalidArgument,
+        Refused::TooLarge => Code::ResourceExhausted,
+        Refused::Unsupported => Code::Unimplemented,
+        Refused::Timeout => Code::DeadlineExceeded,
+        Refused::Aborted => Code::Cancelled,
+        Refused::Unauthenticated => Code::Unauthenticated,
+        Refused::Full
+        | Refused::Unavailable
+        | Refused::Memory
+        | Refused::Streams
+        | Refused::Connections
+        | Refused::Handshake
+        | Refused::Stopping => Code::Unavailable,
+    };
+    let mut response: Response<Body> = Status::new(code, &refusal.message).into_http();
+    response.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static(ACCEPTED_ENCODINGS));
+    *response.status_mut() = StatusCode::OK;
+    response
+}

@@ -1,0 +1,151 @@
+//! One recorder stream: messages in, batches to the spools, one answer at the end that covers them all.
+//!
+//! While a batch is on its way to the disk, the messages that come in are gathered into the next one: a stream of single
+//! events costs one sync per batch, not per event. At most `window` bytes (and the message that crosses it) are taken off
+//! and not yet durable; then the stream is read no further, and HTTP/2 flow control slows the sender down.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use hyper::body::Body;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Intake, Protocol, Refusal, Refused,
+    frames::{Frames, Message},
+    memory::Share,
+    wire,
+};
+use crate::record::{RecordBatch, RecordBatchBuilder, Stream, now_millis};
+
+/// What a stream's messages become.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StreamOptions {
+    pub stream: Stream,
+    pub window: usize,
+    pub max_records: u32,
+}
+
+/// Takes a stream to its end. Returns `Ok` when all its records are durable in every required sink's spool; on an error
+/// the whole messages before it were handed to the spools all the same.
+pub(super) async fn take<B>(
+    mut frames: Frames<B>,
+    intake: Arc<Intake>,
+    options: StreamOptions,
+    stop: CancellationToken,
+) -> Result<(), Refusal>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: std::fmt::Display,
+{
+    let mut gathered = Gathered::default();
+    let mut append = InFlight::default();
+    let mut end: Option<Result<(), Refusal>> = None;
+    let mut held_back = false;
+    loop {
+        if append.is_idle()
+            && let Some((batch, share)) = gathered.take()
+        {
+            append.begin(Arc::clone(&intake), batch, share);
+        }
+        if append.is_idle()
+            && let Some(end) = end
+        {
+            return end;
+        }
+        let reads = end.is_none() && gathered.bytes() + append.bytes < options.window;
+        if reads && held_back {
+            frames.rearm();
+        }
+        held_back = end.is_none() && !reads;
+        tokio::select! {
+            done = append.done(), if !append.is_idle() => {
+                append = InFlight::default();
+                done?;
+            }
+            message = frames.next(), if reads => match message {
+                Ok(Some(message)) => {
+                    if let Err(refusal) = gathered.add(message, options) {
+                        end = Some(Err(refusal));
+                    }
+                }
+                Ok(None) => end = Some(Ok(())),
+                Err(refusal) => end = Some(Err(refusal)),
+            },
+            () = stop.cancelled(), if end.is_none() => {
+                end = Some(Err(Refusal::new(Refused::Stopping, "livekit-spool is stopping: connect again and resend")));
+            }
+        }
+    }
+}
+
+/// Records that wait for the batch before them to be durable.
+#[derive(Default)]
+struct Gathered {
+    first: Option<RecordBatch>,
+    more: Option<RecordBatchBuilder>,
+    share: Share,
+}
+
+impl Gathered {
+    fn bytes(&self) -> usize {
+        self.more
+            .as_ref()
+            .map_or_else(|| self.first.as_ref().map_or(0, |first| first.bytes().len()), RecordBatchBuilder::len)
+    }
+
+    fn add(&mut self, message: Message, options: StreamOptions) -> Result<(), Refusal> {
+        let batch = wire::message(options.stream, now_millis(), message.bytes, options.max_records)?;
+        self.share.merge(message.share);
+        let Some(first) = &self.first else {
+            self.first = Some(batch);
+            return Ok(());
+        };
+        let more = self.more.get_or_insert_with(|| {
+            let mut builder = RecordBatchBuilder::new(options.stream);
+            builder.extend(first);
+            builder
+        });
+        more.extend(&batch);
+        Ok(())
+    }
+
+    fn take(&mut self) -> Option<(RecordBatch, Share)> {
+        let first = self.first.take()?;
+        let batch = match self.more.take() {
+            Some(more) => more.build(first.received_at),
+            None => first,
+        };
+        Some((batch, std::mem::take(&mut self.share)))
+    }
+}
+
+/// The batch on its way to the disk.
+#[derive(Default)]
+struct InFlight {
+    future: Option<BoxFuture<'static, Result<(), Refusal>>>,
+    bytes: usize,
+}
+
+impl InFlight {
+    const fn is_idle(&self) -> bool {
+        self.future.is_none()
+    }
+
+    fn begin(&mut self, intake: Arc<Intake>, batch: RecordBatch, share: Share) {
+        self.bytes = batch.bytes().len();
+        self.future = Some(Box::pin(async move {
+            let result = intake.append(Protocol::Grpc, batch).await;
+            drop(share);
+            result
+        }));
+    }
+
+    async fn done(&mut self) -> Result<(), Refusal> {
+        match &mut self.future {
+            Some(future) => future.await,
+            None => std::future::pending().await,
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! gRPC as LiveKit speaks it.
+
+use std::time::Duration;
+
+use futures::StreamExt;
+use livekit_protocol::{AnalyticsEvent, AnalyticsEvents, AnalyticsNodeRooms, AnalyticsStat, AnalyticsStats};
+use livekit_spool::{
+    ingest::{GrpcOptions, MemoryOptions, Refused},
+    record::Stream,
+};
+use prost::Message;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, codec::CompressionEncoding, transport::Channel};
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_reflection::pb::v1::{
+    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+};
+
+use crate::support::{Mood, bundled, eventually, open_gate, serve_grpc, serve_grpc_with, within};
+
+fn events(count: usize, error_bytes: usize) -> AnalyticsEvents {
+    let event = |i| AnalyticsEvent { id: format!("AE_{i}"), error: "x".repeat(error_bytes), ..Default::default() };
+    AnalyticsEvents { events: (0..count).map(event).collect() }
+}
+
+#[tokio::test]
+async fn real_records_one_event_a_message_are_stored_in_order_and_answered_empty() {
+    let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    let mut client = server.client().await;
+    let records: Vec<AnalyticsEvent> =
+        bundled("livekit-1.11/events.pb").iter().map(|record| AnalyticsEvent::decode(&record[..]).unwrap()).collect();
+    let messages: Vec<_> = records.iter().map(|event| AnalyticsEvents { events: vec![event.clone()] }).collect();
+    client.ingest_events(futures::stream::iter(messages)).await.unwrap();
+    let expected: Vec<_> = records.iter().map(Message::encode_to_vec).collect();
+    assert_eq!(server.spool.records(Stream::Events), expected);
+
+    let stats: Vec<AnalyticsStat> =
+        bundled("livekit-1.11/stats.pb").iter().map(|record| AnalyticsStat::decode(&record[..]).unwrap()).collect();
+    let messages: Vec<_> = stats.chunks(7).map(|chunk| AnalyticsStats { stats: chunk.to_vec() }).collect();
+    client.ingest_stats(futures::stream::iter(messages)).await.unwrap();
+    assert_eq!(server.spool.records(Stream::Stats), stats.iter().map(Message::encode_to_vec).collect::<Vec<_>>());
+
+    let state = AnalyticsNodeRooms { node_id: "ND_1".into(), sequence_number: 3, ..Default::default() };
+    client.ingest_node_room_states(futures::stream::iter([state.clone(), state.clone()])).await.unwrap();
+    assert_eq!(server.spool.records(Stream::NodeRooms), [state.encode_to_vec(), state.encode_to_vec()]);
+}
+
+#[tokio::test]
+async fn the_answer_waits_until_all_of_the_stream_is_durable() {
+    let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    server.spool.set(Mood::Hangs);
+    let mut client = server.client().await;
+    let call = tokio::spawn(async move { client.ingest_events(futures::stream::iter([events(3, 0)])).await });
+    within(server.spool.was_offered_some()).await;
+    assert!(!call.is_finished());
+    server.spool.set(Mood::Takes);
+    within(call).await.unwrap().unwrap();
+    assert_eq!(server.spool.records(Stream::Events).len(), 3);
+}
+
+#[tokio::test]
+async fn messages_that_come_while_a_batch_is_written_share_the_next_one() {
+    let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    server.spool.set(Mood::Hangs);
+    let mut client = server.client().await;
+    let (sender, messages) = mpsc::channel(1000);
+    let call = tokio::spawn(async move { client.ingest_events(ReceiverStream::new(messages)).await });
+    sender.send(events(1, 0)).await.unwrap();
+    within(server.spool.was_offered_some()).await;
+    for _ in 0..100 {
+        sender.send(events(1, 100)).await.unwrap();
+    }
+    eventually("the second batch is gathered", || server.intake.snapshot().waiting_bytes > 100 * 100).await;
+    server.spool.set(Mood::Takes);
+    drop(sender);
+    within(call).await.unwrap().unwrap();
+    assert_eq!(server.spool.records(Stream::Events).len(), 101);
+    assert!(server.spool.batches() < 10, "{} batches", server.spool.batches());
+}
+
+#[tokio::test]
+async fn no_more_than_the_window_is_taken_off_a_stream_before_it_is_durable() {
+    let window = 64 * 1024;
+    let server = serve_grpc(GrpcOptions { stream_window: window, ..Default::default() }, open_gate()).await;
+    server.spool.set(Mood::Hangs);
+    let mut client = server.client().await;
+    let message = events(1, 8 * 1024);
+    let messages = futures::stream::iter(std::iter::repeat_n(message.clone(), 200));
+    let call = tokio::spawn(async move { client.ingest_events(messages).await });
+    eventually("the window fills", || server.intake.snapshot().waiting_bytes as usize >= window - 8 * 1024).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // what lies in the frame buffer besides is one HTTP/2 frame's worth
+    let waiting = server.intake.snapshot().waiting_bytes as usize;
+    assert!(waiting <= window + 2 * message.encoded_len() + 32 * 1024, "{waiting} bytes wait");
+    server.spool.set(Mood::Takes);
+    within(call).await.unwrap().unwrap();
+    assert_eq!(server.spool.records(Stream::Events).len(), 200);
+    assert_eq!(server.intake.snapshot().waiting_bytes, 0);
+}
+
+#[tokio::test]
+async fn fields_this_schema_does_not_know_are_stored_as_they_came() {
+    let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    let mut record = AnalyticsEvent { id: "AE_new".into(), ..Default::default() }.encode_to_vec();
+    record.extend([0xA2, 0x7D, 0x03, b'n', b'e', b'w']); // field 2004
+    let mut message = vec![0x0A, u8::try_from(record.len()).unwrap()];
+    message.extend(&record);
+    raw_call(server.address, "IngestEvents", &message).await.unwrap();
+    assert_eq!(server.spool.records(Stream::Events), [record]);
+}
+
+#[tokio::test]
+async fn gzip_and_zstd_messages_are_taken() {
+    let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    for encoding in [CompressionEncoding::Gzip, CompressionEncoding::Zstd] {
+        let mut client = server.client().await.send_compressed(encoding);
+        client.ingest_events(futures::stream::iter([events(100, 50)])).await.unwrap();
+    }
+    assert_eq!(server.spool.records(Stream::Events).len(), 200);
+}
+
+#[tokio::test]
+async fn each_refusal_has_its_code() {
+    let options = GrpcOptions {
+        max_message_bytes: 10_000,
+        max_message_records: 50,
+        stream_window: 1 << 20,
+        ..Default::default()
+    };
+    let server = serve_grpc(options, open_gate()).await;
+    let mut client = server.client().await;
+
+    let too_large = client.ingest_events(futures::stream::iter([events(1, 20_000)])).await.unwrap_err();
+    assert_eq!(too_large.code(), Code::ResourceExhausted, "{too_large}");
+    let too_many = client.ingest_events(futures::stream::iter([events(51, 0)])).await.unwrap_err();
+    assert_eq!(too_many.code(), Code::ResourceExhausted, "{too_many}");
+    let mut zstd = client.clone().send_compressed(CompressionEncoding::Zstd);
+    let bomb = zstd.ingest_events(futures::stream::iter([events(1, 5_000_000)])).await.unwrap_err();
+    assert_eq!(bomb.code(), Code::ResourceExhausted, "{bomb}");
+    let garbage = raw_call(server.address, "IngestEvents", b"\xFF\xFFgarbage").await.unwrap_err();
+    assert_eq!(garbage.code(), Code::InvalidArgument, "{garbage}");
+    let unknown = raw_call(server.address, "IngestDreams", b"").await.unwrap_err();
+    assert_eq!(unknown.code(), Code::Unimplemented, "{unknown}");
+    server.spool.set(Mood::Full);
+    let full = client.ingest_events(futures::stream::iter([events(1, 0)])).await.unwrap_err();
+    assert_eq!((full.code(), full.message()), (Code::Unavailable, "sink memory: the spool is full"));
+    assert_eq!((server.refused(Refused::TooLarge), server.refused(Refused::Full)), (3, 1));
+    assert_eq!(server.spool.records(Stream::Events).len(), 0);
+}
+
+#[tokio::test]
+async fn whole_messages_before_a_bad_one_are_kept() {
+    let server = serve_grpc(GrpcOptions { max_message_bytes: 10_000, ..Default::default() }, open_gate()).await;
+    let mut client = server.client().await;
+    let messages = [events(2, 0), events(3, 0), events(1, 20_000), events(4, 0)];
+    client.ingest_events(futures::stream::iter(messages)).await.unwrap_err();
+    assert_eq!(server.spool.records(Stream::Events).len(), 5);
+}
+
+#[tokio::test]
+async fn what_was_taken_off_a_stream_that_breaks_is_kept() {
+    let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    server.spool.set(Mood::Hangs);
+    let mut client = server.client().await;
+    let messages = futures::stream::iter([events(1, 0), events(2, 0)]).chain(futures::stream::pending());
+    let call = tokio::spawn(async move { client.ingest_events(messages).await });
+    eventually("both messages are taken off", || {
+        server.intake.snapshot().waiting_bytes as usize >= events(1, 0).encoded_len() + events(2, 0).encoded_len()
+    })
+    .await;
+    call.abort();
+    server.spool.set(Mood::Takes);
+    eventually("they are kept", || server.spool.records(Stream::Events).len() == 3).await;
+    eventually("the stream is gone", || server.intake.snapshot().streams == 0).await;
+}
+
+#[tokio::test]
+async fn a_silent_stream_ends_with_deadline_exceeded() {
+    let options = GrpcOptions { idle_stream_timeout: Duration::from_millis(50), ..Default::default() };
+    let server = serve_grpc(options, open_gate()).await;
+    let mut client = server.client().await;
+    let messages = futures::stream::iter([events(1, 0)]).chain(futures::stream::pending());
+    let status = within(client.ingest_events(messages)).await.unwrap_err();
+    assert_eq!(status.code(), Code::DeadlineExceeded);
+    assert_eq!(server.spool.records(Stream::Events).len(), 1);
+}
+
+#[tokio::test]
+async fn a_stream_too_many_is_told_to_come_again() {
+    let server = serve_grpc(GrpcOptions { max_streams: 2, ..Default::default() }, open_gate()).await;
+    let client = server.client().await;
+    let open: Vec<_> = (0..2)
+        .map(|_| {
+            let mut client = client.clone();
+            tokio::spawn(async move { client.ingest_events(futures::stream::pending()).await })
+        })
+        .collect();
+    eventually("two streams are open", || server.intake.snapshot().streams == 2).await;
+    let status = client.clone().ingest_events(futures::stream::iter([events(1, 0)])).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    open.iter().for_each(tokio::task::JoinHandle::abort);
+    eventually("they are closed", || server.intake.snapshot().streams == 0).await;
+    client.clone().ingest_events(futures::stream::iter([events(1, 0)])).await.unwrap();
+}
+
+#[tokio::test]
+async fn where_no_memory_is_left_senders_are_told_to_come_again() {
+    let memory = MemoryOptions { max_bytes: 100_000, wait: Duration::from_millis(50) };
+    let server = serve_grpc_with(GrpcOptions::default(), open_gate(), &memory).await;
+    server.spool.set(Mood::Hangs);
+    let client = server.client().await;
+    let mut greedy = client.clone();
+    let held = tokio::spawn(async move { greedy.ingest_events(futures::stream::iter([events(1, 90_000)])).await });
+    within(server.spool.was_offered_some()).await;
+    let status = client.clone().ingest_events(futures::stream::iter([events(1, 50_000)])).await.unwrap_err();
+    assert_eq!((status.code(), server.refused(Refused::Memory)), (Code::Unavailable, 1));
+    server.spool.set(Mood::Takes);
+    within(held).await.unwrap().unwrap();
+    client.clone().ingest_events(futures::stream::iter([events(1, 50_000)])).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_shutdown_keeps_what_was_taken_and_tells_the_sender_to_connect_again() {
+    let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    let mut client = server.client().await;
+    let messages = futures::stream::iter([events(5, 0)]).chain(futures::stream::pending());
+    let call = tokio::spawn(async move { client.ingest_events(messages).await });
+    eventually("the message is taken", || server.spool.records(Stream::Events).len() == 5).await;
+    server.begin_stop();
+    let status = within(call).await.unwrap().unwrap_err();
+    assert_eq!(status.code(), Code::Unavailable);
+    server.ended().await;
+}
+
+#[tokio::test]
+async fn a_peer_that_never_ends_its_stream_cannot_hold_up_the_shutdown() {
+    let mut options = GrpcOptions::default();
+    options.connections.drain_timeout = Duration::from_millis(100);
+    let server = serve_grpc(options, open_gate()).await;
+    server.spool.set(Mood::Hangs);
+    let mut client = server.client().await;
+    let call = tokio::spawn(async move { client.ingest_events(futures::stream::iter([events(5, 0)])).await });
+    within(server.spool.was_offered_some()).await;
+    server.begin_stop();
+    server.ended().await;
+    within(call).await.unwrap().unwrap_err();
+}
+
+#[tokio::test]
+async fn health_and_reflection_answer() {
+    let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    let channel = Channel::from_shared(format!("http://{}", server.address)).unwrap().connect().await.unwrap();
+    for service in ["", "livekit.AnalyticsRecorderService"] {
+        let request = HealthCheckRequest { service: service.into() };
+        let answer = HealthClient::new(channel.clone()).check(request).await.unwrap();
+        assert_eq!(answer.into_inner().status(), ServingStatus::Serving);
+    }
+    let symbol = MessageRequest::FileContainingSymbol("livekit.AnalyticsRecorderService".into());
+    for request in [MessageRequest::ListServices(String::new()), symbol] {
+        let request = ServerReflectionRequest { host: String::new(), message_request: Some(request) };
+        let answers = ServerReflectionClient::new(channel.clone())
+            .server_reflection_info(futures::stream::iter([request]))
+            .await
+            .unwrap();
+        match answers.into_inner().message().await.unwrap().unwrap().message_response.unwrap() {
+            MessageResponse::ListServicesResponse(list) => {
+                let mut names: Vec<_> = list.service.into_iter().map(|service| service.name).collect();
+                names.sort();
+                let expected = [
+                    "grpc.health.v1.Health",
+                    "grpc.reflection.v1.ServerReflection",
+                    "livekit.AnalyticsRecorderService",
+                ];
+                assert_eq!(names, expected, "and no service that is not served");
+            }
+            MessageResponse::FileDescriptorResponse(files) => assert!(!files.file_descriptor_proto.is_empty()),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// Sends bytes as one message of a call, whatever they are.
+async fn raw_call(address: std::net::SocketAddr, method: &str, message: &[u8]) -> Result<(), tonic::Status> {
+    let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+    let mut grpc = tonic::client::Grpc::new(channel);
+    grpc.ready().await.unwrap();
+    let path = format!("/livekit.AnalyticsRecorderService/{method}").parse().unwrap();
+    let messages = futures::stream::iter([message.to_vec()]);
+    grpc.client_streaming(tonic::Request::new(messages), path, RawCodec).await.map(drop)
+}
+
+/// Sends bytes as they are, reads nothing.
+struct RawCodec;
+
+impl tonic::codec::Codec for RawCodec {
+    type Encode = Vec<u8>;
+    type Decode = ();
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl tonic::codec::Encoder for RawCodec {
+    type Item = Vec<u8>;
+    type Error = tonic::Status;
+
+    fn encode(&mut self, item: Vec<u8>, out: &mut tonic::codec::EncodeBuf<'_>) -> Result<(), tonic::Status> {
+        bytes::BufMut::put_slice(out, &item);
+        Ok(())
+    }
+}
+
+impl tonic::codec::Decoder for RawCodec {
+    type Item = ();
+    type Error = tonic::Status;
+
+    fn decode(&mut self, _: &mut tonic::codec::DecodeBuf<'_>) -> Result<Option<()>, tonic::Status> {
+        Ok(Some(()))
+    }
+}

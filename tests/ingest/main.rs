@@ -1,0 +1,4 @@
+//! The intake from outside: real sockets, real clients, spools in memory that behave as told.
+
+mod grpc;
+mod support;

@@ -1,0 +1,172 @@
+//! Servers on free ports over spools in memory, and the bundled records.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use livekit_spool::{
+    ingest::{
+        Append, AuthOptions, CannotAppend, Filter, Gate, GrpcOptions, Intake, Listener, LivekitKeys, MemoryOptions,
+        Refused, Target, grpc, proto::analytics_recorder_service_client::AnalyticsRecorderServiceClient,
+    },
+    record::{RecordBatch, SinkName, Stream, read_varint},
+};
+use parking_lot::Mutex;
+use tokio::{sync::watch, task::JoinHandle};
+use tonic::transport::Channel;
+
+/// How a spool behaves from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mood {
+    Takes,
+    Full,
+    Hangs,
+}
+
+/// A spool in memory.
+#[derive(Debug)]
+pub(crate) struct MemorySpool {
+    batches: Mutex<Vec<RecordBatch>>,
+    mood: watch::Sender<Mood>,
+    offered: watch::Sender<usize>,
+}
+
+impl MemorySpool {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            batches: Mutex::default(),
+            mood: watch::Sender::new(Mood::Takes),
+            offered: watch::Sender::new(0),
+        })
+    }
+
+    pub(crate) fn set(&self, mood: Mood) {
+        self.mood.send_replace(mood);
+    }
+
+    /// Records of a stream, in the order they came.
+    pub(crate) fn records(&self, stream: Stream) -> Vec<Vec<u8>> {
+        let batches = self.batches.lock();
+        let of_stream = batches.iter().filter(|batch| batch.stream == stream);
+        of_stream.flat_map(|batch| batch.iter().map(<[u8]>::to_vec).collect::<Vec<_>>()).collect()
+    }
+
+    pub(crate) fn batches(&self) -> usize {
+        self.batches.lock().len()
+    }
+
+    /// Returns once at least one batch was offered.
+    pub(crate) async fn was_offered_some(&self) {
+        self.offered.subscribe().wait_for(|bytes| *bytes > 0).await.expect("the sender lives in self");
+    }
+}
+
+#[async_trait]
+impl Append for MemorySpool {
+    async fn append(&self, batch: RecordBatch) -> Result<(), CannotAppend> {
+        self.offered.send_modify(|bytes| *bytes += batch.bytes().len());
+        let mut mood = self.mood.subscribe();
+        match *mood.wait_for(|mood| *mood != Mood::Hangs).await.expect("the sender lives in self") {
+            Mood::Full => Err(CannotAppend { reason: Refused::Full, message: "the spool is full".into() }),
+            _ => {
+                self.batches.lock().push(batch);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A running server; it stops when told, or with the test.
+pub(crate) struct Running {
+    pub(crate) address: SocketAddr,
+    pub(crate) spool: Arc<MemorySpool>,
+    pub(crate) intake: Arc<Intake>,
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    /// Begins the shutdown.
+    pub(crate) fn begin_stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Returns when the server has ended.
+    pub(crate) async fn ended(self) {
+        within(self.task).await.expect("the server ends without a panic");
+    }
+
+    /// How often something was refused for this reason, over all protocols.
+    pub(crate) fn refused(&self, reason: Refused) -> u64 {
+        let snapshot = self.intake.snapshot();
+        snapshot.refused.iter().filter(|refused| refused.reason == reason.as_str()).map(|refused| refused.count).sum()
+    }
+
+    pub(crate) async fn client(&self) -> AnalyticsRecorderServiceClient<Channel> {
+        let channel = Channel::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap();
+        AnalyticsRecorderServiceClient::new(channel)
+    }
+}
+
+/// Who may send, as most tests need it: anyone.
+pub(crate) fn open_gate() -> Gate {
+    Gate::new(AuthOptions::None, LivekitKeys::new(), None)
+}
+
+pub(crate) fn intake(memory: &MemoryOptions) -> (Arc<Intake>, Arc<MemorySpool>) {
+    let spool = MemorySpool::new();
+    let target = Target {
+        name: SinkName::new("memory").unwrap(),
+        required: true,
+        filter: Filter::default(),
+        spool: Arc::clone(&spool) as _,
+    };
+    (Arc::new(Intake::new(vec![target], memory)), spool)
+}
+
+pub(crate) async fn serve_grpc(options: GrpcOptions, gate: Gate) -> Running {
+    serve_grpc_with(options, gate, &MemoryOptions::default()).await
+}
+
+pub(crate) async fn serve_grpc_with(options: GrpcOptions, gate: Gate, memory: &MemoryOptions) -> Running {
+    let (intake, spool) = intake(memory);
+    let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.tcp_address().unwrap();
+    let (stop, mut stopped) = watch::channel(false);
+    let shutdown = async move {
+        let _ = stopped.wait_for(|stop| *stop).await;
+    };
+    let serving = grpc::serve(listener, Arc::clone(&intake), Arc::new(gate), options, shutdown);
+    let task = tokio::spawn(async move { serving.await.expect("the gate allows this listener") });
+    Running { address, spool, intake, stop, task }
+}
+
+/// Fails the test where something that must end does not.
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), future).await.expect("it ends within a minute")
+}
+
+/// Polls until it is so; fails the test if it never is.
+pub(crate) async fn eventually(what: &str, so: impl Fn() -> bool) {
+    for _ in 0..6000 {
+        if so() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never: {what}");
+}
+
+/// The records of a data file: each behind its varint length.
+pub(crate) fn bundled(file: &str) -> Vec<Vec<u8>> {
+    let path = format!("{}/tests/data/{file}", env!("CARGO_MANIFEST_DIR"));
+    let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
+    let mut rest = &bytes[..];
+    let mut records = Vec::new();
+    while !rest.is_empty() {
+        let length = usize::try_from(read_varint(&mut rest).expect("a length")).unwrap();
+        let (record, tail) = rest.split_at(length);
+        records.push(record.to_vec());
+        rest = tail;
+    }
+    records
+}
