@@ -255,6 +255,13 @@ impl Encoding<'_> {
                     self.writer.string(&pii_key.hash(text));
                 }
             }
+            Value::Scrubbed(scrub) => {
+                let text = text(input)?;
+                if !text.is_empty() || present {
+                    key.write(&mut self.writer, kind::STRING);
+                    self.writer.string(&scrub.apply(text));
+                }
+            }
             Value::Bytes => {
                 let bytes = wire::length_delimited(input)?;
                 if !bytes.is_empty() || present {

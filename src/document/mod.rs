@@ -30,7 +30,9 @@
 mod encode;
 mod encoder;
 mod error;
+mod extjson;
 mod fork;
+mod indexes;
 mod json;
 mod map;
 mod merge;
@@ -39,12 +41,15 @@ mod pool;
 mod protobuf;
 mod redact;
 mod schema;
+mod scrub;
 mod wire;
 mod writer;
 
 pub use encode::MAX_DEPTH;
 pub use encoder::Encoder;
 pub use error::{DocumentError, DocumentErrorReason, WireType};
+pub use extjson::{BadBson, JsonStyle, write_json};
+pub use indexes::{Index, indexes};
 pub use json::{JsonError, UnknownFields, protobuf_from_json, records_from_json, records_from_ndjson};
 pub use options::{
     BadLabel, DocumentContext, DocumentOptions, Enums, Labels, MONGODB_MAX_DOCUMENT, PiiKey, Redact, expire_at,

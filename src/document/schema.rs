@@ -12,6 +12,7 @@ use super::{
     options::{DocumentOptions, Enums},
     pool,
     redact::{self, Treatment},
+    scrub::Scrub,
     writer::Header,
 };
 use crate::record::Stream;
@@ -89,6 +90,8 @@ pub(super) enum Value {
     Bytes,
     /// A string of which only a keyed hash is written.
     Hashed,
+    /// A string without the credentials in it.
+    Scrubbed(Scrub),
     Message(usize),
     /// Stepped over.
     Removed,
@@ -245,11 +248,12 @@ impl Builder<'_> {
     }
 
     fn value(&mut self, field: &FieldDescriptor, named: &NamedEnums, segments: &[&str]) -> Value {
+        let text = matches!(field.kind(), Kind::String);
         match redact::treatment(self.options.redact, field) {
-            Treatment::Remove => return Value::Removed,
-            Treatment::Hash if self.options.pii_key.is_none() => return Value::Removed,
-            Treatment::Hash => return Value::Hashed,
             Treatment::Keep => {}
+            Treatment::Hash if text && self.options.pii_key.is_some() => return Value::Hashed,
+            Treatment::Scrub(scrub) if text => return Value::Scrubbed(scrub),
+            Treatment::Hash | Treatment::Scrub(_) | Treatment::Remove => return Value::Removed,
         }
         match field.kind() {
             Kind::Bool => Value::Bool,

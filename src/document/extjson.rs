@@ -1,0 +1,267 @@
+//! Documents as JSON text, straight from the raw BSON: MongoDB Extended JSON (canonical keeps every type, relaxed reads
+//! well), and plain JSON for stores that know JSON's own types only.
+
+use std::io::Write;
+
+use super::writer::kind;
+
+/// How BSON's types are written where JSON has no such type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JsonStyle {
+    /// Canonical Extended JSON v2: `{"$numberLong": "7"}`, `{"$date": {"$numberLong": "1795301026000"}}`.
+    Canonical,
+    /// Relaxed Extended JSON v2: `7`, `{"$date": "2026-11-21T22:43:46Z"}`.
+    Relaxed,
+    /// JSON alone: dates are milliseconds since the Unix epoch, NaN and infinities are null.
+    Plain,
+}
+
+/// Bytes that are no document of ours: cut off, or with an element type that documents do not use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("no BSON document as this program writes it: byte {at} cannot be read")]
+pub struct BadBson {
+    /// Offset of what cannot be read.
+    pub at: usize,
+}
+
+/// Deeper than any document of ours: a message adds at most three levels (oneof, array, document).
+const MAX_NESTING: usize = 3 * super::MAX_DEPTH;
+
+/// Appends `document`, raw BSON as the [`Encoder`](super::Encoder) makes it, to `out`: one line, without its line feed.
+///
+/// # Errors
+/// When the bytes are not such a document; `out` may then hold a part of it.
+pub fn write_json(document: &[u8], style: JsonStyle, out: &mut Vec<u8>) -> Result<(), BadBson> {
+    let mut reader = Reader { bytes: document, at: 0, style, out };
+    reader.document(b'{', 1)?;
+    if reader.at == document.len() { Ok(()) } else { Err(reader.bad()) }
+}
+
+struct Reader<'a, 'o> {
+    bytes: &'a [u8],
+    at: usize,
+    style: JsonStyle,
+    out: &'o mut Vec<u8>,
+}
+
+impl<'a> Reader<'a, '_> {
+    const fn bad(&self) -> BadBson {
+        BadBson { at: self.at }
+    }
+
+    fn take(&mut self, n: usize) -> Result<&'a [u8], BadBson> {
+        let taken = self.bytes[self.at..].get(..n).ok_or(BadBson { at: self.at })?;
+        self.at += n;
+        Ok(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], BadBson> {
+        let bytes = self.bytes[self.at..].first_chunk::<N>().ok_or(BadBson { at: self.at })?;
+        self.at += N;
+        Ok(*bytes)
+    }
+
+    fn document(&mut self, open: u8, depth: usize) -> Result<(), BadBson> {
+        if depth > MAX_NESTING {
+            return Err(self.bad());
+        }
+        let start = self.at;
+        let length = u32::from_le_bytes(self.array()?) as usize;
+        self.out.push(open);
+        let mut first = true;
+        loop {
+            let [element] = self.array()?;
+            if element == 0 {
+                break;
+            }
+            if !first {
+                self.out.push(b',');
+            }
+            first = false;
+            let key = self.key()?;
+            if open == b'{' {
+                self.text(key);
+                self.out.push(b':');
+            }
+            self.value(element, depth)?;
+        }
+        if self.at - start != length {
+            return Err(self.bad());
+        }
+        self.out.push(if open == b'{' { b'}' } else { b']' });
+        Ok(())
+    }
+
+    fn key(&mut self) -> Result<&'a str, BadBson> {
+        let rest = &self.bytes[self.at..];
+        let length = rest.iter().position(|&byte| byte == 0).ok_or(self.bad())?;
+        let key = std::str::from_utf8(&rest[..length]).map_err(|_| self.bad())?;
+        self.at += length + 1;
+        Ok(key)
+    }
+
+    fn value(&mut self, element: u8, depth: usize) -> Result<(), BadBson> {
+        match element {
+            kind::DOCUMENT => self.document(b'{', depth + 1)?,
+            kind::ARRAY => self.document(b'[', depth + 1)?,
+            kind::STRING => {
+                let length = u32::from_le_bytes(self.array()?) as usize;
+                let bytes = self.take(length)?;
+                let text = bytes.split_last().filter(|(end, _)| **end == 0).map(|(_, text)| text);
+                let text = text.and_then(|text| std::str::from_utf8(text).ok()).ok_or(self.bad())?;
+                self.text(text);
+            }
+            kind::BOOL => {
+                let value: &[u8] = if self.array()? == [0] { b"false" } else { b"true" };
+                self.out.extend_from_slice(value);
+            }
+            kind::INT32 => {
+                let value = i32::from_le_bytes(self.array()?);
+                self.integer("$numberInt", value.into());
+            }
+            kind::INT64 => {
+                let value = i64::from_le_bytes(self.array()?);
+                self.integer("$numberLong", value);
+            }
+            kind::DOUBLE => {
+                let value = f64::from_le_bytes(self.array()?);
+                self.double(value);
+            }
+            kind::DATE => {
+                let value = i64::from_le_bytes(self.array()?);
+                self.date(value);
+            }
+            _ => return Err(self.bad()),
+        }
+        Ok(())
+    }
+
+    fn format(&mut self, arguments: std::fmt::Arguments<'_>) {
+        // Writing to a Vec does not fail.
+        let _ = self.out.write_fmt(arguments);
+    }
+
+    fn integer(&mut self, name: &str, value: i64) {
+        match self.style {
+            JsonStyle::Canonical => self.format(format_args!("{{\"{name}\":\"{value}\"}}")),
+            JsonStyle::Relaxed | JsonStyle::Plain => self.format(format_args!("{value}")),
+        }
+    }
+
+    fn double(&mut self, value: f64) {
+        // `{:?}` is the shortest form that reads back the same, with a point or an exponent: 1.0, 4.5, 1e300.
+        match self.style {
+            JsonStyle::Relaxed | JsonStyle::Plain if value.is_finite() => self.format(format_args!("{value:?}")),
+            JsonStyle::Plain => self.out.extend_from_slice(b"null"),
+            _ if value.is_finite() => self.format(format_args!("{{\"$numberDouble\":\"{value:?}\"}}")),
+            _ => {
+                let name = match value {
+                    f64::INFINITY => "Infinity",
+                    f64::NEG_INFINITY => "-Infinity",
+                    _ => "NaN",
+                };
+                self.format(format_args!("{{\"$numberDouble\":\"{name}\"}}"));
+            }
+        }
+    }
+
+    fn date(&mut self, millis: i64) {
+        let text = match self.style {
+            // Relaxed has text from 1970 to 9999 only.
+            JsonStyle::Relaxed if (0..=253_402_300_799_999).contains(&millis) => {
+                bson::DateTime::from_millis(millis).try_to_rfc3339_string().ok()
+            }
+            JsonStyle::Plain => return self.format(format_args!("{millis}")),
+            _ => None,
+        };
+        match text {
+            Some(text) => self.format(format_args!("{{\"$date\":\"{text}\"}}")),
+            None => self.format(format_args!("{{\"$date\":{{\"$numberLong\":\"{millis}\"}}}}")),
+        }
+    }
+
+    /// A JSON string: what has to be escaped is, runs between are copied whole.
+    fn text(&mut self, text: &str) {
+        self.out.push(b'"');
+        let mut rest = text.as_bytes();
+        while let Some(at) = rest.iter().position(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
+            self.out.extend_from_slice(&rest[..at]);
+            match rest[at] {
+                b'\n' => self.out.extend_from_slice(b"\\n"),
+                b'\r' => self.out.extend_from_slice(b"\\r"),
+                b'\t' => self.out.extend_from_slice(b"\\t"),
+                byte @ (b'"' | b'\\') => self.out.extend_from_slice(&[b'\\', byte]),
+                byte => self.format(format_args!("\\u{byte:04x}")),
+            }
+            rest = &rest[at + 1..];
+        }
+        self.out.extend_from_slice(rest);
+        self.out.push(b'"');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::doc;
+
+    use super::*;
+
+    fn json(document: &bson::Document, style: JsonStyle) -> String {
+        let mut bytes = Vec::new();
+        document.to_writer(&mut bytes).unwrap();
+        let mut out = Vec::new();
+        write_json(&bytes, style, &mut out).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    fn sample() -> bson::Document {
+        doc! {
+            "text": "Zoë\n\"房间\"\\\u{1}", "": true, "a.b$c": { "x": {} }, "list": [1, false, [], "1"],
+            "int": -7, "long": i64::MAX, "double": 4.5, "whole": 1.0, "big": 1e300, "zero": -0.0,
+            "nan": f64::NAN, "inf": f64::NEG_INFINITY,
+            "time": bson::DateTime::from_millis(1_795_301_026_748), "odd": bson::DateTime::from_millis(i64::MIN),
+        }
+    }
+
+    #[test]
+    fn canonical_extended_json_keeps_every_type() {
+        let expected = concat!(
+            r#"{"text":"Zoë\n\"房间\"\\\u0001","":true,"a.b$c":{"x":{}},"#,
+            r#""list":[{"$numberInt":"1"},false,[],"1"],"int":{"$numberInt":"-7"},"#,
+            r#""long":{"$numberLong":"9223372036854775807"},"double":{"$numberDouble":"4.5"},"#,
+            r#""whole":{"$numberDouble":"1.0"},"big":{"$numberDouble":"1e300"},"zero":{"$numberDouble":"-0.0"},"#,
+            r#""nan":{"$numberDouble":"NaN"},"inf":{"$numberDouble":"-Infinity"},"#,
+            r#""time":{"$date":{"$numberLong":"1795301026748"}},"odd":{"$date":{"$numberLong":"-9223372036854775808"}}}"#,
+        );
+        assert_eq!(json(&sample(), JsonStyle::Canonical), expected);
+    }
+
+    #[test]
+    fn relaxed_extended_json_reads_well() {
+        let expected = concat!(
+            r#"{"text":"Zoë\n\"房间\"\\\u0001","":true,"a.b$c":{"x":{}},"list":[1,false,[],"1"],"int":-7,"#,
+            r#""long":9223372036854775807,"double":4.5,"whole":1.0,"big":1e300,"zero":-0.0,"#,
+            r#""nan":{"$numberDouble":"NaN"},"inf":{"$numberDouble":"-Infinity"},"#,
+            r#""time":{"$date":"2026-11-21T22:43:46.748Z"},"odd":{"$date":{"$numberLong":"-9223372036854775808"}}}"#,
+        );
+        assert_eq!(json(&sample(), JsonStyle::Relaxed), expected);
+    }
+
+    #[test]
+    fn plain_json_has_json_types_only() {
+        let json = json(&sample(), JsonStyle::Plain);
+        assert!(json.contains(r#""long":9223372036854775807,"double":4.5,"#), "{json}");
+        assert!(json.contains(r#""nan":null,"inf":null,"time":1795301026748,"odd":-9223372036854775808}"#), "{json}");
+    }
+
+    #[test]
+    fn broken_bytes_are_an_error_wherever_they_are_cut() {
+        let mut bytes = Vec::new();
+        sample().to_writer(&mut bytes).unwrap();
+        for end in 0..bytes.len() {
+            write_json(&bytes[..end], JsonStyle::Relaxed, &mut Vec::new()).unwrap_err();
+        }
+        let nested = [16, 0, 0, 0, 3, 0].repeat(100_000);
+        write_json(&nested, JsonStyle::Relaxed, &mut Vec::new()).unwrap_err();
+    }
+}

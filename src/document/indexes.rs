@@ -1,0 +1,71 @@
+//! The indexes of each MongoDB collection: those of OpenVidu's fork for `events` and `stats`, ours for `node_rooms`.
+
+use crate::record::Stream;
+
+/// An ascending index on one field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Index {
+    /// The field's path in the document.
+    pub field: &'static str,
+    /// `Some` makes it a TTL index with this `expireAfterSeconds`.
+    pub expire_after_seconds: Option<i32>,
+}
+
+impl Index {
+    const fn on(field: &'static str) -> Self {
+        Self { field, expire_after_seconds: None }
+    }
+
+    /// The name that MongoDB gives the index when none is asked for: `room.sid_1`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        format!("{}_1", self.field)
+    }
+}
+
+/// Documents are removed once their own `openvidu_expire_at` has passed; documents without it stay.
+const EXPIRY: Index = Index { field: "openvidu_expire_at", expire_after_seconds: Some(0) };
+
+const EVENTS: [Index; 5] =
+    [Index::on("type"), Index::on("room.sid"), Index::on("participant.sid"), Index::on("timestamp.seconds"), EXPIRY];
+
+const STATS: [Index; 7] = [
+    Index::on("room_id"),
+    Index::on("participant_id"),
+    Index::on("track_id"),
+    Index::on("kind"),
+    Index::on("time_stamp.seconds"),
+    Index::on("score"),
+    EXPIRY,
+];
+
+const NODE_ROOMS: [Index; 3] = [Index::on("node_id"), Index::on("timestamp.seconds"), EXPIRY];
+
+/// The indexes that the collection of a stream should have, besides `_id`.
+#[must_use]
+pub const fn indexes(stream: Stream) -> &'static [Index] {
+    match stream {
+        Stream::Events => &EVENTS,
+        Stream::Stats => &STATS,
+        Stream::NodeRooms => &NODE_ROOMS,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::pool, *};
+
+    #[test]
+    fn every_index_is_on_a_field_that_records_have() {
+        for stream in Stream::ALL {
+            for index in indexes(stream).iter().filter(|index| **index != EXPIRY) {
+                let mut message = Some(pool::record(stream));
+                for name in index.field.split('.') {
+                    let field = message.take().and_then(|message| message.get_field_by_name(name));
+                    let field = field.unwrap_or_else(|| panic!("{stream} has no field {}", index.field));
+                    message = field.kind().as_message().cloned();
+                }
+            }
+        }
+    }
+}
