@@ -322,9 +322,9 @@ pub(super) fn sink(mut section: Section<'_>, defaults: &SinkDefaults<'_>) -> Opt
     section.finish();
     let mut target = target?;
     match &mut target {
-        Target::Mongodb(MongoOptions { labels: own, .. })
-        | Target::Redis(RedisOptions { labels: own, .. })
-        | Target::File(FileOptions { labels: own, .. }) => *own = labels,
+        Target::Mongodb(options) => (options.labels, options.streams) = (labels, streams.clone()),
+        Target::Redis(options) => (options.labels, options.streams) = (labels, streams.clone()),
+        Target::File(options) => options.labels = labels,
     }
     Some(SinkConfig { name: name?, required: is_required, streams, event_types, spool, flush, target })
 }
@@ -340,7 +340,7 @@ fn mongodb(section: &mut Section<'_>, flush: &FlushOptions) -> Option<Target> {
         expiration: section.get_or("expiration", defaults.expiration, &or_never()),
         uri: uri?.expose().to_owned(),
         timeout: flush.timeout,
-        labels: defaults.labels,
+        ..defaults
     };
     if let Err(error) = options.check() {
         section.problem("uri", error.to_string());
@@ -360,7 +360,7 @@ fn redis(section: &mut Section<'_>, flush: &FlushOptions, livekit: &Livekit) -> 
         expiration: section.get_or("expiration", defaults.expiration, &or_never()),
         url: url?.expose().to_owned(),
         timeout: flush.timeout,
-        labels: defaults.labels,
+        ..defaults
     };
     if let Err(error) = options.check() {
         section.problem("url", error.to_string());

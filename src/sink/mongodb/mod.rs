@@ -1,5 +1,270 @@
-//! The MongoDB sink.
+//! The MongoDB sink: batch → one unordered `insert` of raw documents → an outcome per record.
+//!
+//! - Delivered means durable as the write concern asks: majority and journaled, where the URI says nothing else. A
+//!   write-concern error takes it back.
+//! - A document whose `_id` is there already was delivered before. One that clashes with another unique index was too, if
+//!   a majority read finds its `_id`; else it is rejected.
+//! - The driver is started at the first contact: a server, or a DNS that is away at start is no error.
 
+mod command;
+mod fault;
+mod indexes;
 mod options;
+mod reply;
 
-pub use options::{MongoOptions, MongoOptionsError};
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bson::{Document, RawDocumentBuf, doc, rawdoc};
+use futures::TryStreamExt;
+use mongodb::{
+    Client, Database,
+    error::{Error, ErrorKind},
+    options::{Acknowledgment, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern},
+};
+use parking_lot::RwLock;
+use tokio::sync::OnceCell;
+
+pub use self::options::{MongoOptions, MongoOptionsError};
+use self::{
+    command::{Insert, Limits, Recipe, inserts},
+    fault::kind_of,
+};
+use super::{Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind, url::without_secrets};
+use crate::{
+    document::{Encoder, Labels},
+    record::RecordId,
+};
+
+/// How long the driver looks for a server unless the URI says otherwise: the worker does the waiting, not the driver.
+const SERVER_SELECTION: Duration = Duration::from_secs(5);
+
+/// Delivers to MongoDB.
+#[derive(Debug)]
+pub struct MongoSink {
+    options: MongoOptions,
+    encoder: Arc<Encoder>,
+    labels: Labels,
+    address: String,
+    client: OnceCell<Client>,
+    /// Set once the server was reached.
+    ready: RwLock<Option<Arc<Ready>>>,
+}
+
+/// What delivery needs to know of the server.
+#[derive(Debug)]
+struct Ready {
+    database: Database,
+    recipe: Recipe,
+    limits: Limits,
+}
+
+impl MongoSink {
+    /// A sink that has not connected yet.
+    ///
+    /// # Errors
+    /// When [`MongoOptions::check`] finds something.
+    pub fn new(options: MongoOptions, encoder: Arc<Encoder>) -> Result<Self, MongoOptionsError> {
+        options.check()?;
+        let labels = options.labels()?;
+        let address = format!("{}/{}", server_of(&options.uri), options.database);
+        Ok(Self { options, encoder, labels, address, client: OnceCell::new(), ready: RwLock::new(None) })
+    }
+
+    async fn client(&self) -> Result<&Client, Error> {
+        self.client
+            .get_or_try_init(|| async {
+                let mut options = ClientOptions::parse(&self.options.uri).await?;
+                let timeout = self.options.timeout;
+                options.app_name.get_or_insert_with(|| env!("CARGO_PKG_NAME").to_owned());
+                options.server_selection_timeout.get_or_insert(SERVER_SELECTION.min(timeout));
+                options.connect_timeout.get_or_insert(timeout / 3);
+                let concern = options.write_concern.get_or_insert_default();
+                concern.w.get_or_insert(Acknowledgment::Majority);
+                concern.journal.get_or_insert(true);
+                concern.w_timeout.get_or_insert(timeout / 4 * 3);
+                Client::with_options(options)
+            })
+            .await
+    }
+
+    /// Reaches the server, reads its limits, makes the indexes.
+    async fn prepare(&self) -> Result<(Ready, Vec<String>), Error> {
+        let client = self.client().await?;
+        let database = client.database(&self.options.database);
+        let limits = match database.run_command(doc! { "hello": 1 }).await {
+            Ok(hello) => Limits::from_hello(&RawDocumentBuf::try_from(&hello)?),
+            // Servers before 4.4.2 do not know it.
+            Err(error) if kind_of(&error) == SinkErrorKind::Unnamed => Limits::default(),
+            Err(error) => return Err(error),
+        };
+        let mut warnings = Vec::new();
+        for &stream in &self.options.streams {
+            let made = indexes::create(&database, stream, self.options.expiration.is_some());
+            match tokio::time::timeout(self.options.timeout, made).await {
+                Ok(made) => warnings.extend(made?),
+                Err(_) => {
+                    // A large collection takes its time, and goes on without us; a server that is gone does not answer.
+                    database.run_command(doc! { "ping": 1 }).await?;
+                    warnings.push(format!("indexes of {}.{stream} are still being built", database.name()));
+                }
+            }
+        }
+        let recipe = Recipe {
+            labels: self.labels.clone(),
+            expiration: self.options.expiration.map(|expiration| expiration.as_millis() as u64),
+            options: insert_options(client.write_concern())?,
+        };
+        Ok((Ready { database, recipe, limits }, warnings))
+    }
+
+    fn error(&self, kind: SinkErrorKind, what: &str) -> SinkError {
+        let remedy = match kind {
+            SinkErrorKind::Unauthorized => {
+                format!(
+                    "; check user, password and authSource in the uri, and the role readWrite on {}",
+                    self.options.database
+                )
+            }
+            SinkErrorKind::Full => "; make room on the server".to_owned(),
+            SinkErrorKind::Unavailable | SinkErrorKind::Timeout | SinkErrorKind::Unnamed => String::new(),
+        };
+        SinkError { kind, message: format!("{}: {what}{remedy}", self.address) }
+    }
+
+    fn driver_error(&self, error: &Error) -> SinkError {
+        self.error(kind_of(error), &describe(error))
+    }
+
+    /// Sends one command; notes outcomes; the error where some are left.
+    async fn insert(
+        &self,
+        ready: &Ready,
+        batch: &Batch,
+        insert: Insert,
+        outcomes: &mut [Outcome],
+    ) -> Option<SinkError> {
+        let Insert { command, records } = insert;
+        let answer = match ready.database.run_raw_command(command).await {
+            Ok(answer) => answer,
+            Err(error) => return Some(self.driver_error(&error)),
+        };
+        let mut answer = reply::read(&answer, records.len());
+        let mut error = answer.retry.map(|(kind, text)| self.error(kind, &text));
+        if !answer.doubtful.is_empty()
+            && let Err(failed) = settle_doubtful(ready, batch, &records, &mut answer.outcomes, answer.doubtful).await
+        {
+            error = Some(self.driver_error(&failed));
+        }
+        for (&record, outcome) in records.iter().zip(answer.outcomes) {
+            outcomes[record] = outcome;
+        }
+        error
+    }
+}
+
+#[async_trait]
+impl Sink for MongoSink {
+    fn kind(&self) -> &'static str {
+        "mongodb"
+    }
+
+    fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    async fn initialize(&self) -> Result<Vec<String>, SinkError> {
+        let (ready, warnings) = self.prepare().await.map_err(|error| self.driver_error(&error))?;
+        *self.ready.write() = Some(Arc::new(ready));
+        Ok(warnings)
+    }
+
+    async fn send_batch(&self, batch: Batch) -> BatchOutcome {
+        let mut outcomes = vec![Outcome::Retry; batch.records.len()];
+        let Some(ready) = self.ready.read().clone() else {
+            let error = Some(self.error(SinkErrorKind::Unavailable, "not connected yet"));
+            return BatchOutcome { records: outcomes, error };
+        };
+        let encoding = {
+            let (batch, encoder, ready) = (batch.clone(), Arc::clone(&self.encoder), Arc::clone(&ready));
+            tokio::task::spawn_blocking(move || {
+                let commands = inserts(&batch, &encoder, &ready.recipe, &ready.limits, &mut outcomes);
+                (commands, outcomes)
+            })
+        };
+        let (commands, mut outcomes) = match encoding.await {
+            Ok(encoded) => encoded,
+            Err(panic) => {
+                let error = Some(self.error(SinkErrorKind::Unnamed, &format!("encoding failed: {panic}")));
+                return BatchOutcome { records: vec![Outcome::Retry; batch.records.len()], error };
+            }
+        };
+        let mut error: Option<SinkError> = None;
+        for command in commands {
+            let Some(failure) = self.insert(&ready, &batch, command, &mut outcomes).await else { continue };
+            let away = failure.kind != SinkErrorKind::Unnamed;
+            error = Some(failure);
+            if away {
+                break;
+            }
+        }
+        BatchOutcome { records: outcomes, error }
+    }
+
+    async fn close(&self) {
+        if let Some(client) = self.client.get() {
+            client.clone().shutdown().immediate(true).await;
+        }
+    }
+}
+
+/// Decides about documents that clash with another unique index than `_id`'s.
+async fn settle_doubtful(
+    ready: &Ready,
+    batch: &Batch,
+    records: &[usize],
+    outcomes: &mut [Outcome],
+    doubtful: Vec<(usize, String)>,
+) -> Result<(), Error> {
+    let id = |index: usize| RecordId::of(batch.stream, &batch.records[records[index]].bytes).as_str().to_owned();
+    let ids: Vec<String> = doubtful.iter().map(|(index, _)| id(*index)).collect();
+    let found: HashSet<String> = ready
+        .database
+        .collection::<Document>(batch.stream.as_str())
+        .find(doc! { "_id": { "$in": &ids } })
+        .projection(doc! { "_id": 1 })
+        .read_concern(ReadConcern::majority())
+        .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary))
+        .await?
+        .try_filter_map(|document| async move { Ok(document.get_str("_id").ok().map(str::to_owned)) })
+        .try_collect()
+        .await?;
+    for ((index, reason), id) in doubtful.into_iter().zip(ids) {
+        outcomes[index] = if found.contains(&id) { Outcome::Delivered } else { Outcome::Rejected(reason) };
+    }
+    Ok(())
+}
+
+/// What stands in every insert: unordered, so that one refused document stops no other; and when it counts as done.
+fn insert_options(concern: Option<&WriteConcern>) -> Result<RawDocumentBuf, Error> {
+    let mut options = rawdoc! { "ordered": false };
+    if let Some(concern) = concern {
+        options.append(bson::raw::cstr!("writeConcern"), bson::serialize_to_raw_document_buf(concern)?);
+    }
+    Ok(options)
+}
+
+/// The driver's error without its debug output.
+fn describe(error: &Error) -> String {
+    match error.kind.as_ref() {
+        ErrorKind::Command(answer) => format!("{} (code {} {})", answer.message, answer.code, answer.code_name),
+        other => other.to_string(),
+    }
+}
+
+/// Scheme and hosts of a URI.
+fn server_of(uri: &str) -> String {
+    let uri = without_secrets(uri);
+    let (scheme, rest) = uri.split_once("://").unwrap_or(("mongodb", &uri));
+    format!("{scheme}://{}", rest.split('/').next().unwrap_or_default())
+}

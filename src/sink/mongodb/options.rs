@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use mongodb::options::{Acknowledgment, ConnectionString};
 
-use crate::sink::url::without_secrets;
+use crate::{document::Labels, record::Stream, sink::url::without_secrets};
 
 /// Where OpenVidu's fork writes.
 const DEFAULT_DATABASE: &str = "openvidu";
@@ -20,6 +20,8 @@ pub struct MongoOptions {
     pub expiration: Option<Duration>,
     /// Static fields added to each document.
     pub labels: BTreeMap<String, String>,
+    /// The streams that are sent here: their collections get indexes.
+    pub streams: Vec<Stream>,
     /// How long a command, a connection or the choice of a server may take, where the URI says nothing.
     pub timeout: Duration,
 }
@@ -31,6 +33,7 @@ impl Default for MongoOptions {
             database: DEFAULT_DATABASE.to_owned(),
             expiration: Some(Duration::from_secs(768 * 3600)),
             labels: BTreeMap::new(),
+            streams: Stream::ALL.to_vec(),
             timeout: Duration::from_secs(30),
         }
     }
@@ -43,6 +46,7 @@ impl fmt::Debug for MongoOptions {
             .field("database", &self.database)
             .field("expiration", &self.expiration)
             .field("labels", &self.labels)
+            .field("streams", &self.streams)
             .field("timeout", &self.timeout)
             .finish()
     }
@@ -72,7 +76,13 @@ impl MongoOptions {
         if self.database.is_empty() || self.database.len() > 63 || self.database.contains(forbidden) {
             return Err(MongoOptionsError::Database(self.database.clone()));
         }
-        Ok(())
+        self.labels().map(drop)
+    }
+
+    /// The labels as each document gets them.
+    pub(super) fn labels(&self) -> Result<Labels, MongoOptionsError> {
+        let labels = self.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        Labels::new(labels).map_err(|error| MongoOptionsError::Label(error.to_string()))
     }
 }
 
@@ -95,6 +105,9 @@ pub enum MongoOptionsError {
     /// No database can have this name.
     #[error("database {0:?}: use 1 to 63 bytes without spaces or any of / \\ . \" $ * < > : | ?")]
     Database(String),
+    /// A label cannot be a key in a document.
+    #[error("labels: {0}")]
+    Label(String),
 }
 
 #[cfg(test)]

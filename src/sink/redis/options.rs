@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use redis::IntoConnectionInfo;
 
-use crate::sink::url::without_secrets;
+use crate::{record::Stream, sink::url::without_secrets};
 
 /// Where and how the Redis sink delivers.
 #[derive(Clone, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub struct RedisOptions {
     pub expiration: Option<Duration>,
     /// Static fields added to each document.
     pub labels: BTreeMap<String, String>,
+    /// The streams that are sent here: they get search indexes.
+    pub streams: Vec<Stream>,
     /// How long connecting or one pipeline may take.
     pub timeout: Duration,
 }
@@ -25,6 +27,7 @@ impl Default for RedisOptions {
             url: "redis://127.0.0.1:6379".to_owned(),
             expiration: Some(Duration::from_secs(768 * 3600)),
             labels: BTreeMap::new(),
+            streams: Stream::ALL.to_vec(),
             timeout: Duration::from_secs(30),
         }
     }
@@ -36,6 +39,7 @@ impl fmt::Debug for RedisOptions {
             .field("url", &without_secrets(&self.url))
             .field("expiration", &self.expiration)
             .field("labels", &self.labels)
+            .field("streams", &self.streams)
             .field("timeout", &self.timeout)
             .finish()
     }

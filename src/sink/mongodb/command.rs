@@ -1,0 +1,284 @@
+//! A batch as `insert` commands: each document is written straight into its command, raw, with no tree in between.
+//!
+//! ```text
+//! { insert: <stream>, ordered: false, writeConcern: {…}, documents: [ <document>, … ] }
+//! ```
+//!
+//! The driver's `insert_many` would take the documents one by one, copy each twice, and hide from its errors which
+//! index a duplicate key belongs to; a command of our own is copied once, and its answer comes back whole.
+
+use bson::{RawDocument, RawDocumentBuf};
+
+use crate::{
+    document::{DocumentContext, Encoder, Labels, expire_at},
+    record::now_millis,
+    sink::{Batch, Outcome},
+};
+
+/// What the server takes in one command, as its `hello` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Limits {
+    /// Bytes of a document at most.
+    pub(super) document: usize,
+    /// Bytes of a message at most.
+    pub(super) message: usize,
+    /// Documents in one command at most.
+    pub(super) documents: usize,
+}
+
+impl Default for Limits {
+    /// What every MongoDB since 3.6 takes.
+    fn default() -> Self {
+        Self { document: 16 * 1024 * 1024, message: 48_000_000, documents: 100_000 }
+    }
+}
+
+/// Room for what surrounds the documents: MongoDB lets a command be so much larger than a document.
+const AROUND: usize = 16 * 1024;
+
+impl Limits {
+    /// Reads them from the answer to `hello`; what it does not say is as usual.
+    pub(super) fn from_hello(hello: &RawDocument) -> Self {
+        let number = |key: &str, usual: usize| {
+            let value = hello.get(key).ok().flatten();
+            let value = value.and_then(|value| value.as_i64().or_else(|| value.as_i32().map(i64::from)));
+            value.and_then(|value| usize::try_from(value).ok()).filter(|&value| value > 0).unwrap_or(usual)
+        };
+        let usual = Self::default();
+        Self {
+            document: number("maxBsonObjectSize", usual.document),
+            message: number("maxMessageSizeBytes", usual.message),
+            documents: number("maxWriteBatchSize", usual.documents),
+        }
+    }
+
+    /// Bytes of documents in one command: the command is itself a document, and fits a message.
+    fn command(&self) -> usize {
+        self.document.min(self.message.saturating_sub(AROUND))
+    }
+}
+
+/// How documents are made and written.
+#[derive(Debug)]
+pub(super) struct Recipe {
+    pub(super) labels: Labels,
+    /// How long documents live, milliseconds.
+    pub(super) expiration: Option<u64>,
+    /// `ordered: false` and the write concern: elements between the collection's name and the documents.
+    pub(super) options: RawDocumentBuf,
+}
+
+/// One command, and which of the batch's records its documents are.
+#[derive(Debug)]
+pub(super) struct Insert {
+    pub(super) command: RawDocumentBuf,
+    pub(super) records: Vec<usize>,
+}
+
+/// Encodes a batch. Records that cannot be documents are rejected in `outcomes`; the others are in the commands.
+pub(super) fn inserts(
+    batch: &Batch,
+    encoder: &Encoder,
+    recipe: &Recipe,
+    limits: &Limits,
+    outcomes: &mut [Outcome],
+) -> Vec<Insert> {
+    let now = now_millis();
+    let mut done = Vec::new();
+    let mut open = Writer::new(batch, recipe);
+    for (i, record) in batch.records.iter().enumerate() {
+        let context = DocumentContext {
+            expire_at: recipe.expiration.map(|expiration| expire_at(record.received_at, now, expiration)),
+            labels: &recipe.labels,
+        };
+        let before = open.begin_document();
+        let start = open.bytes.len();
+        if let Err(error) = encoder.encode(batch.stream, &record.bytes, &context, &mut open.bytes) {
+            outcomes[i] = Outcome::Rejected(format!("it makes no document: {error}"));
+            open.bytes.truncate(before);
+            continue;
+        }
+        let size = open.bytes.len() - start;
+        if size > limits.document {
+            outcomes[i] = Outcome::Rejected(format!(
+                "its document has {size} bytes, the server takes {} at most",
+                limits.document
+            ));
+            open.bytes.truncate(before);
+            continue;
+        }
+        let full = open.bytes.len() - open.documents > limits.command() || open.records.len() >= limits.documents;
+        if full && !open.records.is_empty() {
+            let mut next = Writer::new(batch, recipe);
+            next.begin_document();
+            next.bytes.extend_from_slice(&open.bytes[start..]);
+            open.bytes.truncate(before);
+            done.extend(std::mem::replace(&mut open, next).finish());
+        }
+        open.records.push(i);
+    }
+    done.extend(open.finish());
+    done
+}
+
+/// A command that is being written.
+struct Writer {
+    bytes: Vec<u8>,
+    /// Where the array of documents begins.
+    documents: usize,
+    records: Vec<usize>,
+}
+
+/// BSON's element types that a command is made of.
+const STRING: u8 = 0x02;
+const DOCUMENT: u8 = 0x03;
+const ARRAY: u8 = 0x04;
+
+impl Writer {
+    fn new(batch: &Batch, recipe: &Recipe) -> Self {
+        let name = batch.stream.as_str();
+        let mut bytes = vec![0; 4]; // its length, at the end
+        bytes.push(STRING);
+        bytes.extend_from_slice(b"insert\0");
+        bytes.extend_from_slice(&(name.len() as u32 + 1).to_le_bytes());
+        bytes.extend_from_slice(name.as_bytes());
+        bytes.push(0);
+        let options = recipe.options.as_bytes();
+        bytes.extend_from_slice(&options[4..options.len() - 1]);
+        bytes.push(ARRAY);
+        bytes.extend_from_slice(b"documents\0");
+        let documents = bytes.len();
+        bytes.extend_from_slice(&[0; 4]); // the array's length, at the end
+        Self { bytes, documents, records: Vec::with_capacity(batch.records.len()) }
+    }
+
+    /// Writes what comes before a document; returns where to cut if it becomes none.
+    fn begin_document(&mut self) -> usize {
+        let before = self.bytes.len();
+        self.bytes.push(DOCUMENT);
+        push_decimal(&mut self.bytes, self.records.len());
+        self.bytes.push(0);
+        before
+    }
+
+    fn finish(mut self) -> Option<Insert> {
+        if self.records.is_empty() {
+            return None;
+        }
+        self.bytes.push(0);
+        close(&mut self.bytes, self.documents);
+        self.bytes.push(0);
+        close(&mut self.bytes, 0);
+        let command = RawDocumentBuf::from_bytes(self.bytes).ok()?;
+        Some(Insert { command, records: self.records })
+    }
+}
+
+/// Fills in the length of the document that began at `start` and ends here.
+fn close(bytes: &mut [u8], start: usize) {
+    let length = (bytes.len() - start) as u32;
+    bytes[start..start + 4].copy_from_slice(&length.to_le_bytes());
+}
+
+/// An array's key.
+fn push_decimal(out: &mut Vec<u8>, mut number: usize) {
+    let start = out.len();
+    loop {
+        out.push(b'0' + (number % 10) as u8);
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out[start..].reverse();
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{Bson, Document, rawdoc};
+    use bytes::Bytes;
+    use livekit_protocol::AnalyticsEvent;
+    use prost::Message;
+
+    use super::*;
+    use crate::{document::DocumentOptions, record::Stream, spool::QueuedRecord};
+
+    fn batch(records: impl IntoIterator<Item = Vec<u8>>) -> Batch {
+        let records = records.into_iter().enumerate();
+        let record = |(i, bytes)| QueuedRecord { ordinal: i as u64, received_at: 0, bytes: Bytes::from(bytes) };
+        Batch { stream: Stream::Events, records: records.map(record).collect() }
+    }
+
+    fn event(i: usize, room: &str) -> Vec<u8> {
+        AnalyticsEvent { id: format!("AE_{i}"), room_id: room.to_owned(), ..Default::default() }.encode_to_vec()
+    }
+
+    fn recipe() -> Recipe {
+        let options = rawdoc! { "ordered": false, "writeConcern": { "w": "majority", "j": true } };
+        Recipe { labels: Labels::none(), expiration: None, options }
+    }
+
+    fn encode(batch: &Batch, limits: Limits) -> (Vec<(Document, Vec<usize>)>, Vec<Outcome>) {
+        let encoder = Encoder::new(DocumentOptions::default());
+        let mut outcomes = vec![Outcome::Retry; batch.records.len()];
+        let inserts = inserts(batch, &encoder, &recipe(), &limits, &mut outcomes);
+        let parsed = |insert: Insert| (Document::try_from(insert.command).expect("valid BSON"), insert.records);
+        (inserts.into_iter().map(parsed).collect(), outcomes)
+    }
+
+    fn ids(command: &Document) -> Vec<&str> {
+        let documents = command.get_array("documents").expect("documents");
+        documents
+            .iter()
+            .map(|document| document.as_document().and_then(|d| d.get_str("_id").ok()).expect("_id"))
+            .collect()
+    }
+
+    #[test]
+    fn a_batch_is_one_unordered_insert_with_its_write_concern() {
+        let (commands, _) = encode(&batch((0..12).map(|i| event(i, "RM_x"))), Limits::default());
+        let [(command, records)] = &commands[..] else { panic!("{} commands", commands.len()) };
+        assert_eq!(command.keys().collect::<Vec<_>>(), ["insert", "ordered", "writeConcern", "documents"]);
+        assert_eq!(command.get("insert"), Some(&Bson::from("events")));
+        assert_eq!(command.get("ordered"), Some(&Bson::Boolean(false)));
+        assert_eq!(ids(command).len(), 12);
+        assert_eq!((ids(command)[11], records[11]), ("AE_11", 11));
+    }
+
+    #[test]
+    fn a_record_that_makes_no_document_is_rejected_alone() {
+        let (commands, outcomes) = encode(&batch([event(0, "a"), vec![0xFF; 3], event(2, "b")]), Limits::default());
+        assert_eq!(ids(&commands[0].0), ["AE_0", "AE_2"]);
+        assert_eq!(commands[0].1, [0, 2]);
+        assert!(matches!(&outcomes[1], Outcome::Rejected(reason) if reason.contains("no document")), "{outcomes:?}");
+    }
+
+    #[test]
+    fn a_batch_is_split_under_the_servers_limits() {
+        let records = batch((0..10).map(|i| event(i, &"x".repeat(1000))));
+        let by_count = encode(&records, Limits { documents: 4, ..Limits::default() }).0;
+        assert_eq!(by_count.iter().map(|(command, _)| ids(command).len()).collect::<Vec<_>>(), [4, 4, 2]);
+        assert_eq!(by_count[2].1, [8, 9]);
+        let by_size = encode(&records, Limits { document: 3500, ..Limits::default() }).0;
+        assert_eq!(by_size.iter().map(|(command, _)| ids(command).len()).collect::<Vec<_>>(), [3, 3, 3, 1]);
+        let all: Vec<&str> = by_size.iter().flat_map(|(command, _)| ids(command)).collect();
+        assert_eq!(all, (0..10).map(|i| format!("AE_{i}")).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_document_too_large_for_the_server_is_rejected_alone() {
+        let (commands, outcomes) = encode(
+            &batch([event(0, "a"), event(1, &"x".repeat(5000)), event(2, "c")]),
+            Limits { document: 1000, ..Limits::default() },
+        );
+        assert_eq!(ids(&commands[0].0), ["AE_0", "AE_2"]);
+        assert!(matches!(&outcomes[1], Outcome::Rejected(reason) if reason.contains("1000 at most")), "{outcomes:?}");
+    }
+
+    #[test]
+    fn limits_come_from_hello_and_are_as_usual_where_it_is_silent() {
+        let hello = rawdoc! { "maxBsonObjectSize": 1000, "maxMessageSizeBytes": 5000_i64, "maxWriteBatchSize": 7 };
+        assert_eq!(Limits::from_hello(&hello), Limits { document: 1000, message: 5000, documents: 7 });
+        assert_eq!(Limits::from_hello(&rawdoc! {}), Limits::default());
+    }
+}
