@@ -106,6 +106,14 @@ pub fn folder(name: &str) -> TempDir {
     tempfile::Builder::new().prefix(&prefix).tempdir_in(all).expect("a temporary folder")
 }
 
+/// Saves a folder from being removed with the test, for a look at what went wrong.
+pub fn keep(folder: &Path) -> PathBuf {
+    let mut to = folder.as_os_str().to_owned();
+    to.push("-kept");
+    let _ = std::process::Command::new("cp").arg("-a").arg(folder).arg(&to).status();
+    to.into()
+}
+
 /// Randomness for a test, printed so that a failure can be repeated with `SPOOL_TEST_SEED`.
 pub fn seed() -> u64 {
     let seed = env::var("SPOOL_TEST_SEED")

@@ -11,7 +11,8 @@ pub fn strace(prefix: &Path) -> Vec<String> {
     let calls = "open,openat,creat,write,pwrite64,writev,pwritev,pwritev2,read,lseek,dup,dup2,dup3,fcntl,fsync,fdatasync,\
                  sync_file_range,truncate,ftruncate,fallocate,rename,renameat,renameat2,link,linkat,symlink,symlinkat,\
                  unlink,unlinkat,mkdir,mkdirat,rmdir,copy_file_range,sendfile,splice,mmap";
-    let options = ["strace", "-ff", "-ttt", "-T", "-y", "-xx", "-s", "100000000", "-e"];
+    // -D: strace is the child, so that killing what the test started kills the program.
+    let options = ["strace", "-D", "-ff", "-ttt", "-T", "-y", "-xx", "-s", "100000000", "-e"];
     let mut words: Vec<String> = options.iter().map(|&word| word.to_owned()).collect();
     words.push(format!("trace={calls}"));
     words.extend(["-o".to_owned(), prefix.to_str().expect("a UTF-8 path").to_owned(), "--".to_owned()]);
@@ -52,23 +53,35 @@ pub enum Call {
     Unknown { text: String },
 }
 
+/// Reads the traces once strace has written them to the end.
+pub async fn read_when_complete(prefix: &Path) -> Vec<Event> {
+    super::super::eventually("strace has written the end of every thread", || async {
+        traces(prefix).iter().all(|trace| trace.trim_end().ends_with("+++"))
+    })
+    .await;
+    read(prefix)
+}
+
 /// Reads all threads' traces, in the order in which the calls began.
 pub fn read(prefix: &Path) -> Vec<Event> {
-    let folder = prefix.parent().expect("the traces lie in a folder");
-    let name = format!("{}.", prefix.file_name().expect("a name").to_str().expect("a UTF-8 name"));
     let mut lines: Vec<(f64, String)> = Vec::new();
-    for entry in fs::read_dir(folder).expect("the traces' folder").map(|entry| entry.expect("an entry")) {
-        if entry.file_name().to_string_lossy().starts_with(&name) {
-            let text = fs::read_to_string(entry.path()).expect("a trace is ASCII");
-            lines.extend(text.lines().filter_map(|line| {
-                let (at, rest) = line.split_once(' ')?;
-                Some((at.parse().ok()?, rest.to_owned()))
-            }));
-        }
+    for text in traces(prefix) {
+        lines.extend(text.lines().filter_map(|line| {
+            let (at, rest) = line.split_once(' ')?;
+            Some((at.parse().ok()?, rest.to_owned()))
+        }));
     }
     lines.sort_by(|(a, _), (b, _)| a.total_cmp(b));
     let mut positions = Positions::default();
     lines.iter().filter_map(|(at, line)| positions.event(*at, line)).collect()
+}
+
+fn traces(prefix: &Path) -> Vec<String> {
+    let folder = prefix.parent().expect("the traces lie in a folder");
+    let name = format!("{}.", prefix.file_name().expect("a name").to_str().expect("a UTF-8 name"));
+    let entries = fs::read_dir(folder).expect("the traces' folder").map(|entry| entry.expect("an entry"));
+    let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&name));
+    ours.map(|entry| fs::read_to_string(entry.path()).expect("a trace is ASCII")).collect()
 }
 
 /// Where each open file would be written next, since `write` names no offset: `None` for the end (`O_APPEND`).
