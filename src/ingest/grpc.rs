@@ -235,13 +235,14 @@ fn empty() -> Response<Body> {
 fn refused(refusal: &Refusal) -> Response<Body> {
     let code = match refusal.reason {
         Refused::Invalid => Code::InvalidArgument,
-        Refused::TooLarge => Code::ResourceExhausted,
+        // Not RESOURCE_EXHAUSTED: a sender has to tell what it may resend as it is from what it never may.
+        Refused::TooLarge => Code::OutOfRange,
+        Refused::Full => Code::ResourceExhausted,
         Refused::Unsupported => Code::Unimplemented,
         Refused::Timeout => Code::DeadlineExceeded,
         Refused::Aborted => Code::Cancelled,
         Refused::Unauthenticated => Code::Unauthenticated,
-        Refused::Full
-        | Refused::Unavailable
+        Refused::Unavailable
         | Refused::Memory
         | Refused::Streams
         | Refused::Connections
