@@ -1,5 +1,267 @@
-//! The file sink.
+//! The file sink: NDJSON in relaxed Extended JSON, one file at a time per stream. Works with nothing installed.
+//!
+//! Delivered means appended and fsynced. What comes again after a crash is found in the tail of the files and not written
+//! twice. A full disk is `Retry`. Closed files are compressed beside the deliveries.
 
+mod closed;
 mod options;
+mod output;
+mod recent;
+mod stream_file;
+#[cfg(test)]
+mod tests;
 
-pub use options::{Compression, FileOptions};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt, fs, io,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bson::RawDocument;
+use parking_lot::Mutex;
+
+pub use self::options::{Compression, FileOptions, FileOptionsError};
+use self::{
+    output::{Disk, RealDisk},
+    stream_file::{Rotation, StreamFile},
+};
+use super::{Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind};
+use crate::{
+    document::{BadBson, DocumentContext, Encoder, JsonStyle, Labels, write_json},
+    record::Stream,
+};
+
+/// Held while the folder is in use, so that no second sink writes into the same files.
+const LOCK: &str = ".livekit-spool.lock";
+
+/// Delivers to files.
+pub struct FileSink {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    options: FileOptions,
+    encoder: Arc<Encoder>,
+    labels: Labels,
+    disk: Arc<dyn Disk>,
+    /// A stream's files, once taken up; the lock keeps batches of a stream one after another.
+    streams: HashMap<Stream, Mutex<Option<StreamFile>>>,
+    lock: Mutex<Option<fs::File>>,
+    /// Held while closed files are compressed.
+    compressing: Mutex<()>,
+}
+
+impl fmt::Debug for FileSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FileSink").field("options", &self.inner.options).finish_non_exhaustive()
+    }
+}
+
+impl FileSink {
+    /// A sink that has not touched its folder yet.
+    ///
+    /// # Errors
+    /// When a label cannot be a key.
+    pub fn new(options: FileOptions, encoder: Arc<Encoder>) -> Result<Self, FileOptionsError> {
+        Self::on(options, encoder, Arc::new(RealDisk))
+    }
+
+    fn on(options: FileOptions, encoder: Arc<Encoder>, disk: Arc<dyn Disk>) -> Result<Self, FileOptionsError> {
+        let labels = options.labels()?;
+        let streams = Stream::ALL.into_iter().map(|stream| (stream, Mutex::new(None))).collect();
+        let inner =
+            Inner { options, encoder, labels, disk, streams, lock: Mutex::new(None), compressing: Mutex::new(()) };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+}
+
+#[async_trait]
+impl Sink for FileSink {
+    fn kind(&self) -> &'static str {
+        "file"
+    }
+
+    fn address(&self) -> String {
+        self.inner.options.path.display().to_string()
+    }
+
+    async fn initialize(&self) -> Result<Vec<String>, SinkError> {
+        let inner = Arc::clone(&self.inner);
+        let prepared = tokio::task::spawn_blocking(move || inner.prepare()).await;
+        prepared.unwrap_or_else(|panic| Err(io::Error::other(panic))).map_err(|error| self.inner.error(&error))?;
+        tokio::spawn(close_old_files(Arc::downgrade(&self.inner)));
+        Ok(Vec::new())
+    }
+
+    async fn send_batch(&self, batch: Batch) -> BatchOutcome {
+        let inner = Arc::clone(&self.inner);
+        let records = batch.records.len();
+        let written = tokio::task::spawn_blocking(move || inner.write(&batch)).await;
+        written.unwrap_or_else(|panic| BatchOutcome {
+            records: vec![Outcome::Retry; records],
+            error: Some(SinkError { kind: SinkErrorKind::Unnamed, message: format!("writing failed: {panic}") }),
+        })
+    }
+
+    async fn close(&self) {
+        let inner = Arc::clone(&self.inner);
+        // Only the lock and the open files are let go; lines are durable since their batch.
+        let _ = tokio::task::spawn_blocking(move || inner.release()).await;
+    }
+}
+
+impl Inner {
+    fn prepare(&self) -> io::Result<()> {
+        let folder = &self.options.path;
+        fs::create_dir_all(folder)?;
+        let mut lock = self.lock.lock();
+        if lock.is_none() {
+            let file = fs::File::create(folder.join(LOCK))?;
+            rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+                io::Error::new(io::ErrorKind::ResourceBusy, "another sink or process writes into this folder")
+            })?;
+            *lock = Some(file);
+        }
+        closed::remove_unfinished(folder)?;
+        for (&stream, file) in &self.streams {
+            *file.lock() = Some(StreamFile::recover(stream, folder, Arc::clone(&self.disk))?);
+        }
+        Ok(())
+    }
+
+    /// Encode, leave out what stands there already, append, fsync.
+    fn write(self: &Arc<Self>, batch: &Batch) -> BatchOutcome {
+        let mut outcomes = vec![Outcome::Retry; batch.records.len()];
+        let lines = self.encode(batch, &mut outcomes);
+        let mut file = self.streams[&batch.stream].lock();
+        let Some(file) = file.as_mut() else {
+            let error = Some(self.error(&io::Error::new(io::ErrorKind::NotFound, "the folder is not in use yet")));
+            return BatchOutcome { records: outcomes, error };
+        };
+        let mut text = Vec::with_capacity(lines.iter().map(|line| line.text.len()).sum());
+        let mut ids = HashSet::with_capacity(lines.len());
+        for line in &lines {
+            if !file.has(&line.id) && ids.insert(line.id.as_str()) {
+                text.extend_from_slice(&line.text);
+            }
+        }
+        if !ids.is_empty()
+            && let Err(error) = file.append(&text, ids.into_iter())
+        {
+            return BatchOutcome { records: outcomes, error: Some(self.error(&error)) };
+        }
+        for line in &lines {
+            outcomes[line.record] = Outcome::Delivered;
+        }
+        if file.rotate(self.rotation()) {
+            let inner = Arc::clone(self);
+            tokio::runtime::Handle::current().spawn_blocking(move || inner.compress_closed());
+        }
+        BatchOutcome { records: outcomes, error: None }
+    }
+
+    /// The batch as lines; records that make none are rejected.
+    fn encode(&self, batch: &Batch, outcomes: &mut [Outcome]) -> Vec<Line> {
+        let context = DocumentContext { expire_at: None, labels: &self.labels };
+        let mut document = Vec::new();
+        let mut lines = Vec::with_capacity(batch.records.len());
+        for (i, record) in batch.records.iter().enumerate() {
+            document.clear();
+            let line = match self.encoder.encode(batch.stream, &record.bytes, &context, &mut document) {
+                Ok(()) => line_of(&document).map_err(|error| error.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            match line {
+                Ok((id, text)) => lines.push(Line { record: i, id, text }),
+                Err(reason) => outcomes[i] = Outcome::Rejected(format!("it makes no document: {reason}")),
+            }
+        }
+        lines
+    }
+
+    /// Closes files whose time has come.
+    fn rotate_all(&self) {
+        for file in self.streams.values() {
+            if let Some(file) = file.lock().as_mut() {
+                file.rotate(self.rotation());
+            }
+        }
+    }
+
+    /// Compresses what is closed. What cannot be stays as it is, and is tried again next time.
+    fn compress_closed(&self) {
+        if self.options.compression == Compression::None {
+            return;
+        }
+        let _one_at_a_time = self.compressing.lock();
+        for file in self.streams.values() {
+            let closed = file.lock().as_ref().map_or_else(|| Ok(Vec::new()), StreamFile::closed);
+            for path in closed.unwrap_or_default() {
+                if let Err(error) = closed::compress(&path, self.options.compression) {
+                    tracing::warn!(path = %path.display(), %error, "closed file is not compressed yet");
+                }
+            }
+        }
+    }
+
+    fn rotation(&self) -> Rotation {
+        Rotation { bytes: self.options.rotate_bytes, age: self.options.rotate_age }
+    }
+
+    fn release(&self) {
+        for file in self.streams.values() {
+            *file.lock() = None;
+        }
+        *self.lock.lock() = None;
+    }
+
+    fn error(&self, error: &io::Error) -> SinkError {
+        use io::ErrorKind::{QuotaExceeded, StorageFull};
+        let (kind, remedy) = match error.kind() {
+            StorageFull | QuotaExceeded => (SinkErrorKind::Full, "; make room on that disk"),
+            io::ErrorKind::PermissionDenied => {
+                (SinkErrorKind::Unauthorized, "; let the user that runs livekit-spool write there")
+            }
+            _ => (SinkErrorKind::Unavailable, ""),
+        };
+        SinkError { kind, message: format!("{}: {error}{remedy}", self.options.path.display()) }
+    }
+}
+
+/// A record as it will stand in the file.
+struct Line {
+    /// Which one of the batch.
+    record: usize,
+    id: String,
+    /// With the line's end.
+    text: Vec<u8>,
+}
+
+/// A document's `_id` and its line.
+fn line_of(document: &[u8]) -> Result<(String, Vec<u8>), BadBson> {
+    let id = RawDocument::from_bytes(document).ok().and_then(|document| document.get_str("_id").ok());
+    let id = id.ok_or(BadBson { at: 0 })?.to_owned();
+    let mut text = Vec::with_capacity(document.len() * 3 / 2);
+    write_json(document, JsonStyle::Relaxed, &mut text)?;
+    text.push(b'\n');
+    Ok((id, text))
+}
+
+/// Closes files by age and compresses what is closed, until the sink is gone: an idle stream's last file too.
+async fn close_old_files(sink: Weak<Inner>) {
+    let Some(age) = sink.upgrade().map(|inner| inner.options.rotate_age) else { return };
+    let pause = (age / 10).clamp(Duration::from_millis(100), Duration::from_secs(60));
+    loop {
+        tokio::time::sleep(pause).await;
+        let Some(inner) = sink.upgrade() else { return };
+        let done = tokio::task::spawn_blocking(move || {
+            inner.rotate_all();
+            inner.compress_closed();
+        });
+        if done.await.is_err() {
+            return;
+        }
+    }
+}

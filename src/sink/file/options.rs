@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
+use crate::document::Labels;
+
 /// Where and how the file sink writes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileOptions {
@@ -28,6 +30,27 @@ impl Default for FileOptions {
         }
     }
 }
+
+impl FileOptions {
+    /// Checks what can be checked without touching the disk.
+    ///
+    /// # Errors
+    /// When a label cannot be a key.
+    pub fn check(&self) -> Result<(), FileOptionsError> {
+        self.labels().map(drop)
+    }
+
+    /// The labels as each document gets them.
+    pub(super) fn labels(&self) -> Result<Labels, FileOptionsError> {
+        let labels = self.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        Labels::new(labels).map_err(|error| FileOptionsError(error.to_string()))
+    }
+}
+
+/// A label that cannot be a key in a document.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("labels: {0}")]
+pub struct FileOptionsError(String);
 
 /// How closed files are compressed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]

@@ -1,0 +1,192 @@
+//! One stream's files: `<stream>-<UTC time>.ndjson`, the newest of them being written.
+//!
+//! - A batch's lines are appended and fsynced before any of its records counts as delivered. What could not be written
+//!   or synced whole is cut off again; where the sync itself failed the file is left for good and a new one begun.
+//! - At start the newest file is taken up again: a torn last line is cut, and the `_id`s of its tail (and of the files
+//!   before it, as far as needed) are remembered, see [`RecentIds`].
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use super::{
+    closed::{self, is_file_of},
+    output::{Disk, Output},
+    recent::{REMEMBERED, RecentIds},
+};
+use crate::record::{Stream, UnixMillis, now_millis};
+
+/// What every file's name ends in while it is written.
+pub(super) const EXTENSION: &str = ".ndjson";
+
+/// When a file is closed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rotation {
+    pub(super) bytes: u64,
+    pub(super) age: Duration,
+}
+
+/// The file of a stream that is being written, if any, and what was written last.
+pub(super) struct StreamFile {
+    stream: Stream,
+    folder: PathBuf,
+    disk: Arc<dyn Disk>,
+    open: Option<Open>,
+    recent: RecentIds,
+    /// The newest file's time: names never repeat and never go back, whatever the clock does.
+    last_named: UnixMillis,
+}
+
+struct Open {
+    path: PathBuf,
+    output: Box<dyn Output>,
+    /// Whole, synced lines.
+    bytes: u64,
+    since: UnixMillis,
+}
+
+impl StreamFile {
+    /// Takes up the stream's files where a run before this one left them.
+    pub(super) fn recover(stream: Stream, folder: &Path, disk: Arc<dyn Disk>) -> io::Result<Self> {
+        let mut files = files_of(stream, folder)?;
+        let mut file = Self {
+            stream,
+            folder: folder.to_owned(),
+            disk,
+            open: None,
+            recent: RecentIds::default(),
+            last_named: files.last().map_or(0, |(at, _)| *at),
+        };
+        let newest = files.pop_if(|(_, path)| path.to_string_lossy().ends_with(EXTENSION));
+        let mut tails = Vec::new();
+        let mut remembered = 0;
+        if let Some((since, path)) = newest {
+            let mut output = file.disk.open(&path)?;
+            let (bytes, ids) = closed::whole_lines(&path)?;
+            output.cut(bytes)?;
+            // Lines that only the page cache holds would be taken for durable below.
+            output.sync()?;
+            remembered += ids.len();
+            tails.push(ids);
+            file.open = Some(Open { path, output, bytes, since });
+        }
+        while remembered < REMEMBERED
+            && let Some((_, path)) = files.pop()
+        {
+            // A closed file that cannot be read costs at most a line that stands twice.
+            let ids = closed::ids(&path).unwrap_or_else(|error| {
+                tracing::warn!(path = %path.display(), %error, "closed file cannot be read: redelivered lines may stand twice");
+                Vec::new()
+            });
+            remembered += ids.len();
+            tails.push(ids);
+        }
+        for id in tails.iter().rev().flatten() {
+            file.recent.insert(id);
+        }
+        Ok(file)
+    }
+
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.recent.contains(id)
+    }
+
+    /// Appends lines (each with its end) and makes them durable.
+    pub(super) fn append<'a>(&mut self, lines: &[u8], ids: impl Iterator<Item = &'a str>) -> io::Result<()> {
+        if self.open.as_ref().is_some_and(|open| !open.output.is_linked()) {
+            self.open = None;
+        }
+        if self.open.is_none() {
+            self.open = Some(self.create()?);
+        }
+        let Some(open) = &mut self.open else { return Ok(()) };
+        if let Err(error) = open.output.append(lines) {
+            if open.output.cut(open.bytes).is_err() {
+                self.open = None;
+            }
+            return Err(error);
+        }
+        if let Err(error) = open.output.sync() {
+            // What the disk holds now is unknown: nothing is appended to it any more. The lines go, if they can.
+            let _ = open.output.cut(open.bytes);
+            self.open = None;
+            return Err(error);
+        }
+        open.bytes += lines.len() as u64;
+        for id in ids {
+            self.recent.insert(id);
+        }
+        Ok(())
+    }
+
+    /// Closes the file if it is due; true where it was.
+    pub(super) fn rotate(&mut self, rotation: Rotation) -> bool {
+        let Some(open) = &self.open else { return false };
+        let age = Duration::from_millis(u64::try_from(now_millis() - open.since).unwrap_or(0));
+        let due = open.bytes > 0 && (open.bytes >= rotation.bytes || age >= rotation.age);
+        if due {
+            self.open = None;
+        }
+        due
+    }
+
+    /// Files that are closed and still as they were written.
+    pub(super) fn closed(&self) -> io::Result<Vec<PathBuf>> {
+        let open = self.open.as_ref().map(|open| &open.path);
+        let files = files_of(self.stream, &self.folder)?.into_iter().map(|(_, path)| path);
+        Ok(files.filter(|path| Some(path) != open && path.to_string_lossy().ends_with(EXTENSION)).collect())
+    }
+
+    fn create(&mut self) -> io::Result<Open> {
+        fs::create_dir_all(&self.folder)?;
+        let since = now_millis();
+        let named = since.max(self.last_named + 1);
+        let path = self.folder.join(format!("{}-{}{EXTENSION}", self.stream, name_of(named)));
+        let output = self.disk.create(&path)?;
+        self.last_named = named;
+        Ok(Open { path, output, bytes: 0, since })
+    }
+}
+
+/// A stream's files, oldest first, with the time in their names.
+fn files_of(stream: Stream, folder: &Path) -> io::Result<Vec<(UnixMillis, PathBuf)>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if let Some(at) = is_file_of(stream, name) {
+            files.push((at, path));
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+/// A time as it stands in a file's name: `20261122T010203.456Z`.
+pub(super) fn name_of(at: UnixMillis) -> String {
+    let at = UNIX_EPOCH + Duration::from_millis(u64::try_from(at).unwrap_or(0));
+    humantime::format_rfc3339_millis(at).to_string().replace(['-', ':'], "")
+}
+
+/// The time in a file's name.
+pub(super) fn time_of_name(name: &str) -> Option<UnixMillis> {
+    let digits = |range| name.get(range).filter(|part: &&str| part.bytes().all(|byte| byte.is_ascii_digit()));
+    let (date, time, millis) = (digits(0..8)?, digits(9..15)?, digits(16..19)?);
+    if name.len() != 20 || !name.is_ascii() {
+        return None;
+    }
+    let iso = format!(
+        "{}-{}-{}T{}:{}:{}.{millis}Z",
+        &date[..4],
+        &date[4..6],
+        &date[6..],
+        &time[..2],
+        &time[2..4],
+        &time[4..]
+    );
+    let at: SystemTime = humantime::parse_rfc3339(&iso).ok()?;
+    i64::try_from(at.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()
+}

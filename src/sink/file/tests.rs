@@ -1,0 +1,307 @@
+//! The file sink on a real folder, and on a disk that fails on demand.
+
+use std::{
+    fs,
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use livekit_protocol::AnalyticsEvent;
+use prost::Message;
+
+use super::{
+    Compression, FileOptions, FileSink,
+    output::{Disk, Output, RealDisk},
+    stream_file::{name_of, time_of_name},
+};
+use crate::{
+    document::{DocumentOptions, Encoder},
+    record::Stream,
+    sink::{Batch, BatchOutcome, Outcome, Sink, SinkErrorKind},
+    spool::QueuedRecord,
+};
+
+fn events(range: std::ops::Range<u64>) -> Batch {
+    let record = |ordinal| {
+        let event = AnalyticsEvent { id: format!("AE_{ordinal}"), room_id: "RM_x".into(), ..Default::default() };
+        QueuedRecord { ordinal, received_at: 0, bytes: Bytes::from(event.encode_to_vec()) }
+    };
+    Batch { stream: Stream::Events, records: range.map(record).collect() }
+}
+
+fn options(folder: &Path) -> FileOptions {
+    FileOptions { path: folder.to_owned(), ..FileOptions::default() }
+}
+
+async fn open(options: FileOptions) -> FileSink {
+    open_on(options, RealDisk).await
+}
+
+async fn open_on(options: FileOptions, disk: impl Disk + 'static) -> FileSink {
+    let encoder = Arc::new(Encoder::new(DocumentOptions::default()));
+    let sink = FileSink::on(options, encoder, Arc::new(disk)).expect("options");
+    sink.initialize().await.expect("a folder");
+    sink
+}
+
+/// Files of events, oldest first.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(folder).expect("folder").map(|entry| entry.expect("entry").path()).collect();
+    files.retain(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("events-")));
+    files.sort();
+    files
+}
+
+fn text(path: &Path) -> String {
+    let mut text = String::new();
+    let file = fs::File::open(path).expect("file");
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("gz") => flate2::read::GzDecoder::new(file).read_to_string(&mut text),
+        Some("zst") => zstd::Decoder::new(file).expect("zstd").read_to_string(&mut text),
+        _ => io::BufReader::new(file).read_to_string(&mut text),
+    }
+    .expect("UTF-8");
+    text
+}
+
+/// The `_id`s of all lines, each of which must be a whole JSON document.
+fn ids(folder: &Path) -> Vec<String> {
+    let lines: String = files(folder).iter().map(|path| text(path)).collect();
+    let id = |line: &str| {
+        let line: serde_json::Value = serde_json::from_str(line).expect("a whole line of JSON");
+        line["_id"].as_str().expect("_id").to_owned()
+    };
+    lines.lines().map(id).collect()
+}
+
+fn numbered(range: std::ops::Range<u64>) -> Vec<String> {
+    range.map(|i| format!("AE_{i}")).collect()
+}
+
+fn all_delivered(outcome: &BatchOutcome) -> bool {
+    outcome.records.iter().all(|outcome| *outcome == Outcome::Delivered)
+}
+
+#[tokio::test]
+async fn lines_are_documents_in_the_order_of_the_queue() {
+    let folder = tempfile::tempdir().expect("folder");
+    let sink = open(options(folder.path())).await;
+    for at in 0..5 {
+        assert!(all_delivered(&sink.send_batch(events(at * 100..at * 100 + 100)).await));
+    }
+    assert_eq!(ids(folder.path()), numbered(0..500));
+    assert_eq!(files(folder.path()).len(), 1);
+}
+
+#[tokio::test]
+async fn a_torn_last_line_is_cut_and_what_comes_again_is_not_written_twice() {
+    let folder = tempfile::tempdir().expect("folder");
+    open(options(folder.path())).await.send_batch(events(0..100)).await;
+    let file = files(folder.path()).pop().expect("a file");
+    let whole = fs::metadata(&file).expect("file").len();
+    fs::OpenOptions::new().write(true).open(&file).expect("file").set_len(whole - 5).expect("torn");
+    let sink = open(options(folder.path())).await;
+    assert_eq!(ids(folder.path()), numbered(0..99));
+    assert!(all_delivered(&sink.send_batch(events(50..150)).await));
+    assert_eq!(ids(folder.path()), numbered(0..150));
+    assert_eq!(files(folder.path()), [file], "the same file goes on");
+}
+
+#[tokio::test]
+async fn what_comes_again_is_found_in_closed_files_too_compressed_or_not() {
+    for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+        let folder = tempfile::tempdir().expect("folder");
+        let options = FileOptions { rotate_bytes: 4096, compression, ..options(folder.path()) };
+        let sink = open(options.clone()).await;
+        for at in 0..10 {
+            assert!(all_delivered(&sink.send_batch(events(at * 100..at * 100 + 100)).await));
+        }
+        sink.inner.compress_closed();
+        sink.close().await;
+        assert!(files(folder.path()).len() >= 10);
+        assert!(files(folder.path()).iter().all(|path| path.to_string_lossy().ends_with(compression.suffix())));
+        let sink = open(options).await;
+        assert!(all_delivered(&sink.send_batch(events(0..1001)).await));
+        assert_eq!(ids(folder.path()), numbered(0..1001), "{compression:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_old_file_is_closed_and_compressed_without_another_record() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (rotate_age, compression) = (Duration::from_millis(50), Compression::Gzip);
+    let sink = open(FileOptions { rotate_age, compression, ..options(folder.path()) }).await;
+    sink.send_batch(events(0..10)).await;
+    for _ in 0..1000 {
+        if files(folder.path()).iter().all(|path| path.to_string_lossy().ends_with(".ndjson.gz")) {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(files(folder.path())[0].to_string_lossy().ends_with(".ndjson.gz"));
+    assert_eq!(ids(folder.path()), numbered(0..10));
+}
+
+#[tokio::test]
+async fn what_a_crash_left_half_compressed_is_compressed_again() {
+    let folder = tempfile::tempdir().expect("folder");
+    let zipped = FileOptions { rotate_bytes: 1, compression: Compression::Zstd, ..options(folder.path()) };
+    open(options(folder.path())).await.send_batch(events(0..10)).await;
+    let file = files(folder.path()).pop().expect("a file");
+    fs::write(file.with_extension("ndjson.zst.tmp"), b"half").expect("file");
+    let sink = open(zipped).await;
+    sink.send_batch(events(10..20)).await;
+    sink.inner.compress_closed();
+    let names: Vec<String> = files(folder.path()).iter().map(|path| path.to_string_lossy().into_owned()).collect();
+    assert!(names.iter().all(|name| name.ends_with(".ndjson.zst")), "{names:?}");
+    assert_eq!(ids(folder.path()), numbered(0..20));
+}
+
+#[tokio::test]
+async fn a_record_that_makes_no_document_is_rejected_alone() {
+    let folder = tempfile::tempdir().expect("folder");
+    let sink = open(options(folder.path())).await;
+    let mut records = events(0..3).records.to_vec();
+    records[1].bytes = Bytes::from_static(&[0xFF; 3]);
+    let outcome = sink.send_batch(Batch { stream: Stream::Events, records: records.into() }).await;
+    assert!(matches!(outcome.records[..], [Outcome::Delivered, Outcome::Rejected(_), Outcome::Delivered]));
+    assert_eq!(ids(folder.path()), ["AE_0", "AE_2"]);
+}
+
+#[tokio::test]
+async fn a_file_that_someone_removed_is_begun_anew() {
+    let folder = tempfile::tempdir().expect("folder");
+    let sink = open(options(folder.path())).await;
+    sink.send_batch(events(0..10)).await;
+    fs::remove_file(&files(folder.path())[0]).expect("removed");
+    assert!(all_delivered(&sink.send_batch(events(10..20)).await));
+    assert_eq!(ids(folder.path()), numbered(10..20));
+}
+
+#[tokio::test]
+async fn a_second_sink_does_not_write_into_the_same_folder() {
+    let folder = tempfile::tempdir().expect("folder");
+    let first = open(options(folder.path())).await;
+    let encoder = Arc::new(Encoder::new(DocumentOptions::default()));
+    let second = FileSink::new(options(folder.path()), encoder).expect("options");
+    let error = second.initialize().await.expect_err("in use");
+    assert!(error.message.contains("another sink or process"), "{error}");
+    first.close().await;
+    second.initialize().await.expect("free now");
+}
+
+#[test]
+fn names_hold_the_time_they_were_made() {
+    let at = 1_763_773_323_456;
+    assert_eq!(name_of(at), "20251122T010203.456Z");
+    assert_eq!(time_of_name(&name_of(at)), Some(at));
+    for other in ["", "20251122T010203.456", "2025112aT010203.456Z", "20251122T010203.456Zx", "99999999T999999.999Z"] {
+        assert_eq!(time_of_name(other), None, "{other}");
+    }
+}
+
+/// What goes wrong, and how often still.
+#[derive(Default)]
+struct Faults {
+    appends: AtomicU32,
+    syncs: AtomicU32,
+    cuts: AtomicU32,
+}
+
+struct FaultyDisk(Arc<Faults>);
+
+struct FaultyOutput {
+    output: Box<dyn Output>,
+    faults: Arc<Faults>,
+}
+
+fn fails(count: &AtomicU32) -> bool {
+    count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+}
+
+impl Disk for FaultyDisk {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn Output>> {
+        Ok(Box::new(FaultyOutput { output: RealDisk.create(path)?, faults: Arc::clone(&self.0) }))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Box<dyn Output>> {
+        Ok(Box::new(FaultyOutput { output: RealDisk.open(path)?, faults: Arc::clone(&self.0) }))
+    }
+}
+
+impl Output for FaultyOutput {
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        if fails(&self.faults.appends) {
+            self.output.append(&bytes[..bytes.len() / 2])?;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.output.append(bytes)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        if fails(&self.faults.syncs) { Err(io::Error::other("sync failed")) } else { self.output.sync() }
+    }
+
+    fn cut(&mut self, bytes: u64) -> io::Result<()> {
+        if fails(&self.faults.cuts) { Err(io::Error::other("cut failed")) } else { self.output.cut(bytes) }
+    }
+
+    fn is_linked(&self) -> bool {
+        self.output.is_linked()
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_is_retry_and_leaves_no_half_line() {
+    let folder = tempfile::tempdir().expect("folder");
+    let faults = Arc::new(Faults::default());
+    let sink = open_on(options(folder.path()), FaultyDisk(Arc::clone(&faults))).await;
+    sink.send_batch(events(0..10)).await;
+    faults.appends.store(3, Ordering::SeqCst);
+    for _ in 0..3 {
+        let outcome = sink.send_batch(events(10..20)).await;
+        assert_eq!(outcome.records, vec![Outcome::Retry; 10]);
+        let error = outcome.error.expect("a reason");
+        assert!(error.kind == SinkErrorKind::Full && error.message.contains("make room"), "{error:?}");
+        assert_eq!(ids(folder.path()), numbered(0..10));
+    }
+    assert!(all_delivered(&sink.send_batch(events(10..20)).await));
+    assert_eq!(ids(folder.path()), numbered(0..20));
+    assert_eq!(files(folder.path()).len(), 1);
+}
+
+#[tokio::test]
+async fn after_a_failed_sync_the_file_is_left_and_a_new_one_begun() {
+    let folder = tempfile::tempdir().expect("folder");
+    let faults = Arc::new(Faults::default());
+    let sink = open_on(options(folder.path()), FaultyDisk(Arc::clone(&faults))).await;
+    sink.send_batch(events(0..10)).await;
+    faults.syncs.store(1, Ordering::SeqCst);
+    let outcome = sink.send_batch(events(10..20)).await;
+    assert_eq!(outcome.records, vec![Outcome::Retry; 10]);
+    assert!(all_delivered(&sink.send_batch(events(10..20)).await));
+    assert_eq!(files(folder.path()).len(), 2);
+    assert_eq!(ids(folder.path()), numbered(0..20));
+}
+
+#[tokio::test]
+async fn where_half_a_line_cannot_be_cut_the_next_line_begins_in_a_new_file() {
+    let folder = tempfile::tempdir().expect("folder");
+    let faults = Arc::new(Faults::default());
+    let sink = open_on(options(folder.path()), FaultyDisk(Arc::clone(&faults))).await;
+    sink.send_batch(events(0..10)).await;
+    faults.appends.store(1, Ordering::SeqCst);
+    faults.cuts.store(1, Ordering::SeqCst);
+    sink.send_batch(events(10..20)).await;
+    assert!(all_delivered(&sink.send_batch(events(10..20)).await));
+    assert_eq!(files(folder.path()).len(), 2);
+    let second = text(&files(folder.path())[1]);
+    assert!(second.starts_with(r#"{"_id":"AE_10""#) && second.lines().count() == 10, "{second}");
+}
