@@ -1,104 +1,263 @@
 //! The spool: per sink, a journal that makes records durable and sled queues over it.
+//!
+//! ```text
+//! <folder>/lock                           held (flock) while the spool is open
+//!         /journal/000000000001.journal   segments: blocks of records and notes, nothing else
+//!         /queue/                         sled: a tree per stream, entries for runs of blocks, and the checkpoint
+//!         /dead/000000000001.journal      dead letters, in blocks of the same format
+//!         /quarantine/                    damaged bytes, each with a line in report.ndjson
+//! ```
+//!
+//! The journal is the truth: its newest segment begins with the whole state and holds every note after it. The queue
+//! only says where to look; what it lacks is found by walking segments.
+//!
+//! The order of things, for a batch: pack, write, `fdatasync`, enter into the books, answer. For a delivered record: out
+//! of the books, a note with the next group; its segment goes when all such notes are durable and the queue has followed.
 
-use std::ops::Range;
+use std::{ops::Range, path::Path, sync::Arc, thread::JoinHandle, time::Instant};
 
 use async_trait::async_trait;
-use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
-use crate::record::{Stream, UnixMillis};
+use crate::record::{RecordBatch, RecordId, Stream, now_millis};
 
-/// A record in a queue.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QueuedRecord {
-    /// Its place in the stream's order; never used twice.
-    pub ordinal: u64,
-    /// When it was received, by the wall clock.
-    pub received_at: UnixMillis,
-    /// The record as it came.
-    pub bytes: Bytes,
-}
+mod block;
+mod books;
+mod codec;
+mod core;
+mod dead;
+mod delivery;
+mod draft;
+mod error;
+pub mod failpoint;
+mod inspect;
+mod io;
+mod journal;
+mod keeper;
+mod open;
+mod options;
+mod quarantine;
+mod queue;
+mod ranges;
+mod reader;
+mod recovery;
+mod segment;
+mod state;
+mod status;
+#[cfg(test)]
+mod tests;
 
-/// Records handed out for delivery: not handed out again until given back (or the process restarts).
+pub use self::{
+    core::LastError,
+    dead::{DeadFilter, DeadLetter},
+    delivery::{Lease, LeaseLimit, Queue, QueueError, QueuedRecord, Rejection},
+    error::{AppendError, FullLimit, OpenError},
+    inspect::inspect,
+    options::{Compression, Key, Keys, SpoolOptions, WhenFull},
+    state::{DropReason, Totals},
+    status::{DiskBytes, SpoolStatus, StreamStatus, WriterState},
+};
+use self::{
+    core::{Core, Waiting},
+    io::FolderLock,
+    state::{Fate, Note, Size},
+};
+
+/// One sink's spool, open. Share it in an `Arc`.
 #[derive(Debug)]
-pub struct Lease {
-    /// The queue they come from.
-    pub stream: Stream,
-    /// In queue order; ordinals may skip where records were dropped or lost.
-    pub records: Vec<QueuedRecord>,
+pub struct Spool {
+    core: Arc<Core>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    lock: Mutex<Option<FolderLock>>,
 }
 
-/// At most this much in one lease; at least one record is handed out if there is any.
-#[derive(Debug, Clone, Copy)]
-pub struct LeaseLimit {
-    /// Records at most.
-    pub records: usize,
-    /// Bytes of records at most.
-    pub bytes: usize,
+impl Spool {
+    /// Opens the spool in `folder`, or makes one there. Blocking.
+    ///
+    /// # Errors
+    /// See [`OpenError`]. Damage is none: it is stepped over, counted and reported.
+    pub fn open(folder: &Path, options: SpoolOptions) -> Result<Self, OpenError> {
+        open::open(folder, options)
+    }
+
+    /// Takes a batch, whole or not at all; returns when it is durable (`fdatasync`).
+    ///
+    /// If the caller stops waiting, the batch may be kept all the same.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; nothing of the batch is kept then.
+    pub async fn append(&self, batch: RecordBatch) -> Result<(), AppendError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let patience = match self.core.options.when_full {
+            WhenFull::Block { timeout } => Some(Instant::now() + timeout),
+            _ => None,
+        };
+        loop {
+            // Listening begins before the attempt: room that comes meanwhile is not missed.
+            let room = self.core.room.notified();
+            let (sink, limit) = match self.append_once(batch.clone()).await {
+                Err(AppendError::Full { sink, limit }) => (sink, limit),
+                result => return result.map(|_| ()),
+            };
+            match (self.core.options.when_full, patience) {
+                (WhenFull::DropNewest, _) => {
+                    let records = batch.count();
+                    self.count_dropped(batch.stream, DropReason::Newest, u64::from(records));
+                    return Err(AppendError::Dropped { sink, limit, records });
+                }
+                (_, Some(until)) if tokio::time::timeout_at(until.into(), room).await.is_ok() => {}
+                _ => return Err(AppendError::Full { sink, limit }),
+            }
+        }
+    }
+
+    /// Hands a batch to the writer; answers its first record's ordinal.
+    async fn append_once(&self, batch: RecordBatch) -> Result<u64, AppendError> {
+        let closed = || AppendError::Closed { sink: self.core.options.name.clone() };
+        if let Some(bytes) = draft::too_long(&batch) {
+            return Err(AppendError::TooLong { bytes, most: draft::LONGEST_RECORD_BYTES });
+        }
+        let (answer, answered) = oneshot::channel();
+        {
+            let mut inbox = self.core.inbox.lock();
+            if inbox.closing {
+                return Err(closed());
+            }
+            inbox.appends.push_back(Waiting { batch, answer });
+            self.core.mail.notify_one();
+        }
+        answered.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    fn count_dropped(&self, stream: Stream, reason: DropReason, records: u64) {
+        let fate = Fate::Dropped(reason);
+        let note = Note { stream, fate, ranges: Vec::new(), unnumbered: records, size: Size::default() };
+        let mut books = self.core.books.lock();
+        books.stream(stream).live.apply(&note);
+        self.core.inbox.lock().add_note(&note);
+        self.core.mail.notify_one();
+    }
+
+    /// What the spool holds now. Cheap: counters, and at most one block read per stream.
+    #[must_use]
+    pub fn status(&self) -> SpoolStatus {
+        status::of(&self.core)
+    }
+
+    /// The dead letters that a filter means, oldest first: at most `limit` of them behind the first `skip`. Blocking.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn dead_letters(&self, filter: &DeadFilter, skip: usize, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
+        self.core.dead.list(filter, skip, limit).map_err(|error| self.core.dead_error(error))
+    }
+
+    /// Removes the dead letters that a filter means, for good; answers how many. Blocking.
+    ///
+    /// # Errors
+    /// When they cannot be read or written.
+    pub fn drop_dead_letters(&self, filter: &DeadFilter) -> Result<u64, QueueError> {
+        self.core.dead.drop_matching(filter).map_err(|error| self.core.dead_error(error))
+    }
+
+    /// Takes no more records, makes durable what waits, brings the queue up to date, lets go of the folder.
+    pub async fn close(&self) {
+        let threads = std::mem::take(&mut *self.threads.lock());
+        let core = Arc::clone(&self.core);
+        let stopped = tokio::task::spawn_blocking(move || stop(&core, threads)).await;
+        debug_assert!(stopped.is_ok(), "stopping the spool's threads does not panic");
+        self.lock.lock().take();
+    }
 }
 
-/// What a sink rejected for good.
-#[derive(Debug, Clone)]
-pub struct Rejection {
-    /// The record.
-    pub record: QueuedRecord,
-    /// The sink's reason.
-    pub reason: String,
-    /// How often delivery was tried.
-    pub attempts: u32,
-    /// The first attempt, by the wall clock.
-    pub first_attempt_at: UnixMillis,
+impl Drop for Spool {
+    fn drop(&mut self) {
+        stop(&self.core, std::mem::take(&mut *self.threads.lock()));
+    }
 }
 
-/// What the flusher needs of a spool: take records in order, give them back, remove what was acknowledged.
+/// Ends the writer, then the keeper, whose last checkpoint has all of it.
+fn stop(core: &Core, threads: Vec<JoinHandle<()>>) {
+    core.inbox.lock().closing = true;
+    core.mail.notify_one();
+    let mut threads = threads.into_iter();
+    let join = |thread: Option<JoinHandle<()>>| {
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            core.report("a thread of the spool panicked".to_owned());
+        }
+    };
+    join(threads.next());
+    core.keeper.state.lock().closing = true;
+    core.keeper.bell.notify_one();
+    join(threads.next());
+    // sled lets go of its files with the last handle.
+    core.index.write().take();
+}
+
 #[async_trait]
-pub trait Queue: Send + Sync + 'static {
-    /// Hands out the next records of a stream, in order. Blocking (reads and decompresses): call it off the async threads.
-    ///
-    /// # Errors
-    /// When the journal cannot be read.
-    fn lease(&self, stream: Stream, limit: LeaseLimit) -> Result<Option<Lease>, QueueError>;
+impl Queue for Spool {
+    fn lease(&self, stream: Stream, limit: LeaseLimit) -> Result<Option<Lease>, QueueError> {
+        self.core.readers[stream as usize].lock().lease(&self.core, limit)
+    }
 
-    /// Puts records back at their place in the order; the next lease hands them out again.
-    fn give_back(&self, stream: Stream, ordinals: &[Range<u64>]);
+    fn give_back(&self, stream: Stream, ordinals: &[Range<u64>]) {
+        {
+            let mut books = self.core.books.lock();
+            let books = books.stream(stream);
+            ordinals.iter().for_each(|range| books.take_back(range));
+        }
+        self.core.ready[stream as usize].notify_waiters();
+    }
 
-    /// Removes delivered records. The note becomes durable with the journal's next sync; a crash before it redelivers.
-    ///
-    /// # Errors
-    /// When the note could not be taken.
-    fn acknowledge(&self, stream: Stream, ordinals: &[Range<u64>]) -> Result<(), QueueError>;
+    fn acknowledge(&self, stream: Stream, ordinals: &[Range<u64>]) -> Result<(), QueueError> {
+        self.core.finish(stream, ordinals, Fate::Delivered);
+        Ok(())
+    }
 
-    /// Sets rejected records aside, durably, then removes them from the queue.
-    ///
-    /// # Errors
-    /// When the dead letters are full or cannot be written; the records then stay leased.
-    async fn set_aside(&self, stream: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError>;
+    async fn set_aside(&self, stream: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError> {
+        let core = Arc::clone(&self.core);
+        let done = tokio::task::spawn_blocking(move || set_aside(&core, stream, rejections)).await;
+        done.unwrap_or_else(|panic| {
+            Err(QueueError::Io { path: self.core.folder.display().to_string(), source: std::io::Error::other(panic) })
+        })
+    }
 
-    /// Returns when `stream` has records that are not handed out (at once if it has some).
-    async fn ready(&self, stream: Stream);
+    async fn ready(&self, stream: Stream) {
+        loop {
+            let notified = self.core.ready[stream as usize].notified();
+            tokio::pin!(notified);
+            notified.as_mut().enable();
+            if self.waiting(stream).0 > 0 {
+                return;
+            }
+            notified.await;
+        }
+    }
 
-    /// Records and bytes of `stream` that are not handed out.
-    fn waiting(&self, stream: Stream) -> (u64, u64);
+    fn waiting(&self, stream: Stream) -> (u64, u64) {
+        self.core.books.lock().streams[stream as usize].waiting()
+    }
 }
 
-/// Why a queue operation failed.
-#[derive(Debug, thiserror::Error)]
-pub enum QueueError {
-    /// The journal could not be read or written; the operation may be tried again.
-    #[error("spool {path}: {source}")]
-    Io {
-        /// The file or folder.
-        path: String,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
-    /// The dead letters reached their quota.
-    #[error(
-        "dead letters of sink {sink} are full ({bytes} bytes): look with `livekit-spool dead list {sink}`, then retry or drop some"
-    )]
-    DeadLettersFull {
-        /// The sink.
-        sink: String,
-        /// Their size.
-        bytes: u64,
-    },
+fn set_aside(core: &Core, stream: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError> {
+    let ordinals: Vec<Range<u64>> =
+        rejections.iter().map(|rejection| rejection.record.ordinal..rejection.record.ordinal + 1).collect();
+    let now = now_millis();
+    let letters = rejections.into_iter().map(|rejection| DeadLetter {
+        stream,
+        id: RecordId::of(stream, &rejection.record.bytes).to_string(),
+        received_at: rejection.record.received_at,
+        reason: rejection.reason,
+        attempts: rejection.attempts,
+        first_attempt_at: rejection.first_attempt_at,
+        last_attempt_at: now,
+        record: rejection.record.bytes.to_vec(),
+    });
+    core.dead.add(letters.collect()).map_err(|error| core.dead_error(error))?;
+    core.finish(stream, &ordinals, Fate::SetAside);
+    failpoint::reach("dead_noted");
+    Ok(())
 }

@@ -1,0 +1,140 @@
+//! What can go wrong, by cause; each error names the place and the remedy.
+
+use std::{io, path::PathBuf, sync::Arc};
+
+/// Why a spool could not be opened. Nothing was changed.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The folder is not there and cannot be made, or cannot be read or written.
+    #[error("spool {path}: {source}: the folder has to be writable for this user")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Another process has it open.
+    #[error("spool {path} is in use by another process: stop that one, or use another data_dir")]
+    InUse {
+        /// The spool's folder.
+        path: PathBuf,
+    },
+    /// A newer livekit-spool wrote it.
+    #[error("{path} is of format version {found}, this build reads up to {known}: use the newer livekit-spool again")]
+    NewerFormat {
+        /// The segment.
+        path: PathBuf,
+        /// Its version.
+        found: u8,
+        /// The newest one this build knows.
+        known: u8,
+    },
+    /// The limits contradict each other.
+    #[error("spool {name}: max_bytes {max_bytes} is too small: at least {least} bytes are needed")]
+    TooSmall {
+        /// The sink's name.
+        name: String,
+        /// What was asked for.
+        max_bytes: u64,
+        /// What is needed.
+        least: u64,
+    },
+    /// The backlog is encrypted and its key is not among the configured ones. Nothing is lost: it waits for the key.
+    #[error("{path} is encrypted with key {key}, which is not among the configured keys: add it to spool.encryption")]
+    WrongKey {
+        /// The segment.
+        path: PathBuf,
+        /// The key's id.
+        key: String,
+    },
+}
+
+impl OpenError {
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, source }
+    }
+}
+
+/// Why records were not taken. None of the batch is in the spool.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum AppendError {
+    /// A limit is reached; room comes as the backlog drains.
+    #[error("spool {sink} is full: {limit}")]
+    Full {
+        /// The sink.
+        sink: String,
+        /// Which limit.
+        limit: FullLimit,
+    },
+    /// The spool is full and `when_full: drop_newest` dropped the batch, counted.
+    #[error("spool {sink} is full ({limit}) and drops new records: {records} dropped")]
+    Dropped {
+        /// The sink.
+        sink: String,
+        /// Which limit.
+        limit: FullLimit,
+        /// How many records the batch had.
+        records: u32,
+    },
+    /// The journal could not be written or synced.
+    #[error("spool {path}: {source}: nothing of the batch was kept")]
+    Io {
+        /// The segment.
+        path: PathBuf,
+        /// What the operating system said.
+        source: Arc<io::Error>,
+    },
+    /// A batch beyond what a block may hold.
+    #[error("a record of {bytes} bytes is too long: at most {most}")]
+    TooLong {
+        /// Its length.
+        bytes: usize,
+        /// What fits.
+        most: usize,
+    },
+    /// The spool is closing.
+    #[error("spool {sink} is closed")]
+    Closed {
+        /// The sink.
+        sink: String,
+    },
+}
+
+impl AppendError {
+    /// True where the same batch may be taken later.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        !matches!(self, Self::TooLong { .. })
+    }
+
+    /// True where the spool, its quota or the disk is full.
+    #[must_use]
+    pub const fn is_full(&self) -> bool {
+        matches!(self, Self::Full { .. } | Self::Dropped { .. })
+    }
+}
+
+/// Which limit a spool has reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FullLimit {
+    /// The sink's own.
+    #[error("{used} of max_bytes {max} are used")]
+    Quota {
+        /// Bytes on disk.
+        used: u64,
+        /// `max_bytes`
+        max: u64,
+    },
+    /// The disk's.
+    #[error("{free} bytes are free on the disk, min_free_bytes keeps {min}")]
+    Disk {
+        /// Bytes free.
+        free: u64,
+        /// `min_free_bytes`
+        min: u64,
+    },
+    /// The operating system refused the write.
+    #[error("no space left on the disk")]
+    NoSpace,
+}

@@ -1,0 +1,187 @@
+//! Opens a spool: lock, queue, replay, threads.
+
+use std::{io, path::Path, sync::Arc};
+
+use parking_lot::Mutex;
+
+use super::{
+    QueueError, Spool,
+    block::BadBlock,
+    codec::Packer,
+    core::{Core, LEAST_MAX_BYTES},
+    error::OpenError,
+    failpoint,
+    io::{Disk, FolderLock, RealDisk},
+    journal::Writer,
+    keeper::Keeper,
+    options::SpoolOptions,
+    quarantine,
+    queue::{Index, SledIndex},
+    recovery::{self, Recovered},
+    segment,
+    state::Checkpoint,
+};
+use crate::record::{Stream, now_millis};
+
+/// Opens or makes the spool in `folder`.
+pub(super) fn open(folder: &Path, options: SpoolOptions) -> Result<Spool, OpenError> {
+    if options.max_bytes < LEAST_MAX_BYTES {
+        return Err(OpenError::TooSmall { name: options.name, max_bytes: options.max_bytes, least: LEAST_MAX_BYTES });
+    }
+    let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+    for part in ["journal", "dead"] {
+        disk.make_folder(&folder.join(part)).map_err(OpenError::io(folder.join(part)))?;
+    }
+    let lock = FolderLock::take(folder).map_err(OpenError::io(folder))?;
+    let Some(lock) = lock else { return Err(OpenError::InUse { path: folder.to_owned() }) };
+    let queue = folder.join("queue");
+    // The format is checked before anything is changed.
+    recovery::check_format(disk.as_ref(), &folder.join("journal"))?;
+    let index = SledIndex::open(&queue);
+    let found = match index {
+        Ok(index) => index.checkpoint().map(|checkpoint| (index, checkpoint)),
+        Err(error) => Err(error),
+    };
+    failpoint::reach("replay");
+    let (index, checkpoint, recovered) = match found {
+        Ok((index, checkpoint)) => {
+            let recovered = recovery::read(disk.as_ref(), &folder.join("journal"), checkpoint.as_ref())?;
+            let usable = recovered.used_checkpoint || (checkpoint.is_none() && recovered.books.segments.is_empty());
+            let rewound = checkpoint.as_ref().filter(|_| usable).map_or(Ok(()), |checkpoint| index.rewind(checkpoint));
+            match (usable, rewound) {
+                (true, Ok(())) => (Some(index), checkpoint, recovered),
+                (_, rewound) => {
+                    let reason =
+                        rewound.err().map_or("it does not match the journal".to_owned(), |error| error.to_string());
+                    drop(index);
+                    (renew_index(folder, &reason), None, recovery::read(disk.as_ref(), &folder.join("journal"), None)?)
+                }
+            }
+        }
+        Err(error) => {
+            let index = renew_index(folder, &error.to_string());
+            (index, None, recovery::read(disk.as_ref(), &folder.join("journal"), None)?)
+        }
+    };
+    let index = index.map(|index| Arc::new(index) as Arc<dyn Index>);
+    let spool = start(folder, options, disk, index, checkpoint, recovered, Some(lock))?;
+    failpoint::reach("replayed");
+    Ok(spool)
+}
+
+/// Sets a queue aside that does not open or does not match, and makes a new one: the journal is the truth.
+fn renew_index(folder: &Path, reason: &str) -> Option<SledIndex> {
+    let queue = folder.join("queue");
+    let aside = folder.join("quarantine").join(format!("queue-{}", now_millis()));
+    tracing::warn!(folder = %queue.display(), reason, "the queue is made anew from the journal");
+    let moved = RealDisk.make_folder(&folder.join("quarantine")).and_then(|()| RealDisk.rename(&queue, &aside));
+    match moved {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::error!(folder = %queue.display(), %error, "the queue cannot be set aside; going on without one");
+            return None;
+        }
+        _ => {}
+    }
+    match SledIndex::open(&queue) {
+        Ok(index) => Some(index),
+        Err(error) => {
+            tracing::error!(folder = %queue.display(), %error, "going on without a queue");
+            None
+        }
+    }
+}
+
+/// Repairs what the replay found torn, and starts the threads.
+pub(super) fn start(
+    folder: &Path,
+    options: SpoolOptions,
+    disk: Arc<dyn Disk>,
+    index: Option<Arc<dyn Index>>,
+    checkpoint: Option<Checkpoint>,
+    recovered: Recovered,
+    lock: Option<FolderLock>,
+) -> Result<Spool, OpenError> {
+    let packer = Packer::new(options.compression, options.encryption.as_ref()).map_err(OpenError::io(folder))?;
+    let core = Core::new(folder, options, disk, recovered.books, false).map_err(OpenError::io(folder))?;
+    *core.index.write() = index;
+    let core = Arc::new(core);
+    settle_disk(&core, &recovered.damage, recovered.torn)?;
+    check_key(&core)?;
+    let writer = Writer::new(Arc::clone(&core), packer);
+    let keeper = Keeper::new(Arc::clone(&core), checkpoint);
+    let threads = [
+        spawn("spool-write", move || writer.run()).map_err(OpenError::io(folder))?,
+        spawn("spool-keep", move || keeper.run()).map_err(OpenError::io(folder))?,
+    ];
+    core.keeper.ring();
+    Ok(Spool { core, threads: Mutex::new(threads.into()), lock: Mutex::new(lock) })
+}
+
+/// Copies damage to the quarantine, cuts what a cut-off write left, and makes durable what the replay took in.
+fn settle_disk(
+    core: &Core,
+    damage: &[(u64, segment::Damage)],
+    torn: Option<(u64, segment::Damage)>,
+) -> Result<(), OpenError> {
+    let disk = core.disk.as_ref();
+    let journal = core.journal_folder();
+    let newest = core.books.lock().newest();
+    let all = damage.iter().chain(torn.as_ref());
+    for (segment, damage) in all {
+        let path = segment::path(&journal, *segment);
+        let file = disk.open(&path).map_err(OpenError::io(&path))?;
+        quarantine::keep(core, *segment, file.as_ref(), damage);
+        core.warn(&format!(
+            "{}: {} bytes at {} are no whole block ({}); kept in quarantine/",
+            path.display(),
+            damage.bytes.end - damage.bytes.start,
+            damage.bytes.start,
+            damage.reason
+        ));
+    }
+    let dead = core.folder.join("dead");
+    for (segment, damage) in core.dead.take_damage() {
+        let path = segment::path(&dead, segment);
+        let file = disk.open(&path).map_err(OpenError::io(&path))?;
+        quarantine::keep(core, segment, file.as_ref(), &damage);
+        core.warn(&format!(
+            "{}: {} damaged bytes: {}",
+            path.display(),
+            damage.bytes.end - damage.bytes.start,
+            damage.reason
+        ));
+    }
+    if let Some(newest) = newest {
+        let path = segment::path(&journal, newest);
+        let file = disk.open_writable(&path).map_err(OpenError::io(&path))?;
+        if let Some((_, damage)) =
+            torn.filter(|(segment, damage)| *segment == newest && !matches!(damage.reason, BadBlock::Newer { .. }))
+        {
+            file.set_len(damage.bytes.start).map_err(OpenError::io(&path))?;
+            if let Some(books) = core.books.lock().segments.get_mut(&newest) {
+                books.bytes = damage.bytes.start;
+            }
+        }
+        // Written before the start, perhaps never synced: it is handed out from now on.
+        file.sync().and_then(|()| disk.sync_folder(&journal)).map_err(OpenError::io(&path))?;
+    }
+    core.measure();
+    Ok(())
+}
+
+/// A backlog that cannot be decrypted is named at the start; it stays as it is.
+fn check_key(core: &Core) -> Result<(), OpenError> {
+    for stream in Stream::ALL {
+        let open = core.books.lock().streams[stream as usize].next_open();
+        if let Some(open) = open
+            && let Err(QueueError::NoKey { path, key }) = core.readers[stream as usize].lock().look(core, open.start)
+        {
+            return Err(OpenError::WrongKey { path: path.into(), key });
+        }
+    }
+    Ok(())
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run)
+}

@@ -1,0 +1,121 @@
+//! How a spool is to behave.
+
+use std::time::Duration;
+
+/// What a spool is told when it is opened. Sizes are in bytes.
+#[derive(Debug, Clone)]
+pub struct SpoolOptions {
+    /// The sink's name, for messages.
+    pub name: String,
+    /// Journal, queue and dead letters together never take more on disk.
+    pub max_bytes: u64,
+    /// Journal segments end at about this length; shortened where `max_bytes` would not hold four of them.
+    pub segment_bytes: u64,
+    /// No record is taken that would leave less than this free on the disk.
+    pub min_free_bytes: u64,
+    /// Records older than this are dropped, counted; `None` keeps them until they are delivered.
+    pub max_age: Option<Duration>,
+    /// What happens to new records when the spool is full.
+    pub when_full: WhenFull,
+    /// Dead letters never take more on disk; when they reach it, their sink pauses.
+    pub dead_max_bytes: u64,
+    /// How payloads are packed.
+    pub compression: Compression,
+    /// Keys for payloads; `None` stores them in clear.
+    pub encryption: Option<Keys>,
+}
+
+impl Default for SpoolOptions {
+    fn default() -> Self {
+        Self {
+            name: "spool".to_owned(),
+            max_bytes: 8 << 30,
+            segment_bytes: 64 << 20,
+            min_free_bytes: 256 << 20,
+            max_age: None,
+            when_full: WhenFull::Reject,
+            dead_max_bytes: 256 << 20,
+            compression: Compression::default(),
+            encryption: None,
+        }
+    }
+}
+
+/// What happens to new records when the spool is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WhenFull {
+    /// They are refused; the caller may try again.
+    Reject,
+    /// The caller waits for room, at most this long, then is refused.
+    Block {
+        /// How long.
+        timeout: Duration,
+    },
+    /// The oldest records make room, counted.
+    DropOldest,
+    /// They are not taken, counted, and the caller is told so.
+    DropNewest,
+}
+
+/// How payloads are packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compression {
+    /// Zstandard.
+    Zstd {
+        /// -7 (quickest) to 22 (smallest).
+        level: i32,
+        /// Pack small blocks with the built-in dictionary of LiveKit records.
+        dictionary: bool,
+    },
+    /// As they are.
+    None,
+}
+
+impl Default for Compression {
+    fn default() -> Self {
+        Self::Zstd { level: -1, dictionary: true }
+    }
+}
+
+/// Keys for encrypted payloads.
+#[derive(Clone)]
+pub struct Keys {
+    /// New blocks are encrypted with this one.
+    pub current: Key,
+    /// Older blocks may be read with these.
+    pub previous: Vec<Key>,
+}
+
+impl std::fmt::Debug for Keys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keys").field("previous", &self.previous.len()).finish_non_exhaustive()
+    }
+}
+
+/// A 256-bit key; wiped from memory when dropped, never shown.
+#[derive(Clone)]
+pub struct Key([u8; 32]);
+
+impl Key {
+    /// A key of these bytes.
+    #[must_use]
+    pub const fn new(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    pub(crate) const fn bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl Drop for Key {
+    fn drop(&mut self) {
+        zeroize::Zeroize::zeroize(&mut self.0);
+    }
+}
+
+impl std::fmt::Debug for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Key(…)")
+    }
+}

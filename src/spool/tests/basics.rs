@@ -1,0 +1,207 @@
+//! Append, lease, acknowledge, reopen.
+
+use super::*;
+
+#[tokio::test]
+async fn records_come_out_as_they_went_in_and_in_order() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = open(folder.path());
+    spool.append(batch(Stream::Events, 0..3)).await.expect("taken");
+    spool.append(batch(Stream::Stats, 100..101)).await.expect("taken");
+    spool.append(batch(Stream::Events, 3..2000)).await.expect("taken");
+    let records = lease_all(&spool, Stream::Events);
+    assert_eq!(texts(&records), expected(0..2000));
+    assert!(records.iter().map(|record| record.ordinal).eq(0..2000));
+    assert_eq!(texts(&lease_all(&spool, Stream::Stats)), expected(100..101));
+    assert!(spool.lease(Stream::NodeRooms, ALL).expect("readable").is_none());
+    spool.close().await;
+}
+
+#[tokio::test]
+async fn what_is_not_acknowledged_is_there_after_a_restart() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = open(folder.path());
+    spool.append(batch(Stream::Events, 0..100)).await.expect("taken");
+    lease_all(&spool, Stream::Events);
+    spool.acknowledge(Stream::Events, &[0..10, 50..60]).expect("noted");
+    spool.close().await;
+    let spool = open(folder.path());
+    let status = spool.status();
+    assert_eq!(status.streams[&Stream::Events].records, 80);
+    assert_eq!(status.streams[&Stream::Events].delivered, 20);
+    let mut rest = expected(10..50);
+    rest.extend(expected(60..100));
+    assert_eq!(texts(&lease_all(&spool, Stream::Events)), rest);
+    spool.close().await;
+}
+
+#[tokio::test]
+async fn what_is_given_back_is_handed_out_again_at_its_place() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = open(folder.path());
+    spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
+    let first = spool.lease(Stream::Events, limit(4)).expect("readable").expect("records");
+    assert_eq!(texts(&first.records), expected(0..4));
+    spool.give_back(Stream::Events, &[1..3]);
+    assert_eq!(spool.waiting(Stream::Events).0, 8);
+    let again = spool.lease(Stream::Events, limit(3)).expect("readable").expect("records");
+    let mut numbers = expected(1..3);
+    numbers.extend(expected(4..5));
+    assert_eq!(texts(&again.records), numbers);
+    spool.acknowledge(Stream::Events, &[0..5]).expect("noted");
+    spool.give_back(Stream::Events, &[0..5]);
+    assert_eq!(texts(&lease_all(&spool, Stream::Events)), expected(5..10), "what is acknowledged stays so");
+    spool.close().await;
+}
+
+#[tokio::test]
+async fn a_lease_keeps_to_its_limits_but_is_never_empty() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = open(folder.path());
+    spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
+    let one = record(0).len();
+    let tiny = LeaseLimit { records: 5, bytes: 1 };
+    assert_eq!(spool.lease(Stream::Events, tiny).expect("readable").expect("records").records.len(), 1);
+    let two = LeaseLimit { records: 5, bytes: 2 * one + 1 };
+    assert_eq!(spool.lease(Stream::Events, two).expect("readable").expect("records").records.len(), 2);
+    spool.close().await;
+}
+
+#[tokio::test]
+async fn concurrent_callers_get_all_their_records_in() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = Arc::new(open(folder.path()));
+    let callers = (0..16_u64).map(|caller| {
+        let spool = Arc::clone(&spool);
+        tokio::spawn(async move {
+            for round in 0..10_u64 {
+                let from = caller * 1000 + round * 64;
+                spool.append(batch(Stream::Events, from..from + 64)).await.expect("taken");
+            }
+        })
+    });
+    for caller in callers.collect::<Vec<_>>() {
+        caller.await.expect("no panic");
+    }
+    let mut got = texts(&lease_all(&spool, Stream::Events));
+    assert_eq!(got.len(), 16 * 640);
+    for caller in 0..16_u64 {
+        let mine = expected(caller * 1000..caller * 1000 + 640);
+        let place = got.iter().filter(|text| mine.contains(text)).cloned().collect::<Vec<_>>();
+        assert_eq!(place, mine, "each caller's records are in its order");
+    }
+    got.sort();
+    got.dedup();
+    assert_eq!(got.len(), 16 * 640);
+    spool.close().await;
+}
+
+#[tokio::test]
+async fn segments_go_when_they_are_delivered_and_the_count_survives() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let small = SpoolOptions { segment_bytes: 256 << 10, compression: Compression::None, ..options() };
+    let spool = Spool::open(folder.path(), small.clone()).expect("opens");
+    for round in 0..40 {
+        spool.append(batch(Stream::Events, round * 1000..(round + 1) * 1000)).await.expect("taken");
+    }
+    assert!(spool.status().segments > 4, "{}", spool.status().segments);
+    let records = lease_all(&spool, Stream::Events);
+    assert_eq!(texts(&records), expected(0..40_000));
+    spool.acknowledge(Stream::Events, &[0..40_000]).expect("noted");
+    eventually("one segment is left", || spool.status().segments == 1).await;
+    let status = spool.status();
+    assert_eq!((status.records(), status.streams[&Stream::Events].blocks), (0, 0));
+    spool.close().await;
+    let spool = Spool::open(folder.path(), small).expect("opens");
+    assert_eq!(spool.status().streams[&Stream::Events].delivered, 40_000);
+    spool.append(batch(Stream::Events, 7..8)).await.expect("taken");
+    assert_eq!(lease_all(&spool, Stream::Events)[0].ordinal, 40_000, "ordinals go on");
+    spool.close().await;
+}
+
+#[tokio::test]
+async fn a_stopped_spool_shows_the_same_figures_and_no_byte_changes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = open(folder.path());
+    spool.append(batch(Stream::Events, 0..500)).await.expect("taken");
+    spool.append(batch(Stream::Stats, 0..20)).await.expect("taken");
+    spool.lease(Stream::Events, limit(100)).expect("readable");
+    spool.acknowledge(Stream::Events, &[0..100]).expect("noted");
+    let live = spool.status();
+    spool.close().await;
+    let before = contents(folder.path());
+    let stopped = inspect(folder.path(), options()).expect("readable");
+    assert_eq!(contents(folder.path()), before);
+    assert_eq!(stopped.writer, WriterState::Stopped);
+    for stream in Stream::ALL {
+        let (live, stopped) = (&live.streams[&stream], &stopped.streams[&stream]);
+        assert_eq!(live.records, stopped.records);
+        assert_eq!((live.blocks, live.bytes), (stopped.blocks, stopped.bytes));
+        assert_eq!(live.oldest_received_at, stopped.oldest_received_at);
+        assert_eq!(live.delivered, stopped.delivered);
+    }
+}
+
+/// Every file below a folder: path, contents, time of change.
+fn contents(folder: &Path) -> Vec<(std::path::PathBuf, Vec<u8>, std::time::SystemTime)> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+        if entry.is_dir() {
+            files.extend(contents(&entry));
+        } else {
+            let changed = entry.metadata().and_then(|metadata| metadata.modified()).expect("a time");
+            files.push((entry.clone(), std::fs::read(&entry).expect("a file"), changed));
+        }
+    }
+    files.sort();
+    files
+}
+
+#[tokio::test]
+async fn a_second_process_is_refused() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = open(folder.path());
+    assert!(matches!(Spool::open(folder.path(), options()), Err(OpenError::InUse { .. })));
+    spool.close().await;
+    open(folder.path()).close().await;
+}
+
+#[tokio::test]
+async fn ready_returns_when_records_come_and_when_they_come_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = Arc::new(open(folder.path()));
+    let waiter = tokio::spawn({
+        let spool = Arc::clone(&spool);
+        async move { spool.ready(Stream::Events).await }
+    });
+    spool.append(batch(Stream::Events, 0..1)).await.expect("taken");
+    waiter.await.expect("woken");
+    lease_all(&spool, Stream::Events);
+    let waiter = tokio::spawn({
+        let spool = Arc::clone(&spool);
+        async move { spool.ready(Stream::Events).await }
+    });
+    tokio::task::yield_now().await;
+    spool.give_back(Stream::Events, &[0..1]);
+    waiter.await.expect("woken");
+    spool.close().await;
+}
+
+#[tokio::test]
+async fn a_rejected_record_becomes_a_dead_letter_and_leaves_the_queue() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = open(folder.path());
+    spool.append(batch(Stream::Events, 0..3)).await.expect("taken");
+    let mut records = lease_all(&spool, Stream::Events);
+    let rejection =
+        Rejection { record: records.remove(1), reason: "too odd".into(), attempts: 3, first_attempt_at: 42 };
+    spool.set_aside(Stream::Events, vec![rejection]).await.expect("kept");
+    spool.close().await;
+    let spool = open(folder.path());
+    let status = spool.status();
+    assert_eq!((status.records(), status.dead_letters()), (2, 1));
+    let letters = spool.dead_letters(&DeadFilter::default(), 0, 10).expect("readable");
+    assert_eq!(letters[0].record, record(1).as_bytes());
+    assert_eq!((letters[0].reason.as_str(), letters[0].attempts, letters[0].first_attempt_at), ("too odd", 3, 42));
+    spool.close().await;
+}

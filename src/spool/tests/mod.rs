@@ -1,0 +1,61 @@
+//! What the spool promises, over real files.
+
+use std::{ops::Range, path::Path, time::Duration};
+
+use super::*;
+use crate::record::RecordBatchBuilder;
+
+mod basics;
+
+fn options() -> SpoolOptions {
+    SpoolOptions { name: "test".into(), min_free_bytes: 0, ..SpoolOptions::default() }
+}
+
+fn open(folder: &Path) -> Spool {
+    Spool::open(folder, options()).expect("the spool opens")
+}
+
+/// A batch of records, each of which says its number.
+fn batch(stream: Stream, numbers: Range<u64>) -> RecordBatch {
+    let mut builder = RecordBatchBuilder::new(stream);
+    numbers.for_each(|number| builder.push(record(number).as_bytes()));
+    builder.build(now_millis())
+}
+
+fn record(number: u64) -> String {
+    format!("record {number} of many that look alike")
+}
+
+const ALL: LeaseLimit = LeaseLimit { records: usize::MAX, bytes: usize::MAX };
+
+fn limit(records: usize) -> LeaseLimit {
+    LeaseLimit { records, bytes: usize::MAX }
+}
+
+/// Takes all that is waiting; the contents, in order.
+fn lease_all(spool: &Spool, stream: Stream) -> Vec<QueuedRecord> {
+    let mut records = Vec::new();
+    while let Some(lease) = spool.lease(stream, ALL).expect("the journal is readable") {
+        records.extend(lease.records);
+    }
+    records
+}
+
+fn texts(records: &[QueuedRecord]) -> Vec<String> {
+    records.iter().map(|record| String::from_utf8_lossy(&record.bytes).into_owned()).collect()
+}
+
+fn expected(numbers: Range<u64>) -> Vec<String> {
+    numbers.map(record).collect()
+}
+
+/// Polls until it holds; a generous deadline turns a hang into a failure.
+async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..3000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("never happened: {what}");
+}
