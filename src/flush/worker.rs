@@ -333,7 +333,7 @@ impl Loop {
     fn fail_to_settle(&mut self, error: &QueueError) {
         let state = match error {
             QueueError::DeadLettersFull { .. } => FlushState::DeadLettersFull,
-            QueueError::Io { .. } => FlushState::SpoolFailed,
+            QueueError::Io { .. } | QueueError::NoKey { .. } => FlushState::SpoolFailed,
         };
         self.fail(state, error.to_string());
     }
