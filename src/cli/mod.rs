@@ -5,6 +5,7 @@
 
 mod check_config;
 mod completions;
+pub mod doc;
 pub mod output;
 
 use std::{
@@ -57,6 +58,8 @@ Exit codes:
 pub enum Command {
     /// Check the configuration, show what will run, and hold the existing spool against it
     CheckConfig(check_config::Args),
+    /// Print records from a file as the documents that a sink would store
+    Doc(doc::DocArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
     /// Print the manual page (roff), of this program or of one command
@@ -147,6 +150,7 @@ fn dispatch(cli: Cli) -> Outcome {
     let common = cli.common;
     match cli.command {
         Command::CheckConfig(args) => check_config::run(&common, &args),
+        Command::Doc(args) => doc::run(&args),
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => completions::man(&args),
     }

@@ -37,7 +37,7 @@ impl Default for DocumentOptions {
 }
 
 /// What is kept out of the documents (docs/redaction.md lists every field).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Redact {
     /// Nothing: secrets lie in the database in clear.
@@ -50,7 +50,7 @@ pub enum Redact {
 }
 
 /// How enum values are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Enums {
     /// As OpenVidu's LiveKit fork: some by name and present even at zero, the others as numbers and absent at zero.

@@ -20,7 +20,7 @@ pub(super) fn encode(message: &DynamicMessage, out: &mut Vec<u8>) {
                 let Kind::Message(entry) = field.kind() else { continue };
                 let (key_kind, value_kind) = (entry.map_entry_key_field().kind(), entry.map_entry_value_field().kind());
                 let mut entries: Vec<_> = entries.iter().collect();
-                entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+                entries.sort_by_key(|(key, _)| *key);
                 for (key, value) in entries {
                     let mut entry = Vec::new();
                     element(KEY, &key_kind, &map_key(key), &mut entry);
