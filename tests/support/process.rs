@@ -24,6 +24,7 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_livekit-spool");
 #[derive(Default)]
 pub struct Setup {
     sinks: String,
+    auth: Option<String>,
     sections: String,
     envs: Vec<(String, String)>,
     /// A program and its arguments that run the binary (strace).
@@ -53,6 +54,13 @@ impl Setup {
     #[must_use]
     pub fn files(self, name: &str) -> Self {
         self.sink(&format!("name: {name}, type: file, path: out, flush: {QUICK}"))
+    }
+
+    /// Who may send: the keys of `ingest.auth`, as YAML in braces.
+    #[must_use]
+    pub fn auth(mut self, keys: &str) -> Self {
+        self.auth = Some(keys.to_owned());
+        self
     }
 
     /// More top-level sections of the config, as YAML lines.
@@ -93,9 +101,10 @@ impl Setup {
     pub fn prepare_in(self, folder: TempDir) -> Spool {
         let (grpc, http, admin) = (free_port(), free_port(), free_port());
         let sinks = &self.sinks;
+        let auth = self.auth.map(|keys| format!("  auth: {{ {keys} }}\n")).unwrap_or_default();
         let config = format!(
             "data_dir: {}/data\n\
-             ingest:\n  grpc: {{ listen: \"127.0.0.1:{grpc}\" }}\n  http: {{ listen: \"127.0.0.1:{http}\" }}\n\
+             ingest:\n  grpc: {{ listen: \"127.0.0.1:{grpc}\" }}\n  http: {{ listen: \"127.0.0.1:{http}\" }}\n{auth}\
              admin: {{ listen: \"127.0.0.1:{admin}\" }}\n\
              sinks:\n{sinks}{}",
             self.sections,
