@@ -3,27 +3,30 @@
 //! - [`wire`]: checks on the bytes as they came, pure;
 //! - [`Intake`]: one batch to every sink's spool;
 //! - [`grpc`]: the service `livekit.AnalyticsRecorderService`;
+//! - [`http`]: records as protobuf, JSON or NDJSON, and LiveKit's webhooks;
 //! - [`Gate`] and [`Tls`]: who may send.
 
-#![allow(dead_code, reason = "HTTP and webhooks use the rest")]
-
 mod auth;
+mod body;
 mod connections;
 #[cfg(test)]
 mod double;
 mod fanout;
 mod frames;
 pub mod grpc;
+pub mod http;
 mod inflate;
 mod listener;
 mod memory;
 mod options;
 mod refusal;
 mod server;
+mod spooled;
 mod status;
 mod stream;
 mod throttle;
 mod tls;
+mod webhook;
 pub mod wire;
 
 pub use auth::{AUDIENCE, Gate};

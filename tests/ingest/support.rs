@@ -5,8 +5,9 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use livekit_spool::{
     ingest::{
-        Append, AuthOptions, CannotAppend, Filter, Gate, GrpcOptions, Intake, Listener, LivekitKeys, MemoryOptions,
-        Refused, Target, grpc, proto::analytics_recorder_service_client::AnalyticsRecorderServiceClient,
+        Append, AuthOptions, CannotAppend, Filter, Gate, GrpcOptions, HttpOptions, Intake, Listener, LivekitKeys,
+        MemoryOptions, Refused, Target, grpc, http,
+        proto::analytics_recorder_service_client::AnalyticsRecorderServiceClient,
     },
     record::{RecordBatch, SinkName, Stream, read_varint},
 };
@@ -123,11 +124,25 @@ pub(crate) fn intake(memory: &MemoryOptions) -> (Arc<Intake>, Arc<MemorySpool>) 
     (Arc::new(Intake::new(vec![target], memory)), spool)
 }
 
+/// Which of the two servers.
+enum Port {
+    Grpc(GrpcOptions),
+    Http(HttpOptions),
+}
+
 pub(crate) async fn serve_grpc(options: GrpcOptions, gate: Gate) -> Running {
     serve_grpc_with(options, gate, &MemoryOptions::default()).await
 }
 
 pub(crate) async fn serve_grpc_with(options: GrpcOptions, gate: Gate, memory: &MemoryOptions) -> Running {
+    serve(Port::Grpc(options), gate, memory).await
+}
+
+pub(crate) async fn serve_http(options: HttpOptions, gate: Gate) -> Running {
+    serve(Port::Http(options), gate, &MemoryOptions::default()).await
+}
+
+async fn serve(port: Port, gate: Gate, memory: &MemoryOptions) -> Running {
     let (intake, spool) = intake(memory);
     let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.tcp_address().unwrap();
@@ -135,8 +150,14 @@ pub(crate) async fn serve_grpc_with(options: GrpcOptions, gate: Gate, memory: &M
     let shutdown = async move {
         let _ = stopped.wait_for(|stop| *stop).await;
     };
-    let serving = grpc::serve(listener, Arc::clone(&intake), Arc::new(gate), options, shutdown);
-    let task = tokio::spawn(async move { serving.await.expect("the gate allows this listener") });
+    let (served, gate) = (Arc::clone(&intake), Arc::new(gate));
+    let task = tokio::spawn(async move {
+        match port {
+            Port::Grpc(options) => grpc::serve(listener, served, gate, options, shutdown).await,
+            Port::Http(options) => http::serve(listener, served, gate, options, shutdown).await,
+        }
+        .expect("the gate allows this listener");
+    });
     Running { address, spool, intake, stop, task }
 }
 

@@ -1,0 +1,186 @@
+//! `POST /v1/events`, `/v1/stats`, `/v1/node_rooms`: records as protobuf, JSON or NDJSON; `POST /webhook`: LiveKit's webhooks.
+//!
+//! A request is taken whole or not at all by a spool. The answer is JSON: `{"records": 3}` once they are durable, else
+//! `{"error": "…", "reason": "…"}` with
+//!
+//! | status | because |
+//! |---|---|
+//! | 400 | the body is not what its type says |
+//! | 401 | no or bad credentials |
+//! | 408 | the body took too long |
+//! | 413 | the body, or the number of its records, is over the limit |
+//! | 415 | the content type or encoding is unknown |
+//! | 503, `Retry-After` | spool full or failing, no memory, stopping: send the same again |
+
+use std::{future::Future, sync::Arc};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Extension, State},
+    response::IntoResponse,
+    routing::post,
+};
+use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use hyper::{Request, Response, StatusCode, body::Incoming};
+use hyper_util::{
+    rt::{TokioExecutor, TokioTimer},
+    server::conn::auto::Builder,
+};
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+use super::{
+    Gate, HttpOptions, Intake, Listener, Protocol, Refusal, Refused, ServeError,
+    body::{self, BodyLimits, Converter, Format},
+    listener::Peer,
+    server::{Handler, Server},
+    tls::Alpn,
+    webhook,
+};
+use crate::record::Stream;
+
+/// Read buffer of a connection, and so the limit on the size of headers.
+const HTTP1_BUFFER: usize = 64 * 1024;
+const RETRY_AFTER_SECONDS: &str = "1";
+
+/// Serves HTTP until `shutdown`; then requests that are under way are answered.
+///
+/// # Errors
+/// When the gate does not allow this listener.
+pub async fn serve(
+    listener: Listener,
+    intake: Arc<Intake>,
+    gate: Arc<Gate>,
+    options: HttpOptions,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    gate.check_listener(&listener)?;
+    let stop = CancellationToken::new();
+    let server = Server {
+        protocol: Protocol::Http,
+        alpn: Alpn::Http1,
+        tls: gate.tls().cloned(),
+        options: options.connections.clone(),
+        status: Arc::clone(intake.status()),
+        http: http1(&options),
+    };
+    let door = Door {
+        converter: Converter::new(options.max_body_bytes, options.max_request_records),
+        limits: BodyLimits { max_bytes: options.max_body_bytes, timeout: options.body_timeout },
+        intake,
+        gate,
+    };
+    let stopping = async {
+        shutdown.await;
+        stop.cancel();
+    };
+    tokio::join!(server.serve(listener, Routes(router(door)), stop.clone()), stopping);
+    Ok(())
+}
+
+fn http1(options: &HttpOptions) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(options.connections.header_timeout)
+        .max_buf_size(HTTP1_BUFFER);
+    builder
+}
+
+/// What the handlers share.
+#[derive(Clone)]
+pub(super) struct Door {
+    pub intake: Arc<Intake>,
+    pub gate: Arc<Gate>,
+    pub converter: Converter,
+    pub limits: BodyLimits,
+}
+
+fn router(door: Door) -> Router {
+    let records = |stream: Stream| {
+        post(
+            move |State(door): State<Arc<Door>>, Extension(peer): Extension<Peer>, request: Request<Body>| async move {
+                answer(Protocol::Http, &door, take(&door, stream, peer, request).await)
+            },
+        )
+    };
+    let webhook = |State(door): State<Arc<Door>>, Extension(peer): Extension<Peer>, request: Request<Body>| async move {
+        answer(Protocol::Webhook, &door, webhook::take(&door, peer, request).await)
+    };
+    Router::new()
+        .route("/v1/events", records(Stream::Events))
+        .route("/v1/stats", records(Stream::Stats))
+        .route("/v1/node_rooms", records(Stream::NodeRooms))
+        .route("/webhook", post(webhook))
+        .method_not_allowed_fallback(|| async { problem(StatusCode::METHOD_NOT_ALLOWED, "method", "use POST") })
+        .fallback(|| async {
+            let message = "there are POST /v1/events, /v1/stats, /v1/node_rooms and /webhook";
+            problem(StatusCode::NOT_FOUND, "path", message)
+        })
+        .with_state(Arc::new(door))
+}
+
+#[derive(Clone)]
+struct Routes(Router);
+
+impl Handler for Routes {
+    async fn handle(&self, mut request: Request<Incoming>, peer: Peer) -> Response<Body> {
+        request.extensions_mut().insert(peer);
+        let Ok(response) = self.0.clone().oneshot(request).await;
+        response
+    }
+}
+
+/// Takes a request's records; how many.
+async fn take(door: &Door, stream: Stream, peer: Peer, request: Request<Body>) -> Result<u32, Refusal> {
+    let (head, body) = request.into_parts();
+    door.gate.admit(Protocol::Http, &head.headers, peer, door.intake.status())?;
+    let format = Format::of(&head.headers)?;
+    let (bytes, mut share) = body::read(body, &head.headers, &door.limits, door.intake.memory()).await?;
+    let batch = door.converter.records(stream, format, bytes).await?;
+    let grown = batch.bytes().len().saturating_sub(share.bytes());
+    share.merge(door.intake.memory().take(grown).await?);
+    let count = batch.count();
+    door.intake.append(Protocol::Http, batch).await?;
+    Ok(count)
+}
+
+fn answer(protocol: Protocol, door: &Door, taken: Result<u32, Refusal>) -> Response<Body> {
+    let refusal = match taken {
+        Ok(records) => return Json(json!({ "records": records })).into_response(),
+        Err(refusal) => refusal,
+    };
+    // the gate has counted those it turned away
+    if refusal.reason != Refused::Unauthenticated {
+        door.intake.status().count_refused(protocol, refusal.reason);
+    }
+    let status = match refusal.reason {
+        Refused::Invalid | Refused::Aborted => StatusCode::BAD_REQUEST,
+        Refused::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Refused::Timeout => StatusCode::REQUEST_TIMEOUT,
+        Refused::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Refused::Unsupported => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        Refused::Full
+        | Refused::Unavailable
+        | Refused::Memory
+        | Refused::Streams
+        | Refused::Connections
+        | Refused::Handshake
+        | Refused::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let mut response = problem(status, refusal.reason.as_str(), &refusal.message);
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(RETRY_AFTER, http::HeaderValue::from_static(RETRY_AFTER_SECONDS));
+    }
+    if status == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(WWW_AUTHENTICATE, http::HeaderValue::from_static("Bearer"));
+    }
+    response
+}
+
+fn problem(status: StatusCode, reason: &str, message: &str) -> Response<Body> {
+    (status, Json(json!({ "error": message, "reason": reason }))).into_response()
+}

@@ -1,0 +1,33 @@
+//! The intake's view of a real spool: its errors in the words that senders get, without paths of this machine.
+
+use async_trait::async_trait;
+
+use super::{Append, CannotAppend, Refused};
+use crate::{
+    record::RecordBatch,
+    spool::{AppendError, Spool},
+};
+
+#[async_trait]
+impl Append for Spool {
+    async fn append(&self, batch: RecordBatch) -> Result<(), CannotAppend> {
+        Self::append(self, batch).await.map_err(CannotAppend::from)
+    }
+}
+
+impl From<AppendError> for CannotAppend {
+    fn from(error: AppendError) -> Self {
+        let (reason, message) = match error {
+            AppendError::Full { limit, .. } => (Refused::Full, format!("its spool is full: {limit}: try again later")),
+            AppendError::Dropped { limit, .. } => {
+                (Refused::Full, format!("its spool is full ({limit}) and drops new records"))
+            }
+            AppendError::Io { source, .. } => (Refused::Unavailable, format!("its spool cannot be written: {source}")),
+            AppendError::TooLong { bytes, most } => {
+                (Refused::TooLarge, format!("a record of {bytes} bytes is too long: at most {most}"))
+            }
+            AppendError::Closed { .. } => (Refused::Unavailable, "its spool is closing: try again later".to_owned()),
+        };
+        Self { reason, message }
+    }
+}

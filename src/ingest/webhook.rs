@@ -1,0 +1,213 @@
+//! LiveKit's webhooks, turned into the analytics events that say the same.
+//!
+//! LiveKit signs each with a JWT by API key (`Authorization`), whose claim `sha256` is the body's hash. It takes a 4xx for
+//! sent, and retries a 5xx for seconds only: webhooks are the poorer source. `num_dropped` counts what it gave up on.
+
+use axum::body::Body;
+use base64::{Engine, prelude::BASE64_STANDARD};
+use hyper::Request;
+use livekit_protocol::{AnalyticsEvent, AnalyticsEventType, WebhookEvent, WebhookInfo};
+use prost::Message;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::{
+    Protocol, Refusal, Refused,
+    body::{self, BodyLimits, check_json_size},
+    http::Door,
+    listener::Peer,
+};
+use crate::{
+    document::{UnknownFields, protobuf_from_json},
+    record::{RecordBatch, RecordBatchBuilder, Stream, now_millis},
+};
+
+/// A webhook holds one room, participant, track, egress or ingress: kilobytes.
+const MAX_BODY_BYTES: usize = 1024 * 1024;
+
+/// Takes a webhook.
+pub(super) async fn take(door: &Door, peer: Peer, request: Request<Body>) -> Result<u32, Refusal> {
+    let (head, body) = request.into_parts();
+    let refuse = |why: &str| door.gate.refuse(Protocol::Webhook, why, peer, door.intake.status());
+    let claims = door.gate.webhook(&head.headers).map_err(|why| refuse(&why))?;
+    let limits = BodyLimits { max_bytes: door.limits.max_bytes.min(MAX_BODY_BYTES), ..door.limits.clone() };
+    let (bytes, _share) = body::read(body, &head.headers, &limits, door.intake.memory()).await?;
+    if !claims.sha256.is_some_and(|hash| is_hash_of(&bytes, &hash)) {
+        return Err(refuse("the token was not signed for this body"));
+    }
+    let (batch, dropped) = door.converter.convert(move || convert(&bytes)).await?;
+    let count = batch.count();
+    door.intake.append(Protocol::Webhook, batch).await?;
+    door.intake.status().count_webhooks_dropped(dropped);
+    Ok(count)
+}
+
+fn is_hash_of(body: &[u8], claimed: &str) -> bool {
+    let hash = Sha256::digest(body);
+    BASE64_STANDARD.decode(claimed).is_ok_and(|claimed| hash.as_slice().ct_eq(&claimed).into())
+}
+
+/// The event that says the same as a webhook, and how many webhooks LiveKit dropped before it.
+fn convert(body: &[u8]) -> Result<(RecordBatch, u64), Refusal> {
+    check_json_size(body)?;
+    let bytes = protobuf_from_json("livekit.WebhookEvent", UnknownFields::Ignore, body)?;
+    let webhook = WebhookEvent::decode(&bytes[..])
+        .map_err(|error| Refusal::new(Refused::Invalid, format!("no livekit.WebhookEvent: {error}")))?;
+    #[expect(deprecated, reason = "LiveKit still sends it")]
+    let dropped = u64::try_from(webhook.num_dropped).unwrap_or(0);
+    let mut batch = RecordBatchBuilder::new(Stream::Events);
+    batch.push(&event(webhook).encode_to_vec());
+    Ok((batch.build(now_millis()), dropped))
+}
+
+fn event(webhook: WebhookEvent) -> AnalyticsEvent {
+    let room_id = webhook.room.as_ref().map(|room| room.sid.clone());
+    let participant_id = webhook.participant.as_ref().map(|participant| participant.sid.clone());
+    let track_id = webhook.track.as_ref().map(|track| track.sid.clone());
+    let egress_id = webhook.egress_info.as_ref().map(|egress| egress.egress_id.clone());
+    let ingress_id = webhook.ingress_info.as_ref().map(|ingress| ingress.ingress_id.clone());
+    let room_of_egress = webhook.egress_info.as_ref().map(|egress| egress.room_id.clone());
+    let room_of_ingress =
+        webhook.ingress_info.as_ref().and_then(|ingress| Some(ingress.state.as_ref()?.room_id.clone()));
+    let event_type = event_type(&webhook.event);
+    let mut event = AnalyticsEvent {
+        r#type: event_type.into(),
+        timestamp: Some(pbjson_types::Timestamp { seconds: webhook.created_at, nanos: 0 }),
+        room_id: room_id.or(room_of_egress).or(room_of_ingress).unwrap_or_default(),
+        participant_id: participant_id.unwrap_or_default(),
+        track_id: track_id.unwrap_or_default(),
+        egress_id: egress_id.unwrap_or_default(),
+        ingress_id: ingress_id.unwrap_or_default(),
+        room_end_reason: webhook.room_end_reason,
+        ..Default::default()
+    };
+    if event_type == AnalyticsEventType::Webhook {
+        event.webhook = Some(info(&webhook, &event));
+    }
+    AnalyticsEvent {
+        id: webhook.id,
+        room: webhook.room,
+        participant: webhook.participant,
+        track: webhook.track,
+        egress: webhook.egress_info,
+        ingress: webhook.ingress_info,
+        ..event
+    }
+}
+
+/// What has no event type of its own (agents' jobs, names of the future) is kept as the report of a webhook.
+fn info(webhook: &WebhookEvent, event: &AnalyticsEvent) -> WebhookInfo {
+    WebhookInfo {
+        event_id: webhook.id.clone(),
+        event: webhook.event.clone(),
+        room_name: webhook.room.as_ref().map(|room| room.name.clone()).unwrap_or_default(),
+        room_id: event.room_id.clone(),
+        participant_identity: webhook.participant.as_ref().map(|one| one.identity.clone()).unwrap_or_default(),
+        participant_id: event.participant_id.clone(),
+        track_id: event.track_id.clone(),
+        egress_id: event.egress_id.clone(),
+        ingress_id: event.ingress_id.clone(),
+        created_at: event.timestamp,
+        ..Default::default()
+    }
+}
+
+/// A webhook's `participant_joined` is sent when the participant is active, not when it asks to join.
+fn event_type(name: &str) -> AnalyticsEventType {
+    match name {
+        "room_started" => AnalyticsEventType::RoomCreated,
+        "room_finished" => AnalyticsEventType::RoomEnded,
+        "participant_joined" => AnalyticsEventType::ParticipantActive,
+        "participant_left" => AnalyticsEventType::ParticipantLeft,
+        "participant_connection_aborted" => AnalyticsEventType::ParticipantConnectionAborted,
+        "track_published" => AnalyticsEventType::TrackPublished,
+        "track_unpublished" => AnalyticsEventType::TrackUnpublished,
+        "egress_started" => AnalyticsEventType::EgressStarted,
+        "egress_updated" => AnalyticsEventType::EgressUpdated,
+        "egress_ended" => AnalyticsEventType::EgressEnded,
+        "ingress_started" => AnalyticsEventType::IngressStarted,
+        "ingress_ended" => AnalyticsEventType::IngressEnded,
+        _ => AnalyticsEventType::Webhook,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn converted(body: &str) -> AnalyticsEvent {
+        let (batch, _) = convert(body.as_bytes()).unwrap();
+        AnalyticsEvent::decode(batch.iter().next().unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_webhook_says_the_same_as_its_event() {
+        let event = converted(
+            r#"{"event": "track_published", "id": "EV_1", "createdAt": "1795301026", "room": {"sid": "RM_1", "name": "r"},
+                "participant": {"sid": "PA_1", "identity": "u"}, "track": {"sid": "TR_1", "type": "VIDEO"}}"#,
+        );
+        assert_eq!((event.id.as_str(), event.r#type()), ("EV_1", AnalyticsEventType::TrackPublished));
+        assert_eq!(event.timestamp.unwrap().seconds, 1_795_301_026);
+        assert_eq!([event.room_id, event.participant_id, event.track_id], ["RM_1", "PA_1", "TR_1"]);
+        assert_eq!(event.room.unwrap().name, "r");
+        assert_eq!(event.participant.unwrap().identity, "u");
+        assert_eq!(event.track.unwrap().sid, "TR_1");
+        assert!(event.webhook.is_none());
+    }
+
+    #[test]
+    fn egress_and_ingress_bring_their_ids_and_room() {
+        let egress = converted(
+            r#"{"event": "egress_updated", "id": "EV_2", "egressInfo": {"egressId": "EG_1", "roomId": "RM_2",
+                "status": "EGRESS_ACTIVE"}}"#,
+        );
+        assert_eq!((egress.r#type(), egress.egress_id.as_str()), (AnalyticsEventType::EgressUpdated, "EG_1"));
+        assert_eq!((egress.room_id.as_str(), egress.egress.unwrap().egress_id.as_str()), ("RM_2", "EG_1"));
+        let ingress = converted(
+            r#"{"event": "ingress_started", "id": "EV_3", "ingressInfo": {"ingressId": "IN_1", "state": {"roomId": "RM_3"}}}"#,
+        );
+        assert_eq!((ingress.r#type(), ingress.ingress_id.as_str()), (AnalyticsEventType::IngressStarted, "IN_1"));
+        assert_eq!((ingress.room_id.as_str(), ingress.ingress.is_some()), ("RM_3", true));
+    }
+
+    #[test]
+    fn every_name_of_the_schema_has_its_type_and_a_name_of_the_future_is_kept_as_a_webhook() {
+        for (name, event_type) in [
+            ("room_started", AnalyticsEventType::RoomCreated),
+            ("room_finished", AnalyticsEventType::RoomEnded),
+            ("participant_joined", AnalyticsEventType::ParticipantActive),
+            ("participant_left", AnalyticsEventType::ParticipantLeft),
+            ("participant_connection_aborted", AnalyticsEventType::ParticipantConnectionAborted),
+            ("track_unpublished", AnalyticsEventType::TrackUnpublished),
+            ("egress_started", AnalyticsEventType::EgressStarted),
+            ("egress_ended", AnalyticsEventType::EgressEnded),
+            ("ingress_ended", AnalyticsEventType::IngressEnded),
+            ("agent_job_started", AnalyticsEventType::Webhook),
+            ("room_dreamt", AnalyticsEventType::Webhook),
+        ] {
+            let event = converted(&format!(
+                r#"{{"event": "{name}", "id": "EV", "room": {{"sid": "RM", "name": "n"}}, "new": 1}}"#
+            ));
+            assert_eq!(event.r#type(), event_type, "{name}");
+            let kept =
+                event.webhook.map(|webhook| [webhook.event, webhook.event_id, webhook.room_id, webhook.room_name]);
+            let expected =
+                (event_type == AnalyticsEventType::Webhook).then(|| [name, "EV", "RM", "n"].map(str::to_owned));
+            assert_eq!(kept, expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_livekit_dropped_is_counted_and_the_rooms_end_has_its_reason() {
+        let (batch, dropped) = convert(br#"{"event": "room_finished", "numDropped": 7, "roomEndReason": 1}"#).unwrap();
+        assert_eq!(dropped, 7);
+        assert_eq!(AnalyticsEvent::decode(batch.iter().next().unwrap()).unwrap().room_end_reason, 1);
+    }
+
+    #[test]
+    fn the_hash_is_the_bodys_and_of_no_other() {
+        let hash = BASE64_STANDARD.encode(Sha256::digest(b"body"));
+        assert!(is_hash_of(b"body", &hash));
+        assert!(!is_hash_of(b"bodY", &hash) && !is_hash_of(b"body", "") && !is_hash_of(b"body", "not base64"));
+    }
+}
