@@ -359,3 +359,31 @@ func TestLaneLogsOneLinePerChangeOfState(t *testing.T) {
 		expect(t, "will not take it")
 	})
 }
+
+// What a room pays for an event of usual size: the time that take needs, with nobody answering.
+func BenchmarkTake(b *testing.B) {
+	options := defaultLaneOptions("events")
+	options.heldBytes = 64 << 20
+	lane := newSpoolLane(options, nil)
+	event := &livekit.AnalyticsEvent{
+		Id: "AE_JvXZVq95H46w", NodeId: "ND_Hig7VxBrJVKB", Type: livekit.AnalyticsEventType_TRACK_PUBLISHED,
+		RoomId: "RM_AsAriw3HaLMK", ParticipantId: "PA_4dcwDmynYmrT", TrackId: "TR_VCceEtNSrcT44H",
+		Room: &livekit.Room{Sid: "RM_AsAriw3HaLMK", Name: "room", Metadata: strings.Repeat("m", 100)},
+		Track: &livekit.TrackInfo{
+			Sid: "TR_VCceEtNSrcT44H", MimeType: "video/VP8", Width: 1280, Height: 720, Stream: "camera",
+			Layers: []*livekit.VideoLayer{{Width: 320, Height: 180}, {Width: 640, Height: 360}, {Width: 1280, Height: 720}},
+		},
+	}
+	b.SetBytes(int64(proto.Size(event)))
+	b.ReportAllocs()
+	for b.Loop() {
+		lane.take(event)
+		if lane.heldBytes() > 60<<20 {
+			b.StopTimer()
+			lane.mu.Lock()
+			lane.waiting, lane.gathering, lane.held = nil, nil, 0
+			lane.mu.Unlock()
+			b.StartTimer()
+		}
+	}
+}
