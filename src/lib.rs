@@ -23,6 +23,7 @@ pub mod document;
 pub mod flush;
 pub mod histogram;
 pub mod ingest;
+pub mod logging;
 pub mod record;
 pub mod secret;
 pub mod sink;

@@ -1,1 +1,331 @@
-//! One snapshot of the state, for the command line and the admin side alike: they cannot disagree.
+//! One snapshot of everything, for the CLI, the status page, the API and the metrics alike: they cannot disagree.
+//!
+//! A running process makes it from its own figures, `livekit-spool backlog` on a stopped one from the folders.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    histogram::HistogramSnapshot,
+    record::{Stream, UnixMillis},
+};
+
+/// Everything at one moment.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// When, by the wall clock.
+    pub at: UnixMillis,
+    /// The version of the program that made it.
+    pub version: String,
+    /// The folder of all spools.
+    pub data_dir: String,
+    /// The disk the folder is on.
+    pub disk: Disk,
+    /// The process; `None`: none runs, the folders were looked at.
+    pub process: Option<Process>,
+    /// What came in since the process started; `None`: none runs.
+    pub ingest: Option<Ingest>,
+    /// By name. Also folders of sinks that the config does not name (`configured: false`).
+    pub sinks: Vec<SinkStatus>,
+    /// What changed last, the newest at the end.
+    pub changes: Vec<Change>,
+}
+
+/// A disk.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// Its size.
+    pub total_bytes: u64,
+    /// What this process may still write.
+    pub free_bytes: u64,
+}
+
+/// A running process.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Process {
+    /// Its id.
+    pub pid: u32,
+    /// When it started.
+    pub started_at: UnixMillis,
+    /// Where its configuration came from.
+    pub config: String,
+    /// Where it takes records over gRPC.
+    pub grpc: Option<String>,
+    /// Where it takes records over HTTP.
+    pub http: Option<String>,
+    /// Where its status page is.
+    pub admin: Option<String>,
+    /// Whether it takes records now.
+    pub ready: bool,
+    /// Why not, one line a reason.
+    pub not_ready: Vec<String>,
+}
+
+/// What came in since the process started.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Ingest {
+    /// Records answered OK.
+    pub records: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Records a second, over the last ten seconds.
+    pub rate: f64,
+    /// By protocol and stream.
+    pub taken: Vec<Taken>,
+    /// Messages, requests, streams and connections refused, by protocol and reason.
+    pub refused: Vec<Refused>,
+    /// What LiveKit said it dropped of its webhooks.
+    pub webhooks_dropped_by_livekit: u64,
+    /// Open connections.
+    pub connections: u64,
+    /// Connections since the start.
+    pub connections_total: u64,
+    /// Open recorder streams.
+    pub streams: u64,
+    /// Recorder streams since the start.
+    pub streams_total: u64,
+    /// Bytes taken off the network and not yet durable.
+    pub waiting_bytes: u64,
+}
+
+/// Records taken over one protocol into one stream.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Taken {
+    /// `grpc`, `http`, `webhook`.
+    pub protocol: String,
+    /// The stream.
+    pub stream: Stream,
+    /// Records answered OK.
+    pub records: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// Refusals over one protocol for one reason.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Refused {
+    /// `grpc`, `http`, `webhook`.
+    pub protocol: String,
+    /// Why.
+    pub reason: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// What a sink is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum State {
+    /// The sink has not answered yet; nothing failed so far.
+    Connecting,
+    /// Records are on their way.
+    Delivering,
+    /// Nothing waits.
+    Idle,
+    /// The sink does not take records.
+    Away,
+    /// The sink refuses the credentials or their rights.
+    Unauthorized,
+    /// Paused by the user.
+    Paused,
+    /// Dead letters reached their quota.
+    DeadLettersFull,
+    /// The spool cannot be read or written.
+    SpoolFailed,
+    /// The last flush before the end.
+    Stopping,
+    /// No process delivers.
+    Stopped,
+    /// The configuration does not name it.
+    NotConfigured,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: [Self; 11] = [
+        Self::Connecting,
+        Self::Delivering,
+        Self::Idle,
+        Self::Away,
+        Self::Unauthorized,
+        Self::Paused,
+        Self::DeadLettersFull,
+        Self::SpoolFailed,
+        Self::Stopping,
+        Self::Stopped,
+        Self::NotConfigured,
+    ];
+
+    /// The state's name, as JSON has it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Connecting => "connecting",
+            Self::Delivering => "delivering",
+            Self::Idle => "idle",
+            Self::Away => "away",
+            Self::Unauthorized => "unauthorized",
+            Self::Paused => "paused",
+            Self::DeadLettersFull => "dead-letters-full",
+            Self::SpoolFailed => "spool-failed",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::NotConfigured => "not-configured",
+        }
+    }
+
+    /// True where records wait because something is wrong.
+    #[must_use]
+    pub const fn is_trouble(self) -> bool {
+        matches!(
+            self,
+            Self::Away | Self::Unauthorized | Self::DeadLettersFull | Self::SpoolFailed | Self::NotConfigured
+        )
+    }
+}
+
+/// A sink, its spool and its delivery.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SinkStatus {
+    /// Its name.
+    pub name: String,
+    /// Whether the configuration names it.
+    pub configured: bool,
+    /// `mongodb`, `redis`, `file`; `None` where nobody says.
+    pub kind: Option<String>,
+    /// Where it delivers to, without secrets.
+    pub address: Option<String>,
+    /// Whether calls fail when its spool is full.
+    pub required: bool,
+    /// What it is doing.
+    pub state: State,
+    /// Since when.
+    pub since: Option<UnixMillis>,
+    /// What went wrong last; stays after it has recovered.
+    pub last_error: Option<String>,
+    /// When that was.
+    pub last_error_at: Option<UnixMillis>,
+    /// Records not yet acknowledged, all streams.
+    pub records: u64,
+    /// Blocks that hold them.
+    pub blocks: u64,
+    /// Bytes of those blocks on disk.
+    pub bytes: u64,
+    /// Age of the oldest record, seconds; `None` where there is none.
+    pub oldest_age_seconds: Option<f64>,
+    /// Records set aside.
+    pub dead_letters: u64,
+    /// Bytes on disk of all its files.
+    pub disk_bytes: u64,
+    /// Its quota; 0 where nobody says.
+    pub max_bytes: u64,
+    /// Bytes of the dead letters on disk.
+    pub dead_letter_bytes: u64,
+    /// Why its spool takes no records now.
+    pub spool_error: Option<String>,
+    /// By stream.
+    pub streams: BTreeMap<Stream, StreamStatus>,
+    /// How it is delivered to; `None`: no process does.
+    pub delivery: Option<Delivery>,
+    /// How long the journal's syncs took, seconds; empty where no process runs.
+    pub sync_latency: HistogramSnapshot,
+    /// Records that each sync made durable.
+    pub sync_records: HistogramSnapshot,
+}
+
+/// One queue.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct StreamStatus {
+    /// Records not yet acknowledged.
+    pub records: u64,
+    /// Blocks that hold them.
+    pub blocks: u64,
+    /// Bytes of those blocks on disk.
+    pub bytes: u64,
+    /// When the oldest was received.
+    pub oldest_received_at: Option<UnixMillis>,
+    /// Its age, seconds.
+    pub oldest_age_seconds: Option<f64>,
+    /// Records set aside.
+    pub dead_letters: u64,
+    /// Records acknowledged since the spool was made.
+    pub delivered: u64,
+    /// Records set aside since the spool was made.
+    pub set_aside: u64,
+    /// Records dropped since the spool was made, by reason.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+/// Delivery since the process started.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// Records the sink acknowledged.
+    pub delivered_records: u64,
+    /// Their bytes.
+    pub delivered_bytes: u64,
+    /// Batches that went out.
+    pub batches: u64,
+    /// Records that were rejected and set aside.
+    pub rejected_records: u64,
+    /// Records sent again, by reason.
+    pub retried_records: BTreeMap<String, u64>,
+    /// Records that this sink alone lost, being optional.
+    pub lost_records: u64,
+    /// Batches under way.
+    pub in_flight: u64,
+    /// Records in a batch at most, now.
+    pub batch_records: u64,
+    /// From a record's own time to its delivery, milliseconds.
+    pub lag_millis: Option<i64>,
+    /// When a batch was last acknowledged.
+    pub last_delivery_at: Option<UnixMillis>,
+    /// Records a second into the spool, over the last ten seconds.
+    pub rate_in: f64,
+    /// Records a second out of it.
+    pub rate_out: f64,
+    /// How long until the backlog is gone at these rates; `None`: it does not shrink.
+    pub drain_seconds: Option<f64>,
+    /// How long the sink took to answer a batch, seconds.
+    pub latency: HistogramSnapshot,
+    /// Records in the batches that went out.
+    pub batch_sizes: HistogramSnapshot,
+}
+
+/// Something that changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// When.
+    pub at: UnixMillis,
+    /// The sink; empty: the process.
+    pub sink: String,
+    /// What it is now.
+    pub state: String,
+    /// Why, where something is wrong.
+    pub reason: Option<String>,
+}
+
+impl Snapshot {
+    /// A sink's part.
+    #[must_use]
+    pub fn sink(&self, name: &str) -> Option<&SinkStatus> {
+        self.sinks.iter().find(|sink| sink.name == name)
+    }
+}
+
+impl SinkStatus {
+    /// Sums up the streams.
+    pub(crate) fn total(&mut self) {
+        self.records = self.streams.values().map(|stream| stream.records).sum();
+        self.blocks = self.streams.values().map(|stream| stream.blocks).sum();
+        self.bytes = self.streams.values().map(|stream| stream.bytes).sum();
+        self.dead_letters = self.streams.values().map(|stream| stream.dead_letters).sum();
+        self.oldest_age_seconds = self.streams.values().filter_map(|stream| stream.oldest_age_seconds).reduce(f64::max);
+    }
+}
+
+/// How long ago `then` was, seconds; never negative (the wall clock may have been set back).
+#[must_use]
+pub fn age_seconds(now: UnixMillis, then: UnixMillis) -> f64 {
+    (now.saturating_sub(then)).max(0) as f64 / 1_000.0
+}

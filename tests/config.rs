@@ -36,6 +36,8 @@ fn mongo(config: &Config, sink: usize) -> &livekit_spool::sink::mongodb::MongoOp
     }
 }
 
+const KEY: &str = "4242424242424242424242424242424242424242424242424242424242424242";
+
 const OPENVIDU: &str = "openvidu:\n  analytics:\n    enabled: true\n    mongo_url: mongodb://user:hunter2@db:27017/\n";
 
 #[test]
@@ -67,7 +69,7 @@ fn every_example_in_the_shipped_config_yaml_is_valid() {
         // Files that are not there, and the second `mongo`.
         .filter(|line| !line.split('#').next().unwrap_or_default().contains("_file"))
         .map(|line| line.replace("#  key:", "key:").replace("- name: mongo", "- name: main"))
-        .map(|line| if line.trim() == "encryption:" { format!("{line} {{key: abc}}") } else { line })
+        .map(|line| if line.trim() == "encryption:" { format!("{line} {{key: \"{KEY}\"}}") } else { line })
         .collect();
     let config = with_environment(
         Some(&uncommented.join("\n")),
@@ -339,19 +341,20 @@ fn secrets_come_from_files_too() {
 fn no_secret_is_in_debug_output_or_in_an_error() {
     let config = parse(&format!(
         "{OPENVIDU}keys: {{API: hunter2}}\nredis: {{address: r, password: hunter2}}\nadmin: {{token: hunter2}}\n\
-         documents: {{redact: pii, pii_key: hunter2}}\nspool: {{encryption: {{key: hunter2, old_keys: [hunter2]}}}}\n\
+         documents: {{redact: pii, pii_key: hunter2}}\nspool: {{encryption: {{key: '{KEY}', old_keys: ['{KEY}']}}}}\n\
          ingest: {{auth: {{mode: tokens, tokens: [hunter2], keys: {{b: hunter2}}}}}}\n\
          sinks: [{{name: r, type: redis}}, {{name: m, type: mongodb, uri: 'mongodb://u:hunter2@h/?appName=x'}}]\n",
     ))
     .unwrap();
     let shown = format!("{config:#?}");
-    assert!(!shown.contains("hunter2"), "{shown}");
+    assert!(!shown.contains("hunter2") && !shown.contains("4242"), "{shown}");
     for bad in [
         "sinks: [{name: m, type: mongodb, uri: 'postgres://u:hunter2@h'}]",
         "sinks: [{name: m, type: mongodb, uri: 'mongodb://u:hunter2@h:port'}]",
         "sinks: [{name: m, type: mongodb, uri: [hunter2]}]",
         "openvidu: {analytics: {enabled: true, mongo_url: 'u:hunter2@h'}}",
         "sinks: [{name: m, type: redis, url: 'redis://:hunter2@h:port'}]",
+        "spool: {encryption: {key: hunter2}}",
     ] {
         let message = errors(bad);
         assert!(!message.contains("hunter2"), "{message}");

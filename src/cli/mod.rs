@@ -3,10 +3,14 @@
 //! Every command takes `--config` and `--json`; what it prints for people fits 80 columns. Commands that look at sinks ask
 //! the running process over the socket in its data folder, and where none runs they look at the folder itself.
 
+mod backlog;
 mod check_config;
+mod client;
 mod completions;
 pub mod doc;
 pub mod output;
+mod run;
+mod watch;
 
 use std::{
     fmt,
@@ -56,6 +60,10 @@ Exit codes:
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Take records, keep them on disk, deliver them
+    Run(run::Args),
+    /// Show what waits for each sink, since when, and what went wrong
+    Backlog(backlog::Args),
     /// Check the configuration, show what will run, and hold the existing spool against it
     CheckConfig(check_config::Args),
     /// Print records from a file as the documents that a sink would store
@@ -149,11 +157,18 @@ pub fn main() -> ExitCode {
 fn dispatch(cli: Cli) -> Outcome {
     let common = cli.common;
     match cli.command {
+        Command::Run(args) => run::run(&common, &args),
+        Command::Backlog(args) => backlog::run(&common, &args),
         Command::CheckConfig(args) => check_config::run(&common, &args),
         Command::Doc(args) => doc::run(&args),
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => completions::man(&args),
     }
+}
+
+/// Runs a command that waits for sockets and disks.
+fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
 }
 
 /// The whole command line, for completions and the manual.

@@ -7,6 +7,7 @@ use std::{
 };
 
 use super::{
+    model::EncryptionKey,
     reader::nearest,
     units::{human_duration, human_size, parse_duration, parse_size},
 };
@@ -132,6 +133,16 @@ pub(super) fn secret() -> Kind<Secret> {
     let mut kind = Kind::new("a text (it is never shown)", |found| {
         if found.text.trim().is_empty() { Err("is empty".to_owned()) } else { Ok(Secret::new(found.text)) }
     });
+    kind.secret = true;
+    kind
+}
+
+/// The key of an encrypted spool.
+pub(super) fn encryption_key() -> Kind<EncryptionKey> {
+    let mut kind =
+        Kind::new("32 bytes, as 64 hex digits or in Base64 (`openssl rand -hex 32` makes such a key)", |found| {
+            EncryptionKey::parse(found.text).ok_or_else(|| "is no key".to_owned())
+        });
     kind.secret = true;
     kind
 }

@@ -20,8 +20,8 @@ use std::{
 
 pub use expand::Environment;
 pub use model::{
-    AdminConfig, CompressionConfig, Config, EncryptionConfig, IngestConfig, Listen, LogConfig, LogFormat, LogLevel,
-    SinkConfig, SpoolConfig, Target, WhenFull,
+    AdminConfig, CompressionConfig, Config, EncryptionConfig, EncryptionKey, IngestConfig, Listen, LogConfig,
+    LogFormat, LogLevel, SinkConfig, SpoolConfig, Target, WhenFull,
 };
 pub use reader::Problem;
 
@@ -212,8 +212,9 @@ fn read_own(root: &mut Section<'_>, livekit: &Livekit, use_default_sink: bool) -
     if ingest.keys.is_empty() {
         ingest.keys.clone_from(&livekit.keys);
     }
-    ingest.grpc.connections.drain_timeout = shutdown_timeout;
-    ingest.http.connections.drain_timeout = shutdown_timeout;
+    // One half for requests under way, the other for the last flush.
+    ingest.grpc.connections.drain_timeout = shutdown_timeout / 2;
+    ingest.http.connections.drain_timeout = shutdown_timeout / 2;
     if matches!(ingest.auth, crate::ingest::AuthOptions::Livekit) && ingest.keys.is_empty() {
         root.problem("ingest", "auth mode livekit needs API keys: ingest.auth.keys, or LiveKit's keys:");
     }
@@ -221,7 +222,7 @@ fn read_own(root: &mut Section<'_>, livekit: &Livekit, use_default_sink: bool) -
     let documents = read::documents(root.section("documents"));
     let log = read::log(root.section("log"));
     let spool = read::spool(root.section("spool"), SpoolConfig::default());
-    let flush_defaults = FlushOptions { shutdown_timeout, ..FlushOptions::default() };
+    let flush_defaults = FlushOptions { shutdown_timeout: shutdown_timeout / 2, ..FlushOptions::default() };
     let flush = read::flush(root.section("flush"), &flush_defaults);
     let defaults = read::SinkDefaults { spool: &spool, flush: &flush, livekit };
 

@@ -12,6 +12,7 @@ use crate::{
     record::{SinkName, Stream},
     secret::Secret,
     sink::{file::FileOptions, mongodb::MongoOptions, redis::RedisOptions, url::without_secrets},
+    spool::{self, SpoolOptions},
 };
 
 pub(super) const MIB: u64 = 1 << 20;
@@ -68,10 +69,12 @@ pub struct AdminConfig {
     pub token: Option<Secret>,
     /// Names under which browsers may reach it, besides `localhost` and IP addresses (DNS rebinding).
     pub hosts: Vec<String>,
+    /// Lets Prometheus read `/metrics` beyond loopback without the token. Default false.
+    pub public_metrics: bool,
 }
 
 /// One place that records are delivered to, with a spool of its own.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SinkConfig {
     /// Its identity: names its folder under the data folder.
     pub name: SinkName,
@@ -90,7 +93,7 @@ pub struct SinkConfig {
 }
 
 /// What a sink is, and where.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// A MongoDB-compatible server.
     Mongodb(MongoOptions),
@@ -145,6 +148,36 @@ pub struct SpoolConfig {
     pub encryption: Option<EncryptionConfig>,
     /// Dead letters, on disk. Default 256 MiB.
     pub dead_letters_max_bytes: u64,
+}
+
+impl SpoolConfig {
+    /// What the spool of this sink is told.
+    #[must_use]
+    pub fn options(&self, sink: &SinkName) -> SpoolOptions {
+        let key = |key: &EncryptionKey| spool::Key::new(*key.expose());
+        SpoolOptions {
+            name: sink.to_string(),
+            max_bytes: self.max_bytes,
+            segment_bytes: self.segment_bytes,
+            min_free_bytes: self.min_free_bytes,
+            max_age: self.max_age,
+            when_full: match self.when_full {
+                WhenFull::Reject => spool::WhenFull::Reject,
+                WhenFull::Block => spool::WhenFull::Block { timeout: self.block_timeout },
+                WhenFull::DropOldest => spool::WhenFull::DropOldest,
+                WhenFull::DropNewest => spool::WhenFull::DropNewest,
+            },
+            dead_max_bytes: self.dead_letters_max_bytes,
+            compression: match self.compression {
+                CompressionConfig::Zstd { level, dictionary } => spool::Compression::Zstd { level, dictionary },
+                CompressionConfig::None => spool::Compression::None,
+            },
+            encryption: self.encryption.as_ref().map(|encryption| spool::Keys {
+                current: key(&encryption.key),
+                previous: encryption.old_keys.iter().map(key).collect(),
+            }),
+        }
+    }
 }
 
 impl Default for SpoolConfig {
@@ -202,9 +235,39 @@ impl Default for CompressionConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncryptionConfig {
     /// The key new blocks are written with.
-    pub key: Secret,
+    pub key: EncryptionKey,
     /// Keys that older blocks may need, after a rotation.
-    pub old_keys: Vec<Secret>,
+    pub old_keys: Vec<EncryptionKey>,
+}
+
+/// A key's 32 bytes; shown by nothing, wiped when dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EncryptionKey(zeroize::Zeroizing<[u8; 32]>);
+
+impl EncryptionKey {
+    /// Reads 64 hex digits, or Base64 of 32 bytes.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        use base64::{Engine, engine::general_purpose::STANDARD};
+        let text = text.trim();
+        let bytes = if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            (0..64).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).ok()).collect::<Option<Vec<u8>>>()?
+        } else {
+            STANDARD.decode(text).ok()?
+        };
+        Some(Self(zeroize::Zeroizing::new(bytes.try_into().ok()?)))
+    }
+
+    /// The bytes, for the spool.
+    #[must_use]
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for EncryptionKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
 }
 
 /// What is logged and how.

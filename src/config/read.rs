@@ -4,8 +4,8 @@ use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 use super::{
     kinds::{
-        Kind, boolean, choice, duration, integer, listen, number, or_never, path, secret, sink_name, size,
-        socket_address, stream, text, uri,
+        Found, Kind, boolean, choice, duration, encryption_key, integer, listen, number, or_never, path, secret,
+        sink_name, size, socket_address, stream, text, uri,
     },
     livekit::Livekit,
     model::{
@@ -19,7 +19,6 @@ use crate::{
     flush::{BackoffOptions, FlushOptions},
     ingest::{AuthOptions, ConnectionOptions, GrpcOptions, HttpOptions, LivekitKeys, MemoryOptions, TlsOptions},
     record::{SinkName, Stream},
-    secret::Secret,
     sink::{
         file::{Compression, FileOptions},
         mongodb::MongoOptions,
@@ -144,7 +143,7 @@ fn read_auth(mut section: Section<'_>, tls: Option<&TlsOptions>) -> (AuthOptions
             .list("token_files", &path())
             .unwrap_or_default()
             .iter()
-            .filter_map(|path| read_secret_file(&section, "token_files", path)),
+            .filter_map(|path| read_file(&section, "token_files", path, &secret())),
     );
     let keys = section.map("keys", &secret());
     if mode == AuthMode::Tokens && tokens.is_empty() {
@@ -166,10 +165,11 @@ fn read_auth(mut section: Section<'_>, tls: Option<&TlsOptions>) -> (AuthOptions
 pub(super) fn admin(mut section: Section<'_>) -> AdminConfig {
     let default = SocketAddr::from(([127, 0, 0, 1], 7892));
     let listen = section.get_or("listen", Some(default), &socket_address().or_word(&["none"]));
-    let token = secret_or_file(&mut section, "token", "token_file", &secret());
+    let token = value_or_file(&mut section, "token", "token_file", &secret());
     let hosts = section.list("hosts", &text()).unwrap_or_default();
+    let public_metrics = section.get_or("public_metrics", false, &boolean());
     section.finish();
-    AdminConfig { listen, token, hosts }
+    AdminConfig { listen, token, hosts, public_metrics }
 }
 
 pub(super) fn documents(mut section: Section<'_>) -> DocumentOptions {
@@ -179,7 +179,7 @@ pub(super) fn documents(mut section: Section<'_>) -> DocumentOptions {
         redact: section.get_or("redact", Redact::Secrets, &choice(&redact)),
         enums: section.get_or("enums", Enums::Compatible, &choice(&enums)),
         time: section.get_or("time", true, &boolean()),
-        pii_key: secret_or_file(&mut section, "pii_key", "pii_key_file", &secret())
+        pii_key: value_or_file(&mut section, "pii_key", "pii_key_file", &secret())
             .map(|key| PiiKey::from_secret(key.expose())),
         max_bytes: MONGODB_MAX_DOCUMENT,
     };
@@ -244,16 +244,17 @@ fn compression(mut section: Section<'_>, defaults: CompressionConfig) -> Compres
 }
 
 fn encryption(mut section: Section<'_>) -> Option<EncryptionConfig> {
-    let key = secret_or_file(&mut section, "key", "key_file", &secret());
-    let mut old_keys = section.list("old_keys", &secret()).unwrap_or_default();
+    let kind = encryption_key();
+    let key = value_or_file(&mut section, "key", "key_file", &kind);
+    let mut old_keys = section.list("old_keys", &kind).unwrap_or_default();
     old_keys.extend(
         section
             .list("old_key_files", &path())
             .unwrap_or_default()
             .iter()
-            .filter_map(|path| read_secret_file(&section, "old_key_files", path)),
+            .filter_map(|path| read_file(&section, "old_key_files", path, &kind)),
     );
-    if key.is_none() && !section.has("key") && !section.has("key_file") {
+    if !section.has("key") && !section.has("key_file") {
         section.problem("key_file", "missing: encryption needs a key, in key_file or as key: ${VARIABLE}");
     }
     section.finish();
@@ -331,7 +332,7 @@ pub(super) fn sink(mut section: Section<'_>, defaults: &SinkDefaults<'_>) -> Opt
 
 fn mongodb(section: &mut Section<'_>, flush: &FlushOptions) -> Option<Target> {
     let defaults = MongoOptions::default();
-    let uri = secret_or_file(section, "uri", "uri_file", &uri(&["mongodb", "mongodb+srv"]));
+    let uri = value_or_file(section, "uri", "uri_file", &uri(&["mongodb", "mongodb+srv"]));
     if !section.has("uri") && !section.has("uri_file") {
         section.problem("uri", "missing: expected mongodb://… or mongodb+srv://…");
     }
@@ -350,7 +351,7 @@ fn mongodb(section: &mut Section<'_>, flush: &FlushOptions) -> Option<Target> {
 
 fn redis(section: &mut Section<'_>, flush: &FlushOptions, livekit: &Livekit) -> Option<Target> {
     let defaults = RedisOptions::default();
-    let own = secret_or_file(section, "url", "url_file", &uri(&["redis", "rediss"]));
+    let own = value_or_file(section, "url", "url_file", &uri(&["redis", "rediss"]));
     let named = section.has("url") || section.has("url_file");
     let url = if named { own } else { livekit.redis.clone() };
     if !named && url.is_none() {
@@ -412,29 +413,27 @@ fn required<T>(section: &mut Section<'_>, key: &'static str, kind: &Kind<T>) -> 
 }
 
 /// A secret given here, or in a file of its own (as Docker and Kubernetes hand them out).
-fn secret_or_file(
-    section: &mut Section<'_>,
-    key: &'static str,
-    file_key: &'static str,
-    kind: &Kind<Secret>,
-) -> Option<Secret> {
+fn value_or_file<T>(section: &mut Section<'_>, key: &'static str, file_key: &'static str, kind: &Kind<T>) -> Option<T> {
     let value = section.get(key, kind);
     let file = section.get(file_key, &path());
     if section.has(key) && section.has(file_key) {
         section.problem(file_key, format!("stands beside {key}: keep one of them"));
     }
-    value.or_else(|| read_secret_file(section, file_key, &file?))
+    value.or_else(|| read_file(section, file_key, &file?, kind))
 }
 
-fn read_secret_file(section: &Section<'_>, key: &str, path: &Path) -> Option<Secret> {
-    match fs::read_to_string(path) {
-        Ok(content) if content.trim().is_empty() => {
-            section.problem(key, format!("{} is empty", path.display()));
-            None
-        }
-        Ok(content) => Some(Secret::new(content.trim())),
+fn read_file<T>(section: &Section<'_>, key: &str, path: &Path, kind: &Kind<T>) -> Option<T> {
+    let content = match fs::read_to_string(path) {
+        Ok(content) => content,
         Err(error) => {
             section.problem(key, format!("cannot read {}: {error}", path.display()));
+            return None;
+        }
+    };
+    match kind.read(&Found { text: content.trim(), quoted: false }) {
+        Ok(value) => Some(value),
+        Err(reason) => {
+            section.problem(key, format!("what {} holds {reason}; expected {}", path.display(), kind.expected()));
             None
         }
     }

@@ -1,0 +1,130 @@
+//! `/api/v1`: what the page, the CLI and programs use. `openapi.json` describes it; a test holds the two together.
+
+use std::{convert::Infallible, sync::Arc};
+
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    http::{StatusCode, header},
+    response::{
+        IntoResponse, Response,
+        sse::{Event, KeepAlive, Sse},
+    },
+    routing::{get, post},
+};
+use futures::{Stream, StreamExt};
+use serde_json::json;
+use tokio_stream::wrappers::WatchStream;
+
+use crate::{
+    app::{App, History, NoSuchSink, ReloadError, Reloaded},
+    status::{SinkStatus, Snapshot},
+};
+
+const DESCRIPTION: &str = include_str!("openapi.json");
+
+pub(super) fn routes() -> Router<Arc<App>> {
+    Router::new()
+        .route("/openapi.json", get(describe))
+        .route("/status", get(status))
+        .route("/stream", get(stream))
+        .route("/history", get(history))
+        .route("/sinks", get(sinks))
+        .route("/sinks/{sink}", get(sink))
+        .route("/sinks/{sink}/pause", post(pause))
+        .route("/sinks/{sink}/resume", post(resume))
+        .route("/sinks/{sink}/flush", post(flush))
+        .route("/reload", post(reload))
+}
+
+/// What went wrong with a request: `{"error": "…"}`.
+#[derive(Debug)]
+pub(super) struct Problem {
+    pub(super) status: StatusCode,
+    message: String,
+}
+
+impl Problem {
+    pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into() }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        (self.status, Json(json!({ "error": self.message }))).into_response()
+    }
+}
+
+impl From<NoSuchSink> for Problem {
+    fn from(error: NoSuchSink) -> Self {
+        Self::new(StatusCode::NOT_FOUND, error.to_string())
+    }
+}
+
+impl From<ReloadError> for Problem {
+    fn from(error: ReloadError) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
+    }
+}
+
+/// Everything now, made off the async threads: it may read the disk.
+pub(super) async fn snapshot(app: Arc<App>) -> Snapshot {
+    let latest = Arc::clone(&app.subscribe().borrow());
+    tokio::task::spawn_blocking(move || app.snapshot()).await.unwrap_or_else(|_| Snapshot::clone(&latest))
+}
+
+async fn describe() -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], DESCRIPTION).into_response()
+}
+
+async fn status(State(app): State<Arc<App>>) -> Json<Snapshot> {
+    Json(snapshot(app).await)
+}
+
+/// A snapshot a second, and one at once when a sink's state changes.
+async fn stream(State(app): State<Arc<App>>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let stopping = app.stopping().clone();
+    let snapshots = WatchStream::new(app.subscribe())
+        .filter(|snapshot| std::future::ready(snapshot.process.is_some()))
+        .filter_map(|snapshot| std::future::ready(Event::default().event("status").json_data(&*snapshot).ok()))
+        .map(Ok)
+        .take_until(stopping.cancelled_owned());
+    Sse::new(snapshots).keep_alive(KeepAlive::default())
+}
+
+async fn history(State(app): State<Arc<App>>) -> Json<History> {
+    Json(app.history())
+}
+
+async fn sinks(State(app): State<Arc<App>>) -> Json<Vec<SinkStatus>> {
+    Json(snapshot(app).await.sinks)
+}
+
+async fn sink(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Json<SinkStatus>, Problem> {
+    let found = snapshot(Arc::clone(&app)).await.sinks.into_iter().find(|sink| sink.name == name);
+    found.map(Json).ok_or_else(|| app.no_such_sink(&name).into())
+}
+
+fn done(message: impl Into<String>) -> Response {
+    Json(json!({ "message": message.into() })).into_response()
+}
+
+async fn pause(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, Problem> {
+    app.pause(&name)?;
+    Ok(done("paused: records go on coming in and wait; resume delivers them"))
+}
+
+async fn resume(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, Problem> {
+    app.resume(&name)?;
+    Ok(done("resumed"))
+}
+
+async fn flush(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, Problem> {
+    app.flush(&name)?;
+    Ok(done("what waits is on its way"))
+}
+
+async fn reload(State(app): State<Arc<App>>) -> Result<Json<Reloaded>, Problem> {
+    Ok(Json(app.reload().await?))
+}

@@ -1,0 +1,256 @@
+'use strict';
+// Everything shown is set as text, never as markup: names in records come from strangers.
+const $ = (id) => document.getElementById(id);
+const SVG = 'http://www.w3.org/2000/svg';
+const POINTS = 600;
+const series = new Map();
+const cards = new Map();
+let token = sessionStorage.getItem('token') || '';
+let last = null;
+
+function h(tag, attributes, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes || {})) {
+    if (name.startsWith('on')) element.addEventListener(name.slice(2), value);
+    else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value === true ? '' : value);
+  }
+  element.append(...children.filter((child) => child !== null && child !== undefined));
+  return element;
+}
+
+const count = (n) => n.toLocaleString('en-US');
+function size(bytes) {
+  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
+  let unit = 0;
+  while (bytes >= 1024 && unit < units.length - 1) { bytes /= 1024; unit += 1; }
+  return (unit === 0 || bytes >= 100 ? bytes.toFixed(0) : bytes.toFixed(1).replace(/\.0$/, '')) + ' ' + units[unit];
+}
+function age(seconds) {
+  if (seconds === null || seconds === undefined) return '–';
+  const s = Math.floor(seconds);
+  if (s < 60) return s + ' s';
+  if (s < 3600) return Math.floor(s / 60) + ' m ' + (s % 60) + ' s';
+  if (s < 86400) return Math.floor(s / 3600) + ' h ' + Math.floor(s % 3600 / 60) + ' m';
+  return Math.floor(s / 86400) + ' d ' + Math.floor(s % 86400 / 3600) + ' h';
+}
+const rate = (perSecond) => (perSecond >= 100 ? count(Math.round(perSecond)) : perSecond.toFixed(1)) + '/s';
+const clock = (millis) => new Date(millis).toLocaleTimeString([], { hour12: false });
+
+async function api(path, options) {
+  const headers = token ? { Authorization: 'Bearer ' + token } : {};
+  const response = await fetch('api/v1/' + path, { ...options, headers, cache: 'no-store' });
+  if (response.status === 401) throw new Error('This needs the admin token: press “Token…”.');
+  if (!response.ok) {
+    const text = await response.text();
+    let message = text;
+    try { message = JSON.parse(text).error || text; } catch { /* no JSON: the text itself */ }
+    throw new Error(message || 'HTTP ' + response.status);
+  }
+  return response;
+}
+
+function notice(message) {
+  $('notice').hidden = !message;
+  $('notice').textContent = message || '';
+}
+
+function number(name, value, field, extra) {
+  return h('div', {}, h('div', { class: 'name' }, name), h('div', { class: 'value', 'data-field': field }, value), extra);
+}
+
+const STATES = {
+  delivering: 'busy', idle: 'good', connecting: 'busy', paused: 'warn', stopping: 'warn',
+  away: 'bad', unauthorized: 'bad', 'dead-letters-full': 'bad', 'spool-failed': 'bad', 'not-configured': 'warn', stopped: 'warn',
+};
+
+/** A sink's card: built once, its texts renewed with every snapshot. */
+class Card {
+  constructor(name) {
+    this.name = name;
+    this.pill = h('span', { class: 'pill', 'data-field': 'state' });
+    this.since = h('span', { class: 'where' });
+    this.where = h('span', { class: 'where' });
+    this.error = h('p', { class: 'error', 'data-field': 'error', hidden: true });
+    this.numbers = h('div', { class: 'numbers' });
+    this.fill = h('i');
+    this.quota = h('div', { class: 'quota' });
+    this.top = h('span', { class: 'top' });
+    this.svg = document.createElementNS(SVG, 'svg');
+    this.svg.setAttribute('viewBox', '0 0 600 100');
+    this.svg.setAttribute('preserveAspectRatio', 'none');
+    this.area = this.path('area');
+    this.line = this.path('line');
+    this.from = h('span');
+    this.rows = h('tbody');
+    this.shown = h('pre', { hidden: true, tabindex: '0', 'data-field': 'shown' });
+    this.pause = this.button('Pause', () => this.act(this.paused ? 'resume' : 'pause'));
+    const head = ['stream', 'records', 'blocks', 'on disk', 'oldest', 'dead'];
+    this.element = h('section', { class: 'card', 'data-sink': name },
+      h('div', { class: 'head' }, h('h2', {}, name), this.pill, this.since, h('span', { class: 'grow' }), this.where),
+      this.error, this.numbers,
+      this.quota, h('div', { class: 'bar' }, this.fill),
+      h('div', { class: 'chart', role: 'img', 'aria-label': 'Backlog over time' }, this.svg, this.top),
+      h('div', { class: 'span' }, this.from, h('span', {}, 'backlog, records'), h('span', {}, 'now')),
+      h('div', { class: 'scroll' }, h('table', {}, h('thead', {}, h('tr', {}, ...head.map((text) => h('th', {}, text)))), this.rows)),
+      h('div', { class: 'actions' },
+        this.pause,
+        this.button('Flush now', () => this.act('flush')),
+        this.button('Retry dead letters', () => this.act('dead/retry')),
+        this.button('Look at records', () => this.show('peek?n=20', 'records', 'No records wait.')),
+        this.button('Look at dead letters', () => this.show('dead?n=50', 'dead_letters', 'No dead letters.'))),
+      this.shown);
+  }
+
+  path(name) {
+    const path = document.createElementNS(SVG, 'path');
+    path.setAttribute('class', name);
+    this.svg.append(path);
+    return path;
+  }
+
+  button(text, onclick) { return h('button', { type: 'button', onclick }, text); }
+
+  async act(action) {
+    try {
+      const answer = await (await api('sinks/' + encodeURIComponent(this.name) + '/' + action, { method: 'POST' })).json();
+      notice(this.name + ': ' + (answer.message || 'done'));
+    } catch (error) { notice(this.name + ': ' + error.message); }
+  }
+
+  async show(path, key, none) {
+    if (!this.shown.hidden && this.key === key) { this.shown.hidden = true; return; }
+    try {
+      const answer = await (await api('sinks/' + encodeURIComponent(this.name) + '/' + path)).json();
+      this.shown.textContent = answer[key].map((entry) => JSON.stringify(entry, null, 1)).join('\n') || none;
+    } catch (error) { this.shown.textContent = error.message; }
+    this.key = key;
+    this.shown.hidden = false;
+  }
+
+  update(sink, now) {
+    const delivery = sink.delivery || {};
+    this.paused = sink.state === 'paused';
+    this.pause.textContent = this.paused ? 'Resume' : 'Pause';
+    this.pill.textContent = sink.state;
+    this.pill.className = 'pill ' + (STATES[sink.state] || '');
+    this.since.textContent = sink.since ? 'for ' + age((now - sink.since) / 1000) : '';
+    this.where.textContent = [sink.kind, sink.address, sink.required ? null : 'optional'].filter(Boolean).join(' · ');
+    const trouble = sink.spool_error || (STATES[sink.state] === 'bad' ? sink.last_error : null);
+    this.error.hidden = !trouble;
+    this.error.textContent = trouble || '';
+    this.numbers.replaceChildren(
+      number('backlog', count(sink.records), 'records'),
+      number('oldest', age(sink.oldest_age_seconds), 'oldest'),
+      number('in', rate(delivery.rate_in || 0), 'rate-in'),
+      number('out', rate(delivery.rate_out || 0), 'rate-out'),
+      number('drained in', sink.records === 0 ? '–' : delivery.drain_seconds === null || delivery.drain_seconds === undefined ? 'grows' : age(delivery.drain_seconds), 'drain'),
+      number('lag', delivery.lag_millis === null || delivery.lag_millis === undefined ? '–' : age(delivery.lag_millis / 1000), 'lag'),
+      number('delivered', count(delivery.delivered_records || 0), 'delivered'),
+      number('dead letters', count(sink.dead_letters), 'dead-letters'));
+    if (sink.dead_letters > 0) this.numbers.lastChild.lastChild.classList.add('bad');
+    const used = sink.max_bytes > 0 ? Math.min(1, sink.disk_bytes / sink.max_bytes) : 0;
+    this.quota.textContent = size(sink.disk_bytes) + ' on disk' + (sink.max_bytes > 0 ? ' of ' + size(sink.max_bytes) : '');
+    this.fill.style.width = (used * 100).toFixed(1) + '%';
+    this.fill.className = used > 0.9 ? 'full' : '';
+    this.rows.replaceChildren(...Object.entries(sink.streams).map(([name, stream]) => h('tr', { 'data-stream': name },
+      h('td', {}, name),
+      h('td', { 'data-field': 'stream-records' }, count(stream.records)), h('td', {}, count(stream.blocks)), h('td', {}, size(stream.bytes)),
+      h('td', {}, age(stream.oldest_age_seconds)), h('td', {}, count(stream.dead_letters)))));
+    this.draw(series.get(this.name) || []);
+  }
+
+  draw(points) {
+    if (points.length < 2) return;
+    const most = Math.max(1, ...points.map((point) => point[1]));
+    const start = points[0][0];
+    const span = Math.max(1, points[points.length - 1][0] - start);
+    const path = points.map(([at, records], i) => (i ? 'L' : 'M') + ((at - start) / span * 600).toFixed(1) + ' ' + (98 - records / most * 92).toFixed(1)).join('');
+    this.line.setAttribute('d', path);
+    this.area.setAttribute('d', path + 'L600 100L0 100Z');
+    this.top.textContent = count(most);
+    this.from.textContent = age(span / 1000) + ' ago';
+  }
+}
+
+function render(snapshot) {
+  last = snapshot;
+  const ready = $('ready');
+  ready.textContent = snapshot.process.ready ? 'taking records' : 'not taking records';
+  ready.className = 'pill ' + (snapshot.process.ready ? 'good' : 'bad');
+  ready.title = snapshot.process.not_ready.join('\n');
+  const sinks = snapshot.sinks;
+  const sum = (field) => sinks.reduce((total, sink) => total + sink[field], 0);
+  const oldest = sinks.map((sink) => sink.oldest_age_seconds).filter((seconds) => seconds !== null);
+  $('overview').replaceChildren(
+    number('taken', count(snapshot.ingest.records), 'total-taken'),
+    number('taken now', rate(snapshot.ingest.rate), 'total-rate'),
+    number('waiting', count(sum('records')), 'total-records'),
+    number('oldest', oldest.length ? age(Math.max(...oldest)) : '–', 'total-oldest'),
+    number('dead letters', count(sum('dead_letters')), 'total-dead'),
+    number('disk free', size(snapshot.disk.free_bytes), 'disk-free'));
+  for (const sink of sinks) {
+    const points = series.get(sink.name) || [];
+    points.push([snapshot.at, sink.records]);
+    if (points.length > POINTS) points.shift();
+    series.set(sink.name, points);
+    if (!cards.has(sink.name)) {
+      cards.set(sink.name, new Card(sink.name));
+      $('sinks').append(cards.get(sink.name).element);
+    }
+    cards.get(sink.name).update(sink, snapshot.at);
+  }
+  for (const [name, card] of cards) {
+    if (!sinks.some((sink) => sink.name === name)) { card.element.remove(); cards.delete(name); }
+  }
+  $('changes').replaceChildren(...snapshot.changes.slice(-20).reverse().map((change) => h('li', {},
+    h('time', {}, clock(change.at)), (change.sink ? change.sink + ' ' : '') + change.state + (change.reason ? ': ' + change.reason : ''))));
+  $('about').textContent = 'version ' + snapshot.version + ' · up ' + age((snapshot.at - snapshot.process.started_at) / 1000) +
+    ' · pid ' + snapshot.process.pid + ' · data in ' + snapshot.data_dir + ' · gRPC ' + (snapshot.process.grpc || 'off') + ' · HTTP ' + (snapshot.process.http || 'off');
+  document.body.dataset.at = snapshot.at;
+}
+
+/** Server-sent events by fetch: EventSource cannot send the token. */
+async function follow() {
+  const past = await (await api('history')).json();
+  for (const [name, backlog] of Object.entries(past.sinks)) {
+    series.set(name, backlog.records.map((records, i) => [past.at[i + past.at.length - backlog.records.length], records]).slice(-POINTS));
+  }
+  const reader = (await api('stream')).body.pipeThrough(new TextDecoderStream()).getReader();
+  notice('');
+  for (let buffer = ''; ;) {
+    const { value, done } = await reader.read();
+    if (done) throw new Error('livekit-spool is stopping.');
+    buffer += value;
+    for (let end; (end = buffer.indexOf('\n\n')) >= 0; buffer = buffer.slice(end + 2)) {
+      const data = buffer.slice(0, end).split('\n').filter((line) => line.startsWith('data:')).map((line) => line.slice(5)).join('');
+      if (data) render(JSON.parse(data));
+    }
+  }
+}
+
+async function stayConnected() {
+  for (;;) {
+    try { await follow(); } catch (error) {
+      $('ready').textContent = 'no connection';
+      $('ready').className = 'pill bad';
+      const seen = last ? ' Last seen ' + clock(last.at) + '.' : '';
+      notice((error instanceof TypeError ? 'livekit-spool does not answer.' : error.message) + seen);
+    }
+    await new Promise((resolve) => setTimeout(resolve, 1000));
+  }
+}
+
+$('theme').addEventListener('click', () => {
+  const root = document.documentElement;
+  root.dataset.theme = root.dataset.theme === 'dark' ? 'light' : 'dark';
+  localStorage.setItem('theme', root.dataset.theme);
+});
+document.documentElement.dataset.theme = localStorage.getItem('theme') ||
+  (matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light');
+$('token').addEventListener('click', () => { $('secret').value = ''; $('ask').showModal(); });
+$('ask').addEventListener('close', () => {
+  if ($('ask').returnValue === 'ok') token = $('secret').value.trim();
+  if ($('ask').returnValue === 'forget') token = '';
+  sessionStorage.setItem('token', token);
+});
+stayConnected();

@@ -1,0 +1,37 @@
+//! The status page: one document, nothing loaded from elsewhere, and a policy that lets nothing else run in it.
+
+use std::sync::LazyLock;
+
+use axum::{
+    http::HeaderValue,
+    response::{Html, IntoResponse},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use sha2::{Digest, Sha256};
+
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+
+static PAGE: LazyLock<String> =
+    LazyLock::new(|| include_str!("page.html").replace("{{style}}", STYLE).replace("{{script}}", SCRIPT));
+
+static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
+    let hash = |text: &str| format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text)));
+    let policy = format!(
+        "default-src 'none'; script-src {}; style-src {}; img-src data:; connect-src 'self'; form-action 'none'; \
+         base-uri 'none'; frame-ancestors 'none'",
+        hash(SCRIPT),
+        hash(STYLE)
+    );
+    HeaderValue::try_from(policy).unwrap_or_else(|_| HeaderValue::from_static("default-src 'none'"))
+});
+
+/// Serves the page.
+pub(super) async fn show() -> impl IntoResponse {
+    Html(PAGE.as_str())
+}
+
+/// What a browser may load and run: the page's own script and style, by their hashes.
+pub(super) fn policy() -> HeaderValue {
+    POLICY.clone()
+}

@@ -1,1 +1,0 @@
-//! Opens, spawns and stops everything: who waits for whom.

@@ -1,0 +1,169 @@
+//! The data folder: made private, locked for one process, searched for spools that no sink claims.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, Read, Seek, Write},
+    os::{
+        fd::AsRawFd,
+        unix::fs::{DirBuilderExt, OpenOptionsExt},
+    },
+    path::{Path, PathBuf},
+};
+
+use rustix::fs::{FlockOperation, flock};
+
+use crate::record::SinkName;
+
+/// Why the data folder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// It cannot be made, read or written.
+    #[error("data folder {}: {source}: it has to be a folder that this user can write", path.display())]
+    Io {
+        /// The folder or file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Another process works on it.
+    #[error(
+        "another livekit-spool{} runs on the data folder {}: stop it, or choose another data_dir",
+        pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default(), path.display()
+    )]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+        /// The other process, if it left its id.
+        pid: Option<u32>,
+    },
+}
+
+/// The data folder, locked until this is dropped (or the process ends, however it ends).
+#[derive(Debug)]
+pub struct DataFolder {
+    path: PathBuf,
+    _lock: File,
+}
+
+/// The socket over which the CLI talks to the running process.
+#[must_use]
+pub fn socket(data_dir: &Path) -> PathBuf {
+    data_dir.join("livekit-spool.sock")
+}
+
+/// Calls `with` with a path of the socket that fits the 107 bytes the kernel allows.
+///
+/// # Errors
+/// What `with` answers, or why the folder cannot be opened.
+pub fn with_short_path<T>(socket: &Path, with: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
+    const LONGEST: usize = 107;
+    let (Some(folder), Some(name)) = (socket.parent(), socket.file_name()) else { return with(socket) };
+    if socket.as_os_str().len() <= LONGEST {
+        return with(socket);
+    }
+    let folder = File::open(folder)?;
+    with(&Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name))
+}
+
+impl DataFolder {
+    /// Makes the folder where it is missing (0700) and locks it.
+    ///
+    /// # Errors
+    /// When it cannot be made or written, or another process has it.
+    pub fn open(path: &Path) -> Result<Self, FolderError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| FolderError::Io { path, source }
+        };
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed(path))?;
+        let lock_path = path.join("lock");
+        let mut lock = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&lock_path)
+            .map_err(failed(&lock_path))?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            let mut pid = String::new();
+            // Only to name it.
+            let _ = lock.read_to_string(&mut pid);
+            return Err(FolderError::InUse { path: path.to_owned(), pid: pid.trim().parse().ok() });
+        }
+        lock.set_len(0).map_err(failed(&lock_path))?;
+        lock.rewind().map_err(failed(&lock_path))?;
+        writeln!(lock, "{}", std::process::id()).map_err(failed(&lock_path))?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+/// The sinks that have a spool in the data folder, by name.
+///
+/// # Errors
+/// When the folder is there and cannot be read.
+pub fn spools_in(data_dir: &Path) -> io::Result<Vec<SinkName>> {
+    let entries = match fs::read_dir(data_dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if entry.path().join("journal").is_dir()
+            && let Some(name) = entry.file_name().to_str().and_then(|name| SinkName::new(name).ok())
+        {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// A warning where the folder is on a file system that forgets, or that is thrown away with a container.
+#[must_use]
+pub(super) fn volatile(path: &Path) -> Option<String> {
+    const TMPFS: i64 = 0x0102_1994;
+    const RAMFS: i64 = 0x8584_58f6;
+    const OVERLAY: i64 = 0x794c_7630;
+    let kind = i64::try_from(rustix::fs::statfs(path).ok()?.f_type).ok()?;
+    let why = match kind {
+        TMPFS | RAMFS => "is in memory (tmpfs): a restart of the machine loses the backlog",
+        OVERLAY => "is on a container's own layer (overlay): removing the container loses the backlog; mount a volume",
+        _ => return None,
+    };
+    Some(format!("data folder {} {why}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_process_is_told_who_has_the_folder() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("data");
+        let folder = DataFolder::open(&path).unwrap();
+        let error = DataFolder::open(&path).unwrap_err().to_string();
+        assert!(error.contains(&format!("(pid {})", std::process::id())), "{error}");
+        drop(folder);
+        DataFolder::open(&path).unwrap();
+    }
+
+    #[test]
+    fn only_folders_with_a_journal_are_spools() {
+        let data = tempfile::tempdir().unwrap();
+        for folder in ["mongo/journal", "files/journal", "out", "Not A Sink/journal"] {
+            fs::create_dir_all(data.path().join(folder)).unwrap();
+        }
+        let names = spools_in(data.path()).unwrap();
+        assert_eq!(names.iter().map(SinkName::as_str).collect::<Vec<_>>(), ["files", "mongo"]);
+        assert!(spools_in(&data.path().join("nowhere")).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,479 @@
+//! The process: what it opens and in which order, who waits for whom when it stops.
+//!
+//! Start: lock the data folder → open the spools → start the workers → bind and serve. Stop: the servers first (open
+//! requests end), then the workers (one last flush), then the spools; each part within half of `shutdown_timeout`.
+
+mod folder;
+mod rates;
+mod reload;
+mod signals;
+mod sinks;
+mod snapshot;
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use futures::future::join_all;
+use parking_lot::Mutex;
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+pub use folder::{DataFolder, FolderError, socket, spools_in, with_short_path};
+pub use rates::{History, Series};
+pub use reload::{ReloadError, Reloaded};
+pub use sinks::SinkStartError;
+pub use snapshot::of_stopped;
+
+use crate::{
+    admin,
+    config::{Config, Listen},
+    document::Encoder,
+    ingest::{self, Gate, Intake, Listener, ServeError, Tls, TlsError},
+    logging::Logging,
+    record::{SinkName, UnixMillis, now_millis},
+    status::{Process, SinkStatus, Snapshot},
+};
+use rates::Rates;
+use sinks::{Running, Slot};
+
+/// How often states are looked at.
+const LOOK: Duration = Duration::from_millis(250);
+/// How often rates are sampled and the status page hears of them, in looks.
+const LOOKS_A_SAMPLE: u32 = 4;
+
+/// What `run` is told besides the configuration.
+#[derive(Debug)]
+pub struct RunOptions {
+    /// The file of the command line, for reloading.
+    pub config_file: Option<PathBuf>,
+    /// Sends itself LiveKit's records, so many a second.
+    pub demo_rate: Option<f64>,
+    /// The log.
+    pub logging: Logging,
+}
+
+/// Why the process did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The data folder.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// A sink.
+    #[error(transparent)]
+    Sink(#[from] SinkStartError),
+    /// An address.
+    #[error("cannot listen on {address} ({key}): {source}")]
+    Bind {
+        /// The config key.
+        key: &'static str,
+        /// The address.
+        address: String,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Certificates.
+    #[error("ingest.tls: {0}")]
+    Tls(#[from] TlsError),
+    /// Who may send.
+    #[error(transparent)]
+    Serve(#[from] ServeError),
+    /// The status page would be open to anyone.
+    #[error(
+        "{address} can be reached from other machines, and the status page shows personal data: set admin.token, \
+         or listen on 127.0.0.1 (admin.listen)"
+    )]
+    AdminExposed {
+        /// The address.
+        address: String,
+    },
+    /// Signals cannot be caught.
+    #[error("cannot catch signals: {0}")]
+    Signals(io::Error),
+}
+
+/// The running process, for whoever looks at it or tells it something.
+pub struct App {
+    started_at: UnixMillis,
+    config: ArcSwap<Config>,
+    config_file: Option<PathBuf>,
+    data: DataFolder,
+    logging: Logging,
+    encoder: Arc<Encoder>,
+    intake: Arc<Intake>,
+    gate: Arc<Gate>,
+    sinks: ArcSwap<Vec<Arc<Running>>>,
+    /// Spools that the configuration does not name.
+    unclaimed: Mutex<Vec<SinkStatus>>,
+    rates: Mutex<Rates>,
+    latest: watch::Sender<Arc<Snapshot>>,
+    addresses: Addresses,
+    stopping: CancellationToken,
+    reloading: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Clone, Default)]
+struct Addresses {
+    grpc: Option<String>,
+    http: Option<String>,
+    admin: Option<String>,
+}
+
+/// Runs until a signal ends it.
+///
+/// # Errors
+/// When it cannot start. Once it runs, nothing ends it but a signal.
+pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
+    let mut signals = signals::Signals::new().map_err(RunError::Signals)?;
+    let data = DataFolder::open(&config.data_dir)?;
+    if let Some(warning) = folder::volatile(&config.data_dir) {
+        tracing::warn!("{warning}");
+    }
+    let encoder = Arc::new(Encoder::new(config.documents.clone()));
+    let sinks = start_sinks(&config, &encoder).await?;
+    let intake = Arc::new(Intake::new(sinks.iter().map(|sink| sink.target()).collect(), &config.ingest.memory));
+    let tls = config.ingest.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
+    let gate = Arc::new(Gate::new(config.ingest.auth.clone(), config.ingest.keys.clone(), tls));
+
+    let grpc = bind("ingest.grpc.listen", config.ingest.grpc_listen.as_ref()).await?;
+    let http = bind("ingest.http.listen", config.ingest.http_listen.as_ref()).await?;
+    let admin = admin::bind(&config).await?;
+    for listener in [&grpc, &http].into_iter().flatten() {
+        gate.check_listener(listener)?;
+    }
+    let addresses = Addresses {
+        grpc: grpc.as_ref().map(ToString::to_string),
+        http: http.as_ref().map(ToString::to_string),
+        admin: admin.address().map(|address| address.to_string()),
+    };
+
+    let unclaimed = snapshot::unclaimed_spools(&config);
+    let (latest, _) = watch::channel(Arc::new(empty_snapshot(&config)));
+    let app = Arc::new(App {
+        started_at: now_millis(),
+        config: ArcSwap::from_pointee(config),
+        config_file: options.config_file,
+        data,
+        logging: options.logging,
+        encoder,
+        intake,
+        gate,
+        sinks: ArcSwap::from_pointee(sinks),
+        unclaimed: Mutex::new(unclaimed),
+        rates: Mutex::default(),
+        latest,
+        addresses,
+        stopping: CancellationToken::new(),
+        reloading: tokio::sync::Mutex::default(),
+    });
+    app.announce();
+    let watching = tokio::spawn(Arc::clone(&app).watch());
+    let admin = tokio::spawn(admin.serve(Arc::clone(&app)));
+    let servers = app.serve(grpc, http);
+    signals::ready();
+    let demo = None;
+
+    signals.until_stopped(&app).await;
+    let stopped = app.stop(servers, demo);
+    tokio::select! {
+        () = stopped => {}
+        () = signals.stop_again() => tracing::warn!("told to stop again: stopping at once; what is left is safe on disk"),
+    }
+    watching.abort();
+    admin.abort();
+    Ok(())
+}
+
+async fn start_sinks(config: &Config, encoder: &Arc<Encoder>) -> Result<Vec<Arc<Running>>, SinkStartError> {
+    let starting = config.sinks.iter().map(|sink| async {
+        let slot = Slot::open(&sink.name, &config.data_dir, &sink.spool).await?;
+        Running::start(Arc::new(sink.clone()), slot, encoder).await
+    });
+    join_all(starting).await.into_iter().collect()
+}
+
+async fn bind(key: &'static str, listen: Option<&Listen>) -> Result<Option<Listener>, RunError> {
+    let bound = match listen {
+        None => return Ok(None),
+        Some(Listen::Tcp(address)) => Listener::tcp(*address).await,
+        Some(Listen::Unix(path)) => Listener::unix(path).await,
+    };
+    let address = || listen.map(ToString::to_string).unwrap_or_default();
+    bound.map(Some).map_err(|source| RunError::Bind { key, address: address(), source })
+}
+
+fn empty_snapshot(config: &Config) -> Snapshot {
+    Snapshot {
+        at: now_millis(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        data_dir: config.data_dir.display().to_string(),
+        disk: snapshot::disk(&config.data_dir),
+        process: None,
+        ingest: None,
+        sinks: Vec::new(),
+        changes: Vec::new(),
+    }
+}
+
+impl App {
+    /// The configuration in force.
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
+    /// The data folder.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        self.data.path()
+    }
+
+    /// How records become documents.
+    #[must_use]
+    pub fn encoder(&self) -> &Arc<Encoder> {
+        &self.encoder
+    }
+
+    /// Everything now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let (mut snapshot, _) = self.look();
+        snapshot.sinks.extend(self.unclaimed.lock().iter().cloned());
+        snapshot
+    }
+
+    /// The snapshot of each second, and of each change at once.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.latest.subscribe()
+    }
+
+    /// The backlog over the last minutes.
+    #[must_use]
+    pub fn history(&self) -> History {
+        self.rates.lock().history()
+    }
+
+    /// Cancelled when the process begins to stop.
+    #[must_use]
+    pub fn stopping(&self) -> &CancellationToken {
+        &self.stopping
+    }
+
+    fn sink(&self, name: &str) -> Option<Arc<Running>> {
+        self.sinks.load().iter().find(|sink| sink.config.name.as_str() == name).cloned()
+    }
+
+    /// The configured sinks' part, and their counters.
+    fn look(&self) -> (Snapshot, Vec<(SinkStatus, rates::Counters)>) {
+        let ingest = self.intake.snapshot();
+        let rates = self.rates.lock();
+        let looked: Vec<_> = self
+            .sinks
+            .load()
+            .iter()
+            .map(|sink| {
+                let lost = ingest.lost_by_optional_sinks.get(&sink.config.name).copied().unwrap_or_default();
+                snapshot::of_running(sink, &rates, lost)
+            })
+            .collect();
+        let sinks: Vec<SinkStatus> = looked.iter().map(|(sink, _)| sink.clone()).collect();
+        let mut not_ready = snapshot::not_ready(&sinks);
+        if self.stopping.is_cancelled() {
+            not_ready.push("stopping".to_owned());
+        }
+        let config = self.config.load();
+        let snapshot = Snapshot {
+            at: now_millis(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            data_dir: config.data_dir.display().to_string(),
+            disk: snapshot::disk(&config.data_dir),
+            process: Some(Process {
+                pid: std::process::id(),
+                started_at: self.started_at,
+                config: config.source.clone(),
+                grpc: self.addresses.grpc.clone(),
+                http: self.addresses.http.clone(),
+                admin: self.addresses.admin.clone(),
+                ready: not_ready.is_empty(),
+                not_ready,
+            }),
+            ingest: Some(snapshot::ingest(&ingest, rates.taken())),
+            sinks,
+            changes: rates.changes(),
+        };
+        (snapshot, looked)
+    }
+
+    /// Samples and notes changes, for ever.
+    async fn watch(self: Arc<Self>) {
+        let mut interval = tokio::time::interval(LOOK);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        for look in (0..LOOKS_A_SAMPLE).cycle() {
+            interval.tick().await;
+            let app = Arc::clone(&self);
+            // Reading the oldest records' times may touch the disk.
+            let watched = tokio::task::spawn_blocking(move || app.watch_once(look == 0)).await;
+            if let Err(error) = watched {
+                tracing::error!(%error, "making the status failed");
+            }
+        }
+    }
+
+    fn watch_once(&self, sample: bool) {
+        let (snapshot, looked) = self.look();
+        let changed = {
+            let mut rates = self.rates.lock();
+            if sample {
+                let taken = snapshot.ingest.as_ref().map_or(0, |ingest| ingest.records);
+                rates.sample(snapshot.at, taken, &looked);
+            }
+            rates.note_changes(snapshot.at, &looked)
+        };
+        if sample || changed {
+            self.latest.send_replace(Arc::new(self.snapshot()));
+        }
+    }
+
+    fn serve(self: &Arc<Self>, grpc: Option<Listener>, http: Option<Listener>) -> Vec<JoinHandle<()>> {
+        let config = self.config();
+        let report = |name: &'static str, result: Result<(), ServeError>| {
+            if let Err(error) = result {
+                tracing::error!(%error, "the {name} server ended");
+            }
+        };
+        let mut servers = Vec::new();
+        if let Some(listener) = grpc {
+            let stop = self.stopping.clone().cancelled_owned();
+            let (intake, gate, options) =
+                (Arc::clone(&self.intake), Arc::clone(&self.gate), config.ingest.grpc.clone());
+            servers.push(tokio::spawn(async move {
+                report("gRPC", ingest::grpc::serve(listener, intake, gate, options, stop).await);
+            }));
+        }
+        if let Some(listener) = http {
+            let stop = self.stopping.clone().cancelled_owned();
+            let (intake, gate, options) =
+                (Arc::clone(&self.intake), Arc::clone(&self.gate), config.ingest.http.clone());
+            servers.push(tokio::spawn(async move {
+                let _ = (listener, intake, gate, options);
+                stop.await;
+            }));
+        }
+        servers
+    }
+
+    /// One line: where records come in, where they go, where they lie.
+    fn announce(&self) {
+        let config = self.config();
+        let off = || "off".to_owned();
+        let sinks: Vec<String> = config
+            .sinks
+            .iter()
+            .map(|sink| format!("{} → {} {}", sink.name, sink.target.kind(), sink.target.address()))
+            .collect();
+        let page = self.addresses.admin.as_ref().map_or_else(off, |address| format!("http://{address}/"));
+        tracing::info!(
+            grpc = self.addresses.grpc.clone().unwrap_or_else(off),
+            http = self.addresses.http.clone().unwrap_or_else(off),
+            status_page = page,
+            data = %config.data_dir.display(),
+            documents = sinks.join(", "),
+            config = config.source,
+            "livekit-spool {} takes records",
+            env!("CARGO_PKG_VERSION"),
+        );
+        for sink in self.unclaimed.lock().iter() {
+            warn_unclaimed(sink);
+        }
+    }
+
+    /// Stops in order; see the module's header.
+    async fn stop(&self, servers: Vec<JoinHandle<()>>, demo: Option<JoinHandle<()>>) {
+        signals::stopping();
+        tracing::info!("stopping: no more records are taken, what is on its way ends");
+        self.stopping.cancel();
+        self.rates.lock().note(now_millis(), "stopping", None);
+        if let Some(demo) = demo {
+            demo.abort();
+        }
+        join_all(servers).await;
+        let sinks = self.sinks.load_full();
+        join_all(sinks.iter().map(|sink| sink.stop())).await;
+        let left: u64 = sinks.iter().filter_map(|sink| sink.slot.get_now()).map(|spool| spool.status().records()).sum();
+        join_all(sinks.iter().map(|sink| sink.slot.close())).await;
+        tracing::info!(records_left = left, "stopped; what is left is safe on disk");
+    }
+}
+
+/// Says what to do about a spool that the configuration does not name.
+fn warn_unclaimed(sink: &SinkStatus) {
+    let (name, records) = (&sink.name, sink.records);
+    tracing::warn!(
+        sink = %name,
+        records,
+        dead_letters = sink.dead_letters,
+        "a spool that the configuration does not name is kept: name the sink again to deliver it, \
+         `livekit-spool export {name}` to take it out, or `livekit-spool purge {name}` to remove it"
+    );
+}
+
+/// A sink that is not there.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no sink {name:?}; there are {}", names.join(", "))]
+pub struct NoSuchSink {
+    /// What was asked for.
+    pub name: String,
+    /// What there is.
+    pub names: Vec<String>,
+}
+
+impl App {
+    fn find(&self, name: &str) -> Result<Arc<Running>, NoSuchSink> {
+        self.sink(name).ok_or_else(|| self.no_such_sink(name))
+    }
+
+    /// What to answer to someone who asks for a sink that is not there.
+    #[must_use]
+    pub fn no_such_sink(&self, name: &str) -> NoSuchSink {
+        let names = self.sinks.load().iter().map(|sink| sink.config.name.to_string()).collect();
+        NoSuchSink { name: name.to_owned(), names }
+    }
+
+    /// Stops delivering to a sink; its spool goes on taking records.
+    ///
+    /// # Errors
+    /// When there is no such sink.
+    pub fn pause(&self, sink: &str) -> Result<(), NoSuchSink> {
+        self.find(sink)?.tell(crate::flush::Handle::pause);
+        Ok(())
+    }
+
+    /// Delivers to a sink again.
+    ///
+    /// # Errors
+    /// When there is no such sink.
+    pub fn resume(&self, sink: &str) -> Result<(), NoSuchSink> {
+        self.find(sink)?.tell(crate::flush::Handle::resume);
+        Ok(())
+    }
+
+    /// Delivers what waits now, without waiting for a batch to fill or a pause to end.
+    ///
+    /// # Errors
+    /// When there is no such sink.
+    pub fn flush(&self, sink: &str) -> Result<(), NoSuchSink> {
+        self.find(sink)?.tell(crate::flush::Handle::flush_now);
+        Ok(())
+    }
+
+    /// Names of the configured sinks.
+    #[must_use]
+    pub fn sink_names(&self) -> Vec<SinkName> {
+        self.sinks.load().iter().map(|sink| sink.config.name.clone()).collect()
+    }
+}

@@ -1,0 +1,218 @@
+//! SIGHUP: takes over what can change without losing a record, says what cannot, and keeps the old configuration where
+//! the new one is bad.
+//!
+//! Sinks come and go, and a changed one is stopped (one last flush) and started anew on the same spool; senders wait for
+//! a spool that is opened with other limits. Addresses, TLS files' paths, memory and the data folder need a restart.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::{
+    App,
+    sinks::{Running, SinkStartError, Slot},
+    snapshot, warn_unclaimed,
+};
+use crate::{
+    config::{self, AdminConfig, Config, ConfigError, IngestConfig, LogConfig, SinkConfig},
+    record::now_millis,
+};
+
+/// What a reload did.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Reloaded {
+    /// What is in force now, one line each; empty where nothing changed.
+    pub applied: Vec<String>,
+    /// What changed in the file and waits for a restart.
+    pub needs_restart: Vec<String>,
+}
+
+/// Why the old configuration stays in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ReloadError {
+    /// The new one is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A sink of it does not start.
+    #[error(transparent)]
+    Sink(#[from] SinkStartError),
+}
+
+impl App {
+    /// Reads the configuration again and takes over what can change.
+    ///
+    /// # Errors
+    /// When the new one cannot work: then nothing has changed.
+    pub async fn reload(self: &Arc<Self>) -> Result<Reloaded, ReloadError> {
+        let _one_at_a_time = self.reloading.lock().await;
+        let result = self.try_reload().await;
+        let (state, reason) = match &result {
+            Ok(reloaded) => {
+                let lines = |lines: &[String]| if lines.is_empty() { "nothing".to_owned() } else { lines.join("; ") };
+                let (applied, needs_restart) = (lines(&reloaded.applied), lines(&reloaded.needs_restart));
+                tracing::info!(applied, needs_restart, "configuration reloaded");
+                ("configuration reloaded", None)
+            }
+            Err(error) => {
+                tracing::error!(%error, "the new configuration is not used; the old one stays in force");
+                ("configuration refused", Some(error.to_string()))
+            }
+        };
+        self.rates.lock().note(now_millis(), state, reason);
+        result
+    }
+
+    async fn try_reload(&self) -> Result<Reloaded, ReloadError> {
+        let new = config::load(self.config_file.as_deref(), &|name| std::env::var(name).ok())?;
+        let old = self.config();
+        let mut done = Reloaded { applied: Vec::new(), needs_restart: restarts(&old, &new) };
+
+        let added = self.start_added(&old, &new).await?;
+        self.swap_sinks(&old, &new, added, &mut done).await;
+        if new.log.level != old.log.level {
+            self.logging.set_level(new.log.level);
+            done.applied.push(format!("log.level: {}", new.log.level.as_str()));
+        }
+        if (&new.admin.token, &new.admin.hosts) != (&old.admin.token, &old.admin.hosts) {
+            done.applied.push("admin.token, admin.hosts".to_owned());
+        }
+        self.config.store(Arc::new(in_force(&old, new)));
+        *self.unclaimed.lock() = snapshot::unclaimed_spools(&self.config());
+        Ok(done)
+    }
+
+    /// Starts the sinks that are new; where one does not start, none does.
+    async fn start_added(&self, old: &Config, new: &Config) -> Result<Vec<Arc<Running>>, SinkStartError> {
+        let mut added: Vec<Arc<Running>> = Vec::new();
+        for sink in new.sinks.iter().filter(|sink| named(old, sink).is_none()) {
+            let started = match Slot::open(&sink.name, &old.data_dir, &sink.spool).await {
+                Ok(slot) => Running::start(Arc::new(sink.clone()), slot, &self.encoder).await,
+                Err(error) => Err(error),
+            };
+            match started {
+                Ok(running) => added.push(running),
+                Err(error) => {
+                    for running in added {
+                        running.stop().await;
+                        running.slot.close().await;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+        Ok(added)
+    }
+
+    async fn swap_sinks(&self, old: &Config, new: &Config, added: Vec<Arc<Running>>, done: &mut Reloaded) {
+        let present = self.sinks.load_full();
+        let is_named = |sink: &Running| new.sinks.iter().any(|named| named.name == sink.config.name);
+        let (kept, removed): (Vec<_>, Vec<_>) = present.iter().cloned().partition(|sink| is_named(sink));
+        done.applied.extend(added.iter().map(|sink| format!("sink {} added", sink.config.name)));
+        // From here on the removed ones get no more records, the added ones do.
+        self.take_sinks(kept.iter().chain(&added).cloned().collect());
+        for sink in removed {
+            sink.stop().await;
+            sink.slot.close().await;
+            done.applied.push(format!("sink {} removed", sink.config.name));
+            for left in snapshot::unclaimed_spools(new).iter().filter(|left| left.name == sink.config.name.as_str()) {
+                warn_unclaimed(left);
+            }
+        }
+        let mut sinks = Vec::new();
+        for sink in kept {
+            let changed = new.sinks.iter().find(|named| named.name == sink.config.name && **named != *sink.config);
+            sinks.push(match changed {
+                Some(changed) => self.restart(&sink, changed, old, done).await,
+                None => sink,
+            });
+        }
+        sinks.extend(added);
+        // In the order of the file.
+        sinks.sort_by_key(|sink| new.sinks.iter().position(|named| named.name == sink.config.name));
+        self.take_sinks(sinks);
+    }
+
+    /// Starts a sink anew with other options; where they do not work, with the old ones.
+    async fn restart(&self, sink: &Arc<Running>, new: &SinkConfig, old: &Config, done: &mut Reloaded) -> Arc<Running> {
+        let was_paused = sink.is_paused();
+        sink.stop().await;
+        let mut config = new.clone();
+        if new.spool != sink.config.spool
+            && let Err(error) = sink.slot.reopen(&old.data_dir, &new.spool, &sink.config.spool).await
+        {
+            tracing::error!(%error, "the sink's new spool options are not used; the old ones stay in force");
+            done.needs_restart.push(format!("sink {}: its spool options do not work: {error}", new.name));
+            config.spool = sink.config.spool.clone();
+        }
+        let started = match Running::start(Arc::new(config), Arc::clone(&sink.slot), &self.encoder).await {
+            Ok(running) => {
+                done.applied.push(format!("sink {} changed", new.name));
+                Ok(running)
+            }
+            Err(error) => {
+                tracing::error!(%error, "the sink's new options are not used; the old ones stay in force");
+                done.needs_restart.push(format!("sink {}: {error}", new.name));
+                Running::start(Arc::clone(&sink.config), Arc::clone(&sink.slot), &self.encoder).await
+            }
+        };
+        match started {
+            Ok(running) => {
+                if was_paused {
+                    running.tell(crate::flush::Handle::pause);
+                }
+                running
+            }
+            Err(error) => {
+                tracing::error!(%error, "the sink does not run; its records wait in the spool until a restart");
+                Arc::clone(sink)
+            }
+        }
+    }
+
+    fn take_sinks(&self, sinks: Vec<Arc<Running>>) {
+        self.intake.replace(sinks.iter().map(|sink| sink.target()).collect());
+        self.sinks.store(Arc::new(sinks));
+    }
+}
+
+fn named<'a>(config: &'a Config, sink: &SinkConfig) -> Option<&'a SinkConfig> {
+    config.sinks.iter().find(|other| other.name == sink.name)
+}
+
+/// What differs and cannot change while running.
+fn restarts(old: &Config, new: &Config) -> Vec<String> {
+    // Options of others have no `==`; their Debug output shows all but secrets, and none of these holds one.
+    let differ = |a: &dyn std::fmt::Debug, b: &dyn std::fmt::Debug| format!("{a:?}") != format!("{b:?}");
+    [
+        ("data_dir", old.data_dir != new.data_dir),
+        (
+            "ingest.grpc",
+            differ(&(&old.ingest.grpc_listen, &old.ingest.grpc), &(&new.ingest.grpc_listen, &new.ingest.grpc)),
+        ),
+        (
+            "ingest.http",
+            differ(&(&old.ingest.http_listen, &old.ingest.http), &(&new.ingest.http_listen, &new.ingest.http)),
+        ),
+        ("ingest.memory", differ(&old.ingest.memory, &new.ingest.memory)),
+        ("ingest.tls", differ(&old.ingest.tls, &new.ingest.tls)),
+        ("admin.listen", old.admin.listen != new.admin.listen),
+        ("documents", differ(&old.documents, &new.documents)),
+        ("log.format", old.log.format != new.log.format),
+    ]
+    .into_iter()
+    .filter(|(_, differs)| *differs)
+    .map(|(key, _)| key.to_owned())
+    .collect()
+}
+
+/// The new configuration, with the old values of what needs a restart.
+fn in_force(old: &Config, new: Config) -> Config {
+    Config {
+        data_dir: old.data_dir.clone(),
+        documents: old.documents.clone(),
+        admin: AdminConfig { listen: old.admin.listen, ..new.admin },
+        ingest: IngestConfig { auth: new.ingest.auth, keys: new.ingest.keys, ..old.ingest.clone() },
+        log: LogConfig { format: old.log.format, ..new.log },
+        ..new
+    }
+}

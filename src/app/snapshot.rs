@@ -1,0 +1,262 @@
+//! Makes [`Snapshot`]s: of a running process, or of a stopped one's folder.
+
+use std::{io, path::Path};
+
+use super::{
+    Running,
+    folder::spools_in,
+    rates::{Counters, Rates, drain_seconds},
+};
+use crate::{
+    config::{Config, SinkConfig, SpoolConfig},
+    flush::{FlushState, FlushStatus},
+    histogram::HistogramSnapshot,
+    ingest::IngestSnapshot,
+    record::{SinkName, now_millis},
+    spool::{self, OpenError, SpoolStatus, WriterState},
+    status::{Delivery, Disk, Ingest, Refused, SinkStatus, Snapshot, State, StreamStatus, Taken},
+};
+
+/// Looks at the spools of a data folder that no process works on; changes no byte of it.
+///
+/// # Errors
+/// When a spool cannot be read.
+pub fn of_stopped(config: &Config) -> Result<Snapshot, OpenError> {
+    let now = now_millis();
+    let mut sinks = Vec::new();
+    let listed = |source: io::Error| OpenError::Io { path: config.data_dir.clone(), source };
+    let on_disk = spools_in(&config.data_dir).map_err(listed)?;
+    for sink in &config.sinks {
+        let status = match on_disk.contains(&sink.name) {
+            true => Some(inspect(&config.data_dir, &sink.name, &sink.spool)?),
+            false => None,
+        };
+        let mut entry = blank(&sink.name, State::Stopped);
+        describe(&mut entry, sink);
+        if let Some(status) = &status {
+            fill(&mut entry, status);
+        }
+        sinks.push(entry);
+    }
+    for name in on_disk.iter().filter(|name| config.sinks.iter().all(|sink| sink.name != **name)) {
+        sinks.push(unclaimed(config, name)?);
+    }
+    Ok(Snapshot {
+        at: now,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        data_dir: config.data_dir.display().to_string(),
+        disk: disk(&config.data_dir),
+        process: None,
+        ingest: None,
+        sinks,
+        changes: Vec::new(),
+    })
+}
+
+/// The spools that no configured sink claims.
+pub(super) fn unclaimed_spools(config: &Config) -> Vec<SinkStatus> {
+    let names = spools_in(&config.data_dir).unwrap_or_default();
+    names
+        .iter()
+        .filter(|name| config.sinks.iter().all(|sink| sink.name != **name))
+        .filter_map(|name| match unclaimed(config, name) {
+            Ok(status) => Some(status),
+            Err(error) => {
+                tracing::warn!(sink = %name, %error, "a spool that the configuration does not name cannot be read");
+                None
+            }
+        })
+        .collect()
+}
+
+fn unclaimed(config: &Config, name: &SinkName) -> Result<SinkStatus, OpenError> {
+    // Its keys are not known any more: those of the others may fit.
+    let spool = SpoolConfig {
+        encryption: config.sinks.iter().find_map(|sink| sink.spool.encryption.clone()),
+        ..SpoolConfig::default()
+    };
+    let mut entry = blank(name, State::NotConfigured);
+    entry.configured = false;
+    entry.required = false;
+    fill(&mut entry, &inspect(&config.data_dir, name, &spool)?);
+    entry.max_bytes = 0;
+    Ok(entry)
+}
+
+fn inspect(data_dir: &Path, name: &SinkName, config: &SpoolConfig) -> Result<SpoolStatus, OpenError> {
+    spool::inspect(&data_dir.join(name.as_str()), config.options(name))
+}
+
+/// A running sink, and its counters for the rates.
+pub(super) fn of_running(sink: &Running, rates: &Rates, lost: u64) -> (SinkStatus, Counters) {
+    let mut entry = blank(&sink.config.name, State::Stopping);
+    describe(&mut entry, &sink.config);
+    let mut counters = Counters::default();
+    let spool = sink.slot.get_now().map(|spool| spool.status());
+    if let Some(status) = &spool {
+        fill(&mut entry, status);
+        counters.received = status.streams.values().map(|stream| stream.next).sum();
+        counters.gone = counters.received.saturating_sub(entry.records);
+    }
+    if let Some(status) = sink.status() {
+        apply(&mut entry, status, rates, lost);
+    }
+    (entry, counters)
+}
+
+fn blank(name: &SinkName, state: State) -> SinkStatus {
+    SinkStatus {
+        name: name.to_string(),
+        configured: true,
+        kind: None,
+        address: None,
+        required: true,
+        state,
+        since: None,
+        last_error: None,
+        last_error_at: None,
+        records: 0,
+        blocks: 0,
+        bytes: 0,
+        oldest_age_seconds: None,
+        dead_letters: 0,
+        disk_bytes: 0,
+        max_bytes: 0,
+        dead_letter_bytes: 0,
+        spool_error: None,
+        streams: crate::record::Stream::ALL.into_iter().map(|stream| (stream, StreamStatus::default())).collect(),
+        delivery: None,
+        sync_latency: HistogramSnapshot::default(),
+        sync_records: HistogramSnapshot::default(),
+    }
+}
+
+fn describe(entry: &mut SinkStatus, config: &SinkConfig) {
+    entry.kind = Some(config.target.kind().to_owned());
+    entry.address = Some(config.target.address());
+    entry.required = config.required;
+    entry.max_bytes = config.spool.max_bytes;
+}
+
+fn fill(entry: &mut SinkStatus, status: &SpoolStatus) {
+    entry.disk_bytes = status.disk_bytes;
+    entry.dead_letter_bytes = status.disk.dead;
+    let last_error = status.last_error.as_ref();
+    entry.last_error = last_error.map(|error| error.message.clone());
+    entry.last_error_at = last_error.map(|error| error.at);
+    entry.spool_error = (status.writer == WriterState::Full).then(|| match last_error {
+        Some(error) => format!("the spool takes no records: {}", error.message),
+        None => "the spool takes no records: it is full".to_owned(),
+    });
+    for (stream, figures) in &status.streams {
+        let own = StreamStatus {
+            records: figures.records,
+            blocks: figures.blocks,
+            bytes: figures.bytes,
+            oldest_received_at: figures.oldest_received_at,
+            oldest_age_seconds: figures.oldest_age_seconds,
+            dead_letters: figures.dead_letters,
+            delivered: figures.delivered,
+            set_aside: figures.set_aside,
+            dropped: figures.dropped.iter().map(|(reason, records)| (reason.as_str().to_owned(), *records)).collect(),
+        };
+        entry.streams.insert(*stream, own);
+    }
+    entry.total();
+}
+
+fn apply(entry: &mut SinkStatus, status: FlushStatus, rates: &Rates, lost: u64) {
+    entry.state = status.state.into();
+    entry.since = Some(status.since);
+    // The newer of the two errors.
+    if status.last_error_at > entry.last_error_at {
+        entry.last_error = status.last_error;
+        entry.last_error_at = status.last_error_at;
+    }
+    let (rate_in, rate_out) = rates.of(&entry.name);
+    entry.delivery = Some(Delivery {
+        delivered_records: status.delivered_records,
+        delivered_bytes: status.delivered_bytes,
+        batches: status.batches,
+        rejected_records: status.rejected_records,
+        retried_records: status.retried_records,
+        lost_records: lost,
+        in_flight: status.in_flight as u64,
+        batch_records: status.batch_records as u64,
+        lag_millis: status.lag_millis,
+        last_delivery_at: status.last_delivery_at,
+        rate_in,
+        rate_out,
+        drain_seconds: drain_seconds(entry.records, rate_in, rate_out),
+        latency: status.latency,
+        batch_sizes: status.batch_sizes,
+    });
+}
+
+impl From<FlushState> for State {
+    fn from(state: FlushState) -> Self {
+        match state {
+            FlushState::Connecting => Self::Connecting,
+            FlushState::Delivering => Self::Delivering,
+            FlushState::Idle => Self::Idle,
+            FlushState::Away => Self::Away,
+            FlushState::Unauthorized => Self::Unauthorized,
+            FlushState::Paused => Self::Paused,
+            FlushState::DeadLettersFull => Self::DeadLettersFull,
+            FlushState::SpoolFailed => Self::SpoolFailed,
+            FlushState::Stopping | FlushState::Stopped => Self::Stopping,
+        }
+    }
+}
+
+/// What came in.
+pub(super) fn ingest(snapshot: &IngestSnapshot, rate: f64) -> Ingest {
+    Ingest {
+        records: snapshot.taken.iter().map(|taken| taken.records).sum(),
+        bytes: snapshot.taken.iter().map(|taken| taken.bytes).sum(),
+        rate,
+        taken: snapshot
+            .taken
+            .iter()
+            .map(|taken| Taken {
+                protocol: taken.protocol.as_str().to_owned(),
+                stream: taken.stream,
+                records: taken.records,
+                bytes: taken.bytes,
+            })
+            .collect(),
+        refused: snapshot
+            .refused
+            .iter()
+            .map(|refused| Refused {
+                protocol: refused.protocol.as_str().to_owned(),
+                reason: refused.reason.to_owned(),
+                count: refused.count,
+            })
+            .collect(),
+        webhooks_dropped_by_livekit: snapshot.webhooks_dropped_by_livekit,
+        connections: snapshot.connections,
+        connections_total: snapshot.connections_total,
+        streams: snapshot.streams,
+        streams_total: snapshot.streams_total,
+        waiting_bytes: snapshot.waiting_bytes,
+    }
+}
+
+/// The disk that holds a folder (or its nearest parent that is there).
+pub(super) fn disk(path: &Path) -> Disk {
+    let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
+    rustix::fs::statvfs(there).map_or_else(
+        |_| Disk::default(),
+        |disk| Disk { total_bytes: disk.f_blocks * disk.f_frsize, free_bytes: disk.f_bavail * disk.f_frsize },
+    )
+}
+
+/// Why the process takes no records now: one line a reason.
+pub(super) fn not_ready(sinks: &[SinkStatus]) -> Vec<String> {
+    sinks
+        .iter()
+        .filter(|sink| sink.required && sink.configured)
+        .filter_map(|sink| Some(format!("sink {}: {}", sink.name, sink.spool_error.as_ref()?)))
+        .collect()
+}

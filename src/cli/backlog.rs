@@ -1,0 +1,133 @@
+//! `backlog`: what waits, where, since when, and what went wrong; the same figures live and stopped.
+
+use std::time::Duration;
+
+use super::{Common, Failure, Outcome, block_on, client::Client, output, watch};
+use crate::{
+    app,
+    config::{
+        Config,
+        units::{human_count, human_duration, human_size},
+    },
+    status::{SinkStatus, Snapshot, State},
+};
+
+/// Arguments of `backlog`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// A live screen; with --json, a line of JSON a second
+    #[arg(long, short)]
+    watch: bool,
+}
+
+pub(super) fn run(common: &Common, args: &Args) -> Outcome {
+    let config = common.load_config()?;
+    block_on(async {
+        match (args.watch, common.json) {
+            (false, true) => output::json(&snapshot(&config).await?),
+            (false, false) => show(&snapshot(&config).await?),
+            (true, true) => loop {
+                output::line(serde_json::to_string(&snapshot(&config).await?)?)?;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            },
+            (true, false) => watch::run(&config).await,
+        }
+    })
+}
+
+/// Everything now: from the running process, else from the folders.
+pub(super) async fn snapshot(config: &Config) -> Result<Snapshot, Failure> {
+    match Client::find(&config.data_dir).await? {
+        Some(client) => client.get("status").await,
+        None => {
+            let config = config.clone();
+            Ok(tokio::task::spawn_blocking(move || app::of_stopped(&config)).await??)
+        }
+    }
+}
+
+fn show(snapshot: &Snapshot) -> Outcome {
+    let mut table = output::table(&["sink", "stream", ">records", ">blocks", ">on disk", ">oldest", ">dead"]);
+    for sink in &snapshot.sinks {
+        for (i, (stream, figures)) in sink.streams.iter().enumerate() {
+            table.add_row([
+                if i == 0 { sink.name.clone() } else { String::new() },
+                stream.to_string(),
+                human_count(figures.records),
+                human_count(figures.blocks),
+                human_size(figures.bytes),
+                age(figures.oldest_age_seconds),
+                human_count(figures.dead_letters),
+            ]);
+        }
+    }
+    output::print_table(&table)?;
+    for sink in &snapshot.sinks {
+        output::line(format!("\n{}", headline(sink)))?;
+        for line in remarks(sink) {
+            output::line(format!("  {line}"))?;
+        }
+    }
+    let disk = format!("{} free of {}", human_size(snapshot.disk.free_bytes), human_size(snapshot.disk.total_bytes));
+    output::line(format!("\n{}: {disk}", snapshot.data_dir))?;
+    if snapshot.process.is_none() {
+        output::line("No livekit-spool runs on it.")?;
+    }
+    Ok(())
+}
+
+fn headline(sink: &SinkStatus) -> String {
+    let to = [sink.kind.as_deref(), sink.address.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(" ");
+    let since = match (sink.since, sink.state) {
+        (Some(since), state) if state != State::Idle && state != State::Delivering => {
+            format!(" since {}", humantime::format_rfc3339_seconds(time(since)))
+        }
+        _ => String::new(),
+    };
+    let arrow = if to.is_empty() { String::new() } else { format!(" → {to}") };
+    format!("{}{arrow}: {}{since}", sink.name, sink.state.as_str())
+}
+
+fn remarks(sink: &SinkStatus) -> Vec<String> {
+    let mut lines = Vec::new();
+    let quota = if sink.max_bytes > 0 { format!(" of {}", human_size(sink.max_bytes)) } else { String::new() };
+    lines.push(format!("on disk {}{quota}", human_size(sink.disk_bytes)));
+    if let Some(delivery) = &sink.delivery {
+        let drained = match delivery.drain_seconds {
+            Some(seconds) if sink.records > 0 => format!(", drained in {}", age(Some(seconds))),
+            _ => String::new(),
+        };
+        lines.push(format!("in {:.0}/s, out {:.0}/s{drained}", delivery.rate_in, delivery.rate_out));
+    }
+    for (stream, figures) in &sink.streams {
+        for (reason, records) in &figures.dropped {
+            lines.push(format!("dropped of {stream}: {} ({reason})", human_count(*records)));
+        }
+    }
+    lines.extend(sink.spool_error.clone());
+    if let Some(error) = &sink.last_error {
+        let at = sink.last_error_at.map(|at| format!(" ({})", humantime::format_rfc3339_seconds(time(at))));
+        lines.push(format!("last error: {error}{}", at.unwrap_or_default()));
+    }
+    if sink.dead_letters > 0 {
+        lines.push(format!("look at the dead letters with `livekit-spool dead list {}`", sink.name));
+    }
+    if !sink.configured {
+        lines.push(format!(
+            "the configuration does not name it: name it again to deliver, `livekit-spool export {0}` to take it out, \
+             `livekit-spool purge {0}` to remove it",
+            sink.name
+        ));
+    }
+    lines
+}
+
+/// An age, or a dash where nothing waits.
+pub(super) fn age(seconds: Option<f64>) -> String {
+    seconds.map_or_else(|| "–".to_owned(), |seconds| human_duration(Duration::from_secs(seconds as u64)))
+}
+
+/// A wall-clock time as the standard library has it.
+pub(super) fn time(millis: i64) -> std::time::SystemTime {
+    std::time::UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or_default())
+}

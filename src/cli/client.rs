@@ -1,0 +1,128 @@
+//! Talks to the running process over the socket in its data folder.
+
+use std::{fs::File, path::Path, time::Duration};
+
+use http::{Method, Request, Uri};
+use http_body_util::{BodyExt, Full};
+use hyper::{body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use rustix::fs::{FlockOperation, flock};
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::{Exit, Failure};
+use crate::app::{socket, with_short_path};
+
+/// How long a process may take from locking its folder to answering, or from closing its socket to its end.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A running process.
+#[derive(Debug)]
+pub(super) struct Client {
+    socket: std::path::PathBuf,
+}
+
+impl Client {
+    /// The process that works on the data folder; `None`: none does.
+    pub(super) async fn find(data_dir: &Path) -> Result<Option<Self>, Failure> {
+        let client = Self { socket: socket(data_dir) };
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        loop {
+            if client.connect().await.is_ok() {
+                return Ok(Some(client));
+            }
+            if !is_locked(data_dir) {
+                return Ok(None);
+            }
+            if tokio::time::Instant::now() > deadline {
+                let message = format!(
+                    "a process has {} locked and does not answer at {}: it may be starting or stopping",
+                    data_dir.display(),
+                    client.socket.display()
+                );
+                return Err(Failure::new(Exit::NotRunning, message));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// The process that works on the data folder.
+    pub(super) async fn need(data_dir: &Path) -> Result<Self, Failure> {
+        Self::find(data_dir).await?.ok_or_else(|| {
+            let message = format!("no livekit-spool runs on {}: start it with `livekit-spool run`", data_dir.display());
+            Failure::new(Exit::NotRunning, message)
+        })
+    }
+
+    async fn connect(&self) -> std::io::Result<UnixStream> {
+        with_short_path(&self.socket, |path| std::os::unix::net::UnixStream::connect(path)).and_then(|stream| {
+            stream.set_nonblocking(true)?;
+            UnixStream::from_std(stream)
+        })
+    }
+
+    /// Asks for JSON.
+    pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.ask(Method::GET, path).await
+    }
+
+    /// Tells it to do something; what it answers.
+    pub(super) async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.ask(Method::POST, path).await
+    }
+
+    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, Failure> {
+        let (status, response) = self.send(method, path).await?;
+        let body = response.collect().await?.to_bytes();
+        if !status.is_success() {
+            return Err(Failure::from(reason(&body)));
+        }
+        serde_json::from_slice(&body).map_err(|error| {
+            Failure::from(format!("the running process answers something else than expected: {error}"))
+        })
+    }
+
+    async fn send(&self, method: Method, path: &str) -> Result<(http::StatusCode, Incoming), Failure> {
+        let lost = |error: &dyn std::fmt::Display| {
+            Failure::new(Exit::NotRunning, format!("the running process does not answer: {error}"))
+        };
+        let stream = self.connect().await.map_err(|error| lost(&error))?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        let uri: Uri = format!("/api/v1/{path}").parse()?;
+        let request = Request::builder()
+            .method(method)
+            .uri(uri)
+            .header(http::header::HOST, "localhost")
+            .body(Full::<bytes::Bytes>::default())?;
+        let response = sender.send_request(request).await.map_err(|error| lost(&error))?;
+        Ok((response.status(), response.into_body()))
+    }
+}
+
+/// What an error answer says: `{"error": "…"}`.
+fn reason(body: &[u8]) -> String {
+    serde_json::from_slice::<serde_json::Value>(body)
+        .ok()
+        .and_then(|value| value["error"].as_str().map(str::to_owned))
+        .unwrap_or_else(|| String::from_utf8_lossy(body).into_owned())
+}
+
+/// Whether a process holds the data folder's lock; looks only, changes nothing.
+pub(super) fn is_locked(data_dir: &Path) -> bool {
+    match File::open(data_dir.join("lock")) {
+        // Let go of again when the file is closed, here.
+        Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockShared).is_err(),
+        Err(_) => false,
+    }
+}
+
+/// A part of a path, with everything but letters, digits, `-`, `_`, `.` encoded.
+pub(super) fn encoded(text: &str) -> String {
+    text.bytes()
+        .map(|byte| match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => char::from(byte).to_string(),
+            _ => format!("%{byte:02X}"),
+        })
+        .collect()
+}

@@ -1,0 +1,25 @@
+//! `run`: the process itself.
+
+use super::{Common, Outcome, block_on};
+use crate::{
+    app::{self, RunOptions},
+    logging,
+};
+
+/// Arguments of `run`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Also send itself LiveKit's recorded events and stats, with new ids and current times
+    #[arg(long)]
+    demo: bool,
+    /// Records a second of the demo
+    #[arg(long, value_name = "N", default_value_t = 100.0, requires = "demo")]
+    rate: f64,
+}
+
+pub(super) fn run(common: &Common, args: &Args) -> Outcome {
+    let config = common.load_config()?;
+    let logging = logging::start(&config.log, common.log_format)?;
+    let options = RunOptions { config_file: common.config.clone(), demo_rate: args.demo.then_some(args.rate), logging };
+    block_on(async { Ok(app::run(config, options).await?) })
+}
