@@ -19,6 +19,7 @@ pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod config;
+pub mod demo;
 pub mod document;
 pub mod flush;
 pub mod histogram;

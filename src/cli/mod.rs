@@ -10,6 +10,7 @@ mod completions;
 pub mod doc;
 pub mod output;
 mod run;
+pub mod send;
 mod watch;
 
 use std::{

@@ -4,10 +4,12 @@
 //! - [`Intake`]: one batch to every sink's spool;
 //! - [`grpc`]: the service `livekit.AnalyticsRecorderService`;
 //! - [`http`]: records as protobuf, JSON or NDJSON, and LiveKit's webhooks;
+//! - [`client`]: the other end, for `send`, `run --demo` and tests;
 //! - [`Gate`] and [`Tls`]: who may send.
 
 mod auth;
 mod body;
+pub mod client;
 mod connections;
 #[cfg(test)]
 mod double;

@@ -1,0 +1,372 @@
+//! Real LiveKit records without a LiveKit: what a livekit-server 1.11 sent while clients were in seven rooms, played again
+//! with new ids and current times, through the real gRPC port.
+
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+use livekit_protocol::{AnalyticsEvent, AnalyticsStat, ParticipantInfo, Room, TrackInfo};
+use pbjson_types::Timestamp;
+use prost::Message;
+use rand::{Rng, distr::Alphanumeric};
+use tokio::time::{MissedTickBehavior, interval, sleep};
+use tonic::{Code, Status};
+
+use crate::{
+    ingest::client::Client,
+    record::{RecordBatch, RecordBatchBuilder, Stream, UnixMillis, now_millis, read_varint},
+};
+
+const EVENTS: &[u8] = include_bytes!("../tests/data/livekit-1.11/events.pb");
+const STATS: &[u8] = include_bytes!("../tests/data/livekit-1.11/stats.pb");
+
+/// Records a second, where nothing else is said.
+pub const DEFAULT_RATE: u32 = 100;
+/// With a rate, records are sent in groups, this often.
+const GROUP_INTERVAL: Duration = Duration::from_millis(100);
+/// Without one, this many at once.
+const GROUP_RECORDS: usize = 1000;
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_LAST: Duration = Duration::from_secs(5);
+
+/// A record, and the queue it belongs to.
+pub type Tagged = (Stream, Vec<u8>);
+
+/// The bundled records in the order of their times, over and over: each time with new ids, of rooms, participants and
+/// tracks too, and with the time of sending.
+#[derive(Debug)]
+pub struct Playback {
+    records: Vec<Recorded>,
+    next: usize,
+    /// New ids of this round, by the old ones.
+    ids: HashMap<String, String>,
+    /// When each id was first seen in this round.
+    since: HashMap<String, UnixMillis>,
+}
+
+#[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "there are 1245 of them, once")]
+enum Recorded {
+    Event(AnalyticsEvent),
+    Stat(AnalyticsStat),
+}
+
+impl Default for Playback {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Playback {
+    /// From the first record on.
+    #[must_use]
+    pub fn new() -> Self {
+        let events = delimited(EVENTS).filter_map(|record| AnalyticsEvent::decode(record).ok()).map(Recorded::Event);
+        let stats = delimited(STATS).filter_map(|record| AnalyticsStat::decode(record).ok()).map(Recorded::Stat);
+        let mut records: Vec<_> = events.chain(stats).collect();
+        records.sort_by_key(Recorded::time);
+        Self { records, next: 0, ids: HashMap::new(), since: HashMap::new() }
+    }
+
+    /// How many records a round has.
+    #[must_use]
+    pub const fn round(&self) -> usize {
+        self.records.len()
+    }
+
+    fn stamp(&mut self, now: UnixMillis) -> Option<Tagged> {
+        let record = self.records.get(self.next)?.clone();
+        self.next += 1;
+        if self.next == self.records.len() {
+            self.next = 0;
+        }
+        let stamped = match record {
+            Recorded::Event(event) => (Stream::Events, self.event(event, now).encode_to_vec()),
+            Recorded::Stat(stat) => (Stream::Stats, self.stat(stat, now).encode_to_vec()),
+        };
+        if self.next == 0 {
+            self.ids.clear();
+            self.since.clear();
+        }
+        Some(stamped)
+    }
+
+    fn event(&mut self, mut event: AnalyticsEvent, now: UnixMillis) -> AnalyticsEvent {
+        event.id = new_id("AE_");
+        event.timestamp = Some(timestamp(now));
+        for id in [&mut event.room_id, &mut event.participant_id, &mut event.track_id] {
+            self.renew(id);
+        }
+        if let Some(room) = &mut event.room {
+            self.room(room, now);
+        }
+        for participant in [&mut event.participant, &mut event.publisher].into_iter().flatten() {
+            self.participant(participant, now);
+        }
+        if let Some(track) = &mut event.track {
+            self.renew(&mut track.sid);
+        }
+        event
+    }
+
+    fn stat(&mut self, mut stat: AnalyticsStat, now: UnixMillis) -> AnalyticsStat {
+        stat.id = new_id("AS_");
+        let before = stat.time_stamp.as_ref().map_or(0, millis);
+        stat.time_stamp = Some(timestamp(now));
+        for id in [&mut stat.room_id, &mut stat.participant_id, &mut stat.track_id] {
+            self.renew(id);
+        }
+        for stream in &mut stat.streams {
+            for time in [&mut stream.start_time, &mut stream.end_time].into_iter().flatten() {
+                *time = timestamp(millis(time) + now - before);
+            }
+        }
+        stat
+    }
+
+    fn room(&mut self, room: &mut Room, now: UnixMillis) {
+        self.renew(&mut room.sid);
+        let since = *self.since.entry(room.sid.clone()).or_insert(now);
+        (room.creation_time, room.creation_time_ms) = (since / 1000, since);
+    }
+
+    fn participant(&mut self, participant: &mut ParticipantInfo, now: UnixMillis) {
+        self.renew(&mut participant.sid);
+        for TrackInfo { sid, .. } in &mut participant.tracks {
+            self.renew(sid);
+        }
+        let since = *self.since.entry(participant.sid.clone()).or_insert(now);
+        if participant.joined_at != 0 {
+            (participant.joined_at, participant.joined_at_ms) = (since / 1000, since);
+        }
+    }
+
+    /// Puts this round's id in the place of a recorded one (`RM_…`, `PA_…`, `TR_…`).
+    fn renew(&mut self, id: &mut String) {
+        if let Some((kind, _)) = id.split_once('_') {
+            let kind = kind.to_owned();
+            id.clone_from(self.ids.entry(id.clone()).or_insert_with(|| new_id(&format!("{kind}_"))));
+        }
+    }
+}
+
+impl Iterator for Playback {
+    type Item = Tagged;
+
+    fn next(&mut self) -> Option<Tagged> {
+        self.stamp(now_millis())
+    }
+}
+
+impl Recorded {
+    fn time(&self) -> UnixMillis {
+        match self {
+            Self::Event(event) => event.timestamp.as_ref().map_or(0, millis),
+            Self::Stat(stat) => stat.time_stamp.as_ref().map_or(0, millis),
+        }
+    }
+}
+
+/// Gives a record a new id and the current time, whatever else it holds.
+#[must_use]
+pub fn restamp((stream, record): Tagged) -> Tagged {
+    let now = Some(timestamp(now_millis()));
+    let stamped = match stream {
+        Stream::Events => AnalyticsEvent { id: new_id("AE_"), timestamp: now, ..Default::default() }.encode_to_vec(),
+        Stream::Stats => AnalyticsStat { id: new_id("AS_"), time_stamp: now, ..Default::default() }.encode_to_vec(),
+        // they go by node, number and time
+        Stream::NodeRooms => {
+            livekit_protocol::AnalyticsNodeRooms { timestamp: now, ..Default::default() }.encode_to_vec()
+        }
+    };
+    // protobuf merges concatenated messages: the later value of a field holds
+    (stream, [record, stamped].concat())
+}
+
+/// Records each behind its length as a varint; ends where the bytes do not go on so.
+pub fn delimited(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = bytes;
+    std::iter::from_fn(move || {
+        let length = usize::try_from(read_varint(&mut rest)?).ok()?;
+        let (record, tail) = rest.split_at_checked(length)?;
+        rest = tail;
+        Some(record)
+    })
+}
+
+fn new_id(prefix: &str) -> String {
+    let random = rand::rng().sample_iter(Alphanumeric).take(14).map(char::from);
+    prefix.chars().chain(random).collect()
+}
+
+fn timestamp(at: UnixMillis) -> Timestamp {
+    let nanos = i32::try_from(at.rem_euclid(1000) * 1_000_000).unwrap_or(0);
+    Timestamp { seconds: at.div_euclid(1000), nanos }
+}
+
+fn millis(at: &Timestamp) -> UnixMillis {
+    at.seconds * 1000 + i64::from(at.nanos / 1_000_000)
+}
+
+/// How far a sending is.
+#[derive(Debug, Default)]
+pub struct Progress {
+    acknowledged: AtomicU64,
+    retries: AtomicU64,
+}
+
+impl Progress {
+    /// Records that the receiver has durably.
+    #[must_use]
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Relaxed)
+    }
+
+    /// Batches that had to be sent again.
+    #[must_use]
+    pub fn retries(&self) -> u64 {
+        self.retries.load(Relaxed)
+    }
+}
+
+/// Sends records until there are no more, `rate` a second (0: as fast as they are acknowledged). What is refused for the
+/// moment is sent again, with the same ids, until it is taken.
+///
+/// # Errors
+/// When something is refused for good.
+pub async fn send(
+    client: &Client,
+    mut records: impl Iterator<Item = Tagged>,
+    rate: u32,
+    progress: &Progress,
+) -> Result<(), Status> {
+    let mut ticks = interval(GROUP_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut due = 0.0;
+    loop {
+        let wanted = if rate == 0 {
+            GROUP_RECORDS
+        } else {
+            ticks.tick().await;
+            due += f64::from(rate) * GROUP_INTERVAL.as_secs_f64();
+            let whole = due.floor();
+            due -= whole;
+            whole as usize
+        };
+        let mut batches = Stream::ALL.map(RecordBatchBuilder::new);
+        let mut taken = 0;
+        for (stream, record) in records.by_ref().take(wanted) {
+            batches[stream as usize].push(&record);
+            taken += 1;
+        }
+        let batches: Vec<_> =
+            batches.into_iter().filter(|batch| !batch.is_empty()).map(|batch| batch.build(now_millis())).collect();
+        let sent = batches.iter().map(|batch| send_until_taken(client, batch, progress));
+        futures::future::try_join_all(sent).await?;
+        if taken < wanted {
+            return Ok(());
+        }
+    }
+}
+
+async fn send_until_taken(client: &Client, batch: &RecordBatch, progress: &Progress) -> Result<(), Status> {
+    let mut pause = RETRY_FIRST;
+    loop {
+        // one event a message, as LiveKit sends them
+        match client.send(batch, 1).await {
+            Ok(()) => {
+                progress.acknowledged.fetch_add(u64::from(batch.count()), Relaxed);
+                return Ok(());
+            }
+            Err(status) if is_for_the_moment(&status) => {
+                if progress.retries.fetch_add(1, Relaxed) == 0 {
+                    tracing::warn!(code = ?status.code(), why = status.message(), "not taken; sending it again until it is");
+                }
+            }
+            Err(status) => return Err(status),
+        }
+        sleep(pause.mul_f64(rand::rng().random_range(0.5..1.0))).await;
+        pause = (pause * 2).min(RETRY_LAST);
+    }
+}
+
+/// What a connection that breaks, or a receiver that is full, restarting or slow, answers.
+fn is_for_the_moment(status: &Status) -> bool {
+    matches!(
+        status.code(),
+        Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Internal | Code::Aborted
+    )
+}
+
+/// Plays the bundled records to a server until `shutdown`.
+///
+/// # Errors
+/// When the server refuses them for good: wrong credentials, say.
+pub async fn run(client: &Client, rate: u32, shutdown: impl Future<Output = ()>) -> Result<(), Status> {
+    let progress = Progress::default();
+    tokio::select! {
+        sent = send(client, Playback::new(), rate, &progress) => sent,
+        () = shutdown => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::record::RecordId;
+
+    fn events(records: &[Tagged]) -> Vec<AnalyticsEvent> {
+        let events = records.iter().filter(|(stream, _)| *stream == Stream::Events);
+        events.map(|(_, record)| AnalyticsEvent::decode(&record[..]).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_round_is_all_bundled_records_with_ids_that_never_come_twice() {
+        let mut playback = Playback::new();
+        assert_eq!(playback.round(), 763 + 482);
+        let records: Vec<_> = playback.by_ref().take(2 * 1245).collect();
+        let ids: HashSet<_> = records.iter().map(|(stream, record)| RecordId::of(*stream, record)).collect();
+        assert_eq!(ids.len(), 2 * 1245);
+    }
+
+    #[test]
+    fn rooms_are_new_each_round_and_the_same_within_one() {
+        let rooms = |records: &[Tagged]| -> HashSet<String> {
+            events(records).into_iter().map(|event| event.room_id).filter(|id| !id.is_empty()).collect()
+        };
+        let mut playback = Playback::new();
+        let (first, second): (Vec<_>, Vec<_>) = (playback.by_ref().take(1245).collect(), playback.take(1245).collect());
+        let (first, second) = (rooms(&first), rooms(&second));
+        assert_eq!((first.len(), second.len()), (7, 7));
+        assert!(first.is_disjoint(&second));
+        assert!(first.iter().all(|id| id.starts_with("RM_")));
+    }
+
+    #[test]
+    fn times_are_those_of_sending() {
+        let before = now_millis();
+        let records: Vec<_> = Playback::new().take(1245).collect();
+        let after = now_millis();
+        for event in events(&records) {
+            assert!((before..=after).contains(&millis(&event.timestamp.unwrap())));
+            if let Some(room) = event.room {
+                assert!((before..=after).contains(&room.creation_time_ms));
+            }
+        }
+    }
+
+    #[test]
+    fn a_restamped_record_keeps_all_but_its_id_and_time() {
+        let event = AnalyticsEvent { id: "AE_old".into(), room_id: "RM_1".into(), r#type: 4, ..Default::default() };
+        let (stream, record) = restamp((Stream::Events, event.encode_to_vec()));
+        let stamped = AnalyticsEvent::decode(&record[..]).unwrap();
+        assert_eq!((stream, stamped.room_id.as_str(), stamped.r#type), (Stream::Events, "RM_1", 4));
+        assert!(stamped.id.starts_with("AE_") && stamped.id != "AE_old");
+        assert!(millis(&stamped.timestamp.unwrap()) >= now_millis() - 60_000);
+        assert_eq!(RecordId::of(stream, &record).as_str(), stamped.id);
+    }
+}

@@ -1,0 +1,215 @@
+//! A sender: records to any `livekit.AnalyticsRecorderService`, as bytes, a stream per batch so that each is acknowledged.
+
+use std::{path::PathBuf, time::Duration};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::uri::PathAndQuery;
+use jsonwebtoken::{EncodingKey, Header};
+use serde_json::json;
+use tonic::{
+    Request, Status,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+    transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
+};
+
+use super::{AUDIENCE, Secret};
+use crate::record::{RECORD_TAG, RecordBatch, Stream, now_millis, write_varint};
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// An answer that does not come within this time is not waited for.
+const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a token is valid that is made for one call.
+const TOKEN_SECONDS: i64 = 120;
+
+/// How a sender names itself.
+#[derive(Debug, Clone, Default)]
+pub enum Credentials {
+    /// Not at all.
+    #[default]
+    None,
+    /// By a token of `ingest.auth.tokens`.
+    Token(Secret),
+    /// By a JWT, made for each call, signed with a LiveKit API secret.
+    Livekit {
+        /// The API key.
+        key: String,
+        /// Its secret.
+        secret: Secret,
+    },
+}
+
+/// Where to send, and as whom.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// `http://host:port`, `https://host:port` or `unix:/path`.
+    pub url: String,
+    /// PEM: the CA of the server's certificate, for `https`.
+    pub ca: Option<PathBuf>,
+    /// As whom.
+    pub credentials: Credentials,
+}
+
+/// A sender that cannot begin.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The address is not one.
+    #[error("{url:?} is no address to send to: use http://host:port, https://host:port or unix:/path")]
+    Address {
+        /// What was given.
+        url: String,
+    },
+    /// The CA cannot be read.
+    #[error("{path}: {source}")]
+    Ca {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+    /// TLS is not possible with that.
+    #[error("TLS to {url}: {problem}")]
+    Tls {
+        /// The address.
+        url: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The secret cannot sign.
+    #[error("the API secret cannot sign a token")]
+    Secret,
+}
+
+/// Sends batches; connects when it first needs to, and again when it has to.
+#[derive(Debug, Clone)]
+pub struct Client {
+    channel: Channel,
+    credentials: Credentials,
+}
+
+impl Client {
+    /// A sender to this target; nothing is connected yet.
+    ///
+    /// # Errors
+    /// When the address or the certificate cannot be used.
+    pub fn new(target: &Target) -> Result<Self, ClientError> {
+        let bad_address = || ClientError::Address { url: target.url.clone() };
+        if !["http://", "https://", "unix:"].iter().any(|scheme| target.url.starts_with(scheme)) {
+            return Err(bad_address());
+        }
+        let mut endpoint = Endpoint::from_shared(target.url.clone()).map_err(|_| bad_address())?;
+        if target.url.starts_with("https://") {
+            let mut tls = ClientTlsConfig::new();
+            if let Some(path) = &target.ca {
+                let pem = std::fs::read(path).map_err(|source| ClientError::Ca { path: path.clone(), source })?;
+                tls = tls.ca_certificate(Certificate::from_pem(pem));
+            }
+            let problem = |error: tonic::transport::Error| ClientError::Tls {
+                url: target.url.clone(),
+                problem: error.to_string(),
+            };
+            endpoint = endpoint.tls_config(tls).map_err(problem)?;
+        }
+        let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(CALL_TIMEOUT).connect_lazy();
+        Ok(Self { channel, credentials: target.credentials.clone() })
+    }
+
+    /// Sends a batch, `per_message` records a message, and returns when it is acknowledged.
+    ///
+    /// # Errors
+    /// When it was not: then nothing says how much of it was kept, and a resend is harmless.
+    pub async fn send(&self, batch: &RecordBatch, per_message: usize) -> Result<(), Status> {
+        let method = match batch.stream {
+            Stream::Events => "/livekit.AnalyticsRecorderService/IngestEvents",
+            Stream::Stats => "/livekit.AnalyticsRecorderService/IngestStats",
+            Stream::NodeRooms => "/livekit.AnalyticsRecorderService/IngestNodeRoomStates",
+        };
+        let mut request = Request::new(futures::stream::iter(messages(batch, per_message)));
+        if let Some(header) = self.authorization().map_err(|error| Status::unauthenticated(error.to_string()))? {
+            let header = header.parse().map_err(|_| Status::unauthenticated("the token is no header value"))?;
+            request.metadata_mut().insert("authorization", header);
+        }
+        let mut grpc = tonic::client::Grpc::new(self.channel.clone());
+        grpc.ready().await.map_err(|error| Status::unavailable(chain(&error)))?;
+        grpc.client_streaming(request, PathAndQuery::from_static(method), BytesCodec).await.map(drop)
+    }
+
+    fn authorization(&self) -> Result<Option<String>, ClientError> {
+        let token = match &self.credentials {
+            Credentials::None => return Ok(None),
+            Credentials::Token(token) => token.expose().to_owned(),
+            Credentials::Livekit { key, secret } => {
+                let now = now_millis() / 1000;
+                let claims = json!({ "iss": key, "aud": AUDIENCE, "nbf": now, "exp": now + TOKEN_SECONDS });
+                let secret = EncodingKey::from_secret(secret.expose().as_bytes());
+                jsonwebtoken::encode(&Header::default(), &claims, &secret).map_err(|_| ClientError::Secret)?
+            }
+        };
+        Ok(Some(format!("Bearer {token}")))
+    }
+}
+
+/// tonic's transport errors say little themselves: their causes do.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// A batch's records as messages of their method.
+fn messages(batch: &RecordBatch, per_message: usize) -> Vec<Bytes> {
+    let records: Vec<&[u8]> = batch.iter().collect();
+    let wrapped = |records: &[&[u8]]| {
+        let mut message = BytesMut::new();
+        for record in records {
+            message.put_u8(RECORD_TAG);
+            write_varint(&mut message, record.len() as u64);
+            message.extend_from_slice(record);
+        }
+        message.freeze()
+    };
+    match batch.stream {
+        Stream::NodeRooms => records.into_iter().map(Bytes::copy_from_slice).collect(),
+        Stream::Events | Stream::Stats => records.chunks(per_message.max(1)).map(wrapped).collect(),
+    }
+}
+
+/// Messages are bytes already; the answer holds nothing.
+struct BytesCodec;
+
+impl Codec for BytesCodec {
+    type Encode = Bytes;
+    type Decode = ();
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for BytesCodec {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, message: Bytes, out: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        out.put(message);
+        Ok(())
+    }
+}
+
+impl Decoder for BytesCodec {
+    type Item = ();
+    type Error = Status;
+
+    fn decode(&mut self, _: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
+        Ok(Some(()))
+    }
+}
