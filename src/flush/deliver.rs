@@ -46,9 +46,11 @@ pub(super) async fn deliver(way: &Way<'_>, parcel: &Parcel) -> Verdict {
     let all: Vec<usize> = (0..parcel.records.len()).collect();
     let outcomes = vec![Outcome::Retry; all.len()];
     let mut attempt = Attempt { way, parcel, outcomes, batches: 0, alone: Vec::new() };
-    let mut error = attempt.send(&all).await;
+    let (passed, mut error) = attempt.send(&all).await;
     if error.as_ref().is_some_and(|error| error.kind == SinkErrorKind::Unnamed) {
-        error = attempt.bisect(all, error).await;
+        // Those of the same batch that passed count as others that pass.
+        let passed_before = way.passes.load(Ordering::Relaxed) - passed;
+        error = attempt.bisect(all, error, passed_before).await;
     }
     Verdict { outcomes: attempt.outcomes, error, batches: attempt.batches, passes: way.passes.load(Ordering::Relaxed) }
 }
@@ -63,8 +65,8 @@ struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// Sends some of the records and notes their outcomes; the error where some are left.
-    async fn send(&mut self, indices: &[usize]) -> Option<SinkError> {
+    /// Sends some of the records and notes their outcomes: how many passed, and the error where some are left.
+    async fn send(&mut self, indices: &[usize]) -> (u64, Option<SinkError>) {
         self.batches += 1;
         let answer = send(self.way, self.parcel.part(indices)).await;
         let mut passed = 0;
@@ -73,29 +75,40 @@ impl Attempt<'_> {
             self.outcomes[i] = outcome;
         }
         self.way.passes.fetch_add(passed, Ordering::Relaxed);
-        (passed < indices.len() as u64).then(|| answer.error.unwrap_or_else(unexplained))
+        (passed, (passed < indices.len() as u64).then(|| answer.error.unwrap_or_else(unexplained)))
     }
 
     /// Halves what failed until each record passed or failed alone, then tries the latter once more.
-    async fn bisect(&mut self, all: Vec<usize>, mut error: Option<SinkError>) -> Option<SinkError> {
-        let passed_then = self.way.passes.load(Ordering::Relaxed);
+    async fn bisect(&mut self, all: Vec<usize>, first: Option<SinkError>, passed_before: u64) -> Option<SinkError> {
+        let (mut unnamed, mut away, mut away_in_a_row) = (first, None, 0);
         let mut todo = Vec::new();
         self.push_failed(&mut todo, &all);
         while let Some(group) = todo.pop() {
-            let Some(failure) = self.send(&group).await else { continue };
-            if failure.kind != SinkErrorKind::Unnamed {
-                return Some(failure);
+            let (passed, failure) = self.send(&group).await;
+            if passed > 0 {
+                away_in_a_row = 0;
             }
-            self.push_failed(&mut todo, &group);
-            error = Some(failure);
-            if self.alone.len() >= ALONE_WITHOUT_A_PASS && self.way.passes.load(Ordering::Relaxed) == passed_then {
-                return error;
+            match failure {
+                None => {}
+                Some(failure) if failure.kind == SinkErrorKind::Unnamed => {
+                    self.push_failed(&mut todo, &group);
+                    unnamed = Some(failure);
+                }
+                Some(failure) => {
+                    // A record may be away by itself (a lock, a conflict); twice with none passing it is the sink.
+                    away_in_a_row += 1;
+                    away = Some(failure);
+                }
+            }
+            let none_passed = self.way.passes.load(Ordering::Relaxed) == passed_before;
+            if away_in_a_row >= 2 || (none_passed && self.alone.len() >= ALONE_WITHOUT_A_PASS) {
+                return away.or(unnamed);
             }
         }
-        if self.way.passes.load(Ordering::Relaxed) > self.parcel.suspect.unwrap_or(passed_then) {
-            error = self.judge_the_lone_ones().await;
+        if self.way.passes.load(Ordering::Relaxed) > self.parcel.suspect.unwrap_or(passed_before) {
+            away = self.judge_the_lone_ones().await.or(away);
         }
-        error.filter(|_| self.outcomes.contains(&Outcome::Retry))
+        away.or(unnamed).filter(|_| self.outcomes.contains(&Outcome::Retry))
     }
 
     /// Queues what is left of a failed group in two halves, in random order; a single record is put down as alone.
@@ -116,7 +129,7 @@ impl Attempt<'_> {
     /// Rejects those that fail alone again, now that others have passed.
     async fn judge_the_lone_ones(&mut self) -> Option<SinkError> {
         for i in std::mem::take(&mut self.alone) {
-            match self.send(&[i]).await {
+            match self.send(&[i]).await.1 {
                 Some(error) if error.kind == SinkErrorKind::Unnamed => {
                     self.outcomes[i] = Outcome::Rejected(error.message)
                 }

@@ -24,6 +24,7 @@ pub(super) struct Answer {
 pub(super) fn read(answer: &Document, documents: usize) -> Answer {
     let mut read = Answer { outcomes: vec![Outcome::Delivered; documents], ..Answer::default() };
     let errors = answer.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
+    let (mut away, mut unknown) = (None, None);
     for error in errors.iter().filter_map(Bson::as_document) {
         let index = integer(error, "index").and_then(|index| usize::try_from(index).ok());
         let Some(index) = index.filter(|&index| index < documents) else {
@@ -43,12 +44,19 @@ pub(super) fn read(answer: &Document, documents: usize) -> Answer {
                 Outcome::Retry
             }
             Fault::Refused => Outcome::Rejected(with_details(text, error)),
-            fault @ (Fault::Away(_) | Fault::Unknown) => {
-                read.note_retry(fault.kind(), text);
+            Fault::Away(kind) => {
+                away = Some((kind, text));
+                Outcome::Retry
+            }
+            Fault::Unknown => {
+                unknown = Some((SinkErrorKind::Unnamed, text));
                 Outcome::Retry
             }
         };
     }
+    // Where others passed, an unknown error is the record's own: found out now, it holds up nothing later.
+    let others_passed = read.outcomes.iter().any(|outcome| *outcome != Outcome::Retry);
+    read.retry = if others_passed { unknown.or(away) } else { away.or(unknown) };
     if let Ok(error) = answer.get_document("writeConcernError") {
         read.apply_write_concern_error(error);
     } else if let Some(taken) = integer(answer, "n")
@@ -79,13 +87,6 @@ impl Answer {
         self.doubtful.clear();
         let message = error.get_str("errmsg").unwrap_or_default();
         self.retry = Some((kind, format!("not durable as the write concern asks: {message} (code {code})")));
-    }
-
-    /// Keeps the reason that says most: an availability error over an unknown one.
-    fn note_retry(&mut self, kind: SinkErrorKind, text: String) {
-        if self.retry.as_ref().is_none_or(|(kept, _)| *kept == SinkErrorKind::Unnamed) {
-            self.retry = Some((kind, text));
-        }
     }
 }
 

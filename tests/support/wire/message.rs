@@ -55,6 +55,14 @@ impl Message {
         Documents { rest: self.sequence.map_or(&[], |(from, to)| &self.bytes[from..to]) }
     }
 
+    /// How many documents an insert brings, in its sequence or in its body.
+    pub fn count(&self) -> usize {
+        match self.sequence {
+            Some(_) => self.documents().count(),
+            None => self.body().get_array("documents").map_or(0, |documents| documents.into_iter().count()),
+        }
+    }
+
     /// The answer to this request, ready to send.
     pub fn reply(&self, answer: &Document) -> Vec<u8> {
         let answer = RawDocumentBuf::try_from(answer).expect("an answer that BSON can hold");

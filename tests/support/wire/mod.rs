@@ -203,7 +203,7 @@ async fn serve(stream: TcpStream, connection: u64, shared: &Shared) -> io::Resul
         let name = command_name(message.body())?;
         let answer = match &shared.script {
             None if name == "insert" => {
-                let count = message.documents().count() as u64;
+                let count = message.count() as u64;
                 shared.inserted.fetch_add(count, Ordering::SeqCst);
                 doc! { "ok": 1.0, "n": i64::try_from(count).expect("a batch") }
             }
