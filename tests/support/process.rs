@@ -107,8 +107,8 @@ impl Setup {
              ingest:\n  grpc: {{ listen: \"127.0.0.1:{grpc}\" }}\n  http: {{ listen: \"127.0.0.1:{http}\" }}\n{auth}\
              admin: {{ listen: \"127.0.0.1:{admin}\" }}\n\
              sinks:\n{sinks}{}",
+            folder.path().display(),
             self.sections,
-            folder.path().display()
         );
         fs::write(folder.path().join("config.yaml"), config).expect("a config file");
         Spool { folder, grpc, http, admin, envs: self.envs, wrapper: self.wrapper, process: None }
