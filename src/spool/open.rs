@@ -32,6 +32,7 @@ pub(super) fn open(folder: &Path, options: SpoolOptions) -> Result<Spool, OpenEr
     for part in ["journal", "dead"] {
         disk.make_folder(&folder.join(part)).map_err(OpenError::io(folder.join(part)))?;
     }
+    sync_ancestors(disk.as_ref(), folder);
     let lock = FolderLock::take(folder).map_err(OpenError::io(folder))?;
     let Some(lock) = lock else { return Err(OpenError::InUse { path: folder.to_owned() }) };
     let queue = folder.join("queue");
@@ -67,6 +68,17 @@ pub(super) fn open(folder: &Path, options: SpoolOptions) -> Result<Spool, OpenEr
     let spool = start(folder, options, disk, index, checkpoint, recovered, Some(lock))?;
     failpoint::reach("replayed");
     Ok(spool)
+}
+
+/// Makes the spool's folders last: a file is lost with the entry of any folder above it. The data folder and its own
+/// entry are among them; those made by others may not be ours to read, and then are theirs to sync.
+fn sync_ancestors(disk: &dyn Disk, folder: &Path) {
+    for ancestor in folder.ancestors().take(3) {
+        let ancestor = if ancestor.as_os_str().is_empty() { Path::new(".") } else { ancestor };
+        if let Err(error) = disk.sync_folder(ancestor) {
+            tracing::warn!(folder = %ancestor.display(), %error, "cannot sync a folder: a power cut may take it");
+        }
+    }
 }
 
 /// Sets a queue aside that does not open or does not match, and makes a new one: the journal is the truth.
