@@ -1,6 +1,7 @@
 //! What the integration tests and benches share: servers, a faulty network, the real binary as a child.
 //!
 //! - [`child`]: processes that die with the test, their output kept and shown when it fails.
+//! - [`disk`]: a disk that can be filled.
 //! - [`mongo`], [`redis`]: real servers on free ports: kill -9, restart on the same data.
 //! - [`power`]: the folders that a power cut may leave, from a recording of system calls.
 //! - [`proxy`]: a TCP proxy that cuts, delays, swallows, refuses and heals.
@@ -26,6 +27,7 @@ use std::{
 use tempfile::TempDir;
 
 pub mod child;
+pub mod disk;
 pub mod load;
 pub mod mongo;
 pub mod power;

@@ -28,10 +28,11 @@ pub struct Mongo {
 
 /// A server that the test started itself.
 struct Own {
+    /// Before the folder: dropped first, it shows the log that lies there.
+    process: Option<Process>,
     program: Program,
     port: u16,
     folder: TempDir,
-    process: Option<Process>,
 }
 
 enum Program {
@@ -226,7 +227,7 @@ pub async fn wait_for_count(collection: &Collection<Document>, count: u64) {
     }
 }
 
-fn some(ids: &[&String]) -> String {
+pub fn some(ids: &[&String]) -> String {
     let first: Vec<&str> = ids.iter().take(5).map(|id| id.as_str()).collect();
     format!("{}{}", first.join(", "), if ids.len() > 5 { ", …" } else { "" })
 }

@@ -12,7 +12,12 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
-use super::{PATIENCE, child::Process, free_port};
+use super::{
+    PATIENCE,
+    child::{Process, describe},
+    disk::SmallDisk,
+    free_port,
+};
 
 /// The client that LiveKit uses.
 pub type Recorder = AnalyticsRecorderServiceClient<Channel>;
@@ -27,8 +32,11 @@ pub struct Setup {
     auth: Option<String>,
     sections: String,
     envs: Vec<(String, String)>,
-    /// A program and its arguments that run the binary (strace).
+    /// A program and its arguments that run `run` (strace).
     wrapper: Vec<String>,
+    /// A program and its arguments that run every command (nsenter).
+    entry: Vec<String>,
+    data: Option<PathBuf>,
 }
 
 impl Setup {
@@ -85,6 +93,14 @@ impl Setup {
         self
     }
 
+    /// Keeps the data on a small disk.
+    #[must_use]
+    pub fn on(mut self, disk: &SmallDisk) -> Self {
+        self.entry = disk.enter();
+        self.data = Some(disk.path().join("data"));
+        self
+    }
+
     /// Writes the config and starts the binary; returns when it takes records.
     pub async fn start(self) -> Spool {
         let mut spool = self.prepare();
@@ -102,16 +118,26 @@ impl Setup {
         let (grpc, http, admin) = (free_port(), free_port(), free_port());
         let sinks = &self.sinks;
         let auth = self.auth.map(|keys| format!("  auth: {{ {keys} }}\n")).unwrap_or_default();
+        let data = self.data.unwrap_or_else(|| folder.path().join("data"));
+        let (data_dir, sections) = (data.display(), &self.sections);
         let config = format!(
-            "data_dir: {}/data\n\
+            "data_dir: {data_dir}\n\
              ingest:\n  grpc: {{ listen: \"127.0.0.1:{grpc}\" }}\n  http: {{ listen: \"127.0.0.1:{http}\" }}\n{auth}\
              admin: {{ listen: \"127.0.0.1:{admin}\" }}\n\
-             sinks:\n{sinks}{}",
-            folder.path().display(),
-            self.sections,
+             sinks:\n{sinks}{sections}"
         );
         fs::write(folder.path().join("config.yaml"), config).expect("a config file");
-        Spool { folder, grpc, http, admin, envs: self.envs, wrapper: self.wrapper, process: None }
+        Spool {
+            folder,
+            data,
+            grpc,
+            http,
+            admin,
+            envs: self.envs,
+            wrapper: self.wrapper,
+            entry: self.entry,
+            process: None,
+        }
     }
 }
 
@@ -120,13 +146,16 @@ pub const QUICK: &str = "{ interval: 50ms, backoff: { initial: 20ms, max: 500ms 
 
 /// A livekit-spool, running or stopped; its data stays until this is dropped.
 pub struct Spool {
+    /// Before the folder: dropped first, it shows the log that lies there.
+    process: Option<Process>,
     folder: TempDir,
+    data: PathBuf,
     grpc: u16,
     http: u16,
     admin: u16,
     envs: Vec<(String, String)>,
     wrapper: Vec<String>,
-    process: Option<Process>,
+    entry: Vec<String>,
 }
 
 impl Spool {
@@ -137,7 +166,7 @@ impl Spool {
 
     /// The data folder.
     pub fn data(&self) -> PathBuf {
-        self.folder().join("data")
+        self.data.clone()
     }
 
     /// Where HTTP requests go: `http://127.0.0.1:port`.
@@ -189,6 +218,7 @@ impl Spool {
         let envs: Vec<(&str, &str)> = self.envs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         // In its own folder: the paths in its config are relative, and so is what it prints.
         let mut words = vec!["-C", folder];
+        words.extend(self.entry.iter().map(String::as_str));
         words.extend(self.wrapper.iter().map(String::as_str));
         words.extend([BINARY, "run", "--config", "config.yaml"]);
         let log = self.folder.path().join("log");
@@ -211,9 +241,11 @@ impl Spool {
         self.process.take().expect("livekit-spool runs").kill();
     }
 
-    /// SIGTERM, and waits until it has ended by itself.
-    pub fn terminate(&mut self) -> ExitStatus {
-        self.process.take().expect("livekit-spool runs").terminate(PATIENCE)
+    /// SIGTERM; the test fails unless it ends by itself, and well.
+    pub fn terminate(&mut self) {
+        let mut process = self.process.take().expect("livekit-spool runs");
+        let status = process.terminate(PATIENCE);
+        assert!(status.success(), "after SIGTERM it ended with {}:\n{}", describe(status), process.output());
     }
 
     /// Waits until it has ended without being told to; what it printed comes along.
@@ -225,8 +257,13 @@ impl Spool {
 
     /// Runs a command of the binary (`backlog`, `dead list` …) with this config and returns what it said.
     pub fn command(&self, words: &[&str]) -> Output {
-        let mut command = Command::new(BINARY);
-        command.args(words).args(["--config", "config.yaml"]).current_dir(self.folder.path());
+        let mut command = Command::new("env");
+        command
+            .args(&self.entry)
+            .arg(BINARY)
+            .args(words)
+            .args(["--config", "config.yaml"])
+            .current_dir(self.folder.path());
         command.envs(self.envs.iter().map(|(name, value)| (name, value)));
         command.output().expect("the binary starts")
     }
@@ -255,6 +292,15 @@ impl Spool {
     /// How many records of a stream a sink has not acknowledged.
     pub fn records(&self, sink: &str, stream: &str) -> u64 {
         Self::stream_of(&self.backlog(), sink, stream)["records"].as_u64().expect("a number of records")
+    }
+
+    /// The ids of a sink's dead letters, each as often as it stands there.
+    pub fn dead_letters(&self, sink: &str) -> Vec<String> {
+        let output = self.command(&["dead", "list", sink, "--json"]);
+        assert!(output.status.success(), "dead list failed: {}", String::from_utf8_lossy(&output.stderr));
+        let listed: Value = serde_json::from_slice(&output.stdout).expect("dead list --json is JSON");
+        let letters = listed.as_array().expect("a list of dead letters");
+        letters.iter().map(|letter| letter["id"].as_str().expect("an id").to_owned()).collect()
     }
 
     /// Waits until no sink has anything left to deliver.

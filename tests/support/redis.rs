@@ -11,10 +11,11 @@ use super::{PATIENCE, child::Process, free_port, test_server};
 
 /// A server, running or stopped; its data stays until this is dropped.
 pub struct Redis {
+    /// Before the folder: dropped first, it shows the log that lies there.
+    process: Option<Process>,
     folder: TempDir,
     port: u16,
     options: Vec<String>,
-    process: Option<Process>,
 }
 
 impl Redis {
