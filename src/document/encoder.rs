@@ -1,9 +1,12 @@
 //! A record's whole document: `_id`, the record's fields, what is added at the end.
 
+use prost_reflect::MessageDescriptor;
+
 use super::{
     encode::Encoding,
     error::{DocumentError, WireType},
     options::{DocumentContext, DocumentOptions},
+    pool,
     schema::Schema,
     wire,
     writer::{Header, Writer, kind},
@@ -27,8 +30,13 @@ impl Encoder {
     /// Builds the tables from the descriptors (milliseconds).
     #[must_use]
     pub fn new(options: DocumentOptions) -> Self {
+        Self::of(options, &Stream::ALL.map(pool::record))
+    }
+
+    /// An encoder of these messages as the records of each stream.
+    pub(super) fn of(options: DocumentOptions, records: &[MessageDescriptor; Stream::ALL.len()]) -> Self {
         Self {
-            schema: Schema::new(&options),
+            schema: Schema::new(&options, records),
             id: Header::new("_id"),
             time: Header::new("time"),
             expire_at: Header::new("openvidu_expire_at"),

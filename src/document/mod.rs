@@ -42,6 +42,8 @@ mod protobuf;
 mod redact;
 mod schema;
 mod scrub;
+#[cfg(test)]
+mod tests;
 mod wire;
 mod writer;
 

@@ -10,7 +10,6 @@ use super::{
     error::WireType,
     fork::{NamedEnums, go_name},
     options::{DocumentOptions, Enums},
-    pool,
     redact::{self, Treatment},
     scrub::Scrub,
     writer::Header,
@@ -138,10 +137,11 @@ impl Table {
 }
 
 impl Schema {
-    pub(super) fn new(options: &DocumentOptions) -> Self {
+    /// Tables for the messages that are the records of each stream.
+    pub(super) fn new(options: &DocumentOptions, records: &[MessageDescriptor; Stream::ALL.len()]) -> Self {
         let mut builder =
             Builder { options, tables: Vec::new(), enums: Vec::new(), known: HashMap::new(), named: HashMap::new() };
-        let records = Stream::ALL.map(|stream| builder.table(&pool::record(stream), &NamedEnums::of_record()));
+        let records = records.each_ref().map(|record| builder.table(record, &NamedEnums::of_record()));
         Self { tables: builder.tables, enums: builder.enums, records }
     }
 

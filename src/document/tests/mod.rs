@@ -1,0 +1,46 @@
+//! The encoder over a schema with every kind of field, held against a slow model: prost-reflect decodes, and the rules of
+//! this module's header are applied to what it decoded.
+
+mod model;
+mod odd;
+
+use prost_reflect::{DescriptorPool, MessageDescriptor};
+
+use super::{DocumentContext, DocumentError, DocumentOptions, Encoder, Redact};
+use crate::record::Stream;
+
+/// `types.Everything`.
+fn everything() -> MessageDescriptor {
+    let file = protox::file::File::from_source("types.proto", include_str!("types.proto")).unwrap();
+    struct One(protox::file::File);
+    impl protox::file::FileResolver for One {
+        fn open_file(&self, name: &str) -> Result<protox::file::File, protox::Error> {
+            if name == "types.proto" { Ok(self.0.clone()) } else { Err(protox::Error::file_not_found(name)) }
+        }
+    }
+    let mut compiler = protox::Compiler::with_file_resolver(One(file));
+    compiler.open_file("types.proto").unwrap();
+    let pool = DescriptorPool::from_file_descriptor_set(compiler.file_descriptor_set()).unwrap();
+    pool.get_message_by_name("types.Everything").unwrap()
+}
+
+fn encoder() -> Encoder {
+    let record = everything();
+    let options = DocumentOptions { redact: Redact::None, time: false, ..DocumentOptions::default() };
+    Encoder::of(options, &[record.clone(), record.clone(), record])
+}
+
+/// The document of a record, without its `_id`.
+fn document(encoder: &Encoder, record: &[u8]) -> Result<bson::Document, DocumentError> {
+    let mut out = b"before".to_vec();
+    let result = encoder.encode(Stream::Stats, record, &DocumentContext::default(), &mut out);
+    assert_eq!(&out[..6], b"before");
+    if let Err(error) = result {
+        assert_eq!(out.len(), 6, "an error leaves the buffer as it was");
+        return Err(error);
+    }
+    let raw = bson::RawDocument::from_bytes(&out[6..]).unwrap();
+    let mut document = bson::Document::try_from(raw).unwrap();
+    document.remove("_id").unwrap();
+    Ok(document)
+}
