@@ -287,7 +287,8 @@ async fn send_until_taken(client: &Client, batch: &RecordBatch, progress: &Progr
             }
             Err(status) => return Err(status),
         }
-        sleep(pause.mul_f64(rand::rng().random_range(0.5..1.0))).await;
+        let jittered = pause.mul_f64(rand::rng().random_range(0.5..1.0));
+        sleep(jittered).await;
         pause = (pause * 2).min(RETRY_LAST);
     }
 }

@@ -1,6 +1,280 @@
-//! `/metrics`
-use crate::status::Snapshot;
-/// The metrics of a snapshot.
-pub fn render(_s: &Snapshot) -> String {
-    String::new()
+//! `/metrics` for Prometheus, rendered from the same snapshot that the page and the CLI show.
+//!
+//! Each metric stands in [`METRICS`] with its type and what it means; docs/metrics.md lists the same, and a test holds the
+//! two, the dashboard and the alerts together.
+
+use std::fmt::Write;
+
+use crate::{
+    histogram::HistogramSnapshot,
+    record::UnixMillis,
+    status::{Ingest, SinkStatus, Snapshot, State},
+};
+
+/// A metric: name, type, what it means.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: &'static str,
+    /// What it means.
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($($id:ident = $name:literal, $kind:literal, $help:literal;)+) => {
+        $(const $id: Metric = Metric { name: $name, kind: $kind, help: $help };)+
+        /// All of them, in the order of the output.
+        pub const METRICS: &[Metric] = &[$($id),+];
+    };
+}
+
+metrics! {
+    BUILD = "livekit_spool_build_info", "gauge", "1, labelled with the version.";
+    START = "livekit_spool_start_time_seconds", "gauge", "When the process started, seconds since the Unix epoch.";
+    READY = "livekit_spool_ready", "gauge", "1 while records are taken, else 0.";
+    DISK_FREE = "livekit_spool_disk_free_bytes", "gauge", "Free on the disk of the data folder.";
+    DISK_TOTAL = "livekit_spool_disk_size_bytes", "gauge", "Size of the disk of the data folder.";
+    IN_RECORDS = "livekit_spool_received_records_total", "counter", "Records answered OK, by protocol and stream.";
+    IN_BYTES = "livekit_spool_received_bytes_total", "counter", "Bytes of these records.";
+    REFUSED = "livekit_spool_refused_total", "counter",
+        "Messages, requests, streams and connections refused, by protocol and reason.";
+    CONNECTIONS = "livekit_spool_connections", "gauge", "Open connections of senders.";
+    CONNECTIONS_TOTAL = "livekit_spool_connections_total", "counter", "Connections of senders since the start.";
+    STREAMS = "livekit_spool_streams", "gauge", "Open recorder streams.";
+    STREAMS_TOTAL = "livekit_spool_streams_total", "counter", "Recorder streams since the start.";
+    WAITING = "livekit_spool_ingest_waiting_bytes", "gauge", "Bytes taken off the network and not yet durable.";
+    WEBHOOKS = "livekit_spool_webhooks_dropped_by_livekit_total", "counter",
+        "Webhooks that LiveKit says it dropped before those that came (their num_dropped).";
+    STATE = "livekit_spool_sink_state", "gauge", "1 for the state the sink is in, 0 for the others.";
+    STATE_SINCE = "livekit_spool_sink_state_since_seconds", "gauge",
+        "Since when the sink is in its state, seconds since the Unix epoch.";
+    BACKLOG_RECORDS = "livekit_spool_backlog_records", "gauge", "Records not yet acknowledged, by sink and stream.";
+    BACKLOG_BLOCKS = "livekit_spool_backlog_blocks", "gauge", "Journal blocks that hold them.";
+    BACKLOG_BYTES = "livekit_spool_backlog_bytes", "gauge", "Bytes of these blocks on disk.";
+    BACKLOG_AGE = "livekit_spool_backlog_oldest_age_seconds", "gauge", "Age of the oldest of them; 0 without any.";
+    USED = "livekit_spool_spool_bytes", "gauge", "Bytes of a sink's journal, queue and dead letters on disk.";
+    QUOTA = "livekit_spool_spool_max_bytes", "gauge", "Their limit (max_bytes).";
+    FULL = "livekit_spool_spool_refusing", "gauge", "1 while the sink's spool takes no records, else 0.";
+    DEAD = "livekit_spool_dead_letters", "gauge", "Records set aside, by sink and stream.";
+    DEAD_BYTES = "livekit_spool_dead_letter_bytes", "gauge", "Bytes of a sink's dead letters on disk.";
+    OUT_ALL = "livekit_spool_acknowledged_records_total", "counter",
+        "Records the sink acknowledged since its spool was made, by stream; survives restarts.";
+    SET_ASIDE = "livekit_spool_set_aside_records_total", "counter",
+        "Records set aside since the spool was made, by stream; survives restarts.";
+    DROPPED = "livekit_spool_dropped_records_total", "counter",
+        "Records dropped since the spool was made, by stream and reason; survives restarts.";
+    LOST = "livekit_spool_lost_records_total", "counter", "Records that an optional sink alone lost.";
+    OUT_RECORDS = "livekit_spool_delivered_records_total", "counter", "Records the sink acknowledged.";
+    OUT_BYTES = "livekit_spool_delivered_bytes_total", "counter", "Bytes of these records, as they came.";
+    BATCHES = "livekit_spool_batches_total", "counter", "Batches that went out, retries included.";
+    RETRIED = "livekit_spool_retried_records_total", "counter", "Records sent again, by reason.";
+    REJECTED = "livekit_spool_rejected_records_total", "counter", "Records the sink rejected for good.";
+    IN_FLIGHT = "livekit_spool_in_flight_batches", "gauge", "Batches under way.";
+    BATCH_LIMIT = "livekit_spool_batch_limit_records", "gauge",
+        "Records in a batch at most, now; it shrinks under timeouts.";
+    LAG = "livekit_spool_delivery_lag_seconds", "gauge", "From a record's own time to its delivery, of the last batch.";
+    LAST = "livekit_spool_last_delivery_timestamp_seconds", "gauge",
+        "When a batch was last acknowledged, seconds since the Unix epoch.";
+    SINK_LATENCY = "livekit_spool_sink_latency_seconds", "histogram", "How long the sink took to answer a batch.";
+    BATCH_SIZE = "livekit_spool_batch_records", "histogram", "Records in the batches that went out.";
+    SYNC_LATENCY = "livekit_spool_sync_latency_seconds", "histogram", "How long the journal's fdatasync took.";
+    SYNC_SIZE = "livekit_spool_sync_records", "histogram", "Records made durable by one fdatasync.";
+}
+
+/// The text that Prometheus reads.
+#[must_use]
+pub fn render(snapshot: &Snapshot) -> String {
+    let mut out = Output(String::with_capacity(16 * 1024));
+    process(&mut out, snapshot);
+    if let Some(figures) = &snapshot.ingest {
+        ingest(&mut out, figures);
+    }
+    let sinks: Vec<&SinkStatus> = snapshot.sinks.iter().collect();
+    state(&mut out, &sinks);
+    backlog(&mut out, &sinks);
+    fates(&mut out, &sinks);
+    delivery(&mut out, &sinks);
+    out.0
+}
+
+fn process(out: &mut Output, snapshot: &Snapshot) {
+    out.one(BUILD, &[("version", &snapshot.version)], 1.0);
+    if let Some(process) = &snapshot.process {
+        out.one(START, &[], seconds(process.started_at));
+        out.one(READY, &[], f64::from(u8::from(process.ready)));
+    }
+    out.one(DISK_FREE, &[], snapshot.disk.free_bytes as f64);
+    out.one(DISK_TOTAL, &[], snapshot.disk.total_bytes as f64);
+}
+
+fn ingest(out: &mut Output, ingest: &Ingest) {
+    let taken = |value: fn(&crate::status::Taken) -> u64| {
+        move |out: &mut Output, metric: Metric| {
+            for taken in &ingest.taken {
+                let labels = [("protocol", taken.protocol.as_str()), ("stream", taken.stream.as_str())];
+                out.sample(metric, &labels, value(taken) as f64);
+            }
+        }
+    };
+    out.family(IN_RECORDS, taken(|taken| taken.records));
+    out.family(IN_BYTES, taken(|taken| taken.bytes));
+    out.family(REFUSED, |out, metric| {
+        for refused in &ingest.refused {
+            let labels = [("protocol", refused.protocol.as_str()), ("reason", refused.reason.as_str())];
+            out.sample(metric, &labels, refused.count as f64);
+        }
+    });
+    for (metric, value) in [
+        (CONNECTIONS, ingest.connections),
+        (CONNECTIONS_TOTAL, ingest.connections_total),
+        (STREAMS, ingest.streams),
+        (STREAMS_TOTAL, ingest.streams_total),
+        (WAITING, ingest.waiting_bytes),
+        (WEBHOOKS, ingest.webhooks_dropped_by_livekit),
+    ] {
+        out.one(metric, &[], value as f64);
+    }
+}
+
+fn state(out: &mut Output, sinks: &[&SinkStatus]) {
+    out.family(STATE, |out, metric| {
+        for sink in sinks {
+            for state in State::ALL {
+                let value = u8::from(sink.state == state);
+                out.sample(metric, &[("sink", &sink.name), ("state", state.as_str())], f64::from(value));
+            }
+        }
+    });
+    out.by_sink(STATE_SINCE, sinks, |sink| sink.since.map(seconds));
+}
+
+fn backlog(out: &mut Output, sinks: &[&SinkStatus]) {
+    out.by_stream(BACKLOG_RECORDS, sinks, |stream| stream.records as f64);
+    out.by_stream(BACKLOG_BLOCKS, sinks, |stream| stream.blocks as f64);
+    out.by_stream(BACKLOG_BYTES, sinks, |stream| stream.bytes as f64);
+    out.by_stream(BACKLOG_AGE, sinks, |stream| stream.oldest_age_seconds.unwrap_or_default());
+    out.by_sink(USED, sinks, |sink| Some(sink.disk_bytes as f64));
+    out.by_sink(QUOTA, sinks, |sink| Some(sink.max_bytes as f64).filter(|max| *max > 0.0));
+    out.by_sink(FULL, sinks, |sink| Some(f64::from(u8::from(sink.spool_error.is_some()))));
+    out.by_stream(DEAD, sinks, |stream| stream.dead_letters as f64);
+    out.by_sink(DEAD_BYTES, sinks, |sink| Some(sink.dead_letter_bytes as f64));
+}
+
+fn fates(out: &mut Output, sinks: &[&SinkStatus]) {
+    out.by_stream(OUT_ALL, sinks, |stream| stream.delivered as f64);
+    out.by_stream(SET_ASIDE, sinks, |stream| stream.set_aside as f64);
+    out.family(DROPPED, |out, metric| {
+        for sink in sinks {
+            for (stream, figures) in &sink.streams {
+                // Every reason from the start: a rate needs the zero before the first drop.
+                for reason in crate::spool::DropReason::ALL.map(crate::spool::DropReason::as_str) {
+                    let records = figures.dropped.get(reason).copied().unwrap_or_default();
+                    let labels = [("sink", sink.name.as_str()), ("stream", stream.as_str()), ("reason", reason)];
+                    out.sample(metric, &labels, records as f64);
+                }
+            }
+        }
+    });
+}
+
+fn delivery(out: &mut Output, sinks: &[&SinkStatus]) {
+    let figure =
+        |value: fn(&crate::status::Delivery) -> f64| move |sink: &SinkStatus| sink.delivery.as_ref().map(value);
+    out.by_sink(LOST, sinks, figure(|delivery| delivery.lost_records as f64));
+    out.by_sink(OUT_RECORDS, sinks, figure(|delivery| delivery.delivered_records as f64));
+    out.by_sink(OUT_BYTES, sinks, figure(|delivery| delivery.delivered_bytes as f64));
+    out.by_sink(BATCHES, sinks, figure(|delivery| delivery.batches as f64));
+    out.family(RETRIED, |out, metric| {
+        for sink in sinks {
+            for (reason, records) in sink.delivery.iter().flat_map(|delivery| &delivery.retried_records) {
+                out.sample(metric, &[("sink", &sink.name), ("reason", reason)], *records as f64);
+            }
+        }
+    });
+    out.by_sink(REJECTED, sinks, figure(|delivery| delivery.rejected_records as f64));
+    out.by_sink(IN_FLIGHT, sinks, figure(|delivery| delivery.in_flight as f64));
+    out.by_sink(BATCH_LIMIT, sinks, figure(|delivery| delivery.batch_records as f64));
+    out.by_sink(LAG, sinks, |sink| Some(sink.delivery.as_ref()?.lag_millis? as f64 / 1e3));
+    out.by_sink(LAST, sinks, |sink| sink.delivery.as_ref()?.last_delivery_at.map(seconds));
+    out.histograms(SINK_LATENCY, sinks, |sink| sink.delivery.as_ref().map(|delivery| &delivery.latency));
+    out.histograms(BATCH_SIZE, sinks, |sink| sink.delivery.as_ref().map(|delivery| &delivery.batch_sizes));
+    out.histograms(SYNC_LATENCY, sinks, |sink| Some(&sink.sync_latency));
+    out.histograms(SYNC_SIZE, sinks, |sink| Some(&sink.sync_records));
+}
+
+fn seconds(millis: UnixMillis) -> f64 {
+    millis as f64 / 1e3
+}
+
+/// Text in Prometheus' format 0.0.4.
+struct Output(String);
+
+impl Output {
+    fn family(&mut self, metric: Metric, samples: impl FnOnce(&mut Self, Metric)) {
+        // Writing to a String does not fail.
+        let _ = writeln!(self.0, "# HELP {0} {1}\n# TYPE {0} {2}", metric.name, metric.help, metric.kind);
+        samples(self, metric);
+    }
+
+    fn one(&mut self, metric: Metric, labels: &[(&str, &str)], value: f64) {
+        self.family(metric, |out, metric| out.sample(metric, labels, value));
+    }
+
+    fn by_sink(&mut self, metric: Metric, sinks: &[&SinkStatus], value: impl Fn(&SinkStatus) -> Option<f64>) {
+        self.family(metric, |out, metric| {
+            for sink in sinks {
+                if let Some(value) = value(sink) {
+                    out.sample(metric, &[("sink", &sink.name)], value);
+                }
+            }
+        });
+    }
+
+    fn by_stream(&mut self, metric: Metric, sinks: &[&SinkStatus], value: fn(&crate::status::StreamStatus) -> f64) {
+        self.family(metric, |out, metric| {
+            for sink in sinks {
+                for (stream, figures) in &sink.streams {
+                    out.sample(metric, &[("sink", &sink.name), ("stream", stream.as_str())], value(figures));
+                }
+            }
+        });
+    }
+
+    fn histograms(
+        &mut self,
+        metric: Metric,
+        sinks: &[&SinkStatus],
+        of: impl Fn(&SinkStatus) -> Option<&HistogramSnapshot>,
+    ) {
+        self.family(metric, |out, metric| {
+            for sink in sinks {
+                let Some(histogram) = of(sink) else { continue };
+                let mut below = 0;
+                for (bound, count) in histogram.bounds.iter().zip(&histogram.counts) {
+                    below += count;
+                    out.line(metric.name, "_bucket", &[("sink", &sink.name), ("le", &bound.to_string())], below as f64);
+                }
+                let labels = [("sink", sink.name.as_str())];
+                out.line(metric.name, "_bucket", &[labels[0], ("le", "+Inf")], histogram.count as f64);
+                out.line(metric.name, "_sum", &labels, histogram.sum);
+                out.line(metric.name, "_count", &labels, histogram.count as f64);
+            }
+        });
+    }
+
+    fn sample(&mut self, metric: Metric, labels: &[(&str, &str)], value: f64) {
+        self.line(metric.name, "", labels, value);
+    }
+
+    fn line(&mut self, name: &str, suffix: &str, labels: &[(&str, &str)], value: f64) {
+        self.0.push_str(name);
+        self.0.push_str(suffix);
+        for (i, (label, text)) in labels.iter().enumerate() {
+            let text = text.replace('\\', r"\\").replace('"', "\\\"").replace('\n', r"\n");
+            let _ = write!(self.0, "{}{label}=\"{text}\"", if i == 0 { '{' } else { ',' });
+        }
+        let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });
+    }
 }

@@ -3,6 +3,7 @@
 //! Start: lock the data folder → open the spools → start the workers → bind and serve. Stop: the servers first (open
 //! requests end), then the workers (one last flush), then the spools; each part within half of `shutdown_timeout`.
 
+mod demo;
 mod folder;
 mod rates;
 mod reload;
@@ -52,7 +53,7 @@ pub struct RunOptions {
     /// The file of the command line, for reloading.
     pub config_file: Option<PathBuf>,
     /// Sends itself LiveKit's records, so many a second.
-    pub demo_rate: Option<f64>,
+    pub demo_rate: Option<u32>,
     /// The log.
     pub logging: Logging,
 }
@@ -175,7 +176,7 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
     let admin = tokio::spawn(admin.serve(Arc::clone(&app)));
     let servers = app.serve(grpc, http);
     signals::ready();
-    let demo = None;
+    let demo = options.demo_rate.map(|rate| app.start_demo(rate));
 
     signals.until_stopped(&app).await;
     let stopped = app.stop(servers, demo);
@@ -360,8 +361,7 @@ impl App {
             let (intake, gate, options) =
                 (Arc::clone(&self.intake), Arc::clone(&self.gate), config.ingest.http.clone());
             servers.push(tokio::spawn(async move {
-                let _ = (listener, intake, gate, options);
-                stop.await;
+                report("HTTP", ingest::http::serve(listener, intake, gate, options, stop).await);
             }));
         }
         servers

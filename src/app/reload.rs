@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     App,
@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// What a reload did.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Reloaded {
     /// What is in force now, one line each; empty where nothing changed.
     pub applied: Vec<String>,
@@ -75,6 +75,11 @@ impl App {
         }
         if (&new.admin.token, &new.admin.hosts) != (&old.admin.token, &old.admin.hosts) {
             done.applied.push("admin.token, admin.hosts".to_owned());
+        }
+        match self.gate.replace(new.ingest.auth.clone(), new.ingest.keys.clone()) {
+            Ok(true) => done.applied.push("ingest.auth".to_owned()),
+            Ok(false) => {}
+            Err(error) => done.needs_restart.push(format!("ingest.auth is not used: {error}")),
         }
         self.config.store(Arc::new(in_force(&old, new)));
         *self.unclaimed.lock() = snapshot::unclaimed_spools(&self.config());

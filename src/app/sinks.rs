@@ -14,7 +14,7 @@ use crate::{
     ingest::{self, Append, CannotAppend, Filter, Refused},
     record::{RecordBatch, SinkName, Stream},
     sink::{Sink, file::FileSink, mongodb::MongoSink},
-    spool::{AppendError, OpenError, Spool},
+    spool::{OpenError, Spool},
 };
 
 /// Why a sink cannot run.
@@ -102,17 +102,10 @@ impl Append for Slot {
         let Some(spool) = self.get().await else {
             return Err(CannotAppend {
                 reason: Refused::Unavailable,
-                message: format!("spool {} is closed", self.name),
+                message: "its spool is closing: try again later".to_owned(),
             });
         };
-        spool.append(batch).await.map_err(|error: AppendError| CannotAppend {
-            reason: match &error {
-                AppendError::TooLong { .. } => Refused::TooLarge,
-                error if error.is_full() => Refused::Full,
-                _ => Refused::Unavailable,
-            },
-            message: error.to_string(),
-        })
+        Append::append(&*spool, batch).await
     }
 }
 

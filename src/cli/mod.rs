@@ -3,6 +3,7 @@
 //! Every command takes `--config` and `--json`; what it prints for people fits 80 columns. Commands that look at sinks ask
 //! the running process over the socket in its data folder, and where none runs they look at the folder itself.
 
+mod actions;
 mod backlog;
 mod check_config;
 mod client;
@@ -65,6 +66,16 @@ pub enum Command {
     Run(run::Args),
     /// Show what waits for each sink, since when, and what went wrong
     Backlog(backlog::Args),
+    /// Stop delivering to a sink; its records wait in the spool
+    Pause(actions::SinkArgs),
+    /// Deliver to a paused sink again
+    Resume(actions::SinkArgs),
+    /// Deliver what waits for a sink now
+    Flush(actions::SinkArgs),
+    /// Read the configuration again, as SIGHUP does, and say what came of it
+    Reload,
+    /// Send records to a livekit-spool: LiveKit's recorded ones, or files
+    Send(send::SendArgs),
     /// Check the configuration, show what will run, and hold the existing spool against it
     CheckConfig(check_config::Args),
     /// Print records from a file as the documents that a sink would store
@@ -160,6 +171,11 @@ fn dispatch(cli: Cli) -> Outcome {
     match cli.command {
         Command::Run(args) => run::run(&common, &args),
         Command::Backlog(args) => backlog::run(&common, &args),
+        Command::Pause(args) => actions::tell(&common, &args, "pause"),
+        Command::Resume(args) => actions::tell(&common, &args, "resume"),
+        Command::Flush(args) => actions::tell(&common, &args, "flush"),
+        Command::Reload => actions::reload(&common),
+        Command::Send(args) => block_on(send::run(&common, &args)),
         Command::CheckConfig(args) => check_config::run(&common, &args),
         Command::Doc(args) => doc::run(&args),
         Command::Completions(args) => completions::completions(&args),

@@ -3,6 +3,7 @@
 use super::{Common, Outcome, block_on};
 use crate::{
     app::{self, RunOptions},
+    demo::DEFAULT_RATE,
     logging,
 };
 
@@ -13,8 +14,8 @@ pub struct Args {
     #[arg(long)]
     demo: bool,
     /// Records a second of the demo
-    #[arg(long, value_name = "N", default_value_t = 100.0, requires = "demo")]
-    rate: f64,
+    #[arg(long, value_name = "N", default_value_t = DEFAULT_RATE, requires = "demo")]
+    rate: u32,
 }
 
 pub(super) fn run(common: &Common, args: &Args) -> Outcome {

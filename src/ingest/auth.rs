@@ -1,7 +1,8 @@
 //! Who may send records. Comparisons take the same time whatever they find; failures are counted, and logged once in a while.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use http::{HeaderMap, header::AUTHORIZATION};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
@@ -23,10 +24,18 @@ const LEEWAY_SECONDS: u64 = 30;
 /// Decides who may send, and with which certificates this side presents itself.
 #[derive(Debug)]
 pub struct Gate {
-    auth: AuthOptions,
-    keys: LivekitKeys,
+    rules: ArcSwap<Rules>,
+    /// The first listener that others can reach, once there is one.
+    exposed: OnceLock<String>,
     tls: Option<Arc<Tls>>,
     failures: Throttle,
+}
+
+/// What a reload may change.
+#[derive(Debug, PartialEq, Eq)]
+struct Rules {
+    auth: AuthOptions,
+    keys: LivekitKeys,
 }
 
 /// The claims looked at; time is checked by the JWT library, too.
@@ -47,7 +56,22 @@ impl Gate {
     /// A gate. What it lets through is decided per listener, see [`Gate::check_listener`].
     #[must_use]
     pub fn new(auth: AuthOptions, keys: LivekitKeys, tls: Option<Arc<Tls>>) -> Self {
-        Self { auth, keys, tls, failures: Throttle::default() }
+        let rules = ArcSwap::from_pointee(Rules { auth, keys });
+        Self { rules, exposed: OnceLock::new(), tls, failures: Throttle::default() }
+    }
+
+    /// Takes over other rules, for requests from now on; true where they differ.
+    ///
+    /// # Errors
+    /// When they would let anyone in by mistake: then the old ones stay.
+    pub fn replace(&self, auth: AuthOptions, keys: LivekitKeys) -> Result<bool, ServeError> {
+        let rules = Rules { auth, keys };
+        if rules == **self.rules.load() {
+            return Ok(false);
+        }
+        self.check(&rules)?;
+        self.rules.store(Arc::new(rules));
+        Ok(true)
     }
 
     /// Refuses what would let anyone in by mistake.
@@ -56,12 +80,26 @@ impl Gate {
     /// When the listener can be reached from outside and nobody is asked who they are, or what they are asked for cannot
     /// be checked.
     pub fn check_listener(&self, listener: &Listener) -> Result<(), ServeError> {
-        match &self.auth {
-            AuthOptions::None if !listener.is_private() => Err(ServeError::Exposed { listener: listener.to_string() }),
+        if !listener.is_private() {
+            self.exposed.get_or_init(|| listener.to_string());
+        }
+        self.check(&self.rules.load())
+    }
+
+    fn check(&self, rules: &Rules) -> Result<(), ServeError> {
+        match (&rules.auth, self.exposed.get()) {
+            (AuthOptions::None, Some(listener)) => Err(ServeError::Exposed { listener: listener.clone() }),
+            (auth, _) => self.check_means(auth, &rules.keys),
+        }
+    }
+
+    /// Whether what senders are asked for can be checked.
+    fn check_means(&self, auth: &AuthOptions, keys: &LivekitKeys) -> Result<(), ServeError> {
+        match auth {
             AuthOptions::MutualTls if !self.tls.as_ref().is_some_and(|tls| tls.verifies_clients()) => {
                 Err(ServeError::NoClientCa)
             }
-            AuthOptions::Livekit if self.keys.is_empty() => Err(ServeError::NoKeys),
+            AuthOptions::Livekit if keys.is_empty() => Err(ServeError::NoKeys),
             AuthOptions::Tokens(tokens)
                 if tokens.is_empty() || tokens.iter().any(|token| token.expose().len() < 16) =>
             {
@@ -83,7 +121,7 @@ impl Gate {
         peer: Peer,
         status: &IngestStatus,
     ) -> Result<(), Refusal> {
-        let verdict = match &self.auth {
+        let verdict = match &self.rules.load().auth {
             AuthOptions::None => Ok(()),
             AuthOptions::MutualTls if peer.certified => Ok(()),
             AuthOptions::MutualTls => Err("no verified client certificate".to_owned()),
@@ -130,7 +168,8 @@ impl Gate {
     fn verify(&self, token: &str, validation: &Validation) -> Result<Claims, String> {
         let unverified = jsonwebtoken::dangerous::insecure_decode::<Claims>(token);
         let issuer = unverified.map_err(|_| "no readable token")?.claims.iss;
-        let secret = self.keys.get(&issuer).ok_or("the token names an unknown API key")?;
+        let rules = self.rules.load();
+        let secret = rules.keys.get(&issuer).ok_or("the token names an unknown API key")?;
         let key = DecodingKey::from_secret(secret.expose().as_bytes());
         let verified = jsonwebtoken::decode::<Claims>(token, &key, validation);
         verified.map(|token| token.claims).map_err(|error| format!("the token is refused: {error}"))

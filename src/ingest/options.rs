@@ -114,7 +114,7 @@ impl Default for MemoryOptions {
 }
 
 /// Who may send records. Webhooks always need their own signature.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum AuthOptions {
     /// Anyone: accepted on loopback and Unix sockets only.
     #[default]

@@ -1,0 +1,67 @@
+//! `run --demo`: sends itself real LiveKit records through its own gRPC port, as any LiveKit would.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
+
+use tokio::task::JoinHandle;
+
+use super::App;
+use crate::{
+    config::Config,
+    demo,
+    ingest::{
+        AuthOptions,
+        client::{Client, Credentials, Target},
+    },
+};
+
+impl App {
+    /// Starts the demo sender; what keeps it from sending is logged, and the rest goes on.
+    pub(super) fn start_demo(self: &Arc<Self>, rate: u32) -> JoinHandle<()> {
+        let (target, stop) = (target(&self.config(), self.addresses.grpc.as_deref()), self.stopping.clone());
+        tokio::spawn(async move {
+            let client = match target.and_then(|target| Client::new(&target).map_err(|error| error.to_string())) {
+                Ok(client) => client,
+                Err(reason) => return tracing::warn!(reason, "the demo cannot send"),
+            };
+            tracing::info!(rate, "the demo sends LiveKit's recorded events and stats, with new ids and current times");
+            if let Err(status) = demo::run(&client, rate, stop.cancelled()).await {
+                tracing::warn!(code = ?status.code(), reason = status.message(), "the demo was refused");
+            }
+        })
+    }
+}
+
+/// Where the demo sends, and as whom.
+fn target(config: &Config, address: Option<&str>) -> Result<Target, String> {
+    let address = address.ok_or("ingest.grpc.listen is none")?;
+    if config.ingest.tls.is_some() {
+        return Err("it speaks no TLS: try it without ingest.tls, or use `livekit-spool send`".to_owned());
+    }
+    let credentials = match &config.ingest.auth {
+        AuthOptions::None => Credentials::None,
+        AuthOptions::Tokens(tokens) => tokens.first().cloned().map_or(Credentials::None, Credentials::Token),
+        AuthOptions::Livekit => match config.ingest.keys.first_key_value() {
+            Some((key, secret)) => Credentials::Livekit { key: key.clone(), secret: secret.clone() },
+            None => Credentials::None,
+        },
+        AuthOptions::MutualTls => return Err("it has no client certificate".to_owned()),
+    };
+    let url = match address.parse::<SocketAddr>() {
+        Ok(address) => format!("http://{}", reachable(address)),
+        Err(_) => address.to_owned(),
+    };
+    Ok(Target { url, ca: None, credentials })
+}
+
+/// Where this machine reaches a listener of its own: "every interface" is no address to connect to.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}

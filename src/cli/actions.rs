@@ -1,0 +1,51 @@
+//! `pause`, `resume`, `flush`, `reload`: what a running process is told.
+
+use serde_json::Value;
+
+use super::{
+    Common, Outcome, block_on,
+    client::{Client, encoded},
+    output,
+};
+use crate::app::Reloaded;
+
+/// Arguments of the commands that mean one sink.
+#[derive(Debug, clap::Args)]
+pub struct SinkArgs {
+    /// The sink
+    sink: String,
+}
+
+/// Tells the running process to do something with a sink.
+pub(super) fn tell(common: &Common, args: &SinkArgs, action: &'static str) -> Outcome {
+    let config = common.load_config()?;
+    block_on(async {
+        let client = Client::need(&config.data_dir).await?;
+        let answer: Value = client.post(&format!("sinks/{}/{action}", encoded(&args.sink))).await?;
+        if common.json {
+            return output::json(&answer);
+        }
+        output::line(format!("{}: {}", args.sink, answer["message"].as_str().unwrap_or("done")))
+    })
+}
+
+/// Tells the running process to read its configuration again.
+pub(super) fn reload(common: &Common) -> Outcome {
+    let config = common.load_config()?;
+    block_on(async {
+        let done: Reloaded = Client::need(&config.data_dir).await?.post("reload").await?;
+        if common.json {
+            return output::json(&done);
+        }
+        for line in &done.applied {
+            output::line(format!("now in force: {line}"))?;
+        }
+        for line in &done.needs_restart {
+            output::line(format!("needs a restart: {line}"))?;
+        }
+        if done.applied.is_empty() && done.needs_restart.is_empty() {
+            output::line("nothing has changed")?;
+        }
+        Ok(())
+    })
+}
