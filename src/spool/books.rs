@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, ops::Range};
 use super::{
     block::Header,
     ranges::RangeSet,
-    state::{Checkpoint, Fate, Note, Progress, Run, SavedState, Size},
+    state::{Checkpoint, DropReason, Fate, Note, Progress, Run, SavedState, Size},
 };
 use crate::record::{Stream, UnixMillis};
 
@@ -137,6 +137,17 @@ impl Books {
     /// Takes in what became of records just now; answers the note for the journal, if it says anything new.
     pub(crate) fn finish(&mut self, stream: Stream, ranges: &[Range<u64>], fate: Fate) -> Option<Note> {
         self.stream(stream).finish(stream, ranges, fate)
+    }
+
+    /// Drops all that a stream holds; answers the note for the journal, if there was anything.
+    pub(crate) fn purge(&mut self, stream: Stream) -> Option<Note> {
+        let books = self.stream(stream);
+        let (all, size) = (books.live.head..books.live.next, books.live.size);
+        let mut note = books.finish(stream, &[all], Fate::Dropped(DropReason::Purged))?;
+        // Blocks that were never handed out are gone too.
+        note.size = size;
+        books.waiting_bytes = 0;
+        Some(note)
     }
 
     /// A checkpoint of what is durable.

@@ -49,6 +49,8 @@ pub(crate) struct Core {
     pub(crate) ready: [Notify; Stream::ALL.len()],
     /// Room was given back.
     pub(crate) room: Notify,
+    /// A group is durable and in the books.
+    pub(crate) published: Notify,
     pub(crate) usage: Usage,
     pub(crate) dead: DeadLetters,
     pub(crate) last_error: Mutex<Option<LastError>>,
@@ -170,6 +172,7 @@ impl Core {
             keeper: Keeping::default(),
             ready: Default::default(),
             room: Notify::new(),
+            published: Notify::new(),
             usage: Usage::default(),
             dead,
             last_error: Mutex::new(None),
@@ -178,6 +181,12 @@ impl Core {
         };
         core.measure();
         Ok(core)
+    }
+
+    /// Unpacks this spool's payloads.
+    pub(crate) fn unpacker(&self) -> Result<Unpacker, QueueError> {
+        Unpacker::new(self.options.encryption.as_ref())
+            .map_err(|source| QueueError::Io { path: self.folder.display().to_string(), source })
     }
 
     /// Measures what is on disk and what is free.

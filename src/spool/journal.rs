@@ -317,6 +317,7 @@ impl Writer {
         books.position = (active.segment, active.end);
         self.core.usage.journal.store(books.journal_bytes(), Ordering::Relaxed);
         drop(books);
+        self.core.published.notify_waiters();
         for stream in Stream::ALL {
             if blocks.iter().any(|(_, header)| header.stream == stream) {
                 self.core.ready[stream as usize].notify_waiters();

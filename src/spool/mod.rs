@@ -37,9 +37,12 @@ mod journal;
 mod keeper;
 mod open;
 mod options;
+mod peek;
+mod purge;
 mod quarantine;
 mod queue;
 mod ranges;
+pub mod raw;
 mod reader;
 mod recovery;
 mod segment;
@@ -53,8 +56,10 @@ pub use self::{
     dead::{DeadFilter, DeadLetter},
     delivery::{Lease, LeaseLimit, Queue, QueueError, QueuedRecord, Rejection},
     error::{AppendError, FullLimit, OpenError},
-    inspect::inspect,
+    inspect::{StoppedSpool, inspect},
     options::{Compression, Key, Keys, SpoolOptions, WhenFull},
+    peek::{Peek, PeekFrom},
+    purge::Purged,
     state::{DropReason, Totals},
     status::{DiskBytes, SpoolStatus, StreamStatus, WriterState},
 };
@@ -145,6 +150,22 @@ impl Spool {
     #[must_use]
     pub fn status(&self) -> SpoolStatus {
         status::of(&self.core)
+    }
+
+    /// The records of a stream that are still to be delivered, without taking them. Blocking.
+    ///
+    /// # Errors
+    /// When no reader can be made for it.
+    pub fn peek(&self, stream: Stream, from: PeekFrom) -> Result<Peek, QueueError> {
+        Peek::new(Arc::clone(&self.core), stream, from)
+    }
+
+    /// Drops all that these streams hold, counted as purged; returns what that was when it is durable.
+    ///
+    /// # Errors
+    /// When the journal does not take the note: the records are gone, but a restart may bring them back.
+    pub async fn purge(&self, streams: &[Stream]) -> Result<Vec<Purged>, QueueError> {
+        purge::purge(&self.core, streams).await
     }
 
     /// The dead letters that a filter means, oldest first: at most `limit` of them behind the first `skip`. Blocking.

@@ -35,6 +35,11 @@ impl RangeSet {
         self.ranges.range(ordinal..).next().map(|(&start, &end)| start..end)
     }
 
+    /// The last range that starts before `ordinal`.
+    pub(crate) fn range_before(&self, ordinal: u64) -> Option<Range<u64>> {
+        self.ranges.range(..ordinal).next_back().map(|(&start, &end)| start..end)
+    }
+
     pub(crate) fn covers(&self, range: &Range<u64>) -> bool {
         range.is_empty() || self.range_at(range.start).is_some_and(|found| range.end <= found.end)
     }

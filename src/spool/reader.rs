@@ -53,6 +53,15 @@ struct OpenBlock {
     at: usize,
 }
 
+/// What a look at an ordinal finds.
+#[derive(Debug)]
+pub(crate) enum Glance {
+    /// Records of the block that holds it.
+    Records(Vec<QueuedRecord>),
+    /// These ordinals are nowhere.
+    Missing(Range<u64>),
+}
+
 /// What stands at an ordinal.
 enum Sought {
     Block,
@@ -306,6 +315,18 @@ impl Reader {
             lost.end - 1,
         ));
         core.finish(self.stream, &[lost], Fate::Dropped(DropReason::Damaged));
+    }
+
+    /// The records of the block that holds `ordinal`, as far as they are in `open`; nothing is handed out.
+    pub(crate) fn glance(&mut self, core: &Core, open: &Range<u64>, ordinal: u64) -> Result<Glance, QueueError> {
+        if let Sought::Missing(range) = self.seek(core, ordinal)? {
+            return Ok(Glance::Missing(range));
+        }
+        let begin = self.block.as_ref().map_or(open.start, |block| block.place.header.ordinal.max(open.start));
+        let all = LeaseLimit { records: usize::MAX, bytes: usize::MAX };
+        let mut records = Vec::new();
+        self.take(&(begin..open.end), all, &mut records, &mut 0);
+        Ok(Glance::Records(records))
     }
 
     /// When the record at `ordinal` was received; `None` if it is nowhere.

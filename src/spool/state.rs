@@ -156,6 +156,16 @@ impl Progress {
         (start < end).then_some(start..end)
     }
 
+    /// The last ordinals before `before` that are not done, back to the done one (or the head) in front of them.
+    pub(crate) fn last_open(&self, before: u64) -> Option<Range<u64>> {
+        let mut end = before.min(self.next);
+        if let Some(done) = end.checked_sub(1).and_then(|last| self.above.range_at(last)) {
+            end = done.start;
+        }
+        let start = self.above.range_before(end).map_or(self.head, |done| done.end);
+        (start < end).then_some(start..end)
+    }
+
     /// Takes in a note; answers how many records it finished that were not yet.
     pub(crate) fn apply(&mut self, note: &Note) -> u64 {
         let mut finished = note.unnumbered;
@@ -336,6 +346,27 @@ mod tests {
         assert_eq!((progress.head, progress.records()), (7, 3));
         assert_eq!(progress.first_open(0), Some(7..10));
         assert_eq!(progress.totals.delivered, 7);
+    }
+
+    #[test]
+    fn open_ordinals_are_the_same_from_both_ends() {
+        let mut progress = Progress::default();
+        progress.append(&(0..30), Size::default());
+        progress.apply(&delivered(&[(0, 3), (7, 2), (20, 1), (28, 2)]));
+        let (mut forwards, mut at) = (Vec::new(), 0);
+        while let Some(open) = progress.first_open(at) {
+            at = open.end;
+            forwards.push(open);
+        }
+        let (mut backwards, mut before) = (Vec::new(), u64::MAX);
+        while let Some(open) = progress.last_open(before) {
+            before = open.start;
+            backwards.insert(0, open);
+        }
+        assert_eq!(forwards, [3..7, 9..20, 21..28]);
+        assert_eq!(backwards, forwards);
+        assert_eq!(progress.last_open(12), Some(9..12));
+        assert_eq!(progress.last_open(3), None);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::*;
 use crate::record::RecordBatchBuilder;
 
 mod basics;
+mod looking;
 
 fn options() -> SpoolOptions {
     SpoolOptions { name: "test".into(), min_free_bytes: 0, ..SpoolOptions::default() }
