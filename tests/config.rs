@@ -313,6 +313,11 @@ fn a_redis_sink_without_an_address_takes_livekits() {
 fn who_may_send_is_a_word_or_a_section() {
     assert!(matches!(parse("ingest: {auth: none}").unwrap().ingest.auth, AuthOptions::None));
     assert!(matches!(parse("ingest: {auth: livekit}\nkeys: {a: b}").unwrap().ingest.auth, AuthOptions::Livekit));
+    let from_environment = with_environment(
+        Some("ingest: {auth: {mode: livekit, keys: '${LIVEKIT_KEYS}'}}"),
+        &[("LIVEKIT_KEYS", "APIa: hunter2\nAPIb: x\n")],
+    );
+    assert_eq!(from_environment.unwrap().ingest.keys.keys().collect::<Vec<_>>(), ["APIa", "APIb"]);
     let tokens = parse("ingest: {auth: {mode: tokens, tokens: [abc]}}").unwrap().ingest.auth;
     assert!(matches!(tokens, AuthOptions::Tokens(tokens) if tokens[0].matches("abc")));
     assert_error("ingest: {auth: tokens}", &["ingest.auth.tokens: missing"]);

@@ -1,13 +1,13 @@
-//! `pause`, `resume`, `flush`, `reload`: what a running process is told.
+//! `pause`, `resume`, `flush`, `reload`, `ready`: what a running process is told and asked.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
-    Common, Outcome, block_on,
+    Common, Failure, Outcome, block_on,
     client::{Client, encoded},
     output,
 };
-use crate::app::Reloaded;
+use crate::{app::Reloaded, status::Snapshot};
 
 /// Arguments of the commands that mean one sink.
 #[derive(Debug, clap::Args)]
@@ -47,5 +47,20 @@ pub(super) fn reload(common: &Common) -> Outcome {
             output::line("nothing has changed")?;
         }
         Ok(())
+    })
+}
+
+/// Whether the running process takes records: for health checks.
+pub(super) fn ready(common: &Common) -> Outcome {
+    let config = common.load_config()?;
+    block_on(async {
+        let snapshot: Snapshot = Client::need(&config.data_dir).await?.get("status").await?;
+        let process = snapshot.process.ok_or("the answer tells of no process")?;
+        if common.json {
+            output::json(&json!({ "ready": process.ready, "not_ready": process.not_ready }))?;
+        } else if process.ready {
+            output::line("taking records")?;
+        }
+        if process.ready { Ok(()) } else { Err(Failure::from(process.not_ready.join("; "))) }
     })
 }

@@ -1,9 +1,10 @@
-//! `check-config`: what will run, without running it.
+//! `check-config`: what will run, without running it, and what the existing spools say to it.
 
 use serde_json::{Value, json};
 
 use super::{Common, Outcome, output};
 use crate::{
+    app,
     config::{
         Config, SinkConfig, SpoolConfig, WhenFull,
         units::{human_count, human_duration, human_size},
@@ -11,6 +12,7 @@ use crate::{
     flush::FlushOptions,
     ingest::AuthOptions,
     record::Stream,
+    status::SinkStatus,
 };
 
 /// Arguments of `check-config`.
@@ -19,8 +21,9 @@ pub struct Args {}
 
 pub(super) fn run(common: &Common, _args: &Args) -> Outcome {
     let config = common.load_config()?;
+    let findings = findings(&config);
     if common.json {
-        return output::json(&as_json(&config));
+        return output::json(&as_json(&config, &findings));
     }
     output::line(format!("{}: valid\n", config.source))?;
     for (name, value) in overview(&config) {
@@ -32,7 +35,49 @@ pub(super) fn run(common: &Common, _args: &Args) -> Outcome {
             output::line(format!("  {name:<8} {value}"))?;
         }
     }
+    for finding in &findings {
+        output::line(format!("\n! {finding}"))?;
+    }
     Ok(())
+}
+
+/// What the spools that are there say to this configuration. None of it stops `run`; all of it should be known before.
+fn findings(config: &Config) -> Vec<String> {
+    let running = if super::client::is_locked(&config.data_dir) {
+        Some(
+            "a livekit-spool runs on this data folder: `livekit-spool reload` (or SIGHUP) lets it take this over"
+                .to_owned(),
+        )
+    } else {
+        None
+    };
+    let spools = match app::of_stopped(config) {
+        Ok(snapshot) => snapshot.sinks.iter().flat_map(finding).collect(),
+        // While a process writes, a spool may change under the reader.
+        Err(_) if running.is_some() => Vec::new(),
+        Err(error) => vec![error.to_string()],
+    };
+    running.into_iter().chain(spools).collect()
+}
+
+fn finding(sink: &SinkStatus) -> Option<String> {
+    let name = &sink.name;
+    let (records, dead) = (human_count(sink.records), human_count(sink.dead_letters));
+    if !sink.configured {
+        return Some(format!(
+            "the spool of sink {name} ({records} records, {dead} dead letters, {}) is on disk, and the configuration does \
+             not name it. It is kept: name the sink again to deliver it, take it out with `livekit-spool export {name}`, \
+             or remove it with `livekit-spool purge {name}`. A renamed sink is a new one.",
+            human_size(sink.disk_bytes)
+        ));
+    }
+    (sink.max_bytes > 0 && sink.disk_bytes > sink.max_bytes).then(|| {
+        format!(
+            "the spool of sink {name} takes {}, more than its max_bytes of {}: it takes no records until {records} are delivered",
+            human_size(sink.disk_bytes),
+            human_size(sink.max_bytes)
+        )
+    })
 }
 
 fn overview(config: &Config) -> Vec<(&'static str, String)> {
@@ -111,7 +156,7 @@ fn word(value: &impl serde::Serialize) -> String {
     }
 }
 
-fn as_json(config: &Config) -> Value {
+fn as_json(config: &Config, findings: &[String]) -> Value {
     let sinks: serde_json::Map<String, Value> = config
         .sinks
         .iter()
@@ -139,5 +184,6 @@ fn as_json(config: &Config) -> Value {
         "auth": auth(&config.ingest.auth),
         "tls": config.ingest.tls.is_some(),
         "sinks": sinks,
+        "findings": findings,
     })
 }

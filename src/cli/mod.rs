@@ -57,7 +57,7 @@ Exit codes:
   1  it failed
   2  the arguments or the configuration are wrong
   3  it needs a running livekit-spool and none runs, or one runs and must not
-  4  done in part: `drain` ran out of time, `verify` found damage, `check-config` found a backlog nobody takes";
+  4  done in part: `drain` ran out of time, `verify` found damage, `indexes` found some missing";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -65,6 +65,7 @@ pub enum Command {
     /// Take records, keep them on disk, deliver them
     Run(run::Args),
     /// Show what waits for each sink, since when, and what went wrong
+    #[command(visible_alias = "status")]
     Backlog(backlog::Args),
     /// Stop delivering to a sink; its records wait in the spool
     Pause(actions::SinkArgs),
@@ -72,6 +73,8 @@ pub enum Command {
     Resume(actions::SinkArgs),
     /// Deliver what waits for a sink now
     Flush(actions::SinkArgs),
+    /// Exit with 0 while a running process takes records; say why not
+    Ready,
     /// Read the configuration again, as SIGHUP does, and say what came of it
     Reload,
     /// Send records to a livekit-spool: LiveKit's recorded ones, or files
@@ -174,6 +177,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Pause(args) => actions::tell(&common, &args, "pause"),
         Command::Resume(args) => actions::tell(&common, &args, "resume"),
         Command::Flush(args) => actions::tell(&common, &args, "flush"),
+        Command::Ready => actions::ready(&common),
         Command::Reload => actions::reload(&common),
         Command::Send(args) => block_on(send::run(&common, &args)),
         Command::CheckConfig(args) => check_config::run(&common, &args),

@@ -12,6 +12,7 @@ use super::{
     units::{human_duration, human_size, parse_duration, parse_size},
 };
 use crate::{
+    ingest::LivekitKeys,
     record::{SinkName, Stream},
     secret::Secret,
 };
@@ -143,6 +144,21 @@ pub(super) fn encryption_key() -> Kind<EncryptionKey> {
         Kind::new("32 bytes, as 64 hex digits or in Base64 (`openssl rand -hex 32` makes such a key)", |found| {
             EncryptionKey::parse(found.text).ok_or_else(|| "is no key".to_owned())
         });
+    kind.secret = true;
+    kind
+}
+
+/// LiveKit API keys and their secrets as text: `key: secret`, one a line.
+pub(super) fn api_keys() -> Kind<LivekitKeys> {
+    let mut kind = Kind::new("`key: secret`, one a line, as in LIVEKIT_KEYS", |found| {
+        let pairs = found.text.lines().filter(|line| !line.trim().is_empty()).map(|line| {
+            let (key, secret) = line.split_once(':')?;
+            let (key, secret) = (key.trim(), secret.trim());
+            (!key.is_empty() && !secret.is_empty()).then(|| (key.to_owned(), Secret::new(secret)))
+        });
+        let keys: Option<LivekitKeys> = pairs.collect();
+        keys.filter(|keys| !keys.is_empty()).ok_or_else(|| "is something else".to_owned())
+    });
     kind.secret = true;
     kind
 }

@@ -4,8 +4,8 @@ use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 use super::{
     kinds::{
-        Found, Kind, boolean, choice, duration, encryption_key, integer, listen, number, or_never, path, secret,
-        sink_name, size, socket_address, stream, text, uri,
+        Found, Kind, api_keys, boolean, choice, duration, encryption_key, integer, listen, number, or_never, path,
+        secret, sink_name, size, socket_address, stream, text, uri,
     },
     livekit::Livekit,
     model::{
@@ -145,7 +145,7 @@ fn read_auth(mut section: Section<'_>, tls: Option<&TlsOptions>) -> (AuthOptions
             .iter()
             .filter_map(|path| read_file(&section, "token_files", path, &secret())),
     );
-    let keys = section.map("keys", &secret());
+    let keys = read_keys(&mut section);
     if mode == AuthMode::Tokens && tokens.is_empty() {
         section.problem("tokens", "missing: mode tokens needs at least one, in tokens or token_files");
     }
@@ -160,6 +160,19 @@ fn read_auth(mut section: Section<'_>, tls: Option<&TlsOptions>) -> (AuthOptions
         AuthMode::MutualTls => AuthOptions::MutualTls,
     };
     (auth, keys)
+}
+
+/// API keys as a map, as LiveKit's `LIVEKIT_KEYS` has them (`key: secret`, one a line), or from a file of such lines.
+fn read_keys(section: &mut Section<'_>) -> LivekitKeys {
+    let lines = api_keys();
+    let mut keys = match section.is_value("keys") {
+        true => section.get("keys", &lines).unwrap_or_default(),
+        false => section.map("keys", &secret()),
+    };
+    if let Some(file) = section.get("keys_file", &path()) {
+        keys.extend(read_file(section, "keys_file", &file, &lines).unwrap_or_default());
+    }
+    keys
 }
 
 pub(super) fn admin(mut section: Section<'_>) -> AdminConfig {

@@ -196,6 +196,11 @@ impl<'r> Section<'r> {
             .collect()
     }
 
+    /// True where the key holds one plain value.
+    pub(super) fn is_value(&self, key: &str) -> bool {
+        self.entries.iter().any(|(name, _, node)| *name == key && matches!(node.value, Value::Scalar(_)))
+    }
+
     fn items(&self, path: &str, node: &'r Node) -> Option<&'r [Node]> {
         match &node.value {
             Value::List(items) => Some(items),
