@@ -39,12 +39,13 @@ impl Livekit {
     async fn start(spool: &str) -> Self {
         let folder = support::folder("livekit");
         let (port, metrics, media) = (free_port(), free_port(), free_port());
+        // Without a STUN server of their own, clients would ask one on the internet.
         let config = format!(
             "port: {port}\n\
              bind_addresses: [127.0.0.1]\n\
              prometheus: {{ port: {metrics} }}\n\
              rtc: {{ udp_port: {media}, node_ip: 127.0.0.1, use_external_ip: false, enable_loopback_candidate: true, \
-                     interfaces: {{ includes: [lo] }} }}\n\
+                     interfaces: {{ includes: [lo] }}, stun_servers: [\"127.0.0.1:{media}\"] }}\n\
              room: {{ empty_timeout: 1, departure_timeout: 1 }}\n\
              keys: {{ {API_KEY}: {API_SECRET} }}\n"
         );
