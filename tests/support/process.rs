@@ -217,8 +217,8 @@ impl Spool {
         let folder = self.folder.path().to_str().expect("a UTF-8 path");
         let envs: Vec<(&str, &str)> = self.envs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         // In its own folder: the paths in its config are relative, and so is what it prints.
-        let mut words = vec!["-C", folder];
-        words.extend(self.entry.iter().map(String::as_str));
+        let mut words: Vec<&str> = self.entry.iter().map(String::as_str).collect();
+        words.extend(["env", "-C", folder]);
         words.extend(self.wrapper.iter().map(String::as_str));
         words.extend([BINARY, "run", "--config", "config.yaml"]);
         let log = self.folder.path().join("log");
@@ -258,12 +258,8 @@ impl Spool {
     /// Runs a command of the binary (`backlog`, `dead list` …) with this config and returns what it said.
     pub fn command(&self, words: &[&str]) -> Output {
         let mut command = Command::new("env");
-        command
-            .args(&self.entry)
-            .arg(BINARY)
-            .args(words)
-            .args(["--config", "config.yaml"])
-            .current_dir(self.folder.path());
+        command.args(&self.entry).args(["env", "-C"]).arg(self.folder.path());
+        command.arg(BINARY).args(words).args(["--config", "config.yaml"]);
         command.envs(self.envs.iter().map(|(name, value)| (name, value)));
         command.output().expect("the binary starts")
     }
@@ -292,15 +288,6 @@ impl Spool {
     /// How many records of a stream a sink has not acknowledged.
     pub fn records(&self, sink: &str, stream: &str) -> u64 {
         Self::stream_of(&self.backlog(), sink, stream)["records"].as_u64().expect("a number of records")
-    }
-
-    /// The ids of a sink's dead letters, each as often as it stands there.
-    pub fn dead_letters(&self, sink: &str) -> Vec<String> {
-        let output = self.command(&["dead", "list", sink, "--json"]);
-        assert!(output.status.success(), "dead list failed: {}", String::from_utf8_lossy(&output.stderr));
-        let listed: Value = serde_json::from_slice(&output.stdout).expect("dead list --json is JSON");
-        let letters = listed.as_array().expect("a list of dead letters");
-        letters.iter().map(|letter| letter["id"].as_str().expect("an id").to_owned()).collect()
     }
 
     /// Waits until no sink has anything left to deliver.
