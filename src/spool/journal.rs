@@ -62,7 +62,8 @@ type Placed = (u64, Header);
 impl Writer {
     pub(crate) fn new(core: Arc<Core>, packer: Packer) -> Self {
         let books = core.books.lock();
-        let next_segment = books.newest().map_or(1, |newest| newest + 1);
+        // Numbers are not used again, not even of segments that someone deleted.
+        let next_segment = books.newest().unwrap_or(0).max(books.position.0) + 1;
         let next = std::array::from_fn(|i| books.streams[i].live.next);
         drop(books);
         Self { core, packer, active: None, next_segment, next, out: Vec::new(), raw: Vec::new() }

@@ -46,9 +46,11 @@ pub(crate) fn read(disk: &dyn Disk, journal: &Path, checkpoint: Option<&Checkpoi
     }
 
     let mut books = Books { segments: segment_books(disk, journal, &fronts)?, ..Books::default() };
+    let newest_state = fronts.iter().rev().find_map(|(segment, _, state)| Some((*segment, state.as_ref()?)));
+    // What a checkpoint says was true; it is passed over only where a state is newer and the journal between is gone.
     let checkpoint = checkpoint.filter(|checkpoint| {
-        let (segment, offset) = checkpoint.position;
-        fronts.iter().any(|(found, len, _)| *found == segment && offset <= *len)
+        let there = fronts.iter().any(|(segment, _, _)| *segment == checkpoint.position.0);
+        there || newest_state.is_none_or(|(newest, _)| newest <= checkpoint.position.0)
     });
     let start = if let Some(checkpoint) = checkpoint {
         for (stream, progress) in books.streams.iter_mut().zip(checkpoint.state.clone().into_progress()) {
@@ -58,11 +60,11 @@ pub(crate) fn read(disk: &dyn Disk, journal: &Path, checkpoint: Option<&Checkpoi
             stream.tail = tail;
         }
         checkpoint.position
-    } else if let Some((segment, _, Some(state))) = fronts.iter().rev().find(|(_, _, state)| state.is_some()) {
+    } else if let Some((segment, state)) = newest_state {
         for (stream, progress) in books.streams.iter_mut().zip(state.clone().into_progress()) {
             stream.restore(progress);
         }
-        (*segment, 0)
+        (segment, 0)
     } else {
         // No state anywhere: the first ordinal that is found is where the stream begins.
         let first = books.segments.values().next().map_or([0; STREAMS], |books| books.first);

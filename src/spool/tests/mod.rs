@@ -6,6 +6,7 @@ use super::*;
 use crate::record::RecordBatchBuilder;
 
 mod basics;
+mod damage;
 mod looking;
 
 fn options() -> SpoolOptions {
