@@ -8,6 +8,8 @@ use crate::record::RecordBatchBuilder;
 mod basics;
 mod damage;
 mod looking;
+mod memory;
+mod model;
 
 fn options() -> SpoolOptions {
     SpoolOptions { name: "test".into(), min_free_bytes: 0, ..SpoolOptions::default() }
