@@ -25,6 +25,7 @@ pub mod flush;
 pub mod histogram;
 pub mod ingest;
 pub mod logging;
+pub mod look;
 pub mod record;
 pub mod secret;
 pub mod sink;

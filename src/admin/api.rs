@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     Json, Router,
-    extract::{Path, State},
+    extract::{DefaultBodyLimit, Path, State},
     http::{StatusCode, header},
     response::{
         IntoResponse, Response,
@@ -16,11 +16,14 @@ use futures::{Stream, StreamExt};
 use serde_json::json;
 use tokio_stream::wrappers::WatchStream;
 
+use super::records;
 use crate::{
     app::{App, History, NoSuchSink, ReloadError, Reloaded},
     status::{SinkStatus, Snapshot},
 };
 
+/// A piece of a file that is imported.
+const IMPORT_BYTES: usize = 80 << 20;
 const DESCRIPTION: &str = include_str!("openapi.json");
 
 pub(super) fn routes() -> Router<Arc<App>> {
@@ -34,6 +37,13 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/sinks/{sink}/pause", post(pause))
         .route("/sinks/{sink}/resume", post(resume))
         .route("/sinks/{sink}/flush", post(flush))
+        .route("/sinks/{sink}/peek", get(records::peek))
+        .route("/sinks/{sink}/records", get(records::records))
+        .route("/sinks/{sink}/purge", post(records::purge))
+        .route("/sinks/{sink}/dead", get(records::dead_letters))
+        .route("/sinks/{sink}/dead/retry", post(records::retry))
+        .route("/sinks/{sink}/dead/drop", post(records::drop))
+        .route("/import", post(records::import).layer(DefaultBodyLimit::max(IMPORT_BYTES)))
         .route("/reload", post(reload))
 }
 

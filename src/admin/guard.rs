@@ -39,7 +39,8 @@ pub(super) fn guarded(routes: Router, app: Arc<App>, access: Access) -> Router {
     routes.layer(middleware::from_fn_with_state((app, access), check))
 }
 
-async fn check(State((app, access)): State<(Arc<App>, Access)>, request: Request, next: Next) -> Response {
+async fn check(State((app, access)): State<(Arc<App>, Access)>, mut request: Request, next: Next) -> Response {
+    request.extensions_mut().insert(access);
     let verdict = match access {
         Access::Socket => Ok(()),
         Access::Tcp { is_private } => {

@@ -9,6 +9,7 @@ mod api;
 mod guard;
 pub mod metrics;
 mod page;
+pub(crate) mod records;
 mod server;
 
 use std::sync::Arc;

@@ -5,6 +5,8 @@
 
 mod demo;
 mod folder;
+mod letters;
+mod operate;
 mod rates;
 mod reload;
 mod signals;
@@ -25,6 +27,8 @@ use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 pub use folder::{DataFolder, FolderError, socket, spools_in, with_short_path};
+pub use letters::Retried;
+pub use operate::{OperateError, Removed, Stopped, look_at};
 pub use rates::{History, Series};
 pub use reload::{ReloadError, Reloaded};
 pub use sinks::SinkStartError;
@@ -442,33 +446,6 @@ impl App {
     pub fn no_such_sink(&self, name: &str) -> NoSuchSink {
         let names = self.sinks.load().iter().map(|sink| sink.config.name.to_string()).collect();
         NoSuchSink { name: name.to_owned(), names }
-    }
-
-    /// Stops delivering to a sink; its spool goes on taking records.
-    ///
-    /// # Errors
-    /// When there is no such sink.
-    pub fn pause(&self, sink: &str) -> Result<(), NoSuchSink> {
-        self.find(sink)?.tell(crate::flush::Handle::pause);
-        Ok(())
-    }
-
-    /// Delivers to a sink again.
-    ///
-    /// # Errors
-    /// When there is no such sink.
-    pub fn resume(&self, sink: &str) -> Result<(), NoSuchSink> {
-        self.find(sink)?.tell(crate::flush::Handle::resume);
-        Ok(())
-    }
-
-    /// Delivers what waits now, without waiting for a batch to fill or a pause to end.
-    ///
-    /// # Errors
-    /// When there is no such sink.
-    pub fn flush(&self, sink: &str) -> Result<(), NoSuchSink> {
-        self.find(sink)?.tell(crate::flush::Handle::flush_now);
-        Ok(())
     }
 
     /// Names of the configured sinks.

@@ -123,6 +123,7 @@ async fn open(name: &SinkName, data_dir: &Path, config: &SpoolConfig) -> Result<
 pub(super) struct Running {
     pub(super) config: Arc<SinkConfig>,
     pub(super) slot: Arc<Slot>,
+    pub(super) sink: Arc<dyn Sink>,
     worker: Mutex<Option<Handle>>,
     stop: CancellationToken,
 }
@@ -140,8 +141,8 @@ impl Running {
             return Err(SinkStartError::Options { name: config.name.clone(), message });
         };
         let stop = CancellationToken::new();
-        let worker = Worker::spawn(&config.name, spool, sink, config.flush.clone(), stop.clone());
-        Ok(Arc::new(Self { config, slot, worker: Mutex::new(Some(worker)), stop }))
+        let worker = Worker::spawn(&config.name, spool, Arc::clone(&sink), config.flush.clone(), stop.clone());
+        Ok(Arc::new(Self { config, slot, sink, worker: Mutex::new(Some(worker)), stop }))
     }
 
     /// What the intake needs to know of it.
@@ -191,7 +192,8 @@ impl Running {
     }
 }
 
-fn build(config: &SinkConfig, encoder: &Arc<Encoder>) -> Result<Arc<dyn Sink>, SinkStartError> {
+/// The sink itself, not yet reached.
+pub(super) fn build(config: &SinkConfig, encoder: &Arc<Encoder>) -> Result<Arc<dyn Sink>, SinkStartError> {
     let failed = |message: String| SinkStartError::Options { name: config.name.clone(), message };
     Ok(match &config.target {
         Target::Mongodb(options) => {

@@ -2,6 +2,7 @@
 
 use std::{fs::File, path::Path, time::Duration};
 
+use bytes::Bytes;
 use http::{Method, Request, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http1};
@@ -71,8 +72,43 @@ impl Client {
         self.ask(Method::POST, path).await
     }
 
+    /// Sends bytes; what it answers.
+    pub(super) async fn post_bytes<T: DeserializeOwned>(&self, path: &str, bytes: Bytes) -> Result<T, Failure> {
+        self.ask_with(Method::POST, path, bytes).await
+    }
+
+    /// Reads an answer line by line, as it comes, until `each` answers false.
+    pub(super) async fn lines(
+        &self,
+        path: &str,
+        mut each: impl FnMut(&[u8]) -> Result<bool, Failure>,
+    ) -> Result<(), Failure> {
+        let (status, mut body) = self.send(Method::GET, path, Bytes::new()).await?;
+        if !status.is_success() {
+            return Err(Failure::from(reason(&body.collect().await?.to_bytes())));
+        }
+        let mut held = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame?.into_data() else { continue };
+            held.extend_from_slice(&data);
+            let mut done = 0;
+            while let Some(length) = held[done..].iter().position(|byte| *byte == b'\n') {
+                if !each(&held[done..done + length])? {
+                    return Ok(());
+                }
+                done += length + 1;
+            }
+            held.drain(..done);
+        }
+        Ok(())
+    }
+
     async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, Failure> {
-        let (status, response) = self.send(method, path).await?;
+        self.ask_with(method, path, Bytes::new()).await
+    }
+
+    async fn ask_with<T: DeserializeOwned>(&self, method: Method, path: &str, bytes: Bytes) -> Result<T, Failure> {
+        let (status, response) = self.send(method, path, bytes).await?;
         let body = response.collect().await?.to_bytes();
         if !status.is_success() {
             return Err(Failure::from(reason(&body)));
@@ -82,7 +118,7 @@ impl Client {
         })
     }
 
-    async fn send(&self, method: Method, path: &str) -> Result<(http::StatusCode, Incoming), Failure> {
+    async fn send(&self, method: Method, path: &str, bytes: Bytes) -> Result<(http::StatusCode, Incoming), Failure> {
         let lost = |error: &dyn std::fmt::Display| {
             Failure::new(Exit::NotRunning, format!("the running process does not answer: {error}"))
         };
@@ -94,7 +130,7 @@ impl Client {
             .method(method)
             .uri(uri)
             .header(http::header::HOST, "localhost")
-            .body(Full::<bytes::Bytes>::default())?;
+            .body(Full::new(bytes))?;
         let response = sender.send_request(request).await.map_err(|error| lost(&error))?;
         Ok((response.status(), response.into_body()))
     }

@@ -8,8 +8,12 @@ mod backlog;
 mod check_config;
 mod client;
 mod completions;
+mod dead;
 pub mod doc;
+mod drain;
+mod export;
 pub mod output;
+mod records;
 mod run;
 pub mod send;
 mod watch;
@@ -67,6 +71,18 @@ pub enum Command {
     /// Show what waits for each sink, since when, and what went wrong
     #[command(visible_alias = "status")]
     Backlog(backlog::Args),
+    /// Show records of a sink as documents, without taking anything out
+    Peek(records::PeekArgs),
+    /// Copy a sink's backlog into a file; an interrupted export goes on where it was
+    Export(export::ExportArgs),
+    /// Put records of a file into the spools
+    Import(export::ImportArgs),
+    /// Deliver all that waits, and exit
+    Drain(drain::DrainArgs),
+    /// Remove what waits for a sink, for good
+    Purge(drain::PurgeArgs),
+    /// List, show, retry or drop what a sink rejected for good
+    Dead(dead::Args),
     /// Stop delivering to a sink; its records wait in the spool
     Pause(actions::SinkArgs),
     /// Deliver to a paused sink again
@@ -174,6 +190,12 @@ fn dispatch(cli: Cli) -> Outcome {
     match cli.command {
         Command::Run(args) => run::run(&common, &args),
         Command::Backlog(args) => backlog::run(&common, &args),
+        Command::Peek(args) => records::peek(&common, &args),
+        Command::Export(args) => export::export(&common, &args),
+        Command::Import(args) => export::import(&common, &args),
+        Command::Drain(args) => drain::drain(&common, &args),
+        Command::Purge(args) => drain::purge(&common, &args),
+        Command::Dead(args) => dead::run(&common, &args),
         Command::Pause(args) => actions::tell(&common, &args, "pause"),
         Command::Resume(args) => actions::tell(&common, &args, "resume"),
         Command::Flush(args) => actions::tell(&common, &args, "flush"),

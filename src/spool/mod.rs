@@ -184,6 +184,22 @@ impl Spool {
         self.core.dead.drop_matching(filter).map_err(|error| self.core.dead_error(error))
     }
 
+    /// Keeps letters again after another attempt failed: what is known of earlier ones is added to. Blocking.
+    ///
+    /// # Errors
+    /// When the dead letters are full or cannot be written.
+    pub fn keep_dead_letters(&self, letters: Vec<DeadLetter>) -> Result<(), QueueError> {
+        self.core.dead.add(letters).map_err(|error| self.core.dead_error(error))
+    }
+
+    /// Removes letters by stream and `_id`, for good; answers how many there were. Blocking.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn remove_dead_letters(&self, keys: &[(Stream, String)]) -> Result<u64, QueueError> {
+        self.core.dead.remove(keys).map_err(|error| self.core.dead_error(error))
+    }
+
     /// Takes no more records, makes durable what waits, brings the queue up to date, lets go of the folder.
     pub async fn close(&self) {
         let threads = std::mem::take(&mut *self.threads.lock());

@@ -1,0 +1,286 @@
+//! The part of the API that shows, takes in and removes records: peek, export, import, purge, dead letters.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use axum::{
+    Json,
+    body::{Body, Bytes},
+    extract::{Extension, Path, Query as Parameters, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{json, value::RawValue};
+use tokio::sync::mpsc;
+use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+
+use super::{api::Problem, guard::Access};
+use crate::{
+    app::{App, OperateError, Removed, Retried},
+    look::{self, Looked, Query},
+    record::{RecordBatch, RecordBatchBuilder, Stream, UnixMillis},
+    spool::{DeadFilter, DeadLetter, raw::RawReader},
+};
+
+/// Records that one answer of `peek` holds at most; `records` streams without an end.
+const PEEK: usize = 500;
+/// Lines on their way to a reader that is slower than the disk.
+const LINES: usize = 64;
+/// Dead letters that one answer holds at most.
+const LETTERS: usize = 1_000;
+
+/// Which records: the query part of `peek` and `records`.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(super) struct Which {
+    stream: Option<Stream>,
+    n: Option<usize>,
+    #[serde(default)]
+    newest: bool,
+    #[serde(default)]
+    raw: bool,
+    /// `FIELD=VALUE`, one a line.
+    r#where: Option<String>,
+    /// `STREAM:ORDINAL`, separated by commas.
+    from: Option<String>,
+}
+
+impl Which {
+    fn query(self) -> Result<Query, Problem> {
+        let bad = |message: String| Problem::new(StatusCode::BAD_REQUEST, message);
+        let filters = self.r#where.iter().flat_map(|lines| lines.lines()).map(str::parse);
+        let mut from = BTreeMap::new();
+        for place in self.from.iter().flat_map(|places| places.split(',')) {
+            let parsed = place
+                .split_once(':')
+                .and_then(|(stream, ordinal)| Some((stream.parse::<Stream>().ok()?, ordinal.parse::<u64>().ok()?)));
+            let (stream, ordinal) = parsed.ok_or_else(|| bad(format!("from: {place:?} is no STREAM:ORDINAL")))?;
+            from.insert(stream, ordinal);
+        }
+        Ok(Query {
+            streams: self.stream.map_or_else(|| Stream::ALL.to_vec(), |stream| vec![stream]),
+            from,
+            newest: self.newest,
+            limit: self.n,
+            filters: filters.collect::<Result<_, _>>().map_err(|error| bad(format!("where: {error}")))?,
+            raw: self.raw,
+        })
+    }
+}
+
+impl From<OperateError> for Problem {
+    fn from(error: OperateError) -> Self {
+        let status = match &error {
+            OperateError::NoSuchSink(_) => StatusCode::NOT_FOUND,
+            OperateError::Append(_) | OperateError::Closed(_) => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        Self::new(status, error.to_string())
+    }
+}
+
+/// A few records, as one answer.
+pub(super) async fn peek(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    Parameters(which): Parameters<Which>,
+) -> Result<Response, Problem> {
+    let limit = which.n.unwrap_or(20).min(PEEK);
+    let lines = lines(&app, &name, Which { n: Some(limit), raw: false, ..which }.query()?).await?;
+    let records = lines
+        .collect::<Result<Vec<_>, _>>()
+        .await
+        .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    Ok(Json(json!({ "records": records })).into_response())
+}
+
+/// Records without an end, one a line; raw ones only over the socket.
+pub(super) async fn records(
+    State(app): State<Arc<App>>,
+    Extension(access): Extension<Access>,
+    Path(name): Path<String>,
+    Parameters(which): Parameters<Which>,
+) -> Result<Response, Problem> {
+    if which.raw && access != Access::Socket {
+        let message = "records as they came are for the command line only: they are not redacted";
+        return Err(Problem::new(StatusCode::FORBIDDEN, message));
+    }
+    let lines = lines(&app, &name, which.query()?).await?.map(|line| {
+        let mut text = serde_json::to_vec(&line?).map_err(std::io::Error::from)?;
+        text.push(b'\n');
+        Ok::<_, std::io::Error>(Bytes::from(text))
+    });
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+}
+
+/// Looks on a thread of its own, no further ahead than the reader takes.
+async fn lines(
+    app: &Arc<App>,
+    name: &str,
+    query: Query,
+) -> Result<ReceiverStream<Result<Looked, std::io::Error>>, Problem> {
+    let source = app.source(name).await?;
+    let encoder = Arc::clone(app.encoder());
+    let (sender, receiver) = mpsc::channel(LINES);
+    tokio::task::spawn_blocking(move || {
+        let looked = look::look(&source, &encoder, &query, &mut |record| sender.blocking_send(Ok(record)).is_ok());
+        if let Err(error) = looked {
+            // A reader that has gone does not miss it.
+            let _ = sender.blocking_send(Err(std::io::Error::other(error)));
+        }
+    });
+    Ok(ReceiverStream::new(receiver))
+}
+
+/// A dead letter as it is shown.
+#[derive(Debug, Serialize)]
+struct Letter {
+    #[serde(flatten)]
+    letter: DeadLetter,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    document: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    document_error: Option<String>,
+}
+
+/// Which dead letters: the query part.
+#[derive(Debug, Clone, Default, Deserialize)]
+pub(super) struct WhichLetters {
+    stream: Option<Stream>,
+    id: Option<String>,
+    reason: Option<String>,
+    before: Option<UnixMillis>,
+    #[serde(default)]
+    skip: usize,
+    n: Option<usize>,
+}
+
+impl WhichLetters {
+    fn filter(&self) -> DeadFilter {
+        DeadFilter { stream: self.stream, id: self.id.clone(), reason: self.reason.clone(), before: self.before }
+    }
+}
+
+/// Dead letters with their reasons and documents.
+pub(super) async fn dead_letters(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    Parameters(which): Parameters<WhichLetters>,
+) -> Result<Response, Problem> {
+    let source = app.source(&name).await?;
+    let encoder = Arc::clone(app.encoder());
+    let listed = tokio::task::spawn_blocking(move || {
+        let letters = source.dead_letters(&which.filter(), which.skip, which.n.unwrap_or(100).min(LETTERS))?;
+        Ok::<_, OperateError>(letters.into_iter().map(|letter| shown(letter, &encoder)).collect::<Vec<_>>())
+    });
+    let letters =
+        listed.await.map_err(|panic| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, panic.to_string()))??;
+    Ok(Json(json!({ "dead_letters": letters })).into_response())
+}
+
+fn shown(letter: DeadLetter, encoder: &crate::document::Encoder) -> Letter {
+    match look::document(letter.stream, &letter.record, encoder) {
+        Ok(document) => Letter { letter, document: Some(document), document_error: None },
+        Err(error) => Letter { letter, document: None, document_error: Some(error) },
+    }
+}
+
+/// A dead letter with its document, as the API shows it: for the command line on a stopped process.
+pub(crate) fn letter_json(letter: DeadLetter, encoder: &crate::document::Encoder) -> serde_json::Value {
+    serde_json::to_value(shown(letter, encoder)).unwrap_or_default()
+}
+
+/// The answer to `dead/retry`: what the page shows, and the figures.
+#[derive(Debug, Serialize)]
+pub(super) struct RetryAnswer {
+    message: String,
+    #[serde(flatten)]
+    retried: Retried,
+}
+
+/// Sends dead letters once more.
+pub(super) async fn retry(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    Parameters(which): Parameters<WhichLetters>,
+) -> Result<Json<RetryAnswer>, Problem> {
+    let retried = app.retry_dead_letters(&name, which.filter()).await?;
+    let mut message = format!("{} delivered, {} rejected again", retried.delivered, retried.rejected);
+    if let Some(reason) = &retried.stopped_by {
+        message.push_str(&format!("; the rest was not tried: {reason}"));
+    }
+    Ok(Json(RetryAnswer { message, retried }))
+}
+
+/// Removes dead letters for good.
+pub(super) async fn drop(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    Parameters(which): Parameters<WhichLetters>,
+) -> Result<Response, Problem> {
+    let dropped = app.drop_dead_letters(&name, which.filter()).await?;
+    Ok(Json(json!({ "dropped": dropped, "message": format!("{dropped} dropped") })).into_response())
+}
+
+/// The query part of `purge`.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct PurgeWhat {
+    #[serde(default)]
+    dead: bool,
+}
+
+/// Removes what waits.
+pub(super) async fn purge(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+    Parameters(what): Parameters<PurgeWhat>,
+) -> Result<Json<Removed>, Problem> {
+    Ok(Json(app.purge(&name, what.dead).await?))
+}
+
+/// The query part of `import`.
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct ImportInto {
+    sink: Option<String>,
+}
+
+/// Takes in records in the framed format of `export --raw`, over the socket; returns when they are durable.
+pub(super) async fn import(
+    State(app): State<Arc<App>>,
+    Extension(access): Extension<Access>,
+    Parameters(into): Parameters<ImportInto>,
+    body: Bytes,
+) -> Result<Response, Problem> {
+    if access != Access::Socket {
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "import is for the command line only: senders have their ports",
+        ));
+    }
+    let batches = batches(&body).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error))?;
+    app.import(into.sink.as_deref(), &batches).await?;
+    let records: u64 = batches.iter().map(|batch| u64::from(batch.count())).sum();
+    Ok(Json(json!({ "records": records })).into_response())
+}
+
+/// Records that follow each other with the same stream and time received, together.
+///
+/// # Errors
+/// Where the bytes are no such file.
+pub(crate) fn batches(framed: &[u8]) -> Result<Vec<RecordBatch>, String> {
+    let mut batches = Vec::new();
+    let mut open: Option<(RecordBatchBuilder, Stream, UnixMillis)> = None;
+    for record in RawReader::new(framed).map_err(|error| error.to_string())? {
+        let record = record.map_err(|error| error.to_string())?;
+        let fits = open.as_ref().is_some_and(|(builder, stream, at)| {
+            *stream == record.stream && *at == record.received_at && builder.len() < 1 << 20
+        });
+        if !fits && let Some((builder, _, at)) = open.take() {
+            batches.push(builder.build(at));
+        }
+        let (builder, ..) =
+            open.get_or_insert_with(|| (RecordBatchBuilder::new(record.stream), record.stream, record.received_at));
+        builder.push(&record.bytes);
+    }
+    batches.extend(open.map(|(builder, _, at)| builder.build(at)));
+    Ok(batches)
+}

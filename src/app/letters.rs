@@ -1,0 +1,120 @@
+//! Dead letters, once more: sent to the sink straight from where they lie, past the queue.
+//!
+//! A delivered one is removed; a rejected one stays with one attempt more; where the sink is away, all is left as it is.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    record::{Stream, now_millis},
+    sink::{Batch, Outcome, Sink, SinkErrorKind},
+    spool::{DeadFilter, DeadLetter, QueueError, QueuedRecord, Spool},
+};
+
+/// Letters sent at once.
+const PAGE: usize = 500;
+
+/// What became of letters that were sent again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retried {
+    /// Delivered, and gone from the dead letters.
+    pub delivered: u64,
+    /// Rejected again.
+    pub rejected: u64,
+    /// Why the rest was not tried, where the sink did not take them.
+    pub stopped_by: Option<String>,
+}
+
+/// Sends the letters that a filter means once more.
+///
+/// # Errors
+/// When the dead letters cannot be read or written.
+pub(super) async fn retry(spool: &Arc<Spool>, sink: &dyn Sink, filter: DeadFilter) -> Result<Retried, QueueError> {
+    // Those that fail again are younger than this: each is tried once.
+    let now = now_millis();
+    let filter = DeadFilter { before: Some(filter.before.map_or(now, |before| before.min(now))), ..filter };
+    let mut done = Retried::default();
+    loop {
+        let letters = blocking(spool, {
+            let filter = filter.clone();
+            move |spool| spool.dead_letters(&filter, 0, PAGE)
+        })
+        .await?;
+        let Some(stream) = letters.first().map(|letter| letter.stream) else { return Ok(done) };
+        let letters: Vec<DeadLetter> = letters.into_iter().filter(|letter| letter.stream == stream).collect();
+        let (outcomes, error) = send(sink, stream, &letters).await;
+        let (mut delivered, mut rejected) = (Vec::new(), Vec::new());
+        for (letter, outcome) in letters.into_iter().zip(outcomes) {
+            match outcome {
+                Outcome::Delivered => delivered.push((stream, letter.id)),
+                Outcome::Rejected(reason) => {
+                    // The spool adds the attempts that it knows of.
+                    rejected.push(DeadLetter { reason, attempts: 1, last_attempt_at: now_millis().max(now), ..letter });
+                }
+                Outcome::Retry => {
+                    done.stopped_by = Some(error.clone().unwrap_or_else(|| "the sink is away".to_owned()))
+                }
+            }
+        }
+        done.delivered += delivered.len() as u64;
+        done.rejected += rejected.len() as u64;
+        blocking(spool, move |spool| {
+            spool.remove_dead_letters(&delivered)?;
+            if rejected.is_empty() { Ok(()) } else { spool.keep_dead_letters(rejected) }
+        })
+        .await?;
+        if done.stopped_by.is_some() {
+            return Ok(done);
+        }
+    }
+}
+
+/// Sends letters together; where the sink fails without naming one, each alone.
+async fn send(sink: &dyn Sink, stream: Stream, letters: &[DeadLetter]) -> (Vec<Outcome>, Option<String>) {
+    let answer = sink.send_batch(batch(stream, letters)).await;
+    match answer.error {
+        Some(error) if error.kind == SinkErrorKind::Unnamed && letters.len() > 1 => {
+            let mut outcomes = Vec::with_capacity(letters.len());
+            for (letter, outcome) in letters.iter().zip(answer.records) {
+                outcomes.push(match outcome {
+                    Outcome::Retry => alone(sink, stream, letter).await,
+                    known => known,
+                });
+            }
+            (outcomes, Some(error.message))
+        }
+        Some(error) if error.kind == SinkErrorKind::Unnamed => (vec![Outcome::Rejected(error.message)], None),
+        error => (answer.records, error.map(|error| error.message)),
+    }
+}
+
+async fn alone(sink: &dyn Sink, stream: Stream, letter: &DeadLetter) -> Outcome {
+    let mut answer = sink.send_batch(batch(stream, std::slice::from_ref(letter))).await;
+    match (answer.records.pop(), answer.error) {
+        (Some(Outcome::Retry) | None, Some(error)) if error.kind == SinkErrorKind::Unnamed => {
+            Outcome::Rejected(error.message)
+        }
+        (outcome, _) => outcome.unwrap_or(Outcome::Retry),
+    }
+}
+
+fn batch(stream: Stream, letters: &[DeadLetter]) -> Batch {
+    let records = letters.iter().zip(0..).map(|(letter, ordinal)| QueuedRecord {
+        ordinal,
+        received_at: letter.received_at,
+        bytes: letter.record.clone().into(),
+    });
+    Batch { stream, records: records.collect() }
+}
+
+/// Does something with a spool off the async threads.
+pub(super) async fn blocking<T: Send + 'static>(
+    spool: &Arc<Spool>,
+    work: impl FnOnce(&Spool) -> Result<T, QueueError> + Send + 'static,
+) -> Result<T, QueueError> {
+    let spool = Arc::clone(spool);
+    tokio::task::spawn_blocking(move || work(&spool)).await.unwrap_or_else(|panic| {
+        Err(QueueError::Io { path: "(spool)".to_owned(), source: std::io::Error::other(panic.to_string()) })
+    })
+}

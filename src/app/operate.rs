@@ -1,0 +1,367 @@
+//! What an operator can do with a sink, on a running process and on a stopped one's folder.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    App, NoSuchSink,
+    folder::{DataFolder, FolderError},
+    letters::{self, Retried, blocking},
+    sinks::{Running, SinkStartError, Slot, build},
+    snapshot,
+};
+use crate::{
+    config::{Config, SinkConfig, SpoolConfig},
+    document::Encoder,
+    flush::Handle,
+    look::Source,
+    record::{RecordBatch, SinkName, Stream},
+    spool::{AppendError, DeadFilter, OpenError, Purged, QueueError, Spool, StoppedSpool},
+    status::SinkStatus,
+};
+
+/// How often a drain looks whether it is done.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// Why an operation failed.
+#[derive(Debug, thiserror::Error)]
+pub enum OperateError {
+    /// No such sink.
+    #[error(transparent)]
+    NoSuchSink(#[from] NoSuchSink),
+    /// Its spool is closed, or being opened with other limits.
+    #[error("the spool of sink {0} is closed: try again in a moment")]
+    Closed(String),
+    /// The spool cannot be read or written.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The spool does not take records.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The spool does not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The sink does not start.
+    #[error(transparent)]
+    Start(#[from] SinkStartError),
+    /// The data folder is in use.
+    #[error(transparent)]
+    Folder(#[from] FolderError),
+    /// A folder cannot be removed.
+    #[error("cannot remove {path}: {source}")]
+    Remove {
+        /// The folder.
+        path: String,
+        /// What the operating system said.
+        source: std::io::Error,
+    },
+}
+
+/// What a purge removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// Records that waited.
+    pub records: u64,
+    /// Their bytes on disk.
+    pub bytes: u64,
+    /// Dead letters.
+    pub dead_letters: u64,
+}
+
+impl Removed {
+    fn new(purged: &[Purged], dead_letters: u64) -> Self {
+        Self {
+            records: purged.iter().map(|purged| purged.records).sum(),
+            bytes: purged.iter().map(|purged| purged.bytes).sum(),
+            dead_letters,
+        }
+    }
+}
+
+impl App {
+    async fn spool(&self, name: &str) -> Result<Arc<Spool>, OperateError> {
+        self.find(name)?.slot.get().await.ok_or_else(|| OperateError::Closed(name.to_owned()))
+    }
+
+    /// Something to look at a sink's records with; also where the configuration does not name the sink.
+    ///
+    /// # Errors
+    /// When there is no such sink, or its spool cannot be read.
+    pub async fn source(&self, name: &str) -> Result<Source, OperateError> {
+        let is_unclaimed = self.unclaimed.lock().iter().any(|sink| sink.name == name);
+        match SinkName::new(name) {
+            Ok(sink) if is_unclaimed => look_at(&self.config(), &sink).await,
+            _ => Ok(Source::Open(self.spool(name).await?)),
+        }
+    }
+
+    /// Stops delivering to a sink; its spool goes on taking records.
+    ///
+    /// # Errors
+    /// When there is no such sink.
+    pub fn pause(&self, sink: &str) -> Result<(), NoSuchSink> {
+        self.find(sink)?.tell(Handle::pause);
+        Ok(())
+    }
+
+    /// Delivers to a sink again.
+    ///
+    /// # Errors
+    /// When there is no such sink.
+    pub fn resume(&self, sink: &str) -> Result<(), NoSuchSink> {
+        self.find(sink)?.tell(Handle::resume);
+        Ok(())
+    }
+
+    /// Delivers what waits now, without waiting for a batch to fill or a pause to end.
+    ///
+    /// # Errors
+    /// When there is no such sink.
+    pub fn flush(&self, sink: &str) -> Result<(), NoSuchSink> {
+        self.find(sink)?.tell(Handle::flush_now);
+        Ok(())
+    }
+
+    /// Removes what waits for a sink, and its dead letters where `dead` says so; for good.
+    ///
+    /// # Errors
+    /// When there is no such sink, or its spool cannot be written.
+    pub async fn purge(&self, name: &str, dead: bool) -> Result<Removed, OperateError> {
+        let unclaimed = self.unclaimed.lock().iter().find(|sink| sink.name == name).cloned();
+        if let Some(sink) = unclaimed {
+            let removed = remove_folder(self.data_dir(), &sink)?;
+            self.unclaimed.lock().retain(|other| other.name != name);
+            return Ok(removed);
+        }
+        let removed = purge(&self.spool(name).await?, dead).await?;
+        tracing::warn!(
+            sink = name,
+            records = removed.records,
+            dead_letters = removed.dead_letters,
+            "purged by the operator"
+        );
+        // A worker that waited for room among the dead letters looks again.
+        self.flush(name)?;
+        Ok(removed)
+    }
+
+    /// Sends dead letters of a sink once more.
+    ///
+    /// # Errors
+    /// When there is no such sink, or its dead letters cannot be read or written.
+    pub async fn retry_dead_letters(&self, name: &str, filter: DeadFilter) -> Result<Retried, OperateError> {
+        let sink = self.find(name)?;
+        let retried = letters::retry(&self.spool(name).await?, &*sink.sink, filter).await?;
+        sink.tell(Handle::flush_now);
+        Ok(retried)
+    }
+
+    /// Removes dead letters of a sink, for good; how many.
+    ///
+    /// # Errors
+    /// When there is no such sink, or its dead letters cannot be written.
+    pub async fn drop_dead_letters(&self, name: &str, filter: DeadFilter) -> Result<u64, OperateError> {
+        let sink = self.find(name)?;
+        let dropped = blocking(&self.spool(name).await?, move |spool| spool.drop_dead_letters(&filter)).await?;
+        sink.tell(Handle::flush_now);
+        Ok(dropped)
+    }
+
+    /// Puts records into a sink's spool, or into all of them.
+    ///
+    /// # Errors
+    /// When there is no such sink, or a spool does not take them.
+    pub async fn import(&self, name: Option<&str>, batches: &[RecordBatch]) -> Result<(), OperateError> {
+        let names: Vec<String> = match name {
+            Some(name) => vec![name.to_owned()],
+            None => self.sink_names().iter().map(ToString::to_string).collect(),
+        };
+        for name in names {
+            let spool = self.spool(&name).await?;
+            for batch in batches {
+                spool.append(batch.clone()).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn purge(spool: &Arc<Spool>, dead: bool) -> Result<Removed, QueueError> {
+    let purged = spool.purge(&Stream::ALL).await?;
+    let dead_letters = match dead {
+        true => blocking(spool, |spool| spool.drop_dead_letters(&DeadFilter::default())).await?,
+        false => 0,
+    };
+    Ok(Removed::new(&purged, dead_letters))
+}
+
+/// Removes the folder of a spool that the configuration does not name.
+fn remove_folder(data_dir: &Path, sink: &SinkStatus) -> Result<Removed, OperateError> {
+    let folder = data_dir.join(&sink.name);
+    std::fs::remove_dir_all(&folder)
+        .map_err(|source| OperateError::Remove { path: folder.display().to_string(), source })?;
+    tracing::warn!(
+        sink = sink.name,
+        records = sink.records,
+        "a spool that the configuration does not name was removed"
+    );
+    Ok(Removed { records: sink.records, bytes: sink.bytes, dead_letters: sink.dead_letters })
+}
+
+/// The options of a sink's spool; those of the first other sink where the configuration does not name it.
+fn spool_config(config: &Config, sink: &SinkName) -> SpoolConfig {
+    let named = config.sinks.iter().find(|other| other.name == *sink).or(config.sinks.first());
+    named.map(|named| named.spool.clone()).unwrap_or_default()
+}
+
+/// A stopped sink's spool, to look at.
+///
+/// # Errors
+/// When it cannot be read.
+pub async fn look_at(config: &Config, sink: &SinkName) -> Result<Source, OperateError> {
+    let folder = config.data_dir.join(sink.as_str());
+    let options = spool_config(config, sink).options(sink);
+    let looked = tokio::task::spawn_blocking(move || StoppedSpool::look(&folder, options)).await;
+    Ok(Source::Stopped(looked.map_err(|panic| OperateError::Closed(panic.to_string()))??))
+}
+
+/// The sinks of a stopped process, locked and open for an operation.
+pub struct Stopped {
+    config: Config,
+    data: DataFolder,
+    encoder: Arc<Encoder>,
+}
+
+impl Stopped {
+    /// Locks the data folder.
+    ///
+    /// # Errors
+    /// When a process works on it.
+    pub fn open(config: Config) -> Result<Self, OperateError> {
+        let data = DataFolder::open(&config.data_dir)?;
+        let encoder = Arc::new(Encoder::new(config.documents.clone()));
+        Ok(Self { config, data, encoder })
+    }
+
+    async fn spool(&self, sink: &SinkName) -> Result<Arc<Slot>, OperateError> {
+        Ok(Slot::open(sink, self.data.path(), &spool_config(&self.config, sink)).await?)
+    }
+
+    fn sink(&self, name: &str) -> Result<&SinkConfig, NoSuchSink> {
+        self.config.sinks.iter().find(|sink| sink.name.as_str() == name).ok_or_else(|| NoSuchSink {
+            name: name.to_owned(),
+            names: self.config.sinks.iter().map(|sink| sink.name.to_string()).collect(),
+        })
+    }
+
+    /// As [`App::purge`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn purge(&self, name: &str, dead: bool) -> Result<Removed, OperateError> {
+        if let Some(sink) = snapshot::unclaimed_spools(&self.config).iter().find(|sink| sink.name == name) {
+            return remove_folder(self.data.path(), sink);
+        }
+        self.with_spool(name, async |spool| Ok(purge(spool, dead).await?)).await
+    }
+
+    /// As [`App::drop_dead_letters`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn drop_dead_letters(&self, name: &str, filter: DeadFilter) -> Result<u64, OperateError> {
+        self.with_spool(name, async |spool| Ok(blocking(spool, move |spool| spool.drop_dead_letters(&filter)).await?))
+            .await
+    }
+
+    /// As [`App::retry_dead_letters`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn retry_dead_letters(&self, name: &str, filter: DeadFilter) -> Result<Retried, OperateError> {
+        let sink = build(self.sink(name)?, &self.encoder)?;
+        if let Err(error) = sink.initialize().await {
+            return Ok(Retried { stopped_by: Some(error.message), ..Retried::default() });
+        }
+        let done = self.with_spool(name, async |spool| Ok(letters::retry(spool, &*sink, filter).await?)).await;
+        sink.close().await;
+        done
+    }
+
+    /// As [`App::import`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn import(&self, name: Option<&str>, batches: &[RecordBatch]) -> Result<(), OperateError> {
+        let names: Vec<String> = match name {
+            Some(name) => vec![name.to_owned()],
+            None => self.config.sinks.iter().map(|sink| sink.name.to_string()).collect(),
+        };
+        for name in names {
+            self.with_spool(&name, async |spool| {
+                for batch in batches {
+                    spool.append(batch.clone()).await?;
+                }
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
+    async fn with_spool<T>(
+        &self,
+        name: &str,
+        work: impl AsyncFnOnce(&Arc<Spool>) -> Result<T, OperateError>,
+    ) -> Result<T, OperateError> {
+        let slot = self.spool(&self.sink(name)?.name.clone()).await?;
+        let result = match slot.get().await {
+            Some(spool) => work(&spool).await,
+            None => Err(OperateError::Closed(name.to_owned())),
+        };
+        slot.close().await;
+        result
+    }
+
+    /// Delivers what waits for a sink (or for all) until nothing is left or `timeout` is over; `progress` hears how many
+    /// records are left. True where nothing is left.
+    ///
+    /// # Errors
+    /// When a sink does not start.
+    pub async fn drain(
+        &self,
+        name: Option<&str>,
+        timeout: Option<Duration>,
+        mut progress: impl FnMut(&[SinkStatus]),
+    ) -> Result<bool, OperateError> {
+        let chosen: Vec<&SinkConfig> = match name {
+            Some(name) => vec![self.sink(name)?],
+            None => self.config.sinks.iter().collect(),
+        };
+        let mut sinks = Vec::new();
+        for sink in chosen {
+            let slot = Slot::open(&sink.name, self.data.path(), &sink.spool).await?;
+            sinks.push(Running::start(Arc::new(sink.clone()), slot, &self.encoder).await?);
+        }
+        sinks.iter().for_each(|sink| sink.tell(Handle::flush_now));
+        let begun = tokio::time::Instant::now();
+        let is_empty = loop {
+            let rates = super::rates::Rates::default();
+            let figures: Vec<SinkStatus> = sinks.iter().map(|sink| snapshot::of_running(sink, &rates, 0).0).collect();
+            progress(&figures);
+            if figures.iter().all(|sink| sink.records == 0) {
+                break true;
+            }
+            if timeout.is_some_and(|timeout| begun.elapsed() >= timeout) {
+                break false;
+            }
+            tokio::time::sleep(LOOK).await;
+        };
+        for sink in sinks {
+            sink.stop().await;
+            sink.slot.close().await;
+        }
+        Ok(is_empty)
+    }
+}

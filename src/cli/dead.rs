@@ -1,0 +1,218 @@
+//! `dead list|show|retry|drop`: what a sink rejected for good; live and stopped.
+
+use serde_json::{Value, json};
+
+use super::{
+    Common, Exit, Failure, Outcome, backlog, block_on,
+    client::{Client, encoded},
+    output,
+};
+use crate::{
+    admin::records::letter_json,
+    app::{self, Retried, Stopped},
+    config::{
+        Config,
+        units::{human_count, parse_duration},
+    },
+    document::Encoder,
+    record::{SinkName, Stream, UnixMillis, now_millis},
+    spool::DeadFilter,
+};
+
+/// Arguments of `dead`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// List them: when, how often, why
+    List(ListArgs),
+    /// Show one with all that is known of it, its document too
+    Show {
+        /// The sink
+        sink: String,
+        /// Its `_id`
+        id: String,
+    },
+    /// Send them to the sink once more; those that are taken are gone from here
+    Retry(SomeArgs),
+    /// Remove them for good
+    Drop(SomeArgs),
+}
+
+#[derive(Debug, clap::Args)]
+struct ListArgs {
+    /// The sink
+    sink: String,
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// How many at most
+    #[arg(short, value_name = "N", default_value_t = 50)]
+    n: usize,
+}
+
+#[derive(Debug, clap::Args)]
+struct SomeArgs {
+    /// The sink
+    sink: String,
+    #[command(flatten)]
+    filter: FilterArgs,
+    /// All of them; without it at least one filter is needed
+    #[arg(long)]
+    all: bool,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+struct FilterArgs {
+    /// Only of this stream
+    #[arg(long)]
+    stream: Option<Stream>,
+    /// Only the one with this `_id`
+    #[arg(long)]
+    id: Option<String>,
+    /// Only those whose reason holds this text
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Only those whose last attempt is at least this long ago: 1h, "2 days"
+    #[arg(long, value_name = "TIME", value_parser = |text: &str| parse_duration(text))]
+    older_than: Option<std::time::Duration>,
+}
+
+impl FilterArgs {
+    fn filter(&self) -> DeadFilter {
+        let before = |age: std::time::Duration| now_millis() - i64::try_from(age.as_millis()).unwrap_or(i64::MAX);
+        DeadFilter {
+            stream: self.stream,
+            id: self.id.clone(),
+            reason: self.reason.clone(),
+            before: self.older_than.map(before),
+        }
+    }
+
+    const fn is_empty(&self) -> bool {
+        self.stream.is_none() && self.id.is_none() && self.reason.is_none() && self.older_than.is_none()
+    }
+}
+
+pub(super) fn run(common: &Common, args: &Args) -> Outcome {
+    let config = common.load_config()?;
+    block_on(async {
+        match &args.action {
+            Action::List(args) => list(common, &config, args).await,
+            Action::Show { sink, id } => show(&config, sink, id).await,
+            Action::Retry(args) => retry(common, &config, args).await,
+            Action::Drop(args) => drop(common, &config, args).await,
+        }
+    })
+}
+
+async fn list(common: &Common, config: &Config, args: &ListArgs) -> Outcome {
+    let letters = letters(config, &args.sink, &args.filter.filter(), args.n).await?;
+    if common.json {
+        return output::json(&letters);
+    }
+    if letters.is_empty() {
+        return output::line("no dead letters");
+    }
+    let mut table = output::table(&["last attempt", "stream", "id", ">tries", "reason"]);
+    for letter in &letters {
+        let at = letter["last_attempt_at"].as_i64().unwrap_or_default();
+        let text = |field: &str| letter[field].as_str().unwrap_or_default().to_owned();
+        table.add_row([
+            humantime::format_rfc3339_seconds(backlog::time(at)).to_string(),
+            text("stream"),
+            text("id"),
+            letter["attempts"].to_string(),
+            text("reason"),
+        ]);
+    }
+    output::print_table(&table)
+}
+
+async fn show(config: &Config, sink: &str, id: &str) -> Outcome {
+    let filter = DeadFilter { id: Some(id.to_owned()), ..DeadFilter::default() };
+    let found = letters(config, sink, &filter, 3).await?;
+    if found.is_empty() {
+        return Err(Failure::from(format!("sink {sink} has no dead letter with the id {id:?}")));
+    }
+    found.iter().try_for_each(output::json)
+}
+
+/// Dead letters as the API shows them.
+async fn letters(config: &Config, sink: &str, filter: &DeadFilter, n: usize) -> Result<Vec<Value>, Failure> {
+    if let Some(client) = Client::find(&config.data_dir).await? {
+        let path = format!("sinks/{}/dead?n={n}{}", encoded(sink), parameters(filter));
+        let mut answer: Value = client.get(&path).await?;
+        return Ok(answer["dead_letters"].as_array_mut().map(std::mem::take).unwrap_or_default());
+    }
+    let name = SinkName::new(sink).map_err(|error| Failure::usage(error.to_string()))?;
+    if !app::spools_in(&config.data_dir)?.contains(&name) {
+        return Err(Failure::usage(format!("there is no spool of a sink {sink:?} in {}", config.data_dir.display())));
+    }
+    let source = app::look_at(config, &name).await?;
+    let (filter, encoder) = (filter.clone(), Encoder::new(config.documents.clone()));
+    let listed = tokio::task::spawn_blocking(move || {
+        let letters = source.dead_letters(&filter, 0, n)?;
+        Ok::<_, Failure>(letters.into_iter().map(|letter| letter_json(letter, &encoder)).collect())
+    });
+    listed.await?
+}
+
+async fn retry(common: &Common, config: &Config, args: &SomeArgs) -> Outcome {
+    let filter = chosen(args)?;
+    let retried: Retried = match Client::find(&config.data_dir).await? {
+        Some(client) => {
+            client.post(&format!("sinks/{}/dead/retry?{}", encoded(&args.sink), parameters(&filter))).await?
+        }
+        None => Stopped::open(config.clone())?.retry_dead_letters(&args.sink, filter).await?,
+    };
+    if common.json {
+        output::json(&retried)?;
+    } else {
+        let (delivered, rejected) = (human_count(retried.delivered), human_count(retried.rejected));
+        output::line(format!("{delivered} delivered, {rejected} rejected again"))?;
+    }
+    match retried.stopped_by {
+        Some(reason) => Err(Failure::new(Exit::Partial, format!("the rest was not tried: {reason}"))),
+        None => Ok(()),
+    }
+}
+
+async fn drop(common: &Common, config: &Config, args: &SomeArgs) -> Outcome {
+    let filter = chosen(args)?;
+    let dropped = match Client::find(&config.data_dir).await? {
+        Some(client) => {
+            let path = format!("sinks/{}/dead/drop?{}", encoded(&args.sink), parameters(&filter));
+            let answer: Value = client.post(&path).await?;
+            answer["dropped"].as_u64().unwrap_or_default()
+        }
+        None => Stopped::open(config.clone())?.drop_dead_letters(&args.sink, filter).await?,
+    };
+    if common.json {
+        return output::json(&json!({ "dropped": dropped }));
+    }
+    output::line(format!("{} dropped", human_count(dropped)))
+}
+
+fn chosen(args: &SomeArgs) -> Result<DeadFilter, Failure> {
+    if args.filter.is_empty() && !args.all {
+        return Err(Failure::usage("say which: --id, --stream, --reason or --older-than; or --all"));
+    }
+    Ok(args.filter.filter())
+}
+
+fn parameters(filter: &DeadFilter) -> String {
+    let text = |name: &str, value: Option<String>| value.map(|value| format!("&{name}={}", encoded(&value)));
+    [
+        text("stream", filter.stream.map(|stream| stream.to_string())),
+        text("id", filter.id.clone()),
+        text("reason", filter.reason.clone()),
+        text("before", filter.before.map(|at: UnixMillis| at.to_string())),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}

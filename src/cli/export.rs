@@ -1,0 +1,304 @@
+//! `export` and `import`: a sink's backlog into a file, and records from a file into the spools.
+//!
+//! An export is resumable: beside FILE lies `FILE.progress` (how many bytes of FILE count, and where each stream goes on)
+//! until the export is complete. What was written after it was last renewed is written again, never twice.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File, OpenOptions},
+    io::{self, BufReader, BufWriter, Seek, SeekFrom, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Common, Failure, Outcome, backlog, block_on, client::Client, output, records};
+use crate::{
+    admin::records::batches,
+    app::Stopped,
+    config::units::human_count,
+    look::{Looked, Query},
+    record::Stream,
+    spool::raw::{RawReader, RawWriter},
+};
+
+/// How often the progress file is renewed.
+const CHECKPOINT: Duration = Duration::from_secs(1);
+/// Bytes of records that are imported at once.
+const PIECE: usize = 4 << 20;
+
+/// Arguments of `export`.
+#[derive(Debug, clap::Args)]
+pub struct ExportArgs {
+    /// The sink whose backlog is taken
+    sink: String,
+    /// Where to; made readable for this user only
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+    /// The records as they came, not redacted, in the format that `import` reads; otherwise documents, one a line
+    #[arg(long)]
+    raw: bool,
+    /// Only this stream
+    #[arg(long)]
+    stream: Option<Stream>,
+    /// Overwrite FILE
+    #[arg(long)]
+    force: bool,
+}
+
+/// Arguments of `import`.
+#[derive(Debug, clap::Args)]
+pub struct ImportArgs {
+    /// What `export --raw` or `recover` wrote
+    file: PathBuf,
+    /// Into this sink's spool only [default: into all]
+    #[arg(long)]
+    sink: Option<String>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Progress {
+    sink: String,
+    raw: bool,
+    bytes: u64,
+    records: u64,
+    /// The next ordinal of each stream.
+    next: BTreeMap<Stream, u64>,
+}
+
+pub(super) fn export(common: &Common, args: &ExportArgs) -> Outcome {
+    let config = common.load_config()?;
+    block_on(async {
+        let snapshot = backlog::snapshot(&config).await?;
+        let total = snapshot.sink(&args.sink).map(|sink| match args.stream {
+            Some(stream) => sink.streams.get(&stream).map_or(0, |figures| figures.records),
+            None => sink.records,
+        });
+        let mut export = Export::open(args)?;
+        let resumed = export.progress.records;
+        let bar = bar(total.unwrap_or_default() + resumed);
+        bar.set_position(resumed);
+        let query = Query {
+            streams: args.stream.map_or_else(|| Stream::ALL.to_vec(), |stream| vec![stream]),
+            from: export.progress.next.clone(),
+            raw: args.raw,
+            ..Query::default()
+        };
+        export.begin()?;
+        let shared = Arc::new(Mutex::new(export));
+        let result = records::each(&config, &args.sink, query, {
+            let (shared, bar) = (Arc::clone(&shared), bar.clone());
+            move |looked| {
+                shared.lock().map_err(|_| "the export broke off")?.push(&looked)?;
+                bar.inc(1);
+                Ok(true)
+            }
+        })
+        .await;
+        bar.finish_and_clear();
+        let mut export = shared.lock().map_err(|_| "the export broke off")?;
+        export.checkpoint()?;
+        result?;
+        let records = export.finish()?;
+        if common.json {
+            return output::json(&json!({ "records": records, "resumed_after": resumed, "file": args.output }));
+        }
+        output::line(format!("{} records of {} in {}", human_count(records), args.sink, args.output.display()))
+    })
+}
+
+struct Export {
+    path: PathBuf,
+    progress: Progress,
+    out: Option<Out>,
+    renewed: Instant,
+    skipped: u64,
+}
+
+enum Out {
+    Lines(BufWriter<File>),
+    Raw(RawWriter<BufWriter<File>>),
+}
+
+impl Export {
+    fn open(args: &ExportArgs) -> Result<Self, Failure> {
+        let beside = progress_file(&args.output);
+        let mut progress = Progress { sink: args.sink.clone(), raw: args.raw, ..Progress::default() };
+        if args.force {
+            remove(&beside)?;
+            remove(&args.output)?;
+        } else if let Ok(text) = fs::read(&beside) {
+            progress = serde_json::from_slice(&text)?;
+            if progress.sink != args.sink || progress.raw != args.raw {
+                let message = format!("{} belongs to another export: --force begins anew", beside.display());
+                return Err(Failure::usage(message));
+            }
+        } else if args.output.exists() {
+            let message = format!("{} is there already: --force overwrites it", args.output.display());
+            return Err(Failure::usage(message));
+        }
+        Ok(Self { path: args.output.clone(), progress, out: None, renewed: Instant::now(), skipped: 0 })
+    }
+
+    /// Opens the file where the last checkpoint left it.
+    fn begin(&mut self) -> Outcome {
+        let failed = |error: io::Error| format!("{}: {error}", self.path.display());
+        let mut file =
+            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&self.path).map_err(failed)?;
+        file.set_len(self.progress.bytes).map_err(failed)?;
+        file.seek(SeekFrom::End(0)).map_err(failed)?;
+        let out = BufWriter::with_capacity(1 << 20, file);
+        self.out = Some(if self.progress.raw { Out::Raw(RawWriter::new(out)?) } else { Out::Lines(out) });
+        Ok(())
+    }
+
+    fn push(&mut self, looked: &Looked) -> Outcome {
+        match self.out.as_mut().ok_or("the export's file is closed")? {
+            Out::Lines(out) => match &looked.document {
+                Some(document) => {
+                    out.write_all(document.get().as_bytes())?;
+                    out.write_all(b"\n")?;
+                    self.progress.records += 1;
+                }
+                None => {
+                    self.skipped += 1;
+                    let reason = looked.error.as_deref().unwrap_or("no document");
+                    eprintln!("livekit-spool: {} record {}: {reason}: left out", looked.stream, looked.ordinal);
+                }
+            },
+            Out::Raw(out) => {
+                let record = STANDARD.decode(looked.record.as_deref().unwrap_or_default())?;
+                out.push(looked.stream, looked.received_at, &record)?;
+                self.progress.records += 1;
+            }
+        }
+        self.progress.next.insert(looked.stream, looked.ordinal + 1);
+        if self.renewed.elapsed() >= CHECKPOINT {
+            self.checkpoint()?;
+            self.begin()?;
+        }
+        Ok(())
+    }
+
+    /// Makes durable what was written, then says so. A raw file gets its end here; another part may follow it.
+    fn checkpoint(&mut self) -> Outcome {
+        let out = match self.out.take() {
+            None => return Ok(()),
+            Some(Out::Lines(out)) => out,
+            Some(Out::Raw(out)) => out.finish()?,
+        };
+        let mut file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
+        file.sync_data()?;
+        self.progress.bytes = file.stream_position()?;
+        let (beside, fresh) = (progress_file(&self.path), self.path.with_extension("progress-new"));
+        fs::write(&fresh, serde_json::to_vec(&self.progress)?)?;
+        fs::rename(&fresh, &beside)?;
+        self.renewed = Instant::now();
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<u64, Failure> {
+        remove(&progress_file(&self.path))?;
+        match self.skipped {
+            0 => Ok(self.progress.records),
+            skipped => Err(Failure::new(
+                super::Exit::Partial,
+                format!("{} records exported; {skipped} make no document: --raw takes them too", self.progress.records),
+            )),
+        }
+    }
+}
+
+fn progress_file(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".progress");
+    PathBuf::from(name)
+}
+
+fn remove(path: &Path) -> Outcome {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!("{}: {error}", path.display()).into()),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn import(common: &Common, args: &ImportArgs) -> Outcome {
+    let config = common.load_config()?;
+    let named = |error: &dyn std::fmt::Display| Failure::from(format!("{}: {error}", args.file.display()));
+    let file = File::open(&args.file).map_err(|error| named(&error))?;
+    let bar = ProgressBar::new(file.metadata().map(|metadata| metadata.len()).unwrap_or_default());
+    let mut reader = RawReader::new(BufReader::with_capacity(1 << 20, file)).map_err(|error| named(&error))?;
+    block_on(async {
+        let into = match Client::find(&config.data_dir).await? {
+            Some(client) => Into::Running(client),
+            None => Into::Stopped(Box::new(Stopped::open(config)?)),
+        };
+        let (mut records, mut piece) = (0, RawWriter::new(Vec::new())?);
+        let mut held = 0;
+        let broken = loop {
+            let (record, error) = match reader.next() {
+                Some(Ok(record)) => (Some(record), None),
+                Some(Err(error)) => (None, Some(error)),
+                None => (None, None),
+            };
+            let is_end = record.is_none();
+            if let Some(record) = record {
+                piece.push(record.stream, record.received_at, &record.bytes)?;
+                held += record.bytes.len();
+            }
+            if (is_end || held >= PIECE) && piece.records() > 0 {
+                records += piece.records();
+                let full = std::mem::replace(&mut piece, RawWriter::new(Vec::new())?);
+                into.send(full.finish()?, args.sink.as_deref()).await?;
+                held = 0;
+                bar.set_position(reader.offset());
+            }
+            if is_end {
+                break error;
+            }
+        };
+        bar.finish_and_clear();
+        if common.json {
+            output::json(&json!({ "records": records }))?;
+        } else {
+            output::line(format!("{} records imported", human_count(records)))?;
+        }
+        match broken {
+            Some(error) => Err(Failure::new(super::Exit::Partial, format!("{}: {error}", args.file.display()))),
+            None => Ok(()),
+        }
+    })
+}
+
+/// Where records are imported.
+enum Into {
+    Running(Client),
+    Stopped(Box<Stopped>),
+}
+
+impl Into {
+    async fn send(&self, framed: Vec<u8>, sink: Option<&str>) -> Outcome {
+        match self {
+            Self::Running(client) => {
+                let sink = sink.map(|sink| format!("?sink={}", super::client::encoded(sink))).unwrap_or_default();
+                let _: Value = client.post_bytes(&format!("import{sink}"), framed.into()).await?;
+                Ok(())
+            }
+            Self::Stopped(stopped) => Ok(stopped.import(sink, &batches(&framed)?).await?),
+        }
+    }
+}
+
+fn bar(total: u64) -> ProgressBar {
+    let bar = ProgressBar::new(total);
+    match ProgressStyle::with_template("{bar:30} {human_pos}/{human_len} records, {per_sec}, {eta} left") {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}

@@ -1,0 +1,106 @@
+//! `peek`: a few records as documents, one a line, without taking anything out; live and stopped.
+
+use std::sync::Arc;
+
+use super::{
+    Common, Failure, Outcome, block_on,
+    client::{Client, encoded},
+    output,
+};
+use crate::{
+    app,
+    config::Config,
+    document::Encoder,
+    look::{self, Condition, Looked, Query},
+    record::{SinkName, Stream},
+};
+
+/// Arguments of `peek`.
+#[derive(Debug, clap::Args)]
+pub struct PeekArgs {
+    /// The sink
+    sink: String,
+    /// events, stats or node_rooms [default: all, one after another]
+    stream: Option<Stream>,
+    /// How many records at most
+    #[arg(short, value_name = "N", default_value_t = 10)]
+    n: usize,
+    /// The newest first, in place of the oldest
+    #[arg(long)]
+    newest: bool,
+    /// Only records whose document has this value at this path: room.name=lobby; may be given several times
+    #[arg(long = "where", value_name = "FIELD=VALUE")]
+    conditions: Vec<Condition>,
+}
+
+pub(super) fn peek(common: &Common, args: &PeekArgs) -> Outcome {
+    let config = common.load_config()?;
+    let query = Query {
+        streams: args.stream.map_or_else(|| Stream::ALL.to_vec(), |stream| vec![stream]),
+        newest: args.newest,
+        limit: Some(args.n),
+        filters: args.conditions.clone(),
+        ..Query::default()
+    };
+    let json = common.json;
+    block_on(async {
+        each(&config, &args.sink, query, move |looked| {
+            // With --json what is known besides the document comes along.
+            let text = match (&looked.document, json) {
+                (Some(document), false) => document.get().to_owned(),
+                _ => serde_json::to_string(&looked)?,
+            };
+            output::line(text)?;
+            Ok(true)
+        })
+        .await
+    })
+}
+
+/// Looks at records, of the running process or in the folder, until `each` answers false.
+pub(super) async fn each(
+    config: &Config,
+    sink: &str,
+    query: Query,
+    mut each: impl FnMut(Looked) -> Result<bool, Failure> + Send + 'static,
+) -> Outcome {
+    if let Some(client) = Client::find(&config.data_dir).await? {
+        let path = format!("sinks/{}/records?{}", encoded(sink), parameters(&query));
+        return client.lines(&path, |line| each(serde_json::from_slice(line)?)).await;
+    }
+    let name = SinkName::new(sink).map_err(|error| Failure::usage(error.to_string()))?;
+    if !app::spools_in(&config.data_dir)?.contains(&name) {
+        return Err(Failure::usage(format!("there is no spool of a sink {sink:?} in {}", config.data_dir.display())));
+    }
+    let source = app::look_at(config, &name).await?;
+    let encoder = Arc::new(Encoder::new(config.documents.clone()));
+    tokio::task::spawn_blocking(move || {
+        let mut failed = None;
+        look::look(&source, &encoder, &query, &mut |looked| match each(looked) {
+            Ok(more) => more,
+            Err(failure) => {
+                failed = Some(failure);
+                false
+            }
+        })?;
+        failed.map_or(Ok(()), Err)
+    })
+    .await?
+}
+
+fn parameters(query: &Query) -> String {
+    let mut parts = vec![format!("newest={}", query.newest), format!("raw={}", query.raw)];
+    if let [stream] = query.streams[..] {
+        parts.push(format!("stream={stream}"));
+    }
+    parts.extend(query.limit.map(|limit| format!("n={limit}")));
+    if !query.from.is_empty() {
+        let places: Vec<String> = query.from.iter().map(|(stream, ordinal)| format!("{stream}:{ordinal}")).collect();
+        parts.push(format!("from={}", encoded(&places.join(","))));
+    }
+    if !query.filters.is_empty() {
+        let lines: Vec<String> = query.filters.iter().map(ToString::to_string).collect();
+        parts.push(format!("where={}", encoded(&lines.join("\n"))));
+    }
+    parts.join("&")
+}

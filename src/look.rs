@@ -1,0 +1,230 @@
+//! Looks at the records of a spool, open or stopped, as documents or raw, without taking anything out.
+//!
+//! `peek`, `export`, the status page and the API all look through here, so that what is redacted for one is redacted for
+//! all. The encoder decides what a document leaves out; only `raw` gives records as they came.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, value::RawValue};
+
+use crate::{
+    document::{DocumentContext, Encoder, JsonStyle, write_json},
+    record::{Stream, UnixMillis},
+    spool::{DeadFilter, DeadLetter, Peek, PeekFrom, QueueError, QueuedRecord, Spool, StoppedSpool},
+};
+
+/// A spool to look at.
+#[derive(Debug)]
+pub enum Source {
+    /// One that this process has open.
+    Open(Arc<Spool>),
+    /// One that no process has open.
+    Stopped(StoppedSpool),
+}
+
+impl Source {
+    fn peek(&self, stream: Stream, from: PeekFrom) -> Result<Peek, QueueError> {
+        match self {
+            Self::Open(spool) => spool.peek(stream, from),
+            Self::Stopped(spool) => spool.peek(stream, from),
+        }
+    }
+
+    /// The dead letters that a filter means, oldest first. Blocking.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn dead_letters(&self, filter: &DeadFilter, skip: usize, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
+        match self {
+            Self::Open(spool) => spool.dead_letters(filter, skip, limit),
+            Self::Stopped(spool) => spool.dead_letters(filter, skip, limit),
+        }
+    }
+}
+
+/// Which records to look at, and how.
+#[derive(Debug, Clone, Default)]
+pub struct Query {
+    /// Of these streams, one after another.
+    pub streams: Vec<Stream>,
+    /// From this ordinal of a stream on.
+    pub from: BTreeMap<Stream, u64>,
+    /// The newest first.
+    pub newest: bool,
+    /// So many at most.
+    pub limit: Option<usize>,
+    /// Whose document has these values at these paths.
+    pub filters: Vec<Condition>,
+    /// The records as they came, in place of documents.
+    pub raw: bool,
+}
+
+/// `room.name=lobby`: a field's path in the document, and its value as text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    path: Vec<String>,
+    value: String,
+}
+
+impl std::str::FromStr for Condition {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (path, value) = text
+            .split_once('=')
+            .filter(|(path, _)| !path.is_empty())
+            .ok_or("write FIELD=VALUE, such as room.name=lobby")?;
+        Ok(Self { path: path.split('.').map(str::to_owned).collect(), value: value.to_owned() })
+    }
+}
+
+impl std::fmt::Display for Condition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}={}", self.path.join("."), self.value)
+    }
+}
+
+impl Condition {
+    /// Whether the value stands at the path; in a list, at any of its elements.
+    fn holds(&self, document: &Value) -> bool {
+        fn at(value: &Value, path: &[String], wanted: &str) -> bool {
+            match (value, path) {
+                (Value::Array(items), _) => items.iter().any(|item| at(item, path, wanted)),
+                (Value::Object(fields), [first, rest @ ..]) => fields.get(first).is_some_and(|v| at(v, rest, wanted)),
+                (Value::String(text), []) => text == wanted,
+                (Value::Null, []) => wanted == "null",
+                (other, []) => other.to_string() == wanted,
+                _ => false,
+            }
+        }
+        at(document, &self.path, &self.value)
+    }
+}
+
+/// A record that was looked at.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Looked {
+    /// Its stream.
+    pub stream: Stream,
+    /// Its place in the stream's order.
+    pub ordinal: u64,
+    /// When it was received.
+    pub received_at: UnixMillis,
+    /// What a sink would store, redacted alike; Extended JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub document: Option<Box<RawValue>>,
+    /// Why it makes no document.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The record as it came, in Base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub record: Option<String>,
+}
+
+/// Looks at records one after another until `each` answers false. Blocking.
+///
+/// # Errors
+/// When the spool cannot be read.
+pub fn look(
+    source: &Source,
+    encoder: &Encoder,
+    query: &Query,
+    each: &mut dyn FnMut(Looked) -> bool,
+) -> Result<(), QueueError> {
+    let mut left = query.limit.unwrap_or(usize::MAX);
+    for &stream in &query.streams {
+        let from = match (query.from.get(&stream), query.newest) {
+            (Some(&ordinal), false) => PeekFrom::Ordinal(ordinal),
+            (Some(&ordinal), true) => PeekFrom::OrdinalBackwards(ordinal),
+            (None, false) => PeekFrom::Oldest,
+            (None, true) => PeekFrom::Newest,
+        };
+        if left == 0 {
+            return Ok(());
+        }
+        for record in source.peek(stream, from)? {
+            let looked = of_record(stream, &record?, encoder, query.raw);
+            if !query.filters.is_empty() && !matches(&looked, query, encoder) {
+                continue;
+            }
+            if !each(looked) {
+                return Ok(());
+            }
+            left -= 1;
+            if left == 0 {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn of_record(stream: Stream, record: &QueuedRecord, encoder: &Encoder, raw: bool) -> Looked {
+    let (document, error, bytes) = if raw {
+        (None, None, Some(STANDARD.encode(&record.bytes)))
+    } else {
+        match document(stream, &record.bytes, encoder) {
+            Ok(document) => (Some(document), None, None),
+            Err(error) => (None, Some(error), None),
+        }
+    };
+    Looked { stream, ordinal: record.ordinal, received_at: record.received_at, document, error, record: bytes }
+}
+
+/// A record's document as relaxed Extended JSON, redacted as the encoder was told.
+///
+/// # Errors
+/// Why it makes none.
+pub fn document(stream: Stream, record: &[u8], encoder: &Encoder) -> Result<Box<RawValue>, String> {
+    let (mut bson, mut json) = (Vec::new(), Vec::new());
+    encoder.encode(stream, record, &DocumentContext::default(), &mut bson).map_err(|error| error.to_string())?;
+    write_json(&bson, JsonStyle::Relaxed, &mut json).map_err(|error| error.to_string())?;
+    let text = String::from_utf8(json).map_err(|error| error.to_string())?;
+    RawValue::from_string(text).map_err(|error| error.to_string())
+}
+
+fn matches(looked: &Looked, query: &Query, encoder: &Encoder) -> bool {
+    let decoded;
+    let document = match (&looked.document, &looked.record) {
+        (Some(document), _) => document,
+        (None, Some(record)) => {
+            let bytes = STANDARD.decode(record).unwrap_or_default();
+            let Ok(document) = self::document(looked.stream, &bytes, encoder) else { return false };
+            decoded = document;
+            &decoded
+        }
+        (None, None) => return false,
+    };
+    let Ok(value) = serde_json::from_str::<Value>(document.get()) else { return false };
+    query.filters.iter().all(|condition| condition.holds(&value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holds(condition: &str, document: &Value) -> bool {
+        condition.parse::<Condition>().unwrap().holds(document)
+    }
+
+    #[test]
+    fn conditions_compare_values_at_a_path_as_text() {
+        let document = serde_json::json!({"type": "A", "room": {"n": 3, "ok": true}, "list": [{"x": "1"}, {"x": "2"}]});
+        for (condition, expected) in [
+            ("type=A", true),
+            ("type=B", false),
+            ("room.n=3", true),
+            ("room.ok=true", true),
+            ("room=3", false),
+            ("list.x=2", true),
+            ("list.x=3", false),
+            ("nowhere.at.all=1", false),
+            ("type=", false),
+        ] {
+            assert_eq!(holds(condition, &document), expected, "{condition}");
+        }
+        assert!("no condition".parse::<Condition>().is_err() && "=x".parse::<Condition>().is_err());
+    }
+}
