@@ -5,5 +5,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod conformance;
 mod mongodb;
 mod pipeline;
+mod redis;
+mod resp;

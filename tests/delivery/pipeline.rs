@@ -10,6 +10,7 @@ use livekit_spool::{
     sink::{
         Sink,
         mongodb::{MongoOptions, MongoSink},
+        redis::{RedisOptions, RedisSink},
     },
     spool::{DeadFilter, DeadLetter, Spool, SpoolOptions},
 };
@@ -53,6 +54,14 @@ pub(crate) fn mongo_sink(uri: &str, database: &str) -> Arc<dyn Sink> {
 
 pub(crate) fn mongo_sink_with(options: MongoOptions) -> Arc<dyn Sink> {
     Arc::new(MongoSink::new(options, encoder()).expect("options that the sink takes"))
+}
+
+pub(crate) fn redis_sink(url: &str) -> Arc<dyn Sink> {
+    redis_sink_with(RedisOptions { url: url.to_owned(), timeout: Duration::from_secs(5), ..RedisOptions::default() })
+}
+
+pub(crate) fn redis_sink_with(options: RedisOptions) -> Arc<dyn Sink> {
+    Arc::new(RedisSink::new(options, encoder()).expect("options that the sink takes"))
 }
 
 pub(crate) struct Pipeline {

@@ -1,5 +1,225 @@
-//! The Redis sink.
+//! The Redis sink: a RedisJSON document per record, pipelined, every reply checked.
+//!
+//! ```text
+//! JSON.SET event:{<room sid>}:<TYPE>:<id> $ <document>     EXPIRE <the key> <seconds>     … per record, then WAITAOF
+//! ```
+//!
+//! - Delivered means: both commands were answered well, and, where the server has WAITAOF (7.2) and an append-only file,
+//!   they are fsynced there. Without, Redis acknowledges from memory, and the sink says so at the start.
+//! - A record that comes again sets the same key to the same document.
+//! - A cluster's redirections are followed and remembered; the braces keep a room's records on one node.
 
+mod command;
+mod fault;
+mod indexes;
+mod nodes;
 mod options;
 
-pub use options::{RedisOptions, RedisOptionsError};
+use std::{collections::HashMap, sync::Arc};
+
+use async_trait::async_trait;
+use redis::Value;
+
+pub use self::options::{RedisOptions, RedisOptionsError};
+use self::{
+    command::{Entry, entries},
+    fault::{Fault, kind_of},
+    nodes::Nodes,
+};
+use super::{Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind, url::without_secrets};
+use crate::document::{Encoder, Labels};
+
+/// How often redirections are followed before a record waits for the next attempt.
+const REDIRECTIONS: usize = 4;
+
+/// Delivers to Redis.
+#[derive(Debug)]
+pub struct RedisSink {
+    options: RedisOptions,
+    encoder: Arc<Encoder>,
+    labels: Arc<Labels>,
+    address: String,
+    nodes: Nodes,
+}
+
+impl RedisSink {
+    /// A sink that has not connected yet.
+    ///
+    /// # Errors
+    /// When [`RedisOptions::check`] finds something.
+    pub fn new(options: RedisOptions, encoder: Arc<Encoder>) -> Result<Self, RedisOptionsError> {
+        let labels = Arc::new(options.labels()?);
+        let nodes = Nodes::new(options.connection()?, options.timeout);
+        Ok(Self { address: without_secrets(&options.url), options, encoder, labels, nodes })
+    }
+
+    fn error(&self, kind: SinkErrorKind, what: &str) -> SinkError {
+        let remedy = match kind {
+            SinkErrorKind::Unauthorized => "; check user and password in the url, and the user's ACL",
+            SinkErrorKind::Full => "; raise maxmemory or make room on the server",
+            SinkErrorKind::Unavailable | SinkErrorKind::Timeout | SinkErrorKind::Unnamed => "",
+        };
+        SinkError { kind, message: format!("{}: {what}{remedy}", self.address) }
+    }
+
+    /// Sends some entries to one node; says of each what became of it.
+    async fn send_to(&self, node: &str, entries: &[&Entry]) -> Vec<Fate> {
+        let failed = |error: &redis::RedisError| {
+            let kind = kind_of(error);
+            vec![Fate::Failed(kind, error.to_string()); entries.len()]
+        };
+        let mut connection = match self.nodes.take(node).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                self.nodes.forget(node);
+                return failed(&error);
+            }
+        };
+        let seconds = self.options.expiration.map(|expiration| expiration.as_secs().max(1));
+        let replies = match command::send(&mut connection, entries, seconds, self.options.timeout).await {
+            Ok(replies) => replies,
+            Err(error) => {
+                // The connection is not given back: what it would answer next is unknown.
+                self.nodes.forget(node);
+                return failed(&error);
+            }
+        };
+        let per_entry = 1 + usize::from(seconds.is_some());
+        let mut fates: Vec<Fate> = replies.chunks(per_entry).take(entries.len()).map(Fate::of).collect();
+        if connection.fsyncs() {
+            match command::fsynced(replies.last()) {
+                Ok(()) => {}
+                Err((kind, text)) => not_durable(&mut fates, kind, &text),
+            }
+        }
+        self.nodes.give_back(node, connection);
+        fates
+    }
+}
+
+/// What became of an entry.
+#[derive(Debug, Clone)]
+enum Fate {
+    Delivered,
+    /// A cluster's other node has it.
+    Moved {
+        slot: u16,
+        node: String,
+    },
+    Rejected(String),
+    Failed(SinkErrorKind, String),
+}
+
+impl Fate {
+    /// Of an entry's replies.
+    fn of(replies: &[Value]) -> Self {
+        for reply in replies {
+            match reply {
+                Value::ServerError(error) => {
+                    let text =
+                        error.details().map_or_else(|| error.code().to_owned(), |d| format!("{} {d}", error.code()));
+                    return match Fault::of(error.code(), error.details().unwrap_or_default()) {
+                        Fault::Moved { slot, node } => Self::Moved { slot, node },
+                        Fault::Away(kind) => Self::Failed(kind, text),
+                        Fault::Refused => Self::Rejected(text),
+                        Fault::Unknown => Self::Failed(SinkErrorKind::Unnamed, text),
+                    };
+                }
+                // EXPIRE found no such key: it was evicted, or deleted, since JSON.SET.
+                Value::Int(0) => {
+                    let text = "the key was gone before its EXPIRE: does the server evict keys?".to_owned();
+                    return Self::Failed(SinkErrorKind::Full, text);
+                }
+                _ => {}
+            }
+        }
+        Self::Delivered
+    }
+}
+
+/// Takes back what was delivered.
+fn not_durable(fates: &mut [Fate], kind: SinkErrorKind, text: &str) {
+    for fate in fates {
+        if matches!(fate, Fate::Delivered) {
+            *fate = Fate::Failed(kind, text.to_owned());
+        }
+    }
+}
+
+#[async_trait]
+impl Sink for RedisSink {
+    fn kind(&self) -> &'static str {
+        "redis"
+    }
+
+    fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    async fn initialize(&self) -> Result<Vec<String>, SinkError> {
+        let failed = |error: redis::RedisError| self.error(kind_of(&error), &error.to_string());
+        let mut connection = self.nodes.take(nodes::FIRST).await.map_err(failed)?;
+        if !command::has_json(&mut connection).await.map_err(failed)? {
+            let text = "the server has no RedisJSON: use Redis Stack, or Redis 8";
+            return Err(self.error(SinkErrorKind::Unavailable, text));
+        }
+        let mut warnings = indexes::create(&mut connection, &self.options.streams).await.map_err(failed)?;
+        warnings.extend(connection.why_not_fsynced().map(str::to_owned));
+        self.nodes.give_back(nodes::FIRST, connection);
+        Ok(warnings)
+    }
+
+    async fn send_batch(&self, batch: Batch) -> BatchOutcome {
+        let mut outcomes = vec![Outcome::Retry; batch.records.len()];
+        let encoding = {
+            let (batch, encoder, labels) = (batch.clone(), Arc::clone(&self.encoder), Arc::clone(&self.labels));
+            tokio::task::spawn_blocking(move || {
+                let entries = entries(&batch, &encoder, &labels, &mut outcomes);
+                (entries, outcomes)
+            })
+        };
+        let (entries, mut outcomes) = match encoding.await {
+            Ok(encoded) => encoded,
+            Err(panic) => {
+                let error = Some(self.error(SinkErrorKind::Unnamed, &format!("encoding failed: {panic}")));
+                return BatchOutcome { records: vec![Outcome::Retry; batch.records.len()], error };
+            }
+        };
+        let (mut away, mut unnamed) = (None, None);
+        let mut todo: Vec<&Entry> = entries.iter().collect();
+        for _ in 0..REDIRECTIONS {
+            let mut by_node: HashMap<String, Vec<&Entry>> = HashMap::new();
+            for entry in std::mem::take(&mut todo) {
+                by_node.entry(self.nodes.node_of(entry.slot)).or_default().push(entry);
+            }
+            for (node, entries) in by_node {
+                for (entry, fate) in entries.iter().zip(self.send_to(&node, &entries).await) {
+                    match fate {
+                        Fate::Delivered => outcomes[entry.record] = Outcome::Delivered,
+                        Fate::Rejected(reason) => outcomes[entry.record] = Outcome::Rejected(reason),
+                        Fate::Moved { slot, node } => {
+                            self.nodes.learn(slot, node);
+                            todo.push(entry);
+                        }
+                        Fate::Failed(SinkErrorKind::Unnamed, text) => unnamed = Some((SinkErrorKind::Unnamed, text)),
+                        Fate::Failed(kind, text) => away = Some((kind, text)),
+                    }
+                }
+            }
+            if todo.is_empty() {
+                break;
+            }
+        }
+        if !todo.is_empty() {
+            away.get_or_insert((SinkErrorKind::Unavailable, "the cluster keeps moving these keys".to_owned()));
+        }
+        // Where others passed, an unknown error is the record's own: found out now, it holds up nothing later.
+        let others_passed = outcomes.iter().any(|outcome| *outcome != Outcome::Retry);
+        let error = if others_passed { unnamed.or(away) } else { away.or(unnamed) };
+        BatchOutcome { records: outcomes, error: error.map(|(kind, text)| self.error(kind, &text)) }
+    }
+
+    async fn close(&self) {
+        self.nodes.close();
+    }
+}

@@ -2,9 +2,9 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use redis::IntoConnectionInfo;
+use redis::{ConnectionInfo, IntoConnectionInfo};
 
-use crate::{record::Stream, sink::url::without_secrets};
+use crate::{document::Labels, record::Stream, sink::url::without_secrets};
 
 /// Where and how the Redis sink delivers.
 #[derive(Clone, PartialEq, Eq)]
@@ -46,24 +46,40 @@ impl fmt::Debug for RedisOptions {
 }
 
 impl RedisOptions {
-    /// Checks the URL's form.
+    /// Checks what can be checked without a server.
     ///
     /// # Errors
-    /// When the client cannot read it.
+    /// When the client cannot read the URL, or a label cannot be a key.
     pub fn check(&self) -> Result<(), RedisOptionsError> {
-        match self.url.as_str().into_connection_info() {
-            Ok(_) => Ok(()),
-            Err(_) => Err(RedisOptionsError { url: without_secrets(&self.url) }),
-        }
+        self.connection()?;
+        self.labels().map(drop)
+    }
+
+    /// How to connect.
+    pub(super) fn connection(&self) -> Result<ConnectionInfo, RedisOptionsError> {
+        let url = || RedisOptionsError::Url { url: without_secrets(&self.url) };
+        self.url.as_str().into_connection_info().map_err(|_| url())
+    }
+
+    /// The labels as each document gets them.
+    pub(super) fn labels(&self) -> Result<Labels, RedisOptionsError> {
+        let labels = self.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+        Labels::new(labels).map_err(|error| RedisOptionsError::Label(error.to_string()))
     }
 }
 
-/// A URL that the client cannot read.
+/// Options that no server could make work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("url {url}: use redis://[user:password@]host[:port][/database], or rediss:// for TLS")]
-pub struct RedisOptionsError {
-    /// The URL, without its secrets.
-    pub url: String,
+pub enum RedisOptionsError {
+    /// The client cannot read the URL.
+    #[error("url {url}: use redis://[user:password@]host[:port][/database], or rediss:// for TLS")]
+    Url {
+        /// The URL, without its secrets.
+        url: String,
+    },
+    /// A label cannot be a key in a document.
+    #[error("labels: {0}")]
+    Label(String),
 }
 
 #[cfg(test)]

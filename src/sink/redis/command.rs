@@ -1,0 +1,145 @@
+//! A batch as Redis commands, and what their replies say.
+
+use std::time::Duration;
+
+use bson::RawDocument;
+use redis::{Pipeline, RedisResult, Value, aio::ConnectionLike};
+
+use super::{
+    fault::Fault,
+    nodes::{Connection, slot_of},
+};
+use crate::{
+    document::{DocumentContext, Encoder, JsonStyle, Labels, write_json},
+    record::Stream,
+    sink::{Batch, Outcome, SinkErrorKind},
+};
+
+/// A record as it is sent.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Which one of the batch.
+    pub(super) record: usize,
+    pub(super) key: String,
+    pub(super) slot: u16,
+    json: Vec<u8>,
+}
+
+/// Encodes a batch. Records that cannot be documents are rejected in `outcomes`.
+pub(super) fn entries(batch: &Batch, encoder: &Encoder, labels: &Labels, outcomes: &mut [Outcome]) -> Vec<Entry> {
+    let context = DocumentContext { expire_at: None, labels };
+    let mut document = Vec::new();
+    let mut entries = Vec::with_capacity(batch.records.len());
+    for (record, queued) in batch.records.iter().enumerate() {
+        document.clear();
+        let encoded = encoder.encode(batch.stream, &queued.bytes, &context, &mut document).map_err(|e| e.to_string());
+        let entry = encoded.and_then(|()| {
+            let key = key_of(batch.stream, RawDocument::from_bytes(&document).map_err(|e| e.to_string())?);
+            let mut json = Vec::with_capacity(document.len() * 3 / 2);
+            write_json(&document, JsonStyle::Plain, &mut json).map_err(|e| e.to_string())?;
+            Ok(Entry { record, slot: slot_of(key.as_bytes()), key, json })
+        });
+        match entry {
+            Ok(entry) => entries.push(entry),
+            Err(reason) => outcomes[record] = Outcome::Rejected(format!("it makes no document: {reason}")),
+        }
+    }
+    entries
+}
+
+/// A document's key; the braces make a room's, or a node's, records one slot.
+fn key_of(stream: Stream, document: &RawDocument) -> String {
+    let text = |key: &str| document.get_str(key).unwrap_or_default();
+    let id = text("_id");
+    match stream {
+        Stream::Events => {
+            let room = document.get_document("room").ok().and_then(|room| room.get_str("sid").ok());
+            format!("event:{{{}}}:{}:{id}", room.unwrap_or_else(|| text("room_id")), text("type"))
+        }
+        Stream::Stats => format!("stat:{{{}}}:{}:{}:{id}", text("room_id"), text("participant_id"), text("track_id")),
+        Stream::NodeRooms => format!("node_rooms:{{{}}}:{id}", text("node_id")),
+    }
+}
+
+/// Sends entries in one pipeline, WAITAOF behind them where it can be used. A reply per command.
+pub(super) async fn send(
+    connection: &mut Connection,
+    entries: &[&Entry],
+    expire_seconds: Option<u64>,
+    timeout: Duration,
+) -> RedisResult<Vec<Value>> {
+    let mut pipeline = Pipeline::with_capacity(2 * entries.len() + 1);
+    for entry in entries {
+        pipeline.cmd("JSON.SET").arg(&entry.key).arg("$").arg(&entry.json);
+        if let Some(seconds) = expire_seconds {
+            pipeline.cmd("EXPIRE").arg(&entry.key).arg(seconds);
+        }
+    }
+    if connection.fsyncs() {
+        pipeline.cmd("WAITAOF").arg(1).arg(0).arg(timeout.as_millis() as u64 / 4 * 3);
+    }
+    let commands = pipeline.cmd_iter().count();
+    connection.redis().req_packed_commands(&pipeline, 0, commands).await
+}
+
+/// What WAITAOF answered: how many local and replica files have all that was written.
+pub(super) fn fsynced(reply: Option<&Value>) -> Result<(), (SinkErrorKind, String)> {
+    match reply {
+        Some(Value::Array(files)) if matches!(files.first(), Some(Value::Int(1..))) => Ok(()),
+        Some(Value::ServerError(error)) => {
+            let kind = match Fault::of(error.code(), error.details().unwrap_or_default()) {
+                Fault::Away(kind) => kind,
+                Fault::Moved { .. } | Fault::Refused | Fault::Unknown => SinkErrorKind::Unavailable,
+            };
+            Err((kind, format!("WAITAOF: {} {}", error.code(), error.details().unwrap_or_default())))
+        }
+        _ => Err((SinkErrorKind::Timeout, "the append-only file was not synced in time".to_owned())),
+    }
+}
+
+/// True where the server has RedisJSON.
+pub(super) async fn has_json(connection: &mut Connection) -> RedisResult<bool> {
+    let answer: RedisResult<Value> =
+        redis::cmd("JSON.TYPE").arg("event:{}:probe").query_async(connection.redis()).await;
+    match answer {
+        Ok(_) => Ok(true),
+        Err(error) if error.to_string().to_ascii_lowercase().contains("unknown command") => Ok(false),
+        // Any other answer of the command is its own: a redirection, missing rights to read.
+        Err(error) if error.code().is_some_and(|code| ["MOVED", "ASK", "NOPERM", "CLUSTERDOWN"].contains(&code)) => {
+            Ok(true)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{RawDocumentBuf, doc};
+
+    use super::*;
+
+    fn key(stream: Stream, document: bson::Document) -> String {
+        key_of(stream, &RawDocumentBuf::try_from(&document).expect("BSON"))
+    }
+
+    #[test]
+    fn keys_are_those_of_the_fork_with_the_room_as_hash_tag() {
+        let event = doc! { "_id": "AE_1", "type": "ROOM_CREATED", "room": { "sid": "RM_x" } };
+        assert_eq!(key(Stream::Events, event), "event:{RM_x}:ROOM_CREATED:AE_1");
+        let without_room = doc! { "_id": "AE_1", "type": "EGRESS_STARTED", "room_id": "RM_y" };
+        assert_eq!(key(Stream::Events, without_room), "event:{RM_y}:EGRESS_STARTED:AE_1");
+        let stat = doc! { "_id": "AS_1", "room_id": "RM_x", "participant_id": "PA_1", "track_id": "TR_1" };
+        assert_eq!(key(Stream::Stats, stat), "stat:{RM_x}:PA_1:TR_1:AS_1");
+        assert_eq!(
+            key(Stream::NodeRooms, doc! { "_id": "ND_1:7:1.0", "node_id": "ND_1" }),
+            "node_rooms:{ND_1}:ND_1:7:1.0"
+        );
+    }
+
+    #[test]
+    fn only_a_synced_file_of_the_servers_own_counts() {
+        assert!(fsynced(Some(&Value::Array(vec![Value::Int(1), Value::Int(0)]))).is_ok());
+        assert!(fsynced(Some(&Value::Array(vec![Value::Int(0), Value::Int(2)]))).is_err());
+        assert!(fsynced(None).is_err());
+    }
+}

@@ -1,0 +1,106 @@
+//! A Redis server in a few lines: asks a closure what to answer to each command.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use tokio::{
+    io::{self, AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+};
+use tokio_util::sync::CancellationToken;
+
+/// What to answer.
+pub(crate) enum Answer {
+    /// What a healthy server does: JSON.SET keeps the document.
+    Healthy,
+    /// An error reply: its code and text.
+    Error(String),
+    /// The connection is closed.
+    HangUp,
+}
+
+type Script = Box<dyn Fn(&[String]) -> Answer + Send + Sync>;
+
+pub(crate) struct RespServer {
+    address: SocketAddr,
+    kept: Arc<Mutex<HashMap<String, String>>>,
+    end: CancellationToken,
+}
+
+impl RespServer {
+    pub(crate) async fn start(script: impl Fn(&[String]) -> Answer + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let (kept, end): (Arc<Mutex<HashMap<String, String>>>, _) = (Arc::default(), CancellationToken::new());
+        let script: Arc<Script> = Arc::new(Box::new(script));
+        let (all, ended) = (Arc::clone(&kept), end.clone());
+        tokio::spawn(end.clone().run_until_cancelled_owned(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (script, kept) = (Arc::clone(&script), Arc::clone(&all));
+                tokio::spawn(ended.clone().run_until_cancelled_owned(async move {
+                    // A client that hangs up ends its connection; nothing else does.
+                    let _ = serve(stream, &script, &kept).await;
+                }));
+            }
+        }));
+        Self { address, kept, end }
+    }
+
+    pub(crate) fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("redis://{}", self.address)
+    }
+
+    /// Documents by key.
+    pub(crate) fn kept(&self) -> HashMap<String, String> {
+        self.kept.lock().expect("no panic under this lock").clone()
+    }
+}
+
+impl Drop for RespServer {
+    fn drop(&mut self) {
+        self.end.cancel();
+    }
+}
+
+async fn serve(stream: TcpStream, script: &Script, kept: &Mutex<HashMap<String, String>>) -> io::Result<()> {
+    let (from, mut to) = stream.into_split();
+    let mut from = BufReader::new(from);
+    loop {
+        let mut command = Vec::new();
+        for _ in 0..number(&mut from, '*').await? {
+            let mut text = vec![0; number(&mut from, '$').await? + 2];
+            from.read_exact(&mut text).await?;
+            command.push(String::from_utf8_lossy(&text[..text.len() - 2]).into_owned());
+        }
+        let reply = match script(&command) {
+            Answer::Error(text) => format!("-{text}\r\n"),
+            Answer::HangUp => return Ok(()),
+            Answer::Healthy => match &*command[0] {
+                "JSON.SET" => {
+                    kept.lock().expect("no panic under this lock").insert(command[1].clone(), command[3].clone());
+                    "+OK\r\n".to_owned()
+                }
+                "EXPIRE" => ":1\r\n".to_owned(),
+                "WAITAOF" => "*2\r\n:1\r\n:0\r\n".to_owned(),
+                "JSON.TYPE" => "$-1\r\n".to_owned(),
+                _ => "+OK\r\n".to_owned(),
+            },
+        };
+        to.write_all(reply.as_bytes()).await?;
+    }
+}
+
+async fn number(from: &mut (impl AsyncBufReadExt + Unpin), sign: char) -> io::Result<usize> {
+    let mut line = String::new();
+    if from.read_line(&mut line).await? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    line.trim_end().strip_prefix(sign).and_then(|text| text.parse().ok()).ok_or(io::ErrorKind::InvalidData.into())
+}
