@@ -290,6 +290,15 @@ impl Spool {
         Self::stream_of(&self.backlog(), sink, stream)["records"].as_u64().expect("a number of records")
     }
 
+    /// The ids of a sink's dead letters, each as often as it stands there.
+    pub fn dead_letters(&self, sink: &str) -> Vec<String> {
+        let output = self.command(&["dead", "list", sink, "-n", "1000000", "--json"]);
+        assert!(output.status.success(), "dead list failed: {}", String::from_utf8_lossy(&output.stderr));
+        let listed: Value = serde_json::from_slice(&output.stdout).expect("dead list --json is JSON");
+        let letters = listed.as_array().expect("a list of dead letters");
+        letters.iter().map(|letter| letter["id"].as_str().expect("an id").to_owned()).collect()
+    }
+
     /// Waits until no sink has anything left to deliver.
     pub async fn wait_until_drained(&self) {
         super::eventually("all sinks have acknowledged all", || async {
