@@ -13,7 +13,7 @@ use crate::{
     flush::{FlushState, FlushStatus, Handle, Worker},
     ingest::{self, Append, CannotAppend, Filter, Refused},
     record::{RecordBatch, SinkName, Stream},
-    sink::{Sink, file::FileSink, mongodb::MongoSink},
+    sink::{Sink, file::FileSink, mongodb::MongoSink, redis::RedisSink},
     spool::{OpenError, Spool},
 };
 
@@ -200,7 +200,7 @@ pub(super) fn build(config: &SinkConfig, encoder: &Arc<Encoder>) -> Result<Arc<d
             Arc::new(MongoSink::new(options.clone(), Arc::clone(encoder)).map_err(|error| failed(error.to_string()))?)
         }
         Target::Redis(options) => {
-            return Err(failed(format!("{}: redis is not there yet", options.url.len())));
+            Arc::new(RedisSink::new(options.clone(), Arc::clone(encoder)).map_err(|error| failed(error.to_string()))?)
         }
         Target::File(options) => {
             Arc::new(FileSink::new(options.clone(), Arc::clone(encoder)).map_err(|error| failed(error.to_string()))?)
