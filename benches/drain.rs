@@ -121,8 +121,9 @@ async fn bare_driver(uri: &str, documents: &[RawDocumentBuf], options: &FlushOpt
     prepare(&client, "bare").await;
     let begun = Instant::now();
     stream::iter(documents.chunks(options.batch_records))
-        .for_each_concurrent(options.max_in_flight, |batch| async {
-            collection.insert_many(batch).ordered(false).await.expect("inserted");
+        .for_each_concurrent(options.max_in_flight, |batch| {
+            let insert = collection.insert_many(batch).ordered(false);
+            async { insert.await.map(drop).expect("inserted") }
         })
         .await;
     begun.elapsed()
