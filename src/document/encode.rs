@@ -95,8 +95,10 @@ impl Encoding<'_> {
             }
             seen |= field.bit;
             match field.shape {
-                Shape::Implicit => self.value(&field.header, field, tag, &mut input, depth, false),
-                Shape::Explicit => self.value(&field.header, field, tag, &mut input, depth, true),
+                Shape::Implicit | Shape::Explicit => {
+                    let present = field.shape == Shape::Explicit;
+                    self.value(&field.header, field, tag, &mut input, depth, present)
+                }
                 Shape::List => self.list(field, tag, &mut input, depth),
                 Shape::Oneof(index) => self.oneof(&table.oneofs[index], field, tag, &mut input, depth),
                 Shape::Map(entry) => map::write(self, field, entry, tag, &mut input, depth),
@@ -240,7 +242,11 @@ impl Encoding<'_> {
                 }
             }
             Value::String => {
-                let text = text(input)?;
+                let text = wire::length_delimited(input)?;
+                // Most are ASCII, which takes less to find out.
+                if !text.is_ascii() && std::str::from_utf8(text).is_err() {
+                    return Err(DocumentErrorReason::NotUtf8.into());
+                }
                 if !text.is_empty() || present {
                     key.write(&mut self.writer, kind::STRING);
                     self.writer.string(text);
@@ -252,21 +258,21 @@ impl Encoding<'_> {
                     && (!text.is_empty() || present)
                 {
                     key.write(&mut self.writer, kind::STRING);
-                    self.writer.string(&pii_key.hash(text));
+                    self.writer.string(pii_key.hash(text).as_bytes());
                 }
             }
             Value::Scrubbed(scrub) => {
                 let text = text(input)?;
                 if !text.is_empty() || present {
                     key.write(&mut self.writer, kind::STRING);
-                    self.writer.string(&scrub.apply(text));
+                    self.writer.string(scrub.apply(text).as_bytes());
                 }
             }
             Value::Bytes => {
                 let bytes = wire::length_delimited(input)?;
                 if !bytes.is_empty() || present {
                     key.write(&mut self.writer, kind::STRING);
-                    self.writer.string(&STANDARD.encode(bytes));
+                    self.writer.string(STANDARD.encode(bytes).as_bytes());
                 }
             }
             Value::Message(table) => {
@@ -300,7 +306,7 @@ impl Encoding<'_> {
         };
         if let Some(name) = name {
             key.write(&mut self.writer, kind::STRING);
-            self.writer.string(name);
+            self.writer.string(name.as_bytes());
         } else {
             key.write(&mut self.writer, kind::INT32);
             self.writer.int32(number);

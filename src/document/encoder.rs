@@ -81,13 +81,19 @@ impl Encoder {
     ) -> Result<(), DocumentError> {
         let start = encoding.writer.begin();
         encoding.writer.header(kind::STRING, &self.id);
-        encoding.writer.string(RecordId::of(stream, record).as_str());
+        let mut own = Own::default();
+        // Where the record breaks, so does the encoding of its fields, which knows the path.
+        let _ = own.find(stream, record);
+        match own.id {
+            Some(id) => encoding.writer.string(id),
+            None => encoding.writer.string(RecordId::of(stream, record).as_str().as_bytes()),
+        }
 
         encoding.message(self.schema.record(stream), record, 1)?;
 
         let writer = &mut encoding.writer;
         if self.options.time
-            && let Some(time) = timestamp(stream, record)?
+            && let Some(time) = own.time
         {
             writer.header(kind::DATE, &self.time);
             writer.int64(time);
@@ -102,32 +108,67 @@ impl Encoder {
     }
 }
 
-/// The record's own time: the field is called `timestamp`, in stats `time_stamp`.
-fn timestamp(stream: Stream, record: &[u8]) -> Result<Option<UnixMillis>, DocumentError> {
-    let number = match stream {
-        Stream::Events => 2,
-        Stream::Stats | Stream::NodeRooms => 3,
-    };
-    let (mut seconds, mut nanos, mut there) = (0_i64, 0_i32, false);
-    let mut input = record;
-    while !input.is_empty() {
-        let tag = wire::tag(&mut input)?;
-        if tag != number << 3 | WireType::Length as u32 {
-            wire::skip(&mut input, tag)?;
-            continue;
+/// What of a record is needed before (`_id`) and after (`time`) its fields, found in one look over its top level.
+#[derive(Default)]
+struct Own<'a> {
+    /// LiveKit's id; as [`RecordId`] has it. Not checked to be UTF-8: where it is not, its field is an error.
+    id: Option<&'a [u8]>,
+    time: Option<UnixMillis>,
+}
+
+impl<'a> Own<'a> {
+    fn find(&mut self, stream: Stream, record: &'a [u8]) -> Result<(), DocumentError> {
+        const LENGTH: u32 = WireType::Length as u32;
+        let (id_tag, time_tag) = match stream {
+            Stream::Events => (25 << 3 | LENGTH, 2 << 3 | LENGTH),
+            Stream::Stats => (14 << 3 | LENGTH, 3 << 3 | LENGTH),
+            // Their id is put together of several fields: 0 is no tag.
+            Stream::NodeRooms => (0, 3 << 3 | LENGTH),
+        };
+        let mut id: Option<&[u8]> = None;
+        let mut timestamp = None;
+        let mut input = record;
+        while !input.is_empty() {
+            let tag = wire::tag(&mut input)?;
+            if tag == id_tag {
+                id = Some(wire::length_delimited(&mut input)?);
+            } else if tag == time_tag {
+                let message = wire::length_delimited(&mut input)?;
+                timestamp.get_or_insert_with(Timestamp::default).merge(message)?;
+            } else {
+                wire::skip(&mut input, tag)?;
+            }
         }
-        there = true;
-        let mut message = wire::length_delimited(&mut input)?;
+        self.id = id.filter(|id| !id.is_empty());
+        self.time = timestamp.and_then(|at| at.millis());
+        Ok(())
+    }
+}
+
+/// A `google.protobuf.Timestamp`.
+#[derive(Default)]
+struct Timestamp {
+    seconds: i64,
+    nanos: i32,
+}
+
+impl Timestamp {
+    fn merge(&mut self, mut message: &[u8]) -> Result<(), DocumentError> {
         while !message.is_empty() {
             let tag = wire::tag(&mut message)?;
             match (tag >> 3, WireType::from_tag(tag)) {
-                (1, Some(WireType::Varint)) => seconds = wire::varint(&mut message)?.cast_signed(),
+                (1, Some(WireType::Varint)) => self.seconds = wire::varint(&mut message)?.cast_signed(),
                 #[expect(clippy::cast_possible_truncation, reason = "protobuf takes the low 32 bits for an int32")]
-                (2, Some(WireType::Varint)) => nanos = (wire::varint(&mut message)? as u32).cast_signed(),
+                (2, Some(WireType::Varint)) => self.nanos = (wire::varint(&mut message)? as u32).cast_signed(),
                 _ => wire::skip(&mut message, tag)?,
             }
         }
+        Ok(())
     }
-    let millis = i128::from(seconds) * 1000 + i128::from(nanos).div_euclid(1_000_000);
-    Ok(there.then(|| i64::try_from(millis).ok()).flatten())
+
+    /// Rounded down; `None` beyond what BSON's dates hold.
+    fn millis(&self) -> Option<UnixMillis> {
+        let millis = i128::from(self.seconds) * 1000 + i128::from(self.nanos).div_euclid(1_000_000);
+        i64::try_from(millis).ok()
+    }
 }

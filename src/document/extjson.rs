@@ -3,7 +3,7 @@
 
 use std::io::Write;
 
-use super::writer::kind;
+use super::writer::{decimal, kind};
 
 /// How BSON's types are written where JSON has no such type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +36,19 @@ pub fn write_json(document: &[u8], style: JsonStyle, out: &mut Vec<u8>) -> Resul
     reader.document(b'{', 1)?;
     if reader.at == document.len() { Ok(()) } else { Err(reader.bad()) }
 }
+
+/// Bytes that JSON strings do not hold as they are.
+const ESCAPED: [bool; 256] = {
+    let mut escaped = [false; 256];
+    let mut byte = 0;
+    while byte < 0x20 {
+        escaped[byte] = true;
+        byte += 1;
+    }
+    escaped[b'"' as usize] = true;
+    escaped[b'\\' as usize] = true;
+    escaped
+};
 
 struct Reader<'a, 'o> {
     bytes: &'a [u8],
@@ -142,9 +155,18 @@ impl<'a> Reader<'a, '_> {
     }
 
     fn integer(&mut self, name: &str, value: i64) {
-        match self.style {
-            JsonStyle::Canonical => self.format(format_args!("{{\"{name}\":\"{value}\"}}")),
-            JsonStyle::Relaxed | JsonStyle::Plain => self.format(format_args!("{value}")),
+        let canonical = self.style == JsonStyle::Canonical;
+        if canonical {
+            self.out.extend_from_slice(b"{\"");
+            self.out.extend_from_slice(name.as_bytes());
+            self.out.extend_from_slice(b"\":\"");
+        }
+        if value < 0 {
+            self.out.push(b'-');
+        }
+        self.out.extend_from_slice(decimal(value.unsigned_abs(), &mut [0; 20]));
+        if canonical {
+            self.out.extend_from_slice(b"\"}");
         }
     }
 
@@ -184,7 +206,7 @@ impl<'a> Reader<'a, '_> {
     fn text(&mut self, text: &str) {
         self.out.push(b'"');
         let mut rest = text.as_bytes();
-        while let Some(at) = rest.iter().position(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\') {
+        while let Some(at) = rest.iter().position(|&byte| ESCAPED[usize::from(byte)]) {
             self.out.extend_from_slice(&rest[..at]);
             match rest[at] {
                 b'\n' => self.out.extend_from_slice(b"\\n"),

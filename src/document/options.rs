@@ -138,7 +138,7 @@ impl Labels {
                 return Err(BadLabel(name.to_owned()));
             }
             writer.key_header(kind::STRING, name);
-            writer.string(value);
+            writer.string(value.as_bytes());
         }
         if writer.position() == empty {
             return Ok(Self::none());

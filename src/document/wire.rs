@@ -16,7 +16,7 @@ pub(super) enum Raw<'a> {
 }
 
 /// Takes a varint.
-#[inline]
+#[inline(always)]
 pub(super) fn varint(input: &mut &[u8]) -> Result<u64, DocumentError> {
     match **input {
         [byte, ..] if byte < 0x80 => {
@@ -33,6 +33,17 @@ pub(super) fn varint(input: &mut &[u8]) -> Result<u64, DocumentError> {
 
 #[inline(never)]
 fn long_varint(input: &mut &[u8]) -> Result<u64, DocumentError> {
+    // With ten bytes at hand there is nothing to check on the way but where it ends.
+    if let Some(bytes) = input.first_chunk::<10>() {
+        let mut value = 0;
+        for (i, &byte) in bytes.iter().take(9).enumerate() {
+            value |= u64::from(byte & 0x7F) << (7 * i);
+            if byte < 0x80 {
+                *input = &input[i + 1..];
+                return Ok(value);
+            }
+        }
+    }
     read_varint(input).ok_or_else(|| {
         // Ten bytes that go on (or overflow) are no varint however many follow; fewer are cut off.
         let overlong = input.len() >= 10;
@@ -41,7 +52,7 @@ fn long_varint(input: &mut &[u8]) -> Result<u64, DocumentError> {
 }
 
 /// Takes a tag: `field number << 3 | wire type`, with both in range.
-#[inline]
+#[inline(always)]
 pub(super) fn tag(input: &mut &[u8]) -> Result<u32, DocumentError> {
     let tag = varint(input)?;
     let number = tag >> 3;
@@ -53,7 +64,7 @@ pub(super) fn tag(input: &mut &[u8]) -> Result<u32, DocumentError> {
 }
 
 /// Takes a length and as many bytes.
-#[inline]
+#[inline(always)]
 pub(super) fn length_delimited<'a>(input: &mut &'a [u8]) -> Result<&'a [u8], DocumentError> {
     let length = varint(input)?;
     let split = usize::try_from(length).ok().and_then(|length| input.split_at_checked(length));

@@ -1,6 +1,4 @@
 //! Writes raw BSON, in one go and without a tree: element headers are ready-made, lengths are filled in afterwards.
-//!
-//! The buffer is kept longer than what is written and cut at the end, so that the writes are plain copies into it.
 
 /// BSON element types that documents use.
 pub(super) mod kind {
@@ -47,60 +45,42 @@ impl Header {
 /// A buffer that raw BSON is appended to.
 #[derive(Debug)]
 pub(super) struct Writer {
-    /// Written up to `at`; the rest is spare.
     buffer: Vec<u8>,
-    at: usize,
 }
 
 impl Writer {
     /// Appends to `buffer`; about `expected` bytes will come.
     pub(super) fn append_to(mut buffer: Vec<u8>, expected: usize) -> Self {
-        let at = buffer.len();
-        buffer.resize(at + expected + INLINE, 0);
-        Self { buffer, at }
+        buffer.reserve(expected + INLINE);
+        Self { buffer }
     }
 
-    /// The buffer, cut to what was written.
-    pub(super) fn finish(mut self) -> Vec<u8> {
-        self.buffer.truncate(self.at);
+    /// The buffer with what was written.
+    pub(super) fn finish(self) -> Vec<u8> {
         self.buffer
     }
 
     /// Where the next byte goes.
     #[inline]
     pub(super) const fn position(&self) -> usize {
-        self.at
+        self.buffer.len()
     }
 
     /// Takes back everything from `position` on.
     pub(super) fn rewind(&mut self, position: usize) {
-        self.at = position;
+        self.buffer.truncate(position);
     }
 
-    #[cold]
-    #[inline(never)]
-    fn grow(&mut self, n: usize) {
-        let len = (self.at + n).max(self.buffer.len() * 2);
-        self.buffer.resize(len, 0);
-    }
-
-    /// The next `n` bytes, yet to be written.
-    #[inline]
-    fn slot(&mut self, n: usize) -> &mut [u8] {
-        if self.buffer.len() - self.at < n {
-            self.grow(n);
-        }
-        &mut self.buffer[self.at..self.at + n]
-    }
-
+    /// Copies more than is needed and cuts it off again: a copy of a known length is a few instructions, one of an
+    /// unknown length a call.
     #[inline]
     pub(super) fn header(&mut self, kind: u8, header: &Header) {
-        let start = self.at;
+        let start = self.buffer.len();
         if let Some(long) = &header.long {
-            self.bytes(long);
+            self.buffer.extend_from_slice(long);
         } else {
-            self.slot(INLINE).copy_from_slice(&header.bytes);
-            self.at += usize::from(header.len);
+            self.buffer.extend_from_slice(&header.bytes);
+            self.buffer.truncate(start + usize::from(header.len));
         }
         self.buffer[start] = kind;
     }
@@ -108,25 +88,10 @@ impl Writer {
     /// The header of element `index` of an array.
     #[inline]
     pub(super) fn index_header(&mut self, kind: u8, index: usize) {
-        let slot = self.slot(24);
-        slot[0] = kind;
         let mut digits = [0; 20];
-        let mut first = digits.len();
-        let mut rest = index;
-        loop {
-            first -= 1;
-            #[expect(clippy::cast_possible_truncation, reason = "a digit")]
-            let digit = (rest % 10) as u8;
-            digits[first] = b'0' + digit;
-            rest /= 10;
-            if rest == 0 {
-                break;
-            }
-        }
-        let count = digits.len() - first;
-        slot[1..=count].copy_from_slice(&digits[first..]);
-        slot[count + 1] = 0;
-        self.at += count + 2;
+        self.buffer.push(kind);
+        self.buffer.extend_from_slice(decimal(index as u64, &mut digits));
+        self.buffer.push(0);
     }
 
     /// The header of an element whose key comes from the record; BSON keys end at the first NUL, so `key` holds none.
@@ -138,14 +103,12 @@ impl Writer {
 
     #[inline]
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
-        self.slot(bytes.len()).copy_from_slice(bytes);
-        self.at += bytes.len();
+        self.buffer.extend_from_slice(bytes);
     }
 
     #[inline]
     fn array<const N: usize>(&mut self, bytes: [u8; N]) {
-        self.slot(N).copy_from_slice(&bytes);
-        self.at += N;
+        self.buffer.extend_from_slice(&bytes);
     }
 
     #[inline]
@@ -168,21 +131,18 @@ impl Writer {
         self.array(value.to_le_bytes());
     }
 
-    /// A string value: length with the NUL, bytes, NUL. Its length is checked against the document's limit at the end.
+    /// A string value: length with the NUL, bytes, NUL. `text` is UTF-8, checked before.
     #[inline]
-    pub(super) fn string(&mut self, value: &str) {
-        let n = value.len();
-        let slot = self.slot(n + 5);
-        slot[..4].copy_from_slice(&length(n + 1));
-        slot[4..4 + n].copy_from_slice(value.as_bytes());
-        slot[4 + n] = 0;
-        self.at += n + 5;
+    pub(super) fn string(&mut self, text: &[u8]) {
+        self.array(length(text.len() + 1));
+        self.bytes(text);
+        self.array([0]);
     }
 
     /// Begins a document or array value; [`Self::end`] gets what this returns.
     #[inline]
     pub(super) fn begin(&mut self) -> usize {
-        let start = self.at;
+        let start = self.position();
         self.array([0; 4]);
         start
     }
@@ -191,8 +151,8 @@ impl Writer {
     #[inline]
     pub(super) fn end(&mut self, start: usize) {
         self.array([0]);
-        let len = self.at - start;
-        self.buffer[start..start + 4].copy_from_slice(&length(len));
+        let bytes = length(self.position() - start);
+        self.buffer[start..start + 4].copy_from_slice(&bytes);
     }
 }
 
@@ -201,4 +161,18 @@ impl Writer {
 fn length(n: usize) -> [u8; 4] {
     #[expect(clippy::cast_possible_truncation, reason = "documents over the limit are refused before they are used")]
     (n as u32).to_le_bytes()
+}
+
+/// The decimal digits of a number, at the end of `digits`.
+#[inline]
+pub(super) fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
+    let mut first = digits.len();
+    loop {
+        first -= 1;
+        digits[first] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            return &digits[first..];
+        }
+    }
 }

@@ -144,7 +144,7 @@ fn bytes_that_end_early_are_an_error_with_the_path() {
     let cut = delimited(17, &delimited(17, &varint(7, u64::MAX)[..6]));
     assert!(document(&encoder(), &whole).is_ok());
     assert_eq!(failure(&cut), ("inner.inner.an_int64".to_owned(), DocumentErrorReason::Truncated));
-    assert_eq!(failure(&whole[..4]).1, DocumentErrorReason::Truncated);
+    assert_eq!(failure(&whole[..4]), ("inner".to_owned(), DocumentErrorReason::Truncated));
     assert_eq!(failure(&[0x38; 1]).1, DocumentErrorReason::Truncated);
 }
 
