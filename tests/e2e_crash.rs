@@ -20,7 +20,7 @@ use support::{
     },
     process::{Setup, Spool},
     records,
-    wire::{self, Reply, WireServer, WriteError},
+    wire::{self, Command, Reply, WireServer, WriteError},
 };
 
 mod support;
@@ -35,18 +35,13 @@ fn load(seed: u64) -> LoadOptions {
     LoadOptions { prefix: "crash".into(), senders: 4, events_per_call: 20, pause: Duration::from_millis(2), seed }
 }
 
-/// A server that refuses every tenth document for good.
-async fn picky_server() -> WireServer {
-    WireServer::scripted(|command| {
-        if command.name != "insert" {
-            return Reply::Healthy;
-        }
-        let refused = command.documents.iter().enumerate().filter(|(_, document)| is_refused(&wire::id_of(document)));
-        Reply::WriteErrors(
-            refused.map(|(index, _)| WriteError::new(index, 121, "Document failed validation")).collect(),
-        )
-    })
-    .await
+/// Refuses every tenth document for good.
+fn picky(command: &Command) -> Reply {
+    if command.name != "insert" {
+        return Reply::Healthy;
+    }
+    let refused = command.documents.iter().enumerate().filter(|(_, document)| is_refused(&wire::id_of(document)));
+    Reply::WriteErrors(refused.map(|(index, _)| WriteError::new(index, 121, "Document failed validation")).collect())
 }
 
 fn is_refused(id: &str) -> bool {
@@ -83,7 +78,7 @@ async fn a_crash_inside_any_named_step_loses_nothing_that_was_answered_ok() {
 
 async fn crash_inside(step: &'static str, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
-    let server = picky_server().await;
+    let server = WireServer::scripted(picky).await;
     let mut spool = Setup::new().mongo("mongo", &server.uri(), DATABASE).section(SMALL_SEGMENTS).prepare();
     let at_start = step.starts_with("replay");
     let armed = format!("{step}:abort:{}", if at_start { 1 } else { random.random_range(1..=3) });
@@ -115,7 +110,7 @@ async fn crash_inside(step: &'static str, seed: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_a_power_cut_leaves_on_disk_what_was_answered_before_it_arrives() {
+async fn whatever_a_power_cut_leaves_on_disk_what_was_answered_before_it_arrives_or_is_set_aside() {
     let images = std::env::var("SPOOL_TEST_IMAGES").map_or(30, |n| n.parse().expect("SPOOL_TEST_IMAGES is a number"));
     let seed = support::seed();
     let (recorded, recording, delivered) = record(seed).await;
@@ -128,17 +123,18 @@ async fn whatever_a_power_cut_leaves_on_disk_what_was_answered_before_it_arrives
         async move {
             let mut random = StdRng::seed_from_u64(seed.wrapping_add(n));
             let cut = random.random_range(first..=last);
-            let server = WireServer::scripted(|_| Reply::Healthy).await;
+            let server = WireServer::scripted(picky).await;
             let setup = Setup::new().mongo("mongo", &server.uri(), DATABASE).section(SMALL_SEGMENTS);
             let mut spool = setup.prepare();
             recording.image(root, cut, &mut random, &spool.data());
             spool.start().await;
             spool.wait_until_drained().await;
+            let mut arrived: BTreeSet<String> = server.kept(EVENTS).into_keys().collect();
+            arrived.extend(spool.dead_letters("mongo"));
             spool.terminate();
-            let arrived = server.kept(EVENTS);
             let answered = recorded.sent.answers.iter().filter(|(at, _)| seconds(*at) < cut).flat_map(|(_, ids)| ids);
             let missing: Vec<_> = answered
-                .filter(|id| !arrived.contains_key(*id) && delivered.get(*id).is_none_or(|at| *at >= cut))
+                .filter(|id| !arrived.contains(*id) && delivered.get(*id).is_none_or(|at| *at >= cut))
                 .collect();
             if !missing.is_empty() {
                 let kept = support::keep(spool.folder());
@@ -174,10 +170,10 @@ async fn record(seed: u64) -> (Recorded, Recording, HashMap<String, f64>) {
             }
             let now = seconds(SystemTime::now());
             let mut delivered = delivered.lock().unwrap();
-            for document in &command.documents {
-                delivered.entry(wire::id_of(document)).or_insert(now);
+            for id in command.documents.iter().map(|document| wire::id_of(document)).filter(|id| !is_refused(id)) {
+                delivered.entry(id).or_insert(now);
             }
-            Reply::Healthy
+            picky(command)
         })
         .await
     };
