@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, ops::Range};
 
 use super::{
-    block::Header,
+    block::{Header, Kind},
     ranges::RangeSet,
     state::{Checkpoint, DropReason, Fate, Note, Progress, Run, SavedState, Size},
 };
@@ -134,8 +134,8 @@ impl Books {
         }
     }
 
-    /// Takes in what became of records just now; answers the note for the journal, if it says anything new.
-    pub(crate) fn finish(&mut self, stream: Stream, ranges: &[Range<u64>], fate: Fate) -> Option<Note> {
+    /// Takes in what became of records just now; answers how many of them it is news of, and the note for the journal.
+    pub(crate) fn finish(&mut self, stream: Stream, ranges: &[Range<u64>], fate: Fate) -> Option<(u64, Note)> {
         self.stream(stream).finish(stream, ranges, fate)
     }
 
@@ -143,7 +143,7 @@ impl Books {
     pub(crate) fn purge(&mut self, stream: Stream) -> Option<Note> {
         let books = self.stream(stream);
         let (all, size) = (books.live.head..books.live.next, books.live.size);
-        let mut note = books.finish(stream, &[all], Fate::Dropped(DropReason::Purged))?;
+        let (_, mut note) = books.finish(stream, &[all], Fate::Dropped(DropReason::Purged))?;
         // Blocks that were never handed out are gone too.
         note.size = size;
         books.waiting_bytes = 0;
@@ -170,6 +170,18 @@ impl StreamBooks {
         self.durable = progress;
     }
 
+    /// Enters a block of a segment that is walked over, if it holds records.
+    pub(crate) fn enter_run_of(&mut self, segment: u64, offset: u64, header: &Header) {
+        if header.kind == Kind::Records {
+            self.enter_run(&BlockPlace { segment, offset, header: *header });
+        }
+    }
+
+    /// All runs in memory.
+    pub(crate) fn runs(&self) -> impl Iterator<Item = (u64, Run)> + '_ {
+        self.sealed.iter().map(|(&key, &run)| (key, run)).chain(self.tail)
+    }
+
     fn enter_run(&mut self, place: &BlockPlace) {
         let end = place.offset + place.header.block_len();
         let ordinals = place.header.ordinals();
@@ -191,7 +203,7 @@ impl StreamBooks {
         self.tail = Some((ordinals.start, run));
     }
 
-    fn finish(&mut self, stream: Stream, ranges: &[Range<u64>], fate: Fate) -> Option<Note> {
+    fn finish(&mut self, stream: Stream, ranges: &[Range<u64>], fate: Fate) -> Option<(u64, Note)> {
         let mut note = Note {
             stream,
             fate,
@@ -216,7 +228,7 @@ impl StreamBooks {
             }
         }
         self.live.take_off(note.size);
-        (finished > 0 || note.size != Size::default()).then_some(note)
+        (finished > 0 || note.size != Size::default()).then_some((finished, note))
     }
 
     /// The run in memory that holds `ordinal`.

@@ -155,7 +155,7 @@ impl Core {
         let dead = DeadLetters::open(
             Arc::clone(&disk),
             folder.join("dead"),
-            options.dead_max_bytes,
+            dead_max_bytes(&options),
             Packer::new(options.compression, keys)?,
             unpacker()?,
         )?;
@@ -202,9 +202,11 @@ impl Core {
         self.refresh_free();
     }
 
-    /// What `max_bytes` leaves for appends: some is kept for notes, so that a full spool can drain.
+    /// What `max_bytes` leaves for appends: some is kept for notes, so that a full spool can drain, and for the dead
+    /// letters, so that they can be set aside.
     pub(crate) fn append_limit(&self) -> u64 {
-        self.options.max_bytes - notes_room(&self.options)
+        let dead = dead_max_bytes(&self.options).saturating_sub(self.usage.dead.load(Ordering::Relaxed));
+        (self.options.max_bytes - notes_room(&self.options)).saturating_sub(dead)
     }
 
     /// Whether `bytes` more fit on top of what is used.
@@ -221,12 +223,13 @@ impl Core {
     }
 
     /// Takes in what became of records: at once in memory, with the journal's next group on disk.
-    pub(crate) fn finish(&self, stream: Stream, ranges: &[Range<u64>], fate: Fate) {
+    /// Answers how many of them were not done before.
+    pub(crate) fn finish(&self, stream: Stream, ranges: &[Range<u64>], fate: Fate) -> u64 {
         let mut books = self.books.lock();
-        if let Some(note) = books.finish(stream, ranges, fate) {
-            self.inbox.lock().add_note(&note);
-            self.mail.notify_one();
-        }
+        let Some((finished, note)) = books.finish(stream, ranges, fate) else { return 0 };
+        self.inbox.lock().add_note(&note);
+        self.mail.notify_one();
+        finished
     }
 
     /// Remembers, and logs, what went wrong; the same thing again is not logged again.
@@ -266,6 +269,11 @@ impl Core {
 /// What of `max_bytes` only notes may use.
 pub(crate) fn notes_room(options: &SpoolOptions) -> u64 {
     (options.max_bytes / 16).min(1 << 20)
+}
+
+/// What dead letters may take: their own limit, and at most an eighth of the whole.
+pub(crate) fn dead_max_bytes(options: &SpoolOptions) -> u64 {
+    options.dead_max_bytes.min(options.max_bytes / 8)
 }
 
 /// How long segments get: at least four (and room for the queue) fit into `max_bytes`.

@@ -106,6 +106,10 @@ pub(crate) struct DeadLetters {
 
 struct Inner {
     letters: BTreeMap<Key, Place>,
+    /// How many letters each stream has.
+    counts: [u64; Stream::ALL.len()],
+    /// Letters that are in the queue again, and where.
+    retried: BTreeMap<Key, u64>,
     segments: BTreeMap<u64, u64>,
     active: Option<(u64, Arc<dyn DiskFile>)>,
     packer: Packer,
@@ -140,6 +144,8 @@ impl DeadLetters {
     ) -> io::Result<Self> {
         let mut inner = Inner {
             letters: BTreeMap::new(),
+            counts: [0; Stream::ALL.len()],
+            retried: BTreeMap::new(),
             segments: segment::list(disk.as_ref(), &folder)?.into_iter().collect(),
             active: None,
             packer,
@@ -171,7 +177,7 @@ impl DeadLetters {
 
     /// How many letters a stream has.
     pub(crate) fn count(&self, stream: Stream) -> u64 {
-        self.inner.lock().letters.keys().filter(|(of, _)| *of == stream).count() as u64
+        self.inner.lock().counts[stream as usize]
     }
 
     /// Keeps letters, durably. A letter that is there already is replaced; its history is kept.
@@ -234,6 +240,46 @@ impl DeadLetters {
         }
     }
 
+    /// The same, oldest first, without those that are in the queue again.
+    pub(crate) fn not_retried(&self, filter: &DeadFilter, limit: usize) -> Result<Vec<DeadLetter>, DeadError> {
+        let mut inner = self.inner.lock();
+        let mut places: Vec<Place> = inner
+            .letters
+            .iter()
+            .filter(|(key, _)| filter.may_match(key) && !inner.retried.contains_key(*key))
+            .map(|(_, &place)| place)
+            .collect();
+        places.sort_unstable();
+        let mut letters = Vec::new();
+        for place in places {
+            if letters.len() >= limit {
+                break;
+            }
+            letters.extend(self.read(&mut inner, place)?.filter(|letter| filter.matches(letter)));
+        }
+        Ok(letters)
+    }
+
+    /// Notes, durably, that letters are in the queue again: stream, `_id`, ordinal.
+    pub(crate) fn mark_retried(&self, marks: Vec<(Stream, String, u64)>) -> Result<(), DeadError> {
+        let mut inner = self.inner.lock();
+        let header = header(Kind::DeadRetried, marks.len());
+        self.write(&mut inner, header, &encode(&marks))?;
+        inner.retried.extend(marks.into_iter().map(|(stream, id, ordinal)| ((stream, id), ordinal)));
+        Ok(())
+    }
+
+    /// The letters that are in the queue again and whose records there are done.
+    pub(crate) fn retried_and(&self, done: impl Fn(Stream, u64) -> bool) -> Vec<Key> {
+        let inner = self.inner.lock();
+        inner
+            .retried
+            .iter()
+            .filter(|((stream, _), ordinal)| done(*stream, **ordinal))
+            .map(|(key, _)| key.clone())
+            .collect()
+    }
+
     /// Removes letters, durably; answers how many there were.
     pub(crate) fn remove(&self, keys: &[Key]) -> Result<u64, DeadError> {
         let mut inner = self.inner.lock();
@@ -245,9 +291,7 @@ impl DeadLetters {
         let keys: Vec<Key> = present.into_iter().cloned().collect();
         let header = header(Kind::DeadRemoved, keys.len());
         self.write(&mut inner, header, &encode(&keys))?;
-        for key in &keys {
-            inner.letters.remove(key);
-        }
+        keys.iter().for_each(|key| inner.forget(key));
         let live: u64 = inner.letters.values().map(|place| u64::from(place.bytes)).sum();
         if inner.letters.is_empty() || inner.bytes() > 2 * live + SEGMENT_BYTES {
             self.compact(&mut inner)?;
@@ -269,11 +313,20 @@ impl DeadLetters {
                 letters.push(letter);
             }
             if raw >= BLOCK_RAW_BYTES {
+                let retried = inner.retried.clone();
                 self.write_letters(inner, &std::mem::take(&mut letters))?;
+                inner.retried = retried;
                 raw = 0;
             }
         }
+        // Written anew they would count as set aside anew.
+        let retried = inner.retried.clone();
         self.write_letters(inner, &letters)?;
+        if !retried.is_empty() {
+            let marks: Vec<_> = retried.iter().map(|((stream, id), ordinal)| (*stream, id.clone(), *ordinal)).collect();
+            self.write(inner, header(Kind::DeadRetried, marks.len()), &encode(&marks))?;
+            inner.retried = retried;
+        }
         for segment in old {
             let path = segment::path(&self.folder, segment);
             self.disk.remove(&path).map_err(io_error(path))?;
@@ -370,9 +423,11 @@ impl Inner {
                 self.enter_letters(segment, offset, header, &letters);
             }
             Kind::DeadRemoved => {
-                for key in decode::<Vec<Key>>(&raw).unwrap_or_default() {
-                    self.letters.remove(&key);
-                }
+                decode::<Vec<Key>>(&raw).unwrap_or_default().iter().for_each(|key| self.forget(key));
+            }
+            Kind::DeadRetried => {
+                let marks = decode::<Vec<(Stream, String, u64)>>(&raw).unwrap_or_default();
+                self.retried.extend(marks.into_iter().map(|(stream, id, ordinal)| ((stream, id), ordinal)));
             }
             Kind::Records | Kind::Notes | Kind::State => {}
         }
@@ -382,7 +437,19 @@ impl Inner {
         let bytes = (header.block_len() / letters.len().max(1) as u64) as u32;
         for (nth, letter) in letters.iter().enumerate() {
             let place = Place { segment, offset, nth: nth as u32, bytes };
-            self.letters.insert((letter.stream, letter.id.clone()), place);
+            let key = (letter.stream, letter.id.clone());
+            // Set aside anew: the other try is over.
+            self.retried.remove(&key);
+            if self.letters.insert(key, place).is_none() {
+                self.counts[letter.stream as usize] += 1;
+            }
+        }
+    }
+
+    fn forget(&mut self, key: &Key) {
+        self.retried.remove(key);
+        if self.letters.remove(key).is_some() {
+            self.counts[key.0 as usize] -= 1;
         }
     }
 }

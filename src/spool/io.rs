@@ -32,6 +32,10 @@ pub(crate) trait Disk: Send + Sync + std::fmt::Debug + 'static {
     fn free_bytes(&self, folder: &Path) -> io::Result<u64>;
     /// Bytes that a folder's files take on the medium, sub-folders included.
     fn folder_bytes(&self, folder: &Path) -> io::Result<u64>;
+    /// Whether a queue can be kept on this medium.
+    fn has_queue(&self) -> bool {
+        true
+    }
 }
 
 /// An open file.

@@ -21,8 +21,9 @@ use super::{
     draft::{Draft, drafts},
     error::{AppendError, FullLimit},
     io::DiskFile,
+    options::WhenFull,
     segment,
-    state::{Fate, Note, SavedState, encode},
+    state::{DropReason, Fate, Note, SavedState, encode},
 };
 use crate::record::{Stream, now_millis};
 
@@ -30,6 +31,8 @@ use crate::record::{Stream, now_millis};
 const GROUP_RAW_BYTES: usize = 4 << 20;
 /// Notes wait this long for a group to go with.
 const NOTES_PATIENCE: Duration = Duration::from_millis(300);
+/// How long dropping the oldest segment may take.
+const DROP_PATIENCE: Duration = Duration::from_secs(5);
 /// Room on the medium is reserved in steps of this.
 const RESERVE_BYTES: u64 = 4 << 20;
 
@@ -133,6 +136,14 @@ impl Writer {
                 let first = first.is_empty() || self.commit(first, Vec::new(), false);
                 let second = second.is_empty() || self.commit(second, Vec::new(), false);
                 noted && first && second
+            }
+            Err(Refusal::Full(_))
+                if self.core.options.when_full == WhenFull::DropOldest && !group.is_empty() && self.drop_oldest() =>
+            {
+                self.commit(group, notes, false)
+            }
+            Err(refusal) if group.is_empty() && refusal.is_no_space() && self.core.release_reserve() => {
+                self.commit(group, notes, roll)
             }
             Err(refusal) => {
                 self.put_back(&notes);
@@ -300,6 +311,43 @@ impl Writer {
         }
     }
 
+    /// Makes room: drops what the oldest segment still holds, durably, and waits until it is deleted. False if there is
+    /// none, or nothing comes of it.
+    fn drop_oldest(&mut self) -> bool {
+        let core = Arc::clone(&self.core);
+        let oldest = {
+            let books = core.books.lock();
+            if books.streams.iter().all(|stream| stream.live.records() == 0) {
+                return false;
+            }
+            books.segments.keys().next().copied()
+        };
+        let Some(oldest) = oldest else { return false };
+        match core.drop_segment(oldest, DropReason::Oldest) {
+            Ok(records) => core.warn(&format!("the spool is full: its oldest {records} records are dropped")),
+            Err(error) => {
+                core.report(format!("spool {}: {error}", core.journal_folder().display()));
+                return false;
+            }
+        }
+        let notes = core.inbox.lock().notes.take();
+        // The newest segment is never deleted: where the oldest is the newest, the next one is begun.
+        let newest = core.books.lock().newest() == Some(oldest);
+        if !self.commit(Vec::new(), notes, newest) {
+            return false;
+        }
+        let until = Instant::now() + DROP_PATIENCE;
+        while core.books.lock().segments.contains_key(&oldest) {
+            if Instant::now() >= until {
+                return false;
+            }
+            core.keeper.ring();
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        core.refresh_free();
+        true
+    }
+
     /// Enters the durable group into the books and wakes who waits for records.
     fn publish(&mut self, start: u64, notes: &[Note], blocks: &[Placed]) {
         let Some(active) = &self.active else { return };
@@ -340,11 +388,12 @@ impl Writer {
     fn name(&self, refusal: Refusal) -> AppendError {
         let sink = self.core.options.name.clone();
         let folder = self.core.journal_folder();
+        let no_space = refusal.is_no_space();
         match refusal {
             Refusal::Full(limit) => AppendError::Full { sink, limit },
             Refusal::NoFile(error) | Refusal::Write(error) | Refusal::Sync(error) => {
                 self.core.report(format!("spool {}: {error}", folder.display()));
-                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+                if no_space {
                     self.core.refresh_free();
                     AppendError::Full { sink, limit: FullLimit::NoSpace }
                 } else {
@@ -384,6 +433,17 @@ enum Refusal {
     NoFile(io::Error),
     Write(io::Error),
     Sync(io::Error),
+}
+
+impl Refusal {
+    fn is_no_space(&self) -> bool {
+        match self {
+            Self::Full(_) => true,
+            Self::NoFile(error) | Self::Write(error) | Self::Sync(error) => {
+                matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+        }
+    }
 }
 
 fn service_header(kind: Kind) -> Header {

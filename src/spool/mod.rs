@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 
 use crate::record::{RecordBatch, RecordId, Stream, now_millis};
 
+mod ages;
 mod block;
 mod books;
 mod codec;
@@ -35,6 +36,7 @@ mod inspect;
 mod io;
 mod journal;
 mod keeper;
+mod limits;
 mod open;
 mod options;
 mod peek;
@@ -45,6 +47,7 @@ mod ranges;
 pub mod raw;
 mod reader;
 mod recovery;
+mod retry;
 mod segment;
 mod state;
 mod status;
@@ -60,6 +63,7 @@ pub use self::{
     options::{Compression, Key, Keys, SpoolOptions, WhenFull},
     peek::{Peek, PeekFrom},
     purge::Purged,
+    retry::RetryError,
     state::{DropReason, Totals},
     status::{DiskBytes, SpoolStatus, StreamStatus, WriterState},
 };
@@ -174,6 +178,15 @@ impl Spool {
     /// When they cannot be read.
     pub fn dead_letters(&self, filter: &DeadFilter, skip: usize, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
         self.core.dead.list(filter, skip, limit).map_err(|error| self.core.dead_error(error))
+    }
+
+    /// Queues the dead letters that a filter means again, oldest first; answers how many. A letter goes when the sink has
+    /// taken its record; rejected again, it keeps its history.
+    ///
+    /// # Errors
+    /// When they cannot be read or the queue does not take them.
+    pub async fn retry_dead_letters(&self, filter: &DeadFilter) -> Result<u64, RetryError> {
+        retry::retry(self, filter).await
     }
 
     /// Removes the dead letters that a filter means, for good; answers how many. Blocking.

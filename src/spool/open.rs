@@ -120,7 +120,7 @@ pub(super) fn start(
     settle_disk(&core, &recovered.damage, recovered.torn)?;
     check_key(&core)?;
     let writer = Writer::new(Arc::clone(&core), packer);
-    let keeper = Keeper::new(Arc::clone(&core), checkpoint);
+    let keeper = Keeper::new(Arc::clone(&core), checkpoint, recovered.written_at);
     let threads = [
         spawn("spool-write", move || writer.run()).map_err(OpenError::io(folder))?,
         spawn("spool-keep", move || keeper.run()).map_err(OpenError::io(folder))?,

@@ -16,7 +16,10 @@ use std::{
 
 use sled::{Config, Db, Mode, Tree};
 
-use super::state::{Checkpoint, Run, decode, encode};
+use super::{
+    io::{Disk, RealDisk},
+    state::{Checkpoint, Run, decode, encode},
+};
 use crate::record::Stream;
 
 /// The page cache of one sink's queue.
@@ -72,6 +75,8 @@ impl SledIndex {
     /// Opens or makes the database.
     pub(crate) fn open(folder: &Path) -> Result<Self, IndexError> {
         remove_half_snapshots(folder);
+        // sled would let everyone in.
+        RealDisk.make_folder(folder).map_err(|error| IndexError(format!("{}: {error}", folder.display())))?;
         let patience = Instant::now() + RELEASE_PATIENCE;
         loop {
             let opened = caught(|| Self::open_once(folder));

@@ -331,8 +331,13 @@ impl Reader {
 
     /// When the record at `ordinal` was received; `None` if it is nowhere.
     pub(crate) fn look(&mut self, core: &Core, ordinal: u64) -> Result<Option<UnixMillis>, QueueError> {
+        Ok(self.place(core, ordinal)?.map(|place| place.header.received_at))
+    }
+
+    /// Where the block with the record at `ordinal` lies; `None` if it is nowhere.
+    pub(crate) fn place(&mut self, core: &Core, ordinal: u64) -> Result<Option<BlockPlace>, QueueError> {
         Ok(match self.seek(core, ordinal)? {
-            Sought::Block => self.block.as_ref().map(|block| block.place.header.received_at),
+            Sought::Block => self.block.as_ref().map(|block| block.place),
             Sought::Missing(_) => None,
         })
     }

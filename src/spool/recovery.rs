@@ -17,7 +17,7 @@ use super::{
     segment::{self, ChunkReader, Damage, Found, Walker},
     state::{Checkpoint, Note, Progress, SavedState, decode},
 };
-use crate::record::Stream;
+use crate::record::{Stream, UnixMillis};
 
 const STREAMS: usize = Stream::ALL.len();
 const PAGE_BYTES: u64 = 4096;
@@ -34,6 +34,8 @@ pub(crate) struct Recovered {
     pub(crate) damage: Vec<(u64, Damage)>,
     /// What a cut-off write left at the end of the newest segment.
     pub(crate) torn: Option<(u64, Damage)>,
+    /// The wall clock when the last note or state that was met was written.
+    pub(crate) written_at: Option<UnixMillis>,
 }
 
 /// Reads the journal from the checkpoint on, or from the newest state; changes nothing.
@@ -75,7 +77,8 @@ pub(crate) fn read(disk: &dyn Disk, journal: &Path, checkpoint: Option<&Checkpoi
     };
     books.position = start;
 
-    let mut recovered = Recovered { books, used_checkpoint: checkpoint.is_some(), damage: Vec::new(), torn: None };
+    let mut recovered =
+        Recovered { books, used_checkpoint: checkpoint.is_some(), damage: Vec::new(), torn: None, written_at: None };
     for &(segment, len) in segments.iter().filter(|(segment, _)| *segment >= start.0) {
         let from = if segment == start.0 { start.1 } else { 0 };
         replay(disk, journal, (segment, from, len), &mut unpacker, &mut recovered)?;
@@ -183,6 +186,7 @@ fn replay(
         match header.kind {
             Kind::Records => books.enter_block(segment, offset, &header),
             Kind::Notes | Kind::State => {
+                recovered.written_at = Some(header.received_at);
                 let raw = match unpacker.unpack(segment, &header, &payload) {
                     Ok(raw) => raw,
                     Err(BadPayload::NoKey { key }) => return Err(OpenError::WrongKey { path, key }),
@@ -194,7 +198,7 @@ fn replay(
                     supersede(books, state);
                 }
             }
-            Kind::DeadLetters | Kind::DeadRemoved => {}
+            Kind::DeadLetters | Kind::DeadRemoved | Kind::DeadRetried => {}
         }
         books.position = (segment, offset + header.block_len());
     }

@@ -1,0 +1,264 @@
+//! Full spools, full disks, old records: what is refused, what is dropped, and that it is counted.
+
+use std::{io::ErrorKind, sync::atomic::AtomicBool};
+
+use super::{
+    memory::{MemoryDisk, MemoryIndex},
+    *,
+};
+use crate::spool::{
+    open,
+    queue::{Changes, Index, IndexError},
+    recovery,
+    state::{Checkpoint, Run},
+};
+
+const MAX: u64 = 8 << 20;
+
+fn small(when_full: WhenFull) -> SpoolOptions {
+    SpoolOptions { max_bytes: MAX, when_full, compression: Compression::None, ..options() }
+}
+
+fn big_batch(numbers: Range<u64>) -> RecordBatch {
+    let mut builder = RecordBatchBuilder::new(Stream::Events);
+    numbers.for_each(|number| builder.push(big_record(number).as_bytes()));
+    builder.build(now_millis())
+}
+
+fn big_record(number: u64) -> String {
+    format!("{} {}", record(number), "y".repeat(1000))
+}
+
+/// Appends batches of 100 until one is refused; answers how many records were taken.
+async fn fill(spool: &Spool) -> (u64, AppendError) {
+    for batch in 0.. {
+        if let Err(error) = spool.append(big_batch(batch * 100..(batch + 1) * 100)).await {
+            return (batch * 100, error);
+        }
+    }
+    unreachable!("a spool of {MAX} bytes takes no end of records")
+}
+
+/// What the folder takes on disk.
+fn on_disk(folder: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::read_dir(folder)
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry"))
+        .map(|entry| {
+            let metadata = entry.metadata().expect("metadata");
+            match entry.file_name().to_str() {
+                Some("reserve" | "quarantine") => 0,
+                _ if metadata.is_dir() => on_disk(&entry.path()),
+                _ => metadata.blocks() * 512,
+            }
+        })
+        .sum()
+}
+
+#[tokio::test]
+async fn a_full_spool_refuses_then_takes_again_as_it_drains() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = Spool::open(folder.path(), small(WhenFull::Reject)).expect("opens");
+    let (taken, error) = fill(&spool).await;
+    assert!(matches!(error, AppendError::Full { limit: FullLimit::Quota { .. }, .. }), "{error}");
+    assert!(error.is_retryable() && error.is_full());
+    assert!(taken > 3000, "most of the room is for records: {taken}");
+    assert!(spool.status().segments >= 4, "at least four segments");
+    assert!(on_disk(folder.path()) <= MAX, "{} bytes", on_disk(folder.path()));
+    let records = lease_all(&spool, Stream::Events);
+    assert_eq!(records.len() as u64, taken);
+    spool.acknowledge(Stream::Events, &[0..taken]).expect("noted");
+    eventually("there is room again", || spool.status().disk.journal < MAX / 2).await;
+    spool.append(big_batch(0..100)).await.expect("taken again, without a restart");
+    assert!(on_disk(folder.path()) <= MAX);
+    spool.close().await;
+}
+
+#[tokio::test]
+async fn a_full_spool_that_drops_the_newest_says_so_and_counts_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = Spool::open(folder.path(), small(WhenFull::DropNewest)).expect("opens");
+    let (taken, error) = fill(&spool).await;
+    assert!(matches!(error, AppendError::Dropped { records: 100, .. }), "{error}");
+    spool.close().await;
+    let spool = Spool::open(folder.path(), small(WhenFull::DropNewest)).expect("opens");
+    let status = spool.status();
+    let events = &status.streams[&Stream::Events];
+    assert_eq!((events.records, events.dropped.get(&DropReason::Newest)), (taken, Some(&100)));
+    assert_eq!(lease_all(&spool, Stream::Events).len() as u64, taken);
+    spool.close().await;
+}
+
+#[tokio::test]
+async fn a_full_spool_that_drops_the_oldest_keeps_the_newest_in_order_and_counts_the_rest() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = Spool::open(folder.path(), small(WhenFull::DropOldest)).expect("opens");
+    let appended = 20_000;
+    for batch in 0..appended / 100 {
+        spool.append(big_batch(batch * 100..(batch + 1) * 100)).await.expect("room is made");
+        assert!(on_disk(folder.path()) <= MAX, "{} bytes", on_disk(folder.path()));
+    }
+    spool.close().await;
+    let spool = Spool::open(folder.path(), small(WhenFull::DropOldest)).expect("opens");
+    let status = spool.status();
+    let events = &status.streams[&Stream::Events];
+    let dropped = events.dropped[&DropReason::Oldest];
+    assert_eq!(events.records + dropped, appended);
+    assert!(events.records > 2500, "no more is dropped than need be: {} are left", events.records);
+    assert_eq!(events.dropped.len(), 1, "{:?}", events.dropped);
+    let left: Vec<String> = (dropped..appended).map(big_record).collect();
+    assert!(texts(&lease_all(&spool, Stream::Events)) == left);
+    spool.close().await;
+}
+
+#[tokio::test]
+async fn a_caller_waits_for_room_and_gets_it() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let patient = small(WhenFull::Block { timeout: Duration::from_millis(50) });
+    let spool = Spool::open(folder.path(), patient).expect("opens");
+    let (taken, error) = fill(&spool).await;
+    assert!(matches!(error, AppendError::Full { .. }), "it waited in vain: {error}");
+    spool.close().await;
+    let patient = small(WhenFull::Block { timeout: Duration::from_secs(60) });
+    let spool = Arc::new(Spool::open(folder.path(), patient).expect("opens"));
+    let waiting = tokio::spawn({
+        let spool = Arc::clone(&spool);
+        async move { spool.append(big_batch(0..100)).await }
+    });
+    lease_all(&spool, Stream::Events);
+    spool.acknowledge(Stream::Events, &[0..taken]).expect("noted");
+    waiting.await.expect("no panic").expect("taken when there is room");
+    spool.close().await;
+}
+
+#[tokio::test]
+async fn full_dead_letters_refuse_and_the_records_stay() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let tight = SpoolOptions { dead_max_bytes: 100_000, compression: Compression::None, ..options() };
+    let spool = Spool::open(folder.path(), tight).expect("opens");
+    spool.append(big_batch(0..300)).await.expect("taken");
+    let records = lease_all(&spool, Stream::Events);
+    let reject = |record: &QueuedRecord| Rejection {
+        record: record.clone(),
+        reason: "no".into(),
+        attempts: 1,
+        first_attempt_at: 0,
+    };
+    let mut kept = 0;
+    let error = loop {
+        match spool.set_aside(Stream::Events, vec![reject(&records[kept])]).await {
+            Ok(()) => kept += 1,
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(error, QueueError::DeadLettersFull { .. }), "{error}");
+    assert!(kept > 50, "{kept}");
+    let status = spool.status();
+    assert_eq!((status.dead_letters(), status.records()), (kept as u64, 300 - kept as u64));
+    assert_eq!(spool.drop_dead_letters(&DeadFilter::default()).expect("removed"), kept as u64);
+    spool.set_aside(Stream::Events, vec![reject(&records[kept])]).await.expect("room again");
+    spool.close().await;
+}
+
+#[tokio::test]
+async fn what_is_too_old_is_dropped_and_counted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let brief = SpoolOptions { max_age: Some(Duration::from_millis(500)), ..options() };
+    let spool = Spool::open(folder.path(), brief).expect("opens");
+    spool.append(batch(Stream::Events, 0..100)).await.expect("taken");
+    eventually("they are dropped", || spool.status().records() == 0).await;
+    let status = spool.status();
+    assert_eq!(status.streams[&Stream::Events].dropped[&DropReason::Expired], 100);
+    spool.close().await;
+}
+
+/// A queue that fails from some moment on.
+#[derive(Debug, Default)]
+struct FailingIndex {
+    index: MemoryIndex,
+    failing: AtomicBool,
+}
+
+impl Index for FailingIndex {
+    fn checkpoint(&self) -> Result<Option<Checkpoint>, IndexError> {
+        self.index.checkpoint()
+    }
+
+    fn rewind(&self, checkpoint: &Checkpoint) -> Result<(), IndexError> {
+        self.index.rewind(checkpoint)
+    }
+
+    fn run_at(&self, stream: Stream, ordinal: u64) -> Result<Option<(u64, Run)>, IndexError> {
+        self.index.run_at(stream, ordinal)
+    }
+
+    fn save(&self, changes: &Changes) -> Result<(), IndexError> {
+        if self.failing.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(IndexError("the disk is full".into()));
+        }
+        self.index.save(changes)
+    }
+}
+
+fn over(disk: &MemoryDisk, index: Option<Arc<dyn Index>>) -> Spool {
+    let folder = Path::new("/spool");
+    let recovered = recovery::read(disk, &folder.join("journal"), None).expect("readable");
+    let small = SpoolOptions { segment_bytes: 256 << 10, compression: Compression::None, ..options() };
+    open::start(folder, small, Arc::new(disk.clone()), index, None, recovered, None).expect("opens")
+}
+
+#[tokio::test]
+async fn a_queue_that_fails_costs_nothing() {
+    let disk = MemoryDisk::new();
+    let index = Arc::new(FailingIndex::default());
+    let spool = over(&disk, Some(Arc::clone(&index) as Arc<dyn Index>));
+    for batch in 0..20 {
+        spool.append(big_batch(batch * 100..(batch + 1) * 100)).await.expect("taken");
+    }
+    index.failing.store(true, std::sync::atomic::Ordering::Relaxed);
+    for batch in 20..40 {
+        spool.append(big_batch(batch * 100..(batch + 1) * 100)).await.expect("taken");
+    }
+    eventually("the queue is given up", || spool.status().last_error.is_some()).await;
+    let all: Vec<String> = (0..4000).map(big_record).collect();
+    assert!(texts(&lease_all(&spool, Stream::Events)) == all);
+    spool.acknowledge(Stream::Events, &[0..4000]).expect("noted");
+    eventually("segments are deleted without a queue", || spool.status().segments <= 1).await;
+    spool.close().await;
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_records_and_delivery_goes_on() {
+    let disk = MemoryDisk::new();
+    let spool = over(&disk, None);
+    spool.append(batch(Stream::Events, 0..100)).await.expect("taken");
+    *disk.faults.write.lock() = Some((0, ErrorKind::StorageFull));
+    let error = spool.append(batch(Stream::Events, 100..200)).await.expect_err("no space");
+    assert!(matches!(error, AppendError::Full { limit: FullLimit::NoSpace, .. }), "{error}");
+    assert_eq!(texts(&lease_all(&spool, Stream::Events)), expected(0..100));
+    spool.append(batch(Stream::Events, 100..200)).await.expect("space is back, and no restart was needed");
+    assert_eq!(texts(&lease_all(&spool, Stream::Events)), expected(100..200));
+    spool.close().await;
+}
+
+#[tokio::test]
+async fn after_a_failed_sync_no_ordinal_is_used_twice() {
+    let disk = MemoryDisk::new();
+    let spool = over(&disk, None);
+    spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
+    *disk.faults.sync.lock() = Some((0, ErrorKind::Other));
+    let error = spool.append(batch(Stream::Events, 10..20)).await.expect_err("the sync fails");
+    assert!(matches!(error, AppendError::Io { .. }) && error.is_retryable(), "{error}");
+    spool.append(batch(Stream::Events, 20..30)).await.expect("into another segment");
+    let records = lease_all(&spool, Stream::Events);
+    let mut wanted = expected(0..10);
+    wanted.extend(expected(20..30));
+    assert_eq!(texts(&records), wanted);
+    assert!(records.iter().map(|record| record.ordinal).eq((0..10).chain(20..30)));
+    spool.close().await;
+    let spool = over(&disk, None);
+    assert_eq!(texts(&lease_all(&spool, Stream::Events)), wanted);
+    assert!(spool.status().streams[&Stream::Events].dropped.is_empty(), "what was refused is not missed");
+    spool.close().await;
+}
