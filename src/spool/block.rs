@@ -4,7 +4,7 @@
 //! offset  bytes
 //!      0      4  magic "LKSB"
 //!      4      1  format version (1)
-//!      5      1  kind: 1 records, 2 notes, 3 state, 4 dead letters, 5 dead letters removed, 6 retried
+//!      5      1  kind: 1 records, 2 notes, 3 state, 4 dead letters, 5 dead letters removed
 //!      6      1  stream (records only): 0 events, 1 stats, 2 node rooms
 //!      7      1  codec: low half 0 plain, 1 zstd, 2 zstd with dictionary 1; high half 0 clear, 1 XChaCha20-Poly1305
 //!      8      8  ordinal of the first record
@@ -52,8 +52,6 @@ pub(crate) enum Kind {
     DeadLetters = 4,
     /// Dead letters that were dropped or delivered after all.
     DeadRemoved = 5,
-    /// Dead letters that are in the queue again, and where.
-    DeadRetried = 6,
 }
 
 impl Kind {
@@ -64,7 +62,6 @@ impl Kind {
             3 => Self::State,
             4 => Self::DeadLetters,
             5 => Self::DeadRemoved,
-            6 => Self::DeadRetried,
             _ => return None,
         })
     }

@@ -108,8 +108,6 @@ struct Inner {
     letters: BTreeMap<Key, Place>,
     /// How many letters each stream has.
     counts: [u64; Stream::ALL.len()],
-    /// Letters that are in the queue again, and where.
-    retried: BTreeMap<Key, u64>,
     segments: BTreeMap<u64, u64>,
     active: Option<(u64, Arc<dyn DiskFile>)>,
     packer: Packer,
@@ -145,7 +143,6 @@ impl DeadLetters {
         let mut inner = Inner {
             letters: BTreeMap::new(),
             counts: [0; Stream::ALL.len()],
-            retried: BTreeMap::new(),
             segments: segment::list(disk.as_ref(), &folder)?.into_iter().collect(),
             active: None,
             packer,
@@ -240,46 +237,6 @@ impl DeadLetters {
         }
     }
 
-    /// The same, oldest first, without those that are in the queue again.
-    pub(crate) fn not_retried(&self, filter: &DeadFilter, limit: usize) -> Result<Vec<DeadLetter>, DeadError> {
-        let mut inner = self.inner.lock();
-        let mut places: Vec<Place> = inner
-            .letters
-            .iter()
-            .filter(|(key, _)| filter.may_match(key) && !inner.retried.contains_key(*key))
-            .map(|(_, &place)| place)
-            .collect();
-        places.sort_unstable();
-        let mut letters = Vec::new();
-        for place in places {
-            if letters.len() >= limit {
-                break;
-            }
-            letters.extend(self.read(&mut inner, place)?.filter(|letter| filter.matches(letter)));
-        }
-        Ok(letters)
-    }
-
-    /// Notes, durably, that letters are in the queue again: stream, `_id`, ordinal.
-    pub(crate) fn mark_retried(&self, marks: Vec<(Stream, String, u64)>) -> Result<(), DeadError> {
-        let mut inner = self.inner.lock();
-        let header = header(Kind::DeadRetried, marks.len());
-        self.write(&mut inner, header, &encode(&marks))?;
-        inner.retried.extend(marks.into_iter().map(|(stream, id, ordinal)| ((stream, id), ordinal)));
-        Ok(())
-    }
-
-    /// The letters that are in the queue again and whose records there are done.
-    pub(crate) fn retried_and(&self, done: impl Fn(Stream, u64) -> bool) -> Vec<Key> {
-        let inner = self.inner.lock();
-        inner
-            .retried
-            .iter()
-            .filter(|((stream, _), ordinal)| done(*stream, **ordinal))
-            .map(|(key, _)| key.clone())
-            .collect()
-    }
-
     /// Removes letters, durably; answers how many there were.
     pub(crate) fn remove(&self, keys: &[Key]) -> Result<u64, DeadError> {
         let mut inner = self.inner.lock();
@@ -313,20 +270,11 @@ impl DeadLetters {
                 letters.push(letter);
             }
             if raw >= BLOCK_RAW_BYTES {
-                let retried = inner.retried.clone();
                 self.write_letters(inner, &std::mem::take(&mut letters))?;
-                inner.retried = retried;
                 raw = 0;
             }
         }
-        // Written anew they would count as set aside anew.
-        let retried = inner.retried.clone();
         self.write_letters(inner, &letters)?;
-        if !retried.is_empty() {
-            let marks: Vec<_> = retried.iter().map(|((stream, id), ordinal)| (*stream, id.clone(), *ordinal)).collect();
-            self.write(inner, header(Kind::DeadRetried, marks.len()), &encode(&marks))?;
-            inner.retried = retried;
-        }
         for segment in old {
             let path = segment::path(&self.folder, segment);
             self.disk.remove(&path).map_err(io_error(path))?;
@@ -425,10 +373,6 @@ impl Inner {
             Kind::DeadRemoved => {
                 decode::<Vec<Key>>(&raw).unwrap_or_default().iter().for_each(|key| self.forget(key));
             }
-            Kind::DeadRetried => {
-                let marks = decode::<Vec<(Stream, String, u64)>>(&raw).unwrap_or_default();
-                self.retried.extend(marks.into_iter().map(|(stream, id, ordinal)| ((stream, id), ordinal)));
-            }
             Kind::Records | Kind::Notes | Kind::State => {}
         }
     }
@@ -438,8 +382,6 @@ impl Inner {
         for (nth, letter) in letters.iter().enumerate() {
             let place = Place { segment, offset, nth: nth as u32, bytes };
             let key = (letter.stream, letter.id.clone());
-            // Set aside anew: the other try is over.
-            self.retried.remove(&key);
             if self.letters.insert(key, place).is_none() {
                 self.counts[letter.stream as usize] += 1;
             }
@@ -447,7 +389,6 @@ impl Inner {
     }
 
     fn forget(&mut self, key: &Key) {
-        self.retried.remove(key);
         if self.letters.remove(key).is_some() {
             self.counts[key.0 as usize] -= 1;
         }

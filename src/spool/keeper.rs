@@ -15,7 +15,6 @@ use super::{
     ages::Ages,
     books::StreamBooks,
     core::Core,
-    dead::Key,
     failpoint,
     io::Disk,
     queue::{Changes, Index, IndexError, SledIndex},
@@ -89,7 +88,6 @@ impl Keeper {
         if let Some(ages) = &mut self.ages {
             self.core.expire(ages);
         }
-        self.core.settle_retries();
         if now || self.saved_at.elapsed() >= CHECKPOINT_PERIOD {
             self.open_queue();
             self.save();
@@ -260,20 +258,6 @@ impl Keeper {
             self.drained_since = None;
             self.core.inbox.lock().roll = true;
             self.core.mail.notify_one();
-        }
-    }
-}
-
-impl Core {
-    /// Removes the dead letters whose second try was delivered.
-    fn settle_retries(&self) {
-        let done: Vec<Key> = {
-            let books = self.books.lock();
-            self.dead
-                .retried_and(|stream, ordinal| books.streams[stream as usize].durable.is_done(&(ordinal..ordinal + 1)))
-        };
-        if let Err(error) = self.dead.remove(&done) {
-            self.report(self.dead_error(error).to_string());
         }
     }
 }

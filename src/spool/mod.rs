@@ -47,7 +47,6 @@ mod ranges;
 pub mod raw;
 mod reader;
 mod recovery;
-mod retry;
 mod segment;
 mod state;
 mod status;
@@ -63,7 +62,6 @@ pub use self::{
     options::{Compression, Key, Keys, SpoolOptions, WhenFull},
     peek::{Peek, PeekFrom},
     purge::Purged,
-    retry::RetryError,
     state::{DropReason, Totals},
     status::{DiskBytes, SpoolStatus, StreamStatus, WriterState},
 };
@@ -178,15 +176,6 @@ impl Spool {
     /// When they cannot be read.
     pub fn dead_letters(&self, filter: &DeadFilter, skip: usize, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
         self.core.dead.list(filter, skip, limit).map_err(|error| self.core.dead_error(error))
-    }
-
-    /// Queues the dead letters that a filter means again, oldest first; answers how many. A letter goes when the sink has
-    /// taken its record; rejected again, it keeps its history.
-    ///
-    /// # Errors
-    /// When they cannot be read or the queue does not take them.
-    pub async fn retry_dead_letters(&self, filter: &DeadFilter) -> Result<u64, RetryError> {
-        retry::retry(self, filter).await
     }
 
     /// Removes the dead letters that a filter means, for good; answers how many. Blocking.

@@ -198,7 +198,7 @@ fn replay(
                     supersede(books, state);
                 }
             }
-            Kind::DeadLetters | Kind::DeadRemoved | Kind::DeadRetried => {}
+            Kind::DeadLetters | Kind::DeadRemoved => {}
         }
         books.position = (segment, offset + header.block_len());
     }

@@ -7,6 +7,7 @@ use super::{
     *,
 };
 use crate::spool::{
+    io::Disk,
     open,
     queue::{Changes, Index, IndexError},
     recovery,
@@ -208,6 +209,11 @@ fn over(disk: &MemoryDisk, index: Option<Arc<dyn Index>>) -> Spool {
     open::start(folder, small, Arc::new(disk.clone()), index, None, recovered, None).expect("opens")
 }
 
+/// Waits until the keeper has made its reserve: the next write is the journal's.
+async fn settled(disk: &MemoryDisk) {
+    eventually("the reserve is made", || disk.open(Path::new("/spool/reserve")).is_ok()).await;
+}
+
 #[tokio::test]
 async fn a_queue_that_fails_costs_nothing() {
     let disk = MemoryDisk::new();
@@ -233,6 +239,7 @@ async fn a_full_disk_refuses_records_and_delivery_goes_on() {
     let disk = MemoryDisk::new();
     let spool = over(&disk, None);
     spool.append(batch(Stream::Events, 0..100)).await.expect("taken");
+    settled(&disk).await;
     *disk.faults.write.lock() = Some((0, ErrorKind::StorageFull));
     let error = spool.append(batch(Stream::Events, 100..200)).await.expect_err("no space");
     assert!(matches!(error, AppendError::Full { limit: FullLimit::NoSpace, .. }), "{error}");
@@ -247,6 +254,7 @@ async fn after_a_failed_sync_no_ordinal_is_used_twice() {
     let disk = MemoryDisk::new();
     let spool = over(&disk, None);
     spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
+    settled(&disk).await;
     *disk.faults.sync.lock() = Some((0, ErrorKind::Other));
     let error = spool.append(batch(Stream::Events, 10..20)).await.expect_err("the sync fails");
     assert!(matches!(error, AppendError::Io { .. }) && error.is_retryable(), "{error}");

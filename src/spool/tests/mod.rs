@@ -8,12 +8,12 @@ use crate::record::RecordBatchBuilder;
 mod basics;
 mod damage;
 mod format;
+mod letters;
 mod limits;
 mod looking;
 mod memory;
 mod model;
 mod private;
-mod retries;
 
 fn options() -> SpoolOptions {
     SpoolOptions { name: "test".into(), min_free_bytes: 0, ..SpoolOptions::default() }

@@ -1,4 +1,4 @@
-//! Dead letters get another try.
+//! Dead letters: listed, kept anew, removed.
 
 use super::*;
 use crate::record::UnixMillis;
@@ -21,50 +21,49 @@ fn letters(spool: &Spool) -> Vec<DeadLetter> {
 }
 
 #[tokio::test]
-async fn a_retry_that_succeeds_leaves_no_trace() {
+async fn a_letter_that_is_rejected_again_keeps_its_history() {
     let folder = tempfile::tempdir().expect("a folder");
     let spool = with_letters(folder.path()).await;
-    assert_eq!(spool.retry_dead_letters(&DeadFilter::default()).await.expect("queued"), 5);
-    assert_eq!(spool.retry_dead_letters(&DeadFilter::default()).await.expect("none left"), 0, "once is enough");
-    let records = lease_all(&spool, Stream::Events);
-    assert_eq!(texts(&records), expected(0..5));
-    assert_eq!(letters(&spool).len(), 5, "they stay until they are delivered");
-    spool.acknowledge(Stream::Events, &[5..10]).expect("noted");
-    eventually("the letters are gone", || spool.status().dead_letters() == 0).await;
-    spool.close().await;
-    assert_eq!(inspect(folder.path(), options()).expect("readable").dead_letters(), 0);
-}
-
-#[tokio::test]
-async fn a_retry_that_fails_keeps_its_history() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = with_letters(folder.path()).await;
-    let one = letters(&spool)[2].id.clone();
-    let filter = DeadFilter { id: Some(one.clone()), ..DeadFilter::default() };
-    assert_eq!(spool.retry_dead_letters(&filter).await.expect("queued"), 1);
-    let again = lease_all(&spool, Stream::Events).remove(0);
-    spool.set_aside(Stream::Events, vec![reject(again, "still odd", 5000)]).await.expect("kept");
+    let again = DeadLetter { reason: "still odd".into(), attempts: 1, ..letters(&spool).remove(2) };
+    let filter = DeadFilter { id: Some(again.id.clone()), ..DeadFilter::default() };
+    spool.keep_dead_letters(vec![DeadLetter { first_attempt_at: 5000, ..again }]).expect("kept");
     spool.close().await;
     let spool = open(folder.path());
-    assert_eq!((spool.status().dead_letters(), spool.status().records()), (5, 0));
+    assert_eq!(spool.status().dead_letters(), 5, "no second letter");
     let letter = spool.dead_letters(&filter, 0, 1).expect("readable").remove(0);
-    assert_eq!((letter.reason.as_str(), letter.attempts, letter.first_attempt_at), ("still odd", 4, 1000));
+    assert_eq!((letter.reason.as_str(), letter.attempts, letter.first_attempt_at), ("still odd", 3, 1000));
     spool.close().await;
 }
 
 #[tokio::test]
-async fn a_letter_whose_retry_was_delivered_before_a_crash_is_gone_after_it() {
+async fn letters_come_and_go_and_the_rest_stays_readable() {
     let folder = tempfile::tempdir().expect("a folder");
-    let spool = with_letters(folder.path()).await;
-    spool.retry_dead_letters(&DeadFilter::default()).await.expect("queued");
-    lease_all(&spool, Stream::Events);
+    let spool = open(folder.path());
+    let letter = |number: u64| DeadLetter {
+        stream: Stream::Events,
+        id: format!("AE_{number}"),
+        received_at: 1,
+        reason: "no".into(),
+        attempts: 1,
+        first_attempt_at: 1,
+        last_attempt_at: 2,
+        // Hardly compressible, so that segments fill.
+        record: (0..2000_u64)
+            .flat_map(|i| blake3::hash(&(number * 5000 + i).to_le_bytes()).as_bytes()[..2].to_vec())
+            .collect(),
+    };
+    for round in 0..40 {
+        spool.keep_dead_letters((round * 100..(round + 1) * 100).map(letter).collect()).expect("kept");
+        let gone: Vec<_> =
+            (round * 100..(round + 1) * 100 - 1).map(|number| (Stream::Events, format!("AE_{number}"))).collect();
+        assert_eq!(spool.remove_dead_letters(&gone).expect("removed"), 99);
+    }
+    assert!(spool.status().disk.dead < 12 << 20, "what is gone gives its space back: {}", spool.status().disk.dead);
     spool.close().await;
     let spool = open(folder.path());
-    assert_eq!(spool.status().dead_letters(), 5);
-    let records = lease_all(&spool, Stream::Events);
-    assert_eq!(records.len(), 5);
-    spool.acknowledge(Stream::Events, &[5..10]).expect("noted");
-    eventually("the letters are gone", || spool.status().dead_letters() == 0).await;
+    let left = letters(&spool);
+    assert_eq!(left.len(), 40);
+    assert!(left.iter().zip(0..).all(|(left, round)| *left == letter(round * 100 + 99)));
     spool.close().await;
 }
 
