@@ -167,6 +167,11 @@ impl DeadLetters {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    /// The segments and how long they are, as far as they are written.
+    pub(crate) fn lengths(&self) -> Vec<(u64, u64)> {
+        self.inner.lock().segments.iter().map(|(&segment, &len)| (segment, len)).collect()
+    }
+
     /// Damaged bytes met at opening, for the quarantine.
     pub(crate) fn take_damage(&self) -> Vec<(u64, Damage)> {
         std::mem::take(&mut self.inner.lock().damage)

@@ -11,6 +11,7 @@ use super::{
     options::SpoolOptions,
     peek::{Peek, PeekFrom},
     recovery,
+    segment::Damage,
     status::{self, SpoolStatus, WriterState},
 };
 use crate::record::Stream;
@@ -28,6 +29,8 @@ pub fn inspect(folder: &Path, options: SpoolOptions) -> Result<SpoolStatus, Open
 #[derive(Debug)]
 pub struct StoppedSpool {
     pub(super) core: Arc<Core>,
+    /// What a cut-off write left at the end of the journal.
+    pub(super) torn: Option<(u64, Damage)>,
 }
 
 impl StoppedSpool {
@@ -39,7 +42,7 @@ impl StoppedSpool {
         let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let recovered = recovery::read(disk.as_ref(), &folder.join("journal"), None)?;
         let core = Core::new(folder, options, disk, recovered.books, true).map_err(OpenError::io(folder))?;
-        Ok(Self { core: Arc::new(core) })
+        Ok(Self { core: Arc::new(core), torn: recovered.torn })
     }
 
     /// What the spool holds.

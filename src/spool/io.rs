@@ -185,6 +185,72 @@ impl DiskFile for RealFile {
     }
 }
 
+/// All files below a folder, in the order of their paths; the file itself if it is one.
+pub(crate) fn files_below(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if fs::metadata(path)?.is_file() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    let mut folders = vec![path.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            // Symbolic links are not followed: they may lead anywhere, or round in a circle.
+            match entry.file_type()? {
+                kind if kind.is_dir() => folders.push(entry.path()),
+                kind if kind.is_file() => files.push(entry.path()),
+                _ => {}
+            }
+        }
+    }
+    files.sort_unstable();
+    Ok(files)
+}
+
+/// A private folder for temporary files, removed with this value.
+#[derive(Debug)]
+pub(crate) struct TemporaryFolder(PathBuf);
+
+impl TemporaryFolder {
+    pub(crate) fn new(prefix: &str) -> io::Result<Self> {
+        let name = format!("{prefix}-{}-{:016x}", std::process::id(), rand::random::<u64>());
+        let path = std::env::temp_dir().join(name);
+        // Not recursive: a folder that somebody else has put there is an error.
+        DirBuilder::new().mode(0o700).create(&path)?;
+        Ok(Self(path))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Copies all files below a folder into this one; false if there is none.
+    pub(crate) fn fill(&self, from: &Path) -> io::Result<bool> {
+        let files = match files_below(from) {
+            Ok(files) => files,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        for file in &files {
+            let Ok(place) = file.strip_prefix(from) else { continue };
+            let copy = self.0.join(place);
+            if let Some(folder) = copy.parent() {
+                DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+            }
+            fs::copy(file, copy)?;
+        }
+        Ok(!files.is_empty())
+    }
+}
+
+impl Drop for TemporaryFolder {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            tracing::warn!(folder = %self.0.display(), %error, "a temporary folder is left behind");
+        }
+    }
+}
+
 /// The lock on a spool's folder; the operating system lets go of it when the process ends, however it ends.
 #[derive(Debug)]
 pub(crate) struct FolderLock(#[expect(dead_code, reason = "held, not used: closing it unlocks")] File);

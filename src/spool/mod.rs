@@ -46,12 +46,14 @@ mod queue;
 mod ranges;
 pub mod raw;
 mod reader;
+mod recover;
 mod recovery;
 mod segment;
 mod state;
 mod status;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 pub use self::{
     core::LastError,
@@ -62,8 +64,10 @@ pub use self::{
     options::{Compression, Key, Keys, SpoolOptions, WhenFull},
     peek::{Peek, PeekFrom},
     purge::Purged,
+    recover::{DamagedPlace, RecoverError, RecoverReport, recover},
     state::{DropReason, Totals},
     status::{DiskBytes, SpoolStatus, StreamStatus, WriterState},
+    verify::{Finding, Severity, VerifyReport, verify},
 };
 use self::{
     core::{Core, Waiting},
@@ -160,6 +164,15 @@ impl Spool {
     /// When no reader can be made for it.
     pub fn peek(&self, stream: Stream, from: PeekFrom) -> Result<Peek, QueueError> {
         Peek::new(Arc::clone(&self.core), stream, from)
+    }
+
+    /// Checks all that is on disk, beside the work that goes on. Blocking, as long as reading all of it takes.
+    ///
+    /// # Errors
+    /// When a file cannot be read; damage is no error.
+    pub fn verify(&self) -> Result<VerifyReport, QueueError> {
+        verify::verify_live(&self.core)
+            .map_err(|source| QueueError::Io { path: self.core.folder.display().to_string(), source })
     }
 
     /// Drops all that these streams hold, counted as purged; returns what that was when it is durable.

@@ -48,6 +48,8 @@ pub(crate) trait Index: Send + Sync + fmt::Debug + 'static {
     fn rewind(&self, checkpoint: &Checkpoint) -> Result<(), IndexError>;
     /// The entry that holds `ordinal`.
     fn run_at(&self, stream: Stream, ordinal: u64) -> Result<Option<(u64, Run)>, IndexError>;
+    /// The entries from `ordinal` on, at most `limit` of them.
+    fn runs_from(&self, stream: Stream, ordinal: u64, limit: usize) -> Result<Vec<(u64, Run)>, IndexError>;
     /// Enters changes and makes them last.
     fn save(&self, changes: &Changes) -> Result<(), IndexError>;
 }
@@ -154,6 +156,17 @@ impl Index for SledIndex {
             let (key, run) = (key_ordinal(&key)?, decode::<Run>(&value)?);
             (ordinal < key.saturating_add(run.records)).then_some((key, run))
         }))
+    }
+
+    fn runs_from(&self, stream: Stream, ordinal: u64, limit: usize) -> Result<Vec<(u64, Run)>, IndexError> {
+        let entries = caught(|| {
+            self.streams[stream as usize].range(ordinal.to_be_bytes()..).take(limit).collect::<sled::Result<Vec<_>>>()
+        })?;
+        let unreadable = || IndexError(format!("an entry of {stream} cannot be read"));
+        entries
+            .into_iter()
+            .map(|(key, value)| key_ordinal(&key).zip(decode::<Run>(&value)).ok_or_else(unreadable))
+            .collect()
     }
 
     fn save(&self, changes: &Changes) -> Result<(), IndexError> {

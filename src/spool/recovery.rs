@@ -245,7 +245,7 @@ fn judge_the_end(disk: &dyn Disk, journal: &Path, recovered: &mut Recovered) -> 
 }
 
 /// Whether the end looks like what a cut leaves: shorter than its header says, or a page of nothing but zeros in it.
-fn is_torn(file: Arc<dyn DiskFile>, damage: &Damage) -> io::Result<bool> {
+pub(crate) fn is_torn(file: Arc<dyn DiskFile>, damage: &Damage) -> io::Result<bool> {
     let bytes = &damage.bytes;
     match damage.header {
         Some(header) if header.block_len() > bytes.end - bytes.start => return Ok(true),

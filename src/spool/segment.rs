@@ -55,7 +55,18 @@ impl ChunkReader {
             self.buffer.clear();
             self.buffer.resize(len.max(CHUNK_BYTES).min(room), 0);
             self.start = offset;
-            let read = self.file.read_at(&mut self.buffer, offset)?;
+            let read = match self.file.read_at(&mut self.buffer, offset) {
+                Ok(read) => read,
+                Err(error) => {
+                    // Perhaps only what lies behind cannot be read.
+                    self.buffer.truncate(len);
+                    let read = self.file.read_at(&mut self.buffer, offset);
+                    if read.is_err() {
+                        self.buffer.clear();
+                    }
+                    read.map_err(|_| error)?
+                }
+            };
             self.buffer.truncate(read);
         }
         let from = (offset - self.start) as usize;
@@ -118,6 +129,13 @@ impl Walker {
         let header = Header::parse(self.reader.slice(start, HEADER_BYTES, self.end)?).ok();
         self.offset = self.next_whole_block(start + 1)?;
         Ok(Some(Found::Damage(Damage { bytes: start..self.offset, reason, header })))
+    }
+
+    /// Goes on behind bytes that cannot be read; answers which they are.
+    pub(crate) fn step_over(&mut self, bytes: u64) -> Range<u64> {
+        let start = self.offset;
+        self.offset = (start + bytes).min(self.end);
+        start..self.offset
     }
 
     fn block_at(&mut self, offset: u64) -> io::Result<Result<(Header, Vec<u8>), BadBlock>> {

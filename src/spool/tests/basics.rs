@@ -143,7 +143,7 @@ async fn a_stopped_spool_shows_the_same_figures_and_no_byte_changes() {
 }
 
 /// Every file below a folder: path, contents, time of change.
-fn contents(folder: &Path) -> Vec<(std::path::PathBuf, Vec<u8>, std::time::SystemTime)> {
+pub(super) fn contents(folder: &Path) -> Vec<(std::path::PathBuf, Vec<u8>, std::time::SystemTime)> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
         if entry.is_dir() {

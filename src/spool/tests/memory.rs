@@ -309,6 +309,11 @@ impl Index for MemoryIndex {
         Ok(entry.map(|(&key, &run)| (key, run)).filter(|(key, run)| ordinal < key + run.records))
     }
 
+    fn runs_from(&self, stream: Stream, ordinal: u64, limit: usize) -> Result<Vec<(u64, Run)>, IndexError> {
+        let queues = self.now.lock();
+        Ok(queues.streams[stream as usize].range(ordinal..).take(limit).map(|(&key, &run)| (key, run)).collect())
+    }
+
     fn save(&self, changes: &Changes) -> Result<(), IndexError> {
         let mut queues = self.now.lock();
         *self.earlier.lock() = queues.clone();

@@ -6,6 +6,7 @@ use super::*;
 use crate::record::RecordBatchBuilder;
 
 mod basics;
+mod checking;
 mod damage;
 mod format;
 mod letters;

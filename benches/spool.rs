@@ -1,0 +1,213 @@
+//! Durable appends of real events, beside a plain file that gets the same compressed blocks with an fdatasync each.
+//!
+//! ```sh
+//! cargo bench --bench spool              # criterion's figures, then the ratios
+//! cargo bench --bench spool -- ratios    # the ratios only
+//! ```
+//!
+//! The ratios come from short turns of file and spool one after another, so that a disk that changes its mind meets both.
+//! What they are held against: 1,024 a call ≥ 0.9; 16 callers with 64 each ≥ 0.6 of the file's 1,024; one a call ≥ 0.8.
+
+use std::{
+    fs::File,
+    io::Write,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use criterion::{Criterion, Throughput};
+use livekit_spool::{
+    demo::Playback,
+    record::{RecordBatch, RecordBatchBuilder, Stream, now_millis},
+    spool::{Spool, SpoolOptions},
+};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+use zstd::bulk::Compressor;
+
+const DICTIONARY: &[u8] = include_bytes!("../src/spool/dictionary-1.zstd");
+const LEVEL: i32 = -1;
+/// What the spool packs with its dictionary; the file gets the same.
+const DICTIONARY_MAX_BYTES: usize = 16 << 10;
+const HEADER: [u8; 44] = [0x5A; 44];
+const CALLERS: usize = 16;
+const TURN: Duration = Duration::from_millis(500);
+const TURNS: usize = 21;
+
+/// Many batches of this many real events; none holds an event twice.
+fn batches(records: usize) -> Vec<RecordBatch> {
+    let mut events = Playback::new().filter(|(stream, _)| *stream == Stream::Events);
+    let count = (24 << 10) / records;
+    let batch = |_| {
+        let mut batch = RecordBatchBuilder::new(Stream::Events);
+        events.by_ref().take(records).for_each(|(_, record)| batch.push(&record));
+        batch.build(now_millis())
+    };
+    (0..count.min(1024)).map(batch).collect()
+}
+
+/// A folder on the disk that is built on: the one for temporary files may be memory.
+fn folder() -> TempDir {
+    let parent = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
+    tempfile::tempdir_in(parent).expect("a folder")
+}
+
+/// The limit: compress, write, `fdatasync`.
+struct PlainFile {
+    file: File,
+    plain: Compressor<'static>,
+    small: Compressor<'static>,
+    block: Vec<u8>,
+}
+
+impl PlainFile {
+    fn new(folder: &Path) -> Self {
+        Self {
+            file: File::create(folder.join("plain")).expect("a file"),
+            plain: Compressor::new(LEVEL).expect("a compressor"),
+            small: Compressor::with_dictionary(LEVEL, DICTIONARY).expect("a compressor"),
+            block: Vec::new(),
+        }
+    }
+
+    fn append(&mut self, batch: &RecordBatch) {
+        let raw = batch.bytes();
+        let compressor = if raw.len() <= DICTIONARY_MAX_BYTES { &mut self.small } else { &mut self.plain };
+        let packed = compressor.compress(raw).expect("compressible");
+        self.block.clear();
+        self.block.extend_from_slice(&HEADER);
+        self.block.extend_from_slice(&packed);
+        self.file.write_all(&self.block).expect("written");
+        self.file.sync_data().expect("synced");
+    }
+}
+
+fn open(folder: &Path) -> Arc<Spool> {
+    let options = SpoolOptions { name: "bench".into(), min_free_bytes: 0, max_bytes: 64 << 30, ..Default::default() };
+    Arc::new(Spool::open(folder, options).expect("the spool opens"))
+}
+
+/// `rounds` appends one after another.
+async fn append(spool: &Spool, batches: &[RecordBatch], rounds: u64) {
+    for batch in batches.iter().cycle().take(rounds as usize) {
+        spool.append(batch.clone()).await.expect("taken");
+    }
+}
+
+/// `rounds` appends by each of the callers, all at once.
+async fn append_together(spool: &Arc<Spool>, batches: &Arc<Vec<RecordBatch>>, rounds: u64) {
+    let callers = (0..CALLERS).map(|caller| {
+        let (spool, batches) = (Arc::clone(spool), Arc::clone(batches));
+        tokio::spawn(async move {
+            for batch in batches.iter().cycle().skip(caller * 7).take(rounds as usize) {
+                spool.append(batch.clone()).await.expect("taken");
+            }
+        })
+    });
+    for caller in callers.collect::<Vec<_>>() {
+        caller.await.expect("no panic");
+    }
+}
+
+fn timed(work: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    work();
+    start.elapsed()
+}
+
+fn appends(criterion: &mut Criterion, runtime: &Runtime) {
+    for records in [1, 64, 1024] {
+        let batches = batches(records);
+        let mut group = criterion.benchmark_group(format!("append {records} at a time"));
+        group.throughput(Throughput::Elements(records as u64)).sample_size(20);
+        let place = folder();
+        let mut file = PlainFile::new(place.path());
+        group.bench_function("plain file", |bencher| {
+            bencher.iter_custom(|rounds| {
+                timed(|| batches.iter().cycle().take(rounds as usize).for_each(|batch| file.append(batch)))
+            });
+        });
+        let place = folder();
+        let spool = open(place.path());
+        group.bench_function("spool", |bencher| {
+            bencher.iter_custom(|rounds| timed(|| runtime.block_on(append(&spool, &batches, rounds))));
+        });
+        runtime.block_on(spool.close());
+        group.finish();
+    }
+    let batches = Arc::new(batches(64));
+    let mut group = criterion.benchmark_group("append 64 at a time from 16 callers");
+    group.throughput(Throughput::Elements(64 * CALLERS as u64)).sample_size(20);
+    let place = folder();
+    let spool = open(place.path());
+    group.bench_function("spool", |bencher| {
+        bencher.iter_custom(|rounds| timed(|| runtime.block_on(append_together(&spool, &batches, rounds))));
+    });
+    runtime.block_on(spool.close());
+    group.finish();
+}
+
+/// Rounds a second: of the file, of the spool; each the median of its turns, and the median of the turns' ratios.
+fn ratio(mut file: impl FnMut(), mut spool: impl FnMut()) -> (f64, f64, f64) {
+    let rate = |work: &mut dyn FnMut()| {
+        let (start, mut rounds) = (Instant::now(), 0);
+        while start.elapsed() < TURN {
+            work();
+            rounds += 1;
+        }
+        f64::from(rounds) / start.elapsed().as_secs_f64()
+    };
+    let turns: Vec<(f64, f64)> = (0..TURNS).map(|_| (rate(&mut file), rate(&mut spool))).collect();
+    let median = |mut values: Vec<f64>| {
+        values.sort_by(f64::total_cmp);
+        values[values.len() / 2]
+    };
+    (
+        median(turns.iter().map(|turn| turn.0).collect()),
+        median(turns.iter().map(|turn| turn.1).collect()),
+        median(turns.iter().map(|turn| turn.1 / turn.0).collect()),
+    )
+}
+
+fn ratios(runtime: &Runtime) {
+    println!("{:<28} {:>14} {:>14} {:>7} {:>7}", "events/s, durable", "plain file", "spool", "ratio", "target");
+    let line = |name: &str, records: f64, (file, spool, ratio): (f64, f64, f64), target: f64| {
+        println!("{name:<28} {:>14.0} {:>14.0} {ratio:>7.2} {target:>7.2}", file * records, spool * records);
+    };
+    for (records, target) in [(1, 0.8), (64, 0.0), (1024, 0.9)] {
+        let batches = batches(records);
+        let place = folder();
+        let mut file = PlainFile::new(place.path());
+        let spool = open(place.path());
+        let (mut a, mut b) = (batches.iter().cycle(), batches.iter().cycle());
+        let measured = ratio(
+            || a.next().into_iter().for_each(|batch| file.append(batch)),
+            || runtime.block_on(async { spool.append(b.next().expect("endless").clone()).await.expect("taken") }),
+        );
+        line(&format!("{records} a call"), records as f64, measured, target);
+        runtime.block_on(spool.close());
+    }
+    let (whole, parts) = (batches(64 * CALLERS), Arc::new(batches(64)));
+    let place = folder();
+    let mut file = PlainFile::new(place.path());
+    let spool = open(place.path());
+    let mut a = whole.iter().cycle();
+    const EACH: u64 = 50;
+    let measured = ratio(
+        || (0..EACH).for_each(|_| a.next().into_iter().for_each(|batch| file.append(batch))),
+        || runtime.block_on(append_together(&spool, &parts, EACH)),
+    );
+    line("64 a call, 16 callers", (64 * CALLERS) as f64 * EACH as f64, measured, 0.6);
+    runtime.block_on(spool.close());
+}
+
+fn main() {
+    let runtime = Runtime::new().expect("a runtime");
+    if !std::env::args().any(|argument| argument == "ratios") {
+        let mut criterion = Criterion::default().configure_from_args();
+        appends(&mut criterion, &runtime);
+        criterion.final_summary();
+    }
+    ratios(&runtime);
+}
