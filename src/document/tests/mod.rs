@@ -9,23 +9,31 @@ use prost_reflect::{DescriptorPool, MessageDescriptor};
 use super::{DocumentContext, DocumentError, DocumentOptions, Encoder, Redact};
 use crate::record::Stream;
 
-/// `types.Everything`.
-fn everything() -> MessageDescriptor {
-    let file = protox::file::File::from_source("types.proto", include_str!("types.proto")).unwrap();
+/// A message of a .proto file.
+fn compiled(source: &str, message: &str) -> MessageDescriptor {
     struct One(protox::file::File);
     impl protox::file::FileResolver for One {
-        fn open_file(&self, name: &str) -> Result<protox::file::File, protox::Error> {
-            if name == "types.proto" { Ok(self.0.clone()) } else { Err(protox::Error::file_not_found(name)) }
+        fn open_file(&self, _name: &str) -> Result<protox::file::File, protox::Error> {
+            Ok(self.0.clone())
         }
     }
+    let file = protox::file::File::from_source("types.proto", source).unwrap();
     let mut compiler = protox::Compiler::with_file_resolver(One(file));
     compiler.open_file("types.proto").unwrap();
     let pool = DescriptorPool::from_file_descriptor_set(compiler.file_descriptor_set()).unwrap();
-    pool.get_message_by_name("types.Everything").unwrap()
+    pool.get_message_by_name(message).unwrap()
+}
+
+/// `types.Everything`.
+fn everything() -> MessageDescriptor {
+    compiled(include_str!("types.proto"), "types.Everything")
 }
 
 fn encoder() -> Encoder {
-    let record = everything();
+    encoder_of(everything())
+}
+
+fn encoder_of(record: MessageDescriptor) -> Encoder {
     let options = DocumentOptions { redact: Redact::None, time: false, ..DocumentOptions::default() };
     Encoder::of(options, &[record.clone(), record.clone(), record])
 }

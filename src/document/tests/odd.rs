@@ -123,6 +123,16 @@ fn a_long_name_and_a_high_number_are_fields_like_others() {
 }
 
 #[test]
+fn a_message_with_more_fields_than_are_tracked_is_merged_all_the_same() {
+    let fields: String = (1..=80).map(|n| format!("int32 f{n} = {n}; ")).collect();
+    let source = format!("syntax = \"proto3\"; package wide; message Wide {{ {fields} repeated string all = 90; }}");
+    let encoder = super::encoder_of(super::compiled(&source, "wide.Wide"));
+    let record = [varint(1, 1), varint(80, 1), delimited(90, b"a"), varint(80, 2), varint(1, 3), delimited(90, b"b")];
+    let expected = doc! { "f1": 3, "f80": 2, "all": ["a", "b"] };
+    assert_eq!(document(&encoder, &record.concat()).unwrap(), expected);
+}
+
+#[test]
 fn another_wire_type_is_an_error_with_the_path() {
     let inner = delimited(20, &delimited(26, &varint(15, 7)));
     let record = [delimited(20, b""), inner].concat();
