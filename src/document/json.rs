@@ -5,10 +5,10 @@
 //! and everything behind the door knows one format only. A field that the schema does not know is refused: it could not
 //! be kept.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
-use prost_reflect::{DeserializeOptions, DynamicMessage, MessageDescriptor, Value};
-use serde::de::{DeserializeSeed, Deserializer, SeqAccess, Visitor};
+use prost_reflect::{DeserializeOptions, DynamicMessage, MessageDescriptor};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use super::{pool, protobuf};
 use crate::record::{RecordBatchBuilder, Stream};
@@ -117,17 +117,8 @@ fn push_text(batch: &mut RecordBatchBuilder, stream: Stream, text: &[u8]) -> Res
     if text.trim_ascii_start().starts_with(b"[") {
         return parse(text, RecordsSeed { record, batch });
     }
-    if let Some((wrapper, list)) = wrapper(stream)
-        && first_key(text).is_some_and(|key| key == list)
-    {
-        let seed = MessageSeed { descriptor: pool::message(wrapper), unknown: UnknownFields::Refuse };
-        let message = parse(text, seed)?;
-        if let Some(records) = message.get_field_by_name(list)
-            && let Some(records) = records.as_list()
-        {
-            records.iter().filter_map(Value::as_message).for_each(|record| push(batch, record));
-        }
-        return Ok(());
+    if let Some(list) = wrapper(stream, text) {
+        return parse(text, WrapperSeed { list, records: RecordsSeed { record, batch } });
     }
     let message = parse(text, record)?;
     if message.fields().next().is_none() {
@@ -144,13 +135,14 @@ fn push(batch: &mut RecordBatchBuilder, record: &DynamicMessage) {
     batch.push(&bytes);
 }
 
-/// LiveKit's message around several records, and the field they are in.
-const fn wrapper(stream: Stream) -> Option<(&'static str, &'static str)> {
-    match stream {
-        Stream::Events => Some(("livekit.AnalyticsEvents", "events")),
-        Stream::Stats => Some(("livekit.AnalyticsStats", "stats")),
-        Stream::NodeRooms => None,
-    }
+/// The field that LiveKit's message around several records has them in, if the text is such a message.
+pub fn wrapper(stream: Stream, text: &[u8]) -> Option<&'static str> {
+    let list = match stream {
+        Stream::Events => "events",
+        Stream::Stats => "stats",
+        Stream::NodeRooms => return None,
+    };
+    (first_key(text)? == list).then_some(list)
 }
 
 /// The first key of an object, if it has no escapes: the wrapper's only field is its first.
@@ -212,6 +204,40 @@ impl<'de> Visitor<'de> for RecordsSeed<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut records: A) -> Result<(), A::Error> {
         while let Some(record) = records.next_element_seed(self.record.clone())? {
             push(self.batch, &record);
+        }
+        Ok(())
+    }
+}
+
+/// LiveKit's message around several records: read record by record, since all of them as messages would take up many
+/// times the memory of the text.
+struct WrapperSeed<'a> {
+    list: &'static str,
+    records: RecordsSeed<'a>,
+}
+
+impl<'de> DeserializeSeed<'de> for WrapperSeed<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for WrapperSeed<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "an object with nothing but {:?}", self.list)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
+        let Self { list, records: RecordsSeed { record, batch } } = self;
+        while let Some(key) = fields.next_key::<Cow<'_, str>>()? {
+            if key != list {
+                return Err(serde::de::Error::custom(format!("only {list:?} belongs here")));
+            }
+            fields.next_value_seed(RecordsSeed { record: record.clone(), batch: &mut *batch })?;
         }
         Ok(())
     }

@@ -52,7 +52,7 @@ pub use encoder::Encoder;
 pub use error::{DocumentError, DocumentErrorReason, WireType};
 pub use extjson::{BadBson, JsonStyle, write_json};
 pub use indexes::{Index, indexes};
-pub use json::{JsonError, UnknownFields, protobuf_from_json, records_from_json, records_from_ndjson};
+pub use json::{JsonError, UnknownFields, protobuf_from_json, records_from_json, records_from_ndjson, wrapper};
 pub use options::{
     BadLabel, DocumentContext, DocumentOptions, Enums, Labels, MONGODB_MAX_DOCUMENT, PiiKey, Redact, expire_at,
 };

@@ -1,16 +1,23 @@
 //! HTTP bodies: read within the limits of size, time and memory, decompressed, turned into records.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{
+    io, panic,
+    pin::pin,
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue,
     header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
 };
 use http_body_util::BodyExt;
 use hyper::body::Body;
+use parking_lot::Mutex;
 use tokio::{
-    sync::Semaphore,
+    sync::oneshot,
     time::{Instant, timeout_at},
 };
 
@@ -21,14 +28,16 @@ use super::{
     wire,
 };
 use crate::{
-    document::{records_from_json, records_from_ndjson},
+    document::{records_from_json, records_from_ndjson, wrapper},
     record::{RecordBatch, Stream, now_millis},
 };
 
 /// Bodies that are decompressed or parsed at the same time: the work is the processor's, and its memory is bounded so.
 const CONVERSIONS: usize = 2;
-/// JSON values in a body, counted by their punctuation. Each takes up far more memory parsed than as text: `[{},{},…`.
-const MAX_JSON_VALUES: usize = 1_000_000;
+/// JSON values in one record. Each may take up a hundred times its text once parsed: `[{},{},…`.
+const MAX_RECORD_VALUES: usize = 50_000;
+/// A body is kept in pieces of this size: growing one buffer would take up twice the body for a while.
+const SEGMENT: usize = 64 * 1024;
 
 /// What a body has to keep to.
 #[derive(Debug, Clone)]
@@ -43,7 +52,7 @@ pub(super) async fn read<B>(
     headers: &HeaderMap,
     limits: &BodyLimits,
     memory: &Budget,
-) -> Result<(Bytes, Share), Refusal>
+) -> Result<(BodyBytes, Share), Refusal>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
@@ -57,21 +66,53 @@ where
         return Err(too_large());
     }
     let deadline = Instant::now() + limits.timeout;
-    let (mut body, mut read, mut share) = (pin!(body), BytesMut::new(), Share::default());
+    let (mut body, mut read, mut share) = (pin!(body), BodyBytes::default(), Share::default());
     loop {
         let frame = timeout_at(deadline, body.frame()).await;
         match frame.map_err(|_| Refusal::new(Refused::Timeout, "the body took too long to arrive"))? {
             Some(Ok(frame)) => {
                 let Ok(data) = frame.into_data() else { continue };
-                if read.len() + data.len() > limits.max_bytes {
+                if read.length + data.len() > limits.max_bytes {
                     return Err(too_large());
                 }
-                share.merge(memory.take(data.len()).await?);
-                read.extend_from_slice(&data);
+                memory.take(&mut share, data.len(), 0).await?;
+                read.push(&data);
             }
             Some(Err(error)) => return Err(Refusal::new(Refused::Aborted, format!("the body broke off: {error}"))),
-            None => return Ok((read.freeze(), share)),
+            None => return Ok((read, share)),
         }
+    }
+}
+
+/// A body in pieces.
+#[derive(Debug, Default)]
+pub(super) struct BodyBytes {
+    segments: Vec<Vec<u8>>,
+    length: usize,
+}
+
+impl BodyBytes {
+    fn push(&mut self, mut data: &[u8]) {
+        self.length += data.len();
+        while !data.is_empty() {
+            let room = self.segments.last().map_or(0, |last| SEGMENT - last.len());
+            if room == 0 {
+                self.segments.push(Vec::with_capacity(data.len().min(SEGMENT)));
+                continue;
+            }
+            let (head, tail) = data.split_at(room.min(data.len()));
+            if let Some(last) = self.segments.last_mut() {
+                last.extend_from_slice(head);
+            }
+            data = tail;
+        }
+    }
+
+    /// The whole of it; each piece is given back as soon as it is copied.
+    pub(super) fn join(self) -> Bytes {
+        let mut whole = Vec::with_capacity(self.length);
+        self.segments.into_iter().for_each(|segment| whole.extend_from_slice(&segment));
+        whole.into()
     }
 }
 
@@ -114,28 +155,60 @@ impl Format {
     }
 }
 
-/// Turns bodies into records, a few at a time.
+/// Turns bodies into records, on threads of its own: a few bodies at a time, and what parsing takes up stays with a few
+/// threads' allocator arenas.
 #[derive(Debug, Clone)]
 pub(super) struct Converter {
-    turns: Arc<Semaphore>,
+    jobs: mpsc::Sender<Job>,
     max_bytes: usize,
     max_records: u32,
 }
 
+type Job = Box<dyn FnOnce() + Send>;
+
 impl Converter {
-    pub(super) fn new(max_bytes: usize, max_records: u32) -> Self {
-        Self { turns: Arc::new(Semaphore::new(CONVERSIONS)), max_bytes, max_records }
+    /// # Errors
+    /// When the threads cannot be started.
+    pub(super) fn new(max_bytes: usize, max_records: u32) -> io::Result<Self> {
+        let (jobs, waiting) = mpsc::channel::<Job>();
+        let waiting = Arc::new(Mutex::new(waiting));
+        for number in 0..CONVERSIONS {
+            let waiting = Arc::clone(&waiting);
+            let work = move || {
+                loop {
+                    // taken in a statement of its own: the lock must not be held while the job runs
+                    let job = waiting.lock().recv();
+                    match job {
+                        Ok(job) => job(),
+                        Err(mpsc::RecvError) => return,
+                    }
+                }
+            };
+            thread::Builder::new().name(format!("ingest-{number}")).spawn(work)?;
+        }
+        Ok(Self { jobs, max_bytes, max_records })
     }
 
     /// The records of a body.
-    pub(super) async fn records(&self, stream: Stream, format: Format, body: Bytes) -> Result<RecordBatch, Refusal> {
+    pub(super) async fn records(
+        &self,
+        stream: Stream,
+        format: Format,
+        body: BodyBytes,
+    ) -> Result<RecordBatch, Refusal> {
         let (max_bytes, max_records) = (self.max_bytes, self.max_records);
         self.convert(move || {
-            let plain = format.encoding.decompress(&body, max_bytes)?;
+            let plain = format.encoding.decompress(&body.join(), max_bytes)?;
             let records = match format.content {
                 Content::Protobuf => return Ok(wire::message(stream, now_millis(), plain, max_records)?),
-                Content::Json => check_json_size(&plain).and_then(|()| Ok(records_from_json(stream, &plain)?))?,
-                Content::NdJson => check_json_size(&plain).and_then(|()| Ok(records_from_ndjson(stream, &plain)?))?,
+                Content::Json => {
+                    check_json_size(&plain, element_depth(stream, &plain))?;
+                    records_from_json(stream, &plain)?
+                }
+                Content::NdJson => {
+                    check_json_size(&plain, 0)?;
+                    records_from_ndjson(stream, &plain)?
+                }
             };
             if records.count() > max_records {
                 return Err(wire::WireError::TooManyRecords { limit: max_records }.into());
@@ -150,23 +223,58 @@ impl Converter {
         &self,
         conversion: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let internal = |error: String| Refusal::new(Refused::Unavailable, format!("internal error: {error}"));
-        let turn = Arc::clone(&self.turns).acquire_owned().await.map_err(|error| internal(error.to_string()))?;
-        let converted = tokio::task::spawn_blocking(move || {
-            let converted = conversion();
-            drop(turn);
-            converted
+        let (answer, converted) = oneshot::channel();
+        let job = Box::new(move || {
+            let conversion = panic::AssertUnwindSafe(conversion);
+            let converted = panic::catch_unwind(conversion).unwrap_or_else(|_| {
+                Err(Refusal::new(Refused::Invalid, "these bytes make the conversion fail: please report this"))
+            });
+            // nobody waits any more where the sender has gone
+            let _ = answer.send(converted);
         });
-        converted.await.unwrap_or_else(|error| Err(internal(error.to_string())))
+        let ended = || Refusal::new(Refused::Unavailable, "internal error: the conversion threads have ended");
+        self.jobs.send(job).map_err(|_| ended())?;
+        converted.await.map_err(|_| ended())?
     }
 }
 
-/// Refuses JSON that would take up too much memory once parsed.
-pub(super) fn check_json_size(text: &[u8]) -> Result<(), Refusal> {
-    let values = text.iter().filter(|byte| matches!(byte, b',' | b'{' | b'[' | b'\n')).count();
-    if values > MAX_JSON_VALUES {
-        let message = format!("more than {MAX_JSON_VALUES} JSON values in one request: send them in several");
-        return Err(Refusal::new(Refused::TooLarge, message));
+/// How deep the records lie in a JSON text: in an array, in an array in a wrapper, or the text is one.
+fn element_depth(stream: Stream, text: &[u8]) -> usize {
+    if text.trim_ascii_start().starts_with(b"[") {
+        1
+    } else if wrapper(stream, text).is_some() {
+        2
+    } else {
+        0
+    }
+}
+
+/// Refuses a record in JSON that would take up too much memory once parsed: more than [`MAX_RECORD_VALUES`], counted by
+/// their punctuation.
+pub(super) fn check_json_size(text: &[u8], element_depth: usize) -> Result<(), Refusal> {
+    let (mut depth, mut values, mut in_string, mut escaped) = (0_usize, 0_usize, false, false);
+    for &byte in text {
+        if in_string {
+            in_string = escaped || byte != b'"';
+            escaped = !escaped && byte == b'\\';
+            continue;
+        }
+        match byte {
+            b'"' => in_string = true,
+            b'{' | b'[' => {
+                depth += 1;
+                values += 1;
+            }
+            b'}' | b']' => depth = depth.saturating_sub(1),
+            b',' => values += 1,
+            _ => continue,
+        }
+        if depth <= element_depth {
+            values = 0;
+        } else if values > MAX_RECORD_VALUES {
+            let message = format!("a record of more than {MAX_RECORD_VALUES} JSON values");
+            return Err(Refusal::new(Refused::TooLarge, message));
+        }
     }
     Ok(())
 }
@@ -201,12 +309,48 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_record_that_blows_up_when_parsed_is_refused_wherever_it_lies() {
+        let codecs = "{},".repeat(MAX_RECORD_VALUES);
+        let bomb = format!(r#"{{"room": {{"enabledCodecs": [{codecs}{{}}]}}}}"#);
+        for text in [bomb.clone(), format!("[{{}}, {bomb}]"), format!(r#"{{"events": [{bomb}]}}"#)] {
+            let refusal = check_json_size(text.as_bytes(), element_depth(Stream::Events, text.as_bytes())).unwrap_err();
+            assert_eq!(refusal.reason, Refused::TooLarge);
+        }
+        assert!(check_json_size(format!("{{}}\n{bomb}").as_bytes(), 0).is_err());
+    }
+
+    #[test]
+    fn many_small_records_and_punctuation_in_strings_are_no_bomb() {
+        let many = r#"{"id": "AE", "room": {"sid": "RM"}},"#.repeat(MAX_RECORD_VALUES);
+        let commas = ",{[".repeat(MAX_RECORD_VALUES);
+        for text in [
+            format!("[{many}{{}}]"),
+            format!(r#"{{"events": [{many}{{}}]}}"#),
+            format!(r#"{{"error": "{commas}\" {commas}\\"}}"#),
+        ] {
+            check_json_size(text.as_bytes(), element_depth(Stream::Events, text.as_bytes())).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_body_in_pieces_is_joined_in_order() {
+        let bytes: Vec<u8> = (0..300_000_u32).map(|i| i as u8).collect();
+        for size in [1, 1000, SEGMENT, 100_000] {
+            let mut body = BodyBytes::default();
+            bytes.chunks(size).for_each(|chunk| body.push(chunk));
+            assert!(body.segments.iter().all(|segment| segment.len() <= SEGMENT));
+            assert_eq!(body.join(), bytes, "chunks of {size}");
+        }
+    }
+
     #[tokio::test]
-    async fn json_that_blows_up_when_parsed_is_refused_by_its_punctuation() {
-        let converter = Converter::new(64 << 20, 10_000_000);
-        let format = Format { content: Content::Json, encoding: Encoding::Identity };
-        let text = format!(r#"{{"room": {{"enabledCodecs": [{}{{}}]}}}}"#, "{},".repeat(MAX_JSON_VALUES));
-        let refusal = converter.records(Stream::Events, format, text.into()).await.unwrap_err();
-        assert_eq!(refusal.reason, Refused::TooLarge);
+    async fn a_conversion_that_panics_is_an_answer_and_the_next_one_works() {
+        let converter = Converter::new(1000, 10).unwrap();
+        for _ in 0..2 * CONVERSIONS {
+            let failed = converter.convert(|| -> Result<(), Refusal> { panic!("on purpose") }).await;
+            assert_eq!(failed.unwrap_err().reason, Refused::Invalid);
+        }
+        assert_eq!(converter.convert(|| Ok(7)).await, Ok(7));
     }
 }

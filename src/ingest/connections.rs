@@ -1,5 +1,6 @@
-//! How many connections there are, and which one goes when there are too many: the one that has been without a request
-//! for longest. So a crowd of idle connections keeps nobody out, and one with a request under way is never cut off.
+//! How many connections there are, and which one goes when there are too many: of those without a request under way, one
+//! that never had a request succeed, else the one idle for longest. So a crowd of idle connections keeps nobody out, and
+//! whoever sends is not cut off. Each gets a moment to speak first: a flood is accepted no faster than that allows.
 
 use std::{
     collections::HashMap,
@@ -7,11 +8,14 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
+
+/// A connection is not closed for another one before it was idle for this long.
+const GRACE: Duration = Duration::from_millis(250);
 
 /// The connections of one listener.
 #[derive(Debug)]
@@ -29,8 +33,19 @@ struct Open {
 #[derive(Debug)]
 struct State {
     requests: u32,
+    /// A request of it succeeded.
+    proven: bool,
     idle_since: Instant,
     close: CancellationToken,
+}
+
+/// There is no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum NoRoom {
+    /// All have requests under way.
+    AllBusy,
+    /// One may be closed for another after this time.
+    For(Duration),
 }
 
 impl Connections {
@@ -38,21 +53,25 @@ impl Connections {
         Arc::new(Self { max: max.max(1), open: Mutex::default() })
     }
 
-    /// Room for one more, if need be by closing an idle one; `None` where all are busy.
-    pub(super) fn admit(self: &Arc<Self>) -> Option<Slot> {
-        let mut open = self.open.lock();
+    /// Room for one more, if need be by closing an idle one.
+    pub(super) fn admit(self: &Arc<Self>) -> Result<Slot, NoRoom> {
+        let (mut open, now) = (self.open.lock(), Instant::now());
         if open.slots.len() >= self.max {
             let idle = open.slots.iter().filter(|(_, state)| state.requests == 0);
-            let (&longest, _) = idle.min_by_key(|(_, state)| state.idle_since)?;
-            if let Some(state) = open.slots.remove(&longest) {
-                state.close.cancel();
+            let next = idle.min_by_key(|(_, state)| (state.proven, state.idle_since));
+            let (&next, state) = next.ok_or(NoRoom::AllBusy)?;
+            let idle_for = now.saturating_duration_since(state.idle_since);
+            if idle_for < GRACE {
+                return Err(NoRoom::For(GRACE - idle_for));
             }
+            state.close.cancel();
+            open.slots.remove(&next);
         }
         let id = open.next;
         open.next += 1;
         let close = CancellationToken::new();
-        open.slots.insert(id, State { requests: 0, idle_since: Instant::now(), close: close.clone() });
-        Some(Slot { id, close, spoke: AtomicBool::new(false), connections: Arc::clone(self) })
+        open.slots.insert(id, State { requests: 0, proven: false, idle_since: now, close: close.clone() });
+        Ok(Slot { id, close, spoke: AtomicBool::new(false), connections: Arc::clone(self) })
     }
 
     /// Closes all of them at once.
@@ -105,6 +124,13 @@ impl Drop for Slot {
 #[derive(Debug)]
 pub(super) struct Busy(Arc<Slot>);
 
+impl Busy {
+    /// Notes that the request succeeded.
+    pub(super) fn succeeded(&self) {
+        self.0.connections.change(self.0.id, |state| state.proven = true);
+    }
+}
+
 impl Drop for Busy {
     fn drop(&mut self) {
         self.0.connections.change(self.0.id, |state| {
@@ -118,12 +144,20 @@ impl Drop for Busy {
 mod tests {
     use super::*;
 
+    /// Lets every connection look as if it had been idle for longer.
+    fn age(connections: &Connections, by: Duration) {
+        for state in connections.open.lock().slots.values_mut() {
+            state.idle_since -= by;
+        }
+    }
+
     #[test]
     fn the_one_idle_for_longest_makes_room() {
         let connections = Connections::new(3);
         let [a, b, c] = [(); 3].map(|()| Arc::new(connections.admit().unwrap()));
         drop(a.begin_request());
         let _busy = b.begin_request();
+        age(&connections, GRACE);
         let d = connections.admit().unwrap();
         assert_eq!([&a, &b, &c].map(|slot| slot.close.is_cancelled()), [false, false, true]);
         let _e = connections.admit().unwrap();
@@ -132,13 +166,36 @@ mod tests {
     }
 
     #[test]
+    fn one_whose_request_succeeded_stays_before_those_that_only_came() {
+        let connections = Connections::new(2);
+        let [a, b] = [(); 2].map(|()| Arc::new(connections.admit().unwrap()));
+        a.begin_request().succeeded();
+        age(&connections, 2 * GRACE);
+        drop(b.begin_request());
+        age(&connections, GRACE);
+        let _c = connections.admit().unwrap();
+        assert!(!a.close.is_cancelled() && b.close.is_cancelled());
+    }
+
+    #[test]
+    fn each_has_a_moment_to_speak_before_it_is_closed_for_another() {
+        let connections = Connections::new(1);
+        let first = connections.admit().unwrap();
+        assert!(matches!(connections.admit(), Err(NoRoom::For(wait)) if wait <= GRACE));
+        assert!(!first.close.is_cancelled());
+        age(&connections, GRACE);
+        assert!(connections.admit().is_ok() && first.close.is_cancelled());
+    }
+
+    #[test]
     fn where_all_are_busy_nobody_is_cut_off_and_the_next_is_refused_until_one_ends() {
         let connections = Connections::new(2);
         let [a, b] = [(); 2].map(|()| Arc::new(connections.admit().unwrap()));
         let (busy, _busy) = (a.begin_request(), b.begin_request());
-        assert!(connections.admit().is_none());
+        assert_eq!(connections.admit().err(), Some(NoRoom::AllBusy));
         drop(busy);
-        assert!(connections.admit().is_some());
+        age(&connections, GRACE);
+        assert!(connections.admit().is_ok());
         assert!(a.close.is_cancelled() && !b.close.is_cancelled());
     }
 

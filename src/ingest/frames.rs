@@ -45,6 +45,8 @@ pub(super) struct Frames<B> {
     buffer: BytesMut,
     /// Room taken for `buffer`.
     share: Share,
+    /// What the stream holds besides: messages that wait to be durable.
+    elsewhere: usize,
     /// A message that was decompressed and still lacks room for what it grew.
     inflated: Option<Message>,
     /// When the message that has begun must be complete, or the next one must have begun.
@@ -66,6 +68,7 @@ where
             memory,
             buffer: BytesMut::new(),
             share: Share::default(),
+            elsewhere: 0,
             inflated: None,
             deadline,
             begun: false,
@@ -78,17 +81,21 @@ where
         self.deadline = Instant::now() + patience;
     }
 
+    /// Says how much the stream's earlier messages hold.
+    pub(super) const fn holds(&mut self, elsewhere: usize) {
+        self.elsewhere = elsewhere;
+    }
+
     /// The next message; `None` at the end of the stream. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<Option<Message>, Refusal> {
         loop {
             if self.buffer.len() > self.share.bytes() {
-                let room = self.memory.take(self.buffer.len() - self.share.bytes()).await?;
-                self.share.merge(room);
+                let lacking = self.buffer.len() - self.share.bytes();
+                self.memory.take(&mut self.share, lacking, self.elsewhere).await?;
             }
             if let Some(message) = &mut self.inflated {
                 let lacking = message.bytes.len().saturating_sub(message.share.bytes());
-                let room = self.memory.take(lacking).await?;
-                message.share.merge(room);
+                self.memory.take(&mut message.share, lacking, self.elsewhere).await?;
             }
             if let Some(message) = self.inflated.take() {
                 return Ok(Some(message));
@@ -275,7 +282,8 @@ mod tests {
     #[tokio::test]
     async fn a_message_that_finds_no_memory_is_refused() {
         let memory = memory();
-        let _held = memory.take(9_900).await.unwrap();
+        let mut held = Share::default();
+        while memory.take(&mut held, 100, 0).await.is_ok() {}
         let mut frames = Frames::new(body(vec![frame(0, &[1; 500])]), None, LIMITS, Arc::clone(&memory));
         assert_eq!(frames.next().await.unwrap_err().reason, Refused::Memory);
     }

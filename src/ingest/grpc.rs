@@ -3,9 +3,10 @@
 //! | refused because | status | resend? |
 //! |---|---|---|
 //! | not such a message | `INVALID_ARGUMENT` | no |
-//! | over a size limit | `RESOURCE_EXHAUSTED` | no, in smaller messages |
+//! | over a size limit | `OUT_OF_RANGE` | no, in smaller messages |
 //! | unknown compression | `UNIMPLEMENTED` | no, in another one |
-//! | spool full or failing, no memory, too many streams, stopping | `UNAVAILABLE` | yes, later |
+//! | a required sink's spool is full | `RESOURCE_EXHAUSTED` | yes, later |
+//! | spool failing, no memory, too many streams, stopping | `UNAVAILABLE` | yes, later |
 //! | message or stream too slow | `DEADLINE_EXCEEDED` | yes, on a new stream |
 //! | no or bad credentials | `UNAUTHENTICATED` | with better ones |
 

@@ -67,7 +67,7 @@ pub async fn serve(
         http: http1(&options),
     };
     let door = Door {
-        converter: Converter::new(options.max_body_bytes, options.max_request_records),
+        converter: Converter::new(options.max_body_bytes, options.max_request_records)?,
         limits: BodyLimits { max_bytes: options.max_body_bytes, timeout: options.body_timeout },
         intake,
         gate,
@@ -142,7 +142,7 @@ async fn take(door: &Door, stream: Stream, peer: Peer, request: Request<Body>) -
     let (bytes, mut share) = body::read(body, &head.headers, &door.limits, door.intake.memory()).await?;
     let batch = door.converter.records(stream, format, bytes).await?;
     let grown = batch.bytes().len().saturating_sub(share.bytes());
-    share.merge(door.intake.memory().take(grown).await?);
+    door.intake.memory().take(&mut share, grown, 0).await?;
     let count = batch.count();
     door.intake.append(Protocol::Http, batch).await?;
     Ok(count)

@@ -6,73 +6,119 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{MemoryOptions, Refusal, Refused};
 
+/// Who holds no more than this is served from the reserve, which those who hold more cannot use up.
+const MODEST: usize = 64 * 1024;
+/// The reserve is this part of the whole.
+const RESERVE_PART: usize = 4;
+
 /// Bytes that may wait; whoever finds none left waits for a while, then is refused.
 #[derive(Debug)]
 pub(super) struct Budget {
+    common: Pool,
+    reserve: Pool,
+    wait: Duration,
+}
+
+#[derive(Debug)]
+struct Pool {
     free: Arc<Semaphore>,
     max: usize,
-    wait: Duration,
+}
+
+impl Pool {
+    fn new(max: usize) -> Self {
+        // acquire_many counts in u32
+        let max = max.min(u32::MAX as usize);
+        Self { free: Arc::new(Semaphore::new(max)), max }
+    }
+
+    fn try_take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.free).try_acquire_many_owned(u32::try_from(bytes).ok()?).ok()
+    }
+
+    async fn take(&self, bytes: usize, wait: Duration) -> Option<OwnedSemaphorePermit> {
+        if bytes > self.max {
+            return None;
+        }
+        let taken = Arc::clone(&self.free).acquire_many_owned(u32::try_from(bytes).ok()?);
+        tokio::time::timeout(wait, taken).await.ok()?.ok()
+    }
+
+    fn used(&self) -> usize {
+        self.max.saturating_sub(self.free.available_permits())
+    }
 }
 
 impl Budget {
     pub(super) fn new(options: &MemoryOptions) -> Self {
-        // acquire_many counts in u32
-        let max = options.max_bytes.min(u32::MAX as usize);
-        Self { free: Arc::new(Semaphore::new(max)), max, wait: options.wait }
+        let reserve = options.max_bytes / RESERVE_PART;
+        Self { common: Pool::new(options.max_bytes - reserve), reserve: Pool::new(reserve), wait: options.wait }
     }
 
-    /// Takes room for `bytes`. Cancel-safe.
-    pub(super) async fn take(&self, bytes: usize) -> Result<Share, Refusal> {
-        let out_of_memory = || {
-            Refusal::new(
-                Refused::Memory,
-                format!("no memory left for records that wait to be durable ({} bytes): try again later", self.max),
-            )
-        };
-        if bytes > self.max {
-            return Err(out_of_memory());
+    /// Adds room for `bytes` to a share of a sender that holds `elsewhere` besides it. Cancel-safe.
+    pub(super) async fn take(&self, share: &mut Share, bytes: usize, elsewhere: usize) -> Result<(), Refusal> {
+        let modest = elsewhere + share.bytes() + bytes <= MODEST;
+        if modest && let Some(room) = self.reserve.try_take(bytes) {
+            share.merge(Share { common: None, reserve: Some(room) });
+            return Ok(());
         }
-        let permits = u32::try_from(bytes).map_err(|_| out_of_memory())?;
-        let permit = match Arc::clone(&self.free).try_acquire_many_owned(permits) {
-            Ok(permit) => permit,
-            Err(_) => tokio::time::timeout(self.wait, Arc::clone(&self.free).acquire_many_owned(permits))
-                .await
-                .ok()
-                .and_then(Result::ok)
-                .ok_or_else(out_of_memory)?,
+        let room = match self.common.try_take(bytes) {
+            Some(room) => Some(room),
+            None => self.common.take(bytes, self.wait).await,
         };
-        Ok(Share(Some(permit)))
+        let room = room.ok_or_else(|| {
+            let max = self.common.max + self.reserve.max;
+            let message = format!("no memory left for records that wait to be durable ({max} bytes): try again later");
+            Refusal::new(Refused::Memory, message)
+        })?;
+        share.merge(Share { common: Some(room), reserve: None });
+        Ok(())
     }
 
     /// Bytes taken now.
     pub(super) fn used(&self) -> usize {
-        self.max.saturating_sub(self.free.available_permits())
+        self.common.used() + self.reserve.used()
     }
 }
 
 /// Room that was taken; given back when dropped.
 #[derive(Debug, Default)]
-pub(super) struct Share(Option<OwnedSemaphorePermit>);
+pub(super) struct Share {
+    common: Option<OwnedSemaphorePermit>,
+    reserve: Option<OwnedSemaphorePermit>,
+}
 
 impl Share {
     pub(super) fn bytes(&self) -> usize {
-        self.0.as_ref().map_or(0, OwnedSemaphorePermit::num_permits)
+        let bytes =
+            |permit: &Option<OwnedSemaphorePermit>| permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        bytes(&self.common) + bytes(&self.reserve)
     }
 
     /// Adds another share to this one.
     pub(super) fn merge(&mut self, other: Self) {
-        match (&mut self.0, other.0) {
-            (Some(own), Some(other)) => own.merge(other),
-            (own @ None, other) => *own = other,
-            (Some(_), None) => {}
-        }
+        merge(&mut self.common, other.common);
+        merge(&mut self.reserve, other.reserve);
     }
 
     /// Parts with `bytes` of it (or with all, if it is less).
     pub(super) fn split(&mut self, bytes: usize) -> Self {
-        let bytes = bytes.min(self.bytes());
-        Self(self.0.as_mut().and_then(|own| own.split(bytes)))
+        let common = split(&mut self.common, bytes);
+        let rest = bytes - common.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        Self { common, reserve: split(&mut self.reserve, rest) }
     }
+}
+
+fn merge(own: &mut Option<OwnedSemaphorePermit>, other: Option<OwnedSemaphorePermit>) {
+    match (own.as_mut(), other) {
+        (Some(own), Some(other)) => own.merge(other),
+        (None, other) => *own = other,
+        (Some(_), None) => {}
+    }
+}
+
+fn split(own: &mut Option<OwnedSemaphorePermit>, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    own.as_mut().and_then(|own| own.split(bytes.min(own.num_permits())))
 }
 
 #[cfg(test)]
@@ -83,39 +129,54 @@ mod tests {
         Budget::new(&MemoryOptions { max_bytes, wait })
     }
 
+    async fn taken(budget: &Budget, bytes: usize) -> Result<Share, Refusal> {
+        let mut share = Share::default();
+        budget.take(&mut share, bytes, 0).await.map(|()| share)
+    }
+
     #[tokio::test]
     async fn what_is_taken_comes_back_when_it_is_dropped() {
-        let budget = budget(100, Duration::ZERO);
-        let mut share = budget.take(60).await.unwrap();
-        share.merge(budget.take(40).await.unwrap());
-        assert_eq!((share.bytes(), budget.used()), (100, 100));
-        let part = share.split(30);
+        let budget = budget(1 << 20, Duration::ZERO);
+        let mut share = taken(&budget, 60).await.unwrap();
+        budget.take(&mut share, 100_000, 0).await.unwrap();
+        assert_eq!((share.bytes(), budget.used()), (100_060, 100_060));
+        let part = share.split(100_030);
         drop(share);
-        assert_eq!((part.bytes(), budget.used()), (30, 30));
+        assert_eq!((part.bytes(), budget.used()), (100_030, 100_030));
         drop(part);
         assert_eq!(budget.used(), 0);
     }
 
     #[tokio::test]
     async fn who_finds_none_waits_and_is_refused_in_the_end() {
-        let budget = budget(10, Duration::from_millis(1));
-        let held = budget.take(10).await.unwrap();
-        assert_eq!(budget.take(1).await.unwrap_err().reason, Refused::Memory);
-        assert_eq!(budget.take(11).await.unwrap_err().reason, Refused::Memory);
+        let budget = budget(1 << 20, Duration::from_millis(1));
+        let held = taken(&budget, 3 << 18).await.unwrap();
+        assert_eq!(taken(&budget, 100_000).await.unwrap_err().reason, Refused::Memory);
+        assert_eq!(taken(&budget, 1 << 20).await.unwrap_err().reason, Refused::Memory);
         drop(held);
-        budget.take(10).await.unwrap();
+        taken(&budget, 100_000).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_holds_much_leaves_room_for_those_who_hold_little() {
+        let budget = budget(1 << 20, Duration::from_millis(1));
+        let mut greedy = Share::default();
+        while budget.take(&mut greedy, 10_000, 0).await.is_ok() {}
+        assert!(greedy.bytes() > 1 << 19);
+        let modest = [taken(&budget, MODEST).await, taken(&budget, MODEST).await];
+        assert!(modest.iter().all(Result::is_ok));
     }
 
     #[tokio::test]
     async fn who_waits_gets_what_another_gives_back() {
-        let budget = Arc::new(budget(10, Duration::from_secs(60)));
-        let held = budget.take(10).await.unwrap();
+        let budget = Arc::new(budget(1 << 20, Duration::from_secs(60)));
+        let held = taken(&budget, 3 << 18).await.unwrap();
         let waiter = tokio::spawn({
             let budget = Arc::clone(&budget);
-            async move { budget.take(5).await.map(|share| share.bytes()) }
+            async move { taken(&budget, 100_000).await.map(|share| share.bytes()) }
         });
         tokio::task::yield_now().await;
         drop(held);
-        assert_eq!(waiter.await.unwrap().unwrap(), 5);
+        assert_eq!(waiter.await.unwrap().unwrap(), 100_000);
     }
 }

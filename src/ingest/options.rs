@@ -10,7 +10,7 @@ const MIB: usize = 1024 * KIB;
 /// Limits on connections, alike for gRPC and HTTP; each listener counts its own.
 #[derive(Debug, Clone)]
 pub struct ConnectionOptions {
-    /// Connections at once. One more closes the one that has been without a request for longest; if none is, it is closed itself.
+    /// Connections at once. One more closes one without a request under way; if all have one, it is closed itself.
     pub max_connections: usize,
     /// From the TCP accept to the end of the TLS handshake.
     pub handshake_timeout: Duration,
@@ -36,9 +36,9 @@ impl Default for ConnectionOptions {
 pub struct GrpcOptions {
     /// Connections: how many, how long until they must speak.
     pub connections: ConnectionOptions,
-    /// A message's size, compressed and decompressed; a larger one is answered RESOURCE_EXHAUSTED.
+    /// A message's size, compressed and decompressed; a larger one is answered OUT_OF_RANGE.
     pub max_message_bytes: usize,
-    /// Records in one message; more are answered RESOURCE_EXHAUSTED.
+    /// Records in one message; more are answered OUT_OF_RANGE.
     pub max_message_records: u32,
     /// Bytes a stream may have taken off and not yet durable; then it is read no further.
     pub stream_window: usize,
@@ -98,7 +98,7 @@ impl Default for HttpOptions {
 }
 
 /// Bytes of records that may wait in memory, of all senders together, until they are durable. When it is used up,
-/// senders wait for `memory_wait` and are then answered UNAVAILABLE or 503.
+/// senders wait for a while and are then answered UNAVAILABLE or 503. A quarter is kept for those who hold little.
 #[derive(Debug, Clone)]
 pub struct MemoryOptions {
     /// Bytes at most.

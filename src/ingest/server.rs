@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     ConnectionOptions, IngestStatus, Listener, Protocol, Refused,
-    connections::{Connections, Slot},
+    connections::{Connections, NoRoom, Slot},
     listener::{Io, Peer},
     throttle::Throttle,
     tls::{Alpn, Tls},
@@ -51,7 +51,7 @@ impl Server {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((io, peer)) => match connections.admit() {
+                Ok((io, peer)) => match room(&connections, &stop).await {
                     Some(slot) => {
                         let connection = Arc::clone(&server).connection(io, peer, slot, handler.clone(), stop.clone());
                         tasks.spawn(connection);
@@ -126,6 +126,10 @@ impl Server {
             let (busy, handler) = (slot.begin_request(), handler.clone());
             async move {
                 let response = handler.handle(request, peer).await;
+                // an error of gRPC is in the headers, where there is nothing else to answer
+                if response.status().is_success() && !response.headers().contains_key("grpc-status") {
+                    busy.succeeded();
+                }
                 drop(busy);
                 Ok::<_, Infallible>(response)
             }
@@ -149,6 +153,21 @@ impl Server {
                     connection.as_mut().graceful_shutdown();
                 }
             }
+        }
+    }
+}
+
+/// Room for a connection that was accepted; the next ones wait in the operating system's queue meanwhile.
+async fn room(connections: &Arc<Connections>, stop: &CancellationToken) -> Option<Slot> {
+    loop {
+        let wait = match connections.admit() {
+            Ok(slot) => return Some(slot),
+            Err(NoRoom::AllBusy) => return None,
+            Err(NoRoom::For(wait)) => wait,
+        };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = stop.cancelled() => return None,
         }
     }
 }

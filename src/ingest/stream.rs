@@ -19,6 +19,9 @@ use super::{
 };
 use crate::record::{RecordBatch, RecordBatchBuilder, Stream, now_millis};
 
+/// After this many bytes other streams get their turn, however fast this one sends.
+const TURN: usize = 32 * 1024;
+
 /// What a stream's messages become.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StreamOptions {
@@ -42,8 +45,12 @@ where
     let mut gathered = Gathered::default();
     let mut append = InFlight::default();
     let mut end: Option<Result<(), Refusal>> = None;
-    let mut held_back = false;
+    let (mut held_back, mut turn) = (false, 0);
     loop {
+        if turn >= TURN {
+            turn = 0;
+            tokio::task::yield_now().await;
+        }
         if append.is_idle()
             && let Some((batch, share)) = gathered.take()
         {
@@ -54,7 +61,9 @@ where
         {
             return end;
         }
-        let reads = end.is_none() && gathered.bytes() + append.bytes < options.window;
+        let held = gathered.bytes() + append.bytes;
+        frames.holds(held);
+        let reads = end.is_none() && held < options.window;
         if reads && held_back {
             frames.rearm();
         }
@@ -66,6 +75,7 @@ where
             }
             message = frames.next(), if reads => match message {
                 Ok(Some(message)) => {
+                    turn += message.bytes.len();
                     if let Err(refusal) = gathered.add(message, options) {
                         end = Some(Err(refusal));
                     }

@@ -31,7 +31,8 @@ pub(super) async fn take(door: &Door, peer: Peer, request: Request<Body>) -> Res
     let refuse = |why: &str| door.gate.refuse(Protocol::Webhook, why, peer, door.intake.status());
     let claims = door.gate.webhook(&head.headers).map_err(|why| refuse(&why))?;
     let limits = BodyLimits { max_bytes: door.limits.max_bytes.min(MAX_BODY_BYTES), ..door.limits.clone() };
-    let (bytes, _share) = body::read(body, &head.headers, &limits, door.intake.memory()).await?;
+    let (body, _share) = body::read(body, &head.headers, &limits, door.intake.memory()).await?;
+    let bytes = body.join();
     if !claims.sha256.is_some_and(|hash| is_hash_of(&bytes, &hash)) {
         return Err(refuse("the token was not signed for this body"));
     }
@@ -49,7 +50,7 @@ fn is_hash_of(body: &[u8], claimed: &str) -> bool {
 
 /// The event that says the same as a webhook, and how many webhooks LiveKit dropped before it.
 fn convert(body: &[u8]) -> Result<(RecordBatch, u64), Refusal> {
-    check_json_size(body)?;
+    check_json_size(body, 0)?;
     let bytes = protobuf_from_json("livekit.WebhookEvent", UnknownFields::Ignore, body)?;
     let webhook = WebhookEvent::decode(&bytes[..])
         .map_err(|error| Refusal::new(Refused::Invalid, format!("no livekit.WebhookEvent: {error}")))?;
