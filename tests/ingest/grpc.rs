@@ -207,18 +207,18 @@ async fn a_stream_too_many_is_told_to_come_again() {
 
 #[tokio::test]
 async fn where_no_memory_is_left_senders_are_told_to_come_again() {
-    let memory = MemoryOptions { max_bytes: 100_000, wait: Duration::from_millis(50) };
+    let memory = MemoryOptions { max_bytes: 200_000, wait: Duration::from_millis(50) };
     let server = serve_grpc_with(GrpcOptions::default(), open_gate(), &memory).await;
     server.spool.set(Mood::Hangs);
     let client = server.client().await;
     let mut greedy = client.clone();
-    let held = tokio::spawn(async move { greedy.ingest_events(futures::stream::iter([events(1, 90_000)])).await });
+    let held = tokio::spawn(async move { greedy.ingest_events(futures::stream::iter([events(1, 130_000)])).await });
     within(server.spool.was_offered_some()).await;
-    let status = client.clone().ingest_events(futures::stream::iter([events(1, 50_000)])).await.unwrap_err();
+    let status = client.clone().ingest_events(futures::stream::iter([events(1, 120_000)])).await.unwrap_err();
     assert_eq!((status.code(), server.refused(Refused::Memory)), (Code::Unavailable, 1));
     server.spool.set(Mood::Takes);
     within(held).await.unwrap().unwrap();
-    client.clone().ingest_events(futures::stream::iter([events(1, 50_000)])).await.unwrap();
+    client.clone().ingest_events(futures::stream::iter([events(1, 120_000)])).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,6 +1,9 @@
 //! The intake from outside: real sockets, real clients, spools in memory that behave as told.
 
+mod auth;
 mod grpc;
 mod http;
+mod limits;
+mod sending;
 mod support;
 mod webhook;

@@ -102,9 +102,12 @@ impl Running {
         snapshot.refused.iter().filter(|refused| refused.reason == reason.as_str()).map(|refused| refused.count).sum()
     }
 
+    pub(crate) async fn channel(&self) -> Channel {
+        Channel::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
+    }
+
     pub(crate) async fn client(&self) -> AnalyticsRecorderServiceClient<Channel> {
-        let channel = Channel::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap();
-        AnalyticsRecorderServiceClient::new(channel)
+        AnalyticsRecorderServiceClient::new(self.channel().await)
     }
 }
 

@@ -1,0 +1,350 @@
+//! Who may send: tokens, LiveKit's keys, client certificates, and what is refused to start.
+
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+
+use jsonwebtoken::{EncodingKey, Header};
+use livekit_spool::{
+    ingest::{
+        AuthOptions, Gate, GrpcOptions, HttpOptions, Listener, LivekitKeys, MemoryOptions, Refused, Secret, ServeError,
+        Tls, TlsOptions,
+        client::{Client, Credentials, Target},
+        grpc,
+    },
+    record::{RecordBatch, RecordBatchBuilder, Stream, now_millis},
+};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tonic::Code;
+
+use crate::support::{Running, intake, open_gate, serve_grpc, serve_http, within};
+
+const KEY: &str = "APIkey";
+const SECRET: &str = "a secret of at least thirty-two bytes";
+const TOKEN: &str = "sixteen characters or more";
+
+fn keys() -> LivekitKeys {
+    LivekitKeys::from([(KEY.to_owned(), Secret::new(SECRET)), ("APIother".to_owned(), Secret::new("other"))])
+}
+
+fn gate(auth: AuthOptions) -> Gate {
+    Gate::new(auth, keys(), None)
+}
+
+fn tokens() -> AuthOptions {
+    AuthOptions::Tokens(vec![Secret::new("another token of enough length"), Secret::new(TOKEN)])
+}
+
+fn event() -> RecordBatch {
+    let mut batch = RecordBatchBuilder::new(Stream::Events);
+    batch.push(&[0x08, 1]);
+    batch.build(0)
+}
+
+async fn send(server: &Running, credentials: Credentials) -> Result<(), tonic::Status> {
+    let target = Target { url: format!("http://{}", server.address), ca: None, credentials };
+    Client::new(&target).unwrap().send(&event(), 1).await
+}
+
+async fn post(server: &Running, authorization: Option<String>) -> u16 {
+    let mut request = reqwest::Client::new().post(format!("http://{}/v1/events", server.address));
+    if let Some(authorization) = authorization {
+        request = request.header("authorization", authorization);
+    }
+    request.header("content-type", "application/json").body(r#"{"id": "AE_1"}"#).send().await.unwrap().status().as_u16()
+}
+
+#[tokio::test]
+async fn a_known_token_passes_and_all_else_is_unauthenticated() {
+    let grpc = serve_grpc(GrpcOptions::default(), gate(tokens())).await;
+    send(&grpc, Credentials::Token(Secret::new(TOKEN))).await.unwrap();
+    for credentials in [Credentials::None, Credentials::Token(Secret::new("sixteen characters or morE"))] {
+        assert_eq!(send(&grpc, credentials).await.unwrap_err().code(), Code::Unauthenticated);
+    }
+    assert_eq!((grpc.spool.records(Stream::Events).len(), grpc.refused(Refused::Unauthenticated)), (1, 2));
+
+    let http = serve_http(HttpOptions::default(), gate(tokens())).await;
+    assert_eq!(post(&http, Some(format!("Bearer {TOKEN}"))).await, 200);
+    for wrong in [None, Some(TOKEN.to_owned()), Some("Bearer ".to_owned()), Some(format!("Basic {TOKEN}"))] {
+        assert_eq!(post(&http, wrong).await, 401);
+    }
+    assert_eq!((http.spool.records(Stream::Events).len(), http.refused(Refused::Unauthenticated)), (1, 4));
+}
+
+/// A token as a sender makes it, some claims replaced (null: left out).
+fn jwt(changes: Value) -> String {
+    let now = now_millis() / 1000;
+    let mut claims = json!({"iss": KEY, "aud": "livekit-spool", "nbf": now, "exp": now + 600});
+    for (name, value) in changes.as_object().unwrap() {
+        match value {
+            Value::Null => drop(claims.as_object_mut().unwrap().remove(name)),
+            value => claims[name] = value.clone(),
+        }
+    }
+    let key = EncodingKey::from_secret(SECRET.as_bytes());
+    format!("Bearer {}", jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap())
+}
+
+#[tokio::test]
+async fn a_short_lived_token_signed_with_an_api_secret_for_this_audience_passes() {
+    let credentials = Credentials::Livekit { key: KEY.into(), secret: Secret::new(SECRET) };
+    let grpc = serve_grpc(GrpcOptions::default(), gate(AuthOptions::Livekit)).await;
+    send(&grpc, credentials).await.unwrap();
+    let wrong = Credentials::Livekit { key: KEY.into(), secret: Secret::new("another secret") };
+    assert_eq!(send(&grpc, wrong).await.unwrap_err().code(), Code::Unauthenticated);
+
+    let http = serve_http(HttpOptions::default(), gate(AuthOptions::Livekit)).await;
+    let now = now_millis() / 1000;
+    for good in [json!({}), json!({"nbf": null, "iat": now}), json!({"aud": ["x", "livekit-spool"]})] {
+        assert_eq!(post(&http, Some(jwt(good.clone()))).await, 200, "{good}");
+    }
+}
+
+#[tokio::test]
+async fn a_participants_join_token_and_all_other_tokens_of_the_same_secret_are_refused() {
+    let http = serve_http(HttpOptions::default(), gate(AuthOptions::Livekit)).await;
+    let now = now_millis() / 1000;
+    let join = json!({"aud": null, "sub": "user0", "exp": now + 300, "video": {"room": "r", "roomJoin": true}});
+    for (what, bad) in [
+        ("a join token", join),
+        ("another audience", json!({"aud": "livekit"})),
+        ("valid for more than ten minutes", json!({"exp": now + 601})),
+        ("an hour old, about to expire", json!({"nbf": now - 3000, "exp": now + 60})),
+        ("no beginning", json!({"nbf": null})),
+        ("no end", json!({"exp": null})),
+        ("expired", json!({"nbf": now - 700, "exp": now - 100})),
+        ("not yet valid", json!({"nbf": now + 100})),
+        ("an unknown key", json!({"iss": "APIunknown"})),
+        ("another key's name", json!({"iss": "APIother"})),
+        ("no key", json!({"iss": null})),
+    ] {
+        assert_eq!(post(&http, Some(jwt(bad))).await, 401, "{what}");
+    }
+    assert_eq!(http.spool.batches(), 0);
+}
+
+#[tokio::test]
+async fn health_needs_no_credentials_and_reflection_does() {
+    use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_client::ServerReflectionClient};
+    let server = serve_grpc(GrpcOptions::default(), gate(tokens())).await;
+    let channel = server.channel().await;
+    HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await.unwrap();
+    let request = futures::stream::iter([ServerReflectionRequest::default()]);
+    let status = ServerReflectionClient::new(channel).server_reflection_info(request).await.unwrap_err();
+    assert_eq!(status.code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn without_authentication_only_this_machine_may_be_listened_to() {
+    let (intake, _) = intake(&MemoryOptions::default());
+    let serve = async |address: &str, gate: Gate| {
+        let listener = Listener::tcp(address.parse().unwrap()).await.unwrap();
+        let stopped = std::future::ready(());
+        grpc::serve(listener, Arc::clone(&intake), Arc::new(gate), GrpcOptions::default(), stopped).await
+    };
+    let refused = serve("0.0.0.0:0", open_gate()).await.unwrap_err();
+    assert!(matches!(refused, ServeError::Exposed { .. }));
+    assert!(refused.to_string().contains("listen on 127.0.0.1 or a Unix socket, or set `ingest.auth`"), "{refused}");
+    within(serve("127.0.0.1:0", open_gate())).await.unwrap();
+    within(serve("0.0.0.0:0", gate(tokens()))).await.unwrap();
+    let incomplete = [
+        (AuthOptions::Tokens(vec![]), "at least one"),
+        (AuthOptions::Tokens(vec![Secret::new("short")]), "16 characters"),
+        (AuthOptions::MutualTls, "client_ca"),
+    ];
+    for (auth, words) in incomplete {
+        let refused = serve("127.0.0.1:0", gate(auth)).await.unwrap_err();
+        assert!(refused.to_string().contains(words), "{refused}");
+    }
+    let no_keys = Gate::new(AuthOptions::Livekit, LivekitKeys::new(), None);
+    assert!(matches!(serve("127.0.0.1:0", no_keys).await, Err(ServeError::NoKeys)));
+}
+
+#[tokio::test]
+async fn a_unix_socket_takes_records() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ingest.sock");
+    let (intake, spool) = intake(&MemoryOptions::default());
+    let listener = Listener::unix(&path).await.unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let shutdown = async {
+        let _ = stopped.await;
+    };
+    let serving = tokio::spawn(grpc::serve(listener, intake, Arc::new(open_gate()), GrpcOptions::default(), shutdown));
+    let target = Target { url: format!("unix:{}", path.display()), ca: None, credentials: Credentials::None };
+    Client::new(&target).unwrap().send(&event(), 1).await.unwrap();
+    assert_eq!(spool.records(Stream::Events).len(), 1);
+    stop.send(()).unwrap();
+    within(serving).await.unwrap().unwrap();
+    assert!(!path.exists(), "the socket file is removed");
+}
+
+/// A CA, and what it signs, as PEM files in a folder.
+struct Authority {
+    folder: TempDir,
+    ca: CertifiedIssuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("ca.pem"), ca.pem()).unwrap();
+        Self { folder, ca }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// A certificate for loopback and its key, as PEM.
+    fn sign(&self) -> (String, String) {
+        let key = KeyPair::generate().unwrap();
+        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        (params.signed_by(&key, &self.ca).unwrap().pem(), key.serialize_pem())
+    }
+
+    fn write_server_files(&self) {
+        let (certificate, key) = self.sign();
+        fs::write(self.path("server.pem"), certificate).unwrap();
+        fs::write(self.path("server.key"), key).unwrap();
+    }
+
+    fn tls(&self, client_ca: bool) -> Arc<Tls> {
+        let options = TlsOptions {
+            certificate: self.path("server.pem"),
+            key: self.path("server.key"),
+            client_ca: client_ca.then(|| self.path("ca.pem")),
+        };
+        Arc::new(Tls::load(options).unwrap())
+    }
+}
+
+async fn send_tls(server: &Running, authority: &Authority) -> Result<(), tonic::Status> {
+    let url = format!("https://{}", server.address);
+    let target =
+        Target { url, ca: Some(authority.path("ca.pem")), credentials: Credentials::Token(Secret::new(TOKEN)) };
+    Client::new(&target).unwrap().send(&event(), 1).await
+}
+
+#[tokio::test]
+async fn tls_serves_both_ports_and_plain_text_is_refused() {
+    let authority = Authority::new();
+    authority.write_server_files();
+    let tls = authority.tls(false);
+    let grpc = serve_grpc(GrpcOptions::default(), Gate::new(tokens(), keys(), Some(Arc::clone(&tls)))).await;
+    send_tls(&grpc, &authority).await.unwrap();
+    send(&grpc, Credentials::Token(Secret::new(TOKEN))).await.unwrap_err();
+    assert_eq!((grpc.spool.records(Stream::Events).len(), grpc.refused(Refused::Handshake)), (1, 1));
+
+    let http = serve_http(HttpOptions::default(), Gate::new(AuthOptions::None, keys(), Some(tls))).await;
+    let answer = tls_connect(&authority, http.address, None).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_changed_certificate_is_taken_without_a_restart_and_a_broken_one_is_not() {
+    let authority = Authority::new();
+    authority.write_server_files();
+    let gate = Gate::new(tokens(), keys(), Some(authority.tls(false)));
+    let server = serve_grpc(GrpcOptions::default(), gate).await;
+    let first = served_certificate(&authority, &server).await;
+
+    fs::write(authority.path("server.pem"), "half written").unwrap();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert_eq!(served_certificate(&authority, &server).await, first, "the old one stays in use");
+
+    authority.write_server_files();
+    for _ in 0..600 {
+        if served_certificate(&authority, &server).await != first {
+            send_tls(&server, &authority).await.unwrap();
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("the new certificate is never served");
+}
+
+#[tokio::test]
+async fn with_mtls_a_client_needs_a_certificate_of_the_ca() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    authority.write_server_files();
+    let gate = Gate::new(AuthOptions::MutualTls, keys(), Some(authority.tls(true)));
+    let server = serve_http(HttpOptions::default(), gate).await;
+    let answer = tls_connect(&authority, server.address, Some(authority.sign())).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+    assert!(tls_connect(&authority, server.address, None).await.is_err());
+    assert!(tls_connect(&authority, server.address, Some(stranger.sign())).await.is_err());
+    assert_eq!(server.refused(Refused::Handshake), 2);
+}
+
+#[test]
+fn unusable_tls_files_are_named() {
+    let authority = Authority::new();
+    authority.write_server_files();
+    let options = |certificate: &str, key: &str| TlsOptions {
+        certificate: authority.path(certificate),
+        key: authority.path(key),
+        client_ca: None,
+    };
+    fs::write(authority.path("other.key"), KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    for (options, words) in [
+        (options("missing.pem", "server.key"), "missing.pem: no usable certificate"),
+        (options("server.key", "server.key"), "server.key: no usable certificate"),
+        (options("server.pem", "server.pem"), "server.pem: no usable private key"),
+        (options("server.pem", "other.key"), "cannot be used together"),
+    ] {
+        let error = Tls::load(options).unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+fn client_config(authority: &Authority, identity: Option<(String, String)>) -> rustls::ClientConfig {
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(authority.ca.pem().as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ClientConfig::builder_with_provider(provider);
+    let builder = builder.with_safe_default_protocol_versions().unwrap().with_root_certificates(roots);
+    match identity {
+        None => builder.with_no_client_auth(),
+        Some((certificate, key)) => {
+            let certificate = CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap();
+            let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+            builder.with_client_auth_cert(vec![certificate], key).unwrap()
+        }
+    }
+}
+
+async fn handshake(
+    authority: &Authority,
+    address: std::net::SocketAddr,
+    identity: Option<(String, String)>,
+) -> std::io::Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>> {
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(client_config(authority, identity)));
+    let stream = tokio::net::TcpStream::connect(address).await?;
+    connector.connect("127.0.0.1".try_into().unwrap(), stream).await
+}
+
+/// The first bytes of the answer to a plain request inside TLS.
+async fn tls_connect(
+    authority: &Authority,
+    address: std::net::SocketAddr,
+    identity: Option<(String, String)>,
+) -> std::io::Result<String> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut stream = within(handshake(authority, address, identity)).await?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await?;
+    let mut answer = vec![0; 64];
+    let read = within(stream.read(&mut answer)).await?;
+    answer.truncate(read);
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+async fn served_certificate(authority: &Authority, server: &Running) -> Vec<u8> {
+    let stream = within(handshake(authority, server.address, None)).await.unwrap();
+    stream.get_ref().1.peer_certificates().unwrap()[0].to_vec()
+}

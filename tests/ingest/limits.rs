@@ -1,0 +1,194 @@
+//! What those run into who do not keep to the rules, and that the others do not notice.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use livekit_protocol::{AnalyticsEvent, AnalyticsEvents};
+use livekit_spool::{
+    ingest::{ConnectionOptions, GrpcOptions, HttpOptions, Refused},
+    record::Stream,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tonic::Code;
+
+use crate::support::{Running, eventually, open_gate, serve_grpc, serve_http, within};
+
+fn connections(max_connections: usize, header_timeout: Duration) -> ConnectionOptions {
+    ConnectionOptions { max_connections, header_timeout, ..Default::default() }
+}
+
+const SOON: Duration = Duration::from_millis(100);
+const LATE: Duration = Duration::from_secs(600);
+
+fn events(count: usize) -> AnalyticsEvents {
+    AnalyticsEvents { events: vec![AnalyticsEvent { id: "AE_1".into(), ..Default::default() }; count] }
+}
+
+async fn post_one(server: &Running) -> u16 {
+    let request = reqwest::Client::new().post(format!("http://{}/v1/events", server.address));
+    let request = request.header("content-type", "application/json").body(r#"{"id": "AE_1"}"#);
+    within(request.send()).await.unwrap().status().as_u16()
+}
+
+/// Reads until the other side closes; a reset is a way of closing.
+async fn closed(mut stream: TcpStream) -> Vec<u8> {
+    let mut read = Vec::new();
+    let _ = within(stream.read_to_end(&mut read)).await;
+    read
+}
+
+#[tokio::test]
+async fn a_connection_that_says_nothing_or_whispers_its_headers_is_closed() {
+    let http = serve_http(HttpOptions { connections: connections(10, SOON), ..Default::default() }, open_gate()).await;
+    closed(TcpStream::connect(http.address).await.unwrap()).await;
+
+    let (mut reader, mut writer) = TcpStream::connect(http.address).await.unwrap().into_split();
+    let whisper = tokio::spawn(async move {
+        for byte in b"POST /v1/events HTTP/1.1\r\nHost: x\r\nX-Slow: ".iter().chain(std::iter::repeat(&b'x')) {
+            if writer.write_all(&[*byte]).await.is_err() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    let mut answer = Vec::new();
+    let _ = within(reader.read_to_end(&mut answer)).await;
+    within(whisper).await.unwrap();
+
+    let grpc = serve_grpc(GrpcOptions { connections: connections(10, SOON), ..Default::default() }, open_gate()).await;
+    closed(TcpStream::connect(grpc.address).await.unwrap()).await;
+    let mut preface_only = TcpStream::connect(grpc.address).await.unwrap();
+    preface_only.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    closed(preface_only).await;
+    assert!(grpc.refused(Refused::Timeout) >= 2);
+}
+
+#[tokio::test]
+async fn garbage_on_either_port_costs_the_connection_and_nothing_else() {
+    let http = serve_http(HttpOptions::default(), open_gate()).await;
+    let grpc = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    for garbage in [&[0_u8; 4096][..], b"\x16\x03\x01\x02\0\x01\0\x01\xFC", b"SSH-2.0-x\r\n\r\n", &[0xFF; 100_000]] {
+        for address in [http.address, grpc.address] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let _ = stream.write_all(garbage).await;
+            let _ = stream.shutdown().await;
+            closed(stream).await;
+        }
+    }
+    assert_eq!(post_one(&http).await, 200);
+    grpc.client().await.ingest_events(futures::stream::iter([events(1)])).await.unwrap();
+    eventually("all connections are gone", || http.intake.snapshot().connections == 0).await;
+}
+
+#[tokio::test]
+async fn idle_connections_keep_nobody_out_and_busy_ones_stay() {
+    let options = GrpcOptions { connections: connections(4, LATE), ..Default::default() };
+    let server = serve_grpc(options, open_gate()).await;
+    let (sender, messages) = tokio::sync::mpsc::channel(10);
+    let mut busy = server.client().await;
+    let long =
+        tokio::spawn(async move { busy.ingest_events(tokio_stream::wrappers::ReceiverStream::new(messages)).await });
+    sender.send(events(1)).await.unwrap();
+    eventually("the long stream is open", || server.spool.records(Stream::Events).len() == 1).await;
+
+    let mut idle = Vec::new();
+    for i in 0..40 {
+        idle.push(TcpStream::connect(server.address).await.unwrap());
+        if i % 10 == 9 {
+            let mut newcomer = within(server.client()).await;
+            within(newcomer.ingest_events(futures::stream::iter([events(1)]))).await.unwrap();
+        }
+    }
+    assert!(server.intake.snapshot().connections <= 5);
+    sender.send(events(1)).await.unwrap();
+    drop(sender);
+    within(long).await.unwrap().unwrap();
+    assert_eq!(server.spool.records(Stream::Events).len(), 6);
+}
+
+#[tokio::test]
+async fn where_all_connections_are_busy_one_more_is_refused_until_one_ends() {
+    let options = GrpcOptions { connections: connections(1, LATE), ..Default::default() };
+    let server = serve_grpc(options, open_gate()).await;
+    let mut busy = server.client().await;
+    let long = tokio::spawn(async move { busy.ingest_events(futures::stream::pending()).await });
+    eventually("the stream is open", || server.intake.snapshot().streams == 1).await;
+    closed(TcpStream::connect(server.address).await.unwrap()).await;
+    assert_eq!(server.refused(Refused::Connections), 1);
+    long.abort();
+    eventually("the connection is gone", || server.intake.snapshot().connections == 0).await;
+    server.client().await.ingest_events(futures::stream::iter([events(1)])).await.unwrap();
+}
+
+#[tokio::test]
+async fn half_a_message_ends_the_stream_and_gives_its_memory_back() {
+    let options = GrpcOptions { message_timeout: SOON, ..Default::default() };
+    let server = serve_grpc(options, open_gate()).await;
+    let (mut connection, task) = http2(server.address).await;
+    let request = http::Request::post("http://x/livekit.AnalyticsRecorderService/IngestEvents");
+    let request = request.header("content-type", "application/grpc").header("te", "trailers");
+    let half = futures::stream::iter([Ok::<_, std::io::Error>(hyper::body::Frame::data(Bytes::from_static(&[
+        0, 0, 0, 1, 0, 9,
+    ])))]);
+    let body = http_body_util::StreamBody::new(half.chain(futures::stream::pending()));
+    let response = within(connection.send_request(request.body(body).unwrap())).await.unwrap();
+    assert_eq!(response.headers()["grpc-status"], (Code::DeadlineExceeded as i32).to_string().as_str());
+    eventually("the memory is given back", || server.intake.snapshot().waiting_bytes == 0).await;
+    task.abort();
+}
+
+type Http2<B> = hyper::client::conn::http2::SendRequest<B>;
+
+/// A bare HTTP/2 connection, for what no gRPC client would send.
+async fn http2<B>(address: std::net::SocketAddr) -> (Http2<B>, tokio::task::JoinHandle<()>)
+where
+    B: hyper::body::Body + Send + Unpin + 'static,
+    B::Data: Send,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let io = hyper_util::rt::TokioIo::new(TcpStream::connect(address).await.unwrap());
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let (sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    let task = tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    (sender, task)
+}
+
+#[tokio::test]
+async fn a_gigabyte_without_an_announced_length_is_refused_at_the_limit() {
+    let server = serve_http(HttpOptions::default(), open_gate()).await;
+    let chunk = Bytes::from(vec![b' '; 1 << 20]);
+    let chunks = futures::stream::iter((0..1024).map(move |_| Ok::<_, std::io::Error>(chunk.clone())));
+    let request = reqwest::Client::new().post(format!("http://{}/v1/events", server.address));
+    let request = request.header("content-type", "application/json").body(reqwest::Body::wrap_stream(chunks));
+    // the answer comes before the body has gone: some clients see it, others the closed connection
+    if let Ok(response) = within(request.send()).await {
+        assert_eq!(response.status().as_u16(), 413);
+    }
+    eventually("it is counted", || server.refused(Refused::TooLarge) == 1).await;
+    assert_eq!((post_one(&server).await, server.intake.snapshot().waiting_bytes), (200, 0));
+}
+
+#[tokio::test]
+async fn a_stream_that_never_ends_is_taken_as_it_comes_and_others_are_served_beside_it() {
+    let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    let mut endless = server.client().await;
+    let flood = tokio::spawn(async move { endless.ingest_events(futures::stream::repeat(events(50))).await });
+    eventually("records come and come", || server.spool.batches() > 20).await;
+    for _ in 0..10 {
+        let mut other = within(server.client()).await;
+        within(other.ingest_stats(futures::stream::iter([livekit_protocol::AnalyticsStats {
+            stats: vec![livekit_protocol::AnalyticsStat { id: "AS_1".into(), ..Default::default() }],
+        }])))
+        .await
+        .unwrap();
+    }
+    assert_eq!(server.spool.records(Stream::Stats).len(), 10);
+    assert!(server.intake.snapshot().waiting_bytes < 4 << 20);
+    flood.abort();
+}

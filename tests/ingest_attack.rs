@@ -1,0 +1,285 @@
+//! The real binary with default limits under everything at once: its memory stays bounded, and well-behaved senders are served.
+
+use std::{
+    fs,
+    io::Write,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures::{StreamExt, future::join_all};
+use livekit_spool::{
+    demo::{self, Playback, Progress},
+    ingest::client::{Client, Credentials, Target},
+    record::{RecordBatchBuilder, Stream},
+};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+mod support;
+
+use support::process::{Setup, Spool};
+
+const CONNECTIONS: usize = 10_000;
+/// The promise; the debug build keeps it too.
+const MAX_RSS: u64 = 300 * 1024 * 1024;
+/// Between two attempts of one attacker.
+const PAUSE: Duration = Duration::from_millis(200);
+/// How long the attackers go on once all of them are at it.
+const SIEGE: Duration = Duration::from_secs(10);
+
+#[tokio::test]
+async fn under_every_attack_at_once_memory_stays_below_300_mb_and_senders_are_served() {
+    allow_open_files(CONNECTIONS as u64 + 4000);
+    let mut spool = Setup::new().files("files").start().await;
+    let (grpc, http, admin) = (address(&spool.grpc()), address(&spool.http()), address(&spool.admin()));
+
+    // one sender that was there before, one that connects anew each time
+    let (steady, progress) = (client(grpc), Progress::default());
+    demo::send(&steady, Playback::new().take(20), 0, &progress).await.expect("nobody disturbs yet");
+
+    let over = Arc::new(AtomicBool::new(false));
+    // a runtime of their own: they must not keep the senders of this test from running
+    let siege = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    for port in [grpc, http] {
+        siege.spawn(crowd(port, CONNECTIONS / 2, Arc::clone(&over)));
+    }
+    for _ in 0..200 {
+        siege.spawn(slow_loris(http, Arc::clone(&over)));
+        siege.spawn(half_open_stream(grpc, Arc::clone(&over)));
+    }
+    for bomb in [json_bomb(), gzip_bomb(), zstd_bomb()] {
+        for _ in 0..4 {
+            siege.spawn(repeat(http, bomb.clone(), Arc::clone(&over)));
+        }
+    }
+    for _ in 0..4 {
+        siege.spawn(endless_stream(grpc, Arc::clone(&over)));
+        siege.spawn(gigabyte(http, Arc::clone(&over)));
+    }
+    for port in [grpc, http, admin] {
+        siege.spawn(garbage(port, Arc::clone(&over)));
+    }
+
+    let sending = demo::send(&steady, Playback::new(), 200, &progress);
+    let began = Instant::now();
+    let newcomers = async {
+        let mut served = 0;
+        while began.elapsed() < SIEGE {
+            let mut batch = RecordBatchBuilder::new(Stream::Stats);
+            batch.push(format!("\x72\x08AS_{served:05}").as_bytes());
+            let records = batch.build(0);
+            let records = records.iter().map(|record| (Stream::Stats, record.to_vec())).collect::<Vec<_>>();
+            let (newcomer, progress) = (client(grpc), Progress::default());
+            let sent = demo::send(&newcomer, records.into_iter(), 0, &progress);
+            tokio::time::timeout(Duration::from_secs(30), sent).await.expect("a newcomer is served").unwrap();
+            served += 1;
+        }
+        served
+    };
+    let served = tokio::select! {
+        sent = sending => panic!("the steady sender was refused for good: {sent:?}"),
+        served = newcomers => served,
+    };
+    over.store(true, Relaxed);
+    let peak = peak_rss(&mut spool);
+    println!("peak {} MB, steady sender {} records, {served} newcomers", peak >> 20, progress.acknowledged());
+    assert!(served >= 5, "{served} newcomers were served");
+    assert!(progress.acknowledged() >= 500, "the steady sender got {} records through", progress.acknowledged());
+    assert!(peak < MAX_RSS, "the process took {} MB", peak >> 20);
+    siege.shutdown_background();
+    spool.terminate();
+}
+
+fn address(url: &str) -> SocketAddr {
+    url.trim_start_matches("http://").parse().expect("an address")
+}
+
+fn client(address: SocketAddr) -> Client {
+    let target = Target { url: format!("http://{address}"), ca: None, credentials: Credentials::None };
+    Client::new(&target).expect("a valid address")
+}
+
+fn allow_open_files(files: u64) {
+    let limit = getrlimit(Resource::Nofile);
+    assert!(limit.maximum.is_none_or(|maximum| maximum >= files), "this test needs `ulimit -Hn` of {files} or more");
+    setrlimit(Resource::Nofile, Rlimit { current: Some(files), ..limit }).expect("the soft limit may be raised");
+}
+
+fn peak_rss(spool: &mut Spool) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", spool.process().pid())).expect("the process runs");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+}
+
+/// Connections that are opened and left alone; those that are closed are opened again.
+async fn crowd(address: SocketAddr, size: usize, over: Arc<AtomicBool>) {
+    let mut open = Vec::new();
+    while !over.load(Relaxed) {
+        match TcpStream::connect(address).await {
+            Ok(stream) if open.len() < size => open.push(stream),
+            Ok(stream) => {
+                let oldest = open.len() / 2;
+                open[oldest] = stream;
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    }
+}
+
+async fn slow_loris(address: SocketAddr, over: Arc<AtomicBool>) {
+    while !over.load(Relaxed) {
+        tokio::time::sleep(PAUSE).await;
+        let Ok(mut stream) = TcpStream::connect(address).await else { continue };
+        let head =
+            b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n{";
+        for byte in head.iter().chain(&[b' '; 900]) {
+            if over.load(Relaxed) || stream.write_all(&[*byte]).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+async fn repeat(address: SocketAddr, request: Bytes, over: Arc<AtomicBool>) {
+    while !over.load(Relaxed) {
+        tokio::time::sleep(PAUSE).await;
+        let Ok(mut stream) = TcpStream::connect(address).await else { continue };
+        if stream.write_all(&request).await.is_ok() {
+            let mut answer = [0; 1024];
+            let _ = stream.read(&mut answer).await;
+        }
+    }
+}
+
+fn request(headers: &str, body: &[u8]) -> Bytes {
+    let head = format!("POST /v1/events HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
+    [head.as_bytes(), body].concat().into()
+}
+
+fn json_bomb() -> Bytes {
+    let codecs = r#"{"mime":"a"},"#.repeat(24_000);
+    let room = format!(r#"{{"room": {{"enabledCodecs": [{codecs}{{}}]}}}},"#);
+    let body = format!(r#"{{"events": [{}{{}}]}}"#, room.repeat(40));
+    request("Content-Type: application/json\r\n", body.as_bytes())
+}
+
+fn gzip_bomb() -> Bytes {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    for _ in 0..24 {
+        encoder.write_all(&[0; 1 << 20]).expect("memory");
+    }
+    request("Content-Type: application/x-protobuf\r\nContent-Encoding: gzip\r\n", &encoder.finish().expect("memory"))
+}
+
+fn zstd_bomb() -> Bytes {
+    let mut encoder = zstd::stream::write::Encoder::new(Vec::new(), 1).expect("memory");
+    for _ in 0..1024 {
+        encoder.write_all(&[0; 1 << 20]).expect("memory");
+    }
+    let bomb = encoder.finish().expect("memory");
+    request("Content-Type: application/x-protobuf\r\nContent-Encoding: zstd\r\n", &bomb)
+}
+
+async fn gigabyte(address: SocketAddr, over: Arc<AtomicBool>) {
+    let mebibyte = vec![b' '; 1 << 20];
+    while !over.load(Relaxed) {
+        tokio::time::sleep(PAUSE).await;
+        let Ok(mut stream) = TcpStream::connect(address).await else { continue };
+        let head = "POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let _ = stream.write_all(head.as_bytes()).await;
+        for _ in 0..1024 {
+            let sent = async {
+                stream.write_all(b"100000\r\n").await?;
+                stream.write_all(&mebibyte).await?;
+                stream.write_all(b"\r\n").await
+            };
+            if over.load(Relaxed) || sent.await.is_err() {
+                break;
+            }
+        }
+    }
+}
+
+async fn garbage(address: SocketAddr, over: Arc<AtomicBool>) {
+    while !over.load(Relaxed) {
+        tokio::time::sleep(PAUSE).await;
+        let Ok(mut stream) = TcpStream::connect(address).await else { continue };
+        let _ = stream.write_all(&[0xA5; 65_536]).await;
+    }
+}
+
+type Body = http_body_util::combinators::BoxBody<Bytes, std::io::Error>;
+
+/// A stream of the recorder with these bytes as its body, which then never ends.
+async fn open_stream(address: SocketAddr, pieces: impl futures::Stream<Item = Bytes> + Send + Sync + 'static) {
+    let Ok(stream) = TcpStream::connect(address).await else { return };
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let handshake = hyper::client::conn::http2::handshake::<_, _, Body>(hyper_util::rt::TokioExecutor::new(), io).await;
+    let Ok((mut sender, connection)) = handshake else { return };
+    let frames = pieces.map(|piece| Ok(hyper::body::Frame::data(piece)));
+    let body = http_body_util::BodyExt::boxed(http_body_util::StreamBody::new(frames));
+    let request = http::Request::post("http://x/livekit.AnalyticsRecorderService/IngestEvents")
+        .header("content-type", "application/grpc")
+        .header("te", "trailers")
+        .body(body)
+        .expect("a valid request");
+    tokio::select! {
+        _ = connection => {}
+        _ = sender.send_request(request) => {}
+    }
+}
+
+/// Announces four megabytes, sends fifty thousand, and waits.
+async fn half_open_stream(address: SocketAddr, over: Arc<AtomicBool>) {
+    let mut piece = vec![0, 0, 0x3F, 0, 0];
+    piece.resize(50_000, 7);
+    let piece = Bytes::from(piece);
+    while !over.load(Relaxed) {
+        let half = futures::stream::iter([piece.clone()]).chain(futures::stream::pending());
+        let _ = tokio::time::timeout(Duration::from_secs(5), open_stream(address, half)).await;
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+async fn endless_stream(address: SocketAddr, over: Arc<AtomicBool>) {
+    let mut records = Vec::new();
+    for _ in 0..20 {
+        records.extend(b"\x0A\x32\xCA\x01\x2F"); // an event with an id of 47 letters
+
+        records.extend([b'x'; 47]);
+    }
+    let length = u32::try_from(records.len()).expect("short").to_be_bytes();
+    let message = Bytes::from([&[0], &length[..], &records].concat());
+    while !over.load(Relaxed) {
+        let ended = Arc::clone(&over);
+        let messages = futures::stream::repeat(message.clone()).take_while(move |_| {
+            let go_on = !ended.load(Relaxed);
+            async move { go_on }
+        });
+        open_stream(address, Box::pin(messages)).await;
+    }
+}
+
+#[tokio::test]
+async fn ten_thousand_connections_one_after_another_leave_nothing_behind() {
+    let mut spool = Setup::new().files("files").start().await;
+    let address = address(&spool.http());
+    for _ in 0..100 {
+        join_all((0..100).map(|_| TcpStream::connect(address))).await;
+    }
+    let pid = spool.process().pid();
+    let fds = || fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs").count();
+    support::eventually("the descriptors are closed", || async { fds() < 100 }).await;
+    spool.terminate();
+}
