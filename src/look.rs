@@ -95,7 +95,8 @@ impl Condition {
                 (Value::Object(fields), [first, rest @ ..]) => fields.get(first).is_some_and(|v| at(v, rest, wanted)),
                 (Value::String(text), []) => text == wanted,
                 (Value::Null, []) => wanted == "null",
-                (other, []) => other.to_string() == wanted,
+                (Value::Number(number), []) => number.to_string() == wanted,
+                (Value::Bool(truth), []) => wanted == if *truth { "true" } else { "false" },
                 _ => false,
             }
         }

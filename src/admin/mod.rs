@@ -1,8 +1,8 @@
 //! The status page, the API and the metrics: over TCP for people and Prometheus, over a Unix socket for the CLI.
 //!
-//! - [`guard`]: who may see and do what;
-//! - [`api`]: `/api/v1/…`, described by `openapi.json`;
-//! - [`metrics`]: `/metrics`;
+//! - [`guard`] says who may see and do what;
+//! - [`api`] and [`records`] answer `/api/v1/…`, described by `openapi.json`;
+//! - [`metrics`] renders `/metrics`;
 //! - `page.html`, `page.css`, `page.js`: the page, served as one document.
 
 mod api;

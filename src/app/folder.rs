@@ -129,11 +129,10 @@ pub fn spools_in(data_dir: &Path) -> io::Result<Vec<SinkName>> {
 /// A warning where the folder is on a file system that forgets, or that is thrown away with a container.
 #[must_use]
 pub(super) fn volatile(path: &Path) -> Option<String> {
-    const TMPFS: i64 = 0x0102_1994;
-    const RAMFS: i64 = 0x8584_58f6;
-    const OVERLAY: i64 = 0x794c_7630;
-    let kind = i64::try_from(rustix::fs::statfs(path).ok()?.f_type).ok()?;
-    let why = match kind {
+    const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+    const RAMFS: rustix::fs::FsWord = 0x8584_58f6;
+    const OVERLAY: rustix::fs::FsWord = 0x794c_7630;
+    let why = match rustix::fs::statfs(path).ok()?.f_type {
         TMPFS | RAMFS => "is in memory (tmpfs): a restart of the machine loses the backlog",
         OVERLAY => "is on a container's own layer (overlay): removing the container loses the backlog; mount a volume",
         _ => return None,

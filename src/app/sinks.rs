@@ -1,6 +1,10 @@
 //! A sink at work: its spool, its worker, and what either can be told.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -38,10 +42,15 @@ pub enum SinkStartError {
     },
 }
 
+/// A spool that has refused nothing for this long is taken for recovered: those it refused come again sooner.
+const REFUSAL: Duration = Duration::from_secs(10);
+
 /// A spool that can be opened anew, with other limits, while senders wait instead of failing.
 pub(super) struct Slot {
     name: SinkName,
     spool: RwLock<Option<Arc<Spool>>>,
+    /// The last refusal, until a batch is taken again.
+    refused: Mutex<Option<(Instant, String)>>,
 }
 
 impl Slot {
@@ -52,7 +61,7 @@ impl Slot {
         config: &SpoolConfig,
     ) -> Result<Arc<Self>, SinkStartError> {
         let spool = open(name, data_dir, config).await?;
-        Ok(Arc::new(Self { name: name.clone(), spool: RwLock::new(Some(spool)) }))
+        Ok(Arc::new(Self { name: name.clone(), spool: RwLock::new(Some(spool)), refused: Mutex::default() }))
     }
 
     /// Closes the spool and opens it with other options; where those do not work, with the old ones.
@@ -88,6 +97,12 @@ impl Slot {
         self.spool.try_read().ok().and_then(|spool| spool.clone())
     }
 
+    /// Why it does not take records, where it refused some just now and took none since.
+    pub(super) fn refusal(&self) -> Option<String> {
+        let refused = self.refused.lock();
+        refused.as_ref().filter(|(at, _)| at.elapsed() < REFUSAL).map(|(_, message)| message.clone())
+    }
+
     /// Closes it for good.
     pub(super) async fn close(&self) {
         if let Some(spool) = self.spool.write().await.take() {
@@ -105,7 +120,14 @@ impl Append for Slot {
                 message: "its spool is closing: try again later".to_owned(),
             });
         };
-        Append::append(&*spool, batch).await
+        let result = Append::append(&*spool, batch).await;
+        match &result {
+            Err(error) if error.reason != Refused::TooLarge => {
+                *self.refused.lock() = Some((Instant::now(), error.message.clone()));
+            }
+            _ => *self.refused.lock() = None,
+        }
+        result
     }
 }
 

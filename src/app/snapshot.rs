@@ -98,6 +98,9 @@ pub(super) fn of_running(sink: &Running, rates: &Rates, lost: u64) -> (SinkStatu
         counters.received = status.streams.values().map(|stream| stream.next).sum();
         counters.gone = counters.received.saturating_sub(entry.records);
     }
+    if let Some(refusal) = sink.slot.refusal() {
+        entry.spool_error = Some(format!("the spool takes no records: {refusal}"));
+    }
     if let Some(status) = sink.status() {
         apply(&mut entry, status, rates, lost);
     }

@@ -1,0 +1,145 @@
+//! The API, health, metrics, and who may reach them.
+
+use std::time::Duration;
+
+use reqwest::{Client, Method, StatusCode};
+use serde_json::Value;
+
+use super::{TOKEN, event, nowhere, send, support, with_token};
+use support::process::{Setup, Spool};
+
+async fn ask(spool: &Spool, method: Method, path: &str, token: Option<&str>) -> (StatusCode, String) {
+    let mut request = Client::new().request(method, format!("{}{path}", spool.admin()));
+    if let Some(token) = token {
+        request = request.bearer_auth(token);
+    }
+    let response = request.send().await.expect("an answer");
+    (response.status(), response.text().await.expect("a text"))
+}
+
+async fn get(spool: &Spool, path: &str) -> Value {
+    let (status, text) = ask(spool, Method::GET, path, None).await;
+    assert_eq!(status, StatusCode::OK, "{path}: {text}");
+    serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}: {text}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_shows_what_the_command_line_shows() {
+    let mut spool = with_token(nowhere("mongo"));
+    spool.start().await;
+    send(&spool, (0..9).map(|i| event(&format!("AE_{i}"), "a room")).collect()).await;
+    let status = get(&spool, "/api/v1/status").await;
+    let figures = |backlog: &Value| Spool::stream_of(backlog, "mongo", "events")["records"].clone();
+    assert_eq!((figures(&status), figures(&spool.backlog())), (Value::from(9), Value::from(9)));
+    assert_eq!(get(&spool, "/api/v1/sinks/mongo").await["records"], 9);
+    let peeked = get(&spool, "/api/v1/sinks/mongo/peek?n=2&newest=true").await;
+    assert_eq!(peeked["records"][0]["document"]["_id"], "AE_8");
+    assert_eq!(get(&spool, "/api/v1/sinks/mongo/dead").await["dead_letters"], Value::from(Vec::<Value>::new()));
+    assert_eq!(ask(&spool, Method::GET, "/api/v1/sinks/nosuch", None).await.0, StatusCode::NOT_FOUND);
+    assert_eq!(ask(&spool, Method::GET, "/api/v1/sinks/mongo/peek?where=x", None).await.0, StatusCode::BAD_REQUEST);
+    support::eventually("two points of history", || async {
+        get(&spool, "/api/v1/history").await["sinks"]["mongo"]["records"].as_array().is_some_and(|all| all.len() > 1)
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn actions_need_the_token_and_unredacted_records_never_leave_over_tcp() {
+    let mut spool = with_token(nowhere("mongo"));
+    spool.start().await;
+    let pause = "/api/v1/sinks/mongo/pause";
+    assert_eq!(ask(&spool, Method::POST, pause, None).await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(ask(&spool, Method::POST, pause, Some("wrong")).await.0, StatusCode::UNAUTHORIZED);
+    assert_eq!(ask(&spool, Method::POST, pause, Some(TOKEN)).await.0, StatusCode::OK);
+    let raw = "/api/v1/sinks/mongo/records?raw=true";
+    assert_eq!(ask(&spool, Method::GET, raw, Some(TOKEN)).await.0, StatusCode::FORBIDDEN);
+    assert_eq!(ask(&spool, Method::POST, "/api/v1/import", Some(TOKEN)).await.0, StatusCode::FORBIDDEN);
+
+    let mut tokenless = nowhere("mongo").prepare();
+    tokenless.start().await;
+    let (status, text) = ask(&tokenless, Method::POST, pause, None).await;
+    assert_eq!(status, StatusCode::FORBIDDEN);
+    assert!(text.contains("admin.token"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_name_that_is_not_ours_is_refused() {
+    let spool = nowhere("mongo").start().await;
+    let request = |path: &str| Client::new().get(format!("{}{path}", spool.admin())).header("host", "evil.example");
+    for path in ["/", "/api/v1/status", "/metrics"] {
+        let status = request(path).send().await.expect("an answer").status();
+        assert_eq!(status, StatusCode::MISDIRECTED_REQUEST, "{path}");
+    }
+    assert!(request("/healthz").send().await.expect("an answer").status().is_success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn beyond_loopback_it_does_not_start_without_a_token() {
+    let mut spool = nowhere("mongo").prepare();
+    let config = spool.folder().join("config.yaml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    let admin = text.lines().find(|line| line.starts_with("admin:")).unwrap().to_owned();
+    std::fs::write(&config, text.replace(&admin, &admin.replace("127.0.0.1", "0.0.0.0"))).unwrap();
+    spool.launch();
+    let (status, output) = spool.wait_for_its_end();
+    assert!(!status.success() && output.contains("set admin.token"), "{output}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readyz_says_why_no_records_are_taken() {
+    let setup = Setup::new().sink(
+        "name: mongo, type: mongodb, uri: \"mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=200&directConnection=true\", \
+         spool: { max_bytes: 4MiB, compression: { codec: none } }",
+    );
+    let spool = setup.start().await;
+    assert_eq!(ask(&spool, Method::GET, "/readyz", None).await, (StatusCode::OK, "taking records\n".to_owned()));
+    assert_eq!(ask(&spool, Method::GET, "/healthz", None).await, (StatusCode::OK, "alive\n".to_owned()));
+    let big = |id: usize| event(&format!("AE_{id}"), &"x".repeat(100_000));
+    let mut id = 0;
+    support::eventually("the spool is full", || {
+        id += 1;
+        let body = prost::Message::encode_to_vec(&livekit_protocol::AnalyticsEvents { events: vec![big(id)] });
+        let request = Client::new().post(format!("{}/v1/events", spool.http()));
+        let request = request.header("content-type", "application/x-protobuf").body(body);
+        async { request.send().await.expect("an answer").status() == StatusCode::SERVICE_UNAVAILABLE }
+    })
+    .await;
+    let (status, text) = ask(&spool, Method::GET, "/readyz", None).await;
+    assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    assert!(text.starts_with("sink mongo: ") && text.contains("full"), "{text}");
+    assert_eq!(spool.command(&["ready"]).status.code(), Some(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_come_as_server_sent_events_and_a_change_comes_at_once() {
+    let mut spool = with_token(nowhere("mongo"));
+    spool.start().await;
+    let mut response = Client::new().get(format!("{}/api/v1/stream", spool.admin())).send().await.expect("an answer");
+    let mut text = String::new();
+    send(&spool, vec![event("AE_1", "r")]).await;
+    let read = async {
+        while let Some(piece) = response.chunk().await.expect("more of the stream") {
+            text.push_str(&String::from_utf8_lossy(&piece));
+            if text.contains("\"state\":\"away\"") {
+                return;
+            }
+        }
+        panic!("the stream ended");
+    };
+    tokio::time::timeout(support::PATIENCE, read).await.expect("the outage in the stream");
+    assert!(text.starts_with("event: status\ndata: {"), "{}", &text[..100]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_and_silence_on_the_admin_port_hurt_nobody() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let spool = nowhere("mongo").start().await;
+    let address = spool.admin().trim_start_matches("http://").to_owned();
+    let mut garbage = tokio::net::TcpStream::connect(&address).await.expect("a connection");
+    garbage.write_all(&[0xFF; 1_000]).await.expect("garbage goes out");
+    let mut answer = Vec::new();
+    let closed = tokio::time::timeout(Duration::from_secs(30), garbage.read_to_end(&mut answer)).await;
+    assert!(closed.is_ok(), "the connection is closed");
+    let _silent = tokio::net::TcpStream::connect(&address).await.expect("a connection");
+    assert_eq!(get(&spool, "/api/v1/status").await["process"]["ready"], true);
+}

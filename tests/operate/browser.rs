@@ -1,0 +1,178 @@
+//! The status page in headless Chromium.
+
+use serde_json::Value;
+
+use super::{TOKEN, cdp::Page, event, nowhere, send, support, with_token};
+use support::{
+    process::{Setup, Spool},
+    proxy::{Mode, Proxy},
+    wire::WireServer,
+};
+
+const LOADED: &str = "document.querySelectorAll('[data-sink]').length > 0";
+
+/// Runs what drives the browser beside the async test.
+async fn in_browser<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("the browser's part")
+}
+
+async fn status(spool: &Spool) -> Value {
+    let text = reqwest::get(format!("{}/api/v1/status", spool.admin())).await.unwrap().text().await.unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// A text as the page shows it: `1,234` → 1234.
+fn number(text: &Value) -> u64 {
+    text.as_str().expect("a text").replace(',', "").parse().unwrap_or_else(|_| panic!("{text} is no number"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_loads_without_an_error_and_shows_the_apis_figures() {
+    let spool = nowhere("mongo").files("files").start().await;
+    send(&spool, (0..1_234).map(|i| event(&format!("AE_{i}"), "r")).collect()).await;
+    support::eventually("the file sink has all", || async { spool.records("files", "events") == 0 }).await;
+    let status = status(&spool).await;
+    let url = spool.admin();
+    in_browser(move || {
+        let mut page = Page::open(1100, 1000);
+        page.go(&url);
+        page.wait_for(LOADED);
+        page.wait_for("document.querySelector('[data-sink=files] [data-field=delivered]').textContent === '1,234'");
+        page.wait_for("document.querySelector('[data-sink=mongo] [data-field=state]').textContent === 'away'");
+        for sink in ["mongo", "files"] {
+            let api = status["sinks"].as_array().unwrap().iter().find(|entry| entry["name"] == sink).unwrap();
+            let mut shown = |field: &str| {
+                page.value(&format!("document.querySelector('[data-sink={sink}] [data-field={field}]').textContent"))
+            };
+            assert_eq!(number(&shown("records")), api["records"].as_u64().unwrap(), "{sink}");
+            assert_eq!(number(&shown("dead-letters")), api["dead_letters"].as_u64().unwrap(), "{sink}");
+            for stream in ["events", "stats", "node_rooms"] {
+                let cell = format!("[data-sink={sink}] [data-stream={stream}] [data-field=stream-records]");
+                let text = page.value(&format!("document.querySelector('{cell}').textContent"));
+                assert_eq!(number(&text), api["streams"][stream]["records"].as_u64().unwrap(), "{sink} {stream}");
+            }
+        }
+        assert_eq!(number(&page.value("document.querySelector('[data-field=total-taken]').textContent")), 1_234);
+        // Nothing but the page itself and its API was asked for.
+        let foreign =
+            "performance.getEntriesByType('resource').filter((e) => !e.name.startsWith(location.origin)).length";
+        assert_eq!(page.value(foreign), 0);
+        page.wait_for("document.querySelectorAll('path.line')[0].getAttribute('d') !== null");
+        page.picture("light");
+        page.value("document.getElementById('theme').click()");
+        page.picture("dark");
+        assert_eq!(page.complaints(), Vec::<String>::new());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_fits_a_phone() {
+    let spool = nowhere("a-sink-with-a-rather-long-name-that-has-to-be-wrapped").start().await;
+    send(&spool, vec![event("AE_1", "r")]).await;
+    let url = spool.admin();
+    in_browser(move || {
+        let mut page = Page::open(360, 800);
+        page.go(&url);
+        page.wait_for(LOADED);
+        page.wait_for("[...document.querySelectorAll('main *')].every((e) => e.closest('.scroll') || e.getBoundingClientRect().right <= 361)");
+        page.picture("phone");
+        assert_eq!(page.complaints(), Vec::<String>::new());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_shows_within_two_seconds_and_so_does_its_end() {
+    let server = WireServer::acknowledging().await;
+    let proxy = Proxy::start(&server.address()).await;
+    let uri = format!("mongodb://{}/?directConnection=true&serverSelectionTimeoutMS=300", proxy.address());
+    let spool = Setup::new().mongo("mongo", &uri, "openvidu").start().await;
+    send(&spool, vec![event("AE_1", "r")]).await;
+    support::eventually("it is delivered", || async { server.inserted() == 1 }).await;
+    let url = spool.admin();
+    let mut page = in_browser(move || {
+        let mut page = Page::open(1000, 800);
+        page.go(&url);
+        page.wait_for(LOADED);
+        // Notes when the page shows each state: `away` after what the worker knew, by the same clock.
+        page.value(
+            "window.seen = {}; new MutationObserver(() => { const state = document.querySelector('[data-field=state]').textContent; \
+             seen[state] = Date.now(); }).observe(document.querySelector('[data-field=state]'), {childList: true, characterData: true, subtree: true}); 0",
+        );
+        page
+    })
+    .await;
+    for (mode, states, id) in [(Mode::Refuse, &["away"][..], "AE_2"), (Mode::Pass, &["idle", "delivering"], "AE_3")] {
+        page = in_browser(move || {
+            page.value("seen = {}; 0");
+            page
+        })
+        .await;
+        proxy.set(mode).await;
+        send(&spool, vec![event(id, "r")]).await;
+        support::eventually("the state has changed", || async {
+            let status = status(&spool).await;
+            states.iter().any(|state| status["sinks"][0]["state"] == *state)
+        })
+        .await;
+        let since = status(&spool).await["sinks"][0]["since"].as_i64().unwrap();
+        let wanted = states.iter().map(|state| format!("seen['{state}']")).collect::<Vec<_>>().join(" || ");
+        page = in_browser(move || {
+            page.wait_for(&format!("!!({wanted})"));
+            let shown = page.value(&wanted).as_i64().expect("a time");
+            assert!(shown - since <= 2_000, "shown {} ms after it was known", shown - since);
+            page
+        })
+        .await;
+    }
+    support::eventually("all is delivered", || async { server.inserted() == 3 }).await;
+    in_browser(move || assert_eq!(page.complaints(), Vec::<String>::new())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_malicious_room_name_stays_text() {
+    const NAME: &str = "<img src=x onerror=\"window.hacked = 1\"><script>window.hacked = 1</script>";
+    let mut spool = with_token(nowhere("mongo"));
+    spool.start().await;
+    send(&spool, vec![event("AE_1", NAME)]).await;
+    let url = spool.admin();
+    in_browser(move || {
+        let mut page = Page::open(1000, 800);
+        page.go(&url);
+        page.wait_for(LOADED);
+        page.value("[...document.querySelectorAll('button')].find((b) => b.textContent === 'Look at records').click()");
+        page.wait_for("document.querySelector('[data-field=shown]').textContent.includes('onerror=')");
+        page.picture("malicious");
+        assert_eq!(page.value("document.querySelectorAll('main img, main script').length"), 0);
+        assert_eq!(page.value("window.hacked === undefined"), true);
+        assert_eq!(page.complaints(), Vec::<String>::new());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn actions_work_with_the_token_and_say_so_without() {
+    let server = WireServer::acknowledging().await;
+    let mut spool = with_token(Setup::new().mongo("mongo", &server.uri(), "openvidu"));
+    spool.start().await;
+    let url = spool.admin();
+    in_browser(move || {
+        let mut page = Page::open(1000, 800);
+        page.go(&url);
+        page.wait_for(LOADED);
+        let pause = "[...document.querySelectorAll('button')].find((b) => b.textContent === 'Pause').click()";
+        page.value(pause);
+        page.wait_for("document.getElementById('notice').textContent.includes('needs the admin token')");
+        page.value(&format!(
+            "document.getElementById('token').click(); document.getElementById('secret').value = '{TOKEN}'; \
+             document.querySelector('button[value=ok]').click()"
+        ));
+        page.wait_for("sessionStorage.getItem('token') !== null && sessionStorage.getItem('token') !== ''");
+        page.value(pause);
+        page.wait_for("document.querySelector('[data-field=state]').textContent === 'paused'");
+        page.value("[...document.querySelectorAll('button')].find((b) => b.textContent === 'Resume').click()");
+        page.wait_for("document.querySelector('[data-field=state]').textContent === 'idle'");
+    })
+    .await;
+}

@@ -1,0 +1,350 @@
+//! The command line.
+
+use std::{fs, process::Output};
+
+use serde_json::Value;
+
+use super::{event, nowhere, send, support};
+use support::{
+    process::{Setup, Spool},
+    wire::{Reply, WireServer, WriteError},
+};
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[track_caller]
+fn ok(spool: &Spool, words: &[&str]) -> String {
+    let output = spool.command(words);
+    assert!(output.status.success(), "{words:?}: {}", said(&output));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[track_caller]
+fn fails(spool: &Spool, words: &[&str], code: i32, reason: &str) {
+    let output = spool.command(words);
+    assert_eq!(output.status.code(), Some(code), "{words:?}: {}", said(&output));
+    assert!(said(&output).contains(reason), "{words:?}: {:?} is not in {}", reason, said(&output));
+}
+
+async fn with_backlog(records: usize) -> Spool {
+    let spool = nowhere("mongo").start().await;
+    send(&spool, (0..records).map(|i| event(&format!("AE_{i:04}"), &format!("room{}", i % 3))).collect()).await;
+    spool
+}
+
+/// What must be the same live and stopped.
+fn figures(backlog: &Value) -> Vec<(String, Value)> {
+    let sink = Spool::sink_of(backlog, "mongo");
+    let streams = sink["streams"].as_object().expect("streams");
+    let mut figures: Vec<_> = ["records", "blocks", "bytes", "dead_letters", "max_bytes"]
+        .map(|key| (key.to_owned(), sink[key].clone()))
+        .into();
+    for (name, stream) in streams {
+        for key in ["records", "blocks", "bytes", "oldest_received_at", "dead_letters", "delivered"] {
+            figures.push((format!("{name}.{key}"), stream[key].clone()));
+        }
+    }
+    figures
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backlog_shows_the_same_figures_live_and_stopped_and_changes_no_byte() {
+    let mut spool = with_backlog(50).await;
+    let live = spool.backlog();
+    assert_eq!(Spool::stream_of(&live, "mongo", "events")["records"], 50);
+    assert!(live["process"]["pid"].is_u64());
+    spool.terminate();
+    let before = listing(&spool);
+    let stopped = spool.backlog();
+    assert_eq!(figures(&live), figures(&stopped));
+    assert_eq!(stopped["process"], Value::Null);
+    assert_eq!(Spool::sink_of(&stopped, "mongo")["state"], "stopped");
+    ok(&spool, &["backlog"]);
+    ok(&spool, &["peek", "mongo"]);
+    assert_eq!(before, listing(&spool), "looking changed the data folder");
+}
+
+/// Every file of the data folder with its bytes.
+fn listing(spool: &Spool) -> Vec<(std::path::PathBuf, Vec<u8>)> {
+    fn walk(folder: &std::path::Path, files: &mut Vec<(std::path::PathBuf, Vec<u8>)>) {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                walk(&path, files)
+            } else {
+                files.push((path.clone(), fs::read(&path).unwrap_or_default()))
+            }
+        }
+    }
+    let mut files = Vec::new();
+    walk(&spool.data(), &mut files);
+    files.sort();
+    files
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn backlog_for_people_fits_80_columns_and_names_state_and_error() {
+    let spool = with_backlog(3).await;
+    support::eventually("the sink is away", || async { Spool::sink_of(&spool.backlog(), "mongo")["state"] == "away" })
+        .await;
+    let text = ok(&spool, &["backlog"]);
+    let table: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).collect();
+    assert!(table.len() == 4 && table.iter().all(|line| line.chars().count() <= 80), "{text}");
+    assert!(text.contains("mongo → mongodb mongodb://127.0.0.1:9") && text.contains(": away since"), "{text}");
+    assert!(text.contains("last error: "), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn peek_shows_documents_oldest_or_newest_first_filtered_live_and_stopped() {
+    let mut spool = with_backlog(30).await;
+    for _ in ["live", "stopped"] {
+        let ids = |words: &[&str]| -> Vec<String> {
+            let text = ok(&spool, words);
+            text.lines()
+                .map(|line| serde_json::from_str::<Value>(line).expect("JSON")["_id"].as_str().unwrap().to_owned())
+                .collect()
+        };
+        assert_eq!(ids(&["peek", "mongo", "events", "-n", "2"]), ["AE_0000", "AE_0001"]);
+        assert_eq!(ids(&["peek", "mongo", "-n", "2", "--newest"]), ["AE_0029", "AE_0028"]);
+        assert_eq!(ids(&["peek", "mongo", "--where", "room.name=room2", "-n", "2"]), ["AE_0002", "AE_0005"]);
+        assert!(ids(&["peek", "mongo", "stats"]).is_empty());
+        assert_eq!(spool.records("mongo", "events"), 30, "nothing was taken out");
+        if spool.backlog()["process"].is_object() {
+            spool.terminate();
+        }
+    }
+    fails(&spool, &["peek", "nosuch"], 2, "no spool of a sink");
+    fails(&spool, &["peek", "mongo", "--where", "nonsense"], 2, "FIELD=VALUE");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_is_private_resumes_and_comes_back_by_import() {
+    let mut spool = with_backlog(20).await;
+    ok(&spool, &["export", "mongo", "-o", "all.raw", "--raw"]);
+    fails(&spool, &["export", "mongo", "-o", "all.raw", "--raw"], 2, "--force");
+    let lines = ok(&spool, &["export", "mongo", "-o", "all.ndjson", "--json"]);
+    assert_eq!(serde_json::from_str::<Value>(&lines).unwrap()["records"], 20);
+
+    let path = spool.folder().join("all.ndjson");
+    let whole = fs::read_to_string(&path).unwrap();
+    assert_eq!(whole.lines().count(), 20);
+    use std::os::unix::fs::PermissionsExt;
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+
+    // As if it had been interrupted after seven records, in the middle of the eighth.
+    let seven: usize = whole.lines().take(7).map(|line| line.len() + 1).sum();
+    fs::write(&path, &whole[..seven + 10]).unwrap();
+    let progress = format!(r#"{{"sink":"mongo","raw":false,"bytes":{seven},"records":7,"next":{{"events":7}}}}"#);
+    fs::write(spool.folder().join("all.ndjson.progress"), progress).unwrap();
+    let resumed: Value = serde_json::from_str(&ok(&spool, &["export", "mongo", "-o", "all.ndjson", "--json"])).unwrap();
+    assert_eq!((&resumed["records"], &resumed["resumed_after"]), (&Value::from(20), &Value::from(7)));
+    assert_eq!(fs::read_to_string(&path).unwrap(), whole);
+
+    ok(&spool, &["purge", "mongo", "--yes"]);
+    assert_eq!(spool.records("mongo", "events"), 0);
+    ok(&spool, &["import", "all.raw"]);
+    assert_eq!(spool.records("mongo", "events"), 20);
+    spool.terminate();
+    ok(&spool, &["purge", "mongo", "--yes"]);
+    ok(&spool, &["import", "all.raw", "--sink", "mongo"]);
+    assert_eq!(spool.records("mongo", "events"), 20);
+    let torn = fs::read(spool.folder().join("all.raw")).unwrap();
+    fs::write(spool.folder().join("torn.raw"), &torn[..torn.len() / 2]).unwrap();
+    fails(&spool, &["import", "torn.raw"], 4, "torn.raw");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn purge_says_what_it_removed_and_asks_for_yes_without_a_terminal() {
+    let spool = with_backlog(12).await;
+    fails(&spool, &["purge", "mongo"], 2, "needs --yes");
+    let text = ok(&spool, &["purge", "mongo", "--yes"]);
+    assert!(text.contains("removed 12 records"), "{text}");
+    let stream = spool.backlog();
+    assert_eq!(Spool::stream_of(&stream, "mongo", "events")["dropped"]["purged"], 12);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn drain_delivers_all_and_exits_or_runs_out_of_time() {
+    let server = WireServer::acknowledging().await;
+    let mut spool = with_backlog(40).await;
+    fails(&spool, &["drain", "mongo", "--timeout", "300ms"], 4, "40 records are left");
+    spool.terminate();
+    fails(&spool, &["drain", "--timeout", "300ms"], 4, "40 records are left");
+    let config = spool.folder().join("config.yaml");
+    let text = fs::read_to_string(&config).unwrap();
+    let uri = text.split('"').find(|part| part.starts_with("mongodb://")).unwrap().to_owned();
+    fs::write(&config, text.replace(&uri, &server.uri())).unwrap();
+    let text = ok(&spool, &["drain", "mongo"]);
+    assert!(text.contains("drained"), "{text}");
+    assert_eq!((server.inserted(), spool.records("mongo", "events")), (40, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pause_resume_and_flush_do_what_they_say() {
+    let server = WireServer::acknowledging().await;
+    let spool = Setup::new().mongo("mongo", &server.uri(), "openvidu").start().await;
+    ok(&spool, &["pause", "mongo"]);
+    send(&spool, vec![event("AE_1", "r")]).await;
+    assert_eq!(Spool::sink_of(&spool.backlog(), "mongo")["state"], "paused");
+    assert_eq!((server.inserted(), spool.records("mongo", "events")), (0, 1));
+    ok(&spool, &["resume", "mongo"]);
+    support::eventually("the record is delivered", || async { spool.records("mongo", "events") == 0 }).await;
+    ok(&spool, &["flush", "mongo"]);
+    fails(&spool, &["pause", "nosuch"], 1, "there is no sink \"nosuch\"; there are mongo");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_are_listed_shown_retried_and_dropped_live_and_stopped() {
+    let refuse = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let refusing = std::sync::Arc::clone(&refuse);
+    let server = WireServer::scripted(move |command| {
+        if command.name != "insert" || !refusing.load(std::sync::atomic::Ordering::Relaxed) {
+            return Reply::Healthy;
+        }
+        Reply::WriteErrors((0..command.documents.len()).map(|i| WriteError::new(i, 121, "too odd")).collect())
+    })
+    .await;
+    let mut spool = Setup::new().mongo("mongo", &server.uri(), "openvidu").start().await;
+    send(&spool, (0..4).map(|i| event(&format!("AE_{i}"), "odd room")).collect()).await;
+    support::eventually("four dead letters", || async {
+        Spool::sink_of(&spool.backlog(), "mongo")["dead_letters"] == 4
+    })
+    .await;
+
+    for _ in ["live", "stopped"] {
+        let text = ok(&spool, &["dead", "list", "mongo"]);
+        assert!(text.contains("AE_2") && text.contains("too odd"), "{text}");
+        let shown = ok(&spool, &["dead", "show", "mongo", "AE_1"]);
+        assert!(shown.contains("\"odd room\"") && shown.contains("attempts"), "{shown}");
+        fails(&spool, &["dead", "show", "mongo", "AE_9"], 1, "no dead letter");
+        fails(&spool, &["dead", "drop", "mongo"], 2, "--all");
+        if spool.backlog()["process"].is_object() {
+            let again = ok(&spool, &["dead", "retry", "mongo", "--id", "AE_3"]);
+            assert!(again.contains("0 delivered, 1 rejected again"), "{again}");
+            let letters: Value =
+                serde_json::from_str(&ok(&spool, &["dead", "list", "mongo", "--id", "AE_3", "--json"])).unwrap();
+            assert_eq!(letters[0]["attempts"], 2, "its history is kept: {letters}");
+            assert_eq!(ok(&spool, &["dead", "drop", "mongo", "--id", "AE_0"]).trim(), "1 dropped");
+            spool.terminate();
+        }
+    }
+    assert_eq!(ok(&spool, &["dead", "drop", "mongo", "--id", "AE_1"]).trim(), "1 dropped");
+    refuse.store(false, std::sync::atomic::Ordering::Relaxed);
+    let retried = ok(&spool, &["dead", "retry", "mongo", "--all"]);
+    assert!(retried.contains("2 delivered, 0 rejected again"), "{retried}");
+    assert_eq!(ok(&spool, &["dead", "list", "mongo"]).trim(), "no dead letters");
+    assert_eq!(server.kept("openvidu.events").into_keys().collect::<Vec<_>>(), ["AE_2", "AE_3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_that_the_config_no_longer_names_is_kept_and_reported_with_what_to_do() {
+    let mut spool = with_backlog(5).await;
+    spool.terminate();
+    let config = spool.folder().join("config.yaml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("name: mongo", "name: renamed")).unwrap();
+    let report = ok(&spool, &["check-config"]);
+    for part in ["the spool of sink mongo (5 records", "export mongo", "purge mongo", "A renamed sink is a new one"] {
+        assert!(report.contains(part), "{part:?} is not in {report}");
+    }
+    spool.start().await;
+    let backlog = spool.backlog();
+    assert_eq!(Spool::sink_of(&backlog, "mongo")["state"], "not-configured");
+    assert_eq!(Spool::stream_of(&backlog, "mongo", "events")["records"], 5);
+    assert!(ok(&spool, &["backlog"]).contains("the configuration does not name it"));
+    assert_eq!(ok(&spool, &["peek", "mongo"]).lines().count(), 5);
+    assert!(ok(&spool, &["purge", "mongo", "--yes"]).contains("removed 5 records"));
+    assert!(!spool.data().join("mongo").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_adds_changes_and_removes_sinks_without_losing_a_record_and_refuses_a_bad_config() {
+    let (first, second) = (WireServer::acknowledging().await, WireServer::acknowledging().await);
+    let mut spool = Setup::new().mongo("one", &first.uri(), "openvidu").start().await;
+    let config = spool.folder().join("config.yaml");
+    let original = fs::read_to_string(&config).unwrap();
+    send(&spool, vec![event("AE_1", "r")]).await;
+    support::eventually("AE_1 is at the first", || async { first.inserted() == 1 }).await;
+
+    let two = original.replace(
+        "sinks:\n",
+        &format!(
+            "sinks:\n  - {{ name: two, type: mongodb, uri: \"{}\", flush: {{ interval: 50ms }} }}\n",
+            second.uri()
+        ),
+    );
+    fs::write(&config, two.replace("interval: 50ms, backoff", "interval: 60ms, backoff")).unwrap();
+    let text = ok(&spool, &["reload"]);
+    assert!(text.contains("sink two added") && text.contains("sink one changed"), "{text}");
+    send(&spool, vec![event("AE_2", "r")]).await;
+    support::eventually("both have AE_2", || async { first.inserted() == 2 && second.inserted() == 1 }).await;
+
+    fs::write(&config, format!("{two}nonsense: 1\n")).unwrap();
+    fails(&spool, &["reload"], 2, "nonsense: unknown key");
+    spool.process().signal(rustix::process::Signal::HUP);
+    fs::write(&config, two.replace("data_dir: ", "data_dir: /elsewhere")).unwrap();
+    send(&spool, vec![event("AE_3", "r")]).await;
+    support::eventually("all go on", || async { first.inserted() == 3 && second.inserted() == 2 }).await;
+
+    fs::write(&config, &original).unwrap();
+    spool.process().signal(rustix::process::Signal::HUP);
+    support::eventually("two is gone", || async {
+        Spool::sink_of(&spool.backlog(), "two")["state"] == "not-configured"
+    })
+    .await;
+    send(&spool, vec![event("AE_4", "r")]).await;
+    support::eventually("AE_4 is at the first", || async { first.inserted() == 4 }).await;
+    assert_eq!(second.inserted(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_process_on_the_same_data_folder_is_refused_by_name() {
+    let spool = with_backlog(1).await;
+    fails(&spool, &["run"], 1, "another livekit-spool (pid ");
+    ok(&spool, &["ready"]);
+}
+
+#[test]
+fn commands_that_need_a_process_say_that_none_runs() {
+    let spool = nowhere("mongo").prepare();
+    for words in [&["pause", "mongo"][..], &["ready"], &["reload"]] {
+        fails(&spool, words, 3, "no livekit-spool runs");
+    }
+    fs::write(spool.folder().join("config.yaml"), "sinks: []\n").unwrap();
+    fails(&spool, &["run"], 2, "no sink: sinks: is empty");
+    fails(&spool, &["check-config"], 2, "no sink: sinks: is empty");
+}
+
+#[test]
+fn every_command_has_completions_a_manual_page_and_help_with_the_common_flags() {
+    let spool = nowhere("mongo").prepare();
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(ok(&spool, &["completions", shell]).contains("check-config"), "{shell}");
+    }
+    assert!(ok(&spool, &["man"]).contains("livekit\\-spool"));
+    for command in [
+        "run",
+        "backlog",
+        "peek",
+        "export",
+        "import",
+        "drain",
+        "purge",
+        "pause",
+        "resume",
+        "flush",
+        "dead",
+        "send",
+        "doc",
+        "check-config",
+        "reload",
+        "ready",
+        "completions",
+    ] {
+        assert!(ok(&spool, &["man", command]).contains(".TH livekit-spool-"), "{command}");
+        let help = ok(&spool, &[command, "--help"]);
+        assert!(help.contains("--config") && help.contains("--json"), "{command}: {help}");
+    }
+}
