@@ -194,6 +194,10 @@ impl Index for FailingIndex {
         self.index.run_at(stream, ordinal)
     }
 
+    fn runs_from(&self, stream: Stream, ordinal: u64, limit: usize) -> Result<Vec<(u64, Run)>, IndexError> {
+        self.index.runs_from(stream, ordinal, limit)
+    }
+
     fn save(&self, changes: &Changes) -> Result<(), IndexError> {
         if self.failing.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(IndexError("the disk is full".into()));
