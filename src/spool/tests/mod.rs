@@ -8,7 +8,6 @@ use crate::record::RecordBatchBuilder;
 mod basics;
 mod checking;
 mod damage;
-mod format;
 mod letters;
 mod limits;
 mod looking;
