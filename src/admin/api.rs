@@ -40,6 +40,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/sinks/{sink}/peek", get(records::peek))
         .route("/sinks/{sink}/records", get(records::records))
         .route("/sinks/{sink}/purge", post(records::purge))
+        .route("/sinks/{sink}/verify", get(records::verify))
         .route("/sinks/{sink}/dead", get(records::dead_letters))
         .route("/sinks/{sink}/dead/retry", post(records::retry))
         .route("/sinks/{sink}/dead/drop", post(records::drop))

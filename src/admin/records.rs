@@ -19,7 +19,7 @@ use crate::{
     app::{App, OperateError, Removed, Retried},
     look::{self, Looked, Query},
     record::{RecordBatch, RecordBatchBuilder, Stream, UnixMillis},
-    spool::{DeadFilter, DeadLetter, raw::RawReader},
+    spool::{DeadFilter, DeadLetter, VerifyReport, raw::RawReader},
 };
 
 /// Records that one answer of `peek` holds at most; `records` streams without an end.
@@ -235,6 +235,14 @@ pub(super) async fn purge(
     Parameters(what): Parameters<PurgeWhat>,
 ) -> Result<Json<Removed>, Problem> {
     Ok(Json(app.purge(&name, what.dead).await?))
+}
+
+/// Checks every checksum of a sink's spool.
+pub(super) async fn verify(
+    State(app): State<Arc<App>>,
+    Path(name): Path<String>,
+) -> Result<Json<VerifyReport>, Problem> {
+    Ok(Json(app.verify(&name).await?))
 }
 
 /// The query part of `import`.

@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use folder::{DataFolder, FolderError, socket, spools_in, with_short_path};
 pub use letters::Retried;
-pub use operate::{OperateError, Removed, Stopped, look_at};
+pub use operate::{OperateError, Removed, Stopped, keys, look_at, spool_options};
 pub use rates::{History, Series};
 pub use reload::{ReloadError, Reloaded};
 pub use sinks::SinkStartError;

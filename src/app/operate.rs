@@ -17,7 +17,10 @@ use crate::{
     flush::Handle,
     look::Source,
     record::{RecordBatch, SinkName, Stream},
-    spool::{AppendError, DeadFilter, OpenError, Purged, QueueError, Spool, StoppedSpool},
+    spool::{
+        self, AppendError, DeadFilter, Keys, OpenError, Purged, QueueError, Spool, SpoolOptions, StoppedSpool,
+        VerifyReport,
+    },
     status::SinkStatus,
 };
 
@@ -168,6 +171,20 @@ impl App {
         Ok(dropped)
     }
 
+    /// Checks all that a sink's spool has on disk, beside the work that goes on.
+    ///
+    /// # Errors
+    /// When there is no such sink, or its spool cannot be read.
+    pub async fn verify(&self, name: &str) -> Result<VerifyReport, OperateError> {
+        let unclaimed = self.unclaimed.lock().iter().any(|sink| sink.name == name);
+        if let (true, Ok(sink)) = (unclaimed, SinkName::new(name)) {
+            let (folder, options) = (self.data_dir().join(name), spool_options(&self.config(), &sink));
+            let verified = tokio::task::spawn_blocking(move || spool::verify(&folder, options)).await;
+            return Ok(verified.map_err(|panic| OperateError::Closed(panic.to_string()))??);
+        }
+        Ok(blocking(&self.spool(name).await?, Spool::verify).await?)
+    }
+
     /// Puts records into a sink's spool, or into all of them.
     ///
     /// # Errors
@@ -207,6 +224,24 @@ fn remove_folder(data_dir: &Path, sink: &SinkStatus) -> Result<Removed, OperateE
         "a spool that the configuration does not name was removed"
     );
     Ok(Removed { records: sink.records, bytes: sink.bytes, dead_letters: sink.dead_letters })
+}
+
+/// The options of a sink's spool, for looking at it.
+#[must_use]
+pub fn spool_options(config: &Config, sink: &SinkName) -> SpoolOptions {
+    spool_config(config, sink).options(sink)
+}
+
+/// All keys that the configuration knows: for bytes whose sink is not known.
+#[must_use]
+pub fn keys(config: &Config) -> Option<Keys> {
+    let mut all = config.sinks.iter().filter_map(|sink| spool_options(config, &sink.name).encryption);
+    let mut keys = all.next()?;
+    for more in all {
+        keys.previous.push(more.current);
+        keys.previous.extend(more.previous);
+    }
+    Some(keys)
 }
 
 /// The options of a sink's spool; those of the first other sink where the configuration does not name it.

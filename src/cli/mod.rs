@@ -12,10 +12,12 @@ mod dead;
 pub mod doc;
 mod drain;
 mod export;
+mod indexes;
 pub mod output;
 mod records;
 mod run;
 pub mod send;
+mod verify;
 mod watch;
 
 use std::{
@@ -83,6 +85,12 @@ pub enum Command {
     Purge(drain::PurgeArgs),
     /// List, show, retry or drop what a sink rejected for good
     Dead(dead::Args),
+    /// Check every checksum of the spools, live or stopped, and say what is wrong where
+    Verify(verify::VerifyArgs),
+    /// Take records out of any folder that holds parts of a spool, damaged ones too
+    Recover(verify::RecoverArgs),
+    /// Show the indexes each sink has against those it should have
+    Indexes(indexes::Args),
     /// Stop delivering to a sink; its records wait in the spool
     Pause(actions::SinkArgs),
     /// Deliver to a paused sink again
@@ -196,6 +204,9 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Drain(args) => drain::drain(&common, &args),
         Command::Purge(args) => drain::purge(&common, &args),
         Command::Dead(args) => dead::run(&common, &args),
+        Command::Verify(args) => verify::verify(&common, &args),
+        Command::Recover(args) => verify::recover(&common, &args),
+        Command::Indexes(args) => indexes::run(&common, &args),
         Command::Pause(args) => actions::tell(&common, &args, "pause"),
         Command::Resume(args) => actions::tell(&common, &args, "resume"),
         Command::Flush(args) => actions::tell(&common, &args, "flush"),

@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, atomic::Ordering},
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{
     StoppedSpool,
@@ -33,7 +33,7 @@ mod queues;
 const MOST_FINDINGS: usize = 1000;
 
 /// What a check found.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct VerifyReport {
     /// The spool's folder.
     pub folder: PathBuf,
@@ -62,7 +62,7 @@ pub struct VerifyReport {
 }
 
 /// Something to be said about a place.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Finding {
     /// Whether anything is wrong.
     pub severity: Severity,
@@ -79,7 +79,7 @@ pub struct Finding {
 }
 
 /// Whether anything is wrong.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
     /// Nothing is: it is said for completeness.

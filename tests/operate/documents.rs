@@ -74,7 +74,7 @@ async fn every_path_of_the_openapi_description_is_served() {
             served += 1;
         }
     }
-    assert_eq!(served, 17);
+    assert_eq!(served, 18);
 }
 
 #[tokio::test(flavor = "multi_thread")]

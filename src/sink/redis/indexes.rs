@@ -27,6 +27,17 @@ const STATS: &[Index] = &[
     ("$.score", "statScore", NUMERIC),
 ];
 
+/// The names of a stream's search indexes.
+#[must_use]
+pub fn index_names(stream: Stream) -> Vec<String> {
+    let indexes = match stream {
+        Stream::Events => EVENTS,
+        Stream::Stats => STATS,
+        Stream::NodeRooms => &[],
+    };
+    indexes.iter().map(|(_, alias, _)| format!("idx:{alias}")).collect()
+}
+
 /// Makes what is not there yet; returns what went wrong with single ones.
 pub(super) async fn create(connection: &mut Connection, streams: &[Stream]) -> RedisResult<Vec<String>> {
     let mut warnings = Vec::new();

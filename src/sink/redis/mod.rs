@@ -20,6 +20,7 @@ use std::{collections::HashMap, sync::Arc};
 use async_trait::async_trait;
 use redis::Value;
 
+pub use self::indexes::index_names;
 pub use self::options::{RedisOptions, RedisOptionsError};
 use self::{
     command::{Entry, entries},

@@ -1,0 +1,191 @@
+//! `indexes`: what each database sink has against what it should have.
+
+use mongodb::{
+    Client,
+    bson::{Document, doc},
+    error::ErrorKind,
+};
+use serde::Serialize;
+
+use super::{Common, Exit, Failure, Outcome, block_on, output};
+use crate::{
+    config::{SinkConfig, Target},
+    document,
+    record::Stream,
+    sink::{mongodb::MongoOptions, redis::RedisOptions},
+};
+
+/// What MongoDB answers about a collection that is not there (yet).
+const NAMESPACE_NOT_FOUND: i32 = 26;
+
+/// Arguments of `indexes`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// The sink [default: all that have indexes]
+    sink: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Row {
+    sink: String,
+    collection: String,
+    index: String,
+    state: State,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum State {
+    /// As it should be.
+    Ok,
+    /// Not there: made when the sink is next reached.
+    Missing,
+    /// There with other options.
+    Differs,
+    /// Not one of ours.
+    Extra,
+}
+
+pub(super) fn run(common: &Common, args: &Args) -> Outcome {
+    let config = common.load_config()?;
+    let chosen: Vec<&SinkConfig> =
+        config.sinks.iter().filter(|sink| args.sink.as_ref().is_none_or(|name| *name == sink.name.as_str())).collect();
+    if let (true, Some(name)) = (chosen.is_empty(), &args.sink) {
+        return Err(Failure::usage(format!("there is no sink {name:?}")));
+    }
+    let rows = std::sync::Mutex::new(Vec::new());
+    block_on(async {
+        for sink in chosen {
+            let found = match &sink.target {
+                Target::Mongodb(options) => of_mongodb(sink, options).await,
+                Target::Redis(options) => of_redis(sink, options).await,
+                Target::File(_) => Ok(Vec::new()),
+            };
+            let found = found.map_err(|reason| Failure::from(format!("sink {}: {reason}", sink.name)))?;
+            rows.lock().map_err(|_| "listing broke off")?.extend(found);
+        }
+        Ok(())
+    })?;
+    let rows = rows.into_inner().map_err(|_| "listing broke off")?;
+    if common.json {
+        output::json(&rows)?;
+    } else if rows.is_empty() {
+        output::line("no sink here has indexes")?;
+    } else {
+        show(&rows)?;
+    }
+    match rows.iter().filter(|row| matches!(row.state, State::Missing | State::Differs)).count() {
+        0 => Ok(()),
+        wrong => Err(Failure::new(Exit::Partial, format!("{wrong} are not as they should be"))),
+    }
+}
+
+fn show(rows: &[Row]) -> Outcome {
+    let mut table = output::table(&["sink", "collection", "index", "state", "detail"]);
+    for row in rows {
+        let state = match row.state {
+            State::Ok => "ok",
+            State::Missing => "missing",
+            State::Differs => "differs",
+            State::Extra => "extra",
+        };
+        let detail = row.detail.clone().unwrap_or_default();
+        table.add_row([row.sink.clone(), row.collection.clone(), row.index.clone(), state.to_owned(), detail]);
+    }
+    output::print_table(&table)
+}
+
+async fn of_mongodb(sink: &SinkConfig, options: &MongoOptions) -> Result<Vec<Row>, String> {
+    let client = Client::with_uri_str(&options.uri).await.map_err(|_| "the uri cannot be used".to_owned())?;
+    let database = client.database(&options.database);
+    let mut rows = Vec::new();
+    for &stream in &options.streams {
+        let listed = database.run_command(doc! { "listIndexes": stream.as_str() }).await;
+        let present: Vec<Document> = match listed {
+            Ok(answer) => answer
+                .get_document("cursor")
+                .and_then(|cursor| cursor.get_array("firstBatch"))
+                .map(|batch| batch.iter().filter_map(|index| index.as_document().cloned()).collect())
+                .unwrap_or_default(),
+            Err(error) => match error.kind.as_ref() {
+                ErrorKind::Command(answer) if answer.code == NAMESPACE_NOT_FOUND => Vec::new(),
+                _ => return Err(format!("{}: {error}", sink.target.address())),
+            },
+        };
+        rows.extend(compare(sink, stream, options.expiration.is_some(), &present));
+    }
+    Ok(rows)
+}
+
+fn compare(sink: &SinkConfig, stream: Stream, expires: bool, present: &[Document]) -> Vec<Row> {
+    let row = |index: &str, state, detail| Row {
+        sink: sink.name.to_string(),
+        collection: stream.to_string(),
+        index: index.to_owned(),
+        state,
+        detail,
+    };
+    let key_of = |index: &Document| {
+        index.get_document("key").map(|key| key.keys().cloned().collect::<Vec<_>>().join(", ")).unwrap_or_default()
+    };
+    let wanted: Vec<_> =
+        document::indexes(stream).iter().filter(|index| expires || index.expire_after_seconds.is_none()).collect();
+    let mut rows: Vec<Row> = wanted
+        .iter()
+        .map(|index| {
+            let Some(found) = present.iter().find(|found| key_of(found) == index.field) else {
+                return row(&index.name(), State::Missing, Some("made when the sink is next reached".to_owned()));
+            };
+            let seconds = found
+                .get_i32("expireAfterSeconds")
+                .ok()
+                .or_else(|| found.get_i64("expireAfterSeconds").ok().and_then(|seconds| i32::try_from(seconds).ok()));
+            let seconds = seconds.or_else(|| found.get_f64("expireAfterSeconds").ok().map(|seconds| seconds as i32));
+            if seconds == index.expire_after_seconds {
+                row(&index.name(), State::Ok, None)
+            } else {
+                let shown = |seconds: Option<i32>| seconds.map_or("none".to_owned(), |seconds| seconds.to_string());
+                let detail = format!(
+                    "expireAfterSeconds is {}, should be {}: drop it, it is made anew",
+                    shown(seconds),
+                    shown(index.expire_after_seconds)
+                );
+                row(&index.name(), State::Differs, Some(detail))
+            }
+        })
+        .collect();
+    let is_ours = |index: &Document| {
+        let key = key_of(index);
+        key == "_id" || wanted.iter().any(|wanted| wanted.field == key)
+    };
+    rows.extend(
+        present
+            .iter()
+            .filter(|index| !is_ours(index))
+            .map(|index| row(index.get_str("name").unwrap_or_default(), State::Extra, Some(key_of(index)))),
+    );
+    rows
+}
+
+async fn of_redis(sink: &SinkConfig, options: &RedisOptions) -> Result<Vec<Row>, String> {
+    let failed = |error: redis::RedisError| format!("{}: {error}", sink.target.address());
+    let client = redis::Client::open(options.url.as_str()).map_err(|_| "the url cannot be used".to_owned())?;
+    let mut connection = client.get_multiplexed_async_connection().await.map_err(failed)?;
+    let present: Vec<String> = match redis::cmd("FT._LIST").query_async(&mut connection).await {
+        Ok(present) => present,
+        Err(error) if error.to_string().to_ascii_lowercase().contains("unknown command") => {
+            return Err(format!("{} has no RediSearch, and so no indexes", sink.target.address()));
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let rows = options.streams.iter().flat_map(|&stream| {
+        let present = &present;
+        crate::sink::redis::index_names(stream).into_iter().map(move |index| {
+            let state = if present.contains(&index) { State::Ok } else { State::Missing };
+            Row { sink: sink.name.to_string(), collection: stream.to_string(), index, state, detail: None }
+        })
+    });
+    Ok(rows.collect())
+}

@@ -1,0 +1,141 @@
+//! `verify`: every checksum of every spool, live and stopped. `recover`: records out of any folder.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::BufWriter,
+    os::unix::fs::OpenOptionsExt,
+    path::PathBuf,
+};
+
+use super::{
+    Common, Exit, Failure, Outcome, block_on,
+    client::{Client, encoded},
+    output,
+};
+use crate::{
+    app,
+    config::{
+        Config,
+        units::{human_count, human_size},
+    },
+    record::SinkName,
+    spool::{self, Finding, Severity, VerifyReport, raw::RawWriter},
+};
+
+/// Arguments of `verify`.
+#[derive(Debug, clap::Args)]
+pub struct VerifyArgs {
+    /// The sink [default: every spool in the data folder]
+    sink: Option<SinkName>,
+}
+
+/// Arguments of `recover`.
+#[derive(Debug, clap::Args)]
+pub struct RecoverArgs {
+    /// A spool, a part of one, its quarantine, or a file of it
+    folder: PathBuf,
+    /// Where to; in the format that `import` reads, not redacted, readable for this user only
+    #[arg(short, long, value_name = "FILE")]
+    output: PathBuf,
+}
+
+pub(super) fn verify(common: &Common, args: &VerifyArgs) -> Outcome {
+    let config = common.load_config()?;
+    block_on(async {
+        let there = app::spools_in(&config.data_dir)?;
+        let chosen = match &args.sink {
+            Some(sink) if !there.contains(sink) => {
+                let message = format!("there is no spool of a sink {sink} in {}", config.data_dir.display());
+                return Err(Failure::usage(message));
+            }
+            Some(sink) => vec![sink.clone()],
+            None => there,
+        };
+        let client = Client::find(&config.data_dir).await?;
+        let mut reports = Vec::new();
+        for sink in chosen {
+            reports.push(match &client {
+                Some(client) => client.get(&format!("sinks/{}/verify", encoded(sink.as_str()))).await?,
+                None => check(&config, sink).await?,
+            });
+        }
+        if common.json {
+            output::json(&reports)?;
+        } else if reports.is_empty() {
+            output::line(format!("there are no spools in {}", config.data_dir.display()))?;
+        } else {
+            reports.iter().try_for_each(show)?;
+        }
+        match reports.iter().map(|report| report.problems).sum::<u64>() {
+            0 => Ok(()),
+            problems => Err(Failure::new(Exit::Partial, format!("{problems} problems found"))),
+        }
+    })
+}
+
+async fn check(config: &Config, sink: SinkName) -> Result<VerifyReport, Failure> {
+    let (folder, options) = (config.data_dir.join(sink.as_str()), app::spool_options(config, &sink));
+    Ok(tokio::task::spawn_blocking(move || spool::verify(&folder, options)).await??)
+}
+
+fn show(report: &VerifyReport) -> Outcome {
+    let verdict = if report.problems == 0 { "sound" } else { "damaged" };
+    output::line(format!("{}: {verdict}", report.folder.display()))?;
+    output::line(format!(
+        "  {} files, {} blocks, {}; {} records, {} dead letters, {} queue entries",
+        human_count(report.files),
+        human_count(report.blocks),
+        human_size(report.bytes),
+        human_count(report.records),
+        human_count(report.dead_letters),
+        human_count(report.queue_entries)
+    ))?;
+    for (stream, records) in &report.lost {
+        output::line(format!("  lost of {stream}: {} records", human_count(*records)))?;
+    }
+    if report.quarantine_bytes > 0 {
+        output::line(format!("  in quarantine/: {}", human_size(report.quarantine_bytes)))?;
+    }
+    report.findings.iter().try_for_each(|finding| output::line(format!("  {}", described(finding))))?;
+    match report.more_findings {
+        0 => Ok(()),
+        more => output::line(format!("  and {more} more")),
+    }
+}
+
+fn described(finding: &Finding) -> String {
+    let mark = if finding.severity == Severity::Problem { '!' } else { '-' };
+    let at = finding.offset.map(|offset| format!(" at byte {offset}")).unwrap_or_default();
+    let lost = finding.records_lost.map(|records| format!(" ({records} records lost)")).unwrap_or_default();
+    format!("{mark} {}{at}: {}{lost}", finding.file.display(), finding.what)
+}
+
+pub(super) fn recover(common: &Common, args: &RecoverArgs) -> Outcome {
+    let config = common.load_config()?;
+    let keys = app::keys(&config);
+    let named = |error: &dyn std::fmt::Display| Failure::from(format!("{}: {error}", args.output.display()));
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&args.output);
+    let file: File = file.map_err(|error| named(&error))?;
+    let mut out = RawWriter::new(BufWriter::with_capacity(1 << 20, file)).map_err(|error| named(&error))?;
+    let report = spool::recover(&args.folder, keys.as_ref(), &mut out)?;
+    let file = out.finish().map_err(|error| named(&error))?;
+    file.into_inner().map_err(|error| named(&error.into_error()))?.sync_all().map_err(|error| named(&error))?;
+    if common.json {
+        output::json(&report)?;
+    } else {
+        let (total, blocks) = (human_count(report.total()), human_count(report.blocks));
+        output::line(format!("{total} records of {blocks} blocks in {}", args.output.display()))?;
+        for place in &report.damaged {
+            let (file, offset) = (place.file.display(), place.offset);
+            output::line(format!("  ! {file} at byte {offset}: {} bytes: {}", place.bytes, place.reason))?;
+        }
+        for (key, records) in &report.locked {
+            output::line(format!("  ! {records} records need key {key}: add it to spool.encryption (old_keys)"))?;
+        }
+    }
+    let damaged = report.damaged.len() as u64 + report.more_damaged;
+    if damaged == 0 && report.locked.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Partial, format!("{damaged} places gave nothing")))
+}
