@@ -8,19 +8,18 @@ use std::{
     io,
     mem::take,
     ops::Range,
-    path::PathBuf,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use super::{
+    active::{Active, Refusal},
     block::{Header, Kind},
     books::SegmentBooks,
     codec::Packer,
     core::{Core, Waiting, segment_bytes},
     draft::{Draft, drafts},
     error::{AppendError, FullLimit},
-    io::DiskFile,
     options::WhenFull,
     segment,
     state::{DropReason, Fate, Note, SavedState, encode},
@@ -47,16 +46,6 @@ pub(crate) struct Writer {
     next: [u64; Stream::ALL.len()],
     out: Vec<u8>,
     raw: Vec<u8>,
-}
-
-/// The segment that is written to.
-struct Active {
-    segment: u64,
-    path: PathBuf,
-    file: Arc<dyn DiskFile>,
-    /// All before it is synced.
-    end: u64,
-    reserved: u64,
 }
 
 /// A block of records in the group, at its offset in the group's bytes.
@@ -399,48 +388,6 @@ impl Writer {
                 } else {
                     AppendError::Io { path: folder, source: Arc::new(error) }
                 }
-            }
-        }
-    }
-}
-
-impl Active {
-    fn write(&mut self, bytes: &[u8], step: u64) -> Result<(), Refusal> {
-        let end = self.end + bytes.len() as u64;
-        if end > self.reserved {
-            let reserve = step.max(end - self.reserved);
-            match self.file.reserve(self.reserved, reserve) {
-                Ok(()) => self.reserved += reserve,
-                // Less may do.
-                Err(_) => self.reserved = end,
-            }
-        }
-        self.file.write_at(bytes, self.end).map_err(Refusal::Write)
-    }
-
-    fn sync(&self, core: &Core, begun: bool) -> Result<(), Refusal> {
-        self.file.sync().map_err(Refusal::Sync)?;
-        if begun {
-            core.disk.sync_folder(&core.journal_folder()).map_err(Refusal::Sync)?;
-        }
-        Ok(())
-    }
-}
-
-/// Why a group was not made durable.
-enum Refusal {
-    Full(FullLimit),
-    NoFile(io::Error),
-    Write(io::Error),
-    Sync(io::Error),
-}
-
-impl Refusal {
-    fn is_no_space(&self) -> bool {
-        match self {
-            Self::Full(_) => true,
-            Self::NoFile(error) | Self::Write(error) | Self::Sync(error) => {
-                matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
             }
         }
     }

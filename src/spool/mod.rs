@@ -22,6 +22,7 @@ use tokio::sync::oneshot;
 
 use crate::record::{RecordBatch, RecordId, Stream, now_millis};
 
+mod active;
 mod ages;
 mod block;
 mod books;
