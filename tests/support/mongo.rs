@@ -49,7 +49,35 @@ impl Mongo {
         let uri = format!("mongodb://127.0.0.1:{port}/?directConnection=true");
         let mut mongo = Self { uri, own: Some(Own { program: find_program(), port, folder, process: None }) };
         mongo.restart().await;
+        if matches!(mongo.own().program, Program::Secantus(_)) {
+            mongo.make_tables().await;
+        }
         mongo
+    }
+
+    /// secantusd makes each of its 16 tables when the first collection comes that belongs there; killed in the middle of
+    /// that, it never starts again. So have them all made, and on disk, before a test kills it.
+    async fn make_tables(&self) {
+        const TABLES: u64 = 16;
+        const DATABASE: &str = "warm_up";
+        let client = self.client().await;
+        let database = client.database(DATABASE);
+        let mut missing: BTreeSet<u64> = (0..TABLES).collect();
+        for n in 0.. {
+            if missing.is_empty() {
+                break;
+            }
+            let collection = format!("c{n}");
+            // FNV-1a of both names says where a collection belongs.
+            let name = [DATABASE, "\0", &collection].concat();
+            let hash = name
+                .bytes()
+                .fold(0xCBF2_9CE4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01B3));
+            if missing.remove(&(hash % TABLES)) {
+                database.create_collection(&collection).await.expect("a collection");
+            }
+        }
+        client.database("admin").run_command(doc! { "fsync": 1 }).await.expect("fsync");
     }
 
     /// The server that the tests of this binary share: `MONGODB_URI`, or one started by the first who asks.
