@@ -55,6 +55,11 @@ impl MemoryQueue {
         self.changed.notify_waiters();
     }
 
+    /// Records that were put in, ever.
+    pub(super) fn pushed(&self) -> u64 {
+        self.inner.lock().next
+    }
+
     /// Records that are neither delivered nor set aside.
     pub(super) fn backlog(&self) -> usize {
         let inner = self.inner.lock();

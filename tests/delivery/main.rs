@@ -7,6 +7,7 @@ mod support;
 
 mod conformance;
 mod mongodb;
+mod outages;
 mod pipeline;
 mod redis;
 mod resp;

@@ -1,0 +1,233 @@
+//! A sink's worker: lease → send → acknowledge, set aside, or try again.
+//!
+//! One loop decides, tasks do: the loop starts a task per parcel (up to `max_in_flight`) and waits for what happens
+//! first: a task's end, a command, a pause's end, new records.
+//!
+//! - While nothing passes the sink is *away*: the loop backs off, then sends one parcel as a probe. Each other probe
+//!   is a fresh one, so that a record that makes its server fall over does not hide that the server is back.
+//! - A parcel that fails although others pass is *held*: it has its own backoff and the others go past it, except
+//!   with `max_in_flight: 1`, which keeps strict order (then only suspects are passed, see `deliver`).
+//! - What the queue will not take note of stops new batches until it does: full dead letters pause their sink.
+
+mod finish;
+mod launch;
+
+use std::{
+    collections::{HashMap, VecDeque},
+    ops::Range,
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::{
+    sync::mpsc::UnboundedReceiver,
+    task::{Id, JoinSet},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    FlushOptions, FlushState,
+    batch::BatchSize,
+    due::Due,
+    handle::Command,
+    pace::Pace,
+    parcel::{Parcel, ranges},
+    status::Shared,
+    tasks::{Done, Tools, Unsettled},
+};
+use crate::{record::Stream, spool::Queue};
+
+/// Parcels that are held beyond those in flight before the loop stops taking new ones: what bounds its memory.
+const HELD_BESIDES: usize = 4;
+/// How long closing a sink may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(super) struct Loop {
+    tools: Tools,
+    options: FlushOptions,
+    shared: Arc<Shared>,
+    started: Instant,
+    tasks: JoinSet<Done>,
+    /// What each task has leased, should it panic.
+    leased: HashMap<Id, (Stream, Vec<Range<u64>>)>,
+    held: VecDeque<Parcel>,
+    unsettled: Vec<Unsettled>,
+    size: BatchSize,
+    pace: Pace,
+    due: Due,
+    initialized: bool,
+    paused: bool,
+    /// Set while nothing passes.
+    trouble: Option<Trouble>,
+    /// When the last flush has to end.
+    deadline: Option<Instant>,
+    /// The last flush met trouble: what is left stays on disk.
+    gave_up: bool,
+}
+
+struct Trouble {
+    state: FlushState,
+    message: String,
+    failures: u32,
+    retry_at: Instant,
+}
+
+/// What the loop waits for, besides tasks and commands.
+enum Wait {
+    /// Nothing else.
+    Event,
+    /// New records.
+    Ready,
+    /// A moment.
+    Until(Instant),
+}
+
+enum Next {
+    Parcel(Parcel),
+    Wait(Wait),
+}
+
+impl Loop {
+    pub(super) fn new(tools: Tools, options: FlushOptions, shared: Arc<Shared>) -> Self {
+        Self {
+            tools,
+            size: BatchSize::new(&options),
+            pace: Pace::new(options.max_rate),
+            due: Due::new(options.interval),
+            options,
+            shared,
+            started: Instant::now(),
+            tasks: JoinSet::new(),
+            leased: HashMap::new(),
+            held: VecDeque::new(),
+            unsettled: Vec::new(),
+            initialized: false,
+            paused: false,
+            trouble: None,
+            deadline: None,
+            gave_up: false,
+        }
+    }
+
+    /// Runs until the last flush after `shutdown` is over.
+    pub(super) async fn run(mut self, mut commands: UnboundedReceiver<Command>, shutdown: CancellationToken) {
+        let queue = Arc::clone(&self.tools.queue);
+        let mut commands_open = true;
+        loop {
+            let wait = self.launch().await;
+            self.show();
+            if self.is_over() {
+                break;
+            }
+            let until = match wait {
+                Wait::Until(at) => Some(at),
+                Wait::Event | Wait::Ready => None,
+            };
+            let until = [until, self.deadline].into_iter().flatten().min();
+            tokio::select! {
+                Some(done) = self.tasks.join_next_with_id() => self.finish_task(done),
+                command = commands.recv(), if commands_open => match command {
+                    Some(command) => self.obey(command),
+                    None => commands_open = false,
+                },
+                () = shutdown.cancelled(), if self.deadline.is_none() => self.begin_last_flush(),
+                () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
+                () = any_ready(&*queue), if matches!(wait, Wait::Ready) => {}
+            }
+        }
+        self.end().await;
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Pause => self.paused = true,
+            Command::Resume => {
+                self.paused = false;
+                self.hurry();
+            }
+            Command::FlushNow => {
+                self.due.force(&*self.tools.queue);
+                self.hurry();
+            }
+        }
+    }
+
+    /// Ends all pauses.
+    fn hurry(&mut self) {
+        if let Some(trouble) = &mut self.trouble {
+            trouble.retry_at = Instant::now();
+        }
+        for parcel in &mut self.held {
+            parcel.not_before = None;
+        }
+    }
+
+    fn begin_last_flush(&mut self) {
+        self.deadline = Some(Instant::now() + self.options.shutdown_timeout);
+        self.gave_up = self.paused;
+        self.hurry();
+    }
+
+    /// True when the last flush is over. Past its deadline it cuts what is under way short, and waits for that.
+    fn is_over(&mut self) -> bool {
+        let Some(deadline) = self.deadline else { return false };
+        if Instant::now() >= deadline {
+            self.gave_up = true;
+            self.tools.cut.cancel();
+            self.deadline = Some(Instant::now() + CLOSE_TIMEOUT);
+        }
+        let queue = &*self.tools.queue;
+        let nothing_left =
+            self.held.is_empty() && self.leased.is_empty() && self.unsettled.is_empty() && self.due.is_empty(queue);
+        if nothing_left {
+            // A connection attempt may still be under way; nobody needs it now.
+            self.tools.cut.cancel();
+        }
+        self.tasks.is_empty() && (self.gave_up || nothing_left)
+    }
+
+    /// Gives back what is left, and closes the sink.
+    async fn end(mut self) {
+        for parcel in self.held.drain(..) {
+            self.tools.queue.give_back(parcel.stream, &parcel.ordinals());
+        }
+        for Unsettled { stream, acknowledged, rejections } in self.unsettled.drain(..) {
+            let rejected = ranges(rejections.iter().map(|rejection| rejection.record.ordinal));
+            self.tools.queue.give_back(stream, &acknowledged);
+            self.tools.queue.give_back(stream, &rejected);
+        }
+        if tokio::time::timeout(CLOSE_TIMEOUT, self.tools.sink.close()).await.is_err() {
+            self.note_error("closing the sink took too long");
+        }
+        self.shared.update(|status| status.in_flight = 0);
+        self.shared.enter(FlushState::Stopped, None);
+    }
+
+    fn show(&self) {
+        let (in_flight, batch_records) = (self.leased.len(), self.size.limit().records);
+        self.shared.update(|status| {
+            status.in_flight = in_flight;
+            status.batch_records = batch_records;
+        });
+        let (state, error) = match &self.trouble {
+            _ if self.deadline.is_some() => (FlushState::Stopping, None),
+            _ if self.paused => (FlushState::Paused, None),
+            Some(trouble) => (trouble.state, Some(trouble.message.as_str())),
+            None if !self.initialized => (FlushState::Connecting, None),
+            None if in_flight > 0 => (FlushState::Delivering, None),
+            None => (FlushState::Idle, None),
+        };
+        self.shared.enter(state, error);
+    }
+}
+
+/// Returns when any stream has records to hand out.
+async fn any_ready(queue: &dyn Queue) {
+    let [a, b, c] = Stream::ALL;
+    tokio::select! {
+        () = queue.ready(a) => {}
+        () = queue.ready(b) => {}
+        () = queue.ready(c) => {}
+    }
+}
