@@ -144,6 +144,8 @@ fn describe(entry: &mut SinkStatus, config: &SinkConfig) {
 fn fill(entry: &mut SinkStatus, status: &SpoolStatus) {
     entry.disk_bytes = status.disk_bytes;
     entry.dead_letter_bytes = status.disk.dead;
+    entry.sync_latency = status.sync_latency.clone();
+    entry.sync_records = status.sync_records.clone();
     let last_error = status.last_error.as_ref();
     entry.last_error = last_error.map(|error| error.message.clone());
     entry.last_error_at = last_error.map(|error| error.at);

@@ -29,6 +29,7 @@ use super::{
     state::{Fate, Note, PendingNotes},
     status::DiskBytes,
 };
+use crate::histogram::{self, Histogram};
 use crate::record::{RecordBatch, Stream, UnixMillis, now_millis};
 
 /// A spool's shared parts. Locks are taken in this order: reader, books, inbox.
@@ -56,6 +57,20 @@ pub(crate) struct Core {
     pub(crate) last_error: Mutex<Option<LastError>>,
     /// Only looking: nothing may be changed on disk.
     pub(crate) read_only: bool,
+    pub(crate) meters: Meters,
+}
+
+/// What is measured sync by sync.
+#[derive(Debug)]
+pub(crate) struct Meters {
+    pub(crate) sync_latency: Histogram,
+    pub(crate) sync_records: Histogram,
+}
+
+impl Default for Meters {
+    fn default() -> Self {
+        Self { sync_latency: Histogram::new(histogram::LATENCY), sync_records: Histogram::new(histogram::RECORDS) }
+    }
 }
 
 /// What waits for the writer.
@@ -177,6 +192,7 @@ impl Core {
             dead,
             last_error: Mutex::new(None),
             read_only,
+            meters: Meters::default(),
             options,
         };
         core.measure();

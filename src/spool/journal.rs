@@ -168,11 +168,14 @@ impl Writer {
             return Err(error);
         }
         crate::spool::failpoint::reach("block_written");
+        let syncing = std::time::Instant::now();
         if let Err(error) = active.sync(&self.core, begun) {
             self.abandon(&next);
             return Err(error);
         }
         crate::spool::failpoint::reach("block_synced");
+        self.core.meters.sync_latency.record_time(syncing.elapsed());
+        self.core.meters.sync_records.record(f64::from(group.iter().map(|waiting| waiting.batch.count()).sum::<u32>()));
         active.end += self.out.len() as u64;
         self.next = next;
         self.publish(start, notes, &blocks);

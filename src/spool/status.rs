@@ -8,6 +8,7 @@ use super::{
     core::{Core, LastError},
     state::DropReason,
 };
+use crate::histogram::HistogramSnapshot;
 use crate::record::{Stream, UnixMillis, now_millis};
 
 /// A snapshot of one spool. Records are counted as they come and go; nothing is scanned for it.
@@ -31,6 +32,10 @@ pub struct SpoolStatus {
     pub writer: WriterState,
     /// What went wrong last, if anything did since the start.
     pub last_error: Option<LastError>,
+    /// How long the journal's syncs took, seconds, since the start.
+    pub sync_latency: HistogramSnapshot,
+    /// Records that each of them made durable; none where it wrote notes alone.
+    pub sync_records: HistogramSnapshot,
 }
 
 /// Bytes on disk, by part.
@@ -120,6 +125,8 @@ pub(crate) fn of(core: &Core) -> SpoolStatus {
             Err(_) => WriterState::Full,
         },
         last_error: core.last_error.lock().clone(),
+        sync_latency: core.meters.sync_latency.snapshot(),
+        sync_records: core.meters.sync_records.snapshot(),
     }
 }
 
