@@ -10,20 +10,28 @@
 //! | message or stream too slow | `DEADLINE_EXCEEDED` | yes, on a new stream |
 //! | no or bad credentials | `UNAUTHENTICATED` | with better ones |
 
-use std::{future::Future, sync::Arc};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 
 use axum::body::Body;
 use bytes::Bytes;
 use futures::FutureExt;
 use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, Response, StatusCode, body::Incoming};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Frame, Incoming},
+};
 use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
     server::conn::auto::Builder,
 };
 use tokio::sync::Semaphore;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Code, Status, service::Routes};
 use tower::ServiceExt;
 
@@ -161,7 +169,8 @@ impl Recorder {
 
     async fn side(&self, request: Request<Incoming>) -> Response<Body> {
         let Ok(response) = self.side_services.clone().oneshot(request).await;
-        response.map(Body::new)
+        let stopped = Box::pin(self.stop.clone().cancelled_owned());
+        response.map(|body| Body::new(UntilStopped { body, stopped }))
     }
 
     async fn record(&self, stream: Stream, request: Request<Incoming>, peer: Peer) -> Result<(), Refusal> {
@@ -193,6 +202,24 @@ impl Recorder {
             taken
         });
         taking.await.unwrap_or_else(|error| Err(Refusal::new(Refused::Unavailable, format!("internal error: {error}"))))
+    }
+}
+
+/// An answer that may go on for ever (whoever watches the health) and must not hold up the shutdown.
+struct UntilStopped {
+    body: tonic::body::Body,
+    stopped: Pin<Box<WaitForCancellationFutureOwned>>,
+}
+
+impl hyper::body::Body for UntilStopped {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Pending => self.stopped.as_mut().poll(cx).map(|()| None),
+            ready => ready,
+        }
     }
 }
 

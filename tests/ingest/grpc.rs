@@ -249,6 +249,18 @@ async fn a_peer_that_never_ends_its_stream_cannot_hold_up_the_shutdown() {
 }
 
 #[tokio::test]
+async fn whoever_watches_the_health_does_not_hold_up_the_shutdown() {
+    let mut options = GrpcOptions::default();
+    options.connections.drain_timeout = Duration::from_secs(600);
+    let server = serve_grpc(options, open_gate()).await;
+    let mut health = HealthClient::new(server.channel().await);
+    let mut watched = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(watched.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+    server.begin_stop();
+    server.ended().await;
+}
+
+#[tokio::test]
 async fn health_and_reflection_answer() {
     let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
     let channel = Channel::from_shared(format!("http://{}", server.address)).unwrap().connect().await.unwrap();
