@@ -28,7 +28,8 @@ use zstd::bulk::Compressor;
 
 const DICTIONARY: &[u8] = include_bytes!("../src/spool/dictionary-1.zstd");
 const LEVEL: i32 = -1;
-/// What the spool packs with its dictionary; the file gets the same.
+/// What the spool packs with its dictionary, and how; the file gets the same.
+const SMALL_LEVEL: i32 = 3;
 const DICTIONARY_MAX_BYTES: usize = 16 << 10;
 const HEADER: [u8; 44] = [0x5A; 44];
 const CALLERS: usize = 16;
@@ -66,7 +67,7 @@ impl PlainFile {
         Self {
             file: File::create(folder.join("plain")).expect("a file"),
             plain: Compressor::new(LEVEL).expect("a compressor"),
-            small: Compressor::with_dictionary(LEVEL, DICTIONARY).expect("a compressor"),
+            small: Compressor::with_dictionary(SMALL_LEVEL, DICTIONARY).expect("a compressor"),
             block: Vec::new(),
         }
     }
@@ -148,32 +149,67 @@ fn appends(criterion: &mut Criterion, runtime: &Runtime) {
     group.finish();
 }
 
-/// Rounds a second: of the file, of the spool; each the median of its turns, and the median of the turns' ratios.
-fn ratio(mut file: impl FnMut(), mut spool: impl FnMut()) -> (f64, f64, f64) {
-    let rate = |work: &mut dyn FnMut()| {
-        let (start, mut rounds) = (Instant::now(), 0);
+/// What came of the turns of one of the two.
+#[derive(Default)]
+struct Side {
+    /// Rounds a second, of each turn.
+    rates: Vec<f64>,
+    /// Processor time of all threads, in seconds, and the rounds it was for.
+    cpu: f64,
+    rounds: f64,
+}
+
+impl Side {
+    fn turn(&mut self, mut work: impl FnMut()) {
+        let (start, before, mut rounds) = (Instant::now(), cpu_seconds(), 0.0);
         while start.elapsed() < TURN {
             work();
-            rounds += 1;
+            rounds += 1.0;
         }
-        f64::from(rounds) / start.elapsed().as_secs_f64()
-    };
-    let turns: Vec<(f64, f64)> = (0..TURNS).map(|_| (rate(&mut file), rate(&mut spool))).collect();
-    let median = |mut values: Vec<f64>| {
-        values.sort_by(f64::total_cmp);
-        values[values.len() / 2]
-    };
-    (
-        median(turns.iter().map(|turn| turn.0).collect()),
-        median(turns.iter().map(|turn| turn.1).collect()),
-        median(turns.iter().map(|turn| turn.1 / turn.0).collect()),
-    )
+        self.rates.push(rounds / start.elapsed().as_secs_f64());
+        self.cpu += cpu_seconds() - before;
+        self.rounds += rounds;
+    }
+}
+
+/// Processor time of this process's threads, as the kernel's scheduler counts it.
+fn cpu_seconds() -> f64 {
+    let tasks = std::fs::read_dir("/proc/self/task").expect("procfs").flatten();
+    let nanoseconds = |text: String| text.split(' ').next().and_then(|number| number.parse::<f64>().ok());
+    let of = |path: PathBuf| std::fs::read_to_string(path.join("schedstat")).ok().and_then(nanoseconds);
+    tasks.filter_map(|task| of(task.path())).sum::<f64>() / 1e9
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Turns of both, by turns.
+fn turns(mut file: impl FnMut(), mut spool: impl FnMut()) -> (Side, Side) {
+    let (mut a, mut b) = (Side::default(), Side::default());
+    for _ in 0..TURNS {
+        a.turn(&mut file);
+        b.turn(&mut spool);
+    }
+    (a, b)
 }
 
 fn ratios(runtime: &Runtime) {
-    println!("{:<28} {:>14} {:>14} {:>7} {:>7}", "events/s, durable", "plain file", "spool", "ratio", "target");
-    let line = |name: &str, records: f64, (file, spool, ratio): (f64, f64, f64), target: f64| {
-        println!("{name:<28} {:>14.0} {:>14.0} {ratio:>7.2} {target:>7.2}", file * records, spool * records);
+    println!("durable events: a second, and processor time each; medians of {TURNS} turns");
+    println!("{:<22} {:>11} {:>11} {:>6} {:>7} {:>9} {:>9}", "", "file", "spool", "ratio", "target", "file", "spool");
+    let line = |name: &str, records: f64, (file, spool): (Side, Side), target: f64| {
+        let ratio = median(file.rates.iter().zip(&spool.rates).map(|(file, spool)| spool / file));
+        let rate = |side: &Side| median(side.rates.iter().copied()) * records;
+        let cpu = |side: &Side| side.cpu / side.rounds / records * 1e6;
+        println!(
+            "{name:<22} {:>9.0}/s {:>9.0}/s {ratio:>6.2} {target:>7.2} {:>6.2} µs {:>6.2} µs",
+            rate(&file),
+            rate(&spool),
+            cpu(&file),
+            cpu(&spool)
+        );
     };
     for (records, target) in [(1, 0.8), (64, 0.0), (1024, 0.9)] {
         let batches = batches(records);
@@ -181,7 +217,7 @@ fn ratios(runtime: &Runtime) {
         let mut file = PlainFile::new(place.path());
         let spool = open(place.path());
         let (mut a, mut b) = (batches.iter().cycle(), batches.iter().cycle());
-        let measured = ratio(
+        let measured = turns(
             || a.next().into_iter().for_each(|batch| file.append(batch)),
             || runtime.block_on(async { spool.append(b.next().expect("endless").clone()).await.expect("taken") }),
         );
@@ -194,7 +230,7 @@ fn ratios(runtime: &Runtime) {
     let spool = open(place.path());
     let mut a = whole.iter().cycle();
     const EACH: u64 = 50;
-    let measured = ratio(
+    let measured = turns(
         || (0..EACH).for_each(|_| a.next().into_iter().for_each(|batch| file.append(batch))),
         || runtime.block_on(append_together(&spool, &parts, EACH)),
     );

@@ -26,6 +26,8 @@ pub(crate) const DICTIONARY_1: &[u8] = include_bytes!("dictionary-1.zstd");
 
 /// Payloads up to this length are packed with the dictionary; longer ones find their own repetitions.
 const DICTIONARY_MAX_RAW: usize = 16 << 10;
+/// Small blocks are few a second and wait for the disk; a level below this would save time that nobody misses.
+const SMALL_LEAST_LEVEL: i32 = 3;
 const KEY_ID_BYTES: usize = 4;
 const NONCE_BYTES: usize = 24;
 const TAG_BYTES: usize = 16;
@@ -49,7 +51,7 @@ impl Packer {
         if let Compression::Zstd { level, dictionary } = compression {
             plain = Some(lean(Compressor::new(level)?)?);
             if dictionary {
-                small = Some(lean(Compressor::with_dictionary(level, DICTIONARY_1)?)?);
+                small = Some(lean(Compressor::with_dictionary(level.max(SMALL_LEAST_LEVEL), DICTIONARY_1)?)?);
             }
         }
         Ok(Self { plain, small, cipher: keys.map(|keys| Cipher::new(&keys.current)), compressed: Vec::new() })
