@@ -101,7 +101,9 @@ pub(crate) struct DeadLetters {
     folder: PathBuf,
     max_bytes: u64,
     inner: Mutex<Inner>,
+    /// What is looked at while a write holds `inner`.
     bytes: AtomicU64,
+    counts: [AtomicU64; Stream::ALL.len()],
 }
 
 struct Inner {
@@ -119,6 +121,14 @@ impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Inner").field("letters", &self.letters.len()).finish_non_exhaustive()
     }
+}
+
+/// The block read last, unpacked: neighbouring letters are read from it.
+#[derive(Default)]
+struct LastBlock {
+    segment: u64,
+    offset: u64,
+    letters: Vec<DeadLetter>,
 }
 
 /// Where a letter lies.
@@ -158,8 +168,8 @@ impl DeadLetters {
                 }
             }
         }
-        let bytes = AtomicU64::new(inner.bytes());
-        Ok(Self { disk, folder, max_bytes, inner: Mutex::new(inner), bytes })
+        let (bytes, counts) = (AtomicU64::new(inner.bytes()), inner.counts.map(AtomicU64::new));
+        Ok(Self { disk, folder, max_bytes, inner: Mutex::new(inner), bytes, counts })
     }
 
     /// Bytes on disk.
@@ -179,7 +189,13 @@ impl DeadLetters {
 
     /// How many letters a stream has.
     pub(crate) fn count(&self, stream: Stream) -> u64 {
-        self.inner.lock().counts[stream as usize]
+        self.counts[stream as usize].load(Ordering::Relaxed)
+    }
+
+    fn publish_counts(&self, inner: &Inner) {
+        for (shown, count) in self.counts.iter().zip(inner.counts) {
+            shown.store(count, Ordering::Relaxed);
+        }
     }
 
     /// Keeps letters, durably. A letter that is there already is replaced; its history is kept.
@@ -192,10 +208,11 @@ impl DeadLetters {
         if inner.bytes() + raw as u64 / 2 > self.max_bytes {
             return Err(DeadError::Full { bytes: inner.bytes() });
         }
+        let mut last = LastBlock::default();
         for letter in &mut letters {
             let key = (letter.stream, letter.id.clone());
             if let Some(&place) = inner.letters.get(&key)
-                && let Some(earlier) = self.read(&mut inner, place)?
+                && let Some(earlier) = self.read(&mut inner, place, &mut last)?
             {
                 letter.attempts = letter.attempts.saturating_add(earlier.attempts);
                 letter.first_attempt_at = letter.first_attempt_at.min(earlier.first_attempt_at);
@@ -212,19 +229,20 @@ impl DeadLetters {
         places.sort_unstable();
         let mut letters = Vec::new();
         let mut skipped = 0;
+        let mut last = LastBlock::default();
         for place in places {
             if letters.len() >= limit {
                 break;
             }
-            let Some(letter) = self.read(&mut inner, place)? else { continue };
-            if !filter.matches(&letter) {
+            let Some(letter) = self.read(&mut inner, place, &mut last)? else { continue };
+            if !filter.matches(letter) {
                 continue;
             }
             if skipped < skip {
                 skipped += 1;
                 continue;
             }
-            letters.push(letter);
+            letters.push(letter.clone());
         }
         Ok(letters)
     }
@@ -254,6 +272,7 @@ impl DeadLetters {
         let header = header(Kind::DeadRemoved, keys.len());
         self.write(&mut inner, header, &encode(&keys))?;
         keys.iter().for_each(|key| inner.forget(key));
+        self.publish_counts(&inner);
         let live: u64 = inner.letters.values().map(|place| u64::from(place.bytes)).sum();
         if inner.letters.is_empty() || inner.bytes() > 2 * live + SEGMENT_BYTES {
             self.compact(&mut inner)?;
@@ -269,10 +288,11 @@ impl DeadLetters {
         let places: BTreeSet<Place> = inner.letters.values().copied().collect();
         let mut letters = Vec::new();
         let mut raw = 0;
+        let mut last = LastBlock::default();
         for place in places {
-            if let Some(letter) = self.read(inner, place)? {
+            if let Some(letter) = self.read(inner, place, &mut last)? {
                 raw += letter.record.len();
-                letters.push(letter);
+                letters.push(letter.clone());
             }
             if raw >= BLOCK_RAW_BYTES {
                 self.write_letters(inner, &std::mem::take(&mut letters))?;
@@ -301,6 +321,7 @@ impl DeadLetters {
             let payload = encode(&now.to_vec());
             let (segment, offset, header) = self.write(inner, header(Kind::DeadLetters, now.len()), &payload)?;
             inner.enter_letters(segment, offset, &header, now);
+            self.publish_counts(inner);
             letters = later;
         }
         Ok(())
@@ -349,17 +370,32 @@ impl DeadLetters {
         Ok((segment, end, header))
     }
 
-    fn read(&self, inner: &mut Inner, place: Place) -> Result<Option<DeadLetter>, DeadError> {
-        let path = segment::path(&self.folder, place.segment);
+    /// The letter at a place; `None` where its block is damaged.
+    fn read<'a>(
+        &self,
+        inner: &mut Inner,
+        place: Place,
+        last: &'a mut LastBlock,
+    ) -> Result<Option<&'a DeadLetter>, DeadError> {
+        if (last.segment, last.offset) != (place.segment, place.offset) || last.letters.is_empty() {
+            let letters = self.read_block(inner, place.segment, place.offset)?;
+            *last = LastBlock { segment: place.segment, offset: place.offset, letters };
+        }
+        Ok(last.letters.get(place.nth as usize))
+    }
+
+    /// The letters of a block; none where it is damaged.
+    fn read_block(&self, inner: &mut Inner, segment: u64, offset: u64) -> Result<Vec<DeadLetter>, DeadError> {
+        let path = segment::path(&self.folder, segment);
         let file = self.disk.open(&path).map_err(io_error(path.clone()))?;
         let len = file.len().map_err(io_error(path.clone()))?;
-        let mut walker = Walker::new(file, place.offset, len);
-        let Some(Found::Block { header, payload, .. }) = walker.next().map_err(io_error(path))? else {
-            return Ok(None);
+        let Some(Found::Block { header, payload, .. }) =
+            Walker::new(file, offset, len).next().map_err(io_error(path))?
+        else {
+            return Ok(Vec::new());
         };
-        let letters = inner.unpacker.unpack(place.segment, &header, &payload).ok();
-        let letters = letters.and_then(|raw| decode::<Vec<DeadLetter>>(&raw)).unwrap_or_default();
-        Ok(letters.into_iter().nth(place.nth as usize))
+        let raw = inner.unpacker.unpack(segment, &header, &payload).ok();
+        Ok(raw.and_then(|raw| decode(&raw)).unwrap_or_default())
     }
 }
 
