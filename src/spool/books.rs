@@ -96,9 +96,9 @@ impl Books {
             .map(|(&segment, _)| segment)
     }
 
-    /// Where the synced part of a segment ends; `len` is its file's length.
-    pub(crate) fn written_end(&self, segment: u64, len: u64) -> u64 {
-        if segment == self.position.0 { self.position.1.min(len) } else { len }
+    /// Where the synced part of a segment that is being written ends; `None` where all of the file is.
+    pub(crate) fn written_end(&self, segment: u64) -> Option<u64> {
+        (segment == self.position.0).then_some(self.position.1)
     }
 
     /// The segments that nothing needs any more: all delivered, and a newer segment knows it.

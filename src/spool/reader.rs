@@ -262,7 +262,9 @@ impl Reader {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Sought::Missing(missing)),
             Err(error) => return Err(io(error)),
         };
-        let end = core.books.lock().written_end(segment, file.len().map_err(io)?);
+        let synced = core.books.lock().written_end(segment);
+        let len = file.len().map_err(io)?;
+        let end = synced.map_or(len, |synced| synced.min(len));
         let mut walker = Walker::new(Arc::clone(&file), 0, end);
         while let Some(found) = walker.next().map_err(io)? {
             match found {

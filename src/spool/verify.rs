@@ -190,7 +190,7 @@ impl<'a> Check<'a> {
         Ok(())
     }
 
-    /// A file of this spool, and its length; `None` if it has gone since, as it may while the spool works.
+    /// A file of this spool up to `end`, and its length; `None` if it has gone since, as it may while the spool works.
     fn open(&mut self, folder: &Path, segment: u64, end: Option<u64>) -> io::Result<Option<(Walker, u64)>> {
         let file = match self.core.disk.open(&segment::path(folder, segment)) {
             Ok(file) => file,
@@ -198,12 +198,7 @@ impl<'a> Check<'a> {
             Err(error) => return Err(error),
         };
         let len = file.len()?;
-        let end = match end {
-            Some(end) => end.min(len),
-            // What lies behind the last whole block is looked at where nobody is about to write there.
-            None if self.core.read_only => len,
-            None => self.core.books.lock().written_end(segment, len),
-        };
+        let end = end.map_or(len, |end| end.min(len));
         self.report.files += 1;
         self.report.bytes += end;
         Ok(Some((Walker::new(file, 0, end), end)))
@@ -213,8 +208,15 @@ impl<'a> Check<'a> {
     fn segment(&mut self, segment: u64, after: Option<u64>, torn: Option<&Damage>) -> io::Result<()> {
         let folder = self.core.journal_folder();
         let path = segment::path(&folder, segment);
-        let mut expected = Stream::ALL.map(|stream| self.core.books.lock().ordinals_of(segment, stream).start);
-        let Some((mut walker, _)) = self.open(&folder, segment, None)? else { return Ok(()) };
+        // Both in one look, before the file's: what is appended or sealed meanwhile is neither walked nor missed.
+        let (ordinals, synced) = {
+            let books = self.core.books.lock();
+            (Stream::ALL.map(|stream| books.ordinals_of(segment, stream)), books.written_end(segment))
+        };
+        let mut expected = ordinals.each_ref().map(|ordinals| ordinals.start);
+        // What lies behind the last whole block is looked at where nobody is about to write there.
+        let end = synced.filter(|_| !self.core.read_only);
+        let Some((mut walker, _)) = self.open(&folder, segment, end)? else { return Ok(()) };
         let mut last: Option<LastDamage> = None;
         while let Some(found) = walker.next()? {
             match found {
@@ -241,7 +243,7 @@ impl<'a> Check<'a> {
             }
         }
         for stream in Stream::ALL {
-            let gap = expected[stream as usize]..self.core.books.lock().ordinals_of(segment, stream).end;
+            let gap = expected[stream as usize]..ordinals[stream as usize].end;
             let next_is_missing = after.is_some_and(|after| after != segment + 1);
             let place = if next_is_missing { segment::path(&folder, segment + 1) } else { path.clone() };
             self.missing(&place, stream, gap, &mut last);
