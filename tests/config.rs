@@ -310,6 +310,76 @@ fn a_redis_sink_without_an_address_takes_livekits() {
 }
 
 #[test]
+fn of_livekits_redis_a_cluster_and_tls_are_taken_and_what_cannot_be_is_refused_with_the_way_out() {
+    let sink = "sinks: [{name: cache, type: redis}]\n";
+    let cluster = parse(&format!("redis: {{cluster_addresses: ['a:1', 'b:2'], tls: {{enabled: true}}}}\n{sink}"));
+    let cluster = cluster.unwrap();
+    let Target::Redis(options) = &cluster.sinks[0].target else { panic!("redis") };
+    assert_eq!(options.url, "rediss://a:1/0");
+    for (redis, words) in [
+        ("sentinel_master_name: m, sentinel_addresses: ['s:26379']", "give the master's own address in url"),
+        ("address: 'r:1', sentinel_addresses: ['s:26379']", "it names sentinels"),
+        ("address: 'r:1', tls: {enabled: true, ca_cert_file: /ca.pem}", "give a rediss:// url"),
+        ("address: 'r:1', tls: {enabled: true, insecure: true}", "give a rediss:// url"),
+    ] {
+        assert_error(&format!("redis: {{{redis}}}\n{sink}"), &["c.yaml:2: sinks[0].url: missing", words]);
+        let own = format!("redis: {{{redis}}}\nsinks: [{{name: cache, type: redis, url: 'redis://own'}}]\n");
+        assert!(parse(&own).is_ok(), "with an address of its own, LiveKit's does not matter: {redis}");
+    }
+}
+
+#[test]
+fn livekits_key_file_is_read_as_livekit_reads_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("keys.yaml");
+    std::fs::write(&file, "# made by hand\nAPIa: \"hunter2\"\nAPIb:   x # the old one\n").unwrap();
+    let with = |path: &Path| format!("keys: {{APIc: y, APIa: z}}\nkey_file: {}\n{OPENVIDU}", path.display());
+    let config = parse(&with(&file)).unwrap();
+    let keys: Vec<_> = config.ingest.keys.iter().map(|(key, secret)| (key.as_str(), secret.expose())).collect();
+    assert_eq!(keys, [("APIa", "hunter2"), ("APIb", "x"), ("APIc", "y")]);
+    assert!(parse(&format!("key_file: {}\ningest: {{auth: livekit}}\n", file.display())).is_ok());
+    let missing = folder.path().join("missing.yaml");
+    assert_error(&with(&missing), &["c.yaml:2: key_file: cannot read", "missing.yaml"]);
+    std::fs::write(&file, "hunter2").unwrap();
+    assert_error(&with(&file), &["key_file: what", "holds is something else; expected `key: secret`, one a line"]);
+    assert!(!errors(&with(&file)).contains("hunter2"));
+}
+
+#[test]
+fn limits_that_the_memory_can_never_hold_are_refused_with_both_values_and_the_way_out() {
+    assert_error(
+        "ingest:\n  memory: {max_bytes: 8MiB}\n  grpc: {max_message_bytes: 7MiB}\n  http: {max_body_bytes: 6MiB}\n",
+        &[
+            "c.yaml:3: ingest.grpc.max_message_bytes: 7MiB never fits: of ingest.memory.max_bytes (8MiB) one sender gets \
+             6MiB at most; lower max_message_bytes, or raise ingest.memory.max_bytes to 10MiB or more",
+        ],
+    );
+    assert_error(
+        "ingest: {memory: {max_bytes: 16MiB}}",
+        &["ingest.http.max_body_bytes: 16MiB (the default) never fits", "to 22MiB or more"],
+    );
+    assert!(parse("ingest: {memory: {max_bytes: 22MiB}}").is_ok(), "what the message says is enough");
+    assert!(parse("ingest: {memory: {max_bytes: 6MiB}, http: {listen: none}}").is_ok(), "nothing comes in there");
+}
+
+#[test]
+fn an_address_that_others_reach_needs_authentication() {
+    for listen in ["0.0.0.0:7890", "':7890'", "'[::]:7890'", "192.0.2.1:7890"] {
+        for server in ["grpc", "http"] {
+            let exposed = format!("ingest: {{{server}: {{listen: {listen}}}}}");
+            let path = format!("ingest.{server}.listen: ");
+            assert_error(&exposed, &[&path, "can be reached from other machines", "or set `ingest.auth` to livekit"]);
+        }
+    }
+    for ours in ["127.0.0.1:7890", "'[::1]:7890'", "'[::ffff:127.0.0.1]:7890'", "localhost:7890", "'unix:/run/x.sock'"]
+    {
+        assert!(parse(&format!("ingest: {{grpc: {{listen: {ours}}}}}")).is_ok(), "{ours}");
+    }
+    let authenticated = "ingest: {grpc: {listen: ':7890'}, auth: {mode: tokens, tokens: [sixteen-and-more]}}";
+    assert!(parse(authenticated).is_ok());
+}
+
+#[test]
 fn who_may_send_is_a_word_or_a_section() {
     assert!(matches!(parse("ingest: {auth: none}").unwrap().ingest.auth, AuthOptions::None));
     assert!(matches!(parse("ingest: {auth: livekit}\nkeys: {a: b}").unwrap().ingest.auth, AuthOptions::Livekit));
@@ -318,9 +388,13 @@ fn who_may_send_is_a_word_or_a_section() {
         &[("LIVEKIT_KEYS", "APIa: hunter2\nAPIb: x\n")],
     );
     assert_eq!(from_environment.unwrap().ingest.keys.keys().collect::<Vec<_>>(), ["APIa", "APIb"]);
-    let tokens = parse("ingest: {auth: {mode: tokens, tokens: [abc]}}").unwrap().ingest.auth;
-    assert!(matches!(tokens, AuthOptions::Tokens(tokens) if tokens[0].matches("abc")));
+    let tokens = parse("ingest: {auth: {mode: tokens, tokens: [sixteen-and-more]}}").unwrap().ingest.auth;
+    assert!(matches!(tokens, AuthOptions::Tokens(tokens) if tokens[0].matches("sixteen-and-more")));
     assert_error("ingest: {auth: tokens}", &["ingest.auth.tokens: missing"]);
+    assert_error(
+        "ingest: {auth: {mode: tokens, tokens: [fifteen-letters]}}",
+        &["ingest.auth.tokens: one is shorter than 16 characters"],
+    );
     assert_error("ingest: {auth: livekit}", &["needs API keys"]);
     assert_error("ingest: {auth: mtls}", &["mtls needs ingest.tls with a client_ca"]);
     assert_error("ingest: {tls: {key: x}}", &["ingest.tls.certificate: missing"]);
@@ -347,7 +421,7 @@ fn no_secret_is_in_debug_output_or_in_an_error() {
     let config = parse(&format!(
         "{OPENVIDU}keys: {{API: hunter2}}\nredis: {{address: r, password: hunter2}}\nadmin: {{token: hunter2}}\n\
          documents: {{redact: pii, pii_key: hunter2}}\nspool: {{encryption: {{key: '{KEY}', old_keys: ['{KEY}']}}}}\n\
-         ingest: {{auth: {{mode: tokens, tokens: [hunter2], keys: {{b: hunter2}}}}}}\n\
+         ingest: {{auth: {{mode: tokens, tokens: [hunter2-of-some-length], keys: {{b: hunter2}}}}}}\n\
          sinks: [{{name: r, type: redis}}, {{name: m, type: mongodb, uri: 'mongodb://u:hunter2@h/?appName=x'}}]\n",
     ))
     .unwrap();

@@ -10,6 +10,7 @@ use super::{
     model::EncryptionKey,
     reader::nearest,
     units::{human_duration, human_size, parse_duration, parse_size},
+    yaml::{self, Value},
 };
 use crate::{
     ingest::LivekitKeys,
@@ -148,13 +149,17 @@ pub(super) fn encryption_key() -> Kind<EncryptionKey> {
     kind
 }
 
-/// LiveKit API keys and their secrets as text: `key: secret`, one a line.
+/// LiveKit API keys and their secrets as text, which LiveKit reads as YAML.
 pub(super) fn api_keys() -> Kind<LivekitKeys> {
     let mut kind = Kind::new("`key: secret`, one a line, as in LIVEKIT_KEYS", |found| {
-        let pairs = found.text.lines().filter(|line| !line.trim().is_empty()).map(|line| {
-            let (key, secret) = line.split_once(':')?;
-            let (key, secret) = (key.trim(), secret.trim());
-            (!key.is_empty() && !secret.is_empty()).then(|| (key.to_owned(), Secret::new(secret)))
+        let Ok(Value::Map(pairs)) = yaml::parse(found.text).map(|node| node.value) else {
+            return Err("is something else".to_owned());
+        };
+        let pairs = pairs.into_iter().map(|(key, node)| match node.value {
+            Value::Scalar(secret) if !secret.is_null() && !secret.text.is_empty() => {
+                Some((key.text, Secret::new(secret.text)))
+            }
+            _ => None,
         });
         let keys: Option<LivekitKeys> = pairs.collect();
         keys.filter(|keys| !keys.is_empty()).ok_or_else(|| "is something else".to_owned())
@@ -205,7 +210,7 @@ impl Listen {
     #[must_use]
     pub fn is_local(&self) -> bool {
         match self {
-            Self::Tcp(address) => address.ip().is_loopback(),
+            Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
             Self::Unix(_) => true,
         }
     }

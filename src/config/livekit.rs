@@ -1,16 +1,17 @@
 //! LiveKit's own config file, as OpenVidu's fork extends it: `openvidu.analytics` names the MongoDB server, `redis` the
-//! Redis server, `keys` the API keys. Its other keys are LiveKit's business and ignored.
+//! Redis server, `keys` and `key_file` the API keys. Its other keys are LiveKit's business and ignored.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    kinds::{boolean, duration, integer, or_never, secret, text, uri},
+    kinds::{api_keys, boolean, duration, integer, or_never, path, secret, text, uri},
+    read::read_file,
     reader::Section,
 };
 use crate::secret::Secret;
 
 /// Top-level keys of LiveKit's config, besides those read here.
-pub(super) const OTHER_KEYS: [&str; 30] = [
+pub(super) const OTHER_KEYS: [&str; 29] = [
     "agents",
     "api",
     "audio",
@@ -20,7 +21,6 @@ pub(super) const OTHER_KEYS: [&str; 30] = [
     "enable_data_tracks",
     "environment",
     "ingress",
-    "key_file",
     "limit",
     "log_level",
     "logging",
@@ -44,14 +44,14 @@ pub(super) const OTHER_KEYS: [&str; 30] = [
 ];
 
 /// Top-level keys of LiveKit's config that are read here.
-pub(super) const READ_KEYS: [&str; 3] = ["openvidu", "redis", "keys"];
+pub(super) const READ_KEYS: [&str; 4] = ["openvidu", "redis", "keys", "key_file"];
 
 /// What a LiveKit config says that concerns this program.
 #[derive(Default)]
 pub(super) struct Livekit {
     pub(super) analytics: Option<Analytics>,
-    /// The Redis server, as a URL.
-    pub(super) redis: Option<Secret>,
+    /// The Redis server, as a URL, or why it cannot be reached as LiveKit does.
+    pub(super) redis: Option<Result<Secret, &'static str>>,
     pub(super) keys: BTreeMap<String, Secret>,
 }
 
@@ -69,8 +69,17 @@ impl Livekit {
     pub(super) fn read(root: &mut Section<'_>) -> Self {
         let analytics = root.has("openvidu").then(|| root.section("openvidu")).and_then(read_analytics);
         let redis = root.has("redis").then(|| read_redis(root.section("redis"))).flatten();
-        Self { analytics, redis, keys: root.map("keys", &secret()) }
+        Self { analytics, redis, keys: read_keys(root) }
     }
+}
+
+/// `keys`, and those of the `key_file` over them, as LiveKit does.
+fn read_keys(root: &mut Section<'_>) -> BTreeMap<String, Secret> {
+    let mut keys = root.map("keys", &secret());
+    if let Some(file) = root.get("key_file", &path()) {
+        keys.extend(read_file(root, "key_file", &file, &api_keys()).unwrap_or_default());
+    }
+    keys
 }
 
 fn read_analytics(mut openvidu: Section<'_>) -> Option<Analytics> {
@@ -96,9 +105,23 @@ fn read_analytics(mut openvidu: Section<'_>) -> Option<Analytics> {
     Some(analytics)
 }
 
-fn read_redis(mut section: Section<'_>) -> Option<Secret> {
-    let address = section.get("address", &text())?;
-    let tls = section.get_or("use_tls", false, &boolean());
+fn read_redis(mut section: Section<'_>) -> Option<Result<Secret, &'static str>> {
+    // LiveKit's order: sentinels, else a cluster, else the address.
+    if section.list("sentinel_addresses", &text()).is_some_and(|addresses| !addresses.is_empty()) {
+        return Some(Err("it names sentinels (sentinel_addresses); give the master's own address in url"));
+    }
+    let cluster = section.list("cluster_addresses", &text()).unwrap_or_default();
+    let address = section.get("address", &text());
+    // Any node names the others.
+    let address = cluster.into_iter().next().or(address)?;
+    let mut tls = section.section("tls");
+    let own_tls = tls.get_or("enabled", false, &boolean());
+    let unverified = tls.get_or("insecure", false, &boolean());
+    if own_tls && (unverified || ["server_name", "ca_cert_file", "client_cert_file"].iter().any(|key| tls.has(key))) {
+        return Some(Err("its tls: names certificates or checks of its own; give a rediss:// url, whose certificate \
+                         the system's authorities have to vouch for"));
+    }
+    let tls = own_tls || section.get_or("use_tls", false, &boolean());
     let user = section.get("username", &text()).unwrap_or_default();
     let password = section.get("password", &secret());
     let database = section.get_or("db", 0, &integer(0, 1_000_000));
@@ -108,7 +131,7 @@ fn read_redis(mut section: Section<'_>) -> Option<Secret> {
         None => format!("{}@", percent_encoded(&user)),
     };
     let scheme = if tls { "rediss" } else { "redis" };
-    Some(Secret::new(format!("{scheme}://{credentials}{address}/{database}")))
+    Some(Ok(Secret::new(format!("{scheme}://{credentials}{address}/{database}"))))
 }
 
 fn percent_encoded(text: &str) -> String {

@@ -4,6 +4,7 @@
 //! plain values ([`model`]); everything wrong is reported at once, each with source, line, path and what is allowed.
 
 mod expand;
+mod ingest;
 mod kinds;
 mod livekit;
 mod model;
@@ -208,7 +209,7 @@ fn merge(file: Livekit, variable: Option<Livekit>) -> Livekit {
 fn read_own(root: &mut Section<'_>, livekit: &Livekit, use_default_sink: bool) -> Config {
     let data_dir = root.get_or("data_dir", PathBuf::from("./data"), &kinds::path());
     let shutdown_timeout = root.get_or("shutdown_timeout", Duration::from_secs(10), &read::shutdown_timeout());
-    let mut ingest = read::ingest(root.section("ingest"));
+    let mut ingest = ingest::ingest(root.section("ingest"));
     if ingest.keys.is_empty() {
         ingest.keys.clone_from(&livekit.keys);
     }

@@ -4,20 +4,19 @@ use std::{fs, net::SocketAddr, path::Path, time::Duration};
 
 use super::{
     kinds::{
-        Found, Kind, api_keys, boolean, choice, duration, encryption_key, integer, listen, number, or_never, path,
-        secret, sink_name, size, socket_address, stream, text, uri,
+        Found, Kind, boolean, choice, duration, encryption_key, integer, number, or_never, path, secret, sink_name,
+        size, socket_address, stream, text, uri,
     },
     livekit::Livekit,
     model::{
-        AdminConfig, CompressionConfig, EncryptionConfig, GIB, IngestConfig, Listen, LogConfig, LogFormat, LogLevel,
-        MIB, SinkConfig, SpoolConfig, Target, WhenFull,
+        AdminConfig, CompressionConfig, EncryptionConfig, GIB, LogConfig, LogFormat, LogLevel, MIB, SinkConfig,
+        SpoolConfig, Target, WhenFull,
     },
     reader::Section,
 };
 use crate::{
     document::{DocumentOptions, Enums, MONGODB_MAX_DOCUMENT, PiiKey, Redact},
     flush::{BackoffOptions, FlushOptions},
-    ingest::{AuthOptions, ConnectionOptions, GrpcOptions, HttpOptions, LivekitKeys, MemoryOptions, TlsOptions},
     record::{SinkName, Stream},
     sink::{
         file::{Compression, FileOptions},
@@ -26,12 +25,12 @@ use crate::{
     },
 };
 
-const MS: Duration = Duration::from_millis(1);
+pub(super) const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
-const HOUR: Duration = Duration::from_secs(3_600);
-const YEAR: Duration = Duration::from_secs(365 * 86_400);
-const KIB: u64 = 1 << 10;
-const TIB: u64 = 1 << 40;
+pub(super) const HOUR: Duration = Duration::from_secs(3_600);
+pub(super) const YEAR: Duration = Duration::from_secs(365 * 86_400);
+pub(super) const KIB: u64 = 1 << 10;
+pub(super) const TIB: u64 = 1 << 40;
 
 /// The top-level keys of our own.
 pub(super) const OWN_KEYS: [&str; 9] =
@@ -39,140 +38,6 @@ pub(super) const OWN_KEYS: [&str; 9] =
 
 pub(super) fn shutdown_timeout() -> Kind<Duration> {
     duration(Duration::ZERO, HOUR)
-}
-
-pub(super) fn ingest(mut section: Section<'_>) -> IngestConfig {
-    let mut grpc = section.section("grpc");
-    let grpc_listen = grpc.get_or("listen", Some(Listen::local(7890)), &listen().or_word(&["none"]));
-    let defaults = GrpcOptions::default();
-    let grpc_options = GrpcOptions {
-        connections: connections(&mut grpc, &defaults.connections),
-        max_message_bytes: bytes(&mut grpc, "max_message_bytes", defaults.max_message_bytes, KIB, GIB),
-        max_message_records: count(&mut grpc, "max_message_records", defaults.max_message_records, 1, 10_000_000),
-        stream_window: bytes(&mut grpc, "stream_window", defaults.stream_window, KIB, GIB),
-        max_streams_per_connection: count(
-            &mut grpc,
-            "max_streams_per_connection",
-            defaults.max_streams_per_connection,
-            1,
-            1_000_000,
-        ),
-        max_streams: count(&mut grpc, "max_streams", defaults.max_streams, 1, 1_000_000),
-        message_timeout: grpc.get_or("message_timeout", defaults.message_timeout, &duration(MS, HOUR)),
-        idle_stream_timeout: grpc.get_or("idle_stream_timeout", defaults.idle_stream_timeout, &duration(MS, YEAR)),
-        keepalive_interval: grpc.get_or("keepalive_interval", defaults.keepalive_interval, &duration(MS, HOUR)),
-        keepalive_timeout: grpc.get_or("keepalive_timeout", defaults.keepalive_timeout, &duration(MS, HOUR)),
-    };
-    grpc.finish();
-
-    let mut http = section.section("http");
-    let http_listen = http.get_or("listen", Some(Listen::local(7891)), &listen().or_word(&["none"]));
-    let defaults = HttpOptions::default();
-    let http_options = HttpOptions {
-        connections: connections(&mut http, &defaults.connections),
-        max_body_bytes: bytes(&mut http, "max_body_bytes", defaults.max_body_bytes, KIB, GIB),
-        max_request_records: count(&mut http, "max_request_records", defaults.max_request_records, 1, 100_000_000),
-        body_timeout: http.get_or("body_timeout", defaults.body_timeout, &duration(MS, HOUR)),
-    };
-    http.finish();
-
-    let mut memory = section.section("memory");
-    let defaults = MemoryOptions::default();
-    let memory_options = MemoryOptions {
-        max_bytes: bytes(&mut memory, "max_bytes", defaults.max_bytes, MIB, TIB),
-        wait: memory.get_or("wait", defaults.wait, &duration(Duration::ZERO, HOUR)),
-    };
-    memory.finish();
-
-    let tls = section.has("tls").then(|| read_tls(section.section("tls"))).flatten();
-    let (auth, keys) = read_auth(section.section_or_value("auth", "mode"), tls.as_ref());
-    section.finish();
-    IngestConfig {
-        grpc_listen,
-        grpc: grpc_options,
-        http_listen,
-        http: http_options,
-        memory: memory_options,
-        auth,
-        keys,
-        tls,
-    }
-}
-
-fn connections(section: &mut Section<'_>, defaults: &ConnectionOptions) -> ConnectionOptions {
-    ConnectionOptions {
-        max_connections: count(section, "max_connections", defaults.max_connections, 1, 1_000_000),
-        handshake_timeout: section.get_or("handshake_timeout", defaults.handshake_timeout, &duration(MS, HOUR)),
-        header_timeout: section.get_or("header_timeout", defaults.header_timeout, &duration(MS, HOUR)),
-        drain_timeout: defaults.drain_timeout,
-    }
-}
-
-fn read_tls(mut section: Section<'_>) -> Option<TlsOptions> {
-    let certificate = section.get("certificate", &path());
-    let key = section.get("key", &path());
-    for name in ["certificate", "key"] {
-        if !section.has(name) {
-            section.problem(name, "missing: TLS needs a certificate and its key, as paths of PEM files");
-        }
-    }
-    let client_ca = section.get("client_ca", &path());
-    section.finish();
-    Some(TlsOptions { certificate: certificate?, key: key?, client_ca })
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum AuthMode {
-    None,
-    Livekit,
-    Tokens,
-    MutualTls,
-}
-
-fn read_auth(mut section: Section<'_>, tls: Option<&TlsOptions>) -> (AuthOptions, LivekitKeys) {
-    let modes = [
-        ("none", AuthMode::None),
-        ("livekit", AuthMode::Livekit),
-        ("tokens", AuthMode::Tokens),
-        ("mtls", AuthMode::MutualTls),
-    ];
-    let mode = section.get_or("mode", AuthMode::None, &choice(&modes));
-    let mut tokens = section.list("tokens", &secret()).unwrap_or_default();
-    tokens.extend(
-        section
-            .list("token_files", &path())
-            .unwrap_or_default()
-            .iter()
-            .filter_map(|path| read_file(&section, "token_files", path, &secret())),
-    );
-    let keys = read_keys(&mut section);
-    if mode == AuthMode::Tokens && tokens.is_empty() {
-        section.problem("tokens", "missing: mode tokens needs at least one, in tokens or token_files");
-    }
-    if mode == AuthMode::MutualTls && tls.and_then(|tls| tls.client_ca.as_ref()).is_none() {
-        section.problem("mode", "mtls needs ingest.tls with a client_ca that signs the senders' certificates");
-    }
-    section.finish();
-    let auth = match mode {
-        AuthMode::None => AuthOptions::None,
-        AuthMode::Livekit => AuthOptions::Livekit,
-        AuthMode::Tokens => AuthOptions::Tokens(tokens),
-        AuthMode::MutualTls => AuthOptions::MutualTls,
-    };
-    (auth, keys)
-}
-
-/// API keys as a map, as LiveKit's `LIVEKIT_KEYS` has them (`key: secret`, one a line), or from a file of such lines.
-fn read_keys(section: &mut Section<'_>) -> LivekitKeys {
-    let lines = api_keys();
-    let mut keys = match section.is_value("keys") {
-        true => section.get("keys", &lines).unwrap_or_default(),
-        false => section.map("keys", &secret()),
-    };
-    if let Some(file) = section.get("keys_file", &path()) {
-        keys.extend(read_file(section, "keys_file", &file, &lines).unwrap_or_default());
-    }
-    keys
 }
 
 pub(super) fn admin(mut section: Section<'_>) -> AdminConfig {
@@ -366,10 +231,18 @@ fn redis(section: &mut Section<'_>, flush: &FlushOptions, livekit: &Livekit) -> 
     let defaults = RedisOptions::default();
     let own = value_or_file(section, "url", "url_file", &uri(&["redis", "rediss"]));
     let named = section.has("url") || section.has("url_file");
-    let url = if named { own } else { livekit.redis.clone() };
-    if !named && url.is_none() {
-        section.problem("url", "missing: expected redis://… or rediss://… (or LiveKit's redis: section)");
-    }
+    let url = match &livekit.redis {
+        _ if named => own,
+        Some(Ok(url)) => Some(url.clone()),
+        Some(Err(why)) => {
+            section.problem("url", format!("missing, and LiveKit's redis: section does not do: {why}"));
+            None
+        }
+        None => {
+            section.problem("url", "missing: expected redis://… or rediss://… (or LiveKit's redis: section)");
+            None
+        }
+    };
     let options = RedisOptions {
         expiration: section.get_or("expiration", defaults.expiration, &or_never()),
         url: url?.expose().to_owned(),
@@ -435,7 +308,7 @@ fn value_or_file<T>(section: &mut Section<'_>, key: &'static str, file_key: &'st
     value.or_else(|| read_file(section, file_key, &file?, kind))
 }
 
-fn read_file<T>(section: &Section<'_>, key: &str, path: &Path, kind: &Kind<T>) -> Option<T> {
+pub(super) fn read_file<T>(section: &Section<'_>, key: &str, path: &Path, kind: &Kind<T>) -> Option<T> {
     let content = match fs::read_to_string(path) {
         Ok(content) => content,
         Err(error) => {
@@ -452,10 +325,16 @@ fn read_file<T>(section: &Section<'_>, key: &str, path: &Path, kind: &Kind<T>) -
     }
 }
 
-fn bytes(section: &mut Section<'_>, key: &'static str, default: usize, min: u64, max: u64) -> usize {
+pub(super) fn bytes(section: &mut Section<'_>, key: &'static str, default: usize, min: u64, max: u64) -> usize {
     section.get(key, &size(min, max)).and_then(|value| usize::try_from(value).ok()).unwrap_or(default)
 }
 
-fn count<T: TryFrom<u64>>(section: &mut Section<'_>, key: &'static str, default: T, min: u64, max: u64) -> T {
+pub(super) fn count<T: TryFrom<u64>>(
+    section: &mut Section<'_>,
+    key: &'static str,
+    default: T,
+    min: u64,
+    max: u64,
+) -> T {
     section.get(key, &number(min, max)).and_then(|value| T::try_from(value).ok()).unwrap_or(default)
 }

@@ -18,6 +18,8 @@ use super::{
 pub const AUDIENCE: &str = "livekit-spool";
 /// A sender's token is valid this long at most, so that one that leaks is soon worth nothing.
 const MAX_VALIDITY_SECONDS: u64 = 10 * 60;
+/// A static token is at least this long.
+pub const MIN_TOKEN_LENGTH: usize = 16;
 /// Clocks may differ by this much.
 const LEEWAY_SECONDS: u64 = 30;
 
@@ -101,7 +103,7 @@ impl Gate {
             }
             AuthOptions::Livekit if keys.is_empty() => Err(ServeError::NoKeys),
             AuthOptions::Tokens(tokens)
-                if tokens.is_empty() || tokens.iter().any(|token| token.expose().len() < 16) =>
+                if tokens.is_empty() || tokens.iter().any(|token| token.expose().len() < MIN_TOKEN_LENGTH) =>
             {
                 Err(ServeError::NoTokens)
             }

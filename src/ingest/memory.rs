@@ -11,6 +11,20 @@ const MODEST: usize = 64 * 1024;
 /// The reserve is this part of the whole.
 const RESERVE_PART: usize = 4;
 
+impl MemoryOptions {
+    /// What one sender, and so one message or body, can get at most.
+    #[must_use]
+    pub const fn largest_share(&self) -> usize {
+        self.max_bytes - self.max_bytes / RESERVE_PART
+    }
+
+    /// The least `max_bytes` of which one sender can get this much.
+    #[must_use]
+    pub const fn enough_for(share: usize) -> usize {
+        (share * RESERVE_PART).div_ceil(RESERVE_PART - 1)
+    }
+}
+
 /// Bytes that may wait; whoever finds none left waits for a while, then is refused.
 #[derive(Debug)]
 pub(super) struct Budget {
@@ -51,8 +65,8 @@ impl Pool {
 
 impl Budget {
     pub(super) fn new(options: &MemoryOptions) -> Self {
-        let reserve = options.max_bytes / RESERVE_PART;
-        Self { common: Pool::new(options.max_bytes - reserve), reserve: Pool::new(reserve), wait: options.wait }
+        let common = options.largest_share();
+        Self { common: Pool::new(common), reserve: Pool::new(options.max_bytes - common), wait: options.wait }
     }
 
     /// Adds room for `bytes` to a share of a sender that holds `elsewhere` besides it. Cancel-safe.

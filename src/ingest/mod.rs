@@ -31,7 +31,7 @@ mod tls;
 mod webhook;
 pub mod wire;
 
-pub use auth::{AUDIENCE, Gate};
+pub use auth::{AUDIENCE, Gate, MIN_TOKEN_LENGTH};
 pub use fanout::{Append, CannotAppend, Filter, Intake, Target};
 pub use listener::Listener;
 pub use options::{
