@@ -177,8 +177,9 @@ fn messages(batch: &RecordBatch, per_message: usize) -> Vec<Bytes> {
     }
 }
 
-/// Messages are bytes already; the answer holds nothing.
-struct BytesCodec;
+/// For calls whose messages are bytes already, and whose answer holds nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct BytesCodec;
 
 impl Codec for BytesCodec {
     type Encode = Bytes;

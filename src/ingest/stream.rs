@@ -1,13 +1,14 @@
 //! One recorder stream: messages in, batches to the spools, one answer at the end that covers them all.
 //!
-//! While a batch is on its way to the disk, the messages that come in are gathered into the next one: a stream of single
-//! events costs one sync per batch, not per event. At most `window` bytes (and the message that crosses it) are taken off
-//! and not yet durable; then the stream is read no further, and HTTP/2 flow control slows the sender down.
+//! While batches are on their way to the disk, the messages that come in are gathered into the next one: a stream of single
+//! events costs one sync per batch, not per event. A good part of a window is handed over at once, so that the spool finds
+//! it waiting when its last sync is done. At most `window` bytes (and the message that crosses it) are taken off and not
+//! yet durable; then the stream is read no further, and HTTP/2 flow control slows the sender down.
 
-use std::sync::Arc;
+use std::{sync::Arc, task::Poll};
 
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::{StreamExt, future::BoxFuture, poll, stream::FuturesUnordered};
 use hyper::body::Body;
 use tokio_util::sync::CancellationToken;
 
@@ -21,6 +22,8 @@ use crate::record::{RecordBatch, RecordBatchBuilder, Stream, now_millis};
 
 /// After this many bytes other streams get their turn, however fast this one sends.
 const TURN: usize = 32 * 1024;
+/// This part of a window is handed over although other batches are still on their way.
+const BATCH_PART: usize = 4;
 
 /// What a stream's messages become.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +46,7 @@ where
     B::Error: std::fmt::Display,
 {
     let mut gathered = Gathered::default();
-    let mut append = InFlight::default();
+    let mut appends = Appends::default();
     let mut end: Option<Result<(), Refusal>> = None;
     let (mut held_back, mut turn) = (false, 0);
     loop {
@@ -51,17 +54,18 @@ where
             turn = 0;
             tokio::task::yield_now().await;
         }
-        if append.is_idle()
+        if (appends.is_idle() || end.is_some() || gathered.bytes() >= options.window / BATCH_PART)
             && let Some((batch, share)) = gathered.take()
+            && let Err(refusal) = appends.begin(Arc::clone(&intake), batch, share).await
         {
-            append.begin(Arc::clone(&intake), batch, share);
+            end = Some(Err(refusal));
         }
-        if append.is_idle()
+        if appends.is_idle()
             && let Some(end) = end
         {
             return end;
         }
-        let held = gathered.bytes() + append.bytes;
+        let held = gathered.bytes() + appends.bytes;
         frames.holds(held);
         let reads = end.is_none() && held < options.window;
         if reads && held_back {
@@ -69,9 +73,12 @@ where
         }
         held_back = end.is_none() && !reads;
         tokio::select! {
-            done = append.done(), if !append.is_idle() => {
-                append = InFlight::default();
-                done?;
+            appended = appends.next(), if !appends.is_idle() => {
+                if let Err(refusal) = appended {
+                    // the sender has to resend all of it: nothing more is handed over
+                    gathered = Gathered::default();
+                    end = Some(Err(refusal));
+                }
             }
             message = frames.next(), if reads => match message {
                 Ok(Some(message)) => {
@@ -90,7 +97,7 @@ where
     }
 }
 
-/// Records that wait for the batch before them to be durable.
+/// Records that wait to be handed over.
 #[derive(Default)]
 struct Gathered {
     first: Option<RecordBatch>,
@@ -131,30 +138,44 @@ impl Gathered {
     }
 }
 
-/// The batch on its way to the disk.
+/// Batches on their way to the disk.
 #[derive(Default)]
-struct InFlight {
-    future: Option<BoxFuture<'static, Result<(), Refusal>>>,
+struct Appends {
+    under_way: FuturesUnordered<BoxFuture<'static, (usize, Result<(), Refusal>)>>,
     bytes: usize,
 }
 
-impl InFlight {
-    const fn is_idle(&self) -> bool {
-        self.future.is_none()
+impl Appends {
+    fn is_idle(&self) -> bool {
+        self.under_way.is_empty()
     }
 
-    fn begin(&mut self, intake: Arc<Intake>, batch: RecordBatch, share: Share) {
-        self.bytes = batch.bytes().len();
-        self.future = Some(Box::pin(async move {
+    /// Hands a batch over; an error where it was refused at once.
+    async fn begin(&mut self, intake: Arc<Intake>, batch: RecordBatch, share: Share) -> Result<(), Refusal> {
+        let bytes = batch.bytes().len();
+        let mut append: BoxFuture<'static, _> = Box::pin(async move {
             let result = intake.append(Protocol::Grpc, batch).await;
             drop(share);
-            result
-        }));
+            (bytes, result)
+        });
+        // the first poll puts it into the spools' queues: there it must stand before the next one
+        match poll!(&mut append) {
+            Poll::Ready((_, result)) => result,
+            Poll::Pending => {
+                self.bytes += bytes;
+                self.under_way.push(append);
+                Ok(())
+            }
+        }
     }
 
-    async fn done(&mut self) -> Result<(), Refusal> {
-        match &mut self.future {
-            Some(future) => future.await,
+    /// How one of them ended. Cancel-safe.
+    async fn next(&mut self) -> Result<(), Refusal> {
+        match self.under_way.next().await {
+            Some((bytes, result)) => {
+                self.bytes -= bytes;
+                result
+            }
             None => std::future::pending().await,
         }
     }

@@ -1,12 +1,17 @@
 //! gRPC as LiveKit speaks it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures::StreamExt;
 use livekit_protocol::{AnalyticsEvent, AnalyticsEvents, AnalyticsNodeRooms, AnalyticsStat, AnalyticsStats};
 use livekit_spool::{
-    ingest::{GrpcOptions, MemoryOptions, Refused},
-    record::Stream,
+    ingest::{
+        GrpcOptions, MemoryOptions, Refused,
+        client::{BytesCodec, Client, Credentials, Target},
+    },
+    record::{RecordBatchBuilder, Stream},
+    spool::{PeekFrom, Spool, SpoolOptions},
 };
 use prost::Message;
 use tokio::sync::mpsc;
@@ -18,7 +23,7 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
-use crate::support::{Mood, bundled, eventually, open_gate, serve_grpc, serve_grpc_with, within};
+use crate::support::{Mood, bundled, eventually, open_gate, serve_grpc, serve_grpc_into, serve_grpc_with, within};
 
 fn events(count: usize, error_bytes: usize) -> AnalyticsEvents {
     let event = |i| AnalyticsEvent { id: format!("AE_{i}"), error: "x".repeat(error_bytes), ..Default::default() };
@@ -78,6 +83,40 @@ async fn messages_that_come_while_a_batch_is_written_share_the_next_one() {
     within(call).await.unwrap().unwrap();
     assert_eq!(server.spool.records(Stream::Events).len(), 101);
     assert!(server.spool.batches() < 10, "{} batches", server.spool.batches());
+}
+
+#[tokio::test]
+async fn batches_wait_at_the_spool_while_an_earlier_one_is_written_and_one_refusal_answers_for_all() {
+    let window = 64 * 1024;
+    let server = serve_grpc(GrpcOptions { stream_window: window, ..Default::default() }, open_gate()).await;
+    server.spool.set(Mood::Hangs);
+    let mut client = server.client().await;
+    let messages = futures::stream::iter(std::iter::repeat_n(events(1, 8 * 1024), 100));
+    let call = tokio::spawn(async move { client.ingest_events(messages).await });
+    server.spool.was_offered(window / 2).await;
+    server.spool.set(Mood::Full);
+    let status = within(call).await.unwrap().unwrap_err();
+    assert_eq!((status.code(), server.refused(Refused::Full)), (Code::ResourceExhausted, 1));
+    assert_eq!((server.spool.batches(), server.intake.snapshot().waiting_bytes), (0, 0));
+}
+
+#[tokio::test]
+async fn a_streams_records_lie_in_the_spool_in_the_order_they_came() {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SpoolOptions { name: "own".into(), min_free_bytes: 0, ..Default::default() };
+    let spool = Arc::new(Spool::open(folder.path(), options).unwrap());
+    // small pieces, so that many batches are on their way at once
+    let options = GrpcOptions { stream_window: 16 * 1024, ..Default::default() };
+    let address = serve_grpc_into(options, Arc::clone(&spool) as _).await;
+    let mut batch = RecordBatchBuilder::new(Stream::Events);
+    (0..5000).for_each(|i| batch.push(&AnalyticsEvent { id: format!("AE_{i}"), ..Default::default() }.encode_to_vec()));
+    let batch = batch.build(0);
+    let target = Target { url: format!("http://{address}"), ca: None, credentials: Credentials::None };
+    within(Client::new(&target).unwrap().send(&batch, 20)).await.unwrap();
+    let kept: Vec<_> =
+        spool.peek(Stream::Events, PeekFrom::Oldest).unwrap().map(|record| record.unwrap().bytes).collect();
+    assert!(kept.iter().map(AsRef::as_ref).eq(batch.iter()), "{} records in another order", kept.len());
+    spool.close().await;
 }
 
 #[tokio::test]
@@ -295,43 +334,6 @@ async fn raw_call(address: std::net::SocketAddr, method: &str, message: &[u8]) -
     let mut grpc = tonic::client::Grpc::new(channel);
     grpc.ready().await.unwrap();
     let path = format!("/livekit.AnalyticsRecorderService/{method}").parse().unwrap();
-    let messages = futures::stream::iter([message.to_vec()]);
-    grpc.client_streaming(tonic::Request::new(messages), path, RawCodec).await.map(drop)
-}
-
-/// Sends bytes as they are, reads nothing.
-struct RawCodec;
-
-impl tonic::codec::Codec for RawCodec {
-    type Encode = Vec<u8>;
-    type Decode = ();
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl tonic::codec::Encoder for RawCodec {
-    type Item = Vec<u8>;
-    type Error = tonic::Status;
-
-    fn encode(&mut self, item: Vec<u8>, out: &mut tonic::codec::EncodeBuf<'_>) -> Result<(), tonic::Status> {
-        bytes::BufMut::put_slice(out, &item);
-        Ok(())
-    }
-}
-
-impl tonic::codec::Decoder for RawCodec {
-    type Item = ();
-    type Error = tonic::Status;
-
-    fn decode(&mut self, _: &mut tonic::codec::DecodeBuf<'_>) -> Result<Option<()>, tonic::Status> {
-        Ok(Some(()))
-    }
+    let messages = futures::stream::iter([Bytes::copy_from_slice(message)]);
+    grpc.client_streaming(tonic::Request::new(messages), path, BytesCodec).await.map(drop)
 }

@@ -57,7 +57,12 @@ impl MemorySpool {
 
     /// Returns once at least one batch was offered.
     pub(crate) async fn was_offered_some(&self) {
-        self.offered.subscribe().wait_for(|bytes| *bytes > 0).await.expect("the sender lives in self");
+        self.was_offered(1).await;
+    }
+
+    /// Returns once batches of so many bytes in all were offered, whether taken or not.
+    pub(crate) async fn was_offered(&self, bytes: usize) {
+        within(self.offered.subscribe().wait_for(|offered| *offered >= bytes)).await.expect("the sender lives in self");
     }
 }
 
@@ -139,6 +144,16 @@ pub(crate) async fn serve_grpc(options: GrpcOptions, gate: Gate) -> Running {
 
 pub(crate) async fn serve_grpc_with(options: GrpcOptions, gate: Gate, memory: &MemoryOptions) -> Running {
     serve(Port::Grpc(options), gate, memory).await
+}
+
+/// gRPC into a spool of the test's own; its address. It runs as long as the test.
+pub(crate) async fn serve_grpc_into(options: GrpcOptions, spool: Arc<dyn Append>) -> SocketAddr {
+    let target = Target { name: SinkName::new("own").unwrap(), required: true, filter: Filter::default(), spool };
+    let intake = Arc::new(Intake::new(vec![target], &MemoryOptions::default()));
+    let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.tcp_address().unwrap();
+    tokio::spawn(grpc::serve(listener, intake, Arc::new(open_gate()), options, std::future::pending()));
+    address
 }
 
 pub(crate) async fn serve_http(options: HttpOptions, gate: Gate) -> Running {
