@@ -52,7 +52,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
 #[derive(Debug)]
 pub(super) struct Problem {
     pub(super) status: StatusCode,
-    message: String,
+    pub(super) message: String,
 }
 
 impl Problem {

@@ -49,7 +49,12 @@ async fn check(State((app, access)): State<(Arc<App>, Access)>, mut request: Req
     };
     let mut response = match verdict {
         Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
+        Err(problem) => {
+            if problem.status == StatusCode::UNAUTHORIZED {
+                app.count_refused(&problem.message);
+            }
+            problem.into_response()
+        }
     };
     let headers = response.headers_mut();
     for (name, value) in [

@@ -6,6 +6,7 @@
 mod demo;
 mod folder;
 mod letters;
+mod open_files;
 mod operate;
 mod rates;
 mod reload;
@@ -134,6 +135,7 @@ struct Addresses {
 /// When it cannot start. Once it runs, nothing ends it but a signal.
 pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
     let mut signals = signals::Signals::new().map_err(RunError::Signals)?;
+    open_files::raise_limit();
     let data = DataFolder::open(&config.data_dir)?;
     if let Some(warning) = folder::volatile(&config.data_dir) {
         tracing::warn!("{warning}");
@@ -241,6 +243,11 @@ impl App {
     #[must_use]
     pub fn encoder(&self) -> &Arc<Encoder> {
         &self.encoder
+    }
+
+    /// Counts, and logs once in a while, that somebody at the admin port did not have the token.
+    pub fn count_refused(&self, why: &str) {
+        self.gate.refuse_admin(why, self.intake.status());
     }
 
     /// Everything now.

@@ -143,6 +143,14 @@ impl Gate {
         Refusal::new(Refused::Unauthenticated, why)
     }
 
+    /// The same for somebody at the admin port.
+    pub(crate) fn refuse_admin(&self, why: &str, status: &IngestStatus) {
+        status.count_refused(Protocol::Admin, Refused::Unauthenticated);
+        if let Some(more) = self.failures.admit() {
+            tracing::warn!(protocol = Protocol::Admin.as_str(), why, more, "somebody was refused");
+        }
+    }
+
     /// A token by which a sender names itself.
     fn sender(&self, token: &str) -> Result<(), String> {
         let mut validation = validation();

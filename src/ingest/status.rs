@@ -19,10 +19,12 @@ pub enum Protocol {
     Http,
     /// `POST /webhook`
     Webhook,
+    /// The status page's port: no records come in there, but somebody without the token may try.
+    Admin,
 }
 
 impl Protocol {
-    const ALL: [Self; 3] = [Self::Grpc, Self::Http, Self::Webhook];
+    const ALL: [Self; 4] = [Self::Grpc, Self::Http, Self::Webhook, Self::Admin];
 
     /// As metrics label it.
     #[must_use]
@@ -31,7 +33,12 @@ impl Protocol {
             Self::Grpc => "grpc",
             Self::Http => "http",
             Self::Webhook => "webhook",
+            Self::Admin => "admin",
         }
+    }
+
+    const fn takes_records(self) -> bool {
+        !matches!(self, Self::Admin)
     }
 }
 
@@ -170,12 +177,13 @@ impl IngestStatus {
             lost_by_optional_sinks: BTreeMap::new(),
         };
         for protocol in Protocol::ALL {
-            for stream in Stream::ALL {
+            for stream in Stream::ALL.into_iter().filter(|_| protocol.takes_records()) {
                 let taken = &self.taken[protocol as usize][stream as usize];
                 let (records, bytes) = (load(&taken.records), load(&taken.bytes));
                 snapshot.taken.push(TakenCount { protocol, stream, records, bytes });
             }
-            for &reason in Refused::ALL {
+            let reasons = if protocol.takes_records() { Refused::ALL } else { &[Refused::Unauthenticated] };
+            for &reason in reasons {
                 let count = load(&self.refused[protocol as usize][reason as usize]);
                 snapshot.refused.push(RefusedCount { protocol, reason: reason.as_str(), count });
             }

@@ -1,0 +1,18 @@
+//! How many files and connections the process may have open.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Raises the limit on open files to what the system allows: the usual 1,024 is less than the connections that the
+/// default configuration takes. Only programs that use `select` need the low one.
+pub(super) fn raise_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == limit.maximum {
+        return;
+    }
+    let shown = |files: Option<u64>| files.map_or_else(|| "unlimited".to_owned(), |files| files.to_string());
+    let (from, to) = (shown(limit.current), shown(limit.maximum));
+    match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        Ok(()) => tracing::debug!(%from, %to, "raised the limit on open files"),
+        Err(error) => tracing::warn!(%error, %from, %to, "cannot raise the limit on open files"),
+    }
+}
