@@ -20,9 +20,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::eventually;
 
-/// How long a batch may take.
-pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
-
 pub(crate) fn encoder() -> Arc<Encoder> {
     Arc::new(Encoder::new(DocumentOptions::default()))
 }
@@ -41,7 +38,7 @@ pub(crate) fn options() -> FlushOptions {
         interval: Duration::from_millis(50),
         batch_records: 100,
         backoff: BackoffOptions { initial: Duration::from_millis(10), max: Duration::from_millis(200) },
-        timeout: TIMEOUT,
+        timeout: Duration::from_secs(5),
         ..FlushOptions::default()
     }
 }
@@ -50,7 +47,7 @@ pub(crate) fn mongo_sink(uri: &str, database: &str) -> Arc<dyn Sink> {
     mongo_sink_with(MongoOptions {
         uri: uri.to_owned(),
         database: database.to_owned(),
-        timeout: TIMEOUT,
+        timeout: Duration::from_secs(5),
         ..MongoOptions::default()
     })
 }
@@ -60,7 +57,7 @@ pub(crate) fn mongo_sink_with(options: MongoOptions) -> Arc<dyn Sink> {
 }
 
 pub(crate) fn redis_sink(url: &str) -> Arc<dyn Sink> {
-    redis_sink_with(RedisOptions { url: url.to_owned(), timeout: TIMEOUT, ..RedisOptions::default() })
+    redis_sink_with(RedisOptions { url: url.to_owned(), timeout: Duration::from_secs(5), ..RedisOptions::default() })
 }
 
 pub(crate) fn redis_sink_with(options: RedisOptions) -> Arc<dyn Sink> {

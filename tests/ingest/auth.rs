@@ -246,6 +246,20 @@ async fn tls_serves_both_ports_and_plain_text_is_refused() {
 }
 
 #[tokio::test]
+async fn a_tls_handshake_that_takes_too_long_is_ended_and_counted() {
+    let authority = Authority::new();
+    authority.write_server_files();
+    let mut options = GrpcOptions::default();
+    options.connections.handshake_timeout = Duration::from_millis(50);
+    let server = serve_grpc(options, Gate::new(tokens(), keys(), Some(authority.tls(false)))).await;
+    let mut silent = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    let mut answer = Vec::new();
+    // a reset is a way of closing, too
+    let _ = within(tokio::io::AsyncReadExt::read_to_end(&mut silent, &mut answer)).await;
+    assert_eq!((answer.len(), server.refused(Refused::Handshake)), (0, 1));
+}
+
+#[tokio::test]
 async fn a_changed_certificate_is_taken_without_a_restart_and_a_broken_one_is_not() {
     let authority = Authority::new();
     authority.write_server_files();

@@ -10,7 +10,7 @@ use livekit_spool::{
     record::Stream,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
 };
 use tonic::Code;
@@ -128,7 +128,7 @@ async fn where_all_connections_are_busy_one_more_is_refused_until_one_ends() {
 async fn half_a_message_ends_the_stream_and_gives_its_memory_back() {
     let options = GrpcOptions { message_timeout: SOON, ..Default::default() };
     let server = serve_grpc(options, open_gate()).await;
-    let (mut connection, task) = http2(server.address).await;
+    let (mut connection, task) = http2(TcpStream::connect(server.address).await.unwrap()).await;
     let request = http::Request::post("http://x/livekit.AnalyticsRecorderService/IngestEvents");
     let request = request.header("content-type", "application/grpc").header("te", "trailers");
     let half = futures::stream::iter([Ok::<_, std::io::Error>(hyper::body::Frame::data(Bytes::from_static(&[
@@ -141,16 +141,67 @@ async fn half_a_message_ends_the_stream_and_gives_its_memory_back() {
     task.abort();
 }
 
+#[tokio::test]
+async fn a_peer_that_does_not_answer_a_ping_is_disconnected_in_the_middle_of_its_stream() {
+    let options = GrpcOptions { keepalive_interval: SOON, keepalive_timeout: SOON, ..Default::default() };
+    let server = serve_grpc(options, open_gate()).await;
+    let (near, mut far) = tokio::io::duplex(64 * 1024);
+    let mut wire = TcpStream::connect(server.address).await.unwrap();
+    let (cut, was_cut) = tokio::sync::oneshot::channel::<()>();
+    let carrier = tokio::spawn(async move {
+        tokio::select! {
+            _ = tokio::io::copy_bidirectional(&mut far, &mut wire) => {}
+            _ = was_cut => {}
+        }
+        (far, wire)
+    });
+    let (mut connection, task) = http2(near).await;
+    let request = http::Request::post("http://x/livekit.AnalyticsRecorderService/IngestEvents");
+    let request = request.header("content-type", "application/grpc").header("te", "trailers");
+    let silent = futures::stream::pending::<Result<hyper::body::Frame<Bytes>, std::io::Error>>();
+    let request = request.body(http_body_util::StreamBody::new(silent)).unwrap();
+    let call = tokio::spawn(async move { connection.send_request(request).await });
+    eventually("the stream is open", || server.intake.snapshot().streams == 1).await;
+    tokio::time::sleep(4 * SOON).await;
+    assert_eq!(server.intake.snapshot().streams, 1, "a peer that answers may be silent");
+
+    cut.send(()).unwrap();
+    let both_open = within(carrier).await.unwrap();
+    eventually("the server lets go", || server.intake.snapshot().connections == 0).await;
+    eventually("the stream has ended", || server.intake.snapshot().streams == 0).await;
+    drop((both_open, call, task));
+}
+
+#[tokio::test]
+async fn one_stream_more_than_a_connection_may_have_waits_for_another_to_end() {
+    let server = serve_grpc(GrpcOptions { max_streams_per_connection: 1, ..Default::default() }, open_gate()).await;
+    let client = server.client().await;
+    let (sender, messages) = tokio::sync::mpsc::channel(1);
+    let mut first = client.clone();
+    let first =
+        tokio::spawn(async move { first.ingest_events(tokio_stream::wrappers::ReceiverStream::new(messages)).await });
+    sender.send(events(1)).await.unwrap();
+    eventually("the first stream is open", || server.spool.records(Stream::Events).len() == 1).await;
+    let mut second = client.clone();
+    let second = tokio::spawn(async move { second.ingest_events(futures::stream::iter([events(2)])).await });
+    tokio::time::sleep(SOON).await;
+    assert_eq!((server.intake.snapshot().streams_total, second.is_finished()), (1, false));
+    drop(sender);
+    within(first).await.unwrap().unwrap();
+    within(second).await.unwrap().unwrap();
+    assert_eq!(server.spool.records(Stream::Events).len(), 3);
+}
+
 type Http2<B> = hyper::client::conn::http2::SendRequest<B>;
 
 /// A bare HTTP/2 connection, for what no gRPC client would send.
-async fn http2<B>(address: std::net::SocketAddr) -> (Http2<B>, tokio::task::JoinHandle<()>)
+async fn http2<B>(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> (Http2<B>, tokio::task::JoinHandle<()>)
 where
     B: hyper::body::Body + Send + Unpin + 'static,
     B::Data: Send,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let io = hyper_util::rt::TokioIo::new(TcpStream::connect(address).await.unwrap());
+    let io = hyper_util::rt::TokioIo::new(io);
     let executor = hyper_util::rt::TokioExecutor::new();
     let (sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
     let task = tokio::spawn(async move {
