@@ -28,6 +28,8 @@ pub const DEFAULT_RATE: u32 = 100;
 const GROUP_INTERVAL: Duration = Duration::from_millis(100);
 /// Without one, this many at once.
 const GROUP_RECORDS: usize = 1000;
+/// LiveKit's ids end in so many random characters.
+const ID_RANDOM_CHARS: usize = 12;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LAST: Duration = Duration::from_secs(5);
 
@@ -143,11 +145,11 @@ impl Playback {
         }
     }
 
-    /// Puts this round's id in the place of a recorded one (`RM_…`, `PA_…`, `TR_…`).
+    /// Puts this round's id in the place of a recorded one (`RM_…`, `PA_…`, `TR_VC…`).
     fn renew(&mut self, id: &mut String) {
-        if let Some((kind, _)) = id.split_once('_') {
+        if let Some((kind, _)) = id.len().checked_sub(ID_RANDOM_CHARS).and_then(|random| id.split_at_checked(random)) {
             let kind = kind.to_owned();
-            id.clone_from(self.ids.entry(id.clone()).or_insert_with(|| new_id(&format!("{kind}_"))));
+            id.clone_from(self.ids.entry(id.clone()).or_insert_with(|| new_id(&kind)));
         }
     }
 }
@@ -197,7 +199,7 @@ pub fn delimited(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
 }
 
 fn new_id(prefix: &str) -> String {
-    let random = rand::rng().sample_iter(Alphanumeric).take(14).map(char::from);
+    let random = rand::rng().sample_iter(Alphanumeric).take(ID_RANDOM_CHARS).map(char::from);
     prefix.chars().chain(random).collect()
 }
 
@@ -350,7 +352,7 @@ mod tests {
         let (first, second) = (rooms(&first), rooms(&second));
         assert_eq!((first.len(), second.len()), (7, 7));
         assert!(first.is_disjoint(&second));
-        assert!(first.iter().all(|id| id.starts_with("RM_")));
+        assert!(first.iter().all(|id| id.starts_with("RM_") && id.len() == 15), "{first:?}");
     }
 
     #[test]

@@ -20,6 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::support::eventually;
 
+/// How long a batch may take.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
+
 pub(crate) fn encoder() -> Arc<Encoder> {
     Arc::new(Encoder::new(DocumentOptions::default()))
 }
@@ -38,7 +41,7 @@ pub(crate) fn options() -> FlushOptions {
         interval: Duration::from_millis(50),
         batch_records: 100,
         backoff: BackoffOptions { initial: Duration::from_millis(10), max: Duration::from_millis(200) },
-        timeout: Duration::from_secs(5),
+        timeout: TIMEOUT,
         ..FlushOptions::default()
     }
 }
@@ -47,7 +50,7 @@ pub(crate) fn mongo_sink(uri: &str, database: &str) -> Arc<dyn Sink> {
     mongo_sink_with(MongoOptions {
         uri: uri.to_owned(),
         database: database.to_owned(),
-        timeout: Duration::from_secs(5),
+        timeout: TIMEOUT,
         ..MongoOptions::default()
     })
 }
@@ -57,7 +60,7 @@ pub(crate) fn mongo_sink_with(options: MongoOptions) -> Arc<dyn Sink> {
 }
 
 pub(crate) fn redis_sink(url: &str) -> Arc<dyn Sink> {
-    redis_sink_with(RedisOptions { url: url.to_owned(), timeout: Duration::from_secs(5), ..RedisOptions::default() })
+    redis_sink_with(RedisOptions { url: url.to_owned(), timeout: TIMEOUT, ..RedisOptions::default() })
 }
 
 pub(crate) fn redis_sink_with(options: RedisOptions) -> Arc<dyn Sink> {

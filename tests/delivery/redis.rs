@@ -10,14 +10,13 @@ use std::{
 };
 
 use livekit_protocol::AnalyticsEvent;
-use livekit_spool::{flush::FlushState, record::Stream, sink::redis::RedisOptions};
+use livekit_spool::{record::Stream, sink::redis::RedisOptions};
 
 use crate::{
     pipeline::{Pipeline, options, redis_sink, redis_sink_with},
     resp::{Answer, RespServer},
     support::{
         eventually,
-        proxy::{Cut, Proxy},
         records::{event_ids, numbered_events, real_events, real_stats, stat_ids},
         redis::Redis,
     },
@@ -161,21 +160,6 @@ fn slot_of(tag: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_loud_and_throws_nothing_away() {
-    let redis = Redis::start_with(false, &["--requirepass", "right"]).await;
-    let url = |password: &str| format!("redis://:{password}@{}", redis.address());
-    let pipeline = Pipeline::start(redis_sink(&url("wrong")), options());
-    pipeline.send_events(&some_events(20)).await;
-    eventually("unauthorized", || async { pipeline.status().state == FlushState::Unauthorized }).await;
-    let status = pipeline.status();
-    assert!(!format!("{status:?}").contains("wrong@") && status.address == format!("redis://{}", redis.address()));
-    assert_eq!(pipeline.backlog(), 20);
-    let pipeline = pipeline.restart(redis_sink(&url("right")), options()).await;
-    pipeline.drained().await;
-    assert!(pipeline.dead_letters().is_empty());
-}
-
-#[tokio::test]
 async fn memory_that_is_full_is_retried_until_there_is_room() {
     let redis = Redis::start_with(false, &["--maxmemory", "1mb", "--maxmemory-policy", "noeviction"]).await;
     let pipeline = Pipeline::start(redis_sink(&redis.url()), options());
@@ -206,22 +190,6 @@ async fn a_key_of_another_type_rejects_its_record_alone() {
     let dead = pipeline.dead_letters();
     assert_eq!(dead.iter().map(|letter| letter.id.to_string()).collect::<Vec<_>>(), [events[0].id.clone()]);
     assert_eq!(keys(&redis, "event:*").await.len(), 30);
-}
-
-#[tokio::test]
-async fn connections_cut_at_every_place_lose_nothing() {
-    let redis = Redis::start_with(false, &[]).await;
-    let proxy = Proxy::start(&redis.address()).await;
-    let pipeline = Pipeline::start(redis_sink(&format!("redis://{}", proxy.address())), options());
-    let events = some_events(1000);
-    for (i, part) in events.chunks(100).enumerate() {
-        let cut = [Cut::BeforeRequest, Cut::AfterRequest, Cut::InReply(3 + i)][i % 3];
-        proxy.cut_next(b"JSON.SET", cut);
-        pipeline.send_events(part).await;
-    }
-    pipeline.drained().await;
-    assert!(proxy.cuts_made() >= 5, "{} cuts", proxy.cuts_made());
-    assert!(ids(keys(&redis, "event:*").await) == event_ids(&events), "not the ids that were sent");
 }
 
 #[tokio::test]

@@ -181,16 +181,27 @@ async fn requests(
         if read == 0 {
             return Ok(());
         }
-        pass(shared).await;
+        let mut held = buffer[..read].to_vec();
+        // A client that gives up is noticed while nothing goes through, too.
+        tokio::select! {
+            () = pass(shared) => {}
+            closed = hold(&mut from, &mut held) => return closed,
+        }
         if conversation.server_spoke.swap(false, Ordering::SeqCst) {
-            let cut = shared.take_cut(&buffer[..read]);
+            let cut = shared.take_cut(&held);
             if cut == Some(Cut::BeforeRequest) {
                 return Ok(());
             }
             *conversation.cut.lock().expect("no panic under this lock") = cut;
         }
-        to.write_all(&buffer[..read]).await?;
+        to.write_all(&held).await?;
     }
+}
+
+/// Reads on until the client closes.
+async fn hold(from: &mut OwnedReadHalf, held: &mut Vec<u8>) -> io::Result<()> {
+    while from.read_buf(held).await? > 0 {}
+    Ok(())
 }
 
 async fn replies(
