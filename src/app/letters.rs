@@ -2,8 +2,9 @@
 //!
 //! A delivered one is removed; a rejected one stays with one attempt more; where the sink is away, all is left as it is.
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -31,17 +32,18 @@ pub struct Retried {
 /// # Errors
 /// When the dead letters cannot be read or written.
 pub(super) async fn retry(spool: &Arc<Spool>, sink: &dyn Sink, filter: DeadFilter) -> Result<Retried, QueueError> {
-    // Those that fail again are younger than this: each is tried once.
-    let now = now_millis();
-    let filter = DeadFilter { before: Some(filter.before.map_or(now, |before| before.min(now))), ..filter };
+    // Each is tried once; by the clock they could not be told, it may have jumped.
+    let tried = Arc::new(Mutex::new(HashSet::new()));
     let mut done = Retried::default();
-    loop {
+    // Those that come meanwhile are not meant.
+    let most = spool.status().dead_letters();
+    while done.delivered + done.rejected < most {
         let letters = blocking(spool, {
-            let filter = filter.clone();
-            move |spool| spool.dead_letters(&filter, 0, PAGE)
+            let (filter, tried) = (filter.clone(), Arc::clone(&tried));
+            move |spool| spool.dead_letters_except(&filter, &tried.lock(), PAGE)
         })
         .await?;
-        let Some(stream) = letters.first().map(|letter| letter.stream) else { return Ok(done) };
+        let Some(stream) = letters.first().map(|letter| letter.stream) else { break };
         let letters: Vec<DeadLetter> = letters.into_iter().filter(|letter| letter.stream == stream).collect();
         let (outcomes, error) = send(sink, stream, &letters).await;
         let (mut delivered, mut rejected) = (Vec::new(), Vec::new());
@@ -49,8 +51,9 @@ pub(super) async fn retry(spool: &Arc<Spool>, sink: &dyn Sink, filter: DeadFilte
             match outcome {
                 Outcome::Delivered => delivered.push((stream, letter.id)),
                 Outcome::Rejected(reason) => {
+                    tried.lock().insert(letter.key());
                     // The spool adds the attempts that it knows of.
-                    rejected.push(DeadLetter { reason, attempts: 1, last_attempt_at: now_millis().max(now), ..letter });
+                    rejected.push(DeadLetter { reason, attempts: 1, last_attempt_at: now_millis(), ..letter });
                 }
                 Outcome::Retry => {
                     done.stopped_by = Some(error.clone().unwrap_or_else(|| "the sink is away".to_owned()))
@@ -61,13 +64,14 @@ pub(super) async fn retry(spool: &Arc<Spool>, sink: &dyn Sink, filter: DeadFilte
         done.rejected += rejected.len() as u64;
         blocking(spool, move |spool| {
             spool.remove_dead_letters(&delivered)?;
-            if rejected.is_empty() { Ok(()) } else { spool.keep_dead_letters(rejected) }
+            if rejected.is_empty() { Ok(()) } else { spool.keep_dead_letters(&rejected) }
         })
         .await?;
         if done.stopped_by.is_some() {
-            return Ok(done);
+            break;
         }
     }
+    Ok(done)
 }
 
 /// Sends letters together; where the sink fails without naming one, each alone.

@@ -141,7 +141,7 @@ impl Queue for MemoryQueue {
     async fn set_aside(&self, _: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError> {
         let mut inner = self.inner.lock();
         if inner.dead_full {
-            return Err(QueueError::DeadLettersFull { sink: "double".to_owned(), bytes: 1 });
+            return Err(QueueError::DeadLettersFull { sink: "double".to_owned(), letters: 1, bytes: 1 });
         }
         for rejection in rejections {
             inner.leased.remove(&rejection.record.ordinal);

@@ -265,7 +265,12 @@ impl Core {
     /// A failure of the dead letters, as the flusher is told.
     pub(crate) fn dead_error(&self, error: DeadError) -> QueueError {
         match error {
-            DeadError::Full { bytes } => QueueError::DeadLettersFull { sink: self.options.name.clone(), bytes },
+            DeadError::Full { .. } => QueueError::DeadLettersFull {
+                sink: self.options.name.clone(),
+                letters: Stream::ALL.iter().map(|&stream| self.dead.count(stream)).sum(),
+                bytes: self.dead.bytes(),
+            },
+            DeadError::NoKey { path, key } => QueueError::NoKey { path: path.display().to_string(), key },
             DeadError::Io { path, source } => QueueError::Io { path: path.display().to_string(), source },
         }
     }

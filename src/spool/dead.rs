@@ -3,10 +3,13 @@
 //!
 //! A small journal of the same blocks: kind 4 holds letters, kind 5 the keys of letters that are gone. A letter's key is
 //! its stream and `_id`: a crash between setting a record aside and removing it from the queue makes no second letter.
-//! In memory: per letter its key and place.
+//!
+//! Removing letters always works: a note of it may go beyond the quota, by little. Space is given back from the oldest
+//! segment on: what is left of it is written anew at the end, then it is deleted. A part of the quota is kept for that,
+//! so that letters can be dropped or retried when no new ones fit.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::HashSet,
     io,
     path::PathBuf,
     sync::{
@@ -15,130 +18,73 @@ use std::{
     },
 };
 
-use bincode::{Decode, Encode};
 use parking_lot::Mutex;
-use serde::Serialize;
 
 use super::{
-    block::{Header, Kind},
+    block::Kind,
     codec::{Packer, Unpacker},
-    failpoint,
-    io::{Disk, DiskFile},
-    segment::{self, Damage, Found, Walker},
-    state::{decode, encode},
+    io::Disk,
+    segment::Damage,
+    state::encode,
 };
-use crate::record::{Stream, UnixMillis, now_millis};
+use crate::record::Stream;
 
-/// Segments of dead letters end at about this length.
-const SEGMENT_BYTES: u64 = 4 << 20;
-/// How many letters are read at once.
+mod index;
+mod letter;
+mod log;
+mod store;
+
+use self::{
+    index::BlockKey,
+    log::{Draft, Log},
+    store::Store,
+};
+pub(crate) use letter::Key;
+pub use letter::{DeadFilter, DeadLetter};
+
+/// Segments end at about this length; at a sixteenth of a small quota.
+const MOST_SEGMENT_BYTES: u64 = 4 << 20;
+/// Letters of a block, unpacked, are at most about this long; a thirty-second of a small quota.
+const MOST_BLOCK_RAW_BYTES: u64 = 256 << 10;
+/// A letter's place in memory takes some hundred bytes: there are no more letters than this much of the quota for each …
+const LEAST_BYTES_A_LETTER: u64 = 1 << 10;
+/// … and never more than these.
+const MOST_LETTERS: u64 = 500_000;
+/// How many letters are removed at once.
 const PAGE: usize = 1000;
-/// Letters of a block, unpacked, are at most about this long.
-const BLOCK_RAW_BYTES: usize = 256 << 10;
-
-/// A record that a sink rejected for good.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize)]
-pub struct DeadLetter {
-    /// Its stream.
-    pub stream: Stream,
-    /// Its `_id`; with the stream, the letter's key.
-    pub id: String,
-    /// When it was received.
-    pub received_at: UnixMillis,
-    /// The sink's last reason.
-    pub reason: String,
-    /// How often delivery was tried.
-    pub attempts: u32,
-    /// The first attempt.
-    pub first_attempt_at: UnixMillis,
-    /// The last attempt.
-    pub last_attempt_at: UnixMillis,
-    /// The record as it came.
-    #[serde(skip)]
-    pub record: Vec<u8>,
-}
-
-/// A letter's key: its stream and `_id`.
-pub(crate) type Key = (Stream, String);
-
-/// Which letters are meant; each condition that is set has to hold.
-#[derive(Debug, Clone, Default)]
-pub struct DeadFilter {
-    /// Of this stream.
-    pub stream: Option<Stream>,
-    /// With this `_id`.
-    pub id: Option<String>,
-    /// Whose reason contains this text.
-    pub reason: Option<String>,
-    /// Whose last attempt is before this time.
-    pub before: Option<UnixMillis>,
-}
-
-impl DeadFilter {
-    fn may_match(&self, (stream, id): &Key) -> bool {
-        self.stream.is_none_or(|wanted| wanted == *stream) && self.id.as_ref().is_none_or(|wanted| wanted == id)
-    }
-
-    fn matches(&self, letter: &DeadLetter) -> bool {
-        self.reason.as_ref().is_none_or(|text| letter.reason.contains(text))
-            && self.before.is_none_or(|time| letter.last_attempt_at < time)
-    }
-}
 
 /// Why dead letters could not be kept or read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DeadError {
-    #[error("the dead letters are full: {bytes} bytes")]
-    Full { bytes: u64 },
+    #[error("the dead letters are full by {over} bytes or letters")]
+    Full { over: u64 },
     #[error("{path}: {source}")]
     Io { path: PathBuf, source: io::Error },
+    #[error("{path} is encrypted with key {key}")]
+    NoKey { path: PathBuf, key: String },
+}
+
+impl DeadError {
+    /// True where the disk is full.
+    pub(crate) fn is_no_space(&self) -> bool {
+        let full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded];
+        matches!(self, Self::Io { source, .. } if full.contains(&source.kind()))
+    }
 }
 
 /// The dead letters of a spool.
 #[derive(Debug)]
 pub(crate) struct DeadLetters {
-    disk: Arc<dyn Disk>,
-    folder: PathBuf,
     max_bytes: u64,
-    inner: Mutex<Inner>,
+    block_raw_bytes: usize,
+    /// What only rewriting may use …
+    spare_bytes: u64,
+    /// … and what only it and letters that come again may.
+    again_bytes: u64,
+    inner: Mutex<Store>,
     /// What is looked at while a write holds `inner`.
     bytes: AtomicU64,
     counts: [AtomicU64; Stream::ALL.len()],
-}
-
-struct Inner {
-    letters: BTreeMap<Key, Place>,
-    /// How many letters each stream has.
-    counts: [u64; Stream::ALL.len()],
-    segments: BTreeMap<u64, u64>,
-    active: Option<(u64, Arc<dyn DiskFile>)>,
-    packer: Packer,
-    unpacker: Unpacker,
-    damage: Vec<(u64, Damage)>,
-}
-
-impl std::fmt::Debug for Inner {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Inner").field("letters", &self.letters.len()).finish_non_exhaustive()
-    }
-}
-
-/// The block read last, unpacked: neighbouring letters are read from it.
-#[derive(Default)]
-struct LastBlock {
-    segment: u64,
-    offset: u64,
-    letters: Vec<DeadLetter>,
-}
-
-/// Where a letter lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Place {
-    segment: u64,
-    offset: u64,
-    nth: u32,
-    /// Its share of the block.
-    bytes: u32,
 }
 
 impl DeadLetters {
@@ -150,26 +96,21 @@ impl DeadLetters {
         packer: Packer,
         unpacker: Unpacker,
     ) -> io::Result<Self> {
-        let mut inner = Inner {
-            letters: BTreeMap::new(),
-            counts: [0; Stream::ALL.len()],
-            segments: segment::list(disk.as_ref(), &folder)?.into_iter().collect(),
-            active: None,
-            packer,
-            unpacker,
-            damage: Vec::new(),
+        let segment_bytes = MOST_SEGMENT_BYTES.min(max_bytes / 16);
+        let block_raw_bytes = MOST_BLOCK_RAW_BYTES.min(max_bytes / 32);
+        let log = Log::open(disk, folder, segment_bytes, packer, unpacker)?;
+        let store = Store::open(log)?;
+        let dead = Self {
+            max_bytes,
+            block_raw_bytes: block_raw_bytes as usize,
+            spare_bytes: segment_bytes + block_raw_bytes,
+            again_bytes: 2 * block_raw_bytes,
+            bytes: AtomicU64::default(),
+            counts: Default::default(),
+            inner: Mutex::new(store),
         };
-        for segment in inner.segments.clone().into_keys() {
-            let mut walker = segment::walk(disk.as_ref(), &folder, segment, 0)?;
-            while let Some(found) = walker.next()? {
-                match found {
-                    Found::Block { header, offset, payload } => inner.enter(segment, offset, &header, &payload),
-                    Found::Damage(damage) => inner.damage.push((segment, damage)),
-                }
-            }
-        }
-        let (bytes, counts) = (AtomicU64::new(inner.bytes()), inner.counts.map(AtomicU64::new));
-        Ok(Self { disk, folder, max_bytes, inner: Mutex::new(inner), bytes, counts })
+        dead.publish(&dead.inner.lock());
+        Ok(dead)
     }
 
     /// Bytes on disk.
@@ -177,9 +118,14 @@ impl DeadLetters {
         self.bytes.load(Ordering::Relaxed)
     }
 
+    /// How many letters a stream has.
+    pub(crate) fn count(&self, stream: Stream) -> u64 {
+        self.counts[stream as usize].load(Ordering::Relaxed)
+    }
+
     /// The segments and how long they are, as far as they are written.
     pub(crate) fn lengths(&self) -> Vec<(u64, u64)> {
-        self.inner.lock().segments.iter().map(|(&segment, &len)| (segment, len)).collect()
+        self.inner.lock().log.segments().iter().map(|(&segment, &len)| (segment, len)).collect()
     }
 
     /// Damaged bytes met at opening, for the quarantine.
@@ -187,268 +133,161 @@ impl DeadLetters {
         std::mem::take(&mut self.inner.lock().damage)
     }
 
-    /// How many letters a stream has.
-    pub(crate) fn count(&self, stream: Stream) -> u64 {
-        self.counts[stream as usize].load(Ordering::Relaxed)
+    /// Makes durable what was found: it may have been written just before a kill, and is counted on from now on.
+    pub(crate) fn sync(&self) -> Result<(), DeadError> {
+        self.inner.lock().log.sync()
     }
 
-    fn publish_counts(&self, inner: &Inner) {
-        for (shown, count) in self.counts.iter().zip(inner.counts) {
+    /// Fails where letters are encrypted with a key that is not there.
+    pub(crate) fn check_key(&self) -> Result<(), DeadError> {
+        self.inner.lock().check_key()
+    }
+
+    fn publish(&self, inner: &Store) {
+        self.bytes.store(inner.log.bytes(), Ordering::Relaxed);
+        for (shown, count) in self.counts.iter().zip(inner.index.counts()) {
             shown.store(count, Ordering::Relaxed);
         }
     }
 
-    /// Keeps letters, durably. A letter that is there already is replaced; its history is kept.
+    /// Keeps letters, durably: all of them, or none where they do not fit. A letter that is there already is replaced;
+    /// its history is kept.
     pub(crate) fn add(&self, mut letters: Vec<DeadLetter>) -> Result<(), DeadError> {
         let mut inner = self.inner.lock();
-        let raw: usize = letters.iter().map(|letter| letter.record.len()).sum();
-        if inner.bytes() + raw as u64 / 2 > self.max_bytes {
-            self.compact(&mut inner)?;
+        inner.check_key()?;
+        let fresh = inner.add_history(&mut letters)?;
+        let most = (self.max_bytes / LEAST_BYTES_A_LETTER).min(MOST_LETTERS);
+        let letters_over = (inner.index.len() + fresh).saturating_sub(most);
+        if fresh > 0 && letters_over > 0 {
+            return Err(DeadError::Full { over: letters_over });
         }
-        if inner.bytes() + raw as u64 / 2 > self.max_bytes {
-            return Err(DeadError::Full { bytes: inner.bytes() });
-        }
-        let mut last = LastBlock::default();
-        for letter in &mut letters {
-            let key = (letter.stream, letter.id.clone());
-            if let Some(&place) = inner.letters.get(&key)
-                && let Some(earlier) = self.read(&mut inner, place, &mut last)?
-            {
-                letter.attempts = letter.attempts.saturating_add(earlier.attempts);
-                letter.first_attempt_at = letter.first_attempt_at.min(earlier.first_attempt_at);
+        // Letters in place of earlier ones have some room of their own: the earlier ones are garbage then.
+        let kept_free = if fresh > 0 { self.spare_bytes + self.again_bytes } else { self.spare_bytes };
+        let limit = self.max_bytes - kept_free;
+        let kept = match inner.write_letters(&letters, self.block_raw_bytes, limit) {
+            Err(DeadError::Full { over }) if inner.garbage().saturating_sub(inner.residue) >= over => {
+                let enough = inner.log.bytes() - over;
+                self.rewrite(&mut inner, enough)
+                    .and_then(|()| inner.write_letters(&letters, self.block_raw_bytes, limit))
             }
-        }
-        self.write_letters(&mut inner, &letters)
+            kept => kept,
+        };
+        self.publish(&inner);
+        kept
     }
 
-    /// The letters that a filter means, oldest first, at most `limit` behind the first `skip`.
-    pub(crate) fn list(&self, filter: &DeadFilter, skip: usize, limit: usize) -> Result<Vec<DeadLetter>, DeadError> {
+    /// The letters that a filter means and that are not among `except`, at most `limit` of them behind the first `skip`;
+    /// those that were tried longest ago first.
+    pub(crate) fn list(
+        &self,
+        filter: &DeadFilter,
+        except: &HashSet<Key>,
+        skip: usize,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, DeadError> {
         let mut inner = self.inner.lock();
-        let mut places: Vec<Place> =
-            inner.letters.iter().filter(|(key, _)| filter.may_match(key)).map(|(_, &place)| place).collect();
-        places.sort_unstable();
+        inner.check_key()?;
         let mut letters = Vec::new();
-        let mut skipped = 0;
-        let mut last = LastBlock::default();
-        for place in places {
+        let mut left = skip;
+        // Neighbours are read from the same block.
+        let mut last = None;
+        for place in inner.places(filter) {
             if letters.len() >= limit {
                 break;
             }
-            let Some(letter) = self.read(&mut inner, place, &mut last)? else { continue };
-            if !filter.matches(letter) {
-                continue;
+            let letter = inner.read_through(&mut last, place)?;
+            match letter.filter(|letter| filter.matches(letter) && !except.contains(&letter.key())) {
+                Some(_) if left > 0 => left -= 1,
+                Some(letter) => letters.push(letter.clone()),
+                None => {}
             }
-            if skipped < skip {
-                skipped += 1;
-                continue;
-            }
-            letters.push(letter.clone());
         }
         Ok(letters)
     }
 
     /// Removes the letters that a filter means; answers how many there were.
     pub(crate) fn drop_matching(&self, filter: &DeadFilter) -> Result<u64, DeadError> {
-        let mut removed = 0;
+        let (mut removed, mut at) = (0, (0, 0));
         loop {
-            let letters = self.list(filter, 0, PAGE)?;
-            let keys: Vec<Key> = letters.into_iter().map(|letter| (letter.stream, letter.id)).collect();
-            if keys.is_empty() {
+            let (letters, next) = self.scan(at, filter)?;
+            if letters.is_empty() {
                 return Ok(removed);
             }
+            let keys: Vec<Key> = letters.iter().map(DeadLetter::key).collect();
             removed += self.remove(&keys)?;
+            at = next;
         }
+    }
+
+    /// Letters that a filter means, about a page of them, in the blocks from a place on; and where to go on.
+    fn scan(&self, mut at: BlockKey, filter: &DeadFilter) -> Result<(Vec<DeadLetter>, BlockKey), DeadError> {
+        let mut inner = self.inner.lock();
+        inner.check_key()?;
+        let mut found = Vec::new();
+        while found.len() < PAGE
+            && let Some(block) = inner.index.block_from(at)
+        {
+            at = (block.0, block.1 + 1);
+            found.extend(inner.read(block)?.unwrap_or_default().into_iter().filter(|letter| filter.matches(letter)));
+        }
+        Ok((found, at))
     }
 
     /// Removes letters, durably; answers how many there were.
     pub(crate) fn remove(&self, keys: &[Key]) -> Result<u64, DeadError> {
         let mut inner = self.inner.lock();
-        let present: BTreeSet<&Key> = keys.iter().filter(|key| inner.letters.contains_key(*key)).collect();
+        inner.check_key()?;
+        let mut present: Vec<&Key> =
+            keys.iter().filter(|(stream, id)| inner.index.place(*stream, id).is_some()).collect();
+        present.sort_unstable();
+        present.dedup();
         if present.is_empty() {
             return Ok(0);
         }
-        let removed = present.len() as u64;
-        let keys: Vec<Key> = present.into_iter().cloned().collect();
-        let header = header(Kind::DeadRemoved, keys.len());
-        self.write(&mut inner, header, &encode(&keys))?;
-        keys.iter().for_each(|key| inner.forget(key));
-        self.publish_counts(&inner);
-        let live: u64 = inner.letters.values().map(|place| u64::from(place.bytes)).sum();
-        if inner.letters.is_empty() || inner.bytes() > 2 * live + SEGMENT_BYTES {
-            self.compact(&mut inner)?;
+        let note = Draft { kind: Kind::DeadRemoved, count: present.len(), raw: encode(&present) };
+        inner.log.append(&[note], u64::MAX, |_, _| {})?;
+        for key in &present {
+            inner.index.forget(key);
         }
-        Ok(removed)
+        if let Err(error) = self.give_back(&mut inner) {
+            // They are gone all the same; the next removal tries again.
+            tracing::warn!(%error, "the space of removed dead letters is not given back yet");
+        }
+        self.publish(&inner);
+        Ok(present.len() as u64)
     }
 
-    /// Writes what is left into new segments and deletes the old ones, oldest first: a note that a letter is gone goes
-    /// after the letter.
-    fn compact(&self, inner: &mut Inner) -> Result<(), DeadError> {
-        let old: Vec<u64> = inner.segments.keys().copied().collect();
-        inner.active = None;
-        let places: BTreeSet<Place> = inner.letters.values().copied().collect();
-        let mut letters = Vec::new();
-        let mut raw = 0;
-        let mut last = LastBlock::default();
-        for place in places {
-            if let Some(letter) = self.read(inner, place, &mut last)? {
-                raw += letter.record.len();
-                letters.push(letter.clone());
-            }
-            if raw >= BLOCK_RAW_BYTES {
-                self.write_letters(inner, &std::mem::take(&mut letters))?;
-                raw = 0;
-            }
+    /// Gives back the space of removed letters, where it is worth it.
+    fn give_back(&self, inner: &mut Store) -> Result<(), DeadError> {
+        while let Some(oldest) = inner.oldest().filter(|oldest| !inner.index.has_letters(*oldest)) {
+            inner.log.delete(oldest)?;
         }
-        self.write_letters(inner, &letters)?;
-        for segment in old {
-            let path = segment::path(&self.folder, segment);
-            self.disk.remove(&path).map_err(io_error(path))?;
-            inner.segments.remove(&segment);
-        }
-        self.bytes.store(inner.bytes(), Ordering::Relaxed);
-        self.disk.sync_folder(&self.folder).map_err(io_error(self.folder.clone()))
-    }
-
-    fn write_letters(&self, inner: &mut Inner, mut letters: &[DeadLetter]) -> Result<(), DeadError> {
-        while !letters.is_empty() {
-            let mut raw = 0;
-            let fits = letters.iter().take_while(|letter| {
-                let room = raw < BLOCK_RAW_BYTES;
-                raw += letter.record.len();
-                room
-            });
-            let (now, later) = letters.split_at(fits.count());
-            let payload = encode(&now.to_vec());
-            let (segment, offset, header) = self.write(inner, header(Kind::DeadLetters, now.len()), &payload)?;
-            inner.enter_letters(segment, offset, &header, now);
-            self.publish_counts(inner);
-            letters = later;
+        let live = inner.index.live_bytes();
+        if inner.garbage() > live + self.spare_bytes {
+            self.rewrite(inner, live + live / 2 + self.spare_bytes)?;
         }
         Ok(())
     }
 
-    /// Appends a block and syncs it; answers where it lies.
-    fn write(&self, inner: &mut Inner, header: Header, raw: &[u8]) -> Result<(u64, u64, Header), DeadError> {
-        let begins = match &inner.active {
-            Some((segment, _)) if inner.segments.get(segment).is_some_and(|len| *len < SEGMENT_BYTES) => false,
-            _ => {
-                let segment = inner.segments.last_key_value().map_or(1, |(newest, _)| newest + 1);
-                let path = segment::path(&self.folder, segment);
-                self.disk.remove(&path).map_err(io_error(path.clone()))?;
-                inner.active = Some((segment, self.disk.create(&path).map_err(io_error(path))?));
-                true
+    /// Writes what is left of the oldest segments anew and deletes them, until at most `enough` bytes are taken, or what
+    /// is left of one does not fit beside the others.
+    fn rewrite(&self, inner: &mut Store, enough: u64) -> Result<(), DeadError> {
+        inner.log.seal();
+        let newest = inner.log.segments().last_key_value().map_or(0, |(newest, _)| *newest);
+        while let Some(oldest) = inner.oldest().filter(|oldest| *oldest <= newest) {
+            if inner.log.bytes() <= enough {
+                return Ok(());
             }
-        };
-        let Some((segment, file)) = inner.active.clone() else {
-            return Err(io_error(self.folder.clone())(io::ErrorKind::NotFound.into()));
-        };
-        let path = segment::path(&self.folder, segment);
-        let end = inner.segments.get(&segment).copied().unwrap_or(0);
-        let mut block = Vec::new();
-        let header = inner.packer.write(&mut block, segment, header, raw).map_err(io_error(path.clone()))?;
-        if header.kind == Kind::DeadLetters && inner.bytes() + block.len() as u64 > self.max_bytes {
-            return Err(DeadError::Full { bytes: inner.bytes() });
-        }
-        failpoint::reach("dead_write");
-        if let Err(error) = file.write_at(&block, end) {
-            if file.set_len(end).is_err() {
-                inner.active = None;
+            if !inner.move_letters(oldest, self.block_raw_bytes, self.max_bytes)? {
+                return Ok(());
             }
-            return Err(io_error(path)(error));
+            inner.log.delete(oldest)?;
         }
-        failpoint::reach("dead_written");
-        let synced = file.sync().and_then(|()| if begins { self.disk.sync_folder(&self.folder) } else { Ok(()) });
-        if let Err(error) = synced {
-            // Nothing is known of the file now; the next letter goes into another one.
-            inner.active = None;
-            inner.segments.entry(segment).or_insert(end);
-            return Err(io_error(path)(error));
-        }
-        failpoint::reach("dead_synced");
-        inner.segments.insert(segment, end + block.len() as u64);
-        self.bytes.store(inner.bytes(), Ordering::Relaxed);
-        Ok((segment, end, header))
-    }
-
-    /// The letter at a place; `None` where its block is damaged.
-    fn read<'a>(
-        &self,
-        inner: &mut Inner,
-        place: Place,
-        last: &'a mut LastBlock,
-    ) -> Result<Option<&'a DeadLetter>, DeadError> {
-        if (last.segment, last.offset) != (place.segment, place.offset) || last.letters.is_empty() {
-            let letters = self.read_block(inner, place.segment, place.offset)?;
-            *last = LastBlock { segment: place.segment, offset: place.offset, letters };
-        }
-        Ok(last.letters.get(place.nth as usize))
-    }
-
-    /// The letters of a block; none where it is damaged.
-    fn read_block(&self, inner: &mut Inner, segment: u64, offset: u64) -> Result<Vec<DeadLetter>, DeadError> {
-        let path = segment::path(&self.folder, segment);
-        let file = self.disk.open(&path).map_err(io_error(path.clone()))?;
-        let len = file.len().map_err(io_error(path.clone()))?;
-        let Some(Found::Block { header, payload, .. }) =
-            Walker::new(file, offset, len).next().map_err(io_error(path))?
-        else {
-            return Ok(Vec::new());
-        };
-        let raw = inner.unpacker.unpack(segment, &header, &payload).ok();
-        Ok(raw.and_then(|raw| decode(&raw)).unwrap_or_default())
-    }
-}
-
-impl Inner {
-    fn bytes(&self) -> u64 {
-        self.segments.values().sum()
-    }
-
-    fn enter(&mut self, segment: u64, offset: u64, header: &Header, payload: &[u8]) {
-        let Ok(raw) = self.unpacker.unpack(segment, header, payload) else { return };
-        match header.kind {
-            Kind::DeadLetters => {
-                let letters = decode::<Vec<DeadLetter>>(&raw).unwrap_or_default();
-                self.enter_letters(segment, offset, header, &letters);
-            }
-            Kind::DeadRemoved => {
-                decode::<Vec<Key>>(&raw).unwrap_or_default().iter().for_each(|key| self.forget(key));
-            }
-            Kind::Records | Kind::Notes | Kind::State => {}
-        }
-    }
-
-    fn enter_letters(&mut self, segment: u64, offset: u64, header: &Header, letters: &[DeadLetter]) {
-        let bytes = (header.block_len() / letters.len().max(1) as u64) as u32;
-        for (nth, letter) in letters.iter().enumerate() {
-            let place = Place { segment, offset, nth: nth as u32, bytes };
-            let key = (letter.stream, letter.id.clone());
-            if self.letters.insert(key, place).is_none() {
-                self.counts[letter.stream as usize] += 1;
-            }
-        }
-    }
-
-    fn forget(&mut self, key: &Key) {
-        if self.letters.remove(key).is_some() {
-            self.counts[key.0 as usize] -= 1;
-        }
+        inner.residue = inner.garbage();
+        Ok(())
     }
 }
 
 fn io_error(path: PathBuf) -> impl FnOnce(io::Error) -> DeadError {
     move |source| DeadError::Io { path, source }
-}
-
-fn header(kind: Kind, count: usize) -> Header {
-    Header {
-        kind,
-        stream: Stream::Events,
-        codec: 0,
-        ordinal: 0,
-        count: count as u32,
-        raw_len: 0,
-        stored_len: 0,
-        received_at: now_millis(),
-    }
 }

@@ -101,11 +101,14 @@ pub enum QueueError {
     },
     /// The dead letters reached their quota.
     #[error(
-        "dead letters of sink {sink} are full ({bytes} bytes): look with `livekit-spool dead list {sink}`, then retry or drop some"
+        "dead letters of sink {sink} are full ({letters} in {bytes} bytes): look with `livekit-spool dead list {sink}`, \
+         then retry or drop some, or raise spool.dead_letters.max_bytes"
     )]
     DeadLettersFull {
         /// The sink.
         sink: String,
+        /// How many there are.
+        letters: u64,
         /// Their size.
         bytes: u64,
     },

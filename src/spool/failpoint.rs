@@ -3,20 +3,23 @@
 //! have none of it.
 
 /// The steps that can be named.
-pub const NAMES: [&str; 13] = [
+pub const NAMES: [&str; 16] = [
     "block_written",
     "block_synced",
     "segment_roll",
     "segment_delete",
     "segment_deleted",
     "queue_save",
+    "queue_flush",
     "queue_saved",
     "replay",
+    "replay_block",
     "replayed",
     "dead_write",
     "dead_written",
     "dead_synced",
     "dead_noted",
+    "dead_delete",
 ];
 
 /// Marks a step.

@@ -1,6 +1,6 @@
 //! Looks at a spool that is not open; changes no byte of it.
 
-use std::{path::Path, sync::Arc};
+use std::{collections::HashSet, path::Path, sync::Arc};
 
 use super::{
     core::Core,
@@ -66,6 +66,6 @@ impl StoppedSpool {
     /// # Errors
     /// When they cannot be read.
     pub fn dead_letters(&self, filter: &DeadFilter, skip: usize, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
-        self.core.dead.list(filter, skip, limit).map_err(|error| self.core.dead_error(error))
+        self.core.dead.list(filter, &HashSet::new(), skip, limit).map_err(|error| self.core.dead_error(error))
     }
 }

@@ -32,7 +32,7 @@ const IDLE_BYTES: u64 = 64 << 10;
 /// How long a spool has to be drained for that.
 const IDLE_TIME: Duration = Duration::from_secs(5);
 /// How long sled may take for a save.
-const SAVE_PATIENCE: Duration = Duration::from_secs(30);
+const SAVE_PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 30 });
 /// sled is not asked to write where less than this is free, and not opened again below it.
 const QUEUE_ROOM: u64 = 4 << 20;
 /// Runs that wait for a queue that is not there; older ones are found by walking segments.

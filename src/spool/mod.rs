@@ -14,16 +14,17 @@
 //! The order of things, for a batch: pack, write, `fdatasync`, enter into the books, answer. For a delivered record: out
 //! of the books, a note with the next group; its segment goes when all such notes are durable and the queue has followed.
 
-use std::{ops::Range, path::Path, sync::Arc, thread::JoinHandle, time::Instant};
+use std::{collections::HashSet, ops::Range, path::Path, sync::Arc, thread::JoinHandle, time::Instant};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use crate::record::{RecordBatch, RecordId, Stream, now_millis};
+use crate::record::{RecordBatch, Stream};
 
 mod active;
 mod ages;
+mod aside;
 mod block;
 mod books;
 mod codec;
@@ -184,12 +185,26 @@ impl Spool {
         purge::purge(&self.core, streams).await
     }
 
-    /// The dead letters that a filter means, oldest first: at most `limit` of them behind the first `skip`. Blocking.
+    /// The dead letters that a filter means, those that were tried longest ago first: at most `limit` of them behind the first `skip`. Blocking.
     ///
     /// # Errors
     /// When they cannot be read.
     pub fn dead_letters(&self, filter: &DeadFilter, skip: usize, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
-        self.core.dead.list(filter, skip, limit).map_err(|error| self.core.dead_error(error))
+        self.core.dead.list(filter, &HashSet::new(), skip, limit).map_err(|error| self.core.dead_error(error))
+    }
+
+    /// The dead letters that a filter means, at most `limit`, without those of these streams and `_id`s.
+    /// Blocking.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn dead_letters_except(
+        &self,
+        filter: &DeadFilter,
+        except: &HashSet<(Stream, String)>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, QueueError> {
+        self.core.dead.list(filter, except, 0, limit).map_err(|error| self.core.dead_error(error))
     }
 
     /// Removes the dead letters that a filter means, for good; answers how many. Blocking.
@@ -197,15 +212,15 @@ impl Spool {
     /// # Errors
     /// When they cannot be read or written.
     pub fn drop_dead_letters(&self, filter: &DeadFilter) -> Result<u64, QueueError> {
-        self.core.dead.drop_matching(filter).map_err(|error| self.core.dead_error(error))
+        aside::remove(&self.core, || self.core.dead.drop_matching(filter))
     }
 
     /// Keeps letters again after another attempt failed: what is known of earlier ones is added to. Blocking.
     ///
     /// # Errors
     /// When the dead letters are full or cannot be written.
-    pub fn keep_dead_letters(&self, letters: Vec<DeadLetter>) -> Result<(), QueueError> {
-        self.core.dead.add(letters).map_err(|error| self.core.dead_error(error))
+    pub fn keep_dead_letters(&self, letters: &[DeadLetter]) -> Result<(), QueueError> {
+        aside::keep_again(&self.core, letters)
     }
 
     /// Removes letters by stream and `_id`, for good; answers how many there were. Blocking.
@@ -213,7 +228,7 @@ impl Spool {
     /// # Errors
     /// When they cannot be written.
     pub fn remove_dead_letters(&self, keys: &[(Stream, String)]) -> Result<u64, QueueError> {
-        self.core.dead.remove(keys).map_err(|error| self.core.dead_error(error))
+        aside::remove(&self.core, || self.core.dead.remove(keys))
     }
 
     /// Takes no more records, makes durable what waits, brings the queue up to date, lets go of the folder.
@@ -272,7 +287,7 @@ impl Queue for Spool {
 
     async fn set_aside(&self, stream: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError> {
         let core = Arc::clone(&self.core);
-        let done = tokio::task::spawn_blocking(move || set_aside(&core, stream, rejections)).await;
+        let done = tokio::task::spawn_blocking(move || aside::set_aside(&core, stream, rejections)).await;
         done.unwrap_or_else(|panic| {
             Err(QueueError::Io { path: self.core.folder.display().to_string(), source: std::io::Error::other(panic) })
         })
@@ -293,24 +308,4 @@ impl Queue for Spool {
     fn waiting(&self, stream: Stream) -> (u64, u64) {
         self.core.books.lock().streams[stream as usize].waiting()
     }
-}
-
-fn set_aside(core: &Core, stream: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError> {
-    let ordinals: Vec<Range<u64>> =
-        rejections.iter().map(|rejection| rejection.record.ordinal..rejection.record.ordinal + 1).collect();
-    let now = now_millis();
-    let letters = rejections.into_iter().map(|rejection| DeadLetter {
-        stream,
-        id: RecordId::of(stream, &rejection.record.bytes).to_string(),
-        received_at: rejection.record.received_at,
-        reason: rejection.reason,
-        attempts: rejection.attempts,
-        first_attempt_at: rejection.first_attempt_at,
-        last_attempt_at: now,
-        record: rejection.record.bytes.to_vec(),
-    });
-    core.dead.add(letters.collect()).map_err(|error| core.dead_error(error))?;
-    core.finish(stream, &ordinals, Fate::SetAside);
-    failpoint::reach("dead_noted");
-    Ok(())
 }

@@ -9,6 +9,7 @@ use super::{
     block::BadBlock,
     codec::Packer,
     core::{Core, LEAST_MAX_BYTES},
+    dead::DeadError,
     error::OpenError,
     failpoint,
     io::{Disk, FolderLock, RealDisk},
@@ -37,7 +38,9 @@ pub(super) fn open(folder: &Path, options: SpoolOptions) -> Result<Spool, OpenEr
     let Some(lock) = lock else { return Err(OpenError::InUse { path: folder.to_owned() }) };
     let queue = folder.join("queue");
     // The format is checked before anything is changed.
-    recovery::check_format(disk.as_ref(), &folder.join("journal"))?;
+    for part in ["journal", "dead"] {
+        recovery::check_format(disk.as_ref(), &folder.join(part))?;
+    }
     let index = SledIndex::open(&queue);
     let found = match index {
         Ok(index) => index.checkpoint().map(|checkpoint| (index, checkpoint)),
@@ -117,8 +120,8 @@ pub(super) fn start(
     let core = Core::new(folder, options, disk, recovered.books, false).map_err(OpenError::io(folder))?;
     *core.index.write() = index;
     let core = Arc::new(core);
-    settle_disk(&core, &recovered.damage, recovered.torn)?;
     check_key(&core)?;
+    settle_disk(&core, &recovered.damage, recovered.torn)?;
     let writer = Writer::new(Arc::clone(&core), packer);
     let keeper = Keeper::new(Arc::clone(&core), checkpoint, recovered.written_at);
     let threads = [
@@ -177,12 +180,16 @@ fn settle_disk(
         // Written before the start, perhaps never synced: it is handed out from now on.
         file.sync().and_then(|()| disk.sync_folder(&journal)).map_err(OpenError::io(&path))?;
     }
+    core.dead.sync().map_err(|error| OpenError::io(&dead)(io::Error::other(error)))?;
     core.measure();
     Ok(())
 }
 
 /// A backlog that cannot be decrypted is named at the start; it stays as it is.
 fn check_key(core: &Core) -> Result<(), OpenError> {
+    if let Err(DeadError::NoKey { path, key }) = core.dead.check_key() {
+        return Err(OpenError::WrongKey { path, key });
+    }
     for stream in Stream::ALL {
         let open = core.books.lock().streams[stream as usize].next_open();
         if let Some(open) = open

@@ -17,6 +17,7 @@ use std::{
 use sled::{Config, Db, Mode, Tree};
 
 use super::{
+    failpoint,
     io::{Disk, RealDisk},
     state::{Checkpoint, Run, decode, encode},
 };
@@ -121,6 +122,7 @@ impl SledIndex {
             }
         }
         self.meta.insert(CHECKPOINT, encode(&changes.checkpoint))?;
+        failpoint::reach("queue_flush");
         self.db.flush()?;
         Ok(())
     }

@@ -13,6 +13,7 @@ use super::{
     books::{Books, SegmentBooks},
     codec::{BadPayload, Unpacker},
     error::OpenError,
+    failpoint,
     io::{Disk, DiskFile},
     segment::{self, ChunkReader, Damage, Found, Walker},
     state::{Checkpoint, Note, Progress, SavedState, decode},
@@ -172,6 +173,7 @@ fn replay(
     let file = disk.open(&path).map_err(OpenError::io(&path))?;
     let mut walker = Walker::new(file, from, len);
     while let Some(found) = walker.next().map_err(OpenError::io(&path))? {
+        failpoint::reach("replay_block");
         let (header, offset, payload) = match found {
             Found::Block { header, offset, payload } => (header, offset, payload),
             Found::Damage(Damage { reason: BadBlock::Newer { version }, .. }) => {

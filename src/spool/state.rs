@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, ops::Range};
 use bincode::{Decode, Encode, config};
 use serde::Serialize;
 
-use super::ranges::RangeSet;
+use super::{block::MAX_PAYLOAD_BYTES, ranges::RangeSet};
 use crate::record::Stream;
 
 /// Why records left a queue without being delivered.
@@ -316,7 +316,7 @@ pub(crate) fn encode<T: Encode>(value: &T) -> Vec<u8> {
 
 /// Reads what [`encode`] wrote; all of the bytes have to be used.
 pub(crate) fn decode<T: Decode<()>>(bytes: &[u8]) -> Option<T> {
-    let limited = config::standard().with_limit::<{ 64 << 20 }>();
+    let limited = config::standard().with_limit::<{ MAX_PAYLOAD_BYTES as usize }>();
     let (value, used) = bincode::decode_from_slice(bytes, limited).ok()?;
     (used == bytes.len()).then_some(value)
 }

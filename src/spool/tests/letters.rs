@@ -17,7 +17,7 @@ async fn with_letters(folder: &Path) -> Spool {
 }
 
 fn letters(spool: &Spool) -> Vec<DeadLetter> {
-    spool.dead_letters(&DeadFilter::default(), 0, 100).expect("readable")
+    spool.dead_letters(&DeadFilter::default(), 0, 1000).expect("readable")
 }
 
 #[tokio::test]
@@ -26,7 +26,7 @@ async fn a_letter_that_is_rejected_again_keeps_its_history() {
     let spool = with_letters(folder.path()).await;
     let again = DeadLetter { reason: "still odd".into(), attempts: 1, ..letters(&spool).remove(2) };
     let filter = DeadFilter { id: Some(again.id.clone()), ..DeadFilter::default() };
-    spool.keep_dead_letters(vec![DeadLetter { first_attempt_at: 5000, ..again }]).expect("kept");
+    spool.keep_dead_letters(&[DeadLetter { first_attempt_at: 5000, ..again }]).expect("kept");
     spool.close().await;
     let spool = open(folder.path());
     assert_eq!(spool.status().dead_letters(), 5, "no second letter");
@@ -46,14 +46,14 @@ async fn letters_come_and_go_and_the_rest_stays_readable() {
         reason: "no".into(),
         attempts: 1,
         first_attempt_at: 1,
-        last_attempt_at: 2,
+        last_attempt_at: number as UnixMillis,
         // Hardly compressible, so that segments fill.
         record: (0..2000_u64)
             .flat_map(|i| blake3::hash(&(number * 5000 + i).to_le_bytes()).as_bytes()[..2].to_vec())
             .collect(),
     };
     for round in 0..40 {
-        spool.keep_dead_letters((round * 100..(round + 1) * 100).map(letter).collect()).expect("kept");
+        spool.keep_dead_letters(&(round * 100..(round + 1) * 100).map(letter).collect::<Vec<_>>()).expect("kept");
         let gone: Vec<_> =
             (round * 100..(round + 1) * 100 - 1).map(|number| (Stream::Events, format!("AE_{number}"))).collect();
         assert_eq!(spool.remove_dead_letters(&gone).expect("removed"), 99);
@@ -80,5 +80,124 @@ async fn filters_pick_letters() {
     let first = letters(&spool)[0].id.clone();
     assert_eq!(spool.drop_dead_letters(&DeadFilter { id: Some(first), ..DeadFilter::default() }).expect("removed"), 1);
     assert_eq!(letters(&spool).len(), 4);
+    spool.close().await;
+}
+
+const QUOTA: u64 = 256 << 10;
+
+fn tight() -> SpoolOptions {
+    SpoolOptions { dead_max_bytes: QUOTA, compression: Compression::None, ..options() }
+}
+
+fn long_letter(number: u64) -> DeadLetter {
+    DeadLetter {
+        stream: Stream::Events,
+        id: format!("AE_{number:05}"),
+        received_at: 1,
+        reason: "no".into(),
+        attempts: 1,
+        first_attempt_at: 1,
+        last_attempt_at: number as UnixMillis,
+        record: format!("{} {}", record(number), "z".repeat(2000)).into_bytes(),
+    }
+}
+
+/// Keeps letters one by one from a number on until one does not fit; the number of that one.
+fn fill_letters(spool: &Spool, from: u64) -> u64 {
+    let full = (from..).find(|&number| match spool.keep_dead_letters(&[long_letter(number)]) {
+        Ok(()) => false,
+        Err(QueueError::DeadLettersFull { .. }) => true,
+        Err(error) => panic!("{error}"),
+    });
+    full.expect("the quota is finite")
+}
+
+fn key(number: u64) -> (Stream, String) {
+    (Stream::Events, format!("AE_{number:05}"))
+}
+
+#[tokio::test]
+async fn at_a_full_quota_letters_are_dropped_and_what_they_took_comes_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = Spool::open(folder.path(), tight()).expect("opens");
+    let full = fill_letters(&spool, 0);
+    assert!(full > 90, "most of the quota is for letters: {full}");
+    let mut there: Vec<u64> = (0..full).collect();
+    let mut next = full;
+    // Whichever go, in whatever pattern: the room they took is there again.
+    for (step, offset) in [(2, 0), (7, 3), (3, 1), (1000, 5), (2, 1)] {
+        let gone: Vec<u64> = there.iter().copied().skip(offset).step_by(step).collect();
+        let keys: Vec<_> = gone.iter().map(|&number| key(number)).collect();
+        assert_eq!(spool.remove_dead_letters(&keys).expect("removing works at a full quota"), gone.len() as u64);
+        there.retain(|number| !gone.contains(number));
+        let from = next;
+        next = fill_letters(&spool, from);
+        assert!(next - from >= gone.len() as u64 * 9 / 10, "{} went, {} came", gone.len(), next - from);
+        there.extend(from..next);
+        assert!(spool.status().disk.dead <= QUOTA, "{}", spool.status().disk.dead);
+    }
+    spool.close().await;
+    let spool = Spool::open(folder.path(), tight()).expect("opens");
+    let left = letters(&spool);
+    assert_eq!(left, there.iter().map(|&number| long_letter(number)).collect::<Vec<_>>());
+    assert_eq!(spool.drop_dead_letters(&DeadFilter::default()).expect("removed"), there.len() as u64);
+    assert_eq!(spool.status().disk.dead, 0);
+    spool.close().await;
+}
+
+#[tokio::test]
+async fn at_a_full_quota_letters_that_fail_again_keep_their_history() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = Spool::open(folder.path(), tight()).expect("opens");
+    let full = fill_letters(&spool, 0);
+    for round in 1..=3 {
+        let again: Vec<DeadLetter> = letters(&spool)
+            .into_iter()
+            .map(|letter| DeadLetter { attempts: 1, last_attempt_at: letter.last_attempt_at + 1000, ..letter })
+            .collect();
+        spool.keep_dead_letters(&again).expect("letters that are there already fit");
+        let letters = letters(&spool);
+        assert_eq!(letters.len() as u64, full);
+        assert!(letters.iter().all(|letter| letter.attempts == 1 + round));
+        assert!(spool.status().disk.dead <= QUOTA, "{}", spool.status().disk.dead);
+    }
+    spool.close().await;
+}
+
+#[tokio::test]
+async fn rejections_that_do_not_fit_together_are_kept_as_far_as_they_do_and_go_on_when_there_is_room() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = Spool::open(folder.path(), tight()).expect("opens");
+    let mut builder = RecordBatchBuilder::new(Stream::Events);
+    (0..200).for_each(|number| builder.push(&long_letter(number).record));
+    spool.append(builder.build(now_millis())).await.expect("taken");
+    let records = lease_all(&spool, Stream::Events);
+    let rejections: Vec<_> = records.into_iter().map(|record| reject(record, "too odd", 1)).collect();
+    let mut seen = 0;
+    for _ in 0..10 {
+        let done = spool.set_aside(Stream::Events, rejections.clone()).await;
+        let kept = letters(&spool);
+        assert!(!kept.is_empty() && kept.iter().all(|letter| letter.attempts == 2), "each is kept once");
+        seen += spool.drop_dead_letters(&DeadFilter::default()).expect("removed");
+        assert_eq!(spool.status().records(), 200 - seen);
+        match done {
+            Ok(()) => break,
+            Err(error) => assert!(matches!(error, QueueError::DeadLettersFull { .. }), "{error}"),
+        }
+    }
+    assert_eq!(seen, 200);
+    spool.close().await;
+}
+
+#[tokio::test]
+async fn a_retry_finds_letters_whatever_the_clock_said_when_they_failed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = open(folder.path());
+    let ahead = now_millis() + 365 * 24 * 3_600_000;
+    let at = |number, last_attempt_at| DeadLetter { last_attempt_at, ..long_letter(number) };
+    spool.keep_dead_letters(&[at(0, 0), at(1, ahead), at(2, now_millis())]).expect("kept");
+    let except = std::collections::HashSet::from([key(2)]);
+    let left = spool.dead_letters_except(&DeadFilter::default(), &except, 10).expect("readable");
+    assert_eq!(left.iter().map(|letter| letter.id.as_str()).collect::<Vec<_>>(), ["AE_00000", "AE_00001"]);
     spool.close().await;
 }

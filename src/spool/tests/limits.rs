@@ -1,13 +1,15 @@
 //! Full spools, full disks, old records: what is refused, what is dropped, and that it is counted.
 
-use std::{io::ErrorKind, sync::atomic::AtomicBool};
+use std::{
+    io::ErrorKind,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use super::{
     memory::{MemoryDisk, MemoryIndex},
     *,
 };
 use crate::spool::{
-    io::Disk,
     open,
     queue::{Changes, Index, IndexError},
     recovery,
@@ -199,7 +201,7 @@ impl Index for FailingIndex {
     }
 
     fn save(&self, changes: &Changes) -> Result<(), IndexError> {
-        if self.failing.load(std::sync::atomic::Ordering::Relaxed) {
+        if self.failing.load(Ordering::Relaxed) {
             return Err(IndexError("the disk is full".into()));
         }
         self.index.save(changes)
@@ -215,7 +217,7 @@ fn over(disk: &MemoryDisk, index: Option<Arc<dyn Index>>) -> Spool {
 
 /// Waits until the keeper has made its reserve: the next write is the journal's.
 async fn settled(disk: &MemoryDisk) {
-    eventually("the reserve is made", || disk.open(Path::new("/spool/reserve")).is_ok()).await;
+    eventually("the reserve is made", || disk.is_synced(Path::new("/spool/reserve"))).await;
 }
 
 #[tokio::test]
@@ -226,7 +228,7 @@ async fn a_queue_that_fails_costs_nothing() {
     for batch in 0..20 {
         spool.append(big_batch(batch * 100..(batch + 1) * 100)).await.expect("taken");
     }
-    index.failing.store(true, std::sync::atomic::Ordering::Relaxed);
+    index.failing.store(true, Ordering::Relaxed);
     for batch in 20..40 {
         spool.append(big_batch(batch * 100..(batch + 1) * 100)).await.expect("taken");
     }
@@ -235,6 +237,113 @@ async fn a_queue_that_fails_costs_nothing() {
     assert!(texts(&lease_all(&spool, Stream::Events)) == all);
     spool.acknowledge(Stream::Events, &[0..4000]).expect("noted");
     eventually("segments are deleted without a queue", || spool.status().segments <= 1).await;
+    spool.close().await;
+}
+
+/// A queue whose saves hang from some moment on.
+#[derive(Debug, Default)]
+struct HangingIndex {
+    index: MemoryIndex,
+    hanging: Mutex<bool>,
+    released: parking_lot::Condvar,
+    waiting: AtomicBool,
+}
+
+impl HangingIndex {
+    fn hang(&self, hanging: bool) {
+        *self.hanging.lock() = hanging;
+        self.released.notify_all();
+    }
+}
+
+impl Index for HangingIndex {
+    fn checkpoint(&self) -> Result<Option<Checkpoint>, IndexError> {
+        self.index.checkpoint()
+    }
+
+    fn rewind(&self, checkpoint: &Checkpoint) -> Result<(), IndexError> {
+        self.index.rewind(checkpoint)
+    }
+
+    fn run_at(&self, stream: Stream, ordinal: u64) -> Result<Option<(u64, Run)>, IndexError> {
+        self.index.run_at(stream, ordinal)
+    }
+
+    fn runs_from(&self, stream: Stream, ordinal: u64, limit: usize) -> Result<Vec<(u64, Run)>, IndexError> {
+        self.index.runs_from(stream, ordinal, limit)
+    }
+
+    fn save(&self, changes: &Changes) -> Result<(), IndexError> {
+        let mut hanging = self.hanging.lock();
+        while *hanging {
+            self.waiting.store(true, Ordering::Relaxed);
+            self.released.wait(&mut hanging);
+        }
+        drop(hanging);
+        self.index.save(changes)
+    }
+}
+
+#[tokio::test]
+async fn a_queue_that_hangs_holds_up_neither_intake_nor_delivery_and_is_given_up() {
+    let disk = MemoryDisk::new();
+    let index = Arc::new(HangingIndex::default());
+    let spool = over(&disk, Some(Arc::clone(&index) as Arc<dyn Index>));
+    spool.append(big_batch(0..100)).await.expect("taken");
+    index.hang(true);
+    spool.append(big_batch(100..200)).await.expect("taken");
+    eventually("a save hangs", || index.waiting.load(Ordering::Relaxed)).await;
+    for batch in 2..40 {
+        spool.append(big_batch(batch * 100..(batch + 1) * 100)).await.expect("taken while the save hangs");
+    }
+    let all: Vec<String> = (0..4000).map(big_record).collect();
+    assert!(texts(&lease_all(&spool, Stream::Events)) == all);
+    spool.acknowledge(Stream::Events, &[0..4000]).expect("noted");
+    eventually("the queue is given up", || spool.status().last_error.is_some()).await;
+    eventually("segments are deleted without a queue", || spool.status().segments <= 1).await;
+    index.hang(false);
+    spool.close().await;
+    let spool = over(&disk, None);
+    assert_eq!((spool.status().records(), spool.status().streams[&Stream::Events].delivered), (0, 4000));
+    spool.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_of_dead_letters_that_hangs_holds_up_neither_the_status_nor_intake_nor_delivery() {
+    let disk = MemoryDisk::new();
+    let spool = Arc::new(over(&disk, None));
+    spool.append(batch(Stream::Events, 0..100)).await.expect("taken");
+    settled(&disk).await;
+    let record = spool.lease(Stream::Events, limit(1)).expect("readable").expect("a record").records.remove(0);
+    *disk.faults.held.lock() = Some("/spool/dead".into());
+    let setting_aside = tokio::spawn({
+        let spool = Arc::clone(&spool);
+        async move {
+            let rejection = Rejection { record, reason: "no".into(), attempts: 1, first_attempt_at: 0 };
+            spool.set_aside(Stream::Events, vec![rejection]).await
+        }
+    });
+    eventually("the write hangs", || disk.faults.holding.load(Ordering::Relaxed)).await;
+    let work = {
+        let spool = Arc::clone(&spool);
+        tokio::spawn(async move {
+            spool.append(batch(Stream::Events, 100..200)).await.expect("taken");
+            let records = tokio::task::spawn_blocking({
+                let spool = Arc::clone(&spool);
+                move || {
+                    assert_eq!(spool.status().dead_letters(), 0, "not yet durable");
+                    lease_all(&spool, Stream::Events)
+                }
+            });
+            assert_eq!(texts(&records.await.expect("no panic")), expected(1..200));
+            spool.acknowledge(Stream::Events, &[1..200]).expect("noted");
+        })
+    };
+    let done = tokio::time::timeout(Duration::from_secs(60), work).await;
+    disk.faults.release();
+    done.expect("it goes on while the write hangs").expect("no panic");
+    setting_aside.await.expect("no panic").expect("kept");
+    assert_eq!((spool.status().dead_letters(), spool.status().records()), (1, 0));
     spool.close().await;
 }
 

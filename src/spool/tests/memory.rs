@@ -6,11 +6,11 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use rand::{Rng, rngs::StdRng};
 
 use crate::{
@@ -33,7 +33,30 @@ pub(super) struct Faults {
     pub(super) sync: Mutex<Option<(u64, ErrorKind)>>,
     /// Cutting a file to length fails too.
     pub(super) set_len: Mutex<Option<(u64, ErrorKind)>>,
+    /// Removing a file fails.
+    pub(super) remove: Mutex<Option<(u64, ErrorKind)>>,
     pub(super) free: AtomicU64,
+    /// Syncs of this folder do not return while it is named here.
+    pub(super) held: Mutex<Option<PathBuf>>,
+    /// A sync is held up right now.
+    pub(super) holding: AtomicBool,
+    released: Condvar,
+}
+
+impl Faults {
+    /// Lets go of what is held up.
+    pub(super) fn release(&self) {
+        *self.held.lock() = None;
+        self.released.notify_all();
+    }
+
+    fn hold_up(&self, folder: &Path) {
+        let mut held = self.held.lock();
+        while held.as_deref() == Some(folder) {
+            self.holding.store(true, Ordering::Relaxed);
+            self.released.wait(&mut held);
+        }
+    }
 }
 
 /// True (once) when the countdown is over.
@@ -118,6 +141,14 @@ impl MemoryDisk {
         after
     }
 
+    /// Whether a file is there with all it holds synced.
+    pub(super) fn is_synced(&self, path: &Path) -> bool {
+        self.files.lock().get(path).is_some_and(|file| {
+            let contents = file.contents.lock();
+            !contents.now.is_empty() && contents.now == contents.synced
+        })
+    }
+
     fn get(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let file = self.files.lock().get(path).cloned().ok_or(ErrorKind::NotFound)?;
         Ok(Arc::new(file))
@@ -182,6 +213,9 @@ impl Disk for MemoryDisk {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        if let Some(error) = due(&self.faults.remove) {
+            return Err(error);
+        }
         self.files.lock().remove(path);
         Ok(())
     }
@@ -194,6 +228,7 @@ impl Disk for MemoryDisk {
     }
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        self.faults.hold_up(folder);
         if let Some(error) = due(&self.faults.sync) {
             return Err(error);
         }

@@ -3,12 +3,13 @@
 use std::{ops::Range, path::Path, time::Duration};
 
 use super::*;
-use crate::record::RecordBatchBuilder;
+use crate::record::{RecordBatchBuilder, RecordId, now_millis};
 
 mod basics;
 mod checking;
 mod damage;
 mod letters;
+mod letters_model;
 mod limits;
 mod looking;
 mod memory;

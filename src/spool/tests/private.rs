@@ -94,6 +94,29 @@ async fn a_wrong_key_is_a_clear_error_and_loses_nothing() {
     spool.close().await;
 }
 
+#[tokio::test]
+async fn dead_letters_of_a_key_that_is_missing_are_a_clear_error_and_are_not_lost() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = Spool::open(folder.path(), encrypted(1, &[])).expect("opens");
+    spool.append(batch(Stream::Events, 0..1)).await.expect("taken");
+    let rejected = lease_all(&spool, Stream::Events).remove(0);
+    let rejection = Rejection { record: rejected, reason: "no".into(), attempts: 1, first_attempt_at: 0 };
+    spool.set_aside(Stream::Events, vec![rejection]).await.expect("kept");
+    spool.close().await;
+    let before = super::basics::contents(&folder.path().join("dead"));
+    for keys in [encrypted(2, &[]), options()] {
+        let error = Spool::open(folder.path(), keys.clone()).expect_err("the key is missing");
+        assert!(matches!(error, OpenError::WrongKey { .. }) && error.to_string().contains("dead"), "{error}");
+        let stopped = StoppedSpool::look(folder.path(), keys).expect("the figures can be seen");
+        let error = stopped.dead_letters(&DeadFilter::default(), 0, 10).expect_err("unreadable");
+        assert!(matches!(error, QueueError::NoKey { .. }), "{error}");
+    }
+    assert_eq!(super::basics::contents(&folder.path().join("dead")), before);
+    let spool = Spool::open(folder.path(), encrypted(2, &[1])).expect("opens");
+    assert_eq!(spool.dead_letters(&DeadFilter::default(), 0, 10).expect("readable")[0].record, record(0).as_bytes());
+    spool.close().await;
+}
+
 #[test]
 fn a_key_never_shows() {
     assert!(!format!("{:?}", encrypted(77, &[78])).contains("77, 77"));

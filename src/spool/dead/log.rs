@@ -1,0 +1,228 @@
+//! The files of dead letters: blocks of letters and of removals, appended and synced, in segments.
+
+use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
+
+use super::{DeadError, DeadLetter, io_error};
+use crate::{
+    record::{Stream, now_millis},
+    spool::{
+        block::{Header, Kind},
+        codec::{BadPayload, Packer, Unpacker},
+        failpoint,
+        io::{Disk, DiskFile},
+        segment::{self, Found, Walker},
+        state::decode,
+    },
+};
+
+/// A block on its way: its kind, how many letters or keys, and what it says.
+pub(super) struct Draft {
+    pub(super) kind: Kind,
+    pub(super) count: usize,
+    pub(super) raw: Vec<u8>,
+}
+
+/// A block that is durable: its segment, offset, length.
+pub(super) type Placed = (u64, u32, u64);
+
+/// Packed blocks for one segment.
+struct Piece {
+    segment: u64,
+    bytes: Vec<u8>,
+    lengths: Vec<u64>,
+}
+
+/// The segments.
+pub(super) struct Log {
+    disk: Arc<dyn Disk>,
+    folder: PathBuf,
+    /// A segment that is at least this long gets no more blocks.
+    segment_bytes: u64,
+    /// How long each is, as far as it is synced.
+    segments: BTreeMap<u64, u64>,
+    active: Option<(u64, Arc<dyn DiskFile>)>,
+    packer: Packer,
+    unpacker: Unpacker,
+}
+
+impl std::fmt::Debug for Log {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Log").field("segments", &self.segments).finish_non_exhaustive()
+    }
+}
+
+impl Log {
+    /// Looks at the folder.
+    pub(super) fn open(
+        disk: Arc<dyn Disk>,
+        folder: PathBuf,
+        segment_bytes: u64,
+        packer: Packer,
+        unpacker: Unpacker,
+    ) -> io::Result<Self> {
+        let segments = segment::list(disk.as_ref(), &folder)?.into_iter().collect();
+        Ok(Self { disk, folder, segment_bytes, segments, active: None, packer, unpacker })
+    }
+
+    /// The file of a segment.
+    pub(super) fn path(&self, segment: u64) -> PathBuf {
+        segment::path(&self.folder, segment)
+    }
+
+    /// Begins a new segment with the next block.
+    pub(super) fn seal(&mut self) {
+        self.active = None;
+    }
+
+    /// The segments and how long they are, oldest first.
+    pub(super) const fn segments(&self) -> &BTreeMap<u64, u64> {
+        &self.segments
+    }
+
+    /// Bytes of all segments.
+    pub(super) fn bytes(&self) -> u64 {
+        self.segments.values().sum()
+    }
+
+    /// Walks over a segment.
+    pub(super) fn walk(&self, segment: u64) -> io::Result<Walker> {
+        segment::walk(self.disk.as_ref(), &self.folder, segment, 0)
+    }
+
+    /// What a payload says.
+    pub(super) fn unpack(&mut self, segment: u64, header: &Header, payload: &[u8]) -> Result<Vec<u8>, BadPayload> {
+        self.unpacker.unpack(segment, header, payload)
+    }
+
+    /// Appends blocks and syncs them, all or none where they do not fit below `limit`; `placed` hears of each that is
+    /// durable.
+    pub(super) fn append(
+        &mut self,
+        drafts: &[Draft],
+        limit: u64,
+        mut placed: impl FnMut(usize, Placed),
+    ) -> Result<(), DeadError> {
+        let pieces = self.pack(drafts)?;
+        let needed = self.bytes() + pieces.iter().map(|piece| piece.bytes.len() as u64).sum::<u64>();
+        if needed > limit {
+            return Err(DeadError::Full { over: needed - limit });
+        }
+        let mut nth = 0;
+        for piece in pieces {
+            let mut offset = self.write(piece.segment, &piece.bytes)?;
+            for length in piece.lengths {
+                placed(nth, (piece.segment, offset as u32, length));
+                offset += length;
+                nth += 1;
+            }
+        }
+        Ok(())
+    }
+
+    fn pack(&mut self, drafts: &[Draft]) -> Result<Vec<Piece>, DeadError> {
+        let newest = self.segments.last_key_value().map_or(0, |(newest, _)| *newest);
+        let (mut segment, mut len) = match &self.active {
+            Some((segment, _)) => (*segment, self.segments.get(segment).copied().unwrap_or(0)),
+            None => (newest + 1, 0),
+        };
+        let mut pieces: Vec<Piece> = Vec::new();
+        for draft in drafts {
+            if len >= self.segment_bytes {
+                (segment, len) = (segment + 1, 0);
+            }
+            if pieces.last().is_none_or(|piece| piece.segment != segment) {
+                pieces.push(Piece { segment, bytes: Vec::new(), lengths: Vec::new() });
+            }
+            let Some(piece) = pieces.last_mut() else { continue };
+            let header = header(draft.kind, draft.count);
+            let written = self.packer.write(&mut piece.bytes, segment, header, &draft.raw);
+            let length = written.map_err(io_error(self.path(segment)))?.block_len();
+            piece.lengths.push(length);
+            len += length;
+        }
+        Ok(pieces)
+    }
+
+    /// Appends bytes to a segment, which is made where it is a new one, and syncs them; answers where they begin.
+    fn write(&mut self, segment: u64, bytes: &[u8]) -> Result<u64, DeadError> {
+        let path = self.path(segment);
+        let (file, begins) = match self.active.take() {
+            Some((active, file)) if active == segment => (file, false),
+            _ => {
+                // Whatever lies there is from an attempt that failed.
+                self.disk.remove(&path).map_err(io_error(path.clone()))?;
+                (self.disk.create(&path).map_err(io_error(path.clone()))?, true)
+            }
+        };
+        let end = self.segments.get(&segment).copied().unwrap_or(0);
+        failpoint::reach("dead_write");
+        let written = file.write_at(bytes, end);
+        failpoint::reach("dead_written");
+        if let Err(error) = written {
+            // Where that fails too, the next letters go into another file.
+            if file.set_len(end).is_ok() && !begins {
+                self.active = Some((segment, file));
+            }
+            return Err(io_error(path)(error));
+        }
+        let synced = file.sync().and_then(|()| if begins { self.disk.sync_folder(&self.folder) } else { Ok(()) });
+        if let Err(error) = synced {
+            // Nothing is known of the file now: no more is written to it. The cut may work; nothing depends on it.
+            let _ = file.set_len(end);
+            self.segments.insert(segment, end);
+            return Err(io_error(path)(error));
+        }
+        failpoint::reach("dead_synced");
+        self.segments.insert(segment, end + bytes.len() as u64);
+        self.active = Some((segment, file));
+        Ok(end)
+    }
+
+    /// Syncs all segments.
+    pub(super) fn sync(&self) -> Result<(), DeadError> {
+        for &segment in self.segments.keys() {
+            let path = self.path(segment);
+            self.disk.open_writable(&path).and_then(|file| file.sync()).map_err(io_error(path))?;
+        }
+        self.disk.sync_folder(&self.folder).map_err(io_error(self.folder.clone()))
+    }
+
+    /// Deletes a segment, and does not return before that is durable: a removal's note goes after the letter it is of.
+    pub(super) fn delete(&mut self, segment: u64) -> Result<(), DeadError> {
+        if self.active.as_ref().is_some_and(|(active, _)| *active == segment) {
+            self.active = None;
+        }
+        failpoint::reach("dead_delete");
+        let path = self.path(segment);
+        self.disk.remove(&path).map_err(io_error(path))?;
+        self.segments.remove(&segment);
+        self.disk.sync_folder(&self.folder).map_err(io_error(self.folder.clone()))
+    }
+
+    /// The letters of a block; `None` where it is damaged.
+    pub(super) fn read(&mut self, segment: u64, offset: u32) -> Result<Option<Vec<DeadLetter>>, DeadError> {
+        let path = self.path(segment);
+        let file = self.disk.open(&path).map_err(io_error(path.clone()))?;
+        let len = file.len().map_err(io_error(path.clone()))?;
+        let Some(Found::Block { header, payload, .. }) =
+            Walker::new(file, u64::from(offset), len).next().map_err(io_error(path))?
+        else {
+            return Ok(None);
+        };
+        let raw = self.unpacker.unpack(segment, &header, &payload).ok();
+        Ok(raw.and_then(|raw| decode(&raw)))
+    }
+}
+
+fn header(kind: Kind, count: usize) -> Header {
+    Header {
+        kind,
+        stream: Stream::Events,
+        codec: 0,
+        ordinal: 0,
+        count: count as u32,
+        raw_len: 0,
+        stored_len: 0,
+        received_at: now_millis(),
+    }
+}

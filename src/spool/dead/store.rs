@@ -1,0 +1,195 @@
+//! Letters in files and where each lies: the two change together.
+
+use std::{io, path::PathBuf};
+
+use super::{
+    DeadError, DeadFilter, DeadLetter, Key,
+    index::{BlockKey, Index, Place},
+    log::{Draft, Log},
+};
+use crate::{
+    record::Stream,
+    spool::{
+        block::{BadBlock, Header, Kind},
+        codec::BadPayload,
+        segment::{Damage, Found},
+        state::{decode, encode},
+    },
+};
+
+/// So much is moved at once, unpacked.
+const MOVED_RAW_BYTES: usize = 4 << 20;
+
+/// The letters: their files, and where each lies.
+#[derive(Debug)]
+pub(super) struct Store {
+    pub(super) index: Index,
+    pub(super) log: Log,
+    pub(super) damage: Vec<(u64, Damage)>,
+    /// Letters that cannot be opened: where, and the id of the key that is missing.
+    locked: Option<(PathBuf, String)>,
+    /// Garbage that rewriting everything left: estimates are not exact.
+    pub(super) residue: u64,
+}
+
+impl Store {
+    /// Takes in what the files hold.
+    pub(super) fn open(log: Log) -> io::Result<Self> {
+        let mut store = Self { index: Index::default(), log, damage: Vec::new(), locked: None, residue: 0 };
+        for segment in store.log.segments().clone().into_keys() {
+            store.take_in(segment)?;
+        }
+        Ok(store)
+    }
+
+    /// Takes in what a segment holds.
+    fn take_in(&mut self, segment: u64) -> io::Result<()> {
+        let mut walker = self.log.walk(segment)?;
+        while let Some(found) = walker.next()? {
+            let (header, offset, payload) = match found {
+                Found::Block { header, offset, payload } => (header, offset, payload),
+                Found::Damage(damage) => {
+                    self.damage.push((segment, damage));
+                    continue;
+                }
+            };
+            match self.log.unpack(segment, &header, &payload) {
+                Ok(raw) if self.enter(segment, offset, &header, &raw) => {}
+                Err(BadPayload::NoKey { key }) => {
+                    self.locked.get_or_insert_with(|| (self.log.path(segment), key));
+                }
+                _ => {
+                    let bytes = offset..offset + header.block_len();
+                    self.damage.push((segment, Damage { bytes, reason: BadBlock::Unknown, header: Some(header) }));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Enters what a block says; false if it makes no sense.
+    fn enter(&mut self, segment: u64, offset: u64, header: &Header, raw: &[u8]) -> bool {
+        match header.kind {
+            Kind::DeadLetters => {
+                let (Some(letters), Ok(offset)) = (decode::<Vec<DeadLetter>>(raw), u32::try_from(offset)) else {
+                    return false;
+                };
+                self.index.enter((segment, offset), header.block_len(), &letters);
+            }
+            Kind::DeadRemoved => {
+                let Some(keys) = decode::<Vec<Key>>(raw) else { return false };
+                for key in &keys {
+                    self.index.forget(key);
+                }
+            }
+            Kind::Records | Kind::Notes | Kind::State => {}
+        }
+        true
+    }
+
+    pub(super) fn check_key(&self) -> Result<(), DeadError> {
+        match self.locked.clone() {
+            Some((path, key)) => Err(DeadError::NoKey { path, key }),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn oldest(&self) -> Option<u64> {
+        self.log.segments().first_key_value().map(|(oldest, _)| *oldest)
+    }
+
+    /// Bytes that no letter needs.
+    pub(super) fn garbage(&self) -> u64 {
+        self.log.bytes().saturating_sub(self.index.live_bytes())
+    }
+
+    /// Where letters lie that a filter may mean, those that were tried longest ago first.
+    pub(super) fn places(&self, filter: &DeadFilter) -> Vec<Place> {
+        let Some(id) = &filter.id else { return self.index.places() };
+        Stream::ALL.into_iter().filter_map(|stream| self.index.place(stream, id)).collect()
+    }
+
+    /// The letter at a place, by way of the block that was read last; `None` where it is damaged.
+    pub(super) fn read_through<'a>(
+        &mut self,
+        last: &'a mut Option<(BlockKey, Vec<DeadLetter>)>,
+        place: Place,
+    ) -> Result<Option<&'a DeadLetter>, DeadError> {
+        if last.as_ref().is_none_or(|(block, _)| *block != place.block()) {
+            let letters = self.log.read(place.segment, place.offset)?.unwrap_or_default();
+            *last = Some((place.block(), letters));
+        }
+        Ok(last.as_ref().and_then(|(_, letters)| letters.get(place.nth as usize)))
+    }
+
+    /// The letters of a block that are still there; `None` where it is damaged.
+    pub(super) fn read(&mut self, (segment, offset): BlockKey) -> Result<Option<Vec<DeadLetter>>, DeadError> {
+        let Some(letters) = self.log.read(segment, offset)? else { return Ok(None) };
+        let is_there = |letter: &DeadLetter, nth| {
+            self.index.place(letter.stream, &letter.id) == Some(Place { segment, offset, nth })
+        };
+        Ok(Some(letters.into_iter().zip(0..).filter(|(letter, nth)| is_there(letter, *nth)).map(|(l, _)| l).collect()))
+    }
+
+    /// Adds to letters what is known of them; answers how many are new.
+    pub(super) fn add_history(&mut self, letters: &mut [DeadLetter]) -> Result<u64, DeadError> {
+        let mut fresh = 0;
+        let mut last = None;
+        for letter in letters {
+            let Some(place) = self.index.place(letter.stream, &letter.id) else {
+                fresh += 1;
+                continue;
+            };
+            if let Some(earlier) = self.read_through(&mut last, place)? {
+                letter.attempts = letter.attempts.saturating_add(earlier.attempts);
+                letter.first_attempt_at = letter.first_attempt_at.min(earlier.first_attempt_at);
+            }
+        }
+        Ok(fresh)
+    }
+
+    /// Writes letters in blocks, and enters them.
+    pub(super) fn write_letters(
+        &mut self,
+        letters: &[DeadLetter],
+        block_raw_bytes: usize,
+        limit: u64,
+    ) -> Result<(), DeadError> {
+        let mut raw = 0;
+        let blocks: Vec<&[DeadLetter]> = letters
+            .chunk_by(|letter, _| {
+                raw += letter.record.len();
+                let more = raw < block_raw_bytes;
+                raw *= usize::from(more);
+                more
+            })
+            .collect();
+        let draft = |block: &&[DeadLetter]| Draft { kind: Kind::DeadLetters, count: block.len(), raw: encode(block) };
+        let drafts: Vec<Draft> = blocks.iter().map(draft).collect();
+        let Self { index, log, .. } = self;
+        log.append(&drafts, limit, |nth, (segment, offset, len)| {
+            index.enter((segment, offset), len, blocks[nth]);
+        })
+    }
+
+    /// Writes the letters of a segment anew; false if they do not fit below `limit`, or one cannot be read.
+    pub(super) fn move_letters(&mut self, segment: u64, block_raw_bytes: usize, limit: u64) -> Result<bool, DeadError> {
+        let mut moving = Vec::new();
+        let mut raw = 0;
+        let mut blocks = self.index.blocks_of(segment).into_iter().peekable();
+        while let Some(block) = blocks.next() {
+            let Some(letters) = self.read(block)? else { return Ok(false) };
+            raw += letters.iter().map(|letter| letter.record.len()).sum::<usize>();
+            moving.extend(letters);
+            if raw >= MOVED_RAW_BYTES || blocks.peek().is_none() {
+                match self.write_letters(&moving, block_raw_bytes, limit) {
+                    Err(DeadError::Full { .. }) => return Ok(false),
+                    written => written?,
+                }
+                moving.clear();
+                raw = 0;
+            }
+        }
+        Ok(true)
+    }
+}
