@@ -10,8 +10,6 @@ mod cdp;
 mod cli;
 mod documents;
 
-use std::fs;
-
 use livekit_protocol::{AnalyticsEvent, AnalyticsEvents, Room};
 use prost::Message;
 use support::process::{Setup, Spool};
@@ -21,12 +19,7 @@ const TOKEN: &str = "a-token-for-the-tests";
 
 /// Prepares a process whose admin port has a token.
 fn with_token(setup: Setup) -> Spool {
-    let spool = setup.prepare();
-    let path = spool.folder().join("config.yaml");
-    let text = fs::read_to_string(&path).unwrap();
-    let admin = text.lines().find(|line| line.starts_with("admin:")).unwrap().to_owned();
-    fs::write(path, text.replace(&admin, &admin.replace(" }", &format!(", token: {TOKEN} }}")))).unwrap();
-    spool
+    setup.admin_token(TOKEN).prepare()
 }
 
 /// A MongoDB sink that nobody answers at.

@@ -30,6 +30,7 @@ pub const BINARY: &str = env!("CARGO_BIN_EXE_livekit-spool");
 pub struct Setup {
     sinks: String,
     auth: Option<String>,
+    admin_token: Option<String>,
     sections: String,
     envs: Vec<(String, String)>,
     /// A program and its arguments that run `run` (strace).
@@ -68,6 +69,13 @@ impl Setup {
     #[must_use]
     pub fn auth(mut self, keys: &str) -> Self {
         self.auth = Some(keys.to_owned());
+        self
+    }
+
+    /// The token of the admin port.
+    #[must_use]
+    pub fn admin_token(mut self, token: &str) -> Self {
+        self.admin_token = Some(token.to_owned());
         self
     }
 
@@ -118,12 +126,13 @@ impl Setup {
         let (grpc, http, admin) = (free_port(), free_port(), free_port());
         let sinks = &self.sinks;
         let auth = self.auth.map(|keys| format!("  auth: {{ {keys} }}\n")).unwrap_or_default();
+        let token = self.admin_token.map(|token| format!(", token: {token}")).unwrap_or_default();
         let data = self.data.unwrap_or_else(|| folder.path().join("data"));
         let (data_dir, sections) = (data.display(), &self.sections);
         let config = format!(
             "data_dir: {data_dir}\n\
              ingest:\n  grpc: {{ listen: \"127.0.0.1:{grpc}\" }}\n  http: {{ listen: \"127.0.0.1:{http}\" }}\n{auth}\
-             admin: {{ listen: \"127.0.0.1:{admin}\" }}\n\
+             admin: {{ listen: \"127.0.0.1:{admin}\"{token} }}\n\
              sinks:\n{sinks}{sections}"
         );
         fs::write(folder.path().join("config.yaml"), config).expect("a config file");

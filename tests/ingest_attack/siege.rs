@@ -1,4 +1,4 @@
-//! The real binary with default limits under everything at once: its memory stays bounded, and well-behaved senders are served.
+//! Everything at once against default limits: memory stays bounded, and well-behaved senders are served.
 
 use std::{
     fs,
@@ -24,9 +24,10 @@ use tokio::{
     net::TcpStream,
 };
 
-mod support;
-
-use support::process::{Setup, Spool};
+use crate::support::{
+    self,
+    process::{Setup, Spool},
+};
 
 const CONNECTIONS: usize = 10_000;
 /// The promise; the debug build keeps it too.
@@ -39,7 +40,10 @@ const SIEGE: Duration = Duration::from_secs(10);
 #[tokio::test]
 async fn under_every_attack_at_once_memory_stays_below_300_mb_and_senders_are_served() {
     allow_open_files(CONNECTIONS as u64 + 4000);
-    let mut spool = Setup::new().files("files").start().await;
+    // the usual soft limit: less than the connections that are taken, if the binary did not raise it
+    let mut spool =
+        Setup::new().files("files").through(&["bash", "-c", "ulimit -Sn 1024; exec \"$0\" \"$@\""]).start().await;
+    assert_open_files_were_raised(&mut spool);
     let (grpc, http, admin) = (address(&spool.grpc()), address(&spool.http()), address(&spool.admin()));
 
     // one sender that was there before, one that connects anew each time
@@ -56,7 +60,7 @@ async fn under_every_attack_at_once_memory_stays_below_300_mb_and_senders_are_se
         siege.spawn(slow_loris(http, Arc::clone(&over)));
         siege.spawn(half_open_stream(grpc, Arc::clone(&over)));
     }
-    for bomb in [json_bomb(), gzip_bomb(), zstd_bomb()] {
+    for bomb in [json_bomb(), gzip_bomb(), zstd_bomb(), webhook_garbage()] {
         for _ in 0..4 {
             siege.spawn(repeat(http, bomb.clone(), Arc::clone(&over)));
         }
@@ -85,14 +89,24 @@ async fn under_every_attack_at_once_memory_stays_below_300_mb_and_senders_are_se
         }
         served
     };
-    let served = tokio::select! {
+    let onlookers = async {
+        let (mut seen, status) = (0, format!("{}/api/v1/status", spool.admin()));
+        while began.elapsed() < SIEGE {
+            let answer = tokio::time::timeout(Duration::from_secs(30), reqwest::get(&status)).await;
+            assert!(answer.expect("the status page answers").expect("an answer").status().is_success());
+            seen += 1;
+            tokio::time::sleep(PAUSE).await;
+        }
+        seen
+    };
+    let (served, seen) = tokio::select! {
         sent = sending => panic!("the steady sender was refused for good: {sent:?}"),
-        served = newcomers => served,
+        ended = async { tokio::join!(newcomers, onlookers) } => ended,
     };
     over.store(true, Relaxed);
     let peak = peak_rss(&mut spool);
     println!("peak {} MB, steady sender {} records, {served} newcomers", peak >> 20, progress.acknowledged());
-    assert!(served >= 5, "{served} newcomers were served");
+    assert!(served >= 5 && seen >= 1, "{served} newcomers were served, the status seen {seen} times");
     assert!(progress.acknowledged() >= 500, "the steady sender got {} records through", progress.acknowledged());
     assert!(peak < MAX_RSS, "the process took {} MB", peak >> 20);
     siege.shutdown_background();
@@ -112,6 +126,14 @@ fn allow_open_files(files: u64) {
     let limit = getrlimit(Resource::Nofile);
     assert!(limit.maximum.is_none_or(|maximum| maximum >= files), "this test needs `ulimit -Hn` of {files} or more");
     setrlimit(Resource::Nofile, Rlimit { current: Some(files), ..limit }).expect("the soft limit may be raised");
+}
+
+/// Needs a hard limit above 1,024, which [`allow_open_files`] has made sure of.
+fn assert_open_files_were_raised(spool: &mut Spool) {
+    let limits = fs::read_to_string(format!("/proc/{}/limits", spool.process().pid())).expect("the process runs");
+    let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a limit");
+    let [soft, hard] = [0, 1].map(|i| line.split_whitespace().nth(i).expect("soft and hard limit"));
+    assert_eq!(soft, hard, "the soft limit was 1024 before");
 }
 
 fn peak_rss(spool: &mut Spool) -> u64 {
@@ -163,8 +185,16 @@ async fn repeat(address: SocketAddr, request: Bytes, over: Arc<AtomicBool>) {
 }
 
 fn request(headers: &str, body: &[u8]) -> Bytes {
-    let head = format!("POST /v1/events HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
+    request_to("/v1/events", headers, body)
+}
+
+fn request_to(path: &str, headers: &str, body: &[u8]) -> Bytes {
+    let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\n{headers}Content-Length: {}\r\n\r\n", body.len());
     [head.as_bytes(), body].concat().into()
+}
+
+fn webhook_garbage() -> Bytes {
+    request_to("/webhook", "Authorization: garbage.garbage.garbage\r\n", &[0xA5; 1 << 20])
 }
 
 fn json_bomb() -> Bytes {
