@@ -9,8 +9,8 @@ COPY . .
 # The caches keep what was downloaded and compiled from one build to the next.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo fetch --locked && cargo build --locked --release --bin livekit-spool \
-    && install -D target/release/livekit-spool /out/livekit-spool
+    cargo fetch --locked && cargo build --locked --profile dist --bin livekit-spool \
+    && install -D target/dist/livekit-spool /out/livekit-spool
 
 FROM ${BASE_IMAGE}
 RUN apt-get update && apt-get install -y --no-install-recommends ca-certificates && rm -rf /var/lib/apt/lists/* \
