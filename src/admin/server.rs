@@ -11,7 +11,6 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::either::Either;
 use tower::ServiceExt;
@@ -20,9 +19,10 @@ use super::guard::{self, Access};
 use crate::{
     app::{self, App, RunError},
     config::Config,
+    ingest::{Connections, Slot},
 };
 
-/// Connections at once, on the port and on the socket each; more wait to be accepted.
+/// Connections at once, on the port and on the socket each; one more closes one that waits for nothing.
 const CONNECTIONS: usize = 64;
 /// Until a request's headers are complete, and between requests.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -123,12 +123,15 @@ impl Door {
 }
 
 async fn accept_all(door: Door, router: Router) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let connections = Connections::new(CONNECTIONS);
     let open = GracefulShutdown::new();
     loop {
-        let Ok(permit) = Arc::clone(&room).acquire_owned().await else { return };
         match door.accept().await {
-            Ok(stream) => serve_connection(stream, router.clone(), permit, &open),
+            Ok(stream) => {
+                if let Some(slot) = connections.room().await {
+                    serve_connection(stream, router.clone(), slot, &open);
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, "the admin server cannot accept connections");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -137,11 +140,23 @@ async fn accept_all(door: Door, router: Router) {
     }
 }
 
-fn serve_connection<S>(stream: S, router: Router, permit: OwnedSemaphorePermit, open: &GracefulShutdown)
+fn serve_connection<S>(stream: S, router: Router, slot: Slot, open: &GracefulShutdown)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let service = service_fn(move |request: Request<Incoming>| router.clone().oneshot(request.map(Body::new)));
+    let slot = Arc::new(slot);
+    let asked = Arc::clone(&slot);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let (busy, answer) = (asked.begin_request(), router.clone().oneshot(request.map(Body::new)));
+        async move {
+            let response = answer.await;
+            if response.as_ref().is_ok_and(|response| response.status().is_success()) {
+                busy.succeeded();
+            }
+            drop(busy);
+            response
+        }
+    });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -149,7 +164,9 @@ where
     let connection = open.watch(connection);
     tokio::spawn(async move {
         // How it ended is the peer's business: a reset, garbage, a timeout.
-        let _ = connection.await;
-        drop(permit);
+        tokio::select! {
+            _ = connection => {}
+            () = slot.closed() => {}
+        }
     });
 }

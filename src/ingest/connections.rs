@@ -19,7 +19,7 @@ const GRACE: Duration = Duration::from_millis(250);
 
 /// The connections of one listener.
 #[derive(Debug)]
-pub(super) struct Connections {
+pub(crate) struct Connections {
     max: usize,
     open: Mutex<Open>,
 }
@@ -41,7 +41,7 @@ struct State {
 
 /// There is no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NoRoom {
+enum NoRoom {
     /// All have requests under way.
     AllBusy,
     /// One may be closed for another after this time.
@@ -49,12 +49,23 @@ pub(super) enum NoRoom {
 }
 
 impl Connections {
-    pub(super) fn new(max: usize) -> Arc<Self> {
+    pub(crate) fn new(max: usize) -> Arc<Self> {
         Arc::new(Self { max: max.max(1), open: Mutex::default() })
     }
 
-    /// Room for one more, if need be by closing an idle one.
-    pub(super) fn admit(self: &Arc<Self>) -> Result<Slot, NoRoom> {
+    /// Room for one that was accepted, if need be by closing an idle one; the next ones wait in the operating system's queue
+    /// meanwhile. `None` where all are busy.
+    pub(crate) async fn room(self: &Arc<Self>) -> Option<Slot> {
+        loop {
+            match self.admit() {
+                Ok(slot) => return Some(slot),
+                Err(NoRoom::AllBusy) => return None,
+                Err(NoRoom::For(wait)) => tokio::time::sleep(wait).await,
+            }
+        }
+    }
+
+    fn admit(self: &Arc<Self>) -> Result<Slot, NoRoom> {
         let (mut open, now) = (self.open.lock(), Instant::now());
         if open.slots.len() >= self.max {
             let idle = open.slots.iter().filter(|(_, state)| state.requests == 0);
@@ -88,7 +99,7 @@ impl Connections {
 
 /// A connection's place; given back when dropped.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(crate) struct Slot {
     id: u64,
     close: CancellationToken,
     spoke: AtomicBool,
@@ -97,7 +108,7 @@ pub(super) struct Slot {
 
 impl Slot {
     /// Returns when the connection has to go.
-    pub(super) async fn closed(&self) {
+    pub(crate) async fn closed(&self) {
         self.close.cancelled().await;
     }
 
@@ -107,7 +118,7 @@ impl Slot {
     }
 
     /// Marks the connection as busy until the answer is there.
-    pub(super) fn begin_request(self: &Arc<Self>) -> Busy {
+    pub(crate) fn begin_request(self: &Arc<Self>) -> Busy {
         self.spoke.store(true, Relaxed);
         self.connections.change(self.id, |state| state.requests += 1);
         Busy(Arc::clone(self))
@@ -122,11 +133,11 @@ impl Drop for Slot {
 
 /// A request under way.
 #[derive(Debug)]
-pub(super) struct Busy(Arc<Slot>);
+pub(crate) struct Busy(Arc<Slot>);
 
 impl Busy {
     /// Notes that the request succeeded.
-    pub(super) fn succeeded(&self) {
+    pub(crate) fn succeeded(&self) {
         self.0.connections.change(self.0.id, |state| state.proven = true);
     }
 }

@@ -31,6 +31,8 @@ mod tls;
 mod webhook;
 pub mod wire;
 
+pub(crate) use connections::{Connections, Slot};
+
 pub use auth::{AUDIENCE, Gate, MIN_TOKEN_LENGTH};
 pub use fanout::{Append, CannotAppend, Filter, Intake, Target};
 pub use listener::Listener;

@@ -15,7 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     ConnectionOptions, IngestStatus, Listener, Protocol, Refused,
-    connections::{Connections, NoRoom, Slot},
+    connections::{Connections, Slot},
     listener::{Io, Peer},
     throttle::Throttle,
     tls::{Alpn, Tls},
@@ -51,13 +51,16 @@ impl Server {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((io, peer)) => match room(&connections, &stop).await {
-                    Some(slot) => {
-                        let connection = Arc::clone(&server).connection(io, peer, slot, handler.clone(), stop.clone());
-                        tasks.spawn(connection);
+                Ok((io, peer)) => {
+                    match tokio::select! { slot = connections.room() => slot, () = stop.cancelled() => break } {
+                        Some(slot) => {
+                            let connection =
+                                Arc::clone(&server).connection(io, peer, slot, handler.clone(), stop.clone());
+                            tasks.spawn(connection);
+                        }
+                        None => server.status.count_refused(server.protocol, Refused::Connections),
                     }
-                    None => server.status.count_refused(server.protocol, Refused::Connections),
-                },
+                }
                 Err(error) => {
                     if let Some(more) = accept_failures.admit() {
                         tracing::warn!(%error, more, "cannot accept connections on {listener}");
@@ -153,21 +156,6 @@ impl Server {
                     connection.as_mut().graceful_shutdown();
                 }
             }
-        }
-    }
-}
-
-/// Room for a connection that was accepted; the next ones wait in the operating system's queue meanwhile.
-async fn room(connections: &Arc<Connections>, stop: &CancellationToken) -> Option<Slot> {
-    loop {
-        let wait = match connections.admit() {
-            Ok(slot) => return Some(slot),
-            Err(NoRoom::AllBusy) => return None,
-            Err(NoRoom::For(wait)) => wait,
-        };
-        tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            () = stop.cancelled() => return None,
         }
     }
 }

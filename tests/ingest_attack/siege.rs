@@ -53,8 +53,8 @@ async fn under_every_attack_at_once_memory_stays_below_300_mb_and_senders_are_se
     let over = Arc::new(AtomicBool::new(false));
     // a runtime of their own: they must not keep the senders of this test from running
     let siege = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
-    for port in [grpc, http] {
-        siege.spawn(crowd(port, CONNECTIONS / 2, Arc::clone(&over)));
+    for (port, part) in [(grpc, 4), (http, 4), (admin, 2)] {
+        siege.spawn(crowd(port, CONNECTIONS * part / 10, Arc::clone(&over)));
     }
     for _ in 0..200 {
         siege.spawn(slow_loris(http, Arc::clone(&over)));
