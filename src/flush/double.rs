@@ -34,6 +34,18 @@ struct Inner {
     dead_full: bool,
     refuse_notes: bool,
     refuse_leases: bool,
+    hang: Hang,
+    /// Someone waits for it.
+    hanging: bool,
+}
+
+/// What does not return until it is let go.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Hang {
+    #[default]
+    Nothing,
+    Leases,
+    Notes,
 }
 
 impl MemoryQueue {
@@ -86,6 +98,24 @@ impl MemoryQueue {
         self.inner.lock().refuse_leases = refuse;
     }
 
+    /// A disk that does not answer, or answers again.
+    pub(super) fn hang(&self, hang: Hang) {
+        self.inner.lock().hang = hang;
+    }
+
+    /// True once someone waits for what hangs.
+    pub(super) fn is_hanging(&self) -> bool {
+        self.inner.lock().hanging
+    }
+
+    /// Blocks its thread while `what` hangs.
+    fn wait_while(&self, what: Hang) {
+        while self.inner.lock().hang == what {
+            self.inner.lock().hanging = true;
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     fn broken() -> QueueError {
         QueueError::Io { path: "journal".to_owned(), source: std::io::Error::other("injected") }
     }
@@ -98,6 +128,7 @@ fn among(ranges: &[Range<u64>], ordinal: u64) -> bool {
 #[async_trait]
 impl Queue for MemoryQueue {
     fn lease(&self, stream: Stream, limit: LeaseLimit) -> Result<Option<Lease>, QueueError> {
+        self.wait_while(Hang::Leases);
         let mut inner = self.inner.lock();
         if inner.refuse_leases {
             return Err(Self::broken());
@@ -130,6 +161,7 @@ impl Queue for MemoryQueue {
     }
 
     fn acknowledge(&self, _: Stream, ordinals: &[Range<u64>]) -> Result<(), QueueError> {
+        self.wait_while(Hang::Notes);
         let mut inner = self.inner.lock();
         if inner.refuse_notes {
             return Err(Self::broken());

@@ -159,7 +159,7 @@ pub(super) async fn settle(queue: Arc<dyn Queue>, outcomes: Unsettled) -> Result
 }
 
 /// A panic below a queue's trait, as the error it stands for.
-pub(super) fn panicked(panic: &tokio::task::JoinError) -> QueueError {
+pub(super) fn panicked(panic: &dyn std::fmt::Display) -> QueueError {
     QueueError::Io { path: "(queue)".to_owned(), source: std::io::Error::other(panic.to_string()) }
 }
 

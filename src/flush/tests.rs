@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     BackoffOptions, FlushOptions, FlushState, Handle, Worker,
-    double::{Behaviour, MemoryQueue, ScriptedSink},
+    double::{Behaviour, Hang, MemoryQueue, ScriptedSink},
 };
 use crate::{record::SinkName, sink::SinkErrorKind};
 
@@ -341,4 +341,28 @@ async fn a_dead_sink_gets_one_last_attempt_at_the_end() {
     bench.shutdown.cancel();
     bench.handle.stopped().await;
     assert_eq!((bench.queue.backlog(), bench.queue.leased()), (30, 0));
+}
+
+/// On the real clock: a thread that hangs holds up a paused one.
+#[tokio::test]
+async fn a_disk_that_hangs_does_not_hold_up_the_end() {
+    for hang in [Hang::Leases, Hang::Notes] {
+        let options = FlushOptions { shutdown_timeout: Duration::from_millis(50), ..options() };
+        let queue = MemoryQueue::with(30);
+        queue.hang(hang);
+        let bench = start(&queue, Behaviour::default(), options);
+        bench.until("it hangs", |bench| bench.queue.is_hanging()).await;
+        bench.shutdown.cancel();
+        let ended = tokio::time::timeout(Duration::from_secs(60), bench.handle.stopped());
+        ended.await.expect("the end does not wait for the disk");
+        // What comes back from the disk after all is left to the next run, or noted.
+        queue.hang(Hang::Nothing);
+        for _ in 0..1000 {
+            if queue.leased() == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(queue.leased(), 0);
+    }
 }

@@ -2,16 +2,17 @@
 
 use std::sync::Arc;
 
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{HELD_BESIDES, Loop, Next, Wait};
 use crate::{
     flush::{
         FlushState,
-        parcel::Parcel,
+        parcel::{Parcel, ranges},
         tasks::{initialize, panicked, send, settle},
     },
-    spool::LeaseLimit,
+    record::Stream,
+    spool::{Lease, LeaseLimit, Queue, QueueError},
 };
 
 impl Loop {
@@ -98,9 +99,7 @@ impl Loop {
         let Some(stream) = self.due.next(&*self.tools.queue, now, limit, flushing) else {
             return Next::Wait(self.due.next_look(now).map_or(Wait::Ready, Wait::Until));
         };
-        let queue = Arc::clone(&self.tools.queue);
-        let leased = tokio::task::spawn_blocking(move || queue.lease(stream, limit)).await;
-        match leased.unwrap_or_else(|panic| Err(panicked(&panic))) {
+        match lease(Arc::clone(&self.tools.queue), stream, limit).await {
             Ok(Some(lease)) if !lease.records.is_empty() => {
                 self.due.taken(stream, lease.records.len());
                 Next::Parcel(lease.into())
@@ -127,5 +126,19 @@ impl Loop {
             }
         }
         true
+    }
+}
+
+/// Leases off the async threads. What comes when nobody waits for it any more is given back.
+async fn lease(queue: Arc<dyn Queue>, stream: Stream, limit: LeaseLimit) -> Result<Option<Lease>, QueueError> {
+    let (answer, answered) = oneshot::channel();
+    let task = tokio::task::spawn_blocking(move || {
+        if let Err(Ok(Some(lease))) = answer.send(queue.lease(stream, limit)) {
+            queue.give_back(stream, &ranges(lease.records.iter().map(|record| record.ordinal)));
+        }
+    });
+    match answered.await {
+        Ok(leased) => leased,
+        Err(_) => Err(task.await.err().map_or_else(|| panicked(&"no answer"), |panic| panicked(&panic))),
     }
 }

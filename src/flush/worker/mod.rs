@@ -42,6 +42,8 @@ use crate::{record::Stream, spool::Queue};
 const HELD_BESIDES: usize = 4;
 /// How long closing a sink may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the queue may take to note what was under way when the last flush was over.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) struct Loop {
     tools: Tools,
@@ -114,8 +116,18 @@ impl Loop {
     pub(super) async fn run(mut self, mut commands: UnboundedReceiver<Command>, shutdown: CancellationToken) {
         let queue = Arc::clone(&self.tools.queue);
         let mut commands_open = true;
+        // A disk that hangs holds up whoever reads or writes it, but not the end.
+        let latest_end = cancelled_for(&shutdown, self.options.shutdown_timeout + SETTLE_TIMEOUT);
+        tokio::pin!(latest_end);
         loop {
-            let wait = self.launch().await;
+            let wait = tokio::select! {
+                biased;
+                wait = self.launch() => wait,
+                () = &mut latest_end => {
+                    self.leave_the_hanging();
+                    break;
+                }
+            };
             self.show();
             if self.is_over() {
                 break;
@@ -134,6 +146,10 @@ impl Loop {
                 () = shutdown.cancelled(), if self.deadline.is_none() => self.begin_last_flush(),
                 () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
                 () = any_ready(&*queue), if matches!(wait, Wait::Ready) => {}
+                () = &mut latest_end => {
+                    self.leave_the_hanging();
+                    break;
+                }
             }
         }
         self.end().await;
@@ -175,7 +191,7 @@ impl Loop {
         if Instant::now() >= deadline {
             self.gave_up = true;
             self.tools.cut.cancel();
-            self.deadline = Some(Instant::now() + CLOSE_TIMEOUT);
+            self.deadline = Some(Instant::now() + SETTLE_TIMEOUT);
         }
         let queue = &*self.tools.queue;
         let nothing_left =
@@ -185,6 +201,16 @@ impl Loop {
             self.tools.cut.cancel();
         }
         self.tasks.is_empty() && (self.gave_up || nothing_left)
+    }
+
+    /// Waits no longer for the queue: what is under way comes again, unless the queue still takes note of it.
+    fn leave_the_hanging(&mut self) {
+        self.note_error("the spool's disk does not answer: what was under way is delivered again after the next start");
+        self.tools.cut.cancel();
+        self.tasks.abort_all();
+        for (stream, ordinals) in std::mem::take(&mut self.leased).into_values() {
+            self.tools.queue.give_back(stream, &ordinals);
+        }
     }
 
     /// Gives back what is left, and closes the sink.
@@ -220,6 +246,12 @@ impl Loop {
         };
         self.shared.enter(state, error);
     }
+}
+
+/// Returns so long after a token was cancelled.
+async fn cancelled_for(token: &CancellationToken, time: Duration) {
+    token.cancelled().await;
+    tokio::time::sleep(time).await;
 }
 
 /// Returns when any stream has records to hand out.
