@@ -1,18 +1,21 @@
 //! From LiveKit's gRPC calls to documents in MongoDB: the real binary, a real server, each record exactly once,
 //! whoever is killed in between.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use bson::Document;
 use livekit_protocol::{AnalyticsEvents, AnalyticsStats};
 use mongodb::Collection;
 use rand::{Rng, SeedableRng, rngs::StdRng};
+use rustix::process::Signal;
 use support::{
+    child::Process,
     load::{Load, LoadOptions},
     mongo::{self, Mongo},
     process::{Setup, Spool},
     proxy::{Mode, Proxy},
     records,
+    wire::WireServer,
 };
 
 mod support;
@@ -180,4 +183,43 @@ async fn the_backlog_shows_the_same_figures_live_and_stopped() {
     assert_eq!(figures(&spool), live, "after the restart");
     spool.terminate();
     assert_eq!(figures(&spool), live, "stopped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_hangs_on_a_read_does_not_hold_up_the_end() {
+    let server = WireServer::acknowledging().await;
+    let proxy = Proxy::start(&server.address()).await;
+    proxy.set(Mode::Refuse).await;
+    let uri = format!("mongodb://{}/?directConnection=true", proxy.address());
+    let setup = Setup::new().mongo("mongo", &uri, "test").section("shutdown_timeout: 2s");
+    let mut spool = setup.start().await;
+    let events = records::numbered_events("hang").take(200).collect();
+    spool.recorder().ingest_events(tokio_stream::iter([AnalyticsEvents { events }])).await.unwrap();
+
+    // From now on a read of the journal takes longer than this test waits.
+    let journal = spool.data().join("mongo/journal/000000000001.journal");
+    let traces = support::folder("trace");
+    let mut strace = hang_reads(spool.process().pid(), &journal, &traces.path().join("log"));
+    proxy.set(Mode::Pass).await;
+    support::eventually("a read hangs", || async { strace.output().contains("pread64(") }).await;
+    let pid = spool.process().pid();
+    spool.process().signal(Signal::TERM);
+    support::eventually("it has ended", || async { has_ended(pid) }).await;
+    // Only now may the disk answer: strace has not let go of what is left of the process.
+    strace.kill();
+    let (status, said) = spool.wait_for_its_end();
+    assert!(status.success() && said.contains("its disk does not answer"), "{said}");
+}
+
+/// True for a process that is gone, or waits to be taken note of.
+fn has_ended(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.lines().find(|line| line.starts_with("State:")).is_none_or(|state| state.contains('Z'))
+}
+
+/// Makes a process's reads of a file hang for ten minutes.
+fn hang_reads(pid: u32, file: &Path, log: &Path) -> Process {
+    let (pid, file) = (pid.to_string(), file.to_str().expect("a UTF-8 path"));
+    let words = ["-f", "-p", &pid, "-P", file, "-e", "trace=pread64", "-e", "inject=pread64:delay_enter=600s"];
+    Process::start("strace", Path::new("strace"), &words, &[], log)
 }

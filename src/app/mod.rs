@@ -13,6 +13,7 @@ mod reload;
 mod signals;
 mod sinks;
 mod snapshot;
+mod stop;
 
 use std::{
     io,
@@ -186,12 +187,19 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
 
     signals.until_stopped(&app).await;
     let stopped = app.stop(servers, demo);
-    tokio::select! {
-        () = stopped => {}
-        () = signals.stop_again() => tracing::warn!("told to stop again: stopping at once; what is left is safe on disk"),
-    }
+    let closed = tokio::select! {
+        closed = stopped => closed,
+        () = signals.stop_again() => {
+            tracing::warn!("told to stop again: stopping at once; what is left is safe on disk");
+            false
+        }
+    };
     watching.abort();
     admin.abort();
+    if !closed {
+        // Letting go of an open spool waits for its threads, and they may wait for the disk.
+        std::mem::forget(app);
+    }
     Ok(())
 }
 
@@ -283,14 +291,13 @@ impl App {
     /// The configured sinks' part, and their counters.
     fn look(&self) -> (Snapshot, Vec<(SinkStatus, rates::Counters)>) {
         let ingest = self.intake.snapshot();
-        let rates = self.rates.lock();
         let looked: Vec<_> = self
             .sinks
             .load()
             .iter()
             .map(|sink| {
                 let lost = ingest.lost_by_optional_sinks.get(&sink.config.name).copied().unwrap_or_default();
-                snapshot::of_running(sink, &rates, lost)
+                snapshot::of_running(sink, &self.rates, lost)
             })
             .collect();
         let sinks: Vec<SinkStatus> = looked.iter().map(|(sink, _)| sink.clone()).collect();
@@ -299,6 +306,7 @@ impl App {
             not_ready.push("stopping".to_owned());
         }
         let config = self.config.load();
+        let rates = self.rates.lock();
         let snapshot = Snapshot {
             at: now_millis(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -401,23 +409,6 @@ impl App {
         for sink in self.unclaimed.lock().iter() {
             warn_unclaimed(sink);
         }
-    }
-
-    /// Stops in order; see the module's header.
-    async fn stop(&self, servers: Vec<JoinHandle<()>>, demo: Option<JoinHandle<()>>) {
-        signals::stopping();
-        tracing::info!("stopping: no more records are taken, what is on its way ends");
-        self.stopping.cancel();
-        self.rates.lock().note(now_millis(), "stopping", None);
-        if let Some(demo) = demo {
-            demo.abort();
-        }
-        join_all(servers).await;
-        let sinks = self.sinks.load_full();
-        join_all(sinks.iter().map(|sink| sink.stop())).await;
-        let left: u64 = sinks.iter().filter_map(|sink| sink.slot.get_now()).map(|spool| spool.status().records()).sum();
-        join_all(sinks.iter().map(|sink| sink.slot.close())).await;
-        tracing::info!(records_left = left, "stopped; what is left is safe on disk");
     }
 }
 

@@ -382,7 +382,7 @@ impl Stopped {
         sinks.iter().for_each(|sink| sink.tell(Handle::flush_now));
         let begun = tokio::time::Instant::now();
         let is_empty = loop {
-            let rates = super::rates::Rates::default();
+            let rates = parking_lot::Mutex::new(super::rates::Rates::default());
             let figures: Vec<SinkStatus> = sinks.iter().map(|sink| snapshot::of_running(sink, &rates, 0).0).collect();
             progress(&figures);
             if figures.iter().all(|sink| sink.records == 0) {

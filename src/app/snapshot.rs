@@ -2,6 +2,8 @@
 
 use std::{io, path::Path};
 
+use parking_lot::Mutex;
+
 use super::{
     Running,
     folder::spools_in,
@@ -88,7 +90,9 @@ fn inspect(data_dir: &Path, name: &SinkName, config: &SpoolConfig) -> Result<Spo
 }
 
 /// A running sink, and its counters for the rates.
-pub(super) fn of_running(sink: &Running, rates: &Rates, lost: u64) -> (SinkStatus, Counters) {
+///
+/// Looking at the spool may read its disk, and nobody should have to wait for that who only wants the rates.
+pub(super) fn of_running(sink: &Running, rates: &Mutex<Rates>, lost: u64) -> (SinkStatus, Counters) {
     let mut entry = blank(&sink.config.name, State::Stopping);
     describe(&mut entry, &sink.config);
     let mut counters = Counters::default();
@@ -102,7 +106,7 @@ pub(super) fn of_running(sink: &Running, rates: &Rates, lost: u64) -> (SinkStatu
         entry.spool_error = Some(format!("the spool takes no records: {refusal}"));
     }
     if let Some(status) = sink.status() {
-        apply(&mut entry, status, rates, lost);
+        apply(&mut entry, status, &rates.lock(), lost);
     }
     (entry, counters)
 }

@@ -222,7 +222,11 @@ fn dispatch(cli: Cli) -> Outcome {
 
 /// Runs a command that waits for sockets and disks.
 fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
-    tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(command)
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(command);
+    // A thread that waits for a disk must not hold up the end.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// The whole command line, for completions and the manual.

@@ -1,6 +1,6 @@
 //! What a spool holds, as `backlog`, the status page and the metrics show it. Serializes to JSON as the fields are named.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering};
+use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
 use serde::Serialize;
 
@@ -151,6 +151,9 @@ fn stream_status(core: &Core, stream: Stream, now: UnixMillis) -> StreamStatus {
     }
 }
 
+/// A status does not wait longer than this for a reader: one that takes longer has a disk that hangs.
+const READER_PATIENCE: Duration = Duration::from_secs(1);
+
 /// When the first record that is still to be delivered was received.
 fn oldest(core: &Core, stream: Stream) -> Option<UnixMillis> {
     let (in_flight, open) = {
@@ -159,5 +162,8 @@ fn oldest(core: &Core, stream: Stream) -> Option<UnixMillis> {
         (books.oldest_in_flight(), books.live.first_open(0))
     };
     let open = open?;
-    in_flight.or_else(|| core.readers[stream as usize].lock().look(core, open.start).ok()?)
+    in_flight.or_else(|| {
+        let mut reader = core.readers[stream as usize].try_lock_for(READER_PATIENCE)?;
+        reader.look(core, open.start).ok()?
+    })
 }
