@@ -224,6 +224,8 @@ pub struct SinkStatus {
     pub dead_letter_bytes: u64,
     /// Why its spool takes no records now.
     pub spool_error: Option<String>,
+    /// What to do about it and what to type, one sentence each; empty where nothing has to be done.
+    pub advice: Vec<String>,
     /// By stream.
     pub streams: BTreeMap<Stream, StreamStatus>,
     /// How it is delivered to; `None`: no process does.
@@ -321,6 +323,57 @@ impl SinkStatus {
         self.bytes = self.streams.values().map(|stream| stream.bytes).sum();
         self.dead_letters = self.streams.values().map(|stream| stream.dead_letters).sum();
         self.oldest_age_seconds = self.streams.values().filter_map(|stream| stream.oldest_age_seconds).reduce(f64::max);
+    }
+}
+
+impl SinkStatus {
+    /// Says what to do about what the other fields say.
+    pub(crate) fn advise(&mut self) {
+        let name = &self.name;
+        let mut advice = Vec::new();
+        match self.state {
+            State::Away => advice.push(
+                "mend the sink or the way to it: records wait on disk, delivery goes on by itself".to_owned(),
+            ),
+            State::Unauthorized => advice.push(
+                "mend user, password or rights: there, or in the configuration and then `livekit-spool reload`; \
+                 nothing is thrown away"
+                    .to_owned(),
+            ),
+            State::Paused => advice.push(format!("`livekit-spool resume {name}` delivers again")),
+            State::DeadLettersFull => advice.push(format!(
+                "make room among the dead letters: mend the cause and `livekit-spool dead retry {name} --all`, or \
+                 `dead drop`, or raise dead_letters.max_bytes and `livekit-spool reload`"
+            )),
+            State::SpoolFailed => advice.push(
+                "mend what the error names (the disk, rights, a key); `livekit-spool verify` checks the files".to_owned(),
+            ),
+            State::NotConfigured => advice.push(format!(
+                "the configuration does not name it: name it again to deliver, `livekit-spool export {name} -o FILE` to \
+                 take it out, `livekit-spool purge {name}` to remove it"
+            )),
+            State::Stopped if self.records > 0 => {
+                advice.push(format!("`livekit-spool run` delivers them, or `livekit-spool drain {name}`"));
+            }
+            State::Connecting | State::Delivering | State::Idle | State::Stopping | State::Stopped => {}
+        }
+        if self.spool_error.is_some() {
+            advice.push(
+                "bring the sink back, free disk space, or raise spool.max_bytes and `livekit-spool reload`".to_owned(),
+            );
+        }
+        if self.dead_letters > 0 && self.state != State::DeadLettersFull {
+            advice.push(format!("`livekit-spool dead list {name}` says why records were set aside"));
+        }
+        self.advice = advice;
+    }
+
+    /// Brings the ages up to date, where the figures are from an earlier look.
+    pub(crate) fn grow_older(&mut self, now: UnixMillis) {
+        for stream in self.streams.values_mut() {
+            stream.oldest_age_seconds = stream.oldest_received_at.map(|then| age_seconds(now, then));
+        }
+        self.total();
     }
 }
 

@@ -120,6 +120,16 @@ fn livekits_section_takes_both_spellings_gos_durations_and_ignores_livekits_othe
 }
 
 #[test]
+fn all_settings_of_the_forks_analytics_are_understood_and_its_others_ignored() {
+    let config = parse(
+        "openvidu:\n  use_global_cpu_monitoring: true\n  cleanup_interval: 3m\n  analytics:\n    enabled: true\n    \
+         mongo_url: mongodb://db/\n    database: mine\n    interval: 10s\n    fixer_interval: 1m\n    expiration: 768h\n",
+    )
+    .unwrap();
+    assert_eq!((mongo(&config, 0).database.as_str(), config.sinks.len()), ("mine", 1));
+}
+
+#[test]
 fn livekits_variable_defines_the_sink_and_nothing_in_it_is_expanded() {
     let yaml = "keys: {APIkey: 'se$$cret'}\nport: 7880\nopenvidu:\n  analytics: {enabled: true, mongo_url: 'mongodb://u:p$$x${Y}@db/'}\n";
     let config = with_environment(None, &[("LIVEKIT_CONFIG", yaml)]).unwrap();

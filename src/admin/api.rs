@@ -133,7 +133,10 @@ async fn resume(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result
 
 async fn flush(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, Problem> {
     app.flush(&name)?;
-    Ok(done("what waits is on its way"))
+    Ok(done(match app.is_paused(&name)? {
+        true => "it is paused: nothing goes out before resume",
+        false => "what waits is on its way",
+    }))
 }
 
 async fn reload(State(app): State<Arc<App>>) -> Result<Json<Reloaded>, Problem> {

@@ -71,6 +71,7 @@ class Card {
     this.since = h('span', { class: 'where' });
     this.where = h('span', { class: 'where' });
     this.error = h('p', { class: 'error', 'data-field': 'error', hidden: true });
+    this.advice = h('ul', { class: 'advice', 'data-field': 'advice' });
     this.numbers = h('div', { class: 'numbers' });
     this.fill = h('i');
     this.quota = h('div', { class: 'quota' });
@@ -87,7 +88,7 @@ class Card {
     const head = ['stream', 'records', 'blocks', 'on disk', 'oldest', 'dead'];
     this.element = h('section', { class: 'card', 'data-sink': name },
       h('div', { class: 'head' }, h('h2', {}, name), this.pill, this.since, h('span', { class: 'grow' }), this.where),
-      this.error, this.numbers,
+      this.error, this.advice, this.numbers,
       this.quota, h('div', { class: 'bar' }, this.fill),
       h('div', { class: 'chart', role: 'img', 'aria-label': 'Backlog over time' }, this.svg, this.top),
       h('div', { class: 'span' }, this.from, h('span', {}, 'backlog, records'), h('span', {}, 'now')),
@@ -138,12 +139,13 @@ class Card {
     const trouble = sink.spool_error || (STATES[sink.state] === 'bad' ? sink.last_error : null);
     this.error.hidden = !trouble;
     this.error.textContent = trouble || '';
+    this.advice.replaceChildren(...sink.advice.map((text) => h('li', {}, text)));
     this.numbers.replaceChildren(
       number('backlog', count(sink.records), 'records'),
       number('oldest', age(sink.oldest_age_seconds), 'oldest'),
       number('in', rate(delivery.rate_in || 0), 'rate-in'),
       number('out', rate(delivery.rate_out || 0), 'rate-out'),
-      number('drained in', sink.records === 0 ? '–' : delivery.drain_seconds === null || delivery.drain_seconds === undefined ? 'grows' : age(delivery.drain_seconds), 'drain'),
+      number('drained in', sink.records === 0 || sink.state === 'idle' ? '–' : delivery.drain_seconds === null || delivery.drain_seconds === undefined ? 'grows' : age(delivery.drain_seconds), 'drain'),
       number('lag', delivery.lag_millis === null || delivery.lag_millis === undefined ? '–' : age(delivery.lag_millis / 1000), 'lag'),
       number('delivered', count(delivery.delivered_records || 0), 'delivered'),
       number('dead letters', count(sink.dead_letters), 'dead-letters'));

@@ -13,17 +13,16 @@ mod reload;
 mod signals;
 mod sinks;
 mod snapshot;
+mod start;
 mod stop;
 
 use std::{
-    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
-use futures::future::join_all;
 use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -35,18 +34,19 @@ pub use rates::{History, Series};
 pub use reload::{ReloadError, Reloaded};
 pub use sinks::SinkStartError;
 pub use snapshot::of_stopped;
+pub use start::{RunError, check};
 
 use crate::{
     admin,
-    config::{Config, Listen},
+    config::Config,
     document::Encoder,
-    ingest::{self, Gate, Intake, Listener, ServeError, Tls, TlsError},
+    ingest::{self, Gate, Intake, Listener, ServeError, Tls},
     logging::Logging,
-    record::{SinkName, UnixMillis, now_millis},
+    record::{UnixMillis, now_millis},
     status::{Process, SinkStatus, Snapshot},
 };
 use rates::Rates;
-use sinks::{Running, Slot};
+use sinks::Running;
 
 /// How often states are looked at.
 const LOOK: Duration = Duration::from_millis(250);
@@ -62,45 +62,6 @@ pub struct RunOptions {
     pub demo_rate: Option<u32>,
     /// The log.
     pub logging: Logging,
-}
-
-/// Why the process did not start.
-#[derive(Debug, thiserror::Error)]
-pub enum RunError {
-    /// The data folder.
-    #[error(transparent)]
-    Folder(#[from] FolderError),
-    /// A sink.
-    #[error(transparent)]
-    Sink(#[from] SinkStartError),
-    /// An address.
-    #[error("cannot listen on {address} ({key}): {source}")]
-    Bind {
-        /// The config key.
-        key: &'static str,
-        /// The address.
-        address: String,
-        /// What the operating system said.
-        source: io::Error,
-    },
-    /// Certificates.
-    #[error("ingest.tls: {0}")]
-    Tls(#[from] TlsError),
-    /// Who may send.
-    #[error(transparent)]
-    Serve(#[from] ServeError),
-    /// The status page would be open to anyone.
-    #[error(
-        "{address} can be reached from other machines, and the status page shows personal data: set admin.token, \
-         or listen on 127.0.0.1 (admin.listen)"
-    )]
-    AdminExposed {
-        /// The address.
-        address: String,
-    },
-    /// Signals cannot be caught.
-    #[error("cannot catch signals: {0}")]
-    Signals(io::Error),
 }
 
 /// The running process, for whoever looks at it or tells it something.
@@ -135,6 +96,7 @@ struct Addresses {
 /// # Errors
 /// When it cannot start. Once it runs, nothing ends it but a signal.
 pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
+    check(&config)?;
     let mut signals = signals::Signals::new().map_err(RunError::Signals)?;
     open_files::raise_limit();
     let data = DataFolder::open(&config.data_dir)?;
@@ -142,13 +104,13 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
         tracing::warn!("{warning}");
     }
     let encoder = Arc::new(Encoder::new(config.documents.clone()));
-    let sinks = start_sinks(&config, &encoder).await?;
+    let sinks = start::sinks(&config, &encoder).await?;
     let intake = Arc::new(Intake::new(sinks.iter().map(|sink| sink.target()).collect(), &config.ingest.memory));
     let tls = config.ingest.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
     let gate = Arc::new(Gate::new(config.ingest.auth.clone(), config.ingest.keys.clone(), tls));
 
-    let grpc = bind("ingest.grpc.listen", config.ingest.grpc_listen.as_ref()).await?;
-    let http = bind("ingest.http.listen", config.ingest.http_listen.as_ref()).await?;
+    let grpc = start::bind("ingest.grpc.listen", config.ingest.grpc_listen.as_ref()).await?;
+    let http = start::bind("ingest.http.listen", config.ingest.http_listen.as_ref()).await?;
     let admin = admin::bind(&config).await?;
     for listener in [&grpc, &http].into_iter().flatten() {
         gate.check_listener(listener)?;
@@ -203,24 +165,6 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
     Ok(())
 }
 
-async fn start_sinks(config: &Config, encoder: &Arc<Encoder>) -> Result<Vec<Arc<Running>>, SinkStartError> {
-    let starting = config.sinks.iter().map(|sink| async {
-        let slot = Slot::open(&sink.name, &config.data_dir, &sink.spool).await?;
-        Running::start(Arc::new(sink.clone()), slot, encoder).await
-    });
-    join_all(starting).await.into_iter().collect()
-}
-
-async fn bind(key: &'static str, listen: Option<&Listen>) -> Result<Option<Listener>, RunError> {
-    let bound = match listen {
-        None => return Ok(None),
-        Some(Listen::Tcp(address)) => Listener::tcp(*address).await,
-        Some(Listen::Unix(path)) => Listener::unix(path).await,
-    };
-    let address = || listen.map(ToString::to_string).unwrap_or_default();
-    bound.map(Some).map_err(|source| RunError::Bind { key, address: address(), source })
-}
-
 fn empty_snapshot(config: &Config) -> Snapshot {
     Snapshot {
         at: now_millis(),
@@ -262,7 +206,10 @@ impl App {
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let (mut snapshot, _) = self.look();
-        snapshot.sinks.extend(self.unclaimed.lock().iter().cloned());
+        for mut sink in self.unclaimed.lock().iter().cloned() {
+            sink.grow_older(snapshot.at);
+            snapshot.sinks.push(sink);
+        }
         snapshot
     }
 
@@ -444,11 +391,5 @@ impl App {
     pub fn no_such_sink(&self, name: &str) -> NoSuchSink {
         let names = self.sinks.load().iter().map(|sink| sink.config.name.to_string()).collect();
         NoSuchSink { name: name.to_owned(), names }
-    }
-
-    /// Names of the configured sinks.
-    #[must_use]
-    pub fn sink_names(&self) -> Vec<SinkName> {
-        self.sinks.load().iter().map(|sink| sink.config.name.clone()).collect()
     }
 }

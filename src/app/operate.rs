@@ -8,13 +8,14 @@ use super::{
     App, NoSuchSink,
     folder::{DataFolder, FolderError},
     letters::{self, Retried, blocking},
-    sinks::{Running, SinkStartError, Slot, build},
+    sinks::{Running, SinkStartError, Slot, build, filter},
     snapshot,
 };
 use crate::{
     config::{Config, SinkConfig, SpoolConfig},
     document::Encoder,
     flush::Handle,
+    ingest::Filter,
     look::Source,
     record::{RecordBatch, SinkName, Stream},
     spool::{
@@ -185,23 +186,39 @@ impl App {
         Ok(blocking(&self.spool(name).await?, Spool::verify).await?)
     }
 
-    /// Puts records into a sink's spool, or into all of them.
+    /// Puts records into a sink's spool; without a name into all, each getting what it gets of what comes in.
     ///
     /// # Errors
     /// When there is no such sink, or a spool does not take them.
     pub async fn import(&self, name: Option<&str>, batches: &[RecordBatch]) -> Result<(), OperateError> {
-        let names: Vec<String> = match name {
-            Some(name) => vec![name.to_owned()],
-            None => self.sink_names().iter().map(ToString::to_string).collect(),
-        };
-        for name in names {
-            let spool = self.spool(&name).await?;
-            for batch in batches {
-                spool.append(batch.clone()).await?;
-            }
+        for (name, filter) in importing(&self.config(), name) {
+            append(&*self.spool(&name).await?, &filter, batches).await?;
         }
         Ok(())
     }
+
+    /// Whether an operator has paused a sink.
+    ///
+    /// # Errors
+    /// When there is no such sink.
+    pub fn is_paused(&self, sink: &str) -> Result<bool, NoSuchSink> {
+        Ok(self.find(sink)?.is_paused())
+    }
+}
+
+/// Where records are imported, and what of them: into a sink that was named all of them.
+fn importing(config: &Config, name: Option<&str>) -> Vec<(String, Filter)> {
+    match name {
+        Some(name) => vec![(name.to_owned(), Filter::default())],
+        None => config.sinks.iter().map(|sink| (sink.name.to_string(), filter(sink))).collect(),
+    }
+}
+
+async fn append(spool: &Spool, filter: &Filter, batches: &[RecordBatch]) -> Result<(), OperateError> {
+    for batch in batches.iter().filter_map(|batch| filter.apply(batch)) {
+        spool.append(batch).await?;
+    }
+    Ok(())
 }
 
 async fn purge(spool: &Arc<Spool>, dead: bool) -> Result<Removed, QueueError> {
@@ -329,18 +346,8 @@ impl Stopped {
     /// # Errors
     /// As there.
     pub async fn import(&self, name: Option<&str>, batches: &[RecordBatch]) -> Result<(), OperateError> {
-        let names: Vec<String> = match name {
-            Some(name) => vec![name.to_owned()],
-            None => self.config.sinks.iter().map(|sink| sink.name.to_string()).collect(),
-        };
-        for name in names {
-            self.with_spool(&name, async |spool| {
-                for batch in batches {
-                    spool.append(batch.clone()).await?;
-                }
-                Ok(())
-            })
-            .await?;
+        for (name, filter) in importing(&self.config, name) {
+            self.with_spool(&name, async |spool| append(spool, &filter, batches).await).await?;
         }
         Ok(())
     }

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use super::{
     App,
     sinks::{Running, SinkStartError, Slot},
-    snapshot, warn_unclaimed,
+    snapshot,
+    start::{RunError, check},
+    warn_unclaimed,
 };
 use crate::{
     config::{self, AdminConfig, Config, ConfigError, IngestConfig, LogConfig, SinkConfig},
@@ -33,6 +35,9 @@ pub enum ReloadError {
     /// The new one is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A start would refuse it.
+    #[error(transparent)]
+    Refused(#[from] RunError),
     /// A sink of it does not start.
     #[error(transparent)]
     Sink(#[from] SinkStartError),
@@ -63,9 +68,15 @@ impl App {
     }
 
     async fn try_reload(&self) -> Result<Reloaded, ReloadError> {
-        let new = config::load(self.config_file.as_deref(), &|name| std::env::var(name).ok())?;
+        let mut new = config::load(self.config_file.as_deref(), &|name| std::env::var(name).ok())?;
+        check(&new)?;
         let old = self.config();
-        let mut done = Reloaded { applied: Vec::new(), needs_restart: restarts(&old, &new) };
+        let mut done = Reloaded::default();
+        if new.shutdown_timeout != old.shutdown_timeout {
+            done.needs_restart.push("shutdown_timeout".to_owned());
+            new.set_shutdown_timeout(old.shutdown_timeout);
+        }
+        done.needs_restart.extend(restarts(&old, &new));
 
         let added = self.start_added(&old, &new).await?;
         self.swap_sinks(&old, &new, added, &mut done).await;
@@ -73,8 +84,14 @@ impl App {
             self.logging.set_level(new.log.level);
             done.applied.push(format!("log.level: {}", new.log.level.as_str()));
         }
-        if (&new.admin.token, &new.admin.hosts) != (&old.admin.token, &old.admin.hosts) {
-            done.applied.push("admin.token, admin.hosts".to_owned());
+        for (key, differs) in [
+            ("admin.token", new.admin.token != old.admin.token),
+            ("admin.hosts", new.admin.hosts != old.admin.hosts),
+            ("admin.public_metrics", new.admin.public_metrics != old.admin.public_metrics),
+        ] {
+            if differs {
+                done.applied.push(key.to_owned());
+            }
         }
         match self.gate.replace(new.ingest.auth.clone(), new.ingest.keys.clone()) {
             Ok(true) => done.applied.push("ingest.auth".to_owned()),
@@ -201,7 +218,7 @@ fn restarts(old: &Config, new: &Config) -> Vec<String> {
         ("ingest.memory", differ(&old.ingest.memory, &new.ingest.memory)),
         ("ingest.tls", differ(&old.ingest.tls, &new.ingest.tls)),
         ("admin.listen", old.admin.listen != new.admin.listen),
-        ("documents", differ(&old.documents, &new.documents)),
+        ("documents", old.documents != new.documents),
         ("log.format", old.log.format != new.log.format),
     ]
     .into_iter()

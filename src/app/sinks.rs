@@ -169,20 +169,10 @@ impl Running {
 
     /// What the intake needs to know of it.
     pub(super) fn target(&self) -> ingest::Target {
-        let streams = (self.config.streams.len() < Stream::ALL.len()).then(|| self.config.streams.clone());
-        let types = (!self.config.event_types.is_empty()).then(|| {
-            use livekit_protocol::AnalyticsEventType as Type;
-            self.config
-                .event_types
-                .iter()
-                .filter_map(|name| Type::from_str_name(name))
-                .map(|kind| kind as i32)
-                .collect()
-        });
         ingest::Target {
             name: self.config.name.clone(),
             required: self.config.required,
-            filter: Filter { streams, event_types: types },
+            filter: filter(&self.config),
             spool: Arc::clone(&self.slot) as Arc<dyn Append>,
         }
     }
@@ -211,6 +201,16 @@ impl Running {
         if let Some(worker) = worker {
             worker.stopped().await;
         }
+    }
+}
+
+/// What a sink gets of all that comes in.
+pub(super) fn filter(config: &SinkConfig) -> Filter {
+    use livekit_protocol::AnalyticsEventType as Type;
+    let types = || config.event_types.iter().filter_map(|name| Type::from_str_name(name)).map(|kind| kind as i32);
+    Filter {
+        streams: (config.streams.len() < Stream::ALL.len()).then(|| config.streams.clone()),
+        event_types: (!config.event_types.is_empty()).then(|| types().collect()),
     }
 }
 

@@ -38,6 +38,7 @@ pub fn of_stopped(config: &Config) -> Result<Snapshot, OpenError> {
         if let Some(status) = &status {
             fill(&mut entry, status);
         }
+        entry.advise();
         sinks.push(entry);
     }
     for name in on_disk.iter().filter(|name| config.sinks.iter().all(|sink| sink.name != **name)) {
@@ -82,6 +83,7 @@ fn unclaimed(config: &Config, name: &SinkName) -> Result<SinkStatus, OpenError> 
     entry.required = false;
     fill(&mut entry, &inspect(&config.data_dir, name, &spool)?);
     entry.max_bytes = 0;
+    entry.advise();
     Ok(entry)
 }
 
@@ -108,6 +110,7 @@ pub(super) fn of_running(sink: &Running, rates: &Mutex<Rates>, lost: u64) -> (Si
     if let Some(status) = sink.status() {
         apply(&mut entry, status, &rates.lock(), lost);
     }
+    entry.advise();
     (entry, counters)
 }
 
@@ -131,6 +134,7 @@ fn blank(name: &SinkName, state: State) -> SinkStatus {
         max_bytes: 0,
         dead_letter_bytes: 0,
         spool_error: None,
+        advice: Vec::new(),
         streams: crate::record::Stream::ALL.into_iter().map(|stream| (stream, StreamStatus::default())).collect(),
         delivery: None,
         sync_latency: HistogramSnapshot::default(),

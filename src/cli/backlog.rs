@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{Common, Failure, Outcome, block_on, client::Client, output, watch};
 use crate::{
-    app,
+    app::{self, NoSuchSink},
     config::{
         Config,
         units::{human_count, human_duration, human_size},
@@ -26,10 +26,12 @@ pub(super) fn run(common: &Common, args: &Args) -> Outcome {
         match (args.watch, common.json) {
             (false, true) => output::json(&snapshot(&config).await?),
             (false, false) => show(&snapshot(&config).await?),
-            (true, true) => loop {
-                output::line(serde_json::to_string(&snapshot(&config).await?)?)?;
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            },
+            (true, true) => {
+                while output::line_while_read(serde_json::to_string(&snapshot(&config).await?)?)? {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                Ok(())
+            }
             (true, false) => watch::run(&config).await,
         }
     })
@@ -44,6 +46,14 @@ pub(super) async fn snapshot(config: &Config) -> Result<Snapshot, Failure> {
             Ok(tokio::task::spawn_blocking(move || app::of_stopped(&config)).await??)
         }
     }
+}
+
+/// A sink by its name, or what there is.
+pub(super) fn sink_of<'s>(snapshot: &'s Snapshot, name: &str) -> Result<&'s SinkStatus, Failure> {
+    snapshot.sink(name).ok_or_else(|| {
+        let names = snapshot.sinks.iter().map(|sink| sink.name.clone()).collect();
+        Failure::usage(NoSuchSink { name: name.to_owned(), names }.to_string())
+    })
 }
 
 fn show(snapshot: &Snapshot) -> Outcome {
@@ -94,7 +104,9 @@ fn remarks(sink: &SinkStatus) -> Vec<String> {
     lines.push(format!("on disk {}{quota}", human_size(sink.disk_bytes)));
     if let Some(delivery) = &sink.delivery {
         let drained = match delivery.drain_seconds {
-            Some(seconds) if sink.records > 0 => format!(", drained in {}", age(Some(seconds))),
+            Some(seconds) if sink.records > 0 && sink.state != State::Idle => {
+                format!(", drained in {}", age(Some(seconds)))
+            }
             _ => String::new(),
         };
         lines.push(format!("in {:.0}/s, out {:.0}/s{drained}", delivery.rate_in, delivery.rate_out));
@@ -109,16 +121,7 @@ fn remarks(sink: &SinkStatus) -> Vec<String> {
         let at = sink.last_error_at.map(|at| format!(" ({})", humantime::format_rfc3339_seconds(time(at))));
         lines.push(format!("last error: {error}{}", at.unwrap_or_default()));
     }
-    if sink.dead_letters > 0 {
-        lines.push(format!("look at the dead letters with `livekit-spool dead list {}`", sink.name));
-    }
-    if !sink.configured {
-        lines.push(format!(
-            "the configuration does not name it: name it again to deliver, `livekit-spool export {0}` to take it out, \
-             `livekit-spool purge {0}` to remove it",
-            sink.name
-        ));
-    }
+    lines.extend(sink.advice.iter().map(|advice| format!("→ {advice}")));
     lines
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Common, Outcome, output};
+use super::{Common, Failure, Outcome, output};
 use crate::{
     app,
     config::{
@@ -20,7 +20,15 @@ use crate::{
 pub struct Args {}
 
 pub(super) fn run(common: &Common, _args: &Args) -> Outcome {
-    let config = common.load_config()?;
+    let config = match valid(common) {
+        Ok(config) => config,
+        Err(failure) => {
+            if common.json {
+                output::json(&json!({ "valid": false, "error": failure.message }))?;
+            }
+            return Err(failure);
+        }
+    };
     let findings = findings(&config);
     if common.json {
         return output::json(&as_json(&config, &findings));
@@ -39,6 +47,16 @@ pub(super) fn run(common: &Common, _args: &Args) -> Outcome {
         output::line(format!("\n! {finding}"))?;
     }
     Ok(())
+}
+
+/// The configuration, where `run` would take it.
+fn valid(common: &Common) -> Result<Config, Failure> {
+    let config = common.load_config()?;
+    app::check(&config).map_err(|error| {
+        let failure = super::run::refusal(error);
+        Failure { message: format!("{}: {}", config.source, failure.message), ..failure }
+    })?;
+    Ok(config)
 }
 
 /// What the spools that are there say to this configuration. None of it stops `run`; all of it should be known before.

@@ -3,7 +3,7 @@
 use std::{fs::File, path::Path, time::Duration};
 
 use bytes::Bytes;
-use http::{Method, Request, Uri};
+use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -85,7 +85,7 @@ impl Client {
     ) -> Result<(), Failure> {
         let (status, mut body) = self.send(Method::GET, path, Bytes::new()).await?;
         if !status.is_success() {
-            return Err(Failure::from(reason(&body.collect().await?.to_bytes())));
+            return Err(refused(status, &body.collect().await?.to_bytes()));
         }
         let mut held = Vec::new();
         while let Some(frame) = body.frame().await {
@@ -111,14 +111,14 @@ impl Client {
         let (status, response) = self.send(method, path, bytes).await?;
         let body = response.collect().await?.to_bytes();
         if !status.is_success() {
-            return Err(Failure::from(reason(&body)));
+            return Err(refused(status, &body));
         }
         serde_json::from_slice(&body).map_err(|error| {
             Failure::from(format!("the running process answers something else than expected: {error}"))
         })
     }
 
-    async fn send(&self, method: Method, path: &str, bytes: Bytes) -> Result<(http::StatusCode, Incoming), Failure> {
+    async fn send(&self, method: Method, path: &str, bytes: Bytes) -> Result<(StatusCode, Incoming), Failure> {
         let lost = |error: &dyn std::fmt::Display| {
             Failure::new(Exit::NotRunning, format!("the running process does not answer: {error}"))
         };
@@ -137,11 +137,14 @@ impl Client {
 }
 
 /// What an error answer says: `{"error": "…"}`.
-fn reason(body: &[u8]) -> String {
-    serde_json::from_slice::<serde_json::Value>(body)
+fn refused(status: StatusCode, body: &[u8]) -> Failure {
+    let reason = serde_json::from_slice::<serde_json::Value>(body)
         .ok()
         .and_then(|value| value["error"].as_str().map(str::to_owned))
-        .unwrap_or_else(|| String::from_utf8_lossy(body).into_owned())
+        .unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
+    // What was asked for is not there, or cannot be meant: as where no process runs and the command finds out itself.
+    let is_usage = matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY);
+    Failure::new(if is_usage { Exit::Usage } else { Exit::Failed }, reason)
 }
 
 /// Whether a process holds the data folder's lock; looks only, changes nothing.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::{
     Common, Exit, Failure, Outcome, backlog, block_on,
     client::{Client, encoded},
-    output,
+    output, records,
 };
 use crate::{
     admin::records::letter_json,
@@ -15,7 +15,7 @@ use crate::{
         units::{human_count, parse_duration},
     },
     document::Encoder,
-    record::{SinkName, Stream, UnixMillis, now_millis},
+    record::{Stream, UnixMillis, now_millis},
     spool::DeadFilter,
 };
 
@@ -148,10 +148,7 @@ async fn letters(config: &Config, sink: &str, filter: &DeadFilter, n: usize) -> 
         let mut answer: Value = client.get(&path).await?;
         return Ok(answer["dead_letters"].as_array_mut().map(std::mem::take).unwrap_or_default());
     }
-    let name = SinkName::new(sink).map_err(|error| Failure::usage(error.to_string()))?;
-    if !app::spools_in(&config.data_dir)?.contains(&name) {
-        return Err(Failure::usage(format!("there is no spool of a sink {sink:?} in {}", config.data_dir.display())));
-    }
+    let Some(name) = records::stopped_spool(config, sink)? else { return Ok(Vec::new()) };
     let source = app::look_at(config, &name).await?;
     let (filter, encoder) = (filter.clone(), Encoder::new(config.documents.clone()));
     let listed = tokio::task::spawn_blocking(move || {
@@ -167,7 +164,10 @@ async fn retry(common: &Common, config: &Config, args: &SomeArgs) -> Outcome {
         Some(client) => {
             client.post(&format!("sinks/{}/dead/retry?{}", encoded(&args.sink), parameters(&filter))).await?
         }
-        None => Stopped::open(config.clone())?.retry_dead_letters(&args.sink, filter).await?,
+        None => {
+            let stopped = Stopped::open(config.clone()).map_err(Failure::operation)?;
+            stopped.retry_dead_letters(&args.sink, filter).await.map_err(Failure::operation)?
+        }
     };
     if common.json {
         output::json(&retried)?;
@@ -189,7 +189,10 @@ async fn drop(common: &Common, config: &Config, args: &SomeArgs) -> Outcome {
             let answer: Value = client.post(&path).await?;
             answer["dropped"].as_u64().unwrap_or_default()
         }
-        None => Stopped::open(config.clone())?.drop_dead_letters(&args.sink, filter).await?,
+        None => {
+            let stopped = Stopped::open(config.clone()).map_err(Failure::operation)?;
+            stopped.drop_dead_letters(&args.sink, filter).await.map_err(Failure::operation)?
+        }
     };
     if common.json {
         return output::json(&json!({ "dropped": dropped }));

@@ -230,7 +230,9 @@ impl<W: Write> Printer<W> {
     fn end(&self) -> Outcome {
         match self.failed {
             0 => Ok(()),
-            failed => Err(Failure::new(Exit::Failed, format!("{failed} of {} records make no document", self.records))),
+            failed => {
+                Err(Failure::new(Exit::Partial, format!("{failed} of {} records make no document", self.records)))
+            }
         }
     }
 }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     app::{Removed, Stopped},
     config::units::{human_count, human_duration, human_size, parse_duration},
-    status::{SinkStatus, Snapshot},
+    status::{SinkStatus, Snapshot, State},
 };
 
 const LOOK: Duration = Duration::from_millis(200);
@@ -51,8 +51,9 @@ pub(super) fn drain(common: &Common, args: &DrainArgs) -> Outcome {
         let is_empty = match Client::find(&config.data_dir).await? {
             Some(client) => drain_running(&client, args, &mut meter).await?,
             None => {
-                let stopped = Stopped::open(config)?;
-                stopped.drain(args.sink.as_deref(), args.timeout, |sinks| meter.show(sinks)).await?
+                let stopped = Stopped::open(config).map_err(Failure::operation)?;
+                let drained = stopped.drain(args.sink.as_deref(), args.timeout, |sinks| meter.show(sinks));
+                drained.await.map_err(Failure::operation)?
             }
         };
         meter.end(common, is_empty)
@@ -64,11 +65,15 @@ async fn drain_running(client: &Client, args: &DrainArgs, meter: &mut Meter) -> 
     let mut is_first = true;
     loop {
         let snapshot: Snapshot = client.get("status").await?;
+        if let Some(name) = &args.sink {
+            let sink = backlog::sink_of(&snapshot, name)?;
+            if !sink.configured {
+                let message = format!("the configuration does not name the sink {name}: nothing says where to deliver");
+                return Err(Failure::usage(message));
+            }
+        }
         let chosen = |sink: &SinkStatus| args.sink.as_ref().is_none_or(|name| *name == sink.name) && sink.configured;
         let sinks: Vec<SinkStatus> = snapshot.sinks.into_iter().filter(chosen).collect();
-        if let (true, Some(name)) = (sinks.is_empty(), &args.sink) {
-            return Err(Failure::usage(format!("there is no sink {name:?}")));
-        }
         if is_first {
             for sink in &sinks {
                 let _: Value = client.post(&format!("sinks/{}/flush", encoded(&sink.name))).await?;
@@ -90,27 +95,49 @@ async fn drain_running(client: &Client, args: &DrainArgs, meter: &mut Meter) -> 
 struct Meter {
     bar: ProgressBar,
     begun: Instant,
-    first: Option<u64>,
+    first: Option<Fates>,
+    gone: Fates,
     left: u64,
-    error: Option<String>,
+    /// What keeps records from going, and what to do.
+    obstacle: Option<String>,
+}
+
+/// What became of records: since their spools were made, or since the drain began.
+#[derive(Debug, Clone, Copy, Default)]
+struct Fates {
+    delivered: u64,
+    set_aside: u64,
+}
+
+impl Fates {
+    fn of(sinks: &[SinkStatus]) -> Self {
+        let streams = || sinks.iter().flat_map(|sink| sink.streams.values());
+        Self {
+            delivered: streams().map(|stream| stream.delivered).sum(),
+            set_aside: streams().map(|stream| stream.set_aside).sum(),
+        }
+    }
 }
 
 impl Meter {
     fn new() -> Self {
-        Self { bar: ProgressBar::new(0), begun: Instant::now(), first: None, left: 0, error: None }
+        let bar = ProgressBar::new(0);
+        if let Ok(style) = ProgressStyle::with_template("{bar:24} {human_pos}/{human_len} {wide_msg}") {
+            bar.set_style(style);
+        }
+        Self { bar, begun: Instant::now(), first: None, gone: Fates::default(), left: 0, obstacle: None }
     }
 
     fn show(&mut self, sinks: &[SinkStatus]) {
+        let now = Fates::of(sinks);
+        let first = *self.first.get_or_insert(now);
+        self.gone = Fates {
+            delivered: now.delivered.saturating_sub(first.delivered),
+            set_aside: now.set_aside.saturating_sub(first.set_aside),
+        };
         self.left = sinks.iter().map(|sink| sink.records).sum();
-        let first = *self.first.get_or_insert_with(|| {
-            if let Ok(style) = ProgressStyle::with_template("{bar:24} {human_pos}/{human_len} {msg}") {
-                self.bar.set_style(style);
-            }
-            self.left
-        });
-        // Records may still come in while it drains.
-        let total = first.max(self.left);
-        let done = total - self.left;
+        self.obstacle = sinks.iter().filter(|sink| sink.records > 0).find_map(obstacle);
+        let done = self.gone.delivered + self.gone.set_aside;
         let seconds = self.begun.elapsed().as_secs_f64();
         let rate = if seconds > 0.0 { done as f64 / seconds } else { 0.0 };
         let left = if rate > 0.0 {
@@ -118,53 +145,66 @@ impl Meter {
         } else {
             String::new()
         };
-        self.bar.set_length(total);
+        // Records may still come in while it drains.
+        self.bar.set_length(done + self.left);
         self.bar.set_position(done);
-        self.error = sinks
-            .iter()
-            .filter(|sink| sink.state.is_trouble())
-            .find_map(|sink| Some(format!("{}: {}", sink.name, sink.last_error.as_ref()?)));
-        let trouble = self.error.as_ref().map(|error| format!("; {error}")).unwrap_or_default();
-        self.bar.set_message(format!("{rate:.0}/s{left}{trouble}"));
+        let obstacle = self.obstacle.as_ref().map(|obstacle| format!("; {obstacle}")).unwrap_or_default();
+        self.bar.set_message(format!("{rate:.0}/s{left}{obstacle}"));
     }
 
     fn end(self, common: &Common, is_empty: bool) -> Outcome {
         self.bar.finish_and_clear();
-        let delivered = self.first.unwrap_or_default().saturating_sub(self.left);
         if common.json {
             output::json(&json!({
                 "drained": is_empty,
-                "records": delivered,
+                "records": self.gone.delivered,
+                "set_aside": self.gone.set_aside,
                 "left": self.left,
                 "seconds": self.begun.elapsed().as_secs_f64(),
-                "error": self.error,
+                "error": self.obstacle,
             }))?;
         } else if is_empty {
             let took = human_duration(self.begun.elapsed());
-            output::line(format!("drained: {} records in {took}", human_count(delivered)))?;
+            output::line(format!("drained: {} records in {took}", human_count(self.gone.delivered)))?;
+            if self.gone.set_aside > 0 {
+                let set_aside = human_count(self.gone.set_aside);
+                output::line(format!(
+                    "{set_aside} were rejected and set aside: `livekit-spool dead list SINK` says why"
+                ))?;
+            }
         }
         if is_empty {
             return Ok(());
         }
-        let why = self.error.map(|error| format!(" ({error})")).unwrap_or_default();
+        let why = self.obstacle.map(|obstacle| format!(" ({obstacle})")).unwrap_or_default();
         Err(Failure::new(Exit::Partial, format!("out of time: {} records are left{why}", human_count(self.left))))
     }
+}
+
+/// Why a sink's records do not go: its error, or what to do where there is none (it is paused).
+fn obstacle(sink: &SinkStatus) -> Option<String> {
+    let reason = match sink.state {
+        State::Paused => sink.advice.first(),
+        state if state.is_trouble() => sink.last_error.as_ref(),
+        _ => None,
+    };
+    Some(format!("{} is {}: {}", sink.name, sink.state.as_str(), reason?))
 }
 
 pub(super) fn purge(common: &Common, args: &PurgeArgs) -> Outcome {
     let config = common.load_config()?;
     block_on(async {
         let snapshot = backlog::snapshot(&config).await?;
-        let sink = snapshot.sink(&args.sink).ok_or_else(|| {
-            let names: Vec<&str> = snapshot.sinks.iter().map(|sink| sink.name.as_str()).collect();
-            Failure::usage(format!("there is no sink {:?}; there are {}", args.sink, names.join(", ")))
-        })?;
+        let sink = backlog::sink_of(&snapshot, &args.sink)?;
         if !args.yes && !confirmed(sink, args)? {
             return Err(Failure::new(Exit::Failed, "nothing was removed"));
         }
         let removed: Removed = match Client::find(&config.data_dir).await? {
             Some(client) => client.post(&format!("sinks/{}/purge?dead={}", encoded(&args.sink), args.dead)).await?,
-            None => Stopped::open(config.clone())?.purge(&args.sink, args.dead).await?,
+            None => {
+                let stopped = Stopped::open(config.clone()).map_err(Failure::operation)?;
+                stopped.purge(&args.sink, args.dead).await.map_err(Failure::operation)?
+            }
         };
         if common.json {
             return output::json(&removed);

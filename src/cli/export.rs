@@ -65,6 +65,9 @@ pub struct ImportArgs {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Progress {
     sink: String,
+    /// The only stream, if only one was asked for.
+    #[serde(default)]
+    stream: Option<Stream>,
     raw: bool,
     bytes: u64,
     records: u64,
@@ -76,13 +79,14 @@ pub(super) fn export(common: &Common, args: &ExportArgs) -> Outcome {
     let config = common.load_config()?;
     block_on(async {
         let snapshot = backlog::snapshot(&config).await?;
-        let total = snapshot.sink(&args.sink).map(|sink| match args.stream {
+        let sink = backlog::sink_of(&snapshot, &args.sink)?;
+        let total = match args.stream {
             Some(stream) => sink.streams.get(&stream).map_or(0, |figures| figures.records),
             None => sink.records,
-        });
+        };
         let mut export = Export::open(args)?;
         let resumed = export.progress.records;
-        let bar = bar(total.unwrap_or_default() + resumed);
+        let bar = bar(total + resumed);
         bar.set_position(resumed);
         let query = Query {
             streams: args.stream.map_or_else(|| Stream::ALL.to_vec(), |stream| vec![stream]),
@@ -129,13 +133,14 @@ enum Out {
 impl Export {
     fn open(args: &ExportArgs) -> Result<Self, Failure> {
         let beside = progress_file(&args.output);
-        let mut progress = Progress { sink: args.sink.clone(), raw: args.raw, ..Progress::default() };
+        let mut progress =
+            Progress { sink: args.sink.clone(), stream: args.stream, raw: args.raw, ..Progress::default() };
         if args.force {
             remove(&beside)?;
             remove(&args.output)?;
         } else if let Ok(text) = fs::read(&beside) {
             progress = serde_json::from_slice(&text)?;
-            if progress.sink != args.sink || progress.raw != args.raw {
+            if (&progress.sink, progress.stream, progress.raw) != (&args.sink, args.stream, args.raw) {
                 let message = format!("{} belongs to another export: --force begins anew", beside.display());
                 return Err(Failure::usage(message));
             }
@@ -149,6 +154,8 @@ impl Export {
     /// Opens the file where the last checkpoint left it.
     fn begin(&mut self) -> Outcome {
         let failed = |error: io::Error| format!("{}: {error}", self.path.display());
+        // First: whatever interrupts it from here on, the next call knows the file for its own.
+        self.note_progress()?;
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&self.path).map_err(failed)?;
         file.set_len(self.progress.bytes).map_err(failed)?;
@@ -196,11 +203,17 @@ impl Export {
         let mut file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_data()?;
         self.progress.bytes = file.stream_position()?;
-        let (beside, fresh) = (progress_file(&self.path), self.path.with_extension("progress-new"));
-        fs::write(&fresh, serde_json::to_vec(&self.progress)?)?;
-        fs::rename(&fresh, &beside)?;
+        self.note_progress()?;
         self.renewed = Instant::now();
         Ok(())
+    }
+
+    fn note_progress(&self) -> Outcome {
+        let beside = progress_file(&self.path);
+        let fresh = beside.with_extension("progress-new");
+        let failed = |error: io::Error| format!("{}: {error}", beside.display());
+        fs::write(&fresh, serde_json::to_vec(&self.progress)?).map_err(failed)?;
+        Ok(fs::rename(&fresh, &beside).map_err(failed)?)
     }
 
     fn finish(&mut self) -> Result<u64, Failure> {
@@ -237,7 +250,7 @@ pub(super) fn import(common: &Common, args: &ImportArgs) -> Outcome {
     block_on(async {
         let into = match Client::find(&config.data_dir).await? {
             Some(client) => Into::Running(client),
-            None => Into::Stopped(Box::new(Stopped::open(config)?)),
+            None => Into::Stopped(Box::new(Stopped::open(config).map_err(Failure::operation)?)),
         };
         let (mut records, mut piece) = (0, RawWriter::new(Vec::new())?);
         let mut held = 0;
@@ -290,7 +303,7 @@ impl Into {
                 let _: Value = client.post_bytes(&format!("import{sink}"), framed.into()).await?;
                 Ok(())
             }
-            Self::Stopped(stopped) => Ok(stopped.import(sink, &batches(&framed)?).await?),
+            Self::Stopped(stopped) => stopped.import(sink, &batches(&framed)?).await.map_err(Failure::operation),
         }
     }
 }

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use super::{Common, Exit, Failure, Outcome, block_on, output};
 use crate::{
+    app::NoSuchSink,
     config::{SinkConfig, Target},
     document,
     record::Stream,
@@ -53,7 +54,8 @@ pub(super) fn run(common: &Common, args: &Args) -> Outcome {
     let chosen: Vec<&SinkConfig> =
         config.sinks.iter().filter(|sink| args.sink.as_ref().is_none_or(|name| *name == sink.name.as_str())).collect();
     if let (true, Some(name)) = (chosen.is_empty(), &args.sink) {
-        return Err(Failure::usage(format!("there is no sink {name:?}")));
+        let names = config.sinks.iter().map(|sink| sink.name.to_string()).collect();
+        return Err(Failure::usage(NoSuchSink { name: name.clone(), names }.to_string()));
     }
     let rows = std::sync::Mutex::new(Vec::new());
     block_on(async {

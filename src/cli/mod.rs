@@ -29,7 +29,10 @@ use std::{
 
 use clap::{CommandFactory, Parser, Subcommand};
 
-use crate::config::{self, Config, ConfigError, LogFormat};
+use crate::{
+    app::{FolderError, OperateError},
+    config::{self, Config, ConfigError, LogFormat},
+};
 
 /// Durable on-disk buffered forwarder for LiveKit analytics.
 #[derive(Debug, Parser)]
@@ -61,9 +64,10 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  it failed
-  2  the arguments or the configuration are wrong
+  2  the arguments or the configuration are wrong; there is no such sink
   3  it needs a running livekit-spool and none runs, or one runs and must not
-  4  done in part: `drain` ran out of time, `verify` found damage, `indexes` found some missing";
+  4  done in part: `drain` ran out of time, `verify` found damage, `indexes` found some missing or
+     different, `export`, `import`, `recover` and `doc` left records out, `dead retry` was cut short";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -147,6 +151,17 @@ impl Failure {
     #[must_use]
     pub fn usage(message: impl Into<String>) -> Self {
         Self::new(Exit::Usage, message)
+    }
+
+    /// An operation on a stopped process's folder that failed; the exit code is the one that a running process's answer
+    /// would give.
+    fn operation(error: OperateError) -> Self {
+        let exit = match &error {
+            OperateError::NoSuchSink(_) => Exit::Usage,
+            OperateError::Folder(FolderError::InUse { .. }) => Exit::NotRunning,
+            _ => Exit::Failed,
+        };
+        Self::new(exit, error.to_string())
     }
 }
 

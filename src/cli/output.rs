@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
 use serde::Serialize;
 
-use super::Outcome;
+use super::{Failure, Outcome};
 
 /// The width that output is made for where no terminal says otherwise.
 const COLUMNS: u16 = 80;
@@ -15,10 +15,19 @@ const COLUMNS: u16 = 80;
 /// # Errors
 /// When stdout cannot be written for another reason.
 pub fn line(text: impl AsRef<str>) -> Outcome {
+    line_while_read(text).map(|_| ())
+}
+
+/// Prints a line; false where the reader has gone: for what would print on and on.
+///
+/// # Errors
+/// When stdout cannot be written for another reason.
+pub fn line_while_read(text: impl AsRef<str>) -> Result<bool, Failure> {
     let mut out = anstream::stdout().lock();
-    match writeln!(out, "{}", text.as_ref()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
+    match writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -8,7 +8,7 @@ use super::{
     output,
 };
 use crate::{
-    app,
+    app::{self, NoSuchSink},
     config::Config,
     document::Encoder,
     look::{self, Condition, Looked, Query},
@@ -50,8 +50,7 @@ pub(super) fn peek(common: &Common, args: &PeekArgs) -> Outcome {
                 (Some(document), false) => document.get().to_owned(),
                 _ => serde_json::to_string(&looked)?,
             };
-            output::line(text)?;
-            Ok(true)
+            output::line_while_read(text)
         })
         .await
     })
@@ -68,10 +67,7 @@ pub(super) async fn each(
         let path = format!("sinks/{}/records?{}", encoded(sink), parameters(&query));
         return client.lines(&path, |line| each(serde_json::from_slice(line)?)).await;
     }
-    let name = SinkName::new(sink).map_err(|error| Failure::usage(error.to_string()))?;
-    if !app::spools_in(&config.data_dir)?.contains(&name) {
-        return Err(Failure::usage(format!("there is no spool of a sink {sink:?} in {}", config.data_dir.display())));
-    }
+    let Some(name) = stopped_spool(config, sink)? else { return Ok(()) };
     let source = app::look_at(config, &name).await?;
     let encoder = Arc::new(Encoder::new(config.documents.clone()));
     tokio::task::spawn_blocking(move || {
@@ -86,6 +82,23 @@ pub(super) async fn each(
         failed.map_or(Ok(()), Err)
     })
     .await?
+}
+
+/// A sink's spool in the folder; `None` where the configuration names the sink and it has had no record yet.
+pub(super) fn stopped_spool(config: &Config, sink: &str) -> Result<Option<SinkName>, Failure> {
+    let name = SinkName::new(sink).map_err(|error| Failure::usage(error.to_string()))?;
+    let mut there = app::spools_in(&config.data_dir)?;
+    if there.contains(&name) {
+        return Ok(Some(name));
+    }
+    if config.sinks.iter().any(|configured| configured.name == name) {
+        return Ok(None);
+    }
+    there.extend(config.sinks.iter().map(|sink| sink.name.clone()));
+    there.sort();
+    there.dedup();
+    let names = there.iter().map(ToString::to_string).collect();
+    Err(Failure::usage(NoSuchSink { name: sink.to_owned(), names }.to_string()))
 }
 
 fn parameters(query: &Query) -> String {

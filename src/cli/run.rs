@@ -1,9 +1,10 @@
 //! `run`: the process itself.
 
-use super::{Common, Outcome, block_on};
+use super::{Common, Exit, Failure, Outcome, block_on};
 use crate::{
-    app::{self, RunOptions},
+    app::{self, FolderError, RunError, RunOptions},
     demo::DEFAULT_RATE,
+    ingest::ServeError,
     logging,
 };
 
@@ -22,5 +23,16 @@ pub(super) fn run(common: &Common, args: &Args) -> Outcome {
     let config = common.load_config()?;
     let logging = logging::start(&config.log, common.log_format)?;
     let options = RunOptions { config_file: common.config.clone(), demo_rate: args.demo.then_some(args.rate), logging };
-    block_on(async { Ok(app::run(config, options).await?) })
+    block_on(async { app::run(config, options).await.map_err(refusal) })
+}
+
+/// What kept the process from starting.
+pub(super) fn refusal(error: RunError) -> Failure {
+    let exit = match &error {
+        RunError::Folder(FolderError::InUse { .. }) => Exit::NotRunning,
+        RunError::AdminExposed { .. } | RunError::Tls(_) => Exit::Usage,
+        RunError::Serve(error) if !matches!(error, ServeError::Io(_)) => Exit::Usage,
+        _ => Exit::Failed,
+    };
+    Failure::new(exit, error.to_string())
 }

@@ -12,12 +12,14 @@ use serde_json::json;
 
 use super::{Common, Failure, Outcome, output};
 use crate::{
+    config::{LogConfig, LogFormat, LogLevel},
     demo::{self, DEFAULT_RATE, Playback, Progress, Tagged},
     document::records_from_json,
     ingest::{
         Secret,
         client::{Client, Credentials, Target},
     },
+    logging,
     record::Stream,
 };
 
@@ -66,6 +68,8 @@ pub struct SendArgs {
 /// # Errors
 /// When a file cannot be read, the address is none, or records are refused for good.
 pub async fn run(common: &Common, args: &SendArgs) -> Outcome {
+    // An address that does not answer is tried on and on: that is said.
+    logging::start(&LogConfig { level: LogLevel::Warn, format: LogFormat::Human }, common.log_format)?;
     let client = Client::new(&target(args)).map_err(|error| Failure::usage(error.to_string()))?;
     let (records, round) = records(args)?;
     let total = args.count.or((!args.forever).then_some(round as u64));

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::BufWriter,
+    io::{self, BufWriter},
     os::unix::fs::OpenOptionsExt,
     path::PathBuf,
 };
@@ -10,7 +10,7 @@ use std::{
 use super::{
     Common, Exit, Failure, Outcome, block_on,
     client::{Client, encoded},
-    output,
+    output, records,
 };
 use crate::{
     app,
@@ -26,7 +26,7 @@ use crate::{
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
     /// The sink [default: every spool in the data folder]
-    sink: Option<SinkName>,
+    sink: Option<String>,
 }
 
 /// Arguments of `recover`.
@@ -44,11 +44,7 @@ pub(super) fn verify(common: &Common, args: &VerifyArgs) -> Outcome {
     block_on(async {
         let there = app::spools_in(&config.data_dir)?;
         let chosen = match &args.sink {
-            Some(sink) if !there.contains(sink) => {
-                let message = format!("there is no spool of a sink {sink} in {}", config.data_dir.display());
-                return Err(Failure::usage(message));
-            }
-            Some(sink) => vec![sink.clone()],
+            Some(sink) => records::stopped_spool(&config, sink)?.into_iter().collect(),
             None => there,
         };
         let client = Client::find(&config.data_dir).await?;
@@ -115,9 +111,17 @@ pub(super) fn recover(common: &Common, args: &RecoverArgs) -> Outcome {
     let keys = app::keys(&config);
     let named = |error: &dyn std::fmt::Display| Failure::from(format!("{}: {error}", args.output.display()));
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&args.output);
-    let file: File = file.map_err(|error| named(&error))?;
+    let file: File = file.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => {
+            Failure::usage(format!("{} is there already: name another file", args.output.display()))
+        }
+        _ => named(&error),
+    })?;
     let mut out = RawWriter::new(BufWriter::with_capacity(1 << 20, file)).map_err(|error| named(&error))?;
-    let report = spool::recover(&args.folder, keys.as_ref(), &mut out)?;
+    let report = spool::recover(&args.folder, keys.as_ref(), &mut out).inspect_err(|_| {
+        // What is there is not all: it would stand in the way of the next try.
+        let _ = std::fs::remove_file(&args.output);
+    })?;
     let file = out.finish().map_err(|error| named(&error))?;
     file.into_inner().map_err(|error| named(&error.into_error()))?.sync_all().map_err(|error| named(&error))?;
     if common.json {

@@ -1,15 +1,16 @@
-//! `backlog --watch`: a small live screen. `q`, Escape or Ctrl-C leaves it.
+//! `backlog --watch`: a small live screen. `q`, Escape or Ctrl-C leaves it, and so does SIGTERM.
 
 use std::{io::IsTerminal, time::Duration};
 
 use ratatui::{
     DefaultTerminal, Frame,
     crossterm::event::{self, Event, KeyCode, KeyModifiers},
-    layout::{Constraint, Layout},
+    layout::{Constraint, Layout, Rect},
     style::{Color, Style, Stylize},
     text::{Line, Span},
-    widgets::{Block, Cell, Paragraph, Row, Table},
+    widgets::{Block, Cell, Paragraph, Row, Table, Wrap},
 };
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::{Failure, Outcome, backlog};
 use crate::{
@@ -17,32 +18,42 @@ use crate::{
         Config,
         units::{human_count, human_size},
     },
-    status::{SinkStatus, Snapshot, State},
+    status::{SinkStatus, Snapshot, State, age_seconds},
 };
 
 const REFRESH: Duration = Duration::from_secs(1);
 /// How soon a key is answered.
 const KEYS: Duration = Duration::from_millis(100);
+/// Below these there is no room for a table: a line a sink is shown.
+const LEAST_COLUMNS: u16 = 60;
+const LEAST_LINES: u16 = 10;
 
 pub(super) async fn run(config: &Config) -> Outcome {
     if !std::io::stdout().is_terminal() {
         return Err(Failure::usage("--watch needs a terminal; with --json it prints a line a second instead"));
     }
-    let mut terminal = ratatui::init();
+    let mut terminal = ratatui::try_init().map_err(|error| format!("the terminal cannot be used: {error}"))?;
     let result = watch(&mut terminal, config).await;
     ratatui::restore();
     result
 }
 
 async fn watch(terminal: &mut DefaultTerminal, config: &Config) -> Outcome {
+    let mut terminate = signal(SignalKind::terminate())?;
     loop {
         let seen = backlog::snapshot(config).await;
         terminal.draw(|frame| match &seen {
             Ok(snapshot) => draw(frame, snapshot),
-            Err(failure) => frame.render_widget(Paragraph::new(failure.message.as_str()).red(), frame.area()),
+            Err(failure) => {
+                let text = Paragraph::new(failure.message.as_str()).red().wrap(Wrap { trim: true });
+                frame.render_widget(text, frame.area());
+            }
         })?;
-        if tokio::task::spawn_blocking(wants_to_leave).await?? {
-            return Ok(());
+        tokio::select! {
+            leave = tokio::task::spawn_blocking(wants_to_leave) => if leave?? {
+                return Ok(());
+            },
+            _ = terminate.recv() => return Ok(()),
         }
     }
 }
@@ -67,20 +78,41 @@ fn wants_to_leave() -> std::io::Result<bool> {
 }
 
 fn draw(frame: &mut Frame<'_>, snapshot: &Snapshot) {
-    let troubles: Vec<Line<'_>> = snapshot.sinks.iter().flat_map(trouble).collect();
+    let area = frame.area();
+    if area.width < LEAST_COLUMNS || area.height < LEAST_LINES {
+        let lines: Vec<Line<'_>> = snapshot.sinks.iter().map(brief).collect();
+        return frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: true }), area);
+    }
+    let mut troubles: Vec<Line<'_>> = snapshot.sinks.iter().flat_map(|sink| trouble(snapshot, sink)).collect();
+    if troubles.is_empty() {
+        troubles.push(Line::from("none").green());
+    }
+    // Long errors go on in the next line; all of them together get half the screen at most.
+    let columns = usize::from(area.width) - 2;
+    let lines: usize = troubles.iter().map(|line| line.width().div_ceil(columns)).sum();
     let areas = Layout::vertical([
         Constraint::Length(2),
-        Constraint::Min(4),
-        Constraint::Length(troubles.len().clamp(1, 8) as u16 + 2),
+        Constraint::Min(3),
+        Constraint::Length(u16::try_from(lines + 2).unwrap_or(u16::MAX).min(area.height / 2)),
         Constraint::Length(1),
     ])
-    .split(frame.area());
+    .split(area);
 
     frame.render_widget(Paragraph::new(headline(snapshot)), areas[0]);
-    frame.render_widget(sinks(snapshot), areas[1]);
-    let errors = if troubles.is_empty() { vec![Line::from("none").green()] } else { troubles };
-    frame.render_widget(Paragraph::new(errors).block(Block::bordered().title(" last errors ")), areas[2]);
+    frame.render_widget(sinks(snapshot, areas[1]), areas[1]);
+    let errors = Paragraph::new(troubles).wrap(Wrap { trim: true });
+    frame.render_widget(errors.block(Block::bordered().title(" last errors ")), areas[2]);
     frame.render_widget(Paragraph::new("q leaves").dark_gray(), areas[3]);
+}
+
+fn brief(sink: &SinkStatus) -> Line<'_> {
+    let records = format!(" {} records, {} dead", human_count(sink.records), human_count(sink.dead_letters));
+    Line::from(vec![
+        Span::from(sink.name.as_str()).bold(),
+        Span::from(" "),
+        Span::styled(sink.state.as_str(), colour(sink.state)),
+        Span::from(records),
+    ])
 }
 
 fn headline(snapshot: &Snapshot) -> Vec<Line<'_>> {
@@ -99,45 +131,75 @@ fn headline(snapshot: &Snapshot) -> Vec<Line<'_>> {
     ]
 }
 
-fn sinks(snapshot: &Snapshot) -> Table<'_> {
-    let header = Row::new(["sink", "state", "records", "oldest", "in/s", "out/s", "drained in", "dead"]).dark_gray();
-    let rows = snapshot.sinks.iter().map(|sink| {
-        let delivery = sink.delivery.as_ref();
-        let rate = |rate: Option<f64>| rate.map_or_else(|| "–".to_owned(), |rate| format!("{rate:.0}"));
-        let drained = match delivery.and_then(|delivery| delivery.drain_seconds) {
-            _ if sink.records == 0 => "–".to_owned(),
-            Some(seconds) => backlog::age(Some(seconds)),
-            None => "grows".to_owned(),
-        };
-        Row::new(vec![
-            Cell::from(sink.name.as_str()).bold(),
-            Cell::from(sink.state.as_str()).style(colour(sink.state)),
-            Cell::from(human_count(sink.records)),
-            Cell::from(backlog::age(sink.oldest_age_seconds)),
-            Cell::from(rate(delivery.map(|delivery| delivery.rate_in))),
-            Cell::from(rate(delivery.map(|delivery| delivery.rate_out))),
-            Cell::from(drained),
-            Cell::from(human_count(sink.dead_letters)),
-        ])
+const COLUMN_SPACING: u16 = 2;
+const COLUMNS: [&str; 8] = ["sink", "state", "records", "oldest", "in/s", "out/s", "drained in", "dead"];
+
+/// The table, as far as it fits the area; every column as wide as what stands in it, a long name as what is left.
+fn sinks(snapshot: &Snapshot, area: Rect) -> Table<'_> {
+    let room = usize::from(area.height).saturating_sub(1);
+    let shown = if snapshot.sinks.len() > room { room.saturating_sub(1) } else { snapshot.sinks.len() };
+    let cells: Vec<[String; 8]> = snapshot.sinks[..shown].iter().map(cells).collect();
+    let width = |column: usize| {
+        let widest = cells.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+        u16::try_from(widest.max(COLUMNS[column].len())).unwrap_or(u16::MAX)
+    };
+    let mut widths: Vec<u16> = (0..COLUMNS.len()).map(width).collect();
+    let others = widths[1..].iter().fold(0_u16, |sum, width| sum.saturating_add(width + COLUMN_SPACING));
+    widths[0] = widths[0].min(area.width.saturating_sub(others).max(8));
+    let right = |text: String| Line::from(text).right_aligned();
+    let mut rows: Vec<Row<'_>> = cells
+        .into_iter()
+        .zip(&snapshot.sinks)
+        .map(|(row, sink)| {
+            Row::new(row.into_iter().enumerate().map(|(column, text)| match column {
+                0 => Cell::from(text).bold(),
+                1 => Cell::from(text).style(colour(sink.state)),
+                _ => Cell::from(right(text)),
+            }))
+        })
+        .collect();
+    if shown < snapshot.sinks.len() {
+        rows.push(Row::new([format!("and {} more", snapshot.sinks.len() - shown)]));
+    }
+    let header = COLUMNS.iter().enumerate().map(|(column, name)| match column {
+        0 | 1 => Cell::from(*name),
+        _ => Cell::from(right((*name).to_owned())),
     });
-    let widths = [
-        Constraint::Min(8),
-        Constraint::Length(17),
-        Constraint::Length(11),
-        Constraint::Length(8),
-        Constraint::Length(7),
-        Constraint::Length(7),
-        Constraint::Length(10),
-        Constraint::Length(6),
-    ];
-    Table::new(rows, widths).header(header).column_spacing(1)
+    Table::new(rows, widths).header(Row::new(header).dark_gray()).column_spacing(COLUMN_SPACING)
 }
 
-fn trouble(sink: &SinkStatus) -> Vec<Line<'_>> {
+fn cells(sink: &SinkStatus) -> [String; 8] {
+    let delivery = sink.delivery.as_ref();
+    let rate = |rate: Option<f64>| rate.map_or_else(|| "–".to_owned(), |rate| format!("{rate:.0}"));
+    let drained = match delivery.map(|delivery| delivery.drain_seconds) {
+        // Between two flushes some records always wait.
+        _ if sink.records == 0 || sink.state == State::Idle => "–".to_owned(),
+        Some(Some(seconds)) => backlog::age(Some(seconds)),
+        Some(None) => "grows".to_owned(),
+        None => "–".to_owned(),
+    };
+    [
+        sink.name.clone(),
+        sink.state.as_str().to_owned(),
+        human_count(sink.records),
+        backlog::age(sink.oldest_age_seconds),
+        rate(delivery.map(|delivery| delivery.rate_in)),
+        rate(delivery.map(|delivery| delivery.rate_out)),
+        drained,
+        human_count(sink.dead_letters),
+    ]
+}
+
+/// What is wrong with a sink, for how long, and what to do; in grey what went wrong and is over.
+fn trouble<'s>(snapshot: &Snapshot, sink: &'s SinkStatus) -> Vec<Line<'s>> {
     let is_now = sink.state.is_trouble() || sink.spool_error.is_some();
+    let style = Style::new().fg(if is_now { Color::Red } else { Color::DarkGray });
+    let since = sink.since.filter(|_| sink.state.is_trouble()).map_or_else(String::new, |since| {
+        format!(" {} for {}", sink.state.as_str(), backlog::age(Some(age_seconds(snapshot.at, since))))
+    });
     let texts = [sink.spool_error.as_ref(), sink.last_error.as_ref()];
-    let style = if is_now { Style::new().fg(Color::Red) } else { Style::new().fg(Color::DarkGray) };
-    texts.into_iter().flatten().map(|text| Line::styled(format!("{}: {text}", sink.name), style)).collect()
+    let errors = texts.into_iter().flatten().map(|text| Line::styled(format!("{}{since}: {text}", sink.name), style));
+    errors.chain(sink.advice.iter().map(|text| Line::from(format!("→ {}: {text}", sink.name)).yellow())).collect()
 }
 
 fn colour(state: State) -> Style {

@@ -59,6 +59,7 @@ pub(super) struct Livekit {
 pub(super) struct Analytics {
     pub(super) enabled: bool,
     pub(super) mongo_url: Option<Secret>,
+    pub(super) database: Option<String>,
     pub(super) interval: Option<Duration>,
     /// `Some(None)`: never.
     pub(super) expiration: Option<Option<Duration>>,
@@ -98,9 +99,12 @@ fn read_analytics(mut openvidu: Section<'_>) -> Option<Analytics> {
     let analytics = Analytics {
         enabled,
         mongo_url: snake.or(camel),
+        database: section.get("database", &text()),
         interval: section.get("interval", &duration(Duration::from_millis(1), Duration::from_secs(86_400))),
         expiration: section.get("expiration", &or_never()),
     };
+    // Of the part of the fork that makes up events of rooms whose node died: nothing here does that.
+    section.get("fixer_interval", &duration(Duration::ZERO, Duration::from_secs(10 * 365 * 86_400)));
     section.finish();
     Some(analytics)
 }

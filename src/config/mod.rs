@@ -213,9 +213,6 @@ fn read_own(root: &mut Section<'_>, livekit: &Livekit, use_default_sink: bool) -
     if ingest.keys.is_empty() {
         ingest.keys.clone_from(&livekit.keys);
     }
-    // One half for requests under way, the other for the last flush.
-    ingest.grpc.connections.drain_timeout = shutdown_timeout / 2;
-    ingest.http.connections.drain_timeout = shutdown_timeout / 2;
     if matches!(ingest.auth, crate::ingest::AuthOptions::Livekit) && ingest.keys.is_empty() {
         root.problem("ingest", "auth mode livekit needs API keys: ingest.auth.keys, or LiveKit's keys:");
     }
@@ -223,8 +220,7 @@ fn read_own(root: &mut Section<'_>, livekit: &Livekit, use_default_sink: bool) -
     let documents = read::documents(root.section("documents"));
     let log = read::log(root.section("log"));
     let spool = read::spool(root.section("spool"), SpoolConfig::default());
-    let flush_defaults = FlushOptions { shutdown_timeout: shutdown_timeout / 2, ..FlushOptions::default() };
-    let flush = read::flush(root.section("flush"), &flush_defaults);
+    let flush = read::flush(root.section("flush"), &FlushOptions::default());
     let defaults = read::SinkDefaults { spool: &spool, flush: &flush, livekit };
 
     let mut sinks: Vec<SinkConfig> = Vec::new();
@@ -253,7 +249,9 @@ fn read_own(root: &mut Section<'_>, livekit: &Livekit, use_default_sink: bool) -
         }
         None => {}
     }
-    Config { source: String::new(), data_dir, ingest, admin, documents, sinks, log, shutdown_timeout }
+    let mut config = Config { source: String::new(), data_dir, ingest, admin, documents, sinks, log, shutdown_timeout };
+    config.set_shutdown_timeout(shutdown_timeout);
+    config
 }
 
 /// The MongoDB sink of `openvidu.analytics`.
@@ -274,6 +272,7 @@ fn openvidu_sink(
     let defaults = MongoOptions::default();
     let options = MongoOptions {
         uri: uri.expose().to_owned(),
+        database: analytics.database.clone().unwrap_or(defaults.database),
         expiration: analytics.expiration.unwrap_or(defaults.expiration),
         timeout: flush.timeout,
         ..defaults

@@ -39,6 +39,19 @@ pub struct Config {
     pub shutdown_timeout: Duration,
 }
 
+impl Config {
+    /// Sets how long a stop may take, and what its parts may take of it: one half is for requests under way, the other for
+    /// the last flush.
+    pub(crate) fn set_shutdown_timeout(&mut self, timeout: Duration) {
+        self.shutdown_timeout = timeout;
+        self.ingest.grpc.connections.drain_timeout = timeout / 2;
+        self.ingest.http.connections.drain_timeout = timeout / 2;
+        for sink in &mut self.sinks {
+            sink.flush.shutdown_timeout = timeout / 2;
+        }
+    }
+}
+
 /// The servers that take records.
 #[derive(Debug, Clone)]
 pub struct IngestConfig {

@@ -10,7 +10,7 @@ use crate::record::UnixMillis;
 pub const MONGODB_MAX_DOCUMENT: usize = 16 * 1024 * 1024;
 
 /// How documents are made; the default is what OpenVidu's users expect, without secrets.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DocumentOptions {
     /// What is kept out of the documents.
     pub redact: Redact,
@@ -61,7 +61,7 @@ pub enum Enums {
 }
 
 /// A secret from which the hashes of personal data are keyed: the same on every node whose documents are to be joined.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct PiiKey([u8; 32]);
 
 impl PiiKey {

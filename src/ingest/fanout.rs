@@ -56,7 +56,7 @@ pub struct Filter {
 
 impl Filter {
     /// What is left of a batch.
-    fn apply(&self, batch: &RecordBatch) -> Option<RecordBatch> {
+    pub(crate) fn apply(&self, batch: &RecordBatch) -> Option<RecordBatch> {
         if self.streams.as_ref().is_some_and(|streams| !streams.contains(&batch.stream)) {
             return None;
         }

@@ -39,6 +39,10 @@ async fn it_loads_without_an_error_and_shows_the_apis_figures() {
         page.wait_for(LOADED);
         page.wait_for("document.querySelector('[data-sink=files] [data-field=delivered]').textContent === '1,234'");
         page.wait_for("document.querySelector('[data-sink=mongo] [data-field=state]').textContent === 'away'");
+        page.wait_for(
+            "document.querySelector('[data-sink=mongo] [data-field=advice]').textContent.includes('delivery goes on')",
+        );
+        page.wait_for("document.querySelector('[data-sink=files] [data-field=advice]').textContent === ''");
         for sink in ["mongo", "files"] {
             let api = status["sinks"].as_array().unwrap().iter().find(|entry| entry["name"] == sink).unwrap();
             let mut shown = |field: &str| {

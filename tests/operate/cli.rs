@@ -34,6 +34,13 @@ async fn with_backlog(records: usize) -> Spool {
     spool
 }
 
+/// Puts a file in another's place at once: a reload that reads it meanwhile reads the one or the other.
+fn rewrite(path: &std::path::Path, text: &str) {
+    let fresh = path.with_extension("new");
+    fs::write(&fresh, text).unwrap();
+    fs::rename(&fresh, path).unwrap();
+}
+
 /// What must be the same live and stopped.
 fn figures(backlog: &Value) -> Vec<(String, Value)> {
     let sink = Spool::sink_of(backlog, "mongo");
@@ -115,7 +122,7 @@ async fn peek_shows_documents_oldest_or_newest_first_filtered_live_and_stopped()
             spool.terminate();
         }
     }
-    fails(&spool, &["peek", "nosuch"], 2, "no spool of a sink");
+    fails(&spool, &["peek", "nosuch"], 2, "there is no sink");
     fails(&spool, &["peek", "mongo", "--where", "nonsense"], 2, "FIELD=VALUE");
 }
 
@@ -240,7 +247,137 @@ async fn pause_resume_and_flush_do_what_they_say() {
     ok(&spool, &["resume", "mongo"]);
     support::eventually("the record is delivered", || async { spool.records("mongo", "events") == 0 }).await;
     ok(&spool, &["flush", "mongo"]);
-    fails(&spool, &["pause", "nosuch"], 1, "there is no sink \"nosuch\"; there are mongo");
+    assert!(ok(&spool, &["pause", "mongo"]).contains("resume"));
+    assert!(ok(&spool, &["flush", "mongo"]).contains("it is paused"));
+    let backlog = spool.backlog();
+    assert_eq!(Spool::sink_of(&backlog, "mongo")["advice"][0], "`livekit-spool resume mongo` delivers again");
+    assert!(ok(&spool, &["backlog"]).contains("→ `livekit-spool resume mongo`"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_that_is_not_there_is_exit_code_2_live_and_stopped_and_leaves_no_file() {
+    let mut spool = with_backlog(1).await;
+    for is_live in [true, false] {
+        for words in [
+            &["peek", "nosuch"][..],
+            &["export", "nosuch", "-o", "out"],
+            &["import", "some.raw", "--sink", "nosuch"],
+            &["drain", "nosuch"],
+            &["purge", "nosuch", "--yes"],
+            &["dead", "list", "nosuch"],
+            &["dead", "retry", "nosuch", "--all"],
+            &["dead", "drop", "nosuch", "--all"],
+            &["verify", "nosuch"],
+            &["indexes", "nosuch"],
+        ] {
+            ok(&spool, &["export", "mongo", "--raw", "-o", "some.raw", "--force"]);
+            fails(&spool, words, 2, "there is no sink \"nosuch\"; there are mongo");
+        }
+        for action in ["pause", "resume", "flush"].into_iter().filter(|_| is_live) {
+            fails(&spool, &[action, "nosuch"], 2, "there is no sink \"nosuch\"; there are mongo");
+        }
+        if is_live {
+            spool.terminate();
+        }
+    }
+    fails(&spool, &["recover", "nowhere", "-o", "out"], 1, "nowhere");
+    let left: Vec<_> = fs::read_dir(spool.folder()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("out")), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_says_what_keeps_it_and_what_the_sink_rejected() {
+    let mut spool = with_backlog(20).await;
+    ok(&spool, &["pause", "mongo"]);
+    fails(&spool, &["drain", "--timeout", "300ms"], 4, "mongo is paused: `livekit-spool resume mongo`");
+    spool.terminate();
+
+    let refusing = |command: &support::wire::Command| {
+        if command.name != "insert" {
+            return Reply::Healthy;
+        }
+        let is_odd = |document: &bson::RawDocumentBuf| document.get_str("_id").is_ok_and(|id| id == "AE_0007");
+        let odd = (0..command.documents.len()).filter(|&i| is_odd(&command.documents[i]));
+        Reply::WriteErrors(odd.map(|i| WriteError::new(i, 121, "too odd")).collect())
+    };
+    let server = WireServer::scripted(refusing).await;
+    let config = spool.folder().join("config.yaml");
+    let text = fs::read_to_string(&config).unwrap();
+    let uri = text.split('"').find(|part| part.starts_with("mongodb://")).unwrap().to_owned();
+    fs::write(&config, text.replace(&uri, &server.uri())).unwrap();
+    let drained: Value = serde_json::from_str(&ok(&spool, &["drain", "--json"])).unwrap();
+    let figures = ["drained", "records", "set_aside", "left"].map(|key| drained[key].to_string());
+    assert_eq!(figures, ["true", "19", "1", "0"], "{drained}");
+    assert_eq!(server.kept("openvidu.events").len(), 19);
+    assert!(ok(&spool, &["drain"]).starts_with("drained: 0 records"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_gives_each_sink_what_it_gets_of_what_comes_in() {
+    let setup = Setup::new()
+        .sink("name: all, type: file, path: all, flush: { interval: 1h }")
+        .sink("name: stats, type: file, path: stats, streams: [stats], flush: { interval: 1h }")
+        .sink("name: ended, type: file, path: ended, event_types: [ROOM_ENDED], flush: { interval: 1h }");
+    let mut spool = setup.start().await;
+    for sink in ["all", "stats", "ended"] {
+        ok(&spool, &["pause", sink]);
+    }
+    send(&spool, vec![event("AE_1", "r")]).await;
+    ok(&spool, &["export", "all", "--raw", "-o", "all.raw"]);
+    for is_live in [true, false] {
+        ok(&spool, &["import", "all.raw"]);
+        let counts = ["all", "stats", "ended"].map(|sink| spool.records(sink, "events"));
+        assert_eq!(counts, [if is_live { 2 } else { 3 }, 0, 0], "{is_live}");
+        if is_live {
+            // A file sink delivers what is left when it stops.
+            spool.kill();
+        }
+    }
+    ok(&spool, &["import", "all.raw", "--sink", "stats"]);
+    assert_eq!(spool.records("stats", "events"), 1, "who names a sink means it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_ends_when_its_reader_has_gone() {
+    let spool = with_backlog(5).await;
+    let mut watch = std::process::Command::new(support::process::BINARY)
+        .args(["backlog", "--watch", "--json", "--config", "config.yaml"])
+        .current_dir(spool.folder())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    let mut output = std::io::BufReader::new(watch.stdout.take().unwrap());
+    std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+    let first: Value = serde_json::from_str(&line).unwrap();
+    assert_eq!(Spool::stream_of(&first, "mongo", "events")["records"], 5);
+    drop(output);
+    let ended = tokio::task::spawn_blocking(move || watch.wait().unwrap());
+    let status = tokio::time::timeout(support::PATIENCE, ended).await.expect("it ends").unwrap();
+    assert!(status.success(), "{status}");
+}
+
+#[test]
+fn what_run_would_refuse_is_refused_by_check_config_too() {
+    for (from, to, reason) in [
+        ("admin: { listen: \"127.0.0.1", "admin: { listen: \"0.0.0.0", "set admin.token"),
+        ("grpc: { listen: \"127.0.0.1", "grpc: { listen: \"0.0.0.0", "`ingest.auth` is none"),
+        ("sinks:\n", "sinks:\n  - { name: x, type: flie }\n", "did you mean file?"),
+        ("  http:", "  tls: { certificate: no.crt, key: no.key }\n  http:", "no.crt"),
+        ("  http:", "  auth: { mode: tokens, tokens: [short] }\n  http:", "16 characters"),
+    ] {
+        let spool = nowhere("mongo").prepare();
+        let config = spool.folder().join("config.yaml");
+        let text = fs::read_to_string(&config).unwrap();
+        assert!(text.contains(from), "{from:?} is not in {text}");
+        fs::write(&config, text.replacen(from, to, 1)).unwrap();
+        fails(&spool, &["check-config"], 2, reason);
+        fails(&spool, &["run"], 2, reason);
+        assert!(!spool.data().exists(), "{reason}: nothing was opened");
+        let answer: Value = serde_json::from_slice(&spool.command(&["check-config", "--json"]).stdout).unwrap();
+        assert_eq!(answer["valid"], false);
+        assert!(answer["error"].as_str().is_some_and(|error| error.contains(reason)), "{answer}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -323,20 +460,20 @@ async fn a_reload_adds_changes_and_removes_sinks_without_losing_a_record_and_ref
             second.uri()
         ),
     );
-    fs::write(&config, two.replace("interval: 50ms, backoff", "interval: 60ms, backoff")).unwrap();
+    rewrite(&config, &two.replace("interval: 50ms, backoff", "interval: 60ms, backoff"));
     let text = ok(&spool, &["reload"]);
     assert!(text.contains("sink two added") && text.contains("sink one changed"), "{text}");
     send(&spool, vec![event("AE_2", "r")]).await;
     support::eventually("both have AE_2", || async { first.inserted() == 2 && second.inserted() == 1 }).await;
 
-    fs::write(&config, format!("{two}nonsense: 1\n")).unwrap();
+    rewrite(&config, &format!("{two}nonsense: 1\n"));
     fails(&spool, &["reload"], 2, "nonsense: unknown key");
     spool.process().signal(rustix::process::Signal::HUP);
-    fs::write(&config, two.replace("data_dir: ", "data_dir: /elsewhere")).unwrap();
+    rewrite(&config, &two.replace("data_dir: ", "data_dir: /elsewhere"));
     send(&spool, vec![event("AE_3", "r")]).await;
     support::eventually("all go on", || async { first.inserted() == 3 && second.inserted() == 2 }).await;
 
-    fs::write(&config, &original).unwrap();
+    rewrite(&config, &original);
     spool.process().signal(rustix::process::Signal::HUP);
     support::eventually("two is gone", || async {
         // While it is being closed it is in neither list.
@@ -350,9 +487,45 @@ async fn a_reload_adds_changes_and_removes_sinks_without_losing_a_record_and_ref
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reload_says_of_every_change_whether_it_is_in_force_and_refuses_what_a_start_would_refuse() {
+    let spool = nowhere("mongo").section("documents: { redact: pii, pii_key: a-key }").start().await;
+    let config = spool.folder().join("config.yaml");
+    let original = fs::read_to_string(&config).unwrap();
+    let reloaded = |text: &str| -> Value {
+        fs::write(&config, text).unwrap();
+        serde_json::from_str(&ok(&spool, &["reload", "--json"])).unwrap()
+    };
+    let changed = |from: &str, to: &str| {
+        assert!(original.contains(from), "{from:?} is not in {original}");
+        reloaded(&original.replacen(from, to, 1))
+    };
+    let is = |answer: &Value, applied: &[&str], needs_restart: &[&str]| {
+        assert_eq!(*answer, serde_json::json!({ "applied": applied, "needs_restart": needs_restart }));
+    };
+    is(
+        &changed("admin: {", "admin: { public_metrics: true, hosts: [x.example],"),
+        &["admin.hosts", "admin.public_metrics"],
+        &[],
+    );
+    is(&reloaded(&original), &["admin.hosts", "admin.public_metrics"], &[]);
+    is(&changed("a-key", "another-key"), &[], &["documents"]);
+    is(&changed("data_dir:", "shutdown_timeout: 3s\ndata_dir:"), &[], &["shutdown_timeout"]);
+    is(&changed("data_dir:", "log: { level: debug, format: json }\ndata_dir:"), &["log.level: debug"], &["log.format"]);
+    is(&reloaded(&original), &["log.level: info"], &[]);
+    is(&changed("max: 500ms", "max: 600ms"), &["sink mongo changed"], &[]);
+    is(&reloaded(&original), &["sink mongo changed"], &[]);
+    is(&reloaded(&original), &[], &[]);
+    fs::write(&config, original.replacen("admin: { listen: \"127.0.0.1", "admin: { listen: \"0.0.0.0", 1)).unwrap();
+    fails(&spool, &["reload"], 2, "set admin.token");
+    let changes = spool.backlog()["changes"].to_string();
+    assert!(changes.contains("configuration refused"), "{changes}");
+    ok(&spool, &["ready"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_process_on_the_same_data_folder_is_refused_by_name() {
     let spool = with_backlog(1).await;
-    fails(&spool, &["run"], 1, "another livekit-spool (pid ");
+    fails(&spool, &["run"], 3, "another livekit-spool (pid ");
     ok(&spool, &["ready"]);
 }
 

@@ -9,6 +9,8 @@ mod browser;
 mod cdp;
 mod cli;
 mod documents;
+mod logs;
+mod watch;
 
 use livekit_protocol::{AnalyticsEvent, AnalyticsEvents, Room};
 use prost::Message;
