@@ -68,6 +68,7 @@ async fn under_every_attack_at_once_memory_stays_below_300_mb_and_senders_are_se
     for _ in 0..4 {
         siege.spawn(endless_stream(grpc, Arc::clone(&over)));
         siege.spawn(gigabyte(http, Arc::clone(&over)));
+        siege.spawn(resets(grpc, Arc::clone(&over)));
     }
     for port in [grpc, http, admin] {
         siege.spawn(garbage(port, Arc::clone(&over)));
@@ -251,22 +252,48 @@ async fn garbage(address: SocketAddr, over: Arc<AtomicBool>) {
 
 type Body = http_body_util::combinators::BoxBody<Bytes, std::io::Error>;
 
-/// A stream of the recorder with these bytes as its body, which then never ends.
-async fn open_stream(address: SocketAddr, pieces: impl futures::Stream<Item = Bytes> + Send + Sync + 'static) {
-    let Ok(stream) = TcpStream::connect(address).await else { return };
-    let io = hyper_util::rt::TokioIo::new(stream);
-    let handshake = hyper::client::conn::http2::handshake::<_, _, Body>(hyper_util::rt::TokioExecutor::new(), io).await;
-    let Ok((mut sender, connection)) = handshake else { return };
+type Http2 = hyper::client::conn::http2::SendRequest<Body>;
+
+/// An HTTP/2 connection, and what keeps it going.
+async fn http2(address: SocketAddr) -> Option<(Http2, impl Future)> {
+    let io = hyper_util::rt::TokioIo::new(TcpStream::connect(address).await.ok()?);
+    hyper::client::conn::http2::handshake::<_, _, Body>(hyper_util::rt::TokioExecutor::new(), io).await.ok()
+}
+
+/// A call of the recorder with these bytes as its stream.
+fn call(pieces: impl futures::Stream<Item = Bytes> + Send + Sync + 'static) -> http::Request<Body> {
     let frames = pieces.map(|piece| Ok(hyper::body::Frame::data(piece)));
     let body = http_body_util::BodyExt::boxed(http_body_util::StreamBody::new(frames));
-    let request = http::Request::post("http://x/livekit.AnalyticsRecorderService/IngestEvents")
+    http::Request::post("http://x/livekit.AnalyticsRecorderService/IngestEvents")
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .body(body)
-        .expect("a valid request");
+        .expect("a valid request")
+}
+
+async fn open_stream(address: SocketAddr, pieces: impl futures::Stream<Item = Bytes> + Send + Sync + 'static) {
+    let Some((mut sender, connection)) = http2(address).await else { return };
     tokio::select! {
         _ = connection => {}
-        _ = sender.send_request(request) => {}
+        _ = sender.send_request(call(pieces)) => {}
+    }
+}
+
+/// Streams that are given up as soon as they are open, as fast as they can be made.
+async fn resets(address: SocketAddr, over: Arc<AtomicBool>) {
+    while !over.load(Relaxed) {
+        tokio::time::sleep(PAUSE).await;
+        let Some((mut sender, connection)) = http2(address).await else { continue };
+        let flood = async {
+            while !over.load(Relaxed) && sender.ready().await.is_ok() {
+                let opened = sender.send_request(call(futures::stream::pending()));
+                let _ = tokio::time::timeout(Duration::from_millis(1), opened).await;
+            }
+        };
+        tokio::select! {
+            _ = connection => {}
+            () = flood => {}
+        }
     }
 }
 
