@@ -10,4 +10,6 @@ mod mongodb;
 mod outages;
 mod pipeline;
 mod redis;
+mod redis_cluster;
+mod redis_tls;
 mod resp;

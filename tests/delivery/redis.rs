@@ -4,19 +4,19 @@ use std::{
     collections::BTreeSet,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::Duration,
 };
 
 use livekit_protocol::AnalyticsEvent;
-use livekit_spool::{record::Stream, sink::redis::RedisOptions};
+use livekit_spool::{flush::FlushState, record::Stream, sink::redis::RedisOptions};
 
 use crate::{
     pipeline::{Pipeline, options, redis_sink, redis_sink_with},
-    resp::{Answer, RespServer},
+    resp::{Answer, RespServer, slot_of},
     support::{
-        eventually,
+        eventually, free_port,
         records::{event_ids, numbered_events, real_events, real_stats, stat_ids},
         redis::Redis,
     },
@@ -111,6 +111,8 @@ async fn answers_that_say_not_now_are_retried() {
         "READONLY You can't write against a read only replica.",
         "LOADING Redis is loading the dataset in memory",
         "ASK 3999 127.0.0.1:1",
+        "TRYAGAIN Multiple keys request during rehashing of slot",
+        "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
         "CLUSTERDOWN The cluster is down",
         "MISCONF Redis is configured to save RDB snapshots",
         "NOAUTH Authentication required.",
@@ -137,11 +139,7 @@ async fn a_redirection_is_followed_and_remembered() {
     })
     .await;
     let pipeline = Pipeline::start(redis_sink(&first.url()), options());
-    let mut events = some_events(150);
-    for event in &mut events {
-        event.room.as_mut().map(|room| room.sid = "RM_one".to_owned()).unwrap_or_default();
-        event.room_id = "RM_one".to_owned();
-    }
+    let events = in_one_room(some_events(150));
     for part in events.chunks(50) {
         pipeline.send_events(part).await;
         pipeline.drained().await;
@@ -151,12 +149,34 @@ async fn a_redirection_is_followed_and_remembered() {
     assert!(pipeline.status().retried_records.is_empty());
 }
 
-/// CRC-16 as the cluster specification has it.
-fn slot_of(tag: &str) -> u16 {
-    let crc = tag.bytes().fold(0_u16, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| (crc << 1) ^ if crc & 0x8000 == 0 { 0 } else { 0x1021 })
-    });
-    crc % 16_384
+#[tokio::test]
+async fn a_redirection_to_a_node_that_is_away_is_retried_where_the_slot_was() {
+    let (moved, nobody) = (Arc::new(AtomicBool::new(true)), free_port());
+    let is_moved = Arc::clone(&moved);
+    let server = RespServer::start(move |command| match &*command[0] {
+        "JSON.SET" | "EXPIRE" if is_moved.load(Ordering::SeqCst) => {
+            Answer::Error(format!("MOVED {} 127.0.0.1:{nobody}", slot_of("RM_one")))
+        }
+        _ => Answer::Healthy,
+    })
+    .await;
+    let pipeline = Pipeline::start(redis_sink(&server.url()), options());
+    let events = in_one_room(some_events(100));
+    pipeline.send_events(&events).await;
+    eventually("away", || async { pipeline.status().state == FlushState::Away }).await;
+    assert_eq!(pipeline.backlog(), 100);
+    moved.store(false, Ordering::SeqCst);
+    pipeline.drained().await;
+    assert_eq!(ids(server.kept().into_keys()), event_ids(&events));
+    assert!(pipeline.dead_letters().is_empty());
+}
+
+fn in_one_room(mut events: Vec<AnalyticsEvent>) -> Vec<AnalyticsEvent> {
+    for event in &mut events {
+        event.room.as_mut().map(|room| room.sid = "RM_one".to_owned()).unwrap_or_default();
+        event.room_id = "RM_one".to_owned();
+    }
+    events
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! A Redis server in a few lines: asks a closure what to answer to each command.
+//! A Redis server in a few lines: asks a closure what to answer to each command; and a cluster's slots.
 
 use std::{
     collections::HashMap,
@@ -103,4 +103,12 @@ async fn number(from: &mut (impl AsyncBufReadExt + Unpin), sign: char) -> io::Re
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     line.trim_end().strip_prefix(sign).and_then(|text| text.parse().ok()).ok_or(io::ErrorKind::InvalidData.into())
+}
+
+/// A hash tag's slot: CRC-16 as the cluster specification has it.
+pub(crate) fn slot_of(tag: &str) -> u16 {
+    let crc = tag.bytes().fold(0_u16, |crc, byte| {
+        (0..8).fold(crc ^ (u16::from(byte) << 8), |crc, _| (crc << 1) ^ if crc & 0x8000 == 0 { 0 } else { 0x1021 })
+    });
+    crc % 16_384
 }
