@@ -13,3 +13,4 @@ mod redis;
 mod redis_cluster;
 mod redis_tls;
 mod resp;
+mod step_down;

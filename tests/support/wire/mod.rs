@@ -106,8 +106,8 @@ pub struct WireServer {
 struct Shared {
     /// `None`: acknowledge and count only.
     script: Option<Script>,
-    /// What `hello` says besides the usual: limits, say.
-    hello: Document,
+    /// What `hello` says besides the usual: limits, say, or who is primary.
+    hello: Mutex<Document>,
     inserted: AtomicU64,
     connections: AtomicU64,
     commands: Mutex<HashMap<String, u64>>,
@@ -135,7 +135,7 @@ impl WireServer {
         let address = listener.local_addr().expect("the server's address");
         let shared = Arc::new(Shared {
             script,
-            hello,
+            hello: Mutex::new(hello),
             inserted: AtomicU64::new(0),
             connections: AtomicU64::new(0),
             commands: Mutex::default(),
@@ -154,6 +154,11 @@ impl WireServer {
     /// The URI for a client.
     pub fn uri(&self) -> String {
         format!("mongodb://{}/?directConnection=true", self.address)
+    }
+
+    /// Changes what `hello` says besides the usual from now on.
+    pub fn set_hello(&self, hello: Document) {
+        *self.shared.hello.lock().expect("no panic under this lock") = hello;
     }
 
     /// How many documents inserts brought that were answered as taken.
@@ -365,7 +370,7 @@ impl Shared {
             "logicalSessionTimeoutMinutes": 30, "localTime": DateTime::now(), "readOnly": false,
             "minWireVersion": 0, "maxWireVersion": 25, "connectionId": 1,
         };
-        hello.extend(self.hello.clone());
+        hello.extend(self.hello.lock().expect("no panic under this lock").clone());
         Ok(hello)
     }
 }
