@@ -82,6 +82,33 @@ fn every_example_in_the_shipped_config_yaml_is_valid() {
 }
 
 #[test]
+fn every_configuration_under_deploy_is_valid() {
+    let variables = [
+        ("LIVEKIT_KEYS", "devkey: a-secret-of-at-least-32-characters"),
+        ("SPOOL_ADMIN_TOKEN", "an-admin-token"),
+        ("MONGODB_URI", "mongodb://mongo/"),
+    ];
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
+    for (file, sinks) in [
+        ("debian/config.yaml", &["files"][..]),
+        ("compose/livekit-spool.yaml", &["mongo", "cache"]),
+        ("kubernetes/config.yaml", &["mongo"]),
+        ("kubernetes/sidecar.yaml", &["mongo"]),
+    ] {
+        let text = std::fs::read_to_string(deploy.join(file)).unwrap();
+        // In a ConfigMap it is a text of its own, indented.
+        let text = match text.split_once("config.yaml: |\n") {
+            Some((_, map)) => map.lines().map_while(|line| line.strip_prefix("    ")).collect::<Vec<_>>().join("\n"),
+            None => text,
+        };
+        let config = with_environment(Some(&text), &variables).unwrap_or_else(|error| panic!("{file}: {error}\n{text}"));
+        livekit_spool::app::check(&config).unwrap_or_else(|error| panic!("{file}: {error}"));
+        assert!(config.data_dir.starts_with("/var/lib/livekit-spool"), "{file}");
+        assert_eq!(config.sinks.iter().map(|sink| sink.name.as_str()).collect::<Vec<_>>(), sinks, "{file}");
+    }
+}
+
+#[test]
 fn without_any_config_the_file_sink_runs() {
     for config in [with_environment(None, &[]).unwrap(), parse("").unwrap()] {
         assert_eq!(config.sinks.len(), 1);
