@@ -222,6 +222,8 @@ pub struct SinkStatus {
     pub max_bytes: u64,
     /// Bytes of the dead letters on disk.
     pub dead_letter_bytes: u64,
+    /// Journal files.
+    pub segments: u64,
     /// Why its spool takes no records now.
     pub spool_error: Option<String>,
     /// What to do about it and what to type, one sentence each; empty where nothing has to be done.

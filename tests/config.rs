@@ -101,7 +101,8 @@ fn every_configuration_under_deploy_is_valid() {
             Some((_, map)) => map.lines().map_while(|line| line.strip_prefix("    ")).collect::<Vec<_>>().join("\n"),
             None => text,
         };
-        let config = with_environment(Some(&text), &variables).unwrap_or_else(|error| panic!("{file}: {error}\n{text}"));
+        let config =
+            with_environment(Some(&text), &variables).unwrap_or_else(|error| panic!("{file}: {error}\n{text}"));
         livekit_spool::app::check(&config).unwrap_or_else(|error| panic!("{file}: {error}"));
         assert!(config.data_dir.starts_with("/var/lib/livekit-spool"), "{file}");
         assert_eq!(config.sinks.iter().map(|sink| sink.name.as_str()).collect::<Vec<_>>(), sinks, "{file}");

@@ -59,6 +59,9 @@ metrics! {
     FULL = "livekit_spool_spool_refusing", "gauge", "1 while the sink's spool takes no records, else 0.";
     DEAD = "livekit_spool_dead_letters", "gauge", "Records set aside, by sink and stream.";
     DEAD_BYTES = "livekit_spool_dead_letter_bytes", "gauge", "Bytes of a sink's dead letters on disk.";
+    SEGMENTS = "livekit_spool_journal_segments", "gauge", "Files of a sink's journal.";
+    APPENDED = "livekit_spool_appended_records_total", "counter",
+        "Records that came for the sink since its spool was made, by stream; survives restarts.";
     OUT_ALL = "livekit_spool_acknowledged_records_total", "counter",
         "Records the sink acknowledged since its spool was made, by stream; survives restarts.";
     SET_ASIDE = "livekit_spool_set_aside_records_total", "counter",
@@ -160,9 +163,14 @@ fn backlog(out: &mut Output, sinks: &[&SinkStatus]) {
     out.by_sink(FULL, sinks, |sink| Some(f64::from(u8::from(sink.spool_error.is_some()))));
     out.by_stream(DEAD, sinks, |stream| stream.dead_letters as f64);
     out.by_sink(DEAD_BYTES, sinks, |sink| Some(sink.dead_letter_bytes as f64));
+    out.by_sink(SEGMENTS, sinks, |sink| Some(sink.segments as f64));
 }
 
 fn fates(out: &mut Output, sinks: &[&SinkStatus]) {
+    // Each waits, or met one of the fates.
+    out.by_stream(APPENDED, sinks, |stream| {
+        (stream.records + stream.delivered + stream.set_aside + stream.dropped.values().sum::<u64>()) as f64
+    });
     out.by_stream(OUT_ALL, sinks, |stream| stream.delivered as f64);
     out.by_stream(SET_ASIDE, sinks, |stream| stream.set_aside as f64);
     out.family(DROPPED, |out, metric| {

@@ -133,6 +133,7 @@ fn blank(name: &SinkName, state: State) -> SinkStatus {
         disk_bytes: 0,
         max_bytes: 0,
         dead_letter_bytes: 0,
+        segments: 0,
         spool_error: None,
         advice: Vec::new(),
         streams: crate::record::Stream::ALL.into_iter().map(|stream| (stream, StreamStatus::default())).collect(),
@@ -152,6 +153,7 @@ fn describe(entry: &mut SinkStatus, config: &SinkConfig) {
 fn fill(entry: &mut SinkStatus, status: &SpoolStatus) {
     entry.disk_bytes = status.disk_bytes;
     entry.dead_letter_bytes = status.disk.dead;
+    entry.segments = status.segments;
     entry.sync_latency = status.sync_latency.clone();
     entry.sync_records = status.sync_records.clone();
     let last_error = status.last_error.as_ref();

@@ -48,6 +48,8 @@ async fn every_metric_that_is_documented_graphed_or_alerted_on_is_served_and_the
         let value = line.rsplit_once(' ').expect("a sample").1;
         assert!(value.parse::<f64>().is_ok(), "{line}");
     }
+    let line = "livekit_spool_appended_records_total{sink=\"mongo\",stream=\"events\"} 1\n";
+    assert!(text.contains(line), "{text}");
     for metric in METRICS {
         assert!(
             text.contains(&format!("# HELP {} {}\n# TYPE {} {}\n", metric.name, metric.help, metric.name, metric.kind))
