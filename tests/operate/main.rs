@@ -10,6 +10,7 @@ mod cdp;
 mod cli;
 mod documents;
 mod logs;
+mod redaction;
 mod watch;
 
 use livekit_protocol::{AnalyticsEvent, AnalyticsEvents, Room};
