@@ -33,6 +33,9 @@ struct Inner {
     dead: Vec<Rejection>,
     dead_full: bool,
     refuse_notes: bool,
+    /// Notes are taken, and not durable yet.
+    hold_notes: bool,
+    unnoted: u64,
     refuse_leases: bool,
     hang: Hang,
     /// Someone waits for it.
@@ -92,6 +95,13 @@ impl MemoryQueue {
 
     pub(super) fn refuse_notes(&self, refuse: bool) {
         self.inner.lock().refuse_notes = refuse;
+    }
+
+    /// While they are held notes are not durable; what was held is, when they no longer are.
+    pub(super) fn hold_notes(&self, hold: bool) {
+        let mut inner = self.inner.lock();
+        inner.hold_notes = hold;
+        inner.unnoted = 0;
     }
 
     pub(super) fn refuse_leases(&self, refuse: bool) {
@@ -166,7 +176,11 @@ impl Queue for MemoryQueue {
         if inner.refuse_notes {
             return Err(Self::broken());
         }
+        let before = inner.leased.len();
         inner.leased.retain(|&ordinal, _| !among(ordinals, ordinal));
+        if inner.hold_notes {
+            inner.unnoted += (before - inner.leased.len()) as u64;
+        }
         Ok(())
     }
 
@@ -199,6 +213,10 @@ impl Queue for MemoryQueue {
         let inner = self.inner.lock();
         (inner.waiting.len() as u64, inner.waiting.values().map(|record| record.bytes.len() as u64).sum())
     }
+
+    fn unnoted(&self, _: Stream) -> u64 {
+        self.inner.lock().unnoted
+    }
 }
 
 /// What the scripted sink does with records.
@@ -214,6 +232,8 @@ pub(super) struct Behaviour {
     pub(super) later: BTreeSet<u64>,
     /// How long an answer takes, per record.
     pub(super) delay: Duration,
+    /// How many it recognises when they come again.
+    pub(super) recognizes: Option<u64>,
     /// Answers to come before the behaviour applies: each fails its batch with that kind.
     pub(super) first: VecDeque<SinkErrorKind>,
 }
@@ -278,6 +298,10 @@ impl Sink for ScriptedSink {
 
     fn address(&self) -> String {
         "memory".to_owned()
+    }
+
+    fn recognizes(&self) -> Option<u64> {
+        self.behaviour.lock().recognizes
     }
 
     async fn initialize(&self) -> Result<Vec<String>, SinkError> {

@@ -269,6 +269,22 @@ async fn deliveries_that_the_queue_would_not_note_are_noted_later_not_sent_twice
 }
 
 #[tokio::test(start_paused = true)]
+async fn no_more_goes_out_unnoted_than_the_sink_recognizes_when_it_comes_again() {
+    for max_in_flight in [1, 3] {
+        let queue = MemoryQueue::with(100);
+        queue.hold_notes(true);
+        let behaviour = Behaviour { recognizes: Some(25), ..Behaviour::default() };
+        let bench = start(&queue, behaviour, FlushOptions { max_in_flight, ..options() });
+        bench.until("all that may went out", |bench| bench.sink.arrived().len() == 25).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(bench.sink.arrived().len(), 25);
+        queue.hold_notes(false);
+        bench.drained().await;
+        assert_eq!(bench.sorted(), all_but(100, &[]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_queue_that_cannot_be_read_is_tried_again() {
     let queue = MemoryQueue::with(100);
     queue.refuse_leases(true);

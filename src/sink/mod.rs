@@ -100,6 +100,13 @@ pub trait Sink: Send + Sync + 'static {
     /// It may be dropped half-way (a timeout, the end of the last flush); the batch then comes again.
     async fn send_batch(&self, batch: Batch) -> BatchOutcome;
 
+    /// How many records of a stream it recognises at least when they come again, counted from the last one back; `None`: all,
+    /// since the `_id` is a key there. No more than these are on their way and not yet noted as delivered, so that a crash
+    /// makes no second document.
+    fn recognizes(&self) -> Option<u64> {
+        None
+    }
+
     /// Flushes and closes; called once, after the last batch.
     async fn close(&self) {}
 }

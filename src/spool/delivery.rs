@@ -78,6 +78,9 @@ pub trait Queue: Send + Sync + 'static {
 
     /// Records and bytes of `stream` that are not handed out.
     fn waiting(&self, stream: Stream) -> (u64, u64);
+
+    /// Records of `stream` that a crash now would hand out again although they are done: the note is not durable yet.
+    fn unnoted(&self, stream: Stream) -> u64;
 }
 
 /// Why a queue operation failed.

@@ -57,6 +57,12 @@ mod status;
 mod tests;
 mod verify;
 
+use self::{
+    books::StreamBooks,
+    core::{Core, Waiting},
+    io::FolderLock,
+    state::{Fate, Note, Size},
+};
 pub use self::{
     core::LastError,
     dead::{DeadFilter, DeadLetter},
@@ -70,11 +76,6 @@ pub use self::{
     state::{DropReason, Totals},
     status::{DiskBytes, SpoolStatus, StreamStatus, WriterState},
     verify::{Finding, Severity, VerifyReport, verify},
-};
-use self::{
-    core::{Core, Waiting},
-    io::FolderLock,
-    state::{Fate, Note, Size},
 };
 
 /// One sink's spool, open. Share it in an `Arc`.
@@ -307,5 +308,11 @@ impl Queue for Spool {
 
     fn waiting(&self, stream: Stream) -> (u64, u64) {
         self.core.books.lock().streams[stream as usize].waiting()
+    }
+
+    fn unnoted(&self, stream: Stream) -> u64 {
+        let books = self.core.books.lock();
+        let StreamBooks { live, durable, .. } = &books.streams[stream as usize];
+        durable.records().saturating_sub(live.records())
     }
 }

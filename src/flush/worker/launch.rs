@@ -99,6 +99,11 @@ impl Loop {
         let Some(stream) = self.due.next(&*self.tools.queue, now, limit, flushing) else {
             return Next::Wait(self.due.next_look(now).map_or(Wait::Ready, Wait::Until));
         };
+        let room = self.room_for_unnoted(stream);
+        if room == 0 {
+            return Next::Wait(Wait::Until(now + self.due.tick()));
+        }
+        let limit = LeaseLimit { records: limit.records.min(room), ..limit };
         match lease(Arc::clone(&self.tools.queue), stream, limit).await {
             Ok(Some(lease)) if !lease.records.is_empty() => {
                 self.due.taken(stream, lease.records.len());
@@ -110,6 +115,18 @@ impl Loop {
                 Next::Wait(self.trouble.as_ref().map_or(Wait::Event, |trouble| Wait::Until(trouble.retry_at)))
             }
         }
+    }
+
+    /// How many records of a stream may go out before the queue has noted what went before them: no more than the sink
+    /// would recognise if a crash brought them again.
+    fn room_for_unnoted(&self, stream: Stream) -> usize {
+        let Some(recognized) = self.tools.sink.recognizes() else { return usize::MAX };
+        let leased = self.leased.values().filter(|(of, _)| *of == stream).flat_map(|(_, ordinals)| ordinals);
+        let leased: u64 = leased.map(|ordinals| ordinals.end - ordinals.start).sum();
+        let held: usize =
+            self.held.iter().filter(|parcel| parcel.stream == stream).map(|parcel| parcel.records.len()).sum();
+        let out = self.tools.queue.unnoted(stream) + leased + held as u64;
+        usize::try_from(recognized.saturating_sub(out)).unwrap_or(usize::MAX)
     }
 
     /// Tells the queue again of outcomes it would not take; false where it still does not.

@@ -17,7 +17,7 @@ use crate::record::{Stream, UnixMillis};
 
 /// What a file that is being compressed is called meanwhile.
 const UNFINISHED: &str = ".tmp";
-/// How much of a file's end is read for `_id`s.
+/// How much of a file's end is read for `_id`s, first; four times as much while there are too few.
 const TAIL: u64 = 64 << 20;
 const ZSTD_LEVEL: i32 = 3;
 
@@ -71,19 +71,47 @@ pub(super) fn remove_unfinished(folder: &Path) -> io::Result<()> {
 
 /// How many bytes of a file are whole lines, and the `_id`s of its last ones.
 pub(super) fn whole_lines(path: &Path) -> io::Result<(u64, Vec<String>)> {
-    let mut file = File::open(path)?;
-    let length = file.metadata()?.len();
-    let start = file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
-    let mut tail = Vec::new();
-    file.read_to_end(&mut tail)?;
-    let whole = tail.iter().rposition(|&byte| byte == b'\n').map_or(0, |end| end + 1);
-    if whole == 0 && start > 0 {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("{}: its last {TAIL} bytes are no line: move it away", path.display()),
-        ));
+    whole_lines_from(path, TAIL)
+}
+
+fn whole_lines_from(path: &Path, mut tail: u64) -> io::Result<(u64, Vec<String>)> {
+    let length = fs::metadata(path)?.len();
+    loop {
+        let start = length.saturating_sub(tail);
+        let (whole, ids) = lines_after(path, start)?;
+        if start == 0 || ids.len() >= REMEMBERED {
+            return Ok((whole.unwrap_or(0), ids.into()));
+        }
+        tail = tail.saturating_mul(4);
     }
-    Ok((start + whole as u64, ids_in(&tail[..whole])))
+}
+
+/// Where the last whole line after `start` ends, and the last `_id`s of those lines; what `start` falls into is none.
+fn lines_after(path: &Path, start: u64) -> io::Result<(Option<u64>, VecDeque<String>)> {
+    let mut file = File::open(path)?;
+    file.seek(SeekFrom::Start(start))?;
+    let mut file = BufReader::with_capacity(1 << 20, file);
+    let (mut at, mut whole, mut ids, mut line) = (start, None, VecDeque::new(), Vec::new());
+    loop {
+        line.clear();
+        let read = file.read_until(b'\n', &mut line)? as u64;
+        if line.pop_if(|byte| *byte == b'\n').is_none() {
+            return Ok((whole, ids));
+        }
+        let is_whole = at > start || start == 0;
+        at += read;
+        whole = Some(at);
+        if is_whole && let Some(id) = std::str::from_utf8(&line).ok().and_then(id_of_line) {
+            remember(&mut ids, id);
+        }
+    }
+}
+
+fn remember(ids: &mut VecDeque<String>, id: String) {
+    ids.push_back(id);
+    if ids.len() > REMEMBERED {
+        ids.pop_front();
+    }
 }
 
 /// The last `_id`s in a closed file, compressed or not; none of what cannot be read.
@@ -97,21 +125,36 @@ pub(super) fn ids(path: &Path) -> io::Result<Vec<String>> {
     let mut last = VecDeque::new();
     for line in BufReader::new(from).lines() {
         if let Some(id) = id_of_line(&line?) {
-            last.push_back(id);
-        }
-        if last.len() > REMEMBERED {
-            last.pop_front();
+            remember(&mut last, id);
         }
     }
     Ok(last.into())
-}
-
-fn ids_in(lines: &[u8]) -> Vec<String> {
-    lines.split(|&byte| byte == b'\n').filter_map(|line| id_of_line(std::str::from_utf8(line).ok()?)).collect()
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_much_of_the_end_is_read_as_holds_the_ids_to_remember() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("file");
+        let lines: Vec<String> =
+            (0..3000).map(|i| format!("{{\"_id\":\"AE_{i}\",\"x\":\"{}\"}}\n", "y".repeat(i % 90))).collect();
+        let text = lines.concat();
+        fs::write(&path, format!("{text}{{\"_id\":\"torn")).expect("file");
+        for tail in [1, 64, 1000, 1 << 20] {
+            let (whole, ids) = whole_lines_from(&path, tail).expect("readable");
+            assert_eq!((whole, ids.len()), (text.len() as u64, 3000), "{tail}");
+            assert_eq!((&*ids[0], &*ids[2999]), ("AE_0", "AE_2999"));
+        }
+        fs::write(&path, "no line at all").expect("file");
+        assert_eq!(whole_lines(&path).expect("readable"), (0, Vec::new()));
+    }
 }

@@ -105,6 +105,10 @@ impl Sink for FileSink {
         })
     }
 
+    fn recognizes(&self) -> Option<u64> {
+        Some(recent::REMEMBERED as u64)
+    }
+
     async fn close(&self) {
         let inner = Arc::clone(&self.inner);
         // Only the lock and the open files are let go; lines are durable since their batch.

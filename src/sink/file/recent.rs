@@ -1,7 +1,7 @@
 //! The `_id`s of the lines written last: what is redelivered is not written twice.
 //!
-//! After a crash the queue hands out again what it had not noted as delivered: at most the batches in flight and the notes
-//! since the journal's last sync, far less than is remembered here.
+//! After a crash the queue hands out again what it had not noted as delivered. The worker sees to it that this is no more
+//! than is remembered here, see [`Sink::recognizes`](crate::sink::Sink::recognizes).
 
 use std::{
     collections::{HashSet, VecDeque},

@@ -383,3 +383,21 @@ async fn after_a_failed_sync_no_ordinal_is_used_twice() {
     assert!(spool.status().streams[&Stream::Events].dropped.is_empty(), "what was refused is not missed");
     spool.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_acknowledged_counts_as_unnoted_until_the_note_is_synced() {
+    let disk = MemoryDisk::new();
+    let spool = over(&disk, None);
+    // Longer than a segment: the note begins the next one, whose folder is synced.
+    spool.append(batch(Stream::Events, 0..40_000)).await.expect("taken");
+    assert_eq!(lease_all(&spool, Stream::Events).len(), 40_000);
+    assert_eq!(spool.unnoted(Stream::Events), 0, "handed out is not done");
+    *disk.faults.held.lock() = Some("/spool/journal".into());
+    spool.acknowledge(Stream::Events, &[0..10, 50..60]).expect("taken note of");
+    assert_eq!((spool.unnoted(Stream::Events), spool.unnoted(Stream::Stats)), (20, 0));
+    eventually("the sync hangs", || disk.faults.holding.load(Ordering::Relaxed)).await;
+    assert_eq!(spool.unnoted(Stream::Events), 20);
+    disk.faults.release();
+    eventually("the note is durable", || spool.unnoted(Stream::Events) == 0).await;
+    spool.close().await;
+}

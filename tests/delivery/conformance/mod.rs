@@ -242,6 +242,10 @@ impl Sink for Watched {
         outcome
     }
 
+    fn recognizes(&self) -> Option<u64> {
+        self.sink.recognizes()
+    }
+
     async fn close(&self) {
         self.sink.close().await;
     }
