@@ -109,9 +109,10 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
     let tls = config.ingest.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
     let gate = Arc::new(Gate::new(config.ingest.auth.clone(), config.ingest.keys.clone(), tls));
 
-    let grpc = start::bind("ingest.grpc.listen", config.ingest.grpc_listen.as_ref()).await?;
-    let http = start::bind("ingest.http.listen", config.ingest.http_listen.as_ref()).await?;
+    // gRPC last: whoever finds it open finds the others too.
     let admin = admin::bind(&config).await?;
+    let http = start::bind("ingest.http.listen", config.ingest.http_listen.as_ref()).await?;
+    let grpc = start::bind("ingest.grpc.listen", config.ingest.grpc_listen.as_ref()).await?;
     for listener in [&grpc, &http].into_iter().flatten() {
         gate.check_listener(listener)?;
     }
