@@ -4,7 +4,7 @@
 //! Sinks come and go, and a changed one is stopped (one last flush) and started anew on the same spool; senders wait for
 //! a spool that is opened with other limits. Addresses, TLS files' paths, memory and the data folder need a restart.
 
-use std::sync::Arc;
+use std::{path::Path, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
@@ -35,6 +35,9 @@ pub enum ReloadError {
     /// The new one is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// An empty file means every default, which nobody reloads for.
+    #[error("{0} is empty: it may be in the middle of being written; reload again when it is whole")]
+    Empty(String),
     /// A start would refuse it.
     #[error(transparent)]
     Refused(#[from] RunError),
@@ -69,6 +72,10 @@ impl App {
 
     async fn try_reload(&self) -> Result<Reloaded, ReloadError> {
         let mut new = config::load(self.config_file.as_deref(), &|name| std::env::var(name).ok())?;
+        let file = self.config_file.as_deref().unwrap_or(Path::new(config::DEFAULT_FILE));
+        if std::fs::metadata(file).is_ok_and(|metadata| metadata.len() == 0) {
+            return Err(ReloadError::Empty(file.display().to_string()));
+        }
         check(&new)?;
         let old = self.config();
         let mut done = Reloaded::default();

@@ -517,6 +517,9 @@ async fn a_reload_says_of_every_change_whether_it_is_in_force_and_refuses_what_a
     is(&reloaded(&original), &[], &[]);
     fs::write(&config, original.replacen("admin: { listen: \"127.0.0.1", "admin: { listen: \"0.0.0.0", 1)).unwrap();
     fails(&spool, &["reload"], 2, "set admin.token");
+    fs::write(&config, "").unwrap();
+    fails(&spool, &["reload"], 2, "config.yaml is empty");
+    assert_eq!(spool.backlog()["sinks"][0]["name"], "mongo", "the old one stays in force");
     let changes = spool.backlog()["changes"].to_string();
     assert!(changes.contains("configuration refused"), "{changes}");
     ok(&spool, &["ready"]);
