@@ -12,13 +12,16 @@ use std::{
 
 use rustix::fs::{FlockOperation, flock};
 
-use crate::record::SinkName;
+use crate::{
+    record::SinkName,
+    spool::{check_writable, remedy},
+};
 
 /// Why the data folder cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
     /// It cannot be made, read or written.
-    #[error("data folder {}: {source}: it has to be a folder that this user can write", path.display())]
+    #[error("data folder {}: {source}: {}", path.display(), remedy(source))]
     Io {
         /// The folder or file.
         path: PathBuf,
@@ -76,6 +79,7 @@ impl DataFolder {
             move |source| FolderError::Io { path, source }
         };
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed(path))?;
+        check_writable(path).map_err(failed(path))?;
         let lock_path = path.join("lock");
         let mut lock = OpenOptions::new()
             .read(true)
@@ -129,15 +133,23 @@ pub fn spools_in(data_dir: &Path) -> io::Result<Vec<SinkName>> {
 /// A warning where the folder is on a file system that forgets, or that is thrown away with a container.
 #[must_use]
 pub(super) fn volatile(path: &Path) -> Option<String> {
-    const TMPFS: rustix::fs::FsWord = 0x0102_1994;
-    const RAMFS: rustix::fs::FsWord = 0x8584_58f6;
-    const OVERLAY: rustix::fs::FsWord = 0x794c_7630;
-    let why = match rustix::fs::statfs(path).ok()?.f_type {
-        TMPFS | RAMFS => "is in memory (tmpfs): a restart of the machine loses the backlog",
-        OVERLAY => "is on a container's own layer (overlay): removing the container loses the backlog; mount a volume",
-        _ => return None,
-    };
+    let why = why_volatile(rustix::fs::statfs(path).ok()?.f_type)?;
     Some(format!("data folder {} {why}", path.display()))
+}
+
+const TMPFS: rustix::fs::FsWord = 0x0102_1994;
+const RAMFS: rustix::fs::FsWord = 0x8584_58f6;
+const OVERLAY: rustix::fs::FsWord = 0x794c_7630;
+
+/// What a file system of this type (statfs) does to a backlog.
+const fn why_volatile(file_system: rustix::fs::FsWord) -> Option<&'static str> {
+    match file_system {
+        TMPFS | RAMFS => Some("is in memory (tmpfs): a restart of the machine loses the backlog"),
+        OVERLAY => {
+            Some("is on a container's own layer (overlay): removing the container loses the backlog; mount a volume")
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -153,6 +165,15 @@ mod tests {
         assert!(error.contains(&format!("(pid {})", std::process::id())), "{error}");
         drop(folder);
         DataFolder::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_backlog_in_memory_or_in_a_containers_layer_gets_a_warning() {
+        assert!(why_volatile(TMPFS).unwrap().contains("tmpfs") && why_volatile(RAMFS).is_some());
+        assert!(why_volatile(OVERLAY).unwrap().contains("mount a volume"));
+        for lasting in [0xEF53, 0x5846_5342, 0x9123_683E, 0x6969] {
+            assert_eq!(why_volatile(lasting), None, "ext4, xfs, btrfs, nfs");
+        }
     }
 
     #[test]

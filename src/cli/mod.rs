@@ -195,6 +195,8 @@ pub fn load_config(file: Option<&Path>) -> Result<Config, Failure> {
 /// Runs the program; the process's exit code.
 #[must_use]
 pub fn main() -> ExitCode {
+    // Whatever is written is private: records, and what libraries (sled) write of them.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let cli = Cli::parse();
     match dispatch(cli) {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,10 +2,11 @@
 
 use super::{Common, Exit, Failure, Outcome, block_on};
 use crate::{
-    app::{self, FolderError, RunError, RunOptions},
+    app::{self, FolderError, RunError, RunOptions, SinkStartError},
     demo::DEFAULT_RATE,
     ingest::ServeError,
     logging,
+    spool::OpenError,
 };
 
 /// Arguments of `run`.
@@ -29,7 +30,8 @@ pub(super) fn run(common: &Common, args: &Args) -> Outcome {
 /// What kept the process from starting.
 pub(super) fn refusal(error: RunError) -> Failure {
     let exit = match &error {
-        RunError::Folder(FolderError::InUse { .. }) => Exit::NotRunning,
+        RunError::Folder(FolderError::InUse { .. })
+        | RunError::Sink(SinkStartError::Spool { source: OpenError::InUse { .. }, .. }) => Exit::NotRunning,
         RunError::AdminExposed { .. } | RunError::Tls(_) => Exit::Usage,
         RunError::Serve(error) if !matches!(error, ServeError::Io(_)) => Exit::Usage,
         _ => Exit::Failed,

@@ -13,7 +13,7 @@ use tonic::{
 };
 
 use super::{AUDIENCE, Secret};
-use crate::record::{RECORD_TAG, RecordBatch, Stream, now_millis, write_varint};
+use crate::record::{RECORD_TAG, RecordBatch, Stream, wall_millis, write_varint};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// An answer that does not come within this time is not waited for.
@@ -138,7 +138,7 @@ impl Client {
             Credentials::None => return Ok(None),
             Credentials::Token(token) => token.expose().to_owned(),
             Credentials::Livekit { key, secret } => {
-                let now = now_millis() / 1000;
+                let now = wall_millis() / 1000;
                 let claims = json!({ "iss": key, "aud": AUDIENCE, "nbf": now, "exp": now + TOKEN_SECONDS });
                 let secret = EncodingKey::from_secret(secret.expose().as_bytes());
                 jsonwebtoken::encode(&Header::default(), &claims, &secret).map_err(|_| ClientError::Secret)?

@@ -15,9 +15,12 @@ use std::{borrow::Borrow, fmt, str::FromStr};
 use bytes::{Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 
+mod clock;
 mod id;
 mod time;
 
+pub(crate) use clock::not_before;
+pub use clock::{now_millis, wall_millis};
 pub use id::RecordId;
 pub use time::time_of;
 
@@ -333,14 +336,5 @@ impl RecordBatchBuilder {
     #[must_use]
     pub fn build(self, received_at: UnixMillis) -> RecordBatch {
         RecordBatch { stream: self.stream, received_at, count: self.count, bytes: self.bytes.freeze() }
-    }
-}
-
-/// The wall clock now, in milliseconds since the Unix epoch.
-#[must_use]
-pub fn now_millis() -> UnixMillis {
-    match std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH) {
-        Ok(since) => i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
-        Err(before) => i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |ms| -ms),
     }
 }

@@ -1,21 +1,48 @@
 //! Which records are older than `max_age`, whatever the wall clock does.
 //!
 //! A jump of the wall clock drops nothing: time passes here by the monotonic clock. What came in since the start is old
-//! only when that much time has passed since; what was there at the start is judged by its time of receipt against the
-//! time of the start, and time during which the spool was closed counts for an hour at most (longer may be a jump).
+//! only when that much time has passed since; what was there at the start is judged by its time of receipt. Time between
+//! two runs counts for an hour at most, because longer may be a jump: what does not count for the records that were
+//! there is kept with the queue, per stretch of ordinals, so that further jumps, there and back, do not add up.
 
 use std::{
     collections::VecDeque,
     time::{Duration, Instant},
 };
 
+use bincode::{Decode, Encode};
+
 use crate::record::{Stream, UnixMillis};
 
 const MOST_CLOSED: Duration = Duration::from_secs(3600);
 /// Marks per `max_age`: records go at most 1/64 of it late.
 const MARKS: u32 = 64;
+/// More stretches are not told apart: the oldest become one.
+const MOST_STRETCHES: usize = 64;
 
 type Ordinals = [u64; Stream::ALL.len()];
+
+/// What the next run has to know of the time.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Times {
+    /// When it was noted.
+    pub(crate) written_at: UnixMillis,
+    stretches: Vec<Stretch>,
+}
+
+impl Times {
+    /// Only the time is known.
+    pub(crate) const fn at(written_at: UnixMillis) -> Self {
+        Self { written_at, stretches: Vec::new() }
+    }
+}
+
+/// Records, up to the next stretch, for which some of the time since does not count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+struct Stretch {
+    first: Ordinals,
+    uncounted: UnixMillis,
+}
 
 /// The judge of ages.
 #[derive(Debug)]
@@ -23,6 +50,8 @@ pub(crate) struct Ages {
     max_age: Duration,
     /// What the time was at the start, and when that was.
     start: (UnixMillis, Instant),
+    /// Oldest first; the first one begins with the first record ever.
+    stretches: Vec<Stretch>,
     /// Records before these were there at the start, or are older than `max_age` by the monotonic clock.
     judged: Ordinals,
     /// When the streams' next records had these ordinals.
@@ -30,17 +59,40 @@ pub(crate) struct Ages {
 }
 
 impl Ages {
-    /// `written_at` is the wall clock's last trace in the journal.
-    pub(crate) fn new(
-        max_age: Duration,
-        wall: UnixMillis,
-        written_at: Option<UnixMillis>,
-        now: Instant,
-        next: Ordinals,
-    ) -> Self {
-        let most = millis(MOST_CLOSED);
-        let start = written_at.map_or(wall, |written_at| wall.min(written_at.saturating_add(most)));
-        Self { max_age, start: (start, now), judged: next, marks: VecDeque::new() }
+    /// `times` is what was noted last, if anything was.
+    pub(crate) fn new(max_age: Duration, wall: UnixMillis, times: Option<Times>, now: Instant, next: Ordinals) -> Self {
+        let times = times.unwrap_or(Times::at(wall));
+        let mut stretches = times.stretches;
+        if stretches.is_empty() {
+            stretches.push(Stretch { first: Ordinals::default(), uncounted: 0 });
+        }
+        let uncounted = wall.saturating_sub(times.written_at).saturating_sub(millis(MOST_CLOSED));
+        if uncounted > 0 {
+            for stretch in &mut stretches {
+                stretch.uncounted = stretch.uncounted.saturating_add(uncounted);
+            }
+            stretches.push(Stretch { first: next, uncounted: 0 });
+        }
+        Self { max_age, start: (wall, now), stretches, judged: next, marks: VecDeque::new() }
+    }
+
+    /// What is to be noted; records before `heads` are gone.
+    pub(crate) fn times(&mut self, now: Instant, heads: Ordinals) -> Times {
+        let gone = |stretch: &Stretch| stretch.first.iter().zip(heads).all(|(first, head)| *first <= head);
+        while let [_, second, ..] = self.stretches[..]
+            && (gone(&second) || self.stretches.len() > MOST_STRETCHES)
+        {
+            let oldest = self.stretches.remove(0);
+            if !gone(&second) {
+                self.stretches[0].uncounted = oldest.uncounted;
+            }
+        }
+        Times { written_at: self.time(now), stretches: self.stretches.clone() }
+    }
+
+    fn time(&self, now: Instant) -> UnixMillis {
+        let (start, at) = self.start;
+        start.saturating_add(millis(now.duration_since(at)))
     }
 
     /// Notes how far the streams are; call it now and then.
@@ -58,9 +110,11 @@ impl Ages {
 
     /// Whether a record is too old.
     pub(crate) fn is_over(&self, now: Instant, stream: Stream, ordinal: u64, received_at: UnixMillis) -> bool {
-        let (start, at) = self.start;
-        let time = start.saturating_add(millis(now.duration_since(at)));
-        ordinal < self.judged[stream as usize] && time.saturating_sub(received_at) >= millis(self.max_age)
+        let i = stream as usize;
+        let stretch = self.stretches.iter().rfind(|stretch| stretch.first[i] <= ordinal);
+        let uncounted = stretch.map_or(0, |stretch| stretch.uncounted);
+        let age = self.time(now).saturating_sub(received_at).saturating_sub(uncounted);
+        ordinal < self.judged[i] && age >= millis(self.max_age)
     }
 }
 
@@ -77,7 +131,8 @@ mod tests {
     const NOW: UnixMillis = 1_800_000_000_000;
 
     fn ages(wall: UnixMillis, written_at: Option<UnixMillis>, start: Instant) -> Ages {
-        Ages::new(HOUR, wall, written_at, start, [100; 3])
+        let times = written_at.map(Times::at);
+        Ages::new(HOUR, wall, times, start, [100; 3])
     }
 
     #[test]
@@ -95,6 +150,33 @@ mod tests {
         let ages = ages(NOW + 365 * DAY, Some(NOW), start);
         assert!(!ages.is_over(start, Stream::Events, 99, NOW + 1000), "received just before the stop");
         assert!(ages.is_over(start + HOUR, Stream::Events, 99, NOW), "and yet nothing stays for ever");
+    }
+
+    #[test]
+    fn a_clock_that_jumped_ahead_and_back_between_runs_drops_nothing_and_nothing_stays_for_ever() {
+        let start = Instant::now();
+        let ages = |wall, times, next| Ages::new(6 * HOUR, wall, times, start, next);
+        let noted = ages(NOW, Some(Times::at(NOW)), [100; 3]).times(start, [0; 3]);
+        // A run with a clock a year ahead; it receives more. Then the clock is right again, as far as it may go back.
+        let ahead = NOW + 365 * DAY;
+        let noted = ages(ahead, Some(noted), [100; 3]).times(start + HOUR / 4, [0; 3]);
+        let third = ages(ahead + 900_000, Some(noted), [200; 3]);
+        for (ordinal, received_at) in [(99, NOW - 1000), (150, ahead + 1000)] {
+            assert!(!third.is_over(start, Stream::Events, ordinal, received_at), "{ordinal}");
+            assert!(third.is_over(start + 6 * HOUR, Stream::Events, ordinal, received_at), "{ordinal}");
+        }
+    }
+
+    #[test]
+    fn stretches_go_with_their_records() {
+        let start = Instant::now();
+        let mut times = None;
+        for run in 0..10 {
+            let next = [run * 10; 3];
+            let mut ages = Ages::new(HOUR, NOW + run as i64 * DAY, times, start, next);
+            times = Some(ages.times(start, [(run * 10).saturating_sub(25); 3]));
+            assert!(times.as_ref().is_some_and(|times| times.stretches.len() <= 4), "{times:?}");
+        }
     }
 
     #[test]

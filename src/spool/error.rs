@@ -6,7 +6,7 @@ use std::{io, path::PathBuf, sync::Arc};
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The folder is not there and cannot be made, or cannot be read or written.
-    #[error("spool {path}: {source}: the folder has to be writable for this user")]
+    #[error("spool {path}: {source}: {}", remedy(source))]
     Io {
         /// The file or folder.
         path: PathBuf,
@@ -47,6 +47,19 @@ pub enum OpenError {
         /// The key's id.
         key: String,
     },
+}
+
+/// What to do about a folder that cannot be used.
+pub(crate) fn remedy(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            let user = rustix::process::geteuid().as_raw();
+            format!("it has to belong to this user (uid {user}): chown -R the data_dir, or choose another one")
+        }
+        io::ErrorKind::ReadOnlyFilesystem => "mount it writable, or choose another data_dir".to_owned(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "give the disk some space".to_owned(),
+        _ => "see to the disk, or choose another data_dir".to_owned(),
+    }
 }
 
 impl OpenError {

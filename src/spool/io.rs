@@ -10,6 +10,8 @@ use std::{
     sync::Arc,
 };
 
+use rustix::fs::{Access, AtFlags, CWD, accessat};
+
 /// A folder tree on some medium.
 pub(crate) trait Disk: Send + Sync + std::fmt::Debug + 'static {
     /// Makes a new, empty file for reading and writing; fails if it is there.
@@ -183,6 +185,12 @@ impl DiskFile for RealFile {
             result => Ok(result?),
         }
     }
+}
+
+/// Fails where no file can be made in a folder, though the folder is there.
+pub(crate) fn check_writable(folder: &Path) -> io::Result<()> {
+    let access = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
+    Ok(accessat(CWD, folder, access, AtFlags::EACCESS)?)
 }
 
 /// All files below a folder, in the order of their paths; the file itself if it is one.

@@ -347,8 +347,10 @@ impl Writer {
         let mut books = self.core.books.lock();
         let first = std::array::from_fn(|i| books.streams[i].durable.next);
         let segment = books.segments.entry(active.segment).or_insert(SegmentBooks { bytes: 0, first });
-        let grown = active.reserved.max(active.end) - segment.bytes;
-        segment.bytes += grown;
+        let bytes = active.reserved.max(active.end);
+        // After a failed write it may take less than before: what was reserved is given back.
+        let grown = bytes.saturating_sub(segment.bytes);
+        segment.bytes = bytes;
         let free = &self.core.usage.free;
         free.store(free.load(Ordering::Relaxed).saturating_sub(grown), Ordering::Relaxed);
         books.enter_notes(notes);

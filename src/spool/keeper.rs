@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    ages::Ages,
+    ages::{Ages, Times},
     books::StreamBooks,
     core::Core,
     failpoint,
@@ -21,12 +21,14 @@ use super::{
     segment::{self, Found},
     state::{Checkpoint, Run},
 };
-use crate::record::{Stream, UnixMillis, now_millis};
+use crate::record::{Stream, now_millis};
 
 /// How often it looks, when nobody rings.
 const PERIOD: Duration = Duration::from_secs(1);
 /// Between two checkpoints, unless a segment was finished.
 const CHECKPOINT_PERIOD: Duration = Duration::from_secs(2);
+/// The time is noted this often, where records have a `max_age`.
+const TIME_PERIOD: Duration = Duration::from_secs(600);
 /// A drained spool begins a new segment when the old one is longer than this, so that it can go.
 const IDLE_BYTES: u64 = 64 << 10;
 /// How long a spool has to be drained for that.
@@ -43,6 +45,8 @@ pub(crate) struct Keeper {
     core: Arc<Core>,
     saved: Option<Checkpoint>,
     saved_at: Instant,
+    /// When the time was saved last.
+    noted_at: Option<Instant>,
     drained_since: Option<Instant>,
     ages: Option<Ages>,
     /// Segments whose runs a new queue does not have yet, oldest last.
@@ -51,14 +55,21 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     /// `saved` is the checkpoint that the queue was opened with; without one, it is filled from the journal.
-    pub(crate) fn new(core: Arc<Core>, saved: Option<Checkpoint>, written_at: Option<UnixMillis>) -> Self {
+    pub(crate) fn new(core: Arc<Core>, saved: Option<Checkpoint>, times: Option<Times>) -> Self {
         let ages = core.options.max_age.map(|max_age| {
             let books = core.books.lock();
             let next = std::array::from_fn(|i| books.streams[i].live.next);
-            Ages::new(max_age, now_millis(), written_at, Instant::now(), next)
+            Ages::new(max_age, now_millis(), times, Instant::now(), next)
         });
-        let mut keeper =
-            Self { core, saved, saved_at: Instant::now(), drained_since: None, ages, unindexed: Vec::new() };
+        let mut keeper = Self {
+            core,
+            saved,
+            saved_at: Instant::now(),
+            noted_at: None,
+            drained_since: None,
+            ages,
+            unindexed: Vec::new(),
+        };
         if keeper.saved.is_none() {
             keeper.index_all();
         }
@@ -75,7 +86,7 @@ impl Keeper {
             }
             let (rung, closing) = (std::mem::take(&mut state.rung), state.closing);
             drop(state);
-            self.turn(rung || closing);
+            self.turn(rung, closing);
             if closing {
                 return;
             }
@@ -83,14 +94,14 @@ impl Keeper {
     }
 
     /// One look at everything.
-    fn turn(&mut self, now: bool) {
+    fn turn(&mut self, rung: bool, closing: bool) {
         self.core.refresh_free();
         if let Some(ages) = &mut self.ages {
             self.core.expire(ages);
         }
-        if now || self.saved_at.elapsed() >= CHECKPOINT_PERIOD {
+        if rung || closing || self.saved_at.elapsed() >= CHECKPOINT_PERIOD {
             self.open_queue();
-            self.save();
+            self.save(closing);
         }
         self.delete();
         self.roll_if_idle();
@@ -100,7 +111,7 @@ impl Keeper {
     }
 
     /// Enters into the queue what the journal has gained and lost since.
-    fn save(&mut self) {
+    fn save(&mut self, closing: bool) {
         let Some(index) = self.core.index.read().clone() else {
             let mut books = self.core.books.lock();
             for stream in books.streams.iter_mut().filter(|stream| stream.sealed.len() > MOST_RUNS) {
@@ -122,7 +133,7 @@ impl Keeper {
         let heads = std::array::from_fn(|i| books.streams[i].durable.head);
         drop(books);
         let walked = self.unindexed.pop();
-        if walked.is_none() && self.saved.as_ref() == Some(&checkpoint) {
+        if walked.is_none() && self.saved.as_ref() == Some(&checkpoint) && !self.time_is_due(closing) {
             return;
         }
         if let Some(segment) = walked {
@@ -133,7 +144,11 @@ impl Keeper {
             );
         }
         failpoint::reach("queue_save");
-        let changes = Arc::new(Changes { runs, heads, checkpoint });
+        let times = match &mut self.ages {
+            Some(ages) => ages.times(Instant::now(), heads),
+            None => Times::at(now_millis()),
+        };
+        let changes = Arc::new(Changes { runs, heads, checkpoint, times });
         match save_in_time(&index, &changes) {
             Ok(()) => {
                 failpoint::reach("queue_saved");
@@ -146,12 +161,18 @@ impl Keeper {
                 }
                 drop(books);
                 self.saved = Some(changes.checkpoint.clone());
+                self.noted_at = Some(Instant::now());
             }
             Err(error) => self.give_up_queue(index, &error),
         }
         if !self.unindexed.is_empty() {
             self.core.keeper.ring();
         }
+    }
+
+    /// Whether the time has to be noted though nothing else has changed: ages go on from it after the next start.
+    fn time_is_due(&self, closing: bool) -> bool {
+        self.ages.is_some() && (closing || self.noted_at.is_none_or(|at| at.elapsed() >= TIME_PERIOD))
     }
 
     /// Lets go of a queue that failed, without ever dropping its handle, and gives its space back.

@@ -77,6 +77,7 @@ pub use self::{
     status::{DiskBytes, SpoolStatus, StreamStatus, WriterState},
     verify::{Finding, Severity, VerifyReport, verify},
 };
+pub(crate) use self::{error::remedy, io::check_writable};
 
 /// One sink's spool, open. Share it in an `Arc`.
 #[derive(Debug)]

@@ -6,13 +6,14 @@ use parking_lot::Mutex;
 
 use super::{
     QueueError, Spool,
+    ages::Times,
     block::BadBlock,
     codec::Packer,
     core::{Core, LEAST_MAX_BYTES},
     dead::DeadError,
     error::OpenError,
     failpoint,
-    io::{Disk, FolderLock, RealDisk},
+    io::{Disk, FolderLock, RealDisk, check_writable},
     journal::Writer,
     keeper::Keeper,
     options::SpoolOptions,
@@ -22,7 +23,7 @@ use super::{
     segment,
     state::Checkpoint,
 };
-use crate::record::{Stream, now_millis};
+use crate::record::{Stream, not_before, now_millis};
 
 /// Opens or makes the spool in `folder`.
 pub(super) fn open(folder: &Path, options: SpoolOptions) -> Result<Spool, OpenError> {
@@ -31,8 +32,10 @@ pub(super) fn open(folder: &Path, options: SpoolOptions) -> Result<Spool, OpenEr
     }
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     for part in ["journal", "dead"] {
-        disk.make_folder(&folder.join(part)).map_err(OpenError::io(folder.join(part)))?;
+        let part = folder.join(part);
+        disk.make_folder(&part).and_then(|()| check_writable(&part)).map_err(OpenError::io(part))?;
     }
+    check_writable(folder).map_err(OpenError::io(folder))?;
     sync_ancestors(disk.as_ref(), folder);
     let lock = FolderLock::take(folder).map_err(OpenError::io(folder))?;
     let Some(lock) = lock else { return Err(OpenError::InUse { path: folder.to_owned() }) };
@@ -47,6 +50,7 @@ pub(super) fn open(folder: &Path, options: SpoolOptions) -> Result<Spool, OpenEr
         Err(error) => Err(error),
     };
     failpoint::reach("replay");
+    let times = found.as_ref().ok().and_then(|(index, _)| index.times());
     let (index, checkpoint, recovered) = match found {
         Ok((index, checkpoint)) => {
             let recovered = recovery::read(disk.as_ref(), &folder.join("journal"), checkpoint.as_ref())?;
@@ -68,7 +72,13 @@ pub(super) fn open(folder: &Path, options: SpoolOptions) -> Result<Spool, OpenEr
         }
     };
     let index = index.map(|index| Arc::new(index) as Arc<dyn Index>);
-    let spool = start(folder, options, disk, index, checkpoint, recovered, Some(lock))?;
+    // The journal tells of what came after the checkpoint, or of all.
+    let noted_at = times.as_ref().map(|times| times.written_at);
+    if let Some(latest) = recovered.written_at.max(noted_at) {
+        not_before(latest);
+    }
+    let times = times.or(recovered.written_at.map(Times::at));
+    let spool = start(folder, options, disk, index, (checkpoint, times), recovered, Some(lock))?;
     failpoint::reach("replayed");
     Ok(spool)
 }
@@ -112,7 +122,7 @@ pub(super) fn start(
     options: SpoolOptions,
     disk: Arc<dyn Disk>,
     index: Option<Arc<dyn Index>>,
-    checkpoint: Option<Checkpoint>,
+    (checkpoint, times): (Option<Checkpoint>, Option<Times>),
     recovered: Recovered,
     lock: Option<FolderLock>,
 ) -> Result<Spool, OpenError> {
@@ -123,7 +133,7 @@ pub(super) fn start(
     check_key(&core)?;
     settle_disk(&core, &recovered.damage, recovered.torn)?;
     let writer = Writer::new(Arc::clone(&core), packer);
-    let keeper = Keeper::new(Arc::clone(&core), checkpoint, recovered.written_at);
+    let keeper = Keeper::new(Arc::clone(&core), checkpoint, times);
     let threads = [
         spawn("spool-write", move || writer.run()).map_err(OpenError::io(folder))?,
         spawn("spool-keep", move || keeper.run()).map_err(OpenError::io(folder))?,

@@ -1,7 +1,8 @@
 //! The queues: a sled tree per stream over the journal. The one file that names sled.
 //!
 //! Key: the big-endian ordinal of a run's first record. Value: where the run lies ([`Run`], bincode). Present means not
-//! yet all delivered. The tree `meta` holds the checkpoint: how far the journal is in here.
+//! yet all delivered. The tree `meta` holds the checkpoint: how far the journal is in here, and when
+//! that was saved.
 //!
 //! Nothing in here is the truth: whatever is missing or wrong is found again in the journal. sled is known to panic on
 //! damaged files, so each call is caught.
@@ -17,6 +18,7 @@ use std::{
 use sled::{Config, Db, Mode, Tree};
 
 use super::{
+    ages::Times,
     failpoint,
     io::{Disk, RealDisk},
     state::{Checkpoint, Run, decode, encode},
@@ -30,6 +32,7 @@ const STEP_BYTES: usize = 64 << 10;
 /// How long to wait for an earlier handle of this process to let go of the files (it does so in the background).
 const RELEASE_PATIENCE: Duration = Duration::from_secs(10);
 const CHECKPOINT: &[u8] = b"checkpoint";
+const TIMES: &[u8] = b"times";
 
 /// What changes in the queues with one checkpoint.
 #[derive(Debug)]
@@ -39,12 +42,16 @@ pub(crate) struct Changes {
     /// Per stream: entries that end at or before this ordinal go.
     pub(crate) heads: [u64; Stream::ALL.len()],
     pub(crate) checkpoint: Checkpoint,
+    /// The time, for the next start to hold its own against.
+    pub(crate) times: Times,
 }
 
 /// What the spool needs of its queues.
 pub(crate) trait Index: Send + Sync + fmt::Debug + 'static {
     /// The last checkpoint.
     fn checkpoint(&self) -> Result<Option<Checkpoint>, IndexError>;
+    /// The time when the last checkpoint was saved.
+    fn times(&self) -> Option<Times>;
     /// Forgets what was entered after the checkpoint: the journal tells it again.
     fn rewind(&self, checkpoint: &Checkpoint) -> Result<(), IndexError>;
     /// The entry that holds `ordinal`.
@@ -122,6 +129,7 @@ impl SledIndex {
             }
         }
         self.meta.insert(CHECKPOINT, encode(&changes.checkpoint))?;
+        self.meta.insert(TIMES, encode(&changes.times))?;
         failpoint::reach("queue_flush");
         self.db.flush()?;
         Ok(())
@@ -132,6 +140,11 @@ impl Index for SledIndex {
     fn checkpoint(&self) -> Result<Option<Checkpoint>, IndexError> {
         let bytes = caught(|| self.meta.get(CHECKPOINT))?;
         bytes.map(|bytes| decode(&bytes).ok_or_else(|| IndexError("the checkpoint cannot be read".into()))).transpose()
+    }
+
+    fn times(&self) -> Option<Times> {
+        // Without it, ages begin with what the journal says.
+        caught(|| self.meta.get(TIMES)).ok().flatten().and_then(|bytes| decode(&bytes))
     }
 
     fn rewind(&self, checkpoint: &Checkpoint) -> Result<(), IndexError> {

@@ -64,7 +64,7 @@ pub struct StreamStatus {
     pub in_flight: u64,
     /// When the first of them was received; `None` without records.
     pub oldest_received_at: Option<UnixMillis>,
-    /// How long ago that was, by the wall clock, in seconds; never negative.
+    /// How long ago that was, in seconds; never negative, and no jump of the wall clock since the start is in it.
     pub oldest_age_seconds: Option<f64>,
     /// Dead letters.
     pub dead_letters: u64,

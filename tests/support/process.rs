@@ -109,6 +109,13 @@ impl Setup {
         self
     }
 
+    /// Keeps the data in this folder.
+    #[must_use]
+    pub fn data(mut self, folder: &Path) -> Self {
+        self.data = Some(folder.to_owned());
+        self
+    }
+
     /// Writes the config and starts the binary; returns when it takes records.
     pub async fn start(self) -> Spool {
         let mut spool = self.prepare();
@@ -218,6 +225,16 @@ impl Spool {
     pub async fn start(&mut self) {
         self.launch();
         self.wait_until_it_takes_records().await;
+    }
+
+    /// Has later starts run through another program, which gets the binary and its arguments after its own.
+    pub fn set_wrapper(&mut self, program: &[&str]) {
+        self.wrapper = program.iter().map(|&word| word.to_owned()).collect();
+    }
+
+    /// What the process that runs has printed so far.
+    pub fn said(&mut self) -> String {
+        self.process().output()
     }
 
     /// Starts the binary and returns at once.

@@ -11,7 +11,7 @@ use bson::{RawDocument, RawDocumentBuf};
 
 use crate::{
     document::{DocumentContext, Encoder, Labels, expire_at},
-    record::now_millis,
+    record::{now_millis, wall_millis},
     sink::{Batch, Outcome},
 };
 
@@ -83,7 +83,8 @@ pub(super) fn inserts(
     limits: &Limits,
     outcomes: &mut [Outcome],
 ) -> Vec<Insert> {
-    let now = now_millis();
+    // The server compares with its own clock: of two times that may be wrong, the one that keeps documents longer.
+    let now = now_millis().max(wall_millis());
     let mut done = Vec::new();
     let mut open = Writer::new(batch, recipe);
     for (i, record) in batch.records.iter().enumerate() {

@@ -10,6 +10,8 @@ use super::{
     *,
 };
 use crate::spool::{
+    StoppedSpool,
+    ages::Times,
     open,
     queue::{Changes, Index, IndexError},
     recovery,
@@ -176,6 +178,24 @@ async fn what_is_too_old_is_dropped_and_counted() {
     spool.close().await;
 }
 
+#[tokio::test]
+async fn a_clock_that_jumped_between_runs_drops_nothing_for_its_age() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let day = SpoolOptions { max_age: Some(Duration::from_secs(24 * 3600)), ..options() };
+    let spool = Spool::open(folder.path(), day.clone()).expect("opens");
+    // Received half a day ago, and yet nothing after the checkpoint tells what time it was at the end.
+    let received_at = now_millis() - 12 * 3_600_000;
+    let mut builder = RecordBatchBuilder::new(Stream::Events);
+    builder.push(b"young");
+    spool.append(builder.build(received_at)).await.expect("taken");
+    spool.close().await;
+    let core = StoppedSpool::look(folder.path(), day).expect("readable");
+    assert_eq!(core.status().records(), 1);
+    let index = crate::spool::queue::SledIndex::open(&folder.path().join("queue")).expect("sled opens");
+    let noted = index.times().expect("the time of the end is noted").written_at;
+    assert!((now_millis() - noted).abs() < 60_000, "{noted}");
+}
+
 /// A queue that fails from some moment on.
 #[derive(Debug, Default)]
 struct FailingIndex {
@@ -186,6 +206,10 @@ struct FailingIndex {
 impl Index for FailingIndex {
     fn checkpoint(&self) -> Result<Option<Checkpoint>, IndexError> {
         self.index.checkpoint()
+    }
+
+    fn times(&self) -> Option<Times> {
+        None
     }
 
     fn rewind(&self, checkpoint: &Checkpoint) -> Result<(), IndexError> {
@@ -212,7 +236,7 @@ fn over(disk: &MemoryDisk, index: Option<Arc<dyn Index>>) -> Spool {
     let folder = Path::new("/spool");
     let recovered = recovery::read(disk, &folder.join("journal"), None).expect("readable");
     let small = SpoolOptions { segment_bytes: 256 << 10, compression: Compression::None, ..options() };
-    open::start(folder, small, Arc::new(disk.clone()), index, None, recovered, None).expect("opens")
+    open::start(folder, small, Arc::new(disk.clone()), index, (None, None), recovered, None).expect("opens")
 }
 
 /// Waits until the keeper has made its reserve: the next write is the journal's.
@@ -259,6 +283,10 @@ impl HangingIndex {
 impl Index for HangingIndex {
     fn checkpoint(&self) -> Result<Option<Checkpoint>, IndexError> {
         self.index.checkpoint()
+    }
+
+    fn times(&self) -> Option<Times> {
+        None
     }
 
     fn rewind(&self, checkpoint: &Checkpoint) -> Result<(), IndexError> {

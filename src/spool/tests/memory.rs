@@ -16,6 +16,7 @@ use rand::{Rng, rngs::StdRng};
 use crate::{
     record::Stream,
     spool::{
+        ages::Times,
         io::{Disk, DiskFile},
         queue::{Changes, Index, IndexError},
         state::{Checkpoint, Run},
@@ -327,6 +328,10 @@ impl MemoryIndex {
 impl Index for MemoryIndex {
     fn checkpoint(&self) -> Result<Option<Checkpoint>, IndexError> {
         Ok(self.now.lock().checkpoint.clone())
+    }
+
+    fn times(&self) -> Option<Times> {
+        None
     }
 
     fn rewind(&self, checkpoint: &Checkpoint) -> Result<(), IndexError> {

@@ -119,7 +119,7 @@ impl World {
         }
         let disk = Arc::new(self.disk.clone());
         let index = Arc::clone(&self.index) as Arc<dyn Index>;
-        let spool = open::start(folder, memory_options(), disk, Some(index), checkpoint, recovered, None);
+        let spool = open::start(folder, memory_options(), disk, Some(index), (checkpoint, None), recovered, None);
         self.spool = Some(spool.expect("the spool opens"));
     }
 

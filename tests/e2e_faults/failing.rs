@@ -1,0 +1,131 @@
+//! Disks that fail under load (strace makes system calls fail): every record that was answered OK arrives, the process
+//! goes on, and takes records again once the disk does, without a restart.
+
+use std::{fs, path::Path, time::Duration};
+
+use tempfile::TempDir;
+
+use crate::{
+    EVENTS,
+    support::{
+        self,
+        load::{Load, LoadOptions, Sent},
+        process::Setup,
+        wire::{Reply, WireServer},
+    },
+};
+
+fn load(seed: u64) -> LoadOptions {
+    LoadOptions { prefix: "fail".into(), senders: 4, events_per_call: 20, pause: Duration::from_millis(2), seed }
+}
+
+/// Has some of a program's system calls fail, and notes them in a file.
+struct Failing {
+    folder: TempDir,
+    words: Vec<String>,
+}
+
+impl Failing {
+    /// `calls` fail with `error` at `when`, as strace has it; with `file`, only those on it.
+    fn new(calls: &str, error: &str, when: &str, file: Option<&Path>) -> Self {
+        let folder = support::folder("strace");
+        let trace = folder.path().join("trace");
+        let inject = format!("inject={calls}:error={error}:when={when}");
+        // -D: strace is the child, so that killing what the test started kills the program.
+        let mut words = vec!["strace", "-D", "-f", "-qq", "-o", trace.to_str().unwrap()];
+        words.extend(file.into_iter().flat_map(|file| ["-P", file.to_str().unwrap()]));
+        let which = format!("trace={calls}");
+        words.extend(["-e", &which, "-e", &inject, "--"]);
+        let words = words.into_iter().map(str::to_owned).collect();
+        Self { folder, words }
+    }
+
+    fn words(&self) -> Vec<&str> {
+        self.words.iter().map(String::as_str).collect()
+    }
+
+    /// How many calls failed so far.
+    fn count(&self) -> usize {
+        let trace = fs::read_to_string(self.folder.path().join("trace")).unwrap_or_default();
+        trace.matches("(INJECTED)").count()
+    }
+}
+
+fn assert_arrived(sent: &Sent, server: &WireServer) {
+    let kept = server.kept(EVENTS);
+    let missing: Vec<_> = sent.acknowledged.iter().filter(|id| !kept.contains_key(*id)).collect();
+    assert!(missing.is_empty(), "{} of {} never arrived: {missing:?}", missing.len(), sent.acknowledged.len());
+    assert!(kept.keys().all(|id| sent.all.contains(id)), "something arrived that nobody sent");
+}
+
+async fn with_failing_calls(calls: &str, error: &str, when: &str) {
+    let seed = support::seed();
+    let server = WireServer::scripted(|_| Reply::Healthy).await;
+    let setup = Setup::new()
+        .mongo("mongo", &server.uri(), "test")
+        .section("spool: { segment_bytes: 64KiB, compression: { codec: none } }");
+    let failing = Failing::new(calls, error, when, None);
+    let mut spool = setup.through(&failing.words()).start().await;
+    let load = Load::start(&spool.grpc(), &load(seed));
+    support::eventually("many calls fail, and it goes on", || async {
+        failing.count() >= 10 && load.acknowledged() >= 1_000
+    })
+    .await;
+    load.wait_for(load.acknowledged() + 500).await;
+    let sent = load.stop().await;
+    spool.process().assert_running();
+    spool.wait_until_drained().await;
+    assert_arrived(&sent, &server);
+    spool.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn syncs_that_fail_lose_nothing_that_was_answered_ok() {
+    with_failing_calls("fdatasync", "EIO", "20+3").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn syncs_of_folders_that_fail_lose_nothing_that_was_answered_ok() {
+    with_failing_calls("fsync", "EIO", "8+2").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_that_fail_lose_nothing_that_was_answered_ok() {
+    with_failing_calls("pwrite64", "EIO", "30+5").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cuts_and_reservations_that_fail_lose_nothing_that_was_answered_ok() {
+    with_failing_calls("pwrite64,ftruncate,fallocate", "EIO", "30+4").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn writes_without_space_for_a_while_are_refused_and_taken_again_later() {
+    with_failing_calls("pwrite64", "ENOSPC", "30..90").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queue_that_cannot_write_any_more_holds_up_nothing_and_loses_nothing() {
+    let seed = support::seed();
+    let server = WireServer::scripted(|_| Reply::Healthy).await;
+    let mut spool = Setup::new().mongo("mongo", &server.uri(), "test").start().await;
+    spool.terminate();
+    // sled never gets over a failed write: what it is told after it, hangs.
+    let queue = spool.data().join("mongo/queue/db");
+    let failing = Failing::new("pwrite64,pwritev,pwritev2,write,ftruncate", "ENOSPC", "3+", Some(&queue));
+    spool.set_wrapper(&failing.words());
+    spool.start().await;
+    let load = Load::start(&spool.grpc(), &load(seed));
+    support::eventually("sled cannot write", || async { failing.count() > 0 }).await;
+    load.wait_for(load.acknowledged() + 3_000).await;
+    spool.wait_until_drained().await;
+    // Killed with a queue that hangs, it starts again with all it had.
+    spool.kill();
+    spool.set_wrapper(&[]);
+    spool.start().await;
+    load.wait_for(load.acknowledged() + 100).await;
+    let sent = load.stop().await;
+    spool.wait_until_drained().await;
+    assert_arrived(&sent, &server);
+    spool.terminate();
+}
