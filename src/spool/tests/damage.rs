@@ -165,7 +165,7 @@ async fn a_flipped_bit_in_the_dead_letters_costs_no_queued_record() {
     filled(origin.path()).await;
     let mut random = StdRng::seed_from_u64(3);
     let all = all();
-    for round in 0..rounds() / 4 {
+    for round in 0..rounds() {
         let copied = tempfile::tempdir().expect("a folder");
         copy(origin.path(), copied.path());
         let file = &files(&copied.path().join("dead"))[0];
@@ -239,6 +239,31 @@ async fn a_cut_or_zeroed_end_costs_what_lay_there_counted() {
         let context = format!("round {round}: {} from {at}", file.display());
         assert!(in_order(&outcome.records, &all), "{context}");
         assert_eq!(outcome.records.len() as u64 + outcome.damaged, all.len() as u64, "{context}: counted exactly");
+    }
+}
+
+#[tokio::test]
+async fn a_cut_or_zeroed_file_of_the_queue_or_of_the_dead_letters_costs_no_queued_record() {
+    let origin = tempfile::tempdir().expect("a folder");
+    filled(origin.path()).await;
+    let mut random = StdRng::seed_from_u64(5);
+    let all = all();
+    for round in 0..rounds() / 2 {
+        let copied = tempfile::tempdir().expect("a folder");
+        copy(origin.path(), copied.path());
+        let files = files(&copied.path().join(if round % 4 < 2 { "queue" } else { "dead" }));
+        let file = &files[random.random_range(0..files.len())];
+        let mut bytes = fs::read(file).expect("a file");
+        let at = random.random_range(0..bytes.len());
+        if round % 2 == 0 {
+            bytes.truncate(at);
+        } else {
+            bytes[at..].fill(0);
+        }
+        fs::write(file, bytes).expect("written");
+        let outcome = drain(copied.path()).await;
+        let context = format!("round {round}: {} from {at}", file.display());
+        assert!(outcome.records == all && outcome.damaged == 0, "{context}");
     }
 }
 
