@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use redis::AsyncConnectionConfig;
 use tempfile::TempDir;
 
 use super::{PATIENCE, child::Process, free_port, test_server};
@@ -91,7 +92,10 @@ impl Redis {
     }
 
     async fn try_connect(&self) -> redis::RedisResult<redis::aio::MultiplexedConnection> {
-        redis::Client::open(self.url())?.get_multiplexed_async_connection().await
+        // The client's own limits are for machines with nothing else to do.
+        let patient =
+            AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(Some(PATIENCE));
+        redis::Client::open(self.url())?.get_multiplexed_async_connection_with_config(&patient).await
     }
 
     /// Answers PING, or refuses for want of a password; both mean that it is up and its data loaded.
