@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Path, State},
+    extract::{DefaultBodyLimit, State},
     http::{StatusCode, header},
     response::{
         IntoResponse, Response,
@@ -16,7 +16,7 @@ use futures::{Stream, StreamExt};
 use serde_json::json;
 use tokio_stream::wrappers::WatchStream;
 
-use super::records;
+use super::{extract::Name, records};
 use crate::{
     app::{App, History, NoSuchSink, ReloadError, Reloaded},
     status::{SinkStatus, Snapshot},
@@ -46,6 +46,9 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/sinks/{sink}/dead/drop", post(records::drop))
         .route("/import", post(records::import).layer(DefaultBodyLimit::max(IMPORT_BYTES)))
         .route("/reload", post(reload))
+        .method_not_allowed_fallback(|| async {
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this is there, but not for this method: see Allow")
+        })
 }
 
 /// What went wrong with a request: `{"error": "…"}`.
@@ -112,7 +115,7 @@ async fn sinks(State(app): State<Arc<App>>) -> Json<Vec<SinkStatus>> {
     Json(snapshot(app).await.sinks)
 }
 
-async fn sink(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Json<SinkStatus>, Problem> {
+async fn sink(State(app): State<Arc<App>>, Name(name): Name) -> Result<Json<SinkStatus>, Problem> {
     let found = snapshot(Arc::clone(&app)).await.sinks.into_iter().find(|sink| sink.name == name);
     found.map(Json).ok_or_else(|| app.no_such_sink(&name).into())
 }
@@ -121,17 +124,17 @@ fn done(message: impl Into<String>) -> Response {
     Json(json!({ "message": message.into() })).into_response()
 }
 
-async fn pause(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, Problem> {
+async fn pause(State(app): State<Arc<App>>, Name(name): Name) -> Result<Response, Problem> {
     app.pause(&name)?;
     Ok(done("paused: records go on coming in and wait; resume delivers them"))
 }
 
-async fn resume(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, Problem> {
+async fn resume(State(app): State<Arc<App>>, Name(name): Name) -> Result<Response, Problem> {
     app.resume(&name)?;
     Ok(done("resumed"))
 }
 
-async fn flush(State(app): State<Arc<App>>, Path(name): Path<String>) -> Result<Response, Problem> {
+async fn flush(State(app): State<Arc<App>>, Name(name): Name) -> Result<Response, Problem> {
     app.flush(&name)?;
     Ok(done(match app.is_paused(&name)? {
         true => "it is paused: nothing goes out before resume",

@@ -1,11 +1,12 @@
 //! The status page, the API and the metrics: over TCP for people and Prometheus, over a Unix socket for the CLI.
 //!
 //! - [`guard`] says who may see and do what;
-//! - [`api`] and [`records`] answer `/api/v1/…`, described by `openapi.json`;
+//! - [`api`] and [`records`] answer `/api/v1/…`, described by `openapi.json`; [`extract`] reads their requests;
 //! - [`metrics`] renders `/metrics`;
 //! - `page.html`, `page.css`, `page.js`: the page, served as one document.
 
 mod api;
+mod extract;
 mod guard;
 pub mod metrics;
 mod page;

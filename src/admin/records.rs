@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use axum::{
     Json,
     body::{Body, Bytes},
-    extract::{Extension, Path, Query as Parameters, State},
+    extract::{Extension, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -14,7 +14,11 @@ use serde_json::{json, value::RawValue};
 use tokio::sync::mpsc;
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 
-use super::{api::Problem, guard::Access};
+use super::{
+    api::Problem,
+    extract::{Content, Name, Parameters},
+    guard::Access,
+};
 use crate::{
     app::{App, OperateError, Removed, Retried},
     look::{self, Looked, Query},
@@ -81,7 +85,7 @@ impl From<OperateError> for Problem {
 /// A few records, as one answer.
 pub(super) async fn peek(
     State(app): State<Arc<App>>,
-    Path(name): Path<String>,
+    Name(name): Name,
     Parameters(which): Parameters<Which>,
 ) -> Result<Response, Problem> {
     let limit = which.n.unwrap_or(20).min(PEEK);
@@ -97,7 +101,7 @@ pub(super) async fn peek(
 pub(super) async fn records(
     State(app): State<Arc<App>>,
     Extension(access): Extension<Access>,
-    Path(name): Path<String>,
+    Name(name): Name,
     Parameters(which): Parameters<Which>,
 ) -> Result<Response, Problem> {
     if which.raw && access != Access::Socket {
@@ -163,7 +167,7 @@ impl WhichLetters {
 /// Dead letters with their reasons and documents.
 pub(super) async fn dead_letters(
     State(app): State<Arc<App>>,
-    Path(name): Path<String>,
+    Name(name): Name,
     Parameters(which): Parameters<WhichLetters>,
 ) -> Result<Response, Problem> {
     let source = app.source(&name).await?;
@@ -200,7 +204,7 @@ pub(super) struct RetryAnswer {
 /// Sends dead letters once more.
 pub(super) async fn retry(
     State(app): State<Arc<App>>,
-    Path(name): Path<String>,
+    Name(name): Name,
     Parameters(which): Parameters<WhichLetters>,
 ) -> Result<Json<RetryAnswer>, Problem> {
     let retried = app.retry_dead_letters(&name, which.filter()).await?;
@@ -214,7 +218,7 @@ pub(super) async fn retry(
 /// Removes dead letters for good.
 pub(super) async fn drop(
     State(app): State<Arc<App>>,
-    Path(name): Path<String>,
+    Name(name): Name,
     Parameters(which): Parameters<WhichLetters>,
 ) -> Result<Response, Problem> {
     let dropped = app.drop_dead_letters(&name, which.filter()).await?;
@@ -231,17 +235,14 @@ pub(super) struct PurgeWhat {
 /// Removes what waits.
 pub(super) async fn purge(
     State(app): State<Arc<App>>,
-    Path(name): Path<String>,
+    Name(name): Name,
     Parameters(what): Parameters<PurgeWhat>,
 ) -> Result<Json<Removed>, Problem> {
     Ok(Json(app.purge(&name, what.dead).await?))
 }
 
 /// Checks every checksum of a sink's spool.
-pub(super) async fn verify(
-    State(app): State<Arc<App>>,
-    Path(name): Path<String>,
-) -> Result<Json<VerifyReport>, Problem> {
+pub(super) async fn verify(State(app): State<Arc<App>>, Name(name): Name) -> Result<Json<VerifyReport>, Problem> {
     Ok(Json(app.verify(&name).await?))
 }
 
@@ -256,7 +257,7 @@ pub(super) async fn import(
     State(app): State<Arc<App>>,
     Extension(access): Extension<Access>,
     Parameters(into): Parameters<ImportInto>,
-    body: Bytes,
+    Content(body): Content,
 ) -> Result<Response, Problem> {
     if access != Access::Socket {
         return Err(Problem::new(

@@ -44,6 +44,27 @@ async fn the_api_shows_what_the_command_line_shows() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_with_a_request_is_said_in_json_too() {
+    let mut spool = with_token(nowhere("mongo"));
+    spool.start().await;
+    for (method, path, expected, named) in [
+        (Method::GET, "/api/v1/sinks/mongo/peek?n=abc", StatusCode::BAD_REQUEST, "n: "),
+        (Method::GET, "/api/v1/sinks/mongo/peek?stream=nosuch", StatusCode::BAD_REQUEST, "nosuch"),
+        (Method::GET, "/api/v1/sinks/mongo/records?newest=7", StatusCode::BAD_REQUEST, "newest"),
+        (Method::GET, "/api/v1/sinks/mongo/dead?skip=-1", StatusCode::BAD_REQUEST, "skip"),
+        (Method::POST, "/api/v1/sinks/mongo/purge?dead=maybe", StatusCode::BAD_REQUEST, "dead"),
+        (Method::GET, "/api/v1/sinks/%FF", StatusCode::BAD_REQUEST, "UTF-8"),
+        (Method::GET, "/api/v1/nosuch", StatusCode::NOT_FOUND, "nothing here"),
+        (Method::GET, "/api/v1/sinks/mongo/pause", StatusCode::METHOD_NOT_ALLOWED, "method"),
+    ] {
+        let (status, text) = ask(&spool, method, path, Some(TOKEN)).await;
+        assert_eq!(status, expected, "{path}: {text}");
+        let answer: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}: {text}"));
+        assert!(answer["error"].as_str().is_some_and(|error| error.contains(named)), "{path}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn actions_need_the_token_and_unredacted_records_never_leave_over_tcp() {
     let mut spool = with_token(nowhere("mongo"));
     spool.start().await;
