@@ -107,6 +107,31 @@ async fn a_write_concern_error_takes_back_what_was_delivered() {
 }
 
 #[tokio::test]
+async fn a_failed_log_in_is_told_in_one_line_with_the_user_and_without_the_password() {
+    let server = WireServer::scripted(|command| match command.name.as_str() {
+        "saslStart" => Reply::Answer(error(18, "AuthenticationFailed", "Authentication failed.")),
+        _ => Reply::Healthy,
+    })
+    .await;
+    let uri = server.uri().replace("mongodb://", "mongodb://stranger:hunter2@");
+    let pipeline = Pipeline::start(mongo_sink(&uri, "openvidu"), options());
+    pipeline.send_events(&some_events("t", 1)).await;
+    eventually("unauthorized", || async { pipeline.status().state == FlushState::Unauthorized }).await;
+    // The first attempt fails to log in; later ones may find no server for it. Both say the same.
+    for _ in 0..3 {
+        let status = pipeline.status();
+        let expected = format!(
+            "mongodb://{}/openvidu: authentication failed for user stranger; check user, password and authSource in the \
+             uri, and the role readWrite on openvidu",
+            server.address()
+        );
+        assert_eq!(status.last_error, Some(expected));
+        let again = || async { pipeline.status().last_error_at > status.last_error_at };
+        eventually("another attempt", again).await;
+    }
+}
+
+#[tokio::test]
 async fn missing_rights_and_wrong_passwords_throw_nothing_away() {
     for (code, name) in [(13, "Unauthorized"), (18, "AuthenticationFailed")] {
         let (allowed, refused) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));

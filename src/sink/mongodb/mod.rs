@@ -7,6 +7,7 @@
 //! - The driver is started at the first contact: a server, or a DNS that is away at start is no error.
 
 mod command;
+mod describe;
 mod fault;
 mod indexes;
 mod options;
@@ -19,8 +20,10 @@ use bson::{Document, RawDocumentBuf, doc, rawdoc};
 use futures::TryStreamExt;
 use mongodb::{
     Client, Database,
-    error::{Error, ErrorKind},
-    options::{Acknowledgment, ClientOptions, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern},
+    error::Error,
+    options::{
+        Acknowledgment, ClientOptions, ConnectionString, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
+    },
 };
 use parking_lot::RwLock;
 use tokio::sync::OnceCell;
@@ -28,6 +31,7 @@ use tokio::sync::OnceCell;
 pub use self::options::{MongoOptions, MongoOptionsError};
 use self::{
     command::{Insert, Limits, Recipe, inserts},
+    describe::{describe, shortened},
     fault::kind_of,
 };
 use super::{Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind, url::without_secrets};
@@ -133,7 +137,8 @@ impl MongoSink {
     }
 
     fn driver_error(&self, error: &Error) -> SinkError {
-        self.error(kind_of(error), &describe(error))
+        let user = ConnectionString::parse(&self.options.uri).ok().and_then(|uri| uri.credential?.username);
+        self.error(kind_of(error), &describe(error, &self.address, user.as_deref()))
     }
 
     /// Sends one command; notes outcomes; the error where some are left.
@@ -150,7 +155,7 @@ impl MongoSink {
             Err(error) => return Some(self.driver_error(&error)),
         };
         let mut answer = reply::read(&answer, records.len());
-        let mut error = answer.retry.map(|(kind, text)| self.error(kind, &text));
+        let mut error = answer.retry.map(|(kind, text)| self.error(kind, &shortened(&text)));
         if !answer.doubtful.is_empty()
             && let Err(failed) = settle_doubtful(ready, batch, &records, &mut answer.outcomes, answer.doubtful).await
         {
@@ -252,14 +257,6 @@ fn insert_options(concern: Option<&WriteConcern>) -> Result<RawDocumentBuf, Erro
         options.append(bson::raw::cstr!("writeConcern"), bson::serialize_to_raw_document_buf(concern)?);
     }
     Ok(options)
-}
-
-/// The driver's error without its debug output.
-fn describe(error: &Error) -> String {
-    match error.kind.as_ref() {
-        ErrorKind::Command(answer) => format!("{} (code {} {})", answer.message, answer.code, answer.code_name),
-        other => other.to_string(),
-    }
 }
 
 /// Scheme and hosts of a URI.
