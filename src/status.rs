@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     histogram::HistogramSnapshot,
     record::{Stream, UnixMillis},
+    spool::PassedBytes,
 };
 
 /// Everything at one moment.
@@ -259,6 +260,8 @@ pub struct StreamStatus {
     pub set_aside: u64,
     /// Records dropped since the spool was made, by reason.
     pub dropped: BTreeMap<String, u64>,
+    /// Bytes that came, and what became of them, since the process started.
+    pub passed_bytes: PassedBytes,
 }
 
 /// Delivery since the process started.

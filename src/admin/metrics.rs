@@ -8,7 +8,8 @@ use std::fmt::Write;
 use crate::{
     histogram::HistogramSnapshot,
     record::UnixMillis,
-    status::{Ingest, SinkStatus, Snapshot, State},
+    spool::DropReason,
+    status::{Ingest, SinkStatus, Snapshot, State, StreamStatus},
 };
 
 /// A metric: name, type, what it means.
@@ -68,6 +69,13 @@ metrics! {
         "Records set aside since the spool was made, by stream; survives restarts.";
     DROPPED = "livekit_spool_dropped_records_total", "counter",
         "Records dropped since the spool was made, by stream and reason; survives restarts.";
+    APPENDED_BYTES = "livekit_spool_appended_bytes_total", "counter", "Bytes of records that came for the sink, by stream.";
+    OUT_ALL_BYTES = "livekit_spool_acknowledged_bytes_total", "counter",
+        "Bytes of records the sink acknowledged, by stream; a block's with its last record.";
+    SET_ASIDE_BYTES = "livekit_spool_set_aside_bytes_total", "counter",
+        "Bytes of records set aside, by stream; a block's with its last record.";
+    DROPPED_BYTES = "livekit_spool_dropped_bytes_total", "counter",
+        "Bytes of records dropped, by stream and reason; a block's with its last record.";
     LOST = "livekit_spool_lost_records_total", "counter", "Records that an optional sink alone lost.";
     OUT_RECORDS = "livekit_spool_delivered_records_total", "counter", "Records the sink acknowledged.";
     OUT_BYTES = "livekit_spool_delivered_bytes_total", "counter", "Bytes of these records, as they came.";
@@ -173,18 +181,11 @@ fn fates(out: &mut Output, sinks: &[&SinkStatus]) {
     });
     out.by_stream(OUT_ALL, sinks, |stream| stream.delivered as f64);
     out.by_stream(SET_ASIDE, sinks, |stream| stream.set_aside as f64);
-    out.family(DROPPED, |out, metric| {
-        for sink in sinks {
-            for (stream, figures) in &sink.streams {
-                // Every reason from the start: a rate needs the zero before the first drop.
-                for reason in crate::spool::DropReason::ALL.map(crate::spool::DropReason::as_str) {
-                    let records = figures.dropped.get(reason).copied().unwrap_or_default();
-                    let labels = [("sink", sink.name.as_str()), ("stream", stream.as_str()), ("reason", reason)];
-                    out.sample(metric, &labels, records as f64);
-                }
-            }
-        }
-    });
+    out.by_reason(DROPPED, sinks, |stream, reason| stream.dropped.get(reason.as_str()).copied());
+    out.by_stream(APPENDED_BYTES, sinks, |stream| stream.passed_bytes.appended as f64);
+    out.by_stream(OUT_ALL_BYTES, sinks, |stream| stream.passed_bytes.delivered as f64);
+    out.by_stream(SET_ASIDE_BYTES, sinks, |stream| stream.passed_bytes.set_aside as f64);
+    out.by_reason(DROPPED_BYTES, sinks, |stream, reason| stream.passed_bytes.dropped.get(&reason).copied());
 }
 
 fn delivery(out: &mut Output, sinks: &[&SinkStatus]) {
@@ -240,11 +241,30 @@ impl Output {
         });
     }
 
-    fn by_stream(&mut self, metric: Metric, sinks: &[&SinkStatus], value: fn(&crate::status::StreamStatus) -> f64) {
+    fn by_stream(&mut self, metric: Metric, sinks: &[&SinkStatus], value: fn(&StreamStatus) -> f64) {
         self.family(metric, |out, metric| {
             for sink in sinks {
                 for (stream, figures) in &sink.streams {
                     out.sample(metric, &[("sink", &sink.name), ("stream", stream.as_str())], value(figures));
+                }
+            }
+        });
+    }
+
+    fn by_reason(
+        &mut self,
+        metric: Metric,
+        sinks: &[&SinkStatus],
+        value: fn(&StreamStatus, DropReason) -> Option<u64>,
+    ) {
+        self.family(metric, |out, metric| {
+            for sink in sinks {
+                for (stream, figures) in &sink.streams {
+                    // Every reason from the start: a rate needs the zero before the first drop.
+                    for reason in DropReason::ALL {
+                        let labels = [("sink", &*sink.name), ("stream", stream.as_str()), ("reason", reason.as_str())];
+                        out.sample(metric, &labels, value(figures, reason).unwrap_or_default() as f64);
+                    }
                 }
             }
         });

@@ -174,6 +174,7 @@ fn fill(entry: &mut SinkStatus, status: &SpoolStatus) {
             delivered: figures.delivered,
             set_aside: figures.set_aside,
             dropped: figures.dropped.iter().map(|(reason, records)| (reason.as_str().to_owned(), *records)).collect(),
+            passed_bytes: figures.passed_bytes.clone(),
         };
         entry.streams.insert(*stream, own);
     }

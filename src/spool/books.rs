@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use super::{
     block::{Header, Kind},
+    passed::PassedBytes,
     ranges::RangeSet,
     state::{Checkpoint, DropReason, Fate, Note, Progress, Run, SavedState, Size},
 };
@@ -43,6 +44,8 @@ pub(crate) struct StreamBooks {
     pub(crate) sealed: BTreeMap<u64, Run>,
     /// Bytes of records not yet handed out.
     pub(crate) waiting_bytes: u64,
+    /// Bytes that came and went since the start.
+    pub(crate) passed: PassedBytes,
 }
 
 /// Where a block lies.
@@ -124,6 +127,7 @@ impl Books {
         stream.live.append(&header.ordinals(), place.size());
         stream.durable.append(&header.ordinals(), place.size());
         stream.waiting_bytes += u64::from(header.raw_len);
+        stream.passed.appended += u64::from(header.raw_len);
         stream.enter_run(&place);
     }
 
@@ -145,6 +149,7 @@ impl Books {
         let (all, size) = (books.live.head..books.live.next, books.live.size);
         let (_, mut note) = books.finish(stream, &[all], Fate::Dropped(DropReason::Purged))?;
         // Blocks that were never handed out are gone too.
+        books.passed.leave(note.fate, size.raw.saturating_sub(note.size.raw));
         note.size = size;
         books.waiting_bytes = 0;
         Some(note)
@@ -166,6 +171,7 @@ impl StreamBooks {
     pub(crate) fn restore(&mut self, progress: Progress) {
         self.cursor = progress.head;
         self.waiting_bytes = progress.size.raw;
+        self.passed = PassedBytes::default();
         self.live = progress.clone();
         self.durable = progress;
     }
@@ -228,6 +234,7 @@ impl StreamBooks {
             }
         }
         self.live.take_off(note.size);
+        self.passed.leave(fate, note.size.raw);
         (finished > 0 || note.size != Size::default()).then_some((finished, note))
     }
 

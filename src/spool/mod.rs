@@ -41,6 +41,7 @@ mod keeper;
 mod limits;
 mod open;
 mod options;
+mod passed;
 mod peek;
 mod purge;
 mod quarantine;
@@ -70,6 +71,7 @@ pub use self::{
     error::{AppendError, FullLimit, OpenError},
     inspect::{StoppedSpool, inspect},
     options::{Compression, Key, Keys, SpoolOptions, WhenFull},
+    passed::PassedBytes,
     peek::{Peek, PeekFrom},
     purge::Purged,
     recover::{DamagedPlace, RecoverError, RecoverReport, recover},
@@ -120,7 +122,7 @@ impl Spool {
             match (self.core.options.when_full, patience) {
                 (WhenFull::DropNewest, _) => {
                     let records = batch.count();
-                    self.count_dropped(batch.stream, DropReason::Newest, u64::from(records));
+                    self.count_newest_dropped(&batch);
                     return Err(AppendError::Dropped { sink, limit, records });
                 }
                 (_, Some(until)) if tokio::time::timeout_at(until.into(), room).await.is_ok() => {}
@@ -147,11 +149,16 @@ impl Spool {
         answered.await.unwrap_or_else(|_| Err(closed()))
     }
 
-    fn count_dropped(&self, stream: Stream, reason: DropReason, records: u64) {
-        let fate = Fate::Dropped(reason);
-        let note = Note { stream, fate, ranges: Vec::new(), unnumbered: records, size: Size::default() };
+    fn count_newest_dropped(&self, batch: &RecordBatch) {
+        let (stream, fate) = (batch.stream, Fate::Dropped(DropReason::Newest));
+        let note =
+            Note { stream, fate, ranges: Vec::new(), unnumbered: u64::from(batch.count()), size: Size::default() };
         let mut books = self.core.books.lock();
-        books.stream(stream).live.apply(&note);
+        let stream = books.stream(stream);
+        stream.live.apply(&note);
+        let bytes = batch.bytes().len() as u64;
+        stream.passed.appended += bytes;
+        stream.passed.leave(fate, bytes);
         self.core.inbox.lock().add_note(&note);
         self.core.mail.notify_one();
     }

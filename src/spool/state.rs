@@ -6,13 +6,13 @@
 use std::{collections::BTreeMap, ops::Range};
 
 use bincode::{Decode, Encode, config};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{block::MAX_PAYLOAD_BYTES, ranges::RangeSet};
 use crate::record::Stream;
 
 /// Why records left a queue without being delivered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DropReason {
     /// The spool was full and `when_full: drop_oldest` made room.

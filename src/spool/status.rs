@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{
     core::{Core, LastError},
+    passed::PassedBytes,
     state::DropReason,
 };
 use crate::histogram::HistogramSnapshot;
@@ -74,6 +75,8 @@ pub struct StreamStatus {
     pub set_aside: u64,
     /// Dropped since the spool was made, by reason; absent means none.
     pub dropped: BTreeMap<DropReason, u64>,
+    /// Bytes that came, and what became of them, since the process started.
+    pub passed_bytes: PassedBytes,
     /// The ordinal of the first record to be delivered.
     pub head: u64,
     /// The ordinal that the next record gets.
@@ -146,6 +149,7 @@ fn stream_status(core: &Core, stream: Stream, now: UnixMillis) -> StreamStatus {
         delivered: live.totals.delivered,
         set_aside: live.totals.set_aside,
         dropped: live.totals.dropped.clone(),
+        passed_bytes: books.passed.clone(),
         head: live.head,
         next: live.next,
     }

@@ -96,6 +96,31 @@ async fn a_full_spool_that_drops_the_newest_says_so_and_counts_them() {
 }
 
 #[tokio::test]
+async fn bytes_that_come_and_go_are_counted_as_what_became_of_them() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = Spool::open(folder.path(), small(WhenFull::DropNewest)).expect("opens");
+    let passed = || spool.status().streams[&Stream::Events].passed_bytes.clone();
+    let bytes = |numbers: Range<u64>| big_batch(numbers).bytes().len() as u64;
+    spool.append(big_batch(0..100)).await.expect("taken");
+    spool.append(big_batch(100..200)).await.expect("taken");
+    let came = bytes(0..100) + bytes(100..200);
+    assert_eq!(passed(), PassedBytes { appended: came, ..Default::default() });
+    lease_all(&spool, Stream::Events);
+    spool.acknowledge(Stream::Events, &[0..150]).expect("noted");
+    assert_eq!(passed().delivered, bytes(0..100), "the second block has records left");
+    spool.acknowledge(Stream::Events, &[150..200]).expect("noted");
+    assert_eq!(passed(), PassedBytes { appended: came, delivered: came, ..Default::default() });
+    fill(&spool).await;
+    let appended = passed().appended;
+    spool.purge(&[Stream::Events]).await.expect("purged");
+    let dropped = &passed().dropped;
+    let newest = dropped[&DropReason::Newest];
+    assert!((100_000..110_000).contains(&newest), "the batch that did not fit: {newest}");
+    assert_eq!(came + newest + dropped[&DropReason::Purged], appended);
+    spool.close().await;
+}
+
+#[tokio::test]
 async fn a_full_spool_that_drops_the_oldest_keeps_the_newest_in_order_and_counts_the_rest() {
     let folder = tempfile::tempdir().expect("a folder");
     let spool = Spool::open(folder.path(), small(WhenFull::DropOldest)).expect("opens");
