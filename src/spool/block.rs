@@ -7,7 +7,7 @@
 //!      5      1  kind: 1 records, 2 notes, 3 state, 4 dead letters, 5 dead letters removed
 //!      6      1  stream (records only): 0 events, 1 stats, 2 node rooms
 //!      7      1  codec: low half 0 plain, 1 zstd, 2 zstd with dictionary 1; high half 0 clear, 1 XChaCha20-Poly1305
-//!      8      8  ordinal of the first record
+//!      8      8  ordinal of the first record; of dead letters: how many there are (dead/tally.rs)
 //!     16      4  number of records
 //!     20      4  length of the payload, unpacked
 //!     24      4  length of the payload as it lies here (L)

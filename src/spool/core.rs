@@ -26,7 +26,7 @@ use super::{
     options::SpoolOptions,
     queue::Index,
     reader::Reader,
-    state::{Fate, Note, PendingNotes},
+    state::{DropReason, Fate, Note, PendingNotes, Size},
     status::DiskBytes,
 };
 use crate::histogram::{self, Histogram};
@@ -246,6 +246,22 @@ impl Core {
         self.inbox.lock().add_note(&note);
         self.mail.notify_one();
         finished
+    }
+
+    /// Counts records that have no ordinal as dropped.
+    pub(crate) fn count_dropped(&self, stream: Stream, reason: DropReason, records: u64) {
+        let fate = Fate::Dropped(reason);
+        let note = Note { stream, fate, ranges: Vec::new(), unnumbered: records, size: Size::default() };
+        let mut books = self.books.lock();
+        books.stream(stream).live.apply(&note);
+        self.inbox.lock().add_note(&note);
+        self.mail.notify_one();
+    }
+
+    /// Has the notes that wait written now.
+    pub(crate) fn hurry_notes(&self) {
+        self.inbox.lock().hurry = true;
+        self.mail.notify_one();
     }
 
     /// Remembers, and logs, what went wrong; the same thing again is not logged again.

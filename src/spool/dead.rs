@@ -11,6 +11,7 @@
 use std::{
     collections::HashSet,
     io,
+    ops::Range,
     path::PathBuf,
     sync::{
         Arc,
@@ -21,11 +22,8 @@ use std::{
 use parking_lot::Mutex;
 
 use super::{
-    block::Kind,
     codec::{Packer, Unpacker},
     io::Disk,
-    segment::Damage,
-    state::encode,
 };
 use crate::record::Stream;
 
@@ -33,14 +31,12 @@ mod index;
 mod letter;
 mod log;
 mod store;
+mod tally;
 
-use self::{
-    index::BlockKey,
-    log::{Draft, Log},
-    store::Store,
-};
+use self::{index::BlockKey, log::Log, store::Store};
 pub(crate) use letter::Key;
 pub use letter::{DeadFilter, DeadLetter};
+pub(crate) use tally::DamagedLetters;
 
 /// Segments end at about this length; at a sixteenth of a small quota.
 const MOST_SEGMENT_BYTES: u64 = 4 << 20;
@@ -128,9 +124,27 @@ impl DeadLetters {
         self.inner.lock().log.segments().iter().map(|(&segment, &len)| (segment, len)).collect()
     }
 
-    /// Damaged bytes met at opening, for the quarantine.
-    pub(crate) fn take_damage(&self) -> Vec<(u64, Damage)> {
-        std::mem::take(&mut self.inner.lock().damage)
+    /// Damaged bytes met at opening.
+    pub(crate) fn damage(&self) -> Vec<DamagedLetters> {
+        self.inner.lock().damage.clone()
+    }
+
+    /// Letters that damage cost before opening and nothing had counted, by stream.
+    pub(crate) fn lost(&self) -> [u64; Stream::ALL.len()] {
+        self.inner.lock().lost
+    }
+
+    /// Letters that are there now and lie, as far as is known, in a stretch of a segment.
+    pub(crate) fn letters_in(&self, segment: u64, bytes: &Range<u64>) -> u64 {
+        self.inner.lock().letters_in(segment, bytes)
+    }
+
+    /// Notes that the letters lost before opening are counted: the next start counts them no more.
+    pub(crate) fn settle(&self) -> Result<(), DeadError> {
+        let mut inner = self.inner.lock();
+        inner.settle()?;
+        self.publish(&inner);
+        Ok(())
     }
 
     /// Makes durable what was found: it may have been written just before a kill, and is counted on from now on.
@@ -244,11 +258,7 @@ impl DeadLetters {
         if present.is_empty() {
             return Ok(0);
         }
-        let note = Draft { kind: Kind::DeadRemoved, count: present.len(), raw: encode(&present) };
-        inner.log.append(&[note], u64::MAX, |_, _| {})?;
-        for key in &present {
-            inner.index.forget(key);
-        }
+        inner.write_removal(&present)?;
         if let Err(error) = self.give_back(&mut inner) {
             // They are gone all the same; the next removal tries again.
             tracing::warn!(%error, "the space of removed dead letters is not given back yet");

@@ -62,7 +62,7 @@ use self::{
     books::StreamBooks,
     core::{Core, Waiting},
     io::FolderLock,
-    state::{Fate, Note, Size},
+    state::Fate,
 };
 pub use self::{
     core::LastError,
@@ -150,17 +150,12 @@ impl Spool {
     }
 
     fn count_newest_dropped(&self, batch: &RecordBatch) {
-        let (stream, fate) = (batch.stream, Fate::Dropped(DropReason::Newest));
-        let note =
-            Note { stream, fate, ranges: Vec::new(), unnumbered: u64::from(batch.count()), size: Size::default() };
-        let mut books = self.core.books.lock();
-        let stream = books.stream(stream);
-        stream.live.apply(&note);
+        self.core.count_dropped(batch.stream, DropReason::Newest, u64::from(batch.count()));
         let bytes = batch.bytes().len() as u64;
-        stream.passed.appended += bytes;
-        stream.passed.leave(fate, bytes);
-        self.core.inbox.lock().add_note(&note);
-        self.core.mail.notify_one();
+        let mut books = self.core.books.lock();
+        let passed = &mut books.stream(batch.stream).passed;
+        passed.appended += bytes;
+        passed.leave(Fate::Dropped(DropReason::Newest), bytes);
     }
 
     /// What the spool holds now. Cheap: counters, and at most one block read per stream.

@@ -1,6 +1,11 @@
 //! Opens a spool: lock, queue, replay, threads.
 
-use std::{io, path::Path, sync::Arc};
+use std::{
+    io,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 
@@ -8,6 +13,7 @@ use super::{
     QueueError, Spool,
     ages::Times,
     block::BadBlock,
+    books::StreamBooks,
     codec::Packer,
     core::{Core, LEAST_MAX_BYTES},
     dead::DeadError,
@@ -21,9 +27,12 @@ use super::{
     queue::{Index, SledIndex},
     recovery::{self, Recovered},
     segment,
-    state::Checkpoint,
+    state::{Checkpoint, DropReason, Progress},
 };
 use crate::record::{Stream, not_before, now_millis};
+
+/// How long a start waits for the journal to take the count of lost letters.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Opens or makes the spool in `folder`.
 pub(super) fn open(folder: &Path, options: SpoolOptions) -> Result<Spool, OpenError> {
@@ -139,7 +148,45 @@ pub(super) fn start(
         spawn("spool-keep", move || keeper.run()).map_err(OpenError::io(folder))?,
     ];
     core.keeper.ring();
+    count_lost_letters(&core);
     Ok(Spool { core, threads: Mutex::new(threads.into()), lock: Mutex::new(lock) })
+}
+
+/// Counts the letters that damage cost, and notes among them that it is counted once the journal has the count: a crash
+/// between the two counts them twice, never not at all. A full disk delays the second note until letters are written again.
+fn count_lost_letters(core: &Core) {
+    let lost = core.dead.lost();
+    for (stream, &letters) in Stream::ALL.into_iter().zip(&lost).filter(|(_, letters)| **letters > 0) {
+        core.warn(&format!("{letters} dead letters of {stream} are lost to damage; counted as dropped"));
+        core.count_dropped(stream, DropReason::Damaged, letters);
+    }
+    if lost.iter().any(|letters| *letters > 0) && !is_counted(core) {
+        core.report(format!("spool {}: the journal does not take the count of lost letters", core.folder.display()));
+        return;
+    }
+    if let Err(error) = core.dead.settle() {
+        core.report(format!("spool {}: noting how many letters there are: {error}", core.folder.display()));
+    }
+    core.measure();
+}
+
+/// Waits until the journal has what was counted as damaged; false if it does not take it.
+fn is_counted(core: &Core) -> bool {
+    core.hurry_notes();
+    let counted = |progress: &Progress| progress.totals.dropped.get(&DropReason::Damaged).copied().unwrap_or(0);
+    let counts = |of: fn(&StreamBooks) -> &Progress| {
+        let books = core.books.lock();
+        books.streams.each_ref().map(|stream| counted(of(stream)))
+    };
+    let wanted = counts(|books| &books.live);
+    let deadline = Instant::now() + PATIENCE;
+    while counts(|books| &books.durable).iter().zip(&wanted).any(|(have, want)| have < want) {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    true
 }
 
 /// Copies damage to the quarantine, cuts what a cut-off write left, and makes durable what the replay took in.
@@ -165,14 +212,17 @@ fn settle_disk(
         ));
     }
     let dead = core.folder.join("dead");
-    for (segment, damage) in core.dead.take_damage() {
-        let path = segment::path(&dead, segment);
+    for damaged in core.dead.damage() {
+        let path = segment::path(&dead, damaged.segment);
         let file = disk.open(&path).map_err(OpenError::io(&path))?;
-        quarantine::keep(core, segment, file.as_ref(), &damage);
+        quarantine::keep_letters(core, file.as_ref(), &damaged);
+        let lost = damaged.lost.map_or_else(|| "perhaps some".to_owned(), |lost| lost.to_string());
+        let damage = &damaged.damage;
         core.warn(&format!(
-            "{}: {} damaged bytes: {}",
+            "{}: {} damaged bytes at {} ({}); kept in quarantine/; dead letters lost by it: {lost}",
             path.display(),
             damage.bytes.end - damage.bytes.start,
+            damage.bytes.start,
             damage.reason
         ));
     }

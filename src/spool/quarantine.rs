@@ -9,6 +9,7 @@ use super::{
     block::{BadBlock, Header},
     books::BlockPlace,
     core::Core,
+    dead::DamagedLetters,
     io::{Disk, DiskFile},
     segment::Damage,
 };
@@ -30,16 +31,34 @@ struct Report<'a> {
     stream: Option<&'a str>,
     first_ordinal: Option<u64>,
     records: Option<u32>,
+    /// Dead letters lost by it; null where that cannot be told, and in the journal, where the ordinals will tell.
+    records_lost: Option<u64>,
     /// The copy's name; absent where there was no room for it.
     copy: Option<&'a str>,
 }
 
+/// Where damaged bytes lie, and what is known of them there.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Journal,
+    Dead { lost: Option<u64> },
+}
+
 /// Keeps a copy of damaged bytes; where that fails, it is reported and delivery goes on.
 pub(crate) fn keep(core: &Core, segment: u64, file: &dyn DiskFile, damage: &Damage) {
+    keep_in(core, Place::Journal, segment, file, damage);
+}
+
+/// The same for dead letters.
+pub(crate) fn keep_letters(core: &Core, file: &dyn DiskFile, damaged: &DamagedLetters) {
+    keep_in(core, Place::Dead { lost: damaged.lost }, damaged.segment, file, &damaged.damage);
+}
+
+fn keep_in(core: &Core, place: Place, segment: u64, file: &dyn DiskFile, damage: &Damage) {
     if core.read_only {
         return;
     }
-    match copy(core.disk.as_ref(), &core.folder, segment, file, damage) {
+    match copy(core.disk.as_ref(), &core.folder, place, segment, file, damage) {
         Ok(bytes) => {
             core.usage.quarantine.fetch_add(bytes, Ordering::Relaxed);
         }
@@ -54,16 +73,18 @@ pub(crate) fn keep_block(core: &Core, segment: u64, file: &dyn DiskFile, place: 
 }
 
 /// Copies damaged bytes into the quarantine of a spool and reports them; once, however often they are met.
-pub(crate) fn copy(
+fn copy(
     disk: &dyn Disk,
     spool: &Path,
+    place: Place,
     segment: u64,
     file: &dyn DiskFile,
     damage: &Damage,
 ) -> io::Result<u64> {
     let folder = spool.join("quarantine");
     disk.make_folder(&folder)?;
-    let name = format!("{segment:012}-{:010}.bad", damage.bytes.start);
+    let suffix = if matches!(place, Place::Journal) { "" } else { "-dead" };
+    let name = format!("{segment:012}-{:010}{suffix}.bad", damage.bytes.start);
     let kept = disk.list(&folder)?;
     if kept.iter().any(|(kept, _)| *kept == name) {
         return Ok(0);
@@ -86,22 +107,34 @@ pub(crate) fn copy(
         }
         copy.sync()?;
     }
-    report(disk, &folder, segment, damage, fits.then_some(&name))?;
+    report(disk, &folder, place, segment, damage, fits.then_some(&name))?;
     disk.sync_folder(&folder)?;
     Ok(if fits { length } else { 0 })
 }
 
-fn report(disk: &dyn Disk, folder: &Path, segment: u64, damage: &Damage, copy: Option<&str>) -> io::Result<()> {
+fn report(
+    disk: &dyn Disk,
+    folder: &Path,
+    place: Place,
+    segment: u64,
+    damage: &Damage,
+    copy: Option<&str>,
+) -> io::Result<()> {
     let header: Option<&Header> = damage.header.as_ref();
+    let numbered = header.filter(|_| matches!(place, Place::Journal));
     let report = Report {
         at: now_millis(),
         segment,
         offset: damage.bytes.start,
         bytes: damage.bytes.end - damage.bytes.start,
         reason: damage.reason.to_string(),
-        stream: header.map(|header| header.stream.as_str()),
-        first_ordinal: header.map(|header| header.ordinal),
+        stream: numbered.map(|header| header.stream.as_str()),
+        first_ordinal: numbered.map(|header| header.ordinal),
         records: header.map(|header| header.count),
+        records_lost: match place {
+            Place::Journal => None,
+            Place::Dead { lost } => lost,
+        },
         copy,
     };
     let mut line = serde_json::to_vec(&report)?;

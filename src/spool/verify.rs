@@ -166,9 +166,7 @@ impl<'a> Check<'a> {
             let torn = torn.filter(|(of, _)| *of == segment).map(|(_, damage)| damage);
             self.segment(segment, segments.get(i + 1).copied(), torn)?;
         }
-        for (segment, len) in self.core.dead.lengths() {
-            self.dead_segment(segment, len)?;
-        }
+        self.dead_letters()?;
         if self.report.quarantine_bytes > 0 {
             let what = "copies of damaged bytes from earlier starts; see report.ndjson".to_owned();
             let (file, bytes) = (self.core.folder.join("quarantine"), self.report.quarantine_bytes);
@@ -316,14 +314,44 @@ impl<'a> Check<'a> {
             Kind::Notes | Kind::State | Kind::DeadRemoved => {}
         }
         if let Some(what) = wrong {
-            let lost = if header.kind == Kind::Records { self.open_in(header.stream, &header.ordinals()) } else { 0 };
-            if lost > 0 {
+            let lost = match header.kind {
+                Kind::Records => Some(self.open_in(header.stream, &header.ordinals())),
+                Kind::DeadLetters => self.letters_lost(segment, &(offset..offset + header.block_len())),
+                Kind::Notes | Kind::State | Kind::DeadRemoved => Some(0),
+            };
+            if let (Kind::Records, Some(lost @ 1..)) = (header.kind, lost) {
                 *self.report.lost.entry(header.stream).or_default() += lost;
             }
             let (severity, file) = (Severity::Problem, path.to_owned());
-            let (offset, bytes, records_lost) = (Some(offset), header.block_len(), Some(lost));
+            let (offset, bytes, records_lost) = (Some(offset), header.block_len(), lost);
             self.report.add(Finding { severity, file, offset, bytes, what, records_lost });
         }
+    }
+
+    /// Walks the dead letters, and says what is missing beyond what their damage is known to have cost.
+    fn dead_letters(&mut self) -> io::Result<()> {
+        for (segment, len) in self.core.dead.lengths() {
+            self.dead_segment(segment, len)?;
+        }
+        // An open spool counted them at its start.
+        let lost: u64 = if self.core.read_only { self.core.dead.lost().iter().sum() } else { 0 };
+        let named: u64 = self.core.dead.damage().iter().filter_map(|damaged| damaged.lost).sum();
+        if lost > named {
+            let what = "dead letters are missing: a file was deleted or cut, or the damage is among that named above";
+            let (severity, file, records_lost) = (Severity::Problem, self.core.folder.join("dead"), Some(lost - named));
+            self.report.add(Finding { severity, file, offset: None, bytes: 0, what: what.to_owned(), records_lost });
+        }
+        Ok(())
+    }
+
+    /// Letters that damage costs: a stopped spool was read just now, an open one knows what it had there.
+    fn letters_lost(&self, segment: u64, bytes: &std::ops::Range<u64>) -> Option<u64> {
+        if !self.core.read_only {
+            return Some(self.core.dead.letters_in(segment, bytes));
+        }
+        let met = self.core.dead.damage();
+        let met = met.iter().find(|met| met.segment == segment && met.damage.bytes.start == bytes.start);
+        met.map_or(Some(0), |met| met.lost)
     }
 
     /// Walks a segment of the dead letters.
@@ -345,8 +373,7 @@ impl<'a> Check<'a> {
                         finding.severity = Severity::Note;
                         finding.what = "a write that was cut off; its records are still in the queue".to_owned();
                     } else {
-                        let letters = damage.header.filter(|header| header.kind == Kind::DeadLetters);
-                        finding.records_lost = letters.map(|header| u64::from(header.count));
+                        finding.records_lost = self.letters_lost(segment, &damage.bytes);
                     }
                     self.report.add(finding);
                 }

@@ -131,6 +131,11 @@ impl Index {
         self.blocks.range((segment, 0)..=(segment, u32::MAX)).map(|(key, _)| *key).collect()
     }
 
+    /// How many letters of a block are still there.
+    pub(super) fn live(&self, block: BlockKey) -> u32 {
+        self.blocks.get(&block).map_or(0, |block| block.live)
+    }
+
     /// Whether a segment has letters.
     pub(super) fn has_letters(&self, segment: u64) -> bool {
         self.blocks.range((segment, 0)..=(segment, u32::MAX)).next().is_some()

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
 
-use super::{DeadError, DeadLetter, io_error};
+use super::{
+    DeadError, DeadLetter, Key, io_error,
+    tally::{Counts, tell},
+};
 use crate::{
     record::{Stream, now_millis},
     spool::{
@@ -10,16 +13,38 @@ use crate::{
         codec::{BadPayload, Packer, Unpacker},
         failpoint,
         io::{Disk, DiskFile},
-        segment::{self, Found, Walker},
-        state::decode,
+        recovery,
+        segment::{self, Damage, Found, Walker},
+        state::{decode, encode},
     },
 };
 
-/// A block on its way: its kind, how many letters or keys, and what it says.
+/// A block on its way: its kind, how many letters or keys, what it says, and how many letters there are then.
 pub(super) struct Draft {
     pub(super) kind: Kind,
     pub(super) count: usize,
     pub(super) raw: Vec<u8>,
+    pub(super) then: Counts,
+}
+
+impl Draft {
+    /// Tells the counts and nothing else.
+    fn counts(then: Counts) -> Self {
+        Self { kind: Kind::DeadRemoved, count: 0, raw: encode(&Vec::<Key>::new()), then }
+    }
+
+    fn header(&self) -> Header {
+        Header {
+            kind: self.kind,
+            stream: Stream::Events,
+            codec: 0,
+            ordinal: tell(self.then),
+            count: self.count as u32,
+            raw_len: 0,
+            stored_len: 0,
+            received_at: now_millis(),
+        }
+    }
 }
 
 /// A block that is durable: its segment, offset, length.
@@ -43,6 +68,9 @@ pub(super) struct Log {
     active: Option<(u64, Arc<dyn DiskFile>)>,
     packer: Packer,
     unpacker: Unpacker,
+    /// The counts that differ from what the files tell, until they are written: in front of anything else, so that a
+    /// loss that was counted is not counted again.
+    pub(super) unsettled: Option<Counts>,
 }
 
 impl std::fmt::Debug for Log {
@@ -61,7 +89,7 @@ impl Log {
         unpacker: Unpacker,
     ) -> io::Result<Self> {
         let segments = segment::list(disk.as_ref(), &folder)?.into_iter().collect();
-        Ok(Self { disk, folder, segment_bytes, segments, active: None, packer, unpacker })
+        Ok(Self { disk, folder, segment_bytes, segments, active: None, packer, unpacker, unsettled: None })
     }
 
     /// The file of a segment.
@@ -89,6 +117,19 @@ impl Log {
         segment::walk(self.disk.as_ref(), &self.folder, segment, 0)
     }
 
+    /// The file of a segment, and whether damage in it is a write that was cut off.
+    pub(super) fn judge(&self, segment: u64, damage: &Damage) -> io::Result<(Arc<dyn DiskFile>, bool)> {
+        let file = self.disk.open(&self.path(segment))?;
+        let torn = damage.bytes.end == file.len()? && recovery::is_torn(Arc::clone(&file), damage)?;
+        Ok((file, torn))
+    }
+
+    /// What a block takes that tells the counts and nothing else.
+    pub(super) fn least_block_len(&mut self) -> io::Result<u64> {
+        let draft = Draft::counts(Counts::default());
+        Ok(self.packer.write(&mut Vec::new(), 0, draft.header(), &draft.raw)?.block_len())
+    }
+
     /// What a payload says.
     pub(super) fn unpack(&mut self, segment: u64, header: &Header, payload: &[u8]) -> Result<Vec<u8>, BadPayload> {
         self.unpacker.unpack(segment, header, payload)
@@ -102,7 +143,11 @@ impl Log {
         limit: u64,
         mut placed: impl FnMut(usize, Placed),
     ) -> Result<(), DeadError> {
-        let pieces = self.pack(drafts)?;
+        let front = self.unsettled.map(Draft::counts);
+        let end = drafts.last().map(|last| Draft::counts(last.then));
+        let skipped = usize::from(front.is_some());
+        let all: Vec<&Draft> = front.iter().chain(drafts).chain(&end).collect();
+        let pieces = self.pack(&all)?;
         let needed = self.bytes() + pieces.iter().map(|piece| piece.bytes.len() as u64).sum::<u64>();
         if needed > limit {
             return Err(DeadError::Full { over: needed - limit });
@@ -110,8 +155,11 @@ impl Log {
         let mut nth = 0;
         for piece in pieces {
             let mut offset = self.write(piece.segment, &piece.bytes)?;
+            self.unsettled = None;
             for length in piece.lengths {
-                placed(nth, (piece.segment, offset as u32, length));
+                if (skipped..skipped + drafts.len()).contains(&nth) {
+                    placed(nth - skipped, (piece.segment, offset as u32, length));
+                }
                 offset += length;
                 nth += 1;
             }
@@ -119,7 +167,7 @@ impl Log {
         Ok(())
     }
 
-    fn pack(&mut self, drafts: &[Draft]) -> Result<Vec<Piece>, DeadError> {
+    fn pack(&mut self, drafts: &[&Draft]) -> Result<Vec<Piece>, DeadError> {
         let newest = self.segments.last_key_value().map_or(0, |(newest, _)| *newest);
         let (mut segment, mut len) = match &self.active {
             Some((segment, _)) => (*segment, self.segments.get(segment).copied().unwrap_or(0)),
@@ -127,15 +175,15 @@ impl Log {
         };
         let mut pieces: Vec<Piece> = Vec::new();
         for draft in drafts {
-            if len >= self.segment_bytes {
+            // Counts alone at a front mean something else than behind their block.
+            if len >= self.segment_bytes && draft.count > 0 {
                 (segment, len) = (segment + 1, 0);
             }
             if pieces.last().is_none_or(|piece| piece.segment != segment) {
                 pieces.push(Piece { segment, bytes: Vec::new(), lengths: Vec::new() });
             }
             let Some(piece) = pieces.last_mut() else { continue };
-            let header = header(draft.kind, draft.count);
-            let written = self.packer.write(&mut piece.bytes, segment, header, &draft.raw);
+            let written = self.packer.write(&mut piece.bytes, segment, draft.header(), &draft.raw);
             let length = written.map_err(io_error(self.path(segment)))?.block_len();
             piece.lengths.push(length);
             len += length;
@@ -167,9 +215,12 @@ impl Log {
         }
         let synced = file.sync().and_then(|()| if begins { self.disk.sync_folder(&self.folder) } else { Ok(()) });
         if let Err(error) = synced {
-            // Nothing is known of the file now: no more is written to it. The cut may work; nothing depends on it.
+            // Nothing is known of the file now: no more is written to it, and a new one is made anew, so that a number
+            // that is missing is a file that someone deleted. The cut may work; nothing depends on it.
             let _ = file.set_len(end);
-            self.segments.insert(segment, end);
+            if !begins {
+                self.segments.insert(segment, end);
+            }
             return Err(io_error(path)(error));
         }
         failpoint::reach("dead_synced");
@@ -211,18 +262,5 @@ impl Log {
         };
         let raw = self.unpacker.unpack(segment, &header, &payload).ok();
         Ok(raw.and_then(|raw| decode(&raw)))
-    }
-}
-
-fn header(kind: Kind, count: usize) -> Header {
-    Header {
-        kind,
-        stream: Stream::Events,
-        codec: 0,
-        ordinal: 0,
-        count: count as u32,
-        raw_len: 0,
-        stored_len: 0,
-        received_at: now_millis(),
     }
 }

@@ -1,11 +1,12 @@
 //! Letters in files and where each lies: the two change together.
 
-use std::{io, path::PathBuf};
+use std::{collections::HashSet, io, ops::Range, path::PathBuf};
 
 use super::{
     DeadError, DeadFilter, DeadLetter, Key,
     index::{BlockKey, Index, Place},
     log::{Draft, Log},
+    tally::{Counts, DamagedLetters, Tally},
 };
 use crate::{
     record::Stream,
@@ -25,7 +26,9 @@ const MOVED_RAW_BYTES: usize = 4 << 20;
 pub(super) struct Store {
     pub(super) index: Index,
     pub(super) log: Log,
-    pub(super) damage: Vec<(u64, Damage)>,
+    /// Damage met at opening, and the letters it cost, by stream.
+    pub(super) damage: Vec<DamagedLetters>,
+    pub(super) lost: Counts,
     /// Letters that cannot be opened: where, and the id of the key that is missing.
     locked: Option<(PathBuf, String)>,
     /// Garbage that rewriting everything left: estimates are not exact.
@@ -35,56 +38,73 @@ pub(super) struct Store {
 impl Store {
     /// Takes in what the files hold.
     pub(super) fn open(log: Log) -> io::Result<Self> {
-        let mut store = Self { index: Index::default(), log, damage: Vec::new(), locked: None, residue: 0 };
+        let (index, lost) = (Index::default(), Counts::default());
+        let mut store = Self { index, log, damage: Vec::new(), lost, locked: None, residue: 0 };
+        let mut tally = Tally::default();
         for segment in store.log.segments().clone().into_keys() {
-            store.take_in(segment)?;
+            store.take_in(segment, &mut tally)?;
+        }
+        let there = store.index.counts();
+        store.log.unsettled = tally.differs(there).then_some(there);
+        (store.lost, store.damage) = tally.finish(there);
+        if store.locked.is_some() {
+            // What cannot be read is not lost.
+            store.lost = Counts::default();
+            store.damage.iter_mut().for_each(|damaged| damaged.lost = None);
         }
         Ok(store)
     }
 
     /// Takes in what a segment holds.
-    fn take_in(&mut self, segment: u64) -> io::Result<()> {
+    fn take_in(&mut self, segment: u64, tally: &mut Tally) -> io::Result<()> {
+        let least = self.log.least_block_len()?;
         let mut walker = self.log.walk(segment)?;
         while let Some(found) = walker.next()? {
-            let (header, offset, payload) = match found {
-                Found::Block { header, offset, payload } => (header, offset, payload),
-                Found::Damage(damage) => {
-                    self.damage.push((segment, damage));
-                    continue;
+            let damage = match found {
+                Found::Damage(damage) => damage,
+                Found::Block { header, offset, payload } => {
+                    let letters = match self.log.unpack(segment, &header, &payload) {
+                        Ok(raw) => self.enter(segment, offset, &header, &raw),
+                        Err(BadPayload::NoKey { key }) => {
+                            self.locked.get_or_insert_with(|| (self.log.path(segment), key));
+                            continue;
+                        }
+                        Err(_) => None,
+                    };
+                    if let Some(letters) = letters {
+                        tally.block((segment, offset), &header, letters);
+                        continue;
+                    }
+                    let bytes = offset..offset + header.block_len();
+                    Damage { bytes, reason: BadBlock::Unknown, header: Some(header) }
                 }
             };
-            match self.log.unpack(segment, &header, &payload) {
-                Ok(raw) if self.enter(segment, offset, &header, &raw) => {}
-                Err(BadPayload::NoKey { key }) => {
-                    self.locked.get_or_insert_with(|| (self.log.path(segment), key));
-                }
-                _ => {
-                    let bytes = offset..offset + header.block_len();
-                    self.damage.push((segment, Damage { bytes, reason: BadBlock::Unknown, header: Some(header) }));
-                }
+            match self.log.judge(segment, &damage)? {
+                (_, true) => tally.torn(segment, damage),
+                (file, false) => tally.damage(segment, damage, &file, least)?,
             }
         }
         Ok(())
     }
 
-    /// Enters what a block says; false if it makes no sense.
-    fn enter(&mut self, segment: u64, offset: u64, header: &Header, raw: &[u8]) -> bool {
+    /// Enters what a block says; answers how many letters or keys of each stream it has, `None` if it makes no sense.
+    fn enter(&mut self, segment: u64, offset: u64, header: &Header, raw: &[u8]) -> Option<Counts> {
+        let mut counts = Counts::default();
         match header.kind {
             Kind::DeadLetters => {
-                let (Some(letters), Ok(offset)) = (decode::<Vec<DeadLetter>>(raw), u32::try_from(offset)) else {
-                    return false;
-                };
-                self.index.enter((segment, offset), header.block_len(), &letters);
+                let letters: Vec<DeadLetter> = decode(raw)?;
+                self.index.enter((segment, u32::try_from(offset).ok()?), header.block_len(), &letters);
+                letters.iter().for_each(|letter| counts[letter.stream as usize] += 1);
             }
             Kind::DeadRemoved => {
-                let Some(keys) = decode::<Vec<Key>>(raw) else { return false };
-                for key in &keys {
-                    self.index.forget(key);
+                for key in decode::<Vec<Key>>(raw)? {
+                    self.index.forget(&key);
+                    counts[key.0 as usize] += 1;
                 }
             }
             Kind::Records | Kind::Notes | Kind::State => {}
         }
-        true
+        Some(counts)
     }
 
     pub(super) fn check_key(&self) -> Result<(), DeadError> {
@@ -131,6 +151,33 @@ impl Store {
         Ok(Some(letters.into_iter().zip(0..).filter(|(letter, nth)| is_there(letter, *nth)).map(|(l, _)| l).collect()))
     }
 
+    /// How many letters that are still there begin in a stretch of a segment.
+    pub(super) fn letters_in(&self, segment: u64, bytes: &Range<u64>) -> u64 {
+        let blocks = self.index.blocks_of(segment).into_iter();
+        let hit = blocks.filter(|(_, offset)| bytes.contains(&u64::from(*offset)));
+        hit.map(|block| u64::from(self.index.live(block))).sum()
+    }
+
+    /// Makes the files tell how many letters there are, where they do not.
+    pub(super) fn settle(&mut self) -> Result<(), DeadError> {
+        if self.log.unsettled.is_none() {
+            return Ok(());
+        }
+        self.log.append(&[], u64::MAX, |_, _| {})
+    }
+
+    /// Notes that letters are removed, and forgets them.
+    pub(super) fn write_removal(&mut self, keys: &[&Key]) -> Result<(), DeadError> {
+        let mut then = self.index.counts();
+        keys.iter().for_each(|(stream, _)| then[*stream as usize] -= 1);
+        let note = Draft { kind: Kind::DeadRemoved, count: keys.len(), raw: encode(&keys), then };
+        self.log.append(&[note], u64::MAX, |_, _| {})?;
+        for key in keys {
+            self.index.forget(key);
+        }
+        Ok(())
+    }
+
     /// Adds to letters what is known of them; answers how many are new.
     pub(super) fn add_history(&mut self, letters: &mut [DeadLetter]) -> Result<u64, DeadError> {
         let mut fresh = 0;
@@ -164,9 +211,17 @@ impl Store {
                 more
             })
             .collect();
-        let draft = |block: &&[DeadLetter]| Draft { kind: Kind::DeadLetters, count: block.len(), raw: encode(block) };
-        let drafts: Vec<Draft> = blocks.iter().map(draft).collect();
         let Self { index, log, .. } = self;
+        let mut then = index.counts();
+        let mut seen = HashSet::new();
+        let mut drafts = Vec::with_capacity(blocks.len());
+        for block in &blocks {
+            for DeadLetter { stream, id, .. } in *block {
+                let is_new = index.place(*stream, id).is_none() && seen.insert((*stream, id));
+                then[*stream as usize] += u64::from(is_new);
+            }
+            drafts.push(Draft { kind: Kind::DeadLetters, count: block.len(), raw: encode(block), then });
+        }
         log.append(&drafts, limit, |nth, (segment, offset, len)| {
             index.enter((segment, offset), len, blocks[nth]);
         })

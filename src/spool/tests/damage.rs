@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 use super::*;
 
 /// More of them: `LIVEKIT_SPOOL_FAULTS=1000 cargo test --release spool::tests::damage`
-fn rounds() -> usize {
+pub(super) fn rounds() -> usize {
     std::env::var("LIVEKIT_SPOOL_FAULTS").ok().and_then(|text| text.parse().ok()).unwrap_or(40)
 }
 
@@ -52,7 +52,7 @@ fn long_record(number: u64) -> String {
     format!("{} {}", record(number), "x".repeat(100))
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(super) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a folder");
     for entry in fs::read_dir(from).expect("a folder").map(|entry| entry.expect("an entry").path()) {
         let target = to.join(entry.file_name().expect("a name"));
@@ -64,7 +64,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-fn files(folder: &Path) -> Vec<PathBuf> {
+pub(super) fn files(folder: &Path) -> Vec<PathBuf> {
     let mut files: Vec<PathBuf> = fs::read_dir(folder)
         .expect("a folder")
         .map(|entry| entry.expect("an entry").path())
@@ -174,7 +174,7 @@ async fn a_flipped_bit_in_the_dead_letters_costs_no_queued_record() {
         bytes[bit / 8] ^= 1 << (bit % 8);
         fs::write(file, bytes).expect("written");
         let outcome = drain(copied.path()).await;
-        assert!(outcome.records == all && outcome.damaged == 0, "round {round}: bit {bit}");
+        assert_eq!((outcome.records == all, outcome.damaged + outcome.dead), (true, 3), "round {round}: bit {bit}");
         assert!(outcome.quarantined, "round {round}: bit {bit}");
     }
 }
@@ -263,7 +263,7 @@ async fn a_cut_or_zeroed_file_of_the_queue_or_of_the_dead_letters_costs_no_queue
         fs::write(file, bytes).expect("written");
         let outcome = drain(copied.path()).await;
         let context = format!("round {round}: {} from {at}", file.display());
-        assert!(outcome.records == all && outcome.damaged == 0, "{context}");
+        assert!(outcome.records == all && outcome.damaged + outcome.dead <= 3, "{context}");
     }
 }
 

@@ -145,6 +145,7 @@ impl World {
         self.disk = disk;
         self.dead = open(&self.disk);
         self.dead.sync().expect("a spool does so before it counts on them");
+        assert_eq!(self.dead.lost(), [0; 3], "no byte was damaged");
         self.adopt();
         self.perhaps.clear();
     }

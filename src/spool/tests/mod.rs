@@ -12,6 +12,7 @@ mod letters;
 mod letters_model;
 mod limits;
 mod looking;
+mod lost_letters;
 mod memory;
 mod model;
 mod private;
