@@ -416,6 +416,28 @@ async fn a_full_disk_refuses_records_and_delivery_goes_on() {
 }
 
 #[tokio::test]
+async fn where_less_than_min_free_bytes_is_left_records_are_refused_until_there_is_more() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let disk = MemoryDisk::new();
+    let recovered = recovery::read(&disk, &folder.path().join("journal"), None).expect("readable");
+    let least = SpoolOptions { min_free_bytes: 100 << 20, ..options() };
+    let spool =
+        open::start(folder.path(), least, Arc::new(disk.clone()), None, (None, None), recovered, None).expect("opens");
+    spool.append(batch(Stream::Events, 0..100)).await.expect("taken");
+    disk.faults.free.store(99 << 20, Ordering::Relaxed);
+    eventually("it is seen", || spool.status().writer == WriterState::Full).await;
+    let error = spool.append(batch(Stream::Events, 100..200)).await.expect_err("too little is free");
+    let AppendError::Full { limit: FullLimit::Disk { free, min }, .. } = error else { panic!("{error}") };
+    assert_eq!((free, min), (99 << 20, 100 << 20));
+    assert_eq!(texts(&lease_all(&spool, Stream::Events)), expected(0..100));
+    spool.acknowledge(Stream::Events, &[0..100]).expect("delivery goes on");
+    disk.faults.free.store(200 << 20, Ordering::Relaxed);
+    eventually("it is seen, without a restart", || spool.status().writer == WriterState::Taking).await;
+    spool.append(batch(Stream::Events, 200..300)).await.expect("taken again");
+    spool.close().await;
+}
+
+#[tokio::test]
 async fn after_a_failed_sync_no_ordinal_is_used_twice() {
     let disk = MemoryDisk::new();
     let spool = over(&disk, None);
