@@ -153,7 +153,8 @@ pub(super) fn start(
 }
 
 /// Counts the letters that damage cost, and notes among them that it is counted once the journal has the count: a crash
-/// between the two counts them twice, never not at all. A full disk delays the second note until letters are written again.
+/// between the two counts them twice. A full disk delays the second note until letters are written again. Where the
+/// journal does not take the count in time, a kill before it does loses the count.
 fn count_lost_letters(core: &Core) {
     let lost = core.dead.lost();
     for (stream, &letters) in Stream::ALL.into_iter().zip(&lost).filter(|(_, letters)| **letters > 0) {
