@@ -23,6 +23,9 @@ use crate::{
 
 const EVENTS: &str = "openvidu.events";
 
+/// The servers and their addresses.
+type Members = ([Arc<WireServer>; 2], [String; 2]);
+
 /// What a member says of itself and the set; each election has a later id.
 fn hello(members: &[String; 2], me: usize, primary: usize) -> Document {
     let is_primary = me == primary;
@@ -42,7 +45,7 @@ fn hello(members: &[String; 2], me: usize, primary: usize) -> Document {
 async fn a_primary_that_steps_down_within_a_write_concern_error_is_left_for_the_new_one() {
     // Afterwards a real server refuses to write; one that went on answering so would be found out by the heartbeat.
     for refuses in [true, false] {
-        let set: Arc<OnceLock<(Arc<WireServer>, [String; 2])>> = Arc::default();
+        let set: Arc<OnceLock<Members>> = Arc::default();
         let (known, late) = (Arc::clone(&set), Arc::new(AtomicU32::new(0)));
         let counted = Arc::clone(&late);
         let stepped_down =
@@ -50,21 +53,25 @@ async fn a_primary_that_steps_down_within_a_write_concern_error_is_left_for_the_
         let old = WireServer::scripted(move |command| match (command.name.as_str(), command.number) {
             ("insert", 0) => Reply::Healthy,
             ("insert", _) => {
-                let (new, members) = known.get().expect("the set is complete");
+                let ([old, new], members) = known.get().expect("the set is complete");
                 new.set_hello(hello(members, 1, 1));
                 match counted.fetch_add(1, Ordering::SeqCst) {
-                    1.. if refuses => Reply::Answer(error(10107, "NotWritablePrimary", "not primary")),
+                    1.. if refuses => {
+                        old.set_hello(hello(members, 0, 1));
+                        Reply::Answer(error(10107, "NotWritablePrimary", "not primary"))
+                    }
                     _ => Reply::WriteConcernError(stepped_down.clone()),
                 }
             }
             _ => Reply::Healthy,
         })
         .await;
+        let old = Arc::new(old);
         let new = Arc::new(WireServer::scripted(|_| Reply::Healthy).await);
         let members = [old.address(), new.address()];
         old.set_hello(hello(&members, 0, 0));
         new.set_hello(hello(&members, 1, 0));
-        set.set((Arc::clone(&new), members.clone())).unwrap_or_else(|_| panic!("set once"));
+        set.set(([Arc::clone(&old), Arc::clone(&new)], members.clone())).unwrap_or_else(|_| panic!("set once"));
 
         let uri = format!("mongodb://{},{}/?replicaSet=wire&heartbeatFrequencyMS=500", members[0], members[1]);
         let pipeline = Pipeline::start(mongo_sink(&uri, "openvidu"), options());
