@@ -40,7 +40,7 @@ use crate::{
     admin,
     config::Config,
     document::Encoder,
-    ingest::{self, Gate, Intake, Listener, ServeError, Tls},
+    ingest::{self, Gate, Intake, Listener, ServeError},
     logging::Logging,
     record::{UnixMillis, now_millis},
     status::{Process, SinkStatus, Snapshot},
@@ -96,7 +96,7 @@ struct Addresses {
 /// # Errors
 /// When it cannot start. Once it runs, nothing ends it but a signal.
 pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
-    check(&config)?;
+    let tls = check(&config)?.map(Arc::new);
     let mut signals = signals::Signals::new().map_err(RunError::Signals)?;
     open_files::raise_limit();
     let data = DataFolder::open(&config.data_dir)?;
@@ -106,7 +106,6 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
     let encoder = Arc::new(Encoder::new(config.documents.clone()));
     let sinks = start::sinks(&config, &encoder).await?;
     let intake = Arc::new(Intake::new(sinks.iter().map(|sink| sink.target()).collect(), &config.ingest.memory));
-    let tls = config.ingest.tls.clone().map(Tls::load).transpose()?.map(Arc::new);
     let gate = Arc::new(Gate::new(config.ingest.auth.clone(), config.ingest.keys.clone(), tls));
 
     // gRPC last: whoever finds it open finds the others too.

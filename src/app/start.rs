@@ -54,19 +54,18 @@ pub enum RunError {
 }
 
 /// What a start refuses although each value is right by itself: a status page open to anyone, certificates that cannot be
-/// used. Nothing is opened for it: `run`, a reload and `check-config` ask alike.
+/// used. No port and no spool is opened for it: `run`, a reload and `check-config` ask alike. Answers the certificates.
 ///
 /// # Errors
 /// What is wrong and how to mend it.
-pub fn check(config: &Config) -> Result<(), RunError> {
+pub fn check(config: &Config) -> Result<Option<Tls>, RunError> {
     if let Some(address) = config.admin.listen
         && !address.ip().to_canonical().is_loopback()
         && config.admin.token.is_none()
     {
         return Err(RunError::AdminExposed { address: address.to_string() });
     }
-    config.ingest.tls.clone().map(Tls::load).transpose()?;
-    Ok(())
+    Ok(config.ingest.tls.clone().map(Tls::load).transpose()?)
 }
 
 /// Opens every sink's spool and starts its worker.
