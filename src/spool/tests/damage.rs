@@ -216,6 +216,19 @@ async fn a_deleted_file_of_the_queue_costs_nothing() {
     assert!(outcome.records == all && outcome.damaged == 0, "the whole folder");
 }
 
+/// Cuts a file, or fills it with zeros, from a random place on; answers where.
+fn cut_or_zero(file: &Path, cut: bool, random: &mut StdRng) -> usize {
+    let mut bytes = fs::read(file).expect("a file");
+    let at = random.random_range(0..bytes.len());
+    if cut {
+        bytes.truncate(at);
+    } else {
+        bytes[at..].fill(0);
+    }
+    fs::write(file, bytes).expect("written");
+    at
+}
+
 #[tokio::test]
 async fn a_cut_or_zeroed_end_costs_what_lay_there_counted() {
     let origin = tempfile::tempdir().expect("a folder");
@@ -227,14 +240,7 @@ async fn a_cut_or_zeroed_end_costs_what_lay_there_counted() {
         copy(origin.path(), copied.path());
         let files = files(&copied.path().join("journal"));
         let file = &files[random.random_range(0..files.len())];
-        let mut bytes = fs::read(file).expect("a segment");
-        let at = random.random_range(0..bytes.len());
-        if round % 2 == 0 {
-            bytes.truncate(at);
-        } else {
-            bytes[at..].fill(0);
-        }
-        fs::write(file, bytes).expect("written");
+        let at = cut_or_zero(file, round % 2 == 0, &mut random);
         let outcome = drain(copied.path()).await;
         let context = format!("round {round}: {} from {at}", file.display());
         assert!(in_order(&outcome.records, &all), "{context}");
@@ -253,14 +259,7 @@ async fn a_cut_or_zeroed_file_of_the_queue_or_of_the_dead_letters_costs_no_queue
         copy(origin.path(), copied.path());
         let files = files(&copied.path().join(if round % 4 < 2 { "queue" } else { "dead" }));
         let file = &files[random.random_range(0..files.len())];
-        let mut bytes = fs::read(file).expect("a file");
-        let at = random.random_range(0..bytes.len());
-        if round % 2 == 0 {
-            bytes.truncate(at);
-        } else {
-            bytes[at..].fill(0);
-        }
-        fs::write(file, bytes).expect("written");
+        let at = cut_or_zero(file, round % 2 == 0, &mut random);
         let outcome = drain(copied.path()).await;
         let context = format!("round {round}: {} from {at}", file.display());
         assert!(outcome.records == all && outcome.damaged + outcome.dead <= 3, "{context}");

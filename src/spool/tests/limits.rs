@@ -1,37 +1,17 @@
 //! Full spools, full disks, old records: what is refused, what is dropped, and that it is counted.
 
-use std::{
-    io::ErrorKind,
-    sync::atomic::{AtomicBool, Ordering},
-};
+use std::{io::ErrorKind, sync::atomic::Ordering};
 
 use super::{
-    memory::{MemoryDisk, MemoryIndex},
+    memory::{MemoryDisk, over, over_with},
     *,
 };
-use crate::spool::{
-    StoppedSpool,
-    ages::Times,
-    open,
-    queue::{Changes, Index, IndexError},
-    recovery,
-    state::{Checkpoint, Run},
-};
+use crate::spool::{StoppedSpool, queue::Index};
 
 const MAX: u64 = 8 << 20;
 
 fn small(when_full: WhenFull) -> SpoolOptions {
     SpoolOptions { max_bytes: MAX, when_full, compression: Compression::None, ..options() }
-}
-
-fn big_batch(numbers: Range<u64>) -> RecordBatch {
-    let mut builder = RecordBatchBuilder::new(Stream::Events);
-    numbers.for_each(|number| builder.push(big_record(number).as_bytes()));
-    builder.build(now_millis())
-}
-
-fn big_record(number: u64) -> String {
-    format!("{} {}", record(number), "y".repeat(1000))
 }
 
 /// Appends batches of 100 until one is refused; answers how many records were taken.
@@ -221,144 +201,9 @@ async fn a_clock_that_jumped_between_runs_drops_nothing_for_its_age() {
     assert!((now_millis() - noted).abs() < 60_000, "{noted}");
 }
 
-/// A queue that fails from some moment on.
-#[derive(Debug, Default)]
-struct FailingIndex {
-    index: MemoryIndex,
-    failing: AtomicBool,
-}
-
-impl Index for FailingIndex {
-    fn checkpoint(&self) -> Result<Option<Checkpoint>, IndexError> {
-        self.index.checkpoint()
-    }
-
-    fn times(&self) -> Option<Times> {
-        None
-    }
-
-    fn rewind(&self, checkpoint: &Checkpoint) -> Result<(), IndexError> {
-        self.index.rewind(checkpoint)
-    }
-
-    fn run_at(&self, stream: Stream, ordinal: u64) -> Result<Option<(u64, Run)>, IndexError> {
-        self.index.run_at(stream, ordinal)
-    }
-
-    fn runs_from(&self, stream: Stream, ordinal: u64, limit: usize) -> Result<Vec<(u64, Run)>, IndexError> {
-        self.index.runs_from(stream, ordinal, limit)
-    }
-
-    fn save(&self, changes: &Changes) -> Result<(), IndexError> {
-        if self.failing.load(Ordering::Relaxed) {
-            return Err(IndexError("the disk is full".into()));
-        }
-        self.index.save(changes)
-    }
-}
-
-fn over(disk: &MemoryDisk, index: Option<Arc<dyn Index>>) -> Spool {
-    let folder = Path::new("/spool");
-    let recovered = recovery::read(disk, &folder.join("journal"), None).expect("readable");
-    let small = SpoolOptions { segment_bytes: 256 << 10, compression: Compression::None, ..options() };
-    open::start(folder, small, Arc::new(disk.clone()), index, (None, None), recovered, None).expect("opens")
-}
-
 /// Waits until the keeper has made its reserve: the next write is the journal's.
 async fn settled(disk: &MemoryDisk) {
     eventually("the reserve is made", || disk.is_synced(Path::new("/spool/reserve"))).await;
-}
-
-#[tokio::test]
-async fn a_queue_that_fails_costs_nothing() {
-    let disk = MemoryDisk::new();
-    let index = Arc::new(FailingIndex::default());
-    let spool = over(&disk, Some(Arc::clone(&index) as Arc<dyn Index>));
-    for batch in 0..20 {
-        spool.append(big_batch(batch * 100..(batch + 1) * 100)).await.expect("taken");
-    }
-    index.failing.store(true, Ordering::Relaxed);
-    for batch in 20..40 {
-        spool.append(big_batch(batch * 100..(batch + 1) * 100)).await.expect("taken");
-    }
-    eventually("the queue is given up", || spool.status().last_error.is_some()).await;
-    let all: Vec<String> = (0..4000).map(big_record).collect();
-    assert!(texts(&lease_all(&spool, Stream::Events)) == all);
-    spool.acknowledge(Stream::Events, &[0..4000]).expect("noted");
-    eventually("segments are deleted without a queue", || spool.status().segments <= 1).await;
-    spool.close().await;
-}
-
-/// A queue whose saves hang from some moment on.
-#[derive(Debug, Default)]
-struct HangingIndex {
-    index: MemoryIndex,
-    hanging: Mutex<bool>,
-    released: parking_lot::Condvar,
-    waiting: AtomicBool,
-}
-
-impl HangingIndex {
-    fn hang(&self, hanging: bool) {
-        *self.hanging.lock() = hanging;
-        self.released.notify_all();
-    }
-}
-
-impl Index for HangingIndex {
-    fn checkpoint(&self) -> Result<Option<Checkpoint>, IndexError> {
-        self.index.checkpoint()
-    }
-
-    fn times(&self) -> Option<Times> {
-        None
-    }
-
-    fn rewind(&self, checkpoint: &Checkpoint) -> Result<(), IndexError> {
-        self.index.rewind(checkpoint)
-    }
-
-    fn run_at(&self, stream: Stream, ordinal: u64) -> Result<Option<(u64, Run)>, IndexError> {
-        self.index.run_at(stream, ordinal)
-    }
-
-    fn runs_from(&self, stream: Stream, ordinal: u64, limit: usize) -> Result<Vec<(u64, Run)>, IndexError> {
-        self.index.runs_from(stream, ordinal, limit)
-    }
-
-    fn save(&self, changes: &Changes) -> Result<(), IndexError> {
-        let mut hanging = self.hanging.lock();
-        while *hanging {
-            self.waiting.store(true, Ordering::Relaxed);
-            self.released.wait(&mut hanging);
-        }
-        drop(hanging);
-        self.index.save(changes)
-    }
-}
-
-#[tokio::test]
-async fn a_queue_that_hangs_holds_up_neither_intake_nor_delivery_and_is_given_up() {
-    let disk = MemoryDisk::new();
-    let index = Arc::new(HangingIndex::default());
-    let spool = over(&disk, Some(Arc::clone(&index) as Arc<dyn Index>));
-    spool.append(big_batch(0..100)).await.expect("taken");
-    index.hang(true);
-    spool.append(big_batch(100..200)).await.expect("taken");
-    eventually("a save hangs", || index.waiting.load(Ordering::Relaxed)).await;
-    for batch in 2..40 {
-        spool.append(big_batch(batch * 100..(batch + 1) * 100)).await.expect("taken while the save hangs");
-    }
-    let all: Vec<String> = (0..4000).map(big_record).collect();
-    assert!(texts(&lease_all(&spool, Stream::Events)) == all);
-    spool.acknowledge(Stream::Events, &[0..4000]).expect("noted");
-    eventually("the queue is given up", || spool.status().last_error.is_some()).await;
-    eventually("segments are deleted without a queue", || spool.status().segments <= 1).await;
-    index.hang(false);
-    spool.close().await;
-    let spool = over(&disk, None);
-    assert_eq!((spool.status().records(), spool.status().streams[&Stream::Events].delivered), (0, 4000));
-    spool.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -417,12 +262,8 @@ async fn a_full_disk_refuses_records_and_delivery_goes_on() {
 
 #[tokio::test]
 async fn where_less_than_min_free_bytes_is_left_records_are_refused_until_there_is_more() {
-    let folder = tempfile::tempdir().expect("a folder");
     let disk = MemoryDisk::new();
-    let recovered = recovery::read(&disk, &folder.path().join("journal"), None).expect("readable");
-    let least = SpoolOptions { min_free_bytes: 100 << 20, ..options() };
-    let spool =
-        open::start(folder.path(), least, Arc::new(disk.clone()), None, (None, None), recovered, None).expect("opens");
+    let spool = over_with(&disk, None, SpoolOptions { min_free_bytes: 100 << 20, ..options() });
     spool.append(batch(Stream::Events, 0..100)).await.expect("taken");
     disk.faults.free.store(99 << 20, Ordering::Relaxed);
     eventually("it is seen", || spool.status().writer == WriterState::Full).await;

@@ -13,12 +13,16 @@ use std::{
 use parking_lot::{Condvar, Mutex};
 use rand::{Rng, rngs::StdRng};
 
+use super::options;
 use crate::{
     record::Stream,
     spool::{
+        Compression, Spool, SpoolOptions,
         ages::Times,
         io::{Disk, DiskFile},
+        open,
         queue::{Changes, Index, IndexError},
+        recovery,
         state::{Checkpoint, Run},
     },
 };
@@ -366,4 +370,15 @@ impl Index for MemoryIndex {
         queues.checkpoint = Some(changes.checkpoint.clone());
         Ok(())
     }
+}
+
+/// A spool on this medium, in small segments.
+pub(super) fn over(disk: &MemoryDisk, index: Option<Arc<dyn Index>>) -> Spool {
+    over_with(disk, index, SpoolOptions { segment_bytes: 256 << 10, compression: Compression::None, ..options() })
+}
+
+pub(super) fn over_with(disk: &MemoryDisk, index: Option<Arc<dyn Index>>, options: SpoolOptions) -> Spool {
+    let folder = Path::new("/spool");
+    let recovered = recovery::read(disk, &folder.join("journal"), None).expect("readable");
+    open::start(folder, options, Arc::new(disk.clone()), index, (None, None), recovered, None).expect("opens")
 }

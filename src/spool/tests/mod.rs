@@ -16,6 +16,7 @@ mod lost_letters;
 mod memory;
 mod model;
 mod private;
+mod queue_faults;
 
 fn options() -> SpoolOptions {
     SpoolOptions { name: "test".into(), min_free_bytes: 0, ..SpoolOptions::default() }
@@ -34,6 +35,16 @@ fn batch(stream: Stream, numbers: Range<u64>) -> RecordBatch {
 
 fn record(number: u64) -> String {
     format!("record {number} of many that look alike")
+}
+
+fn big_batch(numbers: Range<u64>) -> RecordBatch {
+    let mut builder = RecordBatchBuilder::new(Stream::Events);
+    numbers.for_each(|number| builder.push(big_record(number).as_bytes()));
+    builder.build(now_millis())
+}
+
+fn big_record(number: u64) -> String {
+    format!("{} {}", record(number), "y".repeat(1000))
 }
 
 const ALL: LeaseLimit = LeaseLimit { records: usize::MAX, bytes: usize::MAX };

@@ -21,6 +21,7 @@ use livekit_spool::{
 };
 use prost::Message;
 use subjects::{FileSubject, Labels, MongoSubject, RedisSubject, Subject};
+use tokio::task::JoinHandle;
 
 use crate::{
     pipeline::{Pipeline, options},
@@ -32,6 +33,17 @@ use crate::{
 
 fn some_events(prefix: &str, count: usize) -> Vec<AnalyticsEvent> {
     numbered_events(prefix).take(count).collect()
+}
+
+/// Sends events in parts of 50, with a pause after each, beside whatever else goes on.
+fn send_by_and_by(pipeline: &Arc<Pipeline>, events: &[AnalyticsEvent], pause: Duration) -> JoinHandle<()> {
+    let (pipeline, events) = (Arc::clone(pipeline), events.to_vec());
+    tokio::spawn(async move {
+        for part in events.chunks(50) {
+            pipeline.send_events(part).await;
+            tokio::time::sleep(pause).await;
+        }
+    })
 }
 
 fn once(ids: &BTreeSet<String>) -> Vec<String> {
@@ -170,15 +182,7 @@ async fn a_sink_that_goes_away_under_load_gets_each_record_once<S: Subject>() {
     let mut subject = S::start().await;
     let pipeline = Arc::new(Pipeline::start(subject.sink(), options()));
     let events = some_events("load", 4000);
-    let sender = {
-        let (pipeline, events) = (Arc::clone(&pipeline), events.clone());
-        tokio::spawn(async move {
-            for part in events.chunks(50) {
-                pipeline.send_events(part).await;
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        })
-    };
+    let sender = send_by_and_by(&pipeline, &events, Duration::from_millis(5));
     for _ in 0..3 {
         tokio::time::sleep(Duration::from_millis(rand::random_range(0..150))).await;
         subject.take_away().await;

@@ -9,7 +9,7 @@ use livekit_spool::{
 };
 
 use super::{
-    once, some_events,
+    once, send_by_and_by, some_events,
     subjects::{MongoSubject, RedisSubject, Server},
 };
 use crate::{
@@ -64,15 +64,7 @@ async fn a_server_killed_20_times_under_load_ends_with_each_record_once<S: Serve
     let mut server = S::start().await;
     let pipeline = Arc::new(Pipeline::start(server.sink(), options()));
     let events = some_events("killed", 20_000);
-    let sender = {
-        let (pipeline, events) = (Arc::clone(&pipeline), events.clone());
-        tokio::spawn(async move {
-            for part in events.chunks(50) {
-                pipeline.send_events(part).await;
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        })
-    };
+    let sender = send_by_and_by(&pipeline, &events, Duration::from_millis(20));
     for _ in 0..20 {
         tokio::time::sleep(Duration::from_millis(rand::random_range(0..300))).await;
         server.take_away().await;
