@@ -31,3 +31,5 @@ pub mod secret;
 pub mod sink;
 pub mod spool;
 pub mod status;
+#[cfg(test)]
+mod testing;

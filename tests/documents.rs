@@ -1,8 +1,6 @@
-//! Documents against those that OpenVidu's LiveKit fork makes of the same records, against broken records, and the
-//! command that prints them.
+//! Documents against those that OpenVidu's LiveKit fork makes of the same records, and the command that prints
+//! them.
 
-#[path = "documents/broken.rs"]
-mod broken;
 #[path = "documents/command.rs"]
 mod command;
 #[path = "documents/golden.rs"]

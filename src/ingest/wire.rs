@@ -205,6 +205,7 @@ mod tests {
     use prost::Message;
 
     use super::*;
+    use crate::testing::cases;
 
     fn events(types: &[i32]) -> Vec<u8> {
         let events =
@@ -283,6 +284,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn what_prost_reads_is_taken(ids in prop::collection::vec("[A-Za-z]{0,40}", 0..20), score in any::<f32>()) {
             let stats = ids.iter().map(|id| AnalyticsStat { id: id.clone(), score, ..Default::default() }).collect();

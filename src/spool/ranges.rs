@@ -114,8 +114,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::testing::cases;
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn a_range_set_holds_what_a_plain_set_holds(
             steps in prop::collection::vec((any::<bool>(), 0_u64..60, 0_u64..12), 0..60),

@@ -270,6 +270,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::testing::cases;
 
     fn written(records: &[RawRecord]) -> Vec<u8> {
         let mut writer = RawWriter::new(Vec::new()).expect("memory takes it");
@@ -304,6 +305,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(cases(256))]
+
         #[test]
         fn records_come_back_as_they_were(
             records in prop::collection::vec(

@@ -199,7 +199,7 @@ fn pii_key() -> PiiKey {
     PiiKey::from_secret("of these tests")
 }
 
-pub(super) fn records(bytes: &[u8]) -> Vec<&[u8]> {
+fn records(bytes: &[u8]) -> Vec<&[u8]> {
     let mut rest = bytes;
     let mut records = Vec::new();
     while !rest.is_empty() {

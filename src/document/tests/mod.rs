@@ -1,6 +1,7 @@
 //! The encoder over a schema with every kind of field, held against a slow model: prost-reflect decodes, and the rules of
 //! this module's header are applied to what it decoded.
 
+mod broken;
 mod model;
 mod odd;
 

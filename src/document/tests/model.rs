@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use prost_reflect::{DynamicMessage, FieldDescriptor, MapKey, MessageDescriptor, Value};
 
 use super::{document, encoder, everything};
-use crate::{document::fork::go_name, record::write_varint};
+use crate::{document::fork::go_name, record::write_varint, testing::cases};
 
 /// The rules, plainly.
 fn model(message: &DynamicMessage) -> Document {
@@ -147,7 +147,7 @@ fn message(descriptor: &MessageDescriptor, depth: u32) -> BoxedStrategy<Vec<u8>>
 fn documents_are_those_of_the_model_whatever_the_order_of_fields() {
     let encoder = encoder();
     let everything = everything();
-    proptest!(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() }, |(record in message(&everything, 0))| {
+    proptest!(cases(256), |(record in message(&everything, 0))| {
         let decoded = DynamicMessage::decode(everything.clone(), &*record).unwrap();
         let ours = document(&encoder, &record).unwrap();
         prop_assert_eq!(sorted(&Bson::Document(ours)), sorted(&Bson::Document(model(&decoded))));

@@ -3,7 +3,10 @@
 use std::{ops::Range, path::Path, time::Duration};
 
 use super::*;
-use crate::record::{RecordBatchBuilder, RecordId, now_millis};
+use crate::{
+    record::{RecordBatchBuilder, RecordId, now_millis},
+    testing::cases,
+};
 
 mod basics;
 mod checking;

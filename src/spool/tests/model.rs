@@ -288,7 +288,7 @@ fn run(steps: Vec<Step>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+    #![proptest_config(cases(150))]
 
     #[test]
     fn whatever_happens_what_was_answered_is_delivered_in_order(steps in prop::collection::vec(step(), 1..40)) {
