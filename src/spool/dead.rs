@@ -3,6 +3,8 @@
 //!
 //! A small journal of the same blocks: kind 4 holds letters, kind 5 the keys of letters that are gone. A letter's key is
 //! its stream and `_id`: a crash between setting a record aside and removing it from the queue makes no second letter.
+//! Where a write failed and could not be undone, a new segment begins, and says where the one before it ends: what was
+//! refused stays refused, whatever of it reached the disk.
 //!
 //! Removing letters always works: a note of it may go beyond the quota, by little. Space is given back from the oldest
 //! segment on: what is left of it is written anew at the end, then it is deleted. A part of the quota is kept for that,
@@ -24,18 +26,21 @@ use parking_lot::Mutex;
 use super::{
     codec::{Packer, Unpacker},
     io::Disk,
+    segment::Damage,
 };
 use crate::record::Stream;
 
 mod index;
 mod letter;
 mod log;
+mod removal;
 mod store;
 mod tally;
 
 use self::{index::BlockKey, log::Log, store::Store};
 pub(crate) use letter::Key;
 pub use letter::{DeadFilter, DeadLetter};
+pub(crate) use removal::Removal;
 pub(crate) use tally::DamagedLetters;
 
 /// Segments end at about this length; at a sixteenth of a small quota.
@@ -122,6 +127,11 @@ impl DeadLetters {
     /// The segments and how long they are, as far as they are written.
     pub(crate) fn lengths(&self) -> Vec<(u64, u64)> {
         self.inner.lock().log.segments().iter().map(|(&segment, &len)| (segment, len)).collect()
+    }
+
+    /// Whether damage in a segment is a write that was cut off.
+    pub(crate) fn is_torn(&self, segment: u64, damage: &Damage) -> io::Result<bool> {
+        self.inner.lock().log.is_torn(segment, damage)
     }
 
     /// Damaged bytes met at opening.

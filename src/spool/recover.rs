@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::{
     block::{Header, Kind, MAGIC},
     codec::{BadPayload, Unpacker},
-    dead::{self, DeadLetter},
+    dead::{self, DeadLetter, Removal},
     io::{Disk, RealDisk, files_below},
     options::Keys,
     raw::RawWriter,
@@ -110,30 +110,61 @@ pub fn recover<W: Write>(
     let unpacker = Unpacker::new(keys).map_err(unreadable)?;
     let mut search = Search { unpacker, out, report: RecoverReport::default() };
     let files: Vec<PathBuf> = files.into_iter().filter(|file| named || search.looks_like_ours(file)).collect();
-    let mut removed: BTreeMap<(PathBuf, dead::Key), (u64, u64)> = BTreeMap::new();
+    let mut removals = Removals::default();
     for file in files.iter().filter(|file| is_in(file, "dead")) {
         search.each_block(file, false, &mut |search, segment, offset, header, payload| {
-            if header.kind == Kind::DeadRemoved
-                && let Ok(raw) = search.unpacker.unpack(segment, header, payload)
-            {
-                for key in decode::<Vec<dead::Key>>(&raw).unwrap_or_default() {
-                    removed.insert((parent(file), key), (segment, offset));
-                }
+            let raw = search.unpacker.unpack(segment, header, payload);
+            if let Some(removal) = raw.ok().and_then(|raw| Removal::read(header, &raw)) {
+                removals.push(parent(file), (segment, offset), removal);
             }
             Ok(())
         })?;
     }
+    let removed = removals.by_key();
     for file in &files {
         search.report.files += 1;
         search.each_block(file, true, &mut |search, segment, offset, header, payload| {
             let gone = |letter: &DeadLetter| {
-                let key = (parent(file), (letter.stream, letter.id.clone()));
+                let key = (parent(file), letter.key());
                 removed.get(&key).is_some_and(|removed| *removed > (segment, offset))
             };
             search.take(file, segment, offset, header, payload, &gone)
         })?;
     }
     Ok(search.report)
+}
+
+/// Which dead letters are gone, of all folders that have some.
+#[derive(Default)]
+struct Removals {
+    keys: Vec<(PathBuf, dead::Key, Place)>,
+    /// Where segments end; what lies behind was refused.
+    ends: BTreeMap<(PathBuf, u64), u64>,
+}
+
+/// Segment, offset.
+type Place = (u64, u64);
+
+impl Removals {
+    fn push(&mut self, folder: PathBuf, at: Place, removal: Removal) {
+        match removal {
+            Removal::Keys(keys) => self.keys.extend(keys.into_iter().map(|key| (folder.clone(), key, at))),
+            Removal::Counts { end_before: Some((segment, end)) } => _ = self.ends.insert((folder, segment), end),
+            Removal::Counts { end_before: None } => {}
+        }
+    }
+
+    /// Where each letter was last removed.
+    fn by_key(self) -> BTreeMap<(PathBuf, dead::Key), Place> {
+        let mut last = BTreeMap::new();
+        for (folder, key, (segment, offset)) in self.keys {
+            let end = self.ends.get(&(folder.clone(), segment)).copied().unwrap_or(u64::MAX);
+            if offset < end {
+                last.insert((folder, key), (segment, offset));
+            }
+        }
+        last
+    }
 }
 
 struct Search<'a, W> {

@@ -22,7 +22,7 @@ use crate::record::{Stream, UnixMillis};
 
 const STREAMS: usize = Stream::ALL.len();
 const PAGE_BYTES: u64 = 4096;
-/// Fewer zeros at the edge of a page may be the contents.
+/// Fewer zeros at the begin of a page may be the contents; at a block's begin there are none.
 const LEAST_ZEROS: usize = 8;
 
 /// What was found.
@@ -259,7 +259,8 @@ pub(crate) fn is_torn(file: Arc<dyn DiskFile>, damage: &Damage) -> io::Result<bo
     while page < bytes.end {
         let next = (page / PAGE_BYTES + 1) * PAGE_BYTES;
         let slice = reader.slice(page, (next.min(bytes.end) - page) as usize, bytes.end)?;
-        if slice.len() >= LEAST_ZEROS && slice.iter().all(|&byte| byte == 0) {
+        let least = if page == bytes.start { 1 } else { LEAST_ZEROS };
+        if slice.len() >= least && slice.iter().all(|&byte| byte == 0) {
             return Ok(true);
         }
         page = next;

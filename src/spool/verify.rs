@@ -7,7 +7,7 @@ use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
+    sync::atomic::Ordering,
 };
 
 use serde::{Deserialize, Serialize};
@@ -17,11 +17,10 @@ use super::{
     block::{Header, Kind},
     codec::{BadPayload, Unpacker},
     core::Core,
-    dead::DeadLetter,
+    dead::{DeadLetter, Removal},
     error::OpenError,
     options::SpoolOptions,
     queue::Index,
-    recovery,
     segment::{self, Damage, Found, Walker},
     state::{Note, SavedState, decode},
 };
@@ -302,7 +301,7 @@ impl<'a> Check<'a> {
                     Kind::DeadLetters => {
                         decode::<Vec<DeadLetter>>(&raw).is_some_and(|letters| letters.len() == header.count as usize)
                     }
-                    Kind::DeadRemoved => decode::<Vec<super::dead::Key>>(&raw).is_some(),
+                    Kind::DeadRemoved => Removal::read(header, &raw).is_some(),
                 };
                 (!readable).then(|| "the block's checksum holds, but its payload is something else".to_owned())
             }
@@ -358,7 +357,7 @@ impl<'a> Check<'a> {
     fn dead_segment(&mut self, segment: u64, len: u64) -> io::Result<()> {
         let folder = self.core.folder.join("dead");
         let path = segment::path(&folder, segment);
-        let Some((mut walker, end)) = self.open(&folder, segment, Some(len))? else { return Ok(()) };
+        let Some((mut walker, _)) = self.open(&folder, segment, Some(len))? else { return Ok(()) };
         while let Some(found) = walker.next()? {
             match found {
                 Found::Block { header, offset, payload } => {
@@ -366,10 +365,8 @@ impl<'a> Check<'a> {
                     self.payload(segment, &path, offset, &header, &payload);
                 }
                 Found::Damage(damage) => {
-                    let file = self.core.disk.open(&path)?;
-                    let torn = damage.bytes.end == end && recovery::is_torn(Arc::clone(&file), &damage)?;
                     let mut finding = damage_finding(Severity::Problem, &path, &damage, damage.reason.to_string());
-                    if torn {
+                    if self.core.dead.is_torn(segment, &damage)? {
                         finding.severity = Severity::Note;
                         finding.what = "a write that was cut off; its records are still in the queue".to_owned();
                     } else {

@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
 
 use super::{
-    DeadError, DeadLetter, Key, io_error,
+    DeadError, DeadLetter, io_error,
+    removal::Removal,
     tally::{Counts, tell},
 };
 use crate::{
@@ -15,7 +16,7 @@ use crate::{
         io::{Disk, DiskFile},
         recovery,
         segment::{self, Damage, Found, Walker},
-        state::{decode, encode},
+        state::decode,
     },
 };
 
@@ -28,9 +29,9 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// Tells the counts and nothing else.
-    fn counts(then: Counts) -> Self {
-        Self { kind: Kind::DeadRemoved, count: 0, raw: encode(&Vec::<Key>::new()), then }
+    /// Tells the counts and nothing else; in front of a segment also where the one before it ends.
+    fn counts(then: Counts, end_before: Option<(u64, u64)>) -> Self {
+        Self { kind: Kind::DeadRemoved, count: 0, raw: Removal::write_counts(end_before), then }
     }
 
     fn header(&self) -> Header {
@@ -68,9 +69,12 @@ pub(super) struct Log {
     active: Option<(u64, Arc<dyn DiskFile>)>,
     packer: Packer,
     unpacker: Unpacker,
-    /// The counts that differ from what the files tell, until they are written: in front of anything else, so that a
-    /// loss that was counted is not counted again.
-    pub(super) unsettled: Option<Counts>,
+    /// The files tell other counts than there are, until these are written: in front of anything else, so that a loss
+    /// that was counted is not counted again.
+    pub(super) unsettled: bool,
+    /// A segment and where it ends: a write behind that failed, and may be there all the same. Until it is written in
+    /// front of the next segment.
+    refused: Option<(u64, u64)>,
 }
 
 impl std::fmt::Debug for Log {
@@ -89,7 +93,24 @@ impl Log {
         unpacker: Unpacker,
     ) -> io::Result<Self> {
         let segments = segment::list(disk.as_ref(), &folder)?.into_iter().collect();
-        Ok(Self { disk, folder, segment_bytes, segments, active: None, packer, unpacker, unsettled: None })
+        let (active, unsettled, refused) = (None, false, None);
+        let mut log = Self { disk, folder, segment_bytes, segments, active, packer, unpacker, unsettled, refused };
+        log.leave_out_refused()?;
+        Ok(log)
+    }
+
+    /// Ends each segment where the front of the next one says that it ends.
+    fn leave_out_refused(&mut self) -> io::Result<()> {
+        for segment in self.segments.clone().into_keys() {
+            let Some(Found::Block { header, payload, .. }) = self.walk(segment)?.next()? else { continue };
+            if let Ok(raw) = self.unpacker.unpack(segment, &header, &payload)
+                && let Some(Removal::Counts { end_before: Some((before, end)) }) = Removal::read(&header, &raw)
+                && let Some(len) = self.segments.get_mut(&before)
+            {
+                *len = end.min(*len);
+            }
+        }
+        Ok(())
     }
 
     /// The file of a segment.
@@ -114,19 +135,35 @@ impl Log {
 
     /// Walks over a segment.
     pub(super) fn walk(&self, segment: u64) -> io::Result<Walker> {
-        segment::walk(self.disk.as_ref(), &self.folder, segment, 0)
+        let end = self.segments.get(&segment).copied().unwrap_or(0);
+        Ok(Walker::new(self.file(segment)?, 0, end))
     }
 
-    /// The file of a segment, and whether damage in it is a write that was cut off.
-    pub(super) fn judge(&self, segment: u64, damage: &Damage) -> io::Result<(Arc<dyn DiskFile>, bool)> {
-        let file = self.disk.open(&self.path(segment))?;
-        let torn = damage.bytes.end == file.len()? && recovery::is_torn(Arc::clone(&file), damage)?;
-        Ok((file, torn))
+    /// Whether damage in a segment is a write that was cut off: nothing whole lies behind but the rest of the same write,
+    /// which counts alone end.
+    pub(super) fn is_torn(&self, segment: u64, damage: &Damage) -> io::Result<bool> {
+        let file = self.file(segment)?;
+        let end = file.len()?;
+        let mut rest = Walker::new(Arc::clone(&file), damage.bytes.end, end);
+        while let Some(found) = rest.next()? {
+            if let Found::Block { header, offset, .. } = found
+                && (header.kind, header.count) == (Kind::DeadRemoved, 0)
+                && offset + header.block_len() < end
+            {
+                return Ok(false);
+            }
+        }
+        recovery::is_torn(file, damage)
+    }
+
+    /// The file of a segment.
+    pub(super) fn file(&self, segment: u64) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.open(&self.path(segment))
     }
 
     /// What a block takes that tells the counts and nothing else.
     pub(super) fn least_block_len(&mut self) -> io::Result<u64> {
-        let draft = Draft::counts(Counts::default());
+        let draft = Draft::counts(Counts::default(), None);
         Ok(self.packer.write(&mut Vec::new(), 0, draft.header(), &draft.raw)?.block_len())
     }
 
@@ -135,16 +172,17 @@ impl Log {
         self.unpacker.unpack(segment, header, payload)
     }
 
-    /// Appends blocks and syncs them, all or none where they do not fit below `limit`; `placed` hears of each that is
-    /// durable.
+    /// Appends blocks to those that tell `now`, and syncs them, all or none where they do not fit below `limit`; `placed`
+    /// hears of each that is durable.
     pub(super) fn append(
         &mut self,
+        now: Counts,
         drafts: &[Draft],
         limit: u64,
         mut placed: impl FnMut(usize, Placed),
     ) -> Result<(), DeadError> {
-        let front = self.unsettled.map(Draft::counts);
-        let end = drafts.last().map(|last| Draft::counts(last.then));
+        let front = (self.unsettled || self.refused.is_some()).then(|| Draft::counts(now, self.refused));
+        let end = drafts.last().map(|last| Draft::counts(last.then, None));
         let skipped = usize::from(front.is_some());
         let all: Vec<&Draft> = front.iter().chain(drafts).chain(&end).collect();
         let pieces = self.pack(&all)?;
@@ -155,7 +193,7 @@ impl Log {
         let mut nth = 0;
         for piece in pieces {
             let mut offset = self.write(piece.segment, &piece.bytes)?;
-            self.unsettled = None;
+            (self.unsettled, self.refused) = (false, None);
             for length in piece.lengths {
                 if (skipped..skipped + drafts.len()).contains(&nth) {
                     placed(nth - skipped, (piece.segment, offset as u32, length));
@@ -175,7 +213,7 @@ impl Log {
         };
         let mut pieces: Vec<Piece> = Vec::new();
         for draft in drafts {
-            // Counts alone at a front mean something else than behind their block.
+            // Counts alone stay with their block.
             if len >= self.segment_bytes && draft.count > 0 {
                 (segment, len) = (segment + 1, 0);
             }
@@ -206,20 +244,15 @@ impl Log {
         failpoint::reach("dead_write");
         let written = file.write_at(bytes, end);
         failpoint::reach("dead_written");
-        if let Err(error) = written {
-            // Where that fails too, the next letters go into another file.
-            if file.set_len(end).is_ok() && !begins {
-                self.active = Some((segment, file));
-            }
-            return Err(io_error(path)(error));
-        }
-        let synced = file.sync().and_then(|()| if begins { self.disk.sync_folder(&self.folder) } else { Ok(()) });
+        let synced = written
+            .and_then(|()| file.sync())
+            .and_then(|()| if begins { self.disk.sync_folder(&self.folder) } else { Ok(()) });
         if let Err(error) = synced {
             // Nothing is known of the file now: no more is written to it, and a new one is made anew, so that a number
             // that is missing is a file that someone deleted. The cut may work; nothing depends on it.
             let _ = file.set_len(end);
             if !begins {
-                self.segments.insert(segment, end);
+                self.refused = Some((segment, end));
             }
             return Err(io_error(path)(error));
         }
@@ -229,11 +262,17 @@ impl Log {
         Ok(end)
     }
 
-    /// Syncs all segments.
+    /// Syncs all segments, and cuts off what was refused.
     pub(super) fn sync(&self) -> Result<(), DeadError> {
-        for &segment in self.segments.keys() {
+        for (&segment, &end) in &self.segments {
             let path = self.path(segment);
-            self.disk.open_writable(&path).and_then(|file| file.sync()).map_err(io_error(path))?;
+            let sync = |file: Arc<dyn DiskFile>| {
+                if file.len()? > end {
+                    file.set_len(end)?;
+                }
+                file.sync()
+            };
+            self.disk.open_writable(&path).and_then(sync).map_err(io_error(path))?;
         }
         self.disk.sync_folder(&self.folder).map_err(io_error(self.folder.clone()))
     }

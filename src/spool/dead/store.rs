@@ -6,6 +6,7 @@ use super::{
     DeadError, DeadFilter, DeadLetter, Key,
     index::{BlockKey, Index, Place},
     log::{Draft, Log},
+    removal::Removal,
     tally::{Counts, DamagedLetters, Tally},
 };
 use crate::{
@@ -45,7 +46,7 @@ impl Store {
             store.take_in(segment, &mut tally)?;
         }
         let there = store.index.counts();
-        store.log.unsettled = tally.differs(there).then_some(there);
+        store.log.unsettled = tally.differs(there);
         (store.lost, store.damage) = tally.finish(there);
         if store.locked.is_some() {
             // What cannot be read is not lost.
@@ -59,11 +60,13 @@ impl Store {
     fn take_in(&mut self, segment: u64, tally: &mut Tally) -> io::Result<()> {
         let least = self.log.least_block_len()?;
         let mut walker = self.log.walk(segment)?;
+        // From a write that was cut off on: nobody was told of what is left of it.
+        let mut torn = false;
         while let Some(found) = walker.next()? {
             let damage = match found {
                 Found::Damage(damage) => damage,
                 Found::Block { header, offset, payload } => {
-                    let letters = match self.log.unpack(segment, &header, &payload) {
+                    let entered = match self.log.unpack(segment, &header, &payload) {
                         Ok(raw) => self.enter(segment, offset, &header, &raw),
                         Err(BadPayload::NoKey { key }) => {
                             self.locked.get_or_insert_with(|| (self.log.path(segment), key));
@@ -71,40 +74,41 @@ impl Store {
                         }
                         Err(_) => None,
                     };
-                    if let Some(letters) = letters {
-                        tally.block((segment, offset), &header, letters);
+                    if entered.is_some() {
+                        if !torn {
+                            tally.block(&header);
+                        }
                         continue;
                     }
                     let bytes = offset..offset + header.block_len();
                     Damage { bytes, reason: BadBlock::Unknown, header: Some(header) }
                 }
             };
-            match self.log.judge(segment, &damage)? {
-                (_, true) => tally.torn(segment, damage),
-                (file, false) => tally.damage(segment, damage, &file, least)?,
+            torn |= self.log.is_torn(segment, &damage)?;
+            if torn {
+                tally.torn(segment, damage);
+            } else {
+                tally.damage(segment, damage, &self.log.file(segment)?, least)?;
             }
         }
         Ok(())
     }
 
-    /// Enters what a block says; answers how many letters or keys of each stream it has, `None` if it makes no sense.
-    fn enter(&mut self, segment: u64, offset: u64, header: &Header, raw: &[u8]) -> Option<Counts> {
-        let mut counts = Counts::default();
+    /// Enters what a block says; `None` if it makes no sense.
+    fn enter(&mut self, segment: u64, offset: u64, header: &Header, raw: &[u8]) -> Option<()> {
         match header.kind {
             Kind::DeadLetters => {
                 let letters: Vec<DeadLetter> = decode(raw)?;
                 self.index.enter((segment, u32::try_from(offset).ok()?), header.block_len(), &letters);
-                letters.iter().for_each(|letter| counts[letter.stream as usize] += 1);
             }
             Kind::DeadRemoved => {
-                for key in decode::<Vec<Key>>(raw)? {
-                    self.index.forget(&key);
-                    counts[key.0 as usize] += 1;
+                if let Removal::Keys(keys) = Removal::read(header, raw)? {
+                    keys.iter().for_each(|key| _ = self.index.forget(key));
                 }
             }
             Kind::Records | Kind::Notes | Kind::State => {}
         }
-        Some(counts)
+        Some(())
     }
 
     pub(super) fn check_key(&self) -> Result<(), DeadError> {
@@ -160,18 +164,19 @@ impl Store {
 
     /// Makes the files tell how many letters there are, where they do not.
     pub(super) fn settle(&mut self) -> Result<(), DeadError> {
-        if self.log.unsettled.is_none() {
+        if !self.log.unsettled {
             return Ok(());
         }
-        self.log.append(&[], u64::MAX, |_, _| {})
+        self.log.append(self.index.counts(), &[], u64::MAX, |_, _| {})
     }
 
     /// Notes that letters are removed, and forgets them.
     pub(super) fn write_removal(&mut self, keys: &[&Key]) -> Result<(), DeadError> {
-        let mut then = self.index.counts();
+        let now = self.index.counts();
+        let mut then = now;
         keys.iter().for_each(|(stream, _)| then[*stream as usize] -= 1);
-        let note = Draft { kind: Kind::DeadRemoved, count: keys.len(), raw: encode(&keys), then };
-        self.log.append(&[note], u64::MAX, |_, _| {})?;
+        let note = Draft { kind: Kind::DeadRemoved, count: keys.len(), raw: Removal::write_keys(keys), then };
+        self.log.append(now, &[note], u64::MAX, |_, _| {})?;
         for key in keys {
             self.index.forget(key);
         }
@@ -212,7 +217,8 @@ impl Store {
             })
             .collect();
         let Self { index, log, .. } = self;
-        let mut then = index.counts();
+        let now = index.counts();
+        let mut then = now;
         let mut seen = HashSet::new();
         let mut drafts = Vec::with_capacity(blocks.len());
         for block in &blocks {
@@ -222,7 +228,7 @@ impl Store {
             }
             drafts.push(Draft { kind: Kind::DeadLetters, count: block.len(), raw: encode(block), then });
         }
-        log.append(&drafts, limit, |nth, (segment, offset, len)| {
+        log.append(now, &drafts, limit, |nth, (segment, offset, len)| {
             index.enter((segment, offset), len, blocks[nth]);
         })
     }

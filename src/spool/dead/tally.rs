@@ -46,16 +46,8 @@ pub(crate) struct DamagedLetters {
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     told: Option<Counts>,
-    /// The segment of the last whole block.
-    segment: u64,
-    /// Something was damaged since.
-    gap: bool,
     /// Bytes behind the last block that tells may have held letters.
     end_is_unknown: bool,
-    /// What the last block removed, counts alone aside …
-    removed: Counts,
-    /// … and what all blocks together that later ones know nothing of: their write was refused, but is there. No loss.
-    refused: Counts,
     damaged: Vec<(DamagedLetters, Weight)>,
 }
 
@@ -69,26 +61,9 @@ enum Weight {
 }
 
 impl Tally {
-    /// Takes in a whole block with so many letters, or removed keys, of each stream.
-    pub(super) fn block(&mut self, (segment, offset): (u64, u64), header: &Header, letters: Counts) {
-        let told = told(header.ordinal);
-        let goes_on = !self.gap && segment <= self.segment + 1;
-        // Counts alone at a segment's front: what was missing until then is settled.
-        if told.is_none() || (header.count == 0 && offset == 0) {
-            (self.removed, self.refused) = Default::default();
-        } else if let (Some(told), Some(before), true) = (told, self.told, goes_on) {
-            for i in 0..letters.len() {
-                let most = match header.kind {
-                    Kind::DeadLetters => before[i] + letters[i],
-                    _ => before[i].saturating_sub(letters[i]),
-                };
-                self.refused[i] += told[i].saturating_sub(most).min(self.removed[i]);
-            }
-        }
-        if header.count > 0 {
-            self.removed = if header.kind == Kind::DeadRemoved { letters } else { Counts::default() };
-        }
-        (self.told, self.segment, self.gap, self.end_is_unknown) = (told, segment, false, false);
+    /// Takes in a whole block.
+    pub(super) fn block(&mut self, header: &Header) {
+        (self.told, self.end_is_unknown) = (told(header.ordinal), false);
     }
 
     /// Takes in a write that was cut off.
@@ -119,7 +94,6 @@ impl Tally {
             self.told = told(header.ordinal);
             at += header.block_len();
         }
-        self.gap = true;
         self.end_is_unknown |= weight == Weight::Unknown;
         self.damaged.push((DamagedLetters { segment, damage, lost: None }, weight));
         Ok(())
@@ -133,7 +107,7 @@ impl Tally {
     /// What is lost, by stream, and by the damage that did it, as far as that can be told.
     pub(super) fn finish(mut self, there: Counts) -> (Counts, Vec<DamagedLetters>) {
         let counts = self.told.unwrap_or(there);
-        let lost: Counts = std::array::from_fn(|i| counts[i].saturating_sub(there[i]).saturating_sub(self.refused[i]));
+        let lost: Counts = std::array::from_fn(|i| counts[i].saturating_sub(there[i]));
         let mut rest: u64 = lost.iter().sum();
         let unknown = self.damaged.iter().filter(|(_, weight)| *weight == Weight::Unknown).count();
         for (damaged, weight) in &mut self.damaged {

@@ -188,16 +188,46 @@ impl World {
     }
 }
 
+fn run(steps: Vec<Step>) {
+    let mut world = World::new();
+    steps.into_iter().for_each(|step| world.apply(step));
+    world.apply(Step::DropAll);
+    world.apply(Step::DropAll);
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(cases(200))]
 
     #[test]
     fn whatever_happens_the_letters_that_were_answered_are_there_with_their_history(
         steps in prop::collection::vec(step(), 1..60),
     ) {
-        let mut world = World::new();
-        steps.into_iter().for_each(|step| world.apply(step));
-        world.apply(Step::DropAll);
-        world.apply(Step::DropAll);
+        run(steps);
+    }
+}
+
+#[test]
+fn a_removal_that_was_refused_and_is_on_the_disk_all_the_same_is_no_loss() {
+    run(vec![
+        Step::Add { ids: vec![0, 10], length: 5000 },
+        Step::Add { ids: vec![0], length: 10 },
+        Step::FailSync { after: 0 },
+        Step::FailWrite { after: 1, undo_fails: true },
+        Step::Remove { ids: vec![0] },
+        Step::Add { ids: vec![0], length: 10 },
+        Step::Add { ids: vec![10], length: 10 },
+        Step::Kill,
+    ]);
+}
+
+#[test]
+fn a_write_that_a_power_cut_tore_in_its_middle_is_no_loss() {
+    for seed in 0..64 {
+        run(vec![
+            Step::FailSync { after: 0 },
+            Step::FailWrite { after: 2, undo_fails: true },
+            Step::Add { ids: vec![0], length: 5000 },
+            Step::PowerLoss { seed },
+        ]);
     }
 }
