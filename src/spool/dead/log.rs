@@ -75,6 +75,8 @@ pub(super) struct Log {
     /// A segment and where it ends: a write behind that failed, and may be there all the same. Until it is written in
     /// front of the next segment.
     refused: Option<(u64, u64)>,
+    /// A segment was deleted, and its folder not synced since: it may come back.
+    deleted: bool,
 }
 
 impl std::fmt::Debug for Log {
@@ -93,8 +95,18 @@ impl Log {
         unpacker: Unpacker,
     ) -> io::Result<Self> {
         let segments = segment::list(disk.as_ref(), &folder)?.into_iter().collect();
-        let (active, unsettled, refused) = (None, false, None);
-        let mut log = Self { disk, folder, segment_bytes, segments, active, packer, unpacker, unsettled, refused };
+        let mut log = Self {
+            disk,
+            folder,
+            segment_bytes,
+            segments,
+            active: None,
+            packer,
+            unpacker,
+            unsettled: false,
+            refused: None,
+            deleted: false,
+        };
         log.leave_out_refused()?;
         Ok(log)
     }
@@ -277,8 +289,10 @@ impl Log {
         self.disk.sync_folder(&self.folder).map_err(io_error(self.folder.clone()))
     }
 
-    /// Deletes a segment, and does not return before that is durable: a removal's note goes after the letter it is of.
+    /// Deletes a segment, once the deletion before is durable, and does not return before this one is: a removal's note
+    /// goes after the letter it is of.
     pub(super) fn delete(&mut self, segment: u64) -> Result<(), DeadError> {
+        self.sync_deletion()?;
         if self.active.as_ref().is_some_and(|(active, _)| *active == segment) {
             self.active = None;
         }
@@ -286,7 +300,16 @@ impl Log {
         let path = self.path(segment);
         self.disk.remove(&path).map_err(io_error(path))?;
         self.segments.remove(&segment);
-        self.disk.sync_folder(&self.folder).map_err(io_error(self.folder.clone()))
+        self.deleted = true;
+        self.sync_deletion()
+    }
+
+    fn sync_deletion(&mut self) -> Result<(), DeadError> {
+        if self.deleted {
+            self.disk.sync_folder(&self.folder).map_err(io_error(self.folder.clone()))?;
+            self.deleted = false;
+        }
+        Ok(())
     }
 
     /// The letters of a block; `None` where it is damaged.

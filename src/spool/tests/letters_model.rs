@@ -231,3 +231,31 @@ fn a_write_that_a_power_cut_tore_in_its_middle_is_no_loss() {
         ]);
     }
 }
+
+#[test]
+fn letters_stay_removed_where_a_deletion_was_not_durable_when_the_next_one_failed() {
+    let add = |ids: &[u64], length| Step::Add { ids: ids.to_vec(), length };
+    let fail_write = || Step::FailWrite { after: 0, undo_fails: false };
+    run(vec![
+        add(&[0, 1, 2], 1000),
+        add(&[0], 1000),
+        add(&[38], 10),
+        add(&[0, 16], 5000),
+        fail_write(),
+        add(&[0], 10),
+        Step::Remove { ids: vec![38] },
+        Step::FailRemove { after: 1 },
+        Step::DropAll,
+        add(&[18], 1000),
+        fail_write(),
+        add(&[0], 10),
+        add(&[32, 5], 10),
+        Step::FailRemove { after: 0 },
+        Step::Remove { ids: vec![18] },
+        Step::FailSync { after: 2 },
+        Step::Remove { ids: vec![32] },
+        Step::FailSync { after: 1 },
+        Step::DropAll,
+        Step::PowerLoss { seed: 11_661_329_465_102_898_183 },
+    ]);
+}
