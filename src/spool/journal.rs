@@ -2,7 +2,7 @@
 //!
 //! It packs what waits, from all callers, into blocks; one write, one `fdatasync`; then the books, then the answers.
 //! A failed write is undone. After a failed sync nothing is known about the file: no more is written to it, the next
-//! segment is begun, and the ordinals of the refused records are never used again.
+//! segment is begun, and the ordinals of the refused records are never used again. So it is after a panic.
 
 use std::{
     io,
@@ -16,6 +16,7 @@ use super::{
     active::{Active, Refusal},
     block::{Header, Kind},
     books::SegmentBooks,
+    caught::caught,
     codec::Packer,
     core::{Core, Waiting, segment_bytes},
     draft::{Draft, drafts},
@@ -97,11 +98,28 @@ impl Writer {
                 }
                 continue;
             }
-            let kept = self.commit(group, notes, roll);
+            let kept = self.commit_or_survive(group, notes, roll);
             if closing && !kept {
+                // Nobody is left to answer them.
+                self.core.inbox.lock().appends.clear();
                 return;
             }
         }
+    }
+
+    /// As [`Self::commit`]; where that panics, the group is refused, and the writer goes on behind it: without it nobody
+    /// would be answered any more.
+    fn commit_or_survive(&mut self, group: Vec<Waiting>, notes: Vec<Note>, roll: bool) -> bool {
+        let mut next = self.next;
+        group.iter().for_each(|waiting| next[waiting.batch.stream as usize] += u64::from(waiting.batch.count()));
+        let again = notes.clone();
+        caught(|| self.commit(group, notes, roll)).unwrap_or_else(|panic| {
+            next.iter_mut().zip(self.next).for_each(|(next, used)| *next = used.max(*next));
+            self.abandon(&next);
+            self.put_back(&again);
+            self.core.report(format!("the journal's writer panicked, and goes on in a new segment: {panic}"));
+            false
+        })
     }
 
     /// Makes a group durable and answers it; false if it could not be.

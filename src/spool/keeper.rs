@@ -14,6 +14,7 @@ use std::{
 use super::{
     ages::{Ages, Times},
     books::StreamBooks,
+    caught::caught,
     core::Core,
     failpoint,
     io::Disk,
@@ -86,7 +87,9 @@ impl Keeper {
             }
             let (rung, closing) = (std::mem::take(&mut state.rung), state.closing);
             drop(state);
-            self.turn(rung, closing);
+            if let Err(panic) = caught(|| self.turn(rung, closing)) {
+                self.core.report(format!("keeping the spool in order panicked, and is tried again: {panic}"));
+            }
             if closing {
                 return;
             }

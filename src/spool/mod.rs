@@ -27,6 +27,7 @@ mod ages;
 mod aside;
 mod block;
 mod books;
+mod caught;
 mod codec;
 mod core;
 mod dead;
@@ -146,7 +147,13 @@ impl Spool {
             inbox.appends.push_back(Waiting { batch, answer });
             self.core.mail.notify_one();
         }
-        answered.await.unwrap_or_else(|_| Err(closed()))
+        answered.await.unwrap_or_else(|_| {
+            if self.core.inbox.lock().closing {
+                return Err(closed());
+            }
+            let source = Arc::new(std::io::Error::other("the writer panicked: what it held may or may not be kept"));
+            Err(AppendError::Io { path: self.core.journal_folder(), source })
+        })
     }
 
     fn count_newest_dropped(&self, batch: &RecordBatch) {

@@ -9,7 +9,6 @@
 
 use std::{
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -19,6 +18,7 @@ use sled::{Config, Db, Mode, Tree};
 
 use super::{
     ages::Times,
+    caught::caught,
     failpoint,
     io::{Disk, RealDisk},
     state::{Checkpoint, Run, decode, encode},
@@ -89,7 +89,7 @@ impl SledIndex {
         RealDisk.make_folder(folder).map_err(|error| IndexError(format!("{}: {error}", folder.display())))?;
         let patience = Instant::now() + RELEASE_PATIENCE;
         loop {
-            let opened = caught(|| Self::open_once(folder));
+            let opened = guarded(|| Self::open_once(folder));
             match opened {
                 Err(error) if error.0.contains("lock") && Instant::now() < patience => {
                     thread::sleep(Duration::from_millis(20));
@@ -138,20 +138,20 @@ impl SledIndex {
 
 impl Index for SledIndex {
     fn checkpoint(&self) -> Result<Option<Checkpoint>, IndexError> {
-        let bytes = caught(|| self.meta.get(CHECKPOINT))?;
+        let bytes = guarded(|| self.meta.get(CHECKPOINT))?;
         bytes.map(|bytes| decode(&bytes).ok_or_else(|| IndexError("the checkpoint cannot be read".into()))).transpose()
     }
 
     fn times(&self) -> Option<Times> {
         // Without it, ages begin with what the journal says.
-        caught(|| self.meta.get(TIMES)).ok().flatten().and_then(|bytes| decode(&bytes))
+        guarded(|| self.meta.get(TIMES)).ok().flatten().and_then(|bytes| decode(&bytes))
     }
 
     fn rewind(&self, checkpoint: &Checkpoint) -> Result<(), IndexError> {
         let next = checkpoint.state.first_ordinals();
         for (i, tree) in self.streams.iter().enumerate() {
             let from = checkpoint.tails[i].map_or(next[i], |(key, _)| key);
-            caught(|| {
+            guarded(|| {
                 while let Some((key, _)) = tree.last()? {
                     if key_ordinal(&key).is_some_and(|ordinal| ordinal < from) {
                         break;
@@ -166,7 +166,7 @@ impl Index for SledIndex {
 
     fn run_at(&self, stream: Stream, ordinal: u64) -> Result<Option<(u64, Run)>, IndexError> {
         let tree = &self.streams[stream as usize];
-        let entry = caught(|| tree.get_lt(ordinal.saturating_add(1).to_be_bytes()))?;
+        let entry = guarded(|| tree.get_lt(ordinal.saturating_add(1).to_be_bytes()))?;
         Ok(entry.and_then(|(key, value)| {
             let (key, run) = (key_ordinal(&key)?, decode::<Run>(&value)?);
             (ordinal < key.saturating_add(run.records)).then_some((key, run))
@@ -174,7 +174,7 @@ impl Index for SledIndex {
     }
 
     fn runs_from(&self, stream: Stream, ordinal: u64, limit: usize) -> Result<Vec<(u64, Run)>, IndexError> {
-        let entries = caught(|| {
+        let entries = guarded(|| {
             self.streams[stream as usize].range(ordinal.to_be_bytes()..).take(limit).collect::<sled::Result<Vec<_>>>()
         })?;
         let unreadable = || IndexError(format!("an entry of {stream} cannot be read"));
@@ -185,7 +185,7 @@ impl Index for SledIndex {
     }
 
     fn save(&self, changes: &Changes) -> Result<(), IndexError> {
-        caught(|| self.save_caught(changes))
+        guarded(|| self.save_caught(changes))
     }
 }
 
@@ -207,16 +207,9 @@ fn remove_half_snapshots(folder: &Path) {
 }
 
 /// Runs a call into sled; a panic becomes an error.
-fn caught<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, IndexError> {
-    match catch_unwind(AssertUnwindSafe(call)) {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(error)) => Err(IndexError(error.to_string())),
-        Err(panic) => Err(IndexError(
-            panic
-                .downcast_ref::<String>()
-                .cloned()
-                .or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()))
-                .unwrap_or_else(|| "sled panicked".to_owned()),
-        )),
+fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, IndexError> {
+    match caught(call) {
+        Ok(result) => result.map_err(|error| IndexError(error.to_string())),
+        Err(panic) => Err(IndexError(format!("sled panicked: {panic}"))),
     }
 }

@@ -8,6 +8,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    thread,
 };
 
 use parking_lot::{Condvar, Mutex};
@@ -40,6 +41,10 @@ pub(super) struct Faults {
     pub(super) set_len: Mutex<Option<(u64, ErrorKind)>>,
     /// Removing a file fails.
     pub(super) remove: Mutex<Option<(u64, ErrorKind)>>,
+    /// The next write of the journal's writer panics at its end.
+    pub(super) panic_in_write: AtomicBool,
+    /// The next removal of a file panics.
+    pub(super) panic_in_remove: AtomicBool,
     pub(super) free: AtomicU64,
     /// Syncs of this folder do not return while it is named here.
     pub(super) held: Mutex<Option<PathBuf>>,
@@ -62,6 +67,11 @@ impl Faults {
             self.released.wait(&mut held);
         }
     }
+}
+
+/// Panics (once).
+fn panic_if(fault: &AtomicBool) {
+    assert!(!fault.swap(false, Ordering::Relaxed), "a bug of these tests");
 }
 
 /// True (once) when the countdown is over.
@@ -218,6 +228,7 @@ impl Disk for MemoryDisk {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        panic_if(&self.faults.panic_in_remove);
         if let Some(error) = due(&self.faults.remove) {
             return Err(error);
         }
@@ -279,6 +290,9 @@ impl DiskFile for MemoryFile {
             contents.now.resize(end, 0);
         }
         contents.now[offset as usize..end].copy_from_slice(&bytes[..written]);
+        if thread::current().name() == Some("spool-write") {
+            panic_if(&self.faults.panic_in_write);
+        }
         fault.map_or(Ok(()), Err)
     }
 

@@ -18,6 +18,7 @@ mod looking;
 mod lost_letters;
 mod memory;
 mod model;
+mod panics;
 mod private;
 mod queue_faults;
 

@@ -1,0 +1,66 @@
+//! A thread of the spool panics: what it held is refused, and it goes on.
+
+use std::sync::atomic::Ordering;
+
+use super::{
+    memory::{MemoryDisk, over},
+    *,
+};
+
+async fn append(spool: &Spool, numbers: Range<u64>) -> Result<(), AppendError> {
+    spool.append(batch(Stream::Events, numbers)).await
+}
+
+#[tokio::test]
+async fn a_writer_that_panics_refuses_what_it_held_and_goes_on() {
+    let disk = MemoryDisk::new();
+    let spool = over(&disk, None);
+    append(&spool, 0..3).await.expect("taken");
+    disk.faults.panic_in_write.store(true, Ordering::Relaxed);
+    let error = append(&spool, 3..5).await.expect_err("it panicked").to_string();
+    assert!(error.contains("the writer panicked"), "{error}");
+    let said = |error: LastError| error.message.contains("a bug of these tests");
+    eventually("the status says so", || spool.status().last_error.is_some_and(said)).await;
+    append(&spool, 5..8).await.expect("taken");
+    let kept: Vec<String> = (0..3).chain(5..8).map(record).collect();
+    assert_eq!(texts(&lease_all(&spool, Stream::Events)), kept);
+
+    let after = over(&disk.after_kill(), None);
+    assert_eq!(texts(&lease_all(&after, Stream::Events)), kept, "a start finds the same");
+    let status = after.status();
+    assert!(status.streams.values().all(|stream| stream.dropped.is_empty()), "refused is not lost");
+    after.close().await;
+    spool.close().await;
+}
+
+#[tokio::test]
+async fn what_was_noted_when_the_writer_panicked_is_noted_again() {
+    let disk = MemoryDisk::new();
+    let spool = over(&disk, None);
+    append(&spool, 0..10).await.expect("taken");
+    assert_eq!(lease_all(&spool, Stream::Events).len(), 10);
+    disk.faults.panic_in_write.store(true, Ordering::Relaxed);
+    spool.acknowledge(Stream::Events, &[0..10]).expect("noted");
+    eventually("the note's write panics", || spool.status().last_error.is_some()).await;
+    spool.close().await;
+    let spool = over(&disk, None);
+    assert_eq!((spool.status().records(), spool.status().streams[&Stream::Events].delivered), (0, 10));
+    spool.close().await;
+}
+
+#[tokio::test]
+async fn a_keeper_that_panics_tries_again() {
+    let disk = MemoryDisk::new();
+    let spool = over(&disk, None);
+    for first in (0..2000).step_by(100) {
+        spool.append(big_batch(first..first + 100)).await.expect("taken");
+    }
+    assert_eq!(lease_all(&spool, Stream::Events).len(), 2000);
+    disk.faults.panic_in_remove.store(true, Ordering::Relaxed);
+    spool.acknowledge(Stream::Events, &[0..2000]).expect("noted");
+    eventually("segments are deleted", || spool.status().segments <= 1).await;
+    let last_error = spool.status().last_error.expect("said").message;
+    assert!(last_error.contains("keeping the spool in order panicked"), "{last_error}");
+    append(&spool, 0..3).await.expect("taken");
+    spool.close().await;
+}
