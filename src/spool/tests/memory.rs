@@ -248,9 +248,9 @@ impl Disk for MemoryDisk {
         if let Some(error) = due(&self.faults.sync) {
             return Err(error);
         }
-        let mut entries = self.entries.lock();
+        // In this order, as everywhere.
+        let (files, mut entries) = (self.files.lock(), self.entries.lock());
         entries.retain(|path, _| path.parent() != Some(folder));
-        let files = self.files.lock();
         let inside = files.iter().filter(|(path, _)| path.parent() == Some(folder));
         entries.extend(inside.map(|(path, file)| (path.clone(), file.clone())));
         Ok(())
