@@ -17,6 +17,7 @@
 
 pub mod admin;
 pub mod app;
+mod caught;
 pub mod cli;
 pub mod config;
 pub mod demo;

@@ -37,6 +37,8 @@ struct Inner {
     hold_notes: bool,
     unnoted: u64,
     refuse_leases: bool,
+    /// The next look at what waits panics, once something is handed out.
+    panic_in_look: bool,
     hang: Hang,
     /// Someone waits for it.
     hanging: bool,
@@ -109,6 +111,10 @@ impl MemoryQueue {
     }
 
     /// A disk that does not answer, or answers again.
+    pub(super) fn panic_in_look(&self) {
+        self.inner.lock().panic_in_look = true;
+    }
+
     pub(super) fn hang(&self, hang: Hang) {
         self.inner.lock().hang = hang;
     }
@@ -210,7 +216,10 @@ impl Queue for MemoryQueue {
         if stream != Stream::Events {
             return (0, 0);
         }
-        let inner = self.inner.lock();
+        let mut inner = self.inner.lock();
+        if !inner.leased.is_empty() {
+            assert!(!std::mem::take(&mut inner.panic_in_look), "a bug of these tests");
+        }
         (inner.waiting.len() as u64, inner.waiting.values().map(|record| record.bytes.len() as u64).sum())
     }
 

@@ -1,20 +1,29 @@
 //! A worker from outside: its figures, and what it can be told.
 
-use std::sync::{Arc, atomic::AtomicU64};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, atomic::AtomicU64},
+};
 
+use futures::FutureExt;
 use tokio::{
-    sync::mpsc::{UnboundedSender, unbounded_channel},
+    sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     task::JoinHandle,
 };
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    FlushOptions, FlushStatus,
+    FlushOptions, FlushState, FlushStatus, backoff,
     status::{Meters, Shared},
     tasks::Tools,
     worker::Loop,
 };
-use crate::{record::SinkName, sink::Sink, spool::Queue};
+use crate::{
+    caught,
+    record::{SinkName, Stream},
+    sink::Sink,
+    spool::Queue,
+};
 
 #[derive(Debug)]
 pub(super) enum Command {
@@ -49,8 +58,37 @@ impl Worker {
             passes: Arc::new(AtomicU64::new(0)),
         };
         let (commands, obeyed) = unbounded_channel();
-        let task = tokio::spawn(Loop::new(tools, options, Arc::clone(&shared)).run(obeyed, shutdown));
+        let task = tokio::spawn(run(tools, options, Arc::clone(&shared), obeyed, shutdown));
         Handle { shared, meters, commands, task }
+    }
+}
+
+/// Runs the loop; where it panics, another one, which gets all that was under way again: a sink that nobody serves would
+/// look as if nothing were to do.
+async fn run(
+    tools: Tools,
+    options: FlushOptions,
+    shared: Arc<Shared>,
+    mut commands: UnboundedReceiver<Command>,
+    shutdown: CancellationToken,
+) {
+    let mut panics = 0;
+    loop {
+        let paused = shared.snapshot().state == FlushState::Paused;
+        let flushing = Loop::new(tools.clone(), options.clone(), Arc::clone(&shared), paused);
+        let run = flushing.run(&mut commands, shutdown.clone());
+        let Err(panic) = AssertUnwindSafe(run).catch_unwind().await else { return };
+        for stream in Stream::ALL {
+            tools.queue.give_back(stream, &[0..u64::MAX]);
+        }
+        panics += 1;
+        let error = format!("the sink's worker panicked, and is started again: {}", caught::message(&*panic));
+        if shutdown.is_cancelled() {
+            shared.enter(FlushState::Stopped, Some(&error));
+            return;
+        }
+        shared.enter(FlushState::Away, Some(&error));
+        tokio::time::sleep(backoff::pause(options.backoff, panics, 1.0)).await;
     }
 }
 

@@ -382,3 +382,20 @@ async fn a_disk_that_hangs_does_not_hold_up_the_end() {
         assert_eq!(queue.leased(), 0);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_panics_is_started_again_and_sends_what_was_under_way() {
+    let slow = Behaviour { delay: Duration::from_secs(1), ..Behaviour::default() };
+    let queue = MemoryQueue::with(100);
+    queue.panic_in_look();
+    let bench = start(&queue, slow, options());
+    bench.until("it is said", |bench| bench.handle.status().state == FlushState::Away).await;
+    let error = bench.handle.status().last_error.expect("why");
+    assert!(error.contains("panicked") && error.contains("a bug of these tests"), "{error}");
+    bench.until("the queue is empty", |bench| bench.queue.backlog() + bench.queue.leased() == 0).await;
+    let mut arrived = bench.sorted();
+    arrived.dedup();
+    assert_eq!(arrived, (0..100).collect::<Vec<_>>());
+    bench.shutdown.cancel();
+    bench.handle.stopped().await;
+}

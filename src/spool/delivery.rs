@@ -58,7 +58,8 @@ pub trait Queue: Send + Sync + 'static {
     /// When the journal cannot be read.
     fn lease(&self, stream: Stream, limit: LeaseLimit) -> Result<Option<Lease>, QueueError>;
 
-    /// Puts records back at their place in the order; the next lease hands them out again.
+    /// Puts records back at their place in the order; the next lease hands them out again. Ordinals that are not handed out
+    /// are passed over.
     fn give_back(&self, stream: Stream, ordinals: &[Range<u64>]);
 
     /// Removes delivered records. The note becomes durable with the journal's next sync; a crash before it redelivers.

@@ -16,7 +16,6 @@ use super::{
     active::{Active, Refusal},
     block::{Header, Kind},
     books::SegmentBooks,
-    caught::caught,
     codec::Packer,
     core::{Core, Waiting, segment_bytes},
     draft::{Draft, drafts},
@@ -25,7 +24,10 @@ use super::{
     segment,
     state::{DropReason, Fate, Note, SavedState, encode},
 };
-use crate::record::{Stream, now_millis};
+use crate::{
+    caught::caught,
+    record::{Stream, now_millis},
+};
 
 /// A group's records, unpacked, are at most this long (a longer batch is a group of its own).
 const GROUP_RAW_BYTES: usize = 4 << 20;

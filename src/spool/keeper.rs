@@ -14,7 +14,6 @@ use std::{
 use super::{
     ages::{Ages, Times},
     books::StreamBooks,
-    caught::caught,
     core::Core,
     failpoint,
     io::Disk,
@@ -22,7 +21,10 @@ use super::{
     segment::{self, Found},
     state::{Checkpoint, Run},
 };
-use crate::record::{Stream, now_millis};
+use crate::{
+    caught::caught,
+    record::{Stream, now_millis},
+};
 
 /// How often it looks, when nobody rings.
 const PERIOD: Duration = Duration::from_secs(1);

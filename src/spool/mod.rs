@@ -27,7 +27,6 @@ mod ages;
 mod aside;
 mod block;
 mod books;
-mod caught;
 mod codec;
 mod core;
 mod dead;

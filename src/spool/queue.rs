@@ -18,12 +18,11 @@ use sled::{Config, Db, Mode, Tree};
 
 use super::{
     ages::Times,
-    caught::caught,
     failpoint,
     io::{Disk, RealDisk},
     state::{Checkpoint, Run, decode, encode},
 };
-use crate::record::Stream;
+use crate::{caught::caught, record::Stream};
 
 /// The page cache of one sink's queue.
 const CACHE_BYTES: u64 = 2 << 20;

@@ -91,7 +91,7 @@ enum Next {
 }
 
 impl Loop {
-    pub(super) fn new(tools: Tools, options: FlushOptions, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(tools: Tools, options: FlushOptions, shared: Arc<Shared>, paused: bool) -> Self {
         Self {
             tools,
             size: BatchSize::new(&options),
@@ -105,7 +105,7 @@ impl Loop {
             held: VecDeque::new(),
             unsettled: Vec::new(),
             initialized: false,
-            paused: false,
+            paused,
             trouble: None,
             deadline: None,
             gave_up: false,
@@ -113,7 +113,7 @@ impl Loop {
     }
 
     /// Runs until the last flush after `shutdown` is over.
-    pub(super) async fn run(mut self, mut commands: UnboundedReceiver<Command>, shutdown: CancellationToken) {
+    pub(super) async fn run(mut self, commands: &mut UnboundedReceiver<Command>, shutdown: CancellationToken) {
         let queue = Arc::clone(&self.tools.queue);
         let mut commands_open = true;
         // A disk that hangs holds up whoever reads or writes it, but not the end.

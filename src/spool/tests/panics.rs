@@ -49,6 +49,20 @@ async fn what_was_noted_when_the_writer_panicked_is_noted_again() {
 }
 
 #[tokio::test]
+async fn all_that_was_handed_out_can_be_given_back_without_knowing_what() {
+    let spool = over(&MemoryDisk::new(), None);
+    append(&spool, 0..30).await.expect("taken");
+    let lease = || spool.lease(Stream::Events, limit(10)).expect("readable").expect("records").records;
+    assert_eq!((lease().len(), lease().len()), (10, 10));
+    spool.acknowledge(Stream::Events, &[3..5]).expect("noted");
+    spool.give_back(Stream::Events, &[0..u64::MAX]);
+    spool.give_back(Stream::Events, &[0..u64::MAX]);
+    let left: Vec<String> = (0..3).chain(5..30).map(record).collect();
+    assert_eq!(texts(&lease_all(&spool, Stream::Events)), left);
+    spool.close().await;
+}
+
+#[tokio::test]
 async fn a_keeper_that_panics_tries_again() {
     let disk = MemoryDisk::new();
     let spool = over(&disk, None);
