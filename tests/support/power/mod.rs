@@ -159,13 +159,19 @@ impl Recording {
     }
 
     fn change(&mut self, file: usize, at: f64, end: f64, what: Contents) {
-        (self.first, self.last) = (self.first.min(at), self.last.max(end));
+        self.extend_span(at, end);
         self.files[file].changes.push(Change { at, end, what });
     }
 
     fn name(&mut self, at: f64, end: f64, what: Naming) {
-        (self.first, self.last) = (self.first.min(at), self.last.max(end));
+        self.extend_span(at, end);
         self.entries.push(Entry { at, end, what });
+    }
+
+    fn extend_span(&mut self, at: f64, end: f64) {
+        // A call that the process's end cut short never returned.
+        let last = if end.is_finite() { end } else { at };
+        (self.first, self.last) = (self.first.min(at), self.last.max(last));
     }
 
     /// Writes a folder that a power cut at `cut` may leave of `root` into `target`.
