@@ -43,9 +43,7 @@ async fn filled(folder: &Path) {
 }
 
 fn long_batch(numbers: Range<u64>) -> RecordBatch {
-    let mut builder = RecordBatchBuilder::new(Stream::Events);
-    numbers.for_each(|number| builder.push(long_record(number).as_bytes()));
-    builder.build(now_millis())
+    batch_of(Stream::Events, numbers.map(long_record))
 }
 
 fn long_record(number: u64) -> String {
@@ -110,6 +108,20 @@ fn in_order(some: &[String], all: &[String]) -> bool {
     some.iter().all(|wanted| all.any(|text| text == wanted))
 }
 
+/// Flips a bit of a file.
+pub(super) fn flip(file: &Path, bit: u64) {
+    let mut bytes = fs::read(file).expect("a file");
+    bytes[(bit / 8) as usize] ^= 1 << (bit % 8);
+    fs::write(file, bytes).expect("written");
+}
+
+/// Flips a random bit of a file; answers which.
+fn flip_any(file: &Path, random: &mut StdRng) -> u64 {
+    let bit = random.random_range(0..fs::metadata(file).expect("a file").len() * 8);
+    flip(file, bit);
+    bit
+}
+
 #[tokio::test]
 async fn a_flipped_bit_in_the_journal_costs_its_block_and_is_counted_exactly() {
     let origin = tempfile::tempdir().expect("a folder");
@@ -122,10 +134,7 @@ async fn a_flipped_bit_in_the_journal_costs_its_block_and_is_counted_exactly() {
         let files = files(&copied.path().join("journal"));
         assert!(files.len() > 4);
         let file = &files[random.random_range(0..files.len())];
-        let mut bytes = fs::read(file).expect("a segment");
-        let bit = random.random_range(0..bytes.len() * 8);
-        bytes[bit / 8] ^= 1 << (bit % 8);
-        fs::write(file, bytes).expect("written");
+        let bit = flip_any(file, &mut random);
         let name = file.file_name().expect("a name").display().to_string();
         let outcome = drain(copied.path()).await;
         let context = format!("round {round}: bit {bit} of {name}");
@@ -149,10 +158,7 @@ async fn a_flipped_bit_in_the_queue_costs_nothing() {
         let mut files = files(&copied.path().join("queue"));
         files.extend(self::files(&copied.path().join("queue")).into_iter().filter(|path| path.ends_with("db")));
         let file = &files[random.random_range(0..files.len())];
-        let mut bytes = fs::read(file).expect("a file of sled's");
-        let bit = random.random_range(0..bytes.len() * 8);
-        bytes[bit / 8] ^= 1 << (bit % 8);
-        fs::write(file, bytes).expect("written");
+        let bit = flip_any(file, &mut random);
         let outcome = drain(copied.path()).await;
         assert_eq!(outcome.damaged, 0, "round {round}: bit {bit} of {}", file.display());
         assert!(outcome.records == all, "round {round}: bit {bit} of {}", file.display());
@@ -169,10 +175,7 @@ async fn a_flipped_bit_in_the_dead_letters_costs_no_queued_record() {
         let copied = tempfile::tempdir().expect("a folder");
         copy(origin.path(), copied.path());
         let file = &files(&copied.path().join("dead"))[0];
-        let mut bytes = fs::read(file).expect("a segment");
-        let bit = random.random_range(0..bytes.len() * 8);
-        bytes[bit / 8] ^= 1 << (bit % 8);
-        fs::write(file, bytes).expect("written");
+        let bit = flip_any(file, &mut random);
         let outcome = drain(copied.path()).await;
         assert_eq!((outcome.records == all, outcome.damaged + outcome.dead), (true, 3), "round {round}: bit {bit}");
         assert!(outcome.quarantined, "round {round}: bit {bit}");

@@ -5,7 +5,7 @@ use std::fs;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::{
-    damage::{copy, files, rounds},
+    damage::{copy, files, flip, rounds},
     *,
 };
 use crate::spool::{
@@ -128,9 +128,7 @@ async fn flip_bits(moved: bool, seed: u64) {
         // The header as often as the rest.
         let place = if random.random() { 0..40 } else { 40..header.block_len() };
         let at = offset + random.random_range(place);
-        let mut bytes = fs::read(file).expect("a segment");
-        bytes[at as usize] ^= 1 << random.random_range(0..8);
-        fs::write(file, bytes).expect("written");
+        flip(file, at * 8 + random.random_range(0..8));
         let Outcome { lost, left, verified, reported } = outcome(copied.path()).await;
         let context =
             format!("round {round}: {} at {at}, a block with {} {:?}", file.display(), header.count, header.kind);
@@ -177,12 +175,10 @@ async fn several_damaged_blocks_are_counted_together() {
     let folder = tempfile::tempdir().expect("a folder");
     let there = filled(folder.path(), false).await;
     let file = files(&folder.path().join("dead"))[0].clone();
-    let mut bytes = fs::read(&file).expect("a segment");
     let hit = blocks(&file).into_iter().filter(|(_, header)| header.kind == Kind::DeadLetters && header.count == 8);
     for (offset, _) in hit.step_by(2).take(2) {
-        bytes[offset as usize + 9] ^= 4;
+        flip(&file, (offset + 9) * 8 + 2);
     }
-    fs::write(&file, bytes).expect("written");
     let report = verify(folder.path(), small()).expect("readable");
     let parts: Vec<_> = report.findings.iter().map(|finding| finding.records_lost).collect();
     assert_eq!(parts[..2], [None, None], "neither header tells which of them cost what");
@@ -202,9 +198,7 @@ async fn letters_lost_and_rejected_again_are_no_loss_and_later_ones_count_anew()
     let flip_first = |file: usize| {
         let file = files(&folder.path().join("dead"))[file].clone();
         let (offset, _) = blocks(&file).into_iter().find(|(_, header)| header.kind == Kind::DeadLetters).expect("one");
-        let mut bytes = fs::read(&file).expect("a segment");
-        bytes[offset as usize + 8] ^= 1;
-        fs::write(&file, bytes).expect("written");
+        flip(&file, (offset + 8) * 8);
     };
     flip_first(0);
     let spool = Spool::open(folder.path(), small()).expect("opens");
@@ -227,11 +221,9 @@ async fn where_nothing_behind_the_damage_tells_the_loss_is_unknown_and_named() {
     keep(&spool, 0..6);
     spool.close().await;
     let file = files(&folder.path().join("dead"))[0].clone();
-    let mut bytes = fs::read(&file).expect("a segment");
     for (offset, _) in blocks(&file) {
-        bytes[offset as usize + 9] ^= 1;
+        flip(&file, (offset + 9) * 8);
     }
-    fs::write(&file, bytes).expect("written");
     let report = verify(folder.path(), small()).expect("readable");
     assert_eq!((report.problems, report.findings[0].records_lost), (1, None), "{:?}", report.findings);
     let spool = Spool::open(folder.path(), small()).expect("opens");

@@ -32,8 +32,12 @@ fn open(folder: &Path) -> Spool {
 
 /// A batch of records, each of which says its number.
 fn batch(stream: Stream, numbers: Range<u64>) -> RecordBatch {
+    batch_of(stream, numbers.map(record))
+}
+
+fn batch_of(stream: Stream, records: impl Iterator<Item = String>) -> RecordBatch {
     let mut builder = RecordBatchBuilder::new(stream);
-    numbers.for_each(|number| builder.push(record(number).as_bytes()));
+    records.for_each(|record| builder.push(record.as_bytes()));
     builder.build(now_millis())
 }
 
@@ -42,9 +46,7 @@ fn record(number: u64) -> String {
 }
 
 fn big_batch(numbers: Range<u64>) -> RecordBatch {
-    let mut builder = RecordBatchBuilder::new(Stream::Events);
-    numbers.for_each(|number| builder.push(big_record(number).as_bytes()));
-    builder.build(now_millis())
+    batch_of(Stream::Events, numbers.map(big_record))
 }
 
 fn big_record(number: u64) -> String {
