@@ -113,8 +113,10 @@ pub fn recover<W: Write>(
     let mut removals = Removals::default();
     for file in files.iter().filter(|file| is_in(file, "dead")) {
         search.each_block(file, false, &mut |search, segment, offset, header, payload| {
-            let raw = search.unpacker.unpack(segment, header, payload);
-            if let Some(removal) = raw.ok().and_then(|raw| Removal::read(header, &raw)) {
+            if header.kind == Kind::DeadRemoved
+                && let Ok(raw) = search.unpacker.unpack(segment, header, payload)
+                && let Some(removal) = Removal::read(header, &raw)
+            {
                 removals.push(parent(file), (segment, offset), removal);
             }
             Ok(())

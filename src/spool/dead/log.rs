@@ -20,6 +20,9 @@ use crate::{
     },
 };
 
+/// A block that tells the counts and nothing else is shorter, encrypted or not.
+const FRONT_BYTES: u64 = 1 << 10;
+
 /// A block on its way: its kind, how many letters or keys, what it says, and how many letters there are then.
 pub(super) struct Draft {
     pub(super) kind: Kind,
@@ -114,8 +117,10 @@ impl Log {
     /// Ends each segment where the front of the next one says that it ends.
     fn leave_out_refused(&mut self) -> io::Result<()> {
         for segment in self.segments.clone().into_keys() {
-            let Some(Found::Block { header, payload, .. }) = self.walk(segment)?.next()? else { continue };
-            if let Ok(raw) = self.unpacker.unpack(segment, &header, &payload)
+            let mut front = Walker::new(self.file(segment)?, 0, self.end(segment).min(FRONT_BYTES));
+            let Some(Found::Block { header, payload, .. }) = front.next()? else { continue };
+            if Removal::is_counts(&header)
+                && let Ok(raw) = self.unpacker.unpack(segment, &header, &payload)
                 && let Some(Removal::Counts { end_before: Some((before, end)) }) = Removal::read(&header, &raw)
                 && let Some(len) = self.segments.get_mut(&before)
             {
@@ -147,8 +152,12 @@ impl Log {
 
     /// Walks over a segment.
     pub(super) fn walk(&self, segment: u64) -> io::Result<Walker> {
-        let end = self.segments.get(&segment).copied().unwrap_or(0);
-        Ok(Walker::new(self.file(segment)?, 0, end))
+        Ok(Walker::new(self.file(segment)?, 0, self.end(segment)))
+    }
+
+    /// How long a segment is, as far as it is synced.
+    fn end(&self, segment: u64) -> u64 {
+        self.segments.get(&segment).copied().unwrap_or(0)
     }
 
     /// Whether damage in a segment is a write that was cut off: nothing whole lies behind but the rest of the same write,
@@ -159,7 +168,7 @@ impl Log {
         let mut rest = Walker::new(Arc::clone(&file), damage.bytes.end, end);
         while let Some(found) = rest.next()? {
             if let Found::Block { header, offset, .. } = found
-                && (header.kind, header.count) == (Kind::DeadRemoved, 0)
+                && Removal::is_counts(&header)
                 && offset + header.block_len() < end
             {
                 return Ok(false);
@@ -220,7 +229,7 @@ impl Log {
     fn pack(&mut self, drafts: &[&Draft]) -> Result<Vec<Piece>, DeadError> {
         let newest = self.segments.last_key_value().map_or(0, |(newest, _)| *newest);
         let (mut segment, mut len) = match &self.active {
-            Some((segment, _)) => (*segment, self.segments.get(segment).copied().unwrap_or(0)),
+            Some((segment, _)) => (*segment, self.end(*segment)),
             None => (newest + 1, 0),
         };
         let mut pieces: Vec<Piece> = Vec::new();
@@ -252,7 +261,7 @@ impl Log {
                 (self.disk.create(&path).map_err(io_error(path.clone()))?, true)
             }
         };
-        let end = self.segments.get(&segment).copied().unwrap_or(0);
+        let end = self.end(segment);
         failpoint::reach("dead_write");
         let written = file.write_at(bytes, end);
         failpoint::reach("dead_written");

@@ -29,6 +29,11 @@ impl Removal {
         }
     }
 
+    /// Whether a block of this header tells the counts and nothing else.
+    pub(super) fn is_counts(header: &Header) -> bool {
+        (header.kind, header.count) == (Kind::DeadRemoved, 0)
+    }
+
     pub(super) fn write_counts(end_before: Option<(u64, u64)>) -> Vec<u8> {
         encode(&end_before)
     }

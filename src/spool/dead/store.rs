@@ -58,7 +58,6 @@ impl Store {
 
     /// Takes in what a segment holds.
     fn take_in(&mut self, segment: u64, tally: &mut Tally) -> io::Result<()> {
-        let least = self.log.least_block_len()?;
         let mut walker = self.log.walk(segment)?;
         // From a write that was cut off on: nobody was told of what is left of it.
         let mut torn = false;
@@ -88,6 +87,7 @@ impl Store {
             if torn {
                 tally.torn(segment, damage);
             } else {
+                let least = self.log.least_block_len()?;
                 tally.damage(segment, damage, &self.log.file(segment)?, least)?;
             }
         }
