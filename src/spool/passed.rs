@@ -22,12 +22,6 @@ pub struct PassedBytes {
 
 impl PassedBytes {
     pub(super) fn leave(&mut self, fate: Fate, bytes: u64) {
-        match fate {
-            _ if bytes == 0 => {}
-            Fate::Delivered => self.delivered += bytes,
-            Fate::SetAside => self.set_aside += bytes,
-            Fate::Dropped(reason) => *self.dropped.entry(reason).or_default() += bytes,
-            Fate::Void => {}
-        }
+        fate.add(bytes, &mut self.delivered, &mut self.set_aside, &mut self.dropped);
     }
 }

@@ -57,6 +57,25 @@ pub(crate) enum Fate {
     Void,
 }
 
+impl Fate {
+    /// Adds records, or their bytes, to the sum that they go by. A reason is not listed before something was dropped for it.
+    pub(crate) fn add(
+        self,
+        amount: u64,
+        delivered: &mut u64,
+        set_aside: &mut u64,
+        dropped: &mut BTreeMap<DropReason, u64>,
+    ) {
+        match self {
+            _ if amount == 0 => {}
+            Self::Delivered => *delivered += amount,
+            Self::SetAside => *set_aside += amount,
+            Self::Dropped(reason) => *dropped.entry(reason).or_default() += amount,
+            Self::Void => {}
+        }
+    }
+}
+
 /// What became of some records of a stream, and what of the backlog's size went with them.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct Note {
@@ -106,13 +125,7 @@ pub struct Totals {
 
 impl Totals {
     fn count(&mut self, fate: Fate, records: u64) {
-        match fate {
-            _ if records == 0 => {}
-            Fate::Delivered => self.delivered += records,
-            Fate::SetAside => self.set_aside += records,
-            Fate::Dropped(reason) => *self.dropped.entry(reason).or_default() += records,
-            Fate::Void => {}
-        }
+        fate.add(records, &mut self.delivered, &mut self.set_aside, &mut self.dropped);
     }
 }
 
