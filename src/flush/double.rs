@@ -110,11 +110,11 @@ impl MemoryQueue {
         self.inner.lock().refuse_leases = refuse;
     }
 
-    /// A disk that does not answer, or answers again.
     pub(super) fn panic_in_look(&self) {
         self.inner.lock().panic_in_look = true;
     }
 
+    /// A disk that does not answer, or answers again.
     pub(super) fn hang(&self, hang: Hang) {
         self.inner.lock().hang = hang;
     }

@@ -50,6 +50,8 @@ pub struct MongoSink {
     encoder: Arc<Encoder>,
     labels: Labels,
     address: String,
+    /// Who logs in, for messages.
+    user: Option<String>,
     client: OnceCell<Client>,
     /// Set once the server was reached.
     ready: RwLock<Option<Arc<Ready>>>,
@@ -72,7 +74,8 @@ impl MongoSink {
         options.check()?;
         let labels = options.labels()?;
         let address = format!("{}/{}", server_of(&options.uri), options.database);
-        Ok(Self { options, encoder, labels, address, client: OnceCell::new(), ready: RwLock::new(None) })
+        let user = ConnectionString::parse(&options.uri).ok().and_then(|uri| uri.credential?.username);
+        Ok(Self { options, encoder, labels, address, user, client: OnceCell::new(), ready: RwLock::new(None) })
     }
 
     async fn client(&self) -> Result<&Client, Error> {
@@ -137,8 +140,7 @@ impl MongoSink {
     }
 
     fn driver_error(&self, error: &Error) -> SinkError {
-        let user = ConnectionString::parse(&self.options.uri).ok().and_then(|uri| uri.credential?.username);
-        self.error(kind_of(error), &describe(error, &self.address, user.as_deref()))
+        self.error(kind_of(error), &describe(error, &self.address, self.user.as_deref()))
     }
 
     /// Sends one command; notes outcomes; the error where some are left.
