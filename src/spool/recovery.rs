@@ -21,6 +21,8 @@ use super::{
 use crate::record::{Stream, UnixMillis};
 
 const STREAMS: usize = Stream::ALL.len();
+/// Stands for an ordinal that neither a front nor a block tells.
+const UNKNOWN: u64 = u64::MAX;
 const PAGE_BYTES: u64 = 4096;
 /// Fewer zeros at the begin of a page may be the contents; at a block's begin there are none.
 const LEAST_ZEROS: usize = 8;
@@ -72,6 +74,7 @@ pub(crate) fn read(disk: &dyn Disk, journal: &Path, checkpoint: Option<&Checkpoi
         // No state anywhere: the first ordinal that is found is where the stream begins.
         let first = books.segments.values().next().map_or([0; STREAMS], |books| books.first);
         for (stream, first) in books.streams.iter_mut().zip(first) {
+            let first = if first == UNKNOWN { 0 } else { first };
             stream.restore(Progress { next: first, head: first, ..Progress::default() });
         }
         (segments.first().map_or(0, |(segment, _)| *segment), 0)
@@ -89,6 +92,7 @@ pub(crate) fn read(disk: &dyn Disk, journal: &Path, checkpoint: Option<&Checkpoi
         stream.restore(progress);
     }
     judge_the_end(disk, journal, &mut recovered)?;
+    settle_unknown_fronts(&mut recovered.books);
     Ok(recovered)
 }
 
@@ -126,7 +130,19 @@ fn front(
     Ok(unpacker.unpack(segment, &header, packed).ok().and_then(|raw| decode(&raw)))
 }
 
-/// The ordinals at which the segments begin; where a front does not hold, the first blocks tell it.
+/// A segment whose front does not hold, and that has no block of a stream, nor has any newer one, begins where the stream
+/// ends. Anything lower would say that the segments before it hold nothing of the stream: they would be deleted with all
+/// that they hold, and not be looked into for it.
+fn settle_unknown_fronts(books: &mut Books) {
+    let next: [u64; STREAMS] = std::array::from_fn(|i| books.streams[i].live.next);
+    for segment in books.segments.values_mut() {
+        let unknown = segment.first.iter_mut().zip(next).filter(|(first, _)| **first == UNKNOWN);
+        unknown.for_each(|(first, next)| *first = next);
+    }
+}
+
+/// The ordinals at which the segments begin; where a front does not hold, the first blocks tell it, and where there is
+/// none either, it is [`UNKNOWN`].
 fn segment_books(
     disk: &dyn Disk,
     journal: &Path,
@@ -134,7 +150,7 @@ fn segment_books(
 ) -> Result<std::collections::BTreeMap<u64, SegmentBooks>, OpenError> {
     let mut books = std::collections::BTreeMap::new();
     // From the newest on: a stream without a block in a segment begins where it begins in the next one.
-    let mut next = [u64::MAX; STREAMS];
+    let mut next = [UNKNOWN; STREAMS];
     for (segment, len, state) in fronts.iter().rev() {
         let mut first = next;
         if let Some(state) = state {
@@ -153,10 +169,6 @@ fn segment_books(
         }
         next = first;
         books.insert(*segment, SegmentBooks { bytes: *len, first });
-    }
-    // A stream that nothing is known of begins at its first ordinal.
-    for segment in books.values_mut() {
-        segment.first.iter_mut().filter(|first| **first == u64::MAX).for_each(|first| *first = 0);
     }
     Ok(books)
 }

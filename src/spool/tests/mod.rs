@@ -11,6 +11,7 @@ use crate::{
 mod basics;
 mod checking;
 mod damage;
+mod fronts;
 mod letters;
 mod letters_model;
 mod limits;

@@ -1,0 +1,150 @@
+//! A segment whose front or first group is missing, torn or damaged costs what it held, and nothing that another one holds:
+//! no other segment becomes deletable by it, and none undeliverable.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    os::unix::fs::FileExt,
+    path::PathBuf,
+};
+
+use super::{
+    damage::{copy, files},
+    *,
+};
+use crate::spool::{inspect, segment};
+
+const EVENTS: u64 = 2400;
+const STATS: u64 = 600;
+
+fn small() -> SpoolOptions {
+    SpoolOptions { segment_bytes: 256 << 10, compression: Compression::None, ..options() }
+}
+
+fn stat(number: u64) -> String {
+    format!("stat {}", record(number))
+}
+
+/// Several segments of events, with stats in the older ones alone, nothing delivered; closed.
+async fn filled(folder: &Path) {
+    let spool = Spool::open(folder, small()).expect("opens");
+    for (events, stats) in (0..EVENTS / 100).zip(0..) {
+        if stats < STATS / 100 {
+            let stats = batch_of(Stream::Stats, (stats * 100..(stats + 1) * 100).map(stat));
+            spool.append(stats).await.expect("taken");
+        }
+        spool.append(big_batch(events * 100..(events + 1) * 100)).await.expect("taken");
+    }
+    assert!(spool.status().segments > 5, "several segments: {}", spool.status().segments);
+    spool.close().await;
+}
+
+/// What happens to the newest segment, or to a new one that was being begun.
+#[derive(Debug, Clone, Copy)]
+enum Newest {
+    /// As a kill between its creation and its first write leaves it.
+    Empty,
+    /// The same, with room reserved for it.
+    Zeros,
+    /// As a write that was cut off leaves it: this much of another segment's front.
+    Torn { bytes: u64 },
+    /// A bit of its front's header flips, so that it has no state.
+    FlippedHeader,
+    /// A bit of its state flips.
+    FlippedState,
+    /// Its first page cannot be made out: state and first records are gone.
+    LostPage,
+}
+
+const ALL_NEWEST: [Newest; 8] = [
+    Newest::Empty,
+    Newest::Zeros,
+    Newest::Torn { bytes: 1 },
+    Newest::Torn { bytes: 60 },
+    Newest::Torn { bytes: 5000 },
+    Newest::FlippedHeader,
+    Newest::FlippedState,
+    Newest::LostPage,
+];
+
+fn flip(path: &Path, offset: u64) {
+    let file = OpenOptions::new().read(true).write(true).open(path).expect("a file");
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset).expect("there");
+    file.write_all_at(&[byte[0] ^ 4], offset).expect("written");
+}
+
+impl Newest {
+    fn happen(self, journal: &Path) {
+        let newest: PathBuf = files(journal).pop().expect("segments");
+        let number: u64 = newest.file_stem().and_then(|stem| stem.to_str()?.parse().ok()).expect("a number");
+        let next = segment::path(journal, number + 1);
+        match self {
+            Self::Empty => _ = File::create(next).expect("made"),
+            Self::Zeros => File::create(next).and_then(|file| file.set_len(8192)).expect("made"),
+            Self::Torn { bytes } => {
+                let whole = fs::read(&newest).expect("readable");
+                fs::write(next, &whole[..bytes as usize]).expect("written");
+            }
+            Self::FlippedHeader => flip(&newest, 9),
+            Self::FlippedState => flip(&newest, 45),
+            Self::LostPage => {
+                let file = OpenOptions::new().write(true).open(newest).expect("a file");
+                file.write_all_at(&[0xA5; 4096], 0).expect("written");
+            }
+        }
+    }
+
+    /// Whether records of the newest segment may be gone.
+    const fn costs_records(self) -> bool {
+        matches!(self, Self::LostPage)
+    }
+}
+
+fn dropped(status: &SpoolStatus, stream: Stream) -> u64 {
+    status.streams[&stream].dropped.values().sum()
+}
+
+#[tokio::test]
+async fn a_newest_segment_without_its_front_costs_no_other_one() {
+    let original = tempfile::tempdir().expect("a folder");
+    filled(original.path()).await;
+    let mut cases = Vec::new();
+    for newest in ALL_NEWEST {
+        for (queue_is_there, bad_block) in [(true, false), (false, false), (true, true), (false, true)] {
+            let folder = tempfile::tempdir().expect("a folder");
+            copy(original.path(), folder.path());
+            let journal = folder.path().join("journal");
+            newest.happen(&journal);
+            if !queue_is_there {
+                fs::remove_dir_all(folder.path().join("queue")).expect("removed");
+            }
+            if bad_block {
+                flip(&files(&journal)[1], 100_000);
+            }
+            let case = format!("{newest:?}, queue: {queue_is_there}, a bad block elsewhere: {bad_block}");
+            cases.push(survives(folder, newest, bad_block, case));
+        }
+    }
+    // Side by side: each waits for the keeper.
+    futures::future::join_all(cases).await;
+}
+
+async fn survives(folder: tempfile::TempDir, newest: Newest, bad_block: bool, case: String) {
+    let folder = folder.path();
+    let stopped = inspect(folder, small()).expect("readable");
+    assert_eq!(stopped.streams[&Stream::Stats].records, STATS, "{case}: the stopped spool still shows them");
+    let spool = Spool::open(folder, small()).expect("opens");
+    spool.append(big_batch(EVENTS..EVENTS + 10)).await.expect("taken");
+    // Long enough for the keeper to save its checkpoint and delete what it holds for done.
+    tokio::time::sleep(Duration::from_millis(3500)).await;
+    let (events, stats) = (lease_all(&spool, Stream::Events), lease_all(&spool, Stream::Stats));
+    let expected: Vec<String> = (0..STATS).map(stat).collect();
+    assert!(texts(&stats) == expected, "{case}: {} of {STATS} stats", stats.len());
+    let status = spool.status();
+    let lost = dropped(&status, Stream::Events);
+    assert_eq!(events.len() as u64 + lost, EVENTS + 10, "{case}: delivered and lost events");
+    let most = u64::from(bad_block) * 100 + if newest.costs_records() { 100 } else { 0 };
+    assert!(lost <= most, "{case}: {lost} events are lost");
+    assert_eq!(dropped(&status, Stream::Stats), 0, "{case}");
+    spool.close().await;
+}
