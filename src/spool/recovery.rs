@@ -127,7 +127,9 @@ fn front(
     let mut block = vec![0; header.block_len() as usize];
     file.read_at(&mut block, 0).map_err(OpenError::io(&path))?;
     let Ok(packed) = check_block(&header, &block) else { return Ok(None) };
-    Ok(unpacker.unpack(segment, &header, packed).ok().and_then(|raw| decode(&raw)))
+    let state = unpacker.unpack(segment, &header, packed).ok().and_then(|raw| decode::<SavedState>(&raw));
+    // Another segment's state says nothing about this one.
+    Ok(state.filter(|state| state.segment == segment))
 }
 
 /// A segment whose front does not hold, and that has no block of a stream, nor has any newer one, begins where the stream
@@ -208,7 +210,7 @@ fn replay(
                 };
                 if header.kind == Kind::Notes {
                     books.enter_notes(&decode::<Vec<Note>>(&raw).unwrap_or_default());
-                } else if let Some(state) = decode::<SavedState>(&raw) {
+                } else if let Some(state) = decode::<SavedState>(&raw).filter(|state| state.segment == segment) {
                     supersede(books, state);
                 }
             }
