@@ -146,7 +146,7 @@ async fn drain(folder: &Path, most: u64) -> Value {
     let mut before = None;
     while let Some(lease) = spool.lease(Stream::Events, limit).expect("readable") {
         records += lease.records.len() as u64;
-        let range = lease.records[0].ordinal..lease.records[lease.records.len() - 1].ordinal + 1;
+        let range = lease.records[0].seq..lease.records[lease.records.len() - 1].seq + 1;
         if let Some(range) = before.replace(range) {
             spool.acknowledge(Stream::Events, &[range]).expect("noted");
         }
@@ -184,7 +184,7 @@ async fn several(folder: &Path, spools: u64) -> Value {
     let limit = LeaseLimit { records: 1000, bytes: 4 << 20 };
     for spool in &spools {
         while let Some(lease) = spool.lease(Stream::Events, limit).expect("readable") {
-            let range = lease.records[0].ordinal..lease.records[lease.records.len() - 1].ordinal + 1;
+            let range = lease.records[0].seq..lease.records[lease.records.len() - 1].seq + 1;
             spool.acknowledge(Stream::Events, &[range]).expect("noted");
         }
     }

@@ -49,7 +49,7 @@ impl Source {
 pub struct Query {
     /// Of these streams, one after another.
     pub streams: Vec<Stream>,
-    /// From this ordinal of a stream on.
+    /// From this sequence number of a stream on.
     pub from: BTreeMap<Stream, u64>,
     /// The newest first.
     pub newest: bool,
@@ -110,7 +110,8 @@ pub struct Looked {
     /// Its stream.
     pub stream: Stream,
     /// Its place in the stream's order.
-    pub ordinal: u64,
+    #[serde(rename = "ordinal")]
+    pub seq: u64,
     /// When it was received.
     pub received_at: UnixMillis,
     /// What a sink would store, redacted alike; Extended JSON.
@@ -137,8 +138,8 @@ pub fn look(
     let mut left = query.limit.unwrap_or(usize::MAX);
     for &stream in &query.streams {
         let from = match (query.from.get(&stream), query.newest) {
-            (Some(&ordinal), false) => PeekFrom::Ordinal(ordinal),
-            (Some(&ordinal), true) => PeekFrom::OrdinalBackwards(ordinal),
+            (Some(&seq), false) => PeekFrom::Ordinal(seq),
+            (Some(&seq), true) => PeekFrom::OrdinalBackwards(seq),
             (None, false) => PeekFrom::Oldest,
             (None, true) => PeekFrom::Newest,
         };
@@ -171,7 +172,7 @@ fn of_record(stream: Stream, record: &QueuedRecord, encoder: &Encoder, raw: bool
             Err(error) => (None, Some(error), None),
         }
     };
-    Looked { stream, ordinal: record.ordinal, received_at: record.received_at, document, error, record: bytes }
+    Looked { stream, seq: record.seq, received_at: record.received_at, document, error, record: bytes }
 }
 
 /// A record's document as relaxed Extended JSON, redacted as the encoder was told.

@@ -77,7 +77,7 @@ async fn write(folder: &Path, compression: Compression) -> Expected {
         attempts: 3,
         first_attempt_at: RECEIVED_AT + 1,
     });
-    spool.set_aside(Stream::Events, rejections.into()).await.expect("kept");
+    spool.dead_letter(Stream::Events, rejections.into()).await.expect("kept");
     let dropped = DeadFilter { reason: Some("451".into()), ..Default::default() };
     assert_eq!(spool.drop_dead_letters(&dropped).expect("written"), 1);
     spool.purge(&[Stream::Stats]).await.expect("purged");
@@ -118,7 +118,7 @@ fn second_reader(folder: &Path) -> (Expected, u64) {
 fn peeked(spool: &StoppedSpool) -> Expected {
     let records = |stream| {
         let peek = spool.peek(stream, PeekFrom::Oldest).expect("a reader");
-        peek.map(|record| record.map(|record| (record.ordinal, record.received_at, record.bytes.to_vec())))
+        peek.map(|record| record.map(|record| (record.seq, record.received_at, record.bytes.to_vec())))
             .collect::<Result<Vec<_>, _>>()
             .expect("readable")
     };
@@ -205,7 +205,7 @@ async fn a_spool_of_format_version_1_is_read_and_gone_on_with() {
     for stream in Stream::ALL {
         while let Some(lease) = spool.lease(stream, all).expect("readable") {
             let records =
-                lease.records.into_iter().map(|record| (record.ordinal, record.received_at, record.bytes.to_vec()));
+                lease.records.into_iter().map(|record| (record.seq, record.received_at, record.bytes.to_vec()));
             taken.entry(stream).or_default().extend(records);
         }
     }

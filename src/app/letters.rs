@@ -104,8 +104,8 @@ async fn alone(sink: &dyn Sink, stream: Stream, letter: &DeadLetter) -> Outcome 
 }
 
 fn batch(stream: Stream, letters: &[DeadLetter]) -> Batch {
-    let records = letters.iter().zip(0..).map(|(letter, ordinal)| QueuedRecord {
-        ordinal,
+    let records = letters.iter().zip(0..).map(|(letter, seq)| QueuedRecord {
+        seq,
         received_at: letter.received_at,
         bytes: letter.record.clone().into(),
     });

@@ -215,7 +215,7 @@ impl From<FlushState> for State {
             FlushState::Connecting => Self::Connecting,
             FlushState::Delivering => Self::Delivering,
             FlushState::Idle => Self::Idle,
-            FlushState::Away => Self::Away,
+            FlushState::Unavailable => Self::Away,
             FlushState::Unauthorized => Self::Unauthorized,
             FlushState::Paused => Self::Paused,
             FlushState::DeadLettersFull => Self::DeadLettersFull,

@@ -176,7 +176,7 @@ impl Export {
                 None => {
                     self.skipped += 1;
                     let reason = looked.error.as_deref().unwrap_or("no document");
-                    eprintln!("livekit-spool: {} record {}: {reason}: left out", looked.stream, looked.ordinal);
+                    eprintln!("livekit-spool: {} record {}: {reason}: left out", looked.stream, looked.seq);
                 }
             },
             Out::Raw(out) => {
@@ -185,7 +185,7 @@ impl Export {
                 self.progress.records += 1;
             }
         }
-        self.progress.next.insert(looked.stream, looked.ordinal + 1);
+        self.progress.next.insert(looked.stream, looked.seq + 1);
         if self.renewed.elapsed() >= CHECKPOINT {
             self.checkpoint()?;
             self.begin()?;

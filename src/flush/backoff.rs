@@ -1,4 +1,4 @@
-//! How long to stay away from a sink that does not take records: exponential, with full jitter.
+//! How long to wait before a sink that does not take records is tried again: exponential, with full jitter.
 //!
 //! Pure: the caller brings the random number and does the waiting.
 

@@ -1,4 +1,4 @@
-//! A worker from outside: its figures, and what it can be told.
+//! A worker from outside: its figures, and its commands.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -54,16 +54,16 @@ impl Worker {
             queue,
             sink,
             timeout: options.timeout,
-            cut: CancellationToken::new(),
-            passes: Arc::new(AtomicU64::new(0)),
+            cancel: CancellationToken::new(),
+            accepted_total: Arc::new(AtomicU64::new(0)),
         };
-        let (commands, obeyed) = unbounded_channel();
-        let task = tokio::spawn(run(tools, options, Arc::clone(&shared), obeyed, shutdown));
+        let (commands, received) = unbounded_channel();
+        let task = tokio::spawn(run(tools, options, Arc::clone(&shared), received, shutdown));
         Handle { shared, meters, commands, task }
     }
 }
 
-/// Runs the loop; where it panics, another one, which gets all that was under way again: a sink that nobody serves would
+/// Runs the loop; where it panics, another one, which gets all that was in flight again: a sink that nobody serves would
 /// look as if nothing were to do.
 async fn run(
     tools: Tools,
@@ -79,7 +79,7 @@ async fn run(
         let run = flushing.run(&mut commands, shutdown.clone());
         let Err(panic) = AssertUnwindSafe(run).catch_unwind().await else { return };
         for stream in Stream::ALL {
-            tools.queue.give_back(stream, &[0..u64::MAX]);
+            tools.queue.release(stream, &[0..u64::MAX]);
         }
         panics += 1;
         let error = format!("the sink's worker panicked, and is started again: {}", caught::message(&*panic));
@@ -87,7 +87,7 @@ async fn run(
             shared.enter(FlushState::Stopped, Some(&error));
             return;
         }
-        shared.enter(FlushState::Away, Some(&error));
+        shared.enter(FlushState::Unavailable, Some(&error));
         tokio::time::sleep(backoff::pause(options.backoff, panics, 1.0)).await;
     }
 }
@@ -112,19 +112,19 @@ impl Handle {
         }
     }
 
-    /// Stops taking records; what is under way ends.
+    /// Stops taking records; what is in flight ends.
     pub fn pause(&self) {
-        self.tell(Command::Pause);
+        self.send(Command::Pause);
     }
 
     /// Takes records again, without waiting out a pause.
     pub fn resume(&self) {
-        self.tell(Command::Resume);
+        self.send(Command::Resume);
     }
 
     /// Sends what waits now, full batch or not, without waiting out a pause.
     pub fn flush_now(&self) {
-        self.tell(Command::FlushNow);
+        self.send(Command::FlushNow);
     }
 
     /// Returns when the worker has ended.
@@ -134,7 +134,7 @@ impl Handle {
         }
     }
 
-    fn tell(&self, command: Command) {
+    fn send(&self, command: Command) {
         // A worker that has ended has nothing to pause or flush.
         let _ = self.commands.send(command);
     }

@@ -1,21 +1,21 @@
 //! Per sink: reads batches, delivers them, removes what was acknowledged.
 //!
 //! ```text
-//! queue ─ lease ─► parcel ─ send ─► sink ─┬─ Delivered ─► acknowledge
-//!           ▲                             ├─ Rejected ──► set aside (dead letter)
-//!           └────── give back at the end ─┴─ Retry ─────► held, tried again without end
+//! queue ─ lease ─► batch ─ send ─► sink ─┬─ Delivered ─► acknowledge
+//!           ▲                            ├─ Rejected ──► dead letter
+//!           └───── release at the end ───┴─ Retry ─────► held, tried again without end
 //! ```
 
 mod backoff;
 mod batch;
 mod deliver;
-#[cfg(test)]
-mod double;
 mod due;
+#[cfg(test)]
+mod fake;
 mod handle;
+mod in_flight;
 mod options;
-mod pace;
-mod parcel;
+mod rate_limiter;
 mod status;
 mod tasks;
 #[cfg(test)]

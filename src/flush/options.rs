@@ -1,4 +1,4 @@
-//! How a worker makes batches, and how it behaves when its sink does not take them.
+//! How a worker makes batches, and what it does when its sink does not take them.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ pub struct FlushOptions {
     pub batch_records: usize,
     /// Bytes of records in a batch at most; a larger record goes alone.
     pub batch_bytes: usize,
-    /// Batches under way at once, at least 1; 1 keeps strict order.
+    /// Batches in flight at once, at least 1; 1 keeps strict order.
     pub max_in_flight: usize,
     /// Records a second at most; 0: no limit.
     pub max_rate: u64,
-    /// The pauses while the sink is away.
+    /// The pauses while the sink is unavailable.
     pub backoff: BackoffOptions,
     /// How long one batch may take before it counts as failed.
     pub timeout: Duration,

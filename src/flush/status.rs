@@ -22,14 +22,15 @@ pub enum FlushState {
     /// Nothing waits.
     Idle,
     /// The sink does not take records: backing off, see the last error.
-    Away,
+    #[serde(rename = "away")]
+    Unavailable,
     /// The sink refuses the credentials, or their rights do not suffice: backing off, see the last error.
     Unauthorized,
     /// Paused by the user.
     Paused,
-    /// Records that the sink rejected cannot be set aside: delivery waits until dead letters are retried or dropped.
+    /// Records that the sink rejected cannot become dead letters: delivery waits until some are retried or dropped.
     DeadLettersFull,
-    /// The spool cannot be read or take note of deliveries: backing off, see the last error.
+    /// The spool cannot be read, or cannot record deliveries: backing off, see the last error.
     SpoolFailed,
     /// The last flush before the end.
     Stopping,
@@ -45,7 +46,7 @@ impl FlushState {
             Self::Connecting => "connecting",
             Self::Delivering => "delivering",
             Self::Idle => "idle",
-            Self::Away => "away",
+            Self::Unavailable => "away",
             Self::Unauthorized => "unauthorized",
             Self::Paused => "paused",
             Self::DeadLettersFull => "dead-letters-full",
@@ -57,8 +58,8 @@ impl FlushState {
 
     /// True where records wait because something is wrong.
     #[must_use]
-    pub const fn is_trouble(self) -> bool {
-        matches!(self, Self::Away | Self::Unauthorized | Self::DeadLettersFull | Self::SpoolFailed)
+    pub const fn is_blocked(self) -> bool {
+        matches!(self, Self::Unavailable | Self::Unauthorized | Self::DeadLettersFull | Self::SpoolFailed)
     }
 }
 
@@ -67,7 +68,7 @@ impl From<SinkErrorKind> for FlushState {
         match kind {
             SinkErrorKind::Unauthorized => Self::Unauthorized,
             SinkErrorKind::Unavailable | SinkErrorKind::Timeout | SinkErrorKind::Full | SinkErrorKind::Unnamed => {
-                Self::Away
+                Self::Unavailable
             }
         }
     }
@@ -96,11 +97,11 @@ pub struct FlushStatus {
     pub delivered_bytes: u64,
     /// Batches that went out, retries included.
     pub batches: u64,
-    /// Records that were rejected and set aside.
+    /// Records that were rejected, dead letters now.
     pub rejected_records: u64,
     /// Records that had to be sent again, by reason.
     pub retried_records: BTreeMap<String, u64>,
-    /// Batches under way.
+    /// Batches in flight.
     pub in_flight: usize,
     /// Records in a batch at most, now (it shrinks under timeouts).
     pub batch_records: usize,

@@ -1,4 +1,4 @@
-//! What runs beside the worker's loop: a parcel's way through the sink and out of the queue.
+//! What runs beside the worker's loop: a batch's delivery, and its removal from the queue.
 
 use std::{
     collections::BTreeMap,
@@ -10,8 +10,8 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    deliver::{Verdict, Way, deliver},
-    parcel::{Parcel, ranges},
+    deliver::{DeliveryContext, DeliveryResult, deliver},
+    in_flight::{InFlightBatch, ranges},
     status::Meters,
 };
 use crate::{
@@ -26,20 +26,20 @@ pub(super) struct Tools {
     pub(super) queue: Arc<dyn Queue>,
     pub(super) sink: Arc<dyn Sink>,
     pub(super) timeout: Duration,
-    pub(super) cut: CancellationToken,
-    pub(super) passes: Arc<AtomicU64>,
+    pub(super) cancel: CancellationToken,
+    pub(super) accepted_total: Arc<AtomicU64>,
     pub(super) meters: Arc<Meters>,
 }
 
 /// What a task reports.
-pub(super) enum Done {
+pub(super) enum TaskResult {
     /// The sink was reached and made ready, with these warnings; or not.
     Initialized(Result<Vec<String>, SinkError>),
-    /// A parcel was tried.
+    /// A batch was tried.
     Sent(Box<Sent>),
 }
 
-/// What became of a parcel.
+/// What became of a batch.
 pub(super) struct Sent {
     pub(super) batches: u64,
     pub(super) delivered: u64,
@@ -47,16 +47,16 @@ pub(super) struct Sent {
     pub(super) rejected: u64,
     pub(super) lag_millis: Option<i64>,
     /// What is to be tried again.
-    pub(super) leftover: Option<Parcel>,
+    pub(super) leftover: Option<InFlightBatch>,
     /// Why.
     pub(super) error: Option<SinkError>,
-    /// Records that passed, all tasks together, when this one ended.
-    pub(super) passes: u64,
-    /// What the queue would not take note of.
+    /// Records that were accepted, all tasks together, when this one ended.
+    pub(super) accepted_total: u64,
+    /// What the queue would not record.
     pub(super) unsettled: Option<(Unsettled, QueueError)>,
 }
 
-/// Outcomes that the queue has still to take note of.
+/// Outcomes that the queue has still to record.
 #[derive(Debug)]
 pub(super) struct Unsettled {
     pub(super) stream: Stream,
@@ -65,30 +65,30 @@ pub(super) struct Unsettled {
 }
 
 /// Reaches the sink and makes it ready.
-pub(super) async fn initialize(tools: Tools) -> Done {
-    let away = |message| Err(SinkError { kind: SinkErrorKind::Unavailable, message });
+pub(super) async fn initialize(tools: Tools) -> TaskResult {
+    let unavailable = |message| Err(SinkError { kind: SinkErrorKind::Unavailable, message });
     // A sink may try several things in turn, each within the time a batch may take.
-    let patience = tools.timeout * 4;
-    Done::Initialized(tokio::select! {
+    let timeout = tools.timeout * 4;
+    TaskResult::Initialized(tokio::select! {
         biased;
-        () = tools.cut.cancelled() => away("stopping".to_owned()),
-        result = tokio::time::timeout(patience, tools.sink.initialize()) => match result {
+        () = tools.cancel.cancelled() => unavailable("stopping".to_owned()),
+        result = tokio::time::timeout(timeout, tools.sink.initialize()) => match result {
             Ok(result) => result,
-            Err(_) => away(format!("{}: not ready within {patience:?}", tools.sink.address())),
+            Err(_) => unavailable(format!("{}: not ready within {timeout:?}", tools.sink.address())),
         },
     })
 }
 
-/// Sends a parcel, removes from the queue what was delivered, sets aside what was rejected.
-pub(super) async fn send(tools: Tools, mut parcel: Parcel) -> Done {
-    let way = Way {
+/// Sends a batch, removes from the queue what was delivered, makes dead letters of what was rejected.
+pub(super) async fn send(tools: Tools, mut batch: InFlightBatch) -> TaskResult {
+    let context = DeliveryContext {
         sink: &*tools.sink,
         timeout: tools.timeout,
-        cut: &tools.cut,
+        cancel: &tools.cancel,
         meters: &tools.meters,
-        passes: &tools.passes,
+        accepted_total: &tools.accepted_total,
     };
-    let Verdict { outcomes, error, batches, passes } = deliver(&way, &parcel).await;
+    let DeliveryResult { outcomes, error, batches, accepted_total } = deliver(&context, &batch).await;
 
     let mut sent = Sent {
         batches,
@@ -98,21 +98,21 @@ pub(super) async fn send(tools: Tools, mut parcel: Parcel) -> Done {
         lag_millis: None,
         leftover: None,
         error,
-        passes,
+        accepted_total,
         unsettled: None,
     };
     let (mut delivered, mut rejections, mut left) = (Vec::with_capacity(outcomes.len()), Vec::new(), Vec::new());
-    for (record, outcome) in parcel.records.iter().zip(outcomes) {
+    for (record, outcome) in batch.records.iter().zip(outcomes) {
         match outcome {
             Outcome::Delivered => {
-                delivered.push(record.ordinal);
+                delivered.push(record.seq);
                 sent.delivered_bytes += record.bytes.len() as u64;
             }
             Outcome::Rejected(reason) => rejections.push(Rejection {
                 record: record.clone(),
                 reason,
-                attempts: parcel.attempts + 1,
-                first_attempt_at: parcel.first_attempt_at,
+                attempts: batch.attempts + 1,
+                first_attempt_at: batch.first_attempt_at,
             }),
             Outcome::Retry => left.push(record.clone()),
         }
@@ -120,19 +120,19 @@ pub(super) async fn send(tools: Tools, mut parcel: Parcel) -> Done {
     sent.delivered = delivered.len() as u64;
     sent.rejected = rejections.len() as u64;
     if sent.delivered > 0 {
-        sent.lag_millis = lag(&parcel);
+        sent.lag_millis = lag(&batch);
     }
-    let outcomes = Unsettled { stream: parcel.stream, acknowledged: ranges(delivered), rejections };
+    let outcomes = Unsettled { stream: batch.stream, acknowledged: ranges(delivered), rejections };
     sent.unsettled = settle(Arc::clone(&tools.queue), outcomes).await.err().map(|unsettled| *unsettled);
     if !left.is_empty() {
-        parcel.attempts += 1;
-        parcel.records = left.into();
-        sent.leftover = Some(parcel);
+        batch.attempts += 1;
+        batch.records = left.into();
+        sent.leftover = Some(batch);
     }
-    Done::Sent(Box::new(sent))
+    TaskResult::Sent(Box::new(sent))
 }
 
-/// Tells the queue of outcomes; gives back those it could not take.
+/// Records outcomes in the queue; returns those it could not record.
 pub(super) async fn settle(queue: Arc<dyn Queue>, outcomes: Unsettled) -> Result<(), Box<(Unsettled, QueueError)>> {
     let Unsettled { stream, acknowledged, rejections } = outcomes;
     let mut failed = None;
@@ -147,7 +147,7 @@ pub(super) async fn settle(queue: Arc<dyn Queue>, outcomes: Unsettled) -> Result
         }
     }
     if !rejections.is_empty()
-        && let Err(error) = queue.set_aside(stream, rejections.clone()).await
+        && let Err(error) = queue.dead_letter(stream, rejections.clone()).await
     {
         failed = Some(error);
         remaining.rejections = rejections;
@@ -163,11 +163,11 @@ pub(super) fn panicked(panic: &dyn std::fmt::Display) -> QueueError {
     QueueError::Io { path: "(queue)".to_owned(), source: std::io::Error::other(panic.to_string()) }
 }
 
-/// From a record's own time to now, the slower of the parcel's ends: looking at each record would cost more than it tells.
-fn lag(parcel: &Parcel) -> Option<i64> {
+/// From a record's own time to now, the slower of the batch's ends: reading each record would cost more than it is worth.
+fn lag(batch: &InFlightBatch) -> Option<i64> {
     let now = now_millis();
-    let ends = [parcel.records.first()?, parcel.records.last()?];
-    ends.into_iter().filter_map(|record| time_of(parcel.stream, &record.bytes)).map(|at| now - at).max()
+    let ends = [batch.records.first()?, batch.records.last()?];
+    ends.into_iter().filter_map(|record| time_of(batch.stream, &record.bytes)).map(|at| now - at).max()
 }
 
 /// Counts retried records by reason.

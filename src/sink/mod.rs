@@ -27,7 +27,7 @@ pub enum Outcome {
     Delivered,
     /// It could not be taken now; it stays and is tried again, without end.
     Retry,
-    /// The sink will never take it, for this reason; it is set aside as a dead letter.
+    /// The sink will never take it, for this reason; it becomes a dead letter.
     Rejected(String),
 }
 
@@ -101,7 +101,7 @@ pub trait Sink: Send + Sync + 'static {
     async fn send_batch(&self, batch: Batch) -> BatchOutcome;
 
     /// How many records of a stream it recognises at least when they come again, counted from the last one back; `None`: all,
-    /// since the `_id` is a key there. No more than these are on their way and not yet noted as delivered, so that a crash
+    /// since the `_id` is a key there. No more than these are in flight or acknowledged and not yet flushed, so that a crash
     /// makes no second document.
     fn recognizes(&self) -> Option<u64> {
         None

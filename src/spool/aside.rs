@@ -7,13 +7,13 @@ use crate::record::{RecordId, Stream, UnixMillis, now_millis};
 pub(super) fn set_aside(core: &Core, stream: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError> {
     let now = now_millis();
     let is_open = |rejection: &Rejection| {
-        let ordinal = rejection.record.ordinal;
+        let ordinal = rejection.record.seq;
         !core.books.lock().streams[stream as usize].live.is_done(&(ordinal..ordinal + 1))
     };
     // An attempt that did not get all of them in may have been made before.
     let open = rejections.into_iter().filter(is_open);
     let (ordinals, letters): (Vec<u64>, Vec<DeadLetter>) =
-        open.map(|rejection| (rejection.record.ordinal, letter(stream, rejection, now))).unzip();
+        open.map(|rejection| (rejection.record.seq, letter(stream, rejection, now))).unzip();
     keep(core, stream, &ordinals, &letters)
 }
 

@@ -1,4 +1,4 @@
-//! What the flusher needs of a spool: the [`Queue`] trait and what passes through it.
+//! What the flusher needs of a spool: the [`Queue`] trait and its types.
 
 use std::ops::Range;
 
@@ -10,20 +10,20 @@ use crate::record::{Stream, UnixMillis};
 /// A record in a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueuedRecord {
-    /// Its place in the stream's order; never used twice.
-    pub ordinal: u64,
+    /// Its sequence number, the place in its stream's order; never used twice.
+    pub seq: u64,
     /// When it was received, by the wall clock.
     pub received_at: UnixMillis,
     /// The record as it came.
     pub bytes: Bytes,
 }
 
-/// Records handed out for delivery: not handed out again until given back (or the process restarts).
+/// Records handed out for delivery: not handed out again until released (or the process restarts).
 #[derive(Debug)]
 pub struct Lease {
     /// The queue they come from.
     pub stream: Stream,
-    /// In queue order; ordinals may skip where records were dropped or lost.
+    /// In queue order; sequence numbers may skip where records were dropped or lost.
     pub records: Vec<QueuedRecord>,
 }
 
@@ -49,7 +49,7 @@ pub struct Rejection {
     pub first_attempt_at: UnixMillis,
 }
 
-/// What the flusher needs of a spool: take records in order, give them back, remove what was acknowledged.
+/// What the flusher needs of a spool: lease records in order, release them, remove what was acknowledged.
 #[async_trait]
 pub trait Queue: Send + Sync + 'static {
     /// Hands out the next records of a stream, in order. Blocking (reads and decompresses): call it off the async threads.
@@ -58,30 +58,30 @@ pub trait Queue: Send + Sync + 'static {
     /// When the journal cannot be read.
     fn lease(&self, stream: Stream, limit: LeaseLimit) -> Result<Option<Lease>, QueueError>;
 
-    /// Puts records back at their place in the order; the next lease hands them out again. Ordinals that are not handed out
-    /// are passed over.
-    fn give_back(&self, stream: Stream, ordinals: &[Range<u64>]);
+    /// Puts leased records back at their place in the order; the next lease hands them out again. Sequence numbers that
+    /// are not leased are ignored.
+    fn release(&self, stream: Stream, seqs: &[Range<u64>]);
 
-    /// Removes delivered records. The note becomes durable with the journal's next sync; a crash before it redelivers.
+    /// Removes delivered records. This becomes durable when the queue is flushed; a crash before it redelivers them.
     ///
     /// # Errors
-    /// When the note could not be taken.
-    fn acknowledge(&self, stream: Stream, ordinals: &[Range<u64>]) -> Result<(), QueueError>;
+    /// When it could not be recorded.
+    fn acknowledge(&self, stream: Stream, seqs: &[Range<u64>]) -> Result<(), QueueError>;
 
-    /// Sets rejected records aside, durably, then removes them from the queue.
+    /// Writes rejected records to the dead letters, durably, then removes them from the queue.
     ///
     /// # Errors
     /// When the dead letters are full or cannot be written; the records then stay leased.
-    async fn set_aside(&self, stream: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError>;
+    async fn dead_letter(&self, stream: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError>;
 
-    /// Returns when `stream` has records that are not handed out (at once if it has some).
+    /// Returns when `stream` has records that are not leased (at once if it has some).
     async fn ready(&self, stream: Stream);
 
-    /// Records and bytes of `stream` that are not handed out.
+    /// Records and bytes of `stream` that are not leased.
     fn waiting(&self, stream: Stream) -> (u64, u64);
 
-    /// Records of `stream` that a crash now would hand out again although they are done: the note is not durable yet.
-    fn unnoted(&self, stream: Stream) -> u64;
+    /// Records of `stream` acknowledged that a crash now would hand out again: the queue was not flushed since.
+    fn unflushed(&self, stream: Stream) -> u64;
 }
 
 /// Why a queue operation failed.

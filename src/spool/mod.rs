@@ -281,7 +281,7 @@ impl Queue for Spool {
         self.core.readers[stream as usize].lock().lease(&self.core, limit)
     }
 
-    fn give_back(&self, stream: Stream, ordinals: &[Range<u64>]) {
+    fn release(&self, stream: Stream, ordinals: &[Range<u64>]) {
         {
             let mut books = self.core.books.lock();
             let books = books.stream(stream);
@@ -295,7 +295,7 @@ impl Queue for Spool {
         Ok(())
     }
 
-    async fn set_aside(&self, stream: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError> {
+    async fn dead_letter(&self, stream: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError> {
         let core = Arc::clone(&self.core);
         let done = tokio::task::spawn_blocking(move || aside::set_aside(&core, stream, rejections)).await;
         done.unwrap_or_else(|panic| {
@@ -319,7 +319,7 @@ impl Queue for Spool {
         self.core.books.lock().streams[stream as usize].waiting()
     }
 
-    fn unnoted(&self, stream: Stream) -> u64 {
+    fn unflushed(&self, stream: Stream) -> u64 {
         let books = self.core.books.lock();
         let StreamBooks { live, durable, .. } = &books.streams[stream as usize];
         durable.records().saturating_sub(live.records())

@@ -67,9 +67,9 @@ impl Peek {
                 Glance::Records(records) => records,
             };
             self.at = if self.backwards {
-                records.first().map_or(wanted, |record| record.ordinal)
+                records.first().map_or(wanted, |record| record.seq)
             } else {
-                records.last().map_or(wanted, |record| record.ordinal) + 1
+                records.last().map_or(wanted, |record| record.seq) + 1
             };
             if !records.is_empty() {
                 self.block = records.into_iter();

@@ -124,7 +124,7 @@ impl Reader {
                 return true;
             }
             *bytes += record.len();
-            records.push(QueuedRecord { ordinal: block.ordinal, received_at, bytes: record });
+            records.push(QueuedRecord { seq: block.ordinal, received_at, bytes: record });
             (block.ordinal, block.at) = (block.ordinal + 1, next);
         }
         false
@@ -135,7 +135,7 @@ impl Reader {
         let framing = 3 * records.len() as u64;
         let mut books = core.books.lock();
         let stream = books.stream(self.stream);
-        stream.hand_out(&(first.ordinal..last.ordinal + 1), bytes + framing);
+        stream.hand_out(&(first.seq..last.seq + 1), bytes + framing);
         stream.in_flight.entry(block.place.header.ordinal).or_insert(block.place);
     }
 

@@ -163,7 +163,7 @@ async fn a_redirection_to_a_node_that_is_away_is_retried_where_the_slot_was() {
     let pipeline = Pipeline::start(redis_sink(&server.url()), options());
     let events = in_one_room(some_events(100));
     pipeline.send_events(&events).await;
-    eventually("away", || async { pipeline.status().state == FlushState::Away }).await;
+    eventually("away", || async { pipeline.status().state == FlushState::Unavailable }).await;
     assert_eq!(pipeline.backlog(), 100);
     moved.store(false, Ordering::SeqCst);
     pipeline.drained().await;

@@ -1,16 +1,16 @@
-//! A sink's worker: lease → send → acknowledge, set aside, or try again.
+//! A sink's worker: lease → send → acknowledge, dead-letter, or try again.
 //!
-//! One loop decides, tasks do: the loop starts a task per parcel (up to `max_in_flight`) and waits for what happens
+//! One loop decides, tasks do: the loop starts a task per batch (up to `max_in_flight`) and waits for what happens
 //! first: a task's end, a command, a pause's end, new records.
 //!
-//! - While nothing passes the sink is *away*: the loop backs off, then sends one parcel as a probe. Each other probe
-//!   is a fresh one, so that a record that makes its server fall over does not hide that the server is back.
-//! - A parcel that fails although others pass is *held*: it has its own backoff and the others go past it, except
-//!   with `max_in_flight: 1`, which keeps strict order (then only suspects are passed, see `deliver`).
-//! - What the queue will not take note of stops new batches until it does: full dead letters pause their sink.
+//! - While nothing is accepted there is an *outage*: the loop backs off, then sends one batch as a probe. Each other
+//!   probe is a fresh one, so that a record that makes its server crash does not hide that the server is back.
+//! - A batch that fails although others are accepted is *held*: it has its own backoff and the others go past it, except
+//!   with `max_in_flight: 1`, which keeps strict order (then only suspects are overtaken, see `deliver`).
+//! - What the queue will not record stops new batches until it does: full dead letters pause their sink.
 
-mod finish;
-mod launch;
+mod complete;
+mod dispatch;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -31,18 +31,18 @@ use super::{
     batch::BatchSize,
     due::Due,
     handle::Command,
-    pace::Pace,
-    parcel::{Parcel, ranges},
+    in_flight::{InFlightBatch, ranges},
+    rate_limiter::RateLimiter,
     status::Shared,
-    tasks::{Done, Tools, Unsettled},
+    tasks::{TaskResult, Tools, Unsettled},
 };
 use crate::{record::Stream, spool::Queue};
 
-/// Parcels that are held beyond those in flight before the loop stops taking new ones: what bounds its memory.
-const HELD_BESIDES: usize = 4;
+/// Batches that are held beyond those in flight before the loop stops taking new ones: what bounds its memory.
+const MAX_HELD_EXTRA: usize = 4;
 /// How long closing a sink may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the queue may take to note what was under way when the last flush was over.
+/// How long the queue may take to record what was in flight when the last flush was over.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) struct Loop {
@@ -50,25 +50,25 @@ pub(super) struct Loop {
     options: FlushOptions,
     shared: Arc<Shared>,
     started: Instant,
-    tasks: JoinSet<Done>,
+    tasks: JoinSet<TaskResult>,
     /// What each task has leased, should it panic.
     leased: HashMap<Id, (Stream, Vec<Range<u64>>)>,
-    held: VecDeque<Parcel>,
+    held: VecDeque<InFlightBatch>,
     unsettled: Vec<Unsettled>,
     size: BatchSize,
-    pace: Pace,
+    rate_limiter: RateLimiter,
     due: Due,
     initialized: bool,
     paused: bool,
-    /// Set while nothing passes.
-    trouble: Option<Trouble>,
+    /// Set while nothing is accepted.
+    outage: Option<Outage>,
     /// When the last flush has to end.
     deadline: Option<Instant>,
-    /// The last flush met trouble: what is left stays on disk.
+    /// The last flush failed: what is left stays on disk.
     gave_up: bool,
 }
 
-struct Trouble {
+struct Outage {
     state: FlushState,
     message: String,
     failures: u32,
@@ -86,7 +86,7 @@ enum Wait {
 }
 
 enum Next {
-    Parcel(Parcel),
+    Batch(InFlightBatch),
     Wait(Wait),
 }
 
@@ -95,7 +95,7 @@ impl Loop {
         Self {
             tools,
             size: BatchSize::new(&options),
-            pace: Pace::new(options.max_rate),
+            rate_limiter: RateLimiter::new(options.max_rate),
             due: Due::new(options.interval),
             options,
             shared,
@@ -106,7 +106,7 @@ impl Loop {
             unsettled: Vec::new(),
             initialized: false,
             paused,
-            trouble: None,
+            outage: None,
             deadline: None,
             gave_up: false,
         }
@@ -122,13 +122,13 @@ impl Loop {
         loop {
             let wait = tokio::select! {
                 biased;
-                wait = self.launch() => wait,
+                wait = self.dispatch() => wait,
                 () = &mut latest_end => {
-                    self.leave_the_hanging();
+                    self.abandon_hung_calls();
                     break;
                 }
             };
-            self.show();
+            self.publish_status();
             if self.is_over() {
                 break;
             }
@@ -138,16 +138,16 @@ impl Loop {
             };
             let until = [until, self.deadline].into_iter().flatten().min();
             tokio::select! {
-                Some(done) = self.tasks.join_next_with_id() => self.finish_task(done),
+                Some(done) = self.tasks.join_next_with_id() => self.complete_task(done),
                 command = commands.recv(), if commands_open => match command {
-                    Some(command) => self.obey(command),
+                    Some(command) => self.apply(command),
                     None => commands_open = false,
                 },
                 () = shutdown.cancelled(), if self.deadline.is_none() => self.begin_last_flush(),
                 () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
                 () = any_ready(&*queue), if matches!(wait, Wait::Ready) => {}
                 () = &mut latest_end => {
-                    self.leave_the_hanging();
+                    self.abandon_hung_calls();
                     break;
                 }
             }
@@ -155,91 +155,93 @@ impl Loop {
         self.end().await;
     }
 
-    fn obey(&mut self, command: Command) {
+    fn apply(&mut self, command: Command) {
         match command {
             Command::Pause => self.paused = true,
             Command::Resume => {
                 self.paused = false;
-                self.hurry();
+                self.skip_backoff();
             }
             Command::FlushNow => {
                 self.due.force(&*self.tools.queue);
-                self.hurry();
+                self.skip_backoff();
             }
         }
     }
 
     /// Ends all pauses.
-    fn hurry(&mut self) {
-        if let Some(trouble) = &mut self.trouble {
-            trouble.retry_at = Instant::now();
+    fn skip_backoff(&mut self) {
+        if let Some(outage) = &mut self.outage {
+            outage.retry_at = Instant::now();
         }
-        for parcel in &mut self.held {
-            parcel.not_before = None;
+        for batch in &mut self.held {
+            batch.not_before = None;
         }
     }
 
     fn begin_last_flush(&mut self) {
         self.deadline = Some(Instant::now() + self.options.shutdown_timeout);
         self.gave_up = self.paused;
-        self.hurry();
+        self.skip_backoff();
     }
 
-    /// True when the last flush is over. Past its deadline it cuts what is under way short, and waits for that.
+    /// True when the last flush is over. Past its deadline it cancels what is in flight, and waits for that.
     fn is_over(&mut self) -> bool {
         let Some(deadline) = self.deadline else { return false };
         if Instant::now() >= deadline {
             self.gave_up = true;
-            self.tools.cut.cancel();
+            self.tools.cancel.cancel();
             self.deadline = Some(Instant::now() + SETTLE_TIMEOUT);
         }
         let queue = &*self.tools.queue;
         let nothing_left =
             self.held.is_empty() && self.leased.is_empty() && self.unsettled.is_empty() && self.due.is_empty(queue);
         if nothing_left {
-            // A connection attempt may still be under way; nobody needs it now.
-            self.tools.cut.cancel();
+            // A connection attempt may still be in flight; nobody needs it now.
+            self.tools.cancel.cancel();
         }
         self.tasks.is_empty() && (self.gave_up || nothing_left)
     }
 
-    /// Waits no longer for the queue: what is under way comes again, unless the queue still takes note of it.
-    fn leave_the_hanging(&mut self) {
-        self.note_error("the spool's disk does not answer: what was under way is delivered again after the next start");
-        self.tools.cut.cancel();
+    /// Waits no longer for the queue: what is in flight comes again, unless the queue still records it.
+    fn abandon_hung_calls(&mut self) {
+        self.record_error(
+            "the spool's disk does not answer: what was in flight is delivered again after the next start",
+        );
+        self.tools.cancel.cancel();
         self.tasks.abort_all();
-        for (stream, ordinals) in std::mem::take(&mut self.leased).into_values() {
-            self.tools.queue.give_back(stream, &ordinals);
+        for (stream, seqs) in std::mem::take(&mut self.leased).into_values() {
+            self.tools.queue.release(stream, &seqs);
         }
     }
 
-    /// Gives back what is left, and closes the sink.
+    /// Releases what is left, and closes the sink.
     async fn end(mut self) {
-        for parcel in self.held.drain(..) {
-            self.tools.queue.give_back(parcel.stream, &parcel.ordinals());
+        for batch in self.held.drain(..) {
+            self.tools.queue.release(batch.stream, &batch.seqs());
         }
         for Unsettled { stream, acknowledged, rejections } in self.unsettled.drain(..) {
-            let rejected = ranges(rejections.iter().map(|rejection| rejection.record.ordinal));
-            self.tools.queue.give_back(stream, &acknowledged);
-            self.tools.queue.give_back(stream, &rejected);
+            let rejected = ranges(rejections.iter().map(|rejection| rejection.record.seq));
+            self.tools.queue.release(stream, &acknowledged);
+            self.tools.queue.release(stream, &rejected);
         }
         if tokio::time::timeout(CLOSE_TIMEOUT, self.tools.sink.close()).await.is_err() {
-            self.note_error("closing the sink took too long");
+            self.record_error("closing the sink took too long");
         }
         self.shared.update(|status| status.in_flight = 0);
         self.shared.enter(FlushState::Stopped, None);
     }
 
-    fn show(&self) {
+    fn publish_status(&self) {
         let (in_flight, batch_records) = (self.leased.len(), self.size.limit().records);
         self.shared.update(|status| {
             status.in_flight = in_flight;
             status.batch_records = batch_records;
         });
-        let (state, error) = match &self.trouble {
+        let (state, error) = match &self.outage {
             _ if self.deadline.is_some() => (FlushState::Stopping, None),
             _ if self.paused => (FlushState::Paused, None),
-            Some(trouble) => (trouble.state, Some(trouble.message.as_str())),
+            Some(outage) => (outage.state, Some(outage.message.as_str())),
             None if !self.initialized => (FlushState::Connecting, None),
             None if in_flight > 0 => (FlushState::Delivering, None),
             None => (FlushState::Idle, None),

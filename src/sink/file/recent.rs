@@ -1,6 +1,6 @@
 //! The `_id`s of the lines written last: what is redelivered is not written twice.
 //!
-//! After a crash the queue hands out again what it had not noted as delivered. The worker sees to it that this is no more
+//! After a crash the queue hands out again what was acknowledged and not flushed. The worker sees to it that this is no more
 //! than is remembered here, see [`Sink::recognizes`](crate::sink::Sink::recognizes).
 
 use std::{

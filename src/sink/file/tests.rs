@@ -28,9 +28,9 @@ use crate::{
 };
 
 fn events(range: std::ops::Range<u64>) -> Batch {
-    let record = |ordinal| {
-        let event = AnalyticsEvent { id: format!("AE_{ordinal}"), room_id: "RM_x".into(), ..Default::default() };
-        QueuedRecord { ordinal, received_at: 0, bytes: Bytes::from(event.encode_to_vec()) }
+    let record = |seq| {
+        let event = AnalyticsEvent { id: format!("AE_{seq}"), room_id: "RM_x".into(), ..Default::default() };
+        QueuedRecord { seq, received_at: 0, bytes: Bytes::from(event.encode_to_vec()) }
     };
     Batch { stream: Stream::Events, records: range.map(record).collect() }
 }

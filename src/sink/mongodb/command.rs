@@ -206,7 +206,7 @@ mod tests {
 
     fn batch(records: impl IntoIterator<Item = Vec<u8>>) -> Batch {
         let records = records.into_iter().enumerate();
-        let record = |(i, bytes)| QueuedRecord { ordinal: i as u64, received_at: 0, bytes: Bytes::from(bytes) };
+        let record = |(i, bytes)| QueuedRecord { seq: i as u64, received_at: 0, bytes: Bytes::from(bytes) };
         Batch { stream: Stream::Events, records: records.map(record).collect() }
     }
 

@@ -11,7 +11,7 @@ async fn records_come_out_as_they_went_in_and_in_order() {
     spool.append(batch(Stream::Events, 3..2000)).await.expect("taken");
     let records = lease_all(&spool, Stream::Events);
     assert_eq!(texts(&records), expected(0..2000));
-    assert!(records.iter().map(|record| record.ordinal).eq(0..2000));
+    assert!(records.iter().map(|record| record.seq).eq(0..2000));
     assert_eq!(texts(&lease_all(&spool, Stream::Stats)), expected(100..101));
     assert!(spool.lease(Stream::NodeRooms, ALL).expect("readable").is_none());
     spool.close().await;
@@ -42,14 +42,14 @@ async fn what_is_given_back_is_handed_out_again_at_its_place() {
     spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
     let first = spool.lease(Stream::Events, limit(4)).expect("readable").expect("records");
     assert_eq!(texts(&first.records), expected(0..4));
-    spool.give_back(Stream::Events, &[1..3]);
+    spool.release(Stream::Events, &[1..3]);
     assert_eq!(spool.waiting(Stream::Events).0, 8);
     let again = spool.lease(Stream::Events, limit(3)).expect("readable").expect("records");
     let mut numbers = expected(1..3);
     numbers.extend(expected(4..5));
     assert_eq!(texts(&again.records), numbers);
     spool.acknowledge(Stream::Events, &[0..5]).expect("noted");
-    spool.give_back(Stream::Events, &[0..5]);
+    spool.release(Stream::Events, &[0..5]);
     assert_eq!(texts(&lease_all(&spool, Stream::Events)), expected(5..10), "what is acknowledged stays so");
     spool.close().await;
 }
@@ -115,7 +115,7 @@ async fn segments_go_when_they_are_delivered_and_the_count_survives() {
     let spool = Spool::open(folder.path(), small).expect("opens");
     assert_eq!(spool.status().streams[&Stream::Events].delivered, 40_000);
     spool.append(batch(Stream::Events, 7..8)).await.expect("taken");
-    assert_eq!(lease_all(&spool, Stream::Events)[0].ordinal, 40_000, "ordinals go on");
+    assert_eq!(lease_all(&spool, Stream::Events)[0].seq, 40_000, "ordinals go on");
     spool.close().await;
 }
 
@@ -182,7 +182,7 @@ async fn ready_returns_when_records_come_and_when_they_come_back() {
         async move { spool.ready(Stream::Events).await }
     });
     tokio::task::yield_now().await;
-    spool.give_back(Stream::Events, &[0..1]);
+    spool.release(Stream::Events, &[0..1]);
     waiter.await.expect("woken");
     spool.close().await;
 }
@@ -195,7 +195,7 @@ async fn a_rejected_record_becomes_a_dead_letter_and_leaves_the_queue() {
     let mut records = lease_all(&spool, Stream::Events);
     let rejection =
         Rejection { record: records.remove(1), reason: "too odd".into(), attempts: 3, first_attempt_at: 42 };
-    spool.set_aside(Stream::Events, vec![rejection]).await.expect("kept");
+    spool.dead_letter(Stream::Events, vec![rejection]).await.expect("kept");
     spool.close().await;
     let spool = open(folder.path());
     let status = spool.status();

@@ -31,7 +31,7 @@ async fn filled(folder: &Path, options: SpoolOptions) {
 async fn reject_one(spool: &Spool) {
     let record = spool.lease(Stream::Events, limit(1)).expect("readable").expect("records").records.remove(0);
     let rejection = Rejection { record, reason: "too odd".into(), attempts: 1, first_attempt_at: 1 };
-    spool.set_aside(Stream::Events, vec![rejection]).await.expect("kept");
+    spool.dead_letter(Stream::Events, vec![rejection]).await.expect("kept");
 }
 
 fn segments(folder: &Path) -> Vec<PathBuf> {
@@ -110,7 +110,7 @@ async fn verifying_beside_load_and_delivery_finds_nothing_wrong() {
                     reject_one(&spool).await;
                 }
                 if let Some(lease) = spool.lease(Stream::Events, limit(400)).expect("readable") {
-                    let ordinals = lease.records.iter().map(|record| record.ordinal..record.ordinal + 1);
+                    let ordinals = lease.records.iter().map(|record| record.seq..record.seq + 1);
                     spool.acknowledge(Stream::Events, &ordinals.collect::<Vec<_>>()).expect("noted");
                 }
             }

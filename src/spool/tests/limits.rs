@@ -157,7 +157,7 @@ async fn full_dead_letters_refuse_and_the_records_stay() {
     };
     let mut kept = 0;
     let error = loop {
-        match spool.set_aside(Stream::Events, vec![reject(&records[kept])]).await {
+        match spool.dead_letter(Stream::Events, vec![reject(&records[kept])]).await {
             Ok(()) => kept += 1,
             Err(error) => break error,
         }
@@ -167,7 +167,7 @@ async fn full_dead_letters_refuse_and_the_records_stay() {
     let status = spool.status();
     assert_eq!((status.dead_letters(), status.records()), (kept as u64, 300 - kept as u64));
     assert_eq!(spool.drop_dead_letters(&DeadFilter::default()).expect("removed"), kept as u64);
-    spool.set_aside(Stream::Events, vec![reject(&records[kept])]).await.expect("room again");
+    spool.dead_letter(Stream::Events, vec![reject(&records[kept])]).await.expect("room again");
     spool.close().await;
 }
 
@@ -218,7 +218,7 @@ async fn a_write_of_dead_letters_that_hangs_holds_up_neither_the_status_nor_inta
         let spool = Arc::clone(&spool);
         async move {
             let rejection = Rejection { record, reason: "no".into(), attempts: 1, first_attempt_at: 0 };
-            spool.set_aside(Stream::Events, vec![rejection]).await
+            spool.dead_letter(Stream::Events, vec![rejection]).await
         }
     });
     eventually("the write hangs", || disk.faults.holding.load(Ordering::Relaxed)).await;
@@ -292,7 +292,7 @@ async fn after_a_failed_sync_no_ordinal_is_used_twice() {
     let mut wanted = expected(0..10);
     wanted.extend(expected(20..30));
     assert_eq!(texts(&records), wanted);
-    assert!(records.iter().map(|record| record.ordinal).eq((0..10).chain(20..30)));
+    assert!(records.iter().map(|record| record.seq).eq((0..10).chain(20..30)));
     spool.close().await;
     let spool = over(&disk, None);
     assert_eq!(texts(&lease_all(&spool, Stream::Events)), wanted);
@@ -307,13 +307,13 @@ async fn what_is_acknowledged_counts_as_unnoted_until_the_note_is_synced() {
     // Longer than a segment: the note begins the next one, whose folder is synced.
     spool.append(batch(Stream::Events, 0..40_000)).await.expect("taken");
     assert_eq!(lease_all(&spool, Stream::Events).len(), 40_000);
-    assert_eq!(spool.unnoted(Stream::Events), 0, "handed out is not done");
+    assert_eq!(spool.unflushed(Stream::Events), 0, "handed out is not done");
     *disk.faults.held.lock() = Some("/spool/journal".into());
     spool.acknowledge(Stream::Events, &[0..10, 50..60]).expect("taken note of");
-    assert_eq!((spool.unnoted(Stream::Events), spool.unnoted(Stream::Stats)), (20, 0));
+    assert_eq!((spool.unflushed(Stream::Events), spool.unflushed(Stream::Stats)), (20, 0));
     eventually("the sync hangs", || disk.faults.holding.load(Ordering::Relaxed)).await;
-    assert_eq!(spool.unnoted(Stream::Events), 20);
+    assert_eq!(spool.unflushed(Stream::Events), 20);
     disk.faults.release();
-    eventually("the note is durable", || spool.unnoted(Stream::Events) == 0).await;
+    eventually("the note is durable", || spool.unflushed(Stream::Events) == 0).await;
     spool.close().await;
 }

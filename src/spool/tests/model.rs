@@ -167,10 +167,10 @@ impl World {
                 self.check_prefix(stream, &lease.records);
                 let (sent, kept) = lease.records.split_at(deliver.min(lease.records.len()));
                 let ranges = |records: &[QueuedRecord]| -> Vec<Range<u64>> {
-                    records.iter().map(|record| record.ordinal..record.ordinal + 1).collect()
+                    records.iter().map(|record| record.seq..record.seq + 1).collect()
                 };
                 // Given back first, so that acknowledgements come out of order too.
-                self.spool().give_back(stream, &ranges(kept));
+                self.spool().release(stream, &ranges(kept));
                 self.spool().acknowledge(stream, &ranges(sent)).expect("noted");
                 let done = self.model.waiting[stream as usize].drain(..sent.len()).collect::<Vec<_>>();
                 self.model.done[stream as usize].extend(done);
@@ -178,19 +178,19 @@ impl World {
             Step::Reject { stream, records } => {
                 let Some(lease) = self.spool().lease(stream, limit(records)).expect("readable") else { return };
                 self.check_prefix(stream, &lease.records);
-                let all: Vec<_> = lease.records.iter().map(|record| record.ordinal..record.ordinal + 1).collect();
+                let all: Vec<_> = lease.records.iter().map(|record| record.seq..record.seq + 1).collect();
                 let rejections = lease.records.into_iter().map(|record| Rejection {
                     record,
                     reason: "no".into(),
                     attempts: 1,
                     first_attempt_at: 0,
                 });
-                match self.spool().set_aside(stream, rejections.collect()).await {
+                match self.spool().dead_letter(stream, rejections.collect()).await {
                     Ok(()) => {
                         let done = self.model.waiting[stream as usize].drain(..all.len()).collect::<Vec<_>>();
                         self.model.done[stream as usize].extend(done);
                     }
-                    Err(_) => self.spool().give_back(stream, &all),
+                    Err(_) => self.spool().release(stream, &all),
                 }
             }
             Step::Settle => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -262,8 +262,8 @@ impl World {
             let status = &status.streams[&stream];
             assert_eq!(status.records, got.len() as u64, "{stream}: the count");
             assert!(status.dropped.is_empty(), "{stream}: nothing was damaged: {:?}", status.dropped);
-            let all: Vec<_> = records.iter().map(|record| record.ordinal..record.ordinal + 1).collect();
-            self.spool().give_back(stream, &all);
+            let all: Vec<_> = records.iter().map(|record| record.seq..record.seq + 1).collect();
+            self.spool().release(stream, &all);
         }
     }
 }

@@ -55,8 +55,8 @@ async fn all_that_was_handed_out_can_be_given_back_without_knowing_what() {
     let lease = || spool.lease(Stream::Events, limit(10)).expect("readable").expect("records").records;
     assert_eq!((lease().len(), lease().len()), (10, 10));
     spool.acknowledge(Stream::Events, &[3..5]).expect("noted");
-    spool.give_back(Stream::Events, &[0..u64::MAX]);
-    spool.give_back(Stream::Events, &[0..u64::MAX]);
+    spool.release(Stream::Events, &[0..u64::MAX]);
+    spool.release(Stream::Events, &[0..u64::MAX]);
     let left: Vec<String> = (0..3).chain(5..30).map(record).collect();
     assert_eq!(texts(&lease_all(&spool, Stream::Events)), left);
     spool.close().await;

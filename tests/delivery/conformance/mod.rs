@@ -52,7 +52,7 @@ fn once(ids: &BTreeSet<String>) -> Vec<String> {
 
 fn batch(events: &[AnalyticsEvent]) -> Batch {
     let record = |(i, event): (usize, &AnalyticsEvent)| QueuedRecord {
-        ordinal: i as u64,
+        seq: i as u64,
         received_at: 0,
         bytes: Bytes::from(event.encode_to_vec()),
     };
@@ -169,13 +169,13 @@ async fn a_sink_that_is_away_at_start_is_waited_for<S: Subject>() {
     let pipeline = Pipeline::start(subject.sink(), options());
     let events = some_events("away", 500);
     pipeline.send_events(&events).await;
-    eventually("away", || async { pipeline.status().state == FlushState::Away }).await;
+    eventually("away", || async { pipeline.status().state == FlushState::Unavailable }).await;
     assert_eq!(pipeline.backlog(), 500);
     assert!(pipeline.status().last_error.is_some_and(|error| error.contains(&pipeline.status().address)));
     subject.bring_back().await;
     pipeline.drained().await;
     assert_eq!(subject.ids(Stream::Events).await, once(&event_ids(&events)));
-    assert!(!pipeline.status().state.is_trouble());
+    assert!(!pipeline.status().state.is_blocked());
 }
 
 async fn a_sink_that_goes_away_under_load_gets_each_record_once<S: Subject>() {
@@ -240,8 +240,7 @@ impl Sink for Watched {
     async fn send_batch(&self, batch: Batch) -> BatchOutcome {
         let outcome = self.sink.send_batch(batch.clone()).await;
         let records = batch.records.iter().zip(&outcome.records);
-        let delivered =
-            records.filter(|(_, outcome)| **outcome == Outcome::Delivered).map(|(record, _)| record.ordinal);
+        let delivered = records.filter(|(_, outcome)| **outcome == Outcome::Delivered).map(|(record, _)| record.seq);
         self.taken.lock().expect("no panic under this lock").extend(delivered);
         outcome
     }

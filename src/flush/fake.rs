@@ -1,4 +1,4 @@
-//! Doubles for the worker's tests: a queue in memory and a sink that does as it is told.
+//! Fakes for the worker's tests: a queue in memory and a sink that does as it is told.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -32,10 +32,10 @@ struct Inner {
     next: u64,
     dead: Vec<Rejection>,
     dead_full: bool,
-    refuse_notes: bool,
-    /// Notes are taken, and not durable yet.
-    hold_notes: bool,
-    unnoted: u64,
+    refuse_acknowledgements: bool,
+    /// Acknowledgements are taken, and not flushed yet.
+    hold_flushes: bool,
+    unflushed: u64,
     refuse_leases: bool,
     /// The next look at what waits panics, once something is handed out.
     panic_in_look: bool,
@@ -50,7 +50,7 @@ pub(super) enum Hang {
     #[default]
     Nothing,
     Leases,
-    Notes,
+    Acknowledgements,
 }
 
 impl MemoryQueue {
@@ -63,10 +63,10 @@ impl MemoryQueue {
     pub(super) fn push(&self, records: u64) {
         let mut inner = self.inner.lock();
         for _ in 0..records {
-            let ordinal = inner.next;
+            let seq = inner.next;
             inner.next += 1;
-            let bytes = Bytes::from(format!("record {ordinal}"));
-            inner.waiting.insert(ordinal, QueuedRecord { ordinal, received_at: 0, bytes });
+            let bytes = Bytes::from(format!("record {seq}"));
+            inner.waiting.insert(seq, QueuedRecord { seq, received_at: 0, bytes });
         }
         drop(inner);
         self.changed.notify_waiters();
@@ -77,7 +77,7 @@ impl MemoryQueue {
         self.inner.lock().next
     }
 
-    /// Records that are neither delivered nor set aside.
+    /// Records that are neither delivered nor dead letters.
     pub(super) fn backlog(&self) -> usize {
         let inner = self.inner.lock();
         inner.waiting.len() + inner.leased.len()
@@ -95,15 +95,15 @@ impl MemoryQueue {
         self.inner.lock().dead_full = full;
     }
 
-    pub(super) fn refuse_notes(&self, refuse: bool) {
-        self.inner.lock().refuse_notes = refuse;
+    pub(super) fn refuse_acknowledgements(&self, refuse: bool) {
+        self.inner.lock().refuse_acknowledgements = refuse;
     }
 
-    /// While they are held notes are not durable; what was held is, when they no longer are.
-    pub(super) fn hold_notes(&self, hold: bool) {
+    /// While they are held, acknowledgements are not durable; what was held is, when they no longer are.
+    pub(super) fn hold_flushes(&self, hold: bool) {
         let mut inner = self.inner.lock();
-        inner.hold_notes = hold;
-        inner.unnoted = 0;
+        inner.hold_flushes = hold;
+        inner.unflushed = 0;
     }
 
     pub(super) fn refuse_leases(&self, refuse: bool) {
@@ -137,8 +137,8 @@ impl MemoryQueue {
     }
 }
 
-fn among(ranges: &[Range<u64>], ordinal: u64) -> bool {
-    ranges.iter().any(|range| range.contains(&ordinal))
+fn among(ranges: &[Range<u64>], seq: u64) -> bool {
+    ranges.iter().any(|range| range.contains(&seq))
 }
 
 #[async_trait]
@@ -160,43 +160,43 @@ impl Queue for MemoryQueue {
             }
             records.push(entry.remove());
         }
-        inner.leased.extend(records.iter().map(|record| (record.ordinal, record.clone())));
+        inner.leased.extend(records.iter().map(|record| (record.seq, record.clone())));
         Ok(Some(Lease { stream, records }))
     }
 
-    fn give_back(&self, _: Stream, ordinals: &[Range<u64>]) {
+    fn release(&self, _: Stream, seqs: &[Range<u64>]) {
         let mut inner = self.inner.lock();
-        let back: Vec<u64> = inner.leased.keys().copied().filter(|&ordinal| among(ordinals, ordinal)).collect();
-        for ordinal in back {
-            if let Some(record) = inner.leased.remove(&ordinal) {
-                inner.waiting.insert(ordinal, record);
+        let back: Vec<u64> = inner.leased.keys().copied().filter(|&seq| among(seqs, seq)).collect();
+        for seq in back {
+            if let Some(record) = inner.leased.remove(&seq) {
+                inner.waiting.insert(seq, record);
             }
         }
         drop(inner);
         self.changed.notify_waiters();
     }
 
-    fn acknowledge(&self, _: Stream, ordinals: &[Range<u64>]) -> Result<(), QueueError> {
-        self.wait_while(Hang::Notes);
+    fn acknowledge(&self, _: Stream, seqs: &[Range<u64>]) -> Result<(), QueueError> {
+        self.wait_while(Hang::Acknowledgements);
         let mut inner = self.inner.lock();
-        if inner.refuse_notes {
+        if inner.refuse_acknowledgements {
             return Err(Self::broken());
         }
         let before = inner.leased.len();
-        inner.leased.retain(|&ordinal, _| !among(ordinals, ordinal));
-        if inner.hold_notes {
-            inner.unnoted += (before - inner.leased.len()) as u64;
+        inner.leased.retain(|&seq, _| !among(seqs, seq));
+        if inner.hold_flushes {
+            inner.unflushed += (before - inner.leased.len()) as u64;
         }
         Ok(())
     }
 
-    async fn set_aside(&self, _: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError> {
+    async fn dead_letter(&self, _: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError> {
         let mut inner = self.inner.lock();
         if inner.dead_full {
-            return Err(QueueError::DeadLettersFull { sink: "double".to_owned(), letters: 1, bytes: 1 });
+            return Err(QueueError::DeadLettersFull { sink: "fake".to_owned(), letters: 1, bytes: 1 });
         }
         for rejection in rejections {
-            inner.leased.remove(&rejection.record.ordinal);
+            inner.leased.remove(&rejection.record.seq);
             inner.dead.push(rejection);
         }
         Ok(())
@@ -223,8 +223,8 @@ impl Queue for MemoryQueue {
         (inner.waiting.len() as u64, inner.waiting.values().map(|record| record.bytes.len() as u64).sum())
     }
 
-    fn unnoted(&self, _: Stream) -> u64 {
-        self.inner.lock().unnoted
+    fn unflushed(&self, _: Stream) -> u64 {
+        self.inner.lock().unflushed
     }
 }
 
@@ -247,15 +247,15 @@ pub(super) struct Behaviour {
     pub(super) first: VecDeque<SinkErrorKind>,
 }
 
-/// A sink that keeps ordinals in memory and fails as told.
+/// A sink that keeps sequence numbers in memory and fails as told.
 #[derive(Default)]
 pub(super) struct ScriptedSink {
     pub(super) behaviour: Mutex<Behaviour>,
-    /// Ordinals as they arrived, redeliveries included.
+    /// Sequence numbers as they arrived, redeliveries included.
     pub(super) arrived: Mutex<Vec<u64>>,
     /// The size of each batch.
     pub(super) batches: Mutex<Vec<usize>>,
-    pub(super) under_way: Mutex<(usize, usize)>,
+    pub(super) in_flight: Mutex<(usize, usize)>,
 }
 
 impl ScriptedSink {
@@ -280,18 +280,18 @@ impl ScriptedSink {
         if let Some(kind) = behaviour.first.pop_front().or(behaviour.fails) {
             return failed(kind);
         }
-        if batch.records.iter().any(|record| behaviour.poison.contains(&record.ordinal)) {
+        if batch.records.iter().any(|record| behaviour.poison.contains(&record.seq)) {
             return failed(SinkErrorKind::Unnamed);
         }
         let mut error = None;
-        let records = batch.records.iter().map(|record| match record.ordinal {
+        let records = batch.records.iter().map(|record| match record.seq {
             bad if behaviour.bad.contains(&bad) => Outcome::Rejected("told to reject".to_owned()),
             later if behaviour.later.contains(&later) => {
                 error = failed(SinkErrorKind::Unavailable).error;
                 Outcome::Retry
             }
-            ordinal => {
-                self.arrived.lock().push(ordinal);
+            seq => {
+                self.arrived.lock().push(seq);
                 Outcome::Delivered
             }
         });
@@ -302,7 +302,7 @@ impl ScriptedSink {
 #[async_trait]
 impl Sink for ScriptedSink {
     fn kind(&self) -> &'static str {
-        "double"
+        "fake"
     }
 
     fn address(&self) -> String {
@@ -322,14 +322,14 @@ impl Sink for ScriptedSink {
 
     async fn send_batch(&self, batch: Batch) -> BatchOutcome {
         {
-            let mut under_way = self.under_way.lock();
-            under_way.0 += 1;
-            under_way.1 = under_way.1.max(under_way.0);
+            let mut in_flight = self.in_flight.lock();
+            in_flight.0 += 1;
+            in_flight.1 = in_flight.1.max(in_flight.0);
         }
         self.batches.lock().push(batch.records.len());
         let delay = self.behaviour.lock().delay * batch.records.len() as u32;
         tokio::time::sleep(delay).await;
-        self.under_way.lock().0 -= 1;
+        self.in_flight.lock().0 -= 1;
         self.answer(&batch)
     }
 }

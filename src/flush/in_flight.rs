@@ -1,4 +1,4 @@
-//! Leased records on their way: what is tried together, how often it was, and what it waits for.
+//! Batches in flight: what is tried together, how often it was, and what it waits for.
 
 use std::{ops::Range, sync::Arc};
 
@@ -10,24 +10,24 @@ use crate::{
     spool::{Lease, QueuedRecord},
 };
 
-/// Records that are tried together.
+/// Leased records that are tried together.
 #[derive(Debug)]
-pub(super) struct Parcel {
+pub(super) struct InFlightBatch {
     pub(super) stream: Stream,
     pub(super) records: Arc<[QueuedRecord]>,
     /// Attempts that failed so far.
     pub(super) attempts: u32,
     pub(super) first_attempt_at: UnixMillis,
-    /// Set once the sink failed on these records without naming any or being away: how many records had passed then.
-    /// Where others have passed since, it is these records that are at fault.
+    /// Set once the sink failed on these records without naming any or being unavailable: how many records it had
+    /// accepted then. Where it accepted others since, it is these records that are at fault.
     pub(super) suspect: Option<u64>,
-    /// Records that had passed when it failed last.
-    pub(super) passes: Option<u64>,
+    /// Records that were accepted when it failed last.
+    pub(super) accepted_total: Option<u64>,
     /// Not to be tried before.
     pub(super) not_before: Option<Instant>,
 }
 
-impl From<Lease> for Parcel {
+impl From<Lease> for InFlightBatch {
     fn from(lease: Lease) -> Self {
         Self {
             stream: lease.stream,
@@ -35,13 +35,13 @@ impl From<Lease> for Parcel {
             attempts: 0,
             first_attempt_at: now_millis(),
             suspect: None,
-            passes: None,
+            accepted_total: None,
             not_before: None,
         }
     }
 }
 
-impl Parcel {
+impl InFlightBatch {
     pub(super) fn batch(&self) -> Batch {
         Batch { stream: self.stream, records: Arc::clone(&self.records) }
     }
@@ -64,8 +64,8 @@ impl Parcel {
         Some(Self { records: rest, ..*self })
     }
 
-    pub(super) fn ordinals(&self) -> Vec<Range<u64>> {
-        ranges(self.records.iter().map(|record| record.ordinal))
+    pub(super) fn seqs(&self) -> Vec<Range<u64>> {
+        ranges(self.records.iter().map(|record| record.seq))
     }
 
     pub(super) fn is_due(&self, now: Instant) -> bool {
@@ -73,13 +73,13 @@ impl Parcel {
     }
 }
 
-/// Ascending ordinals as ranges.
-pub(super) fn ranges(ordinals: impl IntoIterator<Item = u64>) -> Vec<Range<u64>> {
+/// Ascending sequence numbers as ranges.
+pub(super) fn ranges(seqs: impl IntoIterator<Item = u64>) -> Vec<Range<u64>> {
     let mut ranges: Vec<Range<u64>> = Vec::new();
-    for ordinal in ordinals {
+    for seq in seqs {
         match ranges.last_mut() {
-            Some(last) if last.end == ordinal => last.end += 1,
-            _ => ranges.push(ordinal..ordinal + 1),
+            Some(last) if last.end == seq => last.end += 1,
+            _ => ranges.push(seq..seq + 1),
         }
     }
     ranges
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn neighbouring_ordinals_make_one_range() {
+    fn neighbouring_sequence_numbers_make_one_range() {
         assert_eq!(ranges([1, 2, 3, 7, 9, 10]), [1..4, 7..8, 9..11]);
         assert!(ranges([]).is_empty());
     }

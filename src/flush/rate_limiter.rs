@@ -6,7 +6,7 @@ use std::time::Duration;
 
 /// Lets through `rate` records a second on average.
 #[derive(Debug)]
-pub(super) struct Pace {
+pub(super) struct RateLimiter {
     /// Records a second; 0: no limit.
     rate: u64,
     /// What may go now; below zero after a batch larger than what was left.
@@ -15,7 +15,7 @@ pub(super) struct Pace {
     at: Duration,
 }
 
-impl Pace {
+impl RateLimiter {
     pub(super) fn new(rate: u64) -> Self {
         Self { rate, tokens: Self::burst(rate), at: Duration::ZERO }
     }
@@ -25,7 +25,7 @@ impl Pace {
     }
 
     /// How many records may go at once at most.
-    pub(super) fn at_most(&self) -> usize {
+    pub(super) fn max_records(&self) -> usize {
         if self.rate == 0 { usize::MAX } else { Self::burst(self.rate) as usize }
     }
 
@@ -58,13 +58,13 @@ mod tests {
 
     #[test]
     fn over_time_no_more_than_the_rate_goes_through() {
-        let mut pace = Pace::new(500);
+        let mut limiter = RateLimiter::new(500);
         let (mut now, mut sent) = (Duration::ZERO, 0);
         while now < Duration::from_secs(20) {
-            let wait = pace.wait(now);
+            let wait = limiter.wait(now);
             if wait.is_zero() {
-                pace.spend(pace.at_most());
-                sent += pace.at_most();
+                limiter.spend(limiter.max_records());
+                sent += limiter.max_records();
             }
             now += wait.max(Duration::from_micros(1));
         }
@@ -73,16 +73,16 @@ mod tests {
 
     #[test]
     fn without_a_limit_nothing_waits() {
-        let mut pace = Pace::new(0);
-        pace.spend(1_000_000);
-        assert_eq!(pace.wait(Duration::ZERO), Duration::ZERO);
+        let mut limiter = RateLimiter::new(0);
+        limiter.spend(1_000_000);
+        assert_eq!(limiter.wait(Duration::ZERO), Duration::ZERO);
     }
 
     #[test]
     fn a_record_a_second_still_goes() {
-        let mut pace = Pace::new(1);
-        assert_eq!(pace.wait(Duration::ZERO), Duration::ZERO);
-        pace.spend(1);
-        assert_eq!(pace.wait(Duration::ZERO), Duration::from_secs(1));
+        let mut limiter = RateLimiter::new(1);
+        assert_eq!(limiter.wait(Duration::ZERO), Duration::ZERO);
+        limiter.spend(1);
+        assert_eq!(limiter.wait(Duration::ZERO), Duration::from_secs(1));
     }
 }

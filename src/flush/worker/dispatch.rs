@@ -1,14 +1,14 @@
-//! What the loop starts: parcels held or leased, once they are due.
+//! What the loop starts: batches held or leased, once they are due.
 
 use std::sync::Arc;
 
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{HELD_BESIDES, Loop, Next, Wait};
+use super::{Loop, MAX_HELD_EXTRA, Next, Wait};
 use crate::{
     flush::{
         FlushState,
-        parcel::{Parcel, ranges},
+        in_flight::{InFlightBatch, ranges},
         tasks::{initialize, panicked, send, settle},
     },
     record::Stream,
@@ -16,19 +16,19 @@ use crate::{
 };
 
 impl Loop {
-    /// Starts what may start now; tells what to wait for.
-    pub(super) async fn launch(&mut self) -> Wait {
+    /// Starts what may start now; returns what to wait for.
+    pub(super) async fn dispatch(&mut self) -> Wait {
         loop {
-            if self.paused || self.gave_up || self.tools.cut.is_cancelled() {
+            if self.paused || self.gave_up || self.tools.cancel.is_cancelled() {
                 return Wait::Event;
             }
             let now = Instant::now();
-            if let Some(trouble) = &self.trouble
-                && trouble.retry_at > now
+            if let Some(outage) = &self.outage
+                && outage.retry_at > now
             {
-                return Wait::Until(trouble.retry_at);
+                return Wait::Until(outage.retry_at);
             }
-            if !self.settle_the_unsettled().await {
+            if !self.settle_pending().await {
                 continue;
             }
             if !self.initialized {
@@ -37,50 +37,50 @@ impl Loop {
                 }
                 return Wait::Event;
             }
-            let places = if self.trouble.is_some() { 1 } else { self.options.max_in_flight.max(1) };
+            let places = if self.outage.is_some() { 1 } else { self.options.max_in_flight.max(1) };
             if self.tasks.len() >= places {
                 return Wait::Event;
             }
-            let pause = self.pace.wait(now - self.started);
+            let pause = self.rate_limiter.wait(now - self.started);
             if !pause.is_zero() {
                 return Wait::Until(now + pause);
             }
-            match self.next_parcel(now).await {
-                Next::Parcel(parcel) => self.send(parcel),
+            match self.next_batch(now).await {
+                Next::Batch(batch) => self.send(batch),
                 Next::Wait(wait) => return wait,
             }
         }
     }
 
-    fn send(&mut self, parcel: Parcel) {
-        self.pace.spend(parcel.records.len());
-        let lease = (parcel.stream, parcel.ordinals());
-        let task = self.tasks.spawn(send(self.tools.clone(), parcel));
+    fn send(&mut self, batch: InFlightBatch) {
+        self.rate_limiter.spend(batch.records.len());
+        let lease = (batch.stream, batch.seqs());
+        let task = self.tasks.spawn(send(self.tools.clone(), batch));
         self.leased.insert(task.id(), lease);
     }
 
     /// The next records to try: held ones whose time has come, else fresh ones.
-    async fn next_parcel(&mut self, now: Instant) -> Next {
+    async fn next_batch(&mut self, now: Instant) -> Next {
         let limit = self.limit();
         let strict = self.options.max_in_flight <= 1;
-        let fresh_probe = !strict && self.trouble.as_ref().is_some_and(|trouble| trouble.failures % 2 == 1);
-        let room = self.held.len() < self.options.max_in_flight + HELD_BESIDES;
-        let blocked = strict && self.held.iter().any(|parcel| parcel.suspect.is_none());
-        let held = self.held.iter().position(|parcel| parcel.is_due(now));
+        let fresh_probe = !strict && self.outage.as_ref().is_some_and(|outage| outage.failures % 2 == 1);
+        let room = self.held.len() < self.options.max_in_flight + MAX_HELD_EXTRA;
+        let blocked = strict && self.held.iter().any(|batch| batch.suspect.is_none());
+        let held = self.held.iter().position(|batch| batch.is_due(now));
         let mut wait = Wait::Event;
         if room && !blocked && (fresh_probe || held.is_none()) {
             match self.lease(now, limit).await {
                 Next::Wait(later) => wait = later,
-                parcel @ Next::Parcel(_) => return parcel,
+                batch @ Next::Batch(_) => return batch,
             }
         }
-        if let Some(mut parcel) = held.and_then(|i| self.held.remove(i)) {
-            if let Some(rest) = parcel.split_off(limit.records) {
+        if let Some(mut batch) = held.and_then(|i| self.held.remove(i)) {
+            if let Some(rest) = batch.split_off(limit.records) {
                 self.held.push_front(rest);
             }
-            return Next::Parcel(parcel);
+            return Next::Batch(batch);
         }
-        match (self.held.iter().filter_map(|parcel| parcel.not_before).min(), wait) {
+        match (self.held.iter().filter_map(|batch| batch.not_before).min(), wait) {
             (Some(at), Wait::Until(other)) => Next::Wait(Wait::Until(at.min(other))),
             (Some(at), Wait::Ready) => Next::Wait(Wait::Until(at.min(now + self.due.tick()))),
             (Some(at), Wait::Event) => Next::Wait(Wait::Until(at)),
@@ -90,10 +90,10 @@ impl Loop {
 
     fn limit(&self) -> LeaseLimit {
         let limit = self.size.limit();
-        LeaseLimit { records: limit.records.min(self.pace.at_most()), ..limit }
+        LeaseLimit { records: limit.records.min(self.rate_limiter.max_records()), ..limit }
     }
 
-    /// Leases a fresh parcel, if one is due; the streams take turns.
+    /// Leases a fresh batch, if one is due; the streams take turns.
     async fn lease(&mut self, now: Instant, limit: LeaseLimit) -> Next {
         let flushing = self.deadline.is_some();
         let Some(stream) = self.due.next(&*self.tools.queue, now, limit, flushing) else {
@@ -107,30 +107,30 @@ impl Loop {
         match lease(Arc::clone(&self.tools.queue), stream, limit).await {
             Ok(Some(lease)) if !lease.records.is_empty() => {
                 self.due.taken(stream, lease.records.len());
-                Next::Parcel(lease.into())
+                Next::Batch(lease.into())
             }
             Ok(_) => Next::Wait(Wait::Until(now + self.due.tick())),
             Err(error) => {
                 self.fail(FlushState::SpoolFailed, error.to_string());
-                Next::Wait(self.trouble.as_ref().map_or(Wait::Event, |trouble| Wait::Until(trouble.retry_at)))
+                Next::Wait(self.outage.as_ref().map_or(Wait::Event, |outage| Wait::Until(outage.retry_at)))
             }
         }
     }
 
-    /// How many records of a stream may go out before the queue has noted what went before them: no more than the sink
+    /// How many records of a stream may go out before the queue was flushed of those before them: no more than the sink
     /// would recognise if a crash brought them again.
     fn room_for_unnoted(&self, stream: Stream) -> usize {
         let Some(recognized) = self.tools.sink.recognizes() else { return usize::MAX };
-        let leased = self.leased.values().filter(|(of, _)| *of == stream).flat_map(|(_, ordinals)| ordinals);
-        let leased: u64 = leased.map(|ordinals| ordinals.end - ordinals.start).sum();
+        let leased = self.leased.values().filter(|(of, _)| *of == stream).flat_map(|(_, seqs)| seqs);
+        let leased: u64 = leased.map(|seqs| seqs.end - seqs.start).sum();
         let held: usize =
-            self.held.iter().filter(|parcel| parcel.stream == stream).map(|parcel| parcel.records.len()).sum();
-        let out = self.tools.queue.unnoted(stream) + leased + held as u64;
+            self.held.iter().filter(|batch| batch.stream == stream).map(|batch| batch.records.len()).sum();
+        let out = self.tools.queue.unflushed(stream) + leased + held as u64;
         usize::try_from(recognized.saturating_sub(out)).unwrap_or(usize::MAX)
     }
 
-    /// Tells the queue again of outcomes it would not take; false where it still does not.
-    async fn settle_the_unsettled(&mut self) -> bool {
+    /// Offers the queue again the outcomes it would not record; false where it still does not.
+    async fn settle_pending(&mut self) -> bool {
         while let Some(outcomes) = self.unsettled.pop() {
             if let Err(refused) = settle(Arc::clone(&self.tools.queue), outcomes).await {
                 let (outcomes, error) = *refused;
@@ -139,19 +139,19 @@ impl Loop {
                 return false;
             }
             if self.unsettled.is_empty() {
-                self.trouble = None;
+                self.outage = None;
             }
         }
         true
     }
 }
 
-/// Leases off the async threads. What comes when nobody waits for it any more is given back.
+/// Leases off the async threads. What comes when nobody waits for it any more is released.
 async fn lease(queue: Arc<dyn Queue>, stream: Stream, limit: LeaseLimit) -> Result<Option<Lease>, QueueError> {
     let (answer, answered) = oneshot::channel();
     let task = tokio::task::spawn_blocking(move || {
         if let Err(Ok(Some(lease))) = answer.send(queue.lease(stream, limit)) {
-            queue.give_back(stream, &ranges(lease.records.iter().map(|record| record.ordinal)));
+            queue.release(stream, &ranges(lease.records.iter().map(|record| record.seq)));
         }
     });
     match answered.await {
