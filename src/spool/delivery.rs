@@ -63,16 +63,18 @@ pub trait Queue: Send + Sync + 'static {
     fn release(&self, stream: Stream, seqs: &[Range<u64>]);
 
     /// Removes delivered records. This becomes durable when the queue is flushed; a crash before it redelivers them.
+    /// Blocking: call it off the async threads.
     ///
     /// # Errors
     /// When it could not be recorded.
     fn acknowledge(&self, stream: Stream, seqs: &[Range<u64>]) -> Result<(), QueueError>;
 
     /// Writes rejected records to the dead letters, durably, then removes them from the queue.
+    /// Blocking (syncs): call it off the async threads.
     ///
     /// # Errors
     /// When the dead letters are full or cannot be written; the records then stay leased.
-    async fn dead_letter(&self, stream: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError>;
+    fn dead_letter(&self, stream: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError>;
 
     /// Returns when `stream` has records that are not leased (at once if it has some).
     async fn ready(&self, stream: Stream);

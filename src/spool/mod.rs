@@ -295,12 +295,8 @@ impl Queue for Spool {
         Ok(())
     }
 
-    async fn dead_letter(&self, stream: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError> {
-        let core = Arc::clone(&self.core);
-        let done = tokio::task::spawn_blocking(move || aside::set_aside(&core, stream, rejections)).await;
-        done.unwrap_or_else(|panic| {
-            Err(QueueError::Io { path: self.core.folder.display().to_string(), source: std::io::Error::other(panic) })
-        })
+    fn dead_letter(&self, stream: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError> {
+        aside::set_aside(&self.core, stream, rejections)
     }
 
     async fn ready(&self, stream: Stream) {

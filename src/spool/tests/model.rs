@@ -185,7 +185,7 @@ impl World {
                     attempts: 1,
                     first_attempt_at: 0,
                 });
-                match self.spool().dead_letter(stream, rejections.collect()).await {
+                match self.spool().dead_letter(stream, rejections.collect()) {
                     Ok(()) => {
                         let done = self.model.waiting[stream as usize].drain(..all.len()).collect::<Vec<_>>();
                         self.model.done[stream as usize].extend(done);
