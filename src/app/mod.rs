@@ -5,6 +5,7 @@
 
 mod demo;
 mod folder;
+mod import;
 mod letters;
 mod open_files;
 mod operate;

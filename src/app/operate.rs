@@ -8,20 +8,17 @@ use super::{
     App, NoSuchSink,
     folder::{DataFolder, FolderError},
     letters::{self, Retried, blocking},
-    sinks::{Running, SinkStartError, Slot, build, filter},
+    sinks::{Running, SinkStartError, Slot, build},
     snapshot,
 };
 use crate::{
     config::{Config, SinkConfig, SpoolConfig},
     document::Encoder,
     flush::Handle,
-    ingest::Filter,
+    ingest::Refusal,
     look::Source,
-    record::{RecordBatch, SinkName, Stream},
-    spool::{
-        self, AppendError, DeadFilter, Keys, OpenError, Purged, QueueError, Spool, SpoolOptions, StoppedSpool,
-        VerifyReport,
-    },
+    record::{SinkName, Stream},
+    spool::{self, DeadFilter, Keys, OpenError, Purged, QueueError, Spool, SpoolOptions, StoppedSpool, VerifyReport},
     status::SinkStatus,
 };
 
@@ -42,7 +39,7 @@ pub enum OperateError {
     Queue(#[from] QueueError),
     /// The spool does not take records.
     #[error(transparent)]
-    Append(#[from] AppendError),
+    Append(#[from] Refusal),
     /// The spool does not open.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -84,7 +81,7 @@ impl Removed {
 }
 
 impl App {
-    async fn spool(&self, name: &str) -> Result<Arc<Spool>, OperateError> {
+    pub(super) async fn spool(&self, name: &str) -> Result<Arc<Spool>, OperateError> {
         self.find(name)?.slot.get().await.ok_or_else(|| OperateError::Closed(name.to_owned()))
     }
 
@@ -186,17 +183,6 @@ impl App {
         Ok(blocking(&self.spool(name).await?, Spool::verify).await?)
     }
 
-    /// Puts records into a sink's spool; without a name into all, each getting what it gets of what comes in.
-    ///
-    /// # Errors
-    /// When there is no such sink, or a spool does not take them.
-    pub async fn import(&self, name: Option<&str>, batches: &[RecordBatch]) -> Result<(), OperateError> {
-        for (name, filter) in importing(&self.config(), name) {
-            append(&*self.spool(&name).await?, &filter, batches).await?;
-        }
-        Ok(())
-    }
-
     /// Whether an operator has paused a sink.
     ///
     /// # Errors
@@ -204,21 +190,6 @@ impl App {
     pub fn is_paused(&self, sink: &str) -> Result<bool, NoSuchSink> {
         Ok(self.find(sink)?.is_paused())
     }
-}
-
-/// Where records are imported, and what of them: into a sink that was named all of them.
-fn importing(config: &Config, name: Option<&str>) -> Vec<(String, Filter)> {
-    match name {
-        Some(name) => vec![(name.to_owned(), Filter::default())],
-        None => config.sinks.iter().map(|sink| (sink.name.to_string(), filter(sink))).collect(),
-    }
-}
-
-async fn append(spool: &Spool, filter: &Filter, batches: &[RecordBatch]) -> Result<(), OperateError> {
-    for batch in batches.iter().filter_map(|batch| filter.apply(batch)) {
-        spool.append(batch).await?;
-    }
-    Ok(())
 }
 
 async fn purge(spool: &Arc<Spool>, dead: bool) -> Result<Removed, QueueError> {
@@ -280,7 +251,7 @@ pub async fn look_at(config: &Config, sink: &SinkName) -> Result<Source, Operate
 
 /// The sinks of a stopped process, locked and open for an operation.
 pub struct Stopped {
-    config: Config,
+    pub(super) config: Config,
     data: DataFolder,
     encoder: Arc<Encoder>,
 }
@@ -301,10 +272,12 @@ impl Stopped {
     }
 
     fn sink(&self, name: &str) -> Result<&SinkConfig, NoSuchSink> {
-        self.config.sinks.iter().find(|sink| sink.name.as_str() == name).ok_or_else(|| NoSuchSink {
-            name: name.to_owned(),
-            names: self.config.sinks.iter().map(|sink| sink.name.to_string()).collect(),
-        })
+        self.config.sinks.iter().find(|sink| sink.name.as_str() == name).ok_or_else(|| self.no_such_sink(name))
+    }
+
+    pub(super) fn no_such_sink(&self, name: &str) -> NoSuchSink {
+        let names = self.config.sinks.iter().map(|sink| sink.name.to_string()).collect();
+        NoSuchSink { name: name.to_owned(), names }
     }
 
     /// As [`App::purge`].
@@ -341,18 +314,7 @@ impl Stopped {
         done
     }
 
-    /// As [`App::import`].
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn import(&self, name: Option<&str>, batches: &[RecordBatch]) -> Result<(), OperateError> {
-        for (name, filter) in importing(&self.config, name) {
-            self.with_spool(&name, async |spool| append(spool, &filter, batches).await).await?;
-        }
-        Ok(())
-    }
-
-    async fn with_spool<T>(
+    pub(super) async fn with_spool<T>(
         &self,
         name: &str,
         work: impl AsyncFnOnce(&Arc<Spool>) -> Result<T, OperateError>,

@@ -18,7 +18,7 @@ use crate::{
     ingest::{self, Append, CannotAppend, Filter, Refused},
     record::{RecordBatch, SinkName, Stream},
     sink::{Sink, file::FileSink, mongodb::MongoSink, redis::RedisSink},
-    spool::{OpenError, Spool},
+    spool::{Appended, OpenError, Spool},
 };
 
 /// Why a sink cannot run.
@@ -113,7 +113,7 @@ impl Slot {
 
 #[async_trait]
 impl Append for Slot {
-    async fn append(&self, batch: RecordBatch) -> Result<(), CannotAppend> {
+    async fn append(&self, batch: RecordBatch) -> Result<Appended, CannotAppend> {
         let Some(spool) = self.get().await else {
             return Err(CannotAppend {
                 reason: Refused::Unavailable,
@@ -122,10 +122,10 @@ impl Append for Slot {
         };
         let result = Append::append(&*spool, batch).await;
         match &result {
-            Err(error) if error.reason != Refused::TooLarge => {
-                *self.refused.lock() = Some((Instant::now(), error.message.clone()));
-            }
-            _ => *self.refused.lock() = None,
+            Ok(_) => *self.refused.lock() = None,
+            // Too much for a spool says nothing of what else it takes.
+            Err(error) if error.reason == Refused::TooLarge => {}
+            Err(error) => *self.refused.lock() = Some((Instant::now(), error.message.clone())),
         }
         result
     }
