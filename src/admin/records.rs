@@ -20,7 +20,7 @@ use super::{
     guard::Access,
 };
 use crate::{
-    app::{App, OperateError, Removed, Retried},
+    app::{App, OperateError, RemoveError, Removed, Retried},
     ingest::Accepted,
     look::{self, Looked, Query},
     record::{RecordBatch, RecordBatchBuilder, Stream, UnixMillis},
@@ -77,7 +77,9 @@ impl From<OperateError> for Problem {
         let status = match &error {
             OperateError::NoSuchSink(_) => StatusCode::NOT_FOUND,
             OperateError::Append(refusal) if !refusal.is_retryable() => StatusCode::PAYLOAD_TOO_LARGE,
-            OperateError::Append(_) | OperateError::Closed(_) => StatusCode::SERVICE_UNAVAILABLE,
+            OperateError::Append(_) | OperateError::Closed(_) | OperateError::Remove(RemoveError::InUse { .. }) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.to_string())

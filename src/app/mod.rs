@@ -9,11 +9,15 @@ mod import;
 mod letters;
 mod open_files;
 mod operate;
+mod paths;
+mod purge;
 mod rates;
 mod reload;
+mod remove;
 mod signals;
 mod sinks;
 mod snapshot;
+mod spools;
 mod start;
 mod stop;
 
@@ -30,11 +34,15 @@ use tokio_util::sync::CancellationToken;
 
 pub use folder::{DataFolder, FolderError, socket, spools_in, with_short_path};
 pub use letters::Retried;
-pub use operate::{OperateError, Removed, Stopped, keys, look_at, spool_options};
+pub use operate::{OperateError, Stopped, look_at};
+pub use paths::PathInSpool;
+pub use purge::Removed;
 pub use rates::{History, Series};
 pub use reload::{ReloadError, Reloaded};
+pub use remove::RemoveError;
 pub use sinks::SinkStartError;
 pub use snapshot::of_stopped;
+pub use spools::{keys, spool_options};
 pub use start::{RunError, check};
 
 use crate::{

@@ -8,9 +8,10 @@ use super::{
     Running,
     folder::spools_in,
     rates::{Counters, Rates, drain_seconds},
+    spools::spool_options,
 };
 use crate::{
-    config::{Config, SinkConfig, SpoolConfig},
+    config::{Config, SinkConfig},
     flush::{FlushState, FlushStatus},
     histogram::HistogramSnapshot,
     ingest::IngestSnapshot,
@@ -30,7 +31,7 @@ pub fn of_stopped(config: &Config) -> Result<Snapshot, OpenError> {
     let on_disk = spools_in(&config.data_dir).map_err(listed)?;
     for sink in &config.sinks {
         let status = match on_disk.contains(&sink.name) {
-            true => Some(inspect(&config.data_dir, &sink.name, &sink.spool)?),
+            true => Some(inspect(config, &sink.name)?),
             false => None,
         };
         let mut entry = blank(&sink.name, State::Stopped);
@@ -73,22 +74,17 @@ pub(super) fn unclaimed_spools(config: &Config) -> Vec<SinkStatus> {
 }
 
 fn unclaimed(config: &Config, name: &SinkName) -> Result<SinkStatus, OpenError> {
-    // Its keys are not known any more: those of the others may fit.
-    let spool = SpoolConfig {
-        encryption: config.sinks.iter().find_map(|sink| sink.spool.encryption.clone()),
-        ..SpoolConfig::default()
-    };
     let mut entry = blank(name, State::NotConfigured);
     entry.configured = false;
     entry.required = false;
-    fill(&mut entry, &inspect(&config.data_dir, name, &spool)?);
+    fill(&mut entry, &inspect(config, name)?);
     entry.max_bytes = 0;
     entry.advise();
     Ok(entry)
 }
 
-fn inspect(data_dir: &Path, name: &SinkName, config: &SpoolConfig) -> Result<SpoolStatus, OpenError> {
-    spool::inspect(&data_dir.join(name.as_str()), config.options(name))
+fn inspect(config: &Config, name: &SinkName) -> Result<SpoolStatus, OpenError> {
+    spool::inspect(&config.data_dir.join(name.as_str()), spool_options(config, name))
 }
 
 /// A running sink, and its counters for the rates.

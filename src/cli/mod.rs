@@ -158,7 +158,7 @@ impl Failure {
     /// would give.
     fn operation(error: OperateError) -> Self {
         let exit = match &error {
-            OperateError::NoSuchSink(_) => Exit::Usage,
+            OperateError::NoSuchSink(_) | OperateError::PathInSpool(_) => Exit::Usage,
             OperateError::Folder(FolderError::InUse { .. }) => Exit::NotRunning,
             _ => Exit::Failed,
         };

@@ -61,7 +61,6 @@ mod verify;
 use self::{
     books::StreamBooks,
     core::{Core, Waiting},
-    io::FolderLock,
     state::Fate,
 };
 pub use self::{
@@ -79,7 +78,10 @@ pub use self::{
     status::{DiskBytes, SpoolStatus, StreamStatus, WriterState},
     verify::{Finding, Severity, VerifyReport, verify},
 };
-pub(crate) use self::{error::remedy, io::check_writable};
+pub(crate) use self::{
+    error::remedy,
+    io::{FolderLock, check_writable},
+};
 
 /// One sink's spool, open. Share it in an `Arc`.
 #[derive(Debug)]

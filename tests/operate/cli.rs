@@ -363,6 +363,7 @@ fn what_run_would_refuse_is_refused_by_check_config_too() {
         ("admin: { listen: \"127.0.0.1", "admin: { listen: \"0.0.0.0", "set admin.token"),
         ("grpc: { listen: \"127.0.0.1", "grpc: { listen: \"0.0.0.0", "`ingest.auth` is none"),
         ("sinks:\n", "sinks:\n  - { name: x, type: flie }\n", "did you mean file?"),
+        ("sinks:\n", "sinks:\n  - { name: x, type: file, path: data/mongo/out }\n", "spool of sink mongo"),
         ("  http:", "  tls: { certificate: no.crt, key: no.key }\n  http:", "no.crt"),
         ("  http:", "  auth: { mode: tokens, tokens: [short] }\n  http:", "16 characters"),
     ] {

@@ -1,6 +1,9 @@
-//! Spools that are full: what commands tell.
+//! Spools that the configuration does not name, that lie where they should not, that are full.
 
-use std::fs;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use serde_json::Value;
 
@@ -18,8 +21,183 @@ fn mongo(name: &str, keys: &str) -> String {
     format!("name: {name}, type: mongodb, uri: \"mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=200\", {keys}")
 }
 
+/// Takes a sink's line out of the config; puts it back.
+fn without(spool: &Spool, name: &str) -> (String, String) {
+    let text = fs::read_to_string(spool.folder().join("config.yaml")).unwrap();
+    let is_its = |line: &&str| !line.contains(&format!("{{ name: {name},"));
+    let less: String = text.lines().filter(is_its).flat_map(|line| [line, "\n"]).collect();
+    assert_ne!(text, less);
+    (text, less)
+}
+
 fn configure(spool: &Spool, text: &str) {
     rewrite(&spool.folder().join("config.yaml"), text);
+}
+
+/// Two sinks with a record each, the second of them no longer named; stopped.
+async fn with_an_unclaimed_one(keys: &str) -> Spool {
+    let mut spool = Setup::new().sink(&mongo("one", "")).sink(&mongo("two", keys)).start().await;
+    send(&spool, vec![event("AE_1", "a room")]).await;
+    spool.terminate();
+    let (_, less) = without(&spool, "two");
+    configure(&spool, &less);
+    spool
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_removes_what_the_spool_made_and_names_what_it_left_live_and_stopped() {
+    for is_live in [true, false] {
+        let mut spool = with_an_unclaimed_one("").await;
+        let directory = spool.data().join("two");
+        fs::create_dir(directory.join("out")).unwrap();
+        let foreign = ["events-20261122T010203.456Z.ndjson", "out/notes.txt", "journal/notes.txt"];
+        foreign.iter().for_each(|file| fs::write(directory.join(file), "precious").unwrap());
+        if is_live {
+            spool.start().await;
+        }
+        let text = ok(&spool, &["purge", "two", "--yes"]);
+        assert!(text.contains("two: removed 1 records"), "{text}");
+        for left in ["two/events-20261122T010203.456Z.ndjson", "two/out\n", "two/journal/notes.txt"] {
+            assert!(text.contains(left), "{left:?} is not in {text}");
+        }
+        assert!(foreign.iter().all(|file| fs::read(directory.join(file)).is_ok_and(|bytes| bytes == b"precious")));
+        let gone = ["lock", "queue", "dead", "journal/000000000001.journal"];
+        assert!(gone.iter().all(|part| !directory.join(part).exists()), "{is_live}");
+        assert_eq!(spool.records("two", "events"), 0, "its journal directory is still there");
+        fs::remove_dir_all(&directory).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_purge_and_a_reload_that_names_the_sink_again_do_not_meet() {
+    // So many files take a while to remove.
+    const FILES: usize = 20_000;
+    let mut spool = with_an_unclaimed_one("").await;
+    let quarantine = spool.data().join("two/quarantine");
+    fs::create_dir_all(&quarantine).unwrap();
+    for file in 0..FILES {
+        fs::write(quarantine.join(format!("000000000001-{file:010}.bad")), "").unwrap();
+    }
+    spool.start().await;
+    let left = || fs::read_dir(&quarantine).map_or(0, Iterator::count);
+    let less = fs::read_to_string(spool.folder().join("config.yaml")).unwrap();
+    let both = less.replace("sinks:\n", &format!("sinks:\n  - {{ {} }}\n", mongo("two", "")));
+    std::thread::scope(|scope| {
+        let purge = scope.spawn(|| spool.command(&["purge", "two", "--yes"]));
+        while left() == FILES && !purge.is_finished() {
+            std::thread::yield_now();
+        }
+        configure(&spool, &both);
+        let reload = spool.command(&["reload"]);
+        let purge = purge.join().unwrap();
+        assert!(purge.status.success() && said(&purge).contains("removed 1 records"), "{}", said(&purge));
+        assert!(reload.status.success() && said(&reload).contains("sink two added"), "{}", said(&reload));
+    });
+    send(&spool, vec![event("AE_2", "a room")]).await;
+    assert_eq!((spool.records("one", "events"), spool.records("two", "events")), (2, 1));
+    assert!(ok(&spool, &["verify", "two"]).contains("1 records"));
+    // What was answered OK is in files that are there.
+    spool.kill();
+    assert_eq!(spool.records("two", "events"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_sink_that_writes_into_a_spool_is_refused_by_every_way_to_start_it() {
+    let mut spool = with_an_unclaimed_one("").await;
+    let (good, _) = without(&spool, "one");
+    std::os::unix::fs::symlink(spool.data().join("one"), spool.folder().join("link")).unwrap();
+    for (path, directory) in [
+        ("data/one", "one"),
+        ("data/two/out", "two"),
+        ("./data/../data/one/journal", "one"),
+        ("link/out", "one"),
+        ("data", "one"),
+        ("data/files", "files"),
+    ] {
+        let sink = format!("sinks:\n  - {{ name: files, type: file, path: {path} }}\n");
+        configure(&spool, &good.replace("sinks:\n", &sink));
+        let before = listing(&spool.data());
+        let reason = format!("spool of sink {directory}");
+        for words in [&["check-config"][..], &["run"], &["drain", "files"], &["dead", "retry", "files", "--all"]] {
+            fails(&spool, words, 2, "sink files: path ");
+            fails(&spool, words, 2, &reason);
+        }
+        assert_eq!(before, listing(&spool.data()), "{path}");
+    }
+    configure(&spool, &good);
+    spool.start().await;
+    configure(&spool, &good.replace("sinks:\n", "sinks:\n  - { name: files, type: file, path: data/one }\n"));
+    fails(&spool, &["reload"], 2, "spool of sink one");
+    // Another data folder waits for a restart, the sink would not.
+    let moved = good.replace("data_dir: ", "data_dir: /elsewhere");
+    configure(&spool, &moved.replace("sinks:\n", "sinks:\n  - { name: files, type: file, path: data/one }\n"));
+    spool.process().signal(rustix::process::Signal::HUP);
+    support::eventually("it is refused too", || {
+        let refused = spool.said().matches("spool of sink one").count();
+        async move { refused == 2 }
+    })
+    .await;
+    configure(&spool, &good);
+    ok(&spool, &["ready"]);
+}
+
+/// Every path below a directory.
+fn listing(directory: &Path) -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        paths.push(entry.path());
+        if entry.path().is_dir() {
+            paths.extend(listing(&entry.path()));
+        }
+    }
+    paths.sort();
+    paths
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unclaimed_spool_is_read_with_every_key_that_the_configuration_knows_live_and_stopped() {
+    const OWN: &str = "4242424242424242424242424242424242424242424242424242424242424242";
+    const OTHER: &str = "2121212121212121212121212121212121212121212121212121212121212121";
+    let key = |keys: &str| format!("spool: {{ encryption: {{ {keys} }} }}");
+    let (own, other) = (key(&format!("key: \"{OWN}\"")), key(&format!("key: \"{OTHER}\"")));
+    let rotated = key(&format!("key: \"{OTHER}\", old_keys: [\"{OWN}\"]"));
+    for (what, first, second, for_all) in [
+        ("the key of another sink", "", &own, ""),
+        ("an old key of another sink", "", &rotated, ""),
+        ("the key for all sinks, each of which has its own", &*other, &other, &*own),
+    ] {
+        let mut spool = with_an_unclaimed_one(&own).await;
+        let config = fs::read_to_string(spool.folder().join("config.yaml")).unwrap();
+        let sinks = config.replace(&mongo("one", ""), &mongo("first", first));
+        configure(&spool, &format!("{for_all}\n{sinks}  - {{ {} }}\n", mongo("second", second)));
+        for is_live in [true, false] {
+            if is_live {
+                spool.start().await;
+            }
+            let at = format!("{what}, live: {is_live}");
+            let backlog = spool.backlog();
+            let figures = Spool::stream_of(&backlog, "two", "events");
+            assert_eq!((&figures["records"], figures["oldest_received_at"].is_i64()), (&Value::from(1), true), "{at}");
+            let peeked = ok(&spool, &["peek", "two"]);
+            assert!(peeked.contains("AE_1"), "{at}: {peeked}");
+            assert!(ok(&spool, &["verify", "two"]).contains("two: sound"), "{at}");
+            ok(&spool, &["export", "two", "-o", "out.ndjson", "--force"]);
+            assert!(fs::read_to_string(spool.folder().join("out.ndjson")).unwrap().contains("AE_1"), "{at}");
+            let raw = ok(&spool, &["export", "two", "--raw", "-o", "out.raw", "--force", "--json"]);
+            assert_eq!(serde_json::from_str::<Value>(&raw).unwrap()["records"], 1, "{at}");
+            assert!(ok(&spool, &["dead", "list", "two"]).contains("no dead letters"), "{at}");
+            if is_live {
+                for path in ["peek", "records"] {
+                    let url = format!("{}/api/v1/sinks/two/{path}", spool.admin());
+                    let text = reqwest::get(url).await.unwrap().text().await.unwrap();
+                    assert!(text.contains("AE_1"), "{at}: {path}: {text}");
+                }
+                spool.terminate();
+            }
+        }
+        let _ = fs::remove_file(spool.folder().join("saved.raw"));
+        assert!(ok(&spool, &["recover", "data/two", "-o", "saved.raw"]).contains("1 records"), "{what}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
