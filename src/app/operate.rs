@@ -249,7 +249,8 @@ impl Stopped {
         let begun = tokio::time::Instant::now();
         let is_empty = loop {
             let rates = parking_lot::Mutex::new(super::rates::Rates::default());
-            let figures: Vec<SinkStatus> = sinks.iter().map(|sink| snapshot::of_running(sink, &rates, 0).0).collect();
+            let figures: Vec<SinkStatus> =
+                sinks.iter().map(|sink| snapshot::of_running(sink, &rates, 0).status).collect();
             progress(&figures);
             if figures.iter().all(|sink| sink.records == 0) {
                 break true;

@@ -1,4 +1,4 @@
-//! Spools that the configuration does not name, that lie where they should not, that are full.
+//! Spools that the configuration does not name, that lie where they should not, that are full or cannot be written.
 
 use std::{
     fs,
@@ -201,6 +201,37 @@ async fn an_unclaimed_spool_is_read_with_every_key_that_the_configuration_knows_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_spool_that_cannot_be_written_is_not_ready_and_readyz_names_it_and_the_remedy() {
+    let spool = Setup::new().sink(&mongo("mongo", &format!("spool: {{ {SMALL} }}"))).start().await;
+    send(&spool, vec![event("AE_0", "a room")]).await;
+    let journal = spool.data().join("mongo/journal");
+    fs::rename(&journal, spool.data().join("mongo/moved")).unwrap();
+    // So that it cannot be made again either.
+    fs::write(&journal, "").unwrap();
+    let mut id = 0;
+    support::eventually("a call is refused", || {
+        id += 1;
+        let body = [event(&format!("AE_{id}"), &"x".repeat(100_000))];
+        let body = prost::Message::encode_to_vec(&livekit_protocol::AnalyticsEvents { events: body.into() });
+        let request = reqwest::Client::new().post(format!("{}/v1/events", spool.http()));
+        let request = request.header("content-type", "application/x-protobuf").body(body);
+        async { request.send().await.expect("an answer").status() == 503 }
+    })
+    .await;
+    let ready = reqwest::get(format!("{}/readyz", spool.admin())).await.unwrap();
+    assert_eq!(ready.status(), 503);
+    let text = ready.text().await.unwrap();
+    for part in ["sink mongo: ", "cannot be written", "moved or removed, put it back"] {
+        assert!(text.contains(part), "{part:?} is not in {text}");
+    }
+    assert!(!text.contains(spool.data().to_str().unwrap()), "it is open to anyone, and names no path: {text}");
+    fails(&spool, &["ready"], 1, "sink mongo: ");
+    let backlog = spool.backlog();
+    let advice = Spool::sink_of(&backlog, "mongo")["advice"].to_string();
+    assert!(advice.contains("put it back") && !advice.contains("raise spool.max_bytes"), "{advice}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_full_spool_drops_by_its_policy_is_told_by_import_and_send_and_counted_once() {
     let keys = format!("spool: {{ {SMALL}, when_full: drop_newest }}");
     let mut spool = Setup::new().sink(&mongo("mongo", &keys)).start().await;
@@ -229,6 +260,10 @@ async fn what_a_full_spool_drops_by_its_policy_is_told_by_import_and_send_and_co
         ok(&spool, &["ready"]).contains("taking records"),
         "calls are answered OK: nobody should be sent elsewhere"
     );
+    let backlog = spool.backlog();
+    let error = Spool::sink_of(&backlog, "mongo")["spool_error"].clone();
+    assert!(error.as_str().is_some_and(|error| error.contains("drops new records")), "{error}");
+
     let before = dropped(&spool);
     let to = ["--to".to_owned(), spool.grpc()];
     let words = ["send", "--count", "20", "--rate", "0", "--json", &to[0], &to[1]];
