@@ -20,7 +20,7 @@ use livekit_spool::{
         grpc,
     },
     record::{RecordBatch, RecordBatchBuilder, SinkName, Stream, now_millis},
-    spool::{Spool, SpoolOptions},
+    spool::{Appended, Spool, SpoolOptions},
 };
 use tokio::runtime::Runtime;
 
@@ -33,8 +33,8 @@ struct Nowhere;
 
 #[async_trait]
 impl Append for Nowhere {
-    async fn append(&self, _: RecordBatch) -> Result<(), CannotAppend> {
-        Ok(())
+    async fn append(&self, _: RecordBatch) -> Result<Appended, CannotAppend> {
+        Ok(Appended::Kept)
     }
 }
 

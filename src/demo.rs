@@ -8,6 +8,7 @@ use std::{
 };
 
 use livekit_protocol::{AnalyticsEvent, AnalyticsStat, ParticipantInfo, Room, TrackInfo};
+use parking_lot::Mutex;
 use pbjson_types::Timestamp;
 use prost::Message;
 use rand::{Rng, distr::Alphanumeric};
@@ -15,7 +16,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use tonic::{Code, Status};
 
 use crate::{
-    ingest::client::Client,
+    ingest::{Dropped, client::Client},
     record::{RecordBatch, RecordBatchBuilder, Stream, UnixMillis, now_millis, read_varint},
 };
 
@@ -217,10 +218,11 @@ fn millis(at: &Timestamp) -> UnixMillis {
 pub struct Progress {
     acknowledged: AtomicU64,
     retries: AtomicU64,
+    dropped: Mutex<Dropped>,
 }
 
 impl Progress {
-    /// Records that the receiver has durably.
+    /// Records that the receiver answered OK: it has them durably, but for those that it dropped.
     #[must_use]
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Relaxed)
@@ -230,6 +232,24 @@ impl Progress {
     #[must_use]
     pub fn retries(&self) -> u64 {
         self.retries.load(Relaxed)
+    }
+
+    /// Of the acknowledged records, those that a sink of the receiver did not keep.
+    #[must_use]
+    pub fn dropped(&self) -> Dropped {
+        self.dropped.lock().clone()
+    }
+
+    fn add(&self, batch: &RecordBatch, dropped: Dropped) {
+        self.acknowledged.fetch_add(u64::from(batch.count()), Relaxed);
+        if dropped.is_empty() {
+            return;
+        }
+        let mut all = self.dropped.lock();
+        if all.is_empty() {
+            tracing::warn!("acknowledged, but not all of it is kept: dropped {dropped}");
+        }
+        all.merge(dropped);
     }
 }
 
@@ -278,8 +298,8 @@ async fn send_until_taken(client: &Client, batch: &RecordBatch, progress: &Progr
     loop {
         // one event a message, as LiveKit sends them
         match client.send(batch, 1).await {
-            Ok(()) => {
-                progress.acknowledged.fetch_add(u64::from(batch.count()), Relaxed);
+            Ok(dropped) => {
+                progress.add(batch, dropped);
                 return Ok(());
             }
             Err(status) if is_for_the_moment(&status) => {

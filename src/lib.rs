@@ -22,6 +22,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod document;
+mod durable_fs;
 pub mod flush;
 pub mod histogram;
 pub mod ingest;

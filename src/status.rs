@@ -332,8 +332,8 @@ impl SinkStatus {
 }
 
 impl SinkStatus {
-    /// Says what to do about what the other fields say.
-    pub(crate) fn advise(&mut self) {
+    /// Says what to do about what the other fields say, and about the spool where it takes no records.
+    pub(crate) fn advise(&mut self, spool: Option<&str>) {
         let name = &self.name;
         let mut advice = Vec::new();
         match self.state {
@@ -362,11 +362,7 @@ impl SinkStatus {
             }
             State::Connecting | State::Delivering | State::Idle | State::Stopping | State::Stopped => {}
         }
-        if self.spool_error.is_some() {
-            advice.push(
-                "bring the sink back, free disk space, or raise spool.max_bytes and `livekit-spool reload`".to_owned(),
-            );
-        }
+        advice.extend(spool.map(str::to_owned));
         if self.dead_letters > 0 && self.state != State::DeadLettersFull {
             advice.push(format!("`livekit-spool dead list {name}` says why records were set aside"));
         }

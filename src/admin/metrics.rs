@@ -34,10 +34,11 @@ macro_rules! metrics {
 metrics! {
     BUILD = "livekit_spool_build_info", "gauge", "1, labelled with the version.";
     START = "livekit_spool_start_time_seconds", "gauge", "When the process started, seconds since the Unix epoch.";
-    READY = "livekit_spool_ready", "gauge", "1 while records are taken, else 0.";
+    READY = "livekit_spool_ready", "gauge", "1 while calls are answered OK, else 0.";
     DISK_FREE = "livekit_spool_disk_free_bytes", "gauge", "Free on the disk of the data folder.";
     DISK_TOTAL = "livekit_spool_disk_size_bytes", "gauge", "Size of the disk of the data folder.";
-    IN_RECORDS = "livekit_spool_received_records_total", "counter", "Records answered OK, by protocol and stream.";
+    IN_RECORDS = "livekit_spool_received_records_total", "counter",
+        "Records answered OK, by protocol and stream; what a full spool dropped by drop_newest too.";
     IN_BYTES = "livekit_spool_received_bytes_total", "counter", "Bytes of these records.";
     REFUSED = "livekit_spool_refused_total", "counter",
         "Messages, requests, streams and connections refused, by protocol and reason.";
@@ -57,7 +58,7 @@ metrics! {
     BACKLOG_AGE = "livekit_spool_backlog_oldest_age_seconds", "gauge", "Age of the oldest of them; 0 without any.";
     USED = "livekit_spool_spool_bytes", "gauge", "Bytes of a sink's journal, queue and dead letters on disk.";
     QUOTA = "livekit_spool_spool_max_bytes", "gauge", "Their limit (max_bytes).";
-    FULL = "livekit_spool_spool_refusing", "gauge", "1 while the sink's spool takes no records, else 0.";
+    FULL = "livekit_spool_spool_refusing", "gauge", "1 while the sink's spool keeps no records, else 0.";
     DEAD = "livekit_spool_dead_letters", "gauge", "Records set aside, by sink and stream.";
     DEAD_BYTES = "livekit_spool_dead_letter_bytes", "gauge", "Bytes of a sink's dead letters on disk.";
     SEGMENTS = "livekit_spool_journal_segments", "gauge", "Files of a sink's journal.";
@@ -76,7 +77,8 @@ metrics! {
         "Bytes of records set aside, by stream; a block's with its last record.";
     DROPPED_BYTES = "livekit_spool_dropped_bytes_total", "counter",
         "Bytes of records dropped, by stream and reason; a block's with its last record.";
-    LOST = "livekit_spool_lost_records_total", "counter", "Records that an optional sink alone lost.";
+    LOST = "livekit_spool_lost_records_total", "counter",
+        "Records that an optional sink alone lost: its spool refused them, or could not follow.";
     OUT_RECORDS = "livekit_spool_delivered_records_total", "counter", "Records the sink acknowledged.";
     OUT_BYTES = "livekit_spool_delivered_bytes_total", "counter", "Bytes of these records, as they came.";
     BATCHES = "livekit_spool_batches_total", "counter", "Batches that went out, retries included.";

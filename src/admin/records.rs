@@ -20,7 +20,8 @@ use super::{
     guard::Access,
 };
 use crate::{
-    app::{App, OperateError, Removed, Retried},
+    app::{App, OperateError, RemoveError, Removed, Retried},
+    ingest::Accepted,
     look::{self, Looked, Query},
     record::{RecordBatch, RecordBatchBuilder, Stream, UnixMillis},
     spool::{DeadFilter, DeadLetter, VerifyReport, raw::RawReader},
@@ -75,7 +76,10 @@ impl From<OperateError> for Problem {
     fn from(error: OperateError) -> Self {
         let status = match &error {
             OperateError::NoSuchSink(_) => StatusCode::NOT_FOUND,
-            OperateError::Append(_) | OperateError::Closed(_) => StatusCode::SERVICE_UNAVAILABLE,
+            OperateError::Append(refusal) if !refusal.is_retryable() => StatusCode::PAYLOAD_TOO_LARGE,
+            OperateError::Append(_) | OperateError::Closed(_) | OperateError::Remove(RemoveError::InUse { .. }) => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.to_string())
@@ -266,9 +270,9 @@ pub(super) async fn import(
         ));
     }
     let batches = batches(&body).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error))?;
-    app.import(into.sink.as_deref(), &batches).await?;
-    let records: u64 = batches.iter().map(|batch| u64::from(batch.count())).sum();
-    Ok(Json(json!({ "records": records })).into_response())
+    let dropped = app.import(into.sink.as_deref(), &batches).await?;
+    let records = batches.iter().map(|batch| u64::from(batch.count())).sum();
+    Ok(Json(Accepted { records, dropped }).into_response())
 }
 
 /// Records that follow each other with the same stream and time received, together.

@@ -1,18 +1,16 @@
 //! The data folder: made private, locked for one process, searched for spools that no sink claims.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Read, Seek, Write},
-    os::{
-        fd::AsRawFd,
-        unix::fs::{DirBuilderExt, OpenOptionsExt},
-    },
+    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
 use rustix::fs::{FlockOperation, flock};
 
 use crate::{
+    durable_fs::make_directories,
     record::SinkName,
     spool::{check_writable, remedy},
 };
@@ -69,7 +67,7 @@ pub fn with_short_path<T>(socket: &Path, with: impl FnOnce(&Path) -> io::Result<
 }
 
 impl DataFolder {
-    /// Makes the folder where it is missing (0700) and locks it.
+    /// Makes the folder where it is missing (0700), durably, and locks it.
     ///
     /// # Errors
     /// When it cannot be made or written, or another process has it.
@@ -78,7 +76,7 @@ impl DataFolder {
             let path = path.to_owned();
             move |source| FolderError::Io { path, source }
         };
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed(path))?;
+        make_directories(path, 0o700).map_err(failed(path))?;
         check_writable(path).map_err(failed(path))?;
         let lock_path = path.join("lock");
         let mut lock = OpenOptions::new()

@@ -5,14 +5,20 @@
 
 mod demo;
 mod folder;
+mod import;
 mod letters;
 mod open_files;
 mod operate;
+mod paths;
+mod purge;
 mod rates;
+mod refusing;
 mod reload;
+mod remove;
 mod signals;
 mod sinks;
 mod snapshot;
+mod spools;
 mod start;
 mod stop;
 
@@ -29,11 +35,15 @@ use tokio_util::sync::CancellationToken;
 
 pub use folder::{DataFolder, FolderError, socket, spools_in, with_short_path};
 pub use letters::Retried;
-pub use operate::{OperateError, Removed, Stopped, keys, look_at, spool_options};
+pub use operate::{OperateError, Stopped, look_at};
+pub use paths::PathInSpool;
+pub use purge::Removed;
 pub use rates::{History, Series};
 pub use reload::{ReloadError, Reloaded};
+pub use remove::RemoveError;
 pub use sinks::SinkStartError;
 pub use snapshot::of_stopped;
+pub use spools::{keys, spool_options};
 pub use start::{RunError, check};
 
 use crate::{
@@ -47,6 +57,7 @@ use crate::{
 };
 use rates::Rates;
 use sinks::Running;
+use snapshot::Looked;
 
 /// How often states are looked at.
 const LOOK: Duration = Duration::from_millis(250);
@@ -235,8 +246,8 @@ impl App {
         self.sinks.load().iter().find(|sink| sink.config.name.as_str() == name).cloned()
     }
 
-    /// The configured sinks' part, and their counters.
-    fn look(&self) -> (Snapshot, Vec<(SinkStatus, rates::Counters)>) {
+    /// The configured sinks' part, and what it was made of.
+    fn look(&self) -> (Snapshot, Vec<Looked>) {
         let ingest = self.intake.snapshot();
         let looked: Vec<_> = self
             .sinks
@@ -247,8 +258,8 @@ impl App {
                 snapshot::of_running(sink, &self.rates, lost)
             })
             .collect();
-        let sinks: Vec<SinkStatus> = looked.iter().map(|(sink, _)| sink.clone()).collect();
-        let mut not_ready = snapshot::not_ready(&sinks);
+        let sinks = looked.iter().map(|looked| looked.status.clone()).collect();
+        let mut not_ready: Vec<String> = looked.iter().filter_map(|looked| looked.not_ready.clone()).collect();
         if self.stopping.is_cancelled() {
             not_ready.push("stopping".to_owned());
         }

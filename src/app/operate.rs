@@ -1,27 +1,25 @@
 //! What an operator can do with a sink, on a running process and on a stopped one's folder.
 
-use std::{path::Path, sync::Arc, time::Duration};
-
-use serde::{Deserialize, Serialize};
+use std::{sync::Arc, time::Duration};
 
 use super::{
     App, NoSuchSink,
     folder::{DataFolder, FolderError},
     letters::{self, Retried, blocking},
-    sinks::{Running, SinkStartError, Slot, build, filter},
+    paths::{PathInSpool, check_paths},
+    remove::RemoveError,
+    sinks::{Running, SinkStartError, Slot, build},
     snapshot,
+    spools::spool_options,
 };
 use crate::{
-    config::{Config, SinkConfig, SpoolConfig},
+    config::{Config, SinkConfig},
     document::Encoder,
     flush::Handle,
-    ingest::Filter,
+    ingest::Refusal,
     look::Source,
-    record::{RecordBatch, SinkName, Stream},
-    spool::{
-        self, AppendError, DeadFilter, Keys, OpenError, Purged, QueueError, Spool, SpoolOptions, StoppedSpool,
-        VerifyReport,
-    },
+    record::SinkName,
+    spool::{self, DeadFilter, OpenError, QueueError, Spool, StoppedSpool, VerifyReport},
     status::SinkStatus,
 };
 
@@ -42,7 +40,7 @@ pub enum OperateError {
     Queue(#[from] QueueError),
     /// The spool does not take records.
     #[error(transparent)]
-    Append(#[from] AppendError),
+    Append(#[from] Refusal),
     /// The spool does not open.
     #[error(transparent)]
     Open(#[from] OpenError),
@@ -52,39 +50,16 @@ pub enum OperateError {
     /// The data folder is in use.
     #[error(transparent)]
     Folder(#[from] FolderError),
-    /// A folder cannot be removed.
-    #[error("cannot remove {path}: {source}")]
-    Remove {
-        /// The folder.
-        path: String,
-        /// What the operating system said.
-        source: std::io::Error,
-    },
-}
-
-/// What a purge removed.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Removed {
-    /// Records that waited.
-    pub records: u64,
-    /// Their bytes on disk.
-    pub bytes: u64,
-    /// Dead letters.
-    pub dead_letters: u64,
-}
-
-impl Removed {
-    fn new(purged: &[Purged], dead_letters: u64) -> Self {
-        Self {
-            records: purged.iter().map(|purged| purged.records).sum(),
-            bytes: purged.iter().map(|purged| purged.bytes).sum(),
-            dead_letters,
-        }
-    }
+    /// A spool's directory is not removed.
+    #[error(transparent)]
+    Remove(#[from] RemoveError),
+    /// A file sink would write into a spool.
+    #[error(transparent)]
+    PathInSpool(#[from] PathInSpool),
 }
 
 impl App {
-    async fn spool(&self, name: &str) -> Result<Arc<Spool>, OperateError> {
+    pub(super) async fn spool(&self, name: &str) -> Result<Arc<Spool>, OperateError> {
         self.find(name)?.slot.get().await.ok_or_else(|| OperateError::Closed(name.to_owned()))
     }
 
@@ -127,29 +102,6 @@ impl App {
         Ok(())
     }
 
-    /// Removes what waits for a sink, and its dead letters where `dead` says so; for good.
-    ///
-    /// # Errors
-    /// When there is no such sink, or its spool cannot be written.
-    pub async fn purge(&self, name: &str, dead: bool) -> Result<Removed, OperateError> {
-        let unclaimed = self.unclaimed.lock().iter().find(|sink| sink.name == name).cloned();
-        if let Some(sink) = unclaimed {
-            let removed = remove_folder(self.data_dir(), &sink)?;
-            self.unclaimed.lock().retain(|other| other.name != name);
-            return Ok(removed);
-        }
-        let removed = purge(&self.spool(name).await?, dead).await?;
-        tracing::warn!(
-            sink = name,
-            records = removed.records,
-            dead_letters = removed.dead_letters,
-            "purged by the operator"
-        );
-        // A worker that waited for room among the dead letters looks again.
-        self.flush(name)?;
-        Ok(removed)
-    }
-
     /// Sends dead letters of a sink once more.
     ///
     /// # Errors
@@ -186,17 +138,6 @@ impl App {
         Ok(blocking(&self.spool(name).await?, Spool::verify).await?)
     }
 
-    /// Puts records into a sink's spool; without a name into all, each getting what it gets of what comes in.
-    ///
-    /// # Errors
-    /// When there is no such sink, or a spool does not take them.
-    pub async fn import(&self, name: Option<&str>, batches: &[RecordBatch]) -> Result<(), OperateError> {
-        for (name, filter) in importing(&self.config(), name) {
-            append(&*self.spool(&name).await?, &filter, batches).await?;
-        }
-        Ok(())
-    }
-
     /// Whether an operator has paused a sink.
     ///
     /// # Errors
@@ -206,82 +147,20 @@ impl App {
     }
 }
 
-/// Where records are imported, and what of them: into a sink that was named all of them.
-fn importing(config: &Config, name: Option<&str>) -> Vec<(String, Filter)> {
-    match name {
-        Some(name) => vec![(name.to_owned(), Filter::default())],
-        None => config.sinks.iter().map(|sink| (sink.name.to_string(), filter(sink))).collect(),
-    }
-}
-
-async fn append(spool: &Spool, filter: &Filter, batches: &[RecordBatch]) -> Result<(), OperateError> {
-    for batch in batches.iter().filter_map(|batch| filter.apply(batch)) {
-        spool.append(batch).await?;
-    }
-    Ok(())
-}
-
-async fn purge(spool: &Arc<Spool>, dead: bool) -> Result<Removed, QueueError> {
-    let purged = spool.purge(&Stream::ALL).await?;
-    let dead_letters = match dead {
-        true => blocking(spool, |spool| spool.drop_dead_letters(&DeadFilter::default())).await?,
-        false => 0,
-    };
-    Ok(Removed::new(&purged, dead_letters))
-}
-
-/// Removes the folder of a spool that the configuration does not name.
-fn remove_folder(data_dir: &Path, sink: &SinkStatus) -> Result<Removed, OperateError> {
-    let folder = data_dir.join(&sink.name);
-    std::fs::remove_dir_all(&folder)
-        .map_err(|source| OperateError::Remove { path: folder.display().to_string(), source })?;
-    tracing::warn!(
-        sink = sink.name,
-        records = sink.records,
-        "a spool that the configuration does not name was removed"
-    );
-    Ok(Removed { records: sink.records, bytes: sink.bytes, dead_letters: sink.dead_letters })
-}
-
-/// The options of a sink's spool, for looking at it.
-#[must_use]
-pub fn spool_options(config: &Config, sink: &SinkName) -> SpoolOptions {
-    spool_config(config, sink).options(sink)
-}
-
-/// All keys that the configuration knows: for bytes whose sink is not known.
-#[must_use]
-pub fn keys(config: &Config) -> Option<Keys> {
-    let mut all = config.sinks.iter().filter_map(|sink| spool_options(config, &sink.name).encryption);
-    let mut keys = all.next()?;
-    for more in all {
-        keys.previous.push(more.current);
-        keys.previous.extend(more.previous);
-    }
-    Some(keys)
-}
-
-/// The options of a sink's spool; those of the first other sink where the configuration does not name it.
-fn spool_config(config: &Config, sink: &SinkName) -> SpoolConfig {
-    let named = config.sinks.iter().find(|other| other.name == *sink).or(config.sinks.first());
-    named.map(|named| named.spool.clone()).unwrap_or_default()
-}
-
 /// A stopped sink's spool, to look at.
 ///
 /// # Errors
 /// When it cannot be read.
 pub async fn look_at(config: &Config, sink: &SinkName) -> Result<Source, OperateError> {
-    let folder = config.data_dir.join(sink.as_str());
-    let options = spool_config(config, sink).options(sink);
+    let (folder, options) = (config.data_dir.join(sink.as_str()), spool_options(config, sink));
     let looked = tokio::task::spawn_blocking(move || StoppedSpool::look(&folder, options)).await;
     Ok(Source::Stopped(looked.map_err(|panic| OperateError::Closed(panic.to_string()))??))
 }
 
 /// The sinks of a stopped process, locked and open for an operation.
 pub struct Stopped {
-    config: Config,
-    data: DataFolder,
+    pub(super) config: Config,
+    pub(super) data: DataFolder,
     encoder: Arc<Encoder>,
 }
 
@@ -296,26 +175,13 @@ impl Stopped {
         Ok(Self { config, data, encoder })
     }
 
-    async fn spool(&self, sink: &SinkName) -> Result<Arc<Slot>, OperateError> {
-        Ok(Slot::open(sink, self.data.path(), &spool_config(&self.config, sink)).await?)
-    }
-
     fn sink(&self, name: &str) -> Result<&SinkConfig, NoSuchSink> {
-        self.config.sinks.iter().find(|sink| sink.name.as_str() == name).ok_or_else(|| NoSuchSink {
-            name: name.to_owned(),
-            names: self.config.sinks.iter().map(|sink| sink.name.to_string()).collect(),
-        })
+        self.config.sinks.iter().find(|sink| sink.name.as_str() == name).ok_or_else(|| self.no_such_sink(name))
     }
 
-    /// As [`App::purge`].
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn purge(&self, name: &str, dead: bool) -> Result<Removed, OperateError> {
-        if let Some(sink) = snapshot::unclaimed_spools(&self.config).iter().find(|sink| sink.name == name) {
-            return remove_folder(self.data.path(), sink);
-        }
-        self.with_spool(name, async |spool| Ok(purge(spool, dead).await?)).await
+    pub(super) fn no_such_sink(&self, name: &str) -> NoSuchSink {
+        let names = self.config.sinks.iter().map(|sink| sink.name.to_string()).collect();
+        NoSuchSink { name: name.to_owned(), names }
     }
 
     /// As [`App::drop_dead_letters`].
@@ -332,7 +198,9 @@ impl Stopped {
     /// # Errors
     /// As there.
     pub async fn retry_dead_letters(&self, name: &str, filter: DeadFilter) -> Result<Retried, OperateError> {
-        let sink = build(self.sink(name)?, &self.encoder)?;
+        let sink = self.sink(name)?;
+        check_paths(&self.config.sinks, self.data.path())?;
+        let sink = build(sink, &self.encoder)?;
         if let Err(error) = sink.initialize().await {
             return Ok(Retried { stopped_by: Some(error.message), ..Retried::default() });
         }
@@ -341,23 +209,13 @@ impl Stopped {
         done
     }
 
-    /// As [`App::import`].
-    ///
-    /// # Errors
-    /// As there.
-    pub async fn import(&self, name: Option<&str>, batches: &[RecordBatch]) -> Result<(), OperateError> {
-        for (name, filter) in importing(&self.config, name) {
-            self.with_spool(&name, async |spool| append(spool, &filter, batches).await).await?;
-        }
-        Ok(())
-    }
-
-    async fn with_spool<T>(
+    pub(super) async fn with_spool<T>(
         &self,
         name: &str,
         work: impl AsyncFnOnce(&Arc<Spool>) -> Result<T, OperateError>,
     ) -> Result<T, OperateError> {
-        let slot = self.spool(&self.sink(name)?.name.clone()).await?;
+        let sink = self.sink(name)?;
+        let slot = Slot::open(&sink.name, self.data.path(), &sink.spool).await?;
         let result = match slot.get().await {
             Some(spool) => work(&spool).await,
             None => Err(OperateError::Closed(name.to_owned())),
@@ -381,6 +239,7 @@ impl Stopped {
             Some(name) => vec![self.sink(name)?],
             None => self.config.sinks.iter().collect(),
         };
+        check_paths(&self.config.sinks, self.data.path())?;
         let mut sinks = Vec::new();
         for sink in chosen {
             let slot = Slot::open(&sink.name, self.data.path(), &sink.spool).await?;
@@ -390,7 +249,8 @@ impl Stopped {
         let begun = tokio::time::Instant::now();
         let is_empty = loop {
             let rates = parking_lot::Mutex::new(super::rates::Rates::default());
-            let figures: Vec<SinkStatus> = sinks.iter().map(|sink| snapshot::of_running(sink, &rates, 0).0).collect();
+            let figures: Vec<SinkStatus> =
+                sinks.iter().map(|sink| snapshot::of_running(sink, &rates, 0).status).collect();
             progress(&figures);
             if figures.iter().all(|sink| sink.records == 0) {
                 break true;

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use super::snapshot::Looked;
 use crate::{
     record::UnixMillis,
-    status::{Change, SinkStatus, State},
+    status::{Change, State},
 };
 
 /// Seconds that a rate looks back on.
@@ -57,11 +58,11 @@ pub(super) struct Rates {
 
 impl Rates {
     /// Takes a sample; call it once a second.
-    pub(super) fn sample(&mut self, at: UnixMillis, taken: u64, sinks: &[(SinkStatus, Counters)]) {
+    pub(super) fn sample(&mut self, at: UnixMillis, taken: u64, sinks: &[Looked]) {
         push(&mut self.at, at, HISTORY);
         push(&mut self.taken, taken, RATE_SECONDS + 1);
-        self.sinks.retain(|name, _| sinks.iter().any(|(sink, _)| sink.name == *name));
-        for (sink, counters) in sinks {
+        self.sinks.retain(|name, _| sinks.iter().any(|looked| looked.status.name == *name));
+        for Looked { status: sink, counters, .. } in sinks {
             let samples = self.sinks.entry(sink.name.clone()).or_default();
             push(&mut samples.counters, *counters, RATE_SECONDS + 1);
             push(&mut samples.backlog, sink.records, HISTORY);
@@ -69,9 +70,9 @@ impl Rates {
     }
 
     /// Notes what changed since the last call; true where something did.
-    pub(super) fn note_changes(&mut self, at: UnixMillis, sinks: &[(SinkStatus, Counters)]) -> bool {
+    pub(super) fn note_changes(&mut self, at: UnixMillis, sinks: &[Looked]) -> bool {
         let before = self.changes.len();
-        for (sink, _) in sinks {
+        for Looked { status: sink, .. } in sinks {
             let samples = self.sinks.entry(sink.name.clone()).or_default();
             let was = samples.state.replace(sink.state);
             // Delivering and idle alternate with every batch: that is no news.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     App,
+    paths::check_paths,
     sinks::{Running, SinkStartError, Slot},
     snapshot,
     start::{RunError, check},
@@ -78,6 +79,8 @@ impl App {
         }
         check(&new)?;
         let old = self.config();
+        // Another data folder waits for a restart; until then the spools lie in this one.
+        check_paths(&new.sinks, &old.data_dir).map_err(RunError::from)?;
         let mut done = Reloaded::default();
         if new.shutdown_timeout != old.shutdown_timeout {
             done.needs_restart.push("shutdown_timeout".to_owned());

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 
+use super::refusing::Refusing;
 use crate::{
     config::{SinkConfig, SpoolConfig, Target},
     document::Encoder,
@@ -18,7 +19,7 @@ use crate::{
     ingest::{self, Append, CannotAppend, Filter, Refused},
     record::{RecordBatch, SinkName, Stream},
     sink::{Sink, file::FileSink, mongodb::MongoSink, redis::RedisSink},
-    spool::{OpenError, Spool},
+    spool::{Appended, OpenError, Spool},
 };
 
 /// Why a sink cannot run.
@@ -42,15 +43,15 @@ pub enum SinkStartError {
     },
 }
 
-/// A spool that has refused nothing for this long is taken for recovered: those it refused come again sooner.
+/// A spool that kept whatever came for this long is taken for recovered: those it refused come again sooner.
 const REFUSAL: Duration = Duration::from_secs(10);
 
 /// A spool that can be opened anew, with other limits, while senders wait instead of failing.
 pub(super) struct Slot {
     name: SinkName,
     spool: RwLock<Option<Arc<Spool>>>,
-    /// The last refusal, until a batch is taken again.
-    refused: Mutex<Option<(Instant, String)>>,
+    /// Why the last batch was not kept, until one is kept again.
+    refused: Mutex<Option<(Instant, Refusing)>>,
 }
 
 impl Slot {
@@ -97,10 +98,10 @@ impl Slot {
         self.spool.try_read().ok().and_then(|spool| spool.clone())
     }
 
-    /// Why it does not take records, where it refused some just now and took none since.
-    pub(super) fn refusal(&self) -> Option<String> {
+    /// Why it keeps no records, where it did not keep some just now and kept none since.
+    pub(super) fn refusal(&self) -> Option<Refusing> {
         let refused = self.refused.lock();
-        refused.as_ref().filter(|(at, _)| at.elapsed() < REFUSAL).map(|(_, message)| message.clone())
+        refused.as_ref().filter(|(at, _)| at.elapsed() < REFUSAL).map(|(_, refusing)| refusing.clone())
     }
 
     /// Closes it for good.
@@ -113,7 +114,7 @@ impl Slot {
 
 #[async_trait]
 impl Append for Slot {
-    async fn append(&self, batch: RecordBatch) -> Result<(), CannotAppend> {
+    async fn append(&self, batch: RecordBatch) -> Result<Appended, CannotAppend> {
         let Some(spool) = self.get().await else {
             return Err(CannotAppend {
                 reason: Refused::Unavailable,
@@ -122,10 +123,9 @@ impl Append for Slot {
         };
         let result = Append::append(&*spool, batch).await;
         match &result {
-            Err(error) if error.reason != Refused::TooLarge => {
-                *self.refused.lock() = Some((Instant::now(), error.message.clone()));
-            }
-            _ => *self.refused.lock() = None,
+            // Too much for a spool says nothing of what else it takes.
+            Err(error) if error.reason == Refused::TooLarge => {}
+            _ => *self.refused.lock() = Refusing::of_append(&result).map(|refusing| (Instant::now(), refusing)),
         }
         result
     }

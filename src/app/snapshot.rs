@@ -8,14 +8,16 @@ use super::{
     Running,
     folder::spools_in,
     rates::{Counters, Rates, drain_seconds},
+    refusing::Refusing,
+    spools::spool_options,
 };
 use crate::{
-    config::{Config, SinkConfig, SpoolConfig},
+    config::{Config, SinkConfig},
     flush::{FlushState, FlushStatus},
     histogram::HistogramSnapshot,
     ingest::IngestSnapshot,
     record::{SinkName, now_millis},
-    spool::{self, OpenError, SpoolStatus, WriterState},
+    spool::{self, OpenError, SpoolStatus},
     status::{Delivery, Disk, Ingest, Refused, SinkStatus, Snapshot, State, StreamStatus, Taken},
 };
 
@@ -30,7 +32,7 @@ pub fn of_stopped(config: &Config) -> Result<Snapshot, OpenError> {
     let on_disk = spools_in(&config.data_dir).map_err(listed)?;
     for sink in &config.sinks {
         let status = match on_disk.contains(&sink.name) {
-            true => Some(inspect(&config.data_dir, &sink.name, &sink.spool)?),
+            true => Some(inspect(config, &sink.name)?),
             false => None,
         };
         let mut entry = blank(&sink.name, State::Stopped);
@@ -38,7 +40,7 @@ pub fn of_stopped(config: &Config) -> Result<Snapshot, OpenError> {
         if let Some(status) = &status {
             fill(&mut entry, status);
         }
-        entry.advise();
+        entry.advise(None);
         sinks.push(entry);
     }
     for name in on_disk.iter().filter(|name| config.sinks.iter().all(|sink| sink.name != **name)) {
@@ -73,28 +75,32 @@ pub(super) fn unclaimed_spools(config: &Config) -> Vec<SinkStatus> {
 }
 
 fn unclaimed(config: &Config, name: &SinkName) -> Result<SinkStatus, OpenError> {
-    // Its keys are not known any more: those of the others may fit.
-    let spool = SpoolConfig {
-        encryption: config.sinks.iter().find_map(|sink| sink.spool.encryption.clone()),
-        ..SpoolConfig::default()
-    };
     let mut entry = blank(name, State::NotConfigured);
     entry.configured = false;
     entry.required = false;
-    fill(&mut entry, &inspect(&config.data_dir, name, &spool)?);
+    fill(&mut entry, &inspect(config, name)?);
     entry.max_bytes = 0;
-    entry.advise();
+    entry.advise(None);
     Ok(entry)
 }
 
-fn inspect(data_dir: &Path, name: &SinkName, config: &SpoolConfig) -> Result<SpoolStatus, OpenError> {
-    spool::inspect(&data_dir.join(name.as_str()), config.options(name))
+fn inspect(config: &Config, name: &SinkName) -> Result<SpoolStatus, OpenError> {
+    spool::inspect(&config.data_dir.join(name.as_str()), spool_options(config, name))
 }
 
-/// A running sink, and its counters for the rates.
+/// A running sink, as it was looked at.
+pub(super) struct Looked {
+    pub(super) status: SinkStatus,
+    /// For the rates.
+    pub(super) counters: Counters,
+    /// Why calls fail because of it, and what to do.
+    pub(super) not_ready: Option<String>,
+}
+
+/// Looks at a running sink.
 ///
 /// Looking at the spool may read its disk, and nobody should have to wait for that who only wants the rates.
-pub(super) fn of_running(sink: &Running, rates: &Mutex<Rates>, lost: u64) -> (SinkStatus, Counters) {
+pub(super) fn of_running(sink: &Running, rates: &Mutex<Rates>, lost: u64) -> Looked {
     let mut entry = blank(&sink.config.name, State::Stopping);
     describe(&mut entry, &sink.config);
     let mut counters = Counters::default();
@@ -104,14 +110,16 @@ pub(super) fn of_running(sink: &Running, rates: &Mutex<Rates>, lost: u64) -> (Si
         counters.received = status.streams.values().map(|stream| stream.next).sum();
         counters.gone = counters.received.saturating_sub(entry.records);
     }
-    if let Some(refusal) = sink.slot.refusal() {
-        entry.spool_error = Some(format!("the spool takes no records: {refusal}"));
-    }
+    let of_status = || Refusing::of_status(spool.as_ref()?, sink.config.spool.when_full);
+    let refusing = sink.slot.refusal().or_else(of_status);
+    entry.spool_error = refusing.as_ref().map(ToString::to_string);
     if let Some(status) = sink.status() {
         apply(&mut entry, status, &rates.lock(), lost);
     }
-    entry.advise();
-    (entry, counters)
+    entry.advise(refusing.as_ref().map(Refusing::remedy));
+    let not_ready = refusing.filter(|refusing| sink.config.required && refusing.fails_calls());
+    let not_ready = not_ready.map(|refusing| format!("sink {}: {refusing}: {}", sink.config.name, refusing.remedy()));
+    Looked { status: entry, counters, not_ready }
 }
 
 fn blank(name: &SinkName, state: State) -> SinkStatus {
@@ -159,10 +167,6 @@ fn fill(entry: &mut SinkStatus, status: &SpoolStatus) {
     let last_error = status.last_error.as_ref();
     entry.last_error = last_error.map(|error| error.message.clone());
     entry.last_error_at = last_error.map(|error| error.at);
-    entry.spool_error = (status.writer == WriterState::Full).then(|| match last_error {
-        Some(error) => format!("the spool takes no records: {}", error.message),
-        None => "the spool takes no records: it is full".to_owned(),
-    });
     for (stream, figures) in &status.streams {
         let own = StreamStatus {
             records: figures.records,
@@ -266,13 +270,4 @@ pub(super) fn disk(path: &Path) -> Disk {
         |_| Disk::default(),
         |disk| Disk { total_bytes: disk.f_blocks * disk.f_frsize, free_bytes: disk.f_bavail * disk.f_frsize },
     )
-}
-
-/// Why the process takes no records now: one line a reason.
-pub(super) fn not_ready(sinks: &[SinkStatus]) -> Vec<String> {
-    sinks
-        .iter()
-        .filter(|sink| sink.required && sink.configured)
-        .filter_map(|sink| Some(format!("sink {}: {}", sink.name, sink.spool_error.as_ref()?)))
-        .collect()
 }

@@ -6,6 +6,7 @@ use futures::future::join_all;
 
 use super::{
     folder::FolderError,
+    paths::{PathInSpool, check_paths},
     sinks::{Running, SinkStartError, Slot},
 };
 use crate::{
@@ -48,13 +49,17 @@ pub enum RunError {
         /// The address.
         address: String,
     },
+    /// A file sink would write into a spool.
+    #[error(transparent)]
+    PathInSpool(#[from] PathInSpool),
     /// Signals cannot be caught.
     #[error("cannot catch signals: {0}")]
     Signals(io::Error),
 }
 
-/// What a start refuses although each value is right by itself: a status page open to anyone, certificates that cannot be
-/// used. No port and no spool is opened for it: `run`, a reload and `check-config` ask alike. Answers the certificates.
+/// What a start refuses although each value is right by itself: a status page open to anyone, a file sink that writes into a
+/// spool, certificates that cannot be used. No port and no spool is opened for it: `run`, a reload and `check-config` ask
+/// alike. Answers the certificates.
 ///
 /// # Errors
 /// What is wrong and how to mend it.
@@ -65,6 +70,7 @@ pub fn check(config: &Config) -> Result<Option<Tls>, RunError> {
     {
         return Err(RunError::AdminExposed { address: address.to_string() });
     }
+    check_paths(&config.sinks, &config.data_dir)?;
     Ok(config.ingest.tls.clone().map(Tls::load).transpose()?)
 }
 

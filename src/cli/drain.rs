@@ -20,6 +20,8 @@ use crate::{
 };
 
 const LOOK: Duration = Duration::from_millis(200);
+/// So many files that a purge left are named.
+const SHOWN: usize = 20;
 
 /// Arguments of `drain`.
 #[derive(Debug, clap::Args)]
@@ -215,7 +217,16 @@ pub(super) fn purge(common: &Common, args: &PurgeArgs) -> Outcome {
             human_count(removed.records),
             human_size(removed.bytes),
             human_count(removed.dead_letters)
-        ))
+        ))?;
+        if removed.left.is_empty() {
+            return Ok(());
+        }
+        output::line("left where they are, since the spool did not make them:")?;
+        removed.left.iter().take(SHOWN).try_for_each(|path| output::line(format!("  {path}")))?;
+        match removed.left.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => output::line(format!("  and {more} more")),
+        }
     })
 }
 

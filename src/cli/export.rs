@@ -16,13 +16,14 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::{Common, Failure, Outcome, backlog, block_on, client::Client, output, records};
+use super::{Common, Failure, Outcome, backlog, block_on, client::Client, output, records, send::all_kept};
 use crate::{
     admin::records::batches,
     app::Stopped,
     config::units::human_count,
+    ingest::{Accepted, Dropped},
     look::{Looked, Query},
     record::Stream,
     spool::raw::{RawReader, RawWriter},
@@ -253,7 +254,7 @@ pub(super) fn import(common: &Common, args: &ImportArgs) -> Outcome {
             None => Into::Stopped(Box::new(Stopped::open(config).map_err(Failure::operation)?)),
         };
         let (mut records, mut piece) = (0, RawWriter::new(Vec::new())?);
-        let mut held = 0;
+        let (mut held, mut dropped) = (0, Dropped::default());
         let broken = loop {
             let (record, error) = match reader.next() {
                 Some(Ok(record)) => (Some(record), None),
@@ -268,7 +269,7 @@ pub(super) fn import(common: &Common, args: &ImportArgs) -> Outcome {
             if (is_end || held >= PIECE) && piece.records() > 0 {
                 records += piece.records();
                 let full = std::mem::replace(&mut piece, RawWriter::new(Vec::new())?);
-                into.send(full.finish()?, args.sink.as_deref()).await?;
+                dropped.merge(into.send(full.finish()?, args.sink.as_deref()).await?);
                 held = 0;
                 bar.set_position(reader.offset());
             }
@@ -278,13 +279,13 @@ pub(super) fn import(common: &Common, args: &ImportArgs) -> Outcome {
         };
         bar.finish_and_clear();
         if common.json {
-            output::json(&json!({ "records": records }))?;
+            output::json(&Accepted { records, dropped: dropped.clone() })?;
         } else {
             output::line(format!("{} records imported", human_count(records)))?;
         }
         match broken {
             Some(error) => Err(Failure::new(super::Exit::Partial, format!("{}: {error}", args.file.display()))),
-            None => Ok(()),
+            None => all_kept(&dropped),
         }
     })
 }
@@ -296,12 +297,13 @@ enum Into {
 }
 
 impl Into {
-    async fn send(&self, framed: Vec<u8>, sink: Option<&str>) -> Outcome {
+    /// Sends records; what was dropped of them.
+    async fn send(&self, framed: Vec<u8>, sink: Option<&str>) -> Result<Dropped, Failure> {
         match self {
             Self::Running(client) => {
                 let sink = sink.map(|sink| format!("?sink={}", super::client::encoded(sink))).unwrap_or_default();
-                let _: Value = client.post_bytes(&format!("import{sink}"), framed.into()).await?;
-                Ok(())
+                let accepted: Accepted = client.post_bytes(&format!("import{sink}"), framed.into()).await?;
+                Ok(accepted.dropped)
             }
             Self::Stopped(stopped) => stopped.import(sink, &batches(&framed)?).await.map_err(Failure::operation),
         }

@@ -67,7 +67,8 @@ Exit codes:
   2  the arguments or the configuration are wrong; there is no such sink
   3  it needs a running livekit-spool and none runs, or one runs and must not
   4  done in part: `drain` ran out of time, `verify` found damage, `indexes` found some missing or
-     different, `export`, `import`, `recover` and `doc` left records out, `dead retry` was cut short";
+     different, `export`, `import`, `recover` and `doc` left records out, `dead retry` was cut short,
+     `send` or `import` was told that a sink dropped some";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -157,7 +158,7 @@ impl Failure {
     /// would give.
     fn operation(error: OperateError) -> Self {
         let exit = match &error {
-            OperateError::NoSuchSink(_) => Exit::Usage,
+            OperateError::NoSuchSink(_) | OperateError::PathInSpool(_) => Exit::Usage,
             OperateError::Folder(FolderError::InUse { .. }) => Exit::NotRunning,
             _ => Exit::Failed,
         };

@@ -32,7 +32,7 @@ pub(super) fn refusal(error: RunError) -> Failure {
     let exit = match &error {
         RunError::Folder(FolderError::InUse { .. })
         | RunError::Sink(SinkStartError::Spool { source: OpenError::InUse { .. }, .. }) => Exit::NotRunning,
-        RunError::AdminExposed { .. } | RunError::Tls(_) => Exit::Usage,
+        RunError::AdminExposed { .. } | RunError::PathInSpool(_) | RunError::Tls(_) => Exit::Usage,
         RunError::Serve(error) if !matches!(error, ServeError::Io(_)) => Exit::Usage,
         _ => Exit::Failed,
     };

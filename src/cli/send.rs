@@ -10,13 +10,13 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use super::{Common, Failure, Outcome, output};
+use super::{Common, Exit, Failure, Outcome, output};
 use crate::{
     config::{LogConfig, LogFormat, LogLevel},
     demo::{self, DEFAULT_RATE, Playback, Progress, Tagged},
     document::records_from_json,
     ingest::{
-        Secret,
+        Dropped, Secret,
         client::{Client, Credentials, Target},
     },
     logging,
@@ -66,7 +66,7 @@ pub struct SendArgs {
 /// Sends, with progress on stderr; ends at the last record, or when interrupted.
 ///
 /// # Errors
-/// When a file cannot be read, the address is none, or records are refused for good.
+/// When a file cannot be read, the address is none, records are refused for good, or some were not kept.
 pub async fn run(common: &Common, args: &SendArgs) -> Outcome {
     // An address that does not answer is tried on and on: that is said.
     logging::start(&LogConfig { level: LogLevel::Warn, format: LogFormat::Human }, common.log_format)?;
@@ -93,13 +93,26 @@ pub async fn run(common: &Common, args: &SendArgs) -> Outcome {
         _ = tokio::signal::ctrl_c() => Ok(()),
     };
     bar.finish_and_clear();
-    let (sent, seconds) = (progress.acknowledged(), began.elapsed().as_secs_f64());
+    let (sent, seconds, dropped) = (progress.acknowledged(), began.elapsed().as_secs_f64(), progress.dropped());
     if common.json {
-        output::json(&json!({ "acknowledged": sent, "resent_batches": progress.retries(), "seconds": seconds }))?;
+        let mut answer = json!({ "acknowledged": sent, "resent_batches": progress.retries(), "seconds": seconds });
+        if !dropped.is_empty() {
+            answer["dropped"] = json!(dropped);
+        }
+        output::json(&answer)?;
     } else {
         output::line(format!("{sent} records acknowledged in {seconds:.1} s"))?;
     }
-    result.map_err(|status| format!("{} refused them: {}: {}", args.to, status.code(), status.message()).into())
+    result.map_err(|status| format!("{} refused them: {}: {}", args.to, status.code(), status.message()))?;
+    all_kept(&dropped)
+}
+
+/// Fails where a receiver answered OK and did not keep all.
+pub(super) fn all_kept(dropped: &Dropped) -> Outcome {
+    if dropped.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Partial, format!("not all of them are kept: dropped {dropped}")))
 }
 
 fn target(args: &SendArgs) -> Target {

@@ -249,7 +249,10 @@ fn read_own(root: &mut Section<'_>, livekit: &Livekit, use_default_sink: bool) -
         }
         None => {}
     }
-    let mut config = Config { source: String::new(), data_dir, ingest, admin, documents, sinks, log, shutdown_timeout };
+    let default_encryption = spool.encryption;
+    let source = String::new();
+    let mut config =
+        Config { source, data_dir, ingest, admin, documents, sinks, default_encryption, log, shutdown_timeout };
     config.set_shutdown_timeout(shutdown_timeout);
     config
 }

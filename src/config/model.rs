@@ -33,6 +33,9 @@ pub struct Config {
     pub documents: DocumentOptions,
     /// At least one; names are unique.
     pub sinks: Vec<SinkConfig>,
+    /// What `spool.encryption` says for all sinks, each of which may say otherwise: the spool of a sink that is no longer
+    /// named may have been written with it.
+    pub default_encryption: Option<EncryptionConfig>,
     /// What is logged and how.
     pub log: LogConfig,
     /// How long a stop may take: requests in flight, then one last flush. Default 10 s.
@@ -167,7 +170,6 @@ impl SpoolConfig {
     /// What the spool of this sink is told.
     #[must_use]
     pub fn options(&self, sink: &SinkName) -> SpoolOptions {
-        let key = |key: &EncryptionKey| spool::Key::new(*key.expose());
         SpoolOptions {
             name: sink.to_string(),
             max_bytes: self.max_bytes,
@@ -185,10 +187,7 @@ impl SpoolConfig {
                 CompressionConfig::Zstd { level, dictionary } => spool::Compression::Zstd { level, dictionary },
                 CompressionConfig::None => spool::Compression::None,
             },
-            encryption: self.encryption.as_ref().map(|encryption| spool::Keys {
-                current: key(&encryption.key),
-                previous: encryption.old_keys.iter().map(key).collect(),
-            }),
+            encryption: self.encryption.as_ref().map(EncryptionConfig::keys),
         }
     }
 }
@@ -251,6 +250,15 @@ pub struct EncryptionConfig {
     pub key: EncryptionKey,
     /// Keys that older blocks may need, after a rotation.
     pub old_keys: Vec<EncryptionKey>,
+}
+
+impl EncryptionConfig {
+    /// The keys as a spool takes them.
+    #[must_use]
+    pub fn keys(&self) -> spool::Keys {
+        let key = |key: &EncryptionKey| spool::Key::new(*key.expose());
+        spool::Keys { current: key(&self.key), previous: self.old_keys.iter().map(key).collect() }
+    }
 }
 
 /// A key's 32 bytes; shown by nothing, wiped when dropped.

@@ -12,7 +12,7 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
-use super::{AUDIENCE, Secret};
+use super::{AUDIENCE, Dropped, Secret};
 use crate::record::{RECORD_TAG, RecordBatch, Stream, wall_millis, write_varint};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -113,11 +113,12 @@ impl Client {
         Ok(Self { channel, credentials: target.credentials.clone() })
     }
 
-    /// Sends a batch, `per_message` records a message, and returns when it is acknowledged.
+    /// Sends a batch, `per_message` records a message, and returns when it is acknowledged; what the receiver says that it
+    /// dropped all the same.
     ///
     /// # Errors
     /// When it was not: then nothing says how much of it was kept, and a resend is harmless.
-    pub async fn send(&self, batch: &RecordBatch, per_message: usize) -> Result<(), Status> {
+    pub async fn send(&self, batch: &RecordBatch, per_message: usize) -> Result<Dropped, Status> {
         let method = match batch.stream {
             Stream::Events => "/livekit.AnalyticsRecorderService/IngestEvents",
             Stream::Stats => "/livekit.AnalyticsRecorderService/IngestStats",
@@ -130,7 +131,8 @@ impl Client {
         }
         let mut grpc = tonic::client::Grpc::new(self.channel.clone());
         grpc.ready().await.map_err(|error| Status::unavailable(chain(&error)))?;
-        grpc.client_streaming(request, PathAndQuery::from_static(method), BytesCodec).await.map(drop)
+        let answer = grpc.client_streaming(request, PathAndQuery::from_static(method), BytesCodec).await?;
+        Ok(Dropped::of_trailers(answer.metadata()))
     }
 
     fn authorization(&self) -> Result<Option<String>, ClientError> {

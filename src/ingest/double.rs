@@ -1,6 +1,6 @@
-//! A spool in memory, for tests: takes, refuses, hangs, fails, as told.
+//! A spool in memory, for tests: takes at once or at a disk's speed, refuses, hangs, as told.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -9,26 +9,33 @@ use super::{
     Refused,
     fanout::{Append, CannotAppend},
 };
-use crate::record::RecordBatch;
+use crate::{record::RecordBatch, spool::Appended};
 
 /// How it behaves from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Mood {
     Takes,
+    /// As fast as a disk that writes 50 MiB/s, one batch after another.
+    Slow,
     Full,
+    NeverFits,
     Hang,
 }
+
+/// 50 MiB/s.
+const SLOW_PER_BYTE: Duration = Duration::from_nanos(19);
 
 #[derive(Debug)]
 pub(crate) struct MemorySpool {
     batches: Mutex<Vec<RecordBatch>>,
+    disk: tokio::sync::Mutex<()>,
     mood: tokio::sync::watch::Sender<Mood>,
 }
 
 impl MemorySpool {
     pub(crate) fn new() -> Arc<Self> {
         let mood = tokio::sync::watch::Sender::new(Mood::Takes);
-        Arc::new(Self { batches: Mutex::default(), mood })
+        Arc::new(Self { batches: Mutex::default(), disk: tokio::sync::Mutex::default(), mood })
     }
 
     pub(crate) fn set(&self, mood: Mood) {
@@ -46,13 +53,21 @@ impl MemorySpool {
 
 #[async_trait]
 impl Append for MemorySpool {
-    async fn append(&self, batch: RecordBatch) -> Result<(), CannotAppend> {
+    async fn append(&self, batch: RecordBatch) -> Result<Appended, CannotAppend> {
         let mut mood = self.mood.subscribe();
         let mood = *mood.wait_for(|mood| *mood != Mood::Hang).await.expect("the sender lives in self");
+        let refused = |reason, message: &str| Err(CannotAppend { reason, message: message.to_owned() });
         match mood {
+            Mood::Full => return refused(Refused::Full, "the spool is full"),
+            Mood::NeverFits => return refused(Refused::TooLarge, "it never fits"),
+            Mood::Slow => {
+                let _one_at_a_time = self.disk.lock().await;
+                let bytes = u32::try_from(batch.bytes().len()).unwrap_or(u32::MAX);
+                tokio::time::sleep(SLOW_PER_BYTE * bytes).await;
+                self.batches.lock().push(batch);
+            }
             Mood::Takes | Mood::Hang => self.batches.lock().push(batch),
-            Mood::Full => return Err(CannotAppend { reason: Refused::Full, message: "the spool is full".into() }),
         }
-        Ok(())
+        Ok(Appended::Kept)
     }
 }

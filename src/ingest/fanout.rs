@@ -1,38 +1,42 @@
 //! One batch, every sink's spool: the call succeeds when each required one has it durably.
 //!
 //! - required: the call waits for it and fails with it;
-//! - optional: it alone loses its copy (counted). A batch that it does not take at once goes on in the background, within
-//!   [`OPTIONAL_IN_FLIGHT`] bytes; the call waits for it [`OPTIONAL_PATIENCE`] at most, so that it cannot hold the others
-//!   back. Where no sink is required, the call waits for all: something should slow a sender down.
+//! - optional: it alone loses its copy, counted, and only where its spool refuses it or it cannot follow the required ones
+//!   (see [`optional`](super::optional));
+//! - where no sink is required, the call waits for all: something has to slow a sender down. What none of them can ever take
+//!   is refused.
 
 use std::{
     collections::BTreeMap,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use futures::future::join_all;
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
 
-use super::{IngestSnapshot, IngestStatus, MemoryOptions, Protocol, Refusal, Refused, memory::Budget, wire};
-use crate::record::{RecordBatch, RecordBatchBuilder, SinkName, Stream};
-
-/// Bytes on their way to one optional sink's spool; what comes on top is lost for it.
-const OPTIONAL_IN_FLIGHT: usize = 8 * 1024 * 1024;
-/// How long a call waits for optional sinks once the required ones have the batch.
-const OPTIONAL_PATIENCE: Duration = Duration::from_millis(100);
+use super::{
+    Dropped, IngestSnapshot, IngestStatus, MemoryOptions, Protocol, Refusal, Refused,
+    dropped::drops_newest,
+    memory::Budget,
+    optional::{Copied, Copies, Lane, Optional},
+    wire,
+};
+use crate::{
+    record::{RecordBatch, RecordBatchBuilder, SinkName, Stream},
+    spool::Appended,
+};
 
 /// Where batches become durable: a spool.
 #[async_trait]
 pub trait Append: Send + Sync + 'static {
-    /// Returns when the batch is durable, all of it.
-    async fn append(&self, batch: RecordBatch) -> Result<(), CannotAppend>;
+    /// Returns when the batch is durable, all of it, or when the spool has dropped it by the policy that the user chose.
+    async fn append(&self, batch: RecordBatch) -> Result<Appended, CannotAppend>;
 }
 
 /// A spool did not take a batch.
@@ -83,7 +87,7 @@ pub struct Target {
 
 struct Entry {
     target: Target,
-    in_flight: Arc<Semaphore>,
+    lane: Arc<Lane>,
     lost: Arc<AtomicU64>,
 }
 
@@ -114,38 +118,52 @@ impl Intake {
         let mut lost = self.lost.lock();
         let entries = targets.into_iter().map(|target| Entry {
             lost: Arc::clone(lost.entry(target.name.clone()).or_default()),
-            in_flight: Arc::new(Semaphore::new(OPTIONAL_IN_FLIGHT)),
+            lane: Arc::default(),
             target,
         });
         self.entries.store(Arc::new(entries.collect()));
     }
 
-    /// Makes a batch durable in every required sink's spool.
+    /// Makes a batch durable in every required sink's spool; what was dropped all the same, by the user's policies.
     ///
     /// # Errors
     /// When one of them does not take it; others may have it then, and the records' ids make a resend harmless.
-    pub async fn append(&self, protocol: Protocol, batch: RecordBatch) -> Result<(), Refusal> {
+    pub async fn append(&self, protocol: Protocol, batch: RecordBatch) -> Result<Dropped, Refusal> {
         if batch.is_empty() {
-            return Ok(());
+            return Ok(Dropped::default());
         }
         let entries = self.entries.load_full();
-        let wanted: Vec<(&Entry, RecordBatch)> =
-            entries.iter().filter_map(|entry| Some((entry, entry.target.filter.apply(&batch)?))).collect();
-
-        let optional: Vec<_> =
-            wanted.iter().filter(|(entry, _)| !entry.target.required).map(|(entry, part)| entry.begin(part)).collect();
-        let background = join_all(optional.into_iter().flatten());
-        let required: Vec<_> = wanted.into_iter().filter(|(entry, _)| entry.target.required).collect();
+        let wanted = entries.iter().filter_map(|entry| Some((entry, entry.target.filter.apply(&batch)?)));
+        let (required, optional): (Vec<_>, Vec<_>) = wanted.partition(|(entry, _)| entry.target.required);
+        let mut copies = Copies::default();
+        for (entry, part) in optional {
+            copies.add(entry.optional(), part, required.is_empty());
+        }
+        let (mut dropped, mut copied) = (Dropped::default(), Vec::new());
         if required.is_empty() {
-            background.await;
+            copied = copies.all().await;
+            none_ever_takes_it(&copied)?;
         } else {
-            let results = join_all(required.into_iter().map(|(entry, part)| entry.append(part))).await;
-            results.into_iter().collect::<Result<(), Refusal>>()?;
-            // an optional sink that is not done by now goes on by itself
-            let _ = tokio::time::timeout(OPTIONAL_PATIENCE, background).await;
+            let mut required = pin!(join_all(required.into_iter().map(|(entry, part)| entry.append(part))));
+            let results = loop {
+                tokio::select! {
+                    biased;
+                    results = required.as_mut() => break results,
+                    Some(copy) = copies.next() => copied.push(copy),
+                }
+            };
+            for result in results {
+                result?.into_iter().for_each(|(sink, records, reason)| dropped.add(sink, records, reason));
+            }
+            copied.extend(copies.for_a_while().await);
+        }
+        for copy in copied {
+            if let Some(reason) = copy.count() {
+                dropped.add(&copy.sink, copy.records, reason);
+            }
         }
         self.status.count_taken(protocol, &batch);
-        Ok(())
+        Ok(dropped)
     }
 
     /// Counters.
@@ -171,27 +189,33 @@ impl Intake {
 }
 
 impl Entry {
-    async fn append(&self, batch: RecordBatch) -> Result<(), Refusal> {
-        let appended = self.target.spool.append(batch).await;
-        appended.map_err(|error| Refusal::new(error.reason, format!("sink {}: {}", self.target.name, error.message)))
+    /// Appends to a required sink's spool; what it dropped.
+    async fn append(&self, batch: RecordBatch) -> Result<Option<(&SinkName, u64, String)>, Refusal> {
+        let records = u64::from(batch.count());
+        match self.target.spool.append(batch).await {
+            Ok(Appended::Kept) => Ok(None),
+            Ok(Appended::Dropped { limit }) => Ok(Some((&self.target.name, records, drops_newest(limit)))),
+            Err(error) => Err(Refusal::of(&self.target.name, error)),
+        }
     }
 
-    /// Hands a batch to an optional sink's spool in the background.
-    fn begin(&self, batch: &RecordBatch) -> Option<tokio::task::JoinHandle<()>> {
-        let (count, bytes) = (u64::from(batch.count()), batch.bytes().len().min(OPTIONAL_IN_FLIGHT));
-        let permits = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let Ok(permit) = Arc::clone(&self.in_flight).try_acquire_many_owned(permits) else {
-            self.lost.fetch_add(count, Relaxed);
-            return None;
-        };
-        let (spool, lost, batch) = (Arc::clone(&self.target.spool), Arc::clone(&self.lost), batch.clone());
-        Some(tokio::spawn(async move {
-            if spool.append(batch).await.is_err() {
-                lost.fetch_add(count, Relaxed);
-            }
-            drop(permit);
-        }))
+    fn optional(&self) -> Optional {
+        Optional {
+            sink: self.target.name.clone(),
+            spool: Arc::clone(&self.target.spool),
+            lane: Arc::clone(&self.lane),
+            lost: Arc::clone(&self.lost),
+        }
     }
+}
+
+/// What is too large for every sink, with none that is required to say so, is refused: the sender can cut it.
+fn none_ever_takes_it(copied: &[Copied]) -> Result<(), Refusal> {
+    let mut errors = copied.iter().map(|copy| Some((&copy.sink, copy.result.as_ref().err()?)));
+    let Some(Some((sink, first))) = errors.next() else { return Ok(()) };
+    let too_large = |error: &CannotAppend| error.reason == Refused::TooLarge;
+    let all = too_large(first) && errors.all(|error| error.is_some_and(|(_, error)| too_large(error)));
+    if all { Err(Refusal::of(sink, first.clone())) } else { Ok(()) }
 }
 
 #[cfg(test)]
@@ -230,33 +254,6 @@ mod tests {
         let refusal = intake.append(Protocol::Grpc, events(&[1])).await.unwrap_err();
         assert_eq!((refusal.reason, refusal.message.starts_with("sink b: ")), (Refused::Full, true));
         assert_eq!(intake.snapshot().taken.iter().map(|taken| taken.records).sum::<u64>(), 0);
-    }
-
-    #[tokio::test]
-    async fn an_optional_sink_that_is_full_loses_its_copy_alone_and_it_is_counted() {
-        let (a, b) = (MemorySpool::new(), MemorySpool::new());
-        b.set(Mood::Full);
-        let intake = intake(vec![target("a", true, Filter::default(), &a), target("b", false, Filter::default(), &b)]);
-        intake.append(Protocol::Grpc, events(&[1, 2, 3])).await.unwrap();
-        assert_eq!(a.records(), 3);
-        assert_eq!(intake.snapshot().lost_by_optional_sinks[&SinkName::new("b").unwrap()], 3);
-        assert_eq!(intake.snapshot().lost_by_optional_sinks[&SinkName::new("a").unwrap()], 0);
-    }
-
-    #[tokio::test]
-    async fn an_optional_sink_that_hangs_holds_nobody_back_and_memory_stays_bounded() {
-        let (a, b) = (MemorySpool::new(), MemorySpool::new());
-        b.set(Mood::Hang);
-        let intake = intake(vec![target("a", true, Filter::default(), &a), target("b", false, Filter::default(), &b)]);
-        let mut big = RecordBatchBuilder::new(Stream::Events);
-        big.push(&vec![0; 1024 * 1024]);
-        let big = big.build(0);
-        for _ in 0..20 {
-            intake.append(Protocol::Grpc, big.clone()).await.unwrap();
-        }
-        assert_eq!(a.records(), 20);
-        let lost = intake.snapshot().lost_by_optional_sinks[&SinkName::new("b").unwrap()];
-        assert_eq!(lost, 13, "7 whole batches fit in 8 MiB with their framing");
     }
 
     #[tokio::test]

@@ -5,10 +5,13 @@
 //! | not such a message | `INVALID_ARGUMENT` | no |
 //! | over a size limit | `OUT_OF_RANGE` | no, in smaller messages |
 //! | unknown compression | `UNIMPLEMENTED` | no, in another one |
+//! | more than a required sink's spool ever has room for | `OUT_OF_RANGE` | no, in smaller batches |
 //! | a required sink's spool is full | `RESOURCE_EXHAUSTED` | yes, later |
 //! | spool failing, no memory, too many streams, stopping | `UNAVAILABLE` | yes, later |
 //! | message or stream too slow | `DEADLINE_EXCEEDED` | yes, on a new stream |
 //! | no or bad credentials | `UNAUTHENTICATED` | with better ones |
+//!
+//! An OK with the trailer `livekit-spool-dropped` says what was not kept, see [`Dropped`].
 
 use std::{
     future::Future,
@@ -36,7 +39,7 @@ use tonic::{Code, Status, service::Routes};
 use tower::ServiceExt;
 
 use super::{
-    Gate, GrpcOptions, Intake, Listener, Protocol, Refusal, Refused, ServeError,
+    Dropped, Gate, GrpcOptions, Intake, Listener, Protocol, Refusal, Refused, ServeError,
     frames::{FrameLimits, Frames},
     inflate::Encoding,
     listener::Peer,
@@ -139,7 +142,7 @@ impl Handler for Recorder {
         match called {
             Some((SERVICE_NAME, method)) => match self.recorded(method, &request) {
                 Some(stream) => match self.record(stream, request, peer).await {
-                    Ok(()) => empty(),
+                    Ok(dropped) => empty(&dropped),
                     Err(refusal) => refused(&refusal),
                 },
                 None => Status::unimplemented("AnalyticsRecorderService has no such method").into_http(),
@@ -173,14 +176,14 @@ impl Recorder {
         response.map(|body| Body::new(UntilStopped { body, stopped }))
     }
 
-    async fn record(&self, stream: Stream, request: Request<Incoming>, peer: Peer) -> Result<(), Refusal> {
+    async fn record(&self, stream: Stream, request: Request<Incoming>, peer: Peer) -> Result<Dropped, Refusal> {
         let status = self.intake.status();
         self.gate.admit(Protocol::Grpc, request.headers(), peer, status)?;
         let taken = self.take(stream, request).await;
         taken.inspect_err(|refusal| status.count_refused(Protocol::Grpc, refusal.reason))
     }
 
-    async fn take(&self, stream: Stream, request: Request<Incoming>) -> Result<(), Refusal> {
+    async fn take(&self, stream: Stream, request: Request<Incoming>) -> Result<Dropped, Refusal> {
         let encoding = encoding(request.headers())?;
         let room = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
             Refusal::new(Refused::Streams, format!("{} streams are open already", self.options.max_streams))
@@ -248,10 +251,11 @@ fn encoding(headers: &HeaderMap) -> Result<Option<Encoding>, Refusal> {
     }
 }
 
-/// `google.protobuf.Empty` and status OK.
-fn empty() -> Response<Body> {
+/// `google.protobuf.Empty` and status OK, with what was dropped all the same.
+fn empty(dropped: &Dropped) -> Response<Body> {
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    dropped.add_trailers(&mut trailers);
     let message = Full::new(Bytes::from_static(&[0; 5]));
     let body = message.with_trailers(async { Some(Ok(trailers)) }.boxed());
     let mut response = Response::new(Body::new(body));

@@ -1,14 +1,14 @@
 //! `POST /v1/events`, `/v1/stats`, `/v1/node_rooms`: records as protobuf, JSON or NDJSON; `POST /webhook`: LiveKit's webhooks.
 //!
-//! A request is taken whole or not at all by a spool. The answer is JSON: `{"records": 3}` once they are durable, else
-//! `{"error": "…", "reason": "…"}` with
+//! A request is taken whole or not at all by a spool. The answer is JSON: `{"records": 3}` once they are durable, with
+//! `"dropped"` beside it where some were not kept all the same (see [`Dropped`](super::Dropped)), else `{"error": "…", "reason": "…"}` with
 //!
 //! | status | because |
 //! |---|---|
 //! | 400 | the body is not what its type says |
 //! | 401 | no or bad credentials |
 //! | 408 | the body took too long |
-//! | 413 | the body, or the number of its records, is over the limit |
+//! | 413 | the body, or the number of its records, is over the limit, or more than a required sink's spool ever has room for |
 //! | 415 | the content type or encoding is unknown |
 //! | 503, `Retry-After` | spool full or failing, no memory, stopping: send the same again |
 
@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::{
-    Gate, HttpOptions, Intake, Listener, Protocol, Refusal, Refused, ServeError,
+    Accepted, Gate, HttpOptions, Intake, Listener, Protocol, Refusal, Refused, ServeError,
     body::{self, BodyLimits, Converter, Format},
     listener::Peer,
     server::{Handler, Server},
@@ -134,8 +134,8 @@ impl Handler for Routes {
     }
 }
 
-/// Takes a request's records; how many.
-async fn take(door: &Door, stream: Stream, peer: Peer, request: Request<Body>) -> Result<u32, Refusal> {
+/// Takes a request's records.
+async fn take(door: &Door, stream: Stream, peer: Peer, request: Request<Body>) -> Result<Accepted, Refusal> {
     let (head, body) = request.into_parts();
     door.gate.admit(Protocol::Http, &head.headers, peer, door.intake.status())?;
     let format = Format::of(&head.headers)?;
@@ -143,14 +143,13 @@ async fn take(door: &Door, stream: Stream, peer: Peer, request: Request<Body>) -
     let batch = door.converter.records(stream, format, bytes).await?;
     let grown = batch.bytes().len().saturating_sub(share.bytes());
     door.intake.memory().take(&mut share, grown, 0).await?;
-    let count = batch.count();
-    door.intake.append(Protocol::Http, batch).await?;
-    Ok(count)
+    let records = u64::from(batch.count());
+    Ok(Accepted { records, dropped: door.intake.append(Protocol::Http, batch).await? })
 }
 
-fn answer(protocol: Protocol, door: &Door, taken: Result<u32, Refusal>) -> Response<Body> {
+fn answer(protocol: Protocol, door: &Door, taken: Result<Accepted, Refusal>) -> Response<Body> {
     let refusal = match taken {
-        Ok(records) => return Json(json!({ "records": records })).into_response(),
+        Ok(accepted) => return Json(accepted).into_response(),
         Err(refusal) => refusal,
     };
     // the gate has counted those it turned away

@@ -5,7 +5,8 @@
 //! - [`grpc`]: the service `livekit.AnalyticsRecorderService`;
 //! - [`http`]: records as protobuf, JSON or NDJSON, and LiveKit's webhooks;
 //! - [`client`]: the other end, for `send`, `run --demo` and tests;
-//! - [`Gate`] and [`Tls`]: who may send.
+//! - [`Gate`] and [`Tls`]: who may send;
+//! - [`Dropped`]: what a call that was answered OK did not keep.
 
 mod auth;
 mod body;
@@ -13,6 +14,7 @@ pub mod client;
 mod connections;
 #[cfg(test)]
 mod double;
+mod dropped;
 mod fanout;
 mod frames;
 pub mod grpc;
@@ -20,6 +22,7 @@ pub mod http;
 mod inflate;
 mod listener;
 mod memory;
+mod optional;
 mod options;
 mod refusal;
 mod server;
@@ -34,6 +37,8 @@ pub mod wire;
 pub(crate) use connections::{Connections, Slot};
 
 pub use auth::{AUDIENCE, Gate, MIN_TOKEN_LENGTH};
+pub(crate) use dropped::drops_newest;
+pub use dropped::{Accepted, Dropped, DroppedRecords};
 pub use fanout::{Append, CannotAppend, Filter, Intake, Target};
 pub use listener::Listener;
 pub use options::{

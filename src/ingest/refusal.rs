@@ -1,6 +1,7 @@
 //! Why records were not taken, for the sender (as each protocol puts it) and for the counters.
 
-use super::Refused;
+use super::{CannotAppend, Refused};
+use crate::record::SinkName;
 
 /// Records that were not taken. The message tells the sender what to do about it, and holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -16,6 +17,11 @@ impl Refusal {
     /// A refusal.
     pub(super) fn new(reason: Refused, message: impl Into<String>) -> Self {
         Self { reason, message: message.into() }
+    }
+
+    /// A sink's spool does not take them.
+    pub(crate) fn of(sink: &SinkName, error: CannotAppend) -> Self {
+        Self::new(error.reason, format!("sink {sink}: {}", error.message))
     }
 
     /// True where sending the same again later can help.

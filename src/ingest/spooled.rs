@@ -5,12 +5,12 @@ use async_trait::async_trait;
 use super::{Append, CannotAppend, Refused};
 use crate::{
     record::RecordBatch,
-    spool::{AppendError, Spool},
+    spool::{AppendError, Appended, Spool},
 };
 
 #[async_trait]
 impl Append for Spool {
-    async fn append(&self, batch: RecordBatch) -> Result<(), CannotAppend> {
+    async fn append(&self, batch: RecordBatch) -> Result<Appended, CannotAppend> {
         Self::append(self, batch).await.map_err(CannotAppend::from)
     }
 }
@@ -19,13 +19,17 @@ impl From<AppendError> for CannotAppend {
     fn from(error: AppendError) -> Self {
         let (reason, message) = match error {
             AppendError::Full { limit, .. } => (Refused::Full, format!("its spool is full: {limit}: try again later")),
-            AppendError::Dropped { limit, .. } => {
-                (Refused::Full, format!("its spool is full ({limit}) and drops new records"))
-            }
             AppendError::Io { source, .. } => (Refused::Unavailable, format!("its spool cannot be written: {source}")),
             AppendError::TooLong { bytes, most } => {
                 (Refused::TooLarge, format!("a record of {bytes} bytes is too long: at most {most}"))
             }
+            AppendError::NeverFits { bytes, max } => (
+                Refused::TooLarge,
+                format!(
+                    "a request of {bytes} bytes never fits into its spool, which takes {max} bytes of records at most: send \
+                     smaller ones, or raise spool.max_bytes"
+                ),
+            ),
             AppendError::Closed { .. } => (Refused::Unavailable, "its spool is closing: try again later".to_owned()),
         };
         Self { reason, message }

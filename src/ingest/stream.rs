@@ -4,6 +4,9 @@
 //! events costs one sync per batch, not per event. A good part of a window is handed over at once, so that the spool finds
 //! it waiting when its last sync is done. At most `window` bytes (and the message that crosses it) are taken off and not
 //! yet durable; then the stream is read no further, and HTTP/2 flow control slows the sender down.
+//!
+//! Messages share a batch only while it stays small against the smallest spool: what fits by itself is never refused for its
+//! company.
 
 use std::{sync::Arc, task::Poll};
 
@@ -13,7 +16,7 @@ use hyper::body::Body;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Intake, Protocol, Refusal, Refused,
+    Dropped, Intake, Protocol, Refusal, Refused,
     frames::{Frames, Message},
     memory::Share,
     wire,
@@ -24,6 +27,8 @@ use crate::record::{RecordBatch, RecordBatchBuilder, Stream, now_millis};
 const TURN: usize = 32 * 1024;
 /// This part of a window is handed over although other batches are still on their way.
 const BATCH_PART: usize = 4;
+/// Messages together are no longer than this; a longer one is a batch of its own.
+const TOGETHER: usize = 256 * 1024;
 
 /// What a stream's messages become.
 #[derive(Debug, Clone, Copy)]
@@ -33,14 +38,14 @@ pub(super) struct StreamOptions {
     pub max_records: u32,
 }
 
-/// Takes a stream to its end. Returns `Ok` when all its records are durable in every required sink's spool; on an error
-/// the whole messages before it were handed to the spools all the same.
+/// Takes a stream to its end. Returns `Ok` when all its records are durable in every required sink's spool, with what was
+/// dropped all the same; on an error the whole messages before it were handed to the spools all the same.
 pub(super) async fn take<B>(
     mut frames: Frames<B>,
     intake: Arc<Intake>,
     options: StreamOptions,
     stop: CancellationToken,
-) -> Result<(), Refusal>
+) -> Result<Dropped, Refusal>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
@@ -49,12 +54,13 @@ where
     let mut appends = Appends::default();
     let mut end: Option<Result<(), Refusal>> = None;
     let (mut held_back, mut turn) = (false, 0);
+    let enough = (options.window / BATCH_PART).min(TOGETHER);
     loop {
         if turn >= TURN {
             turn = 0;
             tokio::task::yield_now().await;
         }
-        if (appends.is_idle() || end.is_some() || gathered.bytes() >= options.window / BATCH_PART)
+        if (appends.is_idle() || end.is_some() || gathered.bytes() >= enough)
             && let Some((batch, share)) = gathered.take()
             && let Err(refusal) = appends.begin(Arc::clone(&intake), batch, share).await
         {
@@ -63,7 +69,7 @@ where
         if appends.is_idle()
             && let Some(end) = end
         {
-            return end;
+            return end.map(|()| appends.dropped);
         }
         let held = gathered.bytes() + appends.bytes;
         frames.holds(held);
@@ -83,7 +89,12 @@ where
             message = frames.next(), if reads => match message {
                 Ok(Some(message)) => {
                     turn += message.bytes.len();
-                    if let Err(refusal) = gathered.add(message, options) {
+                    let before = (gathered.bytes() + message.bytes.len() > TOGETHER).then(|| gathered.take()).flatten();
+                    let begun = match before {
+                        Some((batch, share)) => appends.begin(Arc::clone(&intake), batch, share).await,
+                        None => Ok(()),
+                    };
+                    if let Err(refusal) = begun.and_then(|()| gathered.add(message, options)) {
                         end = Some(Err(refusal));
                     }
                 }
@@ -141,8 +152,10 @@ impl Gathered {
 /// Batches on their way to the disk.
 #[derive(Default)]
 struct Appends {
-    under_way: FuturesUnordered<BoxFuture<'static, (usize, Result<(), Refusal>)>>,
+    under_way: FuturesUnordered<BoxFuture<'static, (usize, Result<Dropped, Refusal>)>>,
     bytes: usize,
+    /// Of those that came to their end.
+    dropped: Dropped,
 }
 
 impl Appends {
@@ -160,7 +173,7 @@ impl Appends {
         });
         // the first poll puts it into the spools' queues: there it must stand before the next one
         match poll!(&mut append) {
-            Poll::Ready((_, result)) => result,
+            Poll::Ready((_, result)) => result.map(|dropped| self.dropped.merge(dropped)),
             Poll::Pending => {
                 self.bytes += bytes;
                 self.under_way.push(append);
@@ -174,7 +187,7 @@ impl Appends {
         match self.under_way.next().await {
             Some((bytes, result)) => {
                 self.bytes -= bytes;
-                result
+                result.map(|dropped| self.dropped.merge(dropped))
             }
             None => std::future::pending().await,
         }

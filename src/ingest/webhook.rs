@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::{
-    Protocol, Refusal, Refused,
+    Accepted, Protocol, Refusal, Refused,
     body::{self, BodyLimits, check_json_size},
     http::Door,
     listener::Peer,
@@ -26,7 +26,7 @@ use crate::{
 const MAX_BODY_BYTES: usize = 1024 * 1024;
 
 /// Takes a webhook.
-pub(super) async fn take(door: &Door, peer: Peer, request: Request<Body>) -> Result<u32, Refusal> {
+pub(super) async fn take(door: &Door, peer: Peer, request: Request<Body>) -> Result<Accepted, Refusal> {
     let (head, body) = request.into_parts();
     let refuse = |why: &str| door.gate.refuse(Protocol::Webhook, why, peer, door.intake.status());
     let claims = door.gate.webhook(&head.headers).map_err(|why| refuse(&why))?;
@@ -36,11 +36,11 @@ pub(super) async fn take(door: &Door, peer: Peer, request: Request<Body>) -> Res
     if !claims.sha256.is_some_and(|hash| is_hash_of(&bytes, &hash)) {
         return Err(refuse("the token was not signed for this body"));
     }
-    let (batch, dropped) = door.converter.convert(move || convert(&bytes)).await?;
-    let count = batch.count();
-    door.intake.append(Protocol::Webhook, batch).await?;
-    door.intake.status().count_webhooks_dropped(dropped);
-    Ok(count)
+    let (batch, dropped_by_livekit) = door.converter.convert(move || convert(&bytes)).await?;
+    let records = u64::from(batch.count());
+    let dropped = door.intake.append(Protocol::Webhook, batch).await?;
+    door.intake.status().count_webhooks_dropped(dropped_by_livekit);
+    Ok(Accepted { records, dropped })
 }
 
 fn is_hash_of(body: &[u8], claimed: &str) -> bool {

@@ -40,6 +40,7 @@ impl Active {
 /// Why a group was not made durable.
 pub(super) enum Refusal {
     Full(FullLimit),
+    NeverFits { bytes: u64, max: u64 },
     NoFile(io::Error),
     Write(io::Error),
     Sync(io::Error),
@@ -49,6 +50,7 @@ impl Refusal {
     pub(super) fn is_no_space(&self) -> bool {
         match self {
             Self::Full(_) => true,
+            Self::NeverFits { .. } => false,
             Self::NoFile(error) | Self::Write(error) | Self::Sync(error) => {
                 matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
             }

@@ -225,6 +225,11 @@ impl Core {
         (self.options.max_bytes - notes_room(&self.options)).saturating_sub(dead)
     }
 
+    /// What an empty spool has for records: no batch that takes up more ever fits.
+    pub(crate) fn max_append(&self) -> u64 {
+        self.options.max_bytes - notes_room(&self.options) - dead_max_bytes(&self.options)
+    }
+
     /// Whether `bytes` more fit on top of what is used.
     pub(crate) fn admits(&self, bytes: u64) -> Result<(), FullLimit> {
         let used = self.usage.total();

@@ -69,6 +69,18 @@ impl OpenError {
     }
 }
 
+/// What became of a batch that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    /// It is durable, all of it.
+    Kept,
+    /// The spool is full and `when_full: drop_newest` dropped it, all of it, counted.
+    Dropped {
+        /// Which limit.
+        limit: FullLimit,
+    },
+}
+
 /// Why records were not taken. None of the batch is in the spool.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AppendError {
@@ -80,15 +92,13 @@ pub enum AppendError {
         /// Which limit.
         limit: FullLimit,
     },
-    /// The spool is full and `when_full: drop_newest` dropped the batch, counted.
-    #[error("spool {sink} is full ({limit}) and drops new records: {records} dropped")]
-    Dropped {
-        /// The sink.
-        sink: String,
-        /// Which limit.
-        limit: FullLimit,
-        /// How many records the batch had.
-        records: u32,
+    /// A batch beyond what the quota leaves to records, however empty the spool is.
+    #[error("a request of {bytes} bytes never fits into the spool, which takes at most {max} (max_bytes)")]
+    NeverFits {
+        /// Bytes that it would take up.
+        bytes: u64,
+        /// Bytes that there are for records.
+        max: u64,
     },
     /// The journal could not be written or synced.
     #[error("spool {path}: {source}: nothing of the batch was kept")]
@@ -118,13 +128,13 @@ impl AppendError {
     /// True where the same batch may be taken later.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
-        !matches!(self, Self::TooLong { .. })
+        !matches!(self, Self::TooLong { .. } | Self::NeverFits { .. })
     }
 
     /// True where the spool, its quota or the disk is full.
     #[must_use]
     pub const fn is_full(&self) -> bool {
-        matches!(self, Self::Full { .. } | Self::Dropped { .. })
+        matches!(self, Self::Full { .. })
     }
 }
 

@@ -175,6 +175,12 @@ impl Writer {
         let mut blocks = Vec::with_capacity(drafts.len());
         let mut next = self.next;
         let begun = self.pack(&mut drafts, notes, &mut next, &mut blocks).map_err(Refusal::NoFile)?;
+        if let ([_], Some((offset, _))) = (group, blocks.first()) {
+            let (bytes, max) = (self.out.len() as u64 - offset, self.core.max_append());
+            if bytes > max {
+                return Err(Refusal::NeverFits { bytes, max });
+            }
+        }
         self.admit(!group.is_empty())?;
         if begun {
             self.begin()?;
@@ -405,6 +411,7 @@ impl Writer {
         let no_space = refusal.is_no_space();
         match refusal {
             Refusal::Full(limit) => AppendError::Full { sink, limit },
+            Refusal::NeverFits { bytes, max } => AppendError::NeverFits { bytes, max },
             Refusal::NoFile(error) | Refusal::Write(error) | Refusal::Sync(error) => {
                 self.core.report(format!("spool {}: {error}", folder.display()));
                 if no_space {

@@ -61,14 +61,13 @@ mod verify;
 use self::{
     books::StreamBooks,
     core::{Core, Waiting},
-    io::FolderLock,
     state::Fate,
 };
 pub use self::{
     core::LastError,
     dead::{DeadFilter, DeadLetter},
     delivery::{Lease, LeaseLimit, Queue, QueueError, QueuedRecord, Rejection},
-    error::{AppendError, FullLimit, OpenError},
+    error::{AppendError, Appended, FullLimit, OpenError},
     inspect::{StoppedSpool, inspect},
     options::{Compression, Key, Keys, SpoolOptions, WhenFull},
     passed::PassedBytes,
@@ -79,7 +78,10 @@ pub use self::{
     status::{DiskBytes, SpoolStatus, StreamStatus, WriterState},
     verify::{Finding, Severity, VerifyReport, verify},
 };
-pub(crate) use self::{error::remedy, io::check_writable};
+pub(crate) use self::{
+    error::remedy,
+    io::{FolderLock, check_writable},
+};
 
 /// One sink's spool, open. Share it in an `Arc`.
 #[derive(Debug)]
@@ -98,15 +100,16 @@ impl Spool {
         open::open(folder, options)
     }
 
-    /// Takes a batch, whole or not at all; returns when it is durable (`fdatasync`).
+    /// Takes a batch, whole or not at all; returns when it is durable (`fdatasync`), or when `when_full: drop_newest` has
+    /// dropped it.
     ///
     /// If the caller stops waiting, the batch may be kept all the same.
     ///
     /// # Errors
     /// See [`AppendError`]; nothing of the batch is kept then.
-    pub async fn append(&self, batch: RecordBatch) -> Result<(), AppendError> {
+    pub async fn append(&self, batch: RecordBatch) -> Result<Appended, AppendError> {
         if batch.is_empty() {
-            return Ok(());
+            return Ok(Appended::Kept);
         }
         let patience = match self.core.options.when_full {
             WhenFull::Block { timeout } => Some(Instant::now() + timeout),
@@ -117,13 +120,12 @@ impl Spool {
             let room = self.core.room.notified();
             let (sink, limit) = match self.append_once(batch.clone()).await {
                 Err(AppendError::Full { sink, limit }) => (sink, limit),
-                result => return result.map(|_| ()),
+                result => return result.map(|_| Appended::Kept),
             };
             match (self.core.options.when_full, patience) {
                 (WhenFull::DropNewest, _) => {
-                    let records = batch.count();
                     self.count_newest_dropped(&batch);
-                    return Err(AppendError::Dropped { sink, limit, records });
+                    return Ok(Appended::Dropped { limit });
                 }
                 (_, Some(until)) if tokio::time::timeout_at(until.into(), room).await.is_ok() => {}
                 _ => return Err(AppendError::Full { sink, limit }),

@@ -53,7 +53,7 @@ pub enum WhenFull {
     },
     /// The oldest records make room, counted.
     DropOldest,
-    /// They are not taken, counted, and the caller is told so.
+    /// They are not kept, counted, and the caller is told so: it has nothing to send again.
     DropNewest,
 }
 

@@ -91,6 +91,8 @@ pub enum WriterState {
     Taking,
     /// A limit is reached.
     Full,
+    /// The journal cannot be written: see `last_error`.
+    Failed,
     /// The spool is not open.
     Stopped,
 }

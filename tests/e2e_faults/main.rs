@@ -5,6 +5,7 @@
 mod support;
 
 mod clock;
+mod durable;
 mod failing;
 mod private;
 mod start;

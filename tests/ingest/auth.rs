@@ -43,7 +43,7 @@ fn event() -> RecordBatch {
 
 async fn send(server: &Running, credentials: Credentials) -> Result<(), tonic::Status> {
     let target = Target { url: format!("http://{}", server.address), ca: None, credentials };
-    Client::new(&target).unwrap().send(&event(), 1).await
+    Client::new(&target).unwrap().send(&event(), 1).await.map(drop)
 }
 
 async fn post(server: &Running, authorization: Option<String>) -> u16 {
@@ -227,7 +227,7 @@ async fn send_tls(server: &Running, authority: &Authority) -> Result<(), tonic::
     let url = format!("https://{}", server.address);
     let target =
         Target { url, ca: Some(authority.path("ca.pem")), credentials: Credentials::Token(Secret::new(TOKEN)) };
-    Client::new(&target).unwrap().send(&event(), 1).await
+    Client::new(&target).unwrap().send(&event(), 1).await.map(drop)
 }
 
 #[tokio::test]

@@ -23,7 +23,9 @@ use tonic_reflection::pb::v1::{
     server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
 };
 
-use crate::support::{Mood, bundled, eventually, open_gate, serve_grpc, serve_grpc_into, serve_grpc_with, within};
+use crate::support::{
+    Mood, bundled, eventually, open_gate, required, serve_both_into, serve_grpc, serve_grpc_with, within,
+};
 
 fn events(count: usize, error_bytes: usize) -> AnalyticsEvents {
     let event = |i| AnalyticsEvent { id: format!("AE_{i}"), error: "x".repeat(error_bytes), ..Default::default() };
@@ -101,13 +103,42 @@ async fn batches_wait_at_the_spool_while_an_earlier_one_is_written_and_one_refus
 }
 
 #[tokio::test]
+async fn what_several_batches_of_a_stream_lose_is_told_at_its_end() {
+    let server = serve_grpc(GrpcOptions { stream_window: 16 * 1024, ..Default::default() }, open_gate()).await;
+    server.spool.set(Mood::Drops);
+    let mut client = server.client().await;
+    let messages = futures::stream::iter(std::iter::repeat_n(events(2, 1024), 100));
+    let answer = within(client.ingest_events(messages)).await.unwrap();
+    assert_eq!(answer.metadata().get("livekit-spool-dropped").unwrap(), "memory=200");
+    assert_eq!(answer.metadata().get_all("livekit-spool-dropped").iter().count(), 1);
+}
+
+#[tokio::test]
+async fn messages_that_would_not_fit_together_are_not_put_together() {
+    let window = 64 << 20;
+    let server = serve_grpc(GrpcOptions { stream_window: window, ..Default::default() }, open_gate()).await;
+    server.spool.set(Mood::Hangs);
+    let mut client = server.client().await;
+    let sizes = [[1_000_usize; 2000].as_slice(), &[3_000_000, 1_000, 3_000_000]].concat();
+    let messages: Vec<_> = sizes.iter().map(|&bytes| events(1, bytes)).collect();
+    let all: usize = messages.iter().map(Message::encoded_len).sum();
+    let call = tokio::spawn(async move { client.ingest_events(futures::stream::iter(messages)).await });
+    eventually("all is taken off the network", || server.intake.snapshot().waiting_bytes as usize >= all).await;
+    server.spool.set(Mood::Takes);
+    within(call).await.unwrap().unwrap();
+    assert_eq!(server.spool.records(Stream::Events).len(), sizes.len());
+    let together = server.spool.largest_of_several();
+    assert!(together <= 256 * 1024, "a batch of several messages of {together} bytes in all");
+}
+
+#[tokio::test]
 async fn a_streams_records_lie_in_the_spool_in_the_order_they_came() {
     let folder = tempfile::tempdir().unwrap();
     let options = SpoolOptions { name: "own".into(), min_free_bytes: 0, ..Default::default() };
     let spool = Arc::new(Spool::open(folder.path(), options).unwrap());
     // small pieces, so that many batches are on their way at once
     let options = GrpcOptions { stream_window: 16 * 1024, ..Default::default() };
-    let address = serve_grpc_into(options, Arc::clone(&spool) as _).await;
+    let address = serve_both_into(options, vec![required("own", &spool)]).await.grpc;
     let mut batch = RecordBatchBuilder::new(Stream::Events);
     (0..5000).for_each(|i| batch.push(&AnalyticsEvent { id: format!("AE_{i}"), ..Default::default() }.encode_to_vec()));
     let batch = batch.build(0);

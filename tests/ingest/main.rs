@@ -1,6 +1,7 @@
 //! The intake from outside: real sockets, real clients, spools in memory that behave as told.
 
 mod auth;
+mod full;
 mod grpc;
 mod http;
 mod limits;

@@ -45,6 +45,19 @@ async fn what_is_refused_for_the_moment_is_sent_again_until_it_is_taken() {
 }
 
 #[tokio::test]
+async fn what_the_receiver_dropped_is_told_and_not_sent_again() {
+    let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    server.spool.set(Mood::Drops);
+    let progress = Progress::default();
+    demo::send(&client(&server), Playback::new().take(10), 0, &progress).await.unwrap();
+    assert_eq!((progress.acknowledged(), progress.retries()), (10, 0));
+    let dropped = progress.dropped();
+    let all: Vec<_> = dropped.iter().map(|(sink, dropped)| (sink.as_str(), dropped.records)).collect();
+    assert_eq!(all, [("memory", 10)]);
+    assert!(dropped.to_string().contains("by sink memory: its spool is full"), "{dropped}");
+}
+
+#[tokio::test]
 async fn what_is_refused_for_good_ends_the_sending() {
     let server = serve_grpc(GrpcOptions { max_message_bytes: 1000, ..Default::default() }, open_gate()).await;
     let records = [(Stream::Stats, vec![0xFF; 2000])];

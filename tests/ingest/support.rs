@@ -10,6 +10,7 @@ use livekit_spool::{
         proto::analytics_recorder_service_client::AnalyticsRecorderServiceClient,
     },
     record::{RecordBatch, SinkName, Stream, read_varint},
+    spool::{Appended, FullLimit},
 };
 use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinHandle};
@@ -20,6 +21,10 @@ use tonic::transport::Channel;
 pub(crate) enum Mood {
     Takes,
     Full,
+    /// Full, with `when_full: drop_newest`.
+    Drops,
+    /// Whatever comes is more than it ever has room for.
+    NeverFits,
     Hangs,
 }
 
@@ -55,6 +60,12 @@ impl MemorySpool {
         self.batches.lock().len()
     }
 
+    /// The bytes of the largest batch that has more than one record.
+    pub(crate) fn largest_of_several(&self) -> usize {
+        let batches = self.batches.lock();
+        batches.iter().filter(|batch| batch.count() > 1).map(|batch| batch.bytes().len()).max().unwrap_or_default()
+    }
+
     /// Returns once at least one batch was offered.
     pub(crate) async fn was_offered_some(&self) {
         self.was_offered(1).await;
@@ -68,14 +79,16 @@ impl MemorySpool {
 
 #[async_trait]
 impl Append for MemorySpool {
-    async fn append(&self, batch: RecordBatch) -> Result<(), CannotAppend> {
+    async fn append(&self, batch: RecordBatch) -> Result<Appended, CannotAppend> {
         self.offered.send_modify(|bytes| *bytes += batch.bytes().len());
         let mut mood = self.mood.subscribe();
         match *mood.wait_for(|mood| *mood != Mood::Hangs).await.expect("the sender lives in self") {
             Mood::Full => Err(CannotAppend { reason: Refused::Full, message: "the spool is full".into() }),
-            _ => {
+            Mood::Drops => Ok(Appended::Dropped { limit: FullLimit::NoSpace }),
+            Mood::NeverFits => Err(CannotAppend { reason: Refused::TooLarge, message: "it never fits".into() }),
+            Mood::Takes | Mood::Hangs => {
                 self.batches.lock().push(batch);
-                Ok(())
+                Ok(Appended::Kept)
             }
         }
     }
@@ -123,13 +136,7 @@ pub(crate) fn open_gate() -> Gate {
 
 pub(crate) fn intake(memory: &MemoryOptions) -> (Arc<Intake>, Arc<MemorySpool>) {
     let spool = MemorySpool::new();
-    let target = Target {
-        name: SinkName::new("memory").unwrap(),
-        required: true,
-        filter: Filter::default(),
-        spool: Arc::clone(&spool) as _,
-    };
-    (Arc::new(Intake::new(vec![target], memory)), spool)
+    (Arc::new(Intake::new(vec![required("memory", &spool)], memory)), spool)
 }
 
 /// Which of the two servers.
@@ -146,14 +153,33 @@ pub(crate) async fn serve_grpc_with(options: GrpcOptions, gate: Gate, memory: &M
     serve(Port::Grpc(options), gate, memory).await
 }
 
-/// gRPC into a spool of the test's own; its address. It runs as long as the test.
-pub(crate) async fn serve_grpc_into(options: GrpcOptions, spool: Arc<dyn Append>) -> SocketAddr {
-    let target = Target { name: SinkName::new("own").unwrap(), required: true, filter: Filter::default(), spool };
-    let intake = Arc::new(Intake::new(vec![target], &MemoryOptions::default()));
-    let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let address = listener.tcp_address().unwrap();
-    tokio::spawn(grpc::serve(listener, intake, Arc::new(open_gate()), options, std::future::pending()));
-    address
+/// gRPC and HTTP into spools of the test's own. They run as long as the test.
+pub(crate) struct Both {
+    pub(crate) grpc: SocketAddr,
+    pub(crate) http: SocketAddr,
+    pub(crate) intake: Arc<Intake>,
+}
+
+pub(crate) async fn serve_both_into(options: GrpcOptions, targets: Vec<Target>) -> Both {
+    let intake = Arc::new(Intake::new(targets, &MemoryOptions::default()));
+    let listener = async || Listener::tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let (for_grpc, for_http) = (listener().await, listener().await);
+    let address = |listener: &Listener| listener.tcp_address().unwrap();
+    let both = Both { grpc: address(&for_grpc), http: address(&for_http), intake: Arc::clone(&intake) };
+    let (gate, never) = (Arc::new(open_gate()), std::future::pending);
+    tokio::spawn(grpc::serve(for_grpc, Arc::clone(&intake), Arc::clone(&gate), options, never()));
+    tokio::spawn(http::serve(for_http, intake, gate, HttpOptions::default(), never()));
+    both
+}
+
+/// A required sink over a spool.
+pub(crate) fn required(name: &str, spool: &Arc<impl Append>) -> Target {
+    Target {
+        name: SinkName::new(name).unwrap(),
+        required: true,
+        filter: Filter::default(),
+        spool: Arc::clone(spool) as Arc<dyn Append>,
+    }
 }
 
 pub(crate) async fn serve_http(options: HttpOptions, gate: Gate) -> Running {

@@ -160,6 +160,23 @@ async fn overload_answers_503_so_that_livekit_tries_again_and_what_it_dropped_is
 }
 
 #[tokio::test]
+async fn what_is_dropped_is_told_and_what_never_fits_is_refused_for_good() {
+    let server = server().await;
+    let body = r#"{"event": "room_started", "id": "EV_1", "numDropped": 3}"#;
+    server.spool.set(Mood::Drops);
+    let response = post(&server, body, &token(body, json!({}), SECRET)).await;
+    assert_eq!(response.status().as_u16(), 200, "LiveKit has nothing to send again");
+    let reason = "its spool is full (no space left on the disk), and when_full is drop_newest";
+    let dropped = json!({"memory": {"records": 1, "reason": reason}});
+    assert_eq!(response.json::<Value>().await.unwrap(), json!({"records": 1, "dropped": dropped}));
+    server.spool.set(Mood::NeverFits);
+    let response = post(&server, body, &token(body, json!({}), SECRET)).await;
+    assert_eq!((response.status().as_u16(), response.headers().get("retry-after")), (413, None));
+    assert_eq!(response.json::<Value>().await.unwrap()["error"], "sink memory: it never fits");
+    assert_eq!(server.intake.snapshot().webhooks_dropped_by_livekit, 3, "of the one that was taken");
+}
+
+#[tokio::test]
 async fn a_signed_body_that_is_no_webhook_is_answered_400() {
     let server = server().await;
     for body in ["", "{", "[]", r#"{"event": 5}"#] {

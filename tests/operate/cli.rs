@@ -10,19 +10,19 @@ use support::{
     wire::{Reply, WireServer, WriteError},
 };
 
-fn said(output: &Output) -> String {
+pub(super) fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 #[track_caller]
-fn ok(spool: &Spool, words: &[&str]) -> String {
+pub(super) fn ok(spool: &Spool, words: &[&str]) -> String {
     let output = spool.command(words);
     assert!(output.status.success(), "{words:?}: {}", said(&output));
     String::from_utf8(output.stdout).expect("UTF-8")
 }
 
 #[track_caller]
-fn fails(spool: &Spool, words: &[&str], code: i32, reason: &str) {
+pub(super) fn fails(spool: &Spool, words: &[&str], code: i32, reason: &str) {
     let output = spool.command(words);
     assert_eq!(output.status.code(), Some(code), "{words:?}: {}", said(&output));
     assert!(said(&output).contains(reason), "{words:?}: {:?} is not in {}", reason, said(&output));
@@ -35,7 +35,7 @@ async fn with_backlog(records: usize) -> Spool {
 }
 
 /// Puts a file in another's place at once: a reload that reads it meanwhile reads the one or the other.
-fn rewrite(path: &std::path::Path, text: &str) {
+pub(super) fn rewrite(path: &std::path::Path, text: &str) {
     let fresh = path.with_extension("new");
     fs::write(&fresh, text).unwrap();
     fs::rename(&fresh, path).unwrap();
@@ -363,6 +363,7 @@ fn what_run_would_refuse_is_refused_by_check_config_too() {
         ("admin: { listen: \"127.0.0.1", "admin: { listen: \"0.0.0.0", "set admin.token"),
         ("grpc: { listen: \"127.0.0.1", "grpc: { listen: \"0.0.0.0", "`ingest.auth` is none"),
         ("sinks:\n", "sinks:\n  - { name: x, type: flie }\n", "did you mean file?"),
+        ("sinks:\n", "sinks:\n  - { name: x, type: file, path: data/mongo/out }\n", "spool of sink mongo"),
         ("  http:", "  tls: { certificate: no.crt, key: no.key }\n  http:", "no.crt"),
         ("  http:", "  auth: { mode: tokens, tokens: [short] }\n  http:", "16 characters"),
     ] {

@@ -11,6 +11,7 @@ mod cli;
 mod documents;
 mod logs;
 mod redaction;
+mod spools;
 mod watch;
 
 use livekit_protocol::{AnalyticsEvent, AnalyticsEvents, Room};

@@ -139,7 +139,7 @@ func openSpoolLanes(settings *spoolSettings) (*spoolLanes, error) {
 		options := defaultLaneOptions(name)
 		options.heldBytes = settings.bufferBytes / 16 * share
 		options.wrapped = wrapped
-		lane := newSpoolLane(options, func(ctx context.Context, messages [][]byte) error {
+		lane := newSpoolLane(options, func(ctx context.Context, messages [][]byte) ([]string, error) {
 			return link.deliver(ctx, method, messages)
 		})
 		go lane.run(ctx)

@@ -53,6 +53,7 @@ type recorder struct {
 	refuse    func() error // called once a stream, after its messages came
 	streams   int
 	tokens    []string
+	trailer   metadata.MD // of each answer
 	events    []*livekit.AnalyticsEvent
 	stats     []*livekit.AnalyticsStat
 	nodeRooms []*livekit.AnalyticsNodeRooms
@@ -96,6 +97,7 @@ func receive[T any](r *recorder, stream grpc.ClientStreamingServer[T, emptypb.Em
 	for _, message := range messages {
 		keep(message)
 	}
+	stream.SetTrailer(r.trailer)
 	if r.refuse != nil {
 		if err := r.refuse(); err != nil {
 			return err
@@ -236,6 +238,16 @@ func TestEachGroupHasAStreamAndAFailedOneComesAgainWithTheSameIDs(t *testing.T) 
 	for _, event := range recorder.events {
 		require.True(t, proto.Equal(recorder.events[0], event))
 	}
+}
+
+func TestWhatLivekitSpoolDroppedIsCounted(t *testing.T) {
+	recorder := startRecorder(t)
+	recorder.trailer = metadata.Pairs(spoolDroppedTrailer, "mongo=1", spoolDroppedTrailer, "files=1")
+	service := startService(t, localNode(t), map[string]string{envSpoolURL: recorder.address})
+	service.SendEvent(t.Context(), &livekit.AnalyticsEvent{RoomId: "RM_1"})
+	counters := &service.spool.events.counters
+	require.Eventually(t, func() bool { return counters.droppedBySpool.Load() == 2 }, patience, 5*time.Millisecond)
+	require.EqualValues(t, 1, counters.acknowledged.Load())
 }
 
 func TestNothingIsLostWhileTheSpoolIsAway(t *testing.T) {

@@ -8,6 +8,8 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -22,9 +24,9 @@ import (
 const (
 	// What a record costs beside its bytes: its slice header and the allocator's rounding.
 	recordOverhead = 48
-	// A rejected record is worth a line, a stream of them is not.
-	rejectedLogInterval = time.Minute
-	never               = time.Duration(math.MaxInt64)
+	// A record that is lost is worth a line, a stream of them is not.
+	lossLogInterval = time.Minute
+	never           = time.Duration(math.MaxInt64)
 )
 
 // laneOptions bounds what a lane gathers, holds and sends.
@@ -61,7 +63,7 @@ func defaultLaneOptions(name string) laneOptions {
 // records got in the first place, one at a time until livekit-spool is back, so that the oldest go first.
 type spoolLane struct {
 	options  laneOptions
-	deliver  func(ctx context.Context, messages [][]byte) error
+	deliver  func(ctx context.Context, messages [][]byte) (dropped []string, err error)
 	counters laneCounters
 	wake     chan struct{}
 	outcomes chan laneOutcome
@@ -80,6 +82,7 @@ type spoolLane struct {
 	reported       bool       // the log says something of livekit-spool,
 	reportedCode   codes.Code // namely this: a line per change
 	rejectedLogged time.Time
+	droppedLogged  time.Time
 }
 
 // recordGroup is what one stream carries.
@@ -92,11 +95,12 @@ type recordGroup struct {
 }
 
 type laneOutcome struct {
-	group *recordGroup
-	err   error
+	group   *recordGroup
+	dropped []string // `SINK=N`, of an acknowledged group
+	err     error
 }
 
-func newSpoolLane(options laneOptions, deliver func(ctx context.Context, messages [][]byte) error) *spoolLane {
+func newSpoolLane(options laneOptions, deliver func(ctx context.Context, messages [][]byte) ([]string, error)) *spoolLane {
 	return &spoolLane{
 		options:  options,
 		deliver:  deliver,
@@ -175,7 +179,7 @@ func (l *spoolLane) run(ctx context.Context) {
 		case <-timer.C:
 		case outcome := <-l.outcomes:
 			l.underWay--
-			l.settle(outcome.group, outcome.err)
+			l.settle(outcome)
 		}
 	}
 }
@@ -213,7 +217,8 @@ func (l *spoolLane) send(ctx context.Context, group *recordGroup) {
 	go func() {
 		ctx, cancel := context.WithTimeout(ctx, l.options.ackTimeout)
 		defer cancel()
-		l.outcomes <- laneOutcome{group, l.deliver(ctx, l.messages(group))}
+		dropped, err := l.deliver(ctx, l.messages(group))
+		l.outcomes <- laneOutcome{group, dropped, err}
 	}()
 }
 
@@ -231,13 +236,15 @@ func (l *spoolLane) messages(group *recordGroup) [][]byte {
 }
 
 // settle decides what an answer means for its group.
-func (l *spoolLane) settle(group *recordGroup, err error) {
+func (l *spoolLane) settle(outcome laneOutcome) {
+	group, err := outcome.group, outcome.err
 	switch code := status.Code(err); code {
 	case codes.OK:
 		l.counters.acknowledged.Add(uint64(len(group.records)))
 		l.release(group)
 		l.failures = 0
 		l.report(codes.OK, nil)
+		l.reportDropped(outcome.dropped)
 	case codes.InvalidArgument, codes.OutOfRange: // OUT_OF_RANGE: the message is larger than livekit-spool takes
 		l.failures = 0
 		l.report(codes.OK, nil)
@@ -262,7 +269,7 @@ func (l *spoolLane) reject(group *recordGroup, err error) {
 	}
 	l.release(group)
 	rejected := l.counters.rejected.Inc()
-	if now := time.Now(); now.Sub(l.rejectedLogged) >= rejectedLogInterval {
+	if now := time.Now(); now.Sub(l.rejectedLogged) >= lossLogInterval {
 		l.rejectedLogged = now
 		logger.Warnw("analytics record dropped: livekit-spool will not take it", err,
 			"stream", l.options.name, "rejectedSoFar", rejected)
@@ -327,6 +334,25 @@ func (l *spoolLane) report(code codes.Code, err error) {
 	}
 	logger.Warnw("livekit-spool does not take analytics: holding them in memory, resending", err,
 		"stream", l.options.name, "code", code.String(), "heldBytes", l.heldBytes())
+}
+
+// reportDropped counts what livekit-spool acknowledged and a sink of it did not keep. Sending it again would not help: it is
+// the policy of its configuration (when_full: drop_newest, required: false).
+func (l *spoolLane) reportDropped(dropped []string) {
+	if len(dropped) == 0 {
+		return
+	}
+	for _, records := range dropped {
+		if _, count, found := strings.Cut(records, "="); found {
+			number, _ := strconv.ParseUint(count, 10, 64)
+			l.counters.droppedBySpool.Add(number)
+		}
+	}
+	if now := time.Now(); now.Sub(l.droppedLogged) >= lossLogInterval {
+		l.droppedLogged = now
+		logger.Warnw("livekit-spool acknowledges analytics records that it does not keep", nil, "stream", l.options.name,
+			"dropped", strings.Join(dropped, ", "), "droppedBySpoolSoFar", l.counters.droppedBySpool.Load())
+	}
 }
 
 func (l *spoolLane) heldBytes() int {

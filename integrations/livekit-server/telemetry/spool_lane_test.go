@@ -30,6 +30,7 @@ type fakeSpool struct {
 	mu         sync.Mutex
 	delay      time.Duration
 	answer     func(ids []string) error
+	dropped    []string // what it says that it dropped of what it acknowledges
 	deliveries []delivery
 }
 
@@ -60,21 +61,21 @@ func startLane(t *testing.T, change func(*laneOptions)) (*spoolLane, *fakeSpool)
 	}
 	spool := &fakeSpool{}
 	began := time.Now()
-	lane := newSpoolLane(options, func(ctx context.Context, messages [][]byte) error {
+	lane := newSpoolLane(options, func(ctx context.Context, messages [][]byte) ([]string, error) {
 		ids := eventIDs(t, messages)
 		spool.mu.Lock()
 		spool.deliveries = append(spool.deliveries, delivery{time.Since(began), ids})
-		delay, answer := spool.delay, spool.answer
+		delay, answer, dropped := spool.delay, spool.answer, spool.dropped
 		spool.mu.Unlock()
 		select {
 		case <-ctx.Done():
-			return status.FromContextError(ctx.Err()).Err()
+			return nil, status.FromContextError(ctx.Err()).Err()
 		case <-time.After(delay):
 		}
 		if answer == nil {
-			return nil
+			return dropped, nil
 		}
-		return answer(ids)
+		return nil, answer(ids)
 	})
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
@@ -264,6 +265,19 @@ func TestLaneDropsTheRecordThatIsRefusedForGoodAndKeepsItsNeighbours(t *testing.
 	}
 }
 
+func TestLaneCountsWhatIsAcknowledgedAndDroppedAndDoesNotSendItAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lane, spool := startLane(t, nil)
+		spool.dropped = []string{"mongo=1", "files=1", "unheard of"}
+		takeEvents(lane, "a")
+		time.Sleep(time.Hour)
+		require.Len(t, spool.seen(), 1)
+		require.EqualValues(t, 1, lane.counters.acknowledged.Load())
+		require.EqualValues(t, 2, lane.counters.droppedBySpool.Load())
+		require.Zero(t, lane.heldBytes())
+	})
+}
+
 func TestLaneNeverWaitsAndCountsWhatItsFullBufferDrops(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const fits = 100
@@ -357,6 +371,14 @@ func TestLaneLogsOneLinePerChangeOfState(t *testing.T) {
 			synctest.Wait()
 		}
 		expect(t, "will not take it")
+
+		spool.set(0, nil)
+		spool.dropped = []string{"mongo=1", "files=1"}
+		for range 50 {
+			takeEvents(lane, "e")
+			synctest.Wait()
+		}
+		expect(t, "dropped\"=\"mongo=1, files=1")
 	})
 }
 

@@ -28,6 +28,8 @@ const (
 	spoolTokenValidity = 5 * time.Minute
 	// A server whose clock is a little behind ours must not find the token "not yet valid".
 	spoolTokenSkew = 30 * time.Second
+	// `SINK=N` for each of livekit-spool's sinks that did not keep all of what it acknowledges.
+	spoolDroppedTrailer = "livekit-spool-dropped"
 )
 
 // spoolLink is the connection to livekit-spool, shared by the lanes. gRPC reconnects it; who resends is the lane.
@@ -56,34 +58,37 @@ func newSpoolLink(settings *spoolSettings) (*spoolLink, error) {
 	return &spoolLink{connection: connection, apiKey: settings.apiKey, apiSecret: settings.apiSecret}, nil
 }
 
-// deliver opens a stream for these messages alone, so that the Empty that closes it acknowledges exactly them: nil means
-// that livekit-spool has them on disk.
-func (l *spoolLink) deliver(ctx context.Context, method string, messages [][]byte) error {
+// deliver opens a stream for these messages alone, so that the Empty that closes it acknowledges exactly them: no error means
+// that livekit-spool has them on disk, but for what it says that it dropped, by the policy of its configuration.
+func (l *spoolLink) deliver(ctx context.Context, method string, messages [][]byte) (dropped []string, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if l.apiKey != "" {
 		token, err := spoolToken(l.apiKey, l.apiSecret, time.Now())
 		if err != nil {
-			return err
+			return nil, err
 		}
 		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
 	}
 	stream, err := l.connection.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true}, method, grpc.ForceCodec(bytesCodec{}))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, message := range messages {
 		if err := stream.SendMsg(message); errors.Is(err, io.EOF) {
 			break // the server has answered already: RecvMsg has its reason
 		} else if err != nil {
-			return err
+			return nil, err
 		}
 	}
 	if err := stream.CloseSend(); err != nil {
-		return err
+		return nil, err
 	}
 	var empty []byte
-	return stream.RecvMsg(&empty)
+	if err := stream.RecvMsg(&empty); err != nil {
+		return nil, err
+	}
+	return stream.Trailer().Get(spoolDroppedTrailer), nil
 }
 
 func (l *spoolLink) close() {

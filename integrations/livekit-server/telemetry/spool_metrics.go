@@ -21,6 +21,7 @@ type laneCounters struct {
 	droppedFull    atomic.Uint64 // the buffer was full
 	unserialisable atomic.Uint64 // no protobuf could be made of it
 	resends        atomic.Uint64 // groups sent again
+	droppedBySpool atomic.Uint64 // acknowledged, and not kept by a sink of livekit-spool; counted for each sink
 }
 
 // registerSpoolMetrics shows the counters on LiveKit's own Prometheus port.
@@ -50,6 +51,10 @@ func registerSpoolMetrics(lanes *spoolLanes, node routing.LocalNode) {
 			Namespace: "livekit", Subsystem: "analytics", Name: "resends_total", ConstLabels: labels(""),
 			Help: "Groups of analytics records sent to livekit-spool again.",
 		}, func() float64 { return float64(lane.counters.resends.Load()) }))
+		registerMetric(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: "livekit", Subsystem: "analytics", Name: "spool_dropped_total", ConstLabels: labels(""),
+			Help: "Acknowledged analytics records that a sink of livekit-spool did not keep, by its configuration.",
+		}, func() float64 { return float64(lane.counters.droppedBySpool.Load()) }))
 		registerMetric(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Namespace: "livekit", Subsystem: "analytics", Name: "held_bytes", ConstLabels: labels(""),
 			Help: "Bytes of analytics records in memory that livekit-spool has not acknowledged.",

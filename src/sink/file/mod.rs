@@ -30,9 +30,12 @@ use self::{
 use super::{Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind};
 use crate::{
     document::{BadBson, DocumentContext, Encoder, JsonStyle, Labels, write_json},
+    durable_fs::make_directories,
     record::Stream,
 };
 
+/// Less the umask.
+const DIRECTORY_MODE: u32 = 0o777;
 /// Held while the folder is in use, so that no second sink writes into the same files.
 const LOCK: &str = ".livekit-spool.lock";
 
@@ -119,7 +122,7 @@ impl Sink for FileSink {
 impl Inner {
     fn prepare(&self) -> io::Result<()> {
         let folder = &self.options.path;
-        fs::create_dir_all(folder)?;
+        make_directories(folder, DIRECTORY_MODE)?;
         let mut lock = self.lock.lock();
         if lock.is_none() {
             let file = fs::File::create(folder.join(LOCK))?;

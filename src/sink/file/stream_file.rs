@@ -13,11 +13,15 @@ use std::{
 };
 
 use super::{
+    DIRECTORY_MODE,
     closed::{self, is_file_of},
     output::{Disk, Output},
     recent::{REMEMBERED, RecentIds},
 };
-use crate::record::{Stream, UnixMillis, now_millis};
+use crate::{
+    durable_fs::make_directories,
+    record::{Stream, UnixMillis, now_millis},
+};
 
 /// What every file's name ends in while it is written.
 pub(super) const EXTENSION: &str = ".ndjson";
@@ -141,7 +145,7 @@ impl StreamFile {
     }
 
     fn create(&mut self) -> io::Result<Open> {
-        fs::create_dir_all(&self.folder)?;
+        make_directories(&self.folder, DIRECTORY_MODE)?;
         let since = now_millis();
         let named = since.max(self.last_named + 1);
         let path = self.folder.join(format!("{}-{}{EXTENSION}", self.stream, name_of(named)));

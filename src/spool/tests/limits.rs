@@ -14,11 +14,12 @@ fn small(when_full: WhenFull) -> SpoolOptions {
     SpoolOptions { max_bytes: MAX, when_full, compression: Compression::None, ..options() }
 }
 
-/// Appends batches of 100 until one is refused; answers how many records were taken.
-async fn fill(spool: &Spool) -> (u64, AppendError) {
+/// Appends batches of 100 until one is not kept; answers how many records were taken.
+async fn fill(spool: &Spool) -> (u64, Result<Appended, AppendError>) {
     for batch in 0.. {
-        if let Err(error) = spool.append(big_batch(batch * 100..(batch + 1) * 100)).await {
-            return (batch * 100, error);
+        let appended = spool.append(big_batch(batch * 100..(batch + 1) * 100)).await;
+        if !matches!(appended, Ok(Appended::Kept)) {
+            return (batch * 100, appended);
         }
     }
     unreachable!("a spool of {MAX} bytes takes no end of records")
@@ -45,7 +46,8 @@ fn on_disk(folder: &Path) -> u64 {
 async fn a_full_spool_refuses_then_takes_again_as_it_drains() {
     let folder = tempfile::tempdir().expect("a folder");
     let spool = Spool::open(folder.path(), small(WhenFull::Reject)).expect("opens");
-    let (taken, error) = fill(&spool).await;
+    let (taken, refused) = fill(&spool).await;
+    let error = refused.expect_err("full");
     assert!(matches!(error, AppendError::Full { limit: FullLimit::Quota { .. }, .. }), "{error}");
     assert!(error.is_retryable() && error.is_full());
     assert!(taken > 3000, "most of the room is for records: {taken}");
@@ -64,8 +66,9 @@ async fn a_full_spool_refuses_then_takes_again_as_it_drains() {
 async fn a_full_spool_that_drops_the_newest_says_so_and_counts_them() {
     let folder = tempfile::tempdir().expect("a folder");
     let spool = Spool::open(folder.path(), small(WhenFull::DropNewest)).expect("opens");
-    let (taken, error) = fill(&spool).await;
-    assert!(matches!(error, AppendError::Dropped { records: 100, .. }), "{error}");
+    let (taken, dropped) = fill(&spool).await;
+    let dropped = dropped.expect("dropped");
+    assert!(matches!(dropped, Appended::Dropped { limit: FullLimit::Quota { .. } }), "{dropped:?}");
     spool.close().await;
     let spool = Spool::open(folder.path(), small(WhenFull::DropNewest)).expect("opens");
     let status = spool.status();
@@ -73,6 +76,28 @@ async fn a_full_spool_that_drops_the_newest_says_so_and_counts_them() {
     assert_eq!((events.records, events.dropped.get(&DropReason::Newest)), (taken, Some(&100)));
     assert_eq!(lease_all(&spool, Stream::Events).len() as u64, taken);
     spool.close().await;
+}
+
+#[tokio::test]
+async fn a_batch_that_can_never_fit_is_refused_for_good_and_nothing_has_to_make_room() {
+    for when_full in [
+        WhenFull::Reject,
+        WhenFull::Block { timeout: Duration::from_secs(600) },
+        WhenFull::DropOldest,
+        WhenFull::DropNewest,
+    ] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let spool = Spool::open(folder.path(), small(when_full)).expect("opens");
+        spool.append(big_batch(0..100)).await.expect("taken");
+        let error = spool.append(big_batch(100..7000)).await.expect_err("beyond the quota");
+        let AppendError::NeverFits { bytes, max } = error else { panic!("{when_full:?}: {error}") };
+        assert!(!error.is_retryable() && bytes > max && max < MAX, "{when_full:?}: {error}");
+        let status = spool.status();
+        let events = &status.streams[&Stream::Events];
+        assert_eq!((events.records, events.dropped.len()), (100, 0), "{when_full:?}");
+        spool.append(big_batch(100..200)).await.expect("others are taken");
+        spool.close().await;
+    }
 }
 
 #[tokio::test]
@@ -90,7 +115,7 @@ async fn bytes_that_come_and_go_are_counted_as_what_became_of_them() {
     assert_eq!(passed().delivered, bytes(0..100), "the second block has records left");
     spool.acknowledge(Stream::Events, &[150..200]).expect("noted");
     assert_eq!(passed(), PassedBytes { appended: came, delivered: came, ..Default::default() });
-    fill(&spool).await;
+    fill(&spool).await.1.expect("dropped");
     let appended = passed().appended;
     spool.purge(&[Stream::Events]).await.expect("purged");
     let dropped = &passed().dropped;
@@ -127,8 +152,8 @@ async fn a_caller_waits_for_room_and_gets_it() {
     let folder = tempfile::tempdir().expect("a folder");
     let patient = small(WhenFull::Block { timeout: Duration::from_millis(50) });
     let spool = Spool::open(folder.path(), patient).expect("opens");
-    let (taken, error) = fill(&spool).await;
-    assert!(matches!(error, AppendError::Full { .. }), "it waited in vain: {error}");
+    let (taken, refused) = fill(&spool).await;
+    assert!(matches!(refused, Err(AppendError::Full { .. })), "it waited in vain: {refused:?}");
     spool.close().await;
     let patient = small(WhenFull::Block { timeout: Duration::from_secs(60) });
     let spool = Arc::new(Spool::open(folder.path(), patient).expect("opens"));

@@ -8,7 +8,7 @@ use super::{
 };
 
 async fn append(spool: &Spool, numbers: Range<u64>) -> Result<(), AppendError> {
-    spool.append(batch(Stream::Events, numbers)).await
+    spool.append(batch(Stream::Events, numbers)).await.map(drop)
 }
 
 #[tokio::test]

@@ -1,0 +1,70 @@
+//! `import`: records into the spools, past the ports; on a running process and on a stopped one's directory.
+
+use super::{App, OperateError, Stopped, sinks::filter};
+use crate::{
+    config::Config,
+    ingest::{Append, Dropped, Filter, Refusal, drops_newest},
+    record::{RecordBatch, SinkName},
+    spool::{Appended, Spool},
+};
+
+impl App {
+    /// Puts records into a sink's spool; without a name into all, each getting what it gets of what comes in. Answers what
+    /// full spools dropped by their policy.
+    ///
+    /// # Errors
+    /// When there is no such sink, or a spool does not take them.
+    pub async fn import(&self, name: Option<&str>, batches: &[RecordBatch]) -> Result<Dropped, OperateError> {
+        let mut dropped = Dropped::default();
+        let into = importing(&self.config(), name);
+        for (name, filter) in into.ok_or_else(|| self.no_such_sink(name.unwrap_or_default()))? {
+            append(&name, &*self.spool(name.as_str()).await?, &filter, batches, &mut dropped).await?;
+        }
+        Ok(dropped)
+    }
+}
+
+impl Stopped {
+    /// As [`App::import`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn import(&self, name: Option<&str>, batches: &[RecordBatch]) -> Result<Dropped, OperateError> {
+        let mut dropped = Dropped::default();
+        let into = importing(&self.config, name);
+        for (name, filter) in into.ok_or_else(|| self.no_such_sink(name.unwrap_or_default()))? {
+            self.with_spool(name.as_str(), async |spool| append(&name, spool, &filter, batches, &mut dropped).await)
+                .await?;
+        }
+        Ok(dropped)
+    }
+}
+
+/// Where records are imported, and what of them: into a sink that was named all of them. `None`: there is no such sink.
+fn importing(config: &Config, name: Option<&str>) -> Option<Vec<(SinkName, Filter)>> {
+    let mut sinks = config.sinks.iter();
+    match name {
+        Some(name) => {
+            let sink = sinks.find(|sink| sink.name.as_str() == name)?;
+            Some(vec![(sink.name.clone(), Filter::default())])
+        }
+        None => Some(sinks.map(|sink| (sink.name.clone(), filter(sink))).collect()),
+    }
+}
+
+async fn append(
+    sink: &SinkName,
+    spool: &Spool,
+    filter: &Filter,
+    batches: &[RecordBatch],
+    dropped: &mut Dropped,
+) -> Result<(), OperateError> {
+    for batch in batches.iter().filter_map(|batch| filter.apply(batch)) {
+        let records = u64::from(batch.count());
+        let appended = Append::append(spool, batch).await.map_err(|error| Refusal::of(sink, error))?;
+        if let Appended::Dropped { limit } = appended {
+            dropped.add(sink, records, drops_newest(limit));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,172 @@
+//! Where file sinks may write: neither into the directory of a spool nor into one that contains it. What lies there is the
+//! spool's, which may remove it.
+
+use std::{
+    collections::VecDeque,
+    fs,
+    path::{Component, Path, PathBuf},
+};
+
+use super::folder::spools_in;
+use crate::{
+    config::{SinkConfig, Target},
+    record::SinkName,
+};
+
+/// Links that are followed at most, as the operating system does.
+const MAX_LINKS: u32 = 40;
+
+/// A file sink that would write where a spool lies.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "sink {sink}: path {} {relation} the directory of the spool of sink {spool} ({}): choose another path",
+    path.display(), directory.display()
+)]
+pub struct PathInSpool {
+    /// The file sink.
+    pub sink: SinkName,
+    /// Its path, as it is configured.
+    pub path: PathBuf,
+    /// `lies in` or `contains`.
+    pub relation: &'static str,
+    /// The sink whose spool lies there, or will once it is made.
+    pub spool: SinkName,
+    /// That spool's directory.
+    pub directory: PathBuf,
+}
+
+/// Refuses file sinks that would write where a spool lies, or would lie: one of these sinks', or any other that is in the
+/// data directory.
+///
+/// # Errors
+/// The first such sink.
+pub(super) fn check_paths(sinks: &[SinkConfig], data_dir: &Path) -> Result<(), PathInSpool> {
+    // What cannot be listed holds no spool that a start could open.
+    let mut spools = spools_in(data_dir).unwrap_or_default();
+    spools.extend(sinks.iter().map(|sink| sink.name.clone()));
+    for sink in sinks {
+        let Target::File(options) = &sink.target else { continue };
+        let path = resolved(&options.path);
+        for spool in &spools {
+            let directory = resolved(&data_dir.join(spool.as_str()));
+            let relation = if path.starts_with(&directory) {
+                "lies in"
+            } else if directory.starts_with(&path) {
+                "contains"
+            } else {
+                continue;
+            };
+            return Err(PathInSpool {
+                sink: sink.name.clone(),
+                path: options.path.clone(),
+                relation,
+                spool: spool.clone(),
+                directory: data_dir.join(spool.as_str()),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The path without links, `.` and `..`, also where the end of it is not there yet.
+fn resolved(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let mut parts = parts_of(&absolute);
+    let (mut resolved, mut links) = (PathBuf::new(), 0);
+    while let Some(part) = parts.pop_front() {
+        match part.components().next() {
+            Some(Component::ParentDir) => drop(resolved.pop()),
+            Some(Component::CurDir) | None => {}
+            Some(_) => {
+                resolved.push(&part);
+                if let Ok(target) = fs::read_link(&resolved)
+                    && links < MAX_LINKS
+                {
+                    links += 1;
+                    resolved.pop();
+                    // Pushing the root of an absolute target begins again there.
+                    let mut target = parts_of(&target);
+                    target.append(&mut parts);
+                    parts = target;
+                }
+            }
+        }
+    }
+    resolved
+}
+
+fn parts_of(path: &Path) -> VecDeque<PathBuf> {
+    path.components().map(|part| PathBuf::from(part.as_os_str())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::config;
+
+    /// Whether a file sink `files` beside a sink `mongo` may write to this path.
+    fn checked(data_dir: &Path, path: &Path) -> Result<(), PathInSpool> {
+        let text = format!(
+            "data_dir: {}\nsinks:\n  - {{ name: mongo, type: mongodb, uri: \"mongodb://x/\" }}\n  - {{ name: files, type: file, \
+             path: {} }}\n",
+            data_dir.display(),
+            path.display()
+        );
+        let config = config::parse(Some(("c.yaml", &text)), &|_| None).unwrap();
+        check_paths(&config.sinks, &config.data_dir)
+    }
+
+    #[test]
+    fn a_file_sink_may_not_write_into_a_spool_nor_above_one_by_whatever_way() {
+        let parent = tempfile::tempdir().unwrap();
+        let data = parent.path().join("data");
+        for directory in ["mongo/journal", "left/journal", "out"] {
+            fs::create_dir_all(data.join(directory)).unwrap();
+        }
+        symlink(data.join("mongo"), parent.path().join("link")).unwrap();
+        symlink("data", parent.path().join("relative")).unwrap();
+        symlink(data.join("files/not/yet"), parent.path().join("dangling")).unwrap();
+        symlink(&data, parent.path().join("also-data")).unwrap();
+        for (path, spool) in [
+            ("data/mongo", "mongo"),
+            ("data/mongo/", "mongo"),
+            ("data/mongo/out/deep", "mongo"),
+            ("data/out/../mongo", "mongo"),
+            ("data/./mongo//journal", "mongo"),
+            ("link", "mongo"),
+            ("link/out", "mongo"),
+            ("relative/mongo/out", "mongo"),
+            ("data/left/out", "left"),
+            ("data/files", "files"),
+            ("dangling", "files"),
+            ("also-data/files/out", "files"),
+            ("out/../data/mongo", "mongo"),
+        ] {
+            let error = checked(&data, &parent.path().join(path)).unwrap_err();
+            assert_eq!((error.sink.as_str(), error.spool.as_str()), ("files", spool), "{path}: {error}");
+            assert!(error.to_string().contains("lies in the directory of the spool"), "{error}");
+        }
+        for above in ["data", "relative", "also-data", "data/out/..", "."] {
+            let error = checked(&data, &parent.path().join(above)).unwrap_err().to_string();
+            assert!(error.contains("contains the directory of the spool"), "{error}");
+        }
+        // The data directory by another way, and a spool that is a link.
+        checked(&parent.path().join("relative"), &data.join("mongo/out")).unwrap_err();
+        symlink(parent.path().join("other-disk"), data.join("redis")).unwrap();
+        fs::create_dir_all(parent.path().join("other-disk/journal")).unwrap();
+        checked(&data, &parent.path().join("other-disk/out")).unwrap_err();
+        for path in ["data/out", "out", "data/mongo-2", "data/mongodb", "database/mongo", "not/yet/there"] {
+            checked(&data, &parent.path().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+        }
+    }
+
+    #[test]
+    fn links_in_a_circle_come_to_an_end() {
+        let parent = tempfile::tempdir().unwrap();
+        symlink("b", parent.path().join("a")).unwrap();
+        symlink("a", parent.path().join("b")).unwrap();
+        checked(&parent.path().join("data"), &parent.path().join("a/out")).unwrap();
+    }
+}

@@ -1,0 +1,116 @@
+//! `purge`: what waits for a sink is removed, for good; of a sink that the configuration does not name, its spool with it.
+
+use std::{path::Path, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    App, OperateError, Stopped,
+    letters::blocking,
+    remove::{RemoveError, remove_spool},
+    snapshot,
+};
+use crate::{
+    record::Stream,
+    spool::{DeadFilter, QueueError, Spool},
+    status::SinkStatus,
+};
+
+/// What a purge removed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Removed {
+    /// Records that waited.
+    pub records: u64,
+    /// Their bytes on disk.
+    pub bytes: u64,
+    /// Dead letters.
+    pub dead_letters: u64,
+    /// Files and directories in the directory of the spool that it did not make: they are still there.
+    #[serde(default)]
+    pub left: Vec<String>,
+}
+
+impl App {
+    /// Removes what waits for a sink, and its dead letters where `dead` says so; for good.
+    ///
+    /// # Errors
+    /// When there is no such sink, or its spool cannot be written.
+    pub async fn purge(&self, name: &str, dead: bool) -> Result<Removed, OperateError> {
+        if let Some(removed) = self.remove_unclaimed(name).await? {
+            return Ok(removed);
+        }
+        let removed = purge(&self.spool(name).await?, dead).await?;
+        tracing::warn!(
+            sink = name,
+            records = removed.records,
+            dead_letters = removed.dead_letters,
+            "purged by the operator"
+        );
+        // A worker that waited for room among the dead letters looks again.
+        self.flush(name)?;
+        Ok(removed)
+    }
+
+    /// Removes the spool of a sink that the configuration does not name; `None` where it is not such a one.
+    async fn remove_unclaimed(&self, name: &str) -> Result<Option<Removed>, OperateError> {
+        let find = || self.unclaimed.lock().iter().find(|sink| sink.name == name).cloned();
+        if find().is_none() {
+            return Ok(None);
+        }
+        // A reload may be about to name the sink, and open its spool.
+        let _no_reload = self.reloading.lock().await;
+        let Some(sink) = find() else { return Ok(None) };
+        let (data_dir, config) = (self.data_dir().to_owned(), self.config());
+        let removing = tokio::task::spawn_blocking(move || {
+            let removed = remove(&data_dir, &sink);
+            (removed, snapshot::unclaimed_spools(&config))
+        });
+        let (removed, unclaimed) = removing.await.map_err(|panic| OperateError::Closed(panic.to_string()))?;
+        *self.unclaimed.lock() = unclaimed;
+        Ok(Some(removed?))
+    }
+}
+
+impl Stopped {
+    /// As [`App::purge`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn purge(&self, name: &str, dead: bool) -> Result<Removed, OperateError> {
+        if let Some(sink) = snapshot::unclaimed_spools(&self.config).iter().find(|sink| sink.name == name) {
+            return Ok(remove(self.data.path(), sink)?);
+        }
+        self.with_spool(name, async |spool| Ok(purge(spool, dead).await?)).await
+    }
+}
+
+async fn purge(spool: &Arc<Spool>, dead: bool) -> Result<Removed, QueueError> {
+    let purged = spool.purge(&Stream::ALL).await?;
+    let dead_letters = match dead {
+        true => blocking(spool, |spool| spool.drop_dead_letters(&DeadFilter::default())).await?,
+        false => 0,
+    };
+    Ok(Removed {
+        records: purged.iter().map(|purged| purged.records).sum(),
+        bytes: purged.iter().map(|purged| purged.bytes).sum(),
+        dead_letters,
+        left: Vec::new(),
+    })
+}
+
+/// Removes the spool of a sink that the configuration does not name.
+fn remove(data_dir: &Path, sink: &SinkStatus) -> Result<Removed, RemoveError> {
+    let left = remove_spool(&data_dir.join(&sink.name))?;
+    tracing::warn!(
+        sink = sink.name,
+        records = sink.records,
+        left = left.len(),
+        "a spool that the configuration does not name was removed"
+    );
+    Ok(Removed {
+        records: sink.records,
+        bytes: sink.bytes,
+        dead_letters: sink.dead_letters,
+        left: left.iter().map(|path| path.display().to_string()).collect(),
+    })
+}

@@ -1,0 +1,129 @@
+//! Why a sink's spool keeps no records now, and what to do about it: for the status, `/readyz` and the metrics. It names no
+//! path, since `/readyz` is open to anyone.
+
+use std::fmt;
+
+use crate::{
+    config::{WhenFull, units::human_size},
+    ingest::{CannotAppend, Refused, drops_newest},
+    spool::{Appended, SpoolStatus, WriterState},
+};
+
+/// A spool that keeps no records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Refusing {
+    /// A limit is reached.
+    Full(String),
+    /// The same, and by the user's policy new records go: calls are answered OK.
+    DropsNewest(String),
+    /// It cannot write.
+    Failed(String),
+}
+
+impl Refusing {
+    /// By what became of a batch; `None` where it was kept.
+    pub(super) fn of_append(result: &Result<Appended, CannotAppend>) -> Option<Self> {
+        match result {
+            Ok(Appended::Kept) => None,
+            Ok(Appended::Dropped { limit }) => Some(Self::DropsNewest(drops_newest(*limit))),
+            Err(error) if error.reason == Refused::Full => Some(Self::Full(error.message.clone())),
+            Err(error) => Some(Self::Failed(error.message.clone())),
+        }
+    }
+
+    /// By what the spool says of itself; `None` where it takes records.
+    pub(super) fn of_status(status: &SpoolStatus, when_full: WhenFull) -> Option<Self> {
+        match status.writer {
+            WriterState::Taking => None,
+            WriterState::Full => {
+                let (used, max) = (human_size(status.disk_bytes), human_size(status.max_bytes));
+                let free = human_size(status.free_bytes);
+                let full =
+                    format!("its spool is full ({used} of max_bytes {max} are used, {free} are free on the disk)");
+                Some(if when_full == WhenFull::DropNewest { Self::DropsNewest(full) } else { Self::Full(full) })
+            }
+            WriterState::Failed => Some(Self::Failed(
+                "its spool cannot be written: the last error in `livekit-spool backlog` says why".into(),
+            )),
+            WriterState::Stopped => Some(Self::Failed("its spool is closed".to_owned())),
+        }
+    }
+
+    /// What to do.
+    pub(super) const fn remedy(&self) -> &'static str {
+        match self {
+            Self::Full(_) | Self::DropsNewest(_) => {
+                "bring the sink back, free disk space, or raise spool.max_bytes and `livekit-spool reload`"
+            }
+            Self::Failed(_) => {
+                "check the disk; if the sink's directory in data_dir was moved or removed, put it back; if records are still \
+                 refused then, restart livekit-spool"
+            }
+        }
+    }
+
+    /// Whether a call fails because of it, where the sink is required.
+    pub(super) const fn fails_calls(&self) -> bool {
+        !matches!(self, Self::DropsNewest(_))
+    }
+}
+
+impl fmt::Display for Refusing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full(why) | Self::Failed(why) => write!(f, "the spool takes no records: {why}"),
+            Self::DropsNewest(why) => write!(f, "the spool drops new records: {why}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spool::{FullLimit, Spool, SpoolOptions};
+
+    async fn of(writer: WriterState, when_full: WhenFull) -> Option<Refusing> {
+        let directory = tempfile::tempdir().unwrap();
+        let spool = Spool::open(directory.path(), SpoolOptions::default()).unwrap();
+        let status = SpoolStatus { writer, ..spool.status() };
+        spool.close().await;
+        Refusing::of_status(&status, when_full)
+    }
+
+    #[tokio::test]
+    async fn a_spool_that_takes_no_records_fails_calls_and_says_what_to_do() {
+        assert_eq!(of(WriterState::Taking, WhenFull::Reject).await, None);
+        for (writer, named) in [
+            (WriterState::Full, "raise spool.max_bytes"),
+            (WriterState::Failed, "put it back"),
+            (WriterState::Stopped, "restart"),
+        ] {
+            for when_full in [WhenFull::Reject, WhenFull::Block, WhenFull::DropOldest] {
+                let refusing = of(writer, when_full).await.unwrap();
+                assert!(
+                    refusing.fails_calls() && refusing.remedy().contains(named),
+                    "{writer:?} {when_full:?}: {refusing}"
+                );
+            }
+        }
+        let failed = of(WriterState::Failed, WhenFull::Reject).await.unwrap().to_string();
+        assert!(failed.contains("cannot be written") && !failed.contains('/'), "{failed}");
+    }
+
+    #[tokio::test]
+    async fn a_full_spool_that_drops_the_newest_fails_no_call_but_one_that_cannot_write_does() {
+        let full = of(WriterState::Full, WhenFull::DropNewest).await.unwrap();
+        assert!(!full.fails_calls() && full.to_string().contains("drops new records"), "{full}");
+        assert!(of(WriterState::Failed, WhenFull::DropNewest).await.unwrap().fails_calls());
+    }
+
+    #[test]
+    fn what_became_of_a_batch_says_it_too() {
+        let refused = |reason| Refusing::of_append(&Err(CannotAppend { reason, message: "no".to_owned() }));
+        assert_eq!(refused(Refused::Full), Some(Refusing::Full("no".to_owned())));
+        assert_eq!(refused(Refused::Unavailable), Some(Refusing::Failed("no".to_owned())));
+        assert_eq!(Refusing::of_append(&Ok(Appended::Kept)), None);
+        let dropped = Refusing::of_append(&Ok(Appended::Dropped { limit: FullLimit::NoSpace })).unwrap();
+        assert!(!dropped.fails_calls() && dropped.to_string().contains("drops new records"), "{dropped}");
+    }
+}

@@ -1,0 +1,31 @@
+//! The options with which a sink's spool is looked at: the sink's own, or, where the configuration does not name the sink,
+//! all keys that the configuration knows. Every command and every answer of the API asks here, so that what `backlog` can
+//! count `peek` and `export` can read.
+
+use crate::{
+    config::{Config, EncryptionConfig, SpoolConfig},
+    record::SinkName,
+    spool::{Keys, SpoolOptions},
+};
+
+/// The options of a sink's spool, for looking at it.
+#[must_use]
+pub fn spool_options(config: &Config, sink: &SinkName) -> SpoolOptions {
+    match config.sinks.iter().find(|other| other.name == *sink) {
+        Some(named) => named.spool.options(sink),
+        None => SpoolOptions { encryption: keys(config), ..SpoolConfig::default().options(sink) },
+    }
+}
+
+/// All keys that the configuration knows: for bytes whose sink is not known.
+#[must_use]
+pub fn keys(config: &Config) -> Option<Keys> {
+    let sinks = config.sinks.iter().filter_map(|sink| sink.spool.encryption.as_ref());
+    let mut all = sinks.chain(&config.default_encryption).map(EncryptionConfig::keys);
+    let mut keys = all.next()?;
+    for more in all {
+        keys.previous.push(more.current);
+        keys.previous.extend(more.previous);
+    }
+    Some(keys)
+}

@@ -1,0 +1,380 @@
+//! Copies of a batch for optional sinks: none holds a call for long, and none is lost while its spool accepts records.
+//!
+//! - Copies enter a sink's spool in the order of the calls. At most [`IN_FLIGHT`] bytes are on their way to one spool; further
+//!   copies wait in their calls, which slows the senders down (backpressure).
+//! - Beside required sinks a call waits at most [`HOLD_TIMEOUT`] for its copies. Then those on their way go on in the
+//!   background, and those that still wait for their turn are lost for their sink.
+//! - A spool from which nothing returned for a whole [`HOLD_TIMEOUT`] hangs. Until something does, no call waits for a turn
+//!   there.
+//! - A lost copy is counted once, and only if the call is answered OK: otherwise the sender sends it again.
+
+use std::{
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::Poll,
+    time::Duration,
+};
+
+use futures::{FutureExt, StreamExt, future::BoxFuture, poll, stream::FuturesUnordered};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+use super::{CannotAppend, Refused, dropped::drops_newest, fanout::Append};
+use crate::{
+    config::units::human_size,
+    record::{RecordBatch, SinkName},
+    spool::Appended,
+};
+
+/// Bytes under way to one sink's spool.
+const IN_FLIGHT: usize = 8 * 1024 * 1024;
+/// A copy counts for at least this: it is also a task, and a place in the spool's queue.
+const MIN_COST: usize = 1024;
+/// How long a call waits for optional sinks once the required ones have the batch.
+pub(super) const HOLD_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// The queue of copies in front of one optional sink's spool.
+pub(super) struct Lane {
+    /// Locked in the order of the calls, until the copy is in the spool's own queue.
+    turn: Mutex<()>,
+    in_flight: Arc<Semaphore>,
+    /// Copies that the spool has answered.
+    returned: AtomicU64,
+    /// `returned` when the sink was last found to hang.
+    hangs_at: AtomicU64,
+}
+
+impl Default for Lane {
+    fn default() -> Self {
+        Self {
+            turn: Mutex::default(),
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
+            returned: AtomicU64::default(),
+            hangs_at: AtomicU64::new(u64::MAX),
+        }
+    }
+}
+
+impl Lane {
+    fn hangs(&self) -> bool {
+        self.hangs_at.load(Relaxed) == self.returned.load(Relaxed)
+    }
+
+    /// Space for so many bytes, when it is this copy's turn.
+    async fn space(&self, bytes: usize) -> Option<(tokio::sync::MutexGuard<'_, ()>, OwnedSemaphorePermit)> {
+        let permits = u32::try_from(bytes.clamp(MIN_COST, IN_FLIGHT)).unwrap_or(u32::MAX);
+        let turn = self.turn.lock().await;
+        let space = Arc::clone(&self.in_flight).acquire_many_owned(permits).await.ok()?;
+        Some((turn, space))
+    }
+}
+
+/// A sink that a copy is for.
+#[derive(Clone)]
+pub(super) struct Optional {
+    pub(super) sink: SinkName,
+    pub(super) spool: Arc<dyn Append>,
+    pub(super) lane: Arc<Lane>,
+    pub(super) lost: Arc<AtomicU64>,
+}
+
+impl Optional {
+    /// Hands a copy to the spool; gives it up if `leave` is cancelled before its turn.
+    async fn copy(self, batch: RecordBatch, leave: CancellationToken) -> Copied {
+        let (records, returned) = (u64::from(batch.count()), self.lane.returned.load(Relaxed));
+        let result = self.append(batch, &leave).await;
+        match &result {
+            None if self.lane.returned.load(Relaxed) == returned => self.lane.hangs_at.store(returned, Relaxed),
+            None => {}
+            Some(_) => drop(self.lane.returned.fetch_add(1, Relaxed)),
+        }
+        Copied { sink: self.sink, records, lost: self.lost, result: result.unwrap_or_else(|| Err(too_slow())) }
+    }
+
+    /// `None`: it was given up.
+    async fn append(&self, batch: RecordBatch, leave: &CancellationToken) -> Option<Result<Appended, CannotAppend>> {
+        let space = self.lane.space(batch.bytes().len());
+        let (turn, _space) = tokio::select! {
+            biased;
+            space = space => space?,
+            () = leave.cancelled() => return None,
+        };
+        let mut append = self.spool.append(batch);
+        // The first poll puts it into the spool's queue, before the next copy has its turn.
+        if let Poll::Ready(result) = poll!(&mut append) {
+            return Some(result);
+        }
+        drop(turn);
+        Some(append.await)
+    }
+}
+
+fn cancelled() -> CancellationToken {
+    let token = CancellationToken::new();
+    token.cancel();
+    token
+}
+
+fn too_slow() -> CannotAppend {
+    let in_flight = human_size(IN_FLIGHT as u64);
+    let message = format!("it is slower than its senders: {in_flight} are on their way to its spool already");
+    CannotAppend { reason: Refused::Unavailable, message }
+}
+
+/// What became of a copy.
+pub(super) struct Copied {
+    pub(super) sink: SinkName,
+    pub(super) records: u64,
+    pub(super) result: Result<Appended, CannotAppend>,
+    lost: Arc<AtomicU64>,
+}
+
+impl Copied {
+    /// Counts the copy as lost unless its spool has kept or counted it; why it was dropped, if it was. To be called once, and
+    /// only if the call is answered OK.
+    pub(super) fn count(&self) -> Option<String> {
+        match &self.result {
+            Ok(Appended::Kept) => None,
+            Ok(Appended::Dropped { limit }) => Some(drops_newest(*limit)),
+            Err(error) => {
+                self.lost.fetch_add(self.records, Relaxed);
+                Some(error.message.clone())
+            }
+        }
+    }
+}
+
+/// All copies of one call.
+#[derive(Default)]
+pub(super) struct Copies {
+    under_way: FuturesUnordered<BoxFuture<'static, Copied>>,
+    leave: CancellationToken,
+}
+
+impl Copies {
+    /// Adds a copy. `may_wait`: it waits for its turn even if the spool hangs.
+    pub(super) fn add(&mut self, optional: Optional, batch: RecordBatch, may_wait: bool) {
+        let leave = if may_wait || !optional.lane.hangs() { self.leave.clone() } else { cancelled() };
+        self.under_way.push(optional.copy(batch, leave).boxed());
+    }
+
+    /// What became of the next copy; `None` if there is none left. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Option<Copied> {
+        self.under_way.next().await
+    }
+
+    /// What became of all.
+    pub(super) async fn all(self) -> Vec<Copied> {
+        self.under_way.collect().await
+    }
+
+    /// What became of them within [`HOLD_TIMEOUT`]. Then copies that wait for their turn are given up, and the rest goes on
+    /// in the background.
+    pub(super) async fn for_a_while(mut self) -> Vec<Copied> {
+        let mut copied = Vec::new();
+        let all = async {
+            while let Some(copy) = self.next().await {
+                copied.push(copy);
+            }
+        };
+        if tokio::time::timeout(HOLD_TIMEOUT, pin!(all)).await.is_ok() {
+            return copied;
+        }
+        self.leave.cancel();
+        while let Some(Some(copy)) = self.next().now_or_never() {
+            copied.push(copy);
+        }
+        tokio::spawn(async move {
+            while let Some(copy) = self.next().await {
+                copy.count();
+            }
+        });
+        copied
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::future::join_all;
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::{
+        ingest::{
+            Dropped, Filter, Intake, MemoryOptions, Protocol, Target,
+            double::{MemorySpool, Mood},
+        },
+        record::{RecordBatchBuilder, Stream},
+    };
+
+    const MIB: usize = 1 << 20;
+
+    /// `r…` are required, `o…` optional.
+    fn intake(spools: &[(&str, &Arc<MemorySpool>)]) -> Intake {
+        let targets = spools.iter().map(|&(name, spool)| Target {
+            name: SinkName::new(name).unwrap(),
+            required: name.starts_with('r'),
+            filter: Filter::default(),
+            spool: Arc::clone(spool) as _,
+        });
+        Intake::new(targets.collect(), &MemoryOptions::default())
+    }
+
+    fn lost(intake: &Intake, sink: &str) -> u64 {
+        intake.snapshot().lost_by_optional_sinks[sink]
+    }
+
+    /// One record of so many bytes, and a number to know it by.
+    fn batch(number: usize, bytes: usize) -> RecordBatch {
+        let mut batch = RecordBatchBuilder::new(Stream::Events);
+        batch.push(&[&number.to_le_bytes()[..], &vec![0; bytes]].concat());
+        batch.build(0)
+    }
+
+    async fn send(intake: &Intake, number: usize, bytes: usize) -> Dropped {
+        intake.append(Protocol::Grpc, batch(number, bytes)).await.unwrap()
+    }
+
+    /// Senders that each send the next MiB as soon as the last one is answered; all that any of them was told.
+    async fn send_as_fast_as_answered(intake: &Intake, senders: usize, each: usize) -> Dropped {
+        let sender = async |sender: usize| {
+            let mut told = Dropped::default();
+            for number in 0..each {
+                told.merge(send(intake, sender * each + number, MIB).await);
+            }
+            told
+        };
+        let mut all = Dropped::default();
+        join_all((0..senders).map(sender)).await.into_iter().for_each(|told| all.merge(told));
+        all
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_none_but_optional_sinks_a_sender_is_slowed_down_and_loses_nothing() {
+        let (fast, slow) = (MemorySpool::new(), MemorySpool::new());
+        slow.set(Mood::Slow);
+        for spools in [&[("o", &slow)][..], &[("o-fast", &fast), ("o", &slow)]] {
+            let (intake, before, began) = (intake(spools), slow.records(), Instant::now());
+            let told = send_as_fast_as_answered(&intake, 32, 5).await;
+            assert!(told.is_empty(), "{told}");
+            assert_eq!((slow.records() - before, lost(&intake, "o")), (160, 0));
+            assert!(began.elapsed() > Duration::from_secs(3), "160 MiB at 50 MiB/s take {:?}", began.elapsed());
+        }
+        assert_eq!(fast.records(), 160);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn with_none_but_optional_sinks_a_call_waits_for_one_that_hangs() {
+        let spool = MemorySpool::new();
+        spool.set(Mood::Hang);
+        let intake = intake(&[("o", &spool)]);
+        let calls = join_all((0..20).map(|number| send(&intake, number, MIB)));
+        let relief = async {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            assert_eq!(intake.snapshot().taken.iter().map(|taken| taken.records).sum::<u64>(), 0);
+            spool.set(Mood::Takes);
+        };
+        let (told, ()) = tokio::join!(calls, relief);
+        assert!(told.iter().all(Dropped::is_empty));
+        let all: Vec<_> = (0..20).map(|number| batch(number, MIB)).collect();
+        assert!(spool.batches() == all, "all of them, in the order of the calls");
+        assert_eq!(lost(&intake, "o"), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn beside_a_required_sink_one_that_is_as_fast_loses_nothing_however_many_send() {
+        let (required, optional) = (MemorySpool::new(), MemorySpool::new());
+        required.set(Mood::Slow);
+        optional.set(Mood::Slow);
+        let intake = intake(&[("r", &required), ("o", &optional)]);
+        let told = send_as_fast_as_answered(&intake, 40, 10).await;
+        assert!(told.is_empty(), "{told}");
+        assert_eq!((required.records(), lost(&intake, "o")), (400, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn beside_a_required_sink_a_slower_one_slows_its_senders_down_and_loses_nothing() {
+        let (required, optional) = (MemorySpool::new(), MemorySpool::new());
+        optional.set(Mood::Slow);
+        let intake = intake(&[("r", &required), ("o", &optional)]);
+        let began = Instant::now();
+        let told = send_as_fast_as_answered(&intake, 4, 100).await;
+        assert!(told.is_empty(), "{told}");
+        assert_eq!((required.records(), lost(&intake, "o")), (400, 0));
+        assert!(began.elapsed() > Duration::from_secs(7), "400 MiB at 50 MiB/s take {:?}", began.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_hangs_holds_no_call_longer_than_its_patience_and_memory_stays_bounded() {
+        let (required, optional) = (MemorySpool::new(), MemorySpool::new());
+        optional.set(Mood::Hang);
+        let intake = intake(&[("r", &required), ("o", &optional)]);
+        let (mut told, mut held) = (Dropped::default(), Vec::new());
+        for number in 0..20 {
+            let began = Instant::now();
+            told.merge(send(&intake, number, MIB).await);
+            held.push(began.elapsed());
+        }
+        assert_eq!(required.records(), 20);
+        assert!(held.iter().all(|held| *held <= HOLD_TIMEOUT + Duration::from_millis(1)), "{held:?}");
+        assert!(held[8..].iter().all(Duration::is_zero), "nothing has come back from it: {held:?}");
+        let by_sink: Vec<_> = told.iter().map(|(sink, dropped)| (sink.as_str(), dropped.records)).collect();
+        assert_eq!((by_sink, lost(&intake, "o")), (vec![("o", 13)], 13), "7 whole MiB fit in 8 with their framing");
+        // It takes records again, and so does the lane.
+        optional.set(Mood::Takes);
+        tokio::time::sleep(HOLD_TIMEOUT).await;
+        assert!(send(&intake, 20, MIB).await.is_empty());
+        assert_eq!((optional.records(), lost(&intake, "o")), (8, 13));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_full_loses_its_copy_alone_and_it_is_counted_and_told() {
+        let (required, optional) = (MemorySpool::new(), MemorySpool::new());
+        optional.set(Mood::Full);
+        let intake = intake(&[("r", &required), ("o", &optional)]);
+        assert_eq!(send(&intake, 0, 10).await.to_string(), "1 by sink o: the spool is full");
+        assert_eq!((required.records(), lost(&intake, "o"), lost(&intake, "r")), (1, 1, 0));
+        // What fails in the background is counted there.
+        optional.set(Mood::Hang);
+        assert!(send(&intake, 1, 10).await.is_empty());
+        optional.set(Mood::Full);
+        tokio::time::sleep(HOLD_TIMEOUT).await;
+        assert_eq!(lost(&intake, "o"), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_required_sink_refuses_comes_again_and_so_is_not_lost_for_the_others() {
+        let (required, optional) = (MemorySpool::new(), MemorySpool::new());
+        for mood in [Mood::Full, Mood::Hang] {
+            required.set(Mood::Full);
+            optional.set(mood);
+            let intake = intake(&[("r", &required), ("o", &optional)]);
+            for _ in 0..10 {
+                intake.append(Protocol::Http, batch(0, MIB)).await.unwrap_err();
+            }
+            assert_eq!(lost(&intake, "o"), 0, "{mood:?}");
+            optional.set(Mood::Full);
+            required.set(Mood::Takes);
+            send(&intake, 0, MIB).await;
+            assert_eq!(lost(&intake, "o"), 1, "{mood:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_no_optional_sink_can_ever_take_is_refused_where_none_is_required() {
+        let (a, b, required) = (MemorySpool::new(), MemorySpool::new(), MemorySpool::new());
+        a.set(Mood::NeverFits);
+        b.set(Mood::NeverFits);
+        let only_optional = intake(&[("o-a", &a), ("o-b", &b)]);
+        let refusal = only_optional.append(Protocol::Http, batch(0, 10)).await.unwrap_err();
+        assert_eq!((refusal.reason, refusal.message.contains("never fits")), (Refused::TooLarge, true), "{refusal}");
+        assert_eq!((lost(&only_optional, "o-a"), lost(&only_optional, "o-b")), (0, 0));
+        b.set(Mood::Takes);
+        assert_eq!(send(&only_optional, 0, 10).await.to_string(), "1 by sink o-a: it never fits");
+        let beside = intake(&[("r", &required), ("o-a", &a)]);
+        assert_eq!(send(&beside, 0, 10).await.to_string(), "1 by sink o-a: it never fits");
+    }
+}
