@@ -26,7 +26,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use zstd::bulk::Compressor;
 
-const DICTIONARY: &[u8] = include_bytes!("../src/spool/dictionary-1.zstd");
+const DICTIONARY: &[u8] = include_bytes!("../src/spool/journal/dictionary-1.zstd");
 const LEVEL: i32 = -1;
 /// What the spool packs with its dictionary, and how; the file gets the same.
 const SMALL_LEVEL: i32 = 3;
@@ -219,7 +219,10 @@ fn ratios(runtime: &Runtime) {
         let (mut a, mut b) = (batches.iter().cycle(), batches.iter().cycle());
         let measured = turns(
             || a.next().into_iter().for_each(|batch| file.append(batch)),
-            || runtime.block_on(spool.append(b.next().expect("endless").clone())).map(|_| ()).expect("taken"),
+            || {
+                let append = spool.append(b.next().expect("endless").clone());
+                runtime.block_on(append).expect("taken");
+            },
         );
         line(&format!("{records} a call"), records as f64, measured, target);
         runtime.block_on(spool.close());

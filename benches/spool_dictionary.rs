@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! cargo bench --bench spool_dictionary              # trains on 60 %, shows what it does for the unseen 40 %
-//! cargo bench --bench spool_dictionary -- --write   # trains on all and writes src/spool/dictionary-1.zstd
+//! cargo bench --bench spool_dictionary -- --write   # trains on all and writes src/spool/journal/dictionary-1.zstd
 //! ```
 //!
 //! A dictionary that spools were written with never changes: a better one gets a new file and a codec number of its own.
@@ -22,7 +22,7 @@ fn main() -> std::io::Result<()> {
     if std::env::args().any(|argument| argument == "--write") {
         let all: Vec<&Vec<u8>> = events.iter().chain(&stats).collect();
         let dictionary = zstd::dict::from_samples(&all, DICTIONARY_BYTES)?;
-        fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/spool/dictionary-1.zstd"), &dictionary)?;
+        fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/spool/journal/dictionary-1.zstd"), &dictionary)?;
         println!("written: {} bytes", dictionary.len());
         return Ok(());
     }

@@ -138,8 +138,8 @@ pub fn look(
     let mut left = query.limit.unwrap_or(usize::MAX);
     for &stream in &query.streams {
         let from = match (query.from.get(&stream), query.newest) {
-            (Some(&seq), false) => PeekFrom::Ordinal(seq),
-            (Some(&seq), true) => PeekFrom::OrdinalBackwards(seq),
+            (Some(&seq), false) => PeekFrom::Seq(seq),
+            (Some(&seq), true) => PeekFrom::SeqBackwards(seq),
             (None, false) => PeekFrom::Oldest,
             (None, true) => PeekFrom::Newest,
         };

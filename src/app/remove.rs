@@ -2,7 +2,7 @@
 //! A file of somebody else's that lies there stays, and is named.
 //!
 //! ```text
-//! <directory>/lock, reserve
+//! <directory>/lock
 //!         /journal/<number>.journal, <number>.done
 //!         /queue/                        sled's: conf, db, snap.*, blobs/<number>
 //!         /dead/                         as journal/; or a journal/ and a queue/ of its own
@@ -17,7 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::spool::FolderLock;
+use crate::spool::DirectoryLock;
 
 /// Why a spool's directory was not removed.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +50,7 @@ impl RemoveError {
 /// # Errors
 /// When the spool is open, or something cannot be removed.
 pub(super) fn remove_spool(directory: &Path) -> Result<Vec<PathBuf>, RemoveError> {
-    let lock = FolderLock::take(directory).map_err(RemoveError::io(directory))?;
+    let lock = DirectoryLock::take(directory).map_err(RemoveError::io(directory))?;
     let Some(lock) = lock else { return Err(RemoveError::InUse { path: directory.to_owned() }) };
     let mut left = Vec::new();
     Place::Spool.empty(directory, &mut left)?;
@@ -97,9 +97,7 @@ impl Place {
             (Self::Spool, "quarantine") => directory(Self::Quarantine),
             (Self::Queue, "blobs") => directory(Self::Blobs),
             (Self::Quarantine, name) if name.strip_prefix("queue-").is_some_and(is_number) => directory(Self::Queue),
-            (Self::Spool, "reserve") | (Self::Queue, "conf" | "db") | (Self::Quarantine, "report.ndjson") => {
-                Some(Made::File)
-            }
+            (Self::Queue, "conf" | "db") | (Self::Quarantine, "report.ndjson") => Some(Made::File),
             (Self::Journal | Self::Dead, name) => is_segment(name).then_some(Made::File),
             (Self::Queue, name) => name.starts_with("snap.").then_some(Made::File),
             (Self::Blobs, name) => is_number(name).then_some(Made::File),
@@ -183,7 +181,6 @@ mod tests {
             ("queue/blobs", &["7"]),
             ("quarantine", &["report.ndjson", "000000000001-0000000000-dead.bad"]),
             ("quarantine/queue-1795301026748", &["conf", "db"]),
-            ("", &["reserve"]),
         ] {
             fs::create_dir_all(directory.join(place)).unwrap();
             files.iter().for_each(|file| fs::write(directory.join(place).join(file), "").unwrap());
@@ -205,7 +202,6 @@ mod tests {
             "journal/events-20261122T010203.456Z.ndjson",
             "out/journal/000000000001.journal",
             "queue/notes.txt",
-            "reserve.old",
         ];
         foreign.iter().for_each(|file| fs::write(directory.join(file), "precious").unwrap());
         symlink(&elsewhere, directory.join("quarantine")).unwrap();
@@ -219,7 +215,6 @@ mod tests {
             "out",
             "quarantine",
             "queue/notes.txt",
-            "reserve.old",
         ];
         assert_eq!(left, expected.map(|path| directory.join(path)));
         assert!(foreign.iter().all(|file| fs::read(directory.join(file)).unwrap() == b"precious"));

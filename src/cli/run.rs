@@ -5,7 +5,7 @@ use crate::{
     app::{self, FolderError, RunError, RunOptions, SinkStartError},
     demo::DEFAULT_RATE,
     ingest::ServeError,
-    logging,
+    logging, record,
     spool::OpenError,
 };
 
@@ -18,10 +18,16 @@ pub struct Args {
     /// Records a second of the demo
     #[arg(long, value_name = "N", default_value_t = DEFAULT_RATE, requires = "demo")]
     rate: u32,
+    /// Believe this machine's clock, whatever earlier runs have noted of the time: after a run with a clock that was wrong
+    #[arg(long)]
+    trust_clock: bool,
 }
 
 pub(super) fn run(common: &Common, args: &Args) -> Outcome {
     let config = common.load_config()?;
+    if args.trust_clock {
+        record::trust_wall_clock();
+    }
     let logging = logging::start(&config.log, common.log_format)?;
     let options = RunOptions { config_file: common.config.clone(), demo_rate: args.demo.then_some(args.rate), logging };
     block_on(async { app::run(config, options).await.map_err(refusal) })

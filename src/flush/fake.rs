@@ -190,7 +190,7 @@ impl Queue for MemoryQueue {
         Ok(())
     }
 
-    fn dead_letter(&self, _: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError> {
+    async fn dead_letter(&self, _: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError> {
         let mut inner = self.inner.lock();
         if inner.dead_full {
             return Err(QueueError::DeadLettersFull { sink: "fake".to_owned(), letters: 1, bytes: 1 });
@@ -225,6 +225,10 @@ impl Queue for MemoryQueue {
 
     fn unflushed(&self, _: Stream) -> u64 {
         self.inner.lock().unflushed
+    }
+
+    fn redelivers_since(&self) -> Option<crate::record::UnixMillis> {
+        None
     }
 }
 

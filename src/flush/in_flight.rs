@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc};
 use tokio::time::Instant;
 
 use crate::{
-    record::{Stream, UnixMillis},
+    record::{Stream, UnixMillis, now_millis},
     sink::Batch,
     spool::{Lease, QueuedRecord},
 };
@@ -27,20 +27,21 @@ pub(super) struct InFlightBatch {
     pub(super) not_before: Option<Instant>,
 }
 
-impl InFlightBatch {
-    /// Leased records that were not tried yet.
-    pub(super) fn new(lease: Lease, now: UnixMillis) -> Self {
+impl From<Lease> for InFlightBatch {
+    fn from(lease: Lease) -> Self {
         Self {
             stream: lease.stream,
             records: lease.records.into(),
             attempts: 0,
-            first_attempt_at: now,
+            first_attempt_at: now_millis(),
             suspect: None,
             accepted_total: None,
             not_before: None,
         }
     }
+}
 
+impl InFlightBatch {
     pub(super) fn batch(&self) -> Batch {
         Batch { stream: self.stream, records: Arc::clone(&self.records) }
     }

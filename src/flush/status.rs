@@ -5,10 +5,9 @@ use std::collections::BTreeMap;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use super::environment::Environment;
 use crate::{
     histogram::{self, Histogram, HistogramSnapshot},
-    record::UnixMillis,
+    record::{UnixMillis, now_millis},
     sink::SinkErrorKind,
 };
 
@@ -131,19 +130,16 @@ impl Default for Meters {
 
 /// The status as the worker keeps it.
 #[derive(Debug)]
-pub(super) struct Shared {
-    environment: Environment,
-    status: Mutex<FlushStatus>,
-}
+pub(super) struct Shared(Mutex<FlushStatus>);
 
 impl Shared {
-    pub(super) fn new(environment: Environment, sink: &str, kind: &str, address: String) -> Self {
-        let status = Mutex::new(FlushStatus {
+    pub(super) fn new(sink: &str, kind: &str, address: String) -> Self {
+        Self(Mutex::new(FlushStatus {
             sink: sink.to_owned(),
             kind: kind.to_owned(),
             address,
             state: FlushState::Connecting,
-            since: environment.now_millis(),
+            since: now_millis(),
             last_error: None,
             last_error_at: None,
             delivered_records: 0,
@@ -157,31 +153,30 @@ impl Shared {
             last_delivery_at: None,
             latency: HistogramSnapshot::default(),
             batch_sizes: HistogramSnapshot::default(),
-        });
-        Self { environment, status }
+        }))
     }
 
     pub(super) fn snapshot(&self) -> FlushStatus {
-        self.status.lock().clone()
+        self.0.lock().clone()
     }
 
     pub(super) fn update(&self, change: impl FnOnce(&mut FlushStatus)) {
-        change(&mut self.status.lock());
+        change(&mut self.0.lock());
     }
 
     /// Enters a state; one log line where it is news.
     pub(super) fn enter(&self, state: FlushState, error: Option<&str>) {
-        let mut status = self.status.lock();
+        let mut status = self.0.lock();
         if let Some(error) = error {
             status.last_error = Some(error.to_owned());
-            status.last_error_at = Some(self.environment.now_millis());
+            status.last_error_at = Some(now_millis());
         }
         let was = std::mem::replace(&mut status.state, state);
         let healthy = |state| matches!(state, FlushState::Delivering | FlushState::Idle);
         if was == state || (healthy(was) && healthy(state)) {
             return;
         }
-        let now = self.environment.now_millis();
+        let now = now_millis();
         let after_seconds = (now - std::mem::replace(&mut status.since, now)) / 1000;
         let (sink, address, state) = (&status.sink, &status.address, state.as_str());
         match error {

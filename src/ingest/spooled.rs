@@ -23,7 +23,7 @@ impl From<AppendError> for CannotAppend {
             AppendError::TooLong { bytes, most } => {
                 (Refused::TooLarge, format!("a record of {bytes} bytes is too long: at most {most}"))
             }
-            AppendError::NeverFits { bytes, max } => (
+            AppendError::NeverFits { bytes, max, .. } => (
                 Refused::TooLarge,
                 format!(
                     "a request of {bytes} bytes never fits into its spool, which takes {max} bytes of records at most: send \

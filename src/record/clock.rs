@@ -3,13 +3,17 @@
 //! Times of receipt, ages and expiry are all told by it. It begins with the wall clock and goes on by the monotonic one;
 //! small differences (NTP, drift) are followed, a jump is not: whether the time before it or after it was wrong cannot be
 //! known, and with either some records would look a year old that came a second ago. It is said once, and over with the
-//! next start. A start never goes back behind what a spool noted last: a machine that comes up in 1970 is known to be
-//! wrong.
+//! next start.
+//!
+//! A start follows the wall clock where that is possible: not before this build was made. A machine that comes up in 1970 is
+//! known to be wrong, and goes on from what a spool noted last. Otherwise a note that is later than the wall clock is believed
+//! for a day's difference; one that is further ahead was made by a clock that was wrong, and harms nothing but what was received then.
+//! `run --trust-clock` believes the wall clock, whatever was noted.
 
 use std::{
     sync::{
         LazyLock,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -18,13 +22,31 @@ use super::UnixMillis;
 
 /// Larger differences are jumps.
 const MOST_DRIFT: UnixMillis = 60_000;
+/// A note that is further ahead of a possible wall clock is not believed.
+const MAX_BELIEVED: UnixMillis = 24 * 3_600_000;
+/// No wall clock that is right is earlier: 2026-11-25, when this was written.
+const EARLIEST: UnixMillis = 1_795_564_800_000;
 /// Smaller ones are let be.
 const LEAST_DRIFT: UnixMillis = 10;
 
 /// The wall clock now, in milliseconds since the Unix epoch, without the jumps it made since the start.
 #[must_use]
 pub fn now_millis() -> UnixMillis {
-    CLOCK.read(CLOCK.start.elapsed(), wall_millis())
+    with_clock(|clock, now, wall| clock.read(now.duration_since(clock.start), wall))
+}
+
+/// The monotonic clock now.
+pub(crate) fn instant() -> Instant {
+    with_clock(|_, now, _| now)
+}
+
+/// Waits for a moment.
+pub(crate) fn pause(time: Duration) {
+    #[cfg(test)]
+    if simulated::advance(time) {
+        return;
+    }
+    std::thread::sleep(time);
 }
 
 /// The wall clock now, wherever it stands: for what others check against their own.
@@ -36,9 +58,92 @@ pub fn wall_millis() -> UnixMillis {
     }
 }
 
-/// Tells the clock that it was this late once: it is not earlier now.
-pub(crate) fn not_before(at: UnixMillis) {
-    CLOCK.not_before(CLOCK.start.elapsed(), at);
+/// Tells the clock that it was this late once; answers whether it believes that.
+pub(crate) fn was_noted(at: UnixMillis) -> bool {
+    with_clock(|clock, now, wall| {
+        let trusted = clock.trust.load(Ordering::Relaxed);
+        let believed = if trusted { at <= wall } else { is_believed(at, wall) };
+        if believed {
+            clock.not_before(now.duration_since(clock.start), at);
+        }
+        believed
+    })
+}
+
+/// Makes the clock believe the wall clock, whatever was noted.
+pub fn trust_wall_clock() {
+    CLOCK.trust.store(true, Ordering::Relaxed);
+}
+
+/// Whether a time that was noted once can have been right, by a wall clock.
+fn is_believed(at: UnixMillis, wall: UnixMillis) -> bool {
+    wall < EARLIEST || at <= wall.saturating_add(MAX_BELIEVED)
+}
+
+/// Calls with the clock, what the monotonic one says, and what the wall's says.
+fn with_clock<T>(call: impl FnOnce(&Clock, Instant, UnixMillis) -> T) -> T {
+    #[cfg(test)]
+    if simulated::is_on() {
+        return simulated::with_clock(call);
+    }
+    call(&CLOCK, Instant::now(), wall_millis())
+}
+
+/// A clock that a test moves, for the thread that asks for it.
+#[cfg(test)]
+pub(crate) mod simulated {
+    use std::cell::RefCell;
+
+    use super::{Clock, Duration, Instant, UnixMillis};
+
+    struct Simulated {
+        clock: Clock,
+        now: Instant,
+        wall: UnixMillis,
+    }
+
+    thread_local! {
+        static CLOCK: RefCell<Option<Simulated>> = const { RefCell::new(None) };
+    }
+
+    /// A process starts at this time.
+    pub(crate) fn start(wall: UnixMillis) {
+        CLOCK.with_borrow_mut(|simulated| {
+            let clock = Clock::new(wall);
+            *simulated = Some(Simulated { now: clock.start, clock, wall });
+        });
+    }
+
+    /// Time passes, on both clocks; false where the thread has no simulated clock.
+    pub(crate) fn advance(time: Duration) -> bool {
+        CLOCK.with_borrow_mut(|simulated| {
+            let Some(simulated) = simulated else { return false };
+            simulated.now += time;
+            simulated.wall += super::millis(time);
+            true
+        })
+    }
+
+    /// The wall clock jumps.
+    pub(crate) fn jump(millis: UnixMillis) {
+        CLOCK.with_borrow_mut(|simulated| simulated.iter_mut().for_each(|simulated| simulated.wall += millis));
+    }
+
+    pub(super) fn is_on() -> bool {
+        CLOCK.with_borrow(Option::is_some)
+    }
+
+    pub(super) fn with_clock<T>(call: impl FnOnce(&Clock, Instant, UnixMillis) -> T) -> T {
+        CLOCK.with_borrow(|simulated| match simulated {
+            Some(Simulated { clock, now, wall }) => call(clock, *now, *wall),
+            None => unreachable!("it was asked whether it is on"),
+        })
+    }
+
+    /// What the wall's clock says.
+    pub(crate) fn wall() -> UnixMillis {
+        with_clock(|_, _, wall| wall)
+    }
 }
 
 static CLOCK: LazyLock<Clock> = LazyLock::new(|| Clock::new(wall_millis()));
@@ -49,11 +154,18 @@ struct Clock {
     base: AtomicI64,
     /// The last jump that was told of.
     told: AtomicI64,
+    /// What was noted is not listened to.
+    trust: AtomicBool,
 }
 
 impl Clock {
     fn new(wall: UnixMillis) -> Self {
-        Self { start: Instant::now(), base: AtomicI64::new(wall), told: AtomicI64::new(0) }
+        Self {
+            start: Instant::now(),
+            base: AtomicI64::new(wall),
+            told: AtomicI64::new(0),
+            trust: AtomicBool::new(false),
+        }
     }
 
     fn read(&self, elapsed: Duration, wall: UnixMillis) -> UnixMillis {
@@ -117,6 +229,18 @@ mod tests {
         assert_eq!(clock.read(seconds(40), 0), NOW + 38_000, "not to 1970");
         assert_eq!(clock.read(seconds(50), NOW + YEAR), NOW + 48_000, "nor a year ahead");
         assert_eq!(clock.read(seconds(60), NOW + 60_000), NOW + 60_000, "back where it was, it is followed again");
+    }
+
+    #[test]
+    fn what_was_noted_is_believed_where_it_can_be_right() {
+        let day = 24 * 3_600_000;
+        let now = EARLIEST + 100 * day;
+        assert!(is_believed(now - 400 * day, now), "the past");
+        assert!(is_believed(now + day, now), "a clock that went back by some hours");
+        assert!(!is_believed(now + 73 * YEAR, now), "a run in 2099");
+        assert!(!is_believed(now + 2 * day, now));
+        assert!(is_believed(now, 0), "a machine that comes up in 1970");
+        assert!(is_believed(now + YEAR, EARLIEST - 1), "no wall clock to hold it against");
     }
 
     #[test]

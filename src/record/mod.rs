@@ -19,8 +19,10 @@ mod clock;
 mod id;
 mod time;
 
-pub(crate) use clock::not_before;
-pub use clock::{now_millis, wall_millis};
+#[cfg(test)]
+pub(crate) use clock::simulated;
+pub(crate) use clock::{instant, pause, was_noted};
+pub use clock::{now_millis, trust_wall_clock, wall_millis};
 pub use id::RecordId;
 pub use time::time_of;
 

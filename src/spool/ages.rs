@@ -3,7 +3,7 @@
 //! A jump of the wall clock drops nothing: time passes here by the monotonic clock. What came in since the start is old
 //! only when that much time has passed since; what was there at the start is judged by its time of receipt. Time between
 //! two runs counts for an hour at most, because longer may be a jump: what does not count for the records that were
-//! there is kept with the queue, per stretch of ordinals, so that further jumps, there and back, do not add up.
+//! there is kept with the queue, per stretch of sequence numbers, so that further jumps, there and back, do not add up.
 
 use std::{
     collections::VecDeque,
@@ -14,13 +14,13 @@ use bincode::{Decode, Encode};
 
 use crate::record::{Stream, UnixMillis};
 
-const MOST_CLOSED: Duration = Duration::from_secs(3600);
+const MAX_CLOSED: Duration = Duration::from_secs(3600);
 /// Marks per `max_age`: records go at most 1/64 of it late.
 const MARKS: u32 = 64;
 /// More stretches are not told apart: the oldest become one.
-const MOST_STRETCHES: usize = 64;
+const MAX_STRETCHES: usize = 64;
 
-type Ordinals = [u64; Stream::ALL.len()];
+type Seqs = [u64; Stream::ALL.len()];
 
 /// What the next run has to know of the time.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -40,7 +40,7 @@ impl Times {
 /// Records, up to the next stretch, for which some of the time since does not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 struct Stretch {
-    first: Ordinals,
+    first: Seqs,
     uncounted: UnixMillis,
 }
 
@@ -53,34 +53,36 @@ pub(crate) struct Ages {
     /// Oldest first; the first one begins with the first record ever.
     stretches: Vec<Stretch>,
     /// Records before these were there at the start, or are older than `max_age` by the monotonic clock.
-    judged: Ordinals,
-    /// When the streams' next records had these ordinals.
-    marks: VecDeque<(Instant, Ordinals)>,
+    judged: Seqs,
+    /// The first records that came since the start.
+    first: Seqs,
+    /// When the streams' next records had these sequence numbers.
+    marks: VecDeque<(Instant, Seqs)>,
 }
 
 impl Ages {
     /// `times` is what was noted last, if anything was.
-    pub(crate) fn new(max_age: Duration, wall: UnixMillis, times: Option<Times>, now: Instant, next: Ordinals) -> Self {
+    pub(crate) fn new(max_age: Duration, wall: UnixMillis, times: Option<Times>, now: Instant, next: Seqs) -> Self {
         let times = times.unwrap_or(Times::at(wall));
         let mut stretches = times.stretches;
         if stretches.is_empty() {
-            stretches.push(Stretch { first: Ordinals::default(), uncounted: 0 });
+            stretches.push(Stretch { first: Seqs::default(), uncounted: 0 });
         }
-        let uncounted = wall.saturating_sub(times.written_at).saturating_sub(millis(MOST_CLOSED));
+        let uncounted = wall.saturating_sub(times.written_at).saturating_sub(millis(MAX_CLOSED));
         if uncounted > 0 {
             for stretch in &mut stretches {
                 stretch.uncounted = stretch.uncounted.saturating_add(uncounted);
             }
             stretches.push(Stretch { first: next, uncounted: 0 });
         }
-        Self { max_age, start: (wall, now), stretches, judged: next, marks: VecDeque::new() }
+        Self { max_age, start: (wall, now), stretches, judged: next, first: next, marks: VecDeque::new() }
     }
 
     /// What is to be noted; records before `heads` are gone.
-    pub(crate) fn times(&mut self, now: Instant, heads: Ordinals) -> Times {
+    pub(crate) fn times(&mut self, now: Instant, heads: Seqs) -> Times {
         let gone = |stretch: &Stretch| stretch.first.iter().zip(heads).all(|(first, head)| *first <= head);
         while let [_, second, ..] = self.stretches[..]
-            && (gone(&second) || self.stretches.len() > MOST_STRETCHES)
+            && (gone(&second) || self.stretches.len() > MAX_STRETCHES)
         {
             let oldest = self.stretches.remove(0);
             if !gone(&second) {
@@ -96,11 +98,11 @@ impl Ages {
     }
 
     /// Notes how far the streams are; call it now and then.
-    pub(crate) fn mark(&mut self, now: Instant, next: Ordinals) {
-        while let Some((at, ordinals)) = self.marks.front()
+    pub(crate) fn mark(&mut self, now: Instant, next: Seqs) {
+        while let Some((at, seqs)) = self.marks.front()
             && now.duration_since(*at) >= self.max_age
         {
-            self.judged = *ordinals;
+            self.judged = *seqs;
             self.marks.pop_front();
         }
         if self.marks.back().is_none_or(|(at, _)| now.duration_since(*at) >= self.max_age / MARKS) {
@@ -109,12 +111,14 @@ impl Ages {
     }
 
     /// Whether a record is too old.
-    pub(crate) fn is_over(&self, now: Instant, stream: Stream, ordinal: u64, received_at: UnixMillis) -> bool {
+    pub(crate) fn is_over(&self, now: Instant, stream: Stream, seq: u64, received_at: UnixMillis) -> bool {
         let i = stream as usize;
-        let stretch = self.stretches.iter().rfind(|stretch| stretch.first[i] <= ordinal);
+        let stretch = self.stretches.iter().rfind(|stretch| stretch.first[i] <= seq);
         let uncounted = stretch.map_or(0, |stretch| stretch.uncounted);
+        // One that was there at the start was received before it, whatever the clock said then.
+        let received_at = if seq < self.first[i] { received_at.min(self.start.0) } else { received_at };
         let age = self.time(now).saturating_sub(received_at).saturating_sub(uncounted);
-        ordinal < self.judged[i] && age >= millis(self.max_age)
+        seq < self.judged[i] && age >= millis(self.max_age)
     }
 }
 
@@ -161,9 +165,9 @@ mod tests {
         let ahead = NOW + 365 * DAY;
         let noted = ages(ahead, Some(noted), [100; 3]).times(start + HOUR / 4, [0; 3]);
         let third = ages(ahead + 900_000, Some(noted), [200; 3]);
-        for (ordinal, received_at) in [(99, NOW - 1000), (150, ahead + 1000)] {
-            assert!(!third.is_over(start, Stream::Events, ordinal, received_at), "{ordinal}");
-            assert!(third.is_over(start + 6 * HOUR, Stream::Events, ordinal, received_at), "{ordinal}");
+        for (seq, received_at) in [(99, NOW - 1000), (150, ahead + 1000)] {
+            assert!(!third.is_over(start, Stream::Events, seq, received_at), "{seq}");
+            assert!(third.is_over(start + 6 * HOUR, Stream::Events, seq, received_at), "{seq}");
         }
     }
 
@@ -180,10 +184,11 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_jumped_back_between_runs_drops_nothing() {
+    fn a_clock_that_jumped_back_between_runs_drops_nothing_at_once_and_nothing_stays_for_ever() {
         let start = Instant::now();
         let ages = ages(0, Some(NOW), start);
-        assert!(!ages.is_over(start + HOUR, Stream::Events, 99, NOW));
+        assert!(!ages.is_over(start + HOUR * 63 / 64, Stream::Events, 99, NOW));
+        assert!(ages.is_over(start + HOUR, Stream::Events, 99, NOW), "it came before the start, whenever that was");
     }
 
     #[test]

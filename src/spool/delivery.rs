@@ -1,4 +1,4 @@
-//! What the flusher needs of a spool: the [`Queue`] trait and its types.
+//! What the flusher needs of a spool: the [`Queue`] trait and what passes through it.
 
 use std::ops::Range;
 
@@ -10,7 +10,7 @@ use crate::record::{Stream, UnixMillis};
 /// A record in a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueuedRecord {
-    /// Its sequence number, the place in its stream's order; never used twice.
+    /// Its sequence number: its place in the stream's order, never used twice.
     pub seq: u64,
     /// When it was received, by the wall clock.
     pub received_at: UnixMillis,
@@ -18,7 +18,7 @@ pub struct QueuedRecord {
     pub bytes: Bytes,
 }
 
-/// Records handed out for delivery: not handed out again until released (or the process restarts).
+/// Records leased for delivery: not leased again until released (or the process restarts).
 #[derive(Debug)]
 pub struct Lease {
     /// The queue they come from.
@@ -27,7 +27,7 @@ pub struct Lease {
     pub records: Vec<QueuedRecord>,
 }
 
-/// At most this much in one lease; at least one record is handed out if there is any.
+/// At most this much in one lease; at least one record is leased if there is any.
 #[derive(Debug, Clone, Copy)]
 pub struct LeaseLimit {
     /// Records at most.
@@ -52,29 +52,27 @@ pub struct Rejection {
 /// What the flusher needs of a spool: lease records in order, release them, remove what was acknowledged.
 #[async_trait]
 pub trait Queue: Send + Sync + 'static {
-    /// Hands out the next records of a stream, in order. Blocking (reads and decompresses): call it off the async threads.
+    /// Leases the next records of a stream, in order. Blocking (reads and decompresses): call it off the async threads.
     ///
     /// # Errors
     /// When the journal cannot be read.
     fn lease(&self, stream: Stream, limit: LeaseLimit) -> Result<Option<Lease>, QueueError>;
 
-    /// Puts leased records back at their place in the order; the next lease hands them out again. Sequence numbers that
-    /// are not leased are ignored.
+    /// Releases records at their place in the order; the next lease takes them again. Those that are not leased are passed
+    /// over.
     fn release(&self, stream: Stream, seqs: &[Range<u64>]);
 
-    /// Removes delivered records. This becomes durable when the queue is flushed; a crash before it redelivers them.
-    /// Blocking: call it off the async threads.
+    /// Removes delivered records. A crash before the queue is flushed, about once a second, brings them again.
     ///
     /// # Errors
-    /// When it could not be recorded.
+    /// When that could not be done.
     fn acknowledge(&self, stream: Stream, seqs: &[Range<u64>]) -> Result<(), QueueError>;
 
-    /// Writes rejected records to the dead letters, durably, then removes them from the queue.
-    /// Blocking (syncs): call it off the async threads.
+    /// Makes rejected records dead letters, durably, then removes them from the queue.
     ///
     /// # Errors
     /// When the dead letters are full or cannot be written; the records then stay leased.
-    fn dead_letter(&self, stream: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError>;
+    async fn dead_letter(&self, stream: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError>;
 
     /// Returns when `stream` has records that are not leased (at once if it has some).
     async fn ready(&self, stream: Stream);
@@ -82,8 +80,12 @@ pub trait Queue: Send + Sync + 'static {
     /// Records and bytes of `stream` that are not leased.
     fn waiting(&self, stream: Stream) -> (u64, u64);
 
-    /// Records of `stream` acknowledged that a crash now would hand out again: the queue was not flushed since.
+    /// Records of `stream` that are done and that a crash now would bring again: the queue was not flushed since.
     fn unflushed(&self, stream: Stream) -> u64;
+
+    /// The queue was made again from the journal: records received at or after this time may come again, beyond the unflushed
+    /// ones.
+    fn redelivers_since(&self) -> Option<UnixMillis>;
 }
 
 /// Why a queue operation failed.

@@ -19,14 +19,17 @@ pub enum OpenError {
         /// The spool's folder.
         path: PathBuf,
     },
-    /// A newer livekit-spool wrote it.
-    #[error("{path} is of format version {found}, this build reads up to {known}: use the newer livekit-spool again")]
-    NewerFormat {
+    /// Another version of livekit-spool wrote it.
+    #[error(
+        "{path} is of format version {found}, this build reads version {known} alone: deliver it with the livekit-spool that wrote \
+         it, or move the spool's directory away"
+    )]
+    OtherFormat {
         /// The segment.
         path: PathBuf,
         /// Its version.
         found: u8,
-        /// The newest one this build knows.
+        /// The one this build knows.
         known: u8,
     },
     /// The limits contradict each other.
@@ -69,18 +72,6 @@ impl OpenError {
     }
 }
 
-/// What became of a batch that did not fail.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Appended {
-    /// It is durable, all of it.
-    Kept,
-    /// The spool is full and `when_full: drop_newest` dropped it, all of it, counted.
-    Dropped {
-        /// Which limit.
-        limit: FullLimit,
-    },
-}
-
 /// Why records were not taken. None of the batch is in the spool.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AppendError {
@@ -92,12 +83,16 @@ pub enum AppendError {
         /// Which limit.
         limit: FullLimit,
     },
-    /// A batch beyond what the quota leaves to records, however empty the spool is.
-    #[error("a request of {bytes} bytes never fits into the spool, which takes at most {max} (max_bytes)")]
+    /// A request that no draining and no dropping makes fit.
+    #[error(
+        "a request of {bytes} bytes never fits into the spool of sink {sink}: its max_bytes leaves {max} for one; send less at once, or raise max_bytes"
+    )]
     NeverFits {
-        /// Bytes that it would take up.
+        /// The sink.
+        sink: String,
+        /// What it takes on disk.
         bytes: u64,
-        /// Bytes that there are for records.
+        /// What fits.
         max: u64,
     },
     /// The journal could not be written or synced.
@@ -136,6 +131,18 @@ impl AppendError {
     pub const fn is_full(&self) -> bool {
         matches!(self, Self::Full { .. })
     }
+}
+
+/// What became of an append that succeeded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    /// The records are durable.
+    Kept,
+    /// The spool was full, and `when_full: drop_newest` dropped them, counted: the one success that does not mean kept.
+    Dropped {
+        /// Which limit was reached.
+        limit: FullLimit,
+    },
 }
 
 /// Which limit a spool has reached.

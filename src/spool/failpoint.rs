@@ -3,21 +3,20 @@
 //! have none of it.
 
 /// The steps that can be named.
-pub const NAMES: [&str; 16] = [
+pub const NAMES: [&str; 15] = [
     "block_written",
     "block_synced",
     "segment_roll",
     "segment_delete",
     "segment_deleted",
-    "queue_save",
+    "queue_change",
     "queue_flush",
-    "queue_saved",
+    "queue_flushed",
     "replay",
     "replay_block",
     "replayed",
     "dead_write",
     "dead_written",
-    "dead_synced",
     "dead_noted",
     "dead_delete",
 ];

@@ -1,260 +1,213 @@
-//! Opens a spool: lock, queue, replay, threads.
+//! Opens a spool: lock, version, queues, what is found in the journals, threads.
 
 use std::{
     io,
     path::Path,
-    sync::Arc,
-    time::{Duration, Instant},
+    sync::{Arc, atomic::AtomicBool},
+    thread::JoinHandle,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use parking_lot::Mutex;
 
 use super::{
-    QueueError, Spool,
-    ages::Times,
-    block::BadBlock,
-    books::StreamBooks,
-    codec::Packer,
-    core::{Core, LEAST_MAX_BYTES},
-    dead::DeadError,
+    QueueError, Spool, appending,
+    dead_letters::{DeadError, DeadLetters},
+    disk::{DirectoryLock, Disk, RealDisk, check_writable},
     error::OpenError,
-    failpoint,
-    io::{Disk, FolderLock, RealDisk, check_writable},
-    journal::Writer,
-    keeper::Keeper,
+    journal::block::Kind,
+    maintenance::Maintenance,
     options::SpoolOptions,
-    quarantine,
-    queue::{Index, SledIndex},
-    recovery::{self, Recovered},
-    segment,
-    state::{Checkpoint, DropReason, Progress},
+    quarantine::Quarantine,
+    queue::{QueueStore, sled::SledQueues},
+    quota::{MIN_MAX_BYTES, dead_max_bytes, segment_bytes},
+    reports::Reports,
+    shared::{Meters, Shared, Usage},
+    store::{
+        QUEUE_SPACE, StoreOptions, queue_directory,
+        reader::Reader,
+        recovery::{self, Findings, Place},
+    },
 };
-use crate::record::{Stream, not_before, now_millis};
+use crate::record::{Stream, was_noted};
 
-/// How long a start waits for the journal to take the count of lost letters.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// An entry's records were received within this time, and within a 64th of `max_age`: they expire together.
+const MAX_ENTRY_SPAN_MILLIS: u32 = 60_000;
 
-/// Opens or makes the spool in `folder`.
-pub(super) fn open(folder: &Path, options: SpoolOptions) -> Result<Spool, OpenError> {
-    if options.max_bytes < LEAST_MAX_BYTES {
-        return Err(OpenError::TooSmall { name: options.name, max_bytes: options.max_bytes, least: LEAST_MAX_BYTES });
+/// Opens or makes the spool in `home`.
+pub(super) fn open(home: &Path, options: SpoolOptions) -> Result<Spool, OpenError> {
+    if options.max_bytes < MIN_MAX_BYTES {
+        return Err(OpenError::TooSmall { name: options.name, max_bytes: options.max_bytes, least: MIN_MAX_BYTES });
     }
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    for part in ["journal", "dead"] {
-        let part = folder.join(part);
-        disk.make_folder(&part).and_then(|()| check_writable(&part)).map_err(OpenError::io(part))?;
+    // Before anything is made or changed.
+    refuse_other_versions(disk.as_ref(), home)?;
+    let dead = home.join("dead");
+    for part in [home.join("journal"), dead.join("journal")] {
+        disk.make_directory(&part).and_then(|()| check_writable(&part)).map_err(OpenError::io(part))?;
     }
-    check_writable(folder).map_err(OpenError::io(folder))?;
-    sync_ancestors(disk.as_ref(), folder);
-    let lock = FolderLock::take(folder).map_err(OpenError::io(folder))?;
-    let Some(lock) = lock else { return Err(OpenError::InUse { path: folder.to_owned() }) };
-    let queue = folder.join("queue");
-    // The format is checked before anything is changed.
-    for part in ["journal", "dead"] {
-        recovery::check_format(disk.as_ref(), &folder.join(part))?;
+    for part in [home, &dead] {
+        check_writable(part).map_err(OpenError::io(part))?;
     }
-    let index = SledIndex::open(&queue);
-    let found = match index {
-        Ok(index) => index.checkpoint().map(|checkpoint| (index, checkpoint)),
-        Err(error) => Err(error),
-    };
-    failpoint::reach("replay");
-    let times = found.as_ref().ok().and_then(|(index, _)| index.times());
-    let (index, checkpoint, recovered) = match found {
-        Ok((index, checkpoint)) => {
-            let recovered = recovery::read(disk.as_ref(), &folder.join("journal"), checkpoint.as_ref())?;
-            let usable = recovered.used_checkpoint || (checkpoint.is_none() && recovered.books.segments.is_empty());
-            let rewound = checkpoint.as_ref().filter(|_| usable).map_or(Ok(()), |checkpoint| index.rewind(checkpoint));
-            match (usable, rewound) {
-                (true, Ok(())) => (Some(index), checkpoint, recovered),
-                (_, rewound) => {
-                    let reason =
-                        rewound.err().map_or("it does not match the journal".to_owned(), |error| error.to_string());
-                    drop(index);
-                    (renew_index(folder, &reason), None, recovery::read(disk.as_ref(), &folder.join("journal"), None)?)
-                }
-            }
-        }
-        Err(error) => {
-            let index = renew_index(folder, &error.to_string());
-            (index, None, recovery::read(disk.as_ref(), &folder.join("journal"), None)?)
-        }
-    };
-    let index = index.map(|index| Arc::new(index) as Arc<dyn Index>);
-    // The journal tells of what came after the checkpoint, or of all.
-    let noted_at = times.as_ref().map(|times| times.written_at);
-    if let Some(latest) = recovered.written_at.max(noted_at) {
-        not_before(latest);
-    }
-    let times = times.or(recovered.written_at.map(Times::at));
-    let spool = start(folder, options, disk, index, (checkpoint, times), recovered, Some(lock))?;
-    failpoint::reach("replayed");
-    Ok(spool)
+    sync_ancestors(disk.as_ref(), &dead);
+    let lock = DirectoryLock::take(home).map_err(OpenError::io(home))?;
+    let Some(lock) = lock else { return Err(OpenError::InUse { path: home.to_owned() }) };
+    let reports = Arc::new(Reports::new(options.name.clone()));
+    let quarantine = Arc::new(Quarantine::new(Arc::clone(&disk), home.to_owned(), Arc::clone(&reports), false));
+    let queues = Arc::new(SledQueues);
+    let place = Place { home: home.to_owned(), disk, queues, reports, quarantine, read_only: false };
+    let (shared, maintenance) = open_at(place, options)?;
+    start(shared, maintenance, Some(lock))
 }
 
-/// Makes the spool's folders last: a file is lost with the entry of any folder above it. The data folder and its own
+/// Opens what lies at a place, all but its threads.
+pub(super) fn open_at(place: Place, options: SpoolOptions) -> Result<(Shared, Maintenance), OpenError> {
+    let queue = open_queue(&place);
+    let dead_queue = open_queue(&Place { home: place.home.join("dead"), ..place.clone() });
+    let (shared, found) = assemble(place, options, queue, dead_queue)?;
+    check_key(&shared)?;
+    let clock = shared.store.clock();
+    let noted = [found.0.written_at, clock.as_ref().map(|clock| clock.written_at)];
+    if let Some(wrong) = noted.into_iter().flatten().filter(|&at| !was_noted(at)).max() {
+        let at = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(wrong.unsigned_abs()));
+        shared.reports.warn(&format!(
+            "{}: an earlier run had the time {at}, which this machine's clock does not bear out: it is not believed",
+            shared.home.display()
+        ));
+    }
+    let maintenance = Maintenance::new(&shared, clock);
+    Ok((shared, maintenance))
+}
+
+/// Refuses a spool that another build wrote. Version 1 kept its dead letters in `dead/` itself.
+pub(super) fn refuse_other_versions(disk: &dyn Disk, home: &Path) -> Result<(), OpenError> {
+    let dead = home.join("dead");
+    let journals = [home.join("journal"), dead.join("journal"), dead];
+    journals.iter().try_for_each(|journal| recovery::check_version(disk, journal))
+}
+
+/// Makes the spool's directories last: a file is lost with the entry of any directory above it. The data directory and its own
 /// entry are among them; those made by others may not be ours to read, and then are theirs to sync.
-fn sync_ancestors(disk: &dyn Disk, folder: &Path) {
-    for ancestor in folder.ancestors().take(3) {
+fn sync_ancestors(disk: &dyn Disk, directory: &Path) {
+    for ancestor in directory.ancestors().take(4) {
         let ancestor = if ancestor.as_os_str().is_empty() { Path::new(".") } else { ancestor };
-        if let Err(error) = disk.sync_folder(ancestor) {
-            tracing::warn!(folder = %ancestor.display(), %error, "cannot sync a folder: a power cut may take it");
+        if let Err(error) = disk.sync_directory(ancestor) {
+            tracing::warn!(directory = %ancestor.display(), %error, "cannot sync a directory: a power cut may take it");
         }
     }
 }
 
-/// Sets a queue aside that does not open or does not match, and makes a new one: the journal is the truth.
-fn renew_index(folder: &Path, reason: &str) -> Option<SledIndex> {
-    let queue = folder.join("queue");
-    let aside = folder.join("quarantine").join(format!("queue-{}", now_millis()));
-    tracing::warn!(folder = %queue.display(), reason, "the queue is made anew from the journal");
-    let moved = RealDisk.make_folder(&folder.join("quarantine")).and_then(|()| RealDisk.rename(&queue, &aside));
-    match moved {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::error!(folder = %queue.display(), %error, "the queue cannot be set aside; going on without one");
-            return None;
-        }
-        _ => {}
+/// Opens a queue; where it does not open it is moved to the quarantine and a new one made. None where there is no space for one.
+fn open_queue(place: &Place) -> Option<Arc<dyn QueueStore>> {
+    let directory = queue_directory(&place.home);
+    let free = place.disk.free_bytes(&place.home).unwrap_or(u64::MAX);
+    if free < QUEUE_SPACE {
+        place.reports.warn(&format!("{}: {free} bytes are free: the queue is kept in memory", directory.display()));
+        return None;
     }
-    match SledIndex::open(&queue) {
-        Ok(index) => Some(index),
+    let error = match place.queues.open(&directory) {
+        Ok(queue) => return Some(queue),
+        Err(error) => error,
+    };
+    place.reports.warn(&format!("{}: {error}: it is made again from the journal", directory.display()));
+    if let Err(error) = set_queue_aside(place, &directory) {
+        place.reports.error(format!("{}: {error}: the queue is kept in memory", directory.display()));
+        return None;
+    }
+    match place.queues.open(&directory) {
+        Ok(queue) => Some(queue),
         Err(error) => {
-            tracing::error!(folder = %queue.display(), %error, "going on without a queue");
+            place.reports.error(format!("{}: {error}: the queue is kept in memory", directory.display()));
             None
         }
     }
 }
 
-/// Repairs what the replay found torn, and starts the threads.
-pub(super) fn start(
-    folder: &Path,
+/// A queue that failed is of use to look into, the last one alone.
+fn set_queue_aside(place: &Place, directory: &Path) -> io::Result<()> {
+    let quarantine = place.home.join("quarantine");
+    place.disk.make_directory(&quarantine)?;
+    place.disk.remove_directory(&quarantine.join("queue"))?;
+    match place.disk.rename(directory, &quarantine.join("queue")) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        renamed => renamed,
+    }
+}
+
+/// What was found, of the journal and of the dead letters'.
+pub(super) type Found = (Findings, Findings);
+
+/// Puts a spool together over queues that were opened for it.
+pub(super) fn assemble(
+    place: Place,
     options: SpoolOptions,
-    disk: Arc<dyn Disk>,
-    index: Option<Arc<dyn Index>>,
-    (checkpoint, times): (Option<Checkpoint>, Option<Times>),
-    recovered: Recovered,
-    lock: Option<FolderLock>,
-) -> Result<Spool, OpenError> {
-    let packer = Packer::new(options.compression, options.encryption.as_ref()).map_err(OpenError::io(folder))?;
-    let core = Core::new(folder, options, disk, recovered.books, false).map_err(OpenError::io(folder))?;
-    *core.index.write() = index;
-    let core = Arc::new(core);
-    check_key(&core)?;
-    settle_disk(&core, &recovered.damage, recovered.torn)?;
-    let writer = Writer::new(Arc::clone(&core), packer);
-    let keeper = Keeper::new(Arc::clone(&core), checkpoint, times);
-    let threads = [
-        spawn("spool-write", move || writer.run()).map_err(OpenError::io(folder))?,
-        spawn("spool-keep", move || keeper.run()).map_err(OpenError::io(folder))?,
-    ];
-    core.keeper.ring();
-    count_lost_letters(&core);
-    Ok(Spool { core, threads: Mutex::new(threads.into()), lock: Mutex::new(lock) })
-}
-
-/// Counts the letters that damage cost, and notes among them that it is counted once the journal has the count: a crash
-/// between the two counts them twice. A full disk delays the second note until letters are written again. Where the
-/// journal does not take the count in time, a kill before it does loses the count.
-fn count_lost_letters(core: &Core) {
-    let lost = core.dead.lost();
-    for (stream, &letters) in Stream::ALL.into_iter().zip(&lost).filter(|(_, letters)| **letters > 0) {
-        core.warn(&format!("{letters} dead letters of {stream} are lost to damage; counted as dropped"));
-        core.count_dropped(stream, DropReason::Damaged, letters);
-    }
-    if lost.iter().any(|letters| *letters > 0) && !is_counted(core) {
-        core.report(format!("spool {}: the journal does not take the count of lost letters", core.folder.display()));
-        return;
-    }
-    if let Err(error) = core.dead.settle() {
-        core.report(format!("spool {}: noting how many letters there are: {error}", core.folder.display()));
-    }
-    core.measure();
-}
-
-/// Waits until the journal has what was counted as damaged; false if it does not take it.
-fn is_counted(core: &Core) -> bool {
-    core.hurry_notes();
-    let counted = |progress: &Progress| progress.totals.dropped.get(&DropReason::Damaged).copied().unwrap_or(0);
-    let counts = |of: fn(&StreamBooks) -> &Progress| {
-        let books = core.books.lock();
-        books.streams.each_ref().map(|stream| counted(of(stream)))
+    queue: Option<Arc<dyn QueueStore>>,
+    dead_queue: Option<Arc<dyn QueueStore>>,
+) -> Result<(Shared, Found), OpenError> {
+    let age_span = options.max_age.map_or(u32::MAX, |age| u32::try_from(age.as_millis() / 64).unwrap_or(u32::MAX));
+    let store_options = StoreOptions {
+        kind: Kind::Records,
+        segment_bytes: segment_bytes(&options),
+        max_entry_span: MAX_ENTRY_SPAN_MILLIS.min(age_span),
+        compression: options.compression,
+        keys: options.encryption.clone(),
     };
-    let wanted = counts(|books| &books.live);
-    let deadline = Instant::now() + PATIENCE;
-    while counts(|books| &books.durable).iter().zip(&wanted).any(|(have, want)| have < want) {
-        if Instant::now() > deadline {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(1));
-    }
-    true
+    let dead_place = Place { home: place.home.join("dead"), ..place.clone() };
+    let (store, findings) = recovery::open(place.clone(), store_options, queue)?;
+    let (dead, dead_findings) = DeadLetters::open(dead_place, &options, dead_max_bytes(&options), dead_queue)?;
+    let reader = |stream| Reader::new(&store, stream).map(Mutex::new).map_err(OpenError::io(&place.home));
+    let readers = [reader(Stream::Events)?, reader(Stream::Stats)?, reader(Stream::NodeRooms)?];
+    let shared = Shared {
+        home: place.home,
+        options,
+        disk: place.disk,
+        store,
+        dead,
+        readers,
+        inbox: Mutex::default(),
+        mail: parking_lot::Condvar::new(),
+        packing: Mutex::default(),
+        maintenance: super::shared::Wakeup::default(),
+        ready: Default::default(),
+        space: tokio::sync::Notify::new(),
+        usage: Usage::default(),
+        reports: place.reports,
+        quarantine: place.quarantine,
+        meters: Meters::default(),
+        failing: AtomicBool::new(false),
+    };
+    shared.measure();
+    Ok((shared, (findings, dead_findings)))
 }
 
-/// Copies damage to the quarantine, cuts what a cut-off write left, and makes durable what the replay took in.
-fn settle_disk(
-    core: &Core,
-    damage: &[(u64, segment::Damage)],
-    torn: Option<(u64, segment::Damage)>,
-) -> Result<(), OpenError> {
-    let disk = core.disk.as_ref();
-    let journal = core.journal_folder();
-    let newest = core.books.lock().newest();
-    let all = damage.iter().chain(torn.as_ref());
-    for (segment, damage) in all {
-        let path = segment::path(&journal, *segment);
-        let file = disk.open(&path).map_err(OpenError::io(&path))?;
-        quarantine::keep(core, *segment, file.as_ref(), damage);
-        core.warn(&format!(
-            "{}: {} bytes at {} are no whole block ({}); kept in quarantine/",
-            path.display(),
-            damage.bytes.end - damage.bytes.start,
-            damage.bytes.start,
-            damage.reason
-        ));
-    }
-    let dead = core.folder.join("dead");
-    for damaged in core.dead.damage() {
-        let path = segment::path(&dead, damaged.segment);
-        let file = disk.open(&path).map_err(OpenError::io(&path))?;
-        quarantine::keep_letters(core, file.as_ref(), &damaged);
-        let lost = damaged.lost.map_or_else(|| "perhaps some".to_owned(), |lost| lost.to_string());
-        let damage = &damaged.damage;
-        core.warn(&format!(
-            "{}: {} damaged bytes at {} ({}); kept in quarantine/; dead letters lost by it: {lost}",
-            path.display(),
-            damage.bytes.end - damage.bytes.start,
-            damage.bytes.start,
-            damage.reason
-        ));
-    }
-    if let Some(newest) = newest {
-        let path = segment::path(&journal, newest);
-        let file = disk.open_writable(&path).map_err(OpenError::io(&path))?;
-        if let Some((_, damage)) =
-            torn.filter(|(segment, damage)| *segment == newest && !matches!(damage.reason, BadBlock::Newer { .. }))
-        {
-            file.set_len(damage.bytes.start).map_err(OpenError::io(&path))?;
-            if let Some(books) = core.books.lock().segments.get_mut(&newest) {
-                books.bytes = damage.bytes.start;
-            }
-        }
-        // Written before the start, perhaps never synced: it is handed out from now on.
-        file.sync().and_then(|()| disk.sync_folder(&journal)).map_err(OpenError::io(&path))?;
-    }
-    core.dead.sync().map_err(|error| OpenError::io(&dead)(io::Error::other(error)))?;
-    core.measure();
-    Ok(())
+/// Starts the threads.
+pub(super) fn start(shared: Shared, maintenance: Maintenance, lock: Option<DirectoryLock>) -> Result<Spool, OpenError> {
+    let shared = Arc::new(shared);
+    let appender = |shared: &Arc<Shared>| {
+        let shared = Arc::clone(shared);
+        spawn("spool-append", move || appending::run(&shared))
+    };
+    let at_home = OpenError::io(&shared.home);
+    let threads = (|| {
+        let appenders = [appender(&shared)?, appender(&shared)?];
+        let shared = Arc::clone(&shared);
+        let maintenance = spawn("spool-maintain", move || maintenance.run(&shared))?;
+        Ok((appenders, maintenance))
+    })();
+    let (appenders, maintenance) = threads.map_err(at_home)?;
+    shared.maintenance.wake();
+    Ok(Spool { shared, threads: Mutex::new(Some(super::Threads { appenders, maintenance })), lock: Mutex::new(lock) })
 }
 
 /// A backlog that cannot be decrypted is named at the start; it stays as it is.
-fn check_key(core: &Core) -> Result<(), OpenError> {
-    if let Err(DeadError::NoKey { path, key }) = core.dead.check_key() {
+fn check_key(shared: &Shared) -> Result<(), OpenError> {
+    if let Err(DeadError::NoKey { path, key }) = shared.dead.check_key() {
         return Err(OpenError::WrongKey { path, key });
     }
     for stream in Stream::ALL {
-        let open = core.books.lock().streams[stream as usize].next_open();
-        if let Some(open) = open
-            && let Err(QueueError::NoKey { path, key }) = core.readers[stream as usize].lock().look(core, open.start)
+        let Some((key, entry)) = shared.store.entry_from(stream, 0) else { continue };
+        if let Err(QueueError::NoKey { path, key }) =
+            shared.readers[stream as usize].lock().seek(&shared.store, key, &entry, key)
         {
             return Err(OpenError::WrongKey { path: path.into(), key });
         }
@@ -262,6 +215,6 @@ fn check_key(core: &Core) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<std::thread::JoinHandle<()>> {
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name.to_owned()).spawn(run)
 }

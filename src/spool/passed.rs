@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::state::{DropReason, Fate};
+use super::queue::DropReason;
 
-/// Bytes of records as they came, since the process started. What leaves a queue leaves it block by block: a block's bytes
-/// count with its last record, and as what became of that.
+/// Bytes of records as they came, since the process started. What leaves a queue counts with its share of its blocks; with the
+/// last record of a block all of its bytes are counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PassedBytes {
     /// Came for the sink: appended, or dropped as the newest.
@@ -18,10 +18,4 @@ pub struct PassedBytes {
     pub set_aside: u64,
     /// Dropped, by reason; absent means none.
     pub dropped: BTreeMap<DropReason, u64>,
-}
-
-impl PassedBytes {
-    pub(super) fn leave(&mut self, fate: Fate, bytes: u64) {
-        fate.add(bytes, &mut self.delivered, &mut self.set_aside, &mut self.dropped);
-    }
 }

@@ -4,9 +4,10 @@
 use std::{fmt, ops::Range, sync::Arc};
 
 use super::{
-    core::Core,
     delivery::{QueueError, QueuedRecord},
-    reader::{Glance, Reader},
+    queue::Entry,
+    shared::Shared,
+    store::reader::{Reader, Sought},
 };
 use crate::record::Stream;
 
@@ -15,56 +16,50 @@ use crate::record::Stream;
 pub enum PeekFrom {
     /// From the first record to be delivered on.
     Oldest,
-    /// From this ordinal on, towards newer records.
-    Ordinal(u64),
+    /// From this sequence number on, towards newer records.
+    Seq(u64),
     /// From the last record on, backwards.
     Newest,
-    /// From this ordinal on, backwards.
-    OrdinalBackwards(u64),
+    /// From this sequence number on, backwards.
+    SeqBackwards(u64),
 }
 
-/// The records of a stream that are still to be delivered, handed-out ones included. Blocking (reads, decompresses).
+/// The records of a stream that are still to be delivered, leased ones included. Blocking (reads, decompresses).
 ///
 /// Ends after the last record, or after an error.
 pub struct Peek {
-    core: Arc<Core>,
+    shared: Arc<Shared>,
     reader: Reader,
     stream: Stream,
     backwards: bool,
-    /// Forwards: the next ordinal. Backwards: the one before it is next.
+    /// Forwards: the next sequence number. Backwards: the one before it is next.
     at: u64,
     block: std::vec::IntoIter<QueuedRecord>,
     done: bool,
 }
 
 impl Peek {
-    pub(crate) fn new(core: Arc<Core>, stream: Stream, from: PeekFrom) -> Result<Self, QueueError> {
-        let unpacker = core.unpacker()?;
+    pub(crate) fn new(shared: Arc<Shared>, stream: Stream, from: PeekFrom) -> Result<Self, QueueError> {
         let (backwards, at) = match from {
             PeekFrom::Oldest => (false, 0),
-            PeekFrom::Ordinal(ordinal) => (false, ordinal),
+            PeekFrom::Seq(seq) => (false, seq),
             PeekFrom::Newest => (true, u64::MAX),
-            PeekFrom::OrdinalBackwards(ordinal) => (true, ordinal.saturating_add(1)),
+            PeekFrom::SeqBackwards(seq) => (true, seq.saturating_add(1)),
         };
-        let reader = Reader::new(stream, unpacker);
-        Ok(Self { core, reader, stream, backwards, at, block: Vec::new().into_iter(), done: false })
+        let reader = Reader::new(&shared.store, stream).map_err(|error| shared.io_error(error))?;
+        Ok(Self { shared, reader, stream, backwards, at, block: Vec::new().into_iter(), done: false })
     }
 
     /// Reads the next block; false at the end.
     fn advance(&mut self) -> Result<bool, QueueError> {
-        loop {
-            let Some(open) = self.next_open() else { return Ok(false) };
-            let wanted = if self.backwards { open.end - 1 } else { open.start };
-            let records = match self.reader.glance(&self.core, &open, wanted)? {
-                Glance::Missing(range) if self.backwards => {
-                    self.at = range.start.min(wanted);
-                    continue;
-                }
-                Glance::Missing(range) => {
-                    self.at = range.end.max(wanted + 1);
-                    continue;
-                }
-                Glance::Records(records) => records,
+        while let Some((key, entry, part)) = self.next_part() {
+            let wanted = if self.backwards { part.end - 1 } else { part.start };
+            let records = match self.reader.seek(&self.shared.store, key, &entry, wanted) {
+                Ok(Sought::Block) => self.records_of_block(&part),
+                Ok(Sought::Lost(_)) => Vec::new(),
+                // It is delivered meanwhile.
+                Err(_) if self.next_part().is_none_or(|(_, now, _)| now != entry) => continue,
+                Err(error) => return Err(error),
             };
             self.at = if self.backwards {
                 records.first().map_or(wanted, |record| record.seq)
@@ -76,12 +71,29 @@ impl Peek {
                 return Ok(true);
             }
         }
+        Ok(false)
     }
 
-    fn next_open(&self) -> Option<Range<u64>> {
-        let books = self.core.books.lock();
-        let live = &books.streams[self.stream as usize].live;
-        if self.backwards { live.last_open(self.at) } else { live.first_open(self.at) }
+    /// The next entry, and what of it is to be shown.
+    fn next_part(&self) -> Option<(u64, Entry, Range<u64>)> {
+        let store = &self.shared.store;
+        if self.backwards {
+            let (key, entry) = store.entry_before(self.stream, self.at)?;
+            return Some((key, entry, key..entry.seqs(key).end.min(self.at)));
+        }
+        let (key, entry) = store.entry_from(self.stream, self.at)?;
+        Some((key, entry, entry.seqs(key).start.max(self.at)..entry.seqs(key).end))
+    }
+
+    /// The records of the open block, as far as they are in a range.
+    fn records_of_block(&mut self, part: &Range<u64>) -> Vec<QueuedRecord> {
+        let begin = self.reader.block_seqs().map_or(part.start, |seqs| seqs.start.max(part.start));
+        let (mut seq, mut records) = (begin, Vec::new());
+        while let Some(record) = self.reader.take(seq, part.end) {
+            seq = record.seq + 1;
+            records.push(QueuedRecord { seq: record.seq, received_at: record.received_at, bytes: record.bytes });
+        }
+        records
     }
 }
 

@@ -1,14 +1,14 @@
 //! Empties queues at the user's word.
 
-use std::{io, sync::Arc, time::Duration};
-
 use serde::Serialize;
 
-use super::{QueueError, core::Core, state::Size};
+use super::{
+    QueueError,
+    journal::writer::Refusal,
+    queue::{Disposition, DropReason},
+    shared::Shared,
+};
 use crate::record::Stream;
-
-/// How long to wait for the note that says so to be durable.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What a purge removed from one stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -23,48 +23,30 @@ pub struct Purged {
     pub bytes: u64,
 }
 
-/// Drops all that the streams hold, handed-out records too; returns when that is durable.
-pub(super) async fn purge(core: &Arc<Core>, streams: &[Stream]) -> Result<Vec<Purged>, QueueError> {
+/// Drops all that the streams hold, leased records too; returns when that is durable: a new segment's front tells of it, or,
+/// on a full disk, the queue does. Blocking.
+pub(super) fn purge(shared: &Shared, streams: &[Stream]) -> Result<Vec<Purged>, QueueError> {
     let mut removed = Vec::new();
-    let mut ends = Vec::new();
-    {
-        let mut books = core.books.lock();
-        let mut inbox = core.inbox.lock();
-        for &stream in streams {
-            let live = &books.streams[stream as usize].live;
-            let (records, Size { blocks, bytes, .. }, end) = (live.records(), live.size, live.next);
-            removed.push(Purged { stream, records, blocks, bytes });
-            if let Some(note) = books.purge(stream) {
-                inbox.add_note(&note);
-                ends.push((stream, end));
-            }
-        }
-        inbox.hurry = !ends.is_empty();
-        // Nothing is left: the old segments can go at once.
-        inbox.roll |= !ends.is_empty() && books.streams.iter().all(|stream| stream.live.records() == 0);
-        core.mail.notify_one();
+    for &stream in streams {
+        let (size, next) = {
+            let state = shared.store.state.lock();
+            (state.streams[stream as usize].size, state.streams[stream as usize].next)
+        };
+        let records = shared.store.finish(stream, &[0..next], Disposition::Dropped(DropReason::Purged));
+        removed.push(Purged { stream, records, blocks: size.blocks, bytes: size.bytes });
     }
-    let durable = || {
-        let books = core.books.lock();
-        ends.iter().all(|&(stream, end)| books.streams[stream as usize].durable.head >= end)
-    };
-    let waited = tokio::time::timeout(PATIENCE, async {
-        loop {
-            let published = core.published.notified();
-            tokio::pin!(published);
-            published.as_mut().enable();
-            if durable() {
-                return;
-            }
-            published.await;
+    if removed.iter().any(|purged| purged.records > 0) {
+        shared.store.flush();
+        let rolled = shared.store.append(&[], true);
+        shared.store.retain();
+        shared.maintenance.wake();
+        if let (Err(refusal), (false, _)) = (rolled, shared.store.queue_health()) {
+            let source = match refusal {
+                Refusal::Io(error) => error,
+                refusal => std::io::Error::other(format!("{refusal:?}")),
+            };
+            return Err(shared.io_error(source));
         }
-    });
-    waited.await.map_err(|_| QueueError::Io {
-        path: core.folder.display().to_string(),
-        source: io::Error::new(
-            io::ErrorKind::TimedOut,
-            "the queue is empty, but the journal does not take a note of it",
-        ),
-    })?;
+    }
     Ok(removed)
 }

@@ -1,14 +1,10 @@
 //! What a spool holds, as `backlog`, the status page and the metrics show it. Serializes to JSON as the fields are named.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use serde::Serialize;
 
-use super::{
-    core::{Core, LastError},
-    passed::PassedBytes,
-    state::DropReason,
-};
+use super::{passed::PassedBytes, queue::DropReason, reports::LastError, shared::Shared};
 use crate::histogram::HistogramSnapshot;
 use crate::record::{Stream, UnixMillis, now_millis};
 
@@ -29,13 +25,17 @@ pub struct SpoolStatus {
     pub free_bytes: u64,
     /// Journal segments.
     pub segments: u64,
-    /// What the writer does.
+    /// What becomes of new records.
     pub writer: WriterState,
+    /// Whether the queue is on disk; it is in memory while the disk is full or the queue's files fail.
+    pub queue_on_disk: bool,
+    /// How often the queue's files failed since the start; each time leaves some memory behind until the next one.
+    pub queue_failures: u64,
     /// What went wrong last, if anything did since the start.
     pub last_error: Option<LastError>,
     /// How long the journal's syncs took, seconds, since the start.
     pub sync_latency: HistogramSnapshot,
-    /// Records that each of them made durable; none where it wrote notes alone.
+    /// Records that each of them made durable.
     pub sync_records: HistogramSnapshot,
 }
 
@@ -44,7 +44,7 @@ pub struct SpoolStatus {
 pub struct DiskBytes {
     /// Journal segments, what is reserved for the newest included.
     pub journal: u64,
-    /// The sled folder.
+    /// The sled directories, of the records and of the dead letters.
     pub queue: u64,
     /// Dead letters.
     pub dead: u64,
@@ -61,7 +61,7 @@ pub struct StreamStatus {
     pub blocks: u64,
     /// Bytes of these blocks on disk.
     pub bytes: u64,
-    /// Of these records, how many are handed out and not yet acknowledged.
+    /// Of these records, how many are leased and not yet acknowledged.
     pub in_flight: u64,
     /// When the first of them was received; `None` without records.
     pub oldest_received_at: Option<UnixMillis>,
@@ -73,25 +73,26 @@ pub struct StreamStatus {
     pub delivered: u64,
     /// Set aside since the spool was made.
     pub set_aside: u64,
-    /// Dropped since the spool was made, by reason; absent means none.
+    /// Dropped since the spool was made, by reason; absent means none. Dead letters that were lost to damage are among the
+    /// damaged ones, at least those that are known.
     pub dropped: BTreeMap<DropReason, u64>,
     /// Bytes that came, and what became of them, since the process started.
     pub passed_bytes: PassedBytes,
-    /// The ordinal of the first record to be delivered.
+    /// The sequence number of the first record to be delivered.
     pub head: u64,
-    /// The ordinal that the next record gets.
+    /// The sequence number that the next record gets.
     pub next: u64,
 }
 
-/// What the writer does.
+/// What becomes of new records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WriterState {
-    /// It takes records.
+    /// They are taken.
     Taking,
     /// A limit is reached.
     Full,
-    /// The journal cannot be written: see `last_error`.
+    /// The journal cannot be written: see the last error.
     Failed,
     /// The spool is not open.
     Stopped,
@@ -112,64 +113,54 @@ impl SpoolStatus {
 }
 
 /// The status of a spool, open or only looked at.
-pub(crate) fn of(core: &Core) -> SpoolStatus {
+pub(crate) fn of(shared: &Shared) -> SpoolStatus {
     let now = now_millis();
-    let streams = Stream::ALL.map(|stream| (stream, stream_status(core, stream, now)));
-    core.usage.dead.store(core.dead.bytes(), Ordering::Relaxed);
+    let streams = Stream::ALL.map(|stream| (stream, stream_status(shared, stream, now)));
+    let (queue_on_disk, queue_failures) = shared.queue_health();
+    let segments = shared.store.state.lock().segments.len() as u64;
     SpoolStatus {
-        sink: core.options.name.clone(),
+        sink: shared.options.name.clone(),
         streams: streams.into(),
-        disk_bytes: core.usage.total(),
-        disk: core.usage.parts(),
-        max_bytes: core.options.max_bytes,
-        free_bytes: core.usage.free.load(Ordering::Relaxed),
-        segments: core.books.lock().segments.len() as u64,
-        writer: match core.admits(0) {
-            _ if core.inbox.lock().closing => WriterState::Stopped,
-            Ok(()) => WriterState::Taking,
+        disk_bytes: shared.used(),
+        disk: shared.disk_bytes(),
+        max_bytes: shared.options.max_bytes,
+        free_bytes: shared.usage.free.load(Ordering::Relaxed),
+        segments,
+        writer: match shared.admit(0) {
+            _ if shared.inbox.lock().closing => WriterState::Stopped,
+            _ if shared.failing.load(Ordering::Relaxed) => WriterState::Failed,
+            Ok(_) => WriterState::Taking,
             Err(_) => WriterState::Full,
         },
-        last_error: core.last_error.lock().clone(),
-        sync_latency: core.meters.sync_latency.snapshot(),
-        sync_records: core.meters.sync_records.snapshot(),
+        queue_on_disk,
+        queue_failures,
+        last_error: shared.reports.last(),
+        sync_latency: shared.meters.sync_latency.snapshot(),
+        sync_records: shared.meters.sync_records.snapshot(),
     }
 }
 
-fn stream_status(core: &Core, stream: Stream, now: UnixMillis) -> StreamStatus {
-    let oldest = oldest(core, stream);
-    let books = core.books.lock();
-    let books = &books.streams[stream as usize];
-    let live = &books.live;
+fn stream_status(shared: &Shared, stream: Stream, now: UnixMillis) -> StreamStatus {
+    let (dead_letters, lost_letters) = (shared.dead.count(stream), shared.dead.lost(stream));
+    let state = shared.store.state.lock();
+    let of_stream = &state.streams[stream as usize];
+    let mut dropped = of_stream.totals.dropped.clone();
+    if lost_letters > 0 {
+        *dropped.entry(DropReason::Damaged).or_default() += lost_letters;
+    }
     StreamStatus {
-        records: live.records(),
-        blocks: live.size.blocks,
-        bytes: live.size.bytes,
-        in_flight: live.records().saturating_sub(books.waiting().0),
-        oldest_received_at: oldest,
-        oldest_age_seconds: oldest.map(|at| now.saturating_sub(at).max(0) as f64 / 1000.0),
-        dead_letters: core.dead.count(stream),
-        delivered: live.totals.delivered,
-        set_aside: live.totals.set_aside,
-        dropped: live.totals.dropped.clone(),
-        passed_bytes: books.passed.clone(),
-        head: live.head,
-        next: live.next,
+        records: of_stream.records,
+        blocks: of_stream.size.blocks,
+        bytes: of_stream.size.bytes,
+        in_flight: of_stream.leased.len(),
+        oldest_received_at: of_stream.oldest,
+        oldest_age_seconds: of_stream.oldest.map(|at| now.saturating_sub(at).max(0) as f64 / 1000.0),
+        dead_letters,
+        delivered: of_stream.totals.delivered,
+        set_aside: of_stream.totals.set_aside,
+        dropped,
+        passed_bytes: of_stream.passed.clone(),
+        head: of_stream.ack_floor,
+        next: of_stream.next,
     }
-}
-
-/// A status does not wait longer than this for a reader: one that takes longer has a disk that hangs.
-const READER_PATIENCE: Duration = Duration::from_secs(1);
-
-/// When the first record that is still to be delivered was received.
-fn oldest(core: &Core, stream: Stream) -> Option<UnixMillis> {
-    let (in_flight, open) = {
-        let books = core.books.lock();
-        let books = &books.streams[stream as usize];
-        (books.oldest_in_flight(), books.live.first_open(0))
-    };
-    let open = open?;
-    in_flight.or_else(|| {
-        let mut reader = core.readers[stream as usize].try_lock_for(READER_PATIENCE)?;
-        reader.look(core, open.start).ok()?
-    })
 }

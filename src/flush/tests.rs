@@ -1,0 +1,399 @@
+//! The worker against fakes, on a paused clock: what it promises, and what it does when queue or sink fail.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    BackoffOptions, FlushOptions, FlushState, Handle, Worker,
+    fake::{Behaviour, Hang, MemoryQueue, ScriptedSink},
+};
+use crate::{record::SinkName, sink::SinkErrorKind};
+
+fn options() -> FlushOptions {
+    FlushOptions { batch_records: 10, timeout: Duration::from_secs(30), ..FlushOptions::default() }
+}
+
+struct Bench {
+    queue: Arc<MemoryQueue>,
+    sink: Arc<ScriptedSink>,
+    handle: Handle,
+    shutdown: CancellationToken,
+}
+
+fn start(queue: &Arc<MemoryQueue>, behaviour: Behaviour, options: FlushOptions) -> Bench {
+    let sink = ScriptedSink::new(behaviour);
+    let shutdown = CancellationToken::new();
+    let name = SinkName::new("fake").expect("a good name");
+    let handle = Worker::spawn(&name, Arc::clone(queue) as _, Arc::clone(&sink) as _, options, shutdown.clone());
+    Bench { queue: Arc::clone(queue), sink, handle, shutdown }
+}
+
+impl Bench {
+    async fn until(&self, what: &str, mut condition: impl FnMut(&Self) -> bool) {
+        for _ in 0..100_000 {
+            if condition(self) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("never: {what}; {:?}", self.handle.status());
+    }
+
+    async fn drained(&self) {
+        self.until("the queue is empty", |bench| bench.queue.backlog() == 0).await;
+        // The figures follow the queue: a task first removes its records, then the worker counts them.
+        let counted = |bench: &Self| {
+            let status = bench.handle.status();
+            status.delivered_records + status.rejected_records == bench.queue.pushed()
+        };
+        self.until("all are counted", counted).await;
+    }
+
+    /// What arrived, in order of sequence numbers.
+    fn sorted(&self) -> Vec<u64> {
+        let mut arrived = self.sink.arrived();
+        arrived.sort_unstable();
+        arrived
+    }
+}
+
+fn all_but(records: u64, without: &[u64]) -> Vec<u64> {
+    (0..records).filter(|seq| !without.contains(seq)).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_record_arrives_once_and_leaves_the_queue() {
+    let bench = start(&MemoryQueue::with(1234), Behaviour::default(), options());
+    bench.drained().await;
+    assert_eq!(bench.sorted(), all_but(1234, &[]));
+    let status = bench.handle.status();
+    assert_eq!((status.delivered_records, status.rejected_records), (1234, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_is_not_full_goes_when_its_interval_is_over() {
+    let bench = start(&MemoryQueue::with(0), Behaviour::default(), options());
+    bench.until("idle", |bench| bench.handle.status().state == FlushState::Idle).await;
+    bench.queue.push(3);
+    let began = tokio::time::Instant::now();
+    bench.drained().await;
+    let waited = began.elapsed();
+    assert!(waited >= Duration::from_millis(900) && waited < Duration::from_millis(1500), "{waited:?}");
+    assert_eq!(*bench.sink.batches.lock(), [3]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn flush_now_does_not_wait_for_the_interval() {
+    let options = FlushOptions { interval: Duration::from_secs(3600), ..options() };
+    let bench = start(&MemoryQueue::with(3), Behaviour::default(), options);
+    bench.until("idle", |bench| bench.handle.status().state == FlushState::Idle).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(bench.queue.backlog(), 3);
+    let began = tokio::time::Instant::now();
+    bench.handle.flush_now();
+    bench.drained().await;
+    assert!(began.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_batches_than_max_in_flight_are_in_flight() {
+    let slow = || Behaviour { delay: Duration::from_millis(5), ..Behaviour::default() };
+    for max_in_flight in [1, 3] {
+        let bench = start(&MemoryQueue::with(300), slow(), FlushOptions { max_in_flight, ..options() });
+        bench.drained().await;
+        assert_eq!(bench.sink.in_flight.lock().1, max_in_flight);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_batch_in_flight_keeps_strict_order_through_failures() {
+    use SinkErrorKind::{Full, Timeout, Unavailable};
+    let first = [Unavailable, Timeout, Full, Unavailable].into();
+    let behaviour = Behaviour { first, later: BTreeSet::from([25]), ..Behaviour::default() };
+    let bench = start(&MemoryQueue::with(200), behaviour, FlushOptions { max_in_flight: 1, ..options() });
+    let retried = |bench: &Bench| bench.handle.status().retried_records.get("unavailable").copied();
+    bench.until("a record is held back", |bench| retried(bench).is_some_and(|records| records > 25)).await;
+    assert!(bench.sink.arrived().iter().all(|&seq| seq < 30), "later records went past it");
+    bench.sink.set(|behaviour| behaviour.later.clear());
+    bench.drained().await;
+    assert_eq!(bench.sorted(), all_but(200, &[]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_hour_long_outage_makes_few_attempts_and_loses_nothing() {
+    let behaviour = Behaviour { fails: Some(SinkErrorKind::Unavailable), ..Behaviour::default() };
+    let bench = start(&MemoryQueue::with(100), behaviour, options());
+    bench.until("unavailable", |bench| bench.handle.status().state == FlushState::Unavailable).await;
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    bench.sink.set(|behaviour| behaviour.fails = None);
+    bench.drained().await;
+    assert_eq!(bench.sorted(), all_but(100, &[]));
+    assert!(matches!(bench.handle.status().state, FlushState::Idle | FlushState::Delivering));
+    assert!(bench.handle.status().last_error.is_some());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_fails_later_is_probed_with_one_batch_at_growing_pauses() {
+    let bench = start(&MemoryQueue::with(10), Behaviour::default(), options());
+    bench.drained().await;
+    bench.sink.set(|behaviour| behaviour.fails = Some(SinkErrorKind::Unavailable));
+    bench.queue.push(1000);
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    let attempts = bench.sink.batches.lock().len();
+    assert!((100..600).contains(&attempts), "{attempts} attempts in an hour with pauses of 15 s on average");
+    assert!(bench.queue.leased() <= 60, "{} records in memory", bench.queue.leased());
+    bench.sink.set(|behaviour| behaviour.fails = None);
+    bench.drained().await;
+    assert_eq!(bench.sorted(), all_but(1010, &[]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_password_throws_nothing_away_and_is_loud() {
+    let behaviour = Behaviour { fails: Some(SinkErrorKind::Unauthorized), ..Behaviour::default() };
+    let bench = start(&MemoryQueue::with(50), behaviour, options());
+    bench.until("unauthorized", |bench| bench.handle.status().state == FlushState::Unauthorized).await;
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    assert_eq!(bench.queue.backlog(), 50);
+    bench.sink.set(|behaviour| behaviour.fails = None);
+    bench.drained().await;
+    assert!(bench.queue.dead().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_rejected_by_name_becomes_a_dead_letter_alone() {
+    let behaviour = Behaviour { bad: BTreeSet::from([3, 17]), ..Behaviour::default() };
+    let bench = start(&MemoryQueue::with(40), behaviour, options());
+    bench.drained().await;
+    assert_eq!(bench.sorted(), all_but(40, &[3, 17]));
+    let mut dead = bench.queue.dead();
+    dead.sort_by_key(|dead| dead.record.seq);
+    assert_eq!(
+        dead.iter().map(|dead| (dead.record.seq, &*dead.reason)).collect::<Vec<_>>(),
+        [(3, "told to reject"), (17, "told to reject")]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn bisection_finds_the_records_that_fail_their_batch() {
+    for poison in [vec![0], vec![39], vec![7, 8, 31], (0..39).collect()] {
+        let behaviour = Behaviour { poison: poison.iter().copied().collect(), ..Behaviour::default() };
+        let bench = start(&MemoryQueue::with(40), behaviour, FlushOptions { batch_records: 40, ..options() });
+        bench.drained().await;
+        assert_eq!(bench.sorted(), all_but(40, &poison));
+        let mut dead: Vec<u64> = bench.queue.dead().iter().map(|dead| dead.record.seq).collect();
+        dead.sort_unstable();
+        assert_eq!(dead, poison);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nothing_is_accepted_nothing_is_rejected() {
+    let behaviour = Behaviour { fails: None, poison: (0..500).collect(), ..Behaviour::default() };
+    let bench = start(&MemoryQueue::with(500), behaviour, options());
+    tokio::time::sleep(Duration::from_secs(1800)).await;
+    assert!(bench.queue.dead().is_empty() && bench.queue.backlog() == 500);
+    assert_eq!(bench.handle.status().state, FlushState::Unavailable);
+    bench.sink.set(|behaviour| behaviour.poison.clear());
+    bench.drained().await;
+    assert_eq!(bench.sorted(), all_but(500, &[]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lone_suspect_waits_until_others_were_accepted() {
+    for max_in_flight in [1, 2] {
+        let behaviour = Behaviour { poison: BTreeSet::from([0]), ..Behaviour::default() };
+        let bench = start(&MemoryQueue::with(1), behaviour, FlushOptions { max_in_flight, ..options() });
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        assert_eq!(bench.queue.backlog(), 1, "nothing else was accepted, so it may be the sink's fault");
+        bench.queue.push(5);
+        bench.drained().await;
+        assert_eq!(bench.sorted(), all_but(6, &[0]));
+        assert_eq!(bench.queue.dead().len(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_whose_server_falls_over_does_not_hold_up_the_others() {
+    let behaviour = Behaviour { later: BTreeSet::from([0]), ..Behaviour::default() };
+    let bench = start(&MemoryQueue::with(200), behaviour, options());
+    bench.until("all others arrived", |bench| bench.sorted() == all_but(200, &[0])).await;
+    assert_eq!(bench.queue.backlog(), 1);
+    bench.sink.set(|behaviour| behaviour.later.clear());
+    bench.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn batches_shrink_under_timeouts_and_grow_back() {
+    let options = FlushOptions { batch_records: 100, timeout: Duration::from_secs(1), ..options() };
+    let slow = Behaviour { delay: Duration::from_millis(50), ..Behaviour::default() };
+    let bench = start(&MemoryQueue::with(300), slow, options);
+    bench.drained().await;
+    assert!(bench.handle.status().retried_records["timeout"] > 0);
+    bench.sink.set(|behaviour| behaviour.delay = Duration::ZERO);
+    bench.queue.push(3000);
+    bench.drained().await;
+    assert_eq!(bench.handle.status().batch_records, 100);
+    assert_eq!(bench.sorted(), all_but(3300, &[]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn full_dead_letters_pause_the_sink_until_there_is_room() {
+    let queue = MemoryQueue::with(100);
+    queue.fill_dead_letters(true);
+    let behaviour = Behaviour { bad: BTreeSet::from([0]), ..Behaviour::default() };
+    let bench = start(&queue, behaviour, options());
+    bench.until("paused", |bench| bench.handle.status().state == FlushState::DeadLettersFull).await;
+    let arrived = bench.sink.arrived().len();
+    tokio::time::sleep(Duration::from_secs(120)).await;
+    assert_eq!(bench.sink.arrived().len(), arrived, "nothing goes out meanwhile");
+    assert!(bench.handle.status().last_error.is_some_and(|error| error.contains("dead letters of sink fake are full")));
+    queue.fill_dead_letters(false);
+    bench.drained().await;
+    assert_eq!(queue.dead().len(), 1);
+    assert_eq!(bench.sorted(), all_but(100, &[0]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn deliveries_that_the_queue_would_not_record_are_recorded_later_not_sent_twice() {
+    let queue = MemoryQueue::with(100);
+    queue.refuse_acknowledgements(true);
+    let bench = start(&queue, Behaviour::default(), options());
+    bench.until("the spool failed", |bench| bench.handle.status().state == FlushState::SpoolFailed).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    queue.refuse_acknowledgements(false);
+    bench.drained().await;
+    assert_eq!(bench.sorted(), all_but(100, &[]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_goes_out_unflushed_than_the_sink_recognizes_when_it_comes_again() {
+    for max_in_flight in [1, 3] {
+        let queue = MemoryQueue::with(100);
+        queue.hold_flushes(true);
+        let behaviour = Behaviour { recognizes: Some(25), ..Behaviour::default() };
+        let bench = start(&queue, behaviour, FlushOptions { max_in_flight, ..options() });
+        bench.until("all that may went out", |bench| bench.sink.arrived().len() == 25).await;
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(bench.sink.arrived().len(), 25);
+        queue.hold_flushes(false);
+        bench.drained().await;
+        assert_eq!(bench.sorted(), all_but(100, &[]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_queue_that_cannot_be_read_is_tried_again() {
+    let queue = MemoryQueue::with(100);
+    queue.refuse_leases(true);
+    let bench = start(&queue, Behaviour::default(), options());
+    bench.until("the spool failed", |bench| bench.handle.status().state == FlushState::SpoolFailed).await;
+    queue.refuse_leases(false);
+    bench.drained().await;
+    assert_eq!(bench.sorted(), all_but(100, &[]));
+}
+
+#[tokio::test(start_paused = true)]
+async fn max_rate_limits_the_drain() {
+    let bench = start(&MemoryQueue::with(1000), Behaviour::default(), FlushOptions { max_rate: 100, ..options() });
+    let began = tokio::time::Instant::now();
+    bench.drained().await;
+    let took = began.elapsed();
+    assert!(took >= Duration::from_secs(9) && took <= Duration::from_secs(11), "{took:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_paused_worker_sends_nothing_until_it_is_resumed() {
+    let bench = start(&MemoryQueue::with(0), Behaviour::default(), options());
+    bench.handle.pause();
+    bench.until("paused", |bench| bench.handle.status().state == FlushState::Paused).await;
+    bench.queue.push(50);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(bench.queue.backlog(), 50);
+    bench.handle.resume();
+    bench.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_flush_sends_what_waits_without_waiting_for_the_interval() {
+    let options = FlushOptions { interval: Duration::from_secs(3600), ..options() };
+    let bench = start(&MemoryQueue::with(25), Behaviour::default(), options);
+    bench.until("ready", |bench| bench.handle.status().state != FlushState::Connecting).await;
+    bench.shutdown.cancel();
+    bench.handle.stopped().await;
+    assert_eq!(bench.queue.backlog(), 0);
+    assert_eq!(bench.sink.arrived().len(), 25);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_flush_ends_at_its_deadline_and_leaves_the_rest_in_the_queue() {
+    let slow = Behaviour { delay: Duration::from_secs(1), ..Behaviour::default() };
+    let options = FlushOptions { shutdown_timeout: Duration::from_secs(5), ..options() };
+    let bench = start(&MemoryQueue::with(100), slow, options);
+    bench.until("in flight", |bench| bench.handle.status().in_flight > 0).await;
+    let began = tokio::time::Instant::now();
+    bench.shutdown.cancel();
+    bench.handle.stopped().await;
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    assert_eq!((bench.queue.backlog(), bench.queue.leased()), (100, 0), "released");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_sink_gets_one_last_attempt_at_the_end() {
+    let behaviour = Behaviour { fails: Some(SinkErrorKind::Unavailable), ..Behaviour::default() };
+    let slow_to_return = BackoffOptions { initial: Duration::from_secs(3600), max: Duration::from_secs(3600) };
+    let bench = start(&MemoryQueue::with(30), behaviour, FlushOptions { backoff: slow_to_return, ..options() });
+    bench.until("unavailable", |bench| bench.handle.status().state == FlushState::Unavailable).await;
+    bench.sink.set(|behaviour| behaviour.fails = None);
+    bench.shutdown.cancel();
+    bench.handle.stopped().await;
+    assert_eq!(bench.queue.backlog(), 0);
+
+    let behaviour = Behaviour { fails: Some(SinkErrorKind::Unavailable), ..Behaviour::default() };
+    let bench = start(&MemoryQueue::with(30), behaviour, options());
+    bench.until("unavailable", |bench| bench.handle.status().state == FlushState::Unavailable).await;
+    bench.shutdown.cancel();
+    bench.handle.stopped().await;
+    assert_eq!((bench.queue.backlog(), bench.queue.leased()), (30, 0));
+}
+
+/// On the real clock: a thread that hangs holds up a paused one.
+#[tokio::test]
+async fn a_disk_that_hangs_does_not_hold_up_the_end() {
+    for hang in [Hang::Leases, Hang::Acknowledgements] {
+        let options = FlushOptions { shutdown_timeout: Duration::from_millis(50), ..options() };
+        let queue = MemoryQueue::with(30);
+        queue.hang(hang);
+        let bench = start(&queue, Behaviour::default(), options);
+        bench.until("it hangs", |bench| bench.queue.is_hanging()).await;
+        bench.shutdown.cancel();
+        let ended = tokio::time::timeout(Duration::from_secs(60), bench.handle.stopped());
+        ended.await.expect("the end does not wait for the disk");
+        // What comes back from the disk after all is left to the next run, or recorded.
+        queue.hang(Hang::Nothing);
+        for _ in 0..1000 {
+            if queue.leased() == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(queue.leased(), 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_panics_is_started_again_and_sends_what_was_in_flight() {
+    let slow = Behaviour { delay: Duration::from_secs(1), ..Behaviour::default() };
+    let queue = MemoryQueue::with(100);
+    queue.panic_in_look();
+    let bench = start(&queue, slow, options());
+    bench.until("it is said", |bench| bench.handle.status().state == FlushState::Unavailable).await;
+    let error = bench.handle.status().last_error.expect("why");
+    assert!(error.contains("panicked") && error.contains("a bug of these tests"), "{error}");
+    bench.until("the queue is empty", |bench| bench.queue.backlog() + bench.queue.leased() == 0).await;
+    let mut arrived = bench.sorted();
+    arrived.dedup();
+    assert_eq!(arrived, (0..100).collect::<Vec<_>>());
+    bench.shutdown.cancel();
+    bench.handle.stopped().await;
+}

@@ -1,0 +1,148 @@
+//! Gives back the space of letters that are gone.
+//!
+//! A segment goes when no letter of it is left. Where removed letters take more than those that are left, what is left of a segment
+//! is appended again, and it goes too: first those of which the least is left.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use super::{DeadError, DeadLetter, DeadLetters, Letters};
+use crate::{
+    record::Stream,
+    spool::{journal::writer::Refusal, queue::Size},
+};
+
+/// Less space than this of a segment, or than an eighth, is not worth it.
+const MIN_GARBAGE_BYTES: u64 = 4 << 10;
+/// Without letters, so much may lie there until the next one comes.
+const IDLE_BYTES: u64 = 64 << 10;
+
+/// What is left of a segment.
+#[derive(Debug, Default)]
+struct Left {
+    size: Size,
+    seqs: Vec<(Stream, Range<u64>)>,
+}
+
+impl DeadLetters {
+    /// Bytes of blocks that are taken by letters which are gone.
+    pub(super) fn garbage(&self) -> u64 {
+        self.bytes().saturating_sub(self.live_bytes())
+    }
+
+    fn live_bytes(&self) -> u64 {
+        self.store.state.lock().streams.iter().map(|stream| stream.size.bytes).sum()
+    }
+
+    /// Gives back space where letters were removed, as far as it is worth it.
+    pub(super) fn reclaim(&self, inner: &mut Letters) -> Result<(), DeadError> {
+        self.store.retain();
+        if inner.index.is_empty() {
+            // Without a queue on disk, nothing but that makes the removal last.
+            if self.bytes() > IDLE_BYTES.min(self.limits.segment_bytes) || !self.store.queue_health().0 {
+                self.begin_segment()?;
+                self.store.retain();
+            }
+            return Ok(());
+        }
+        let live = self.live_bytes();
+        if self.bytes() > 2 * live + self.limits.spare_bytes {
+            self.compact(inner, live + live / 2 + self.limits.spare_bytes)?;
+        }
+        Ok(())
+    }
+
+    /// Appends again what is left of segments, so that these go, until at most `enough` bytes are taken.
+    pub(super) fn compact(&self, inner: &mut Letters, enough: u64) -> Result<(), DeadError> {
+        let mut segments = self.what_is_left();
+        segments.sort_by_key(|(allocated, _, left)| left.size.bytes.saturating_mul(1000) / (*allocated).max(1));
+        for (allocated, segment, left) in segments {
+            if self.bytes() <= enough {
+                break;
+            }
+            if allocated.saturating_sub(left.size.bytes) < (self.limits.segment_bytes / 8).max(MIN_GARBAGE_BYTES) {
+                continue;
+            }
+            if self.store.active_segment() == Some(segment) {
+                self.begin_segment()?;
+            }
+            match self.move_letters(inner, &left) {
+                // There is no space for these; there may be for those of another.
+                Err(DeadError::Full { .. }) => {}
+                moved => moved?,
+            }
+            self.store.retain();
+        }
+        Ok(())
+    }
+
+    /// Segments with their bytes on the medium and what is left of them.
+    fn what_is_left(&self) -> Vec<(u64, u64, Left)> {
+        let mut by_segment: BTreeMap<u64, Left> = BTreeMap::new();
+        for stream in Stream::ALL {
+            let mut at = 0;
+            while let Some((key, entry)) = self.store.entry_from(stream, at) {
+                let seqs = entry.seqs(key);
+                at = seqs.end;
+                let left = by_segment.entry(entry.segment).or_default();
+                left.size.add(entry.size);
+                left.seqs.push((stream, seqs));
+            }
+        }
+        let state = self.store.state.lock();
+        let readable = state.segments.iter().filter(|(_, known)| known.unread.is_none());
+        readable
+            .map(|(&segment, known)| (known.allocated, segment, by_segment.remove(&segment).unwrap_or_default()))
+            .collect()
+    }
+
+    fn move_letters(&self, inner: &mut Letters, left: &Left) -> Result<(), DeadError> {
+        // One that is longer than the quota is there alone: then what is moved goes beyond it too, for a moment.
+        let limit = if self.bytes() > self.limits.max_bytes { u64::MAX } else { self.limits.max_bytes };
+        let (mut group, mut bytes) = (Vec::new(), 0);
+        for (stream, seqs) in &left.seqs {
+            let mut moved = Ok(());
+            self.each(inner, *stream, seqs.clone(), &|_| true, &mut |inner, _, letter| {
+                bytes += letter.approximate_bytes();
+                group.push(letter);
+                if bytes >= self.limits.group_bytes {
+                    moved = self.append(inner, &std::mem::take(&mut group), limit);
+                    bytes = 0;
+                }
+                moved.is_ok()
+            })?;
+            moved?;
+        }
+        self.append(inner, &group, limit)
+    }
+
+    /// Leaves the segment that is written to, so that it can go: the next one's front is written, or, where there is no space for
+    /// it, awaited.
+    pub(super) fn begin_segment(&self) -> Result<(), DeadError> {
+        match self.store.append(&[], true) {
+            Ok(()) => Ok(()),
+            Err(refusal) if refusal.is_no_space() => {
+                self.store.seal();
+                Ok(())
+            }
+            Err(Refusal::Io(error)) => Err(self.io_error(error)),
+            Err(_) => Err(self.moved()),
+        }
+    }
+}
+
+/// Cuts letters into groups that are appended together.
+pub(crate) fn groups(letters: &[DeadLetter], group_bytes: u64) -> Vec<Range<usize>> {
+    let (mut groups, mut start, mut bytes) = (Vec::new(), 0, 0);
+    for (i, letter) in letters.iter().enumerate() {
+        let length = letter.approximate_bytes();
+        if i > start && bytes + length > group_bytes {
+            groups.push(start..i);
+            (start, bytes) = (i, 0);
+        }
+        bytes += length;
+    }
+    if start < letters.len() {
+        groups.push(start..letters.len());
+    }
+    groups
+}

@@ -1,0 +1,74 @@
+//! A dead letter, and which of them are meant.
+
+use bincode::{Decode, Encode};
+use serde::Serialize;
+
+use crate::record::{Stream, UnixMillis};
+
+/// A record that a sink rejected for good.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct DeadLetter {
+    /// Its stream.
+    pub stream: Stream,
+    /// Its `_id`; with the stream, the letter's key.
+    pub id: String,
+    /// When it was received.
+    pub received_at: UnixMillis,
+    /// The sink's last reason.
+    pub reason: String,
+    /// How often delivery was tried.
+    pub attempts: u32,
+    /// The first attempt.
+    pub first_attempt_at: UnixMillis,
+    /// The last attempt.
+    pub last_attempt_at: UnixMillis,
+    /// The record as it came.
+    #[serde(skip)]
+    pub record: Vec<u8>,
+}
+
+/// A letter's key: its stream and `_id`.
+pub(crate) type Key = (Stream, String);
+
+impl DeadLetter {
+    /// What it is known by.
+    #[must_use]
+    pub fn key(&self) -> Key {
+        (self.stream, self.id.clone())
+    }
+
+    /// About what it takes, unpacked.
+    pub(super) fn approximate_bytes(&self) -> u64 {
+        const NUMBERS: usize = 64;
+        (self.record.len() + self.reason.len() + self.id.len() + NUMBERS) as u64
+    }
+
+    /// Adds the attempts of its earlier self.
+    pub(super) fn add_history(&mut self, earlier: &Self) {
+        self.attempts = self.attempts.saturating_add(earlier.attempts);
+        self.first_attempt_at = self.first_attempt_at.min(earlier.first_attempt_at);
+    }
+}
+
+/// Which letters are meant; each condition that is set has to hold.
+#[derive(Debug, Clone, Default)]
+pub struct DeadFilter {
+    /// Of this stream.
+    pub stream: Option<Stream>,
+    /// With this `_id`.
+    pub id: Option<String>,
+    /// Whose reason contains this text.
+    pub reason: Option<String>,
+    /// Whose last attempt is before this time.
+    pub before: Option<UnixMillis>,
+}
+
+impl DeadFilter {
+    /// Whether a letter is meant.
+    pub(super) fn matches(&self, letter: &DeadLetter) -> bool {
+        self.stream.is_none_or(|stream| letter.stream == stream)
+            && self.id.as_ref().is_none_or(|id| letter.id == *id)
+            && self.reason.as_ref().is_none_or(|text| letter.reason.contains(text))
+            && self.before.is_none_or(|time| letter.last_attempt_at < time)
+    }
+}

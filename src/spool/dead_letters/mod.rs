@@ -1,0 +1,194 @@
+//! Dead letters: what a sink rejected for good, kept with its reason until it is retried or dropped.
+//!
+//! A store of its own, the same two parts as the spool's: a journal whose records are letters (bincode), and a queue over it. A
+//! letter's key is its stream and `_id`: one that comes again takes the earlier one's place and its history. Which letters there
+//! are, and where, is kept in memory ([`index`]) and read soon after each start: some hundred bytes a letter, bounded by the quota.
+//!
+//! - Kept: appended and synced. Removed: out of the queue, and the queue flushed.
+//! - Two letters with one key, after a crash between keeping the later and removing the earlier, are one: the later.
+//! - Space is given back as the spool's is, by whole segments; where too little of one is left, its letters are appended again
+//!   and it goes ([`compaction`]). A part of the quota is kept for that, so that letters can be removed when no new ones fit.
+//! - A letter that is alone is kept whatever its length: no record stops its sink for good.
+//! - What damage costs is counted as "at least": what the queue knew to be there.
+//!
+//! Locks: [`Letters`] first, then those of the store.
+
+use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc};
+
+use parking_lot::Mutex;
+
+use super::{
+    error::OpenError,
+    journal::{block::Kind, front::PerStream},
+    options::SpoolOptions,
+    queue::{DropReason, QueueStore},
+    store::{
+        Store, StoreOptions, queue_directory,
+        reader::Reader,
+        recovery::{self, Findings, Place},
+    },
+};
+use crate::record::Stream;
+
+mod compaction;
+mod index;
+mod letter;
+mod reading;
+mod writing;
+
+pub(crate) use compaction::groups;
+use index::Index;
+pub(crate) use letter::Key;
+pub use letter::{DeadFilter, DeadLetter};
+
+/// Segments end at about this length; at a sixteenth of a small quota.
+const MAX_SEGMENT_BYTES: u64 = 4 << 20;
+/// Letters that are appended together, unpacked, are at most about this long; a thirty-second of a small quota.
+const MAX_GROUP_BYTES: u64 = 256 << 10;
+/// A letter's place in memory takes some hundred bytes: there are no more letters than this much of the quota for each …
+const MIN_BYTES_A_LETTER: u64 = 1 << 10;
+/// … and never more than these.
+const MAX_LETTERS: u64 = 500_000;
+
+/// Why dead letters could not be kept or read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DeadError {
+    #[error("the dead letters are full by {over} bytes")]
+    Full { over: u64 },
+    #[error("{path}: {source}")]
+    Io { path: PathBuf, source: io::Error },
+    #[error("{path} is encrypted with key {key}")]
+    NoKey { path: PathBuf, key: String },
+    #[error(
+        "{path}: {removed} dead letters are removed, but a restart may bring some again, because the queue is kept in memory: \
+         make space on the disk, or see the last error of the spool"
+    )]
+    NotDurable { path: PathBuf, removed: u64 },
+}
+
+/// The dead letters of a spool.
+#[derive(Debug)]
+pub(crate) struct DeadLetters {
+    store: Store,
+    limits: Limits,
+    inner: Mutex<Letters>,
+}
+
+#[derive(Debug)]
+struct Limits {
+    max_bytes: u64,
+    max_letters: u64,
+    segment_bytes: u64,
+    group_bytes: u64,
+    /// What only appending letters again may use.
+    spare_bytes: u64,
+}
+
+impl Limits {
+    fn of(max_bytes: u64) -> Self {
+        let segment_bytes = MAX_SEGMENT_BYTES.min(max_bytes / 16);
+        let group_bytes = MAX_GROUP_BYTES.min(max_bytes / 32);
+        let max_letters = (max_bytes / MIN_BYTES_A_LETTER).clamp(1, MAX_LETTERS);
+        Self { max_bytes, max_letters, segment_bytes, group_bytes, spare_bytes: segment_bytes + 2 * group_bytes }
+    }
+}
+
+/// Which letters there are.
+#[derive(Debug)]
+struct Letters {
+    index: Index,
+    is_loaded: bool,
+    /// Segments that could not be read when the index was filled.
+    unread: BTreeSet<u64>,
+    /// How often the queue had failed when the index agreed with it last.
+    queue_failures: u64,
+    /// Garbage that compaction could not remove when it was tried last.
+    residue: u64,
+    readers: PerStream<Reader>,
+}
+
+impl DeadLetters {
+    /// Opens what there is over a queue that was opened for it. Blocking.
+    ///
+    /// # Errors
+    /// When the journal cannot be read.
+    pub(crate) fn open(
+        place: Place,
+        options: &SpoolOptions,
+        max_bytes: u64,
+        queue: Option<Arc<dyn QueueStore>>,
+    ) -> Result<(Self, Findings), OpenError> {
+        let limits = Limits::of(max_bytes);
+        let store_options = StoreOptions {
+            kind: Kind::DeadLetters,
+            segment_bytes: limits.segment_bytes,
+            max_entry_span: u32::MAX,
+            compression: options.compression,
+            keys: options.encryption.clone(),
+        };
+        let home = place.home.clone();
+        let (store, findings) = recovery::open(place, store_options, queue)?;
+        let reader = |stream| Reader::new(&store, stream).map_err(OpenError::io(&home));
+        let readers = [reader(Stream::Events)?, reader(Stream::Stats)?, reader(Stream::NodeRooms)?];
+        let inner = Letters {
+            index: Index::default(),
+            is_loaded: false,
+            unread: BTreeSet::new(),
+            queue_failures: 0,
+            residue: 0,
+            readers,
+        };
+        Ok((Self { store, limits, inner: Mutex::new(inner) }, findings))
+    }
+
+    /// The journal and the queue that hold them.
+    pub(crate) const fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Bytes of the journal.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.store.state.lock().journal_bytes()
+    }
+
+    /// Bytes of the queue.
+    pub(crate) fn queue_bytes(&self) -> io::Result<u64> {
+        self.store.disk.directory_bytes(&queue_directory(&self.store.home))
+    }
+
+    /// How many letters a stream has.
+    pub(crate) fn count(&self, stream: Stream) -> u64 {
+        self.store.state.lock().streams[stream as usize].records
+    }
+
+    /// How many letters of a stream were lost to damage, at least.
+    pub(crate) fn lost(&self, stream: Stream) -> u64 {
+        let state = self.store.state.lock();
+        state.streams[stream as usize].totals.dropped.get(&DropReason::Damaged).copied().unwrap_or(0)
+    }
+
+    /// Whether the queue is on disk, and how often it failed.
+    pub(crate) fn queue_health(&self) -> (bool, u64) {
+        self.store.queue_health()
+    }
+
+    /// Letters, unpacked, that are appended together should not be longer than this.
+    pub(crate) const fn group_bytes(&self) -> u64 {
+        self.limits.group_bytes
+    }
+
+    /// The store's own maintenance, and the index: about once a second.
+    pub(crate) fn maintain(&self, free: u64) {
+        self.store.maintain(free);
+        // Who holds it does the same.
+        let Some(mut inner) = self.inner.try_lock() else { return };
+        if let Err(error) = self.settle(&mut inner) {
+            self.store.reports.error(format!("the dead letters cannot be read: {error}"));
+        }
+    }
+
+    /// Lets go of the files.
+    pub(crate) fn close(&self) {
+        self.store.close();
+    }
+}

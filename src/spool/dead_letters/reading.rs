@@ -1,0 +1,229 @@
+//! Reads dead letters: fills the index, lists, finds out what is lost.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    ops::Range,
+};
+
+use super::{DeadError, DeadFilter, DeadLetter, DeadLetters, Key, Letters, index::Location};
+use crate::{
+    record::Stream,
+    spool::{
+        delivery::QueueError,
+        journal::front::PerStream,
+        queue::{Disposition, DropReason, Entry, decode},
+        store::reader::Sought,
+    },
+};
+
+/// A list ends when its records are about this long together.
+const MAX_LISTED_BYTES: usize = 64 << 20;
+
+impl DeadLetters {
+    /// Fails where letters are encrypted with a key that is not there; looks at the first one of each stream.
+    pub(crate) fn check_key(&self) -> Result<(), DeadError> {
+        let mut inner = self.inner.lock();
+        for stream in Stream::ALL {
+            let Some((key, entry)) = self.store.entry_from(stream, 0) else { continue };
+            if let Err(error @ QueueError::NoKey { .. }) =
+                inner.readers[stream as usize].seek(&self.store, key, &entry, key)
+            {
+                return Err(read_error(error));
+            }
+        }
+        Ok(())
+    }
+
+    /// The letters that a filter means and that are not among `except`, at most `limit` of them behind the first `skip`, fewer
+    /// where their records are long; those that were tried longest ago first.
+    pub(crate) fn list(
+        &self,
+        filter: &DeadFilter,
+        except: &HashSet<Key>,
+        skip: usize,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, DeadError> {
+        let inner = &mut *self.inner.lock();
+        self.settle(inner)?;
+        let (mut found, mut bytes, mut left) = (Vec::new(), 0, skip);
+        for (_, location) in inner.index.matching(filter, except) {
+            if found.len() >= limit || bytes >= MAX_LISTED_BYTES {
+                break;
+            }
+            if left > 0 && filter.reason.is_none() {
+                left -= 1;
+                continue;
+            }
+            match self.read(inner, location)?.filter(|letter| filter.matches(letter)) {
+                Some(_) if left > 0 => left -= 1,
+                Some(letter) => {
+                    bytes += letter.record.len();
+                    found.push(letter);
+                }
+                None => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// Makes the index agree with the queue: fills it at first, later takes in segments that could not be read then. Where the
+    /// queue was made again from the journal, what was removed is in it again, and is removed again.
+    pub(super) fn settle(&self, inner: &mut Letters) -> Result<(), DeadError> {
+        let failures = self.store.queue_health().1;
+        if !inner.is_loaded {
+            inner.queue_failures = failures;
+            inner.unread = self.unread_segments();
+            self.load(inner, &|_| true)?;
+            inner.is_loaded = true;
+            return Ok(());
+        }
+        if inner.queue_failures != failures {
+            inner.queue_failures = failures;
+            self.remove_again(inner);
+            inner.unread.extend(self.unread_segments());
+        }
+        let unread = self.unread_segments();
+        let readable: BTreeSet<u64> = inner.unread.difference(&unread).copied().collect();
+        if !readable.is_empty() {
+            self.load(inner, &|entry| readable.contains(&entry.segment))?;
+            inner.unread = unread;
+        }
+        Ok(())
+    }
+
+    fn unread_segments(&self) -> BTreeSet<u64> {
+        let state = self.store.state.lock();
+        state.segments.iter().filter(|(_, known)| known.unread.is_some()).map(|(&segment, _)| segment).collect()
+    }
+
+    /// Takes the letters of entries into the index; an earlier letter with the same key leaves the queue.
+    fn load(&self, inner: &mut Letters, wanted: &dyn Fn(&Entry) -> bool) -> Result<(), DeadError> {
+        let mut replaced: PerStream<Vec<Range<u64>>> = PerStream::default();
+        for stream in Stream::ALL {
+            self.each(inner, stream, 0..u64::MAX, wanted, &mut |inner, location, letter| {
+                if let Some(earlier) = inner.index.insert(&letter.id, location) {
+                    replaced[stream as usize].push(earlier.seq..earlier.seq + 1);
+                }
+                true
+            })?;
+        }
+        self.finish(&replaced);
+        Ok(())
+    }
+
+    /// Removes what is in the queue and not in the index, except where that does not know all letters yet.
+    fn remove_again(&self, inner: &Letters) {
+        let mut removed: PerStream<Vec<Range<u64>>> = PerStream::default();
+        for stream in Stream::ALL {
+            let letters = inner.index.seqs(stream);
+            let mut at = 0;
+            while let Some((key, entry)) = self.store.entry_from(stream, at) {
+                let seqs = entry.seqs(key);
+                at = seqs.end;
+                if inner.unread.contains(&entry.segment) {
+                    continue;
+                }
+                let mut from = seqs.start;
+                for letter in letters.overlap(&seqs) {
+                    removed[stream as usize].push(from..letter.start);
+                    from = letter.end;
+                }
+                removed[stream as usize].push(from..seqs.end);
+            }
+        }
+        self.finish(&removed);
+    }
+
+    /// Takes letters out of the queue that are letters no more.
+    pub(super) fn finish(&self, seqs: &PerStream<Vec<Range<u64>>>) {
+        for stream in Stream::ALL {
+            if !seqs[stream as usize].is_empty() {
+                self.store.finish(stream, &seqs[stream as usize], Disposition::Delivered);
+            }
+        }
+    }
+
+    /// Reads the letters of a stream that lie in wanted entries, in order, until `visit` answers false.
+    pub(super) fn each(
+        &self,
+        inner: &mut Letters,
+        stream: Stream,
+        seqs: Range<u64>,
+        wanted: &dyn Fn(&Entry) -> bool,
+        visit: &mut dyn FnMut(&mut Letters, Location, DeadLetter) -> bool,
+    ) -> Result<(), DeadError> {
+        let mut at = seqs.start;
+        while at < seqs.end
+            && let Some((key, entry)) = self.store.entry_from(stream, at)
+        {
+            let part = at.max(key)..entry.seqs(key).end.min(seqs.end);
+            if part.is_empty() {
+                return Ok(());
+            }
+            if !wanted(&entry) {
+                at = part.end;
+                continue;
+            }
+            let sought = inner.readers[stream as usize].seek(&self.store, key, &entry, part.start);
+            if let Sought::Lost(lost) = sought.map_err(read_error)? {
+                at = self.lose(inner, stream, lost.start..lost.end.min(part.end));
+                continue;
+            }
+            let mut next = part.start;
+            while let Some(record) = inner.readers[stream as usize].take(next, part.end) {
+                next = record.seq + 1;
+                let Some(letter) = decode::<DeadLetter>(&record.bytes) else {
+                    self.lose(inner, stream, record.seq..next);
+                    continue;
+                };
+                let location = Location { last_attempt_at: letter.last_attempt_at, stream, seq: record.seq };
+                if !visit(inner, location, letter) {
+                    return Ok(());
+                }
+            }
+            // A block that holds fewer letters than its header says.
+            at = if next > part.start { next } else { self.lose(inner, stream, part) };
+        }
+        Ok(())
+    }
+
+    /// Counts letters as lost; answers where to go on.
+    fn lose(&self, inner: &mut Letters, stream: Stream, lost: Range<u64>) -> u64 {
+        inner.index.forget(stream, &lost);
+        if !self.store.is_read_only() {
+            let letters =
+                self.store.finish(stream, std::slice::from_ref(&lost), Disposition::Dropped(DropReason::Damaged));
+            self.store.reports.error(format!(
+                "spool {}: at least {letters} dead letters of {stream} are lost to damage; see quarantine/",
+                self.store.home.display()
+            ));
+        }
+        lost.end
+    }
+
+    /// A letter of the index; `None` where it is lost.
+    pub(super) fn read(&self, inner: &mut Letters, location: Location) -> Result<Option<DeadLetter>, DeadError> {
+        let Location { stream, seq, .. } = location;
+        let reader = &mut inner.readers[stream as usize];
+        // Neighbours lie in the same block.
+        if reader.block_seqs().is_some_and(|seqs| seqs.contains(&seq))
+            && let Some(letter) = reader.take(seq, seq + 1).and_then(|record| decode(&record.bytes))
+        {
+            return Ok(Some(letter));
+        }
+        let mut found = None;
+        self.each(inner, stream, seq..seq + 1, &|_| true, &mut |_, _, letter| {
+            found = Some(letter);
+            false
+        })?;
+        Ok(found)
+    }
+}
+
+fn read_error(error: QueueError) -> DeadError {
+    match error {
+        QueueError::Io { path, source } => DeadError::Io { path: path.into(), source },
+        QueueError::NoKey { path, key } => DeadError::NoKey { path: path.into(), key },
+        QueueError::DeadLettersFull { .. } => unreachable!("reading needs no space"),
+    }
+}

@@ -1,0 +1,223 @@
+//! Letters come and go.
+
+use std::{
+    collections::{HashMap, HashSet},
+    io,
+    ops::Range,
+};
+
+use super::{
+    DeadError, DeadFilter, DeadLetter, DeadLetters, Key, Letters,
+    index::{Fingerprint, Location},
+};
+use crate::{
+    record::{RecordBatch, RecordBatchBuilder, Stream, now_millis},
+    spool::{
+        FullLimit, failpoint,
+        journal::{front::PerStream, writer::Refusal},
+        queue::encode,
+    },
+};
+
+impl DeadLetters {
+    /// Keeps letters, durably, in one group: all of them, or none where they do not fit. A letter that is there already is
+    /// replaced; its history is kept. A letter that is alone is kept whatever its length.
+    pub(crate) fn add(&self, letters: Vec<DeadLetter>) -> Result<(), DeadError> {
+        let inner = &mut *self.inner.lock();
+        self.settle(inner)?;
+        let (letters, fresh) = self.with_history(inner, letters)?;
+        if letters.is_empty() {
+            return Ok(());
+        }
+        if fresh > 0 && inner.index.len() + fresh > self.limits.max_letters {
+            return Err(DeadError::Full { over: 0 });
+        }
+        // Letters in place of earlier ones have some space of their own: the earlier ones are garbage then.
+        let kept_free = if fresh > 0 { self.limits.spare_bytes } else { self.limits.segment_bytes };
+        let limit = self.limits.max_bytes - kept_free;
+        let over = match self.append(inner, &letters, limit) {
+            Err(DeadError::Full { over }) => over,
+            kept => return kept,
+        };
+        let garbage = self.garbage();
+        if garbage >= over && garbage > inner.residue {
+            let enough = self.bytes().saturating_sub(over);
+            self.compact(inner, enough)?;
+            match self.append(inner, &letters, limit) {
+                // No use in trying again for the same garbage.
+                Err(DeadError::Full { .. }) => inner.residue = self.garbage(),
+                kept => return kept,
+            }
+        }
+        if letters.len() > 1 || (fresh > 0 && !inner.index.is_empty()) {
+            return Err(DeadError::Full { over });
+        }
+        self.append_beyond(inner, &letters)
+    }
+
+    /// Appends one letter though the quota has no space for it: there is no other, or it takes the place of its earlier self.
+    fn append_beyond(&self, inner: &mut Letters, letter: &[DeadLetter]) -> Result<(), DeadError> {
+        self.reclaim(inner)?;
+        self.append(inner, letter, u64::MAX)?;
+        self.store.retain();
+        let (bytes, max) = (self.bytes(), self.limits.max_bytes);
+        if bytes > max {
+            self.store.reports.warn(&format!(
+                "spool {}: a dead letter is longer than the quota of {max} bytes: it is kept all the same ({bytes} bytes), and no \
+                 other is until it is retried or dropped",
+                self.store.home.display()
+            ));
+        }
+        Ok(())
+    }
+
+    /// Adds what is known of earlier attempts; answers how many letters are new.
+    fn with_history(&self, inner: &mut Letters, letters: Vec<DeadLetter>) -> Result<(Vec<DeadLetter>, u64), DeadError> {
+        let (mut merged, mut fresh): (Vec<DeadLetter>, _) = (Vec::with_capacity(letters.len()), 0);
+        let mut positions: HashMap<Key, usize> = HashMap::new();
+        for mut letter in letters {
+            if let Some(&position) = positions.get(&letter.key()) {
+                letter.add_history(&merged[position]);
+                merged[position] = letter;
+                continue;
+            }
+            match inner.index.get(letter.stream, &letter.id) {
+                None => fresh += 1,
+                Some((_, location)) => {
+                    if let Some(earlier) = self.read(inner, location)? {
+                        letter.add_history(&earlier);
+                    }
+                }
+            }
+            positions.insert(letter.key(), merged.len());
+            merged.push(letter);
+        }
+        Ok((merged, fresh))
+    }
+
+    /// Appends letters as one group, and lets go of those that they replace.
+    pub(super) fn append(&self, inner: &mut Letters, letters: &[DeadLetter], limit: u64) -> Result<(), DeadError> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let batches = batches(letters);
+        loop {
+            failpoint::reach("dead_write");
+            let group = self.store.pack(&batches, false).map_err(|error| self.io_error(error))?;
+            let mut over = 0;
+            let admit = |bytes: u64| {
+                let used = self.bytes();
+                over = used.saturating_add(bytes).saturating_sub(limit);
+                if over == 0 { Ok(0) } else { Err(FullLimit::Quota { used, max: limit }) }
+            };
+            match self.store.commit(group, admit) {
+                Err(Refusal::Stale) => {}
+                Err(Refusal::Full(_)) => return Err(DeadError::Full { over }),
+                Err(Refusal::Io(error)) => return Err(self.io_error(error)),
+                Err(Refusal::Moved) => return Err(self.moved()),
+                Ok(_) => break,
+            }
+        }
+        failpoint::reach("dead_written");
+        let mut next = self.store.state.lock().streams.each_ref().map(|stream| stream.next);
+        for batch in &batches {
+            next[batch.stream as usize] -= u64::from(batch.count());
+        }
+        let mut replaced: PerStream<Vec<Range<u64>>> = PerStream::default();
+        for letter in letters {
+            let stream = letter.stream;
+            let location = Location { last_attempt_at: letter.last_attempt_at, stream, seq: next[stream as usize] };
+            next[stream as usize] += 1;
+            if let Some(earlier) = inner.index.insert(&letter.id, location) {
+                replaced[stream as usize].push(earlier.seq..earlier.seq + 1);
+            }
+        }
+        self.finish(&replaced);
+        Ok(())
+    }
+
+    /// Removes letters, durably; answers how many there were. Where the queue is kept in memory, a restart may bring some again: it
+    /// is reported.
+    pub(crate) fn remove(&self, keys: &[Key]) -> Result<u64, DeadError> {
+        let inner = &mut *self.inner.lock();
+        self.settle(inner)?;
+        let keys: HashSet<&Key> = keys.iter().collect();
+        let gone: Vec<_> = keys.into_iter().filter_map(|(stream, id)| inner.index.get(*stream, id)).collect();
+        if !self.take_out(inner, &gone) {
+            let error = DeadError::NotDurable { path: self.store.home.clone(), removed: gone.len() as u64 };
+            self.store.reports.error(error.to_string());
+        }
+        Ok(gone.len() as u64)
+    }
+
+    /// Removes the letters that a filter means; answers how many there were.
+    ///
+    /// # Errors
+    /// When they cannot be read. They are removed, but a restart may bring some again, with [`DeadError::NotDurable`].
+    pub(crate) fn drop_matching(&self, filter: &DeadFilter) -> Result<u64, DeadError> {
+        let inner = &mut *self.inner.lock();
+        self.settle(inner)?;
+        let mut gone = inner.index.matching(filter, &HashSet::new());
+        if filter.reason.is_some() {
+            let mut meant = Vec::new();
+            for (key, location) in gone {
+                if self.read(inner, location)?.is_some_and(|letter| filter.matches(&letter)) {
+                    meant.push((key, location));
+                }
+            }
+            gone = meant;
+        }
+        let removed = gone.len() as u64;
+        if !self.take_out(inner, &gone) {
+            return Err(DeadError::NotDurable { path: self.store.home.clone(), removed });
+        }
+        Ok(removed)
+    }
+
+    /// Takes letters out of index and queue; true where that is durable.
+    fn take_out(&self, inner: &mut Letters, gone: &[(Fingerprint, Location)]) -> bool {
+        if gone.is_empty() {
+            return true;
+        }
+        let mut seqs: PerStream<Vec<Range<u64>>> = PerStream::default();
+        for (key, Location { stream, seq, .. }) in gone {
+            inner.index.remove(*key);
+            seqs[*stream as usize].push(*seq..*seq + 1);
+        }
+        self.finish(&seqs);
+        failpoint::reach("dead_delete");
+        self.store.flush();
+        // A queue that failed at that was made again from the journal. They are gone all the same; the next removal tries again.
+        if let Err(error) = self.settle(inner).and_then(|()| self.reclaim(inner)) {
+            self.store.reports.warn(&format!("the space of removed dead letters is not given back yet: {error}"));
+        }
+        if self.store.queue_health().0 {
+            return true;
+        }
+        // Without a queue on disk, what lies in segments that are gone is removed for good.
+        self.store.state.lock().segments.values().all(|segment| segment.held == 0)
+    }
+
+    pub(super) fn io_error(&self, source: io::Error) -> DeadError {
+        DeadError::Io { path: self.store.journal(), source }
+    }
+
+    pub(super) fn moved(&self) -> DeadError {
+        self.io_error(io::Error::other(
+            "the directory was moved, replaced or removed under the running process: put it back, or restart",
+        ))
+    }
+}
+
+/// Letters as batches, each stream's in order.
+fn batches(letters: &[DeadLetter]) -> Vec<RecordBatch> {
+    let mut batches: Vec<RecordBatch> = Vec::new();
+    for stream in Stream::ALL {
+        let mut builder = RecordBatchBuilder::new(stream);
+        letters.iter().filter(|letter| letter.stream == stream).for_each(|letter| builder.push(&encode(letter)));
+        if !builder.is_empty() {
+            batches.push(builder.build(now_millis()));
+        }
+    }
+    batches
+}

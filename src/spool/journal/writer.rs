@@ -1,0 +1,519 @@
+//! The journal's writer: packs a group, writes it, syncs it.
+//!
+//! Two steps, so that one thread can pack the next group while another syncs the last one: [`Writer::pack`] makes a group's
+//! bytes for the place it will have if all before it succeed; [`Writer::commit`] writes and syncs it when its turn comes. A
+//! group packed for a place that a failure has made void is refused as [`Refusal::Stale`], and packed again.
+//!
+//! A failed write is undone, or its file is left. After a failed sync nothing is known about a file: it is left, and the
+//! sequence numbers of what it should have held are not used again. So it is where a file is no longer in its place.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use super::{
+    block::{Header, Kind},
+    builder,
+    codec::Packer,
+    front::{Ending, Front, PerStream},
+    segment,
+};
+use crate::{
+    record::{RecordBatch, Stream, now_millis},
+    spool::{
+        disk::{Disk, DiskFile, Identity},
+        error::FullLimit,
+        failpoint,
+        queue::Totals,
+    },
+};
+
+/// Space on the medium is reserved in steps of this.
+const RESERVE_BYTES: u64 = 4 << 20;
+
+/// Where the next group goes, and what the segments before it held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Position {
+    /// The segment that is written to; none before the first group after a start or a failure.
+    active: Option<ActivePosition>,
+    /// The number that the next segment gets.
+    next_segment: u64,
+    /// The sequence numbers that the streams' next records get.
+    next: PerStream<u64>,
+    /// How the segment before the next new one ended.
+    ended: Option<Ending>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct ActivePosition {
+    segment: u64,
+    end: u64,
+    records: u64,
+}
+
+impl Position {
+    /// Where a journal goes on: always in a new segment.
+    pub(crate) const fn new(next_segment: u64, next: PerStream<u64>, ended: Option<Ending>) -> Self {
+        Self { active: None, next_segment, next, ended }
+    }
+
+    fn leave_active(&mut self) {
+        if let Some(ActivePosition { segment, end, records }) = self.active.take() {
+            self.ended = Some(Ending { segment, len: end, records, next: self.next });
+        }
+    }
+}
+
+/// What a front says of delivery; asked for when a segment is begun.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct FrontFacts {
+    pub(crate) needed_from: u64,
+    pub(crate) ack_floor: PerStream<u64>,
+    pub(crate) totals: PerStream<Totals>,
+}
+
+/// A group's bytes, for one place.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    ticket: u64,
+    generation: u64,
+    before: Position,
+    after: Position,
+    bytes: Vec<u8>,
+    /// Offsets in the segment.
+    blocks: Vec<(u64, Header)>,
+}
+
+impl Packed {
+    /// Its length.
+    pub(crate) const fn bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+}
+
+/// A group that is durable.
+#[derive(Debug)]
+pub(crate) struct Committed {
+    pub(crate) segment: u64,
+    /// Its blocks of records, with their offsets.
+    pub(crate) blocks: Vec<(u64, Header)>,
+    /// The segment is durable up to here.
+    pub(crate) end: u64,
+    /// What the segment takes on the medium.
+    pub(crate) allocated: u64,
+    /// The sequence numbers that the streams' next records get.
+    pub(crate) next: PerStream<u64>,
+    /// The segment before it, where this group begins a new one: it gets no more.
+    pub(crate) sealed: Option<Ending>,
+    /// How long the sync took.
+    pub(crate) sync_time: Duration,
+}
+
+/// Why a group was not made durable.
+#[derive(Debug)]
+pub(crate) enum Refusal {
+    /// It does not fit.
+    Full(FullLimit),
+    /// Its segment could not be made, written or synced.
+    Io(io::Error),
+    /// The directory, or the segment in it, was moved or removed.
+    Moved,
+    /// What was packed before it failed: pack it again.
+    Stale,
+}
+
+impl Refusal {
+    /// True where the medium is full.
+    pub(crate) fn is_no_space(&self) -> bool {
+        match self {
+            Self::Full(_) => true,
+            Self::Io(error) => is_no_space(error),
+            Self::Moved | Self::Stale => false,
+        }
+    }
+}
+
+pub(crate) fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// Appends groups to a journal.
+pub(crate) struct Writer {
+    disk: Arc<dyn Disk>,
+    directory: PathBuf,
+    /// The directory around it, and which one it was at the start.
+    home: (PathBuf, Identity),
+    kind: Kind,
+    segment_bytes: u64,
+    packing: Mutex<Packing>,
+    writing: Mutex<Writing>,
+    turn: Condvar,
+}
+
+struct Packing {
+    packer: Packer,
+    position: Position,
+    ticket: u64,
+    generation: u64,
+    /// A group's joined parts, and bytes of groups that are done.
+    raw: Vec<u8>,
+    spare: Vec<Vec<u8>>,
+}
+
+struct Writing {
+    position: Position,
+    file: Option<Active>,
+    /// A file that should have become a segment, holds what was refused, and could not be removed.
+    leftover: Option<PathBuf>,
+    ticket: u64,
+    generation: u64,
+}
+
+/// The file that is written to.
+struct Active {
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    reserved: u64,
+}
+
+impl std::fmt::Debug for Writer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Writer").field("directory", &self.directory).finish_non_exhaustive()
+    }
+}
+
+impl Writer {
+    /// A writer into `directory`, which lies in `home`.
+    ///
+    /// # Errors
+    /// When `home` cannot be looked at.
+    pub(crate) fn new(
+        disk: Arc<dyn Disk>,
+        home: &Path,
+        directory: PathBuf,
+        kind: Kind,
+        segment_bytes: u64,
+        packer: Packer,
+        position: Position,
+    ) -> io::Result<Self> {
+        let home = (home.to_owned(), disk.identity(home)?);
+        let packing = Packing { packer, position, ticket: 0, generation: 0, raw: Vec::new(), spare: Vec::new() };
+        let writing = Writing { position, file: None, leftover: None, ticket: 0, generation: 0 };
+        Ok(Self {
+            disk,
+            directory,
+            home,
+            kind,
+            segment_bytes,
+            packing: Mutex::new(packing),
+            writing: Mutex::new(writing),
+            turn: Condvar::new(),
+        })
+    }
+
+    /// Packs batches into a group; it has to be committed. `roll` begins a new segment with it.
+    ///
+    /// # Errors
+    /// When compression or encryption fails.
+    pub(crate) fn pack<'a>(
+        &self,
+        batches: impl IntoIterator<Item = &'a RecordBatch>,
+        roll: bool,
+        facts: impl FnOnce() -> FrontFacts,
+    ) -> io::Result<Packed> {
+        let builders = builder::blocks(batches);
+        let raw_bytes: u64 = builders.iter().map(|block| u64::from(block.raw_len)).sum();
+        let mut packing = self.packing.lock();
+        let packing = &mut *packing;
+        let before = packing.position;
+        let mut after = before;
+        if roll || after.active.is_some_and(|active| active.end + raw_bytes / 4 > self.segment_bytes) {
+            after.leave_active();
+        }
+        let front = after.active.is_none().then(|| {
+            let FrontFacts { needed_from, ack_floor, totals } = facts();
+            let segment = after.next_segment;
+            Front {
+                segment,
+                first: after.next,
+                previous: after.ended,
+                needed_from: needed_from.min(segment),
+                ack_floor,
+                totals,
+            }
+        });
+        let mut active = after.active.unwrap_or(ActivePosition { segment: after.next_segment, end: 0, records: 0 });
+        let start = active.end;
+        let mut bytes = packing.spare.pop().unwrap_or_default();
+        bytes.clear();
+        let mut blocks = Vec::with_capacity(builders.len());
+        let header = |kind, stream| Header {
+            kind,
+            stream,
+            codec: 0,
+            seq: 0,
+            count: 0,
+            raw_len: 0,
+            stored_len: 0,
+            received_at: 0,
+            group: start as u32,
+            ends_group: false,
+        };
+        if let Some(front) = front {
+            let header = Header {
+                received_at: now_millis(),
+                ends_group: builders.is_empty(),
+                ..header(Kind::Front, Stream::Events)
+            };
+            packing.packer.write(&mut bytes, active.segment, header, &front.to_bytes())?;
+        }
+        for (i, block) in builders.iter().enumerate() {
+            let next = &mut after.next[block.stream as usize];
+            let header = Header {
+                seq: *next,
+                count: block.count,
+                received_at: block.received_at,
+                ends_group: i + 1 == builders.len(),
+                ..header(self.kind, block.stream)
+            };
+            *next += u64::from(block.count);
+            active.records += u64::from(block.count);
+            let offset = start + bytes.len() as u64;
+            let raw = block.payload(&mut packing.raw);
+            blocks.push((offset, packing.packer.write(&mut bytes, active.segment, header, raw)?));
+        }
+        active.end += bytes.len() as u64;
+        after.active = Some(active);
+        after.next_segment = active.segment + 1;
+        let ticket = packing.ticket;
+        packing.ticket += 1;
+        packing.position = after;
+        Ok(Packed { ticket, generation: packing.generation, before, after, bytes, blocks })
+    }
+
+    /// Writes and syncs a group, once those packed before it are committed. `admit` is asked for the space it takes beyond
+    /// what is reserved, and answers how much more may be reserved.
+    ///
+    /// # Errors
+    /// See [`Refusal`]: nothing of the group counts then. `published` is called where it is durable, before the next group's turn.
+    pub(crate) fn commit<T>(
+        &self,
+        packed: Packed,
+        admit: impl FnOnce(u64) -> Result<u64, FullLimit>,
+        published: impl FnOnce(Committed) -> T,
+    ) -> Result<T, Refusal> {
+        let mut turn = Turn::wait(self, packed.ticket);
+        if packed.generation != turn.writing.generation {
+            return Err(Refusal::Stale);
+        }
+        turn.under_way = Some((packed.after.next, packed.after.next_segment));
+        let result = self.write_group(&mut turn.writing, &packed, admit);
+        turn.under_way = None;
+        turn.failed = result.is_err();
+        let sync_time = result?;
+        let Packed { before, after, mut bytes, blocks, .. } = packed;
+        let Some(active) = after.active else { unreachable!("a packed group lies in a segment") };
+        turn.writing.position = after;
+        bytes.clear();
+        let allocated = turn.writing.file.as_ref().map_or(active.end, |file| file.reserved.max(active.end));
+        let sealed = after.ended.filter(|_| before.active.map(|before| before.segment) != Some(active.segment));
+        let ActivePosition { segment, end, .. } = active;
+        let committed = Committed { segment, blocks, end, allocated, next: after.next, sealed, sync_time };
+        let answer = published(committed);
+        drop(turn);
+        self.packing.lock().spare.push(bytes);
+        Ok(answer)
+    }
+
+    /// The segment that is written to, if one is.
+    pub(crate) fn active_segment(&self) -> Option<u64> {
+        self.writing.lock().position.active.map(|active| active.segment)
+    }
+
+    /// Leaves the segment that is written to: the next group begins a new one. Answers how the last one ended.
+    pub(crate) fn leave_segment(&self) -> Option<Ending> {
+        let mut writing = self.writing.lock();
+        // A failure may have left it already.
+        let Some(ActivePosition { end, .. }) = writing.position.active else { return writing.position.ended };
+        if let Some(file) = writing.file.take() {
+            // What was reserved is given back; where that fails, a start does it.
+            let _ = file.file.set_len(end);
+        }
+        writing.position.leave_active();
+        // What was packed for a place in it is packed again.
+        let mut packing = self.packing.lock();
+        packing.generation += 1;
+        writing.generation = packing.generation;
+        packing.position = writing.position;
+        writing.position.ended
+    }
+
+    /// Gives back what is reserved, for good: no more groups come.
+    pub(crate) fn close(&self) -> io::Result<()> {
+        let mut writing = self.writing.lock();
+        let end = writing.position.active.map(|active| active.end);
+        match (writing.file.take(), end) {
+            (Some(active), Some(end)) if active.reserved > end => active.file.set_len(end),
+            _ => Ok(()),
+        }
+    }
+
+    fn write_group(
+        &self,
+        writing: &mut Writing,
+        packed: &Packed,
+        admit: impl FnOnce(u64) -> Result<u64, FullLimit>,
+    ) -> Result<Duration, Refusal> {
+        let Some(active) = packed.after.active else { unreachable!("a packed group lies in a segment") };
+        let begins = packed.before.active.map(|before| before.segment) != Some(active.segment);
+        let start = active.end - packed.bytes.len() as u64;
+        let left = writing.file.as_ref().filter(|_| !begins).map_or(0, |file| file.reserved - start);
+        let spare = admit((packed.bytes.len() as u64).saturating_sub(left)).map_err(Refusal::Full)?;
+        if begins {
+            self.begin(writing, active.segment)?;
+        }
+        let Some(file) = &mut writing.file else { return Err(Refusal::Moved) };
+        let step = RESERVE_BYTES.min(self.segment_bytes / 4).min(spare);
+        if let Err(error) = file.write(&packed.bytes, start, step) {
+            self.undo(writing, packed, start);
+            return Err(Refusal::Io(error));
+        }
+        failpoint::reach("block_written");
+        let syncing = Instant::now();
+        let synced = file.file.sync().map_err(Refusal::Io).and_then(|()| {
+            if begins {
+                self.disk.sync_directory(&self.directory).map_err(Refusal::Io)?;
+            }
+            let there = self.disk.identity(&file.path).ok();
+            if there.is_some() && there == file.file.identity().ok() { Ok(()) } else { Err(Refusal::Moved) }
+        });
+        if let Err(refusal) = synced {
+            self.abandon(writing, packed, start);
+            return Err(refusal);
+        }
+        failpoint::reach("block_synced");
+        Ok(syncing.elapsed())
+    }
+
+    /// Makes the next segment's file.
+    fn begin(&self, writing: &mut Writing, number: u64) -> Result<(), Refusal> {
+        if self.disk.identity(&self.home.0).ok() != Some(self.home.1) {
+            return Err(Refusal::Moved);
+        }
+        if let (Some(before), Some(active)) = (writing.file.take(), writing.position.active) {
+            // What was reserved is given back; where that fails, a start does it.
+            let _ = before.file.set_len(active.end);
+        }
+        writing.position.leave_active();
+        if let Some(leftover) = &writing.leftover {
+            // Behind a later segment it would be taken for one that was kept, and is damaged.
+            self.disk.remove(leftover).map_err(Refusal::Io)?;
+            writing.leftover = None;
+        }
+        let path = segment::path(&self.directory, number);
+        failpoint::reach("segment_roll");
+        // It may have been removed with all that it held; the directory around it is the one that is locked.
+        self.disk.make_directory(&self.directory).map_err(Refusal::Io)?;
+        let file = match self.disk.create(&path) {
+            // A segment that was out of sight when this began: its number is taken.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                writing.position.next_segment = number + 1;
+                return Err(Refusal::Stale);
+            }
+            file => file.map_err(Refusal::Io)?,
+        };
+        writing.file = Some(Active { path, file, reserved: 0 });
+        Ok(())
+    }
+
+    /// After a failed write: the file ends where it ended before. Where even that fails, it is abandoned.
+    fn undo(&self, writing: &mut Writing, packed: &Packed, start: u64) {
+        let undone = match &mut writing.file {
+            Some(file) if start == 0 => self.disk.remove(&file.path),
+            Some(file) => file.file.set_len(start).map(|()| file.reserved = start),
+            None => return,
+        };
+        match undone {
+            Ok(()) if start == 0 => writing.file = None,
+            Ok(()) => {}
+            Err(_) => self.abandon(writing, packed, start),
+        }
+    }
+
+    /// The file may or may not hold the group: it is left, and the group's sequence numbers are not used again.
+    fn abandon(&self, writing: &mut Writing, packed: &Packed, start: u64) {
+        let Some(file) = writing.file.take() else { return };
+        if start > 0 {
+            // The cut may work; nothing depends on it.
+            let _ = file.file.set_len(start);
+        } else if self.disk.remove(&file.path).is_err() {
+            writing.leftover = Some(file.path);
+        }
+        writing.position.leave_active();
+        writing.position.next = packed.after.next;
+        writing.position.next_segment = packed.after.next_segment;
+    }
+}
+
+/// A group's turn to be written. When it is over, so is that of all that were packed for a place behind it, if it failed.
+struct Turn<'a> {
+    writer: &'a Writer,
+    writing: MutexGuard<'a, Writing>,
+    failed: bool,
+    /// What is void where this ends in a panic: sequence numbers before these, segments before this one.
+    under_way: Option<(PerStream<u64>, u64)>,
+}
+
+impl<'a> Turn<'a> {
+    fn wait(writer: &'a Writer, ticket: u64) -> Self {
+        let mut writing = writer.writing.lock();
+        while writing.ticket != ticket {
+            writer.turn.wait(&mut writing);
+        }
+        Self { writer, writing, failed: false, under_way: None }
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.writing.ticket += 1;
+        if let Some((next, next_segment)) = self.under_way.take() {
+            let file = self.writing.file.take();
+            if self.writing.position.active.is_none() {
+                self.writing.leftover = file.map(|file| file.path);
+            }
+            self.writing.position.leave_active();
+            self.writing.position.next = next;
+            self.writing.position.next_segment = next_segment;
+            self.failed = true;
+        }
+        if self.failed {
+            // Packing is never held while a turn is waited for.
+            let mut packing = self.writer.packing.lock();
+            packing.generation += 1;
+            self.writing.generation = packing.generation;
+            packing.position = self.writing.position;
+        }
+        self.writer.turn.notify_all();
+    }
+}
+
+impl Active {
+    fn write(&mut self, bytes: &[u8], start: u64, step: u64) -> io::Result<()> {
+        let end = start + bytes.len() as u64;
+        if end > self.reserved {
+            let reserve = step.max(end - self.reserved);
+            match self.file.reserve(self.reserved, reserve) {
+                Ok(()) => self.reserved += reserve,
+                // Less may do.
+                Err(_) => self.reserved = end,
+            }
+        }
+        self.file.write_at(bytes, start)
+    }
+}

@@ -1,0 +1,115 @@
+//! Maintenance: what is done about once a second, off the path of appends and deliveries.
+//!
+//! Enters what is synced, drops what is too old, flushes the queue, lets segments go that are proven to be needed no more, measures.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use super::{
+    ages::{Ages, Times},
+    shared::Shared,
+};
+use crate::{
+    caught::caught,
+    record::{instant, now_millis},
+};
+
+/// How often it looks, when nobody wakes it.
+const PERIOD: Duration = Duration::from_secs(1);
+/// The time is noted this often, where records have a `max_age`.
+const CLOCK_PERIOD: Duration = Duration::from_secs(600);
+/// A drained spool begins a new segment when the journal is longer than this, so that it can go.
+const IDLE_BYTES: u64 = 64 << 10;
+/// How long a spool has to be drained for that.
+const IDLE_TIME: Duration = Duration::from_secs(5);
+
+/// The maintenance's own state.
+#[derive(Debug)]
+pub(super) struct Maintenance {
+    ages: Option<Ages>,
+    clock_noted: Option<Instant>,
+    drained_since: Option<Instant>,
+}
+
+impl Maintenance {
+    /// `times` is what an earlier run has noted of the time.
+    pub(super) fn new(shared: &Shared, times: Option<Times>) -> Self {
+        let next = shared.store.state.lock().streams.each_ref().map(|stream| stream.next);
+        let ages = shared.options.max_age.map(|max_age| Ages::new(max_age, now_millis(), times, instant(), next));
+        Self { ages, clock_noted: None, drained_since: None }
+    }
+
+    /// Runs until the spool is closed.
+    pub(super) fn run(mut self, shared: &Arc<Shared>) {
+        loop {
+            let mut state = shared.maintenance.state.lock();
+            if !state.woken && !state.closing {
+                shared.maintenance.condition.wait_for(&mut state, PERIOD);
+            }
+            let closing = state.closing;
+            state.woken = false;
+            drop(state);
+            if let Err(panic) = caught(|| self.tick(shared, closing)) {
+                shared.reports.error(format!("maintenance panicked, and is tried again: {panic}"));
+            }
+            if closing {
+                return;
+            }
+        }
+    }
+
+    /// One look at everything.
+    pub(super) fn tick(&mut self, shared: &Shared, closing: bool) {
+        shared.refresh_free();
+        let free = shared.usage.free.load(Ordering::Relaxed);
+        shared.store.enter();
+        if let Some(ages) = &mut self.ages {
+            shared.expire(ages);
+        }
+        self.note_clock(shared, closing);
+        shared.store.maintain(free);
+        shared.dead.maintain(free);
+        if closing {
+            shared.store.close();
+            shared.dead.close();
+        } else {
+            self.roll_if_idle(shared);
+        }
+        shared.measure();
+        shared.space.notify_waiters();
+    }
+
+    /// Notes the time: a start goes by it, and ages go on from it.
+    fn note_clock(&mut self, shared: &Shared, closing: bool) {
+        let due = closing || self.clock_noted.is_none_or(|at| instant().duration_since(at) >= CLOCK_PERIOD);
+        if !due && !shared.store.is_changed() {
+            return;
+        }
+        self.clock_noted = Some(instant());
+        let floor = shared.store.state.lock().streams.each_ref().map(|stream| stream.ack_floor);
+        shared.store.note_clock(match &mut self.ages {
+            Some(ages) => ages.times(instant(), floor),
+            None => Times::at(now_millis()),
+        });
+    }
+
+    /// Begins a new segment when all is delivered and the journal is long: its front lets the old ones go.
+    fn roll_if_idle(&mut self, shared: &Shared) {
+        let (drained, long) = {
+            let state = shared.store.state.lock();
+            let drained = state.streams.iter().all(|stream| stream.records == 0);
+            (drained, state.journal_bytes() > IDLE_BYTES)
+        };
+        if !drained || !long {
+            self.drained_since = None;
+            return;
+        }
+        if instant().duration_since(*self.drained_since.get_or_insert_with(instant)) >= IDLE_TIME {
+            self.drained_since = None;
+            shared.inbox.lock().roll = true;
+            shared.mail.notify_one();
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! The queue: which records are still to be delivered, and where they lie in the journal.
+//!
+//! ```text
+//! tree events, stats, node_rooms   first sequence number (u64, big-endian) → Entry
+//! tree segments                    segment (u64, big-endian)               → Progress
+//! tree state                       "totals" → Totals of each stream, "next" → sequence numbers, "clock" → Times
+//! ```
+//!
+//! **Format.** An entry stands for records with consecutive sequence numbers that lie in one stretch of a segment; present means
+//! still to be delivered. Values are bincode, in its standard configuration.
+//!
+//! **Invariants.**
+//! - What changes together is one [`Change`], and is there as a whole or not at all after a crash.
+//! - For each segment `entries + done == entered`. Where that does not hold, the segment is walked.
+//! - The queue is believed where the journal agrees, and is never needed: [`memory`] serves in its place, filled from the journal.
+//!
+//! [`sled`] is the only file that names sled. Used by [`store`](super::store) and the tools; nothing here touches the journal.
+
+use std::{collections::BTreeMap, fmt, ops::Range, path::Path, sync::Arc};
+
+use bincode::{Decode, Encode, config};
+use serde::{Deserialize, Serialize};
+
+use super::{ages::Times, journal::block::MAX_PAYLOAD_BYTES, journal::front::PerStream};
+use crate::record::{Stream, UnixMillis};
+
+pub(crate) mod memory;
+pub(crate) mod ranges;
+pub(crate) mod sled;
+
+/// Why records left a queue without being delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DropReason {
+    /// The spool was full and `when_full: drop_oldest` made room.
+    Oldest,
+    /// The spool was full and `when_full: drop_newest` did not take them.
+    Newest,
+    /// They were older than `max_age`.
+    Expired,
+    /// Someone purged the queue.
+    Purged,
+    /// The medium damaged or lost them.
+    Damaged,
+}
+
+impl DropReason {
+    /// All reasons, in the order they are counted in.
+    pub const ALL: [Self; 5] = [Self::Oldest, Self::Newest, Self::Expired, Self::Purged, Self::Damaged];
+
+    /// The reason's name, as JSON and metrics show it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Oldest => "oldest",
+            Self::Newest => "newest",
+            Self::Expired => "expired",
+            Self::Purged => "purged",
+            Self::Damaged => "damaged",
+        }
+    }
+}
+
+/// What became of records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Disposition {
+    /// The sink has them.
+    Delivered,
+    /// They are dead letters now.
+    DeadLettered,
+    /// They are gone.
+    Dropped(DropReason),
+}
+
+impl Disposition {
+    /// Adds records, or their bytes, to the sum that they go by. A reason is not listed before something was dropped for it.
+    pub(crate) fn add(
+        self,
+        amount: u64,
+        delivered: &mut u64,
+        dead_lettered: &mut u64,
+        dropped: &mut BTreeMap<DropReason, u64>,
+    ) {
+        match self {
+            _ if amount == 0 => {}
+            Self::Delivered => *delivered += amount,
+            Self::DeadLettered => *dead_lettered += amount,
+            Self::Dropped(reason) => *dropped.entry(reason).or_default() += amount,
+        }
+    }
+}
+
+/// Records counted since the spool was made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct Totals {
+    /// Acknowledged by the sink.
+    pub delivered: u64,
+    /// Set aside as dead letters.
+    pub set_aside: u64,
+    /// Dropped, by reason; absent means none.
+    pub dropped: BTreeMap<DropReason, u64>,
+}
+
+impl Totals {
+    /// Counts what became of records.
+    pub(crate) fn count(&mut self, disposition: Disposition, records: u64) {
+        disposition.add(records, &mut self.delivered, &mut self.set_aside, &mut self.dropped);
+    }
+}
+
+/// Blocks and bytes of records that are still to be delivered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Size {
+    pub(crate) blocks: u64,
+    /// On disk, headers included.
+    pub(crate) bytes: u64,
+    /// Unpacked payloads.
+    pub(crate) raw: u64,
+}
+
+impl Size {
+    pub(crate) const fn add(&mut self, other: Self) {
+        self.blocks += other.blocks;
+        self.bytes += other.bytes;
+        self.raw += other.raw;
+    }
+
+    pub(crate) const fn subtract(&mut self, other: Self) {
+        self.blocks = self.blocks.saturating_sub(other.blocks);
+        self.bytes = self.bytes.saturating_sub(other.bytes);
+        self.raw = self.raw.saturating_sub(other.raw);
+    }
+
+    /// Its share for some of `all` records; the whole for all of them.
+    pub(crate) fn share(self, some: u64, all: u64) -> Self {
+        let part = |amount: u64| (u128::from(amount) * u128::from(some) / u128::from(all.max(1))) as u64;
+        Self { blocks: part(self.blocks), bytes: part(self.bytes), raw: part(self.raw) }
+    }
+}
+
+/// Records with consecutive sequence numbers, and where they lie. The first number is its key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Entry {
+    pub(crate) segment: u64,
+    /// Where the first block of the stretch begins; it may hold records that are no longer the entry's.
+    pub(crate) offset: u64,
+    /// Bytes from there to the last block's end; blocks of other streams may lie between.
+    pub(crate) len: u64,
+    /// How many records.
+    pub(crate) records: u64,
+    /// When the first block was received.
+    pub(crate) received_at: UnixMillis,
+    /// How much later the last one was, in milliseconds.
+    pub(crate) span: u32,
+    /// What the records' blocks take.
+    pub(crate) size: Size,
+}
+
+impl Entry {
+    /// Where the stretch ends.
+    pub(crate) const fn end(&self) -> u64 {
+        self.offset + self.len
+    }
+
+    /// When the last block was received.
+    pub(crate) const fn newest(&self) -> UnixMillis {
+        self.received_at.saturating_add(self.span as i64)
+    }
+
+    /// The sequence numbers of an entry with this key.
+    pub(crate) const fn seqs(&self, key: u64) -> Range<u64> {
+        key..key.saturating_add(self.records)
+    }
+}
+
+/// What was done of a segment. All of it counts only what a change has removed or entered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Progress {
+    /// Blocks before this offset are entered.
+    pub(crate) entered_to: u64,
+    /// Records that were entered, or found lost.
+    pub(crate) entered: u64,
+    /// Records of these that are done.
+    pub(crate) done: u64,
+}
+
+/// What a queue holds besides its entries.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Recorded {
+    pub(crate) segments: BTreeMap<u64, Progress>,
+    pub(crate) totals: PerStream<Totals>,
+    /// Sequence numbers before these were used.
+    pub(crate) next: PerStream<u64>,
+    /// The time, as it was noted last.
+    pub(crate) clock: Option<Times>,
+}
+
+/// What changes in a queue, as a whole or not at all. `None` removes.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Change {
+    pub(crate) entries: Vec<(Stream, u64, Option<Entry>)>,
+    pub(crate) segments: Vec<(u64, Option<Progress>)>,
+    pub(crate) totals: Option<PerStream<Totals>>,
+    pub(crate) next: Option<PerStream<u64>>,
+    pub(crate) clock: Option<Times>,
+}
+
+/// A queue failed: it cannot be relied on any more.
+#[derive(Debug, thiserror::Error)]
+#[error("queue: {0}")]
+pub(crate) struct QueueFailed(pub(crate) String);
+
+/// Where a queue is kept. One caller at a time, but for [`flush`](Self::flush).
+pub(crate) trait QueueStore: Send + Sync + fmt::Debug + 'static {
+    /// All that it holds besides its entries.
+    fn recorded(&self) -> Result<Recorded, QueueFailed>;
+    /// The first entry that holds `seq` or one behind it.
+    fn entry_from(&self, stream: Stream, seq: u64) -> Result<Option<(u64, Entry)>, QueueFailed>;
+    /// The last entry that holds one before `seq`.
+    fn entry_before(&self, stream: Stream, seq: u64) -> Result<Option<(u64, Entry)>, QueueFailed>;
+    /// Makes a change.
+    fn apply(&self, change: &Change) -> Result<(), QueueFailed>;
+    /// Makes all changes so far outlast the process, and a power cut as far as the medium does. Fails where that takes too long.
+    fn flush(&self) -> Result<(), QueueFailed>;
+    /// Whether changes outlast the process at all.
+    fn is_durable(&self) -> bool;
+}
+
+/// Where queues are opened.
+pub(crate) trait Queues: Send + Sync + fmt::Debug + 'static {
+    /// Opens the queue in a directory, or makes one there.
+    fn open(&self, directory: &Path) -> Result<Arc<dyn QueueStore>, QueueFailed>;
+}
+
+/// Bytes of a front, of an entry: bincode with variable-width integers.
+pub(crate) fn encode<T: Encode>(value: &T) -> Vec<u8> {
+    match bincode::encode_to_vec(value, config::standard()) {
+        Ok(bytes) => bytes,
+        // Only a failing `Encode` or writer can fail; neither the derived ones nor a Vec do.
+        Err(error) => unreachable!("encoding to memory failed: {error}"),
+    }
+}
+
+/// Reads what [`encode`] wrote; all of the bytes have to be used.
+pub(crate) fn decode<T: Decode<()>>(bytes: &[u8]) -> Option<T> {
+    let limited = config::standard().with_limit::<{ MAX_PAYLOAD_BYTES as usize }>();
+    let (value, used) = bincode::decode_from_slice(bytes, limited).ok()?;
+    (used == bytes.len()).then_some(value)
+}

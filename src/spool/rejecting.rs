@@ -1,0 +1,88 @@
+//! What sinks reject for good: out of the queue, once it is among the dead letters.
+
+use super::{
+    QueueError, Rejection,
+    dead_letters::{self, DeadError, DeadLetter},
+    failpoint,
+    queue::Disposition,
+    shared::Shared,
+};
+use crate::record::{RecordId, Stream, UnixMillis, now_millis};
+
+/// A reason is cut to about this length.
+const MAX_REASON_BYTES: usize = 16 << 10;
+
+/// Keeps rejected records as dead letters, durably, then removes them from the queue.
+pub(super) fn dead_letter(shared: &Shared, stream: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError> {
+    let now = now_millis();
+    let is_open = |rejection: &Rejection| {
+        let seq = rejection.record.seq;
+        shared.store.entry_from(stream, seq).is_some_and(|(key, entry)| entry.seqs(key).contains(&seq))
+    };
+    // An attempt that did not get all of them in may have been made before.
+    let open = rejections.into_iter().filter(is_open);
+    let (seqs, letters): (Vec<u64>, Vec<DeadLetter>) =
+        open.map(|rejection| (rejection.record.seq, letter(stream, rejection, now))).unzip();
+    for group in dead_letters::groups(&letters, shared.dead.group_bytes()) {
+        keep(shared, stream, &seqs[group.clone()], &letters[group])?;
+    }
+    Ok(())
+}
+
+fn letter(stream: Stream, rejection: Rejection, now: UnixMillis) -> DeadLetter {
+    DeadLetter {
+        stream,
+        id: RecordId::of(stream, &rejection.record.bytes).to_string(),
+        received_at: rejection.record.received_at,
+        reason: cut(rejection.reason),
+        attempts: rejection.attempts,
+        first_attempt_at: rejection.first_attempt_at,
+        last_attempt_at: now,
+        record: rejection.record.bytes.to_vec(),
+    }
+}
+
+fn cut(mut reason: String) -> String {
+    if reason.len() > MAX_REASON_BYTES {
+        let end = (0..=MAX_REASON_BYTES).rfind(|&end| reason.is_char_boundary(end)).unwrap_or(0);
+        reason.truncate(end);
+        reason.push('…');
+    }
+    reason
+}
+
+/// Keeps as many as fit, in order.
+fn keep(shared: &Shared, stream: Stream, seqs: &[u64], letters: &[DeadLetter]) -> Result<(), QueueError> {
+    match shared.dead.add(letters.to_vec()) {
+        Ok(()) => {
+            let ranges: Vec<_> = seqs.iter().map(|&seq| seq..seq + 1).collect();
+            shared.store.finish(stream, &ranges, Disposition::DeadLettered);
+            failpoint::reach("dead_noted");
+            Ok(())
+        }
+        Err(DeadError::Full { .. }) if letters.len() > 1 => {
+            let half = letters.len() / 2;
+            keep(shared, stream, &seqs[..half], &letters[..half])?;
+            keep(shared, stream, &seqs[half..], &letters[half..])
+        }
+        Err(error) => Err(shared.dead_error(error)),
+    }
+}
+
+/// Keeps letters that are there already and failed once more. Where they do not fit beside what is there of them yet,
+/// fewer at a time do.
+pub(super) fn keep_again(shared: &Shared, letters: &[DeadLetter]) -> Result<(), QueueError> {
+    let groups = dead_letters::groups(letters, shared.dead.group_bytes());
+    groups.into_iter().try_for_each(|group| keep_group_again(shared, &letters[group]))
+}
+
+fn keep_group_again(shared: &Shared, letters: &[DeadLetter]) -> Result<(), QueueError> {
+    match shared.dead.add(letters.to_vec()) {
+        Err(DeadError::Full { .. }) if letters.len() > 1 => {
+            let (first, second) = letters.split_at(letters.len() / 2);
+            keep_group_again(shared, first)?;
+            keep_group_again(shared, second)
+        }
+        kept => kept.map_err(|error| shared.dead_error(error)),
+    }
+}

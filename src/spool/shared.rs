@@ -1,0 +1,176 @@
+//! What a spool's threads share: two that append, one that keeps things in order, and the callers.
+
+use std::{
+    collections::VecDeque,
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{Notify, oneshot};
+
+use super::{
+    QueueError,
+    dead_letters::{DeadError, DeadLetters},
+    disk::Disk,
+    error::AppendError,
+    options::SpoolOptions,
+    quarantine::Quarantine,
+    reports::Reports,
+    status::DiskBytes,
+    store::{Store, queue_directory, reader::Reader},
+};
+use crate::{
+    histogram::{self, Histogram},
+    record::{RecordBatch, Stream},
+};
+
+/// A spool's shared parts. Locks are taken in this order: reader, those of the store, inbox.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) home: PathBuf,
+    pub(crate) options: SpoolOptions,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) store: Store,
+    pub(crate) dead: DeadLetters,
+    pub(crate) readers: [Mutex<Reader>; Stream::ALL.len()],
+    pub(crate) inbox: Mutex<Inbox>,
+    /// Wakes who appends.
+    pub(crate) mail: Condvar,
+    /// Held by the thread that takes the next group out of the inbox and packs it.
+    pub(crate) packing: Mutex<()>,
+    /// Wakes the maintenance.
+    pub(crate) maintenance: Wakeup,
+    /// Per stream: records came or came back.
+    pub(crate) ready: [Notify; Stream::ALL.len()],
+    /// Space was given back.
+    pub(crate) space: Notify,
+    pub(crate) usage: Usage,
+    pub(crate) reports: Arc<Reports>,
+    pub(crate) quarantine: Arc<Quarantine>,
+    pub(crate) meters: Meters,
+    /// The last append could not be written.
+    pub(crate) failing: AtomicBool,
+}
+
+/// What is measured sync by sync.
+#[derive(Debug)]
+pub(crate) struct Meters {
+    pub(crate) sync_latency: Histogram,
+    pub(crate) sync_records: Histogram,
+}
+
+impl Default for Meters {
+    fn default() -> Self {
+        Self { sync_latency: Histogram::new(histogram::LATENCY), sync_records: Histogram::new(histogram::RECORDS) }
+    }
+}
+
+/// What waits to be appended.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    pub(crate) appends: VecDeque<Waiting>,
+    /// Begin a new segment, so that the present one can go.
+    pub(crate) roll: bool,
+    pub(crate) closing: bool,
+}
+
+/// A batch and who waits for it.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) batch: RecordBatch,
+    pub(crate) answer: oneshot::Sender<Result<(), AppendError>>,
+}
+
+/// Wakes a thread, whether it sleeps already or not.
+#[derive(Debug, Default)]
+pub(crate) struct Wakeup {
+    pub(crate) state: Mutex<Woken>,
+    pub(crate) condition: Condvar,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Woken {
+    pub(crate) woken: bool,
+    pub(crate) closing: bool,
+}
+
+impl Wakeup {
+    pub(crate) fn wake(&self) {
+        self.state.lock().woken = true;
+        self.condition.notify_one();
+    }
+}
+
+/// Bytes on disk beside the journal, as last seen.
+#[derive(Debug, Default)]
+pub(crate) struct Usage {
+    pub(crate) queue: AtomicU64,
+    /// Free on the disk.
+    pub(crate) free: AtomicU64,
+}
+
+impl Shared {
+    /// Measures what is on disk and what is free.
+    pub(crate) fn measure(&self) {
+        let queues = self.disk.directory_bytes(&queue_directory(&self.home));
+        match queues.and_then(|bytes| Ok(bytes + self.dead.queue_bytes()?)) {
+            Ok(bytes) => self.usage.queue.store(bytes, Ordering::Relaxed),
+            Err(error) => self.reports.error(format!("spool {}: measuring: {error}", self.home.display())),
+        }
+        self.refresh_free();
+    }
+
+    pub(crate) fn refresh_free(&self) {
+        match self.disk.free_bytes(&self.home) {
+            Ok(free) => self.usage.free.store(free, Ordering::Relaxed),
+            Err(error) => self.reports.error(format!("spool {}: free space: {error}", self.home.display())),
+        }
+    }
+
+    /// Bytes on disk, by part.
+    pub(crate) fn disk_bytes(&self) -> DiskBytes {
+        let journal = self.store.state.lock().journal_bytes();
+        DiskBytes {
+            journal,
+            queue: self.usage.queue.load(Ordering::Relaxed),
+            dead: self.dead.bytes(),
+            quarantine: self.quarantine.bytes(),
+        }
+    }
+
+    /// Whether all queues are on disk, and how often their files failed.
+    pub(crate) fn queue_health(&self) -> (bool, u64) {
+        let ((journal, failures), (dead, more)) = (self.store.queue_health(), self.dead.queue_health());
+        (journal && dead, failures + more)
+    }
+
+    /// What `max_bytes` limits.
+    pub(crate) fn used(&self) -> u64 {
+        let DiskBytes { journal, queue, dead, quarantine: _ } = self.disk_bytes();
+        journal + queue + dead
+    }
+
+    /// A failure of the dead letters, as the flusher is told.
+    pub(crate) fn dead_error(&self, error: DeadError) -> QueueError {
+        match error {
+            DeadError::Full { .. } => QueueError::DeadLettersFull {
+                sink: self.options.name.clone(),
+                letters: Stream::ALL.iter().map(|&stream| self.dead.count(stream)).sum(),
+                bytes: self.dead.bytes(),
+            },
+            error @ DeadError::NotDurable { .. } => self.io_error(io::Error::other(error.to_string())),
+            DeadError::NoKey { path, key } => QueueError::NoKey { path: path.display().to_string(), key },
+            DeadError::Io { path, source } => QueueError::Io { path: path.display().to_string(), source },
+        }
+    }
+
+    /// An error of this spool as a whole.
+    pub(crate) fn io_error(&self, source: io::Error) -> QueueError {
+        QueueError::Io { path: self.home.display().to_string(), source }
+    }
+}

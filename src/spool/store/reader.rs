@@ -1,0 +1,227 @@
+//! Reads records: finds the block that an entry stands for, the record in the block.
+//!
+//! What the queue says is checked against the blocks. Where the block is not at its place, the segment is walked; a record that
+//! it does not hold, though it was read, is lost. A file that cannot be opened or read is an error to try again.
+
+use std::{io, ops::Range, sync::Arc};
+
+use bytes::Bytes;
+
+use super::Store;
+use crate::{
+    record::{Records, Stream, UnixMillis},
+    spool::{
+        delivery::QueueError,
+        journal::{
+            block::{BadBlock, HEADER_BYTES, Header, check_block},
+            codec::{BadPayload, Unpacker},
+            segment::{self, ChunkReader, Damage, Found, Walker},
+        },
+        queue::Entry,
+    },
+};
+
+/// One reader's place in a journal.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    stream: Stream,
+    unpacker: Unpacker,
+    file: Option<(u64, ChunkReader)>,
+    block: Option<OpenBlock>,
+    /// Where the block behind the open one begins.
+    behind: Option<(u64, u64)>,
+}
+
+/// An unpacked block, and how far its records were taken.
+#[derive(Debug)]
+struct OpenBlock {
+    segment: u64,
+    header: Header,
+    payload: Bytes,
+    seq: u64,
+    at: usize,
+}
+
+/// What stands at a sequence number.
+#[derive(Debug)]
+pub(crate) enum Sought {
+    /// A block is open that holds it.
+    Block,
+    /// These are nowhere.
+    Lost(Range<u64>),
+}
+
+/// A record that was read.
+#[derive(Debug)]
+pub(crate) struct ReadRecord {
+    pub(crate) seq: u64,
+    pub(crate) received_at: UnixMillis,
+    pub(crate) bytes: Bytes,
+}
+
+impl Reader {
+    pub(crate) fn new(store: &Store, stream: Stream) -> io::Result<Self> {
+        let unpacker = Unpacker::new(store.options.keys.as_ref())?;
+        Ok(Self { stream, unpacker, file: None, block: None, behind: None })
+    }
+
+    /// The open block's next record at or behind `seq` and before `end`; it is passed over with that.
+    pub(crate) fn take(&mut self, seq: u64, end: u64) -> Option<ReadRecord> {
+        let block = self.block.as_mut()?;
+        block.skip_to(seq);
+        if block.seq >= end || block.seq < seq {
+            return None;
+        }
+        let (bytes, next) = block.peek()?;
+        let record = ReadRecord { seq: block.seq, received_at: block.header.received_at, bytes };
+        (block.seq, block.at) = (block.seq + 1, next);
+        Some(record)
+    }
+
+    /// Steps back before the record that was taken last.
+    pub(crate) fn put_back(&mut self, seq: u64) {
+        if let Some(block) = &mut self.block {
+            block.skip_to(seq);
+        }
+    }
+
+    /// The sequence numbers of the open block.
+    pub(crate) fn block_seqs(&self) -> Option<Range<u64>> {
+        self.block.as_ref().map(|block| block.header.seqs())
+    }
+
+    /// Opens the block that holds `seq`, which an entry with this key stands for.
+    ///
+    /// # Errors
+    /// When the segment cannot be opened or read now, or its key is missing.
+    pub(crate) fn seek(&mut self, store: &Store, key: u64, entry: &Entry, seq: u64) -> Result<Sought, QueueError> {
+        let open = self.block.as_ref().filter(|block| block.segment == entry.segment);
+        if open.is_some_and(|block| block.header.seqs().contains(&seq)) {
+            return Ok(Sought::Block);
+        }
+        let place = self.behind.filter(|(segment, at)| {
+            let is_before = open.is_some_and(|block| block.header.seqs().end <= seq);
+            *segment == entry.segment && is_before && (entry.offset..entry.end()).contains(at)
+        });
+        let mut at = place.map_or(entry.offset, |(_, at)| at);
+        while at < entry.end() {
+            let Some(header) = self.header_at(store, entry, at)? else { break };
+            let is_ours = header.kind == store.options.kind && header.stream == self.stream;
+            if is_ours && header.seqs().contains(&seq) {
+                if self.open(store, entry.segment, at, &header)? {
+                    return Ok(Sought::Block);
+                }
+                break;
+            }
+            if is_ours && header.seq > seq {
+                break;
+            }
+            at += header.block_len();
+        }
+        self.search(store, key, entry, seq)
+    }
+
+    fn header_at(&mut self, store: &Store, entry: &Entry, at: u64) -> Result<Option<Header>, QueueError> {
+        let end = entry.end();
+        let reader = self.file(store, entry.segment)?;
+        let bytes = reader.slice(at, HEADER_BYTES, end).map_err(|error| io_error(store, entry.segment, error))?;
+        Ok(Header::parse(bytes).ok())
+    }
+
+    /// Opens a block; false where it does not hold.
+    fn open(&mut self, store: &Store, segment: u64, offset: u64, header: &Header) -> Result<bool, QueueError> {
+        let end = offset + header.block_len();
+        let reader = self.file(store, segment)?;
+        let block =
+            reader.slice(offset, header.block_len() as usize, end).map_err(|error| io_error(store, segment, error))?;
+        let Ok(packed) = check_block(header, block).map(<[u8]>::to_vec) else { return Ok(false) };
+        match self.unpacker.unpack(segment, header, &packed) {
+            Ok(payload) => {
+                let (seq, payload) = (header.seq, payload.into());
+                self.block = Some(OpenBlock { segment, header: *header, payload, seq, at: 0 });
+                self.behind = Some((segment, end));
+                Ok(true)
+            }
+            Err(BadPayload::NoKey { key }) => {
+                let path = segment::path(&store.journal(), segment).display().to_string();
+                Err(QueueError::NoKey { path, key })
+            }
+            Err(_) => Ok(false),
+        }
+    }
+
+    /// Walks the segment in which `seq` should lie. What is damaged is copied to the quarantine.
+    fn search(&mut self, store: &Store, key: u64, entry: &Entry, seq: u64) -> Result<Sought, QueueError> {
+        let segment = entry.segment;
+        let io = |error| io_error(store, segment, error);
+        self.file = None;
+        let path = segment::path(&store.journal(), segment);
+        let file = store.disk.open(&path).map_err(io)?;
+        let len = file.len().map_err(io)?;
+        let synced = store.state.lock().segments.get(&segment).map_or(0, |known| known.end);
+        let mut walker = Walker::new(Arc::clone(&file), 0, len.min(synced));
+        let mut next = entry.seqs(key).end;
+        while let Some(found) = walker.next().map_err(io)? {
+            let (header, offset) = match found {
+                Found::Block { header, offset, .. } => (header, offset),
+                Found::Damage(damage) => {
+                    store.quarantine.keep(&path, segment, file.as_ref(), &damage);
+                    continue;
+                }
+            };
+            if header.kind != store.options.kind || header.stream != self.stream || header.seqs().end <= seq {
+                continue;
+            }
+            if header.seq > seq {
+                next = next.min(header.seq);
+                break;
+            }
+            if self.open(store, segment, offset, &header)? {
+                return Ok(Sought::Block);
+            }
+            // Its checksum holds and yet it cannot be unpacked: forged, or packed by something else.
+            let bytes = offset..offset + header.block_len();
+            let damage = Damage { bytes, reason: BadBlock::Unknown, header: Some(header), unreadable: false };
+            store.quarantine.keep(&path, segment, file.as_ref(), &damage);
+            next = next.min(header.seqs().end);
+            break;
+        }
+        Ok(Sought::Lost(seq..next.max(seq + 1)))
+    }
+
+    fn file(&mut self, store: &Store, segment: u64) -> Result<&mut ChunkReader, QueueError> {
+        if self.file.as_ref().is_none_or(|(open, _)| *open != segment) {
+            let path = segment::path(&store.journal(), segment);
+            let file = store.disk.open(&path).map_err(|error| io_error(store, segment, error))?;
+            self.file = Some((segment, ChunkReader::new(file)));
+        }
+        match &mut self.file {
+            Some((_, reader)) => Ok(reader),
+            None => unreachable!("it was opened just now"),
+        }
+    }
+}
+
+impl OpenBlock {
+    fn peek(&self) -> Option<(Bytes, usize)> {
+        let record = Records::new(&self.payload[self.at..]).next()?;
+        let start = record.as_ptr().addr() - self.payload.as_ptr().addr();
+        Some((self.payload.slice(start..start + record.len()), start + record.len()))
+    }
+
+    fn skip_to(&mut self, seq: u64) {
+        if seq < self.seq {
+            (self.seq, self.at) = (self.header.seq, 0);
+        }
+        while self.seq < seq
+            && let Some((_, next)) = self.peek()
+        {
+            (self.seq, self.at) = (self.seq + 1, next);
+        }
+    }
+}
+
+fn io_error(store: &Store, segment: u64, source: io::Error) -> QueueError {
+    let path = segment::path(&store.journal(), segment);
+    QueueError::Io { path: path.display().to_string(), source }
+}

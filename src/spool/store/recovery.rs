@@ -1,0 +1,717 @@
+//! What a start finds, and how a queue is filled from the journal.
+//!
+//! For each segment, in order:
+//! - `entries + done == entered`, and all of it is entered: the queue is believed, nothing is read but the front behind it;
+//! - the same, but blocks lie behind the last entered one: those are entered;
+//! - anything else, or no queue: what the queue says of it is dropped, and all of it is entered that is not known to be done: what lies
+//!   behind the ack floor that the fronts tell.
+//!
+//! Lost is what lay in bytes that do not hold, by the jump in sequence numbers, and what lies in a segment that is gone, unless a
+//! `.done` or a front says that it was done. A write that was cut off at the end is cut away: nobody was told that it is kept.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64},
+    },
+};
+
+use parking_lot::Mutex;
+
+use super::{
+    PAGE_BYTES, Segment, State, Store, StoreOptions, Unread,
+    entering::Entries,
+    retention::truncate,
+    walk::{Start, walk},
+    writer_at,
+};
+use crate::{
+    record::{Stream, UnixMillis, instant},
+    spool::{
+        disk::{Disk, Listed},
+        error::OpenError,
+        failpoint,
+        journal::{
+            block::FORMAT_VERSION,
+            codec::Unpacker,
+            front::{Ending, Front, PerStream},
+            scan::{self, Extent, FrontFound, ScanError},
+            segment::{self, Damage},
+            writer::Position,
+        },
+        quarantine::Quarantine,
+        queue::{
+            Change, Disposition, DropReason, Entry, Progress, QueueFailed, QueueStore, Queues, Recorded, Totals,
+            memory::MemoryQueue, ranges::RangeSet,
+        },
+        reports::Reports,
+    },
+};
+
+/// So many entries are changed at once.
+const MAX_ENTRIES: usize = 1000;
+
+/// So many sequence numbers are passed over where a segment that may hold the last ones cannot be seen: it may come back.
+pub(super) const UNSEEN: u64 = 1 << 32;
+
+/// Where a store lies, and what it needs of its surroundings.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) home: PathBuf,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) queues: Arc<dyn Queues>,
+    pub(crate) reports: Arc<Reports>,
+    pub(crate) quarantine: Arc<Quarantine>,
+    /// Nothing may be changed on the medium.
+    pub(crate) read_only: bool,
+}
+
+/// What was found that is to be told.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    /// Bytes that were whole once, by segment.
+    pub(crate) damage: Vec<(u64, Damage)>,
+    /// What a write that was cut off has left at the end.
+    pub(crate) torn: Option<(u64, Damage)>,
+    /// Sequence numbers of records lost to damage, or with a segment that is gone; by segment.
+    pub(crate) lost: BTreeMap<u64, PerStream<RangeSet>>,
+    /// Segments that were walked.
+    pub(crate) walked: Vec<u64>,
+    /// When the first record was received that comes again though it may be done.
+    redelivers_since: Option<UnixMillis>,
+    /// When the newest front or block that was met was written.
+    pub(crate) written_at: Option<UnixMillis>,
+}
+
+/// Refuses a journal that another build wrote; reads the segments' fronts only.
+///
+/// # Errors
+/// When it is of another version, or cannot be listed.
+pub(crate) fn check_version(disk: &dyn Disk, journal: &Path) -> Result<(), OpenError> {
+    Survey::of(disk, journal).map(drop)
+}
+
+/// What lies in a journal's directory.
+struct Survey {
+    segments: Vec<(u64, Listed, Option<Front>)>,
+    done: BTreeSet<u64>,
+}
+
+impl Survey {
+    fn of(disk: &dyn Disk, journal: &Path) -> Result<Self, OpenError> {
+        let mut unpacker = Unpacker::new(None).map_err(OpenError::io(journal))?;
+        let mut segments = Vec::new();
+        for (number, listed) in segment::list(disk, journal).map_err(OpenError::io(journal))? {
+            let path = segment::path(journal, number);
+            let front = match scan::front(disk, journal, number, &mut unpacker).map_err(OpenError::io(&path))? {
+                FrontFound::Whole(front) => Some(*front),
+                FrontFound::None => None,
+                FrontFound::OtherVersion { version } => return Err(other_version(path, version)),
+            };
+            segments.push((number, listed, front));
+        }
+        let done = segment::list_done(disk, journal).map_err(OpenError::io(journal))?;
+        Ok(Self { segments, done: done.into_iter().map(|(segment, _)| segment).collect() })
+    }
+
+    fn fronts(&self) -> impl DoubleEndedIterator<Item = &Front> {
+        self.segments.iter().filter_map(|(_, _, front)| front.as_ref())
+    }
+
+    fn ending_of(&self, segment: u64) -> Option<Ending> {
+        self.fronts().filter_map(|front| front.previous).find(|ending| ending.segment == segment)
+    }
+
+    /// No segment behind it has begun to hold anything, as far as fronts tell.
+    fn is_last(&self, segment: u64) -> bool {
+        self.fronts().next_back().is_none_or(|newest| newest.segment <= segment)
+    }
+}
+
+fn other_version(path: PathBuf, found: u8) -> OpenError {
+    OpenError::OtherFormat { path, found, known: FORMAT_VERSION }
+}
+
+/// Opens the store at a place over a queue that was opened there; without one, over its twin in memory. Blocking.
+///
+/// # Errors
+/// When the journal is of another version, or cannot be listed or read.
+pub(crate) fn open(
+    place: Place,
+    options: StoreOptions,
+    queue: Option<Arc<dyn QueueStore>>,
+) -> Result<(Store, Findings), OpenError> {
+    let journal = place.home.join("journal");
+    let survey = Survey::of(place.disk.as_ref(), &journal)?;
+    failpoint::reach("replay");
+    let had_queue = queue.is_some();
+    let mut leaked = 0;
+    let mut queue = queue.unwrap_or_else(|| Arc::new(MemoryQueue::default()));
+    let recovered = match Recovery::run(&place, &options, &survey, queue.as_ref()) {
+        Err(Stop::Open(error)) => return Err(error),
+        Err(Stop::Queue(error)) => {
+            place.reports.warn(&format!("spool {}: {error}; it is made again from the journal", place.home.display()));
+            // Dropping the handle of a damaged database may hang.
+            std::mem::forget(std::mem::replace(&mut queue, Arc::new(MemoryQueue::default())));
+            leaked = 1;
+            match Recovery::run(&place, &options, &survey, queue.as_ref()) {
+                Err(Stop::Open(error)) => return Err(error),
+                Err(Stop::Queue(error)) => return Err(OpenError::io(&place.home)(io::Error::other(error))),
+                Ok(recovered) => recovered,
+            }
+        }
+        Ok(recovered) => recovered,
+    };
+    failpoint::reach("replayed");
+    let Recovered { state, position, findings } = recovered;
+    let writer = writer_at(&place.disk, &place.home, &options, position).map_err(OpenError::io(&place.home))?;
+    let lost = !had_queue || !queue.is_durable();
+    let store = Store {
+        home: place.home,
+        disk: place.disk,
+        queues: place.queues,
+        options,
+        state: Mutex::new(state),
+        reports: place.reports,
+        quarantine: place.quarantine,
+        writer,
+        queue: Mutex::new(queue),
+        queue_is_lost: AtomicBool::new(lost),
+        leaked_queues: AtomicU64::new(leaked),
+        closing_queues: Arc::default(),
+        restored: Mutex::new(instant()),
+        changed: AtomicBool::new(true),
+        read_only: place.read_only,
+    };
+    Ok((store, findings))
+}
+
+/// Copies damage to the quarantine, cuts what a cut-off write left, gives back what was reserved, and makes durable what was
+/// found, before the queue knows of it: it may have been written just before a kill, and a power cut may still take it.
+fn settle_medium(place: &Place, survey: &Survey, findings: &Findings) -> io::Result<()> {
+    let (disk, journal) = (place.disk.as_ref(), place.home.join("journal"));
+    for (segment, damage) in findings.damage.iter().chain(&findings.torn) {
+        let path = segment::path(&journal, *segment);
+        place.quarantine.keep(&path, *segment, disk.open(&path)?.as_ref(), damage);
+        place.reports.warn(&format!(
+            "{}: {} bytes at {} are no whole block ({}); kept in quarantine/",
+            path.display(),
+            damage.bytes.end - damage.bytes.start,
+            damage.bytes.start,
+            damage.reason
+        ));
+    }
+    for (number, listed, _) in &survey.segments {
+        let torn =
+            findings.torn.as_ref().filter(|(segment, _)| segment == number).map(|(_, damage)| damage.bytes.start);
+        let walked = findings.walked.contains(number);
+        let reserved = listed.allocated > listed.len.next_multiple_of(PAGE_BYTES);
+        if torn.is_none() && !walked && !reserved {
+            continue;
+        }
+        let file = disk.open_writable(&segment::path(&journal, *number))?;
+        if torn.is_some() || reserved {
+            file.set_len(torn.unwrap_or(listed.len))?;
+        }
+        file.sync()?;
+    }
+    for segment in &survey.done {
+        truncate(disk, &segment::done_path(&journal, *segment))?;
+    }
+    disk.sync_directory(&journal)
+}
+
+/// What a recovery ends with.
+struct Recovered {
+    state: State,
+    position: Position,
+    findings: Findings,
+}
+
+/// Why it could not be done.
+enum Stop {
+    Open(OpenError),
+    Queue(QueueFailed),
+}
+
+impl From<QueueFailed> for Stop {
+    fn from(error: QueueFailed) -> Self {
+        Self::Queue(error)
+    }
+}
+
+/// What the queue's entries say of a segment.
+#[derive(Default)]
+struct InQueue {
+    records: u64,
+    keys: Vec<(Stream, u64)>,
+}
+
+struct Recovery<'a> {
+    place: &'a Place,
+    survey: &'a Survey,
+    queue: &'a dyn QueueStore,
+    recorded: Recorded,
+    needed_from: u64,
+    floor: PerStream<u64>,
+    /// The sequence numbers that the streams' next records should have at least, as far as is known.
+    next: PerStream<u64>,
+    /// A segment may hold later ones than that, and cannot be seen.
+    unseen: bool,
+    change: Change,
+    state: State,
+    findings: Findings,
+}
+
+impl<'a> Recovery<'a> {
+    fn run(
+        place: &'a Place,
+        options: &'a StoreOptions,
+        survey: &'a Survey,
+        queue: &'a dyn QueueStore,
+    ) -> Result<Recovered, Stop> {
+        let recorded = queue.recorded()?;
+        let floor = std::array::from_fn(|i| survey.fronts().map(|front| front.ack_floor[i]).max().unwrap_or(0));
+        let needed_from = survey.fronts().map(|front| front.needed_from).max().unwrap_or(0);
+        let mut recovery = Self {
+            place,
+            survey,
+            queue,
+            recorded,
+            needed_from,
+            floor,
+            next: PerStream::default(),
+            unseen: false,
+            change: Change::default(),
+            state: State::default(),
+            findings: Findings::default(),
+        };
+        recovery.begin_totals();
+        let mut in_queue = recovery.look_at_entries()?;
+        let mut entries = Entries::behind(queue, options.max_entry_span)?;
+        for (number, listed, front) in &survey.segments {
+            let known = in_queue.remove(number).unwrap_or_default();
+            recovery.segment(*number, listed, front.as_ref(), &known, &mut entries)?;
+        }
+        recovery.drop_gone(in_queue)?;
+        recovery.change.entries.extend(entries.take());
+        recovery.finish()
+    }
+
+    /// A queue that knows nothing goes on with what the newest front says.
+    fn begin_totals(&mut self) {
+        let is_new = self.recorded.segments.is_empty() && self.recorded.totals == PerStream::<Totals>::default();
+        if let (true, Some(front)) = (is_new, self.survey.fronts().next_back()) {
+            self.recorded.totals = front.totals.clone();
+        }
+    }
+
+    fn look_at_entries(&self) -> Result<BTreeMap<u64, InQueue>, QueueFailed> {
+        let mut found: BTreeMap<u64, InQueue> = BTreeMap::new();
+        each_entry(self.queue, &mut |stream, key, entry| {
+            let of_segment = found.entry(entry.segment).or_default();
+            of_segment.records += entry.records;
+            of_segment.keys.push((stream, key));
+        })?;
+        Ok(found)
+    }
+
+    fn segment(
+        &mut self,
+        number: u64,
+        listed: &Listed,
+        front: Option<&Front>,
+        in_queue: &InQueue,
+        entries: &mut Entries,
+    ) -> Result<(), Stop> {
+        let journal = self.place.home.join("journal");
+        let ending = self.survey.ending_of(number);
+        let end = ending.map_or(listed.len, |ending| ending.len);
+        if let Some(front) = front {
+            let first = self.next.iter_mut().zip(front.first);
+            first.for_each(|(next, first)| *next = (*next).max(first));
+        }
+        let allocated = listed.len.next_multiple_of(PAGE_BYTES);
+        if number < self.needed_from || self.survey.done.contains(&number) {
+            // A front that is synced knows that all of it is done.
+            self.remove_entries(in_queue);
+            let progress = Progress { entered_to: end, entered: 0, done: 0 };
+            self.state
+                .segments
+                .insert(number, Segment { allocated, end, held: 0, sealed: true, progress, unread: None });
+            self.change.segments.push((number, Some(progress)));
+            return Ok(());
+        }
+        let recorded = self.recorded.segments.get(&number).copied();
+        let agrees = recorded.filter(|progress| in_queue.records + progress.done == progress.entered);
+        let complete = |progress: &Progress| {
+            progress.entered_to >= end && ending.is_none_or(|ending| ending.records == progress.entered)
+        };
+        if let Some(progress) = agrees.filter(complete) {
+            let held = progress.entered;
+            self.state.segments.insert(number, Segment { allocated, end, held, sealed: true, progress, unread: None });
+            self.know_next(ending.map_or(self.recorded.next, |ending| ending.next));
+            return Ok(());
+        }
+        // Blocks behind the last entered one; or all of it, where what is known does not add up.
+        let progress = agrees.filter(|progress| progress.entered_to < end).unwrap_or_default();
+        if progress == Progress::default() {
+            self.remove_entries(in_queue);
+            entries.start_over();
+        }
+        let begins_in_it = progress.entered_to > 0;
+        let expected = if begins_in_it { self.max_next(self.recorded.next) } else { self.next };
+        let extent = Extent {
+            segment: number,
+            from: progress.entered_to,
+            end,
+            synced: recorded.map_or(0, |recorded| recorded.entered_to),
+            is_last: ending.is_none() && self.survey.is_last(number),
+        };
+        let start = Start { extent, progress, floor: self.floor, expected, next: ending.map(|ending| ending.next) };
+        let path = segment::path(&journal, number);
+        let walked = match walk(self.place.disk.as_ref(), &journal, start, entries) {
+            Ok(walked) => walked,
+            Err(ScanError::OtherVersion { version }) => return Err(Stop::Open(other_version(path, version))),
+            Err(ScanError::Io(error)) => {
+                self.place.reports.error(format!("{}: {error}; it is read again later", path.display()));
+                self.unseen |= ending.is_none();
+                let unread = Some(Unread { start: progress.entered_to, end, held: None, floor: self.floor });
+                let segment = Segment { allocated, end, held: progress.entered, sealed: true, progress, unread };
+                self.state.segments.insert(number, segment);
+                self.change.segments.push((number, Some(progress)));
+                return Ok(());
+            }
+        };
+        failpoint::reach("replay_block");
+        self.know_next(walked.next);
+        let progress = walked.progress;
+        if begins_in_it {
+            // Done before a front was written, and the queue has lost it since.
+            for (totals, records) in self.recorded.totals.iter_mut().zip(walked.done_before) {
+                totals.count(Disposition::Delivered, records);
+            }
+        } else {
+            let since = &mut self.findings.redelivers_since;
+            *since = [*since, walked.oldest].into_iter().flatten().min();
+        }
+        self.findings.walked.push(number);
+        self.findings.written_at = self.findings.written_at.max(walked.newest);
+        self.findings.damage.extend(walked.damage.into_iter().map(|damage| (number, damage)));
+        self.findings.torn = walked.torn.map(|torn| (number, torn)).or(self.findings.torn.take());
+        for (totals, lost) in self.recorded.totals.iter_mut().zip(&walked.lost) {
+            totals.count(Disposition::Dropped(DropReason::Damaged), lost.len());
+        }
+        if walked.lost.iter().any(|lost| lost.len() > 0) {
+            self.findings.lost.insert(number, walked.lost);
+        }
+        let segment = Segment {
+            allocated,
+            end: progress.entered_to,
+            held: progress.entered,
+            sealed: true,
+            progress,
+            unread: None,
+        };
+        self.state.segments.insert(number, segment);
+        self.change.segments.push((number, Some(progress)));
+        Ok(())
+    }
+
+    /// Entries of segments that are not there: done, where something says so, and lost otherwise.
+    fn drop_gone(&mut self, in_queue: BTreeMap<u64, InQueue>) -> Result<(), Stop> {
+        for (segment, known) in in_queue {
+            let done = segment < self.needed_from || self.survey.done.contains(&segment);
+            let disposition = if done { Disposition::Delivered } else { Disposition::Dropped(DropReason::Damaged) };
+            if !done {
+                let path = segment::path(&self.place.home.join("journal"), segment);
+                self.place.reports.error(format!(
+                    "{}: it is gone, and {} records that were still to be delivered with it; they are counted as damaged",
+                    path.display(),
+                    known.records
+                ));
+            }
+            let seqs = self.seqs_of(&known)?;
+            for (totals, seqs) in self.recorded.totals.iter_mut().zip(&seqs) {
+                totals.count(disposition, seqs.len());
+            }
+            if !done {
+                self.findings.lost.insert(segment, seqs);
+            }
+            self.remove_entries(&known);
+        }
+        let there = &self.state.segments;
+        for &segment in self.recorded.segments.keys().filter(|segment| !there.contains_key(segment)) {
+            self.change.segments.push((segment, None));
+            self.unseen |= segment >= self.needed_from && !self.survey.done.contains(&segment);
+        }
+        Ok(())
+    }
+
+    fn seqs_of(&self, known: &InQueue) -> Result<PerStream<RangeSet>, QueueFailed> {
+        let mut seqs = PerStream::<RangeSet>::default();
+        for &(stream, key) in &known.keys {
+            if let Some((key, entry)) = self.queue.entry_from(stream, key)? {
+                seqs[stream as usize].insert(entry.seqs(key));
+            }
+        }
+        Ok(seqs)
+    }
+
+    fn remove_entries(&mut self, known: &InQueue) {
+        self.change.entries.extend(known.keys.iter().map(|&(stream, key)| (stream, key, None)));
+    }
+
+    fn know_next(&mut self, next: PerStream<u64>) {
+        self.next = self.max_next(next);
+    }
+
+    fn max_next(&self, other: PerStream<u64>) -> PerStream<u64> {
+        std::array::from_fn(|i| self.next[i].max(other[i]))
+    }
+
+    fn finish(mut self) -> Result<Recovered, Stop> {
+        self.know_next(self.recorded.next);
+        if self.unseen {
+            self.next.iter_mut().for_each(|next| *next += UNSEEN);
+        }
+        self.change.totals = Some(self.recorded.totals.clone());
+        self.change.next = Some(self.next);
+        if !self.place.read_only {
+            let journal = self.place.home.join("journal");
+            let settled = settle_medium(self.place, self.survey, &self.findings);
+            settled.map_err(OpenError::io(journal)).map_err(Stop::Open)?;
+        }
+        apply_in_parts(self.queue, std::mem::take(&mut self.change))?;
+        let Self { queue, survey, next, recorded, mut state, findings, needed_from, .. } = self;
+        state.needed_from = needed_from;
+        state.done = survey.done.iter().map(|&segment| (segment, ())).collect();
+        state.redelivers_since = findings.redelivers_since;
+        let mut pending = Pending::default();
+        each_entry(queue, &mut |stream, key, entry| pending.add(stream, key, entry))?;
+        for (stream, totals) in state.streams.iter_mut().zip(recorded.totals) {
+            stream.totals = totals;
+        }
+        for (stream, next) in state.streams.iter_mut().zip(next) {
+            stream.next = next;
+        }
+        state.take_pending(pending);
+        for stream in &mut state.streams {
+            stream.cursor = stream.ack_floor;
+        }
+        let numbers = state.segments.keys().chain(&survey.done).chain(recorded.segments.keys());
+        let next_segment = numbers.max().map_or(1, |newest| newest + 1).max(needed_from);
+        let ended = state.segments.last_key_value();
+        let ended = ended.map(|(&segment, known)| Ending { segment, len: known.end, records: known.held, next });
+        Ok(Recovered { state, position: Position::new(next_segment, next, ended), findings })
+    }
+}
+
+/// What is to be delivered, added up.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    streams: PerStream<(u64, super::Size)>,
+    first: PerStream<Option<(u64, UnixMillis)>>,
+}
+
+impl Pending {
+    fn add(&mut self, stream: Stream, key: u64, entry: &Entry) {
+        let (records, size) = &mut self.streams[stream as usize];
+        *records += entry.records;
+        size.add(entry.size);
+        self.first[stream as usize].get_or_insert((key, entry.received_at));
+    }
+}
+
+impl State {
+    /// Makes the streams agree with all entries of the queue.
+    fn take_pending(&mut self, pending: Pending) {
+        let found = pending.streams.into_iter().zip(pending.first);
+        for (stream, ((records, size), first)) in self.streams.iter_mut().zip(found) {
+            (stream.records, stream.size) = (records, size);
+            stream.ack_floor = first.map_or(stream.next, |(key, _)| key);
+            stream.oldest = first.map(|(_, received_at)| received_at);
+        }
+    }
+}
+
+/// All entries of a queue, in order.
+pub(crate) fn each_entry(
+    queue: &dyn QueueStore,
+    visit: &mut dyn FnMut(Stream, u64, &Entry),
+) -> Result<(), QueueFailed> {
+    for stream in Stream::ALL {
+        let mut at = 0;
+        while let Some((key, entry)) = queue.entry_from(stream, at)? {
+            visit(stream, key, &entry);
+            at = entry.seqs(key).end.max(at + 1);
+        }
+    }
+    Ok(())
+}
+
+/// Makes a change of any length, its entries before what is counted of them: cut short, the next start walks again.
+fn apply_in_parts(queue: &dyn QueueStore, mut change: Change) -> Result<(), QueueFailed> {
+    let entries = std::mem::take(&mut change.entries);
+    if entries.len() <= MAX_ENTRIES {
+        return queue.apply(&Change { entries, ..change });
+    }
+    for part in entries.chunks(MAX_ENTRIES) {
+        queue.apply(&Change { entries: part.to_vec(), ..Change::default() })?;
+    }
+    queue.apply(&change)
+}
+
+/// Fills a twin in memory from a store's journal, and makes the store's state agree with it. The queue is locked meanwhile.
+pub(super) fn twin(store: &Store) -> MemoryQueue {
+    let twin = MemoryQueue::default();
+    let (segments, floor, next) = {
+        let mut state = store.state.lock();
+        state.unentered.clear();
+        let floor = state.streams.each_ref().map(|stream| stream.ack_floor);
+        (state.segments.clone(), floor, state.streams.each_ref().map(|stream| stream.next))
+    };
+    let mut entries = Entries::new(store.options.max_entry_span);
+    let mut change = Change { next: Some(next), ..Change::default() };
+    let mut unread = Vec::new();
+    let (mut expected, mut lost, mut since) = (floor, PerStream::<u64>::default(), None);
+    for (&segment, known) in &segments {
+        let extent = Extent { segment, from: 0, end: known.end, synced: u64::MAX, is_last: false };
+        // What could not be read before was not done before either: the streams' floor is beyond it.
+        let floor = known.unread.map_or(floor, |unread| unread.floor);
+        let start = Start { extent, progress: Progress::default(), floor, expected, next: None };
+        match walk(store.disk.as_ref(), &store.journal(), start, &mut entries) {
+            Ok(walked) => {
+                unread.push((segment, None));
+                expected = walked.next;
+                since = [since, walked.oldest].into_iter().flatten().min();
+                lost.iter_mut().zip(&walked.lost).for_each(|(lost, more)| *lost += more.len());
+                // What is not among the blocks any more was found lost, and counted, before.
+                let missing = known.held.saturating_sub(walked.progress.entered);
+                let Progress { entered_to, entered, done } = walked.progress;
+                let progress = Progress { entered_to, entered: entered + missing, done: done + missing };
+                change.segments.push((segment, Some(progress)));
+            }
+            Err(error) => {
+                let path = segment::path(&store.journal(), segment);
+                store.reports.error(format!("{}: {}; it is read again later", path.display(), io::Error::from(error)));
+                change.segments.push((segment, Some(Progress::default())));
+                unread.push((segment, Some(Unread { start: 0, end: known.end, held: Some(known.held), floor })));
+            }
+        }
+    }
+    change.entries = entries.take();
+    let mut pending = Pending::default();
+    for (stream, key, entry) in &change.entries {
+        entry.iter().for_each(|entry| pending.add(*stream, *key, entry));
+    }
+    let mut state = store.state.lock();
+    for (segment, progress) in &change.segments {
+        if let (Some(known), Some(progress)) = (state.segments.get_mut(segment), progress) {
+            known.progress = *progress;
+        }
+    }
+    for (segment, unread) in unread {
+        if let Some(known) = state.segments.get_mut(&segment) {
+            known.unread = unread;
+        }
+    }
+    state.take_over(pending, &change.entries, lost);
+    state.redelivers_since = [state.redelivers_since, since].into_iter().flatten().min();
+    change.totals = Some(state.streams.each_ref().map(|stream| stream.totals.clone()));
+    drop(state);
+    // Memory takes every change.
+    let _ = twin.apply(&change);
+    twin
+}
+
+impl State {
+    /// Goes on with the entries of a queue that was made again. What was done out of order is among them, and counts no more;
+    /// what was leased once and is not now is released.
+    fn take_over(&mut self, pending: Pending, entries: &[(Stream, u64, Option<Entry>)], lost: PerStream<u64>) {
+        let before = self.streams.each_ref().map(|stream| stream.records);
+        self.take_pending(pending);
+        for (stream, (before, lost)) in self.streams.iter_mut().zip(before.into_iter().zip(lost)) {
+            let again = (stream.records + lost).saturating_sub(before);
+            stream.totals.delivered = stream.totals.delivered.saturating_sub(again);
+            stream.totals.count(Disposition::Dropped(DropReason::Damaged), lost);
+        }
+        for (stream, key, entry) in entries {
+            let Some(entry) = entry else { continue };
+            let stream = &mut self.streams[*stream as usize];
+            let seqs = entry.seqs(*key);
+            if seqs.start < stream.cursor {
+                stream.released.insert(seqs.start..seqs.end.min(stream.cursor));
+            }
+        }
+        for stream in &mut self.streams {
+            for leased in stream.leased.iter().collect::<Vec<_>>() {
+                stream.released.remove(&leased);
+            }
+        }
+    }
+}
+
+impl Store {
+    /// Enters the segments that could not be read when they were to be walked.
+    pub(crate) fn read_again(&self) {
+        let unread: Vec<u64> = {
+            let state = self.state.lock();
+            state.segments.iter().filter(|(_, known)| known.unread.is_some()).map(|(&segment, _)| segment).collect()
+        };
+        for segment in unread {
+            self.with_queue(|queue| self.read_segment_again(queue, segment));
+        }
+    }
+
+    fn read_segment_again(&self, queue: &dyn QueueStore, segment: u64) -> Result<(), QueueFailed> {
+        let known = self.state.lock().segments.get(&segment).copied();
+        let Some((known, unread)) = known.and_then(|known| Some((known, known.unread?))) else { return Ok(()) };
+        let Unread { start: from, end, held, floor } = unread;
+        let extent = Extent { segment, from, end, synced: u64::MAX, is_last: false };
+        let start = Start { extent, progress: Progress::default(), floor, expected: floor, next: None };
+        let mut entries = Entries::new(self.options.max_entry_span);
+        // It has been said that it cannot be read.
+        let Ok(walked) = walk(self.disk.as_ref(), &self.journal(), start, &mut entries) else { return Ok(()) };
+        // What is not among the blocks any more was found lost, and counted, before.
+        let missing = held.map_or(0, |held| held.saturating_sub(walked.progress.entered));
+        let progress = Progress {
+            entered_to: known.progress.entered_to.max(walked.progress.entered_to),
+            entered: known.progress.entered + walked.progress.entered + missing,
+            done: known.progress.done + walked.progress.done + missing,
+        };
+        let change = Change { entries: entries.take(), segments: vec![(segment, Some(progress))], ..Change::default() };
+        queue.apply(&change)?;
+        let mut firsts = PerStream::default();
+        for stream in Stream::ALL {
+            firsts[stream as usize] = queue.entry_from(stream, 0)?;
+        }
+        let mut state = self.state.lock();
+        if let Some(known) = state.segments.get_mut(&segment) {
+            (known.progress, known.unread) = (progress, None);
+            if held.is_none() {
+                known.held = progress.entered;
+            }
+        }
+        for (stream, key, entry) in &change.entries {
+            let Some(entry) = entry else { continue };
+            let seqs = entry.seqs(*key);
+            let stream = &mut state.streams[*stream as usize];
+            stream.records += entry.records;
+            stream.size.add(entry.size);
+            if seqs.start < stream.cursor {
+                stream.released.insert(seqs.start..seqs.end.min(stream.cursor));
+            }
+        }
+        for (stream, lost) in Stream::ALL.into_iter().zip(&walked.lost) {
+            state.streams[stream as usize].totals.count(Disposition::Dropped(DropReason::Damaged), lost.len());
+            state.stand_at(stream, firsts[stream as usize]);
+        }
+        drop(state);
+        self.mark_changed();
+        Ok(())
+    }
+}

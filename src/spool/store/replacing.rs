@@ -1,0 +1,195 @@
+//! A queue that fails is replaced: by its twin in memory, filled from the journal, and by a new sled when there is space for one.
+//!
+//! A handle that failed is leaked, because its drop hangs; there are only so many of them, after which a store keeps to its
+//! memory until the next start.
+
+use std::{
+    io,
+    sync::{Arc, atomic::Ordering},
+    thread,
+    time::Duration,
+};
+
+use super::{Store, queue_directory, recovery};
+use crate::{
+    record::instant,
+    spool::queue::{QueueFailed, QueueStore, memory::MemoryQueue},
+};
+
+/// So many handles are leaked at the most.
+const MAX_LEAKED: u64 = 16;
+/// The queue is kept in memory while less than this is free: sled does not survive a write that fails.
+pub(crate) const QUEUE_SPACE: u64 = 4 << 20;
+/// Between two attempts to put the queue on disk again.
+const RESTORE_PERIOD: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+
+impl Store {
+    /// Does something with the queue, nobody else meanwhile. Where it fails it is replaced, and the work done again: it may not
+    /// change anything before its last use of the queue.
+    pub(crate) fn with_queue<T>(&self, mut work: impl FnMut(&dyn QueueStore) -> Result<T, QueueFailed>) -> T {
+        let mut queue = self.queue.lock();
+        loop {
+            match work(queue.as_ref()) {
+                Ok(result) => return result,
+                Err(error) => self.replace(&mut queue, &error),
+            }
+        }
+    }
+
+    /// The same, unless somebody has been at it for too long.
+    pub(crate) fn try_with_queue<T>(
+        &self,
+        patience: Duration,
+        mut work: impl FnMut(&dyn QueueStore) -> Result<T, QueueFailed>,
+    ) -> Option<T> {
+        let mut queue = self.queue.try_lock_for(patience)?;
+        loop {
+            match work(queue.as_ref()) {
+                Ok(result) => return Some(result),
+                Err(error) => self.replace(&mut queue, &error),
+            }
+        }
+    }
+
+    pub(super) fn mark_changed(&self) {
+        self.changed.store(true, Ordering::Relaxed);
+    }
+
+    /// What is done about once a second: enters what is published, keeps the queue where there is space for it, flushes it, reads
+    /// again what could not be read, lets segments go.
+    pub(crate) fn maintain(&self, free: u64) {
+        self.enter();
+        if free < QUEUE_SPACE {
+            self.keep_in_memory(&format!("{free} bytes are free on the disk"));
+        } else if free >= 2 * QUEUE_SPACE && self.queue_is_lost.load(Ordering::Relaxed) {
+            let mut restored = self.restored.lock();
+            if instant().duration_since(*restored) >= RESTORE_PERIOD {
+                *restored = instant();
+                drop(restored);
+                self.restore_queue();
+            }
+        }
+        self.flush();
+        self.read_again();
+        self.retain();
+    }
+
+    /// Makes the queue's changes durable, if there are any.
+    pub(crate) fn flush(&self) {
+        if !self.changed.swap(false, Ordering::Relaxed) {
+            return;
+        }
+        let (queue, before) = {
+            let queue = Arc::clone(&self.queue.lock());
+            let state = self.state.lock();
+            (queue, state.streams.each_ref().map(|stream| stream.unflushed))
+        };
+        match queue.flush() {
+            Ok(()) => {
+                let mut state = self.state.lock();
+                for (stream, before) in state.streams.iter_mut().zip(before) {
+                    stream.unflushed = stream.unflushed.saturating_sub(before);
+                }
+            }
+            Err(error) => {
+                let mut current = self.queue.lock();
+                if Arc::ptr_eq(&queue, &current) {
+                    self.replace(&mut current, &error);
+                }
+            }
+        }
+    }
+
+    /// Whether there is something to flush.
+    pub(crate) fn is_changed(&self) -> bool {
+        self.changed.load(Ordering::Relaxed)
+    }
+
+    /// Keeps the queue in memory for now, before it fails for lack of space. What lies on disk of it grows old, and is a queue
+    /// to start from all the same.
+    fn keep_in_memory(&self, why: &str) {
+        let mut queue = self.queue.lock();
+        if !queue.is_durable() {
+            return;
+        }
+        match MemoryQueue::copy_of(queue.as_ref()) {
+            Ok(twin) => {
+                let closing = std::mem::replace(&mut *queue, Arc::new(twin));
+                self.queue_is_lost.store(true, Ordering::Relaxed);
+                self.reports.warn(&format!("spool {}: {why}: the queue is kept in memory", self.home.display()));
+                let count = Arc::clone(&self.closing_queues);
+                count.fetch_add(1, Ordering::Relaxed);
+                // Its drop writes, and may hang.
+                let close = move || {
+                    drop(closing);
+                    count.fetch_sub(1, Ordering::Relaxed);
+                };
+                if let Err(error) = thread::Builder::new().name("spool-queue".to_owned()).spawn(close) {
+                    self.reports.error(format!("spool {}: closing the queue: {error}", self.home.display()));
+                }
+            }
+            Err(error) => self.replace(&mut queue, &error),
+        }
+    }
+
+    /// Puts the twin in memory in the place of a queue that failed.
+    fn replace(&self, queue: &mut Arc<dyn QueueStore>, error: &QueueFailed) {
+        self.reports.error(format!(
+            "spool {}: {error}; the queue is made again from the journal, and what was delivered just now may come again",
+            self.home.display()
+        ));
+        let twin = recovery::twin(self);
+        let failed = std::mem::replace(queue, Arc::new(twin));
+        if failed.is_durable() {
+            std::mem::forget(failed);
+            self.leaked_queues.fetch_add(1, Ordering::Relaxed);
+            self.queue_is_lost.store(true, Ordering::Relaxed);
+            if let Err(error) = self.empty_queue_directory() {
+                self.reports.error(format!("spool {}: {error}", queue_directory(&self.home).display()));
+            }
+        }
+    }
+
+    /// Closes the queue's files: whoever opens them next need not wait for the store to be dropped.
+    pub(super) fn let_go_of_queue(&self) {
+        let mut queue = self.queue.lock();
+        if let Ok(twin) = MemoryQueue::copy_of(queue.as_ref()) {
+            *queue = Arc::new(twin);
+        }
+    }
+
+    /// Gives back the space of a queue that failed: open handles would keep it, so its files are cut to nothing first.
+    fn empty_queue_directory(&self) -> io::Result<()> {
+        let directory = queue_directory(&self.home);
+        for file in self.disk.list(&directory)? {
+            let path = directory.join(file.name);
+            self.disk.open_writable(&path)?.set_len(0)?;
+            self.disk.remove(&path)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a durable queue again in place of the twin in memory.
+    fn restore_queue(&self) {
+        let handles = self.leaked_queues.load(Ordering::Relaxed) + self.closing_queues.load(Ordering::Relaxed);
+        if handles >= MAX_LEAKED {
+            return;
+        }
+        let mut queue = self.queue.lock();
+        let restored = MemoryQueue::copy_of(queue.as_ref()).and_then(|twin| {
+            self.empty_queue_directory().map_err(|error| QueueFailed(error.to_string()))?;
+            let new = self.queues.open(&queue_directory(&self.home))?;
+            new.apply(&twin.as_change())?;
+            Ok(new)
+        });
+        match restored {
+            Ok(new) => {
+                *queue = new;
+                self.queue_is_lost.store(false, Ordering::Relaxed);
+                self.mark_changed();
+                self.reports.warn(&format!("spool {}: the queue is on disk again", self.home.display()));
+            }
+            Err(error) => self.reports.warn(&format!("spool {}: {error}; going on in memory", self.home.display())),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! A segment's blocks become entries: at a start, where the queue does not know them, and where a queue is made again.
+
+use std::{io, path::Path, sync::Arc};
+
+use super::{entering::Entries, recovery::UNSEEN};
+use crate::{
+    record::{Stream, UnixMillis},
+    spool::{
+        disk::{Disk, DiskFile},
+        journal::{
+            block::Header,
+            front::PerStream,
+            scan::{self, Extent, Met, ScanError},
+            segment::{self, Damage},
+        },
+        queue::{Progress, ranges::RangeSet},
+    },
+};
+
+/// What a walk begins with.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Start {
+    pub(super) extent: Extent,
+    pub(super) progress: Progress,
+    /// Records before these are done.
+    pub(super) floor: PerStream<u64>,
+    /// The sequence numbers that the streams' next records should have at least.
+    pub(super) expected: PerStream<u64>,
+    /// The sequence numbers behind the segment's last records, if a front tells.
+    pub(super) next: Option<PerStream<u64>>,
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) struct Walked {
+    pub(super) progress: Progress,
+    /// Bytes that were whole once.
+    pub(super) damage: Vec<Damage>,
+    /// What a write that was cut off has left.
+    pub(super) torn: Option<Damage>,
+    /// Records that were done before: they lie before the floor.
+    pub(super) done_before: PerStream<u64>,
+    /// Sequence numbers of records that lay in damaged bytes.
+    pub(super) lost: PerStream<RangeSet>,
+    /// The sequence numbers that the streams' next records should have at least.
+    pub(super) next: PerStream<u64>,
+    /// When the first of the entered records was received, and the last block.
+    pub(super) oldest: Option<UnixMillis>,
+    pub(super) newest: Option<UnixMillis>,
+}
+
+/// Walks over a segment and enters what is not done.
+///
+/// # Errors
+/// When it cannot be read, or is of another version.
+pub(super) fn walk(disk: &dyn Disk, journal: &Path, start: Start, entries: &mut Entries) -> Result<Walked, ScanError> {
+    let file = disk.open(&segment::path(journal, start.extent.segment))?;
+    walk_file(file, start, entries)
+}
+
+fn walk_file(file: Arc<dyn DiskFile>, start: Start, entries: &mut Entries) -> Result<Walked, ScanError> {
+    let len = file.len()?;
+    let Start { extent, floor, .. } = start;
+    let cut = extent.end > len;
+    let extent = Extent { end: extent.end.min(len), ..extent };
+    let walked = Walked {
+        progress: start.progress,
+        damage: Vec::new(),
+        torn: None,
+        done_before: PerStream::default(),
+        lost: PerStream::default(),
+        next: start.expected,
+        oldest: None,
+        newest: None,
+    };
+    let mut walk = Walk { segment: extent.segment, floor, walked, entries };
+    walk.walked.torn = scan::scan(file, extent, &mut |met| walk.meet(met))?;
+    let mut walked = walk.walked;
+    if !walked.damage.is_empty() || cut {
+        match (start.next, walked.damage.last().and_then(|damage| damage.header)) {
+            (Some(next), _) => Stream::ALL.into_iter().for_each(|stream| {
+                walked.lose(stream, next[stream as usize], floor[stream as usize]);
+            }),
+            // The last block of all, as its header tells.
+            (None, Some(header)) => walked.lose(header.stream, header.seqs().end, floor[header.stream as usize]),
+            (None, None) => {}
+        }
+    }
+    walked.progress.entered_to = walked.torn.as_ref().map_or(extent.end, |torn| torn.bytes.start);
+    Ok(walked)
+}
+
+struct Walk<'a> {
+    segment: u64,
+    floor: PerStream<u64>,
+    walked: Walked,
+    entries: &'a mut Entries,
+}
+
+impl Walk<'_> {
+    fn meet(&mut self, met: Met<'_>) {
+        match met {
+            Met::Damage(damage) => self.walked.damage.push(damage.clone()),
+            Met::Block(offset, header) => self.enter(offset, header),
+        }
+    }
+
+    fn enter(&mut self, offset: u64, header: &Header) {
+        let (stream, seqs) = (header.stream, header.seqs());
+        let floor = self.floor[stream as usize];
+        if !self.walked.damage.is_empty() {
+            self.walked.lose(stream, seqs.start, floor);
+        }
+        let done = seqs.end.min(floor).saturating_sub(seqs.start);
+        self.walked.progress.entered += u64::from(header.count);
+        self.walked.progress.done += done;
+        self.walked.done_before[stream as usize] += done;
+        self.entries.add(self.segment, offset, header, floor);
+        if seqs.end > floor {
+            self.walked.oldest = [self.walked.oldest, Some(header.received_at)].into_iter().flatten().min();
+        }
+        self.walked.newest = self.walked.newest.max(Some(header.received_at));
+        let next = &mut self.walked.next[stream as usize];
+        *next = (*next).max(seqs.end);
+    }
+}
+
+impl Walked {
+    /// Records of a stream up to `end` lay in bytes that do not hold.
+    fn lose(&mut self, stream: Stream, end: u64, floor: u64) {
+        let next = &mut self.next[stream as usize];
+        // What was passed over because it could not be seen was never there.
+        let missing = end - end.saturating_sub(*next) % UNSEEN..end;
+        let missing = missing.start.max(*next)..missing.end.max(*next);
+        *next = missing.end;
+        self.progress.entered += missing.end - missing.start;
+        self.progress.done += missing.end - missing.start;
+        self.lost[stream as usize].insert(missing.start.max(floor)..missing.end);
+    }
+}
+
+impl From<ScanError> for io::Error {
+    fn from(error: ScanError) -> Self {
+        match error {
+            ScanError::Io(error) => error,
+            ScanError::OtherVersion { version } => Self::other(format!("it is of format version {version}")),
+        }
+    }
+}

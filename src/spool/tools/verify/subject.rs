@@ -1,0 +1,121 @@
+//! What a store is checked against: the segments that it knows, its queue, and what is still to be delivered.
+
+use std::{collections::BTreeMap, ops::Range};
+
+use crate::{
+    record::Stream,
+    spool::{
+        journal::{block::Kind, front::PerStream, segment::Damage},
+        queue::{Entry, QueueFailed, QueueStore, Recorded},
+        store::{Segment, Store, recovery},
+        tools::{inspect::Met, queue_copy::NoCopy},
+    },
+};
+
+/// What the queue says.
+#[derive(Debug, Default)]
+pub(super) struct QueueContents {
+    pub(super) recorded: Recorded,
+    /// By segment and stream, in order.
+    pub(super) entries: BTreeMap<u64, PerStream<Vec<(u64, Entry)>>>,
+}
+
+/// A store, as it is to be checked.
+#[derive(Debug)]
+pub(super) struct Subject<'a> {
+    pub(super) store: &'a Store,
+    pub(super) segments: BTreeMap<u64, Segment>,
+    /// Segments that are on their way out, their files empty.
+    pub(super) done: Vec<u64>,
+    /// The sequence numbers behind the streams' last records.
+    pub(super) next: PerStream<u64>,
+    /// The queue as it is; `None` where there is none.
+    pub(super) queue: Result<Option<QueueContents>, NoCopy>,
+    /// It lies on disk.
+    pub(super) queue_is_on_disk: bool,
+    /// What a write that was cut off has left, and in which segment.
+    pub(super) torn: Option<(u64, Damage)>,
+    /// Records that a start counts as lost, by segment.
+    lost: BTreeMap<u64, PerStream<crate::spool::queue::ranges::RangeSet>>,
+    pub(super) is_live: bool,
+}
+
+impl<'a> Subject<'a> {
+    /// A store that no process has open.
+    pub(super) fn stopped(store: &'a Store, met: Met) -> Self {
+        let Met { findings, queue } = met;
+        let contents = |queue: Option<_>| {
+            queue
+                .map(|queue| QueueContents::of(&queue).map_err(|error| NoCopy::NotReadable(error.to_string())))
+                .transpose()
+        };
+        let queue = queue.and_then(contents);
+        let mut subject = Self::new(store, queue, true);
+        (subject.torn, subject.lost) = (findings.torn, findings.lost);
+        subject
+    }
+
+    /// One beside whose work it is checked.
+    pub(super) fn live(store: &'a Store) -> Self {
+        // What is done to segments and queue goes on behind this.
+        store.enter();
+        let queue = store.with_queue(QueueContents::of);
+        Self { is_live: true, ..Self::new(store, Ok(Some(queue)), store.queue_health().0) }
+    }
+
+    fn new(store: &'a Store, queue: Result<Option<QueueContents>, NoCopy>, queue_is_on_disk: bool) -> Self {
+        let state = store.state.lock();
+        let (segments, next) = (state.segments.clone(), state.streams.each_ref().map(|stream| stream.next));
+        let done = state.done.keys().copied().collect();
+        drop(state);
+        let lost = BTreeMap::new();
+        Self { store, segments, done, next, queue, queue_is_on_disk, torn: None, lost, is_live: false }
+    }
+
+    /// Whether dead letters are what it holds.
+    pub(super) fn holds_letters(&self) -> bool {
+        self.store.options.kind == Kind::DeadLetters
+    }
+
+    /// The segments that are there or that something lies in that is to be delivered.
+    pub(super) fn numbers(&self) -> Vec<u64> {
+        let mut numbers: Vec<u64> = self.segments.keys().chain(self.lost.keys()).copied().collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        numbers
+    }
+
+    /// How many of these records are still to be delivered, of those that lie in a segment.
+    pub(super) fn pending(&self, segment: u64, stream: Stream, seqs: &Range<u64>) -> u64 {
+        let lost = self.lost.get(&segment).map(|lost| lost[stream as usize].overlap(seqs)).unwrap_or_default();
+        let mut count = lost.into_iter().map(|range| range.end - range.start).sum();
+        let mut at = seqs.start;
+        while let Some((key, entry)) = self.store.entry_from(stream, at) {
+            let of_entry = entry.seqs(key);
+            let from = of_entry.start.max(at);
+            if from >= seqs.end || entry.segment > segment {
+                break;
+            }
+            if entry.segment == segment {
+                count += of_entry.end.min(seqs.end) - from;
+            }
+            at = of_entry.end;
+        }
+        count
+    }
+}
+
+impl QueueContents {
+    fn of(queue: &dyn QueueStore) -> Result<Self, QueueFailed> {
+        let mut contents = Self { recorded: queue.recorded()?, ..Self::default() };
+        recovery::each_entry(queue, &mut |stream, key, entry| {
+            contents.entries.entry(entry.segment).or_default()[stream as usize].push((key, *entry));
+        })?;
+        Ok(contents)
+    }
+
+    /// Entries of a segment.
+    pub(super) fn entries_of(&self, segment: u64) -> PerStream<&[(u64, Entry)]> {
+        self.entries.get(&segment).map_or([&[]; Stream::ALL.len()], |entries| entries.each_ref().map(Vec::as_slice))
+    }
+}
