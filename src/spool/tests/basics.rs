@@ -115,7 +115,7 @@ async fn segments_go_when_they_are_delivered_and_the_count_survives() {
     let spool = Spool::open(folder.path(), small).expect("opens");
     assert_eq!(spool.status().streams[&Stream::Events].delivered, 40_000);
     spool.append(batch(Stream::Events, 7..8)).await.expect("taken");
-    assert_eq!(lease_all(&spool, Stream::Events)[0].seq, 40_000, "ordinals go on");
+    assert_eq!(lease_all(&spool, Stream::Events)[0].seq, 40_000, "sequence numbers go on");
     spool.close().await;
 }
 
@@ -195,7 +195,7 @@ async fn a_rejected_record_becomes_a_dead_letter_and_leaves_the_queue() {
     let mut records = lease_all(&spool, Stream::Events);
     let rejection =
         Rejection { record: records.remove(1), reason: "too odd".into(), attempts: 3, first_attempt_at: 42 };
-    spool.dead_letter(Stream::Events, vec![rejection]).expect("kept");
+    spool.dead_letter(Stream::Events, vec![rejection]).await.expect("kept");
     spool.close().await;
     let spool = open(folder.path());
     let status = spool.status();

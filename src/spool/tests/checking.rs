@@ -2,15 +2,20 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
-    path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
 };
 
 use super::*;
-use crate::spool::{
-    raw::{RawReader, RawRecord, RawWriter},
-    verify::verify,
+use crate::{
+    record::RecordId,
+    spool::{
+        disk::{Disk, RealDisk},
+        journal::{
+            block::{Header, Kind},
+            segment::{Found, Walker},
+        },
+        raw::{RawReader, RawRecord, RawWriter},
+    },
 };
 
 fn small() -> SpoolOptions {
@@ -31,7 +36,7 @@ async fn filled(folder: &Path, options: SpoolOptions) {
 async fn reject_one(spool: &Spool) {
     let record = spool.lease(Stream::Events, limit(1)).expect("readable").expect("records").records.remove(0);
     let rejection = Rejection { record, reason: "too odd".into(), attempts: 1, first_attempt_at: 1 };
-    spool.dead_letter(Stream::Events, vec![rejection]).expect("kept");
+    spool.dead_letter(Stream::Events, vec![rejection]).await.expect("kept");
 }
 
 fn segments(folder: &Path) -> Vec<PathBuf> {
@@ -42,13 +47,13 @@ fn segments(folder: &Path) -> Vec<PathBuf> {
 }
 
 /// Offset and header of each block of a file.
-fn blocks(path: &Path) -> Vec<(u64, block::Header)> {
-    let file = io::Disk::open(&io::RealDisk, path).expect("a file");
+pub(super) fn blocks(path: &Path) -> Vec<(u64, Header)> {
+    let file = RealDisk.open(path).expect("a file");
     let end = file.len().expect("a length");
-    let mut walker = segment::Walker::new(file, 0, end);
+    let mut walker = Walker::new(file, 0, end);
     let mut blocks = Vec::new();
     while let Some(found) = walker.next().expect("readable") {
-        if let segment::Found::Block { header, offset, .. } = found {
+        if let Found::Block { header, offset, .. } = found {
             blocks.push((offset, header));
         }
     }
@@ -110,8 +115,8 @@ async fn verifying_beside_load_and_delivery_finds_nothing_wrong() {
                     reject_one(&spool).await;
                 }
                 if let Some(lease) = spool.lease(Stream::Events, limit(400)).expect("readable") {
-                    let ordinals = lease.records.iter().map(|record| record.seq..record.seq + 1);
-                    spool.acknowledge(Stream::Events, &ordinals.collect::<Vec<_>>()).expect("noted");
+                    let seqs = lease.records.iter().map(|record| record.seq..record.seq + 1);
+                    spool.acknowledge(Stream::Events, &seqs.collect::<Vec<_>>()).expect("noted");
                 }
             }
         }
@@ -134,8 +139,8 @@ async fn damage_is_named_with_its_place_and_what_it_cost() {
     filled(folder.path(), small()).await;
     let files = segments(folder.path());
     assert!(files.len() >= 3);
-    let hit: Vec<(u64, block::Header)> =
-        blocks(&files[1]).into_iter().filter(|(_, header)| header.kind == block::Kind::Records).collect();
+    let hit: Vec<(u64, Header)> =
+        blocks(&files[1]).into_iter().filter(|(_, header)| header.kind == Kind::Records).collect();
     // One in its payload, two neighbours in their headers.
     flip(&files[1], hit[1].0 + 60);
     flip(&files[1], hit[3].0 + 9);
@@ -226,8 +231,10 @@ async fn a_broken_or_missing_queue_is_a_problem_that_costs_nothing() {
 async fn a_damaged_dead_letter_is_named() {
     let folder = tempfile::tempdir().expect("a folder");
     filled(folder.path(), small()).await;
-    let dead = folder.path().join("dead/000000000001.journal");
-    flip(&dead, 45);
+    let dead = folder.path().join("dead/journal/000000000001.journal");
+    let (offset, letter) = blocks(&dead)[1];
+    assert_eq!((letter.kind, letter.count), (Kind::DeadLetters, 1));
+    flip(&dead, offset + 45);
     let report = check(folder.path());
     assert_eq!(report.problems, 1, "{:?}", report.findings);
     assert_eq!((report.findings[0].file.clone(), report.findings[0].records_lost), (dead, Some(1)));
@@ -250,7 +257,7 @@ async fn recover_takes_what_is_whole_out_of_a_damaged_partial_folder_under_anoth
     filled(folder.path(), small()).await;
     let files = segments(folder.path());
     let elsewhere = tempfile::tempdir().expect("a folder");
-    // The first segment under another name, the second one damaged and cut, no queue, no state.
+    // The first segment under another name, the second one damaged and cut, no queue, no front.
     fs::copy(&files[0], elsewhere.path().join("FILE0001.CHK")).expect("copied");
     let whole = blocks(&files[1]);
     let cut = whole[whole.len() - 1].0 + 10;
@@ -264,8 +271,8 @@ async fn recover_takes_what_is_whole_out_of_a_damaged_partial_folder_under_anoth
     assert_eq!(report.files, 2);
     let mut wanted: BTreeSet<String> = expected(0..first).into_iter().collect();
     for (i, (_, header)) in whole.iter().enumerate() {
-        if header.kind == block::Kind::Records && i != 2 && i != whole.len() - 1 {
-            wanted.extend(expected(header.ordinals()));
+        if header.kind == Kind::Records && i != 2 && i != whole.len() - 1 {
+            wanted.extend(expected(header.seqs()));
         }
     }
     assert_eq!(events(&records), wanted);
@@ -273,17 +280,17 @@ async fn recover_takes_what_is_whole_out_of_a_damaged_partial_folder_under_anoth
 }
 
 #[tokio::test]
-async fn recover_leaves_out_dead_letters_that_were_dropped() {
+async fn recover_takes_dead_letters_that_were_dropped_as_long_as_their_segment_is_there() {
     let folder = tempfile::tempdir().expect("a folder");
     filled(folder.path(), small()).await;
     let spool = Spool::open(folder.path(), small()).expect("opens");
     reject_one(&spool).await;
     let filter =
-        DeadFilter { id: Some(RecordId::of(Stream::Events, record(0).as_bytes()).to_string()), ..Default::default() };
+        DeadFilter { id: Some(RecordId::of(Stream::Events, record(1).as_bytes()).to_string()), ..Default::default() };
     assert_eq!(spool.drop_dead_letters(&filter).expect("written"), 1);
     spool.close().await;
     let (report, _) = recovered(&folder.path().join("dead"));
-    assert_eq!((report.total(), report.from_dead_letters), (1, 1));
+    assert_eq!((report.total(), report.from_dead_letters), (2, 2));
 }
 
 #[tokio::test]
@@ -298,7 +305,69 @@ async fn encrypted_records_need_the_key_and_are_counted_without_it() {
     let report = recover(folder.path(), Some(&keys), &mut out).expect("readable");
     assert_eq!((report.total(), report.locked.len()), (15_021, 0));
     let without = check(folder.path());
-    assert!(without.is_sound() && without.findings.len() == 1, "{:?}", without.findings);
+    assert!(
+        without.is_sound() && without.findings.len() == 2,
+        "one each of journal and dead letters: {:?}",
+        without.findings
+    );
     let with = verify(folder.path(), private).expect("readable");
     assert!(with.findings.is_empty(), "{:?}", with.findings);
+}
+
+#[tokio::test]
+async fn a_queue_that_contradicts_itself_or_the_journal_is_a_problem_that_costs_nothing() {
+    use crate::spool::queue::{Change, Progress, QueueStore, sled::SledQueue};
+
+    let original = tempfile::tempdir().expect("a folder");
+    filled(original.path(), small()).await;
+    let faults: [fn(&mut Progress, &mut crate::spool::queue::Entry); 3] =
+        [|progress, _| progress.done += 1, |_, entry| entry.offset += 1000, |_, entry| entry.records -= 1];
+    for (i, fault) in faults.into_iter().enumerate() {
+        let folder = tempfile::tempdir().expect("a folder");
+        copy(original.path(), folder.path());
+        let queue = SledQueue::open(&folder.path().join("queue")).expect("opens");
+        let (key, mut entry) = queue.entry_from(Stream::Events, 0).expect("readable").expect("an entry");
+        let mut progress = queue.recorded().expect("readable").segments[&entry.segment];
+        fault(&mut progress, &mut entry);
+        let (entries, segments) = (vec![(Stream::Events, key, Some(entry))], vec![(entry.segment, Some(progress))]);
+        queue.apply(&Change { entries, segments, ..Change::default() }).expect("written");
+        queue.flush().expect("flushed");
+        drop(queue);
+        let report = check(folder.path());
+        assert!(report.problems > 0 && report.lost.is_empty(), "{i}: {:?}", report.findings);
+        let spool = Spool::open(folder.path(), small()).expect("opens");
+        let shown = texts(&lease_all(&spool, Stream::Events));
+        assert!(expected(1..15_000).iter().eq(shown.iter().skip(usize::from(shown.len() == 15_000))), "{i}");
+        spool.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_segment_on_its_way_out_is_a_note() {
+    let folder = tempfile::tempdir().expect("a folder");
+    filled(folder.path(), small()).await;
+    let spool = Spool::open(folder.path(), small()).expect("opens");
+    let records = lease_all(&spool, Stream::Events);
+    spool.acknowledge(Stream::Events, &[0..records[records.len() - 1].seq + 1]).expect("noted");
+    let done = folder.path().join("journal/000000000001.done");
+    eventually("the first segment is done", || done.exists()).await;
+    spool.close().await;
+    let report = check(folder.path());
+    assert!(report.is_sound(), "{:?}", report.findings);
+    assert!(report.findings.iter().any(|finding| finding.file == done), "{:?}", report.findings);
+}
+
+#[tokio::test]
+async fn blocks_that_are_not_where_they_were_written_are_named() {
+    let original = tempfile::tempdir().expect("a folder");
+    filled(original.path(), small()).await;
+    // The second segment's file in the third one's place; a block that comes twice.
+    let folder = tempfile::tempdir().expect("a folder");
+    copy(original.path(), folder.path());
+    let files = segments(folder.path());
+    fs::copy(&files[1], &files[2]).expect("copied");
+    let report = check(folder.path());
+    assert!(report.findings.iter().any(|finding| finding.what.contains("something else")), "{:?}", report.findings);
+    assert!(report.findings.iter().any(|finding| finding.what.contains("come twice")), "{:?}", report.findings);
+    assert!(report.lost[&Stream::Events] > 0, "what was in the third one is nowhere");
 }

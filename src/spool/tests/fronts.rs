@@ -7,11 +7,8 @@ use std::{
     path::PathBuf,
 };
 
-use super::{
-    damage::{copy, files},
-    *,
-};
-use crate::spool::{inspect, segment};
+use super::*;
+use crate::spool::{inspect, journal::segment};
 
 const EVENTS: u64 = 2400;
 const STATS: u64 = 600;
@@ -47,11 +44,11 @@ enum Newest {
     Zeros,
     /// As a write that was cut off leaves it: this much of another segment's front.
     Torn { bytes: u64 },
-    /// A bit of its front's header flips, so that it has no state.
+    /// A bit of its front's header flips, so that it has no front.
     FlippedHeader,
-    /// A bit of its state flips.
-    FlippedState,
-    /// Its first page cannot be made out: state and first records are gone.
+    /// A bit of its front's payload flips.
+    FlippedFront,
+    /// Its first page cannot be made out: front and first records are gone.
     LostPage,
 }
 
@@ -62,7 +59,7 @@ const ALL_NEWEST: [Newest; 8] = [
     Newest::Torn { bytes: 60 },
     Newest::Torn { bytes: 5000 },
     Newest::FlippedHeader,
-    Newest::FlippedState,
+    Newest::FlippedFront,
     Newest::LostPage,
 ];
 
@@ -86,7 +83,7 @@ impl Newest {
                 fs::write(next, &whole[..bytes as usize]).expect("written");
             }
             Self::FlippedHeader => flip(&newest, 9),
-            Self::FlippedState => flip(&newest, 45),
+            Self::FlippedFront => flip(&newest, 50),
             Self::LostPage => {
                 let file = OpenOptions::new().write(true).open(newest).expect("a file");
                 file.write_all_at(&[0xA5; 4096], 0).expect("written");
@@ -135,7 +132,7 @@ async fn survives(folder: tempfile::TempDir, newest: Newest, bad_block: bool, ca
     assert_eq!(stopped.streams[&Stream::Stats].records, STATS, "{case}: the stopped spool still shows them");
     let spool = Spool::open(folder, small()).expect("opens");
     spool.append(big_batch(EVENTS..EVENTS + 10)).await.expect("taken");
-    // Long enough for the keeper to save its checkpoint and delete what it holds for done.
+    // Long enough for the maintenance to let go of what it holds for done.
     tokio::time::sleep(Duration::from_millis(3500)).await;
     let (events, stats) = (lease_all(&spool, Stream::Events), lease_all(&spool, Stream::Stats));
     let expected: Vec<String> = (0..STATS).map(stat).collect();

@@ -1,4 +1,4 @@
-//! Dead letters: listed, kept anew, removed.
+//! Dead letters: listed, kept again, removed.
 
 use super::*;
 use crate::record::UnixMillis;
@@ -7,12 +7,12 @@ fn reject(record: QueuedRecord, reason: &str, first_attempt_at: UnixMillis) -> R
     Rejection { record, reason: reason.into(), attempts: 2, first_attempt_at }
 }
 
-async fn with_letters(folder: &Path) -> Spool {
-    let spool = open(folder);
+async fn with_letters(directory: &Path) -> Spool {
+    let spool = open(directory);
     spool.append(batch(Stream::Events, 0..5)).await.expect("taken");
     let records = lease_all(&spool, Stream::Events);
     let rejections = records.into_iter().map(|record| reject(record, "too odd", 1000)).collect();
-    spool.dead_letter(Stream::Events, rejections).expect("kept");
+    spool.dead_letter(Stream::Events, rejections).await.expect("kept");
     spool
 }
 
@@ -22,13 +22,13 @@ fn letters(spool: &Spool) -> Vec<DeadLetter> {
 
 #[tokio::test]
 async fn a_letter_that_is_rejected_again_keeps_its_history() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = with_letters(folder.path()).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = with_letters(directory.path()).await;
     let again = DeadLetter { reason: "still odd".into(), attempts: 1, ..letters(&spool).remove(2) };
     let filter = DeadFilter { id: Some(again.id.clone()), ..DeadFilter::default() };
     spool.keep_dead_letters(&[DeadLetter { first_attempt_at: 5000, ..again }]).expect("kept");
     spool.close().await;
-    let spool = open(folder.path());
+    let spool = open(directory.path());
     assert_eq!(spool.status().dead_letters(), 5, "no second letter");
     let letter = spool.dead_letters(&filter, 0, 1).expect("readable").remove(0);
     assert_eq!((letter.reason.as_str(), letter.attempts, letter.first_attempt_at), ("still odd", 3, 1000));
@@ -37,8 +37,8 @@ async fn a_letter_that_is_rejected_again_keeps_its_history() {
 
 #[tokio::test]
 async fn letters_come_and_go_and_the_rest_stays_readable() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = open(folder.path());
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = open(directory.path());
     let letter = |number: u64| DeadLetter {
         stream: Stream::Events,
         id: format!("AE_{number}"),
@@ -60,7 +60,7 @@ async fn letters_come_and_go_and_the_rest_stays_readable() {
     }
     assert!(spool.status().disk.dead < 12 << 20, "what is gone gives its space back: {}", spool.status().disk.dead);
     spool.close().await;
-    let spool = open(folder.path());
+    let spool = open(directory.path());
     let left = letters(&spool);
     assert_eq!(left.len(), 40);
     assert!(left.iter().zip(0..).all(|(left, round)| *left == letter(round * 100 + 99)));
@@ -69,8 +69,8 @@ async fn letters_come_and_go_and_the_rest_stays_readable() {
 
 #[tokio::test]
 async fn filters_pick_letters() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = with_letters(folder.path()).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = with_letters(directory.path()).await;
     let by = |filter: DeadFilter| spool.dead_letters(&filter, 0, 100).expect("readable").len();
     assert_eq!(by(DeadFilter { stream: Some(Stream::Stats), ..DeadFilter::default() }), 0);
     assert_eq!(by(DeadFilter { reason: Some("odd".into()), ..DeadFilter::default() }), 5);
@@ -84,6 +84,8 @@ async fn filters_pick_letters() {
 }
 
 const QUOTA: u64 = 256 << 10;
+/// Pages that are begun.
+const SLACK: u64 = 8 << 10;
 
 fn tight() -> SpoolOptions {
     SpoolOptions { dead_max_bytes: QUOTA, compression: Compression::None, ..options() }
@@ -118,13 +120,13 @@ fn key(number: u64) -> (Stream, String) {
 
 #[tokio::test]
 async fn at_a_full_quota_letters_are_dropped_and_what_they_took_comes_back() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = Spool::open(folder.path(), tight()).expect("opens");
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = Spool::open(directory.path(), tight()).expect("opens");
     let full = fill_letters(&spool, 0);
-    assert!(full > 90, "most of the quota is for letters: {full}");
+    assert!(full > 80, "most of the quota is for letters: {full}");
     let mut there: Vec<u64> = (0..full).collect();
     let mut next = full;
-    // Whichever go, in whatever pattern: the room they took is there again.
+    // Whichever go, in whatever pattern: the space they took is there again.
     for (step, offset) in [(2, 0), (7, 3), (3, 1), (1000, 5), (2, 1)] {
         let gone: Vec<u64> = there.iter().copied().skip(offset).step_by(step).collect();
         let keys: Vec<_> = gone.iter().map(|&number| key(number)).collect();
@@ -134,21 +136,21 @@ async fn at_a_full_quota_letters_are_dropped_and_what_they_took_comes_back() {
         next = fill_letters(&spool, from);
         assert!(next - from >= gone.len() as u64 * 9 / 10, "{} went, {} came", gone.len(), next - from);
         there.extend(from..next);
-        assert!(spool.status().disk.dead <= QUOTA, "{}", spool.status().disk.dead);
+        assert!(spool.status().disk.dead <= QUOTA + SLACK, "{}", spool.status().disk.dead);
     }
     spool.close().await;
-    let spool = Spool::open(folder.path(), tight()).expect("opens");
+    let spool = Spool::open(directory.path(), tight()).expect("opens");
     let left = letters(&spool);
     assert_eq!(left, there.iter().map(|&number| long_letter(number)).collect::<Vec<_>>());
     assert_eq!(spool.drop_dead_letters(&DeadFilter::default()).expect("removed"), there.len() as u64);
-    assert_eq!(spool.status().disk.dead, 0);
+    assert!(spool.status().disk.dead <= 4096, "no more than a front: {}", spool.status().disk.dead);
     spool.close().await;
 }
 
 #[tokio::test]
 async fn at_a_full_quota_letters_that_fail_again_keep_their_history() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = Spool::open(folder.path(), tight()).expect("opens");
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = Spool::open(directory.path(), tight()).expect("opens");
     let full = fill_letters(&spool, 0);
     for round in 1..=3 {
         let again: Vec<DeadLetter> = letters(&spool)
@@ -159,15 +161,15 @@ async fn at_a_full_quota_letters_that_fail_again_keep_their_history() {
         let letters = letters(&spool);
         assert_eq!(letters.len() as u64, full);
         assert!(letters.iter().all(|letter| letter.attempts == 1 + round));
-        assert!(spool.status().disk.dead <= QUOTA, "{}", spool.status().disk.dead);
+        assert!(spool.status().disk.dead <= QUOTA + SLACK, "{}", spool.status().disk.dead);
     }
     spool.close().await;
 }
 
 #[tokio::test]
-async fn rejections_that_do_not_fit_together_are_kept_as_far_as_they_do_and_go_on_when_there_is_room() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = Spool::open(folder.path(), tight()).expect("opens");
+async fn rejections_that_do_not_fit_together_are_kept_as_far_as_they_do_and_go_on_when_there_is_space() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = Spool::open(directory.path(), tight()).expect("opens");
     let mut builder = RecordBatchBuilder::new(Stream::Events);
     (0..200).for_each(|number| builder.push(&long_letter(number).record));
     spool.append(builder.build(now_millis())).await.expect("taken");
@@ -175,7 +177,7 @@ async fn rejections_that_do_not_fit_together_are_kept_as_far_as_they_do_and_go_o
     let rejections: Vec<_> = records.into_iter().map(|record| reject(record, "too odd", 1)).collect();
     let mut seen = 0;
     for _ in 0..10 {
-        let done = spool.dead_letter(Stream::Events, rejections.clone());
+        let done = spool.dead_letter(Stream::Events, rejections.clone()).await;
         let kept = letters(&spool);
         assert!(!kept.is_empty() && kept.iter().all(|letter| letter.attempts == 2), "each is kept once");
         seen += spool.drop_dead_letters(&DeadFilter::default()).expect("removed");
@@ -191,8 +193,8 @@ async fn rejections_that_do_not_fit_together_are_kept_as_far_as_they_do_and_go_o
 
 #[tokio::test]
 async fn a_retry_finds_letters_whatever_the_clock_said_when_they_failed() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = open(folder.path());
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = open(directory.path());
     let ahead = now_millis() + 365 * 24 * 3_600_000;
     let at = |number, last_attempt_at| DeadLetter { last_attempt_at, ..long_letter(number) };
     spool.keep_dead_letters(&[at(0, 0), at(1, ahead), at(2, now_millis())]).expect("kept");

@@ -1,32 +1,47 @@
-//! Random operations on dead letters against a plain map: letters come, come again and go, beside failing writes,
-//! syncs and deletions, kills and power cuts, in a quota so small that space has to be given back all the time.
+//! Random operations on dead letters against a plain map: letters come, come again and go, beside failing writes, syncs,
+//! renamings and queues, kills and power cuts, in a quota so small that space has to be given back all the time.
 
-use std::{collections::BTreeMap, io::ErrorKind};
-
-use proptest::prelude::*;
-use rand::{SeedableRng, rngs::StdRng};
-
-use super::{memory::MemoryDisk, *};
-use crate::spool::{
-    codec::{Packer, Unpacker},
-    dead::{DeadError, DeadLetters},
-    io::Disk,
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    io,
 };
 
-const QUOTA: u64 = 64 << 10;
+use parking_lot::Mutex;
+use proptest::prelude::*;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+use super::{memory::NoQueues, *};
+use crate::{
+    spool::{
+        dead_letters::{DeadError, DeadLetters},
+        disk::{Disk, DiskFile, Identity, Listed, RealDisk},
+        quarantine::Quarantine,
+        queue::{Change, Entry, QueueFailed, QueueStore, Recorded, memory::MemoryQueue},
+        reports::Reports,
+        store::recovery::Place,
+    },
+    testing::cases,
+};
+
+const QUOTA: u64 = 128 << 10;
 /// So few that many come again.
 const IDS: u64 = 40;
+/// The longest group, which may lie there refused where it could not be cut off, and pages that are begun.
+const SLACK: u64 = 44 << 10;
 
 #[derive(Debug, Clone)]
 enum Step {
     Add { ids: Vec<u64>, length: usize },
     Remove { ids: Vec<u64> },
     DropAll,
+    Maintain,
     FailWrite { after: u64, undo_fails: bool },
     FailSync { after: u64 },
-    FailRemove { after: u64 },
+    FailRename { after: u64 },
+    FailQueue { after: u64 },
+    FailFlush,
     Kill,
-    PowerLoss { seed: u64 },
+    PowerCut { seed: u64 },
 }
 
 fn ids() -> impl Strategy<Value = Vec<u64>> {
@@ -39,29 +54,232 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(ids, length)| Step::Add { ids, length }),
         4 => ids().prop_map(|ids| Step::Remove { ids }),
         1 => Just(Step::DropAll),
+        1 => Just(Step::Maintain),
         1 => (0_u64..3, any::<bool>()).prop_map(|(after, undo_fails)| Step::FailWrite { after, undo_fails }),
         1 => (0_u64..3).prop_map(|after| Step::FailSync { after }),
-        1 => (0_u64..2).prop_map(|after| Step::FailRemove { after }),
+        1 => (0_u64..2).prop_map(|after| Step::FailRename { after }),
+        1 => (0_u64..4).prop_map(|after| Step::FailQueue { after }),
+        1 => Just(Step::FailFlush),
         1 => Just(Step::Kill),
-        1 => any::<u64>().prop_map(|seed| Step::PowerLoss { seed }),
+        1 => any::<u64>().prop_map(|seed| Step::PowerCut { seed }),
     ]
+}
+
+/// How many operations of a kind go well before one fails, once.
+type Countdown = Mutex<Option<u64>>;
+
+fn due(countdown: &Countdown) -> bool {
+    let mut countdown = countdown.lock();
+    let left = countdown.take();
+    *countdown = left.and_then(|left| left.checked_sub(1));
+    left == Some(0)
+}
+
+fn fail_if_due(countdown: &Countdown) -> io::Result<()> {
+    if due(countdown) { Err(io::Error::other("a fault of these tests")) } else { Ok(()) }
+}
+
+#[derive(Debug, Default)]
+struct Faults {
+    write: Countdown,
+    set_len: Countdown,
+    sync: Countdown,
+    rename: Countdown,
+    /// Up to where the files that were written are synced.
+    synced: Mutex<BTreeMap<PathBuf, u64>>,
+}
+
+/// Real files that fail, and that know what of them a power cut may take.
+#[derive(Debug, Clone, Default)]
+struct FaultyDisk(Arc<Faults>);
+
+#[derive(Debug)]
+struct FaultyFile {
+    file: Arc<dyn DiskFile>,
+    path: PathBuf,
+    faults: Arc<Faults>,
+}
+
+impl FaultyDisk {
+    fn wrap(&self, path: &Path, file: Arc<dyn DiskFile>) -> Arc<dyn DiskFile> {
+        Arc::new(FaultyFile { file, path: path.to_owned(), faults: Arc::clone(&self.0) })
+    }
+}
+
+impl Disk for FaultyDisk {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        self.0.synced.lock().insert(path.to_owned(), 0);
+        RealDisk.create(path).map(|file| self.wrap(path, file))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        RealDisk.open(path).map(|file| self.wrap(path, file))
+    }
+
+    fn open_writable(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        RealDisk.open_writable(path).map(|file| self.wrap(path, file))
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<Listed>> {
+        RealDisk.list(directory)
+    }
+
+    fn make_directory(&self, directory: &Path) -> io::Result<()> {
+        RealDisk.make_directory(directory)
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        RealDisk.remove(path)
+    }
+
+    fn remove_directory(&self, directory: &Path) -> io::Result<()> {
+        RealDisk.remove_directory(directory)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fail_if_due(&self.0.rename)?;
+        RealDisk.rename(from, to)?;
+        let mut synced = self.0.synced.lock();
+        if let Some(len) = synced.remove(from) {
+            synced.insert(to.to_owned(), len);
+        }
+        Ok(())
+    }
+
+    fn sync_directory(&self, _: &Path) -> io::Result<()> {
+        fail_if_due(&self.0.sync)
+    }
+
+    fn identity(&self, path: &Path) -> io::Result<Identity> {
+        RealDisk.identity(path)
+    }
+
+    fn free_bytes(&self, _: &Path) -> io::Result<u64> {
+        Ok(u64::MAX)
+    }
+
+    fn directory_bytes(&self, directory: &Path) -> io::Result<u64> {
+        RealDisk.directory_bytes(directory)
+    }
+}
+
+impl DiskFile for FaultyFile {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.file.read_at(buffer, offset)
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        if due(&self.faults.write) {
+            // All of it may lie there, and yet it failed.
+            self.file.write_at(bytes, offset)?;
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        self.file.write_at(bytes, offset)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        fail_if_due(&self.faults.sync)?;
+        self.faults.synced.lock().insert(self.path.clone(), self.file.len()?);
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        fail_if_due(&self.faults.set_len)?;
+        self.file.set_len(len)
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+
+    fn identity(&self) -> io::Result<Identity> {
+        self.file.identity()
+    }
+
+    fn reserve(&self, _: u64, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A queue that fails for good on demand, and that a power cut takes back to what was flushed.
+#[derive(Debug, Default)]
+struct FakeQueue {
+    now: MemoryQueue,
+    flushed: Mutex<MemoryQueue>,
+    fail_apply: Countdown,
+    fail_flush: Countdown,
+    failed: std::sync::atomic::AtomicBool,
+}
+
+impl FakeQueue {
+    fn over(now: &dyn QueueStore) -> Arc<Self> {
+        let copy = || MemoryQueue::copy_of(now).expect("memory does not fail");
+        Arc::new(Self { now: copy(), flushed: Mutex::new(copy()), ..Self::default() })
+    }
+
+    fn check(&self, countdown: &Countdown) -> Result<(), QueueFailed> {
+        use std::sync::atomic::Ordering::Relaxed;
+        if due(countdown) {
+            self.failed.store(true, Relaxed);
+        }
+        if self.failed.load(Relaxed) { Err(QueueFailed("a fault of these tests".to_owned())) } else { Ok(()) }
+    }
+}
+
+impl QueueStore for FakeQueue {
+    fn recorded(&self) -> Result<Recorded, QueueFailed> {
+        self.now.recorded()
+    }
+
+    fn entry_from(&self, stream: Stream, seq: u64) -> Result<Option<(u64, Entry)>, QueueFailed> {
+        self.now.entry_from(stream, seq)
+    }
+
+    fn entry_before(&self, stream: Stream, seq: u64) -> Result<Option<(u64, Entry)>, QueueFailed> {
+        self.now.entry_before(stream, seq)
+    }
+
+    fn apply(&self, change: &Change) -> Result<(), QueueFailed> {
+        self.check(&self.fail_apply)?;
+        self.now.apply(change)
+    }
+
+    fn flush(&self) -> Result<(), QueueFailed> {
+        self.check(&self.fail_flush)?;
+        *self.flushed.lock() = MemoryQueue::copy_of(&self.now)?;
+        Ok(())
+    }
+
+    fn is_durable(&self) -> bool {
+        true
+    }
 }
 
 /// A letter's attempts, and how long its record is; `None` where there is none.
 type Letter = Option<(u32, usize)>;
 
 struct World {
-    disk: MemoryDisk,
+    directory: tempfile::TempDir,
+    disk: FaultyDisk,
+    queue: Arc<FakeQueue>,
     dead: DeadLetters,
     model: BTreeMap<u64, (u32, usize)>,
     /// What an operation that failed may have left, once the files are read again.
     perhaps: BTreeMap<u64, Vec<Letter>>,
+    /// Letters that were removed while no queue was on disk: a restart may bring them again.
+    may_return: BTreeSet<u64>,
 }
 
-fn open(disk: &MemoryDisk) -> DeadLetters {
-    let packer = Packer::new(Compression::None, None).expect("a packer");
-    let unpacker = Unpacker::new(None).expect("an unpacker");
-    DeadLetters::open(Arc::new(disk.clone()), "/dead".into(), QUOTA, packer, unpacker).expect("opens")
+fn open_dead(home: &Path, disk: &FaultyDisk, queue: &Arc<FakeQueue>) -> DeadLetters {
+    let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+    disk.make_directory(&home.join("journal")).expect("made");
+    let reports = Arc::new(Reports::new("test".to_owned()));
+    let quarantine = Arc::new(Quarantine::new(Arc::clone(&disk), home.to_owned(), Arc::clone(&reports), false));
+    let place =
+        Place { home: home.to_owned(), disk, queues: Arc::new(NoQueues), reports, quarantine, read_only: false };
+    let options = SpoolOptions { compression: Compression::None, ..options() };
+    let queue: Arc<dyn QueueStore> = Arc::clone(queue) as _;
+    DeadLetters::open(place, &options, QUOTA, Some(queue)).expect("opens").0
 }
 
 fn letter(id: u64, attempts: u32, length: usize) -> DeadLetter {
@@ -79,120 +297,158 @@ fn letter(id: u64, attempts: u32, length: usize) -> DeadLetter {
 
 impl World {
     fn new() -> Self {
-        let disk = MemoryDisk::new();
-        Self { dead: open(&disk), disk, model: BTreeMap::new(), perhaps: BTreeMap::new() }
+        let directory = tempfile::tempdir().expect("a directory");
+        let (disk, queue) = (FaultyDisk::default(), Arc::<FakeQueue>::default());
+        let dead = open_dead(directory.path(), &disk, &queue);
+        let (model, perhaps, may_return) = Default::default();
+        Self { directory, disk, queue, dead, model, perhaps, may_return }
     }
 
-    fn apply(&mut self, step: Step) {
+    fn apply(&mut self, step: &Step) {
+        let faults = &self.disk.0;
         match step {
-            Step::Add { mut ids, length } => {
-                ids.sort_unstable();
-                ids.dedup();
-                let after =
-                    |model: &BTreeMap<u64, (u32, usize)>, id| model.get(id).map_or(1, |(attempts, _)| attempts + 1);
-                let added: Vec<_> = ids.iter().map(|id| (*id, (after(&self.model, id), length))).collect();
-                match self.dead.add(ids.iter().map(|&id| letter(id, 1, length)).collect()) {
-                    Ok(()) => {
-                        self.perhaps.retain(|id, _| !ids.contains(id));
-                        self.model.extend(added);
-                    }
-                    Err(DeadError::Full { .. }) => {}
-                    Err(_) => {
-                        added.into_iter().for_each(|(id, letter)| self.suspect(id, Some(letter)));
-                        // A part of them may be durable.
-                        self.adopt();
-                    }
-                }
-            }
-            Step::Remove { ids } => self.remove(&ids),
+            Step::Add { ids, length } => self.add(ids.clone(), *length),
+            Step::Remove { ids } => self.remove(ids),
             Step::DropAll => {
-                let all: Vec<u64> = self.model.keys().copied().collect();
-                self.remove(&all);
+                let there = self.model.len() as u64;
+                let durable = match self.dead.drop_matching(&DeadFilter::default()) {
+                    Ok(removed) => {
+                        assert_eq!(removed, there);
+                        self.dead.queue_health().0
+                    }
+                    Err(DeadError::NotDurable { removed, .. }) => {
+                        assert_eq!(removed, there);
+                        false
+                    }
+                    Err(error) => panic!("dropping is never refused: {error}"),
+                };
+                self.gone(&self.model.keys().copied().collect::<Vec<_>>(), durable);
+            }
+            Step::Maintain => {
+                // A queue is put on disk again only where there is much space: here there is little.
+                self.dead.maintain(5 << 20);
             }
             Step::FailWrite { after, undo_fails } => {
-                *self.disk.faults.write.lock() = Some((after, ErrorKind::StorageFull));
-                *self.disk.faults.set_len.lock() = undo_fails.then_some((0, ErrorKind::Other));
+                *faults.write.lock() = Some(*after);
+                *faults.set_len.lock() = undo_fails.then_some(0);
             }
-            Step::FailSync { after } => *self.disk.faults.sync.lock() = Some((after, ErrorKind::Other)),
-            Step::FailRemove { after } => *self.disk.faults.remove.lock() = Some((after, ErrorKind::Other)),
-            Step::Kill => self.restart(self.disk.after_kill()),
-            Step::PowerLoss { seed } => self.restart(self.disk.after_power_loss(&mut StdRng::seed_from_u64(seed))),
+            Step::FailSync { after } => *faults.sync.lock() = Some(*after),
+            Step::FailRename { after } => *faults.rename.lock() = Some(*after),
+            Step::FailQueue { after } => *self.queue.fail_apply.lock() = Some(*after),
+            Step::FailFlush => *self.queue.fail_flush.lock() = Some(0),
+            Step::Kill => self.restart(None),
+            Step::PowerCut { seed } => self.restart(Some(*seed)),
         }
         self.check();
     }
 
-    fn remove(&mut self, ids: &[u64]) {
-        let keys: Vec<_> = ids.iter().map(|id| (Stream::Stats, id.to_string())).collect();
-        let there =
-            ids.iter().filter(|id| self.model.contains_key(id)).collect::<std::collections::BTreeSet<_>>().len();
-        match self.dead.remove(&keys) {
-            Ok(removed) => {
-                assert_eq!(removed, there as u64);
-                self.perhaps.retain(|id, _| !(ids.contains(id) && self.model.contains_key(id)));
-                self.model.retain(|id, _| !ids.contains(id));
+    fn add(&mut self, mut ids: Vec<u64>, length: usize) {
+        ids.sort_unstable();
+        ids.dedup();
+        let attempts = |id| self.model.get(id).map_or(1, |(attempts, _)| attempts + 1);
+        let added: Vec<_> = ids.iter().map(|id| (*id, (attempts(id), length))).collect();
+        match self.dead.add(ids.iter().map(|&id| letter(id, 1, length)).collect()) {
+            Ok(()) => {
+                // The front of the next segment says where the one before it ends: what was refused is gone for good.
+                self.perhaps.clear();
+                self.model.extend(added);
             }
-            Err(DeadError::Full { .. }) => panic!("removing is never refused for lack of quota"),
-            Err(_) => ids.iter().for_each(|id| self.suspect(*id, None)),
+            Err(DeadError::Full { .. }) => {
+                assert!(ids.len() > 1 || !self.model.is_empty(), "one letter alone is always kept");
+            }
+            Err(_) => added.into_iter().for_each(|(id, letter)| self.perhaps.entry(id).or_default().push(Some(letter))),
         }
     }
 
-    fn suspect(&mut self, id: u64, letter: Letter) {
-        self.perhaps.entry(id).or_default().push(letter);
+    fn remove(&mut self, ids: &[u64]) {
+        let keys: Vec<_> = ids.iter().map(|id| (Stream::Stats, id.to_string())).collect();
+        let there: Vec<u64> = self.model.keys().copied().filter(|id| ids.contains(id)).collect();
+        assert_eq!(self.dead.remove(&keys).expect("removing is never refused"), there.len() as u64);
+        self.gone(&there, self.dead.queue_health().0);
+    }
+
+    fn gone(&mut self, ids: &[u64], durable: bool) {
+        self.model.retain(|id, _| !ids.contains(id));
+        if !durable {
+            self.may_return.extend(ids);
+        }
     }
 
     /// What was answered is there; what failed is there or not.
-    fn restart(&mut self, disk: MemoryDisk) {
-        self.disk = disk;
-        self.dead = open(&self.disk);
-        self.dead.sync().expect("a spool does so before it counts on them");
-        assert_eq!(self.dead.lost(), [0; 3], "no byte was damaged");
+    fn restart(&mut self, power_cut: Option<u64>) {
+        let after = tempfile::tempdir().expect("a directory");
+        copy(self.directory.path(), after.path());
+        let durable = self.dead.queue_health().0;
+        if let Some(seed) = power_cut {
+            let mut random = StdRng::seed_from_u64(seed);
+            for (path, &synced) in &*self.disk.0.synced.lock() {
+                let path = after.path().join(path.strip_prefix(self.directory.path()).expect("in it"));
+                let Ok(metadata) = path.metadata() else { continue };
+                if metadata.len() > synced {
+                    let file = fs::OpenOptions::new().write(true).open(&path).expect("writable");
+                    file.set_len(random.random_range(synced..=metadata.len())).expect("cut");
+                }
+            }
+        }
+        let queue = match power_cut {
+            // Its files were emptied when it failed: any time a removal was not flushed before is another matter.
+            _ if !durable => {
+                self.may_return.extend(0..IDS);
+                FakeQueue::over(&MemoryQueue::default())
+            }
+            None => FakeQueue::over(&self.queue.now),
+            Some(_) => FakeQueue::over(&*self.queue.flushed.lock()),
+        };
+        self.disk = FaultyDisk::default();
+        self.dead = open_dead(after.path(), &self.disk, &queue);
+        (self.directory, self.queue) = (after, queue);
         self.adopt();
         self.perhaps.clear();
+        self.may_return.clear();
     }
 
     fn adopt(&mut self) {
         let found = self.found();
         for id in 0..IDS {
             let (was, is) = (self.model.get(&id).copied(), found.get(&id).copied());
-            let allowed = self.perhaps.get(&id).is_some_and(|perhaps| perhaps.contains(&is));
-            assert!(is == was || allowed, "letter {id}: {was:?} before, {is:?} after");
+            let perhaps = self.perhaps.get(&id).is_some_and(|perhaps| perhaps.contains(&is));
+            let returned = was.is_none() && self.may_return.contains(&id);
+            assert!(is == was || perhaps || returned, "letter {id}: {was:?} before, {is:?} after");
         }
         self.model = found;
+        assert_eq!(self.dead.lost(Stream::Stats), 0, "no byte was damaged");
     }
 
     fn found(&self) -> BTreeMap<u64, (u32, usize)> {
-        let letters = self.dead.list(&DeadFilter::default(), &Default::default(), 0, 1000).expect("readable");
+        let letters = self.dead.list(&DeadFilter::default(), &HashSet::new(), 0, 1000).expect("readable");
         let count = letters.len();
-        let found: BTreeMap<_, _> = letters
-            .into_iter()
-            .map(|found| {
-                let id: u64 = found.id.parse().expect("a number");
-                assert_eq!(found.record, vec![id as u8; found.record.len()]);
-                (id, (found.attempts, found.record.len()))
-            })
-            .collect();
+        let number = |found: DeadLetter| {
+            let id: u64 = found.id.parse().expect("a number");
+            assert_eq!(found.record, vec![id as u8; found.record.len()]);
+            (id, (found.attempts, found.record.len()))
+        };
+        let found: BTreeMap<_, _> = letters.into_iter().map(number).collect();
         assert_eq!(found.len(), count, "none twice");
         found
     }
 
     fn check(&self) {
         assert_eq!(self.found(), self.model);
+        // Where the queue failed at that, what was removed is in the new one until the next operation.
+        assert_eq!(self.found(), self.model);
         assert_eq!(self.dead.count(Stream::Stats), self.model.len() as u64);
-        assert!(
-            self.dead.bytes() <= QUOTA + 2048,
-            "{} bytes; notes of removals may go beyond, by little",
-            self.dead.bytes()
-        );
-        let files = self.disk.list(Path::new("/dead")).expect("in memory");
-        assert!(files.iter().map(|(_, bytes)| bytes).sum::<u64>() >= self.dead.bytes(), "measured, not guessed");
+        assert!(self.dead.bytes() <= QUOTA + SLACK, "{} bytes", self.dead.bytes());
+        let files = RealDisk.list(&self.directory.path().join("journal")).expect("readable");
+        let on_disk: u64 = files.iter().map(|file| file.len).sum();
+        assert!(on_disk <= self.dead.bytes() + SLACK, "measured, not guessed: {on_disk} and {}", self.dead.bytes());
     }
 }
 
-fn run(steps: Vec<Step>) {
+fn run(steps: &[Step]) {
     let mut world = World::new();
-    steps.into_iter().for_each(|step| world.apply(step));
-    world.apply(Step::DropAll);
-    world.apply(Step::DropAll);
+    steps.iter().for_each(|step| world.apply(step));
+    world.apply(&Step::DropAll);
+    world.apply(&Step::DropAll);
 }
 
 proptest! {
@@ -202,20 +458,20 @@ proptest! {
     fn whatever_happens_the_letters_that_were_answered_are_there_with_their_history(
         steps in prop::collection::vec(step(), 1..60),
     ) {
-        run(steps);
+        run(&steps);
     }
 }
 
 #[test]
-fn a_removal_that_was_refused_and_is_on_the_disk_all_the_same_is_no_loss() {
-    run(vec![
-        Step::Add { ids: vec![0, 10], length: 5000 },
-        Step::Add { ids: vec![0], length: 10 },
-        Step::FailSync { after: 0 },
-        Step::FailWrite { after: 1, undo_fails: true },
-        Step::Remove { ids: vec![0] },
-        Step::Add { ids: vec![0], length: 10 },
-        Step::Add { ids: vec![10], length: 10 },
+fn letters_that_were_removed_do_not_come_back_when_the_queue_is_made_again() {
+    let add = |ids: &[u64]| Step::Add { ids: ids.to_vec(), length: 1000 };
+    run(&[
+        add(&[1, 2, 3, 4, 5]),
+        Step::Remove { ids: vec![1, 3] },
+        Step::FailQueue { after: 0 },
+        Step::Remove { ids: vec![2] },
+        add(&[6]),
+        Step::Maintain,
         Step::Kill,
     ]);
 }
@@ -223,39 +479,29 @@ fn a_removal_that_was_refused_and_is_on_the_disk_all_the_same_is_no_loss() {
 #[test]
 fn a_write_that_a_power_cut_tore_in_its_middle_is_no_loss() {
     for seed in 0..64 {
-        run(vec![
+        run(&[
             Step::FailSync { after: 0 },
             Step::FailWrite { after: 2, undo_fails: true },
             Step::Add { ids: vec![0], length: 5000 },
-            Step::PowerLoss { seed },
+            Step::PowerCut { seed },
         ]);
     }
 }
 
 #[test]
-fn letters_stay_removed_where_a_deletion_was_not_durable_when_the_next_one_failed() {
-    let add = |ids: &[u64], length| Step::Add { ids: ids.to_vec(), length };
-    let fail_write = || Step::FailWrite { after: 0, undo_fails: false };
-    run(vec![
-        add(&[0, 1, 2], 1000),
-        add(&[0], 1000),
-        add(&[38], 10),
-        add(&[0, 16], 5000),
-        fail_write(),
-        add(&[0], 10),
-        Step::Remove { ids: vec![38] },
-        Step::FailRemove { after: 1 },
-        Step::DropAll,
-        add(&[18], 1000),
-        fail_write(),
-        add(&[0], 10),
-        add(&[32, 5], 10),
-        Step::FailRemove { after: 0 },
-        Step::Remove { ids: vec![18] },
-        Step::FailSync { after: 2 },
-        Step::Remove { ids: vec![32] },
-        Step::FailSync { after: 1 },
-        Step::DropAll,
-        Step::PowerLoss { seed: 11_661_329_465_102_898_183 },
+fn a_refused_letter_stays_refused_when_the_segment_that_says_so_goes() {
+    let add = |id| Step::Add { ids: vec![id], length: 10 };
+    run(&[
+        add(1),
+        Step::FailSync { after: 0 },
+        Step::FailWrite { after: 5, undo_fails: true },
+        add(0),
+        add(14),
+        Step::FailWrite { after: 0, undo_fails: true },
+        add(0),
+        add(2),
+        Step::FailFlush,
+        Step::Remove { ids: vec![14] },
+        Step::Kill,
     ]);
 }

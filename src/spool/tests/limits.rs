@@ -6,7 +6,10 @@ use super::{
     memory::{MemoryDisk, over, over_with},
     *,
 };
-use crate::spool::{StoppedSpool, queue::Index};
+use crate::spool::{
+    StoppedSpool,
+    queue::{QueueStore, sled::SledQueue},
+};
 
 const MAX: u64 = 8 << 20;
 
@@ -34,7 +37,7 @@ fn on_disk(folder: &Path) -> u64 {
         .map(|entry| {
             let metadata = entry.metadata().expect("metadata");
             match entry.file_name().to_str() {
-                Some("reserve" | "quarantine") => 0,
+                Some("quarantine") => 0,
                 _ if metadata.is_dir() => on_disk(&entry.path()),
                 _ => metadata.blocks() * 512,
             }
@@ -47,7 +50,7 @@ async fn a_full_spool_refuses_then_takes_again_as_it_drains() {
     let folder = tempfile::tempdir().expect("a folder");
     let spool = Spool::open(folder.path(), small(WhenFull::Reject)).expect("opens");
     let (taken, refused) = fill(&spool).await;
-    let error = refused.expect_err("full");
+    let error = refused.expect_err("it is full");
     assert!(matches!(error, AppendError::Full { limit: FullLimit::Quota { .. }, .. }), "{error}");
     assert!(error.is_retryable() && error.is_full());
     assert!(taken > 3000, "most of the room is for records: {taken}");
@@ -67,8 +70,7 @@ async fn a_full_spool_that_drops_the_newest_says_so_and_counts_them() {
     let folder = tempfile::tempdir().expect("a folder");
     let spool = Spool::open(folder.path(), small(WhenFull::DropNewest)).expect("opens");
     let (taken, dropped) = fill(&spool).await;
-    let dropped = dropped.expect("dropped");
-    assert!(matches!(dropped, Appended::Dropped { limit: FullLimit::Quota { .. } }), "{dropped:?}");
+    assert!(matches!(dropped, Ok(Appended::Dropped { .. })), "{dropped:?}");
     spool.close().await;
     let spool = Spool::open(folder.path(), small(WhenFull::DropNewest)).expect("opens");
     let status = spool.status();
@@ -76,28 +78,6 @@ async fn a_full_spool_that_drops_the_newest_says_so_and_counts_them() {
     assert_eq!((events.records, events.dropped.get(&DropReason::Newest)), (taken, Some(&100)));
     assert_eq!(lease_all(&spool, Stream::Events).len() as u64, taken);
     spool.close().await;
-}
-
-#[tokio::test]
-async fn a_batch_that_can_never_fit_is_refused_for_good_and_nothing_has_to_make_room() {
-    for when_full in [
-        WhenFull::Reject,
-        WhenFull::Block { timeout: Duration::from_secs(600) },
-        WhenFull::DropOldest,
-        WhenFull::DropNewest,
-    ] {
-        let folder = tempfile::tempdir().expect("a folder");
-        let spool = Spool::open(folder.path(), small(when_full)).expect("opens");
-        spool.append(big_batch(0..100)).await.expect("taken");
-        let error = spool.append(big_batch(100..7000)).await.expect_err("beyond the quota");
-        let AppendError::NeverFits { bytes, max } = error else { panic!("{when_full:?}: {error}") };
-        assert!(!error.is_retryable() && bytes > max && max < MAX, "{when_full:?}: {error}");
-        let status = spool.status();
-        let events = &status.streams[&Stream::Events];
-        assert_eq!((events.records, events.dropped.len()), (100, 0), "{when_full:?}");
-        spool.append(big_batch(100..200)).await.expect("others are taken");
-        spool.close().await;
-    }
 }
 
 #[tokio::test]
@@ -112,10 +92,10 @@ async fn bytes_that_come_and_go_are_counted_as_what_became_of_them() {
     assert_eq!(passed(), PassedBytes { appended: came, ..Default::default() });
     lease_all(&spool, Stream::Events);
     spool.acknowledge(Stream::Events, &[0..150]).expect("noted");
-    assert_eq!(passed().delivered, bytes(0..100), "the second block has records left");
+    assert!(passed().delivered.abs_diff(came * 3 / 4) <= 1, "records count with their share of their blocks");
     spool.acknowledge(Stream::Events, &[150..200]).expect("noted");
     assert_eq!(passed(), PassedBytes { appended: came, delivered: came, ..Default::default() });
-    fill(&spool).await.1.expect("dropped");
+    let _ = fill(&spool).await;
     let appended = passed().appended;
     spool.purge(&[Stream::Events]).await.expect("purged");
     let dropped = &passed().dropped;
@@ -182,7 +162,7 @@ async fn full_dead_letters_refuse_and_the_records_stay() {
     };
     let mut kept = 0;
     let error = loop {
-        match spool.dead_letter(Stream::Events, vec![reject(&records[kept])]) {
+        match spool.dead_letter(Stream::Events, vec![reject(&records[kept])]).await {
             Ok(()) => kept += 1,
             Err(error) => break error,
         }
@@ -192,7 +172,7 @@ async fn full_dead_letters_refuse_and_the_records_stay() {
     let status = spool.status();
     assert_eq!((status.dead_letters(), status.records()), (kept as u64, 300 - kept as u64));
     assert_eq!(spool.drop_dead_letters(&DeadFilter::default()).expect("removed"), kept as u64);
-    spool.dead_letter(Stream::Events, vec![reject(&records[kept])]).expect("room again");
+    spool.dead_letter(Stream::Events, vec![reject(&records[kept])]).await.expect("room again");
     spool.close().await;
 }
 
@@ -221,14 +201,10 @@ async fn a_clock_that_jumped_between_runs_drops_nothing_for_its_age() {
     spool.close().await;
     let core = StoppedSpool::look(folder.path(), day).expect("readable");
     assert_eq!(core.status().records(), 1);
-    let index = crate::spool::queue::SledIndex::open(&folder.path().join("queue")).expect("sled opens");
-    let noted = index.times().expect("the time of the end is noted").written_at;
+    let queue = SledQueue::open(&folder.path().join("queue")).expect("sled opens");
+    let recorded = queue.recorded().expect("readable");
+    let noted = recorded.clock.expect("the time of the end is noted").written_at;
     assert!((now_millis() - noted).abs() < 60_000, "{noted}");
-}
-
-/// Waits until the keeper has made its reserve: the next write is the journal's.
-async fn settled(disk: &MemoryDisk) {
-    eventually("the reserve is made", || disk.is_synced(Path::new("/spool/reserve"))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,14 +212,13 @@ async fn a_write_of_dead_letters_that_hangs_holds_up_neither_the_status_nor_inta
     let disk = MemoryDisk::new();
     let spool = Arc::new(over(&disk, None));
     spool.append(batch(Stream::Events, 0..100)).await.expect("taken");
-    settled(&disk).await;
     let record = spool.lease(Stream::Events, limit(1)).expect("readable").expect("a record").records.remove(0);
-    *disk.faults.held.lock() = Some("/spool/dead".into());
+    *disk.faults.held.lock() = Some("/spool/dead/journal".into());
     let setting_aside = tokio::spawn({
         let spool = Arc::clone(&spool);
         async move {
             let rejection = Rejection { record, reason: "no".into(), attempts: 1, first_attempt_at: 0 };
-            spool.dead_letter(Stream::Events, vec![rejection])
+            spool.dead_letter(Stream::Events, vec![rejection]).await
         }
     });
     eventually("the write hangs", || disk.faults.holding.load(Ordering::Relaxed)).await;
@@ -275,7 +250,6 @@ async fn a_full_disk_refuses_records_and_delivery_goes_on() {
     let disk = MemoryDisk::new();
     let spool = over(&disk, None);
     spool.append(batch(Stream::Events, 0..100)).await.expect("taken");
-    settled(&disk).await;
     *disk.faults.write.lock() = Some((0, ErrorKind::StorageFull));
     let error = spool.append(batch(Stream::Events, 100..200)).await.expect_err("no space");
     assert!(matches!(error, AppendError::Full { limit: FullLimit::NoSpace, .. }), "{error}");
@@ -304,11 +278,10 @@ async fn where_less_than_min_free_bytes_is_left_records_are_refused_until_there_
 }
 
 #[tokio::test]
-async fn after_a_failed_sync_no_ordinal_is_used_twice() {
+async fn after_a_failed_sync_no_sequence_number_is_used_twice() {
     let disk = MemoryDisk::new();
     let spool = over(&disk, None);
     spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
-    settled(&disk).await;
     *disk.faults.sync.lock() = Some((0, ErrorKind::Other));
     let error = spool.append(batch(Stream::Events, 10..20)).await.expect_err("the sync fails");
     assert!(matches!(error, AppendError::Io { .. }) && error.is_retryable(), "{error}");
@@ -325,20 +298,16 @@ async fn after_a_failed_sync_no_ordinal_is_used_twice() {
     spool.close().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_acknowledged_counts_as_unnoted_until_the_note_is_synced() {
-    let disk = MemoryDisk::new();
-    let spool = over(&disk, None);
-    // Longer than a segment: the note begins the next one, whose folder is synced.
-    spool.append(batch(Stream::Events, 0..40_000)).await.expect("taken");
-    assert_eq!(lease_all(&spool, Stream::Events).len(), 40_000);
-    assert_eq!(spool.unflushed(Stream::Events), 0, "handed out is not done");
-    *disk.faults.held.lock() = Some("/spool/journal".into());
-    spool.acknowledge(Stream::Events, &[0..10, 50..60]).expect("taken note of");
-    assert_eq!((spool.unflushed(Stream::Events), spool.unflushed(Stream::Stats)), (20, 0));
-    eventually("the sync hangs", || disk.faults.holding.load(Ordering::Relaxed)).await;
-    assert_eq!(spool.unflushed(Stream::Events), 20);
-    disk.faults.release();
-    eventually("the note is durable", || spool.unflushed(Stream::Events) == 0).await;
+#[tokio::test]
+async fn what_is_acknowledged_counts_as_unflushed_until_the_queue_is_flushed() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = open(folder.path());
+    spool.append(batch(Stream::Events, 0..100)).await.expect("taken");
+    assert_eq!(lease_all(&spool, Stream::Events).len(), 100);
+    assert_eq!(spool.unflushed(Stream::Events), 0, "leased is not done");
+    spool.acknowledge(Stream::Events, &[0..10, 50..60]).expect("noted");
+    assert!([0, 20].contains(&spool.unflushed(Stream::Events)));
+    assert_eq!(spool.unflushed(Stream::Stats), 0);
+    eventually("the queue is flushed", || spool.unflushed(Stream::Events) == 0).await;
     spool.close().await;
 }

@@ -45,13 +45,13 @@ async fn peeking_shows_what_is_to_be_delivered_and_takes_nothing() {
     let mut backwards = open_events();
     backwards.reverse();
     assert_eq!(texts(&peek(PeekFrom::Newest)), backwards);
-    assert_eq!(texts(&peek(PeekFrom::Ordinal(102))), expected(105..300));
-    assert_eq!(texts(&peek(PeekFrom::Ordinal(250)))[..], expected(250..300)[..]);
+    assert_eq!(texts(&peek(PeekFrom::Seq(102))), expected(105..300));
+    assert_eq!(texts(&peek(PeekFrom::Seq(250)))[..], expected(250..300)[..]);
     let mut before: Vec<String> = expected(40..100);
     before.reverse();
-    assert_eq!(texts(&peek(PeekFrom::OrdinalBackwards(104))), before);
-    assert_eq!(peek(PeekFrom::OrdinalBackwards(39)), []);
-    assert_eq!(peek(PeekFrom::Ordinal(300)), []);
+    assert_eq!(texts(&peek(PeekFrom::SeqBackwards(104))), before);
+    assert_eq!(peek(PeekFrom::SeqBackwards(39)), []);
+    assert_eq!(peek(PeekFrom::Seq(300)), []);
     assert_eq!(texts(&lease_all(&spool, Stream::Events)), expected(120..300), "leases go on as if nobody had looked");
     spool.close().await;
 }
@@ -67,7 +67,7 @@ async fn a_stopped_spool_is_peeked_at_like_an_open_one() {
     let mut backwards = open_events();
     backwards.reverse();
     assert_eq!(texts(&peek(PeekFrom::Newest)), backwards);
-    assert_eq!(texts(&peek(PeekFrom::Ordinal(102))), expected(105..300));
+    assert_eq!(texts(&peek(PeekFrom::Seq(102))), expected(105..300));
 }
 
 #[tokio::test]
@@ -119,4 +119,82 @@ async fn purging_an_empty_queue_removes_nothing() {
     let purged = spool.purge(&Stream::ALL).await.expect("nothing to do");
     assert!(purged.iter().all(|purged| purged.records == 0));
     spool.close().await;
+}
+
+/// What a crash or a bad sector leaves at the journal's end.
+#[derive(Debug, Clone, Copy)]
+enum Spoiled {
+    /// The next segment was made, and nothing written to it.
+    EmptyNewest,
+    /// Its first group was cut off.
+    TornFirstGroup,
+    /// A bit of the newest front is flipped.
+    NewestFront,
+}
+
+const SPOILED: [Spoiled; 3] = [Spoiled::EmptyNewest, Spoiled::TornFirstGroup, Spoiled::NewestFront];
+
+fn spoil(folder: &Path, how: Spoiled) {
+    let segments = files(&folder.join("journal"));
+    let newest = segments.last().expect("a segment");
+    let next = folder.join(format!("journal/{:012}.journal", segments.len() + 1));
+    let mut bytes = fs::read(newest).expect("a segment");
+    match how {
+        Spoiled::EmptyNewest => fs::write(next, "").expect("written"),
+        Spoiled::TornFirstGroup => fs::write(next, &bytes[..60]).expect("written"),
+        Spoiled::NewestFront => {
+            bytes[50] ^= 4;
+            fs::write(newest, bytes).expect("written");
+        }
+    }
+}
+
+#[tokio::test]
+async fn whatever_the_newest_segment_is_a_stopped_spool_shows_what_is_to_be_delivered() {
+    let original = tempfile::tempdir().expect("a folder");
+    holed(original.path()).await.close().await;
+    for how in SPOILED {
+        let folder = tempfile::tempdir().expect("a folder");
+        copy(original.path(), folder.path());
+        spoil(folder.path(), how);
+        let before = basics::contents(folder.path());
+        let stopped = StoppedSpool::look(folder.path(), small()).expect("readable");
+        assert_eq!(stopped.status().streams[&Stream::Events].records, 255, "{how:?}");
+        assert_eq!(stopped.status().streams[&Stream::Stats].records, 30, "{how:?}");
+        let shown = peeked(stopped.peek(Stream::Events, PeekFrom::Oldest).expect("a reader"));
+        assert_eq!(texts(&shown), open_events(), "{how:?}");
+        let report = verify(folder.path(), small()).expect("readable");
+        assert!(report.lost.is_empty(), "{how:?}: {report:?}");
+        assert_eq!(report.problems, u64::from(matches!(how, Spoiled::NewestFront)), "{how:?}: {:?}", report.findings);
+        assert_eq!(basics::contents(folder.path()), before, "{how:?}: looking changes nothing");
+    }
+}
+
+#[tokio::test]
+async fn without_its_queue_a_stopped_spool_shows_too_much_and_never_too_little() {
+    let original = tempfile::tempdir().expect("a folder");
+    holed(original.path()).await.close().await;
+    fs::remove_dir_all(original.path().join("queue")).expect("removed");
+    for how in [None].into_iter().chain(SPOILED.map(Some)) {
+        let folder = tempfile::tempdir().expect("a folder");
+        copy(original.path(), folder.path());
+        how.into_iter().for_each(|how| spoil(folder.path(), how));
+        let before = basics::contents(folder.path());
+        let stopped = StoppedSpool::look(folder.path(), small()).expect("readable");
+        let shown = texts(&peeked(stopped.peek(Stream::Events, PeekFrom::Oldest).expect("a reader")));
+        assert_eq!(shown.len() as u64, stopped.status().streams[&Stream::Events].records, "{how:?}");
+        assert!(
+            shown.len() <= 300 && open_events().iter().all(|event| shown.contains(event)),
+            "{how:?}: {}",
+            shown.len()
+        );
+        assert_eq!(stopped.status().streams[&Stream::Stats].records, 30, "{how:?}");
+        let report = verify(folder.path(), small()).expect("readable");
+        assert!(report.lost.is_empty() && report.records == 330, "{how:?}: {report:?}");
+        assert_eq!(basics::contents(folder.path()), before, "{how:?}: looking changes nothing");
+        drop(stopped);
+        let spool = Spool::open(folder.path(), small()).expect("opens");
+        assert_eq!(texts(&lease_all(&spool, Stream::Events)), shown, "{how:?}: the next start delivers what was shown");
+        spool.close().await;
+    }
 }

@@ -1,4 +1,4 @@
-//! A medium in memory: it fails writes and syncs on demand, tears what was under way, and forgets what was not synced.
+//! A medium in memory for tests with threads: it fails writes and syncs on demand, hangs, panics.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,23 +12,17 @@ use std::{
 };
 
 use parking_lot::{Condvar, Mutex};
-use rand::{Rng, rngs::StdRng};
 
 use super::options;
-use crate::{
-    record::Stream,
-    spool::{
-        Compression, Spool, SpoolOptions,
-        ages::Times,
-        io::{Disk, DiskFile},
-        open,
-        queue::{Changes, Index, IndexError},
-        recovery,
-        state::{Checkpoint, Run},
-    },
+use crate::spool::{
+    Compression, Spool, SpoolOptions,
+    disk::{Disk, DiskFile, Identity, Listed},
+    open,
+    quarantine::Quarantine,
+    queue::{QueueFailed, QueueStore, Queues},
+    reports::Reports,
+    store::recovery::Place,
 };
-
-const PAGE: usize = 4096;
 
 /// What goes wrong, and how many operations of the kind go well before.
 #[derive(Debug, Default)]
@@ -39,14 +33,12 @@ pub(super) struct Faults {
     pub(super) sync: Mutex<Option<(u64, ErrorKind)>>,
     /// Cutting a file to length fails too.
     pub(super) set_len: Mutex<Option<(u64, ErrorKind)>>,
-    /// Removing a file fails.
-    pub(super) remove: Mutex<Option<(u64, ErrorKind)>>,
-    /// The next write of the journal's writer panics at its end.
+    /// The next write of a thread that appends panics at its end.
     pub(super) panic_in_write: AtomicBool,
-    /// The next removal of a file panics.
-    pub(super) panic_in_remove: AtomicBool,
+    /// The next renaming of a file panics.
+    pub(super) panic_in_rename: AtomicBool,
     pub(super) free: AtomicU64,
-    /// Syncs of this folder do not return while it is named here.
+    /// Syncs of this directory do not return while it is named here.
     pub(super) held: Mutex<Option<PathBuf>>,
     /// A sync is held up right now.
     pub(super) holding: AtomicBool,
@@ -60,9 +52,9 @@ impl Faults {
         self.released.notify_all();
     }
 
-    fn hold_up(&self, folder: &Path) {
+    fn hold_up(&self, directory: &Path) {
         let mut held = self.held.lock();
-        while held.as_deref() == Some(folder) {
+        while held.as_deref() == Some(directory) {
             self.holding.store(true, Ordering::Relaxed);
             self.released.wait(&mut held);
         }
@@ -94,21 +86,14 @@ fn due(fault: &Mutex<Option<(u64, ErrorKind)>>) -> Option<io::Error> {
 #[derive(Debug, Clone, Default)]
 pub(super) struct MemoryDisk {
     files: Arc<Mutex<BTreeMap<PathBuf, MemoryFile>>>,
-    /// The folder entries that are durable.
-    entries: Arc<Mutex<BTreeMap<PathBuf, MemoryFile>>>,
+    directories: Arc<Mutex<BTreeSet<PathBuf>>>,
     pub(super) faults: Arc<Faults>,
 }
 
 #[derive(Debug, Clone)]
 struct MemoryFile {
-    contents: Arc<Mutex<Contents>>,
+    contents: Arc<Mutex<Vec<u8>>>,
     faults: Arc<Faults>,
-}
-
-#[derive(Debug, Default)]
-struct Contents {
-    now: Vec<u8>,
-    synced: Vec<u8>,
 }
 
 impl MemoryDisk {
@@ -118,75 +103,20 @@ impl MemoryDisk {
         disk
     }
 
-    /// What lies on the medium after the power went: what was synced, and any part of what was not.
-    pub(super) fn after_power_loss(&self, random: &mut StdRng) -> Self {
-        let after = Self::new();
-        let (live, durable) = (self.files.lock(), self.entries.lock());
-        let paths: BTreeSet<&PathBuf> = live.keys().chain(durable.keys()).collect();
-        for path in paths {
-            let file = match (live.get(path), durable.get(path)) {
-                // Made or replaced, and the folder not synced since: either may be there.
-                (Some(now), Some(then)) => [now, then][random.random_range(0..2)],
-                (Some(only), None) | (None, Some(only)) if random.random() => only,
-                _ => continue,
-            };
-            let contents = file.contents.lock().torn(random);
-            let contents = Arc::new(Mutex::new(Contents { now: contents.clone(), synced: contents }));
-            let file = MemoryFile { contents, faults: Arc::clone(&after.faults) };
-            after.files.lock().insert(path.clone(), file.clone());
-            after.entries.lock().insert(path.clone(), file);
-        }
-        after
-    }
-
     /// What lies there after the process was killed: everything that was written.
     pub(super) fn after_kill(&self) -> Self {
         let after = Self::new();
         for (path, file) in &*self.files.lock() {
-            let contents = file.contents.lock();
-            let contents = Contents { now: contents.now.clone(), synced: contents.synced.clone() };
-            let file = MemoryFile { contents: Arc::new(Mutex::new(contents)), faults: Arc::clone(&after.faults) };
+            let contents = Arc::new(Mutex::new(file.contents.lock().clone()));
+            let file = MemoryFile { contents, faults: Arc::clone(&after.faults) };
             after.files.lock().insert(path.clone(), file);
         }
-        for path in self.entries.lock().keys() {
-            if let Some(file) = after.files.lock().get(path) {
-                after.entries.lock().insert(path.clone(), file.clone());
-            }
-        }
         after
-    }
-
-    /// Whether a file is there with all it holds synced.
-    pub(super) fn is_synced(&self, path: &Path) -> bool {
-        self.files.lock().get(path).is_some_and(|file| {
-            let contents = file.contents.lock();
-            !contents.now.is_empty() && contents.now == contents.synced
-        })
     }
 
     fn get(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let file = self.files.lock().get(path).cloned().ok_or(ErrorKind::NotFound)?;
         Ok(Arc::new(file))
-    }
-}
-
-impl Contents {
-    /// The synced image with some of the later pages over it, perhaps longer or shorter.
-    fn torn(&self, random: &mut StdRng) -> Vec<u8> {
-        let mut image = self.synced.clone();
-        if self.now == self.synced {
-            return image;
-        }
-        let (a, b) = (self.synced.len(), self.now.len());
-        let len = if random.random() { random.random_range(a.min(b)..=a.max(b)) } else { a.max(b) };
-        image.resize(len, 0);
-        for start in (0..b.min(len)).step_by(PAGE) {
-            if random.random() {
-                let end = (start + PAGE).min(b).min(len);
-                image[start..end].copy_from_slice(&self.now[start..end]);
-            }
-        }
-        image
     }
 }
 
@@ -212,47 +142,51 @@ impl Disk for MemoryDisk {
         self.get(path)
     }
 
-    fn list(&self, folder: &Path) -> io::Result<Vec<(String, u64)>> {
+    fn list(&self, directory: &Path) -> io::Result<Vec<Listed>> {
         let files = self.files.lock();
-        let inside = files.iter().filter(|(path, _)| path.parent() == Some(folder));
-        Ok(inside
-            .filter_map(|(path, file)| {
-                let name = path.file_name()?.to_str()?.to_owned();
-                Some((name, file.contents.lock().now.len() as u64))
-            })
-            .collect())
+        let inside = files.iter().filter(|(path, _)| path.parent() == Some(directory));
+        let listed = inside.filter_map(|(path, file)| {
+            let len = file.contents.lock().len() as u64;
+            Some(Listed { name: path.file_name()?.to_str()?.to_owned(), len, allocated: len.next_multiple_of(4096) })
+        });
+        Ok(listed.collect())
     }
 
-    fn make_folder(&self, _: &Path) -> io::Result<()> {
+    fn make_directory(&self, directory: &Path) -> io::Result<()> {
+        self.directories.lock().insert(directory.to_owned());
         Ok(())
     }
 
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        panic_if(&self.faults.panic_in_remove);
-        if let Some(error) = due(&self.faults.remove) {
-            return Err(error);
+    fn identity(&self, path: &Path) -> io::Result<Identity> {
+        match self.files.lock().get(path) {
+            Some(file) => Ok(file.identity()),
+            None => Ok(Identity(0, 0)),
         }
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
         self.files.lock().remove(path);
         Ok(())
     }
 
+    fn remove_directory(&self, directory: &Path) -> io::Result<()> {
+        self.files.lock().retain(|path, _| !path.starts_with(directory));
+        Ok(())
+    }
+
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        panic_if(&self.faults.panic_in_rename);
         let mut files = self.files.lock();
         let file = files.remove(from).ok_or(ErrorKind::NotFound)?;
         files.insert(to.to_owned(), file);
         Ok(())
     }
 
-    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
-        self.faults.hold_up(folder);
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        self.faults.hold_up(directory);
         if let Some(error) = due(&self.faults.sync) {
             return Err(error);
         }
-        // In this order, as everywhere.
-        let (files, mut entries) = (self.files.lock(), self.entries.lock());
-        entries.retain(|path, _| path.parent() != Some(folder));
-        let inside = files.iter().filter(|(path, _)| path.parent() == Some(folder));
-        entries.extend(inside.map(|(path, file)| (path.clone(), file.clone())));
         Ok(())
     }
 
@@ -260,22 +194,23 @@ impl Disk for MemoryDisk {
         Ok(self.faults.free.load(Ordering::Relaxed))
     }
 
-    fn has_queue(&self) -> bool {
-        // sled writes real files.
-        false
-    }
-
-    fn folder_bytes(&self, folder: &Path) -> io::Result<u64> {
+    fn directory_bytes(&self, directory: &Path) -> io::Result<u64> {
         let files = self.files.lock();
-        let inside = files.iter().filter(|(path, _)| path.starts_with(folder));
-        Ok(inside.map(|(_, file)| file.contents.lock().now.len() as u64).sum())
+        let inside = files.iter().filter(|(path, _)| path.starts_with(directory));
+        Ok(inside.map(|(_, file)| file.contents.lock().len() as u64).sum())
+    }
+}
+
+impl MemoryFile {
+    fn identity(&self) -> Identity {
+        Identity(1, Arc::as_ptr(&self.contents).addr() as u64)
     }
 }
 
 impl DiskFile for MemoryFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         let contents = self.contents.lock();
-        let rest = contents.now.get(offset as usize..).unwrap_or_default();
+        let rest = contents.get(offset as usize..).unwrap_or_default();
         let read = rest.len().min(buffer.len());
         buffer[..read].copy_from_slice(&rest[..read]);
         Ok(read)
@@ -286,11 +221,12 @@ impl DiskFile for MemoryFile {
         let written = if fault.is_some() { bytes.len() / 2 } else { bytes.len() };
         let mut contents = self.contents.lock();
         let end = offset as usize + written;
-        if contents.now.len() < end {
-            contents.now.resize(end, 0);
+        if contents.len() < end {
+            contents.resize(end, 0);
         }
-        contents.now[offset as usize..end].copy_from_slice(&bytes[..written]);
-        if thread::current().name() == Some("spool-write") {
+        contents[offset as usize..end].copy_from_slice(&bytes[..written]);
+        drop(contents);
+        if thread::current().name() == Some("spool-append") {
             panic_if(&self.faults.panic_in_write);
         }
         fault.map_or(Ok(()), Err)
@@ -300,8 +236,6 @@ impl DiskFile for MemoryFile {
         if let Some(error) = due(&self.faults.sync) {
             return Err(error);
         }
-        let mut contents = self.contents.lock();
-        contents.synced = contents.now.clone();
         Ok(())
     }
 
@@ -309,12 +243,16 @@ impl DiskFile for MemoryFile {
         if let Some(error) = due(&self.faults.set_len) {
             return Err(error);
         }
-        self.contents.lock().now.resize(len as usize, 0);
+        self.contents.lock().resize(len as usize, 0);
         Ok(())
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.contents.lock().now.len() as u64)
+        Ok(self.contents.lock().len() as u64)
+    }
+
+    fn identity(&self) -> io::Result<Identity> {
+        Ok(Self::identity(self))
     }
 
     fn reserve(&self, _: u64, _: u64) -> io::Result<()> {
@@ -322,77 +260,38 @@ impl DiskFile for MemoryFile {
     }
 }
 
-/// The queues in memory; a crash takes them back to an earlier checkpoint.
-#[derive(Debug, Default)]
-pub(super) struct MemoryIndex {
-    now: Mutex<Queues>,
-    earlier: Mutex<Queues>,
-}
+/// Opens no queue: a spool on this medium goes on in memory.
+#[derive(Debug)]
+pub(super) struct NoQueues;
 
-#[derive(Debug, Clone, Default)]
-struct Queues {
-    streams: [BTreeMap<u64, Run>; Stream::ALL.len()],
-    checkpoint: Option<Checkpoint>,
-}
-
-impl MemoryIndex {
-    /// The queues as the last but one save left them, or as they are.
-    pub(super) fn after_crash(&self, lost: bool) -> Self {
-        let queues = if lost { &self.earlier } else { &self.now }.lock().clone();
-        Self { now: Mutex::new(queues.clone()), earlier: Mutex::new(queues) }
+impl Queues for NoQueues {
+    fn open(&self, _: &Path) -> Result<Arc<dyn QueueStore>, QueueFailed> {
+        Err(QueueFailed("none is to be had".into()))
     }
 }
 
-impl Index for MemoryIndex {
-    fn checkpoint(&self) -> Result<Option<Checkpoint>, IndexError> {
-        Ok(self.now.lock().checkpoint.clone())
-    }
+/// Opens one queue, once.
+#[derive(Debug)]
+struct OneQueue(Mutex<Option<Arc<dyn QueueStore>>>);
 
-    fn times(&self) -> Option<Times> {
-        None
-    }
-
-    fn rewind(&self, checkpoint: &Checkpoint) -> Result<(), IndexError> {
-        let next = checkpoint.state.first_ordinals();
-        for (i, stream) in self.now.lock().streams.iter_mut().enumerate() {
-            let from = checkpoint.tails[i].map_or(next[i], |(key, _)| key);
-            stream.retain(|key, _| *key < from);
-        }
-        Ok(())
-    }
-
-    fn run_at(&self, stream: Stream, ordinal: u64) -> Result<Option<(u64, Run)>, IndexError> {
-        let queues = self.now.lock();
-        let entry = queues.streams[stream as usize].range(..=ordinal).next_back();
-        Ok(entry.map(|(&key, &run)| (key, run)).filter(|(key, run)| ordinal < key + run.records))
-    }
-
-    fn runs_from(&self, stream: Stream, ordinal: u64, limit: usize) -> Result<Vec<(u64, Run)>, IndexError> {
-        let queues = self.now.lock();
-        Ok(queues.streams[stream as usize].range(ordinal..).take(limit).map(|(&key, &run)| (key, run)).collect())
-    }
-
-    fn save(&self, changes: &Changes) -> Result<(), IndexError> {
-        let mut queues = self.now.lock();
-        *self.earlier.lock() = queues.clone();
-        for (stream, key, run) in &changes.runs {
-            queues.streams[*stream as usize].insert(*key, *run);
-        }
-        for (stream, head) in queues.streams.iter_mut().zip(changes.heads) {
-            stream.retain(|key, run| key + run.records > head);
-        }
-        queues.checkpoint = Some(changes.checkpoint.clone());
-        Ok(())
+impl Queues for OneQueue {
+    fn open(&self, directory: &Path) -> Result<Arc<dyn QueueStore>, QueueFailed> {
+        let of_spool = !directory.starts_with("/spool/dead");
+        self.0.lock().take_if(|_| of_spool).map_or_else(|| NoQueues.open(directory), Ok)
     }
 }
 
-/// A spool on this medium, in small segments.
-pub(super) fn over(disk: &MemoryDisk, index: Option<Arc<dyn Index>>) -> Spool {
-    over_with(disk, index, SpoolOptions { segment_bytes: 256 << 10, compression: Compression::None, ..options() })
+/// A spool on this medium, in small segments; without a queue, it goes on in memory.
+pub(super) fn over(disk: &MemoryDisk, queue: Option<Arc<dyn QueueStore>>) -> Spool {
+    over_with(disk, queue, SpoolOptions { segment_bytes: 256 << 10, compression: Compression::None, ..options() })
 }
 
-pub(super) fn over_with(disk: &MemoryDisk, index: Option<Arc<dyn Index>>, options: SpoolOptions) -> Spool {
-    let folder = Path::new("/spool");
-    let recovered = recovery::read(disk, &folder.join("journal"), None).expect("readable");
-    open::start(folder, options, Arc::new(disk.clone()), index, (None, None), recovered, None).expect("opens")
+pub(super) fn over_with(disk: &MemoryDisk, queue: Option<Arc<dyn QueueStore>>, options: SpoolOptions) -> Spool {
+    let (disk, home): (Arc<dyn Disk>, _) = (Arc::new(disk.clone()), PathBuf::from("/spool"));
+    let reports = Arc::new(Reports::new(options.name.clone()));
+    let quarantine = Arc::new(Quarantine::new(Arc::clone(&disk), home.clone(), Arc::clone(&reports), false));
+    let queues = Arc::new(OneQueue(Mutex::new(queue)));
+    let place = Place { home, disk, queues, reports, quarantine, read_only: false };
+    let (shared, maintenance) = open::open_at(place, options).expect("opens");
+    open::start(shared, maintenance, None).expect("starts")
 }

@@ -1,27 +1,32 @@
 //! What the spool promises, over real files.
 
-use std::{ops::Range, path::Path, time::Duration};
+use std::{
+    fs,
+    ops::Range,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use super::*;
-use crate::{
-    record::{RecordBatchBuilder, RecordId, now_millis},
-    testing::cases,
-};
+use crate::record::{RecordBatchBuilder, now_millis};
 
 mod basics;
 mod checking;
 mod damage;
+mod displaced;
+mod dropping;
 mod fronts;
 mod letters;
+mod letters_attack;
 mod letters_model;
 mod limits;
 mod looking;
 mod lost_letters;
 mod memory;
-mod model;
 mod panics;
 mod private;
 mod queue_faults;
+mod simulation;
 
 fn options() -> SpoolOptions {
     SpoolOptions { name: "test".into(), min_free_bytes: 0, ..SpoolOptions::default() }
@@ -86,4 +91,28 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("never happened: {what}");
+}
+
+/// Copies a directory with all below it.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a folder");
+    for entry in fs::read_dir(from).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+        let target = to.join(entry.file_name().expect("a name"));
+        if entry.is_dir() {
+            copy(&entry, &target);
+        } else {
+            fs::copy(&entry, &target).expect("a copy");
+        }
+    }
+}
+
+/// The files of a directory that hold something, by name.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(folder)
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.is_file() && path.metadata().is_ok_and(|metadata| metadata.len() > 0))
+        .collect();
+    files.sort_unstable();
+    files
 }

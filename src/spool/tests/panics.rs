@@ -7,18 +7,18 @@ use super::{
     *,
 };
 
-async fn append(spool: &Spool, numbers: Range<u64>) -> Result<(), AppendError> {
-    spool.append(batch(Stream::Events, numbers)).await.map(drop)
+async fn append(spool: &Spool, numbers: Range<u64>) -> Result<Appended, AppendError> {
+    spool.append(batch(Stream::Events, numbers)).await
 }
 
 #[tokio::test]
-async fn a_writer_that_panics_refuses_what_it_held_and_goes_on() {
+async fn appending_that_panics_refuses_what_it_held_and_goes_on() {
     let disk = MemoryDisk::new();
     let spool = over(&disk, None);
     append(&spool, 0..3).await.expect("taken");
     disk.faults.panic_in_write.store(true, Ordering::Relaxed);
     let error = append(&spool, 3..5).await.expect_err("it panicked").to_string();
-    assert!(error.contains("the writer panicked"), "{error}");
+    assert!(error.contains("appending panicked"), "{error}");
     let said = |error: LastError| error.message.contains("a bug of these tests");
     eventually("the status says so", || spool.status().last_error.is_some_and(said)).await;
     append(&spool, 5..8).await.expect("taken");
@@ -34,22 +34,7 @@ async fn a_writer_that_panics_refuses_what_it_held_and_goes_on() {
 }
 
 #[tokio::test]
-async fn what_was_noted_when_the_writer_panicked_is_noted_again() {
-    let disk = MemoryDisk::new();
-    let spool = over(&disk, None);
-    append(&spool, 0..10).await.expect("taken");
-    assert_eq!(lease_all(&spool, Stream::Events).len(), 10);
-    disk.faults.panic_in_write.store(true, Ordering::Relaxed);
-    spool.acknowledge(Stream::Events, &[0..10]).expect("noted");
-    eventually("the note's write panics", || spool.status().last_error.is_some()).await;
-    spool.close().await;
-    let spool = over(&disk, None);
-    assert_eq!((spool.status().records(), spool.status().streams[&Stream::Events].delivered), (0, 10));
-    spool.close().await;
-}
-
-#[tokio::test]
-async fn all_that_was_handed_out_can_be_given_back_without_knowing_what() {
+async fn all_that_is_leased_can_be_released_without_knowing_what() {
     let spool = over(&MemoryDisk::new(), None);
     append(&spool, 0..30).await.expect("taken");
     let lease = || spool.lease(Stream::Events, limit(10)).expect("readable").expect("records").records;
@@ -63,18 +48,18 @@ async fn all_that_was_handed_out_can_be_given_back_without_knowing_what() {
 }
 
 #[tokio::test]
-async fn a_keeper_that_panics_tries_again() {
+async fn maintenance_that_panics_is_tried_again() {
     let disk = MemoryDisk::new();
     let spool = over(&disk, None);
     for first in (0..2000).step_by(100) {
         spool.append(big_batch(first..first + 100)).await.expect("taken");
     }
     assert_eq!(lease_all(&spool, Stream::Events).len(), 2000);
-    disk.faults.panic_in_remove.store(true, Ordering::Relaxed);
+    disk.faults.panic_in_rename.store(true, Ordering::Relaxed);
     spool.acknowledge(Stream::Events, &[0..2000]).expect("noted");
     eventually("segments are deleted", || spool.status().segments <= 1).await;
     let last_error = spool.status().last_error.expect("said").message;
-    assert!(last_error.contains("keeping the spool in order panicked"), "{last_error}");
+    assert!(last_error.contains("maintenance panicked"), "{last_error}");
     append(&spool, 0..3).await.expect("taken");
     spool.close().await;
 }

@@ -27,15 +27,15 @@ async fn no_one_else_may_read_the_files() {
     spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
     let record = lease_all(&spool, Stream::Events).remove(0);
     let rejection = Rejection { record, reason: "no".into(), attempts: 1, first_attempt_at: 0 };
-    spool.dead_letter(Stream::Events, vec![rejection]).expect("kept");
+    spool.dead_letter(Stream::Events, vec![rejection]).await.expect("kept");
     spool.close().await;
     let mode = |path: &Path| path.metadata().expect("metadata").permissions().mode() & 0o777;
     assert_eq!(mode(&inside), 0o700);
     // sled makes its files by itself; the folders around them keep others out.
-    for part in ["journal", "dead", "queue"] {
+    for part in ["journal", "queue", "dead", "dead/journal", "dead/queue"] {
         assert_eq!(mode(&inside.join(part)), 0o700, "{part}");
     }
-    for part in ["journal", "dead"] {
+    for part in ["journal", "dead/journal"] {
         visit(&inside.join(part), &mut |path| assert_eq!(mode(path), 0o600, "{}", path.display()));
     }
 }
@@ -48,7 +48,7 @@ async fn encrypted_records_are_nowhere_in_clear() {
     let records = lease_all(&spool, Stream::Events);
     assert_eq!(texts(&records), expected(0..100));
     let rejection = Rejection { record: records[7].clone(), reason: "no".into(), attempts: 1, first_attempt_at: 0 };
-    spool.dead_letter(Stream::Events, vec![rejection]).expect("kept");
+    spool.dead_letter(Stream::Events, vec![rejection]).await.expect("kept");
     spool.close().await;
     let clear = b"of many that look alike";
     visit(folder.path(), &mut |path| {
@@ -101,9 +101,9 @@ async fn dead_letters_of_a_key_that_is_missing_are_a_clear_error_and_are_not_los
     spool.append(batch(Stream::Events, 0..1)).await.expect("taken");
     let rejected = lease_all(&spool, Stream::Events).remove(0);
     let rejection = Rejection { record: rejected, reason: "no".into(), attempts: 1, first_attempt_at: 0 };
-    spool.dead_letter(Stream::Events, vec![rejection]).expect("kept");
+    spool.dead_letter(Stream::Events, vec![rejection]).await.expect("kept");
     spool.close().await;
-    let before = super::basics::contents(&folder.path().join("dead"));
+    let before = basics::contents(&folder.path().join("dead/journal"));
     for keys in [encrypted(2, &[]), options()] {
         let error = Spool::open(folder.path(), keys.clone()).expect_err("the key is missing");
         assert!(matches!(error, OpenError::WrongKey { .. }) && error.to_string().contains("dead"), "{error}");
@@ -111,7 +111,7 @@ async fn dead_letters_of_a_key_that_is_missing_are_a_clear_error_and_are_not_los
         let error = stopped.dead_letters(&DeadFilter::default(), 0, 10).expect_err("unreadable");
         assert!(matches!(error, QueueError::NoKey { .. }), "{error}");
     }
-    assert_eq!(super::basics::contents(&folder.path().join("dead")), before);
+    assert_eq!(basics::contents(&folder.path().join("dead/journal")), before);
     let spool = Spool::open(folder.path(), encrypted(2, &[1])).expect("opens");
     assert_eq!(spool.dead_letters(&DeadFilter::default(), 0, 10).expect("readable")[0].record, record(0).as_bytes());
     spool.close().await;

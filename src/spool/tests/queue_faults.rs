@@ -1,93 +1,97 @@
-//! A queue whose saves fail or hang: it is given up, and costs no record.
+//! A queue whose changes or flushes fail or hang: it is replaced, and costs no record.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Condvar;
 
 use super::{
-    memory::{MemoryDisk, MemoryIndex, over},
+    memory::{MemoryDisk, over},
     *,
 };
-use crate::spool::{
-    ages::Times,
-    queue::{Changes, Index, IndexError},
-    state::{Checkpoint, Run},
-};
+use crate::spool::queue::{Change, Entry, QueueFailed, QueueStore, Recorded, memory::MemoryQueue};
 
-/// What saving does.
+/// What changing and flushing do.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-enum Saves {
+enum Mood {
     #[default]
     Work,
     Fail,
     Hang,
 }
 
-/// A queue whose saves go wrong on demand.
+/// A flush that hangs is given up after this long, as one of sled's is.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// A queue that goes wrong on demand.
 #[derive(Debug, Default)]
-struct FaultyIndex {
-    index: MemoryIndex,
-    saves: Mutex<Saves>,
+struct FaultyQueue {
+    queue: MemoryQueue,
+    mood: Mutex<Mood>,
     changed: Condvar,
-    /// A save hangs, or hung.
+    /// A flush hangs, or hung.
     hanging: AtomicBool,
 }
 
-impl FaultyIndex {
-    fn set(&self, saves: Saves) {
-        *self.saves.lock() = saves;
+impl FaultyQueue {
+    fn set(&self, mood: Mood) {
+        *self.mood.lock() = mood;
         self.changed.notify_all();
+    }
+
+    fn check(&self) -> Result<(), QueueFailed> {
+        if *self.mood.lock() == Mood::Fail { Err(QueueFailed("the disk is full".into())) } else { Ok(()) }
     }
 }
 
-impl Index for FaultyIndex {
-    fn checkpoint(&self) -> Result<Option<Checkpoint>, IndexError> {
-        self.index.checkpoint()
+impl QueueStore for FaultyQueue {
+    fn recorded(&self) -> Result<Recorded, QueueFailed> {
+        self.queue.recorded()
     }
 
-    fn times(&self) -> Option<Times> {
-        None
+    fn entry_from(&self, stream: Stream, seq: u64) -> Result<Option<(u64, Entry)>, QueueFailed> {
+        self.check()?;
+        self.queue.entry_from(stream, seq)
     }
 
-    fn rewind(&self, checkpoint: &Checkpoint) -> Result<(), IndexError> {
-        self.index.rewind(checkpoint)
+    fn entry_before(&self, stream: Stream, seq: u64) -> Result<Option<(u64, Entry)>, QueueFailed> {
+        self.check()?;
+        self.queue.entry_before(stream, seq)
     }
 
-    fn run_at(&self, stream: Stream, ordinal: u64) -> Result<Option<(u64, Run)>, IndexError> {
-        self.index.run_at(stream, ordinal)
+    fn apply(&self, change: &Change) -> Result<(), QueueFailed> {
+        self.check()?;
+        self.queue.apply(change)
     }
 
-    fn runs_from(&self, stream: Stream, ordinal: u64, limit: usize) -> Result<Vec<(u64, Run)>, IndexError> {
-        self.index.runs_from(stream, ordinal, limit)
-    }
-
-    fn save(&self, changes: &Changes) -> Result<(), IndexError> {
-        let mut saves = self.saves.lock();
-        while *saves == Saves::Hang {
+    fn flush(&self) -> Result<(), QueueFailed> {
+        let mut mood = self.mood.lock();
+        if *mood == Mood::Hang {
             self.hanging.store(true, Ordering::Relaxed);
-            self.changed.wait(&mut saves);
+            self.changed.wait_for(&mut mood, FLUSH_TIMEOUT);
+            return Err(QueueFailed("no answer".into()));
         }
-        if *saves == Saves::Fail {
-            return Err(IndexError("the disk is full".into()));
-        }
-        drop(saves);
-        self.index.save(changes)
+        drop(mood);
+        self.check()
+    }
+
+    fn is_durable(&self) -> bool {
+        true
     }
 }
 
 #[tokio::test]
 async fn a_queue_that_fails_costs_nothing() {
     let disk = MemoryDisk::new();
-    let index = Arc::new(FaultyIndex::default());
-    let spool = over(&disk, Some(Arc::clone(&index) as Arc<dyn Index>));
+    let queue = Arc::new(FaultyQueue::default());
+    let spool = over(&disk, Some(Arc::clone(&queue) as Arc<dyn QueueStore>));
     for batch in 0..20 {
         spool.append(big_batch(batch * 100..(batch + 1) * 100)).await.expect("taken");
     }
-    index.set(Saves::Fail);
+    queue.set(Mood::Fail);
     for batch in 20..40 {
         spool.append(big_batch(batch * 100..(batch + 1) * 100)).await.expect("taken");
     }
-    eventually("the queue is given up", || spool.status().last_error.is_some()).await;
+    eventually("the queue is replaced", || spool.status().last_error.is_some()).await;
     let all: Vec<String> = (0..4000).map(big_record).collect();
     assert!(texts(&lease_all(&spool, Stream::Events)) == all);
     spool.acknowledge(Stream::Events, &[0..4000]).expect("noted");
@@ -96,25 +100,23 @@ async fn a_queue_that_fails_costs_nothing() {
 }
 
 #[tokio::test]
-async fn a_queue_that_hangs_holds_up_neither_intake_nor_delivery_and_is_given_up() {
+async fn a_queue_that_hangs_holds_up_neither_intake_nor_delivery_and_is_replaced() {
     let disk = MemoryDisk::new();
-    let index = Arc::new(FaultyIndex::default());
-    let spool = over(&disk, Some(Arc::clone(&index) as Arc<dyn Index>));
+    let queue = Arc::new(FaultyQueue::default());
+    let spool = over(&disk, Some(Arc::clone(&queue) as Arc<dyn QueueStore>));
     spool.append(big_batch(0..100)).await.expect("taken");
-    index.set(Saves::Hang);
+    queue.set(Mood::Hang);
     spool.append(big_batch(100..200)).await.expect("taken");
-    eventually("a save hangs", || index.hanging.load(Ordering::Relaxed)).await;
+    eventually("a flush hangs", || queue.hanging.load(Ordering::Relaxed)).await;
     for batch in 2..40 {
-        spool.append(big_batch(batch * 100..(batch + 1) * 100)).await.expect("taken while the save hangs");
+        spool.append(big_batch(batch * 100..(batch + 1) * 100)).await.expect("taken while the flush hangs");
     }
     let all: Vec<String> = (0..4000).map(big_record).collect();
     assert!(texts(&lease_all(&spool, Stream::Events)) == all);
     spool.acknowledge(Stream::Events, &[0..4000]).expect("noted");
-    eventually("the queue is given up", || spool.status().last_error.is_some()).await;
+    eventually("the queue is replaced", || spool.status().last_error.is_some()).await;
     eventually("segments are deleted without a queue", || spool.status().segments <= 1).await;
-    index.set(Saves::Work);
-    spool.close().await;
-    let spool = over(&disk, None);
+    queue.set(Mood::Work);
     assert_eq!((spool.status().records(), spool.status().streams[&Stream::Events].delivered), (0, 4000));
     spool.close().await;
 }

@@ -1,0 +1,100 @@
+//! `when_full: drop_oldest` drops what makes the append fit, or nothing; what can never fit is refused for good in all modes.
+
+use std::{fs::File, sync::atomic::Ordering};
+
+use super::{
+    memory::{MemoryDisk, over_with},
+    *,
+};
+
+const MAX: u64 = 8 << 20;
+
+fn small(when_full: WhenFull) -> SpoolOptions {
+    SpoolOptions { max_bytes: MAX, when_full, compression: Compression::None, ..options() }
+}
+
+async fn fill(spool: &Spool, batches: u64) {
+    for number in 0..batches {
+        spool.append(big_batch(number * 100..(number + 1) * 100)).await.expect("taken");
+    }
+}
+
+fn dropped(spool: &Spool) -> u64 {
+    spool.status().streams[&Stream::Events].dropped.values().sum()
+}
+
+#[tokio::test]
+async fn nothing_is_dropped_where_another_program_takes_the_disk() {
+    let disk = MemoryDisk::new();
+    let options = SpoolOptions { min_free_bytes: 100 << 20, ..small(WhenFull::DropOldest) };
+    let spool = over_with(&disk, None, options);
+    fill(&spool, 40).await;
+    disk.faults.free.store(50 << 20, Ordering::Relaxed);
+    eventually("it is seen", || spool.status().writer == WriterState::Full).await;
+    for number in 0..20 {
+        let error = spool.append(big_batch(number..number + 1)).await.expect_err("too little is free");
+        assert!(matches!(error, AppendError::Full { limit: FullLimit::Disk { .. }, .. }), "{error}");
+    }
+    assert_eq!((dropped(&spool), spool.status().records()), (0, 4000));
+    disk.faults.free.store(1 << 30, Ordering::Relaxed);
+    eventually("it is seen", || spool.status().writer == WriterState::Taking).await;
+    spool.append(big_batch(0..1)).await.expect("taken again");
+    spool.close().await;
+}
+
+#[tokio::test]
+async fn what_never_fits_is_refused_for_good_and_drops_nothing_in_all_modes() {
+    let timeout = Duration::from_secs(60);
+    for when_full in [WhenFull::Reject, WhenFull::Block { timeout }, WhenFull::DropOldest, WhenFull::DropNewest] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let spool = Spool::open(folder.path(), small(when_full)).expect("opens");
+        fill(&spool, 20).await;
+        let error = spool.append(big_batch(0..9000)).await.expect_err("it never fits");
+        assert!(matches!(error, AppendError::NeverFits { .. }) && !error.is_retryable(), "{when_full:?}: {error}");
+        assert!(error.to_string().contains("max_bytes"), "{error}");
+        assert_eq!((dropped(&spool), spool.status().records()), (0, 2000), "{when_full:?}");
+        spool.append(big_batch(0..10)).await.expect("what fits is taken");
+        spool.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_segment_that_somebody_holds_open_gives_its_space_back_all_the_same() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = Spool::open(folder.path(), small(WhenFull::DropOldest)).expect("opens");
+    let mut number = 0;
+    let mut held = Vec::new();
+    while dropped(&spool) == 0 {
+        spool.append(big_batch(number * 100..(number + 1) * 100)).await.expect("space is made");
+        number += 1;
+        held = files(&folder.path().join("journal")).iter().map(|path| File::open(path).expect("there")).collect();
+    }
+    let segment = dropped(&spool);
+    for _ in 0..5 {
+        spool.append(big_batch(number * 100..(number + 1) * 100)).await.expect("space is made");
+        number += 1;
+    }
+    assert!(dropped(&spool) <= 2 * segment, "one segment made space for several appends: {}", dropped(&spool));
+    drop(held);
+    spool.close().await;
+}
+
+#[tokio::test]
+async fn leased_records_are_dropped_too_and_their_late_acknowledgement_counts_nothing() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = Spool::open(folder.path(), small(WhenFull::DropOldest)).expect("opens");
+    fill(&spool, 5).await;
+    assert_eq!(lease_all(&spool, Stream::Events).len(), 500);
+    let mut appended = 500;
+    while dropped(&spool) < 500 {
+        spool.append(big_batch(appended..appended + 100)).await.expect("space is made");
+        appended += 100;
+    }
+    let before = spool.status();
+    spool.acknowledge(Stream::Events, &[0..500]).expect("noted");
+    let status = spool.status();
+    assert_eq!(status.streams[&Stream::Events].delivered, 0);
+    assert_eq!(status.records(), before.records());
+    assert_eq!(status.records() + dropped(&spool), appended);
+    spool.close().await;
+}

@@ -1,0 +1,311 @@
+//! The simulation's own books, kept apart from the spool's: what was offered, answered, delivered, set aside, dropped, damaged.
+//!
+//! What is checked, by record:
+//! - what was kept is pending, delivered, a dead letter that was not removed, dropped by a policy and counted, or was damaged by
+//!   the story and is counted;
+//! - a batch is there as a whole or not at all; what was refused is not there; what was acknowledged does not come again
+//!   without a crash or a fault;
+//! - records are pending, and leased first, in the order in which they were kept;
+//! - nothing counts as damaged where the story damaged nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use crate::{record::Stream, spool::journal::front::PerStream};
+
+/// A record: the so-many-th of its stream that was offered.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Id {
+    pub(super) stream: Stream,
+    pub(super) number: u32,
+}
+
+const LETTERS: [u8; 3] = *b"esn";
+const MARKER_BYTES: usize = 16;
+
+impl fmt::Display for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.stream, self.number)
+    }
+}
+
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", LETTERS[self.stream as usize] as char, self.number)
+    }
+}
+
+impl Id {
+    /// The record that stands for it: a marker, filled up to a length.
+    pub(super) fn record(self, bytes: usize) -> Vec<u8> {
+        let bytes = bytes.max(MARKER_BYTES);
+        let mut record =
+            format!("<{}{:08}:{:04}>", LETTERS[self.stream as usize] as char, self.number, bytes).into_bytes();
+        record.resize(bytes, b'.');
+        record
+    }
+
+    /// The record at the front of these bytes, and how long it is.
+    pub(super) fn of(bytes: &[u8]) -> Option<(Self, usize)> {
+        let marker = std::str::from_utf8(bytes.get(..MARKER_BYTES)?).ok()?;
+        let letter = LETTERS.iter().position(|letter| bytes[1] == *letter)?;
+        let (number, length) = marker.get(2..15)?.split_once(':')?;
+        Some((Self { stream: Stream::ALL[letter], number: number.parse().ok()? }, length.parse().ok()?))
+    }
+}
+
+/// The records in some bytes, and where they begin.
+pub(super) fn markers(bytes: &[u8]) -> impl Iterator<Item = (usize, Id)> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        while at + MARKER_BYTES <= bytes.len() {
+            // `contains` is quick even where nothing is optimised.
+            if bytes[at] != b'<' {
+                at += if bytes[at..bytes.len().min(at + 64)].contains(&b'<') { 1 } else { 64 };
+            } else if let Some((id, length)) = Id::of(&bytes[at..]) {
+                let found = at;
+                at += length;
+                return Some((found, id));
+            } else {
+                at += 1;
+            }
+        }
+        None
+    })
+}
+
+/// What the caller was told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// Nothing: the process ended before.
+    None,
+    Kept,
+    Refused,
+    /// Dropped as the newest, with an OK that says so.
+    Dropped,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Fate {
+    answer: Answer,
+    batch: u32,
+    leased: bool,
+    /// A sink has it.
+    delivered: bool,
+    /// In which life of the process that was acknowledged.
+    acknowledged: Option<u32>,
+    /// It is a dead letter, as the spool said.
+    letter: bool,
+    /// … and was removed.
+    removed: bool,
+    dropped: bool,
+    damaged: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Ledger {
+    fates: PerStream<Vec<Fate>>,
+    /// Kept, and not known to be settled.
+    open: BTreeSet<Id>,
+    /// Neither kept nor known to be gone.
+    unsure: BTreeMap<u32, Vec<Id>>,
+    batches: u32,
+    last_leased: PerStream<Option<u32>>,
+    /// The step that is under way may drop records of these streams.
+    pub(super) may_drop: PerStream<bool>,
+    /// Dropped by a policy since the last count.
+    pub(super) dropped: PerStream<u64>,
+    /// As lost to damage the spool reported so many.
+    pub(super) reported: PerStream<u64>,
+    /// Bytes were damaged, or files hidden: what is pending cannot always be told.
+    pub(super) disturbed: bool,
+    pub(super) life: u32,
+    /// What came to light with this life was looked at.
+    pub(super) looked: bool,
+    /// Something failed in this life: what was acknowledged may come again.
+    pub(super) faulted: bool,
+    /// The process ended once without a stop.
+    pub(super) crashed: bool,
+    pub(super) violations: Vec<String>,
+}
+
+impl Ledger {
+    pub(super) fn fail(&mut self, violation: String) {
+        self.violations.push(violation);
+    }
+
+    fn fate(&mut self, id: Id) -> Option<&mut Fate> {
+        self.fates[id.stream as usize].get_mut(id.number as usize)
+    }
+
+    /// A batch is offered.
+    pub(super) fn offer(&mut self, stream: Stream, records: u32) -> Vec<Id> {
+        self.batches += 1;
+        let first = self.fates[stream as usize].len() as u32;
+        let ids: Vec<Id> = (first..first + records).map(|number| Id { stream, number }).collect();
+        self.fates[stream as usize].extend(ids.iter().map(|_| Fate {
+            answer: Answer::None,
+            batch: self.batches,
+            leased: false,
+            delivered: false,
+            acknowledged: None,
+            letter: false,
+            removed: false,
+            dropped: false,
+            damaged: false,
+        }));
+        self.unsure.insert(self.batches, ids.clone());
+        ids
+    }
+
+    pub(super) fn answer(&mut self, ids: &[Id], answer: Answer) {
+        for &id in ids {
+            let Some(fate) = self.fate(id) else { continue };
+            fate.answer = answer;
+            let batch = fate.batch;
+            if answer == Answer::Kept {
+                self.open.insert(id);
+                self.unsure.remove(&batch);
+            }
+        }
+    }
+
+    /// Whether a copy of it has to stay.
+    pub(super) fn needs(&self, id: Id) -> bool {
+        let may_drop = self.may_drop[id.stream as usize];
+        let fate = self.fates[id.stream as usize].get(id.number as usize);
+        !may_drop && self.open.contains(&id) && fate.is_some_and(|fate| !fate.damaged)
+    }
+
+    pub(super) fn lease(&mut self, id: Id) {
+        let (disturbed, last) = (self.disturbed, self.last_leased[id.stream as usize]);
+        let Some(fate) = self.fate(id) else { return self.fail(format!("{id} was leased and never offered")) };
+        let (first, batch) = (!std::mem::replace(&mut fate.leased, true), fate.batch);
+        if !self.looked
+            && let Some(ids) = self.unsure.get(&batch).cloned()
+        {
+            self.answer(&ids, Answer::Kept);
+        }
+        if first {
+            if last.is_some_and(|last| id.number < last) && !disturbed {
+                self.fail(format!("{id} is leased for the first time after {}", last.unwrap_or_default()));
+            }
+            self.last_leased[id.stream as usize] = last.max(Some(id.number));
+        }
+    }
+
+    /// The sink has it, whether the spool will hear of that or not.
+    pub(super) fn deliver(&mut self, id: Id) {
+        self.open.remove(&id);
+        self.fate(id).into_iter().for_each(|fate| fate.delivered = true);
+    }
+
+    pub(super) fn acknowledge(&mut self, id: Id) {
+        let life = self.life;
+        self.fate(id).into_iter().for_each(|fate| fate.acknowledged = Some(life));
+    }
+
+    pub(super) fn set_aside(&mut self, id: Id) {
+        self.fate(id).into_iter().for_each(|fate| fate.letter = true);
+    }
+
+    /// A letter is removed, or about to be.
+    pub(super) fn remove_letter(&mut self, id: Id) {
+        self.open.remove(&id);
+        self.fate(id).into_iter().for_each(|fate| fate.removed = true);
+    }
+
+    /// The story damages its bytes.
+    pub(super) fn damage(&mut self, id: Id) {
+        self.disturbed = true;
+        self.fate(id).into_iter().for_each(|fate| fate.damaged = true);
+    }
+
+    /// What was not answered is there as a whole or not at all. After a start, in which it may come to light.
+    pub(super) fn check_batches(&mut self, pending: &PerStream<Vec<Id>>) {
+        let found: BTreeSet<Id> = pending.iter().flatten().copied().collect();
+        for (batch, ids) in std::mem::take(&mut self.unsure) {
+            let there = ids.iter().filter(|id| found.contains(id)).count();
+            if there == ids.len() {
+                self.answer(&ids, Answer::Kept);
+                continue;
+            }
+            let damaged = ids.iter().any(|id| self.fate(*id).is_some_and(|fate| fate.damaged));
+            if there > 0 && !damaged {
+                self.fail(format!("of a batch {there} of {} records are there: {ids:?}", ids.len()));
+            }
+            self.unsure.insert(batch, ids);
+        }
+    }
+
+    /// What is pending; answers what is owed and is not among it.
+    pub(super) fn check_pending(&mut self, pending: &PerStream<Vec<Id>>) -> Vec<Id> {
+        for ids in pending {
+            for pair in ids.windows(2).filter(|pair| pair[0] >= pair[1]) {
+                if !self.disturbed {
+                    self.violations.push(format!("{} is pending before {}", pair[0], pair[1]));
+                }
+            }
+            for &id in ids {
+                let (life, faulted) = (self.life, self.faulted);
+                match self.fate(id).copied() {
+                    Some(Fate { answer: Answer::Kept, acknowledged, .. }) => {
+                        if acknowledged == Some(life) && !faulted {
+                            self.fail(format!("{id} is pending, though it was acknowledged"));
+                        }
+                    }
+                    Some(Fate { damaged: true, .. }) => {}
+                    other => self.fail(format!("{id} is pending: {:?}", other.map(|fate| fate.answer))),
+                }
+            }
+        }
+        let found: BTreeSet<Id> = pending.iter().flatten().copied().collect();
+        self.open.iter().filter(|id| !found.contains(id)).copied().collect()
+    }
+
+    /// What is owed and not pending is a dead letter, or was dropped, or damaged.
+    pub(super) fn check_missing(&mut self, missing: Vec<Id>, letters: &BTreeSet<Id>) {
+        for id in missing {
+            let may_drop = self.may_drop[id.stream as usize];
+            let Some(fate) = self.fate(id) else { continue };
+            if letters.contains(&id) {
+                // Perhaps among those that fitted before the dead letters were full.
+                fate.letter = true;
+            } else if may_drop && !fate.letter {
+                fate.dropped = true;
+                let damaged = fate.damaged;
+                self.open.remove(&id);
+                self.dropped[id.stream as usize] += u64::from(!damaged);
+            } else if !fate.damaged {
+                let was = if fate.letter { "set aside" } else { "kept" };
+                self.fail(format!("{id} was {was}, and is gone"));
+            }
+        }
+    }
+
+    /// All is drained.
+    pub(super) fn check_end(&mut self) {
+        for id in std::mem::take(&mut self.open) {
+            match self.fate(id) {
+                Some(fate) if fate.damaged => {}
+                _ => self.fail(format!("{id} was kept, and was never delivered")),
+            }
+        }
+        for stream in Stream::ALL {
+            let of_stream = &self.fates[stream as usize];
+            let settled = |fate: &&Fate| fate.delivered || fate.removed || fate.dropped;
+            let lost =
+                of_stream.iter().filter(|fate| fate.answer == Answer::Kept && fate.damaged && !settled(fate)).count();
+            let (any_damage, reported) = (self.disturbed, self.reported[stream as usize]);
+            // How many were lost at the journal's end, only the spool knew that ended.
+            if (lost as u64) > reported && !self.crashed {
+                self.fail(format!("{lost} {stream} are lost to damage, and {reported} are counted"));
+            }
+            if reported > 0 && !any_damage {
+                self.fail(format!("{reported} {stream} are counted as damaged, and nothing was"));
+            }
+        }
+    }
+}
