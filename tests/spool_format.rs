@@ -1,20 +1,22 @@
-//! The format on disk: a second reader reads it, and this build reads what earlier format versions wrote.
+//! The format on disk: a second reader reads it, this build reads what was written in it before, and refuses another one.
 
 use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Command,
+    time::SystemTime,
 };
 
 use livekit_spool::{
     demo::delimited,
     record::{RecordBatch, RecordBatchBuilder, Stream},
     spool::{
-        Compression, DeadFilter, DropReason, LeaseLimit, PeekFrom, Queue, Rejection, Spool, SpoolOptions, StoppedSpool,
-        verify,
+        Compression, DeadFilter, DropReason, LeaseLimit, OpenError, PeekFrom, Queue, Rejection, Spool, SpoolOptions,
+        StoppedSpool, inspect, verify,
     },
 };
+use serde_json::Value;
 
 const RECEIVED_AT: i64 = 1_790_000_000_000;
 /// Where to write a spool of the present format, for a new folder under tests/data: see `the_fixture_is_made_like_this`.
@@ -45,12 +47,21 @@ fn options(compression: Compression) -> SpoolOptions {
     }
 }
 
-/// A record to be delivered: ordinal, received at, bytes.
+/// Records: sequence number, received at, bytes.
 type Expected = BTreeMap<Stream, Vec<(u64, i64, Vec<u8>)>>;
 
+/// All records before these are done when the newest segment is begun.
+const ACK_FLOOR: [u64; 3] = [410, 18, 0];
+
+/// What was written: all records at and above the ack floor, and those that are to be delivered.
+struct Written {
+    above_floor: Expected,
+    to_deliver: Expected,
+}
+
 /// Writes a spool with something of everything: big and small blocks, several segments, records that were delivered (the
-/// middle ones too), purged, rejected; a dead letter that was dropped. Answers what is to be delivered.
-async fn write(folder: &Path, compression: Compression) -> Expected {
+/// middle ones too), purged, rejected; a dead letter that was dropped.
+async fn write(folder: &Path, compression: Compression) -> Written {
     let (events, stats) = (real(Stream::Events), real(Stream::Stats));
     let spool = Spool::open(folder, options(compression)).expect("opens");
     let mut written = Vec::new();
@@ -77,26 +88,37 @@ async fn write(folder: &Path, compression: Compression) -> Expected {
         attempts: 3,
         first_attempt_at: RECEIVED_AT + 1,
     });
-    spool.dead_letter(Stream::Events, rejections.into()).expect("kept");
+    spool.dead_letter(Stream::Events, rejections.into()).await.expect("kept");
     let dropped = DeadFilter { reason: Some("451".into()), ..Default::default() };
     assert_eq!(spool.drop_dead_letters(&dropped).expect("written"), 1);
     spool.purge(&[Stream::Stats]).await.expect("purged");
     spool.append(batch(Stream::Stats, at, &stats[100..102])).await.expect("taken");
     spool.close().await;
-    let done = |ordinal: u64| ordinal < 410 || (500..700).contains(&ordinal) || ordinal == 450 || ordinal == 451;
-    let to_deliver = written.into_iter().zip(0..).filter(|(_, ordinal)| !done(*ordinal));
-    let stats = stats[100..102].iter().zip(18..).map(|(record, ordinal)| (ordinal, at, record.clone()));
-    BTreeMap::from([
-        (Stream::Events, to_deliver.map(|((at, record), ordinal)| (ordinal, at, record)).collect()),
+    let done = |seq: u64| seq < 410 || (500..700).contains(&seq) || seq == 450 || seq == 451;
+    let events = written.into_iter().zip(0..).map(|((at, record), seq)| (seq, at, record));
+    let events: Vec<_> = events.filter(|(seq, ..)| *seq >= ACK_FLOOR[0]).collect();
+    let stats = stats[100..102].iter().zip(ACK_FLOOR[1]..).map(|(record, seq)| (seq, at, record.clone()));
+    let above_floor = BTreeMap::from([
+        (Stream::Events, events),
         (Stream::Stats, stats.collect()),
         (Stream::NodeRooms, vec![(0, at, node_rooms[0].clone())]),
-    ])
+    ]);
+    let mut to_deliver = above_floor.clone();
+    to_deliver.entry(Stream::Events).or_default().retain(|(seq, ..)| !done(*seq));
+    Written { above_floor, to_deliver }
 }
 
-/// What the Python reader says is to be delivered, and how many damaged bytes it met.
-fn second_reader(folder: &Path) -> (Expected, u64) {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/spool_reader.py");
-    let dictionary = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/spool/dictionary-1.zstd");
+/// What the Python reader says.
+struct SecondReader {
+    records: Expected,
+    fronts: Vec<Value>,
+    damaged: u64,
+    torn: u64,
+}
+
+fn second_reader(folder: &Path) -> SecondReader {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let (script, dictionary) = (root.join("tests/spool_reader.py"), root.join("src/spool/journal/dictionary-1.zstd"));
     let output = Command::new("python3")
         .args([script.as_os_str(), folder.join("journal").as_os_str(), dictionary.as_os_str()])
         .output()
@@ -104,15 +126,32 @@ fn second_reader(folder: &Path) -> (Expected, u64) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8(output.stdout).expect("text");
     let mut lines: Vec<&str> = text.lines().collect();
-    let summary: serde_json::Value = serde_json::from_str(lines.pop().expect("a summary")).expect("JSON");
-    let mut records = Expected::new();
+    let summary: Value = serde_json::from_str(lines.pop().expect("a summary")).expect("JSON");
+    let (mut records, mut fronts) = (Expected::new(), Vec::new());
     for line in lines {
-        let (stream, ordinal, at, hex): (String, u64, i64, String) = serde_json::from_str(line).expect("a record");
+        if line.starts_with('{') {
+            fronts.push(serde_json::from_str::<Value>(line).expect("JSON")["front"].take());
+            continue;
+        }
+        let (stream, seq, at, hex): (String, u64, i64, String) = serde_json::from_str(line).expect("a record");
         let digits: Vec<char> = hex.chars().collect();
         let bytes = digits.chunks(2).map(|pair| u8::from_str_radix(&String::from_iter(pair), 16).expect("hex"));
-        records.entry(stream.parse().expect("a stream")).or_default().push((ordinal, at, bytes.collect()));
+        records.entry(stream.parse().expect("a stream")).or_default().push((seq, at, bytes.collect()));
     }
-    (records, summary["damaged_bytes"].as_u64().expect("a number"))
+    let number = |name: &str| summary[name].as_u64().expect("a number");
+    SecondReader { records, fronts, damaged: number("damaged_bytes"), torn: number("torn_bytes") }
+}
+
+fn assert_read_whole(read: &SecondReader, written: &Expected) {
+    assert_eq!((read.damaged, read.torn), (0, 0));
+    assert_eq!(read.records, *written);
+    let newest = read.fronts.last().expect("a front");
+    assert_eq!(newest["ack_floor"], serde_json::json!(ACK_FLOOR));
+    assert_eq!(newest["totals"][1]["dropped"], serde_json::json!({ "3": 18 }), "purged");
+    for pair in read.fronts.windows(2) {
+        assert_eq!(pair[1]["previous"]["segment"], pair[0]["segment"], "each front tells of the segment before it");
+        assert_eq!(pair[1]["previous"]["next"], pair[1]["first"]);
+    }
 }
 
 fn peeked(spool: &StoppedSpool) -> Expected {
@@ -140,30 +179,43 @@ fn copy(from: &Path, to: &Path) {
 #[tokio::test]
 async fn a_second_reader_reads_an_uncompressed_spool() {
     let folder = tempfile::tempdir().expect("a folder");
-    let expected = write(folder.path(), Compression::None).await;
-    assert_eq!(second_reader(folder.path()), (expected, 0));
+    let written = write(folder.path(), Compression::None).await;
+    assert_read_whole(&second_reader(folder.path()), &written.above_floor);
 }
 
 #[tokio::test]
 async fn a_second_reader_reads_a_compressed_spool() {
     let folder = tempfile::tempdir().expect("a folder");
-    let expected = write(folder.path(), Compression::default()).await;
-    assert_eq!(second_reader(folder.path()), (expected, 0));
+    let written = write(folder.path(), Compression::default()).await;
+    assert_read_whole(&second_reader(folder.path()), &written.above_floor);
+}
+
+/// The newest segment, and where its last block begins.
+fn last_block(folder: &Path) -> (PathBuf, Vec<u8>, usize) {
+    let segments = fs::read_dir(folder.join("journal")).expect("a folder").map(|entry| entry.expect("one").path());
+    let path = segments.max().expect("a segment");
+    let bytes = fs::read(&path).expect("a segment");
+    let at = bytes.windows(4).rposition(|window| window == b"LKSB").expect("a block");
+    (path, bytes, at)
 }
 
 #[tokio::test]
-async fn a_second_reader_steps_over_damage() {
+async fn a_second_reader_tells_a_torn_group_from_damage() {
     let folder = tempfile::tempdir().expect("a folder");
-    let expected = write(folder.path(), Compression::None).await;
-    let newest = fs::read_dir(folder.path().join("journal")).expect("a folder").map(|entry| entry.expect("one").path());
-    let path = newest.max().expect("a segment");
-    let mut bytes = fs::read(&path).expect("a segment");
-    let at = bytes.windows(4).rposition(|window| window == b"LKSB").expect("a block");
-    let cut = &bytes.split_off(at)[..20];
-    fs::write(&path, [&bytes, cut].concat()).expect("written");
-    let (found, damaged) = second_reader(folder.path());
-    assert_eq!(damaged, 20);
-    assert_eq!(found[&Stream::Events], expected[&Stream::Events]);
+    let written = write(folder.path(), Compression::None).await;
+    let (path, bytes, at) = last_block(folder.path());
+    fs::write(&path, &bytes[..at + 20]).expect("written");
+    let read = second_reader(folder.path());
+    assert_eq!((read.damaged, read.torn), (0, 20));
+    assert_eq!(read.records[&Stream::Events], written.above_floor[&Stream::Events]);
+    assert!(!read.records.contains_key(&Stream::Stats), "they were in the torn group");
+
+    let first = path.with_file_name("000000000001.journal");
+    let mut bytes = fs::read(&first).expect("a segment");
+    bytes[300] ^= 1;
+    fs::write(&first, bytes).expect("written");
+    let read = second_reader(folder.path());
+    assert!(read.damaged > 100_000, "the block of 400 events: {}", read.damaged);
 }
 
 /// A spool written now holds what the fixture holds. To keep one for a new format version:
@@ -171,24 +223,24 @@ async fn a_second_reader_steps_over_damage() {
 #[tokio::test]
 async fn the_fixture_is_made_like_this() {
     let folder = tempfile::tempdir().expect("a folder");
-    let expected = write(folder.path(), Compression::default()).await;
+    let written = write(folder.path(), Compression::default()).await;
     if let Some(keep) = std::env::var_os(KEEP_IN) {
         copy(folder.path(), Path::new(&keep));
     }
     let spool = StoppedSpool::look(folder.path(), options(Compression::default())).expect("readable");
-    assert_eq!(peeked(&spool), expected);
-    let fixture = StoppedSpool::look(&data("format-1"), options(Compression::default())).expect("readable");
-    assert_eq!(peeked(&fixture), expected);
+    assert_eq!(peeked(&spool), written.to_deliver);
+    let fixture = StoppedSpool::look(&data("format-2"), options(Compression::default())).expect("readable");
+    assert_eq!(peeked(&fixture), written.to_deliver);
+    assert_read_whole(&second_reader(&data("format-2")), &written.above_floor);
 }
 
 #[tokio::test]
-async fn a_spool_of_format_version_1_is_read_and_gone_on_with() {
+async fn a_spool_of_format_version_2_is_read_and_gone_on_with() {
     let folder = tempfile::tempdir().expect("a folder");
-    copy(&data("format-1"), folder.path());
+    copy(&data("format-2"), folder.path());
     let report = verify(folder.path(), options(Compression::default())).expect("readable");
     assert!(report.is_sound() && report.findings.is_empty(), "{:?}", report.findings);
     let expected = peeked(&StoppedSpool::look(folder.path(), options(Compression::default())).expect("readable"));
-    assert_eq!(second_reader(folder.path()).0, expected);
 
     let spool = Spool::open(folder.path(), options(Compression::default())).expect("opens");
     let status = spool.status();
@@ -212,4 +264,44 @@ async fn a_spool_of_format_version_1_is_read_and_gone_on_with() {
     assert_eq!(taken.get_mut(&Stream::Events).and_then(Vec::pop), Some((6 * 404, RECEIVED_AT, b"new".to_vec())));
     assert_eq!(taken, expected);
     spool.close().await;
+}
+
+/// All files and directories below one, with contents and times.
+fn contents(folder: &Path) -> BTreeMap<PathBuf, (Option<Vec<u8>>, SystemTime)> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+        let changed = entry.metadata().and_then(|metadata| metadata.modified()).expect("a time");
+        if entry.is_dir() {
+            all.extend(contents(&entry));
+            all.insert(entry, (None, changed));
+        } else {
+            all.insert(entry.clone(), (Some(fs::read(&entry).expect("a file")), changed));
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn a_spool_of_format_version_1_is_refused_and_left_as_it_is() {
+    let whole = tempfile::tempdir().expect("a folder");
+    copy(&data("format-1"), whole.path());
+    // Its dead letters alone tell it, too.
+    let dead_alone = tempfile::tempdir().expect("a folder");
+    copy(&data("format-1").join("dead"), &dead_alone.path().join("dead"));
+    for folder in [whole.path(), dead_alone.path()] {
+        let before = contents(folder);
+        let options = || options(Compression::default());
+        let refusals = [
+            Spool::open(folder, options()).map(drop),
+            StoppedSpool::look(folder, options()).map(drop),
+            inspect(folder, options()).map(drop),
+            verify(folder, options()).map(drop),
+        ];
+        for refused in refusals {
+            let error = refused.expect_err("it is refused");
+            assert!(matches!(error, OpenError::OtherFormat { found: 1, known: 2, .. }), "{error}");
+            assert!(error.to_string().contains("000000000001.journal is of format version 1"), "{error}");
+        }
+        assert_eq!(contents(folder), before, "nothing is made or changed");
+    }
 }

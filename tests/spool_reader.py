@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
 """A second reader of the spool's format (docs/format.md), with nothing but Python's standard library.
 
-usage: spool_reader.py JOURNAL_FOLDER [DICTIONARY]
+usage: spool_reader.py JOURNAL_DIRECTORY [DICTIONARY]
 
-Prints a line of JSON per record that is to be delivered: stream, ordinal, received_at, record (hex). Payloads that are
-compressed need the `zstd` program, and those packed with the dictionary the dictionary's file; where the program is missing,
-`record` is null and the header alone is told. The last line sums up: blocks, damaged bytes.
+Which records are still to be delivered is known by the queue, which this reader does not read. It prints all records at and above the
+ack floor of the newest front: those to be delivered, and some that are done.
+
+A line of JSON per front: {"front": {...}}. A line per record: [stream, sequence number, received at, record (hex)]. Payloads that
+are compressed need the `zstd` program, and those packed with the dictionary the dictionary's file; where the program is missing,
+the record is null and the header alone is told. The last line sums up: blocks, damaged bytes, torn bytes.
 """
 
 import json
@@ -18,58 +21,93 @@ import tempfile
 import zlib
 
 MAGIC = b"LKSB"
-VERSION = 1
-HEADER = struct.Struct("<4sBBBBQIIIqI")
-RECORDS, NOTES, STATE = 1, 2, 3
+VERSION = 2
+HEADER = struct.Struct("<4sBBBBQIIIqII")
+ENDS_GROUP = 0x80
+RECORDS, FRONT, DEAD_LETTERS = 1, 2, 3
 STREAMS = ("events", "stats", "node_rooms")
 
 
+class Block:
+    """A whole block."""
+
+    def __init__(self, data, at):
+        (_magic, self.version, kind, self.stream, self.codec, self.seq, self.count, self.raw, length, self.received,
+         self.group, _crc) = HEADER.unpack_from(data, at)
+        self.kind, self.ends_group = kind & ~ENDS_GROUP, bool(kind & ENDS_GROUP)
+        self.start, self.end = at, at + HEADER.size + length + 4
+        self.payload = data[at + HEADER.size : self.end - 4]
+
+
 def block_at(data, at):
-    """(fields, payload, end) of the whole block at this place, or None."""
-    if len(data) - at < HEADER.size + 4:
+    """The whole block at this place, or None."""
+    if len(data) - at < HEADER.size + 4 or data[at : at + 4] != MAGIC:
         return None
-    magic, version, kind, stream, codec, ordinal, count, raw, length, received, crc = HEADER.unpack_from(data, at)
-    if magic != MAGIC or zlib.crc32(data[at : at + 36]) != crc:
+    if data[at + 4] == 1 and zlib.crc32(data[at : at + 36]) == struct.unpack_from("<I", data, at + 36)[0]:
+        sys.exit("format version 1: this reader knows 2")
+    if zlib.crc32(data[at : at + 40]) != struct.unpack_from("<I", data, at + 40)[0]:
         return None
-    if version > VERSION:
-        sys.exit(f"format version {version}: this reader knows {VERSION}")
-    end = at + HEADER.size + length
-    if end + 4 > len(data) or zlib.crc32(data[at:end]) != struct.unpack_from("<I", data, end)[0]:
+    block = Block(data, at)
+    if block.version != VERSION:
+        sys.exit(f"format version {block.version}: this reader knows {VERSION}")
+    if block.end > len(data) or zlib.crc32(data[at : block.end - 4]) != struct.unpack_from("<I", data, block.end - 4)[0]:
         return None
-    return (kind, stream, codec, ordinal, count, raw, received), data[at + HEADER.size : end], end + 4
+    return block
 
 
-def blocks(data):
-    """All whole blocks; stretches that are none come as (None, length)."""
-    at = 0
+def walk(data):
+    """All whole blocks, and the stretches (start, end) between them that are none."""
+    at, found, bad = 0, [], []
     while at < len(data):
-        found = block_at(data, at)
-        if found:
-            fields, payload, at = found
-            yield fields, payload
+        block = block_at(data, at)
+        if block:
+            found.append(block)
+            at = block.end
             continue
         start, at = at, data.find(MAGIC, at + 1)
         while at != -1 and not block_at(data, at):
             at = data.find(MAGIC, at + 1)
         at = len(data) if at == -1 else at
-        yield None, at - start
+        bad.append((start, at))
+    return found, bad
 
 
-def unpack(codec, payload, dictionary):
+def check_groups(found, bad):
+    """Blocks that follow each other without damage between agree on where their group begins."""
+    places = {end for _, end in bad}
+    begins = 0
+    for block in found:
+        if block.start not in places:
+            assert block.group == begins, f"the block at {block.start} says another group: {block.group}, not {begins}"
+        begins = block.end if block.ends_group else block.group
+
+
+def torn_from(found, bad, length):
+    """Where the last group begins, if it lacks its end: a write that was cut off."""
+    if found and not found[-1].ends_group:
+        return found[-1].group
+    if bad and bad[-1][1] == length:
+        return bad[-1][0]
+    return length
+
+
+def unpack(block, dictionary):
     """The payload as it was; None without a zstd program."""
-    if codec & 0xF0:
+    if block.codec & 0xF0:
         sys.exit("an encrypted payload: this reader has no key")
-    if codec == 0:
-        return payload
+    if block.codec == 0:
+        return block.payload
     if not shutil.which("zstd"):
         return None
     command = ["zstd", "-d", "-c", "-q"]
     with tempfile.NamedTemporaryFile(suffix=".zst") as file:
-        file.write(payload)
+        file.write(block.payload)
         file.flush()
-        if codec == 2:
+        if block.codec == 2:
             command += ["-D", dictionary]
-        return subprocess.run([*command, file.name], check=True, capture_output=True).stdout
+        raw = subprocess.run([*command, file.name], check=True, capture_output=True).stdout
+    assert len(raw) == block.raw, "the unpacked length is another one"
+    return raw
 
 
 class Bincode:
@@ -87,39 +125,30 @@ class Bincode:
         width = {251: 2, 252: 4, 253: 8}.get(first, 0)
         return int.from_bytes(self.take(width), "little") if width else first
 
-    def ranges(self):
-        return [(self.u64(), self.u64()) for _ in range(self.u64())]
+    def per_stream(self):
+        return [self.u64() for _ in STREAMS]
 
-    def size(self):
-        return [self.u64() for _ in range(3)]
+    def ending(self):
+        if not self.u64():
+            return None
+        return {"segment": self.u64(), "len": self.u64(), "records": self.u64(), "next": self.per_stream()}
 
+    def totals(self):
+        delivered, set_aside = self.u64(), self.u64()
+        dropped = {self.u64(): self.u64() for _ in range(self.u64())}
+        return {"delivered": delivered, "set_aside": set_aside, "dropped": dropped}
 
-class Progress:
-    """How far a stream is."""
-
-    def __init__(self, reader=None):
-        self.head, self.done = 0, set()
-        if reader:
-            _next, self.head = reader.u64(), reader.u64()
-            self.finish(reader.ranges())
-            reader.size()
-            _delivered, _set_aside = reader.u64(), reader.u64()
-            for _ in range(reader.u64()):
-                reader.u64(), reader.u64()
-
-    def finish(self, ranges):
-        for first, count in ranges:
-            self.done.update(range(first, first + count))
-
-
-def notes(reader, progress):
-    for _ in range(reader.u64()):
-        stream, fate = reader.u64(), reader.u64()
-        if fate == 2:
-            reader.u64()
-        progress[stream].finish(reader.ranges())
-        reader.u64(), reader.size()
-    assert reader.at == len(reader.data), "a note has more in it than this reader knows"
+    def front(self):
+        front = {
+            "segment": self.u64(),
+            "first": self.per_stream(),
+            "previous": self.ending(),
+            "needed_from": self.u64(),
+            "ack_floor": self.per_stream(),
+            "totals": [self.totals() for _ in STREAMS],
+        }
+        assert self.at == len(self.data), "the front has more in it than this reader knows"
+        return front
 
 
 def varint(data, at):
@@ -142,41 +171,49 @@ def framed(payload):
         at += length
 
 
-def main():
-    folder, dictionary = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None
-    progress = [Progress() for _ in STREAMS]
-    found, whole, damaged = [], 0, 0
-    for name in sorted(name for name in os.listdir(folder) if name.endswith(".journal")):
-        with open(os.path.join(folder, name), "rb") as file:
+def read(directory, dictionary):
+    """Fronts by segment, and each segment's bytes, blocks and damaged stretches."""
+    fronts, segments = {}, []
+    for name in sorted(name for name in os.listdir(directory) if name.endswith(".journal")):
+        number = int(name.split(".")[0])
+        with open(os.path.join(directory, name), "rb") as file:
             data = file.read()
-        for fields, payload in blocks(data):
-            if fields is None:
-                damaged += payload
-                continue
+        first = block_at(data, 0)
+        if first and first.kind == FRONT:
+            front = Bincode(unpack(first, dictionary)).front()
+            assert front["segment"] == number, "the front is another segment's"
+            fronts[number] = front
+        segments.append((number, data))
+    lengths = {front["previous"]["segment"]: front["previous"]["len"] for front in fronts.values() if front["previous"]}
+    return fronts, [(number, data[: lengths.get(number, len(data))]) for number, data in segments]
+
+
+def main():
+    directory, dictionary = sys.argv[1], sys.argv[2] if len(sys.argv) > 2 else None
+    fronts, segments = read(directory, dictionary)
+    for _, front in sorted(fronts.items()):
+        print(json.dumps({"front": front}))
+    floor = fronts[max(fronts)]["ack_floor"] if fronts else [0 for _ in STREAMS]
+    whole = damaged = torn = 0
+    for number, data in segments:
+        found, bad = walk(data)
+        check_groups(found, bad)
+        is_last = number >= max(fronts, default=0)
+        end = torn_from(found, bad, len(data)) if is_last else len(data)
+        torn += len(data) - end
+        damaged += sum(stop - start for start, stop in bad if stop <= end)
+        for block in (block for block in found if block.end <= end):
             whole += 1
-            kind, stream, codec, ordinal, count, raw, received = fields
-            if kind == RECORDS:
-                unpacked = unpack(codec, payload, dictionary)
-                assert unpacked is None or len(unpacked) == raw, "the unpacked length is another one"
-                records = list(framed(unpacked)) if unpacked is not None else [None] * count
-                assert len(records) == count, "the block holds another number of records"
-                found += [(stream, ordinal + i, received, record) for i, record in enumerate(records)]
+            if block.kind != RECORDS:
                 continue
-            unpacked = unpack(codec, payload, dictionary)
-            if unpacked is None:
-                continue
-            if kind == STATE:
-                reader = Bincode(unpacked)
-                assert reader.u64() == int(name.split(".")[0]), "the state is another segment's"
-                progress = [Progress(reader) for _ in STREAMS]
-                assert reader.at == len(unpacked), "the state has more in it than this reader knows"
-            elif kind == NOTES:
-                notes(Bincode(unpacked), progress)
-    for stream, ordinal, received, record in found:
-        if ordinal >= progress[stream].head and ordinal not in progress[stream].done:
-            record = None if record is None else record.hex()
-            print(json.dumps([STREAMS[stream], ordinal, received, record]))
-    print(json.dumps({"blocks": whole, "damaged_bytes": damaged}))
+            raw = unpack(block, dictionary)
+            records = list(framed(raw)) if raw is not None else [None] * block.count
+            assert len(records) == block.count, "the block holds another number of records"
+            for seq, record in enumerate(records, block.seq):
+                if seq >= floor[block.stream]:
+                    record = None if record is None else record.hex()
+                    print(json.dumps([STREAMS[block.stream], seq, block.received, record]))
+    print(json.dumps({"blocks": whole, "damaged_bytes": damaged, "torn_bytes": torn}))
 
 
 main()

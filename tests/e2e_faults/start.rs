@@ -74,7 +74,7 @@ async fn a_read_only_data_folder_is_refused() {
         chmod(path, if path.is_dir() { 0o700 } else { 0o600 });
     }
     // One folder of one sink is enough.
-    for part in ["files", "files/journal", "files/dead"] {
+    for part in ["files", "files/journal", "files/dead", "files/dead/journal"] {
         let folder = data.join(part);
         chmod(&folder, 0o500);
         assert_refused(&mut spool, &["sink files", folder.to_str().unwrap(), "Permission denied", &user, "chown"]);
@@ -135,16 +135,16 @@ async fn a_second_process_on_the_same_spool_is_refused_even_by_another_way() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spool_of_a_newer_format_is_refused_and_left_as_it_is() {
-    for part in ["journal", "dead"] {
+    for part in ["journal", "dead/journal"] {
         let mut spool = stopped().await;
         let folder = spool.data().join("files").join(part);
         let segment = folder.join("000000000009.journal");
         let journal = spool.data().join("files/journal");
         let oldest = fs::read_dir(&journal).unwrap().map(|entry| entry.unwrap().path()).min().unwrap();
         let mut bytes = fs::read(oldest).unwrap();
-        bytes[4] = 2;
-        let checksum = crc32fast::hash(&bytes[..36]).to_le_bytes();
-        bytes[36..40].copy_from_slice(&checksum);
+        bytes[4] = 3;
+        let checksum = crc32fast::hash(&bytes[..40]).to_le_bytes();
+        bytes[40..44].copy_from_slice(&checksum);
         fs::write(&segment, bytes).unwrap();
         let files = || -> Vec<_> {
             let files = below(&spool.data().join("files")).into_iter().filter(|path| path.is_file());
@@ -153,7 +153,12 @@ async fn a_spool_of_a_newer_format_is_refused_and_left_as_it_is() {
         let before = files();
         assert_refused(
             &mut spool,
-            &[segment.to_str().unwrap(), "format version 2", "reads up to 1", "use the newer livekit-spool again"],
+            &[
+                segment.to_str().unwrap(),
+                "format version 3",
+                "reads version 2 alone",
+                "the livekit-spool that wrote it",
+            ],
         );
         let files = || -> Vec<_> {
             let files = below(&spool.data().join("files")).into_iter().filter(|path| path.is_file());

@@ -12,6 +12,7 @@ mod documents;
 mod logs;
 mod redaction;
 mod spools;
+mod stopped;
 mod watch;
 
 use livekit_protocol::{AnalyticsEvent, AnalyticsEvents, Room};
