@@ -147,7 +147,7 @@ pub(crate) struct Writer {
     disk: Arc<dyn Disk>,
     directory: PathBuf,
     /// The directory around it, and which one it was at the start.
-    home: (PathBuf, Identity),
+    home: (PathBuf, Option<Identity>),
     kind: Kind,
     segment_bytes: u64,
     packing: Mutex<Packing>,
@@ -188,10 +188,7 @@ impl std::fmt::Debug for Writer {
 }
 
 impl Writer {
-    /// A writer into `directory`, which lies in `home`.
-    ///
-    /// # Errors
-    /// When `home` cannot be looked at.
+    /// A writer into `directory`, which lies in `home`. A `home` that cannot be seen now is never written to.
     pub(crate) fn new(
         disk: Arc<dyn Disk>,
         home: &Path,
@@ -200,11 +197,11 @@ impl Writer {
         segment_bytes: u64,
         packer: Packer,
         position: Position,
-    ) -> io::Result<Self> {
-        let home = (home.to_owned(), disk.identity(home)?);
+    ) -> Self {
+        let home = (home.to_owned(), disk.identity(home).ok());
         let packing = Packing { packer, position, ticket: 0, generation: 0, raw: Vec::new(), spare: Vec::new() };
         let writing = Writing { position, file: None, leftover: None, ticket: 0, generation: 0 };
-        Ok(Self {
+        Self {
             disk,
             directory,
             home,
@@ -213,7 +210,7 @@ impl Writer {
             packing: Mutex::new(packing),
             writing: Mutex::new(writing),
             turn: Condvar::new(),
-        })
+        }
     }
 
     /// Packs batches into a group; it has to be committed. `roll` begins a new segment with it.
@@ -402,7 +399,8 @@ impl Writer {
 
     /// Makes the next segment's file.
     fn begin(&self, writing: &mut Writing, number: u64) -> Result<(), Refusal> {
-        if self.disk.identity(&self.home.0).ok() != Some(self.home.1) {
+        let (home, identity) = &self.home;
+        if identity.is_none() || self.disk.identity(home).ok() != *identity {
             return Err(Refusal::Moved);
         }
         if let (Some(before), Some(active)) = (writing.file.take(), writing.position.active) {

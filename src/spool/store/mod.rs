@@ -409,5 +409,6 @@ pub(crate) fn queue_directory(home: &Path) -> PathBuf {
 fn writer_at(disk: &Arc<dyn Disk>, home: &Path, options: &StoreOptions, position: Position) -> io::Result<Writer> {
     let packer = packer(options)?;
     let directory = home.join("journal");
-    Writer::new(Arc::clone(disk), home, directory, options.kind, options.segment_bytes, packer, position)
+    let kind = options.kind;
+    Ok(Writer::new(Arc::clone(disk), home, directory, kind, options.segment_bytes, packer, position))
 }
