@@ -106,6 +106,16 @@ impl Totals {
     pub(crate) fn count(&mut self, disposition: Disposition, records: u64) {
         disposition.add(records, &mut self.delivered, &mut self.set_aside, &mut self.dropped);
     }
+
+    /// Counts at least what was counted elsewhere.
+    pub(crate) fn rise_to(&mut self, other: &Self) {
+        self.delivered = self.delivered.max(other.delivered);
+        self.set_aside = self.set_aside.max(other.set_aside);
+        for (reason, records) in &other.dropped {
+            let dropped = self.dropped.entry(*reason).or_default();
+            *dropped = (*dropped).max(*records);
+        }
+    }
 }
 
 /// Blocks and bytes of records that are still to be delivered.

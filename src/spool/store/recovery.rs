@@ -301,11 +301,10 @@ impl<'a> Recovery<'a> {
         recovery.finish()
     }
 
-    /// A queue that knows nothing goes on with what the newest front says.
+    /// A queue that knows nothing, or less than the newest front, goes on with what that one says.
     fn begin_totals(&mut self) {
-        let is_new = self.recorded.segments.is_empty() && self.recorded.totals == PerStream::<Totals>::default();
-        if let (true, Some(front)) = (is_new, self.survey.fronts().next_back()) {
-            self.recorded.totals = front.totals.clone();
+        if let Some(front) = self.survey.fronts().next_back() {
+            self.recorded.totals.iter_mut().zip(&front.totals).for_each(|(totals, front)| totals.rise_to(front));
         }
     }
 
@@ -346,7 +345,9 @@ impl<'a> Recovery<'a> {
             return Ok(());
         }
         let recorded = self.recorded.segments.get(&number).copied();
-        let agrees = recorded.filter(|progress| in_queue.records + progress.done == progress.entered);
+        // A queue that holds what a front says is done is older than that one.
+        let is_older = in_queue.keys.iter().any(|&(stream, key)| key < self.floor[stream as usize]);
+        let agrees = recorded.filter(|progress| !is_older && in_queue.records + progress.done == progress.entered);
         let complete = |progress: &Progress| {
             progress.entered_to >= end && ending.is_none_or(|ending| ending.records == progress.entered)
         };
