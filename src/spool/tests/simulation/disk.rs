@@ -88,7 +88,7 @@ impl State {
     pub(super) fn end(&mut self, end: End) {
         self.medium = self.medium.after(end);
         (self.crashed, self.crash) = (false, None);
-        self.ledger.crashed = true;
+        self.ledger.forgetful = true;
     }
 
     /// Numbers an operation; true where it is to be done by half, and the process ends with it.
@@ -128,6 +128,7 @@ impl State {
             } else if fault.times > 0 {
                 fault.times -= u16::from(fault.times < u16::MAX);
                 self.ledger.faulted = true;
+                self.ledger.forgetful |= kind == Kind::Queue;
                 return Err(if fault.no_space { no_space() } else { io::Error::from_raw_os_error(5) });
             }
         }

@@ -23,7 +23,7 @@ pub(super) struct Id {
 }
 
 const LETTERS: [u8; 3] = *b"esn";
-const MARKER_BYTES: usize = 16;
+pub(super) const MARKER_BYTES: usize = 16;
 
 impl fmt::Display for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -126,8 +126,8 @@ pub(super) struct Ledger {
     pub(super) looked: bool,
     /// Something failed in this life: what was acknowledged may come again.
     pub(super) faulted: bool,
-    /// The process ended once without a stop.
-    pub(super) crashed: bool,
+    /// A queue may have forgotten something: the process ended without a stop, or it was kept in memory.
+    pub(super) forgetful: bool,
     pub(super) violations: Vec<String>,
 }
 
@@ -299,8 +299,8 @@ impl Ledger {
             let lost =
                 of_stream.iter().filter(|fate| fate.answer == Answer::Kept && fate.damaged && !settled(fate)).count();
             let (any_damage, reported) = (self.disturbed, self.reported[stream as usize]);
-            // How many were lost at the journal's end, only the spool knew that ended.
-            if (lost as u64) > reported && !self.crashed {
+            // How many lay at the journal's end, only a queue knew that is gone too.
+            if (lost as u64) > reported && !self.forgetful {
                 self.fail(format!("{lost} {stream} are lost to damage, and {reported} are counted"));
             }
             if reported > 0 && !any_damage {

@@ -14,7 +14,7 @@ use std::{
 };
 
 use super::{
-    ledger::{Id, markers},
+    ledger::{Id, MARKER_BYTES, markers},
     queue::QueueImage,
 };
 
@@ -159,9 +159,10 @@ impl File {
         self.stuck.append(&mut self.dirty);
     }
 
+    /// Whether the marker there is on the medium too.
     fn is_synced(&self, at: usize) -> bool {
-        let page = at / PAGE;
-        at < self.synced.len() && !self.dirty.contains(&page) && !self.stuck.contains(&page)
+        let bytes = at..at + MARKER_BYTES;
+        self.now.get(bytes.clone()).is_some_and(|marker| self.synced.get(bytes) == Some(marker))
     }
 
     fn after_power_cut(&self, pages: Pages) -> Self {

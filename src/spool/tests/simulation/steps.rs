@@ -55,7 +55,9 @@ impl World {
             Step::Fault(fault) => self.machine.state().faults.push(fault),
             Step::Heal => self.heal(),
             Step::Fill(left) => {
-                let medium = &mut self.machine.state().medium;
+                let state = &mut *self.machine.state();
+                state.ledger.forgetful = true;
+                let medium = &mut state.medium;
                 medium.capacity = medium.capacity - medium.free() + left;
             }
             Step::Flip(segment, at) => self.harm(segment, at, false),
