@@ -185,8 +185,8 @@ impl DeadLetters {
             seqs[*stream as usize].push(*seq..*seq + 1);
         }
         self.finish(&seqs);
-        failpoint::reach("dead_delete");
         self.store.flush();
+        failpoint::reach("dead_delete");
         // A queue that failed at that was made again from the journal. They are gone all the same; the next removal tries again.
         if let Err(error) = self.settle(inner).and_then(|()| self.reclaim(inner)) {
             self.store.reports.warn(&format!("the space of removed dead letters is not given back yet: {error}"));
