@@ -44,7 +44,7 @@ use crate::{
         },
         quarantine::Quarantine,
         queue::{
-            Change, Disposition, DropReason, Entry, Progress, QueueFailed, QueueStore, Queues, Recorded, Totals,
+            Change, Disposition, DropReason, Entry, Progress, QueueFailed, QueueStore, Queues, Recorded,
             memory::MemoryQueue, ranges::RangeSet,
         },
         reports::Reports,
