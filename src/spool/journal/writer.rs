@@ -33,6 +33,8 @@ use crate::{
     },
 };
 
+/// So many sequence numbers are passed over where a segment that may hold the last ones cannot be seen, or was not: it may come back.
+pub(crate) const UNSEEN: u64 = 1 << 32;
 /// Space on the medium is reserved in steps of this.
 const RESERVE_BYTES: u64 = 4 << 20;
 
@@ -418,9 +420,10 @@ impl Writer {
         // It may have been removed with all that it held; the directory around it is the one that is locked.
         self.disk.make_directory(&self.directory).map_err(Refusal::Io)?;
         let file = match self.disk.create(&path) {
-            // A segment that was out of sight when this began: its number is taken.
+            // A segment that was out of sight when this began: its number is taken, and its sequence numbers may be.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 writing.position.next_segment = number + 1;
+                writing.position.next.iter_mut().for_each(|next| *next += UNSEEN);
                 return Err(Refusal::Stale);
             }
             file => file.map_err(Refusal::Io)?,

@@ -40,7 +40,7 @@ use crate::{
             front::{Ending, Front, PerStream},
             scan::{self, Extent, FrontFound, ScanError},
             segment::{self, Damage},
-            writer::Position,
+            writer::{Position, UNSEEN},
         },
         quarantine::Quarantine,
         queue::{
@@ -53,9 +53,6 @@ use crate::{
 
 /// So many entries are changed at once.
 const MAX_ENTRIES: usize = 1000;
-
-/// So many sequence numbers are passed over where a segment that may hold the last ones cannot be seen: it may come back.
-pub(super) const UNSEEN: u64 = 1 << 32;
 
 /// Where a store lies, and what it needs of its surroundings.
 #[derive(Debug, Clone)]

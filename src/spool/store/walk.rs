@@ -2,7 +2,7 @@
 
 use std::{io, path::Path, sync::Arc};
 
-use super::{entering::Entries, recovery::UNSEEN};
+use super::entering::Entries;
 use crate::{
     record::{Stream, UnixMillis},
     spool::{
@@ -12,6 +12,7 @@ use crate::{
             front::PerStream,
             scan::{self, Extent, Met, ScanError},
             segment::{self, Damage},
+            writer::UNSEEN,
         },
         queue::{Progress, ranges::RangeSet},
     },
