@@ -4,29 +4,13 @@
 //! alone; and never because the sink was unavailable. Where nothing is accepted at all the fault is the sink's, and every
 //! record stays.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant},
-};
+use tokio::time::Instant;
 
-use tokio_util::sync::CancellationToken;
-
-use super::{in_flight::InFlightBatch, status::Meters};
-use crate::sink::{Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind};
+use super::{context::Context, in_flight::InFlightBatch};
+use crate::sink::{Batch, BatchOutcome, Outcome, SinkError, SinkErrorKind};
 
 /// So many records that fail alone, and none accepted, end a bisection: the next one begins elsewhere.
 const MAX_ALONE_WITHOUT_ACCEPTANCE: usize = 8;
-
-/// What a batch's delivery needs of its worker.
-pub(super) struct DeliveryContext<'a> {
-    pub(super) sink: &'a dyn Sink,
-    pub(super) timeout: Duration,
-    /// Cancels what is in flight at the end of the last flush.
-    pub(super) cancel: &'a CancellationToken,
-    pub(super) meters: &'a Meters,
-    /// Records that the sink took or rejected by name, all workers' tasks together.
-    pub(super) accepted_total: &'a AtomicU64,
-}
 
 /// What became of a batch.
 #[derive(Debug)]
@@ -42,26 +26,21 @@ pub(super) struct DeliveryResult {
 }
 
 /// Sends a batch until each record has an outcome.
-pub(super) async fn deliver(context: &DeliveryContext<'_>, batch: &InFlightBatch) -> DeliveryResult {
+pub(super) async fn deliver(context: &Context, batch: &InFlightBatch) -> DeliveryResult {
     let all: Vec<usize> = (0..batch.records.len()).collect();
     let outcomes = vec![Outcome::Retry; all.len()];
     let mut attempt = Attempt { context, batch, outcomes, batches: 0, alone: Vec::new() };
     let (accepted, mut error) = attempt.send(&all).await;
     if error.as_ref().is_some_and(|error| error.kind == SinkErrorKind::Unnamed) {
         // Those of the same batch that were accepted count as others that are.
-        let accepted_before = context.accepted_total.load(Ordering::Relaxed) - accepted;
+        let accepted_before = context.accepted() - accepted;
         error = attempt.bisect(all, error, accepted_before).await;
     }
-    DeliveryResult {
-        outcomes: attempt.outcomes,
-        error,
-        batches: attempt.batches,
-        accepted_total: context.accepted_total.load(Ordering::Relaxed),
-    }
+    DeliveryResult { outcomes: attempt.outcomes, error, batches: attempt.batches, accepted_total: context.accepted() }
 }
 
 struct Attempt<'a> {
-    context: &'a DeliveryContext<'a>,
+    context: &'a Context,
     batch: &'a InFlightBatch,
     outcomes: Vec<Outcome>,
     batches: u64,
@@ -79,7 +58,7 @@ impl Attempt<'_> {
             accepted += u64::from(outcome != Outcome::Retry);
             self.outcomes[i] = outcome;
         }
-        self.context.accepted_total.fetch_add(accepted, Ordering::Relaxed);
+        self.context.add_accepted(accepted);
         (accepted, (accepted < indices.len() as u64).then(|| answer.error.unwrap_or_else(unexplained)))
     }
 
@@ -105,12 +84,12 @@ impl Attempt<'_> {
                     unavailable = Some(failure);
                 }
             }
-            let none_accepted = self.context.accepted_total.load(Ordering::Relaxed) == accepted_before;
+            let none_accepted = self.context.accepted() == accepted_before;
             if unavailable_in_a_row >= 2 || (none_accepted && self.alone.len() >= MAX_ALONE_WITHOUT_ACCEPTANCE) {
                 return unavailable.or(unnamed);
             }
         }
-        if self.context.accepted_total.load(Ordering::Relaxed) > self.batch.suspect.unwrap_or(accepted_before) {
+        if self.context.accepted() > self.batch.suspect.unwrap_or(accepted_before) {
             unavailable = self.retry_lone_records().await.or(unavailable);
         }
         unavailable.or(unnamed).filter(|_| self.outcomes.contains(&Outcome::Retry))
@@ -125,7 +104,7 @@ impl Attempt<'_> {
             [_] => todo.push(left),
             _ => {
                 let (head, tail) = left.split_at(left.len() / 2);
-                let (first, second) = if rand::random() { (head, tail) } else { (tail, head) };
+                let (first, second) = if self.context.environment.random_bool() { (head, tail) } else { (tail, head) };
                 todo.extend([first.to_vec(), second.to_vec()]);
             }
         }
@@ -147,7 +126,7 @@ impl Attempt<'_> {
 }
 
 /// One batch, within the time it may take.
-async fn send(context: &DeliveryContext<'_>, batch: Batch) -> BatchOutcome {
+async fn send(context: &Context, batch: Batch) -> BatchOutcome {
     let records = batch.records.len();
     let begun = Instant::now();
     let answer = send_within(context, batch).await;
@@ -156,7 +135,7 @@ async fn send(context: &DeliveryContext<'_>, batch: Batch) -> BatchOutcome {
     answer
 }
 
-async fn send_within(context: &DeliveryContext<'_>, batch: Batch) -> BatchOutcome {
+async fn send_within(context: &Context, batch: Batch) -> BatchOutcome {
     let records = batch.records.len();
     let failed = |kind, message| BatchOutcome {
         records: vec![Outcome::Retry; records],

@@ -190,7 +190,7 @@ impl Queue for MemoryQueue {
         Ok(())
     }
 
-    async fn dead_letter(&self, _: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError> {
+    fn dead_letter(&self, _: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError> {
         let mut inner = self.inner.lock();
         if inner.dead_full {
             return Err(QueueError::DeadLettersFull { sink: "fake".to_owned(), letters: 1, bytes: 1 });

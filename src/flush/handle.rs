@@ -1,9 +1,6 @@
 //! A worker from outside: its figures, and its commands.
 
-use std::{
-    panic::AssertUnwindSafe,
-    sync::{Arc, atomic::AtomicU64},
-};
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures::FutureExt;
 use tokio::{
@@ -14,8 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     FlushOptions, FlushState, FlushStatus, backoff,
+    context::Context,
+    environment::Environment,
     status::{Meters, Shared},
-    tasks::Tools,
     worker::Loop,
 };
 use crate::{
@@ -47,18 +45,23 @@ impl Worker {
         options: FlushOptions,
         shutdown: CancellationToken,
     ) -> Handle {
-        let shared = Arc::new(Shared::new(name.as_str(), sink.kind(), sink.address()));
+        Self::spawn_in(Environment::of_the_system(), name, queue, sink, options, shutdown)
+    }
+
+    /// Starts a sink's worker in a given environment. A simulation does so on a current-thread runtime with a paused clock.
+    pub(crate) fn spawn_in(
+        environment: Environment,
+        name: &SinkName,
+        queue: Arc<dyn Queue>,
+        sink: Arc<dyn Sink>,
+        options: FlushOptions,
+        shutdown: CancellationToken,
+    ) -> Handle {
+        let shared = Arc::new(Shared::new(environment.clone(), name.as_str(), sink.kind(), sink.address()));
         let meters = Arc::new(Meters::default());
-        let tools = Tools {
-            meters: Arc::clone(&meters),
-            queue,
-            sink,
-            timeout: options.timeout,
-            cancel: CancellationToken::new(),
-            accepted_total: Arc::new(AtomicU64::new(0)),
-        };
+        let context = Context::new(environment, queue, sink, options.timeout, Arc::clone(&meters));
         let (commands, received) = unbounded_channel();
-        let task = tokio::spawn(run(tools, options, Arc::clone(&shared), received, shutdown));
+        let task = tokio::spawn(run(context, options, Arc::clone(&shared), received, shutdown));
         Handle { shared, meters, commands, task }
     }
 }
@@ -66,7 +69,7 @@ impl Worker {
 /// Runs the loop; where it panics, another one, which gets all that was in flight again: a sink that nobody serves would
 /// look as if nothing were to do.
 async fn run(
-    tools: Tools,
+    context: Context,
     options: FlushOptions,
     shared: Arc<Shared>,
     mut commands: UnboundedReceiver<Command>,
@@ -75,11 +78,11 @@ async fn run(
     let mut panics = 0;
     loop {
         let paused = shared.snapshot().state == FlushState::Paused;
-        let flushing = Loop::new(tools.clone(), options.clone(), Arc::clone(&shared), paused);
+        let flushing = Loop::new(context.clone(), options.clone(), Arc::clone(&shared), paused);
         let run = flushing.run(&mut commands, shutdown.clone());
         let Err(panic) = AssertUnwindSafe(run).catch_unwind().await else { return };
         for stream in Stream::ALL {
-            tools.queue.release(stream, &[0..u64::MAX]);
+            context.queue.release(stream, &[0..u64::MAX]);
         }
         panics += 1;
         let error = format!("the sink's worker panicked, and is started again: {}", caught::message(&*panic));

@@ -5,7 +5,7 @@ use std::{ops::Range, sync::Arc};
 use tokio::time::Instant;
 
 use crate::{
-    record::{Stream, UnixMillis, now_millis},
+    record::{Stream, UnixMillis},
     sink::Batch,
     spool::{Lease, QueuedRecord},
 };
@@ -27,21 +27,20 @@ pub(super) struct InFlightBatch {
     pub(super) not_before: Option<Instant>,
 }
 
-impl From<Lease> for InFlightBatch {
-    fn from(lease: Lease) -> Self {
+impl InFlightBatch {
+    /// Leased records that were not tried yet.
+    pub(super) fn new(lease: Lease, now: UnixMillis) -> Self {
         Self {
             stream: lease.stream,
             records: lease.records.into(),
             attempts: 0,
-            first_attempt_at: now_millis(),
+            first_attempt_at: now,
             suspect: None,
             accepted_total: None,
             not_before: None,
         }
     }
-}
 
-impl InFlightBatch {
     pub(super) fn batch(&self) -> Batch {
         Batch { stream: self.stream, records: Arc::clone(&self.records) }
     }

@@ -8,8 +8,10 @@
 
 mod backoff;
 mod batch;
+mod context;
 mod deliver;
 mod due;
+mod environment;
 #[cfg(test)]
 mod fake;
 mod handle;

@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::environment::Environment;
 use crate::{
     histogram::{self, Histogram, HistogramSnapshot},
-    record::{UnixMillis, now_millis},
+    record::UnixMillis,
     sink::SinkErrorKind,
 };
 
@@ -130,16 +131,19 @@ impl Default for Meters {
 
 /// The status as the worker keeps it.
 #[derive(Debug)]
-pub(super) struct Shared(Mutex<FlushStatus>);
+pub(super) struct Shared {
+    environment: Environment,
+    status: Mutex<FlushStatus>,
+}
 
 impl Shared {
-    pub(super) fn new(sink: &str, kind: &str, address: String) -> Self {
-        Self(Mutex::new(FlushStatus {
+    pub(super) fn new(environment: Environment, sink: &str, kind: &str, address: String) -> Self {
+        let status = Mutex::new(FlushStatus {
             sink: sink.to_owned(),
             kind: kind.to_owned(),
             address,
             state: FlushState::Connecting,
-            since: now_millis(),
+            since: environment.now_millis(),
             last_error: None,
             last_error_at: None,
             delivered_records: 0,
@@ -153,30 +157,31 @@ impl Shared {
             last_delivery_at: None,
             latency: HistogramSnapshot::default(),
             batch_sizes: HistogramSnapshot::default(),
-        }))
+        });
+        Self { environment, status }
     }
 
     pub(super) fn snapshot(&self) -> FlushStatus {
-        self.0.lock().clone()
+        self.status.lock().clone()
     }
 
     pub(super) fn update(&self, change: impl FnOnce(&mut FlushStatus)) {
-        change(&mut self.0.lock());
+        change(&mut self.status.lock());
     }
 
     /// Enters a state; one log line where it is news.
     pub(super) fn enter(&self, state: FlushState, error: Option<&str>) {
-        let mut status = self.0.lock();
+        let mut status = self.status.lock();
         if let Some(error) = error {
             status.last_error = Some(error.to_owned());
-            status.last_error_at = Some(now_millis());
+            status.last_error_at = Some(self.environment.now_millis());
         }
         let was = std::mem::replace(&mut status.state, state);
         let healthy = |state| matches!(state, FlushState::Delivering | FlushState::Idle);
         if was == state || (healthy(was) && healthy(state)) {
             return;
         }
-        let now = now_millis();
+        let now = self.environment.now_millis();
         let after_seconds = (now - std::mem::replace(&mut status.since, now)) / 1000;
         let (sink, address, state) = (&status.sink, &status.address, state.as_str());
         match error {

@@ -1,35 +1,17 @@
 //! What runs beside the worker's loop: a batch's delivery, and its removal from the queue.
 
-use std::{
-    collections::BTreeMap,
-    ops::Range,
-    sync::{Arc, atomic::AtomicU64},
-    time::Duration,
-};
-
-use tokio_util::sync::CancellationToken;
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use super::{
-    deliver::{DeliveryContext, DeliveryResult, deliver},
+    context::Context,
+    deliver::{DeliveryResult, deliver},
     in_flight::{InFlightBatch, ranges},
-    status::Meters,
 };
 use crate::{
-    record::{Stream, now_millis, time_of},
-    sink::{Outcome, Sink, SinkError, SinkErrorKind},
-    spool::{Queue, QueueError, Rejection},
+    record::{Stream, time_of},
+    sink::{Outcome, SinkError, SinkErrorKind},
+    spool::{QueueError, Rejection},
 };
-
-/// What a task needs of its worker; cheap to clone.
-#[derive(Clone)]
-pub(super) struct Tools {
-    pub(super) queue: Arc<dyn Queue>,
-    pub(super) sink: Arc<dyn Sink>,
-    pub(super) timeout: Duration,
-    pub(super) cancel: CancellationToken,
-    pub(super) accepted_total: Arc<AtomicU64>,
-    pub(super) meters: Arc<Meters>,
-}
 
 /// What a task reports.
 pub(super) enum TaskResult {
@@ -65,29 +47,22 @@ pub(super) struct Unsettled {
 }
 
 /// Reaches the sink and makes it ready.
-pub(super) async fn initialize(tools: Tools) -> TaskResult {
+pub(super) async fn initialize(context: Context) -> TaskResult {
     let unavailable = |message| Err(SinkError { kind: SinkErrorKind::Unavailable, message });
     // A sink may try several things in turn, each within the time a batch may take.
-    let timeout = tools.timeout * 4;
+    let timeout = context.timeout * 4;
     TaskResult::Initialized(tokio::select! {
         biased;
-        () = tools.cancel.cancelled() => unavailable("stopping".to_owned()),
-        result = tokio::time::timeout(timeout, tools.sink.initialize()) => match result {
+        () = context.cancel.cancelled() => unavailable("stopping".to_owned()),
+        result = tokio::time::timeout(timeout, context.sink.initialize()) => match result {
             Ok(result) => result,
-            Err(_) => unavailable(format!("{}: not ready within {timeout:?}", tools.sink.address())),
+            Err(_) => unavailable(format!("{}: not ready within {timeout:?}", context.sink.address())),
         },
     })
 }
 
 /// Sends a batch, removes from the queue what was delivered, makes dead letters of what was rejected.
-pub(super) async fn send(tools: Tools, mut batch: InFlightBatch) -> TaskResult {
-    let context = DeliveryContext {
-        sink: &*tools.sink,
-        timeout: tools.timeout,
-        cancel: &tools.cancel,
-        meters: &tools.meters,
-        accepted_total: &tools.accepted_total,
-    };
+pub(super) async fn send(context: Context, mut batch: InFlightBatch) -> TaskResult {
     let DeliveryResult { outcomes, error, batches, accepted_total } = deliver(&context, &batch).await;
 
     let mut sent = Sent {
@@ -120,10 +95,10 @@ pub(super) async fn send(tools: Tools, mut batch: InFlightBatch) -> TaskResult {
     sent.delivered = delivered.len() as u64;
     sent.rejected = rejections.len() as u64;
     if sent.delivered > 0 {
-        sent.lag_millis = lag(&batch);
+        sent.lag_millis = lag(&context, &batch);
     }
     let outcomes = Unsettled { stream: batch.stream, acknowledged: ranges(delivered), rejections };
-    sent.unsettled = settle(Arc::clone(&tools.queue), outcomes).await.err().map(|unsettled| *unsettled);
+    sent.unsettled = settle(&context, outcomes).await.err().map(|unsettled| *unsettled);
     if !left.is_empty() {
         batch.attempts += 1;
         batch.records = left.into();
@@ -133,24 +108,25 @@ pub(super) async fn send(tools: Tools, mut batch: InFlightBatch) -> TaskResult {
 }
 
 /// Records outcomes in the queue; returns those it could not record.
-pub(super) async fn settle(queue: Arc<dyn Queue>, outcomes: Unsettled) -> Result<(), Box<(Unsettled, QueueError)>> {
+pub(super) async fn settle(context: &Context, outcomes: Unsettled) -> Result<(), Box<(Unsettled, QueueError)>> {
     let Unsettled { stream, acknowledged, rejections } = outcomes;
     let mut failed = None;
     let mut remaining = Unsettled { stream, acknowledged: Vec::new(), rejections: Vec::new() };
     if !acknowledged.is_empty() {
-        let removing = Arc::clone(&queue);
-        let ranges = acknowledged.clone();
-        let removed = tokio::task::spawn_blocking(move || removing.acknowledge(stream, &ranges)).await;
-        if let Err(error) = removed.unwrap_or_else(|panic| Err(panicked(&panic))) {
+        let (queue, seqs) = (Arc::clone(&context.queue), acknowledged.clone());
+        let removed = context.environment.run_blocking(move || queue.acknowledge(stream, &seqs)).await;
+        if let Err(error) = removed.unwrap_or_else(|panic| Err(panicked(panic))) {
             failed = Some(error);
             remaining.acknowledged = acknowledged;
         }
     }
-    if !rejections.is_empty()
-        && let Err(error) = queue.dead_letter(stream, rejections.clone()).await
-    {
-        failed = Some(error);
-        remaining.rejections = rejections;
+    if !rejections.is_empty() {
+        let (queue, rejected) = (Arc::clone(&context.queue), rejections.clone());
+        let removed = context.environment.run_blocking(move || queue.dead_letter(stream, rejected)).await;
+        if let Err(error) = removed.unwrap_or_else(|panic| Err(panicked(panic))) {
+            failed = Some(error);
+            remaining.rejections = rejections;
+        }
     }
     match failed {
         Some(error) => Err(Box::new((remaining, error))),
@@ -159,13 +135,13 @@ pub(super) async fn settle(queue: Arc<dyn Queue>, outcomes: Unsettled) -> Result
 }
 
 /// A panic below a queue's trait, as the error it stands for.
-pub(super) fn panicked(panic: &dyn std::fmt::Display) -> QueueError {
-    QueueError::Io { path: "(queue)".to_owned(), source: std::io::Error::other(panic.to_string()) }
+pub(super) fn panicked(message: String) -> QueueError {
+    QueueError::Io { path: "(queue)".to_owned(), source: std::io::Error::other(message) }
 }
 
 /// From a record's own time to now, the slower of the batch's ends: reading each record would cost more than it is worth.
-fn lag(batch: &InFlightBatch) -> Option<i64> {
-    let now = now_millis();
+fn lag(context: &Context, batch: &InFlightBatch) -> Option<i64> {
+    let now = context.environment.now_millis();
     let ends = [batch.records.first()?, batch.records.last()?];
     ends.into_iter().filter_map(|record| time_of(batch.stream, &record.bytes)).map(|at| now - at).max()
 }

@@ -1,6 +1,6 @@
 //! What the loop makes of a task's end: count, hold what is left, back off where nothing was accepted.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use tokio::{
     task::{Id, JoinError},
@@ -14,7 +14,7 @@ use crate::{
         in_flight::InFlightBatch,
         tasks::{Sent, TaskResult, count_retries},
     },
-    record::now_millis,
+    record::Stream,
     sink::SinkErrorKind,
     spool::QueueError,
 };
@@ -31,16 +31,23 @@ impl Loop {
             }
             Ok((_, TaskResult::Initialized(Err(error)))) => self.fail(error.kind.into(), error.message),
             Ok((id, TaskResult::Sent(sent))) => {
-                self.leased.remove(&id);
+                self.take_lease(id);
                 self.complete_batch(*sent);
             }
             Err(panic) => {
-                if let Some((stream, seqs)) = self.leased.remove(&panic.id()) {
-                    self.tools.queue.release(stream, &seqs);
+                if let Some((stream, seqs)) = self.take_lease(panic.id()) {
+                    self.context.queue.release(stream, &seqs);
                 }
                 self.fail(FlushState::Unavailable, format!("the sink's code failed: {panic}"));
             }
         }
+    }
+
+    /// Forgets what a task has leased.
+    fn take_lease(&mut self, task: Id) -> Option<(Stream, Vec<Range<u64>>)> {
+        let at = self.leased.iter().position(|(id, ..)| *id == task)?;
+        let (_, stream, seqs) = self.leased.swap_remove(at);
+        Some((stream, seqs))
     }
 
     fn complete_batch(&mut self, mut sent: Sent) {
@@ -52,7 +59,7 @@ impl Loop {
             count_retries(&mut status.retried_records, &sent);
             if sent.delivered > 0 {
                 status.lag_millis = sent.lag_millis.or(status.lag_millis);
-                status.last_delivery_at = Some(now_millis());
+                status.last_delivery_at = Some(self.context.environment.now_millis());
             }
         });
         let accepted = sent.delivered + sent.rejected > 0;
@@ -128,11 +135,11 @@ impl Loop {
     pub(super) fn record_error(&self, message: &str) {
         self.shared.update(|status| {
             status.last_error = Some(message.to_owned());
-            status.last_error_at = Some(now_millis());
+            status.last_error_at = Some(self.context.environment.now_millis());
         });
     }
 
     fn pause(&self, failures: u32) -> Duration {
-        backoff::pause(self.options.backoff, failures, rand::random())
+        backoff::pause(self.options.backoff, failures, self.context.environment.random_fraction())
     }
 }

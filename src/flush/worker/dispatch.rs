@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
 
 use super::{Loop, MAX_HELD_EXTRA, Next, Wait};
 use crate::{
     flush::{
         FlushState,
+        context::Context,
         in_flight::{InFlightBatch, ranges},
         tasks::{initialize, panicked, send, settle},
     },
@@ -19,7 +20,7 @@ impl Loop {
     /// Starts what may start now; returns what to wait for.
     pub(super) async fn dispatch(&mut self) -> Wait {
         loop {
-            if self.paused || self.gave_up || self.tools.cancel.is_cancelled() {
+            if self.paused || self.gave_up || self.context.cancel.is_cancelled() {
                 return Wait::Event;
             }
             let now = Instant::now();
@@ -33,7 +34,7 @@ impl Loop {
             }
             if !self.initialized {
                 if self.tasks.is_empty() {
-                    self.tasks.spawn(initialize(self.tools.clone()));
+                    self.tasks.spawn(initialize(self.context.clone()));
                 }
                 return Wait::Event;
             }
@@ -54,9 +55,9 @@ impl Loop {
 
     fn send(&mut self, batch: InFlightBatch) {
         self.rate_limiter.spend(batch.records.len());
-        let lease = (batch.stream, batch.seqs());
-        let task = self.tasks.spawn(send(self.tools.clone(), batch));
-        self.leased.insert(task.id(), lease);
+        let (stream, seqs) = (batch.stream, batch.seqs());
+        let task = self.tasks.spawn(send(self.context.clone(), batch));
+        self.leased.push((task.id(), stream, seqs));
     }
 
     /// The next records to try: held ones whose time has come, else fresh ones.
@@ -96,7 +97,7 @@ impl Loop {
     /// Leases a fresh batch, if one is due; the streams take turns.
     async fn lease(&mut self, now: Instant, limit: LeaseLimit) -> Next {
         let flushing = self.deadline.is_some();
-        let Some(stream) = self.due.next(&*self.tools.queue, now, limit, flushing) else {
+        let Some(stream) = self.due.next(&*self.context.queue, now, limit, flushing) else {
             return Next::Wait(self.due.next_look(now).map_or(Wait::Ready, Wait::Until));
         };
         let room = self.room_for_unnoted(stream);
@@ -104,10 +105,10 @@ impl Loop {
             return Next::Wait(Wait::Until(now + self.due.tick()));
         }
         let limit = LeaseLimit { records: limit.records.min(room), ..limit };
-        match lease(Arc::clone(&self.tools.queue), stream, limit).await {
+        match lease(&self.context, stream, limit).await {
             Ok(Some(lease)) if !lease.records.is_empty() => {
                 self.due.taken(stream, lease.records.len());
-                Next::Batch(lease.into())
+                Next::Batch(InFlightBatch::new(lease, self.context.environment.now_millis()))
             }
             Ok(_) => Next::Wait(Wait::Until(now + self.due.tick())),
             Err(error) => {
@@ -120,19 +121,19 @@ impl Loop {
     /// How many records of a stream may go out before the queue was flushed of those before them: no more than the sink
     /// would recognise if a crash brought them again.
     fn room_for_unnoted(&self, stream: Stream) -> usize {
-        let Some(recognized) = self.tools.sink.recognizes() else { return usize::MAX };
-        let leased = self.leased.values().filter(|(of, _)| *of == stream).flat_map(|(_, seqs)| seqs);
+        let Some(recognized) = self.context.sink.recognizes() else { return usize::MAX };
+        let leased = self.leased.iter().filter(|(_, of, _)| *of == stream).flat_map(|(.., seqs)| seqs);
         let leased: u64 = leased.map(|seqs| seqs.end - seqs.start).sum();
         let held: usize =
             self.held.iter().filter(|batch| batch.stream == stream).map(|batch| batch.records.len()).sum();
-        let out = self.tools.queue.unflushed(stream) + leased + held as u64;
+        let out = self.context.queue.unflushed(stream) + leased + held as u64;
         usize::try_from(recognized.saturating_sub(out)).unwrap_or(usize::MAX)
     }
 
     /// Offers the queue again the outcomes it would not record; false where it still does not.
     async fn settle_pending(&mut self) -> bool {
         while let Some(outcomes) = self.unsettled.pop() {
-            if let Err(refused) = settle(Arc::clone(&self.tools.queue), outcomes).await {
+            if let Err(refused) = settle(&self.context, outcomes).await {
                 let (outcomes, error) = *refused;
                 self.unsettled.push(outcomes);
                 self.fail_to_settle(&error);
@@ -147,15 +148,32 @@ impl Loop {
 }
 
 /// Leases off the async threads. What comes when nobody waits for it any more is released.
-async fn lease(queue: Arc<dyn Queue>, stream: Stream, limit: LeaseLimit) -> Result<Option<Lease>, QueueError> {
-    let (answer, answered) = oneshot::channel();
-    let task = tokio::task::spawn_blocking(move || {
-        if let Err(Ok(Some(lease))) = answer.send(queue.lease(stream, limit)) {
-            queue.release(stream, &ranges(lease.records.iter().map(|record| record.seq)));
-        }
+async fn lease(context: &Context, stream: Stream, limit: LeaseLimit) -> Result<Option<Lease>, QueueError> {
+    let queue = Arc::clone(&context.queue);
+    let leased = context.environment.run_blocking(move || {
+        let lease = queue.lease(stream, limit)?;
+        Ok(lease.map(|lease| Unclaimed { queue, lease: Some(lease) }))
     });
-    match answered.await {
-        Ok(leased) => leased,
-        Err(_) => Err(task.await.err().map_or_else(|| panicked(&"no answer"), |panic| panicked(&panic))),
+    let leased = leased.await.unwrap_or_else(|panic| Err(panicked(panic)))?;
+    Ok(leased.and_then(Unclaimed::claim))
+}
+
+/// A lease that nobody holds yet: dropped, its records are released.
+struct Unclaimed {
+    queue: Arc<dyn Queue>,
+    lease: Option<Lease>,
+}
+
+impl Unclaimed {
+    fn claim(mut self) -> Option<Lease> {
+        self.lease.take()
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some(Lease { stream, records }) = self.lease.take() {
+            self.queue.release(stream, &ranges(records.iter().map(|record| record.seq)));
+        }
     }
 }

@@ -12,12 +12,7 @@
 mod complete;
 mod dispatch;
 
-use std::{
-    collections::{HashMap, VecDeque},
-    ops::Range,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
 
 use tokio::{
     sync::mpsc::UnboundedReceiver,
@@ -29,12 +24,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     FlushOptions, FlushState,
     batch::BatchSize,
+    context::Context,
     due::Due,
     handle::Command,
     in_flight::{InFlightBatch, ranges},
     rate_limiter::RateLimiter,
     status::Shared,
-    tasks::{TaskResult, Tools, Unsettled},
+    tasks::{TaskResult, Unsettled},
 };
 use crate::{record::Stream, spool::Queue};
 
@@ -46,13 +42,13 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) struct Loop {
-    tools: Tools,
+    context: Context,
     options: FlushOptions,
     shared: Arc<Shared>,
     started: Instant,
     tasks: JoinSet<TaskResult>,
     /// What each task has leased, should it panic.
-    leased: HashMap<Id, (Stream, Vec<Range<u64>>)>,
+    leased: Vec<(Id, Stream, Vec<Range<u64>>)>,
     held: VecDeque<InFlightBatch>,
     unsettled: Vec<Unsettled>,
     size: BatchSize,
@@ -91,9 +87,9 @@ enum Next {
 }
 
 impl Loop {
-    pub(super) fn new(tools: Tools, options: FlushOptions, shared: Arc<Shared>, paused: bool) -> Self {
+    pub(super) fn new(context: Context, options: FlushOptions, shared: Arc<Shared>, paused: bool) -> Self {
         Self {
-            tools,
+            context,
             size: BatchSize::new(&options),
             rate_limiter: RateLimiter::new(options.max_rate),
             due: Due::new(options.interval),
@@ -101,7 +97,7 @@ impl Loop {
             shared,
             started: Instant::now(),
             tasks: JoinSet::new(),
-            leased: HashMap::new(),
+            leased: Vec::new(),
             held: VecDeque::new(),
             unsettled: Vec::new(),
             initialized: false,
@@ -114,7 +110,7 @@ impl Loop {
 
     /// Runs until the last flush after `shutdown` is over.
     pub(super) async fn run(mut self, commands: &mut UnboundedReceiver<Command>, shutdown: CancellationToken) {
-        let queue = Arc::clone(&self.tools.queue);
+        let queue = Arc::clone(&self.context.queue);
         let mut commands_open = true;
         // A disk that hangs holds up whoever reads or writes it, but not the end.
         let latest_end = cancelled_for(&shutdown, self.options.shutdown_timeout + SETTLE_TIMEOUT);
@@ -138,18 +134,19 @@ impl Loop {
             };
             let until = [until, self.deadline].into_iter().flatten().min();
             tokio::select! {
-                Some(done) = self.tasks.join_next_with_id() => self.complete_task(done),
-                command = commands.recv(), if commands_open => match command {
-                    Some(command) => self.apply(command),
-                    None => commands_open = false,
-                },
-                () = shutdown.cancelled(), if self.deadline.is_none() => self.begin_last_flush(),
-                () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
-                () = any_ready(&*queue), if matches!(wait, Wait::Ready) => {}
+                biased; // Commands and the end come first: tasks may always be ready.
                 () = &mut latest_end => {
                     self.abandon_hung_calls();
                     break;
                 }
+                () = shutdown.cancelled(), if self.deadline.is_none() => self.begin_last_flush(),
+                command = commands.recv(), if commands_open => match command {
+                    Some(command) => self.apply(command),
+                    None => commands_open = false,
+                },
+                Some(done) = self.tasks.join_next_with_id() => self.complete_task(done),
+                () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
+                () = any_ready(&*queue), if matches!(wait, Wait::Ready) => {}
             }
         }
         self.end().await;
@@ -163,7 +160,7 @@ impl Loop {
                 self.skip_backoff();
             }
             Command::FlushNow => {
-                self.due.force(&*self.tools.queue);
+                self.due.force(&*self.context.queue);
                 self.skip_backoff();
             }
         }
@@ -190,15 +187,15 @@ impl Loop {
         let Some(deadline) = self.deadline else { return false };
         if Instant::now() >= deadline {
             self.gave_up = true;
-            self.tools.cancel.cancel();
+            self.context.cancel.cancel();
             self.deadline = Some(Instant::now() + SETTLE_TIMEOUT);
         }
-        let queue = &*self.tools.queue;
+        let queue = &*self.context.queue;
         let nothing_left =
             self.held.is_empty() && self.leased.is_empty() && self.unsettled.is_empty() && self.due.is_empty(queue);
         if nothing_left {
             // A connection attempt may still be in flight; nobody needs it now.
-            self.tools.cancel.cancel();
+            self.context.cancel.cancel();
         }
         self.tasks.is_empty() && (self.gave_up || nothing_left)
     }
@@ -208,24 +205,24 @@ impl Loop {
         self.record_error(
             "the spool's disk does not answer: what was in flight is delivered again after the next start",
         );
-        self.tools.cancel.cancel();
+        self.context.cancel.cancel();
         self.tasks.abort_all();
-        for (stream, seqs) in std::mem::take(&mut self.leased).into_values() {
-            self.tools.queue.release(stream, &seqs);
+        for (_, stream, seqs) in self.leased.drain(..) {
+            self.context.queue.release(stream, &seqs);
         }
     }
 
     /// Releases what is left, and closes the sink.
     async fn end(mut self) {
         for batch in self.held.drain(..) {
-            self.tools.queue.release(batch.stream, &batch.seqs());
+            self.context.queue.release(batch.stream, &batch.seqs());
         }
         for Unsettled { stream, acknowledged, rejections } in self.unsettled.drain(..) {
             let rejected = ranges(rejections.iter().map(|rejection| rejection.record.seq));
-            self.tools.queue.release(stream, &acknowledged);
-            self.tools.queue.release(stream, &rejected);
+            self.context.queue.release(stream, &acknowledged);
+            self.context.queue.release(stream, &rejected);
         }
-        if tokio::time::timeout(CLOSE_TIMEOUT, self.tools.sink.close()).await.is_err() {
+        if tokio::time::timeout(CLOSE_TIMEOUT, self.context.sink.close()).await.is_err() {
             self.record_error("closing the sink took too long");
         }
         self.shared.update(|status| status.in_flight = 0);
@@ -260,6 +257,7 @@ async fn cancelled_for(token: &CancellationToken, time: Duration) {
 async fn any_ready(queue: &dyn Queue) {
     let [a, b, c] = Stream::ALL;
     tokio::select! {
+        biased;
         () = queue.ready(a) => {}
         () = queue.ready(b) => {}
         () = queue.ready(c) => {}

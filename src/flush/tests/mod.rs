@@ -1,11 +1,14 @@
 //! The worker against fakes, on a paused clock: what it promises, and what it does when queue or sink fail.
 
+mod seeded;
+
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
 use super::{
     BackoffOptions, FlushOptions, FlushState, Handle, Worker,
+    environment::Environment,
     fake::{Behaviour, Hang, MemoryQueue, ScriptedSink},
 };
 use crate::{record::SinkName, sink::SinkErrorKind};
@@ -22,10 +25,15 @@ struct Bench {
 }
 
 fn start(queue: &Arc<MemoryQueue>, behaviour: Behaviour, options: FlushOptions) -> Bench {
+    start_in(Environment::of_the_system(), queue, behaviour, options)
+}
+
+fn start_in(environment: Environment, queue: &Arc<MemoryQueue>, behaviour: Behaviour, options: FlushOptions) -> Bench {
     let sink = ScriptedSink::new(behaviour);
     let shutdown = CancellationToken::new();
     let name = SinkName::new("fake").expect("a good name");
-    let handle = Worker::spawn(&name, Arc::clone(queue) as _, Arc::clone(&sink) as _, options, shutdown.clone());
+    let handle =
+        Worker::spawn_in(environment, &name, Arc::clone(queue) as _, Arc::clone(&sink) as _, options, shutdown.clone());
     Bench { queue: Arc::clone(queue), sink, handle, shutdown }
 }
 
@@ -97,7 +105,7 @@ async fn flush_now_does_not_wait_for_the_interval() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_batches_than_max_in_flight_are_in_flight() {
+async fn no_more_batches_than_max_in_flight_are_sent_at_once() {
     let slow = || Behaviour { delay: Duration::from_millis(5), ..Behaviour::default() };
     for max_in_flight in [1, 3] {
         let bench = start(&MemoryQueue::with(300), slow(), FlushOptions { max_in_flight, ..options() });
