@@ -88,7 +88,7 @@ async fn write(folder: &Path, compression: Compression) -> Written {
         attempts: 3,
         first_attempt_at: RECEIVED_AT + 1,
     });
-    spool.dead_letter(Stream::Events, rejections.into()).await.expect("kept");
+    spool.dead_letter(Stream::Events, rejections.into()).expect("kept");
     let dropped = DeadFilter { reason: Some("451".into()), ..Default::default() };
     assert_eq!(spool.drop_dead_letters(&dropped).expect("written"), 1);
     spool.purge(&[Stream::Stats]).await.expect("purged");

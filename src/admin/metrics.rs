@@ -86,7 +86,7 @@ metrics! {
     REJECTED = "livekit_spool_rejected_records_total", "counter", "Records the sink rejected for good.";
     IN_FLIGHT = "livekit_spool_in_flight_batches", "gauge", "Batches under way.";
     BATCH_LIMIT = "livekit_spool_batch_limit_records", "gauge",
-        "Records in a batch at most, now; it shrinks under timeouts.";
+        "Records in a batch at most, now; it shrinks while the sink answers slowly.";
     LAG = "livekit_spool_delivery_lag_seconds", "gauge", "From a record's own time to its delivery, of the last batch.";
     LAST = "livekit_spool_last_delivery_timestamp_seconds", "gauge",
         "When a batch was last acknowledged, seconds since the Unix epoch.";

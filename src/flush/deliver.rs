@@ -4,6 +4,8 @@
 //! alone; and never because the sink was unavailable. Where nothing is accepted at all the fault is the sink's, and every
 //! record stays.
 
+use std::time::Duration;
+
 use tokio::time::Instant;
 
 use super::{context::Context, in_flight::InFlightBatch};
@@ -19,6 +21,8 @@ pub(super) struct DeliveryResult {
     pub(super) outcomes: Vec<Outcome>,
     /// Why some are to be retried.
     pub(super) error: Option<SinkError>,
+    /// How long the sink took to answer the whole batch.
+    pub(super) latency: Duration,
     /// How many batches it took.
     pub(super) batches: u64,
     /// How many records were accepted before the last failure: a later retry is judged by what was accepted since.
@@ -30,13 +34,21 @@ pub(super) async fn deliver(context: &Context, batch: &InFlightBatch) -> Deliver
     let all: Vec<usize> = (0..batch.records.len()).collect();
     let outcomes = vec![Outcome::Retry; all.len()];
     let mut attempt = Attempt { context, batch, outcomes, batches: 0, alone: Vec::new() };
+    let begun = Instant::now();
     let (accepted, mut error) = attempt.send(&all).await;
+    let latency = begun.elapsed();
     if error.as_ref().is_some_and(|error| error.kind == SinkErrorKind::Unnamed) {
         // Those of the same batch that were accepted count as others that are.
         let accepted_before = context.accepted() - accepted;
         error = attempt.bisect(all, error, accepted_before).await;
     }
-    DeliveryResult { outcomes: attempt.outcomes, error, batches: attempt.batches, accepted_total: context.accepted() }
+    DeliveryResult {
+        outcomes: attempt.outcomes,
+        error,
+        batches: attempt.batches,
+        latency,
+        accepted_total: context.accepted(),
+    }
 }
 
 struct Attempt<'a> {

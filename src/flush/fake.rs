@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::{
-    record::Stream,
+    record::{Stream, UnixMillis},
     sink::{Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind},
     spool::{Lease, LeaseLimit, Queue, QueueError, QueuedRecord, Rejection},
 };
@@ -36,6 +36,7 @@ struct Inner {
     /// Acknowledgements are taken, and not flushed yet.
     hold_flushes: bool,
     unflushed: u64,
+    redelivers_since: Option<UnixMillis>,
     refuse_leases: bool,
     /// The next look at what waits panics, once something is handed out.
     panic_in_look: bool,
@@ -104,6 +105,11 @@ impl MemoryQueue {
         let mut inner = self.inner.lock();
         inner.hold_flushes = hold;
         inner.unflushed = 0;
+    }
+
+    /// As if it had been rebuilt from the journal.
+    pub(super) fn redeliver_since(&self, since: Option<UnixMillis>) {
+        self.inner.lock().redelivers_since = since;
     }
 
     pub(super) fn refuse_leases(&self, refuse: bool) {
@@ -227,8 +233,8 @@ impl Queue for MemoryQueue {
         self.inner.lock().unflushed
     }
 
-    fn redelivers_since(&self) -> Option<crate::record::UnixMillis> {
-        None
+    fn redelivers_since(&self) -> Option<UnixMillis> {
+        self.inner.lock().redelivers_since
     }
 }
 
@@ -245,6 +251,8 @@ pub(super) struct Behaviour {
     pub(super) later: BTreeSet<u64>,
     /// How long an answer takes, per record.
     pub(super) delay: Duration,
+    /// What looking back fails with, in turn.
+    pub(super) cannot_look_back: VecDeque<SinkErrorKind>,
     /// How many it recognises when they come again.
     pub(super) recognizes: Option<u64>,
     /// Answers to come before the behaviour applies: each fails its batch with that kind.
@@ -259,6 +267,8 @@ pub(super) struct ScriptedSink {
     pub(super) arrived: Mutex<Vec<u64>>,
     /// The size of each batch.
     pub(super) batches: Mutex<Vec<usize>>,
+    /// How far it was asked to look back, and after how many batches.
+    pub(super) looked_back: Mutex<Vec<(UnixMillis, usize)>>,
     pub(super) in_flight: Mutex<(usize, usize)>,
 }
 
@@ -321,6 +331,16 @@ impl Sink for ScriptedSink {
         match self.behaviour.lock().fails {
             Some(kind) => Err(SinkError { kind, message: "told to fail".to_owned() }),
             None => Ok(Vec::new()),
+        }
+    }
+
+    async fn look_back(&self, since: UnixMillis) -> Result<(), SinkError> {
+        assert_eq!(self.in_flight.lock().0, 0, "between batches");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        self.looked_back.lock().push((since, self.batches.lock().len()));
+        match self.behaviour.lock().cannot_look_back.pop_front() {
+            Some(kind) => Err(SinkError { kind, message: "told to fail".to_owned() }),
+            None => Ok(()),
         }
     }
 

@@ -7,7 +7,6 @@
 //! ```
 
 mod backoff;
-mod batch;
 mod context;
 mod deliver;
 mod due;
@@ -22,6 +21,7 @@ mod status;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod window;
 mod worker;
 
 pub use handle::{Handle, Worker};

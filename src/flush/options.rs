@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// How a sink's worker makes batches, paces them and retries.
+/// How a sink's worker makes batches, limits their rate and retries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FlushOptions {
     /// A batch that is not full goes out when its first record has waited this long.
@@ -11,9 +11,11 @@ pub struct FlushOptions {
     pub batch_records: usize,
     /// Bytes of records in a batch at most; a larger record goes alone.
     pub batch_bytes: usize,
-    /// Batches in flight at once, at least 1; 1 keeps strict order.
+    /// Batches in flight at once at most, at least 1; 1 keeps strict order. Where the sink answers slowly there are fewer.
     pub max_in_flight: usize,
-    /// Records a second at most; 0: no limit.
+    /// Records a second at most; 0: no limit. What is in flight follows the sink's latency by itself, so this is not needed
+    /// to protect a server that recovers. It is for what latency does not show: a share of the server that others must
+    /// keep, a quota or a price per request, a network that is paid by its use.
     pub max_rate: u64,
     /// The pauses while the sink is unavailable.
     pub backoff: BackoffOptions,

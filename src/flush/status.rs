@@ -104,7 +104,7 @@ pub struct FlushStatus {
     pub retried_records: BTreeMap<String, u64>,
     /// Batches in flight.
     pub in_flight: usize,
-    /// Records in a batch at most, now (it shrinks under timeouts).
+    /// Records in a batch at most, now (it shrinks while the sink answers slowly).
     pub batch_records: usize,
     /// From a record's own time to its delivery, milliseconds; the slower end of the last batch.
     pub lag_millis: Option<i64>,

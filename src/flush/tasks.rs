@@ -1,6 +1,6 @@
 //! What runs beside the worker's loop: a batch's delivery, and its removal from the queue.
 
-use std::{collections::BTreeMap, ops::Range, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 use super::{
     context::Context,
@@ -8,7 +8,7 @@ use super::{
     in_flight::{InFlightBatch, ranges},
 };
 use crate::{
-    record::{Stream, time_of},
+    record::{Stream, UnixMillis, time_of},
     sink::{Outcome, SinkError, SinkErrorKind},
     spool::{QueueError, Rejection},
 };
@@ -17,6 +17,8 @@ use crate::{
 pub(super) enum TaskResult {
     /// The sink was reached and made ready, with these warnings; or not.
     Initialized(Result<Vec<String>, SinkError>),
+    /// The sink has looked back as far as this; or not.
+    LookedBack(Option<UnixMillis>, Result<(), SinkError>),
     /// A batch was tried.
     Sent(Box<Sent>),
 }
@@ -28,6 +30,9 @@ pub(super) struct Sent {
     pub(super) delivered_bytes: u64,
     pub(super) rejected: u64,
     pub(super) lag_millis: Option<i64>,
+    /// How many records were sent first, and how long the sink took to answer.
+    pub(super) records: usize,
+    pub(super) latency: Duration,
     /// What is to be tried again.
     pub(super) leftover: Option<InFlightBatch>,
     /// Why.
@@ -61,9 +66,21 @@ pub(super) async fn initialize(context: Context) -> TaskResult {
     })
 }
 
+/// Has the sink take up what it delivered since then, as the queue may deliver that again.
+pub(super) async fn look_back(context: Context, since: Option<UnixMillis>) -> TaskResult {
+    let stopping = || Err(SinkError { kind: SinkErrorKind::Unavailable, message: "stopping".to_owned() });
+    // It takes as long as it takes: there may be many files to read.
+    let result = tokio::select! {
+        biased;
+        () = context.cancel.cancelled() => stopping(),
+        result = context.sink.look_back(since.unwrap_or(UnixMillis::MAX)) => result,
+    };
+    TaskResult::LookedBack(since, result)
+}
+
 /// Sends a batch, removes from the queue what was delivered, makes dead letters of what was rejected.
 pub(super) async fn send(context: Context, mut batch: InFlightBatch) -> TaskResult {
-    let DeliveryResult { outcomes, error, batches, accepted_total } = deliver(&context, &batch).await;
+    let DeliveryResult { outcomes, error, batches, latency, accepted_total } = deliver(&context, &batch).await;
 
     let mut sent = Sent {
         batches,
@@ -71,6 +88,8 @@ pub(super) async fn send(context: Context, mut batch: InFlightBatch) -> TaskResu
         delivered_bytes: 0,
         rejected: 0,
         lag_millis: None,
+        records: batch.records.len(),
+        latency,
         leftover: None,
         error,
         accepted_total,

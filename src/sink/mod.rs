@@ -9,7 +9,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::{record::Stream, spool::QueuedRecord};
+use crate::{
+    record::{Stream, UnixMillis},
+    spool::QueuedRecord,
+};
 
 /// Records of one stream on their way to a sink; cloning shares them.
 #[derive(Debug, Clone)]
@@ -105,6 +108,17 @@ pub trait Sink: Send + Sync + 'static {
     /// makes no second document.
     fn recognizes(&self) -> Option<u64> {
         None
+    }
+
+    /// Records received since then may come again, all of them, not only as many as it recognises. A sink that has no key
+    /// on the `_id` takes up what it delivered since, and forgets what an earlier call took up; `UnixMillis::MAX` where none
+    /// may come again any more. Called between batches.
+    ///
+    /// # Errors
+    /// When it cannot look now; it is called again then.
+    async fn look_back(&self, since: UnixMillis) -> Result<(), SinkError> {
+        let _ = since;
+        Ok(())
     }
 
     /// Flushes and closes; called once, after the last batch.

@@ -69,10 +69,11 @@ pub trait Queue: Send + Sync + 'static {
     fn acknowledge(&self, stream: Stream, seqs: &[Range<u64>]) -> Result<(), QueueError>;
 
     /// Makes rejected records dead letters, durably, then removes them from the queue.
+    /// Blocking (syncs): call it off the async threads.
     ///
     /// # Errors
     /// When the dead letters are full or cannot be written; the records then stay leased.
-    async fn dead_letter(&self, stream: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError>;
+    fn dead_letter(&self, stream: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError>;
 
     /// Returns when `stream` has records that are not leased (at once if it has some).
     async fn ready(&self, stream: Stream);
@@ -83,8 +84,9 @@ pub trait Queue: Send + Sync + 'static {
     /// Records of `stream` that are done and that a crash now would bring again: the queue was not flushed since.
     fn unflushed(&self, stream: Stream) -> u64;
 
-    /// The queue was made again from the journal: records received at or after this time may come again, beyond the unflushed
-    /// ones.
+    /// Where the queue was rebuilt from the journal: records received at this time or later may come again although they
+    /// were delivered, by the wall clock. `None`: none but those of [`Queue::unflushed`] may. It may change while the queue
+    /// is open; it has before the first record that comes again is leased.
     fn redelivers_since(&self) -> Option<UnixMillis>;
 }
 

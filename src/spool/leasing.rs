@@ -1,6 +1,6 @@
 //! Delivery: the flusher leases records in order, and says what became of them. What is leased is noted in memory only.
 
-use std::{ops::Range, sync::Arc};
+use std::ops::Range;
 
 use async_trait::async_trait;
 
@@ -154,10 +154,8 @@ impl Queue for Spool {
         Ok(())
     }
 
-    async fn dead_letter(&self, stream: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError> {
-        let shared = Arc::clone(&self.shared);
-        let done = tokio::task::spawn_blocking(move || rejecting::dead_letter(&shared, stream, rejections)).await;
-        done.unwrap_or_else(|panic| Err(self.shared.io_error(std::io::Error::other(panic))))
+    fn dead_letter(&self, stream: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError> {
+        rejecting::dead_letter(&self.shared, stream, rejections)
     }
 
     async fn ready(&self, stream: Stream) {

@@ -1,5 +1,6 @@
 //! The worker against fakes, on a paused clock: what it promises, and what it does when queue or sink fail.
 
+mod fleet;
 mod seeded;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
@@ -56,6 +57,12 @@ impl Bench {
             status.delivered_records + status.rejected_records == bench.queue.pushed()
         };
         self.until("all are counted", counted).await;
+    }
+
+    /// Delivers some records, after which the window is full: at first it is small.
+    async fn warmed_up(&self) {
+        self.queue.push(200);
+        self.drained().await;
     }
 
     /// What arrived, in order of sequence numbers.
@@ -184,11 +191,13 @@ async fn a_record_rejected_by_name_becomes_a_dead_letter_alone() {
 
 #[tokio::test(start_paused = true)]
 async fn bisection_finds_the_records_that_fail_their_batch() {
-    for poison in [vec![0], vec![39], vec![7, 8, 31], (0..39).collect()] {
+    for poison in [vec![200], vec![239], vec![207, 208, 231], (200..239).collect()] {
         let behaviour = Behaviour { poison: poison.iter().copied().collect(), ..Behaviour::default() };
-        let bench = start(&MemoryQueue::with(40), behaviour, FlushOptions { batch_records: 40, ..options() });
+        let bench = start(&MemoryQueue::with(0), behaviour, FlushOptions { batch_records: 40, ..options() });
+        bench.warmed_up().await;
+        bench.queue.push(40);
         bench.drained().await;
-        assert_eq!(bench.sorted(), all_but(40, &poison));
+        assert_eq!(bench.sorted(), all_but(240, &poison));
         let mut dead: Vec<u64> = bench.queue.dead().iter().map(|dead| dead.record.seq).collect();
         dead.sort_unstable();
         assert_eq!(dead, poison);
@@ -234,15 +243,17 @@ async fn a_record_whose_server_falls_over_does_not_hold_up_the_others() {
 #[tokio::test(start_paused = true)]
 async fn batches_shrink_under_timeouts_and_grow_back() {
     let options = FlushOptions { batch_records: 100, timeout: Duration::from_secs(1), ..options() };
-    let slow = Behaviour { delay: Duration::from_millis(50), ..Behaviour::default() };
-    let bench = start(&MemoryQueue::with(300), slow, options);
+    let bench = start(&MemoryQueue::with(0), Behaviour::default(), options);
+    bench.warmed_up().await;
+    bench.sink.set(|behaviour| behaviour.delay = Duration::from_millis(50));
+    bench.queue.push(300);
     bench.drained().await;
     assert!(bench.handle.status().retried_records["timeout"] > 0);
     bench.sink.set(|behaviour| behaviour.delay = Duration::ZERO);
     bench.queue.push(3000);
     bench.drained().await;
     assert_eq!(bench.handle.status().batch_records, 100);
-    assert_eq!(bench.sorted(), all_but(3300, &[]));
+    assert_eq!(bench.sorted(), all_but(3500, &[]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -287,6 +298,37 @@ async fn no_more_goes_out_unflushed_than_the_sink_recognizes_when_it_comes_again
         queue.hold_flushes(false);
         bench.drained().await;
         assert_eq!(bench.sorted(), all_but(100, &[]));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_sink_looks_back_before_the_first_batch_as_far_as_the_queue_may_deliver_again() {
+    let queue = MemoryQueue::with(100);
+    queue.redeliver_since(Some(1000));
+    let behaviour = Behaviour { cannot_look_back: [SinkErrorKind::Unavailable; 2].into(), ..Behaviour::default() };
+    let bench = start(&queue, behaviour, options());
+    bench.until("it failed", |bench| bench.handle.status().state == FlushState::Unavailable).await;
+    bench.drained().await;
+    assert_eq!(*bench.sink.looked_back.lock(), [(1000, 0); 3], "until it could");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_sink_looks_back_again_when_the_queue_is_rebuilt_while_it_delivers() {
+    for max_in_flight in [1, 3] {
+        let slow = Behaviour { delay: Duration::from_millis(5), ..Behaviour::default() };
+        let bench = start(&MemoryQueue::with(300), slow, FlushOptions { max_in_flight, ..options() });
+        bench.until("half is delivered", |bench| bench.sink.arrived().len() > 150).await;
+        assert!(bench.sink.looked_back.lock().is_empty(), "nothing comes again");
+        bench.queue.redeliver_since(Some(7));
+        bench.drained().await;
+        assert_eq!(bench.sorted(), all_but(300, &[]));
+        let looked_back = bench.sink.looked_back.lock().clone();
+        assert!(matches!(looked_back[..], [(7, batches)] if batches >= 15), "{looked_back:?}");
+        bench.queue.redeliver_since(None);
+        bench.queue.push(10);
+        bench.drained().await;
+        let last = bench.sink.looked_back.lock().last().copied();
+        assert!(last.is_some_and(|(since, _)| since == crate::record::UnixMillis::MAX), "what it took up may go");
     }
 }
 
@@ -391,7 +433,7 @@ async fn a_disk_that_hangs_does_not_hold_up_the_end() {
 
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_panics_is_started_again_and_sends_what_was_in_flight() {
-    let slow = Behaviour { delay: Duration::from_secs(1), ..Behaviour::default() };
+    let slow = Behaviour { delay: Duration::from_millis(10), ..Behaviour::default() };
     let queue = MemoryQueue::with(100);
     queue.panic_in_look();
     let bench = start(&queue, slow, options());

@@ -30,6 +30,11 @@ impl Loop {
                 self.outage = None;
             }
             Ok((_, TaskResult::Initialized(Err(error)))) => self.fail(error.kind.into(), error.message),
+            Ok((_, TaskResult::LookedBack(since, Ok(())))) => {
+                self.looked_back = since;
+                self.outage = None;
+            }
+            Ok((_, TaskResult::LookedBack(_, Err(error)))) => self.fail(error.kind.into(), error.message),
             Ok((id, TaskResult::Sent(sent))) => {
                 self.take_lease(id);
                 self.complete_batch(*sent);
@@ -63,6 +68,9 @@ impl Loop {
             }
         });
         let accepted = sent.delivered + sent.rejected > 0;
+        if accepted {
+            self.window.answered(sent.records, sent.latency);
+        }
         if accepted && self.unsettled.is_empty() {
             self.outage = None;
         }
@@ -71,8 +79,6 @@ impl Loop {
             let error = sent.error.take();
             let kind = error.as_ref().map_or(SinkErrorKind::Unavailable, |error| error.kind);
             self.hold(batch, kind, error.map(|error| error.message).unwrap_or_default(), sent.accepted_total, accepted);
-        } else if accepted {
-            self.size.taken();
         }
         if let Some((outcomes, error)) = sent.unsettled {
             self.unsettled.push(outcomes);
@@ -90,7 +96,7 @@ impl Loop {
         accepted: bool,
     ) {
         if kind == SinkErrorKind::Timeout {
-            self.size.timed_out(batch.records.len());
+            self.window.timed_out(batch.records.len());
         }
         let others_accepted = batch.accepted_total.replace(accepted_total).is_some_and(|then| then < accepted_total);
         if kind == SinkErrorKind::Unnamed {
@@ -128,6 +134,9 @@ impl Loop {
             Some(outage) => outage.failures + 1,
             None => 1,
         };
+        if matches!(state, FlushState::Unavailable | FlushState::Unauthorized) {
+            self.window.restart();
+        }
         let retry_at = now + self.pause(failures);
         self.outage = Some(Outage { state, message, failures, retry_at });
     }

@@ -10,7 +10,7 @@ use crate::{
         FlushState,
         context::Context,
         in_flight::{InFlightBatch, ranges},
-        tasks::{initialize, panicked, send, settle},
+        tasks::{initialize, look_back, panicked, send, settle},
     },
     record::Stream,
     spool::{Lease, LeaseLimit, Queue, QueueError},
@@ -38,7 +38,14 @@ impl Loop {
                 }
                 return Wait::Event;
             }
-            let places = if self.outage.is_some() { 1 } else { self.options.max_in_flight.max(1) };
+            if self.has_to_look_back() {
+                if self.tasks.is_empty() {
+                    let since = self.context.queue.redelivers_since();
+                    self.tasks.spawn(look_back(self.context.clone(), since));
+                }
+                return Wait::Event;
+            }
+            let places = if self.outage.is_some() { 1 } else { self.window.max_batches() };
             if self.tasks.len() >= places {
                 return Wait::Event;
             }
@@ -47,10 +54,17 @@ impl Loop {
                 return Wait::Until(now + pause);
             }
             match self.next_batch(now).await {
+                // Leased while the queue was being rebuilt.
+                Next::Batch(batch) if self.has_to_look_back() => self.held.push_front(batch),
                 Next::Batch(batch) => self.send(batch),
                 Next::Wait(wait) => return wait,
             }
         }
+    }
+
+    /// True where the queue may deliver again what the sink does not know of.
+    pub(super) fn has_to_look_back(&self) -> bool {
+        self.context.queue.redelivers_since() != self.looked_back
     }
 
     fn send(&mut self, batch: InFlightBatch) {
@@ -90,7 +104,7 @@ impl Loop {
     }
 
     fn limit(&self) -> LeaseLimit {
-        let limit = self.size.limit();
+        let limit = self.window.limit();
         LeaseLimit { records: limit.records.min(self.rate_limiter.max_records()), ..limit }
     }
 

@@ -23,7 +23,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     FlushOptions, FlushState,
-    batch::BatchSize,
     context::Context,
     due::Due,
     handle::Command,
@@ -31,8 +30,12 @@ use super::{
     rate_limiter::RateLimiter,
     status::Shared,
     tasks::{TaskResult, Unsettled},
+    window::Window,
 };
-use crate::{record::Stream, spool::Queue};
+use crate::{
+    record::{Stream, UnixMillis},
+    spool::Queue,
+};
 
 /// Batches that are held beyond those in flight before the loop stops taking new ones: what bounds its memory.
 const MAX_HELD_EXTRA: usize = 4;
@@ -51,10 +54,12 @@ pub(super) struct Loop {
     leased: Vec<(Id, Stream, Vec<Range<u64>>)>,
     held: VecDeque<InFlightBatch>,
     unsettled: Vec<Unsettled>,
-    size: BatchSize,
+    window: Window,
     rate_limiter: RateLimiter,
     due: Due,
     initialized: bool,
+    /// How far the sink has looked back, see [`Queue::redelivers_since`].
+    looked_back: Option<UnixMillis>,
     paused: bool,
     /// Set while nothing is accepted.
     outage: Option<Outage>,
@@ -90,7 +95,7 @@ impl Loop {
     pub(super) fn new(context: Context, options: FlushOptions, shared: Arc<Shared>, paused: bool) -> Self {
         Self {
             context,
-            size: BatchSize::new(&options),
+            window: Window::new(&options),
             rate_limiter: RateLimiter::new(options.max_rate),
             due: Due::new(options.interval),
             options,
@@ -101,6 +106,7 @@ impl Loop {
             held: VecDeque::new(),
             unsettled: Vec::new(),
             initialized: false,
+            looked_back: None,
             paused,
             outage: None,
             deadline: None,
@@ -230,7 +236,7 @@ impl Loop {
     }
 
     fn publish_status(&self) {
-        let (in_flight, batch_records) = (self.leased.len(), self.size.limit().records);
+        let (in_flight, batch_records) = (self.leased.len(), self.window.limit().records);
         self.shared.update(|status| {
             status.in_flight = in_flight;
             status.batch_records = batch_records;
@@ -239,7 +245,7 @@ impl Loop {
             _ if self.deadline.is_some() => (FlushState::Stopping, None),
             _ if self.paused => (FlushState::Paused, None),
             Some(outage) => (outage.state, Some(outage.message.as_str())),
-            None if !self.initialized => (FlushState::Connecting, None),
+            None if !self.initialized || self.has_to_look_back() => (FlushState::Connecting, None),
             None if in_flight > 0 => (FlushState::Delivering, None),
             None => (FlushState::Idle, None),
         };

@@ -114,21 +114,35 @@ fn remember(ids: &mut VecDeque<String>, id: String) {
     }
 }
 
-/// The last `_id`s in a closed file, compressed or not; none of what cannot be read.
-pub(super) fn ids(path: &Path) -> io::Result<Vec<String>> {
-    let open = || File::open(path);
-    let from: Box<dyn Read> = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("gz") => Box::new(flate2::read::GzDecoder::new(open()?)),
-        Some("zst") => Box::new(zstd::Decoder::new(open()?)?),
-        _ => return whole_lines(path).map(|(_, ids)| ids),
-    };
+/// The last `_id`s in a closed file, compressed or not.
+pub(super) fn last_ids(path: &Path) -> io::Result<Vec<String>> {
+    if path.to_string_lossy().ends_with(EXTENSION) {
+        return whole_lines(path).map(|(_, ids)| ids);
+    }
     let mut last = VecDeque::new();
-    for line in BufReader::new(from).lines() {
-        if let Some(id) = id_of_line(&line?) {
-            remember(&mut last, id);
+    for_each_id(path, |id| remember(&mut last, id))?;
+    Ok(last.into())
+}
+
+/// Reads the `_id`s of all whole lines of a file, compressed or not; where it cannot be read to its end, of those before.
+pub(super) fn for_each_id(path: &Path, mut each: impl FnMut(String)) -> io::Result<()> {
+    let file = File::open(path)?;
+    let from: Box<dyn Read> = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("gz") => Box::new(flate2::read::GzDecoder::new(file)),
+        Some("zst") => Box::new(zstd::Decoder::new(file)?),
+        _ => Box::new(file),
+    };
+    let (mut from, mut line) = (BufReader::with_capacity(1 << 20, from), Vec::new());
+    loop {
+        line.clear();
+        from.read_until(b'\n', &mut line)?;
+        if line.pop_if(|byte| *byte == b'\n').is_none() {
+            return Ok(());
+        }
+        if let Some(id) = std::str::from_utf8(&line).ok().and_then(id_of_line) {
+            each(id);
         }
     }
-    Ok(last.into())
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

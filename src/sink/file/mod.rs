@@ -1,9 +1,10 @@
 //! The file sink: NDJSON in relaxed Extended JSON, one file at a time per stream. Works with nothing installed.
 //!
 //! Delivered means appended and fsynced. What comes again after a crash is found in the tail of the files and not written
-//! twice. A full disk is `Retry`. Closed files are compressed beside the deliveries.
+//! twice; where the queue had to be rebuilt, in all files since. A full disk is `Retry`. Closed files are compressed beside the deliveries.
 
 mod closed;
+mod looked_back;
 mod options;
 mod output;
 mod recent;
@@ -31,7 +32,7 @@ use super::{Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind};
 use crate::{
     document::{BadBson, DocumentContext, Encoder, JsonStyle, Labels, write_json},
     durable_fs::make_directories,
-    record::Stream,
+    record::{Stream, UnixMillis},
 };
 
 /// Less the umask.
@@ -112,6 +113,12 @@ impl Sink for FileSink {
         Some(recent::REMEMBERED as u64)
     }
 
+    async fn look_back(&self, since: UnixMillis) -> Result<(), SinkError> {
+        let inner = Arc::clone(&self.inner);
+        let done = tokio::task::spawn_blocking(move || inner.look_back(since)).await;
+        done.unwrap_or_else(|panic| Err(io::Error::other(panic))).map_err(|error| self.inner.error(&error))
+    }
+
     async fn close(&self) {
         let inner = Arc::clone(&self.inner);
         // Only the lock and the open files are let go; lines are durable since their batch.
@@ -138,13 +145,23 @@ impl Inner {
         Ok(())
     }
 
+    fn look_back(&self, since: UnixMillis) -> io::Result<()> {
+        // No file is compressed, and by that renamed, meanwhile.
+        let _one_at_a_time = self.compressing.lock();
+        for file in self.streams.values() {
+            let mut file = file.lock();
+            file.as_mut().ok_or_else(not_in_use)?.look_back(since)?;
+        }
+        Ok(())
+    }
+
     /// Encode, leave out what stands there already, append, fsync.
     fn write(self: &Arc<Self>, batch: &Batch) -> BatchOutcome {
         let mut outcomes = vec![Outcome::Retry; batch.records.len()];
         let lines = self.encode(batch, &mut outcomes);
         let mut file = self.streams[&batch.stream].lock();
         let Some(file) = file.as_mut() else {
-            let error = Some(self.error(&io::Error::new(io::ErrorKind::NotFound, "the folder is not in use yet")));
+            let error = Some(self.error(&not_in_use()));
             return BatchOutcome { records: outcomes, error };
         };
         let mut text = Vec::with_capacity(lines.iter().map(|line| line.text.len()).sum());
@@ -235,6 +252,10 @@ impl Inner {
         };
         SinkError { kind, message: format!("{}: {error}{remedy}", self.options.path.display()) }
     }
+}
+
+fn not_in_use() -> io::Error {
+    io::Error::new(io::ErrorKind::NotFound, "the folder is not in use yet")
 }
 
 /// A record as it will stand in the file.

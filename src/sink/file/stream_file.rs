@@ -3,7 +3,8 @@
 //! - A batch's lines are appended and fsynced before any of its records counts as delivered. What could not be written
 //!   or synced whole is cut off again; where the sync itself failed the file is left for good and a new one begun.
 //! - At start the newest file is taken up again: a torn last line is cut, and the `_id`s of its tail (and of the files
-//!   before it, as far as needed) are remembered, see [`RecentIds`].
+//!   before it, as far as needed) are remembered, see [`RecentIds`]. Where more may be redelivered than those, it looks
+//!   further back, see [`LookedBack`].
 
 use std::{
     fs, io,
@@ -15,6 +16,7 @@ use std::{
 use super::{
     DIRECTORY_MODE,
     closed::{self, is_file_of},
+    looked_back::{self, LookedBack},
     output::{Disk, Output},
     recent::{REMEMBERED, RecentIds},
 };
@@ -40,6 +42,7 @@ pub(super) struct StreamFile {
     disk: Arc<dyn Disk>,
     open: Option<Open>,
     recent: RecentIds,
+    looked_back: LookedBack,
     /// The newest file's time: names never repeat and never go back, whatever the clock does.
     last_named: UnixMillis,
 }
@@ -62,6 +65,7 @@ impl StreamFile {
             disk,
             open: None,
             recent: RecentIds::default(),
+            looked_back: LookedBack::default(),
             last_named: files.last().map_or(0, |(at, _)| *at),
         };
         let newest = files.pop_if(|(_, path)| path.to_string_lossy().ends_with(EXTENSION));
@@ -81,7 +85,7 @@ impl StreamFile {
             && let Some((_, path)) = files.pop()
         {
             // A closed file that cannot be read costs at most a line that stands twice.
-            let ids = closed::ids(&path).unwrap_or_else(|error| {
+            let ids = closed::last_ids(&path).unwrap_or_else(|error| {
                 tracing::warn!(path = %path.display(), %error, "closed file cannot be read: redelivered lines may stand twice");
                 Vec::new()
             });
@@ -95,7 +99,18 @@ impl StreamFile {
     }
 
     pub(super) fn has(&self, id: &str) -> bool {
-        self.recent.contains(id)
+        self.recent.contains(id) || self.looked_back.contains(id)
+    }
+
+    /// Takes up the `_id`s of all lines written since then, in place of those of an earlier call; of none at the end of
+    /// time.
+    pub(super) fn look_back(&mut self, since: UnixMillis) -> io::Result<()> {
+        self.looked_back = LookedBack::default();
+        if since < UnixMillis::MAX {
+            let files = files_of(self.stream, &self.folder)?;
+            self.looked_back = LookedBack::read(looked_back::written_since(files, since, now_millis()));
+        }
+        Ok(())
     }
 
     /// Appends lines (each with its end) and makes them durable.

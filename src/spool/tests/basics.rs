@@ -195,7 +195,7 @@ async fn a_rejected_record_becomes_a_dead_letter_and_leaves_the_queue() {
     let mut records = lease_all(&spool, Stream::Events);
     let rejection =
         Rejection { record: records.remove(1), reason: "too odd".into(), attempts: 3, first_attempt_at: 42 };
-    spool.dead_letter(Stream::Events, vec![rejection]).await.expect("kept");
+    spool.dead_letter(Stream::Events, vec![rejection]).expect("kept");
     spool.close().await;
     let spool = open(folder.path());
     let status = spool.status();

@@ -36,7 +36,7 @@ async fn filled(folder: &Path, options: SpoolOptions) {
 async fn reject_one(spool: &Spool) {
     let record = spool.lease(Stream::Events, limit(1)).expect("readable").expect("records").records.remove(0);
     let rejection = Rejection { record, reason: "too odd".into(), attempts: 1, first_attempt_at: 1 };
-    spool.dead_letter(Stream::Events, vec![rejection]).await.expect("kept");
+    spool.dead_letter(Stream::Events, vec![rejection]).expect("kept");
 }
 
 fn segments(folder: &Path) -> Vec<PathBuf> {

@@ -32,7 +32,7 @@ async fn filled(folder: &Path) {
                 attempts: 1,
                 first_attempt_at: 0,
             });
-            spool.dead_letter(Stream::Events, rejections.collect()).await.expect("kept");
+            spool.dead_letter(Stream::Events, rejections.collect()).expect("kept");
         }
     }
     spool.close().await;

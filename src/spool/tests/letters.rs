@@ -12,7 +12,7 @@ async fn with_letters(directory: &Path) -> Spool {
     spool.append(batch(Stream::Events, 0..5)).await.expect("taken");
     let records = lease_all(&spool, Stream::Events);
     let rejections = records.into_iter().map(|record| reject(record, "too odd", 1000)).collect();
-    spool.dead_letter(Stream::Events, rejections).await.expect("kept");
+    spool.dead_letter(Stream::Events, rejections).expect("kept");
     spool
 }
 
@@ -177,7 +177,7 @@ async fn rejections_that_do_not_fit_together_are_kept_as_far_as_they_do_and_go_o
     let rejections: Vec<_> = records.into_iter().map(|record| reject(record, "too odd", 1)).collect();
     let mut seen = 0;
     for _ in 0..10 {
-        let done = spool.dead_letter(Stream::Events, rejections.clone()).await;
+        let done = spool.dead_letter(Stream::Events, rejections.clone());
         let kept = letters(&spool);
         assert!(!kept.is_empty() && kept.iter().all(|letter| letter.attempts == 2), "each is kept once");
         seen += spool.drop_dead_letters(&DeadFilter::default()).expect("removed");

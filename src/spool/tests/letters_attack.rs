@@ -213,7 +213,7 @@ async fn child_that_is_killed() {
             .into_iter()
             .map(|record| Rejection { record, reason: "no".into(), attempts: 1, first_attempt_at: 1 })
             .collect();
-        spool.dead_letter(Stream::Stats, rejections).await.expect("kept");
+        spool.dead_letter(Stream::Stats, rejections).expect("kept");
         let some: Vec<_> = (round * 10..round * 10 + 15).map(|number| letter(number, noise(number, 1500))).collect();
         spool.keep_dead_letters(&some).expect("kept");
         println!("\nkept {} {}", round * 10, round * 10 + 15);

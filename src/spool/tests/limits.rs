@@ -162,7 +162,7 @@ async fn full_dead_letters_refuse_and_the_records_stay() {
     };
     let mut kept = 0;
     let error = loop {
-        match spool.dead_letter(Stream::Events, vec![reject(&records[kept])]).await {
+        match spool.dead_letter(Stream::Events, vec![reject(&records[kept])]) {
             Ok(()) => kept += 1,
             Err(error) => break error,
         }
@@ -172,7 +172,7 @@ async fn full_dead_letters_refuse_and_the_records_stay() {
     let status = spool.status();
     assert_eq!((status.dead_letters(), status.records()), (kept as u64, 300 - kept as u64));
     assert_eq!(spool.drop_dead_letters(&DeadFilter::default()).expect("removed"), kept as u64);
-    spool.dead_letter(Stream::Events, vec![reject(&records[kept])]).await.expect("room again");
+    spool.dead_letter(Stream::Events, vec![reject(&records[kept])]).expect("room again");
     spool.close().await;
 }
 
@@ -218,7 +218,7 @@ async fn a_write_of_dead_letters_that_hangs_holds_up_neither_the_status_nor_inta
         let spool = Arc::clone(&spool);
         async move {
             let rejection = Rejection { record, reason: "no".into(), attempts: 1, first_attempt_at: 0 };
-            spool.dead_letter(Stream::Events, vec![rejection]).await
+            spool.dead_letter(Stream::Events, vec![rejection])
         }
     });
     eventually("the write hangs", || disk.faults.holding.load(Ordering::Relaxed)).await;

@@ -27,7 +27,7 @@ async fn no_one_else_may_read_the_files() {
     spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
     let record = lease_all(&spool, Stream::Events).remove(0);
     let rejection = Rejection { record, reason: "no".into(), attempts: 1, first_attempt_at: 0 };
-    spool.dead_letter(Stream::Events, vec![rejection]).await.expect("kept");
+    spool.dead_letter(Stream::Events, vec![rejection]).expect("kept");
     spool.close().await;
     let mode = |path: &Path| path.metadata().expect("metadata").permissions().mode() & 0o777;
     assert_eq!(mode(&inside), 0o700);
@@ -48,7 +48,7 @@ async fn encrypted_records_are_nowhere_in_clear() {
     let records = lease_all(&spool, Stream::Events);
     assert_eq!(texts(&records), expected(0..100));
     let rejection = Rejection { record: records[7].clone(), reason: "no".into(), attempts: 1, first_attempt_at: 0 };
-    spool.dead_letter(Stream::Events, vec![rejection]).await.expect("kept");
+    spool.dead_letter(Stream::Events, vec![rejection]).expect("kept");
     spool.close().await;
     let clear = b"of many that look alike";
     visit(folder.path(), &mut |path| {
@@ -101,7 +101,7 @@ async fn dead_letters_of_a_key_that_is_missing_are_a_clear_error_and_are_not_los
     spool.append(batch(Stream::Events, 0..1)).await.expect("taken");
     let rejected = lease_all(&spool, Stream::Events).remove(0);
     let rejection = Rejection { record: rejected, reason: "no".into(), attempts: 1, first_attempt_at: 0 };
-    spool.dead_letter(Stream::Events, vec![rejection]).await.expect("kept");
+    spool.dead_letter(Stream::Events, vec![rejection]).expect("kept");
     spool.close().await;
     let before = basics::contents(&folder.path().join("dead/journal"));
     for keys in [encrypted(2, &[]), options()] {

@@ -1,0 +1,67 @@
+//! The `_id`s of all lines since some time, for a queue that was rebuilt and may redeliver all that it still holds.
+//!
+//! Each is kept as 128 bits of its hash, so that even ten million take 160 MB: two different ones are taken for the same
+//! less than once in 10²⁴ cases.
+
+use std::path::{Path, PathBuf};
+
+use super::closed::for_each_id;
+use crate::record::UnixMillis;
+
+/// So much later than it was written a record may claim to have been received, where the clock was put back in between,
+/// milliseconds.
+const CLOCK_ERROR: UnixMillis = 3_600_000;
+
+/// Hashes of `_id`s, in order.
+#[derive(Debug, Default)]
+pub(super) struct LookedBack(Vec<u128>);
+
+impl LookedBack {
+    /// Takes up all lines of some files.
+    pub(super) fn read(files: impl IntoIterator<Item = PathBuf>) -> Self {
+        let mut hashes = Vec::new();
+        for path in files {
+            // A line that cannot be read any more is no loss where it is written again.
+            if let Err(error) = for_each_id(&path, |id| hashes.push(hash(&id))) {
+                tracing::warn!(path = %path.display(), %error, "file cannot be read: redelivered lines may stand twice");
+            }
+        }
+        hashes.sort_unstable();
+        hashes.dedup();
+        hashes.shrink_to_fit();
+        Self(hashes)
+    }
+
+    pub(super) fn contains(&self, id: &str) -> bool {
+        self.0.binary_search(&hash(id)).is_ok()
+    }
+}
+
+fn hash(id: &str) -> u128 {
+    let hash = blake3::hash(id.as_bytes());
+    hash.as_bytes().first_chunk().map_or(0, |bytes| u128::from_le_bytes(*bytes))
+}
+
+/// Of a stream's files, oldest first, with the time in their names: those that may hold lines written since then; rather
+/// one too many. All of them where that time has yet to come: the clock was wrong when the records were received.
+pub(super) fn written_since(
+    files: Vec<(UnixMillis, PathBuf)>,
+    since: UnixMillis,
+    now: UnixMillis,
+) -> impl Iterator<Item = PathBuf> {
+    // A file's last line was written before the next file was begun, whatever its own time says.
+    let next: Vec<UnixMillis> = files.iter().skip(1).map(|(at, _)| *at).chain([UnixMillis::MAX]).collect();
+    let is_recent = move |end: UnixMillis| since > now || end >= since.saturating_sub(CLOCK_ERROR);
+    files
+        .into_iter()
+        .zip(next)
+        .filter(move |((_, path), next)| is_recent(*next) || is_recent(modified(path)))
+        .map(|((_, path), _)| path)
+}
+
+/// When a file was written last, as the file system has it; far ahead where it does not.
+fn modified(path: &Path) -> UnixMillis {
+    let since_epoch = |at: std::time::SystemTime| at.duration_since(std::time::UNIX_EPOCH).ok();
+    let modified = path.metadata().and_then(|metadata| metadata.modified()).ok().and_then(since_epoch);
+    modified.and_then(|since| UnixMillis::try_from(since.as_millis()).ok()).unwrap_or(UnixMillis::MAX)
+}
