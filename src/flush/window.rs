@@ -74,7 +74,8 @@ impl Window {
         let part = (records as f64 / self.records()).min(1.0);
         self.ceiling = (self.ceiling * (1.0 + part)).min(self.full());
         let seconds = latency.as_secs_f64().max(1e-6);
-        self.latency = if seconds < self.latency { self.latency * (seconds / self.latency).powf(GAIN) } else { seconds };
+        self.latency =
+            if seconds < self.latency { self.latency * (seconds / self.latency).powf(GAIN) } else { seconds };
     }
 
     /// Batches that may be in flight.

@@ -1,52 +1,127 @@
 //! Appending: group commit.
 //!
-//! Two threads take turns. One packs what waits, from all callers, while the other syncs the group before. A group that does
-//! not fit is tried in halves; a batch that does not fit is refused, or the oldest records make space for it. A panic refuses
-//! what it held.
+//! What comes while a group is synced becomes the next one, of all callers. Where that is much, a second thread packs it
+//! meanwhile; little is better packed at once when the sync is over, with all that has come until then. A group that does not
+//! fit is tried in halves; a batch that does not fit is refused, or the oldest records make space for it. A panic refuses what
+//! it held.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, atomic::Ordering},
+};
+
+use tokio::sync::oneshot;
 
 use super::{
     error::{AppendError, FullLimit},
     journal::writer::Refusal,
     options::WhenFull,
-    shared::{Shared, Waiting},
+    shared::Shared,
     store::PackedGroup,
 };
-use crate::{caught::caught, record::Stream};
+use crate::{
+    caught::caught,
+    record::{RecordBatch, Stream},
+};
 
 /// A group's records, unpacked, are at most this long (a longer batch is a group of its own).
 const GROUP_RAW_BYTES: usize = 4 << 20;
+/// While a group is synced, the next one is packed when this much waits.
+const PACK_AHEAD_BYTES: usize = 64 << 10;
 
-/// Runs until the spool is closed and nothing waits any more.
-pub(super) fn run(shared: &Arc<Shared>) {
-    loop {
-        let packing = shared.packing.lock();
-        let Some((group, roll)) = shared.next_group() else { return };
-        let answers_left = group.len();
-        let outcome = caught(|| {
-            let packed = shared.pack(&group, roll);
-            drop(packing);
-            (packed, group)
-        });
-        let outcome = outcome.and_then(|(packed, group)| caught(|| shared.commit_packed(packed, group, roll)));
-        if let Err(panic) = outcome {
-            // Who waited is told by the answer's end.
-            shared.reports.error(format!("appending {answers_left} batches panicked, and goes on: {panic}"));
+/// A batch and who waits for it.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) batch: RecordBatch,
+    pub(crate) answer: oneshot::Sender<Result<(), AppendError>>,
+}
+
+/// What waits to be appended.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    appends: VecDeque<Waiting>,
+    /// Bytes of the records that wait, unpacked.
+    bytes: usize,
+    /// Begin a new segment, so that the present one can go.
+    pub(crate) roll: bool,
+    pub(crate) closing: bool,
+    /// A thread packs a group: the next one comes after it.
+    packing: bool,
+    /// Groups that are packed and not yet durable.
+    committing: usize,
+}
+
+impl Inbox {
+    pub(crate) fn push(&mut self, waiting: Waiting) {
+        self.bytes += waiting.batch.bytes().len();
+        self.appends.push_back(waiting);
+    }
+
+    /// Refuses what waits: nobody is left to append it.
+    pub(crate) fn clear(&mut self) {
+        self.appends.clear();
+    }
+
+    fn is_empty(&self) -> bool {
+        self.appends.is_empty() && !self.roll
+    }
+
+    /// Whether the next group is to be packed now.
+    pub(crate) fn is_due(&self) -> bool {
+        !self.is_empty() && !self.packing && (self.committing == 0 || self.bytes >= PACK_AHEAD_BYTES)
+    }
+
+    fn take_group(&mut self) -> (Vec<Waiting>, bool) {
+        let (mut group, mut raw) = (Vec::new(), 0);
+        while let Some(waiting) = self.appends.front() {
+            let len = waiting.batch.bytes().len();
+            if raw > 0 && raw + len > GROUP_RAW_BYTES {
+                break;
+            }
+            raw += len;
+            group.extend(self.appends.pop_front());
         }
+        self.bytes -= raw;
+        (group, std::mem::take(&mut self.roll))
     }
 }
 
+/// Runs until the spool is closed and nothing waits any more; on each of two threads.
+pub(super) fn run(shared: &Arc<Shared>) {
+    while let Some((group, roll)) = shared.next_group() {
+        let batches = group.len();
+        let packed = caught(|| (shared.pack(&group, roll), group));
+        {
+            let mut inbox = shared.inbox.lock();
+            inbox.packing = false;
+            inbox.committing += 1;
+            if inbox.is_due() {
+                shared.mail.notify_one();
+            }
+        }
+        let outcome = packed.and_then(|(packed, group)| caught(|| shared.commit_packed(packed, group, roll)));
+        // What has become due by this is taken by this thread.
+        shared.inbox.lock().committing -= 1;
+        if let Err(panic) = outcome {
+            // Who waited is told by the answer's end.
+            shared.reports.error(format!("appending {batches} batches panicked, and goes on: {panic}"));
+        }
+    }
+    // The other one may wait for what this one has taken.
+    shared.mail.notify_all();
+}
+
 impl Shared {
-    /// Waits for what is to be appended; `None` at the end.
+    /// Waits for a group that is due; `None` at the end.
     fn next_group(&self) -> Option<(Vec<Waiting>, bool)> {
         let mut inbox = self.inbox.lock();
-        while inbox.appends.is_empty() && !inbox.roll {
-            if inbox.closing {
+        while !inbox.is_due() {
+            if inbox.closing && inbox.is_empty() {
                 return None;
             }
             self.mail.wait(&mut inbox);
         }
+        inbox.packing = true;
         Some(inbox.take_group())
     }
 
@@ -147,21 +222,6 @@ impl Shared {
         self.failing.store(true, Ordering::Relaxed);
         self.reports.error(format!("spool {}: {error}", path.display()));
         AppendError::Io { path, source: Arc::new(error) }
-    }
-}
-
-impl super::shared::Inbox {
-    fn take_group(&mut self) -> (Vec<Waiting>, bool) {
-        let (mut group, mut raw) = (Vec::new(), 0);
-        while let Some(waiting) = self.appends.front() {
-            let len = waiting.batch.bytes().len();
-            if raw > 0 && raw + len > GROUP_RAW_BYTES {
-                break;
-            }
-            raw += len;
-            group.extend(self.appends.pop_front());
-        }
-        (group, std::mem::take(&mut self.roll))
     }
 }
 

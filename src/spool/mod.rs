@@ -48,6 +48,12 @@ mod store;
 mod tests;
 mod tools;
 
+use self::{
+    appending::Waiting,
+    journal::builder,
+    queue::{Disposition, DropReason as Reason},
+    shared::Shared,
+};
 pub use self::{
     dead_letters::{DeadFilter, DeadLetter},
     delivery::{Lease, LeaseLimit, Queue, QueueError, QueuedRecord, Rejection},
@@ -69,11 +75,6 @@ pub use self::{
 pub(crate) use self::{
     disk::{DirectoryLock, check_writable},
     error::remedy,
-};
-use self::{
-    journal::builder,
-    queue::{Disposition, DropReason as Reason},
-    shared::{Shared, Waiting},
 };
 
 /// One sink's spool, open. Share it in an `Arc`.
@@ -144,8 +145,10 @@ impl Spool {
             if inbox.closing {
                 return Err(closed());
             }
-            inbox.appends.push_back(Waiting { batch, answer });
-            self.shared.mail.notify_one();
+            inbox.push(Waiting { batch, answer });
+            if inbox.is_due() {
+                self.shared.mail.notify_one();
+            }
         }
         answered.await.unwrap_or_else(|_| {
             if self.shared.inbox.lock().closing {
@@ -273,7 +276,7 @@ fn stop(shared: &Shared, threads: Option<Threads>) {
         }
     }
     // Nobody is left to answer them.
-    shared.inbox.lock().appends.clear();
+    shared.inbox.lock().clear();
     shared.maintenance.state.lock().closing = true;
     shared.maintenance.condition.notify_one();
     if maintenance.join().is_err() {

@@ -166,7 +166,6 @@ pub(super) fn assemble(
         readers,
         inbox: Mutex::default(),
         mail: parking_lot::Condvar::new(),
-        packing: Mutex::default(),
         maintenance: super::shared::Wakeup::default(),
         ready: Default::default(),
         space: tokio::sync::Notify::new(),

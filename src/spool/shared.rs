@@ -1,7 +1,6 @@
 //! What a spool's threads share: two that append, one that keeps things in order, and the callers.
 
 use std::{
-    collections::VecDeque,
     io,
     path::PathBuf,
     sync::{
@@ -11,13 +10,13 @@ use std::{
 };
 
 use parking_lot::{Condvar, Mutex};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 use super::{
     QueueError,
+    appending::Inbox,
     dead_letters::{DeadError, DeadLetters},
     disk::Disk,
-    error::AppendError,
     options::SpoolOptions,
     quarantine::Quarantine,
     reports::Reports,
@@ -26,7 +25,7 @@ use super::{
 };
 use crate::{
     histogram::{self, Histogram},
-    record::{RecordBatch, Stream},
+    record::Stream,
 };
 
 /// A spool's shared parts. Locks are taken in this order: reader, those of the store, inbox.
@@ -41,8 +40,6 @@ pub(crate) struct Shared {
     pub(crate) inbox: Mutex<Inbox>,
     /// Wakes who appends.
     pub(crate) mail: Condvar,
-    /// Held by the thread that takes the next group out of the inbox and packs it.
-    pub(crate) packing: Mutex<()>,
     /// Wakes the maintenance.
     pub(crate) maintenance: Wakeup,
     /// Per stream: records came or came back.
@@ -68,22 +65,6 @@ impl Default for Meters {
     fn default() -> Self {
         Self { sync_latency: Histogram::new(histogram::LATENCY), sync_records: Histogram::new(histogram::RECORDS) }
     }
-}
-
-/// What waits to be appended.
-#[derive(Debug, Default)]
-pub(crate) struct Inbox {
-    pub(crate) appends: VecDeque<Waiting>,
-    /// Begin a new segment, so that the present one can go.
-    pub(crate) roll: bool,
-    pub(crate) closing: bool,
-}
-
-/// A batch and who waits for it.
-#[derive(Debug)]
-pub(crate) struct Waiting {
-    pub(crate) batch: RecordBatch,
-    pub(crate) answer: oneshot::Sender<Result<(), AppendError>>,
 }
 
 /// Wakes a thread, whether it sleeps already or not.

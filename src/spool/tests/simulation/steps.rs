@@ -14,13 +14,13 @@ use crate::{
     record::{RecordBatchBuilder, Stream, now_millis, simulated},
     spool::{
         DeadFilter, DeadLetter, Lease, LeaseLimit, QueuedRecord, Rejection,
+        appending::Waiting,
         disk::{Disk, DiskFile},
         journal::segment::{Found, Walker},
         options::WhenFull,
         purge,
         queue::Disposition,
         rejecting,
-        shared::Waiting,
     },
 };
 
@@ -84,7 +84,7 @@ impl World {
             ids.iter().for_each(|id| builder.push(&id.record(*bytes)));
             let batch = builder.build(now_millis());
             let (answer, answered) = oneshot::channel();
-            shared.inbox.lock().appends.push_back(Waiting { batch: batch.clone(), answer });
+            shared.inbox.lock().push(Waiting { batch: batch.clone(), answer });
             self.asked.push((ids, batch, answered));
         }
         while shared.append_waiting() {}
