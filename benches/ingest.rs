@@ -94,7 +94,7 @@ fn ingest(criterion: &mut Criterion) {
     group.bench_function("the spool alone", |bencher| {
         bencher.to_async(&runtime).iter(|| async {
             for _ in 0..parts {
-                spool.append(part.clone()).await.expect("taken");
+                spool.append_in_place(part.clone()).await.expect("taken");
             }
         });
     });

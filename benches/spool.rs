@@ -92,7 +92,7 @@ fn open(folder: &Path) -> Arc<Spool> {
 /// `rounds` appends one after another.
 async fn append(spool: &Spool, batches: &[RecordBatch], rounds: u64) {
     for batch in batches.iter().cycle().take(rounds as usize) {
-        spool.append(batch.clone()).await.expect("taken");
+        spool.append_in_place(batch.clone()).await.expect("taken");
     }
 }
 
@@ -102,7 +102,7 @@ async fn append_together(spool: &Arc<Spool>, batches: &Arc<Vec<RecordBatch>>, ro
         let (spool, batches) = (Arc::clone(spool), Arc::clone(batches));
         tokio::spawn(async move {
             for batch in batches.iter().cycle().skip(caller * 7).take(rounds as usize) {
-                spool.append(batch.clone()).await.expect("taken");
+                spool.append_in_place(batch.clone()).await.expect("taken");
             }
         })
     });
@@ -220,7 +220,7 @@ fn ratios(runtime: &Runtime) {
         let measured = turns(
             || a.next().into_iter().for_each(|batch| file.append(batch)),
             || {
-                let append = spool.append(b.next().expect("endless").clone());
+                let append = spool.append_in_place(b.next().expect("endless").clone());
                 runtime.block_on(append).expect("taken");
             },
         );

@@ -37,6 +37,11 @@ use crate::{
 pub trait Append: Send + Sync + 'static {
     /// Returns when the batch is durable, all of it, or when the spool has dropped it by the policy that the user chose.
     async fn append(&self, batch: RecordBatch) -> Result<Appended, CannotAppend>;
+
+    /// The same where the call waits for nothing else: the calling thread may be blocked meanwhile.
+    async fn append_alone(&self, batch: RecordBatch) -> Result<Appended, CannotAppend> {
+        self.append(batch).await
+    }
 }
 
 /// A spool did not take a batch.
@@ -144,7 +149,8 @@ impl Intake {
             copied = copies.all().await;
             none_ever_takes_it(&copied)?;
         } else {
-            let mut required = pin!(join_all(required.into_iter().map(|(entry, part)| entry.append(part))));
+            let alone = required.len() == 1 && copies.is_empty();
+            let mut required = pin!(join_all(required.into_iter().map(|(entry, part)| entry.append(part, alone))));
             let results = loop {
                 tokio::select! {
                     biased;
@@ -190,9 +196,9 @@ impl Intake {
 
 impl Entry {
     /// Appends to a required sink's spool; what it dropped.
-    async fn append(&self, batch: RecordBatch) -> Result<Option<(&SinkName, u64, String)>, Refusal> {
-        let records = u64::from(batch.count());
-        match self.target.spool.append(batch).await {
+    async fn append(&self, batch: RecordBatch, alone: bool) -> Result<Option<(&SinkName, u64, String)>, Refusal> {
+        let (records, spool) = (u64::from(batch.count()), &self.target.spool);
+        match if alone { spool.append_alone(batch).await } else { spool.append(batch).await } {
             Ok(Appended::Kept) => Ok(None),
             Ok(Appended::Dropped { limit }) => Ok(Some((&self.target.name, records, drops_newest(limit)))),
             Err(error) => Err(Refusal::of(&self.target.name, error)),

@@ -161,6 +161,10 @@ impl Copies {
         self.under_way.push(optional.copy(batch, leave).boxed());
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.under_way.is_empty()
+    }
+
     /// What became of the next copy; `None` if there is none left. Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<Copied> {
         self.under_way.next().await

@@ -13,6 +13,10 @@ impl Append for Spool {
     async fn append(&self, batch: RecordBatch) -> Result<Appended, CannotAppend> {
         Self::append(self, batch).await.map_err(CannotAppend::from)
     }
+
+    async fn append_alone(&self, batch: RecordBatch) -> Result<Appended, CannotAppend> {
+        self.append_in_place(batch).await.map_err(CannotAppend::from)
+    }
 }
 
 impl From<AppendError> for CannotAppend {

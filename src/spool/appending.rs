@@ -4,6 +4,9 @@
 //! meanwhile; little is better packed at once when the sync is over, with all that has come until then. A group that does not
 //! fit is tried in halves; a batch that does not fit is refused, or the oldest records make space for it. A panic refuses what
 //! it held.
+//!
+//! A caller that is alone need not wake a thread, and be woken by it: that takes as long as a fast medium's sync. It appends on
+//! its own thread, where it may.
 
 use std::{
     collections::VecDeque,
@@ -49,7 +52,12 @@ pub(crate) struct Inbox {
     packing: bool,
     /// Groups that are packed and not yet durable.
     committing: usize,
+    /// The last group was one batch, and nothing came while it was made durable.
+    one_at_a_time: bool,
 }
+
+/// What is appended together, and whether in a new segment.
+pub(super) type Group = (Vec<Waiting>, bool);
 
 impl Inbox {
     pub(crate) fn push(&mut self, waiting: Waiting) {
@@ -66,12 +74,23 @@ impl Inbox {
         self.appends.is_empty() && !self.roll
     }
 
+    fn is_idle(&self) -> bool {
+        !self.packing && self.committing == 0
+    }
+
     /// Whether the next group is to be packed now.
     pub(crate) fn is_due(&self) -> bool {
         !self.is_empty() && !self.packing && (self.committing == 0 || self.bytes >= PACK_AHEAD_BYTES)
     }
 
-    fn take_group(&mut self) -> (Vec<Waiting>, bool) {
+    /// The group that its only caller can append itself.
+    pub(super) fn take_alone(&mut self) -> Option<Group> {
+        (self.one_at_a_time && self.is_idle() && self.appends.len() == 1).then(|| self.take_group())
+    }
+
+    /// What comes first, up to a group's size. It has to be appended.
+    fn take_group(&mut self) -> Group {
+        self.packing = true;
         let (mut group, mut raw) = (Vec::new(), 0);
         while let Some(waiting) = self.appends.front() {
             let len = waiting.batch.bytes().len();
@@ -88,52 +107,48 @@ impl Inbox {
 
 /// Runs until the spool is closed and nothing waits any more; on each of two threads.
 pub(super) fn run(shared: &Arc<Shared>) {
-    while let Some((group, roll)) = shared.next_group() {
-        let batches = group.len();
-        let packed = caught(|| (shared.pack(&group, roll), group));
-        {
-            let mut inbox = shared.inbox.lock();
-            inbox.packing = false;
-            inbox.committing += 1;
-            if inbox.is_due() {
-                shared.mail.notify_one();
-            }
-        }
-        let outcome = packed.and_then(|(packed, group)| caught(|| shared.commit_packed(packed, group, roll)));
-        // What has become due by this is taken by this thread.
-        shared.inbox.lock().committing -= 1;
-        if let Err(panic) = outcome {
-            // Who waited is told by the answer's end.
-            shared.reports.error(format!("appending {batches} batches panicked, and goes on: {panic}"));
-        }
+    while let Some(group) = shared.next_group() {
+        shared.append_group(group);
     }
-    // The other one may wait for what this one has taken.
-    shared.mail.notify_all();
 }
 
 impl Shared {
     /// Waits for a group that is due; `None` at the end.
-    fn next_group(&self) -> Option<(Vec<Waiting>, bool)> {
+    fn next_group(&self) -> Option<Group> {
         let mut inbox = self.inbox.lock();
         while !inbox.is_due() {
-            if inbox.closing && inbox.is_empty() {
+            if inbox.closing && inbox.is_empty() && inbox.is_idle() {
                 return None;
             }
             self.mail.wait(&mut inbox);
         }
-        inbox.packing = true;
         Some(inbox.take_group())
+    }
+
+    /// Makes a group durable and answers it.
+    pub(super) fn append_group(&self, (group, roll): Group) {
+        let batches = group.len();
+        let packed = caught(|| (self.pack(&group, roll), group));
+        let mut committing = Committing::begin(self, batches);
+        let outcome =
+            packed.and_then(|(packed, group)| caught(|| self.commit_packed(packed, group, roll, &mut committing)));
+        committing.end();
+        if let Err(panic) = outcome {
+            // Who waited is told by the answer's end.
+            self.reports.error(format!("appending {batches} batches panicked, and goes on: {panic}"));
+        }
     }
 
     /// Appends what waits now, on this thread; false where nothing did.
     #[cfg(test)]
     pub(crate) fn append_waiting(&self) -> bool {
-        let (group, roll) = self.inbox.lock().take_group();
-        if group.is_empty() && !roll {
+        let mut inbox = self.inbox.lock();
+        if !inbox.is_due() {
             return false;
         }
-        let packed = self.pack(&group, roll);
-        self.commit_packed(packed, group, roll);
+        let group = inbox.take_group();
+        drop(inbox);
+        self.append_group(group);
         true
     }
 
@@ -142,7 +157,13 @@ impl Shared {
     }
 
     /// Makes a group durable and answers it.
-    fn commit_packed(&self, mut packed: Result<PackedGroup, Refusal>, group: Vec<Waiting>, roll: bool) {
+    fn commit_packed(
+        &self,
+        mut packed: Result<PackedGroup, Refusal>,
+        group: Vec<Waiting>,
+        roll: bool,
+        committing: &mut Committing<'_>,
+    ) {
         loop {
             let bytes = packed.as_ref().map_or(0, PackedGroup::bytes);
             let committed = packed.and_then(|packed| {
@@ -158,6 +179,7 @@ impl Shared {
                     self.meters.sync_latency.record_time(time);
                     let free = &self.usage.free;
                     free.store(free.load(Ordering::Relaxed).saturating_sub(bytes), Ordering::Relaxed);
+                    committing.end();
                     return self.answer_kept(group);
                 }
                 Err(refusal) => refusal,
@@ -169,17 +191,21 @@ impl Shared {
                     let mut first = group;
                     let second = first.split_off(first.len() / 2);
                     for half in [first, second] {
-                        self.commit_packed(self.pack(&half, false), half, false);
+                        self.commit_packed(self.pack(&half, false), half, false, committing);
                     }
                     return;
                 }
                 Refusal::Full(_) if self.never_fits(bytes).is_some() => {
                     let max = self.never_fits(bytes).unwrap_or_default();
                     let sink = self.options.name.clone();
+                    committing.end();
                     return answer(group, &AppendError::NeverFits { sink, bytes, max });
                 }
                 Refusal::Full(_) if self.options.when_full == WhenFull::DropOldest && self.drop_oldest(bytes) => {}
-                refusal => return answer(group, &self.name_refusal(refusal)),
+                refusal => {
+                    committing.end();
+                    return answer(group, &self.name_refusal(refusal));
+                }
             }
             packed = self.pack(&group, roll);
         }
@@ -222,6 +248,39 @@ impl Shared {
         self.failing.store(true, Ordering::Relaxed);
         self.reports.error(format!("spool {}: {error}", path.display()));
         AppendError::Io { path, source: Arc::new(error) }
+    }
+}
+
+/// A group is being made durable. This ends before the callers are answered: what they send next finds it over.
+struct Committing<'a> {
+    shared: &'a Shared,
+    batches: usize,
+    ended: bool,
+}
+
+impl<'a> Committing<'a> {
+    fn begin(shared: &'a Shared, batches: usize) -> Self {
+        let mut inbox = shared.inbox.lock();
+        inbox.packing = false;
+        inbox.committing += 1;
+        if inbox.is_due() {
+            shared.mail.notify_one();
+        }
+        Self { shared, batches, ended: false }
+    }
+
+    fn end(&mut self) {
+        if std::mem::replace(&mut self.ended, true) {
+            return;
+        }
+        let mut inbox = self.shared.inbox.lock();
+        inbox.committing -= 1;
+        inbox.one_at_a_time = self.batches == 1 && inbox.is_empty();
+        if inbox.closing {
+            self.shared.mail.notify_all();
+        } else if inbox.is_due() {
+            self.shared.mail.notify_one();
+        }
     }
 }
 

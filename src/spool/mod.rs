@@ -17,7 +17,7 @@
 use std::{collections::HashSet, path::Path, sync::Arc, thread::JoinHandle, time::Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::{runtime::RuntimeFlavor, sync::oneshot};
 
 use crate::record::{RecordBatch, Stream};
 
@@ -108,6 +108,20 @@ impl Spool {
     /// # Errors
     /// See [`AppendError`]; nothing of the batch is kept then.
     pub async fn append(&self, batch: RecordBatch) -> Result<Appended, AppendError> {
+        self.append_as(batch, false).await
+    }
+
+    /// [`append`](Self::append) for a caller that waits for nothing else meanwhile: where no other one appends, the calling
+    /// thread does it itself, which saves two thread switches.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; nothing of the batch is kept then.
+    pub async fn append_in_place(&self, batch: RecordBatch) -> Result<Appended, AppendError> {
+        let runtime = tokio::runtime::Handle::try_current().map(|runtime| runtime.runtime_flavor());
+        self.append_as(batch, matches!(runtime, Ok(RuntimeFlavor::MultiThread))).await
+    }
+
+    async fn append_as(&self, batch: RecordBatch, in_place: bool) -> Result<Appended, AppendError> {
         if batch.is_empty() {
             return Ok(Appended::Kept);
         }
@@ -118,7 +132,7 @@ impl Spool {
         loop {
             // Listening begins before the attempt: space that comes meanwhile is not missed.
             let space = self.shared.space.notified();
-            let (sink, limit) = match self.append_once(batch.clone()).await {
+            let (sink, limit) = match self.append_once(batch.clone(), in_place).await {
                 Err(AppendError::Full { sink, limit }) => (sink, limit),
                 result => return result.map(|()| Appended::Kept),
             };
@@ -133,22 +147,27 @@ impl Spool {
         }
     }
 
-    /// Hands a batch to the threads that append.
-    async fn append_once(&self, batch: RecordBatch) -> Result<(), AppendError> {
+    /// Hands a batch to the threads that append, or appends it here.
+    async fn append_once(&self, batch: RecordBatch, in_place: bool) -> Result<(), AppendError> {
         let closed = || AppendError::Closed { sink: self.shared.options.name.clone() };
         if let Some(bytes) = builder::too_long(&batch) {
             return Err(AppendError::TooLong { bytes, most: builder::MAX_RECORD_BYTES });
         }
         let (answer, answered) = oneshot::channel();
-        {
+        let alone = {
             let mut inbox = self.shared.inbox.lock();
             if inbox.closing {
                 return Err(closed());
             }
             inbox.push(Waiting { batch, answer });
-            if inbox.is_due() {
+            let alone = if in_place { inbox.take_alone() } else { None };
+            if alone.is_none() && inbox.is_due() {
                 self.shared.mail.notify_one();
             }
+            alone
+        };
+        if let Some(group) = alone {
+            tokio::task::block_in_place(|| self.shared.append_group(group));
         }
         answered.await.unwrap_or_else(|_| {
             if self.shared.inbox.lock().closing {

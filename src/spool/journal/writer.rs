@@ -180,6 +180,8 @@ struct Writing {
 struct Active {
     path: PathBuf,
     file: Arc<dyn DiskFile>,
+    /// What `path` has to lead to.
+    identity: Option<Identity>,
     reserved: u64,
 }
 
@@ -389,7 +391,7 @@ impl Writer {
                 self.disk.sync_directory(&self.directory).map_err(Refusal::Io)?;
             }
             let there = self.disk.identity(&file.path).ok();
-            if there.is_some() && there == file.file.identity().ok() { Ok(()) } else { Err(Refusal::Moved) }
+            if there.is_some() && there == file.identity { Ok(()) } else { Err(Refusal::Moved) }
         });
         if let Err(refusal) = synced {
             self.abandon(writing, packed, start);
@@ -428,7 +430,8 @@ impl Writer {
             }
             file => file.map_err(Refusal::Io)?,
         };
-        writing.file = Some(Active { path, file, reserved: 0 });
+        let identity = file.identity().ok();
+        writing.file = Some(Active { path, file, identity, reserved: 0 });
         Ok(())
     }
 
