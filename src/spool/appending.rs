@@ -1,9 +1,8 @@
 //! Appending: group commit.
 //!
-//! What comes while a group is synced becomes the next one, of all callers. Where that is much, a second thread packs it
-//! meanwhile; little is better packed at once when the sync is over, with all that has come until then. A group that does not
-//! fit is tried in halves; a batch that does not fit is refused, or the oldest records make space for it. A panic refuses what
-//! it held.
+//! What comes while a group is synced becomes the next one, of all callers; those who were just answered are waited for, a
+//! little. Where much waits, a second thread packs it meanwhile. A group that does not fit is tried in halves; a batch that does
+//! not fit is refused, or the oldest records make space for it. A panic refuses what it held.
 //!
 //! A caller that is alone need not wake a thread, and be woken by it: that takes as long as a fast medium's sync. It appends on
 //! its own thread, where it may.
@@ -11,8 +10,10 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
 };
 
+use parking_lot::MutexGuard;
 use tokio::sync::oneshot;
 
 use super::{
@@ -29,8 +30,11 @@ use crate::{
 
 /// A group's records, unpacked, are at most this long (a longer batch is a group of its own).
 const GROUP_RAW_BYTES: usize = 4 << 20;
-/// While a group is synced, the next one is packed when this much waits.
-const PACK_AHEAD_BYTES: usize = 64 << 10;
+/// While a group is synced, the next one is packed when this much waits; less is better packed when the sync is over, with
+/// all that has come until then.
+const PACK_AHEAD_BYTES: usize = 512 << 10;
+/// A group that is smaller than the last one waits so long for those who were answered with that: a sync takes longer.
+const GATHER_TIME: Duration = Duration::from_micros(100);
 
 /// A batch and who waits for it.
 #[derive(Debug)]
@@ -52,8 +56,8 @@ pub(crate) struct Inbox {
     packing: bool,
     /// Groups that are packed and not yet durable.
     committing: usize,
-    /// The last group was one batch, and nothing came while it was made durable.
-    one_at_a_time: bool,
+    /// Batches in the last group: who sent one sends the next as soon as it is answered.
+    last: usize,
 }
 
 /// What is appended together, and whether in a new segment.
@@ -85,12 +89,14 @@ impl Inbox {
 
     /// The group that its only caller can append itself.
     pub(super) fn take_alone(&mut self) -> Option<Group> {
-        (self.one_at_a_time && self.is_idle() && self.appends.len() == 1).then(|| self.take_group())
+        (self.last == 1 && self.is_idle() && self.appends.len() == 1).then(|| {
+            self.packing = true;
+            self.take_group()
+        })
     }
 
     /// What comes first, up to a group's size. It has to be appended.
     fn take_group(&mut self) -> Group {
-        self.packing = true;
         let (mut group, mut raw) = (Vec::new(), 0);
         while let Some(waiting) = self.appends.front() {
             let len = waiting.batch.bytes().len();
@@ -122,6 +128,13 @@ impl Shared {
             }
             self.mail.wait(&mut inbox);
         }
+        inbox.packing = true;
+        if inbox.committing == 0 && !inbox.closing {
+            let gathered = Instant::now() + GATHER_TIME;
+            while inbox.appends.len() < inbox.last && Instant::now() < gathered {
+                MutexGuard::unlocked(&mut inbox, std::thread::yield_now);
+            }
+        }
         Some(inbox.take_group())
     }
 
@@ -146,6 +159,7 @@ impl Shared {
         if !inbox.is_due() {
             return false;
         }
+        inbox.packing = true;
         let group = inbox.take_group();
         drop(inbox);
         self.append_group(group);
@@ -275,7 +289,7 @@ impl<'a> Committing<'a> {
         }
         let mut inbox = self.shared.inbox.lock();
         inbox.committing -= 1;
-        inbox.one_at_a_time = self.batches == 1 && inbox.is_empty();
+        inbox.last = self.batches;
         if inbox.closing {
             self.shared.mail.notify_all();
         } else if inbox.is_due() {
