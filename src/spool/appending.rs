@@ -139,17 +139,19 @@ impl Shared {
     }
 
     /// Makes a group durable and answers it.
-    pub(super) fn append_group(&self, (group, roll): Group) {
-        let batches = group.len();
-        let packed = caught(|| (self.pack(&group, roll), group));
-        let mut committing = Committing::begin(self, batches);
-        let outcome =
-            packed.and_then(|(packed, group)| caught(|| self.commit_packed(packed, group, roll, &mut committing)));
-        committing.end();
-        if let Err(panic) = outcome {
+    pub(super) fn append_group(&self, group: Group) {
+        let batches = group.0.len();
+        if let Err(panic) = caught(|| self.append_packing(group)) {
             // Who waited is told by the answer's end.
             self.reports.error(format!("appending {batches} batches panicked, and goes on: {panic}"));
         }
+    }
+
+    fn append_packing(&self, (group, roll): Group) {
+        let mut under_way = UnderWay { shared: self, batches: group.len(), stage: Stage::Packing };
+        let packed = self.pack(&group, roll);
+        under_way.commit();
+        self.commit_packed(packed, group, roll, &mut under_way);
     }
 
     /// Appends what waits now, on this thread; false where nothing did.
@@ -162,7 +164,7 @@ impl Shared {
         inbox.packing = true;
         let group = inbox.take_group();
         drop(inbox);
-        self.append_group(group);
+        self.append_packing(group);
         true
     }
 
@@ -176,7 +178,7 @@ impl Shared {
         mut packed: Result<PackedGroup, Refusal>,
         group: Vec<Waiting>,
         roll: bool,
-        committing: &mut Committing<'_>,
+        under_way: &mut UnderWay<'_>,
     ) {
         loop {
             let bytes = packed.as_ref().map_or(0, PackedGroup::bytes);
@@ -193,7 +195,7 @@ impl Shared {
                     self.meters.sync_latency.record_time(time);
                     let free = &self.usage.free;
                     free.store(free.load(Ordering::Relaxed).saturating_sub(bytes), Ordering::Relaxed);
-                    committing.end();
+                    under_way.end();
                     return self.answer_kept(group);
                 }
                 Err(refusal) => refusal,
@@ -205,19 +207,19 @@ impl Shared {
                     let mut first = group;
                     let second = first.split_off(first.len() / 2);
                     for half in [first, second] {
-                        self.commit_packed(self.pack(&half, false), half, false, committing);
+                        self.commit_packed(self.pack(&half, false), half, false, under_way);
                     }
                     return;
                 }
                 Refusal::Full(_) if self.never_fits(bytes).is_some() => {
                     let max = self.never_fits(bytes).unwrap_or_default();
                     let sink = self.options.name.clone();
-                    committing.end();
+                    under_way.end();
                     return answer(group, &AppendError::NeverFits { sink, bytes, max });
                 }
                 Refusal::Full(_) if self.options.when_full == WhenFull::DropOldest && self.drop_oldest(bytes) => {}
                 refusal => {
-                    committing.end();
+                    under_way.end();
                     return answer(group, &self.name_refusal(refusal));
                 }
             }
@@ -265,36 +267,49 @@ impl Shared {
     }
 }
 
-/// A group is being made durable. This ends before the callers are answered: what they send next finds it over.
-struct Committing<'a> {
+/// A group that is being appended. This ends before the callers are answered: what they send next finds it over.
+struct UnderWay<'a> {
     shared: &'a Shared,
     batches: usize,
-    ended: bool,
+    stage: Stage,
 }
 
-impl<'a> Committing<'a> {
-    fn begin(shared: &'a Shared, batches: usize) -> Self {
-        let mut inbox = shared.inbox.lock();
+enum Stage {
+    Packing,
+    Committing,
+    Ended,
+}
+
+impl UnderWay<'_> {
+    fn commit(&mut self) {
+        let mut inbox = self.shared.inbox.lock();
+        self.stage = Stage::Committing;
         inbox.packing = false;
         inbox.committing += 1;
         if inbox.is_due() {
-            shared.mail.notify_one();
+            self.shared.mail.notify_one();
         }
-        Self { shared, batches, ended: false }
     }
 
     fn end(&mut self) {
-        if std::mem::replace(&mut self.ended, true) {
-            return;
-        }
         let mut inbox = self.shared.inbox.lock();
-        inbox.committing -= 1;
+        match std::mem::replace(&mut self.stage, Stage::Ended) {
+            Stage::Packing => inbox.packing = false,
+            Stage::Committing => inbox.committing -= 1,
+            Stage::Ended => return,
+        }
         inbox.last = self.batches;
         if inbox.closing {
             self.shared.mail.notify_all();
         } else if inbox.is_due() {
             self.shared.mail.notify_one();
         }
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 
