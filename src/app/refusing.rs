@@ -6,7 +6,7 @@ use std::fmt;
 use crate::{
     config::{WhenFull, units::human_size},
     ingest::{CannotAppend, Refused, drops_newest},
-    spool::{Appended, SpoolStatus, WriterState},
+    spool::{Appended, OpenError, SpoolStatus, WriterState},
 };
 
 /// A spool that keeps no records.
@@ -18,6 +18,8 @@ pub(super) enum Refusing {
     DropsNewest(String),
     /// It cannot write.
     Failed(String),
+    /// It does not open: why, and what to do.
+    NotOpen(String, &'static str),
 }
 
 impl Refusing {
@@ -29,6 +31,11 @@ impl Refusing {
             Err(error) if error.reason == Refused::Full => Some(Self::Full(error.message.clone())),
             Err(error) => Some(Self::Failed(error.message.clone())),
         }
+    }
+
+    /// By why the spool does not open.
+    pub(super) fn of_open_error(error: &OpenError) -> Self {
+        Self::NotOpen(error.cause(), error.remedy())
     }
 
     /// By what the spool says of itself; `None` where it takes records.
@@ -59,6 +66,7 @@ impl Refusing {
                 "check the disk; if the sink's directory in data_dir was moved or removed, put it back; if records are still \
                  refused then, restart livekit-spool"
             }
+            Self::NotOpen(_, remedy) => remedy,
         }
     }
 
@@ -73,6 +81,7 @@ impl fmt::Display for Refusing {
         match self {
             Self::Full(why) | Self::Failed(why) => write!(f, "the spool takes no records: {why}"),
             Self::DropsNewest(why) => write!(f, "the spool drops new records: {why}"),
+            Self::NotOpen(why, _) => write!(f, "the spool does not open: {why}"),
         }
     }
 }

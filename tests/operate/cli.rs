@@ -502,7 +502,7 @@ async fn a_reload_says_of_every_change_whether_it_is_in_force_and_refuses_what_a
         reloaded(&original.replacen(from, to, 1))
     };
     let is = |answer: &Value, applied: &[&str], needs_restart: &[&str]| {
-        assert_eq!(*answer, serde_json::json!({ "applied": applied, "needs_restart": needs_restart }));
+        assert_eq!(*answer, serde_json::json!({ "applied": applied, "needs_restart": needs_restart, "failed": [] }));
     };
     is(
         &changed("admin: {", "admin: { public_metrics: true, hosts: [x.example],"),
