@@ -126,6 +126,7 @@ pub(super) fn of_running(sink: &Running, rates: &Mutex<Rates>, lost: u64) -> Loo
         // The figures are from the attempt to open it.
         entry.grow_older(now_millis());
         refused_by(&mut entry, &why.error, why.since);
+        entry.queue_on_disk = None;
         (entry.state, entry.since) = (State::SpoolFailed, Some(why.since));
         entry.delivery = Some(Delivery { lost_records: lost, ..Delivery::default() });
     }
@@ -158,6 +159,8 @@ fn blank(name: &SinkName, state: State) -> SinkStatus {
         max_bytes: 0,
         dead_letter_bytes: 0,
         segments: 0,
+        queue_on_disk: None,
+        queue_failures: 0,
         spool_error: None,
         advice: Vec::new(),
         streams: crate::record::Stream::ALL.into_iter().map(|stream| (stream, StreamStatus::default())).collect(),
@@ -178,6 +181,8 @@ fn fill(entry: &mut SinkStatus, status: &SpoolStatus) {
     entry.disk_bytes = status.disk_bytes;
     entry.dead_letter_bytes = status.disk.dead;
     entry.segments = status.segments;
+    entry.queue_on_disk = Some(status.queue_on_disk);
+    entry.queue_failures = status.queue_failures;
     entry.sync_latency = status.sync_latency.clone();
     entry.sync_records = status.sync_records.clone();
     let last_error = status.last_error.as_ref();

@@ -124,6 +124,10 @@ async fn a_queue_that_cannot_write_any_more_holds_up_nothing_and_loses_nothing()
         server.kept(EVENTS).len() as u64 >= acknowledged as u64
     })
     .await;
+    let backlog = spool.backlog();
+    let sink = support::process::Spool::sink_of(&backlog, "mongo");
+    assert_eq!((&sink["queue_on_disk"], &sink["queue_failures"]), (&false.into(), &1.into()), "{sink:#}");
+    assert!(String::from_utf8_lossy(&spool.command(&["backlog"]).stdout).contains("the queue is in memory"));
     // Killed with a queue that hangs, it starts again with all it had.
     spool.kill();
     spool.set_wrapper(&[]);

@@ -57,6 +57,8 @@ pub fn check(home: &Path, options: SpoolOptions) -> Result<(), OpenError> {
 #[derive(Debug)]
 pub struct StoppedSpool {
     pub(super) shared: Arc<Shared>,
+    /// Whether the queues lie there, and can be read.
+    has_queues: bool,
 }
 
 /// What one look at a store has met.
@@ -87,7 +89,8 @@ impl StoppedSpool {
         let (queue, dead_queue) = (copy_of_queue(home), copy_of_queue(&home.join("dead")));
         let (shared, found) = open::assemble(place, options, own(home, &queue), own(&home.join("dead"), &dead_queue))?;
         let met = [Met { findings: found.0, queue }, Met { findings: found.1, queue: dead_queue }];
-        Ok((Self { shared: Arc::new(shared) }, met))
+        let has_queues = met.iter().all(|met| matches!(met.queue, Ok(Some(_))));
+        Ok((Self { shared: Arc::new(shared), has_queues }, met))
     }
 
     /// What the spool holds.
@@ -95,6 +98,8 @@ impl StoppedSpool {
     pub fn status(&self) -> SpoolStatus {
         let mut status = status::of(&self.shared);
         status.writer = WriterState::Stopped;
+        // What was looked at is a copy.
+        (status.queue_on_disk, status.queue_failures) = (self.has_queues, 0);
         status
     }
 
