@@ -88,6 +88,8 @@ impl fmt::Display for Refusing {
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
+
     use super::*;
     use crate::spool::{FullLimit, Spool, SpoolOptions};
 
@@ -124,6 +126,30 @@ mod tests {
         let full = of(WriterState::Full, WhenFull::DropNewest).await.unwrap();
         assert!(!full.fails_calls() && full.to_string().contains("drops new records"), "{full}");
         assert!(of(WriterState::Failed, WhenFull::DropNewest).await.unwrap().fails_calls());
+    }
+
+    #[test]
+    fn a_spool_that_does_not_open_fails_calls_and_says_why_without_a_path_and_what_to_do() {
+        let io = |kind: ErrorKind| OpenError::Io { path: "/secret".into(), source: kind.into() };
+        for (error, why, what_to_do) in [
+            (io(ErrorKind::PermissionDenied), "permission denied", "chown"),
+            (io(ErrorKind::NotADirectory), "not a directory", "move away"),
+            (io(ErrorKind::ReadOnlyFilesystem), "read-only", "writable"),
+            (io(ErrorKind::Other), "other error", "check the disk"),
+            (OpenError::InUse { path: "/secret".into() }, "another process", "stop"),
+            (OpenError::OtherFormat { path: "/secret".into(), found: 1, known: 2 }, "version 1", "that wrote it"),
+            (OpenError::TooSmall { name: "x".into(), max_bytes: 1, least: 2 }, "too small", "raise spool.max_bytes"),
+            (OpenError::WrongKey { path: "/secret".into(), key: "5a".into() }, "key 5a", "add the key"),
+        ] {
+            let refusing = Refusing::of_open_error(&error);
+            let (text, remedy) = (refusing.to_string(), refusing.remedy());
+            assert!(refusing.fails_calls() && !text.contains('/') && !remedy.contains('/'), "{text}: {remedy}");
+            assert!(
+                text.contains("does not open") && text.contains(why) && remedy.contains(what_to_do),
+                "{text}: {remedy}"
+            );
+            assert!(remedy.contains("`livekit-spool reload`"), "{remedy}");
+        }
     }
 
     #[test]

@@ -315,3 +315,17 @@ async fn a_process_whose_spools_all_fail_stays_up_and_tells_and_a_drain_of_all_e
     spool.wait_until_drained().await;
     spool.terminate();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_pass_is_tried_again_without_being_asked() {
+    let mut spool = Setup::new().files("files").prepare();
+    fs::create_dir_all(spool.data()).unwrap();
+    fs::write(spool.data().join("files"), "").unwrap();
+    spool.start().await;
+    assert!(!spool.command(&["ready"]).status.success());
+    fs::remove_file(spool.data().join("files")).unwrap();
+    support::eventually("it is open", || async { spool.command(&["ready"]).status.success() }).await;
+    send(&spool, &records::numbered_events("again").take(10).collect::<Vec<_>>()).await;
+    spool.wait_until_drained().await;
+    spool.terminate();
+}
