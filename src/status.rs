@@ -225,6 +225,11 @@ pub struct SinkStatus {
     pub dead_letter_bytes: u64,
     /// Journal files.
     pub segments: u64,
+    /// Whether its queue is on disk; it is in memory while the disk is full or the queue's files fail, and is made again from
+    /// the journal by a start. `None` where nothing is known of the spool.
+    pub queue_on_disk: Option<bool>,
+    /// How often the queue's files failed since the start; each time leaves some memory behind until the next one.
+    pub queue_failures: u64,
     /// Why its spool takes no records now.
     pub spool_error: Option<String>,
     /// What to do about it and what to type, one sentence each; empty where nothing has to be done.

@@ -125,17 +125,17 @@ fn done(message: impl Into<String>) -> Response {
 }
 
 async fn pause(State(app): State<Arc<App>>, Name(name): Name) -> Result<Response, Problem> {
-    app.pause(&name)?;
+    app.pause(&name).await?;
     Ok(done("paused: records go on coming in and wait; resume delivers them"))
 }
 
 async fn resume(State(app): State<Arc<App>>, Name(name): Name) -> Result<Response, Problem> {
-    app.resume(&name)?;
+    app.resume(&name).await?;
     Ok(done("resumed"))
 }
 
 async fn flush(State(app): State<Arc<App>>, Name(name): Name) -> Result<Response, Problem> {
-    app.flush(&name)?;
+    app.flush(&name).await?;
     Ok(done(match app.is_paused(&name)? {
         true => "it is paused: nothing goes out before resume",
         false => "what waits is on its way",

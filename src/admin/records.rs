@@ -77,9 +77,10 @@ impl From<OperateError> for Problem {
         let status = match &error {
             OperateError::NoSuchSink(_) => StatusCode::NOT_FOUND,
             OperateError::Append(refusal) if !refusal.is_retryable() => StatusCode::PAYLOAD_TOO_LARGE,
-            OperateError::Append(_) | OperateError::Closed(_) | OperateError::Remove(RemoveError::InUse { .. }) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            OperateError::Append(_)
+            | OperateError::Closed(_)
+            | OperateError::NotOpen { .. }
+            | OperateError::Remove(RemoveError::InUse { .. }) => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };
         Self::new(status, error.to_string())

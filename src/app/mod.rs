@@ -1,7 +1,8 @@
 //! The process: what it opens and in which order, who waits for whom when it stops.
 //!
-//! Start: lock the data folder → open the spools → start the workers → bind and serve. Stop: the servers first (open
-//! requests end), then the workers (one last flush), then the spools; each part within half of `shutdown_timeout`.
+//! Start: lock the data folder → open the spools → start the workers → bind and serve. A spool that does not open stops its
+//! sink, not the process. Stop: the servers first (open requests end), then the workers (one last flush), then the spools; each
+//! part within half of `shutdown_timeout`.
 
 mod demo;
 mod folder;
@@ -153,12 +154,14 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
     });
     app.announce();
     let watching = tokio::spawn(Arc::clone(&app).watch());
+    let opening = tokio::spawn(Arc::clone(&app).keep_opening());
     let admin = tokio::spawn(admin.serve(Arc::clone(&app)));
     let servers = app.serve(grpc, http);
     signals::ready();
     let demo = options.demo_rate.map(|rate| app.start_demo(rate));
 
     signals.until_stopped(&app).await;
+    opening.abort();
     let stopped = app.stop(servers, demo);
     let closed = tokio::select! {
         closed = stopped => closed,
@@ -373,6 +376,10 @@ impl App {
 /// Says what to do about a spool that the configuration does not name.
 fn warn_unclaimed(sink: &SinkStatus) {
     let (name, records) = (&sink.name, sink.records);
+    if let Some(error) = sink.last_error.as_ref().filter(|_| sink.spool_error.is_some()) {
+        tracing::warn!(sink = %name, error, "a spool that the configuration does not name cannot be read; it is kept");
+        return;
+    }
     tracing::warn!(
         sink = %name,
         records,

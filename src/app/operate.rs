@@ -35,6 +35,14 @@ pub enum OperateError {
     /// Its spool is closed, or being opened with other limits.
     #[error("the spool of sink {0} is closed: try again in a moment")]
     Closed(String),
+    /// Its spool does not open.
+    #[error("the spool of sink {sink} does not open: {reason}")]
+    NotOpen {
+        /// The sink.
+        sink: String,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// The spool cannot be read or written.
     #[error(transparent)]
     Queue(#[from] QueueError),
@@ -60,7 +68,27 @@ pub enum OperateError {
 
 impl App {
     pub(super) async fn spool(&self, name: &str) -> Result<Arc<Spool>, OperateError> {
-        self.find(name)?.slot.get().await.ok_or_else(|| OperateError::Closed(name.to_owned()))
+        let sink = self.running(name).await?;
+        sink.slot.get().await.ok_or_else(|| OperateError::Closed(name.to_owned()))
+    }
+
+    /// A sink whose spool did open.
+    async fn running(&self, name: &str) -> Result<Arc<Running>, OperateError> {
+        let sink = self.find(name)?;
+        match sink.slot.not_open().await {
+            Some(why) => Err(OperateError::NotOpen { sink: name.to_owned(), reason: why.error.to_string() }),
+            None => Ok(sink),
+        }
+    }
+
+    /// A sink whose spool is not open: it lies there as that of a stopped process does.
+    async fn at_rest(&self, name: &str) -> Option<SinkName> {
+        let is_unclaimed = self.unclaimed.lock().iter().any(|sink| sink.name == name);
+        let not_open = match self.sink(name) {
+            Some(sink) => sink.slot.not_open().await.is_some(),
+            None => false,
+        };
+        SinkName::new(name).ok().filter(|_| is_unclaimed || not_open)
     }
 
     /// Something to look at a sink's records with; also where the configuration does not name the sink.
@@ -68,37 +96,36 @@ impl App {
     /// # Errors
     /// When there is no such sink, or its spool cannot be read.
     pub async fn source(&self, name: &str) -> Result<Source, OperateError> {
-        let is_unclaimed = self.unclaimed.lock().iter().any(|sink| sink.name == name);
-        match SinkName::new(name) {
-            Ok(sink) if is_unclaimed => look_at(&self.config(), &sink).await,
-            _ => Ok(Source::Open(self.spool(name).await?)),
+        match self.at_rest(name).await {
+            Some(sink) => look_at(&self.config(), &sink).await,
+            None => Ok(Source::Open(self.spool(name).await?)),
         }
     }
 
     /// Stops delivering to a sink; its spool goes on taking records.
     ///
     /// # Errors
-    /// When there is no such sink.
-    pub fn pause(&self, sink: &str) -> Result<(), NoSuchSink> {
-        self.find(sink)?.tell(Handle::pause);
+    /// When there is no such sink, or its spool does not open.
+    pub async fn pause(&self, sink: &str) -> Result<(), OperateError> {
+        self.running(sink).await?.tell(Handle::pause);
         Ok(())
     }
 
     /// Delivers to a sink again.
     ///
     /// # Errors
-    /// When there is no such sink.
-    pub fn resume(&self, sink: &str) -> Result<(), NoSuchSink> {
-        self.find(sink)?.tell(Handle::resume);
+    /// When there is no such sink, or its spool does not open.
+    pub async fn resume(&self, sink: &str) -> Result<(), OperateError> {
+        self.running(sink).await?.tell(Handle::resume);
         Ok(())
     }
 
     /// Delivers what waits now, without waiting for a batch to fill or a pause to end.
     ///
     /// # Errors
-    /// When there is no such sink.
-    pub fn flush(&self, sink: &str) -> Result<(), NoSuchSink> {
-        self.find(sink)?.tell(Handle::flush_now);
+    /// When there is no such sink, or its spool does not open.
+    pub async fn flush(&self, sink: &str) -> Result<(), OperateError> {
+        self.running(sink).await?.tell(Handle::flush_now);
         Ok(())
     }
 
@@ -107,7 +134,7 @@ impl App {
     /// # Errors
     /// When there is no such sink, or its dead letters cannot be read or written.
     pub async fn retry_dead_letters(&self, name: &str, filter: DeadFilter) -> Result<Retried, OperateError> {
-        let sink = self.find(name)?;
+        let sink = self.running(name).await?;
         let retried = letters::retry(&self.spool(name).await?, &*sink.sink, filter).await?;
         sink.tell(Handle::flush_now);
         Ok(retried)
@@ -118,7 +145,7 @@ impl App {
     /// # Errors
     /// When there is no such sink, or its dead letters cannot be written.
     pub async fn drop_dead_letters(&self, name: &str, filter: DeadFilter) -> Result<u64, OperateError> {
-        let sink = self.find(name)?;
+        let sink = self.running(name).await?;
         let dropped = blocking(&self.spool(name).await?, move |spool| spool.drop_dead_letters(&filter)).await?;
         sink.tell(Handle::flush_now);
         Ok(dropped)
@@ -129,8 +156,7 @@ impl App {
     /// # Errors
     /// When there is no such sink, or its spool cannot be read.
     pub async fn verify(&self, name: &str) -> Result<VerifyReport, OperateError> {
-        let unclaimed = self.unclaimed.lock().iter().any(|sink| sink.name == name);
-        if let (true, Ok(sink)) = (unclaimed, SinkName::new(name)) {
+        if let Some(sink) = self.at_rest(name).await {
             let (folder, options) = (self.data_dir().join(name), spool_options(&self.config(), &sink));
             let verified = tokio::task::spawn_blocking(move || spool::verify(&folder, options)).await;
             return Ok(verified.map_err(|panic| OperateError::Closed(panic.to_string()))??);
@@ -225,7 +251,7 @@ impl Stopped {
     }
 
     /// Delivers what waits for a sink (or for all) until nothing is left or `timeout` is over; `progress` hears how many
-    /// records are left. True where nothing is left.
+    /// records are left. True where nothing is left. Of all, one whose spool does not open keeps no other one waiting.
     ///
     /// # Errors
     /// When a sink does not start.
@@ -242,7 +268,10 @@ impl Stopped {
         check_paths(&self.config.sinks, self.data.path())?;
         let mut sinks = Vec::new();
         for sink in chosen {
-            let slot = Slot::open(&sink.name, self.data.path(), &sink.spool).await?;
+            let slot = match name {
+                Some(_) => Slot::open(&sink.name, self.data.path(), &sink.spool).await?,
+                None => Slot::open_or_tell(&sink.name, self.data.path(), &sink.spool).await?,
+            };
             sinks.push(Running::start(Arc::new(sink.clone()), slot, &self.encoder).await?);
         }
         sinks.iter().for_each(|sink| sink.tell(Handle::flush_now));
@@ -252,8 +281,10 @@ impl Stopped {
             let figures: Vec<SinkStatus> =
                 sinks.iter().map(|sink| snapshot::of_running(sink, &rates, 0).status).collect();
             progress(&figures);
-            if figures.iter().all(|sink| sink.records == 0) {
-                break true;
+            let is_open = |sink: &&Arc<Running>| sink.slot.not_open_now().is_none();
+            let mut open = sinks.iter().zip(&figures).filter(|(sink, _)| is_open(sink));
+            if open.all(|(_, figures)| figures.records == 0) {
+                break sinks.iter().all(|sink| is_open(&sink));
             }
             if timeout.is_some_and(|timeout| begun.elapsed() >= timeout) {
                 break false;

@@ -47,7 +47,7 @@ impl App {
             "purged by the operator"
         );
         // A worker that waited for room among the dead letters looks again.
-        self.flush(name)?;
+        self.flush(name).await?;
         Ok(removed)
     }
 
@@ -60,6 +60,7 @@ impl App {
         // A reload may be about to name the sink, and open its spool.
         let _no_reload = self.reloading.lock().await;
         let Some(sink) = find() else { return Ok(None) };
+        check_readable(&sink)?;
         let (data_dir, config) = (self.data_dir().to_owned(), self.config());
         let removing = tokio::task::spawn_blocking(move || {
             let removed = remove(&data_dir, &sink);
@@ -78,6 +79,7 @@ impl Stopped {
     /// As there.
     pub async fn purge(&self, name: &str, dead: bool) -> Result<Removed, OperateError> {
         if let Some(sink) = snapshot::unclaimed_spools(&self.config).iter().find(|sink| sink.name == name) {
+            check_readable(sink)?;
             return Ok(remove(self.data.path(), sink)?);
         }
         self.with_spool(name, async |spool| Ok(purge(spool, dead).await?)).await
@@ -96,6 +98,12 @@ async fn purge(spool: &Arc<Spool>, dead: bool) -> Result<Removed, QueueError> {
         dead_letters,
         left: Vec::new(),
     })
+}
+
+/// Nobody removes what cannot be told.
+fn check_readable(sink: &SinkStatus) -> Result<(), OperateError> {
+    let reason = sink.last_error.clone().filter(|_| sink.spool_error.is_some());
+    reason.map_or(Ok(()), |reason| Err(OperateError::NotOpen { sink: sink.name.clone(), reason }))
 }
 
 /// Removes the spool of a sink that the configuration does not name.

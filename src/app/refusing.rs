@@ -6,7 +6,7 @@ use std::fmt;
 use crate::{
     config::{WhenFull, units::human_size},
     ingest::{CannotAppend, Refused, drops_newest},
-    spool::{Appended, SpoolStatus, WriterState},
+    spool::{Appended, OpenError, SpoolStatus, WriterState},
 };
 
 /// A spool that keeps no records.
@@ -18,6 +18,8 @@ pub(super) enum Refusing {
     DropsNewest(String),
     /// It cannot write.
     Failed(String),
+    /// It does not open: why, and what to do.
+    NotOpen(String, &'static str),
 }
 
 impl Refusing {
@@ -29,6 +31,11 @@ impl Refusing {
             Err(error) if error.reason == Refused::Full => Some(Self::Full(error.message.clone())),
             Err(error) => Some(Self::Failed(error.message.clone())),
         }
+    }
+
+    /// By why the spool does not open.
+    pub(super) fn of_open_error(error: &OpenError) -> Self {
+        Self::NotOpen(error.cause(), error.remedy())
     }
 
     /// By what the spool says of itself; `None` where it takes records.
@@ -59,6 +66,7 @@ impl Refusing {
                 "check the disk; if the sink's directory in data_dir was moved or removed, put it back; if records are still \
                  refused then, restart livekit-spool"
             }
+            Self::NotOpen(_, remedy) => remedy,
         }
     }
 
@@ -73,12 +81,15 @@ impl fmt::Display for Refusing {
         match self {
             Self::Full(why) | Self::Failed(why) => write!(f, "the spool takes no records: {why}"),
             Self::DropsNewest(why) => write!(f, "the spool drops new records: {why}"),
+            Self::NotOpen(why, _) => write!(f, "the spool does not open: {why}"),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
+
     use super::*;
     use crate::spool::{FullLimit, Spool, SpoolOptions};
 
@@ -115,6 +126,30 @@ mod tests {
         let full = of(WriterState::Full, WhenFull::DropNewest).await.unwrap();
         assert!(!full.fails_calls() && full.to_string().contains("drops new records"), "{full}");
         assert!(of(WriterState::Failed, WhenFull::DropNewest).await.unwrap().fails_calls());
+    }
+
+    #[test]
+    fn a_spool_that_does_not_open_fails_calls_and_says_why_without_a_path_and_what_to_do() {
+        let io = |kind: ErrorKind| OpenError::Io { path: "/secret".into(), source: kind.into() };
+        for (error, why, what_to_do) in [
+            (io(ErrorKind::PermissionDenied), "permission denied", "chown"),
+            (io(ErrorKind::NotADirectory), "not a directory", "move away"),
+            (io(ErrorKind::ReadOnlyFilesystem), "read-only", "writable"),
+            (io(ErrorKind::Other), "other error", "check the disk"),
+            (OpenError::InUse { path: "/secret".into() }, "another process", "stop"),
+            (OpenError::OtherFormat { path: "/secret".into(), found: 1, known: 2 }, "version 1", "that wrote it"),
+            (OpenError::TooSmall { name: "x".into(), max_bytes: 1, least: 2 }, "too small", "raise spool.max_bytes"),
+            (OpenError::WrongKey { path: "/secret".into(), key: "5a".into() }, "key 5a", "add the key"),
+        ] {
+            let refusing = Refusing::of_open_error(&error);
+            let (text, remedy) = (refusing.to_string(), refusing.remedy());
+            assert!(refusing.fails_calls() && !text.contains('/') && !remedy.contains('/'), "{text}: {remedy}");
+            assert!(
+                text.contains("does not open") && text.contains(why) && remedy.contains(what_to_do),
+                "{text}: {remedy}"
+            );
+            assert!(remedy.contains("`livekit-spool reload`"), "{remedy}");
+        }
     }
 
     #[test]

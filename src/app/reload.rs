@@ -2,9 +2,10 @@
 //! the new one is bad.
 //!
 //! Sinks come and go, and a changed one is stopped (one last flush) and started anew on the same spool; senders wait for
-//! a spool that is opened with other limits. Addresses, TLS files' paths, memory and the data folder need a restart.
+//! a spool that is opened with other limits. Addresses, TLS files' paths, memory and the data folder need a restart. A spool
+//! that did not open is tried again.
 
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -19,7 +20,11 @@ use super::{
 use crate::{
     config::{self, AdminConfig, Config, ConfigError, IngestConfig, LogConfig, SinkConfig},
     record::now_millis,
+    spool::OpenError,
 };
+
+/// How often a spool is tried again that did not open, where the reason may pass by itself.
+const OPEN_PERIOD: Duration = Duration::from_secs(30);
 
 /// What a reload did.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -28,6 +33,9 @@ pub struct Reloaded {
     pub applied: Vec<String>,
     /// What changed in the file and waits for a restart.
     pub needs_restart: Vec<String>,
+    /// Sinks that stand still because their spool does not open, and why.
+    #[serde(default)]
+    pub failed: Vec<String>,
 }
 
 /// Why the old configuration stays in force.
@@ -59,7 +67,7 @@ impl App {
             Ok(reloaded) => {
                 let lines = |lines: &[String]| if lines.is_empty() { "nothing".to_owned() } else { lines.join("; ") };
                 let (applied, needs_restart) = (lines(&reloaded.applied), lines(&reloaded.needs_restart));
-                tracing::info!(applied, needs_restart, "configuration reloaded");
+                tracing::info!(applied, needs_restart, failed = lines(&reloaded.failed), "configuration reloaded");
                 ("configuration reloaded", None)
             }
             Err(error) => {
@@ -90,6 +98,7 @@ impl App {
 
         let added = self.start_added(&old, &new).await?;
         self.swap_sinks(&old, &new, added, &mut done).await;
+        self.open_again(|_| true, &mut done).await;
         if new.log.level != old.log.level {
             self.logging.set_level(new.log.level);
             done.applied.push(format!("log.level: {}", new.log.level.as_str()));
@@ -169,7 +178,9 @@ impl App {
         let was_paused = sink.is_paused();
         sink.stop().await;
         let mut config = new.clone();
+        // One that did not open is opened with the new ones, once the sink runs with them.
         if new.spool != sink.config.spool
+            && sink.slot.not_open().await.is_none()
             && let Err(error) = sink.slot.reopen(&old.data_dir, &new.spool, &sink.config.spool).await
         {
             tracing::error!(%error, "the sink's new spool options are not used; the old ones stay in force");
@@ -198,6 +209,29 @@ impl App {
                 tracing::error!(%error, "the sink does not run; its records wait in the spool until a restart");
                 Arc::clone(sink)
             }
+        }
+    }
+
+    /// Opens spools that did not open before, where `which` says so of the reason.
+    async fn open_again(&self, which: impl Fn(&OpenError) -> bool, done: &mut Reloaded) {
+        for sink in self.sinks.load_full().iter() {
+            let Some(why) = sink.slot.not_open().await.filter(|why| which(&why.error)) else { continue };
+            if sink.open_again(self.data_dir()).await {
+                done.applied.push(format!("sink {}: its spool is open again", sink.config.name));
+                continue;
+            }
+            let why = sink.slot.not_open().await.unwrap_or(why);
+            done.failed.push(format!("sink {}: its spool does not open: {}", sink.config.name, why.error));
+        }
+    }
+
+    /// Opens spools again whose reason may pass by itself, for ever.
+    pub(super) async fn keep_opening(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(OPEN_PERIOD).await;
+            let _no_reload = self.reloading.lock().await;
+            // What comes of it is logged.
+            self.open_again(OpenError::is_retryable, &mut Reloaded::default()).await;
         }
     }
 

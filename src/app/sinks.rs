@@ -1,6 +1,7 @@
 //! A sink at work: its spool, its worker, and what either can be told.
 
 use std::{
+    io,
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
@@ -17,9 +18,9 @@ use crate::{
     document::Encoder,
     flush::{FlushState, FlushStatus, Handle, Worker},
     ingest::{self, Append, CannotAppend, Filter, Refused},
-    record::{RecordBatch, SinkName, Stream},
+    record::{RecordBatch, SinkName, Stream, UnixMillis, now_millis},
     sink::{Sink, file::FileSink, mongodb::MongoSink, redis::RedisSink},
-    spool::{Appended, OpenError, Spool},
+    spool::{Appended, OpenError, Spool, SpoolStatus, inspect},
 };
 
 /// Why a sink cannot run.
@@ -46,23 +47,69 @@ pub enum SinkStartError {
 /// A spool that kept whatever came for this long is taken for recovered: those it refused come again sooner.
 const REFUSAL: Duration = Duration::from_secs(10);
 
-/// A spool that can be opened anew, with other limits, while senders wait instead of failing.
+/// A spool that can be opened again, with other limits, while senders wait instead of failing.
 pub(super) struct Slot {
     name: SinkName,
-    spool: RwLock<Option<Arc<Spool>>>,
+    spool: RwLock<Held>,
     /// Why the last batch was not kept, until one is kept again.
     refused: Mutex<Option<(Instant, Refusing)>>,
 }
 
+/// What a slot holds.
+enum Held {
+    Open(Arc<Spool>),
+    NotOpen(Arc<NotOpen>),
+    /// For good.
+    Closed,
+}
+
+impl Held {
+    const fn spool(&self) -> Option<&Arc<Spool>> {
+        if let Self::Open(spool) = self { Some(spool) } else { None }
+    }
+
+    const fn not_open(&self) -> Option<&Arc<NotOpen>> {
+        if let Self::NotOpen(why) = self { Some(why) } else { None }
+    }
+}
+
+/// A spool that does not open.
+pub(super) struct NotOpen {
+    pub(super) error: OpenError,
+    pub(super) since: UnixMillis,
+    /// What can be seen of it from outside.
+    pub(super) figures: Option<SpoolStatus>,
+}
+
 impl Slot {
+    fn new(name: &SinkName, held: Held) -> Arc<Self> {
+        Arc::new(Self { name: name.clone(), spool: RwLock::new(held), refused: Mutex::default() })
+    }
+
     /// Opens a sink's spool.
     pub(super) async fn open(
         name: &SinkName,
         data_dir: &Path,
         config: &SpoolConfig,
     ) -> Result<Arc<Self>, SinkStartError> {
-        let spool = open(name, data_dir, config).await?;
-        Ok(Arc::new(Self { name: name.clone(), spool: RwLock::new(Some(spool)), refused: Mutex::default() }))
+        match open(name, data_dir, config).await {
+            Ok(spool) => Ok(Self::new(name, Held::Open(spool))),
+            Err(source) => Err(SinkStartError::Spool { name: name.clone(), source }),
+        }
+    }
+
+    /// Opens a sink's spool; where it does not open, the slot says why. A spool that another process has open is an error all
+    /// the same: two processes are at work.
+    pub(super) async fn open_or_tell(
+        name: &SinkName,
+        data_dir: &Path,
+        config: &SpoolConfig,
+    ) -> Result<Arc<Self>, SinkStartError> {
+        match open(name, data_dir, config).await {
+            Ok(spool) => Ok(Self::new(name, Held::Open(spool))),
+            Err(source @ OpenError::InUse { .. }) => Err(SinkStartError::Spool { name: name.clone(), source }),
+            Err(error) => Ok(Self::new(name, Held::NotOpen(not_open(name, data_dir, config, error).await))),
+        }
     }
 
     /// Closes the spool and opens it with other options; where those do not work, with the old ones.
@@ -73,29 +120,67 @@ impl Slot {
         old: &SpoolConfig,
     ) -> Result<(), SinkStartError> {
         let mut slot = self.spool.write().await;
-        if let Some(spool) = slot.take() {
+        if let Held::Open(spool) = std::mem::replace(&mut *slot, Held::Closed) {
             spool.close().await;
         }
         match open(&self.name, data_dir, new).await {
             Ok(spool) => {
-                *slot = Some(spool);
+                *slot = Held::Open(spool);
                 Ok(())
             }
-            Err(error) => {
-                *slot = open(&self.name, data_dir, old).await.ok();
-                Err(error)
+            Err(source) => {
+                *slot = match open(&self.name, data_dir, old).await {
+                    Ok(spool) => Held::Open(spool),
+                    Err(error) => Held::NotOpen(not_open(&self.name, data_dir, old, error).await),
+                };
+                Err(SinkStartError::Spool { name: self.name.clone(), source })
             }
         }
     }
 
-    /// The spool, unless it is closed.
-    pub(super) async fn get(&self) -> Option<Arc<Spool>> {
-        self.spool.read().await.clone()
+    /// Opens a spool that did not open before, while senders are refused; `None` where it does not open now either, or is not
+    /// such a one.
+    pub(super) async fn open_again(&self, data_dir: &Path, config: &SpoolConfig) -> Option<Arc<Spool>> {
+        let before = self.not_open().await?;
+        let opened = open(&self.name, data_dir, config).await;
+        let held = match opened {
+            Ok(spool) => Held::Open(spool),
+            // The same again needs no other look.
+            Err(error) if error.to_string() == before.error.to_string() => return None,
+            Err(error) => Held::NotOpen(not_open(&self.name, data_dir, config, error).await),
+        };
+        let opened = held.spool().cloned();
+        let mut slot = self.spool.write().await;
+        if slot.not_open().is_some() {
+            *slot = held;
+            return opened;
+        }
+        drop(slot);
+        // It was closed for good meanwhile.
+        if let Some(spool) = opened {
+            spool.close().await;
+        }
+        None
     }
 
-    /// The spool, unless it is closed or being opened anew right now.
+    /// The spool, if it is open.
+    pub(super) async fn get(&self) -> Option<Arc<Spool>> {
+        self.spool.read().await.spool().cloned()
+    }
+
+    /// The spool, if it is open and not being opened with other limits right now.
     pub(super) fn get_now(&self) -> Option<Arc<Spool>> {
-        self.spool.try_read().ok().and_then(|spool| spool.clone())
+        self.spool.try_read().ok().and_then(|held| held.spool().cloned())
+    }
+
+    /// Why it does not open.
+    pub(super) async fn not_open(&self) -> Option<Arc<NotOpen>> {
+        self.spool.read().await.not_open().cloned()
+    }
+
+    /// The same, unless it is being opened with other limits right now.
+    pub(super) fn not_open_now(&self) -> Option<Arc<NotOpen>> {
+        self.spool.try_read().ok().and_then(|held| held.not_open().cloned())
     }
 
     /// Why it keeps no records, where it did not keep some just now and kept none since.
@@ -106,7 +191,8 @@ impl Slot {
 
     /// Closes it for good.
     pub(super) async fn close(&self) {
-        if let Some(spool) = self.spool.write().await.take() {
+        let held = std::mem::replace(&mut *self.spool.write().await, Held::Closed);
+        if let Held::Open(spool) = held {
             spool.close().await;
         }
     }
@@ -115,11 +201,11 @@ impl Slot {
 #[async_trait]
 impl Append for Slot {
     async fn append(&self, batch: RecordBatch) -> Result<Appended, CannotAppend> {
-        let Some(spool) = self.get().await else {
-            return Err(CannotAppend {
-                reason: Refused::Unavailable,
-                message: "its spool is closing: try again later".to_owned(),
-            });
+        let refuse = |message| Err(CannotAppend { reason: Refused::Unavailable, message });
+        let spool = match &*self.spool.read().await {
+            Held::Open(spool) => Arc::clone(spool),
+            Held::NotOpen(why) => return refuse(format!("its spool does not open: {}", why.error.cause())),
+            Held::Closed => return refuse("its spool is closing: try again later".to_owned()),
         };
         let result = Append::append(&*spool, batch).await;
         match &result {
@@ -131,14 +217,23 @@ impl Append for Slot {
     }
 }
 
-async fn open(name: &SinkName, data_dir: &Path, config: &SpoolConfig) -> Result<Arc<Spool>, SinkStartError> {
-    let (folder, options) = (data_dir.join(name.as_str()), config.options(name));
-    let opened = tokio::task::spawn_blocking(move || Spool::open(&folder, options)).await;
-    match opened {
-        Ok(Ok(spool)) => Ok(Arc::new(spool)),
-        Ok(Err(source)) => Err(SinkStartError::Spool { name: name.clone(), source }),
-        Err(panic) => Err(SinkStartError::Options { name: name.clone(), message: panic.to_string() }),
-    }
+async fn open(name: &SinkName, data_dir: &Path, config: &SpoolConfig) -> Result<Arc<Spool>, OpenError> {
+    let (directory, options) = (data_dir.join(name.as_str()), config.options(name));
+    let path = directory.clone();
+    let opened = tokio::task::spawn_blocking(move || Spool::open(&directory, options)).await;
+    opened.unwrap_or_else(|panic| Err(OpenError::Io { path, source: io::Error::other(panic) })).map(Arc::new)
+}
+
+/// Looks at a spool that does not open, from outside.
+async fn not_open(name: &SinkName, data_dir: &Path, config: &SpoolConfig, error: OpenError) -> Arc<NotOpen> {
+    tracing::error!(
+        sink = %name,
+        %error,
+        "the spool does not open: the sink stands still, the others go on; `livekit-spool reload` tries again"
+    );
+    let (directory, options) = (data_dir.join(name.as_str()), config.options(name));
+    let looked = tokio::task::spawn_blocking(move || inspect(&directory, options).ok()).await;
+    Arc::new(NotOpen { error, since: now_millis(), figures: looked.ok().flatten() })
 }
 
 /// A sink at work.
@@ -151,20 +246,37 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Starts delivering from an open spool.
+    /// Starts delivering from a spool, once it is open.
     pub(super) async fn start(
         config: Arc<SinkConfig>,
         slot: Arc<Slot>,
         encoder: &Arc<Encoder>,
     ) -> Result<Arc<Self>, SinkStartError> {
         let sink = build(&config, encoder)?;
-        let Some(spool) = slot.get().await else {
+        let running = Self { config, slot, sink, worker: Mutex::default(), stop: CancellationToken::new() };
+        if let Some(spool) = running.slot.get().await {
+            running.deliver_from(spool);
+        } else if running.slot.not_open().await.is_none() {
             let message = "its spool is closed".to_owned();
-            return Err(SinkStartError::Options { name: config.name.clone(), message });
-        };
-        let stop = CancellationToken::new();
-        let worker = Worker::spawn(&config.name, spool, Arc::clone(&sink), config.flush.clone(), stop.clone());
-        Ok(Arc::new(Self { config, slot, sink, worker: Mutex::new(Some(worker)), stop }))
+            return Err(SinkStartError::Options { name: running.config.name.clone(), message });
+        }
+        Ok(Arc::new(running))
+    }
+
+    fn deliver_from(&self, spool: Arc<Spool>) {
+        let mut worker = self.worker.lock();
+        if !self.stop.is_cancelled() {
+            let (name, flush, stop) = (&self.config.name, self.config.flush.clone(), self.stop.clone());
+            *worker = Some(Worker::spawn(name, spool, Arc::clone(&self.sink), flush, stop));
+        }
+    }
+
+    /// Opens its spool, which did not open before, and starts delivering; whether it did.
+    pub(super) async fn open_again(&self, data_dir: &Path) -> bool {
+        let Some(spool) = self.slot.open_again(data_dir, &self.config.spool).await else { return false };
+        self.deliver_from(spool);
+        tracing::info!(sink = %self.config.name, "the spool is open again: the sink takes records and delivers");
+        true
     }
 
     /// What the intake needs to know of it.
@@ -177,7 +289,7 @@ impl Running {
         }
     }
 
-    /// The worker's figures; `None` once it was stopped.
+    /// The worker's figures; `None` where there is none: its spool does not open, or it was stopped.
     pub(super) fn status(&self) -> Option<FlushStatus> {
         self.worker.lock().as_ref().map(Handle::status)
     }

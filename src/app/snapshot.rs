@@ -1,6 +1,6 @@
 //! Makes [`Snapshot`]s: of a running process, or of a stopped one's folder.
 
-use std::{io, path::Path};
+use std::{fs, io, path::Path};
 
 use parking_lot::Mutex;
 
@@ -16,7 +16,7 @@ use crate::{
     flush::{FlushState, FlushStatus},
     histogram::HistogramSnapshot,
     ingest::IngestSnapshot,
-    record::{SinkName, now_millis},
+    record::{SinkName, UnixMillis, now_millis},
     spool::{self, OpenError, SpoolStatus},
     status::{Delivery, Disk, Ingest, Refused, SinkStatus, Snapshot, State, StreamStatus, Taken},
 };
@@ -24,28 +24,24 @@ use crate::{
 /// Looks at the spools of a data folder that no process works on; changes no byte of it.
 ///
 /// # Errors
-/// When a spool cannot be read.
+/// When the folder cannot be read. A spool that cannot be read is told of in its sink's part.
 pub fn of_stopped(config: &Config) -> Result<Snapshot, OpenError> {
     let now = now_millis();
     let mut sinks = Vec::new();
     let listed = |source: io::Error| OpenError::Io { path: config.data_dir.clone(), source };
     let on_disk = spools_in(&config.data_dir).map_err(listed)?;
     for sink in &config.sinks {
-        let status = match on_disk.contains(&sink.name) {
-            true => Some(inspect(config, &sink.name)?),
-            false => None,
-        };
         let mut entry = blank(&sink.name, State::Stopped);
         describe(&mut entry, sink);
-        if let Some(status) = &status {
-            fill(&mut entry, status);
+        // Something is there, though it may not be a spool's directory.
+        if fs::symlink_metadata(config.data_dir.join(sink.name.as_str())).is_ok() {
+            look(config, &sink.name, &mut entry);
+        } else {
+            entry.advise(None);
         }
-        entry.advise(None);
         sinks.push(entry);
     }
-    for name in on_disk.iter().filter(|name| config.sinks.iter().all(|sink| sink.name != **name)) {
-        sinks.push(unclaimed(config, name)?);
-    }
+    sinks.extend(unclaimed_of(config, &on_disk));
     Ok(Snapshot {
         at: now,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -60,32 +56,43 @@ pub fn of_stopped(config: &Config) -> Result<Snapshot, OpenError> {
 
 /// The spools that no configured sink claims.
 pub(super) fn unclaimed_spools(config: &Config) -> Vec<SinkStatus> {
-    let names = spools_in(&config.data_dir).unwrap_or_default();
-    names
-        .iter()
-        .filter(|name| config.sinks.iter().all(|sink| sink.name != **name))
-        .filter_map(|name| match unclaimed(config, name) {
-            Ok(status) => Some(status),
-            Err(error) => {
-                tracing::warn!(sink = %name, %error, "a spool that the configuration does not name cannot be read");
-                None
+    unclaimed_of(config, &spools_in(&config.data_dir).unwrap_or_default())
+}
+
+fn unclaimed_of(config: &Config, on_disk: &[SinkName]) -> Vec<SinkStatus> {
+    let is_unclaimed = |name: &&SinkName| config.sinks.iter().all(|sink| sink.name != **name);
+    let unclaimed = |name: &SinkName| {
+        let mut entry = blank(name, State::NotConfigured);
+        entry.configured = false;
+        entry.required = false;
+        look(config, name, &mut entry);
+        entry.max_bytes = 0;
+        entry
+    };
+    on_disk.iter().filter(is_unclaimed).map(unclaimed).collect()
+}
+
+/// Looks at a spool that is not open; where it cannot be read, the entry says why.
+fn look(config: &Config, name: &SinkName, entry: &mut SinkStatus) {
+    match spool::inspect(&config.data_dir.join(name.as_str()), spool_options(config, name)) {
+        Ok(status) => {
+            fill(entry, &status);
+            entry.advise(None);
+        }
+        Err(error) => {
+            if entry.configured {
+                entry.state = State::SpoolFailed;
             }
-        })
-        .collect()
+            refused_by(entry, &error, now_millis());
+            entry.advise(Some(error.remedy()));
+        }
+    }
 }
 
-fn unclaimed(config: &Config, name: &SinkName) -> Result<SinkStatus, OpenError> {
-    let mut entry = blank(name, State::NotConfigured);
-    entry.configured = false;
-    entry.required = false;
-    fill(&mut entry, &inspect(config, name)?);
-    entry.max_bytes = 0;
-    entry.advise(None);
-    Ok(entry)
-}
-
-fn inspect(config: &Config, name: &SinkName) -> Result<SpoolStatus, OpenError> {
-    spool::inspect(&config.data_dir.join(name.as_str()), spool_options(config, name))
+fn refused_by(entry: &mut SinkStatus, error: &OpenError, at: UnixMillis) {
+    entry.spool_error = Some(Refusing::of_open_error(error).to_string());
+    entry.last_error = Some(error.to_string());
+    entry.last_error_at = Some(at);
 }
 
 /// A running sink, as it was looked at.
@@ -105,14 +112,24 @@ pub(super) fn of_running(sink: &Running, rates: &Mutex<Rates>, lost: u64) -> Loo
     describe(&mut entry, &sink.config);
     let mut counters = Counters::default();
     let spool = sink.slot.get_now().map(|spool| spool.status());
-    if let Some(status) = &spool {
+    let not_open = sink.slot.not_open_now();
+    if let Some(status) = spool.as_ref().or(not_open.as_ref().and_then(|why| why.figures.as_ref())) {
         fill(&mut entry, status);
         counters.received = status.streams.values().map(|stream| stream.next).sum();
         counters.gone = counters.received.saturating_sub(entry.records);
     }
     let of_status = || Refusing::of_status(spool.as_ref()?, sink.config.spool.when_full);
-    let refusing = sink.slot.refusal().or_else(of_status);
+    let of_open_error = not_open.as_ref().map(|why| Refusing::of_open_error(&why.error));
+    let refusing = of_open_error.or_else(|| sink.slot.refusal()).or_else(of_status);
     entry.spool_error = refusing.as_ref().map(ToString::to_string);
+    if let Some(why) = &not_open {
+        // The figures are from the attempt to open it.
+        entry.grow_older(now_millis());
+        refused_by(&mut entry, &why.error, why.since);
+        entry.queue_on_disk = None;
+        (entry.state, entry.since) = (State::SpoolFailed, Some(why.since));
+        entry.delivery = Some(Delivery { lost_records: lost, ..Delivery::default() });
+    }
     if let Some(status) = sink.status() {
         apply(&mut entry, status, &rates.lock(), lost);
     }
@@ -142,6 +159,8 @@ fn blank(name: &SinkName, state: State) -> SinkStatus {
         max_bytes: 0,
         dead_letter_bytes: 0,
         segments: 0,
+        queue_on_disk: None,
+        queue_failures: 0,
         spool_error: None,
         advice: Vec::new(),
         streams: crate::record::Stream::ALL.into_iter().map(|stream| (stream, StreamStatus::default())).collect(),
@@ -162,6 +181,8 @@ fn fill(entry: &mut SinkStatus, status: &SpoolStatus) {
     entry.disk_bytes = status.disk_bytes;
     entry.dead_letter_bytes = status.disk.dead;
     entry.segments = status.segments;
+    entry.queue_on_disk = Some(status.queue_on_disk);
+    entry.queue_failures = status.queue_failures;
     entry.sync_latency = status.sync_latency.clone();
     entry.sync_records = status.sync_records.clone();
     let last_error = status.last_error.as_ref();

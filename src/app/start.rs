@@ -74,10 +74,10 @@ pub fn check(config: &Config) -> Result<Option<Tls>, RunError> {
     Ok(config.ingest.tls.clone().map(Tls::load).transpose()?)
 }
 
-/// Opens every sink's spool and starts its worker.
+/// Opens every sink's spool and starts its worker. A sink whose spool does not open stands still, and says why.
 pub(super) async fn sinks(config: &Config, encoder: &Arc<Encoder>) -> Result<Vec<Arc<Running>>, SinkStartError> {
     let starting = config.sinks.iter().map(|sink| async {
-        let slot = Slot::open(&sink.name, &config.data_dir, &sink.spool).await?;
+        let slot = Slot::open_or_tell(&sink.name, &config.data_dir, &sink.spool).await?;
         Running::start(Arc::new(sink.clone()), slot, encoder).await
     });
     join_all(starting).await.into_iter().collect()

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{
-    Common, Failure, Outcome, block_on,
+    Common, Exit, Failure, Outcome, block_on,
     client::{Client, encoded},
     output,
 };
@@ -34,8 +34,11 @@ pub(super) fn reload(common: &Common) -> Outcome {
     let config = common.load_config()?;
     block_on(async {
         let done: Reloaded = Client::need(&config.data_dir).await?.post("reload").await?;
+        let outcome =
+            if done.failed.is_empty() { Ok(()) } else { Err(Failure::new(Exit::Partial, done.failed.join("\n"))) };
         if common.json {
-            return output::json(&done);
+            output::json(&done)?;
+            return outcome;
         }
         for line in &done.applied {
             output::line(format!("now in force: {line}"))?;
@@ -43,10 +46,10 @@ pub(super) fn reload(common: &Common) -> Outcome {
         for line in &done.needs_restart {
             output::line(format!("needs a restart: {line}"))?;
         }
-        if done.applied.is_empty() && done.needs_restart.is_empty() {
+        if done.applied.is_empty() && done.needs_restart.is_empty() && done.failed.is_empty() {
             output::line("nothing has changed")?;
         }
-        Ok(())
+        outcome
     })
 }
 

@@ -116,6 +116,12 @@ fn remarks(sink: &SinkStatus) -> Vec<String> {
             lines.push(format!("dropped of {stream}: {} ({reason})", human_count(*records)));
         }
     }
+    if sink.delivery.is_some() && sink.queue_on_disk == Some(false) {
+        let failures = sink.queue_failures;
+        lines.push(format!(
+            "the queue is in memory (its files failed {failures} times): a kill would cost redeliveries"
+        ));
+    }
     lines.extend(sink.spool_error.clone());
     if let Some(error) = &sink.last_error {
         let at = sink.last_error_at.map(|at| format!(" ({})", humantime::format_rfc3339_seconds(time(at))));

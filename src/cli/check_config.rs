@@ -1,8 +1,10 @@
 //! `check-config`: what will run, without running it, and what the existing spools say to it.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
-use super::{Common, Failure, Outcome, output};
+use super::{Common, Exit, Failure, Outcome, output};
 use crate::{
     app,
     config::{
@@ -11,7 +13,8 @@ use crate::{
     },
     flush::FlushOptions,
     ingest::AuthOptions,
-    record::Stream,
+    record::{SinkName, Stream},
+    spool::{self, OpenError},
     status::SinkStatus,
 };
 
@@ -29,9 +32,16 @@ pub(super) fn run(common: &Common, _args: &Args) -> Outcome {
             return Err(failure);
         }
     };
-    let findings = findings(&config);
+    let (findings, refused) = (findings(&config), refused(&config));
+    let outcome = if refused.is_empty() {
+        Ok(())
+    } else {
+        let lines = refused.iter().map(|(sink, error)| format!("sink {sink} would stand still: {error}"));
+        Err(Failure::new(Exit::Partial, lines.collect::<Vec<_>>().join("\n")))
+    };
     if common.json {
-        return output::json(&as_json(&config, &findings));
+        output::json(&as_json(&config, &findings, &refused))?;
+        return outcome;
     }
     output::line(format!("{}: valid\n", config.source))?;
     for (name, value) in overview(&config) {
@@ -46,7 +56,7 @@ pub(super) fn run(common: &Common, _args: &Args) -> Outcome {
     for finding in &findings {
         output::line(format!("\n! {finding}"))?;
     }
-    Ok(())
+    outcome
 }
 
 /// The configuration, where `run` would take it.
@@ -59,7 +69,7 @@ fn valid(common: &Common) -> Result<Config, Failure> {
     Ok(config)
 }
 
-/// What the spools that are there say to this configuration. None of it stops `run`; all of it should be known before.
+/// What the spools that are there say to this configuration. None of it stops a sink; all of it should be known before.
 fn findings(config: &Config) -> Vec<String> {
     let running = if super::client::is_locked(&config.data_dir) {
         Some(
@@ -76,6 +86,18 @@ fn findings(config: &Config) -> Vec<String> {
         Err(error) => vec![error.to_string()],
     };
     running.into_iter().chain(spools).collect()
+}
+
+/// The spools that `run` would not open, and why. While a process runs they are its business: `livekit-spool ready` tells.
+fn refused(config: &Config) -> BTreeMap<SinkName, OpenError> {
+    if super::client::is_locked(&config.data_dir) {
+        return BTreeMap::new();
+    }
+    let check = |sink: &SinkConfig| {
+        let error = spool::check(&config.data_dir.join(sink.name.as_str()), sink.spool.options(&sink.name)).err()?;
+        Some((sink.name.clone(), error))
+    };
+    config.sinks.iter().filter_map(check).collect()
 }
 
 fn finding(sink: &SinkStatus) -> Option<String> {
@@ -174,7 +196,9 @@ fn word(value: &impl serde::Serialize) -> String {
     }
 }
 
-fn as_json(config: &Config, findings: &[String]) -> Value {
+fn as_json(config: &Config, findings: &[String], refused: &BTreeMap<SinkName, OpenError>) -> Value {
+    let refused: serde_json::Map<String, Value> =
+        refused.iter().map(|(sink, error)| (sink.to_string(), error.to_string().into())).collect();
     let sinks: serde_json::Map<String, Value> = config
         .sinks
         .iter()
@@ -203,5 +227,6 @@ fn as_json(config: &Config, findings: &[String]) -> Value {
         "tls": config.ingest.tls.is_some(),
         "sinks": sinks,
         "findings": findings,
+        "refused": refused,
     })
 }

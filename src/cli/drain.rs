@@ -78,12 +78,13 @@ async fn drain_running(client: &Client, args: &DrainArgs, meter: &mut Meter) -> 
         let sinks: Vec<SinkStatus> = snapshot.sinks.into_iter().filter(chosen).collect();
         if is_first {
             for sink in &sinks {
-                let _: Value = client.post(&format!("sinks/{}/flush", encoded(&sink.name))).await?;
+                // One that cannot is what the drain tells of.
+                let _: Result<Value, Failure> = client.post(&format!("sinks/{}/flush", encoded(&sink.name))).await;
             }
             is_first = false;
         }
         meter.show(&sinks);
-        if sinks.iter().all(|sink| sink.records == 0) {
+        if sinks.iter().all(|sink| sink.records == 0 && sink.state != State::SpoolFailed) {
             return Ok(true);
         }
         if args.timeout.is_some_and(|timeout| begun.elapsed() >= timeout) {
@@ -138,7 +139,8 @@ impl Meter {
             set_aside: now.set_aside.saturating_sub(first.set_aside),
         };
         self.left = sinks.iter().map(|sink| sink.records).sum();
-        self.obstacle = sinks.iter().filter(|sink| sink.records > 0).find_map(obstacle);
+        self.obstacle =
+            sinks.iter().filter(|sink| sink.records > 0 || sink.state == State::SpoolFailed).find_map(obstacle);
         let done = self.gone.delivered + self.gone.set_aside;
         let seconds = self.begun.elapsed().as_secs_f64();
         let rate = if seconds > 0.0 { done as f64 / seconds } else { 0.0 };
@@ -179,7 +181,7 @@ impl Meter {
             return Ok(());
         }
         let why = self.obstacle.map(|obstacle| format!(" ({obstacle})")).unwrap_or_default();
-        Err(Failure::new(Exit::Partial, format!("out of time: {} records are left{why}", human_count(self.left))))
+        Err(Failure::new(Exit::Partial, format!("not drained: {} records are left{why}", human_count(self.left))))
     }
 }
 

@@ -86,7 +86,8 @@ pub trait Queue: Send + Sync + 'static {
 
     /// Where the queue was rebuilt from the journal: records received at this time or later may come again although they
     /// were delivered, by the wall clock. `None`: none but those of [`Queue::unflushed`] may. It may change while the queue
-    /// is open; it has before the first record that comes again is leased.
+    /// is open; it has before the first record that comes again is leased. It is `None` again once all that the journal held
+    /// when the queue was rebuilt is done.
     fn redelivers_since(&self) -> Option<UnixMillis>;
 }
 

@@ -61,11 +61,67 @@ pub(crate) fn remedy(error: &io::Error) -> String {
         }
         io::ErrorKind::ReadOnlyFilesystem => "mount it writable, or choose another data_dir".to_owned(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "give the disk some space".to_owned(),
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            "a directory belongs there: move away what is in its place".to_owned()
+        }
         _ => "see to the disk, or choose another data_dir".to_owned(),
     }
 }
 
 impl OpenError {
+    /// True where the cause may pass, so that trying again helps without a change of the configuration.
+    #[must_use]
+    pub const fn is_retryable(&self) -> bool {
+        matches!(self, Self::Io { .. } | Self::InUse { .. })
+    }
+
+    /// Why, without a path of this machine: for whoever may ask.
+    #[must_use]
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Io { source, .. } => source.to_string(),
+            Self::InUse { .. } => "another process uses it".to_owned(),
+            Self::OtherFormat { found, known, .. } => {
+                format!("it is of format version {found}, this build reads version {known} alone")
+            }
+            Self::TooSmall { max_bytes, least, .. } => {
+                format!("max_bytes {max_bytes} is too small: at least {least} bytes are needed")
+            }
+            Self::WrongKey { key, .. } => {
+                format!("it is encrypted with key {key}, which is not among the configured keys")
+            }
+        }
+    }
+
+    /// What to do about it, without a path of this machine.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::Io { source, .. } => match source.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    "give the sink's directory in data_dir to the user that livekit-spool runs as (chown -R), then `livekit-spool reload`"
+                }
+                io::ErrorKind::ReadOnlyFilesystem => "mount the data_dir writable, then `livekit-spool reload`",
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    "give the disk some space, then `livekit-spool reload`"
+                }
+                io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+                    "move away what is in the place of the sink's directory in data_dir, then `livekit-spool reload`"
+                }
+                _ => {
+                    "check the disk, then `livekit-spool reload`; `livekit-spool recover` takes records out of what can be read"
+                }
+            },
+            Self::InUse { .. } => "stop the other process, then `livekit-spool reload`",
+            Self::OtherFormat { .. } => {
+                "deliver it with the livekit-spool that wrote it, or move the sink's directory in data_dir away; then \
+                 `livekit-spool reload`"
+            }
+            Self::TooSmall { .. } => "raise spool.max_bytes, then `livekit-spool reload`",
+            Self::WrongKey { .. } => "add the key to spool.encryption, then `livekit-spool reload`; nothing is lost",
+        }
+    }
+
     pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| Self::Io { path, source }

@@ -179,6 +179,6 @@ impl Queue for Spool {
     }
 
     fn redelivers_since(&self) -> Option<UnixMillis> {
-        self.shared.store.state.lock().redelivers_since
+        self.shared.store.state.lock().redeliveries.map(|redeliveries| redeliveries.since)
     }
 }

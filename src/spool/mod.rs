@@ -66,7 +66,7 @@ pub use self::{
     reports::LastError,
     status::{DiskBytes, SpoolStatus, StreamStatus, WriterState},
     tools::{
-        inspect::{StoppedSpool, inspect},
+        inspect::{StoppedSpool, check, inspect},
         raw,
         recover::{DamagedPlace, RecoverError, RecoverReport, recover},
         verify::{Finding, Severity, VerifyReport, verify},

@@ -199,7 +199,7 @@ pub(super) fn start(shared: Shared, maintenance: Maintenance, lock: Option<Direc
 }
 
 /// A backlog that cannot be decrypted is named at the start; it stays as it is.
-fn check_key(shared: &Shared) -> Result<(), OpenError> {
+pub(super) fn check_key(shared: &Shared) -> Result<(), OpenError> {
     if let Err(DeadError::NoKey { path, key }) = shared.dead.check_key() {
         return Err(OpenError::WrongKey { path, key });
     }

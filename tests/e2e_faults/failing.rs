@@ -20,14 +20,14 @@ fn load(seed: u64) -> LoadOptions {
 }
 
 /// Has some of a program's system calls fail, and notes them in a file.
-struct Failing {
+pub(super) struct Failing {
     folder: TempDir,
     words: Vec<String>,
 }
 
 impl Failing {
     /// `calls` fail with `error` at `when`, as strace has it; with `file`, only those on it.
-    fn new(calls: &str, error: &str, when: &str, file: Option<&Path>) -> Self {
+    pub(super) fn new(calls: &str, error: &str, when: &str, file: Option<&Path>) -> Self {
         let folder = support::folder("strace");
         let trace = folder.path().join("trace");
         let inject = format!("inject={calls}:error={error}:when={when}");
@@ -40,12 +40,12 @@ impl Failing {
         Self { folder, words }
     }
 
-    fn words(&self) -> Vec<&str> {
+    pub(super) fn words(&self) -> Vec<&str> {
         self.words.iter().map(String::as_str).collect()
     }
 
     /// How many calls failed so far.
-    fn count(&self) -> usize {
+    pub(super) fn count(&self) -> usize {
         let trace = fs::read_to_string(self.folder.path().join("trace")).unwrap_or_default();
         trace.matches("(INJECTED)").count()
     }
@@ -124,6 +124,10 @@ async fn a_queue_that_cannot_write_any_more_holds_up_nothing_and_loses_nothing()
         server.kept(EVENTS).len() as u64 >= acknowledged as u64
     })
     .await;
+    let backlog = spool.backlog();
+    let sink = support::process::Spool::sink_of(&backlog, "mongo");
+    assert_eq!((&sink["queue_on_disk"], &sink["queue_failures"]), (&false.into(), &1.into()), "{sink:#}");
+    assert!(String::from_utf8_lossy(&spool.command(&["backlog"]).stdout).contains("the queue is in memory"));
     // Killed with a queue that hangs, it starts again with all it had.
     spool.kill();
     spool.set_wrapper(&[]);

@@ -7,6 +7,7 @@ mod support;
 mod clock;
 mod durable;
 mod failing;
+mod one_sink;
 mod private;
 mod start;
 

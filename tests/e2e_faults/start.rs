@@ -1,4 +1,5 @@
-//! Starts that cannot work end at once, say which folder it is and what to do about it, and change nothing.
+//! Starts that cannot work end at once, say which folder it is and what to do about it, and change nothing. What concerns one sink's
+//! spool stops that sink.
 
 use std::{
     fs::{self, Permissions},
@@ -16,7 +17,7 @@ use crate::{
 };
 
 /// Runs a program so that modes count: root may do anything, unless it has no capabilities.
-fn unprivileged() -> &'static [&'static str] {
+pub(super) fn unprivileged() -> &'static [&'static str] {
     if rustix::process::geteuid().is_root() {
         &["setpriv", "--bounding-set", "-all", "--inh-caps", "-all", "--"]
     } else {
@@ -47,6 +48,20 @@ fn assert_ends(spool: &mut Spool, code: i32, parts: &[&str]) {
     }
 }
 
+/// The process starts, without the sink `files`, whose last error has all these parts; stopped again.
+async fn assert_stands_still(spool: &mut Spool, parts: &[&str]) {
+    spool.start().await;
+    let backlog = spool.backlog();
+    let sink = Spool::sink_of(&backlog, "files");
+    assert_eq!(sink["state"], "spool-failed", "{sink:#}");
+    let error = sink["last_error"].as_str().unwrap_or_default();
+    for part in parts {
+        assert!(error.contains(part), "{part:?} is not in {error:?}");
+    }
+    assert!(!spool.command(&["ready"]).status.success());
+    spool.terminate();
+}
+
 fn below(folder: &Path) -> Vec<PathBuf> {
     let mut all = vec![folder.to_owned()];
     if folder.is_dir() {
@@ -55,7 +70,7 @@ fn below(folder: &Path) -> Vec<PathBuf> {
     all
 }
 
-fn chmod(path: &Path, mode: u32) {
+pub(super) fn chmod(path: &Path, mode: u32) {
     fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
 }
 
@@ -73,14 +88,15 @@ async fn a_read_only_data_folder_is_refused() {
     for path in &all {
         chmod(path, if path.is_dir() { 0o700 } else { 0o600 });
     }
-    // One folder of one sink is enough.
+    // One folder of one sink stops that sink.
     for part in ["files", "files/journal", "files/dead", "files/dead/journal"] {
         let folder = data.join(part);
         chmod(&folder, 0o500);
-        assert_refused(&mut spool, &["sink files", folder.to_str().unwrap(), "Permission denied", &user, "chown"]);
+        assert_stands_still(&mut spool, &[folder.to_str().unwrap(), "Permission denied", &user, "chown"]).await;
         chmod(&folder, 0o700);
     }
     spool.start().await;
+    assert!(spool.command(&["ready"]).status.success());
     spool.terminate();
 }
 
@@ -112,7 +128,7 @@ async fn a_data_folder_of_somebody_else_is_refused() {
         for path in below(&data.join("files")) {
             std::os::unix::fs::chown(&path, Some(NOBODY), Some(NOBODY)).unwrap();
         }
-        assert_refused(&mut spool, &["sink files", "data/files", "Permission denied", "(uid 0)", "chown -R"]);
+        assert_stands_still(&mut spool, &["data/files", "Permission denied", "(uid 0)", "chown -R"]).await;
     } else {
         let root = Path::new("/livekit-spool-of-a-test");
         assert_eq!(fs::metadata("/").unwrap().uid(), 0);
@@ -151,15 +167,9 @@ async fn a_spool_of_a_newer_format_is_refused_and_left_as_it_is() {
             files.map(|path| (fs::read(&path).unwrap(), path)).collect()
         };
         let before = files();
-        assert_refused(
-            &mut spool,
-            &[
-                segment.to_str().unwrap(),
-                "format version 3",
-                "reads version 2 alone",
-                "the livekit-spool that wrote it",
-            ],
-        );
+        let told =
+            [segment.to_str().unwrap(), "format version 3", "reads version 2 alone", "the livekit-spool that wrote it"];
+        assert_stands_still(&mut spool, &told).await;
         let files = || -> Vec<_> {
             let files = below(&spool.data().join("files")).into_iter().filter(|path| path.is_file());
             files.map(|path| (fs::read(&path).unwrap(), path)).collect()

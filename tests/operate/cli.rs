@@ -45,9 +45,10 @@ pub(super) fn rewrite(path: &std::path::Path, text: &str) {
 fn figures(backlog: &Value) -> Vec<(String, Value)> {
     let sink = Spool::sink_of(backlog, "mongo");
     let streams = sink["streams"].as_object().expect("streams");
-    let mut figures: Vec<_> = ["records", "blocks", "bytes", "dead_letters", "max_bytes"]
-        .map(|key| (key.to_owned(), sink[key].clone()))
-        .into();
+    let mut figures: Vec<_> =
+        ["records", "blocks", "bytes", "dead_letters", "max_bytes", "queue_on_disk", "queue_failures"]
+            .map(|key| (key.to_owned(), sink[key].clone()))
+            .into();
     for (name, stream) in streams {
         for key in ["records", "blocks", "bytes", "oldest_received_at", "dead_letters", "delivered"] {
             figures.push((format!("{name}.{key}"), stream[key].clone()));
@@ -502,7 +503,7 @@ async fn a_reload_says_of_every_change_whether_it_is_in_force_and_refuses_what_a
         reloaded(&original.replacen(from, to, 1))
     };
     let is = |answer: &Value, applied: &[&str], needs_restart: &[&str]| {
-        assert_eq!(*answer, serde_json::json!({ "applied": applied, "needs_restart": needs_restart }));
+        assert_eq!(*answer, serde_json::json!({ "applied": applied, "needs_restart": needs_restart, "failed": [] }));
     };
     is(
         &changed("admin: {", "admin: { public_metrics: true, hosts: [x.example],"),

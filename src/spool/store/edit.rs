@@ -145,6 +145,7 @@ impl Store {
             of_stream.released.remove(range);
         }
         state.stand_at(stream, first);
+        state.end_redeliveries();
         drop(state);
         self.mark_changed();
         Ok(records)

@@ -109,8 +109,17 @@ pub(crate) struct State {
     pub(crate) needed_from: u64,
     /// Groups that are synced and not entered into the queue.
     pub(crate) unentered: VecDeque<Group>,
-    /// Records received from then on may come again beyond [`StreamState::unflushed`]: the queue was made from the journal.
-    pub(crate) redelivers_since: Option<UnixMillis>,
+    /// What may come again beyond [`StreamState::unflushed`]: the queue was made from the journal.
+    pub(crate) redeliveries: Option<Redeliveries>,
+}
+
+/// Records that may come again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Redeliveries {
+    /// They were received from then on.
+    pub(crate) since: UnixMillis,
+    /// They lie before these sequence numbers.
+    until: PerStream<u64>,
 }
 
 /// A stream's part of the state.
@@ -219,6 +228,26 @@ impl State {
             stream.next = next;
         }
         self.unentered.push_back(Group { segment, end, blocks });
+    }
+
+    /// Of what the journal holds now, records received from `since` on may come again.
+    fn expect_redeliveries(&mut self, since: Option<UnixMillis>) {
+        if let Some(since) = since {
+            // A little earlier than before: who has looked back that far looks again, at what was delivered since.
+            let since = self.redeliveries.map_or(since, |known| since.min(known.since.saturating_sub(1)));
+            let until = self.streams.each_ref().map(|stream| stream.next);
+            self.redeliveries = Some(Redeliveries { since, until });
+        }
+        self.end_redeliveries();
+    }
+
+    /// Nothing of it comes again once all that the journal held then is done.
+    fn end_redeliveries(&mut self) {
+        let Some(Redeliveries { until, .. }) = self.redeliveries else { return };
+        let is_done = self.streams.iter().zip(until).all(|(stream, until)| stream.ack_floor >= until);
+        if is_done && self.segments.values().all(|segment| segment.unread.is_none()) {
+            self.redeliveries = None;
+        }
     }
 
     fn note_sealed(&mut self, Ending { segment, len, records, .. }: Ending) {

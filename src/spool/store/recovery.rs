@@ -487,7 +487,6 @@ impl<'a> Recovery<'a> {
         let Self { queue, survey, next, recorded, mut state, findings, needed_from, .. } = self;
         state.needed_from = needed_from;
         state.done = survey.done.iter().map(|&segment| (segment, ())).collect();
-        state.redelivers_since = findings.redelivers_since;
         let mut pending = Pending::default();
         each_entry(queue, &mut |stream, key, entry| pending.add(stream, key, entry))?;
         for (stream, totals) in state.streams.iter_mut().zip(recorded.totals) {
@@ -500,6 +499,7 @@ impl<'a> Recovery<'a> {
         for stream in &mut state.streams {
             stream.cursor = stream.ack_floor;
         }
+        state.expect_redeliveries(findings.redelivers_since);
         let numbers = state.segments.keys().chain(&survey.done).chain(recorded.segments.keys());
         let next_segment = numbers.max().map_or(1, |newest| newest + 1).max(needed_from);
         let ended = state.segments.last_key_value();
@@ -618,7 +618,7 @@ pub(super) fn twin(store: &Store) -> MemoryQueue {
         }
     }
     state.take_over(pending, &change.entries, lost);
-    state.redelivers_since = [state.redelivers_since, since].into_iter().flatten().min();
+    state.expect_redeliveries(since);
     change.totals = Some(state.streams.each_ref().map(|stream| stream.totals.clone()));
     drop(state);
     // Memory takes every change.
@@ -708,6 +708,8 @@ impl Store {
             state.streams[stream as usize].totals.count(Disposition::Dropped(DropReason::Damaged), lost.len());
             state.stand_at(stream, firsts[stream as usize]);
         }
+        // What of it was done out of order is not known.
+        state.expect_redeliveries(walked.oldest);
         drop(state);
         self.mark_changed();
         Ok(())

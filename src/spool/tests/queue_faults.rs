@@ -1,4 +1,5 @@
-//! A queue whose changes or flushes fail or hang: it is replaced, and costs no record.
+//! A queue whose changes or flushes fail or hang: it is replaced, and costs no record. What may come again by it is told, until it
+//! is done.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -118,5 +119,48 @@ async fn a_queue_that_hangs_holds_up_neither_intake_nor_delivery_and_is_replaced
     eventually("segments are deleted without a queue", || spool.status().segments <= 1).await;
     queue.set(Mood::Work);
     assert_eq!((spool.status().records(), spool.status().streams[&Stream::Events].delivered), (0, 4000));
+    spool.close().await;
+}
+
+#[tokio::test]
+async fn what_may_come_again_is_told_until_all_that_the_journal_held_then_is_done() {
+    let disk = MemoryDisk::new();
+    let queue = Arc::new(FaultyQueue::default());
+    let spool = over(&disk, Some(Arc::clone(&queue) as Arc<dyn QueueStore>));
+    spool.append(batch(Stream::Stats, 0..10)).await.expect("taken");
+    spool.append(batch(Stream::Events, 0..20)).await.expect("taken");
+    assert_eq!(spool.redelivers_since(), None);
+    queue.set(Mood::Fail);
+    assert_eq!(lease_all(&spool, Stream::Events).len(), 20);
+    let first = spool.redelivers_since();
+    assert!(first.is_some(), "the queue was made again");
+    // What comes later comes once.
+    spool.append(batch(Stream::Events, 20..30)).await.expect("taken");
+    assert_eq!((lease_all(&spool, Stream::Events).len(), lease_all(&spool, Stream::Stats).len()), (10, 10));
+    for (stream, done) in [(Stream::Events, 5..20), (Stream::Events, 0..5), (Stream::Stats, 1..10)] {
+        spool.acknowledge(stream, &[done]).expect("noted");
+        assert_eq!(spool.redelivers_since(), first, "some of it waits");
+    }
+    spool.acknowledge(Stream::Stats, &[0..1]).expect("noted");
+    assert_eq!((spool.redelivers_since(), spool.status().records()), (None, 10));
+    spool.close().await;
+}
+
+#[tokio::test]
+async fn a_start_without_a_queue_tells_what_may_come_again_until_it_is_done() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = open(folder.path());
+    spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
+    spool.close().await;
+    let spool = open(folder.path());
+    assert_eq!(spool.redelivers_since(), None, "the queue is believed");
+    spool.close().await;
+    fs::remove_dir_all(folder.path().join("queue")).expect("removed");
+    let spool = open(folder.path());
+    spool.append(batch(Stream::Events, 10..20)).await.expect("taken");
+    assert_eq!(lease_all(&spool, Stream::Events).len(), 20);
+    assert!(spool.redelivers_since().is_some());
+    spool.acknowledge(Stream::Events, &[0..10]).expect("noted");
+    assert_eq!((spool.redelivers_since(), spool.status().records()), (None, 10));
     spool.close().await;
 }

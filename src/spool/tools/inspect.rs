@@ -3,14 +3,14 @@
 //! sled writes when it opens: the queue is looked at through a copy. Where it cannot be copied or opened, what the journal tells has
 //! to do, as a start without a queue would: more may be shown than is still to be delivered.
 
-use std::{collections::HashSet, path::Path, sync::Arc};
+use std::{collections::HashSet, fs, io, path::Path, sync::Arc};
 
 use crate::{
     record::Stream,
     spool::{
         dead_letters::{DeadFilter, DeadLetter},
         delivery::QueueError,
-        disk::{Disk, RealDisk},
+        disk::{Disk, RealDisk, check_writable},
         error::OpenError,
         open,
         options::SpoolOptions,
@@ -34,10 +34,31 @@ pub fn inspect(home: &Path, options: SpoolOptions) -> Result<SpoolStatus, OpenEr
     StoppedSpool::look(home, options).map(|spool| spool.status())
 }
 
+/// What would keep the spool from being opened for work, besides another process that has it open.
+///
+/// # Errors
+/// As [`Spool::open`](crate::spool::Spool::open); a directory that is missing is none, it is made.
+pub fn check(home: &Path, options: SpoolOptions) -> Result<(), OpenError> {
+    let dead = home.join("dead");
+    for directory in [home.to_owned(), home.join("journal"), dead.join("journal"), dead] {
+        let usable = match fs::metadata(&directory) {
+            Ok(metadata) if !metadata.is_dir() => Err(rustix::io::Errno::NOTDIR.into()),
+            _ => check_writable(&directory),
+        };
+        match usable {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(OpenError::io(directory)(error)),
+            _ => {}
+        }
+    }
+    open::check_key(&StoppedSpool::look(home, options)?.shared)
+}
+
 /// A spool that no process has open, as it lies on disk. Nothing of it is changed, and no lock is taken.
 #[derive(Debug)]
 pub struct StoppedSpool {
     pub(super) shared: Arc<Shared>,
+    /// Whether the queues lie there, and can be read.
+    has_queues: bool,
 }
 
 /// What one look at a store has met.
@@ -68,7 +89,8 @@ impl StoppedSpool {
         let (queue, dead_queue) = (copy_of_queue(home), copy_of_queue(&home.join("dead")));
         let (shared, found) = open::assemble(place, options, own(home, &queue), own(&home.join("dead"), &dead_queue))?;
         let met = [Met { findings: found.0, queue }, Met { findings: found.1, queue: dead_queue }];
-        Ok((Self { shared: Arc::new(shared) }, met))
+        let has_queues = met.iter().all(|met| matches!(met.queue, Ok(Some(_))));
+        Ok((Self { shared: Arc::new(shared), has_queues }, met))
     }
 
     /// What the spool holds.
@@ -76,6 +98,8 @@ impl StoppedSpool {
     pub fn status(&self) -> SpoolStatus {
         let mut status = status::of(&self.shared);
         status.writer = WriterState::Stopped;
+        // What was looked at is a copy.
+        (status.queue_on_disk, status.queue_failures) = (self.has_queues, 0);
         status
     }
 

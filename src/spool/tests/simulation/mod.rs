@@ -14,6 +14,7 @@
 //! | `story`, `steps` | what can be done, and how it is |
 //! | `world` | the process and its machine: opens, checks, crashes, goes on to the end |
 //! | `enumerate` | short stories, with a crash at every operation and at every operation of the recovery |
+//! | `found` | the shrunk stories of faults that were found, each with its name |
 //! | `seeds` | long stories by seed; a failing one is shrunk and printed |
 //!
 //! What the spool has to survive: the end of the process or the machine at any operation; reads, writes, syncs, renames and
@@ -23,6 +24,7 @@
 
 mod disk;
 mod enumerate;
+mod found;
 mod ledger;
 mod medium;
 mod queue;

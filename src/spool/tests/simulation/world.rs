@@ -210,6 +210,12 @@ impl World {
         }
     }
 
+    /// How many records of a stream are still to be delivered.
+    pub(super) fn pending(&self, stream: Stream) -> u64 {
+        let of_stream = |process: &Process| process.shared.store.state.lock().streams[stream as usize].records;
+        self.process.as_ref().map_or(0, of_stream)
+    }
+
     /// Nothing fails just now, and all files are there.
     pub(super) fn is_quiet(&self) -> bool {
         let state = self.machine.state();

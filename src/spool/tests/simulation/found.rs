@@ -1,0 +1,150 @@
+//! Stories that met a fault of the spool once, cut down to what it takes, each named after what has to hold. The number is the seed
+//! that found it.
+
+use super::{
+    disk::{Fault, Kind},
+    medium::{End, Pages},
+    queue::Remembers,
+    seeds::{report, tell},
+    story::{Offer, Step, WIDE},
+    world::World,
+};
+use crate::record::Stream;
+
+const EVENTS: Stream = Stream::Events;
+const STATS: Stream = Stream::Stats;
+const ROOMS: Stream = Stream::NodeRooms;
+const KILL: End = End::Kill { torn: false };
+const FOR_GOOD: u16 = u16::MAX;
+/// Of two segments, in thousandths.
+const SECOND: u64 = 500;
+
+#[track_caller]
+fn holds(story: &[Step]) {
+    if let Err(error) = tell(story) {
+        panic!("{error}\n{}", report(story));
+    }
+}
+
+fn append(stream: Stream, records: u32, bytes: usize) -> Step {
+    Step::Append(vec![Offer { stream, records, bytes }])
+}
+
+const fn fails(kind: Kind, after: u16, times: u16) -> Step {
+    Step::Fault(Fault { kind, after, times, no_space: false })
+}
+
+/// The process is killed at the so-manieth operation from here.
+const fn killed(after: u64, remembers: Remembers) -> Step {
+    Step::Crash { after, end: KILL, remembers, again: None }
+}
+
+/// 2732: a refused first group that could not be removed was taken for one that was kept and is damaged, once a later segment
+/// stood behind it.
+#[test]
+fn a_refused_group_whose_file_could_not_be_removed_is_gone_before_the_next_segment_begins() {
+    holds(&[
+        append(ROOMS, 1, 100),
+        Step::Restart(WIDE),
+        // It is created and reserved; the write fails, and so does undoing it.
+        fails(Kind::Write, 2, FOR_GOOD),
+        fails(Kind::Change, 0, FOR_GOOD),
+        append(STATS, 4, 600),
+    ]);
+}
+
+/// 2948: a group that a kill left unsynced was entered into the queue before it was synced; a power cut in the same start took it
+/// from the journal and not from the queue, and it counted as damaged.
+#[test]
+fn what_a_start_finds_unsynced_is_synced_before_the_queue_knows_of_it() {
+    let power_cut = End::Power { pages: Pages::Nothing, names: 16 };
+    for operation in 1..=8 {
+        holds(&[
+            append(EVENTS, 1, 100),
+            // It is written, and not synced.
+            Step::Crash {
+                after: 2,
+                end: KILL,
+                remembers: Remembers::All,
+                again: Some((operation, power_cut, Remembers::All)),
+            },
+            append(STATS, 2, 700),
+            append(ROOMS, 1, 100),
+        ]);
+    }
+}
+
+/// 577: a segment that could not be read while its queue was made again went on being entered; its next group took the unread part
+/// for entered, and that part was lost.
+#[test]
+fn what_could_not_be_read_for_a_new_queue_is_entered_later_whatever_was_appended_behind_it() {
+    holds(&[
+        fails(Kind::Read, 0, FOR_GOOD),
+        // Opened and changed; then entering fails.
+        fails(Kind::Queue, 0, 1),
+        append(STATS, 4, 100),
+        Step::Time(8),
+        append(STATS, 1, 100),
+    ]);
+}
+
+/// 5754: a segment that was out of sight at a start came back with sequence numbers that had been given out again; its entries took
+/// the place of records that were kept since.
+#[test]
+fn sequence_numbers_that_may_lie_in_a_segment_out_of_sight_are_not_given_out_again() {
+    holds(&[
+        append(STATS, 1, 100),
+        Step::Restart(WIDE),
+        append(ROOMS, 1, 100),
+        Step::Time(1),
+        // In the same segment, and what the queue is told of it is not flushed.
+        append(EVENTS, 1, 100),
+        Step::Hide(SECOND),
+        killed(1, Remembers::Flushed),
+        Step::Time(1),
+        append(EVENTS, 1, 100),
+        Step::Show,
+    ]);
+}
+
+/// 12672: a queue that a power cut took back to before a purge was believed, though a front told of the purge; the purged records
+/// came again.
+#[test]
+fn a_queue_that_is_older_than_what_a_front_says_is_done_is_not_believed() {
+    let mut world = World::new();
+    let story = [
+        append(EVENTS, 2, 100),
+        append(STATS, 1, 100),
+        Step::Time(1),
+        Step::Purge(EVENTS),
+        // A segment of its own, whose front says so.
+        append(ROOMS, 3, 5500),
+        Step::Crash {
+            after: 1,
+            end: End::Power { pages: Pages::All, names: 16 },
+            remembers: Remembers::Older,
+            again: None,
+        },
+        append(ROOMS, 1, 100),
+    ];
+    story.iter().try_for_each(|step| world.step(step)).unwrap();
+    assert_eq!(world.pending(EVENTS), 0, "purged");
+    assert_eq!((world.pending(STATS), world.pending(ROOMS)), (1, 3));
+    world.go_on_to_the_end().unwrap();
+}
+
+/// 9575: a segment that was out of sight at a start, and unknown to the queue, was back when its number was due. The next one was
+/// taken, and its sequence numbers were given out again.
+#[test]
+fn a_segment_whose_number_turns_out_to_be_taken_has_taken_its_sequence_numbers_too() {
+    holds(&[
+        append(STATS, 1, 100),
+        Step::Restart(WIDE),
+        append(EVENTS, 1, 100),
+        Step::Hide(SECOND),
+        killed(1, Remembers::Nothing),
+        Step::Time(1),
+        Step::Show,
+        append(EVENTS, 1, 100),
+    ]);
+}
