@@ -3,14 +3,17 @@
 
 use std::{fs, path::Path, time::Duration};
 
+use livekit_protocol::{AnalyticsEvent, AnalyticsEvents};
+use prost::Message;
 use tempfile::TempDir;
+use tonic::Code;
 
 use crate::{
-    EVENTS,
+    EVENTS, lines, records,
     support::{
         self,
         load::{Load, LoadOptions, Sent},
-        process::Setup,
+        process::{Setup, Spool},
         wire::{Reply, WireServer},
     },
 };
@@ -102,6 +105,59 @@ async fn cuts_and_reservations_that_fail_lose_nothing_that_was_answered_ok() {
 #[tokio::test(flavor = "multi_thread")]
 async fn writes_without_space_for_a_while_are_refused_and_taken_again_later() {
     with_failing_calls("pwrite64", "ENOSPC", "30..90").await;
+}
+
+/// Sends events by gRPC or HTTP; false where they are refused, for now.
+async fn is_taken(spool: &Spool, events: &[AnalyticsEvent], by_http: bool) -> bool {
+    let message = AnalyticsEvents { events: events.to_vec() };
+    if by_http {
+        let request = reqwest::Client::new().post(format!("{}/v1/events", spool.http()));
+        let request = request.header("content-type", "application/x-protobuf").body(message.encode_to_vec());
+        let status = request.send().await.expect("an answer").status();
+        assert!(status.is_success() || status == 503, "{status}");
+        return status.is_success();
+    }
+    match spool.recorder().ingest_events(tokio_stream::iter([message])).await {
+        Ok(_) => true,
+        Err(status) => {
+            assert_eq!(status.code(), Code::Unavailable, "{status}");
+            assert!(status.message().contains("sink files") && status.message().contains("os error 5"), "{status}");
+            false
+        }
+    }
+}
+
+/// Calls of the journal's first segment fail with EIO; each costs one request its OK, and nothing else.
+async fn with_refused_requests(calls: &str) {
+    let mut spool = Setup::new().files("files").prepare();
+    let segment = spool.data().join("files/journal/000000000001.journal");
+    let failing = Failing::new(calls, "EIO", "2..3", Some(&segment));
+    spool.set_wrapper(&failing.words());
+    spool.start().await;
+    let events: Vec<_> = records::numbered_events("refused").take(200).collect();
+    let mut refused = 0;
+    for (n, request) in events.chunks(10).enumerate() {
+        while !is_taken(&spool, request, n % 2 == 0).await {
+            refused += 1;
+            assert!(refused < 10, "it does not take records again");
+        }
+    }
+    assert!(refused > 0 && refused == failing.count(), "{refused} refused, {} calls failed", failing.count());
+    spool.wait_until_drained().await;
+    spool.terminate();
+    let mut arrived = lines(&spool.folder().join("out"));
+    arrived.sort();
+    assert_eq!(arrived, events.iter().map(|event| event.id.clone()).collect::<Vec<_>>(), "all, once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_cannot_be_written_is_refused_and_taken_when_it_comes_again() {
+    with_refused_requests("pwrite64").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_cannot_be_synced_is_refused_and_taken_when_it_comes_again() {
+    with_refused_requests("fdatasync").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

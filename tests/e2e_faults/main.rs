@@ -1,5 +1,5 @@
-//! What goes wrong around the real binary: folders that cannot be used, disks that fail, clocks that jump, eyes that
-//! should not see.
+//! What goes wrong around the real binary: folders that cannot be used, disks that fail, kills at any moment, clocks that jump,
+//! eyes that should not see.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -8,11 +8,14 @@ mod clock;
 mod durable;
 mod failing;
 mod one_sink;
+mod kills;
 mod private;
 mod start;
 
 use std::{
     collections::BTreeSet,
+    fs,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -43,4 +46,18 @@ async fn send(spool: &Spool, events: &[AnalyticsEvent]) -> BTreeSet<String> {
         spool.recorder().ingest_events(tokio_stream::iter([message])).await.expect("taken");
     }
     records::event_ids(events)
+}
+
+/// The ids of all documents that a file sink has written there, each as often as it stands there.
+fn lines(out: &Path) -> Vec<String> {
+    let files = fs::read_dir(out).into_iter().flatten().map(|entry| entry.expect("an entry").path());
+    let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "ndjson"));
+    files.flat_map(|path| ids_in(&fs::read(path).expect("a file"))).collect()
+}
+
+fn ids_in(lines: &[u8]) -> Vec<String> {
+    // What is being written is no whole line yet.
+    let whole = lines.split_inclusive(|&byte| byte == b'\n').filter(|line| line.ends_with(b"\n"));
+    let document = |line| serde_json::from_slice::<serde_json::Value>(line).expect("a line is JSON");
+    whole.map(|line| document(line)["_id"].as_str().expect("an id").to_owned()).collect()
 }

@@ -173,8 +173,8 @@ fn a_few_forwarders_share_their_server_after_an_outage() {
 fn forwarders_share_slower_and_faster_servers() {
     run(fleet(20, 2000.0, 120, 240)).check();
     run(fleet(200, 2000.0, 120, 240)).check();
-    run(fleet(200, 100_000.0, 30, 60)).check();
-    run(fleet(500, 100_000.0, 30, 60)).check();
+    run(fleet(200, 100_000.0, 60, 120)).check();
+    run(fleet(500, 100_000.0, 60, 120)).check();
 }
 
 #[test]
