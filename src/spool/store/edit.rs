@@ -167,18 +167,18 @@ impl State {
 
 /// What one pass over the entries changes.
 #[derive(Debug, Default)]
-struct Edit {
-    change: Change,
+pub(super) struct Edit {
+    pub(super) change: Change,
     /// Records removed, by segment.
     done: BTreeMap<u64, u64>,
-    records: u64,
+    pub(super) records: u64,
     size: Size,
     removed: Vec<Range<u64>>,
 }
 
 impl Edit {
     /// Takes parts out of an entry; what is left of it are entries over the same stretch of journal.
-    fn cut(&mut self, stream: Stream, key: u64, entry: &Entry, hits: &[Range<u64>]) {
+    pub(super) fn cut(&mut self, stream: Stream, key: u64, entry: &Entry, hits: &[Range<u64>]) {
         let all = entry.seqs(key);
         let (mut at, mut left, mut size) = (all.start, 0, entry.size);
         let mut keeps_key = false;

@@ -3,6 +3,7 @@
 //! For each segment, in order:
 //! - `entries + done == entered`, and all of it is entered: the queue is believed, nothing is read but the front behind it;
 //! - the same, but blocks lie behind the last entered one: those are entered;
+//! - either, but a front says that some of the entries are done: those are taken out, the rest is believed;
 //! - anything else, or no queue: what the queue says of it is dropped, and all of it is entered that is not known to be done: what lies
 //!   behind the ack floor that the fronts tell.
 //!
@@ -23,6 +24,7 @@ use parking_lot::Mutex;
 
 use super::{
     PAGE_BYTES, Segment, State, Store, StoreOptions, Unread,
+    edit::Edit,
     entering::Entries,
     retention::truncate,
     walk::{Start, walk},
@@ -342,20 +344,28 @@ impl<'a> Recovery<'a> {
             return Ok(());
         }
         let recorded = self.recorded.segments.get(&number).copied();
-        // A queue that holds what a front says is done is older than that one.
-        let is_older = in_queue.keys.iter().any(|&(stream, key)| key < self.floor[stream as usize]);
-        let agrees = recorded.filter(|progress| !is_older && in_queue.records + progress.done == progress.entered);
         let complete = |progress: &Progress| {
             progress.entered_to >= end && ending.is_none_or(|ending| ending.records == progress.entered)
         };
-        if let Some(progress) = agrees.filter(complete) {
+        let agrees = |progress: &Progress| in_queue.records + progress.done == progress.entered;
+        let usable = |progress: &Progress| agrees(progress) && (complete(progress) || progress.entered_to < end);
+        let mut known = recorded.filter(usable);
+        if let Some(progress) = &mut known {
+            let done = self.cut_done(in_queue)?;
+            if done > 0 {
+                progress.done += done;
+                self.change.segments.push((number, Some(*progress)));
+                entries.start_over();
+            }
+        }
+        if let Some(progress) = known.filter(complete) {
             let held = progress.entered;
             self.state.segments.insert(number, Segment { allocated, end, held, sealed: true, progress, unread: None });
             self.know_next(ending.map_or(self.recorded.next, |ending| ending.next));
             return Ok(());
         }
         // Blocks behind the last entered one; or all of it, where what is known does not add up.
-        let progress = agrees.filter(|progress| progress.entered_to < end).unwrap_or_default();
+        let progress = known.unwrap_or_default();
         if progress == Progress::default() {
             self.remove_entries(in_queue);
             entries.start_over();
@@ -417,6 +427,30 @@ impl<'a> Recovery<'a> {
         self.state.segments.insert(number, segment);
         self.change.segments.push((number, Some(progress)));
         Ok(())
+    }
+
+    /// Takes out of a segment's entries what a front says is done: a queue that holds it is older than that front. What it says is
+    /// done is so all the same, and what was done since comes again. Answers how many records that were.
+    fn cut_done(&mut self, in_queue: &InQueue) -> Result<u64, QueueFailed> {
+        let is_done = |&(stream, key): &(Stream, u64)| key < self.floor[stream as usize];
+        if !in_queue.keys.iter().any(is_done) {
+            return Ok(0);
+        }
+        let (mut edit, mut oldest) = (Edit::default(), None);
+        for &(stream, key) in &in_queue.keys {
+            let Some((key, entry)) = self.queue.entry_from(stream, key)? else { continue };
+            oldest = [oldest, Some(entry.received_at)].into_iter().flatten().min();
+            let done = key..entry.seqs(key).end.min(self.floor[stream as usize]);
+            if !done.is_empty() {
+                edit.cut(stream, key, &entry, &[done]);
+            }
+        }
+        if edit.records > 0 {
+            self.change.entries.extend(edit.change.entries);
+            let since = &mut self.findings.redelivers_since;
+            *since = [*since, oldest].into_iter().flatten().min();
+        }
+        Ok(edit.records)
     }
 
     /// Entries of segments that are not there: done, where something says so, and lost otherwise.

@@ -477,6 +477,21 @@ fn letters_that_were_removed_do_not_come_back_when_the_queue_is_made_again() {
 }
 
 #[test]
+fn a_letter_that_was_removed_stays_removed_when_a_power_cut_takes_the_queue_back_to_just_then() {
+    let add = |ids: &[u64], length| Step::Add { ids: ids.to_vec(), length };
+    run(&[
+        add(&[25], 10),
+        add(&[4, 9], 10),
+        // Behind one that stays, and flushed.
+        Step::Remove { ids: vec![9] },
+        // The front of their segment knows of the first one what the queue that was flushed does not.
+        add(&[0, 25], 5000),
+        add(&[0], 10),
+        Step::PowerCut { seed: 0 },
+    ]);
+}
+
+#[test]
 fn a_write_that_a_power_cut_tore_in_its_middle_is_no_loss() {
     for seed in 0..64 {
         run(&[
