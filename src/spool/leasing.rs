@@ -19,16 +19,38 @@ const MAX_UNFLUSHED: u64 = 50_000;
 
 impl Shared {
     /// Leases the next records of a stream, released ones first.
+    ///
+    /// # Errors
+    /// When the next segment cannot be read now. One that could not be for a while is passed over as long as there are others.
     pub(crate) fn lease(&self, stream: Stream, limit: LeaseLimit) -> Result<Option<Lease>, QueueError> {
         let mut reader = self.readers[stream as usize].lock();
+        match self.lease_through(&mut reader, stream, limit, true)? {
+            None if reader.passes_over_some() => self.lease_through(&mut reader, stream, limit, false),
+            lease => Ok(lease),
+        }
+    }
+
+    fn lease_through(
+        &self,
+        reader: &mut Reader,
+        stream: Stream,
+        limit: LeaseLimit,
+        passing_over: bool,
+    ) -> Result<Option<Lease>, QueueError> {
         let mut records: Vec<QueuedRecord> = Vec::new();
-        let mut bytes = 0;
+        let (mut bytes, mut from) = (0, 0);
         while records.len() < limit.records.max(1) && (records.is_empty() || bytes < limit.bytes) {
-            let Some((key, entry, wanted)) = self.next_to_lease(stream) else { break };
+            let Some((key, entry, wanted)) = self.next_to_lease(stream, from) else { break };
+            if passing_over && reader.passes_over(entry.segment) {
+                self.pass_over(stream, &wanted);
+                from = wanted.end;
+                continue;
+            }
             let sought = match reader.seek(&self.store, key, &entry, wanted.start) {
                 Ok(sought) => sought,
                 // It is gone meanwhile: purged, or dropped.
                 Err(_) if self.is_gone(stream, key, &entry) => continue,
+                Err(_) if passing_over && reader.passes_over(entry.segment) => continue,
                 // What was read so far goes out; the error comes again.
                 Err(_) if !records.is_empty() => break,
                 Err(error) => return Err(error),
@@ -37,7 +59,7 @@ impl Shared {
                 Sought::Lost(lost) => lost,
                 Sought::Block => {
                     let before = records.len();
-                    let full = take(&mut reader, &wanted, limit, &mut records, &mut bytes);
+                    let full = take(reader, &wanted, limit, &mut records, &mut bytes);
                     self.note_leased(stream, &records[before..]);
                     if full {
                         break;
@@ -54,13 +76,13 @@ impl Shared {
         Ok((!records.is_empty()).then_some(Lease { stream, records }))
     }
 
-    /// The next entry that is not leased, and what of it.
-    fn next_to_lease(&self, stream: Stream) -> Option<(u64, Entry, Range<u64>)> {
+    /// The next entry at `from` or behind it that is not leased, and what of it.
+    fn next_to_lease(&self, stream: Stream, from: u64) -> Option<(u64, Entry, Range<u64>)> {
         loop {
             let (released, cursor) = {
                 let state = self.store.state.lock();
                 let stream = &state.streams[stream as usize];
-                (stream.released.first(), stream.cursor)
+                (stream.released.first_from(from), stream.cursor.max(from))
             };
             let wanted = released.clone().unwrap_or(cursor..u64::MAX);
             let found = self.store.entry_from(stream, wanted.start);
@@ -87,6 +109,14 @@ impl Shared {
         stream.released.remove(&seqs);
         stream.cursor = stream.cursor.max(seqs.end);
         stream.leased.insert(seqs);
+    }
+
+    /// Lets later records be leased before these.
+    fn pass_over(&self, stream: Stream, seqs: &Range<u64>) {
+        let mut state = self.store.state.lock();
+        let stream = &mut state.streams[stream as usize];
+        stream.released.insert(seqs.clone());
+        stream.cursor = stream.cursor.max(seqs.end);
     }
 
     fn is_gone(&self, stream: Stream, key: u64, entry: &Entry) -> bool {

@@ -69,7 +69,9 @@ impl Maintenance {
             shared.expire(ages);
         }
         self.note_clock(shared, closing);
-        shared.store.maintain(free);
+        if shared.store.maintain(free) {
+            shared.ready.iter().for_each(tokio::sync::Notify::notify_waiters);
+        }
         shared.dead.maintain(free);
         if closing {
             shared.store.close();

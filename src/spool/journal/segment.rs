@@ -156,7 +156,7 @@ fn read_patiently(file: &dyn DiskFile, part: &mut [u8], at: u64) -> io::Result<u
 }
 
 /// What the kernel answers where the medium has lost what lay there; anything else may pass.
-fn is_bad_sector(error: &io::Error) -> bool {
+pub(crate) fn is_bad_sector(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let lost = [Errno::IO, Errno::NODATA, Errno::ILSEQ, Errno::UCLEAN, Errno::BADMSG, Errno::REMOTEIO];
     error.raw_os_error().is_some_and(|code| lost.iter().any(|errno| errno.raw_os_error() == code))

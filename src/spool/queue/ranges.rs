@@ -20,8 +20,10 @@ impl RangeSet {
         self.ranges.iter().map(|(&start, &end)| start..end)
     }
 
-    pub(crate) fn first(&self) -> Option<Range<u64>> {
-        self.iter().next()
+    /// What of the first range that does not end before `seq` lies at it or behind it.
+    pub(crate) fn first_from(&self, seq: u64) -> Option<Range<u64>> {
+        let holds = self.range_at(seq).map(|range| seq..range.end);
+        holds.or_else(|| self.ranges.range(seq..).next().map(|(&start, &end)| start..end))
     }
 
     /// The range that holds `seq`.
@@ -127,6 +129,9 @@ mod tests {
             let overlap: BTreeSet<u64> = set.overlap(&(from..from + 9)).into_iter().flatten().collect();
             prop_assert_eq!(overlap, model.range(from..from + 9).copied().collect::<BTreeSet<_>>());
             prop_assert_eq!(set.range_at(from).is_some(), model.contains(&from));
+            let first = set.first_from(from);
+            prop_assert_eq!(first.clone().map(|range| range.start), model.range(from..).next().copied());
+            prop_assert!(first.is_none_or(|range| !model.contains(&range.end)));
             let ranges: Vec<_> = set.iter().collect();
             prop_assert!(ranges.windows(2).all(|pair| pair[0].end < pair[1].start));
         }

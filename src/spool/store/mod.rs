@@ -171,7 +171,7 @@ pub(crate) struct Segment {
 }
 
 /// What of a segment is yet to be walked. Groups behind it are entered as they are written.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Unread {
     pub(crate) start: u64,
     pub(crate) end: u64,
@@ -179,6 +179,10 @@ pub(crate) struct Unread {
     held: Option<u64>,
     /// Records before these were done when it was to be walked.
     floor: PerStream<u64>,
+    /// The sequence numbers that the streams' next records should have at least.
+    pub(crate) expected: PerStream<u64>,
+    /// It was read but for some of it: once more, and that is damage.
+    pub(crate) doubted: bool,
 }
 
 impl Segment {

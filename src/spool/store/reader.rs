@@ -1,15 +1,22 @@
 //! Reads records: finds the block that an entry stands for, the record in the block.
 //!
 //! What the queue says is checked against the blocks. Where the block is not at its place, the segment is walked; a record that
-//! it does not hold, though it was read, is lost. A file that cannot be opened or read is an error to try again.
+//! it does not hold, though it was read, is lost. A file that cannot be opened or read is an error to try again; where that goes on
+//! for a while, its reader says that it is to be passed over meanwhile.
 
-use std::{io, ops::Range, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    io,
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 
 use super::Store;
 use crate::{
-    record::{Records, Stream, UnixMillis},
+    record::{Records, Stream, UnixMillis, instant},
     spool::{
         delivery::QueueError,
         journal::{
@@ -21,6 +28,11 @@ use crate::{
     },
 };
 
+/// A segment that cannot be read for so long is passed over: until then the order is kept …
+const UNREADABLE_TIME: Duration = Duration::from_secs(10);
+/// … and tried again after this.
+const RETRY_PAUSE: Duration = Duration::from_secs(5);
+
 /// One reader's place in a journal.
 #[derive(Debug)]
 pub(crate) struct Reader {
@@ -30,6 +42,8 @@ pub(crate) struct Reader {
     block: Option<OpenBlock>,
     /// Where the block behind the open one begins.
     behind: Option<(u64, u64)>,
+    /// Segments that could not be read: since when, and when it was tried last.
+    unreadable: BTreeMap<u64, (Instant, Instant)>,
 }
 
 /// An unpacked block, and how far its records were taken.
@@ -62,7 +76,7 @@ pub(crate) struct ReadRecord {
 impl Reader {
     pub(crate) fn new(store: &Store, stream: Stream) -> io::Result<Self> {
         let unpacker = Unpacker::new(store.options.keys.as_ref())?;
-        Ok(Self { stream, unpacker, file: None, block: None, behind: None })
+        Ok(Self { stream, unpacker, file: None, block: None, behind: None, unreadable: BTreeMap::new() })
     }
 
     /// The open block's next record at or behind `seq` and before `end`; it is passed over with that.
@@ -95,6 +109,30 @@ impl Reader {
     /// # Errors
     /// When the segment cannot be opened or read now, or its key is missing.
     pub(crate) fn seek(&mut self, store: &Store, key: u64, entry: &Entry, seq: u64) -> Result<Sought, QueueError> {
+        let sought = self.look_for(store, key, entry, seq);
+        if let Err(QueueError::Io { .. }) = sought {
+            let now = instant();
+            self.unreadable.entry(entry.segment).or_insert((now, now)).1 = now;
+        } else if !self.unreadable.is_empty() {
+            self.unreadable.remove(&entry.segment);
+        }
+        sought
+    }
+
+    /// Whether a segment could not be read for so long that others go before it.
+    pub(crate) fn passes_over(&self, segment: u64) -> bool {
+        let unreadable = self.unreadable.get(&segment);
+        unreadable.is_some_and(|&(since, tried)| {
+            instant().duration_since(since) >= UNREADABLE_TIME && instant().duration_since(tried) < RETRY_PAUSE
+        })
+    }
+
+    /// Whether there is such a segment.
+    pub(crate) fn passes_over_some(&self) -> bool {
+        self.unreadable.keys().any(|&segment| self.passes_over(segment))
+    }
+
+    fn look_for(&mut self, store: &Store, key: u64, entry: &Entry, seq: u64) -> Result<Sought, QueueError> {
         let open = self.block.as_ref().filter(|block| block.segment == entry.segment);
         if open.is_some_and(|block| block.header.seqs().contains(&seq)) {
             return Ok(Sought::Block);

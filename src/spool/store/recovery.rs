@@ -27,7 +27,7 @@ use super::{
     edit::Edit,
     entering::Entries,
     retention::truncate,
-    walk::{Start, walk},
+    walk::{Start, Walked, walk},
     writer_at,
 };
 use crate::{
@@ -103,12 +103,17 @@ impl Survey {
     fn of(disk: &dyn Disk, journal: &Path) -> Result<Self, OpenError> {
         let mut unpacker = Unpacker::new(None).map_err(OpenError::io(journal))?;
         let mut segments = Vec::new();
-        for (number, listed) in segment::list(disk, journal).map_err(OpenError::io(journal))? {
+        let files = segment::list(disk, journal).map_err(OpenError::io(journal))?;
+        let newest = files.last().map(|(number, _)| *number);
+        for (number, listed) in files {
             let path = segment::path(journal, number);
-            let front = match scan::front(disk, journal, number, &mut unpacker).map_err(OpenError::io(&path))? {
-                FrontFound::Whole(front) => Some(*front),
-                FrontFound::None => None,
-                FrontFound::OtherVersion { version } => return Err(other_version(path, version)),
+            let front = match scan::front(disk, journal, number, &mut unpacker) {
+                Ok(FrontFound::Whole(front)) => Some(*front),
+                Ok(FrontFound::None) => None,
+                Ok(FrontFound::OtherVersion { version }) => return Err(other_version(path, version)),
+                // Nothing of it can be read; the others do without it. How the newest one ends is known by itself alone.
+                Err(error) if segment::is_bad_sector(&error) && newest != Some(number) => None,
+                Err(error) => return Err(OpenError::io(path)(error)),
             };
             segments.push((number, listed, front));
         }
@@ -387,7 +392,8 @@ impl<'a> Recovery<'a> {
             Err(ScanError::Io(error)) => {
                 self.place.reports.error(format!("{}: {error}; it is read again later", path.display()));
                 self.unseen |= ending.is_none();
-                let unread = Some(Unread { start: progress.entered_to, end, held: None, floor: self.floor });
+                let (start, floor) = (progress.entered_to, self.floor);
+                let unread = Some(Unread { start, end, held: None, floor, expected, doubted: false });
                 let segment = Segment { allocated, end, held: progress.entered, sealed: true, progress, unread };
                 self.state.segments.insert(number, segment);
                 self.change.segments.push((number, Some(progress)));
@@ -617,6 +623,7 @@ pub(super) fn twin(store: &Store) -> MemoryQueue {
         let start = Start { extent, progress: Progress::default(), floor, expected, next: None };
         match walk(store.disk.as_ref(), &store.journal(), start, &mut entries) {
             Ok(walked) => {
+                store.keep_damage(segment, &walked.damage);
                 unread.push((segment, None));
                 expected = walked.next;
                 since = [since, walked.oldest].into_iter().flatten().min();
@@ -631,7 +638,8 @@ pub(super) fn twin(store: &Store) -> MemoryQueue {
                 let path = segment::path(&store.journal(), segment);
                 store.reports.error(format!("{}: {}; it is read again later", path.display(), io::Error::from(error)));
                 change.segments.push((segment, Some(Progress::default())));
-                unread.push((segment, Some(Unread { start: 0, end: known.end, held: Some(known.held), floor })));
+                let (end, held) = (known.end, Some(known.held));
+                unread.push((segment, Some(Unread { start: 0, end, held, floor, expected, doubted: false })));
             }
         }
     }
@@ -688,34 +696,75 @@ impl State {
 }
 
 impl Store {
-    /// Enters the segments that could not be read when they were to be walked.
-    pub(crate) fn read_again(&self) {
+    /// Enters the segments that could not be read when they were to be walked; true where one was.
+    pub(crate) fn read_again(&self) -> bool {
         let unread: Vec<u64> = {
             let state = self.state.lock();
             state.segments.iter().filter(|(_, known)| known.unread.is_some()).map(|(&segment, _)| segment).collect()
         };
-        for segment in unread {
-            self.with_queue(|queue| self.read_segment_again(queue, segment));
+        unread.iter().filter(|segment| self.read_segment_again(**segment)).count() > 0
+    }
+
+    fn read_segment_again(&self, segment: u64) -> bool {
+        let Some(unread) = self.state.lock().segments.get(&segment).and_then(|known| known.unread) else {
+            return false;
+        };
+        let extent = Extent { segment, from: unread.start, end: unread.end, synced: u64::MAX, is_last: false };
+        let Unread { floor, mut expected, .. } = unread;
+        if let Some(front) = self.front(segment) {
+            expected.iter_mut().zip(front.first).for_each(|(expected, first)| *expected = (*expected).max(first));
+        }
+        let start = Start { extent, progress: Progress::default(), floor, expected, next: None };
+        let mut entries = Entries::new(self.options.max_entry_span);
+        // Nobody waits for the queue meanwhile: a medium that fails takes long to say so. It has been said that it cannot be read.
+        let Ok(walked) = walk(self.disk.as_ref(), &self.journal(), start, &mut entries) else { return false };
+        // The medium may be coming back just now.
+        if !unread.doubted && walked.damage.iter().any(|damage| damage.unreadable) {
+            if let Some(known) = self.state.lock().segments.get_mut(&segment) {
+                known.unread = Some(Unread { doubted: true, ..unread });
+            }
+            return false;
+        }
+        self.keep_damage(segment, &walked.damage);
+        let entries = entries.take();
+        self.with_queue(|queue| self.enter_again(queue, segment, unread, &walked, &entries))
+    }
+
+    /// Copies damage to the quarantine, once.
+    fn keep_damage(&self, segment: u64, damage: &[Damage]) {
+        let path = segment::path(&self.journal(), segment);
+        let Ok(file) = self.disk.open(&path) else { return };
+        damage.iter().for_each(|damage| self.quarantine.keep(&path, segment, file.as_ref(), damage));
+    }
+
+    fn front(&self, segment: u64) -> Option<Front> {
+        let mut unpacker = Unpacker::new(None).ok()?;
+        match scan::front(self.disk.as_ref(), &self.journal(), segment, &mut unpacker) {
+            Ok(FrontFound::Whole(front)) => Some(*front),
+            _ => None,
         }
     }
 
-    fn read_segment_again(&self, queue: &dyn QueueStore, segment: u64) -> Result<(), QueueFailed> {
+    /// Enters what was read of a segment, unless that was done meanwhile with a queue that was made again.
+    fn enter_again(
+        &self,
+        queue: &dyn QueueStore,
+        segment: u64,
+        unread: Unread,
+        walked: &Walked,
+        entries: &[(Stream, u64, Option<Entry>)],
+    ) -> Result<bool, QueueFailed> {
         let known = self.state.lock().segments.get(&segment).copied();
-        let Some((known, unread)) = known.and_then(|known| Some((known, known.unread?))) else { return Ok(()) };
-        let Unread { start: from, end, held, floor } = unread;
-        let extent = Extent { segment, from, end, synced: u64::MAX, is_last: false };
-        let start = Start { extent, progress: Progress::default(), floor, expected: floor, next: None };
-        let mut entries = Entries::new(self.options.max_entry_span);
-        // It has been said that it cannot be read.
-        let Ok(walked) = walk(self.disk.as_ref(), &self.journal(), start, &mut entries) else { return Ok(()) };
+        let Some(known) = known.filter(|known| known.unread == Some(unread)) else { return Ok(false) };
         // What is not among the blocks any more was found lost, and counted, before.
-        let missing = held.map_or(0, |held| held.saturating_sub(walked.progress.entered));
+        let missing = unread.held.map_or(0, |held| held.saturating_sub(walked.progress.entered));
         let progress = Progress {
             entered_to: known.progress.entered_to.max(walked.progress.entered_to),
             entered: known.progress.entered + walked.progress.entered + missing,
             done: known.progress.done + walked.progress.done + missing,
         };
-        let change = Change { entries: entries.take(), segments: vec![(segment, Some(progress))], ..Change::default() };
+        let change =
+            Change { entries: entries.to_vec(), segments: vec![(segment, Some(progress))], ..Change::default() };
         queue.apply(&change)?;
         let mut firsts = PerStream::default();
         for stream in Stream::ALL {
@@ -724,7 +773,7 @@ impl Store {
         let mut state = self.state.lock();
         if let Some(known) = state.segments.get_mut(&segment) {
             (known.progress, known.unread) = (progress, None);
-            if held.is_none() {
+            if unread.held.is_none() {
                 known.held = progress.entered;
             }
         }
@@ -746,6 +795,6 @@ impl Store {
         state.expect_redeliveries(walked.oldest);
         drop(state);
         self.mark_changed();
-        Ok(())
+        Ok(true)
     }
 }

@@ -56,8 +56,8 @@ impl Store {
     }
 
     /// What is done about once a second: enters what is published, keeps the queue where there is space for it, flushes it, reads
-    /// again what could not be read, lets segments go.
-    pub(crate) fn maintain(&self, free: u64) {
+    /// again what could not be read, lets segments go. True where records are to be delivered now that could not be read before.
+    pub(crate) fn maintain(&self, free: u64) -> bool {
         self.enter();
         if free < QUEUE_SPACE {
             self.keep_in_memory(&format!("{free} bytes are free on the disk"));
@@ -70,8 +70,9 @@ impl Store {
             }
         }
         self.flush();
-        self.read_again();
+        let came_back = self.read_again();
         self.retain();
+        came_back
     }
 
     /// Makes the queue's changes durable, if there are any.

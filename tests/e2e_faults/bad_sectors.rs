@@ -1,0 +1,230 @@
+//! Reads that fail, at a start, whatever it has to read again, and while it delivers. What lies in a bad sector is lost, counted and
+//! named; all else arrives, the other sinks and the intake notice nothing, and the process stays up. A segment of which nothing can be
+//! read waits until it can: it is not known to be damaged.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    ops::Range,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use livekit_protocol::{AnalyticsEvent, Room};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::{
+    lines, records, send,
+    support::{
+        self,
+        process::{QUICK, Setup, Spool},
+    },
+};
+
+const SECTOR: u64 = 4096;
+const WHOLE: Range<u64> = 0..1 << 40;
+/// Several segments.
+const EVENTS: usize = 500;
+const EVENT_BYTES: usize = 2_000;
+
+/// Which bytes of which files cannot be read.
+struct BadSectors {
+    folder: TempDir,
+}
+
+impl BadSectors {
+    fn new() -> Self {
+        let folder = support::folder("sectors");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e_faults/bad_sectors.c");
+        let library = folder.path().join("bad_sectors.so");
+        let compiler = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(library).arg(source).output();
+        let compiler = compiler.expect("a C compiler (cc), which the build needs too");
+        assert!(compiler.status.success(), "{}", String::from_utf8_lossy(&compiler.stderr));
+        Self { folder }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// From now on these cannot be read, and all else can.
+    fn set(&self, bad: &[(PathBuf, Range<u64>)]) {
+        let lines = bad.iter().map(|(path, bytes)| format!("{} {} {}\n", bytes.start, bytes.end, path.display()));
+        fs::write(self.path("new"), lines.collect::<String>()).unwrap();
+        fs::rename(self.path("new"), self.path("list")).unwrap();
+    }
+
+    /// How many reads failed.
+    fn met(&self) -> u64 {
+        fs::metadata(self.path("list.met")).map_or(0, |met| met.len())
+    }
+}
+
+/// A spool of a sink `healthy` that delivers, and of a sink `damaged` that is away and has a backlog of several segments.
+struct Backlog {
+    sectors: BadSectors,
+    spool: Spool,
+    sent: BTreeSet<String>,
+}
+
+impl Backlog {
+    async fn new() -> Self {
+        let sectors = BadSectors::new();
+        let sink = |name| format!("name: {name}, type: file, path: {name}-out, flush: {QUICK}");
+        let setup = Setup::new().sink(&sink("healthy")).sink(&sink("damaged"));
+        let mut spool = setup
+            .section("spool: { segment_bytes: 256KiB, compression: { codec: none } }")
+            .env("LD_PRELOAD", sectors.path("bad_sectors.so").to_str().unwrap())
+            .env("BAD_SECTORS", sectors.path("list").to_str().unwrap())
+            .prepare();
+        fs::write(spool.folder().join("damaged-out"), "").unwrap();
+        spool.start().await;
+        let room = Some(Room { name: "x".repeat(EVENT_BYTES), ..Default::default() });
+        let events = records::numbered_events("sector").map(|event| AnalyticsEvent { room: room.clone(), ..event });
+        let sent = send(&spool, &events.take(EVENTS).collect::<Vec<_>>()).await;
+        Self { sectors, spool, sent }
+    }
+
+    fn out(&self, sink: &str) -> PathBuf {
+        self.spool.folder().join(format!("{sink}-out"))
+    }
+
+    fn end_outage(&self) {
+        fs::remove_file(self.out("damaged")).unwrap();
+    }
+
+    fn segments(&self) -> Vec<PathBuf> {
+        let journal = self.spool.data().join("damaged/journal");
+        let mut segments: Vec<PathBuf> = fs::read_dir(journal).unwrap().map(|entry| entry.unwrap().path()).collect();
+        segments.sort();
+        assert!(segments.len() > 2, "{segments:?}");
+        segments
+    }
+
+    /// Sectors of the first, of a middle and of the newest segment: one holds a front, and one what a start after a kill reads.
+    fn some_sectors(&self) -> Vec<(PathBuf, Range<u64>)> {
+        let segments = self.segments();
+        let newest = segments.len() - 1;
+        let at = |segment: usize, sector: u64| (segments[segment].clone(), sector * SECTOR..(sector + 1) * SECTOR);
+        vec![at(0, 0), at(1, 7), at(newest, 2)]
+    }
+
+    /// From now on these bytes cannot be read.
+    async fn meet(&mut self, when: When, bad: &[(PathBuf, Range<u64>)]) {
+        match when {
+            When::Delivering => {}
+            When::AfterStop => self.spool.terminate(),
+            When::AfterKill | When::WithoutQueue => self.spool.kill(),
+        }
+        if when == When::WithoutQueue {
+            fs::remove_dir_all(self.spool.data().join("damaged/queue")).unwrap();
+        }
+        self.sectors.set(bad);
+        if when != When::Delivering {
+            self.spool.start().await;
+        }
+    }
+
+    /// The intake and the healthy sink go on.
+    async fn assert_others_go_on(&mut self, prefix: &str) {
+        let more = send(&self.spool, &records::numbered_events(prefix).take(20).collect::<Vec<_>>()).await;
+        self.sent.extend(more);
+        self.assert_arrives("healthy", &self.sent).await;
+        self.spool.process().assert_running();
+    }
+
+    async fn assert_arrives(&self, sink: &str, ids: &BTreeSet<String>) {
+        let out = self.out(sink);
+        support::eventually(&format!("{} records arrive in {sink}", ids.len()), || async {
+            ids.is_subset(&lines(&out).into_iter().collect())
+        })
+        .await;
+    }
+
+    /// All but `lost` arrive, once; those are counted, and their bytes are named.
+    async fn assert_lost(mut self, lost: &BTreeSet<String>, when: &str) {
+        let readable: BTreeSet<String> = self.sent.difference(lost).cloned().collect();
+        self.assert_arrives("damaged", &readable).await;
+        self.spool.wait_until_drained().await;
+        self.spool.process().assert_running();
+        let backlog = self.spool.backlog();
+        for (sink, lost) in [("healthy", &BTreeSet::new()), ("damaged", lost)] {
+            let arrived = lines(&self.out(sink));
+            let ids: BTreeSet<String> = arrived.iter().cloned().collect();
+            assert_eq!(ids.len(), arrived.len(), "{when}: {sink} has a document twice");
+            let missing: BTreeSet<String> = self.sent.difference(&ids).cloned().collect();
+            assert_eq!(missing, *lost, "{when}: {sink} lacks what lay there, and nothing else");
+            let dropped = &Spool::stream_of(&backlog, sink, "events")["dropped"];
+            assert_eq!(dropped["damaged"].as_u64().unwrap_or(0), lost.len() as u64, "{when}: {sink}: {dropped}");
+        }
+        let report = fs::read_to_string(self.spool.data().join("damaged/quarantine/report.ndjson")).unwrap_or_default();
+        let reports: Vec<Value> = report.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert!(lost.is_empty() || !reports.is_empty(), "{when}: what was lost is named");
+        self.spool.terminate();
+    }
+}
+
+/// The ids of the records whose blocks lie in these bytes in part: a block is lost as a whole.
+fn ids_in(bad: &[(PathBuf, Range<u64>)]) -> BTreeSet<String> {
+    let mut ids = BTreeSet::new();
+    for (path, bytes) in bad {
+        let file = fs::read(path).unwrap();
+        let mut starts: Vec<usize> =
+            file.windows(4).enumerate().filter(|(_, w)| w == b"LKSB").map(|(at, _)| at).collect();
+        starts.push(file.len());
+        for block in starts.windows(2).map(|pair| pair[0]..pair[1]) {
+            if (block.start as u64) < bytes.end && bytes.start < block.end as u64 {
+                let text = String::from_utf8_lossy(&file[block]).into_owned();
+                ids.extend(text.match_indices("AE_sector_").map(|(at, id)| text[at..at + id.len() + 6].to_owned()));
+            }
+        }
+    }
+    assert!(!ids.is_empty(), "no record lies there: {bad:?}");
+    ids
+}
+
+/// How the spool that is damaged meets it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum When {
+    Delivering,
+    AfterStop,
+    AfterKill,
+    WithoutQueue,
+}
+
+const ALL: [When; 4] = [When::Delivering, When::AfterStop, When::AfterKill, When::WithoutQueue];
+
+async fn with_bad_sectors(when: When) {
+    let mut backlog = Backlog::new().await;
+    let bad = backlog.some_sectors();
+    let lost = ids_in(&bad);
+    backlog.meet(when, &bad).await;
+    backlog.assert_others_go_on("more").await;
+    backlog.end_outage();
+    backlog.assert_lost(&lost, &format!("{when:?}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_sector_costs_what_lies_in_it_and_nothing_else() {
+    futures::future::join_all(ALL.map(with_bad_sectors)).await;
+}
+
+async fn with_an_unreadable_segment(when: When) {
+    let mut backlog = Backlog::new().await;
+    let segments = backlog.segments();
+    let (bad, others) = (&segments[1], [&segments[..1], &segments[2..]].concat());
+    let readable = ids_in(&others.into_iter().map(|path| (path, WHOLE)).collect::<Vec<_>>());
+    backlog.meet(when, &[(bad.clone(), WHOLE)]).await;
+    backlog.end_outage();
+    backlog.assert_others_go_on("more").await;
+    backlog.assert_arrives("damaged", &readable).await;
+    assert!(backlog.sectors.met() > 0, "nothing was read there");
+    backlog.sectors.set(&[]);
+    backlog.assert_lost(&BTreeSet::new(), &format!("{when:?}")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_of_which_nothing_can_be_read_holds_up_no_other_and_is_delivered_when_it_can() {
+    futures::future::join_all(ALL.map(with_an_unreadable_segment)).await;
+}
