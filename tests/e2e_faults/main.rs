@@ -8,8 +8,8 @@ mod bad_sectors;
 mod clock;
 mod durable;
 mod failing;
-mod one_sink;
 mod kills;
+mod one_sink;
 mod private;
 mod start;
 
