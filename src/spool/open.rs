@@ -27,6 +27,7 @@ use super::{
         QUEUE_SPACE, StoreOptions, queue_directory,
         reader::Reader,
         recovery::{self, Findings, Place},
+        survey,
     },
 };
 use crate::record::{Stream, was_noted};
@@ -83,7 +84,7 @@ pub(super) fn open_at(place: Place, options: SpoolOptions) -> Result<(Shared, Ma
 pub(super) fn refuse_other_versions(disk: &dyn Disk, home: &Path) -> Result<(), OpenError> {
     let dead = home.join("dead");
     let journals = [home.join("journal"), dead.join("journal"), dead];
-    journals.iter().try_for_each(|journal| recovery::check_version(disk, journal))
+    journals.iter().try_for_each(|journal| survey::check_version(disk, journal))
 }
 
 /// Makes the spool's directories last: a file is lost with the entry of any directory above it. The data directory and its own

@@ -52,7 +52,9 @@ mod entering;
 pub(crate) mod reader;
 pub(crate) mod recovery;
 mod replacing;
+mod rereading;
 mod retention;
+pub(crate) mod survey;
 mod walk;
 
 pub(crate) use replacing::QUEUE_SPACE;

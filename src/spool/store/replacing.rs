@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Store, queue_directory, recovery};
+use super::{Store, queue_directory, rereading};
 use crate::{
     record::instant,
     spool::queue::{QueueFailed, QueueStore, memory::MemoryQueue},
@@ -139,7 +139,7 @@ impl Store {
             "spool {}: {error}; the queue is made again from the journal, and what was delivered just now may come again",
             self.home.display()
         ));
-        let twin = recovery::twin(self);
+        let twin = rereading::twin(self);
         let failed = std::mem::replace(queue, Arc::new(twin));
         if failed.is_durable() {
             std::mem::forget(failed);
