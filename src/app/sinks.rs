@@ -201,13 +201,23 @@ impl Slot {
 #[async_trait]
 impl Append for Slot {
     async fn append(&self, batch: RecordBatch) -> Result<Appended, CannotAppend> {
+        self.append_to(batch, false).await
+    }
+
+    async fn append_alone(&self, batch: RecordBatch) -> Result<Appended, CannotAppend> {
+        self.append_to(batch, true).await
+    }
+}
+
+impl Slot {
+    async fn append_to(&self, batch: RecordBatch, alone: bool) -> Result<Appended, CannotAppend> {
         let refuse = |message| Err(CannotAppend { reason: Refused::Unavailable, message });
         let spool = match &*self.spool.read().await {
             Held::Open(spool) => Arc::clone(spool),
             Held::NotOpen(why) => return refuse(format!("its spool does not open: {}", why.error.cause())),
             Held::Closed => return refuse("its spool is closing: try again later".to_owned()),
         };
-        let result = Append::append(&*spool, batch).await;
+        let result = if alone { spool.append_alone(batch).await } else { Append::append(&*spool, batch).await };
         match &result {
             // Too much for a spool says nothing of what else it takes.
             Err(error) if error.reason == Refused::TooLarge => {}

@@ -149,7 +149,8 @@ impl Intake {
             copied = copies.all().await;
             none_ever_takes_it(&copied)?;
         } else {
-            let alone = required.len() == 1 && copies.is_empty();
+            // A gRPC stream goes on reading meanwhile.
+            let alone = required.len() == 1 && copies.is_empty() && protocol != Protocol::Grpc;
             let mut required = pin!(join_all(required.into_iter().map(|(entry, part)| entry.append(part, alone))));
             let results = loop {
                 tokio::select! {

@@ -107,6 +107,8 @@ pub(crate) struct State {
     pub(crate) segments: BTreeMap<u64, Segment>,
     /// Segments that are proven to be needed no more, their files empty: to be unlinked.
     pub(crate) done: BTreeMap<u64, ()>,
+    /// The highest number of a segment that was published, or met at the start. Those on their way have higher ones.
+    pub(crate) newest: u64,
     /// A front that is synced says that segments before this one are needed no more.
     pub(crate) needed_from: u64,
     /// Groups that are synced and not entered into the queue.
@@ -219,6 +221,7 @@ impl State {
         if let Some(ended) = sealed {
             self.note_sealed(ended);
         }
+        self.newest = self.newest.max(segment);
         let known = self.segments.entry(segment).or_default();
         known.end = end;
         known.allocated = allocated.next_multiple_of(PAGE_BYTES);
@@ -264,7 +267,8 @@ impl State {
     }
 
     fn front_facts(&self) -> FrontFacts {
-        let lowest = self.segments.first_key_value().map_or(u64::MAX, |(&segment, _)| segment);
+        // Without any, a segment that is on its way is needed: the group that begins it may be synced at this moment.
+        let lowest = self.segments.first_key_value().map_or(self.newest + 1, |(&segment, _)| segment);
         let unread = self.segments.values().filter_map(|segment| segment.unread.map(|unread| unread.floor));
         let floor = self.streams.each_ref().map(|stream| stream.ack_floor);
         FrontFacts {

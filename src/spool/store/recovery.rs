@@ -27,6 +27,7 @@ use super::{
     edit::Edit,
     entering::Entries,
     retention::truncate,
+    size_of,
     survey::{Survey, other_version},
     walk::{Start, walk},
     writer_at,
@@ -487,6 +488,7 @@ impl<'a> Recovery<'a> {
         state.expect_redeliveries(findings.redelivers_since);
         let numbers = state.segments.keys().chain(&survey.done).chain(recorded.segments.keys());
         let next_segment = numbers.max().map_or(1, |newest| newest + 1).max(needed_from);
+        state.newest = next_segment - 1;
         let ended = state.segments.last_key_value();
         let ended = ended.map(|(&segment, known)| Ending { segment, len: known.end, records: known.held, next });
         Ok(Recovered { state, position: Position::new(next_segment, next, ended), findings })
@@ -502,10 +504,21 @@ pub(super) struct Pending {
 
 impl Pending {
     pub(super) fn add(&mut self, stream: Stream, key: u64, entry: &Entry) {
-        let (records, size) = &mut self.streams[stream as usize];
-        *records += entry.records;
-        size.add(entry.size);
-        self.first[stream as usize].get_or_insert((key, entry.received_at));
+        self.add_records(stream, key, entry.records, entry.size, entry.received_at);
+    }
+
+    /// What is synced and not entered.
+    pub(super) fn add_group(&mut self, group: &super::Group) {
+        for (_, header) in &group.blocks {
+            self.add_records(header.stream, header.seq, header.count.into(), size_of(header), header.received_at);
+        }
+    }
+
+    fn add_records(&mut self, stream: Stream, first: u64, records: u64, size: super::Size, received_at: UnixMillis) {
+        let (all, all_size) = &mut self.streams[stream as usize];
+        *all += records;
+        all_size.add(size);
+        self.first[stream as usize].get_or_insert((first, received_at));
     }
 }
 

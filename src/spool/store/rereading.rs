@@ -80,6 +80,8 @@ pub(super) fn twin(store: &Store) -> MemoryQueue {
             known.unread = unread;
         }
     }
+    // What was synced meanwhile, and is entered next.
+    state.unentered.iter().for_each(|group| pending.add_group(group));
     state.take_over(pending, &change.entries, lost);
     state.expect_redeliveries(since);
     change.totals = Some(state.streams.each_ref().map(|stream| stream.totals.clone()));

@@ -145,3 +145,39 @@ async fn survives(folder: tempfile::TempDir, newest: Newest, bad_block: bool, ca
     assert_eq!(dropped(&status, Stream::Stats), 0, "{case}");
     spool.close().await;
 }
+
+#[tokio::test]
+async fn a_segment_that_is_begun_while_the_one_before_is_on_its_way_lets_nothing_go() {
+    // Anew, and after a restart with nothing to deliver: no segment is known to hold anything then.
+    for drained in [0, 10] {
+        let folder = tempfile::tempdir().expect("a folder");
+        if drained > 0 {
+            let spool = open(folder.path());
+            spool.append(batch(Stream::Events, 0..drained)).await.expect("taken");
+            assert_eq!(lease_all(&spool, Stream::Events).len() as u64, drained);
+            spool.acknowledge(Stream::Events, &[0..drained]).expect("noted");
+            eventually("all is done", || spool.status().records() == 0).await;
+            spool.close().await;
+        }
+        let spool = open(folder.path());
+        let store = &spool.shared.store;
+        let packed = [(0..10, false), (10..20, true), (20..30, true)]
+            .map(|(numbers, roll)| store.pack(&[batch(Stream::Events, numbers)], roll).expect("packed"));
+        for group in packed {
+            store.commit(group, |_| Ok(u64::MAX)).expect("synced");
+        }
+        spool.close().await;
+        for queue in ["kept", "gone"] {
+            if queue == "gone" {
+                fs::remove_dir_all(folder.path().join("queue")).expect("removed");
+            }
+            let spool = open(folder.path());
+            assert_eq!(
+                texts(&lease_all(&spool, Stream::Events)),
+                expected(0..30),
+                "{drained} before, the queue {queue}"
+            );
+            spool.close().await;
+        }
+    }
+}

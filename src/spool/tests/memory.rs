@@ -35,6 +35,8 @@ pub(super) struct Faults {
     pub(super) set_len: Mutex<Option<(u64, ErrorKind)>>,
     /// The next write of a thread that appends panics at its end.
     pub(super) panic_in_write: AtomicBool,
+    /// What happens in the middle of the next read of a file.
+    pub(super) meanwhile: Meanwhile,
     /// The next renaming of a file panics.
     pub(super) panic_in_rename: AtomicBool,
     pub(super) free: AtomicU64,
@@ -43,6 +45,16 @@ pub(super) struct Faults {
     /// A sync is held up right now.
     pub(super) holding: AtomicBool,
     released: Condvar,
+}
+
+/// Something that happens once.
+#[derive(Default)]
+pub(super) struct Meanwhile(pub(super) Mutex<Option<Box<dyn FnOnce() + Send>>>);
+
+impl std::fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meanwhile")
+    }
 }
 
 impl Faults {
@@ -209,6 +221,8 @@ impl MemoryFile {
 
 impl DiskFile for MemoryFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let meanwhile = self.faults.meanwhile.0.lock().take();
+        meanwhile.into_iter().for_each(|happens| happens());
         let contents = self.contents.lock();
         let rest = contents.get(offset as usize..).unwrap_or_default();
         let read = rest.len().min(buffer.len());

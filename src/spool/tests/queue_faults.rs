@@ -164,3 +164,30 @@ async fn a_start_without_a_queue_tells_what_may_come_again_until_it_is_done() {
     assert_eq!((spool.redelivers_since(), spool.status().records()), (None, 10));
     spool.close().await;
 }
+
+#[tokio::test]
+async fn what_is_synced_while_a_queue_is_made_again_counts_and_is_delivered() {
+    let disk = MemoryDisk::new();
+    let queue = Arc::new(FaultyQueue::default());
+    let spool = over(&disk, Some(Arc::clone(&queue) as Arc<dyn QueueStore>));
+    spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
+    queue.set(Mood::Fail);
+    let shared = Arc::clone(&spool.shared);
+    let appends = move || {
+        for batch in [batch(Stream::Events, 10..25), batch(Stream::Stats, 0..7)] {
+            shared.store.append(&[batch], false).expect("taken");
+        }
+    };
+    *disk.faults.meanwhile.0.lock() = Some(Box::new(appends));
+    assert_eq!(lease_all(&spool, Stream::Events).len(), 25);
+    assert!(disk.faults.meanwhile.0.lock().is_none() && spool.redelivers_since().is_some(), "the queue was made again");
+    assert_eq!((spool.status().records(), spool.waiting(Stream::Stats).0), (32, 7));
+    // A front that is written now says nothing of what was not delivered.
+    let floor = spool.shared.store.state.lock().streams.each_ref().map(|stream| stream.ack_floor);
+    assert_eq!(floor[..2], [0, 0]);
+    assert_eq!(lease_all(&spool, Stream::Stats).len(), 7);
+    spool.acknowledge(Stream::Events, &[0..25]).expect("noted");
+    spool.acknowledge(Stream::Stats, &[0..7]).expect("noted");
+    assert_eq!(spool.status().records(), 0);
+    spool.close().await;
+}
