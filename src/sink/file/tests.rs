@@ -7,6 +7,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
+        mpsc,
     },
     time::Duration,
 };
@@ -195,6 +196,43 @@ async fn a_second_sink_does_not_write_into_the_same_folder() {
     assert!(error.message.contains("another sink or process"), "{error}");
     first.close().await;
     second.initialize().await.expect("free now");
+}
+
+#[tokio::test]
+async fn no_second_sink_takes_up_a_folder_while_its_files_are_compressed() {
+    let folder = tempfile::tempdir().expect("folder");
+    let first = Arc::new(open(options(folder.path())).await);
+    first.send_batch(events(0..10)).await;
+    let (inner, (end, ended), (begin, begun)) = (Arc::clone(&first.inner), mpsc::channel(), mpsc::channel());
+    let compressing = std::thread::spawn(move || {
+        let _compressing = inner.compressing.lock();
+        begin.send(()).expect("awaited");
+        ended.recv().expect("told to end");
+    });
+    begun.recv().expect("begun");
+    let closing = tokio::spawn({
+        let first = Arc::clone(&first);
+        async move { first.close().await }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let encoder = Arc::new(Encoder::new(DocumentOptions::default()));
+    let second = FileSink::new(options(folder.path()), encoder).expect("options");
+    let error = second.initialize().await.expect_err("in use");
+    assert!(error.message.contains("another sink or process"), "{error}");
+    end.send(()).expect("awaited");
+    compressing.join().expect("ended");
+    closing.await.expect("closed");
+    second.initialize().await.expect("free now");
+}
+
+#[tokio::test]
+async fn a_sink_that_closes_begins_to_compress_no_other_file() {
+    let folder = tempfile::tempdir().expect("folder");
+    let sink = open(FileOptions { compression: Compression::Gzip, ..options(folder.path()) }).await;
+    fs::write(folder.path().join(format!("events-{}.ndjson", name_of(1_000))), lines(0..10)).expect("written");
+    sink.inner.closing.store(true, Ordering::Relaxed);
+    sink.inner.compress_closed();
+    assert!(files(folder.path())[0].to_string_lossy().ends_with(".ndjson"));
 }
 
 #[test]
