@@ -414,3 +414,15 @@ async fn it_looks_into_no_file_that_was_written_before() {
     assert_eq!(seen(now + day).await, [true; 3], "the clock was wrong when they came");
     assert_eq!(seen(i64::MAX).await, [false; 3], "none may come again");
 }
+
+#[tokio::test]
+async fn a_folder_that_someone_removed_holds_no_lines_to_look_back_at() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("out");
+    let sink = open(options(&path)).await;
+    sink.send_batch(events(0..10)).await;
+    fs::remove_dir_all(&path).expect("removed");
+    sink.look_back(0).await.expect("nothing to look at");
+    assert!(all_delivered(&sink.send_batch(events(10..20)).await));
+    assert_eq!(ids(&path), numbered(10..20));
+}
