@@ -4,8 +4,9 @@ use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, State},
+    extract::{DefaultBodyLimit, Request, State},
     http::{StatusCode, header},
+    middleware::{self, Next},
     response::{
         IntoResponse, Response,
         sse::{Event, KeepAlive, Sse},
@@ -49,6 +50,18 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .method_not_allowed_fallback(|| async {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this is there, but not for this method: see Allow")
         })
+        .layer(middleware::from_fn(to_its_end))
+}
+
+/// Does what changes something to its end, also where the caller goes away: a connection takes its handler with it, and
+/// half a reload would leave a sink stopped.
+async fn to_its_end(request: Request, next: Next) -> Response {
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    tokio::spawn(next.run(request)).await.unwrap_or_else(|panic| {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, panic.to_string()).into_response()
+    })
 }
 
 /// What went wrong with a request: `{"error": "…"}`.
