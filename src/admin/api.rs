@@ -158,3 +158,37 @@ async fn flush(State(app): State<Arc<App>>, Name(name): Name) -> Result<Response
 async fn reload(State(app): State<Arc<App>>) -> Result<Json<Reloaded>, Problem> {
     Ok(Json(app.reload().await?))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use axum::body::Body;
+    use tokio::sync::mpsc;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    /// Whether a handler of this method comes to its end although its caller goes away first.
+    async fn ends(method: &str) -> bool {
+        let (begun, mut begin) = mpsc::channel(1);
+        let (ended, mut end) = mpsc::channel(1);
+        let work = move || async move {
+            begun.send(()).await.expect("awaited");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            ended.send(()).await.expect("awaited");
+        };
+        let routes = Router::new().route("/", get(work.clone()).post(work)).layer(middleware::from_fn(to_its_end));
+        let request = Request::builder().method(method).uri("/").body(Body::empty()).expect("a request");
+        let caller = tokio::spawn(routes.oneshot(request));
+        begin.recv().await.expect("begun");
+        caller.abort();
+        end.recv().await.is_some()
+    }
+
+    #[tokio::test]
+    async fn what_changes_something_comes_to_its_end_without_its_caller() {
+        assert!(ends("POST").await);
+        assert!(!ends("GET").await, "nobody reads on for nobody");
+    }
+}
