@@ -4,8 +4,9 @@ use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, State},
+    extract::{DefaultBodyLimit, Request, State},
     http::{StatusCode, header},
+    middleware::{self, Next},
     response::{
         IntoResponse, Response,
         sse::{Event, KeepAlive, Sse},
@@ -49,6 +50,18 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .method_not_allowed_fallback(|| async {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this is there, but not for this method: see Allow")
         })
+        .layer(middleware::from_fn(to_its_end))
+}
+
+/// Does what changes something to its end, also where the caller goes away: a connection takes its handler with it, and
+/// half a reload would leave a sink stopped.
+async fn to_its_end(request: Request, next: Next) -> Response {
+    if request.method().is_safe() {
+        return next.run(request).await;
+    }
+    tokio::spawn(next.run(request)).await.unwrap_or_else(|panic| {
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, panic.to_string()).into_response()
+    })
 }
 
 /// What went wrong with a request: `{"error": "…"}`.
@@ -144,4 +157,38 @@ async fn flush(State(app): State<Arc<App>>, Name(name): Name) -> Result<Response
 
 async fn reload(State(app): State<Arc<App>>) -> Result<Json<Reloaded>, Problem> {
     Ok(Json(app.reload().await?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use axum::body::Body;
+    use tokio::sync::mpsc;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    /// Whether a handler of this method comes to its end although its caller goes away first.
+    async fn ends(method: &str) -> bool {
+        let (begun, mut begin) = mpsc::channel(1);
+        let (ended, mut end) = mpsc::channel(1);
+        let work = move || async move {
+            begun.send(()).await.expect("awaited");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            ended.send(()).await.expect("awaited");
+        };
+        let routes = Router::new().route("/", get(work.clone()).post(work)).layer(middleware::from_fn(to_its_end));
+        let request = Request::builder().method(method).uri("/").body(Body::empty()).expect("a request");
+        let caller = tokio::spawn(routes.oneshot(request));
+        begin.recv().await.expect("begun");
+        caller.abort();
+        end.recv().await.is_some()
+    }
+
+    #[tokio::test]
+    async fn what_changes_something_comes_to_its_end_without_its_caller() {
+        assert!(ends("POST").await);
+        assert!(!ends("GET").await, "nobody reads on for nobody");
+    }
 }

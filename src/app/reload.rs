@@ -20,7 +20,6 @@ use super::{
 use crate::{
     config::{self, AdminConfig, Config, ConfigError, IngestConfig, LogConfig, SinkConfig},
     record::now_millis,
-    spool::OpenError,
 };
 
 /// How often a spool is tried again that did not open, where the reason may pass by itself.
@@ -98,7 +97,7 @@ impl App {
 
         let added = self.start_added(&old, &new).await?;
         self.swap_sinks(&old, &new, added, &mut done).await;
-        self.open_again(|_| true, &mut done).await;
+        self.open_again(&mut done).await;
         if new.log.level != old.log.level {
             self.logging.set_level(new.log.level);
             done.applied.push(format!("log.level: {}", new.log.level.as_str()));
@@ -212,11 +211,11 @@ impl App {
         }
     }
 
-    /// Opens spools that did not open before, where `which` says so of the reason.
-    async fn open_again(&self, which: impl Fn(&OpenError) -> bool, done: &mut Reloaded) {
+    /// Opens spools that did not open before.
+    async fn open_again(&self, done: &mut Reloaded) {
         for sink in self.sinks.load_full().iter() {
-            let Some(why) = sink.slot.not_open().await.filter(|why| which(&why.error)) else { continue };
-            if sink.open_again(self.data_dir()).await {
+            let Some(why) = sink.slot.not_open().await else { continue };
+            if sink.open_again(self.data_dir(), async { Some(()) }).await {
                 done.applied.push(format!("sink {}: its spool is open again", sink.config.name));
                 continue;
             }
@@ -225,14 +224,25 @@ impl App {
         }
     }
 
-    /// Opens spools again whose reason may pass by itself, for ever.
+    /// Opens spools again whose reason may pass by itself, for ever; each by itself, as its disk may not answer.
     pub(super) async fn keep_opening(self: Arc<Self>) {
         loop {
             tokio::time::sleep(OPEN_PERIOD).await;
-            let _no_reload = self.reloading.lock().await;
-            // What comes of it is logged.
-            self.open_again(OpenError::is_retryable, &mut Reloaded::default()).await;
+            for sink in self.sinks.load_full().iter() {
+                if sink.slot.not_open_now().is_some_and(|why| why.error.is_retryable()) {
+                    tokio::spawn(Arc::clone(&self).open_beside(Arc::clone(sink)));
+                }
+            }
         }
+    }
+
+    /// Opens a spool beside reloads: none waits for a disk that does not answer. What comes of it is logged.
+    async fn open_beside(self: Arc<Self>, sink: Arc<Running>) {
+        let in_force = async {
+            let no_reload = self.reloading.lock().await;
+            self.sinks.load().iter().any(|running| Arc::ptr_eq(running, &sink)).then_some(no_reload)
+        };
+        sink.open_again(self.data_dir(), in_force).await;
     }
 
     fn take_sinks(&self, sinks: Vec<Arc<Running>>) {

@@ -3,7 +3,10 @@
 use std::{io, sync::Arc, time::Duration};
 
 use sd_notify::NotifyState;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
+};
 
 use super::App;
 
@@ -23,25 +26,27 @@ impl Signals {
         })
     }
 
-    /// Reloads on SIGHUP, keeps systemd's watchdog quiet, returns on SIGTERM or SIGINT.
+    /// Reloads on SIGHUP, keeps systemd's watchdog quiet, returns on SIGTERM or SIGINT: also while a reload waits for a
+    /// disk or a server. Such a reload goes on.
     pub(super) async fn until_stopped(&mut self, app: &Arc<App>) {
         let patience = watchdog();
         let mut alive = tokio::time::interval(patience.map_or(Duration::from_secs(3_600), |patience| patience / 3));
+        let mut reload = JoinSet::new();
         loop {
             tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
-                _ = self.hangup.recv() => {
-                    reloading();
-                    // What came of it is logged.
-                    let _ = app.reload().await;
-                    notify(&[NotifyState::Ready]);
+                _ = self.terminate.recv() => break,
+                _ = self.interrupt.recv() => break,
+                // One that comes meanwhile waits, and reads the file once more.
+                _ = self.hangup.recv(), if reload.is_empty() => {
+                    reload.spawn(reload_and_tell(Arc::clone(app)));
                 }
+                Some(_) = reload.join_next() => {}
                 _ = alive.tick() => if patience.is_some() {
                     notify(&[NotifyState::Watchdog]);
                 },
             }
         }
+        reload.detach_all();
     }
 
     /// Returns when the process is told to stop once more.
@@ -60,6 +65,15 @@ fn watchdog() -> Option<Duration> {
 /// Tells systemd that records are taken.
 pub(super) fn ready() {
     notify(&[NotifyState::Ready]);
+}
+
+async fn reload_and_tell(app: Arc<App>) {
+    reloading();
+    // What came of it is logged.
+    let _ = app.reload().await;
+    if !app.stopping.is_cancelled() {
+        notify(&[NotifyState::Ready]);
+    }
 }
 
 fn reloading() {

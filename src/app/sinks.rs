@@ -51,6 +51,8 @@ const REFUSAL: Duration = Duration::from_secs(10);
 pub(super) struct Slot {
     name: SinkName,
     spool: RwLock<Held>,
+    /// Held while it is tried again: one attempt at a time, however long the disk takes.
+    trying: tokio::sync::Mutex<()>,
     /// Why the last batch was not kept, until one is kept again.
     refused: Mutex<Option<(Instant, Refusing)>>,
 }
@@ -73,6 +75,20 @@ impl Held {
     }
 }
 
+/// What came of trying to open a spool again.
+struct Tried<'a> {
+    held: Held,
+    _one_at_a_time: tokio::sync::MutexGuard<'a, ()>,
+}
+
+impl Tried<'_> {
+    async fn let_go(self) {
+        if let Held::Open(spool) = self.held {
+            spool.close().await;
+        }
+    }
+}
+
 /// A spool that does not open.
 pub(super) struct NotOpen {
     pub(super) error: OpenError,
@@ -83,7 +99,8 @@ pub(super) struct NotOpen {
 
 impl Slot {
     fn new(name: &SinkName, held: Held) -> Arc<Self> {
-        Arc::new(Self { name: name.clone(), spool: RwLock::new(held), refused: Mutex::default() })
+        let (spool, trying, refused) = (RwLock::new(held), tokio::sync::Mutex::default(), Mutex::default());
+        Arc::new(Self { name: name.clone(), spool, trying, refused })
     }
 
     /// Opens a sink's spool.
@@ -138,28 +155,31 @@ impl Slot {
         }
     }
 
-    /// Opens a spool that did not open before, while senders are refused; `None` where it does not open now either, or is not
-    /// such a one.
-    pub(super) async fn open_again(&self, data_dir: &Path, config: &SpoolConfig) -> Option<Arc<Spool>> {
+    /// Tries to open a spool that did not open before, while senders are refused; the slot stays as it is. `None` where it
+    /// fails as before, is being tried already, or is not such a one.
+    async fn try_again(&self, data_dir: &Path, config: &SpoolConfig) -> Option<Tried<'_>> {
+        let one_at_a_time = self.trying.try_lock().ok()?;
         let before = self.not_open().await?;
-        let opened = open(&self.name, data_dir, config).await;
-        let held = match opened {
+        let held = match open(&self.name, data_dir, config).await {
             Ok(spool) => Held::Open(spool),
             // The same again needs no other look.
             Err(error) if error.to_string() == before.error.to_string() => return None,
             Err(error) => Held::NotOpen(not_open(&self.name, data_dir, config, error).await),
         };
-        let opened = held.spool().cloned();
+        Some(Tried { held, _one_at_a_time: one_at_a_time })
+    }
+
+    /// Takes over what came of an attempt; the spool, where it is open now.
+    async fn take_over(&self, tried: Tried<'_>) -> Option<Arc<Spool>> {
         let mut slot = self.spool.write().await;
         if slot.not_open().is_some() {
-            *slot = held;
+            let opened = tried.held.spool().cloned();
+            *slot = tried.held;
             return opened;
         }
         drop(slot);
         // It was closed for good meanwhile.
-        if let Some(spool) = opened {
-            spool.close().await;
-        }
+        tried.let_go().await;
         None
     }
 
@@ -281,9 +301,16 @@ impl Running {
         }
     }
 
-    /// Opens its spool, which did not open before, and starts delivering; whether it did.
-    pub(super) async fn open_again(&self, data_dir: &Path) -> bool {
-        let Some(spool) = self.slot.open_again(data_dir, &self.config.spool).await else { return false };
+    /// Opens its spool, which did not open before, and starts delivering; whether it did. `in_force` is awaited once the
+    /// spool is open, which may take as long as the disk likes, and what it answers is held until the sink delivers; `None`
+    /// where another one took this one's place meanwhile: that one opens the spool with its own options.
+    pub(super) async fn open_again<G>(&self, data_dir: &Path, in_force: impl Future<Output = Option<G>>) -> bool {
+        let Some(tried) = self.slot.try_again(data_dir, &self.config.spool).await else { return false };
+        let Some(_in_force) = in_force.await else {
+            tried.let_go().await;
+            return false;
+        };
+        let Some(spool) = self.slot.take_over(tried).await else { return false };
         self.deliver_from(spool);
         tracing::info!(sink = %self.config.name, "the spool is open again: the sink takes records and delivers");
         true
@@ -350,4 +377,58 @@ pub(super) fn build(config: &SinkConfig, encoder: &Arc<Encoder>) -> Result<Arc<d
             Arc::new(FileSink::new(options.clone(), Arc::clone(encoder)).map_err(|error| failed(error.to_string()))?)
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::{config, document::DocumentOptions};
+
+    /// A file sink whose spool does not open: there is a file in its place.
+    async fn standing_still(folder: &Path) -> Arc<Running> {
+        let text = format!("sinks:\n  - {{ name: files, type: file, path: {} }}\n", folder.join("out").display());
+        let config = config::parse(Some(("c.yaml", &text)), &|_| None).unwrap().sinks.remove(0);
+        fs::write(folder.join("files"), "").unwrap();
+        let slot = Slot::open_or_tell(&config.name, folder, &config.spool).await.unwrap();
+        let encoder = Arc::new(Encoder::new(DocumentOptions::default()));
+        let sink = Running::start(Arc::new(config), slot, &encoder).await.unwrap();
+        assert!(sink.slot.not_open().await.is_some() && sink.status().is_none());
+        sink
+    }
+
+    #[tokio::test]
+    async fn a_spool_that_opens_again_is_left_to_the_sink_that_is_in_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let sink = standing_still(folder.path()).await;
+        let in_force = || async { Some(()) };
+        assert!(!sink.open_again(folder.path(), in_force()).await, "the file is still there");
+        fs::remove_file(folder.path().join("files")).unwrap();
+        assert!(!sink.open_again(folder.path(), async { None::<()> }).await, "another one took its place");
+        assert!(sink.slot.not_open().await.is_some());
+        let meanwhile = async {
+            assert!(!sink.open_again(folder.path(), in_force()).await, "it is being tried already");
+            Some(())
+        };
+        assert!(sink.open_again(folder.path(), meanwhile).await, "and was let go before");
+        assert!(sink.slot.get().await.is_some() && sink.status().is_some());
+        sink.stop().await;
+        sink.slot.close().await;
+    }
+
+    #[tokio::test]
+    async fn a_slot_that_was_closed_while_its_spool_opened_stays_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let sink = standing_still(folder.path()).await;
+        fs::remove_file(folder.path().join("files")).unwrap();
+        let closed = async {
+            sink.stop().await;
+            sink.slot.close().await;
+            Some(())
+        };
+        assert!(!sink.open_again(folder.path(), closed).await);
+        assert!(sink.slot.get().await.is_none() && sink.status().is_none());
+        Slot::open(&sink.config.name, folder.path(), &sink.config.spool).await.unwrap().close().await;
+    }
 }

@@ -18,10 +18,11 @@ impl App {
         if let Some(demo) = demo {
             demo.abort();
         }
-        join_all(servers).await;
+        let patience = self.config().shutdown_timeout / 2;
+        // A reload that is under way ends first, and none begins any more: it would start workers that nobody stops.
+        let (_, _no_reload) = tokio::join!(join_all(servers), tokio::time::timeout(patience, self.reloading.lock()));
         let sinks = self.sinks.load_full();
         join_all(sinks.iter().map(|sink| sink.stop())).await;
-        let patience = self.config().shutdown_timeout / 2;
         let closing = join_all(sinks.iter().map(|sink| close(Arc::clone(&sink.slot))));
         match tokio::time::timeout(patience, closing).await {
             Ok(left) => {

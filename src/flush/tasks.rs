@@ -30,8 +30,9 @@ pub(super) struct Sent {
     pub(super) delivered_bytes: u64,
     pub(super) rejected: u64,
     pub(super) lag_millis: Option<i64>,
-    /// How many records were sent first, and how long the sink took to answer.
+    /// How many records and bytes were sent first, and how long the sink took to answer.
     pub(super) records: usize,
+    pub(super) bytes: u64,
     pub(super) latency: Duration,
     /// What is to be tried again.
     pub(super) leftover: Option<InFlightBatch>,
@@ -89,6 +90,7 @@ pub(super) async fn send(context: Context, mut batch: InFlightBatch) -> TaskResu
         rejected: 0,
         lag_millis: None,
         records: batch.records.len(),
+        bytes: batch.records.iter().map(|record| record.bytes.len() as u64).sum(),
         latency,
         leftover: None,
         error,

@@ -69,9 +69,11 @@ impl Window {
         self.ceiling = self.ceiling.min(records as f64 / 2.0).max(1.0);
     }
 
-    /// A batch of so many records was answered.
-    pub(super) fn answered(&mut self, records: usize, latency: Duration) {
-        let part = (records as f64 / self.records()).min(1.0);
+    /// A batch of so many records and bytes was answered. It filled the window as far as the fuller of the two did: large
+    /// records reach the bytes long before the records.
+    pub(super) fn answered(&mut self, records: usize, bytes: u64, latency: Duration) {
+        let part_of_batch = (records as f64 / self.batch.records as f64).max(bytes as f64 / self.batch.bytes as f64);
+        let part = (part_of_batch * self.batch.records as f64 / self.records()).min(1.0);
         self.ceiling = (self.ceiling * (1.0 + part)).min(self.full());
         let seconds = latency.as_secs_f64().max(1e-6);
         self.latency =
@@ -114,7 +116,7 @@ mod tests {
     /// Keeps the window full, over a server that takes so many seconds.
     fn answer(window: &mut Window, answers: usize, seconds: f64) {
         for _ in 0..answers {
-            window.answered(window.limit().records, Duration::from_secs_f64(seconds));
+            window.answered(window.limit().records, 0, Duration::from_secs_f64(seconds));
         }
     }
 
@@ -179,6 +181,16 @@ mod tests {
         }
         assert_eq!(allowed(&window), (1, 1));
         answer(&mut window, 12, 0.02);
+        assert_eq!(allowed(&window), (2, 1000));
+    }
+
+    #[test]
+    fn batches_that_are_full_by_their_bytes_double_it_as_well() {
+        let mut window = window();
+        for _ in 0..8 {
+            let LeaseLimit { records, bytes } = window.limit();
+            window.answered((records / 10).max(1), bytes as u64, Duration::from_millis(20));
+        }
         assert_eq!(allowed(&window), (2, 1000));
     }
 

@@ -5,7 +5,8 @@ use std::{
     collections::BTreeSet,
     fs,
     path::PathBuf,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
+    time::Duration,
 };
 
 use livekit_protocol::{AnalyticsEvent, AnalyticsEvents};
@@ -328,4 +329,31 @@ async fn what_may_pass_is_tried_again_without_being_asked() {
     send(&spool, &records::numbered_events("again").take(10).collect::<Vec<_>>()).await;
     spool.wait_until_drained().await;
     spool.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_whose_disk_does_not_answer_keeps_no_reload_from_being_stopped() {
+    let mut spool = Setup::new().files("files").section("shutdown_timeout: 4s").prepare();
+    let directory = spool.data().join("files");
+    fs::create_dir_all(spool.data()).unwrap();
+    fs::write(&directory, "").unwrap();
+    spool.start().await;
+    // Opening a pipe to read waits for somebody who writes, as a disk that hangs has it wait.
+    fs::remove_file(&directory).unwrap();
+    fs::create_dir_all(directory.join("queue")).unwrap();
+    let pipe = directory.join("queue/conf");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let mut caller = Command::new(BINARY)
+        .current_dir(spool.folder())
+        .args(["reload", "--config", "config.yaml"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(caller.try_wait().unwrap().is_none(), "the reload waits for the disk");
+    spool.process().signal(rustix::process::Signal::HUP);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    spool.terminate();
+    caller.wait().unwrap();
 }

@@ -69,7 +69,7 @@ impl Loop {
         });
         let accepted = sent.delivered + sent.rejected > 0;
         if accepted {
-            self.window.answered(sent.records, sent.latency);
+            self.window.answered(sent.records, sent.bytes, sent.latency);
         }
         if accepted && self.unsettled.is_empty() {
             self.outage = None;

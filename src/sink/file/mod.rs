@@ -15,7 +15,10 @@ mod tests;
 use std::{
     collections::{HashMap, HashSet},
     fmt, fs, io,
-    sync::{Arc, Weak},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -55,6 +58,8 @@ struct Inner {
     lock: Mutex<Option<fs::File>>,
     /// Held while closed files are compressed.
     compressing: Mutex<()>,
+    /// Set once the folder is to be let go: no other file is compressed.
+    closing: AtomicBool,
 }
 
 impl fmt::Debug for FileSink {
@@ -75,8 +80,8 @@ impl FileSink {
     fn on(options: FileOptions, encoder: Arc<Encoder>, disk: Arc<dyn Disk>) -> Result<Self, FileOptionsError> {
         let labels = options.labels()?;
         let streams = Stream::ALL.into_iter().map(|stream| (stream, Mutex::new(None))).collect();
-        let inner =
-            Inner { options, encoder, labels, disk, streams, lock: Mutex::new(None), compressing: Mutex::new(()) };
+        let (lock, compressing, closing) = (Mutex::new(None), Mutex::new(()), AtomicBool::new(false));
+        let inner = Inner { options, encoder, labels, disk, streams, lock, compressing, closing };
         Ok(Self { inner: Arc::new(inner) })
     }
 }
@@ -223,6 +228,9 @@ impl Inner {
         for file in self.streams.values() {
             let closed = file.lock().as_ref().map_or_else(|| Ok(Vec::new()), StreamFile::closed);
             for path in closed.unwrap_or_default() {
+                if self.closing.load(Ordering::Relaxed) {
+                    return;
+                }
                 if let Err(error) = closed::compress(&path, self.options.compression) {
                     tracing::warn!(path = %path.display(), %error, "closed file is not compressed yet");
                 }
@@ -235,6 +243,10 @@ impl Inner {
     }
 
     fn release(&self) {
+        self.closing.store(true, Ordering::Relaxed);
+        // Whoever gets the folder next goes on with its newest file: that must not be one that is replaced by its
+        // compressed copy right now.
+        let _none_is_compressed = self.compressing.lock();
         for file in self.streams.values() {
             *file.lock() = None;
         }

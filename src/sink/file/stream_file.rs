@@ -107,7 +107,11 @@ impl StreamFile {
     pub(super) fn look_back(&mut self, since: UnixMillis) -> io::Result<()> {
         self.looked_back = LookedBack::default();
         if since < UnixMillis::MAX {
-            let files = files_of(self.stream, &self.folder)?;
+            let files = match files_of(self.stream, &self.folder) {
+                // Someone removed the folder; the next line makes it again.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+                files => files?,
+            };
             self.looked_back = LookedBack::read(looked_back::written_since(files, since, now_millis()));
         }
         Ok(())

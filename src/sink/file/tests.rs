@@ -7,6 +7,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
+        mpsc,
     },
     time::Duration,
 };
@@ -197,6 +198,43 @@ async fn a_second_sink_does_not_write_into_the_same_folder() {
     second.initialize().await.expect("free now");
 }
 
+#[tokio::test]
+async fn no_second_sink_takes_up_a_folder_while_its_files_are_compressed() {
+    let folder = tempfile::tempdir().expect("folder");
+    let first = Arc::new(open(options(folder.path())).await);
+    first.send_batch(events(0..10)).await;
+    let (inner, (end, ended), (begin, begun)) = (Arc::clone(&first.inner), mpsc::channel(), mpsc::channel());
+    let compressing = std::thread::spawn(move || {
+        let _compressing = inner.compressing.lock();
+        begin.send(()).expect("awaited");
+        ended.recv().expect("told to end");
+    });
+    begun.recv().expect("begun");
+    let closing = tokio::spawn({
+        let first = Arc::clone(&first);
+        async move { first.close().await }
+    });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let encoder = Arc::new(Encoder::new(DocumentOptions::default()));
+    let second = FileSink::new(options(folder.path()), encoder).expect("options");
+    let error = second.initialize().await.expect_err("in use");
+    assert!(error.message.contains("another sink or process"), "{error}");
+    end.send(()).expect("awaited");
+    compressing.join().expect("ended");
+    closing.await.expect("closed");
+    second.initialize().await.expect("free now");
+}
+
+#[tokio::test]
+async fn a_sink_that_closes_begins_to_compress_no_other_file() {
+    let folder = tempfile::tempdir().expect("folder");
+    let sink = open(FileOptions { compression: Compression::Gzip, ..options(folder.path()) }).await;
+    fs::write(folder.path().join(format!("events-{}.ndjson", name_of(1_000))), lines(0..10)).expect("written");
+    sink.inner.closing.store(true, Ordering::Relaxed);
+    sink.inner.compress_closed();
+    assert!(files(folder.path())[0].to_string_lossy().ends_with(".ndjson"));
+}
+
 #[test]
 fn names_hold_the_time_they_were_made() {
     let at = 1_763_773_323_456;
@@ -375,4 +413,16 @@ async fn it_looks_into_no_file_that_was_written_before() {
     assert_eq!(seen(now - 3 * day).await, [true; 3]);
     assert_eq!(seen(now + day).await, [true; 3], "the clock was wrong when they came");
     assert_eq!(seen(i64::MAX).await, [false; 3], "none may come again");
+}
+
+#[tokio::test]
+async fn a_folder_that_someone_removed_holds_no_lines_to_look_back_at() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("out");
+    let sink = open(options(&path)).await;
+    sink.send_batch(events(0..10)).await;
+    fs::remove_dir_all(&path).expect("removed");
+    sink.look_back(0).await.expect("nothing to look at");
+    assert!(all_delivered(&sink.send_batch(events(10..20)).await));
+    assert_eq!(ids(&path), numbered(10..20));
 }
