@@ -450,8 +450,11 @@ impl<'a> Recovery<'a> {
                 ));
             }
             let seqs = self.seqs_of(&known)?;
-            for (totals, seqs) in self.recorded.totals.iter_mut().zip(&seqs) {
-                totals.count(disposition, seqs.len());
+            // A front that knows it is done has counted what became of it.
+            if segment >= self.needed_from {
+                for (totals, seqs) in self.recorded.totals.iter_mut().zip(&seqs) {
+                    totals.count(disposition, seqs.len());
+                }
             }
             if !done {
                 self.findings.lost.insert(segment, seqs);
