@@ -280,6 +280,7 @@ impl<'a> Recovery<'a> {
         let ending = self.survey.ending_of(number);
         let end = ending.map_or(listed.len, |ending| ending.len);
         if let Some(front) = front {
+            self.count_gone_before(front);
             let first = self.next.iter_mut().zip(front.first);
             first.for_each(|(next, first)| *next = (*next).max(first));
         }
@@ -381,6 +382,36 @@ impl<'a> Recovery<'a> {
         Ok(())
     }
 
+    /// Counts what lay in segments that are gone and that neither the queue nor a front knows to be done: the front behind them
+    /// says that there was one, and which sequence numbers are missing.
+    fn count_gone_before(&mut self, front: &Front) {
+        let Some(gone) = front.previous else { return };
+        let there = self.survey.segments.iter().any(|(number, ..)| *number == gone.segment);
+        if there || gone.segment < self.needed_from || self.survey.done.contains(&gone.segment) {
+            return;
+        }
+        let mut lost = PerStream::<RangeSet>::default();
+        for (i, lost) in lost.iter_mut().enumerate() {
+            let first = front.first[i];
+            let from = self.next[i].max(self.floor[i]).max(self.recorded.next[i]);
+            // What was passed over because it could not be seen was never there.
+            lost.insert(first - first.saturating_sub(from) % UNSEEN..first);
+        }
+        let records: u64 = lost.iter().map(RangeSet::len).sum();
+        if records == 0 {
+            return;
+        }
+        let path = segment::path(&self.place.home.join("journal"), gone.segment);
+        self.place.reports.error(format!(
+            "{}: it is gone, and {records} records with it that nothing says were delivered; they are counted as damaged",
+            path.display()
+        ));
+        for (totals, lost) in self.recorded.totals.iter_mut().zip(&lost) {
+            totals.count(Disposition::Dropped(DropReason::Damaged), lost.len());
+        }
+        self.findings.lost.insert(gone.segment, lost);
+    }
+
     /// Takes out of a segment's entries what a front says is done: a queue that holds it is older than that front. What it says is
     /// done is so all the same, and what was done since comes again. Answers how many records that were.
     fn cut_done(&mut self, in_queue: &InQueue) -> Result<u64, QueueFailed> {
@@ -419,8 +450,11 @@ impl<'a> Recovery<'a> {
                 ));
             }
             let seqs = self.seqs_of(&known)?;
-            for (totals, seqs) in self.recorded.totals.iter_mut().zip(&seqs) {
-                totals.count(disposition, seqs.len());
+            // A front that knows it is done has counted what became of it.
+            if segment >= self.needed_from {
+                for (totals, seqs) in self.recorded.totals.iter_mut().zip(&seqs) {
+                    totals.count(disposition, seqs.len());
+                }
             }
             if !done {
                 self.findings.lost.insert(segment, seqs);

@@ -181,3 +181,33 @@ async fn a_segment_that_is_begun_while_the_one_before_is_on_its_way_lets_nothing
         }
     }
 }
+
+#[tokio::test]
+async fn records_of_a_segment_that_is_gone_are_counted_where_the_queue_is_gone_too() {
+    for gone in 1..=3 {
+        let folder = tempfile::tempdir().expect("a folder");
+        let spool = open(folder.path());
+        for part in 0..4 {
+            let group = spool.shared.store.pack(&[batch(Stream::Events, part * 10..part * 10 + 10)], true);
+            spool.shared.store.commit(group.expect("packed"), |_| Ok(u64::MAX)).expect("synced");
+        }
+        spool.close().await;
+        fs::remove_dir_all(folder.path().join("queue")).expect("removed");
+        fs::remove_file(segment::path(&folder.path().join("journal"), gone)).expect("removed");
+        for start in ["first", "second"] {
+            let spool = open(folder.path());
+            let all = &spool.status().streams[&Stream::Events];
+            assert_eq!((all.records, all.dropped[&DropReason::Damaged]), (30, 10), "segment {gone}, the {start} start");
+            spool.close().await;
+        }
+        let spool = open(folder.path());
+        let left: Vec<String> = expected(0..40)
+            .into_iter()
+            .enumerate()
+            .filter(|(i, _)| *i as u64 / 10 + 1 != gone)
+            .map(|(_, text)| text)
+            .collect();
+        assert_eq!(texts(&lease_all(&spool, Stream::Events)), left);
+        spool.close().await;
+    }
+}
