@@ -59,9 +59,9 @@ async fn to_its_end(request: Request, next: Next) -> Response {
     if request.method().is_safe() {
         return next.run(request).await;
     }
-    tokio::spawn(next.run(request)).await.unwrap_or_else(|panic| {
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, panic.to_string()).into_response()
-    })
+    tokio::spawn(next.run(request))
+        .await
+        .unwrap_or_else(|panic| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, panic.to_string()).into_response())
 }
 
 /// What went wrong with a request: `{"error": "…"}`.
