@@ -1,8 +1,8 @@
 //! The process: what it opens and in which order, who waits for whom when it stops.
 //!
 //! Start: lock the data folder → open the spools → start the workers → bind and serve. A spool that does not open stops its
-//! sink, not the process. Stop: the servers first (open requests end), then the workers (one last flush), then the spools; each
-//! part within half of `shutdown_timeout`.
+//! sink, not the process. Stop: the servers and a reload first (open requests end), then the workers (one last flush), then the
+//! spools; each part within half of `shutdown_timeout`.
 
 mod demo;
 mod folder;
