@@ -363,12 +363,7 @@ impl<'a> Recovery<'a> {
         self.findings.written_at = self.findings.written_at.max(walked.newest);
         self.findings.damage.extend(walked.damage.into_iter().map(|damage| (number, damage)));
         self.findings.torn = walked.torn.map(|torn| (number, torn)).or(self.findings.torn.take());
-        for (totals, lost) in self.recorded.totals.iter_mut().zip(&walked.lost) {
-            totals.count(Disposition::Dropped(DropReason::Damaged), lost.len());
-        }
-        if walked.lost.iter().any(|lost| lost.len() > 0) {
-            self.findings.lost.insert(number, walked.lost);
-        }
+        self.mark_lost(number, walked.lost);
         let segment = Segment {
             allocated,
             end: progress.entered_to,
@@ -386,8 +381,8 @@ impl<'a> Recovery<'a> {
     /// says that there was one, and which sequence numbers are missing.
     fn count_gone_before(&mut self, front: &Front) {
         let Some(gone) = front.previous else { return };
-        let there = self.survey.segments.iter().any(|(number, ..)| *number == gone.segment);
-        if there || gone.segment < self.needed_from || self.survey.done.contains(&gone.segment) {
+        let there = self.survey.segments.binary_search_by_key(&gone.segment, |(number, ..)| *number);
+        if there.is_ok() || gone.segment < self.needed_from || self.survey.done.contains(&gone.segment) {
             return;
         }
         let mut lost = PerStream::<RangeSet>::default();
@@ -406,10 +401,21 @@ impl<'a> Recovery<'a> {
             "{}: it is gone, and {records} records with it that nothing says were delivered; they are counted as damaged",
             path.display()
         ));
+        self.mark_lost(gone.segment, lost);
+    }
+
+    fn mark_lost(&mut self, segment: u64, lost: PerStream<RangeSet>) {
         for (totals, lost) in self.recorded.totals.iter_mut().zip(&lost) {
             totals.count(Disposition::Dropped(DropReason::Damaged), lost.len());
         }
-        self.findings.lost.insert(gone.segment, lost);
+        if lost.iter().any(|lost| lost.len() > 0) {
+            let found = self.findings.lost.entry(segment).or_default();
+            for (found, lost) in found.iter_mut().zip(&lost) {
+                for seqs in lost.iter() {
+                    found.insert(seqs);
+                }
+            }
+        }
     }
 
     /// Takes out of a segment's entries what a front says is done: a queue that holds it is older than that front. What it says is
@@ -439,27 +445,25 @@ impl<'a> Recovery<'a> {
     /// Entries of segments that are not there: done, where something says so, and lost otherwise.
     fn drop_gone(&mut self, in_queue: BTreeMap<u64, InQueue>) -> Result<(), Stop> {
         for (segment, known) in in_queue {
-            let done = segment < self.needed_from || self.survey.done.contains(&segment);
-            let disposition = if done { Disposition::Delivered } else { Disposition::Dropped(DropReason::Damaged) };
-            if !done {
-                let path = segment::path(&self.place.home.join("journal"), segment);
-                self.place.reports.error(format!(
-                    "{}: it is gone, and {} records that were still to be delivered with it; they are counted as damaged",
-                    path.display(),
-                    known.records
-                ));
+            self.remove_entries(&known);
+            // A front that knows it is done has counted what became of it.
+            if segment < self.needed_from {
+                continue;
             }
             let seqs = self.seqs_of(&known)?;
-            // A front that knows it is done has counted what became of it.
-            if segment >= self.needed_from {
+            if self.survey.done.contains(&segment) {
                 for (totals, seqs) in self.recorded.totals.iter_mut().zip(&seqs) {
-                    totals.count(disposition, seqs.len());
+                    totals.count(Disposition::Delivered, seqs.len());
                 }
+                continue;
             }
-            if !done {
-                self.findings.lost.insert(segment, seqs);
-            }
-            self.remove_entries(&known);
+            let path = segment::path(&self.place.home.join("journal"), segment);
+            self.place.reports.error(format!(
+                "{}: it is gone, and {} records that were still to be delivered with it; they are counted as damaged",
+                path.display(),
+                known.records
+            ));
+            self.mark_lost(segment, seqs);
         }
         let there = &self.state.segments;
         for &segment in self.recorded.segments.keys().filter(|segment| !there.contains_key(segment)) {

@@ -49,11 +49,7 @@ pub(super) fn twin(store: &Store) -> MemoryQueue {
                 expected = walked.next;
                 since = [since, walked.oldest].into_iter().flatten().min();
                 lost.iter_mut().zip(&walked.lost).for_each(|(lost, more)| *lost += more.len());
-                // What is not among the blocks any more was found lost, and counted, before.
-                let missing = known.held.saturating_sub(walked.progress.entered);
-                let Progress { entered_to, entered, done } = walked.progress;
-                let progress = Progress { entered_to, entered: entered + missing, done: done + missing };
-                change.segments.push((segment, Some(progress)));
+                change.segments.push((segment, Some(walked.progress_of(known.held))));
             }
             Err(error) => {
                 let path = segment::path(&store.journal(), segment);
@@ -179,12 +175,11 @@ impl Store {
     ) -> Result<bool, QueueFailed> {
         let known = self.state.lock().segments.get(&segment).copied();
         let Some(known) = known.filter(|known| known.unread == Some(unread)) else { return Ok(false) };
-        // What is not among the blocks any more was found lost, and counted, before.
-        let missing = unread.held.map_or(0, |held| held.saturating_sub(walked.progress.entered));
+        let read = walked.progress_of(unread.held.unwrap_or_default());
         let progress = Progress {
-            entered_to: known.progress.entered_to.max(walked.progress.entered_to),
-            entered: known.progress.entered + walked.progress.entered + missing,
-            done: known.progress.done + walked.progress.done + missing,
+            entered_to: known.progress.entered_to.max(read.entered_to),
+            entered: known.progress.entered + read.entered,
+            done: known.progress.done + read.done,
         };
         let change =
             Change { entries: entries.to_vec(), segments: vec![(segment, Some(progress))], ..Change::default() };

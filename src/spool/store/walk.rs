@@ -127,6 +127,14 @@ impl Walk<'_> {
 }
 
 impl Walked {
+    /// The progress of a segment that held so many records: what is not among its blocks any more was found lost, and counted,
+    /// before.
+    pub(super) fn progress_of(&self, held: u64) -> Progress {
+        let Progress { entered_to, entered, done } = self.progress;
+        let missing = held.saturating_sub(entered);
+        Progress { entered_to, entered: entered + missing, done: done + missing }
+    }
+
     /// Records of a stream up to `end` lay in bytes that do not hold.
     fn lose(&mut self, stream: Stream, end: u64, floor: u64) {
         let next = &mut self.next[stream as usize];
