@@ -122,10 +122,11 @@ impl Slot {
         data_dir: &Path,
         config: &SpoolConfig,
     ) -> Result<Arc<Self>, SinkStartError> {
-        match open(name, data_dir, config).await {
-            Ok(spool) => Ok(Self::new(name, Held::Open(spool))),
-            Err(source @ OpenError::InUse { .. }) => Err(SinkStartError::Spool { name: name.clone(), source }),
-            Err(error) => Ok(Self::new(name, Held::NotOpen(not_open(name, data_dir, config, error).await))),
+        match Self::open(name, data_dir, config).await {
+            Err(SinkStartError::Spool { source, .. }) if !matches!(source, OpenError::InUse { .. }) => {
+                Ok(Self::new(name, Held::NotOpen(not_open(name, data_dir, config, source).await)))
+            }
+            opened => opened,
         }
     }
 

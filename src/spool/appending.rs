@@ -89,14 +89,12 @@ impl Inbox {
 
     /// The group that its only caller can append itself.
     pub(super) fn take_alone(&mut self) -> Option<Group> {
-        (self.last == 1 && self.is_idle() && self.appends.len() == 1).then(|| {
-            self.packing = true;
-            self.take_group()
-        })
+        (self.last == 1 && self.is_idle() && self.appends.len() == 1).then(|| self.take_group())
     }
 
     /// What comes first, up to a group's size. It has to be appended.
     fn take_group(&mut self) -> Group {
+        self.packing = true;
         let (mut group, mut raw) = (Vec::new(), 0);
         while let Some(waiting) = self.appends.front() {
             let len = waiting.batch.bytes().len();
@@ -128,8 +126,9 @@ impl Shared {
             }
             self.mail.wait(&mut inbox);
         }
-        inbox.packing = true;
         if inbox.committing == 0 && !inbox.closing {
+            // This thread's already, while others may look at the inbox.
+            inbox.packing = true;
             let gathered = Instant::now() + GATHER_TIME;
             while inbox.appends.len() < inbox.last && Instant::now() < gathered {
                 MutexGuard::unlocked(&mut inbox, std::thread::yield_now);
@@ -161,7 +160,6 @@ impl Shared {
         if !inbox.is_due() {
             return false;
         }
-        inbox.packing = true;
         let group = inbox.take_group();
         drop(inbox);
         self.append_packing(group);

@@ -114,7 +114,7 @@ impl Loop {
         let Some(stream) = self.due.next(&*self.context.queue, now, limit, flushing) else {
             return Next::Wait(self.due.next_look(now).map_or(Wait::Ready, Wait::Until));
         };
-        let room = self.room_for_unnoted(stream);
+        let room = self.room_for_unflushed(stream);
         if room == 0 {
             return Next::Wait(Wait::Until(now + self.due.tick()));
         }
@@ -134,7 +134,7 @@ impl Loop {
 
     /// How many records of a stream may go out before the queue was flushed of those before them: no more than the sink
     /// would recognise if a crash brought them again.
-    fn room_for_unnoted(&self, stream: Stream) -> usize {
+    fn room_for_unflushed(&self, stream: Stream) -> usize {
         let Some(recognized) = self.context.sink.recognizes() else { return usize::MAX };
         let leased = self.leased.iter().filter(|(_, of, _)| *of == stream).flat_map(|(.., seqs)| seqs);
         let leased: u64 = leased.map(|seqs| seqs.end - seqs.start).sum();
