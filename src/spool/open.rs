@@ -19,7 +19,7 @@ use super::{
     maintenance::Maintenance,
     options::SpoolOptions,
     quarantine::Quarantine,
-    queue::{QueueStore, sled::SledQueues},
+    queue::{QueueStore, buffered::BufferedQueues, sled::SledQueues},
     quota::{MIN_MAX_BYTES, dead_max_bytes, segment_bytes},
     reports::Reports,
     shared::{Meters, Shared, Usage},
@@ -55,7 +55,7 @@ pub(super) fn open(home: &Path, options: SpoolOptions) -> Result<Spool, OpenErro
     let Some(lock) = lock else { return Err(OpenError::InUse { path: home.to_owned() }) };
     let reports = Arc::new(Reports::new(options.name.clone()));
     let quarantine = Arc::new(Quarantine::new(Arc::clone(&disk), home.to_owned(), Arc::clone(&reports), false));
-    let queues = Arc::new(SledQueues);
+    let queues = Arc::new(BufferedQueues(SledQueues));
     let place = Place { home: home.to_owned(), disk, queues, reports, quarantine, read_only: false };
     let (shared, maintenance) = open_at(place, options)?;
     start(shared, maintenance, Some(lock))

@@ -81,22 +81,7 @@ impl QueueStore for MemoryQueue {
                 None => _ = entries.remove(key),
             }
         }
-        let recorded = &mut contents.recorded;
-        for (segment, progress) in &change.segments {
-            match progress {
-                Some(progress) => _ = recorded.segments.insert(*segment, *progress),
-                None => _ = recorded.segments.remove(segment),
-            }
-        }
-        if let Some(totals) = &change.totals {
-            recorded.totals.clone_from(totals);
-        }
-        if let Some(next) = change.next {
-            recorded.next = next;
-        }
-        if change.clock.is_some() {
-            recorded.clock.clone_from(&change.clock);
-        }
+        contents.recorded.change(change);
         Ok(())
     }
 

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::{ages::Times, journal::block::MAX_PAYLOAD_BYTES, journal::front::PerStream};
 use crate::record::{Stream, UnixMillis};
 
+pub(crate) mod buffered;
 pub(crate) mod memory;
 pub(crate) mod ranges;
 pub(crate) mod sled;
@@ -203,6 +204,27 @@ pub(crate) struct Recorded {
     pub(crate) next: PerStream<u64>,
     /// The time, as it was noted last.
     pub(crate) clock: Option<Times>,
+}
+
+impl Recorded {
+    /// Makes a change, but for entries.
+    pub(crate) fn change(&mut self, change: &Change) {
+        for (segment, progress) in &change.segments {
+            match progress {
+                Some(progress) => _ = self.segments.insert(*segment, *progress),
+                None => _ = self.segments.remove(segment),
+            }
+        }
+        if let Some(totals) = &change.totals {
+            self.totals.clone_from(totals);
+        }
+        if let Some(next) = change.next {
+            self.next = next;
+        }
+        if change.clock.is_some() {
+            self.clock.clone_from(&change.clock);
+        }
+    }
 }
 
 /// What changes in a queue, as a whole or not at all. `None` removes.

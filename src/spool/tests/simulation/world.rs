@@ -27,7 +27,7 @@ use crate::{
         open,
         options::{Compression, SpoolOptions, WhenFull},
         quarantine::Quarantine,
-        queue::{Disposition, DropReason, Queues, Totals},
+        queue::{Disposition, DropReason, Queues, Totals, buffered::BufferedQueues},
         reports::Reports,
         shared::Shared,
         store::recovery::Place,
@@ -194,7 +194,7 @@ impl World {
             [counted("queue"), counted("dead/queue")]
         };
         let disk: Arc<dyn Disk> = Arc::new(self.machine.clone());
-        let queues: Arc<dyn Queues> = Arc::new(self.machine.clone());
+        let queues: Arc<dyn Queues> = Arc::new(BufferedQueues(self.machine.clone()));
         let reports = Arc::new(Reports::new("simulated".to_owned()));
         let home = Path::new(HOME).to_owned();
         let quarantine = Arc::new(Quarantine::new(Arc::clone(&disk), home.clone(), Arc::clone(&reports), false));
