@@ -153,17 +153,24 @@ impl Shared {
         self.commit_packed(packed, group, roll, &mut under_way);
     }
 
-    /// Appends what waits now, on this thread; false where nothing did.
+    /// Packs what waits now, on this thread; what it answers makes that durable.
     #[cfg(test)]
-    pub(crate) fn append_waiting(&self) -> bool {
+    pub(crate) fn pack_waiting(&self) -> Option<impl FnOnce(&Self) + Send + use<>> {
         let mut inbox = self.inbox.lock();
         if !inbox.is_due() {
-            return false;
+            return None;
         }
-        let group = inbox.take_group();
+        let (group, roll) = inbox.take_group();
         drop(inbox);
-        self.append_packing(group);
-        true
+        let batches = group.len();
+        let packed = self.pack(&group, roll);
+        let mut under_way = UnderWay { shared: self, batches, stage: Stage::Packing };
+        under_way.commit();
+        std::mem::forget(under_way);
+        Some(move |shared: &Self| {
+            let mut under_way = UnderWay { shared, batches, stage: Stage::Committing };
+            shared.commit_packed(packed, group, roll, &mut under_way);
+        })
     }
 
     fn pack(&self, group: &[Waiting], roll: bool) -> Result<PackedGroup, Refusal> {

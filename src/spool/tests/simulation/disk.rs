@@ -45,6 +45,18 @@ pub(super) struct Fault {
     pub(super) no_space: bool,
 }
 
+/// What another thread does in the middle of what this one does: after so many of its operations that change no journal.
+pub(super) struct Meanwhile {
+    pub(super) after: u64,
+    pub(super) work: Box<dyn FnOnce() + Send>,
+}
+
+impl std::fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Meanwhile").field("after", &self.after).finish_non_exhaustive()
+    }
+}
+
 /// Shared by the disk, the queues and the world around them.
 #[derive(Debug, Clone)]
 pub(super) struct Machine(Arc<Mutex<State>>);
@@ -57,6 +69,7 @@ pub(super) struct State {
     /// So many operations until the process ends, and whether that tears a write.
     pub(super) crash: Option<(u64, bool)>,
     pub(super) operations: u64,
+    pub(super) meanwhile: Option<Meanwhile>,
     /// What the running spool may take.
     pub(super) max_bytes: u64,
     /// The operations, if they are to be told.
@@ -72,6 +85,7 @@ impl Machine {
             faults: Vec::new(),
             crash: None,
             operations: 0,
+            meanwhile: None,
             max_bytes: u64::MAX,
             trace: None,
             crashed: false,
@@ -80,6 +94,25 @@ impl Machine {
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock()
+    }
+
+    pub(super) fn take_meanwhile(&self) -> Option<Meanwhile> {
+        self.state().meanwhile.take()
+    }
+
+    /// Lets another thread go on, where it is time for that.
+    pub(super) fn let_others_go_on(&self) {
+        let mut state = self.state();
+        let due = state.meanwhile.as_mut().is_some_and(|meanwhile| {
+            let due = meanwhile.after == 0;
+            meanwhile.after = meanwhile.after.saturating_sub(1);
+            due
+        });
+        let meanwhile = state.meanwhile.take_if(|_| due);
+        drop(state);
+        if let Some(meanwhile) = meanwhile {
+            (meanwhile.work)();
+        }
     }
 }
 
@@ -230,6 +263,7 @@ impl Disk for Machine {
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
+        self.let_others_go_on();
         let mut state = self.state();
         state.begin(Kind::Change, || format!("remove {}", path.display()))?;
         if let Some(queue) = queue_file(path) {
@@ -251,6 +285,7 @@ impl Disk for Machine {
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.let_others_go_on();
         let mut state = self.state();
         state.begin(Kind::Change, || format!("rename {} to {}", from.display(), to.display()))?;
         if let Some(queue) = state.medium.queues.remove(from) {
@@ -299,6 +334,7 @@ struct Open {
 
 impl DiskFile for Open {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.machine.let_others_go_on();
         let mut state = self.machine.state();
         state.fail(Kind::Read)?;
         let Some(file) = state.medium.files.get(&self.inode) else { return Ok(0) };

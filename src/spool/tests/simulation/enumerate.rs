@@ -5,6 +5,7 @@
 //! for each of its operations, ending there. After each, all goes on to the end of [`World::go_on_to_the_end`].
 
 use super::{
+    disk::{Fault, Kind},
     medium::{End, Pages},
     queue::Remembers,
     story::{Letters, Limits, NARROW, Offer, Outcome, Part, Step, WIDE},
@@ -143,6 +144,24 @@ fn a_crash_anywhere_in_a_trickle_of_one_stream() {
         delivered(0, Part::All),
         Step::Time(1),
         append(EVENTS, 1, 50),
+    ]);
+}
+
+#[test]
+fn a_crash_anywhere_while_a_group_is_on_its_way() {
+    let pack = |records, bytes, after| Step::Pack(vec![offer(EVENTS, records, bytes), offer(STATS, 1, 90)], after);
+    crash_everywhere(&[
+        append(EVENTS, 3, 4000),
+        pack(2, 6000, 2),
+        Step::Lease(EVENTS, 5),
+        delivered(0, Part::All),
+        Step::Time(1),
+        pack(1, 300, 1),
+        Step::Fault(Fault { kind: Kind::Queue, after: 0, times: 1, no_space: false }),
+        Step::Time(1),
+        Step::Heal,
+        pack(3, 5000, 3),
+        Step::Time(2),
     ]);
 }
 

@@ -152,6 +152,7 @@ impl QueueStore for SimulatedQueue {
     }
 
     fn flush(&self) -> Result<(), QueueFailed> {
+        self.machine.let_others_go_on();
         self.change("flush", |image| {
             image.flushed_before = image.flushed;
             image.flushed = image.changes.len();

@@ -5,6 +5,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
 use super::{
+    disk::Meanwhile,
     ledger::Id,
     medium::PAGE,
     story::{Letters, Offer, Outcome, Part, Step},
@@ -40,6 +41,7 @@ impl World {
     pub(super) fn carry_out(&mut self, step: &Step) {
         match *step {
             Step::Append(ref offers) => self.append(offers),
+            Step::Pack(ref offers, after) => self.pack(offers, after),
             Step::Time(seconds) => self.time(seconds),
             Step::Lease(stream, records) => self.lease(stream, records),
             Step::Answer(lease, outcome, part) => self.answer(lease, outcome, part),
@@ -75,6 +77,37 @@ impl World {
     }
 
     pub(super) fn append(&mut self, offers: &[Offer]) {
+        self.offer(offers);
+        self.append_waiting();
+        self.hear();
+    }
+
+    /// Makes durable what is packed, and what waits.
+    pub(super) fn append_waiting(&mut self) {
+        let Some(process) = &self.process else { return };
+        if let Some(packed) = self.machine.take_meanwhile() {
+            (packed.work)();
+        }
+        while let Some(commit) = process.shared.pack_waiting() {
+            commit(&process.shared);
+        }
+    }
+
+    fn pack(&mut self, offers: &[Offer], after: u64) {
+        self.append_waiting();
+        self.hear();
+        self.offer(offers);
+        let Some(process) = &self.process else { return };
+        let shared = Arc::clone(&process.shared);
+        if let Some(commit) = shared.pack_waiting() {
+            // To drop the oldest it would have to wait for whom it interrupts.
+            let after = if self.limits.when_full == WhenFull::DropOldest { u64::MAX } else { after };
+            let work = Box::new(move || commit(&shared));
+            self.machine.state().meanwhile = Some(Meanwhile { after, work });
+        }
+    }
+
+    fn offer(&mut self, offers: &[Offer]) {
         self.may_drop_if(|world| world.limits.when_full == WhenFull::DropOldest);
         let Some(process) = &self.process else { return };
         let shared = Arc::clone(&process.shared);
@@ -87,17 +120,17 @@ impl World {
             shared.inbox.lock().push(Waiting { batch: batch.clone(), answer });
             self.asked.push((ids, batch, answered));
         }
-        while shared.append_waiting() {}
-        self.hear();
     }
 
     pub(super) fn time(&mut self, seconds: u64) {
         self.may_drop_if(|world| world.limits.max_age_seconds.is_some());
-        let Some(process) = &mut self.process else { return };
         for _ in 0..seconds {
             simulated::advance(Duration::from_secs(1));
+            let Some(process) = &mut self.process else { return };
             process.maintenance.tick(&process.shared, false);
-            while process.shared.append_waiting() {}
+            if process.shared.inbox.lock().roll {
+                self.append_waiting();
+            }
         }
     }
 
@@ -203,6 +236,9 @@ impl World {
     }
 
     fn purge(&mut self, stream: Stream) {
+        // It appends itself, behind what is on its way.
+        self.append_waiting();
+        self.hear();
         self.machine.state().ledger.may_drop[stream as usize] = true;
         let quiet = self.is_quiet() && self.machine.state().medium.free() > 1 << 20;
         let Some(process) = &self.process else { return };

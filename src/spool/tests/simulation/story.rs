@@ -65,6 +65,9 @@ pub(super) const NARROW: Limits = Limits { max_bytes: 160 << 10, ..WIDE };
 pub(super) enum Step {
     /// Batches of several callers, one group.
     Append(Vec<Offer>),
+    /// The same, but they are only packed: made durable in the middle of something else, after so many operations of that, or
+    /// else when the next ones come.
+    Pack(Vec<Offer>, u64),
     /// Time passes, and the maintenance looks once a second.
     Time(u64),
     Lease(Stream, usize),
@@ -128,10 +131,11 @@ fn stream(random: &mut StdRng) -> Stream {
 
 fn step(random: &mut StdRng, faulty: bool, damaging: bool, tight: bool) -> Step {
     match random.random_range(0..100) {
-        0..30 => {
+        kind @ 0..30 => {
             let count = pick(random, &[1, 1, 1, 2, 3]);
             let large = if random.random_bool(0.03) { 9000 } else { 1500 };
-            Step::Append((0..count).map(|_| offer(random, large)).collect())
+            let offers = (0..count).map(|_| offer(random, large)).collect();
+            if kind < 22 { Step::Append(offers) } else { Step::Pack(offers, random.random_range(0..12)) }
         }
         30..40 => Step::Time(pick(random, &[1, 1, 1, 2, 8])),
         40..55 => Step::Lease(stream(random), pick(random, &[1, 4, 20, 100])),

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 
 use super::{
     disk::{Crash, Machine},
@@ -107,6 +107,7 @@ impl World {
             }
         };
         if crashed {
+            drop(self.machine.take_meanwhile());
             self.hear();
             self.process = None;
             self.wall = simulated::wall();
@@ -224,6 +225,8 @@ impl World {
 
     /// Closes the spool as a stop does.
     pub(super) fn close(&mut self) {
+        self.append_waiting();
+        self.hear();
         if let Some(process) = &mut self.process {
             process.maintenance.tick(&process.shared, true);
         }
@@ -236,6 +239,10 @@ impl World {
     pub(super) fn hear(&mut self) {
         for (ids, batch, mut answer) in std::mem::take(&mut self.asked) {
             let answer = match answer.try_recv() {
+                Err(TryRecvError::Empty) if self.machine.state().meanwhile.is_some() => {
+                    self.asked.push((ids, batch, answer));
+                    continue;
+                }
                 Ok(Ok(())) => Answer::Kept,
                 Ok(Err(AppendError::Full { .. })) if self.limits.when_full == WhenFull::DropNewest => {
                     let newest = Disposition::Dropped(DropReason::Newest);
@@ -254,6 +261,14 @@ impl World {
 
     /// Holds what the spool says against the books.
     pub(super) fn check(&mut self) {
+        self.hear();
+        // Nothing else goes on while it looks.
+        let meanwhile = self.machine.take_meanwhile();
+        self.check_undisturbed();
+        self.machine.state().meanwhile = meanwhile;
+    }
+
+    fn check_undisturbed(&mut self) {
         let quiet = self.is_quiet();
         let Some(process) = &mut self.process else { return };
         let shared = &process.shared;
