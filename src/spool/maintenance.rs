@@ -72,6 +72,9 @@ impl Maintenance {
         if shared.store.maintain(free) {
             shared.ready.iter().for_each(tokio::sync::Notify::notify_waiters);
         }
+        if let Some(gone) = shared.dead_letters_gone() {
+            shared.reports.error(gone);
+        }
         shared.dead.maintain(free);
         if closing {
             shared.store.close();

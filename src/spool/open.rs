@@ -44,6 +44,7 @@ pub(super) fn open(home: &Path, options: SpoolOptions) -> Result<Spool, OpenErro
     // Before anything is made or changed.
     refuse_other_versions(disk.as_ref(), home)?;
     let dead = home.join("dead");
+    let dead_is_gone = disk.identity(&dead.join("journal")).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
     for part in [home.join("journal"), dead.join("journal")] {
         disk.make_directory(&part).and_then(|()| check_writable(&part)).map_err(OpenError::io(part))?;
     }
@@ -58,6 +59,9 @@ pub(super) fn open(home: &Path, options: SpoolOptions) -> Result<Spool, OpenErro
     let queues = Arc::new(SledQueues);
     let place = Place { home: home.to_owned(), disk, queues, reports, quarantine, read_only: false };
     let (shared, maintenance) = open_at(place, options)?;
+    if let Some(gone) = shared.say_dead_letters_gone().filter(|_| dead_is_gone) {
+        shared.reports.error(gone);
+    }
     start(shared, maintenance, Some(lock))
 }
 

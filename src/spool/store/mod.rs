@@ -371,6 +371,11 @@ impl Store {
         self.state.lock().note_sealed(ended);
     }
 
+    /// Whether its directory is not there, or another one than at the start.
+    pub(crate) fn is_moved(&self) -> bool {
+        self.writer.is_moved()
+    }
+
     /// Whether nothing may be changed on the medium.
     pub(crate) const fn is_read_only(&self) -> bool {
         self.read_only
