@@ -16,6 +16,7 @@ use super::{
     disk::{DirectoryLock, Disk, RealDisk, check_writable},
     error::OpenError,
     journal::block::Kind,
+    losses::Losses,
     maintenance::Maintenance,
     options::SpoolOptions,
     quarantine::Quarantine,
@@ -160,6 +161,11 @@ pub(super) fn assemble(
     let dead_place = Place { home: place.home.join("dead"), ..place.clone() };
     let (store, findings) = recovery::open(place.clone(), store_options, queue)?;
     let (dead, dead_findings) = DeadLetters::open(dead_place, &options, dead_max_bytes(&options), dead_queue)?;
+    let losses = {
+        let mut state = store.state.lock();
+        let totals = state.streams.each_mut().map(|stream| &mut stream.totals);
+        Losses::open(&place.disk, &place.home, &place.reports, place.read_only, totals)
+    };
     let reader = |stream| Reader::new(&store, stream).map(Mutex::new).map_err(OpenError::io(&place.home));
     let readers = [reader(Stream::Events)?, reader(Stream::Stats)?, reader(Stream::NodeRooms)?];
     let shared = Shared {
@@ -177,6 +183,7 @@ pub(super) fn assemble(
         usage: Usage::default(),
         reports: place.reports,
         quarantine: place.quarantine,
+        losses,
         meters: Meters::default(),
         failing: AtomicBool::new(false),
     };

@@ -103,17 +103,18 @@ impl Shared {
         let (used, limit) = (self.used(), self.append_limit());
         let (free, min) = (self.usage.free.load(Ordering::Relaxed), self.options.min_free_bytes);
         let needed = (used + bytes).saturating_sub(limit).max(min.saturating_add(bytes).saturating_sub(free));
-        let (mut plan, mut freed) = (Vec::new(), 0);
-        for (&segment, known) in &self.store.state.lock().segments {
-            if freed >= needed {
-                break;
-            }
-            if known.sealed && known.unread.is_none() {
-                plan.push(segment);
-                freed += known.allocated;
-            }
-        }
-        (freed >= needed).then_some(plan)
+        let state = self.store.state.lock();
+        let mut droppable = state.segments.iter().filter(|(_, known)| known.sealed && known.unread.is_none());
+        let (&oldest, first) = droppable.next()?;
+        let freed: u64 = first.allocated + droppable.map(|(_, known)| known.allocated).sum::<u64>();
+        (freed >= needed).then_some(oldest)
+    }
+
+    /// Counts records that `when_full: drop_newest` drops.
+    pub(crate) fn count_newest(&self, stream: Stream, records: u64, bytes: u64) {
+        // First where a kill does not take it.
+        self.losses.add_newest(stream, records);
+        self.store.count(stream, Disposition::Dropped(DropReason::Newest), records, bytes);
     }
 
     /// Drops what is older than `max_age`.

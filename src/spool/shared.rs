@@ -17,6 +17,7 @@ use super::{
     appending::Inbox,
     dead_letters::{DeadError, DeadLetters},
     disk::Disk,
+    losses::Losses,
     options::SpoolOptions,
     quarantine::Quarantine,
     reports::Reports,
@@ -49,6 +50,7 @@ pub(crate) struct Shared {
     pub(crate) usage: Usage,
     pub(crate) reports: Arc<Reports>,
     pub(crate) quarantine: Arc<Quarantine>,
+    pub(super) losses: Losses,
     pub(crate) meters: Meters,
     /// The last append could not be written.
     pub(crate) failing: AtomicBool,
