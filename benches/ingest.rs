@@ -47,7 +47,13 @@ fn batch(events: usize) -> RecordBatch {
 
 /// A server over this spool; its address.
 async fn serve(spool: Arc<dyn Append>) -> SocketAddr {
-    let sink = Sink { name: SinkName::new("bench").expect("a name"), required: true, filter: Filter::default(), spool };
+    let sink = Sink {
+        name: SinkName::new("bench").expect("a name"),
+        required: true,
+        filter: Filter::default(),
+        spool,
+        missed: 0,
+    };
     let intake = Arc::new(Intake::new(vec![sink], &MemoryOptions::default()));
     let gate = Arc::new(Gate::new(AuthOptions::None, LivekitKeys::new(), None));
     let listener = Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");

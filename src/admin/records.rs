@@ -102,7 +102,7 @@ pub(super) async fn peek(
     Ok(Json(json!({ "records": records })).into_response())
 }
 
-/// Records without an end, one a line; raw ones only over the socket.
+/// Records without an end, one a line; raw ones only over the socket. Where they cannot be read on, the last line says why.
 pub(super) async fn records(
     State(app): State<Arc<App>>,
     Extension(access): Extension<Access>,
@@ -114,7 +114,12 @@ pub(super) async fn records(
         return Err(Problem::new(StatusCode::FORBIDDEN, message));
     }
     let lines = lines(&app, &name, which.query()?).await?.map(|line| {
-        let mut text = serde_json::to_vec(&line?).map_err(std::io::Error::from)?;
+        let mut text = match line {
+            Ok(record) => serde_json::to_vec(&record),
+            // Why there are no more: an answer that breaks off does not say it.
+            Err(error) => serde_json::to_vec(&json!({ "failed": error.to_string() })),
+        }
+        .map_err(std::io::Error::from)?;
         text.push(b'\n');
         Ok::<_, std::io::Error>(Bytes::from(text))
     });

@@ -2,11 +2,11 @@
 //! A file of somebody else's that lies there stays, and is named.
 //!
 //! ```text
-//! <directory>/lock
+//! <directory>/lock, losses
 //!         /journal/<number>.journal, <number>.done
 //!         /queue/                        sled's: conf, db, snap.*, blobs/<number>
 //!         /dead/                         as journal/; or a journal/ and a queue/ of its own
-//!         /quarantine/report.ndjson, *.bad, queue-<number>/
+//!         /quarantine/report.ndjson, *.bad, queue/
 //! ```
 //!
 //! The spool's own lock is held meanwhile, so that it is never one that is open.
@@ -96,13 +96,13 @@ impl Place {
             (Self::Spool, "dead") => directory(Self::Dead),
             (Self::Spool, "quarantine") => directory(Self::Quarantine),
             (Self::Queue, "blobs") => directory(Self::Blobs),
-            (Self::Quarantine, name) if name.strip_prefix("queue-").is_some_and(is_number) => directory(Self::Queue),
+            (Self::Quarantine, "queue") => directory(Self::Queue),
             (Self::Queue, "conf" | "db") | (Self::Quarantine, "report.ndjson") => Some(Made::File),
             (Self::Journal | Self::Dead, name) => is_segment(name).then_some(Made::File),
             (Self::Queue, name) => name.starts_with("snap.").then_some(Made::File),
             (Self::Blobs, name) => is_number(name).then_some(Made::File),
             (Self::Quarantine, name) => name.ends_with(".bad").then_some(Made::File),
-            (Self::Spool, _) => None,
+            (Self::Spool, name) => (name == "losses").then_some(Made::File),
         }
     }
 
@@ -180,7 +180,7 @@ mod tests {
             ("queue", &["snap.0000000000000001.generating"]),
             ("queue/blobs", &["7"]),
             ("quarantine", &["report.ndjson", "000000000001-0000000000-dead.bad"]),
-            ("quarantine/queue-1795301026748", &["conf", "db"]),
+            ("quarantine/queue", &["conf", "db"]),
         ] {
             fs::create_dir_all(directory.join(place)).unwrap();
             files.iter().for_each(|file| fs::write(directory.join(place).join(file), "").unwrap());

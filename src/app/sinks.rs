@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -20,7 +20,7 @@ use crate::{
     ingest::{self, Append, CannotAppend, Filter, Refused},
     record::{RecordBatch, SinkName, Stream, UnixMillis, now_millis},
     sink::{Sink, file::FileSink, mongodb::MongoSink, redis::RedisSink},
-    spool::{Appended, OpenError, Spool, SpoolStatus, inspect},
+    spool::{self, Appended, OpenError, Spool, SpoolStatus, inspect},
 };
 
 /// Why a sink cannot run.
@@ -50,6 +50,10 @@ const REFUSAL: Duration = Duration::from_secs(10);
 /// A spool that can be opened again, with other limits, while senders wait instead of failing.
 pub(super) struct Slot {
     name: SinkName,
+    /// The spool's directory.
+    home: PathBuf,
+    /// What it missed before, being optional.
+    missed: u64,
     spool: RwLock<Held>,
     /// Held while it is tried again: one attempt at a time, however long the disk takes.
     trying: tokio::sync::Mutex<()>,
@@ -98,9 +102,12 @@ pub(super) struct NotOpen {
 }
 
 impl Slot {
-    fn new(name: &SinkName, held: Held) -> Arc<Self> {
+    async fn new(name: &SinkName, data_dir: &Path, held: Held) -> Arc<Self> {
         let (spool, trying, refused) = (RwLock::new(held), tokio::sync::Mutex::default(), Mutex::default());
-        Arc::new(Self { name: name.clone(), spool, trying, refused })
+        let home = data_dir.join(name.as_str());
+        let path = home.clone();
+        let missed = tokio::task::spawn_blocking(move || spool::missed(&path)).await.unwrap_or_default();
+        Arc::new(Self { name: name.clone(), home, missed, spool, trying, refused })
     }
 
     /// Opens a sink's spool.
@@ -110,7 +117,7 @@ impl Slot {
         config: &SpoolConfig,
     ) -> Result<Arc<Self>, SinkStartError> {
         match open(name, data_dir, config).await {
-            Ok(spool) => Ok(Self::new(name, Held::Open(spool))),
+            Ok(spool) => Ok(Self::new(name, data_dir, Held::Open(spool)).await),
             Err(source) => Err(SinkStartError::Spool { name: name.clone(), source }),
         }
     }
@@ -124,7 +131,8 @@ impl Slot {
     ) -> Result<Arc<Self>, SinkStartError> {
         match Self::open(name, data_dir, config).await {
             Err(SinkStartError::Spool { source, .. }) if !matches!(source, OpenError::InUse { .. }) => {
-                Ok(Self::new(name, Held::NotOpen(not_open(name, data_dir, config, source).await)))
+                let held = Held::NotOpen(not_open(name, data_dir, config, source).await);
+                Ok(Self::new(name, data_dir, held).await)
             }
             opened => opened,
         }
@@ -228,6 +236,20 @@ impl Append for Slot {
     async fn append_alone(&self, batch: RecordBatch) -> Result<Appended, CannotAppend> {
         self.append_to(batch, true).await
     }
+
+    fn count_missed(&self, records: u64) {
+        let counted = match &*self.spool.blocking_read() {
+            Held::Open(spool) => {
+                spool.count_missed(records);
+                Ok(())
+            }
+            Held::NotOpen(_) | Held::Closed => spool::add_missed(&self.home, records),
+        };
+        if let Err(error) = counted {
+            let (sink, spool) = (&self.name, self.home.display());
+            tracing::warn!(%sink, %spool, %error, records, "what this optional sink lost is counted until the process ends, not on disk");
+        }
+    }
 }
 
 impl Slot {
@@ -324,6 +346,7 @@ impl Running {
             required: self.config.required,
             filter: filter(&self.config),
             spool: Arc::clone(&self.slot) as Arc<dyn Append>,
+            missed: self.slot.missed,
         }
     }
 

@@ -1,6 +1,7 @@
 //! `drain`: deliver all that waits, and exit. `purge`: remove it.
 
 use std::{
+    collections::BTreeMap,
     io::{self, BufRead, IsTerminal},
     time::{Duration, Instant},
 };
@@ -50,6 +51,7 @@ pub(super) fn drain(common: &Common, args: &DrainArgs) -> Outcome {
     let config = common.load_config()?;
     block_on(async {
         let mut meter = Meter::new();
+        let looked = config.clone();
         let is_empty = match Client::find(&config.data_dir).await? {
             Some(client) => drain_running(&client, args, &mut meter).await?,
             None => {
@@ -58,7 +60,16 @@ pub(super) fn drain(common: &Common, args: &DrainArgs) -> Outcome {
                 drained.await.map_err(Failure::operation)?
             }
         };
-        meter.end(common, is_empty)
+        let others = match args.sink {
+            Some(_) => Vec::new(),
+            None => backlog::snapshot(&looked)
+                .await?
+                .sinks
+                .into_iter()
+                .filter(|sink| !sink.configured && sink.records > 0)
+                .collect(),
+        };
+        meter.end(common, is_empty, &others)
     })
 }
 
@@ -156,7 +167,8 @@ impl Meter {
         self.bar.set_message(format!("{rate:.0}/s{left}{obstacle}"));
     }
 
-    fn end(self, common: &Common, is_empty: bool) -> Outcome {
+    /// `others` are sinks that the configuration does not name, whose records nobody delivers.
+    fn end(self, common: &Common, is_empty: bool, others: &[SinkStatus]) -> Outcome {
         self.bar.finish_and_clear();
         if common.json {
             output::json(&json!({
@@ -164,6 +176,7 @@ impl Meter {
                 "records": self.gone.delivered,
                 "set_aside": self.gone.set_aside,
                 "left": self.left,
+                "not_configured": others.iter().map(|sink| (sink.name.clone(), sink.records)).collect::<BTreeMap<_, _>>(),
                 "seconds": self.begun.elapsed().as_secs_f64(),
                 "error": self.obstacle,
             }))?;
@@ -177,8 +190,18 @@ impl Meter {
                 ))?;
             }
         }
-        if is_empty {
+        if is_empty && others.is_empty() {
             return Ok(());
+        }
+        if is_empty {
+            let others: Vec<_> =
+                others.iter().map(|sink| format!("{} of {}", human_count(sink.records), sink.name)).collect();
+            let message = format!(
+                "records of sinks that the configuration does not name are left: {}: name the sink again to deliver them, or \
+                 `livekit-spool purge SINK` removes them",
+                others.join(", ")
+            );
+            return Err(Failure::new(Exit::Partial, message));
         }
         let why = self.obstacle.map(|obstacle| format!(" ({obstacle})")).unwrap_or_default();
         Err(Failure::new(Exit::Partial, format!("not drained: {} records are left{why}", human_count(self.left))))

@@ -56,6 +56,18 @@ pub(super) fn peek(common: &Common, args: &PeekArgs) -> Outcome {
     })
 }
 
+/// A line of the process's answer; the last one says why there are no more, where they cannot be read on.
+fn record(line: &[u8]) -> Result<Looked, Failure> {
+    #[derive(serde::Deserialize)]
+    struct Failed {
+        failed: String,
+    }
+    match serde_json::from_slice::<Failed>(line) {
+        Ok(Failed { failed }) => Err(Failure::from(failed)),
+        Err(_) => Ok(serde_json::from_slice(line)?),
+    }
+}
+
 /// Looks at records, of the running process or in the folder, until `each` answers false.
 pub(super) async fn each(
     config: &Config,
@@ -65,7 +77,7 @@ pub(super) async fn each(
 ) -> Outcome {
     if let Some(client) = Client::find(&config.data_dir).await? {
         let path = format!("sinks/{}/records?{}", encoded(sink), parameters(&query));
-        return client.lines(&path, |line| each(serde_json::from_slice(line)?)).await;
+        return client.lines(&path, |line| each(record(line)?)).await;
     }
     let Some(name) = stopped_spool(config, sink)? else { return Ok(()) };
     let source = app::look_at(config, &name).await?;

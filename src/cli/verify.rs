@@ -1,6 +1,7 @@
 //! `verify`: every checksum of every spool, live and stopped. `recover`: records out of any folder.
 
 use std::{
+    collections::BTreeMap,
     fs::{File, OpenOptions},
     io::{self, BufWriter},
     os::unix::fs::OpenOptionsExt,
@@ -141,5 +142,15 @@ pub(super) fn recover(common: &Common, args: &RecoverArgs) -> Outcome {
     if damaged == 0 && report.locked.is_empty() {
         return Ok(());
     }
-    Err(Failure::new(Exit::Partial, format!("{damaged} places gave nothing")))
+    Err(Failure::new(Exit::Partial, left(damaged, &report.locked)))
+}
+
+/// What was not taken, and why.
+fn left(damaged: u64, locked: &BTreeMap<String, u64>) -> String {
+    let places = (damaged > 0).then(|| format!("{damaged} places gave nothing"));
+    let keys = locked.keys().cloned().collect::<Vec<_>>().join(", ");
+    let records: u64 = locked.values().sum();
+    let locked =
+        (records > 0).then(|| format!("{records} records are encrypted with keys that are not configured ({keys})"));
+    places.into_iter().chain(locked).collect::<Vec<_>>().join("; ")
 }

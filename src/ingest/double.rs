@@ -1,6 +1,12 @@
 //! A spool in memory, for tests: takes at once or at a disk's speed, refuses, hangs, as told.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -30,16 +36,27 @@ pub(crate) struct MemorySpool {
     batches: Mutex<Vec<RecordBatch>>,
     disk: tokio::sync::Mutex<()>,
     mood: tokio::sync::watch::Sender<Mood>,
+    missed: AtomicU64,
 }
 
 impl MemorySpool {
     pub(crate) fn new() -> Arc<Self> {
         let mood = tokio::sync::watch::Sender::new(Mood::Takes);
-        Arc::new(Self { batches: Mutex::default(), disk: tokio::sync::Mutex::default(), mood })
+        Arc::new(Self {
+            batches: Mutex::default(),
+            disk: tokio::sync::Mutex::default(),
+            mood,
+            missed: AtomicU64::default(),
+        })
     }
 
     pub(crate) fn set(&self, mood: Mood) {
         self.mood.send_replace(mood);
+    }
+
+    /// What was noted as missed.
+    pub(crate) fn missed(&self) -> u64 {
+        self.missed.load(Relaxed)
     }
 
     pub(crate) fn batches(&self) -> Vec<RecordBatch> {
@@ -69,5 +86,9 @@ impl Append for MemorySpool {
             Mood::Takes | Mood::Hang => self.batches.lock().push(batch),
         }
         Ok(Appended::Kept)
+    }
+
+    fn count_missed(&self, records: u64) {
+        self.missed.fetch_add(records, Relaxed);
     }
 }

@@ -42,6 +42,9 @@ pub trait Append: Send + Sync + 'static {
     async fn append_alone(&self, batch: RecordBatch) -> Result<Appended, CannotAppend> {
         self.append(batch).await
     }
+
+    /// Notes that it did not get so many records of calls that are answered OK: a kill does not take that. Blocking.
+    fn count_missed(&self, _records: u64) {}
 }
 
 /// A spool did not take a batch.
@@ -88,6 +91,8 @@ pub struct Target {
     pub filter: Filter,
     /// Its spool.
     pub spool: Arc<dyn Append>,
+    /// What it missed before the process started, being optional.
+    pub missed: u64,
 }
 
 struct Entry {
@@ -122,7 +127,7 @@ impl Intake {
     pub fn replace(&self, targets: Vec<Target>) {
         let mut lost = self.lost.lock();
         let entries = targets.into_iter().map(|target| Entry {
-            lost: Arc::clone(lost.entry(target.name.clone()).or_default()),
+            lost: Arc::clone(lost.entry(target.name.clone()).or_insert_with(|| Arc::new(target.missed.into()))),
             lane: Arc::default(),
             target,
         });
@@ -165,8 +170,9 @@ impl Intake {
             copied.extend(copies.for_a_while().await);
         }
         for copy in copied {
-            if let Some(reason) = copy.count() {
-                dropped.add(&copy.sink, copy.records, reason);
+            let (sink, records) = (copy.sink.clone(), copy.records);
+            if let Some(reason) = copy.count().await {
+                dropped.add(&sink, records, reason);
             }
         }
         self.status.count_taken(protocol, &batch);
@@ -237,7 +243,7 @@ mod tests {
     }
 
     fn target(name: &str, required: bool, filter: Filter, spool: &Arc<MemorySpool>) -> Target {
-        Target { name: SinkName::new(name).unwrap(), required, filter, spool: Arc::clone(spool) as _ }
+        Target { name: SinkName::new(name).unwrap(), required, filter, spool: Arc::clone(spool) as _, missed: 0 }
     }
 
     fn intake(targets: Vec<Target>) -> Intake {

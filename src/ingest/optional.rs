@@ -6,7 +6,8 @@
 //!   background, and those that still wait for their turn are lost for their sink.
 //! - A spool from which nothing returned for a whole [`HOLD_TIMEOUT`] hangs. Until something does, no call waits for a turn
 //!   there.
-//! - A lost copy is counted once, and only if the call is answered OK: otherwise the sender sends it again.
+//! - A lost copy is counted once, and only if the call is answered OK: otherwise the sender sends it again. It is noted on disk before
+//!   the answer, so that a kill does not take it, unless the disk hangs.
 
 use std::{
     pin::pin,
@@ -45,6 +46,9 @@ pub(super) struct Lane {
     returned: AtomicU64,
     /// `returned` when the sink was last found to hang.
     hangs_at: AtomicU64,
+    /// Records that were lost and are not noted on disk yet; one at a time notes them.
+    unnoted: AtomicU64,
+    noting: Arc<Mutex<()>>,
 }
 
 impl Default for Lane {
@@ -54,6 +58,8 @@ impl Default for Lane {
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
             returned: AtomicU64::default(),
             hangs_at: AtomicU64::new(u64::MAX),
+            unnoted: AtomicU64::default(),
+            noting: Arc::default(),
         }
     }
 }
@@ -61,6 +67,25 @@ impl Default for Lane {
 impl Lane {
     fn hangs(&self) -> bool {
         self.hangs_at.load(Relaxed) == self.returned.load(Relaxed)
+    }
+
+    /// Notes on disk that records were lost; waits for that, but not for a disk that hangs.
+    async fn note(self: Arc<Self>, spool: Arc<dyn Append>, records: u64) {
+        self.unnoted.fetch_add(records, Relaxed);
+        let patience = if self.hangs() { Duration::ZERO } else { HOLD_TIMEOUT };
+        let noted = async {
+            let turn = Arc::clone(&self.noting).lock_owned().await;
+            let lane = Arc::clone(&self);
+            let note = move || {
+                // Those of others too, who wait for their turn or did not.
+                while let records @ 1.. = lane.unnoted.swap(0, Relaxed) {
+                    spool.count_missed(records);
+                }
+                drop(turn);
+            };
+            tokio::task::spawn_blocking(note).await
+        };
+        let _ = tokio::time::timeout(patience, noted).await;
     }
 
     /// Space for so many bytes, when it is this copy's turn.
@@ -91,7 +116,9 @@ impl Optional {
             None => {}
             Some(_) => drop(self.lane.returned.fetch_add(1, Relaxed)),
         }
-        Copied { sink: self.sink, records, lost: self.lost, result: result.unwrap_or_else(|| Err(too_slow())) }
+        let result = result.unwrap_or_else(|| Err(too_slow()));
+        let Self { sink, spool, lane, lost } = self;
+        Copied { sink, records, result, lost, lane, spool }
     }
 
     /// `None`: it was given up.
@@ -130,18 +157,21 @@ pub(super) struct Copied {
     pub(super) records: u64,
     pub(super) result: Result<Appended, CannotAppend>,
     lost: Arc<AtomicU64>,
+    lane: Arc<Lane>,
+    spool: Arc<dyn Append>,
 }
 
 impl Copied {
     /// Counts the copy as lost unless its spool has kept or counted it; why it was dropped, if it was. To be called once, and
     /// only if the call is answered OK.
-    pub(super) fn count(&self) -> Option<String> {
-        match &self.result {
+    pub(super) async fn count(self) -> Option<String> {
+        match self.result {
             Ok(Appended::Kept) => None,
-            Ok(Appended::Dropped { limit }) => Some(drops_newest(*limit)),
+            Ok(Appended::Dropped { limit }) => Some(drops_newest(limit)),
             Err(error) => {
                 self.lost.fetch_add(self.records, Relaxed);
-                Some(error.message.clone())
+                self.lane.note(self.spool, self.records).await;
+                Some(error.message)
             }
         }
     }
@@ -193,7 +223,7 @@ impl Copies {
         }
         tokio::spawn(async move {
             while let Some(copy) = self.next().await {
-                copy.count();
+                copy.count().await;
             }
         });
         copied
@@ -223,6 +253,7 @@ mod tests {
             required: name.starts_with('r'),
             filter: Filter::default(),
             spool: Arc::clone(spool) as _,
+            missed: 0,
         });
         Intake::new(targets.collect(), &MemoryOptions::default())
     }
@@ -341,6 +372,7 @@ mod tests {
         let intake = intake(&[("r", &required), ("o", &optional)]);
         assert_eq!(send(&intake, 0, 10).await.to_string(), "1 by sink o: the spool is full");
         assert_eq!((required.records(), lost(&intake, "o"), lost(&intake, "r")), (1, 1, 0));
+        assert_eq!((optional.missed(), required.missed()), (1, 0), "noted where a kill does not take it");
         // What fails in the background is counted there.
         optional.set(Mood::Hang);
         assert!(send(&intake, 1, 10).await.is_empty());

@@ -2,8 +2,9 @@
 //!
 //! A jump of the wall clock drops nothing: time passes here by the monotonic clock. What came in since the start is old
 //! only when that much time has passed since; what was there at the start is judged by its time of receipt. Time between
-//! two runs counts for an hour at most, because longer may be a jump: what does not count for the records that were
-//! there is kept with the queue, per stretch of sequence numbers, so that further jumps, there and back, do not add up.
+//! two runs counts for an eighth of `max_age` at most, and for an hour at most, because longer may be a jump: so a jump drops nothing
+//! that is younger than seven eighths, and a long stop keeps records longer. What does not count for the records that were there is
+//! kept with the queue, per stretch of sequence numbers, so that further jumps, there and back, do not add up.
 
 use std::{
     collections::VecDeque,
@@ -15,6 +16,8 @@ use bincode::{Decode, Encode};
 use crate::record::{Stream, UnixMillis};
 
 const MAX_CLOSED: Duration = Duration::from_secs(3600);
+/// The same, as a part of `max_age`.
+const MAX_CLOSED_PART: u32 = 8;
 /// Marks per `max_age`: records go at most 1/64 of it late.
 const MARKS: u32 = 64;
 /// More stretches are not told apart: the oldest become one.
@@ -68,7 +71,8 @@ impl Ages {
         if stretches.is_empty() {
             stretches.push(Stretch { first: Seqs::default(), uncounted: 0 });
         }
-        let uncounted = wall.saturating_sub(times.written_at).saturating_sub(millis(MAX_CLOSED));
+        let counted = MAX_CLOSED.min(max_age / MAX_CLOSED_PART);
+        let uncounted = wall.saturating_sub(times.written_at).saturating_sub(millis(counted));
         if uncounted > 0 {
             for stretch in &mut stretches {
                 stretch.uncounted = stretch.uncounted.saturating_add(uncounted);
@@ -154,6 +158,18 @@ mod tests {
         let ages = ages(NOW + 365 * DAY, Some(NOW), start);
         assert!(!ages.is_over(start, Stream::Events, 99, NOW + 1000), "received just before the stop");
         assert!(ages.is_over(start + HOUR, Stream::Events, 99, NOW), "and yet nothing stays for ever");
+    }
+
+    #[test]
+    fn a_clock_that_jumped_ahead_by_less_than_an_hour_between_runs_drops_nothing_young_however_short_max_age_is() {
+        let start = Instant::now();
+        for minutes in [1, 10, 60] {
+            let max_age = Duration::from_secs(60 * minutes);
+            let jumped = NOW + HOUR.as_millis() as i64;
+            let ages = Ages::new(max_age, jumped, Some(Times::at(NOW)), start, [100; 3]);
+            assert!(!ages.is_over(start, Stream::Events, 99, NOW - millis(max_age) * 7 / 8 + 1), "{minutes} minutes");
+            assert!(ages.is_over(start + max_age, Stream::Events, 99, NOW), "and yet nothing stays for ever");
+        }
     }
 
     #[test]

@@ -72,6 +72,10 @@ impl Maintenance {
         if shared.store.maintain(free) {
             shared.ready.iter().for_each(tokio::sync::Notify::notify_waiters);
         }
+        shared.losses.sync();
+        if let Some(gone) = shared.dead_letters_gone() {
+            shared.reports.error(gone);
+        }
         shared.dead.maintain(free);
         if closing {
             shared.store.close();

@@ -5,6 +5,7 @@
 //!       /journal/000000000001.journal   segments: groups of blocks, appended, never changed       journal
 //!       /queue/                         sled: a tree a stream, the FIFO; what was done of each segment    queue
 //!       /dead/journal/, /dead/queue/    dead letters: the same two parts again                    dead_letters
+//!       /losses                         what was lost though its call was answered OK                    losses
 //!       /quarantine/                    copies of damaged bytes, each with a line in report.ndjson
 //! ```
 //!
@@ -30,6 +31,7 @@ mod error;
 pub mod failpoint;
 mod journal;
 mod leasing;
+mod losses;
 mod maintenance;
 mod open;
 mod options;
@@ -48,16 +50,12 @@ mod store;
 mod tests;
 mod tools;
 
-use self::{
-    appending::Waiting,
-    journal::builder,
-    queue::{Disposition, DropReason as Reason},
-    shared::Shared,
-};
+use self::{appending::Waiting, journal::builder, shared::Shared};
 pub use self::{
     dead_letters::{DeadFilter, DeadLetter},
     delivery::{Lease, LeaseLimit, Queue, QueueError, QueuedRecord, Rejection},
     error::{AppendError, Appended, FullLimit, OpenError},
+    losses::{add_missed, missed},
     options::{Compression, Key, Keys, SpoolOptions, WhenFull},
     passed::PassedBytes,
     peek::{Peek, PeekFrom},
@@ -183,11 +181,16 @@ impl Spool {
         let (shared, stream) = (Arc::clone(&self.shared), batch.stream);
         let (records, bytes) = (u64::from(batch.count()), batch.bytes().len() as u64);
         let counted = tokio::task::spawn_blocking(move || {
-            shared.store.count(stream, Disposition::Dropped(Reason::Newest), records, bytes);
+            shared.count_newest(stream, records, bytes);
         });
         if counted.await.is_err() {
             self.shared.reports.error(format!("{records} dropped records of {stream} could not be counted"));
         }
+    }
+
+    /// Counts records that an optional sink missed though their call was answered OK: a kill does not take it. Blocking.
+    pub fn count_missed(&self, records: u64) {
+        self.shared.losses.add_missed(records);
     }
 
     /// What the spool holds now. Cheap: counters, and at most one block read per stream.

@@ -16,6 +16,7 @@ use super::{
     disk::{DirectoryLock, Disk, RealDisk, check_writable},
     error::OpenError,
     journal::block::Kind,
+    losses::Losses,
     maintenance::Maintenance,
     options::SpoolOptions,
     quarantine::Quarantine,
@@ -44,6 +45,7 @@ pub(super) fn open(home: &Path, options: SpoolOptions) -> Result<Spool, OpenErro
     // Before anything is made or changed.
     refuse_other_versions(disk.as_ref(), home)?;
     let dead = home.join("dead");
+    let dead_is_gone = disk.identity(&dead.join("journal")).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
     for part in [home.join("journal"), dead.join("journal")] {
         disk.make_directory(&part).and_then(|()| check_writable(&part)).map_err(OpenError::io(part))?;
     }
@@ -58,6 +60,9 @@ pub(super) fn open(home: &Path, options: SpoolOptions) -> Result<Spool, OpenErro
     let queues = Arc::new(BufferedQueues(SledQueues));
     let place = Place { home: home.to_owned(), disk, queues, reports, quarantine, read_only: false };
     let (shared, maintenance) = open_at(place, options)?;
+    if let Some(gone) = shared.say_dead_letters_gone().filter(|_| dead_is_gone) {
+        shared.reports.error(gone);
+    }
     start(shared, maintenance, Some(lock))
 }
 
@@ -156,6 +161,11 @@ pub(super) fn assemble(
     let dead_place = Place { home: place.home.join("dead"), ..place.clone() };
     let (store, findings) = recovery::open(place.clone(), store_options, queue)?;
     let (dead, dead_findings) = DeadLetters::open(dead_place, &options, dead_max_bytes(&options), dead_queue)?;
+    let losses = {
+        let mut state = store.state.lock();
+        let totals = state.streams.each_mut().map(|stream| &mut stream.totals);
+        Losses::open(&place.disk, &place.home, &place.reports, place.read_only, totals)
+    };
     let reader = |stream| Reader::new(&store, stream).map(Mutex::new).map_err(OpenError::io(&place.home));
     let readers = [reader(Stream::Events)?, reader(Stream::Stats)?, reader(Stream::NodeRooms)?];
     let shared = Shared {
@@ -173,6 +183,7 @@ pub(super) fn assemble(
         usage: Usage::default(),
         reports: place.reports,
         quarantine: place.quarantine,
+        losses,
         meters: Meters::default(),
         failing: AtomicBool::new(false),
     };

@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{
     QueueError,
-    journal::writer::Refusal,
+    journal::{segment, writer::Refusal},
     queue::{Disposition, DropReason},
     shared::Shared,
 };
@@ -23,7 +23,7 @@ pub struct Purged {
     pub bytes: u64,
 }
 
-/// Drops all that the streams hold, leased records too; returns when that is durable: a new segment's front tells of it, or,
+/// Drops all that the streams hold, leased records too, and says where some could not be read and so not be dropped; returns when that is durable: a new segment's front tells of it, or,
 /// on a full disk, the queue does. Blocking.
 pub(super) fn purge(shared: &Shared, streams: &[Stream]) -> Result<Vec<Purged>, QueueError> {
     let mut removed = Vec::new();
@@ -47,6 +47,17 @@ pub(super) fn purge(shared: &Shared, streams: &[Stream]) -> Result<Vec<Purged>, 
             };
             return Err(shared.io_error(source));
         }
+    }
+    let unread = {
+        let state = shared.store.state.lock();
+        state.segments.iter().find(|(_, known)| known.unread.is_some()).map(|(&segment, _)| segment)
+    };
+    if let Some(segment) = unread {
+        let path = segment::path(&shared.store.journal(), segment).display().to_string();
+        let source = std::io::Error::other(
+            "it cannot be read now, and what it holds is not purged; the rest is: purge again when it can be read",
+        );
+        return Err(QueueError::Io { path, source });
     }
     Ok(removed)
 }

@@ -76,17 +76,16 @@ impl Shared {
         if self.store.try_with_queue(QUEUE_TIMEOUT, |_| Ok(())).is_none() {
             return false;
         }
-        let Some(plan) = self.plan_drops(bytes) else { return false };
         let mut dropped = 0;
-        for segment in plan {
+        while let Some(segment) = self.next_to_drop(bytes) {
             dropped += self.store.drop_segment(segment);
-            let freed = self.store.retain();
+            self.store.retain();
             self.refresh_free();
             if self.admit(bytes).is_ok() {
                 self.reports.warn(&format!("the spool is full: its oldest {dropped} records are dropped"));
                 return true;
             }
-            if freed == 0 {
+            if self.store.state.lock().segments.contains_key(&segment) {
                 // It holds what cannot be told yet, or does not go: dropping more would not help either.
                 break;
             }
@@ -98,22 +97,24 @@ impl Shared {
         false
     }
 
-    /// The oldest segments whose space makes `bytes` fit; none where even all of them do not.
-    fn plan_drops(&self, bytes: u64) -> Option<Vec<u64>> {
+    /// The oldest segment that can go; none where even all of them do not make `bytes` fit. Asked again after each: another append
+    /// may take the space that one gave back.
+    fn next_to_drop(&self, bytes: u64) -> Option<u64> {
         let (used, limit) = (self.used(), self.append_limit());
         let (free, min) = (self.usage.free.load(Ordering::Relaxed), self.options.min_free_bytes);
         let needed = (used + bytes).saturating_sub(limit).max(min.saturating_add(bytes).saturating_sub(free));
-        let (mut plan, mut freed) = (Vec::new(), 0);
-        for (&segment, known) in &self.store.state.lock().segments {
-            if freed >= needed {
-                break;
-            }
-            if known.sealed && known.unread.is_none() {
-                plan.push(segment);
-                freed += known.allocated;
-            }
-        }
-        (freed >= needed).then_some(plan)
+        let state = self.store.state.lock();
+        let mut droppable = state.segments.iter().filter(|(_, known)| known.sealed && known.unread.is_none());
+        let (&oldest, first) = droppable.next()?;
+        let freed: u64 = first.allocated + droppable.map(|(_, known)| known.allocated).sum::<u64>();
+        (freed >= needed).then_some(oldest)
+    }
+
+    /// Counts records that `when_full: drop_newest` drops.
+    pub(crate) fn count_newest(&self, stream: Stream, records: u64, bytes: u64) {
+        // First where a kill does not take it.
+        self.losses.add_newest(stream, records);
+        self.store.count(stream, Disposition::Dropped(DropReason::Newest), records, bytes);
     }
 
     /// Drops what is older than `max_age`.

@@ -17,6 +17,7 @@ use super::{
     appending::Inbox,
     dead_letters::{DeadError, DeadLetters},
     disk::Disk,
+    losses::Losses,
     options::SpoolOptions,
     quarantine::Quarantine,
     reports::Reports,
@@ -49,6 +50,7 @@ pub(crate) struct Shared {
     pub(crate) usage: Usage,
     pub(crate) reports: Arc<Reports>,
     pub(crate) quarantine: Arc<Quarantine>,
+    pub(super) losses: Losses,
     pub(crate) meters: Meters,
     /// The last append could not be written.
     pub(crate) failing: AtomicBool,
@@ -134,6 +136,26 @@ impl Shared {
     pub(crate) fn used(&self) -> u64 {
         let DiskBytes { journal, queue, dead, quarantine: _ } = self.disk_bytes();
         journal + queue + dead
+    }
+
+    /// What there is to say where the directory of the dead letters is gone as a whole.
+    pub(crate) fn dead_letters_gone(&self) -> Option<String> {
+        let store = self.dead.store();
+        // The queue's files are made again where they are missed, and their directory with them.
+        let is_gone = store.is_moved() || self.disk.identity(&store.journal()).is_err();
+        is_gone.then(|| self.say_dead_letters_gone()).flatten()
+    }
+
+    /// The same where that is known; nothing where there were never any.
+    pub(crate) fn say_dead_letters_gone(&self) -> Option<String> {
+        let set_aside: u64 = self.store.state.lock().streams.iter().map(|stream| stream.totals.set_aside).sum();
+        let dead = self.dead.store().home.display();
+        (set_aside > 0).then(|| {
+            format!(
+                "{dead}: it was removed, moved or replaced, and the dead letters in it are gone with it (of {set_aside} records that were \
+                 ever set aside, what was not retried or dropped): stop livekit-spool, and put it back if you have it"
+            )
+        })
     }
 
     /// A failure of the dead letters, as the flusher is told.

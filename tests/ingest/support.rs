@@ -179,6 +179,7 @@ pub(crate) fn required(name: &str, spool: &Arc<impl Append>) -> Target {
         required: true,
         filter: Filter::default(),
         spool: Arc::clone(spool) as Arc<dyn Append>,
+        missed: 0,
     }
 }
 

@@ -1,9 +1,12 @@
 //! The `_id`s of all lines since some time, for a queue that was rebuilt and may redeliver all that it still holds.
 //!
-//! Each is kept as 128 bits of its hash, so that even ten million take 160 MB: two different ones are taken for the same
-//! less than once in 10²⁴ cases.
+//! Each is kept as 128 bits of its hash: two different ones are taken for the same less than once in 10²⁴ cases. There are
+//! [`MAX_IDS`] of them at most, of the newest lines: a line before these that is redelivered stands twice.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+};
 
 use super::closed::for_each_id;
 use crate::record::UnixMillis;
@@ -12,18 +15,40 @@ use crate::record::UnixMillis;
 /// milliseconds.
 const CLOCK_ERROR: UnixMillis = 3_600_000;
 
+/// So many lines are remembered: 32 MB for each stream.
+pub(super) const MAX_IDS: usize = 2_000_000;
+
 /// Hashes of `_id`s, in order.
 #[derive(Debug, Default)]
 pub(super) struct LookedBack(Vec<u128>);
 
 impl LookedBack {
-    /// Takes up all lines of some files.
-    pub(super) fn read(files: impl IntoIterator<Item = PathBuf>) -> Self {
+    /// Takes up the lines of some files, oldest first; the newest `max` where there are more.
+    pub(super) fn read(files: impl DoubleEndedIterator<Item = PathBuf>, max: usize) -> Self {
         let mut hashes = Vec::new();
-        for path in files {
+        for path in files.rev() {
+            let space = max - hashes.len();
+            let (mut of_file, mut passed_over) = (VecDeque::new(), false);
+            let keep = |id: String| {
+                if of_file.len() == space {
+                    passed_over = true;
+                    of_file.pop_front();
+                }
+                if space > 0 {
+                    of_file.push_back(hash(&id));
+                }
+            };
             // A line that cannot be read any more is no loss where it is written again.
-            if let Err(error) = for_each_id(&path, |id| hashes.push(hash(&id))) {
+            if let Err(error) = for_each_id(&path, keep) {
                 tracing::warn!(path = %path.display(), %error, "file cannot be read: redelivered lines may stand twice");
+            }
+            hashes.extend(of_file);
+            if passed_over {
+                tracing::warn!(
+                    path = %path.display(),
+                    "only the newest {max} lines are remembered: earlier ones may stand twice where they are redelivered"
+                );
+                break;
             }
         }
         hashes.sort_unstable();
@@ -48,7 +73,7 @@ pub(super) fn written_since(
     files: Vec<(UnixMillis, PathBuf)>,
     since: UnixMillis,
     now: UnixMillis,
-) -> impl Iterator<Item = PathBuf> {
+) -> impl DoubleEndedIterator<Item = PathBuf> {
     // A file's last line was written before the next file was begun, whatever its own time says.
     let next: Vec<UnixMillis> = files.iter().skip(1).map(|(at, _)| *at).chain([UnixMillis::MAX]).collect();
     let is_recent = move |end: UnixMillis| since > now || end >= since.saturating_sub(CLOCK_ERROR);
@@ -64,4 +89,27 @@ fn modified(path: &Path) -> UnixMillis {
     let since_epoch = |at: std::time::SystemTime| at.duration_since(std::time::UNIX_EPOCH).ok();
     let modified = path.metadata().and_then(|metadata| metadata.modified()).ok().and_then(since_epoch);
     modified.and_then(|since| UnixMillis::try_from(since.as_millis()).ok()).unwrap_or(UnixMillis::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn of_too_many_lines_the_newest_are_remembered() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let files = [("1.ndjson", ["a", "b", "c"]), ("2.ndjson", ["d", "e", "f"])].map(|(name, ids)| {
+            let path = folder.path().join(name);
+            let lines: String = ids.iter().map(|id| format!("{{\"_id\":\"{id}\"}}\n")).collect();
+            fs::write(&path, lines).expect("written");
+            path
+        });
+        for max in 0..8 {
+            let remembered = LookedBack::read(files.clone().into_iter(), max);
+            let known: String = "abcdef".chars().filter(|id| remembered.contains(&id.to_string())).collect();
+            assert_eq!(known, "abcdef"[6_usize.saturating_sub(max)..]);
+        }
+    }
 }

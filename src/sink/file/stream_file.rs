@@ -112,7 +112,8 @@ impl StreamFile {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
                 files => files?,
             };
-            self.looked_back = LookedBack::read(looked_back::written_since(files, since, now_millis()));
+            self.looked_back =
+                LookedBack::read(looked_back::written_since(files, since, now_millis()), looked_back::MAX_IDS);
         }
         Ok(())
     }

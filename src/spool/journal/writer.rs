@@ -217,6 +217,12 @@ impl Writer {
         }
     }
 
+    /// Whether the directory around it is not there, or another one than at the start.
+    pub(crate) fn is_moved(&self) -> bool {
+        let (home, identity) = &self.home;
+        identity.is_none() || self.disk.identity(home).ok() != *identity
+    }
+
     /// Packs batches into a group; it has to be committed. `roll` begins a new segment with it.
     ///
     /// # Errors
@@ -403,8 +409,7 @@ impl Writer {
 
     /// Makes the next segment's file.
     fn begin(&self, writing: &mut Writing, number: u64) -> Result<(), Refusal> {
-        let (home, identity) = &self.home;
-        if identity.is_none() || self.disk.identity(home).ok() != *identity {
+        if self.is_moved() {
             return Err(Refusal::Moved);
         }
         if let (Some(before), Some(active)) = (writing.file.take(), writing.position.active) {

@@ -27,9 +27,17 @@ impl Store {
             finished += records;
             match next {
                 Some(next) => from = next,
-                None => return finished,
+                None => break,
             }
         }
+        // What was not in the queue any more is leased no more either.
+        let mut state = self.state.lock();
+        let of_stream = &mut state.streams[stream as usize];
+        for range in &seqs {
+            of_stream.leased.remove(range);
+            of_stream.released.remove(range);
+        }
+        finished
     }
 
     /// Drops what a segment and those before it still hold, to make space; answers how many records that were.

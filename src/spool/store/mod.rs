@@ -111,6 +111,8 @@ pub(crate) struct State {
     pub(crate) newest: u64,
     /// A front that is synced says that segments before this one are needed no more.
     pub(crate) needed_from: u64,
+    /// The segment with the newest front that is synced: a start goes by what that one says.
+    pub(crate) newest_front: u64,
     /// Groups that are synced and not entered into the queue.
     pub(crate) unentered: VecDeque<Group>,
     /// What may come again beyond [`StreamState::unflushed`]: the queue was made from the journal.
@@ -342,6 +344,7 @@ impl Store {
             state.publish(committed);
             if let Some(needed_from) = needed_from {
                 state.needed_from = state.needed_from.max(needed_from.min(own));
+                state.newest_front = own;
             }
             time
         })
@@ -366,6 +369,11 @@ impl Store {
     pub(crate) fn seal(&self) {
         let Some(ended) = self.writer.leave_segment() else { return };
         self.state.lock().note_sealed(ended);
+    }
+
+    /// Whether its directory is not there, or another one than at the start.
+    pub(crate) fn is_moved(&self) -> bool {
+        self.writer.is_moved()
     }
 
     /// Whether nothing may be changed on the medium.

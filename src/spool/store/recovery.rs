@@ -510,6 +510,7 @@ impl<'a> Recovery<'a> {
         apply_in_parts(self.queue, std::mem::take(&mut self.change))?;
         let Self { queue, survey, next, recorded, mut state, findings, needed_from, .. } = self;
         state.needed_from = needed_from;
+        state.newest_front = survey.fronts().next_back().map_or(0, |front| front.segment);
         state.done = survey.done.iter().map(|&segment| (segment, ())).collect();
         let mut pending = Pending::default();
         each_entry(queue, &mut |stream, key, entry| pending.add(stream, key, entry))?;

@@ -3,6 +3,9 @@
 //! A segment goes by a [`Proof`] only: it gets no more, all of it was entered, and as many of its records are done as it holds.
 //! Absence, emptiness, a damaged front, another segment's numbers prove nothing.
 //!
+//! The newest front says which segments before it are gone because they are done. It stays while one of them is left, or a start
+//! without a queue takes those that are gone for lost.
+//!
 //! What was refused and could not be cut off the segment before it is cut off first: its front alone says where that one ends.
 //!
 //! How: renamed to `.done`, the directory synced, cut to nothing (which gives its space back, whoever holds it open, and needs none
@@ -11,7 +14,7 @@
 
 use std::{io, path::Path};
 
-use super::{Segment, Store};
+use super::{Segment, State, Store};
 use crate::spool::{disk::Disk, failpoint, journal::segment, queue::Change};
 
 /// That a segment is needed no more. Made by [`Proof::of`] alone.
@@ -28,6 +31,13 @@ impl Proof {
     }
 }
 
+impl State {
+    /// Whether a segment's front is the only one that knows what became of segments before it, some of which are left.
+    fn remembers_others(&self, segment: u64) -> bool {
+        segment == self.newest_front && self.segments.range(..segment).next().is_some()
+    }
+}
+
 impl Store {
     /// Lets segments go that are proven to be needed no more; answers how many bytes that gave back.
     pub(crate) fn retain(&self) -> u64 {
@@ -38,6 +48,9 @@ impl Store {
         let mut freed = 0;
         for proof in proofs {
             let segment = proof.segment;
+            if self.state.lock().remembers_others(segment) {
+                continue;
+            }
             match self.let_go(proof) {
                 Ok(bytes) => freed += bytes,
                 Err(error) => {

@@ -19,6 +19,13 @@ async fn fill(spool: &Spool, batches: u64) {
     }
 }
 
+/// What is there after a `kill -9`: all that was written, synced or not.
+fn killed(home: &Path) -> tempfile::TempDir {
+    let after = tempfile::tempdir().expect("a folder");
+    copy(home, after.path());
+    after
+}
+
 fn dropped(spool: &Spool) -> u64 {
     spool.status().streams[&Stream::Events].dropped.values().sum()
 }
@@ -96,5 +103,75 @@ async fn leased_records_are_dropped_too_and_their_late_acknowledgement_counts_no
     assert_eq!(status.streams[&Stream::Events].delivered, 0);
     assert_eq!(status.records(), before.records());
     assert_eq!(status.records() + dropped(&spool), appended);
+    spool.close().await;
+}
+
+#[tokio::test]
+async fn what_an_answer_says_was_dropped_as_the_newest_is_counted_after_a_kill_just_then_whatever_the_queue_says() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let options = || small(WhenFull::DropNewest);
+    let spool = Spool::open(folder.path(), options()).expect("opens");
+    let mut told = 0;
+    for number in 0..100 {
+        let appended = spool.append(big_batch(number * 100..(number + 1) * 100)).await.expect("answered OK");
+        told += if appended == Appended::Kept { 0 } else { 100 };
+        if told == 0 {
+            continue;
+        }
+        assert_eq!(dropped(&spool), told);
+        let after = killed(folder.path());
+        if number % 2 == 0 {
+            // Kept in memory: the disk was full.
+            fs::remove_dir_all(after.path().join("queue")).expect("there");
+        }
+        let again = Spool::open(after.path(), options()).expect("opens");
+        assert_eq!(dropped(&again), told);
+        again.close().await;
+        if told >= 500 {
+            break;
+        }
+    }
+    assert_eq!(told, 500);
+    spool.close().await;
+}
+
+#[tokio::test]
+async fn what_an_optional_sink_missed_is_counted_after_a_kill_whether_its_spool_is_open_or_not() {
+    let folder = tempfile::tempdir().expect("a folder");
+    assert_eq!(missed(folder.path()), 0);
+    add_missed(folder.path(), 3).expect("counted without a spool");
+    let spool = Spool::open(folder.path(), small(WhenFull::Reject)).expect("opens");
+    spool.count_missed(4);
+    assert_eq!(missed(killed(folder.path()).path()), 7);
+    assert!(add_missed(folder.path(), 1).is_err(), "an open spool counts itself");
+    spool.close().await;
+    add_missed(folder.path(), 5).expect("counted");
+    assert_eq!(missed(folder.path()), 12);
+    let losses = folder.path().join("losses");
+    let mut bytes = fs::read(&losses).expect("readable");
+    bytes[35] ^= 1;
+    fs::write(&losses, bytes).expect("written");
+    assert_eq!(missed(folder.path()), 0, "damaged: begun again");
+    let spool = Spool::open(folder.path(), small(WhenFull::Reject)).expect("opens all the same");
+    assert!(spool.status().last_error.is_some(), "and says so");
+    spool.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn appends_that_make_space_at_once_all_find_some() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = Arc::new(Spool::open(folder.path(), small(WhenFull::DropOldest)).expect("opens"));
+    let sender = |sender: u64| {
+        let spool = Arc::clone(&spool);
+        tokio::spawn(async move {
+            for number in 0..60 {
+                let first = (sender * 60 + number) * 300;
+                spool.append(big_batch(first..first + 300)).await.expect("space is made");
+            }
+        })
+    };
+    for sender in (0..6).map(sender).collect::<Vec<_>>() {
+        sender.await.expect("all are taken");
+    }
     spool.close().await;
 }

@@ -110,3 +110,34 @@ async fn damage_that_is_met_by_a_list_is_counted_and_listed_no_more() {
     assert_eq!((damaged(&spool), spool.status().dead_letters()), (30 - left, left));
     spool.close().await;
 }
+
+#[tokio::test]
+async fn a_directory_of_dead_letters_that_is_gone_is_named_stopped_and_running_and_after_a_start() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = open(directory.path());
+    spool.append(batch(Stream::Events, 0..3)).await.expect("taken");
+    let rejected = lease_all(&spool, Stream::Events).into_iter().map(|record| Rejection {
+        record,
+        reason: "no".to_owned(),
+        attempts: 1,
+        first_attempt_at: 1,
+    });
+    spool.dead_letter(Stream::Events, rejected.collect()).expect("set aside");
+    let named = |status: &SpoolStatus| {
+        status.last_error.as_ref().is_some_and(|error| error.message.contains("dead letters in it are gone"))
+    };
+    assert!(!named(&spool.status()) && spool.verify().expect("readable").is_sound());
+    fs::rename(directory.path().join("dead"), directory.path().join("moved")).expect("moved");
+    eventually("it is named", || named(&spool.status())).await;
+    assert!(!spool.verify().expect("readable").is_sound());
+    spool.close().await;
+    assert!(named(&inspect(directory.path(), options()).expect("readable")));
+    let report = verify(directory.path(), options()).expect("readable");
+    assert!(
+        report.findings.iter().any(|finding| finding.what.contains("3 records that were ever set aside")),
+        "{report:?}"
+    );
+    let spool = open(directory.path());
+    assert!(named(&spool.status()));
+    spool.close().await;
+}

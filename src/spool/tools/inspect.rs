@@ -88,6 +88,9 @@ impl StoppedSpool {
             Place { home: home.to_owned(), disk, queues: Arc::new(SledQueues), reports, quarantine, read_only: true };
         let (queue, dead_queue) = (copy_of_queue(home), copy_of_queue(&home.join("dead")));
         let (shared, found) = open::assemble(place, options, own(home, &queue), own(&home.join("dead"), &dead_queue))?;
+        if let Some(gone) = shared.dead_letters_gone() {
+            shared.reports.error(gone);
+        }
         let met = [Met { findings: found.0, queue }, Met { findings: found.1, queue: dead_queue }];
         let has_queues = met.iter().all(|met| matches!(met.queue, Ok(Some(_))));
         Ok((Self { shared: Arc::new(shared), has_queues }, met))

@@ -245,11 +245,8 @@ impl World {
                 }
                 Ok(Ok(())) => Answer::Kept,
                 Ok(Err(AppendError::Full { .. })) if self.limits.when_full == WhenFull::DropNewest => {
-                    let newest = Disposition::Dropped(DropReason::Newest);
                     let (records, bytes) = (u64::from(batch.count()), batch.bytes().len() as u64);
-                    self.process
-                        .iter()
-                        .for_each(|process| process.shared.store.count(batch.stream, newest, records, bytes));
+                    self.process.iter().for_each(|process| process.shared.count_newest(batch.stream, records, bytes));
                     Answer::Dropped
                 }
                 Ok(Err(_)) => Answer::Refused,

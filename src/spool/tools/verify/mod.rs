@@ -159,6 +159,10 @@ fn check(shared: &Shared, subjects: [Subject<'_>; 2]) -> io::Result<VerifyReport
         segments.check()?;
         queue::check(&subject, &mut report);
     }
+    if let Some(gone) = shared.dead_letters_gone() {
+        let finding = Finding::of(Severity::Problem, shared.home.join("dead"), gone);
+        report.add(Finding { records_lost: None, ..finding });
+    }
     if report.quarantine_bytes > 0 {
         let what = "copies of damaged bytes from earlier starts; see report.ndjson";
         let finding = Finding::of(Severity::Note, shared.home.join("quarantine"), what);

@@ -1,0 +1,210 @@
+//! Records that were not kept although their call was answered OK, counted where a kill does not take it.
+//!
+//! ```text
+//! <home>/losses   0   "LKSPLOSS"
+//!                 8   newest: events, stats, node_rooms    dropped by `when_full: drop_newest`    u64, little-endian
+//!                 32  missed                               copies that an optional sink's spool did not take
+//!                 40  the first 8 bytes of BLAKE3 over all before
+//!                 48  zeros, up to 512
+//! ```
+//!
+//! One sector that is there from the first start on, written in place before the call is answered: that needs no space, and no sync.
+//! A kill takes none of it; it is synced about once a second, and a power cut takes what was counted since. Counts only rise, and the
+//! queue and the fronts tell those of `drop_newest` too: the greatest is right.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+
+use super::{
+    disk::{DirectoryLock, Disk, DiskFile, RealDisk},
+    journal::front::PerStream,
+    queue::{DropReason, Totals},
+    reports::Reports,
+};
+use crate::record::Stream;
+
+const MAGIC: &[u8; 8] = b"LKSPLOSS";
+/// What a medium writes as a whole.
+const SECTOR_BYTES: usize = 512;
+/// All that is summed up in the checksum.
+const SUMMED_BYTES: usize = 40;
+
+/// What was lost so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Counts {
+    newest: PerStream<u64>,
+    missed: u64,
+}
+
+impl Counts {
+    fn to_bytes(self) -> [u8; SECTOR_BYTES] {
+        let mut bytes = [0; SECTOR_BYTES];
+        bytes[..8].copy_from_slice(MAGIC);
+        let numbers = self.newest.into_iter().chain([self.missed]);
+        bytes[8..]
+            .chunks_exact_mut(8)
+            .zip(numbers)
+            .for_each(|(place, number)| place.copy_from_slice(&number.to_le_bytes()));
+        let sum = checksum(&bytes);
+        bytes[SUMMED_BYTES..SUMMED_BYTES + 8].copy_from_slice(&sum);
+        bytes
+    }
+
+    fn read(bytes: &[u8; SECTOR_BYTES]) -> Option<Self> {
+        let holds = bytes.starts_with(MAGIC) && bytes[SUMMED_BYTES..SUMMED_BYTES + 8] == checksum(bytes);
+        let number = |i: usize| bytes[8 + 8 * i..].first_chunk().copied().map_or(0, u64::from_le_bytes);
+        holds.then(|| Self { newest: [number(0), number(1), number(2)], missed: number(3) })
+    }
+
+    /// What a file says; `None` where it holds nothing that makes sense.
+    fn of(file: &dyn DiskFile) -> io::Result<Option<Self>> {
+        let mut bytes = [0; SECTOR_BYTES];
+        file.read_at(&mut bytes, 0)?;
+        Ok(Self::read(&bytes))
+    }
+}
+
+fn checksum(bytes: &[u8]) -> [u8; 8] {
+    let mut sum = [0; 8];
+    blake3::Hasher::new().update(&bytes[..SUMMED_BYTES]).finalize_xof().fill(&mut sum);
+    sum
+}
+
+/// The counts of one spool.
+#[derive(Debug)]
+pub(super) struct Losses {
+    home: PathBuf,
+    disk: Arc<dyn Disk>,
+    reports: Arc<Reports>,
+    inner: Mutex<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    counts: Counts,
+    /// `None` where it could not be made or opened yet.
+    file: Option<Arc<dyn DiskFile>>,
+    is_synced: bool,
+}
+
+impl Losses {
+    /// Reads what was counted before; `totals` is what the queue and the fronts know, and is raised to it. The file is made where
+    /// it is missing, unless nothing may be changed.
+    pub(super) fn open(
+        disk: &Arc<dyn Disk>,
+        home: &Path,
+        reports: &Arc<Reports>,
+        read_only: bool,
+        totals: [&mut Totals; Stream::ALL.len()],
+    ) -> Self {
+        let mut counts = Counts::default();
+        match disk.open(&path(home)).and_then(|file| Counts::of(file.as_ref())) {
+            Ok(Some(found)) => counts = found,
+            Ok(None) => reports.error(format!(
+                "{}: it is damaged: what was lost before is counted as far as the queue knows it",
+                path(home).display()
+            )),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => reports.error(format!("{}: {error}", path(home).display())),
+        }
+        for (newest, totals) in counts.newest.iter_mut().zip(totals) {
+            let known = totals.dropped.get(&DropReason::Newest).copied().unwrap_or_default();
+            *newest = (*newest).max(known);
+            if *newest > known {
+                totals.dropped.insert(DropReason::Newest, *newest);
+            }
+        }
+        let inner = Mutex::new(Inner { counts, file: None, is_synced: true });
+        let losses = Self { home: home.to_owned(), disk: Arc::clone(disk), reports: Arc::clone(reports), inner };
+        if !read_only {
+            losses.count(|_| {});
+            losses.sync();
+        }
+        losses
+    }
+
+    /// Counts records that `when_full: drop_newest` dropped.
+    pub(super) fn add_newest(&self, stream: Stream, records: u64) {
+        self.count(|counts| counts.newest[stream as usize] += records);
+    }
+
+    /// Counts records that an optional sink missed.
+    pub(super) fn add_missed(&self, records: u64) {
+        self.count(|counts| counts.missed += records);
+    }
+
+    fn count(&self, add: impl FnOnce(&mut Counts)) {
+        let inner = &mut *self.inner.lock();
+        add(&mut inner.counts);
+        let file = match inner.file.take().map_or_else(|| open(self.disk.as_ref(), &self.home), Ok) {
+            Ok(file) => file,
+            Err(error) => return self.report(&error),
+        };
+        inner.is_synced = false;
+        match file.write_at(&inner.counts.to_bytes(), 0) {
+            Ok(()) => inner.file = Some(file),
+            // Opened again the next time.
+            Err(error) => self.report(&error),
+        }
+    }
+
+    fn report(&self, error: &io::Error) {
+        let path = path(&self.home);
+        self.reports.error(format!("{}: {error}: a kill may take what was counted as lost", path.display()));
+    }
+
+    /// Makes it outlast a power cut.
+    pub(super) fn sync(&self) {
+        let file = {
+            let mut inner = self.inner.lock();
+            if std::mem::replace(&mut inner.is_synced, true) {
+                return;
+            }
+            inner.file.clone()
+        };
+        if let Some(Err(error)) = file.map(|file| file.sync()) {
+            self.report(&error);
+        }
+    }
+}
+
+fn path(home: &Path) -> PathBuf {
+    home.join("losses")
+}
+
+/// Opens the file for writing, or makes it: its space is there before a disk is full.
+fn open(disk: &dyn Disk, home: &Path) -> io::Result<Arc<dyn DiskFile>> {
+    match disk.open_writable(&path(home)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened,
+    }
+    let file = disk.create(&path(home))?;
+    file.write_at(&Counts::default().to_bytes(), 0)?;
+    file.sync()?;
+    disk.sync_directory(home)?;
+    Ok(file)
+}
+
+/// What an optional sink missed so far, whether its spool is open or not. Blocking.
+#[must_use]
+pub fn missed(home: &Path) -> u64 {
+    let counts = RealDisk.open(&path(home)).and_then(|file| Counts::of(file.as_ref()));
+    counts.ok().flatten().unwrap_or_default().missed
+}
+
+/// Counts what an optional sink misses whose spool does not open. Blocking.
+///
+/// # Errors
+/// When another process has the spool open, or the file cannot be made or written.
+pub fn add_missed(home: &Path, records: u64) -> io::Result<()> {
+    let Some(_lock) = DirectoryLock::take(home)? else { return Err(io::ErrorKind::ResourceBusy.into()) };
+    let file = open(&RealDisk, home)?;
+    let mut counts = Counts::of(file.as_ref())?.unwrap_or_default();
+    counts.missed += records;
+    file.write_at(&counts.to_bytes(), 0)
+}
