@@ -27,6 +27,7 @@ mod panics;
 mod private;
 mod queue_faults;
 mod simulation;
+mod torn;
 
 fn options() -> SpoolOptions {
     SpoolOptions { name: "test".into(), min_free_bytes: 0, ..SpoolOptions::default() }
