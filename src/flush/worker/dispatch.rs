@@ -126,6 +126,11 @@ impl Loop {
             }
             Ok(_) => Next::Wait(Wait::Until(now + self.due.tick())),
             Err(error) => {
+                let until = now + self.pause(1);
+                if self.due.postpone(stream, now, until, &*self.context.queue) {
+                    self.record_error(&error.to_string());
+                    return Next::Wait(Wait::Until(now + self.due.tick()));
+                }
                 self.fail(FlushState::SpoolFailed, error.to_string());
                 Next::Wait(self.outage.as_ref().map_or(Wait::Event, |outage| Wait::Until(outage.retry_at)))
             }
