@@ -151,8 +151,11 @@ impl Loop {
 
     /// Offers the queue again the outcomes it would not record; false where it still does not.
     async fn settle_pending(&mut self) -> bool {
-        while let Some(outcomes) = self.unsettled.pop() {
-            if let Err(refused) = settle(&self.context, outcomes).await {
+        while let Some(outcomes) = self.unsettled.last().cloned() {
+            // It stays among them until then: where nobody waits any more, its records are released.
+            let settled = settle(&self.context, outcomes).await;
+            self.unsettled.pop();
+            if let Err(refused) = settled {
                 let (outcomes, error) = *refused;
                 self.unsettled.push(outcomes);
                 self.fail_to_settle(&error);
