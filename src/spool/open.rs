@@ -156,7 +156,8 @@ pub(super) fn assemble(
     let dead_place = Place { home: place.home.join("dead"), ..place.clone() };
     let (store, findings) = recovery::open(place.clone(), store_options, queue)?;
     let (dead, dead_findings) = DeadLetters::open(dead_place, &options, dead_max_bytes(&options), dead_queue)?;
-    let reader = |stream| Reader::new(&store, stream).map(Mutex::new).map_err(OpenError::io(&place.home));
+    let reader =
+        |stream| Reader::new(&store, stream).map(Reader::patient).map(Mutex::new).map_err(OpenError::io(&place.home));
     let readers = [reader(Stream::Events)?, reader(Stream::Stats)?, reader(Stream::NodeRooms)?];
     let shared = Shared {
         home: place.home,

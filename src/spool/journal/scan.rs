@@ -20,7 +20,7 @@ const PAGE_BYTES: u64 = 4096;
 const SECTOR_BYTES: u64 = 512;
 
 /// What of a segment is scanned.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Extent {
     pub(crate) segment: u64,
     pub(crate) from: u64,
@@ -185,8 +185,8 @@ fn is_torn(file: &Arc<dyn DiskFile>, group: &Range<u64>, damage: &Damage) -> io:
 /// What a segment's front says.
 #[derive(Debug)]
 pub(crate) enum FrontFound {
-    /// It holds.
-    Whole(Box<Front>),
+    /// It holds; its block's checksum.
+    Whole(Box<Front>, u32),
     /// It does not, or there is none.
     None,
     /// Another build wrote it.
@@ -215,9 +215,10 @@ pub(crate) fn front(
         _ => return Ok(FrontFound::None),
     };
     let block = reader.slice(0, header.block_len() as usize, len)?;
-    let Ok(packed) = check_block(&header, block) else { return Ok(FrontFound::None) };
+    let checksum = block.last_chunk().copied().map(u32::from_le_bytes);
+    let (Ok(packed), Some(checksum)) = (check_block(&header, block), checksum) else { return Ok(FrontFound::None) };
     let payload = unpacker.unpack(segment, &header, packed).ok();
     Ok(payload
         .and_then(|payload| Front::read(segment, &payload))
-        .map_or(FrontFound::None, |front| FrontFound::Whole(Box::new(front))))
+        .map_or(FrontFound::None, |front| FrontFound::Whole(Box::new(front), checksum)))
 }

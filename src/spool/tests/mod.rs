@@ -16,6 +16,7 @@ mod damage;
 mod displaced;
 mod dropping;
 mod fronts;
+mod histories;
 mod letters;
 mod letters_attack;
 mod letters_model;

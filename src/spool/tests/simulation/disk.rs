@@ -305,7 +305,7 @@ impl DiskFile for Open {
         let rest = file.now.get(offset as usize..).unwrap_or_default();
         let read = rest.len().min(buffer.len());
         let pages = offset as usize / PAGE..(offset as usize + read).div_ceil(PAGE);
-        if file.bad.iter().any(|page| pages.contains(page)) {
+        if file.bad.iter().chain(&file.failing).any(|page| pages.contains(page)) {
             return Err(io::Error::from_raw_os_error(5));
         }
         buffer[..read].copy_from_slice(&rest[..read]);

@@ -103,6 +103,8 @@ pub(super) struct File {
     pub(super) records: Vec<(usize, Id)>,
     /// Pages that cannot be read.
     pub(super) bad: BTreeSet<usize>,
+    /// Nor can these, for a while.
+    pub(super) failing: BTreeSet<usize>,
 }
 
 impl File {

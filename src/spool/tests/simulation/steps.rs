@@ -62,6 +62,7 @@ impl World {
             }
             Step::Flip(segment, at) => self.harm(segment, at, false),
             Step::BadPage(segment, at) => self.harm(segment, at, true),
+            Step::Unreadable(segment) => self.let_fail(segment, None),
             Step::Hide(segment) => self.hide(segment),
             Step::Show => self.show(),
             Step::Jump(seconds) => simulated::jump(seconds * 1000),
@@ -102,7 +103,7 @@ impl World {
     }
 
     fn lease(&mut self, stream: Stream, records: usize) {
-        let quiet = self.is_quiet();
+        let quiet = self.is_quiet() && !self.has_bad_pages();
         let Some(process) = &mut self.process else { return };
         match process.shared.lease(stream, LeaseLimit { records, bytes: usize::MAX }) {
             Ok(Some(lease)) => {
@@ -217,6 +218,21 @@ impl World {
         let mut state = self.machine.state();
         state.faults.clear();
         state.medium.capacity = PLENTY;
+        state.medium.files.values_mut().for_each(|file| file.failing.clear());
+    }
+
+    /// Nothing of a segment can be read, or one page of it, until it heals.
+    pub(super) fn let_fail(&mut self, segment: u64, page: Option<usize>) {
+        let mut state = self.machine.state();
+        let segments = state.medium.segments();
+        let Some((_, inode)) = segments.get(segments.len() * segment as usize / 1000) else { return };
+        // Others may be delivered first.
+        state.ledger.disturbed = true;
+        state.ledger.faulted = true;
+        if let Some(file) = state.medium.files.get_mut(inode) {
+            let pages = file.now.len().div_ceil(PAGE).max(1);
+            file.failing = page.map_or_else(|| (0..pages).collect(), |page| [page].into());
+        }
     }
 
     /// Flips a bit, or makes a page unreadable: the blocks over it are damaged.
