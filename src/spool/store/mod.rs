@@ -50,11 +50,13 @@ use crate::record::{RecordBatch, Stream, UnixMillis};
 
 mod edit;
 mod entering;
+pub(crate) mod pending;
 pub(crate) mod reader;
 pub(crate) mod recovery;
 mod replacing;
 mod rereading;
 mod retention;
+mod settling;
 pub(crate) mod survey;
 mod walk;
 

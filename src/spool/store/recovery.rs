@@ -26,8 +26,8 @@ use super::{
     PAGE_BYTES, Segment, State, Store, StoreOptions, Unread,
     edit::Edit,
     entering::Entries,
-    retention::truncate,
-    size_of,
+    pending::{Pending, apply_in_parts, clear, each_entry},
+    settling::settle_medium,
     survey::{Survey, other_version},
     walk::{Start, walk, walk_whole},
     writer_at,
@@ -52,9 +52,6 @@ use crate::{
         reports::Reports,
     },
 };
-
-/// So many entries are changed at once.
-const MAX_ENTRIES: usize = 1000;
 
 /// Where a store lies, and what it needs of its surroundings.
 #[derive(Debug, Clone)]
@@ -137,51 +134,6 @@ pub(crate) fn open(
         read_only: place.read_only,
     };
     Ok((store, findings))
-}
-
-/// Copies damage to the quarantine, cuts what a cut-off write left, gives back what was reserved, and makes durable what was
-/// found, before the queue knows of it: it may have been written just before a kill, and a power cut may still take it.
-fn settle_medium(place: &Place, survey: &Survey, findings: &Findings) -> io::Result<()> {
-    let (disk, journal) = (place.disk.as_ref(), place.home.join("journal"));
-    for (segment, damage) in findings.damage.iter().chain(&findings.torn) {
-        let path = segment::path(&journal, *segment);
-        place.quarantine.keep(&path, *segment, disk.open(&path)?.as_ref(), damage);
-        place.reports.warn(&format!(
-            "{}: {} bytes at {} are no whole block ({}); kept in quarantine/",
-            path.display(),
-            damage.bytes.end - damage.bytes.start,
-            damage.bytes.start,
-            damage.reason
-        ));
-    }
-    for (number, listed, _) in &survey.segments {
-        let torn =
-            findings.torn.as_ref().filter(|(segment, _)| segment == number).map(|(_, damage)| damage.bytes.start);
-        let walked = findings.walked.contains(number);
-        let reserved = listed.allocated > listed.len.next_multiple_of(PAGE_BYTES);
-        if torn.is_none() && !walked && !reserved {
-            continue;
-        }
-        let settle = || {
-            let file = disk.open_writable(&segment::path(&journal, *number))?;
-            if torn.is_some() || reserved {
-                file.set_len(torn.unwrap_or(listed.len))?;
-            }
-            file.sync()
-        };
-        match settle() {
-            // What is reserved stays so until the next start: nothing depends on it.
-            Err(error) if torn.is_none() && !walked => {
-                let path = segment::path(&journal, *number);
-                place.reports.error(format!("{}: giving back reserved space: {error}", path.display()));
-            }
-            settled => settled?,
-        }
-    }
-    for segment in &survey.done {
-        truncate(disk, &segment::done_path(&journal, *segment))?;
-    }
-    disk.sync_directory(&journal)
 }
 
 /// What a recovery ends with.
@@ -597,79 +549,4 @@ impl<'a> Recovery<'a> {
             ended.map(|(&segment, known)| Ending { segment, len: known.end, records: known.held, next: behind });
         Ok(Recovered { state, position: Position::new(next_segment, next, ended), findings })
     }
-}
-
-/// What is to be delivered, added up.
-#[derive(Debug, Default)]
-pub(super) struct Pending {
-    streams: PerStream<(u64, super::Size)>,
-    first: PerStream<Option<(u64, UnixMillis)>>,
-}
-
-impl Pending {
-    pub(super) fn add(&mut self, stream: Stream, key: u64, entry: &Entry) {
-        self.add_records(stream, key, entry.records, entry.size, entry.received_at);
-    }
-
-    /// What is synced and not entered.
-    pub(super) fn add_group(&mut self, group: &super::Group) {
-        for (_, header) in &group.blocks {
-            self.add_records(header.stream, header.seq, header.count.into(), size_of(header), header.received_at);
-        }
-    }
-
-    fn add_records(&mut self, stream: Stream, first: u64, records: u64, size: super::Size, received_at: UnixMillis) {
-        let (all, all_size) = &mut self.streams[stream as usize];
-        *all += records;
-        all_size.add(size);
-        self.first[stream as usize].get_or_insert((first, received_at));
-    }
-}
-
-impl State {
-    /// Makes the streams agree with all entries of the queue.
-    pub(super) fn take_pending(&mut self, pending: Pending) {
-        let found = pending.streams.into_iter().zip(pending.first);
-        for (stream, ((records, size), first)) in self.streams.iter_mut().zip(found) {
-            (stream.records, stream.size) = (records, size);
-            stream.ack_floor = first.map_or(stream.next, |(key, _)| key);
-            stream.oldest = first.map(|(_, received_at)| received_at);
-        }
-    }
-}
-
-/// All entries of a queue, in order.
-pub(crate) fn each_entry(
-    queue: &dyn QueueStore,
-    visit: &mut dyn FnMut(Stream, u64, &Entry),
-) -> Result<(), QueueFailed> {
-    for stream in Stream::ALL {
-        let mut at = 0;
-        while let Some((key, entry)) = queue.entry_from(stream, at)? {
-            visit(stream, key, &entry);
-            at = entry.seqs(key).end.max(at + 1);
-        }
-    }
-    Ok(())
-}
-
-/// Empties a queue. What it says of segments goes last: cut short, it is found to belong to another journal again.
-fn clear(queue: &dyn QueueStore, recorded: &Recorded) -> Result<(), QueueFailed> {
-    let mut change =
-        Change { totals: Some(PerStream::default()), next: Some(PerStream::default()), ..Change::default() };
-    each_entry(queue, &mut |stream, key, _| change.entries.push((stream, key, None)))?;
-    change.segments.extend(recorded.segments.keys().map(|&segment| (segment, None)));
-    apply_in_parts(queue, change)
-}
-
-/// Makes a change of any length, its entries before what is counted of them: cut short, the next start walks again.
-fn apply_in_parts(queue: &dyn QueueStore, mut change: Change) -> Result<(), QueueFailed> {
-    let entries = std::mem::take(&mut change.entries);
-    if entries.len() <= MAX_ENTRIES {
-        return queue.apply(&Change { entries, ..change });
-    }
-    for part in entries.chunks(MAX_ENTRIES) {
-        queue.apply(&Change { entries: part.to_vec(), ..Change::default() })?;
-    }
-    queue.apply(&change)
 }

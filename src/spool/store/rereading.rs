@@ -8,8 +8,8 @@ use std::io;
 use super::{
     Segment, State, Store, Unread,
     entering::Entries,
+    pending::Pending,
     reader::UNREADABLE_TIME,
-    recovery::Pending,
     walk::{Start, Walked, walk, walk_whole},
 };
 use crate::{
@@ -43,6 +43,7 @@ pub(super) fn twin(store: &Store) -> MemoryQueue {
         let before = Unread { extent: whole, held: Some(known.held), floor, expected, since: None };
         let Unread { extent, held, floor, since: failing_since, .. } = known.unread.unwrap_or(before);
         let extent = Extent { from: 0, end: known.end, ..extent };
+        let floor = if known.unread.is_some() { store.told_by_fronts(floor) } else { floor };
         let start = Start { extent, progress: known.progress.unwalked(), floor, expected, next: None };
         let mut entries = Entries::new(store.options.max_entry_span);
         let mut now = Segment { unread: None, ..*known };
@@ -143,7 +144,8 @@ impl Store {
     fn read_segment_again(&self, segment: u64) -> bool {
         let Some(known) = self.state.lock().segments.get(&segment).copied() else { return false };
         let Some(unread) = known.unread else { return false };
-        let Unread { extent, floor, mut expected, since, .. } = unread;
+        let Unread { extent, mut expected, since, .. } = unread;
+        let floor = self.told_by_fronts(unread.floor);
         if let Some(front) = self.front(segment) {
             expected.iter_mut().zip(front.first).for_each(|(expected, first)| *expected = (*expected).max(first));
         }
@@ -171,6 +173,13 @@ impl Store {
         let path = segment::path(&self.journal(), segment);
         let Ok(file) = self.disk.open(&path) else { return };
         damage.iter().for_each(|damage| self.quarantine.keep(&path, segment, file.as_ref(), damage));
+    }
+
+    /// What is done at least, by fronts that could not be read either when a segment could not.
+    fn told_by_fronts(&self, floor: PerStream<u64>) -> PerStream<u64> {
+        let segments: Vec<u64> = self.state.lock().segments.keys().copied().collect();
+        let fronts = segments.into_iter().filter_map(|segment| self.front(segment));
+        fronts.fold(floor, |floor, front| std::array::from_fn(|i| floor[i].max(front.ack_floor[i])))
     }
 
     fn front(&self, segment: u64) -> Option<Front> {

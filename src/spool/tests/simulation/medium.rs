@@ -9,6 +9,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -104,7 +105,7 @@ pub(super) struct File {
     /// Pages that cannot be read.
     pub(super) bad: BTreeSet<usize>,
     /// Nor can these, for a while.
-    pub(super) failing: BTreeSet<usize>,
+    pub(super) failing: Range<usize>,
 }
 
 impl File {

@@ -218,7 +218,7 @@ impl World {
         let mut state = self.machine.state();
         state.faults.clear();
         state.medium.capacity = PLENTY;
-        state.medium.files.values_mut().for_each(|file| file.failing.clear());
+        state.medium.files.values_mut().for_each(|file| file.failing = 0..0);
     }
 
     /// Nothing of a segment can be read, or one page of it, until it heals.
@@ -230,8 +230,7 @@ impl World {
         state.ledger.disturbed = true;
         state.ledger.faulted = true;
         if let Some(file) = state.medium.files.get_mut(inode) {
-            let pages = file.now.len().div_ceil(PAGE).max(1);
-            file.failing = page.map_or_else(|| (0..pages).collect(), |page| [page].into());
+            file.failing = page.map_or(0..usize::MAX, |page| page..page + 1);
         }
     }
 

@@ -202,6 +202,8 @@ impl World {
         match open::open_at(place, self.options()) {
             Ok((shared, maintenance)) => {
                 let shared = Arc::new(shared);
+                let is_unread = shared.store.state.lock().segments.values().any(|segment| segment.unread.is_some());
+                self.machine.state().ledger.unordered |= is_unread;
                 self.process = Some(Process { shared, maintenance, leases: Vec::new(), seen: None, damaged: before });
                 self.check();
             }
