@@ -19,13 +19,21 @@ pub(super) struct Due {
     since: [Option<Instant>; Stream::ALL.len()],
     /// Records to go without waiting for more.
     forced: [u64; Stream::ALL.len()],
+    /// Streams that could not be read are left alone until then: the others go on.
+    not_before: [Option<Instant>; Stream::ALL.len()],
     /// The stream that is looked at first: they take turns.
     turn: usize,
 }
 
 impl Due {
     pub(super) fn new(interval: Duration) -> Self {
-        Self { interval, since: Default::default(), forced: Default::default(), turn: 0 }
+        Self {
+            interval,
+            since: Default::default(),
+            forced: Default::default(),
+            not_before: Default::default(),
+            turn: 0,
+        }
     }
 
     /// A stream whose records are to go now.
@@ -44,6 +52,9 @@ impl Due {
                 self.forced[at] = 0;
                 continue;
             }
+            if self.not_before[at].is_some_and(|until| until > now) {
+                continue;
+            }
             let since = *self.since[at].get_or_insert(now);
             let full = records >= limit.records as u64 || bytes >= limit.bytes as u64;
             if full || flushing || self.forced[at] > 0 || now.duration_since(since) >= self.interval {
@@ -52,6 +63,15 @@ impl Due {
             }
         }
         None
+    }
+
+    /// A stream cannot be read; true where another one has records that can be tried meanwhile.
+    pub(super) fn postpone(&mut self, stream: Stream, now: Instant, until: Instant, queue: &dyn Queue) -> bool {
+        self.not_before[stream as usize] = Some(until);
+        let may_go = |&other: &Stream| {
+            queue.waiting(other).0 > 0 && self.not_before[other as usize].is_none_or(|until| until <= now)
+        };
+        Stream::ALL.iter().any(may_go)
     }
 
     /// Records of a stream went.

@@ -45,7 +45,7 @@ pub(super) struct Sent {
 }
 
 /// Outcomes that the queue has still to record.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Unsettled {
     pub(super) stream: Stream,
     pub(super) acknowledged: Vec<Range<u64>>,

@@ -166,7 +166,8 @@ pub(super) fn assemble(
         let totals = state.streams.each_mut().map(|stream| &mut stream.totals);
         Losses::open(&place.disk, &place.home, &place.reports, place.read_only, totals)
     };
-    let reader = |stream| Reader::new(&store, stream).map(Mutex::new).map_err(OpenError::io(&place.home));
+    let reader =
+        |stream| Reader::new(&store, stream).map(Reader::patient).map(Mutex::new).map_err(OpenError::io(&place.home));
     let readers = [reader(Stream::Events)?, reader(Stream::Stats)?, reader(Stream::NodeRooms)?];
     let shared = Shared {
         home: place.home,

@@ -38,7 +38,7 @@ struct Report<'a> {
     offset: u64,
     bytes: u64,
     reason: String,
-    /// What the header at the damage says, if its own checksum holds.
+    /// What the header at the damage says, if that is known.
     stream: Option<&'a str>,
     first_seq: Option<u64>,
     records: Option<u32>,

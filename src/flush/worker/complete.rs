@@ -148,7 +148,7 @@ impl Loop {
         });
     }
 
-    fn pause(&self, failures: u32) -> Duration {
+    pub(super) fn pause(&self, failures: u32) -> Duration {
         backoff::pause(self.options.backoff, failures, self.context.environment.random_fraction())
     }
 }

@@ -126,6 +126,11 @@ impl Loop {
             }
             Ok(_) => Next::Wait(Wait::Until(now + self.due.tick())),
             Err(error) => {
+                let until = now + self.pause(1);
+                if self.due.postpone(stream, now, until, &*self.context.queue) {
+                    self.record_error(&error.to_string());
+                    return Next::Wait(Wait::Until(now + self.due.tick()));
+                }
                 self.fail(FlushState::SpoolFailed, error.to_string());
                 Next::Wait(self.outage.as_ref().map_or(Wait::Event, |outage| Wait::Until(outage.retry_at)))
             }
@@ -146,8 +151,11 @@ impl Loop {
 
     /// Offers the queue again the outcomes it would not record; false where it still does not.
     async fn settle_pending(&mut self) -> bool {
-        while let Some(outcomes) = self.unsettled.pop() {
-            if let Err(refused) = settle(&self.context, outcomes).await {
+        while let Some(outcomes) = self.unsettled.last().cloned() {
+            // It stays among them until then: where nobody waits any more, its records are released.
+            let settled = settle(&self.context, outcomes).await;
+            self.unsettled.pop();
+            if let Err(refused) = settled {
                 let (outcomes, error) = *refused;
                 self.unsettled.push(outcomes);
                 self.fail_to_settle(&error);

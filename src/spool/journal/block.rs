@@ -155,6 +155,18 @@ impl Header {
             ends_group: wire.kind & ENDS_GROUP != 0,
         })
     }
+
+    /// What a header said before one of its bits flipped: two of them, or a write that was cut off, do not look like that.
+    pub(crate) fn before_flip(bytes: &[u8]) -> Option<Self> {
+        let mut bytes = *bytes.first_chunk::<HEADER_BYTES>()?;
+        (0..HEADER_BYTES * 8).find_map(|bit| {
+            let flip = |byte: &mut u8| *byte ^= 1 << (bit % 8);
+            flip(&mut bytes[bit / 8]);
+            let header = Self::parse(&bytes).ok();
+            flip(&mut bytes[bit / 8]);
+            header
+        })
+    }
 }
 
 /// Version 1's header was four bytes shorter; its own checksum tells it from a damaged one of this version.
@@ -259,13 +271,14 @@ mod tests {
     }
 
     #[test]
-    fn every_flipped_bit_is_noticed() {
-        let (_, bytes) = block();
+    fn every_flipped_bit_is_noticed_and_in_a_header_known() {
+        let (header, bytes) = block();
         for bit in 0..bytes.len() * 8 {
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);
             let read = Header::parse(&bad).and_then(|header| check_block(&header, &bad).map(<[u8]>::to_vec));
             assert!(read.is_err(), "bit {bit}");
+            assert_eq!(Header::before_flip(&bad), (bit < HEADER_BYTES * 8).then_some(header), "bit {bit}");
         }
     }
 

@@ -1,10 +1,10 @@
 //! What a segment holds: its blocks group by group, what in it is damaged, and what a write that was cut off has left.
 //!
 //! A group is judged when it is known whether it was synced: it was where a later one follows, or where the caller knows. The
-//! last group of a journal may be one that was cut off: it lacks its end, or a sector of it holds nothing but zeros. Nobody was
-//! told that it is kept, and all of it is left out.
+//! last group of a journal may be one that was cut off: it lacks its end, or a sector of it was not written and holds nothing but
+//! zeros. Nobody was told that it is kept, and all of it is left out.
 
-use std::{io, path::Path, sync::Arc};
+use std::{io, ops::Range, path::Path, sync::Arc};
 
 use super::{
     block::{BadBlock, HEADER_BYTES, Header, Kind, check_block},
@@ -18,11 +18,9 @@ use crate::spool::disk::{Disk, DiskFile};
 const PAGE_BYTES: u64 = 4096;
 /// What a medium writes whole or not at all; many write more.
 const SECTOR_BYTES: u64 = 512;
-/// Fewer zeros at the end of a sector may be the contents.
-const MIN_ZEROS: usize = 8;
 
 /// What of a segment is scanned.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Extent {
     pub(crate) segment: u64,
     pub(crate) from: u64,
@@ -79,12 +77,12 @@ pub(crate) fn scan(
     }
     let start = group.parts.first().map(Part::offset);
     let Some(start) = start else { return Ok(None) };
-    if extent.is_last && start >= extent.synced && group.is_torn(&file)? {
+    let bytes = start..extent.end;
+    if extent.is_last && start >= extent.synced && group.is_torn(&file, &bytes)? {
         let reason = group.parts.iter().find_map(|part| match part {
             Part::Damage(damage) => Some(damage.reason),
             Part::Block(..) => None,
         });
-        let bytes = start..extent.end;
         return Ok(Some(Damage { bytes, reason: reason.unwrap_or(BadBlock::Short), header: None, unreadable: false }));
     }
     group.emit(meet);
@@ -148,40 +146,38 @@ impl Group {
         }
     }
 
-    /// Whether it is what a cut leaves, given that it may be.
-    fn is_torn(&self, file: &Arc<dyn DiskFile>) -> io::Result<bool> {
-        let mut damaged = false;
+    /// Whether it is what a cut leaves, given that it may be: it lies in these bytes, up to the file's end.
+    fn is_torn(&self, file: &Arc<dyn DiskFile>, bytes: &Range<u64>) -> io::Result<bool> {
+        let (mut damaged, mut torn) = (false, false);
         for part in &self.parts {
             if let Part::Damage(damage) = part {
                 damaged = true;
-                if is_torn(file, damage)? {
-                    return Ok(true);
-                }
+                torn |= is_torn(file, bytes, damage)?;
             }
         }
-        Ok(!damaged && !self.ended)
+        Ok(torn || (!damaged && !self.ended))
     }
 }
 
-/// Whether bytes look like what a cut leaves: shorter than their header says, or a sector of nothing but zeros in them.
-pub(crate) fn is_torn(file: &Arc<dyn DiskFile>, damage: &Damage) -> io::Result<bool> {
-    let bytes = &damage.bytes;
-    match damage.header {
-        _ if damage.unreadable => return Ok(false),
-        Some(header) if header.block_len() > bytes.end - bytes.start && bytes.end >= file.len()? => return Ok(true),
-        None if bytes.end - bytes.start < HEADER_BYTES as u64 => return Ok(true),
-        _ => {}
-    }
+/// Whether damage in a group looks like what a cut leaves: the file ends in a block or in a header, or a sector that the broken
+/// checksum covers was not written, so that all that the group has in it is zeros. Where its header is broken and its sectors were
+/// written, it is damage, whatever the sectors behind it hold.
+fn is_torn(file: &Arc<dyn DiskFile>, group: &Range<u64>, damage: &Damage) -> io::Result<bool> {
+    let Damage { bytes, reason, unreadable, .. } = damage;
+    let covered = match reason {
+        _ if *unreadable => return Ok(false),
+        BadBlock::Short if bytes.end == group.end => return Ok(true),
+        BadBlock::Short | BadBlock::Checksum => bytes.end,
+        _ => bytes.end.min(bytes.start + HEADER_BYTES as u64),
+    };
     let mut reader = ChunkReader::new(Arc::clone(file));
-    let mut sector = bytes.start;
-    while sector < bytes.end {
-        let next = (sector / SECTOR_BYTES + 1) * SECTOR_BYTES;
-        let slice = reader.slice(sector, (next.min(bytes.end) - sector) as usize, bytes.end)?;
-        let min = if sector == bytes.start { 1 } else { MIN_ZEROS };
-        if slice.len() >= min && slice.iter().all(|&byte| byte == 0) {
+    for sector in bytes.start / SECTOR_BYTES..covered.div_ceil(SECTOR_BYTES) {
+        let (start, end) = (sector * SECTOR_BYTES, (sector + 1) * SECTOR_BYTES);
+        let start = start.max(group.start);
+        let written = reader.slice(start, (end.min(group.end) - start) as usize, group.end)?;
+        if written.iter().all(|&byte| byte == 0) {
             return Ok(true);
         }
-        sector = next;
     }
     Ok(false)
 }
@@ -189,8 +185,8 @@ pub(crate) fn is_torn(file: &Arc<dyn DiskFile>, damage: &Damage) -> io::Result<b
 /// What a segment's front says.
 #[derive(Debug)]
 pub(crate) enum FrontFound {
-    /// It holds.
-    Whole(Box<Front>),
+    /// It holds; its block's checksum.
+    Whole(Box<Front>, u32),
     /// It does not, or there is none.
     None,
     /// Another build wrote it.
@@ -219,9 +215,10 @@ pub(crate) fn front(
         _ => return Ok(FrontFound::None),
     };
     let block = reader.slice(0, header.block_len() as usize, len)?;
-    let Ok(packed) = check_block(&header, block) else { return Ok(FrontFound::None) };
+    let checksum = block.last_chunk().copied().map(u32::from_le_bytes);
+    let (Ok(packed), Some(checksum)) = (check_block(&header, block), checksum) else { return Ok(FrontFound::None) };
     let payload = unpacker.unpack(segment, &header, packed).ok();
     Ok(payload
         .and_then(|payload| Front::read(segment, &payload))
-        .map_or(FrontFound::None, |front| FrontFound::Whole(Box::new(front))))
+        .map_or(FrontFound::None, |front| FrontFound::Whole(Box::new(front), checksum)))
 }

@@ -182,7 +182,7 @@ pub(crate) struct Damage {
     pub(crate) bytes: Range<u64>,
     /// What was wrong at its start.
     pub(crate) reason: BadBlock,
-    /// The header at its start, if that holds.
+    /// The header at its start, if that holds, or did before one of its bits flipped.
     pub(crate) header: Option<Header>,
     /// Some of it could not be read.
     pub(crate) unreadable: bool,
@@ -215,7 +215,8 @@ impl Walker {
             }
             Err(reason) => reason,
         };
-        let header = Header::parse(self.reader.slice(start, HEADER_BYTES, self.end)?).ok();
+        let header = self.reader.slice(start, HEADER_BYTES, self.end)?;
+        let header = Header::parse(header).ok().or_else(|| Header::before_flip(header));
         self.offset = self.next_whole_block(start + 1)?;
         let bytes = start..self.offset;
         let unreadable = self.reader.is_unreadable(&bytes);

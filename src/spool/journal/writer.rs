@@ -33,10 +33,17 @@ use crate::{
     },
 };
 
-/// So many sequence numbers are passed over where a segment that may hold the last ones cannot be seen, or was not: it may come back.
+/// Sequence numbers are passed over in multiples of this where a segment that may hold the last ones cannot be seen, or was not: it
+/// may come back.
 pub(crate) const UNSEEN: u64 = 1 << 32;
 /// Space on the medium is reserved in steps of this.
 const RESERVE_BYTES: u64 = 4 << 20;
+
+/// The sequence number that a stream goes on with in this segment: beyond all that any earlier one can hold. None holds as many as
+/// are passed over, and each has two such parts of the numbers for itself.
+pub(crate) const fn beyond_unseen(next: u64, segment: u64) -> u64 {
+    2 * segment * UNSEEN + next % UNSEEN
+}
 
 /// Where the next group goes, and what the segments before it held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +96,8 @@ pub(crate) struct Packed {
     bytes: Vec<u8>,
     /// Offsets in the segment.
     blocks: Vec<(u64, Header)>,
+    /// The checksum of its front, if it begins a segment.
+    front: Option<u32>,
 }
 
 impl Packed {
@@ -104,6 +113,8 @@ pub(crate) struct Committed {
     pub(crate) segment: u64,
     /// Its blocks of records, with their offsets.
     pub(crate) blocks: Vec<(u64, Header)>,
+    /// The checksum of its front, if it begins the segment.
+    pub(crate) front: Option<u32>,
     /// The segment is durable up to here.
     pub(crate) end: u64,
     /// What the segment takes on the medium.
@@ -279,6 +290,7 @@ impl Writer {
             };
             packing.packer.write(&mut bytes, active.segment, header, &front.to_bytes())?;
         }
+        let front = bytes.last_chunk().copied().map(u32::from_le_bytes);
         for (i, block) in builders.iter().enumerate() {
             let next = &mut after.next[block.stream as usize];
             let header = Header {
@@ -300,7 +312,7 @@ impl Writer {
         let ticket = packing.ticket;
         packing.ticket += 1;
         packing.position = after;
-        Ok(Packed { ticket, generation: packing.generation, before, after, bytes, blocks })
+        Ok(Packed { ticket, generation: packing.generation, before, after, bytes, blocks, front })
     }
 
     /// Writes and syncs a group, once those packed before it are committed. `admit` is asked for the space it takes beyond
@@ -323,14 +335,14 @@ impl Writer {
         turn.under_way = None;
         turn.failed = result.is_err();
         let sync_time = result?;
-        let Packed { before, after, mut bytes, blocks, .. } = packed;
+        let Packed { before, after, mut bytes, blocks, front, .. } = packed;
         let Some(active) = after.active else { unreachable!("a packed group lies in a segment") };
         turn.writing.position = after;
         bytes.clear();
         let allocated = turn.writing.file.as_ref().map_or(active.end, |file| file.reserved.max(active.end));
         let sealed = after.ended.filter(|_| before.active.map(|before| before.segment) != Some(active.segment));
         let ActivePosition { segment, end, .. } = active;
-        let committed = Committed { segment, blocks, end, allocated, next: after.next, sealed, sync_time };
+        let committed = Committed { segment, blocks, front, end, allocated, next: after.next, sealed, sync_time };
         let answer = published(committed);
         drop(turn);
         self.packing.lock().spare.push(bytes);
@@ -430,7 +442,7 @@ impl Writer {
             // A segment that was out of sight when this began: its number is taken, and its sequence numbers may be.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 writing.position.next_segment = number + 1;
-                writing.position.next.iter_mut().for_each(|next| *next += UNSEEN);
+                writing.position.next.iter_mut().for_each(|next| *next = beyond_unseen(*next, number + 1));
                 return Err(Refusal::Stale);
             }
             file => file.map_err(Refusal::Io)?,

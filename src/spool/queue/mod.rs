@@ -108,6 +108,13 @@ impl Totals {
         disposition.add(records, &mut self.delivered, &mut self.set_aside, &mut self.dropped);
     }
 
+    /// Counts so many records as damaged where so many were.
+    pub(crate) fn recount_damaged(&mut self, before: u64, now: u64) {
+        let damaged = self.dropped.entry(DropReason::Damaged).or_default();
+        *damaged = (*damaged + now).saturating_sub(before);
+        self.dropped.retain(|_, records| *records > 0);
+    }
+
     /// Counts at least what was counted elsewhere.
     pub(crate) fn rise_to(&mut self, other: &Self) {
         self.delivered = self.delivered.max(other.delivered);
@@ -187,12 +194,31 @@ impl Entry {
 /// What was done of a segment. All of it counts only what a change has removed or entered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct Progress {
+    /// The checksum of the segment's front, if that was ever read: a segment with another one is of another history.
+    pub(crate) front: Option<u32>,
     /// Blocks before this offset are entered.
     pub(crate) entered_to: u64,
     /// Records that were entered, or found lost.
     pub(crate) entered: u64,
     /// Records of these that are done.
     pub(crate) done: u64,
+    /// Records that are counted as damaged, by stream. A segment of which this alone is known was gone at a start.
+    pub(crate) lost: PerStream<u64>,
+}
+
+impl Progress {
+    /// Of a segment that is walked from its beginning: what is known of it whatever that finds.
+    pub(crate) fn unwalked(self) -> Self {
+        Self { front: self.front, lost: self.lost, ..Self::default() }
+    }
+
+    /// Records of a stream are done.
+    pub(crate) fn finish(&mut self, stream: Stream, disposition: Disposition, records: u64) {
+        self.done += records;
+        if disposition == Disposition::Dropped(DropReason::Damaged) {
+            self.lost[stream as usize] += records;
+        }
+    }
 }
 
 /// What a queue holds besides its entries.

@@ -121,7 +121,7 @@ impl Store {
             for (&segment, records) in &done {
                 // One that is gone since was done without these.
                 let Some(mut known) = state.segments.get(&segment).copied() else { continue };
-                known.progress.done += records;
+                known.progress.finish(stream, disposition, *records);
                 change.segments.push((segment, Some(known.noted())));
             }
             let mut totals = state.streams.each_ref().map(|stream| stream.totals.clone());
@@ -134,7 +134,7 @@ impl Store {
         let mut state = self.state.lock();
         for (segment, records) in done {
             if let Some(known) = state.segments.get_mut(&segment) {
-                known.progress.done += records;
+                known.progress.finish(stream, disposition, records);
             }
         }
         let of_stream = &mut state.streams[stream as usize];

@@ -35,11 +35,6 @@ impl Entries {
         Self { max_span, tails: [None; Stream::ALL.len()], made: Vec::new() }
     }
 
-    /// Lets no entry grow further: what they stand for may not be there.
-    pub(super) fn start_over(&mut self) {
-        self.tails = PerStream::default();
-    }
-
     /// Enters a block's records from `from` on.
     pub(super) fn add(&mut self, segment: u64, offset: u64, header: &Header, from: u64) {
         let seqs = header.seqs();

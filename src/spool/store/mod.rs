@@ -37,6 +37,7 @@ use super::{
         block::{Header, Kind},
         codec::Packer,
         front::{Ending, PerStream},
+        scan::Extent,
         writer::{Committed, FrontFacts, Packed, Position, Refusal, Writer},
     },
     options::{Compression, Keys},
@@ -49,11 +50,13 @@ use crate::record::{RecordBatch, Stream, UnixMillis};
 
 mod edit;
 mod entering;
+pub(crate) mod pending;
 pub(crate) mod reader;
 pub(crate) mod recovery;
 mod replacing;
 mod rereading;
 mod retention;
+mod settling;
 pub(crate) mod survey;
 mod walk;
 
@@ -179,24 +182,23 @@ pub(crate) struct Segment {
 /// What of a segment is yet to be walked. Groups behind it are entered as they are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Unread {
-    pub(crate) start: u64,
-    pub(crate) end: u64,
+    pub(crate) extent: Extent,
     /// How many records it holds, if that is known.
     held: Option<u64>,
     /// Records before these were done when it was to be walked.
     floor: PerStream<u64>,
     /// The sequence numbers that the streams' next records should have at least.
     pub(crate) expected: PerStream<u64>,
-    /// It was read but for some of it: once more, and that is damage.
-    pub(crate) doubted: bool,
+    /// Since when it is read but for some of it: for a while more, and that is damage.
+    since: Option<Instant>,
 }
 
 impl Segment {
     /// What the queue is told of it. Of a part that is yet to be walked nothing is known, nor of what lies behind: a start walks both.
     fn noted(&self) -> Progress {
         match self.unread {
-            Some(Unread { start: 0, .. }) => Progress::default(),
-            Some(Unread { start, .. }) => Progress { entered_to: start, ..self.progress },
+            Some(Unread { extent: Extent { from: 0, .. }, .. }) => self.progress.unwalked(),
+            Some(Unread { extent, .. }) => Progress { entered_to: extent.from, ..self.progress },
             None => self.progress,
         }
     }
@@ -219,13 +221,14 @@ impl State {
 
     /// Takes in a group that is durable.
     fn publish(&mut self, committed: Committed) {
-        let Committed { segment, blocks, end, allocated, next, sealed, .. } = committed;
+        let Committed { segment, blocks, front, end, allocated, next, sealed, .. } = committed;
         if let Some(ended) = sealed {
             self.note_sealed(ended);
         }
         self.newest = self.newest.max(segment);
         let known = self.segments.entry(segment).or_default();
         known.end = end;
+        known.progress.front = known.progress.front.or(front);
         known.allocated = allocated.next_multiple_of(PAGE_BYTES);
         known.held += blocks.iter().map(|(_, header)| u64::from(header.count)).sum::<u64>();
         for (_, header) in &blocks {

@@ -28,8 +28,8 @@ use crate::{
     },
 };
 
-/// A segment that cannot be read for so long is passed over: until then the order is kept …
-const UNREADABLE_TIME: Duration = Duration::from_secs(10);
+/// A segment that cannot be read for so long is passed over, and a sector of it given up: until then the order is kept …
+pub(super) const UNREADABLE_TIME: Duration = Duration::from_secs(10);
 /// … and tried again after this.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
@@ -44,6 +44,8 @@ pub(crate) struct Reader {
     behind: Option<(u64, u64)>,
     /// Segments that could not be read: since when, and when it was tried last.
     unreadable: BTreeMap<u64, (Instant, Instant)>,
+    /// A sector that cannot be read is tried for so long.
+    patience: Duration,
 }
 
 /// An unpacked block, and how far its records were taken.
@@ -76,7 +78,13 @@ pub(crate) struct ReadRecord {
 impl Reader {
     pub(crate) fn new(store: &Store, stream: Stream) -> io::Result<Self> {
         let unpacker = Unpacker::new(store.options.keys.as_ref())?;
-        Ok(Self { stream, unpacker, file: None, block: None, behind: None, unreadable: BTreeMap::new() })
+        let (unreadable, patience) = (BTreeMap::new(), Duration::ZERO);
+        Ok(Self { stream, unpacker, file: None, block: None, behind: None, unreadable, patience })
+    }
+
+    /// Tries bad sectors for a while before what lies there is lost: they may be back.
+    pub(crate) fn patient(self) -> Self {
+        Self { patience: UNREADABLE_TIME, ..self }
     }
 
     /// The open block's next record at or behind `seq` and before `end`; it is passed over with that.
@@ -115,6 +123,9 @@ impl Reader {
             self.unreadable.entry(entry.segment).or_insert((now, now)).1 = now;
         } else if !self.unreadable.is_empty() {
             self.unreadable.remove(&entry.segment);
+            // Those that were let go of, or dropped, are not met again.
+            let segments = &store.state.lock().segments;
+            self.unreadable.retain(|segment, _| segments.contains_key(segment));
         }
         sought
     }
@@ -203,6 +214,9 @@ impl Reader {
             let (header, offset) = match found {
                 Found::Block { header, offset, .. } => (header, offset),
                 Found::Damage(damage) => {
+                    if damage.unreadable && !self.has_tried(segment) {
+                        return Err(io(rustix::io::Errno::IO.into()));
+                    }
                     store.quarantine.keep(&path, segment, file.as_ref(), &damage);
                     continue;
                 }
@@ -225,6 +239,12 @@ impl Reader {
             break;
         }
         Ok(Sought::Lost(seq..next.max(seq + 1)))
+    }
+
+    /// Whether a segment was tried for long enough.
+    fn has_tried(&self, segment: u64) -> bool {
+        let tried = self.unreadable.get(&segment).map(|(since, _)| instant().duration_since(*since));
+        tried.unwrap_or_default() >= self.patience
     }
 
     fn file(&mut self, store: &Store, segment: u64) -> Result<&mut ChunkReader, QueueError> {

@@ -26,10 +26,10 @@ use super::{
     PAGE_BYTES, Segment, State, Store, StoreOptions, Unread,
     edit::Edit,
     entering::Entries,
-    retention::truncate,
-    size_of,
+    pending::{Pending, apply_in_parts, clear, each_entry},
+    settling::settle_medium,
     survey::{Survey, other_version},
-    walk::{Start, walk},
+    walk::{Start, walk, walk_whole},
     writer_at,
 };
 use crate::{
@@ -42,19 +42,16 @@ use crate::{
             front::{Ending, Front, PerStream},
             scan::{Extent, ScanError},
             segment::{self, Damage},
-            writer::{Position, UNSEEN},
+            writer::{Position, UNSEEN, beyond_unseen},
         },
         quarantine::Quarantine,
         queue::{
-            Change, Disposition, DropReason, Entry, Progress, QueueFailed, QueueStore, Queues, Recorded,
-            memory::MemoryQueue, ranges::RangeSet,
+            Change, Disposition, Entry, Progress, QueueFailed, QueueStore, Queues, Recorded, memory::MemoryQueue,
+            ranges::RangeSet,
         },
         reports::Reports,
     },
 };
-
-/// So many entries are changed at once.
-const MAX_ENTRIES: usize = 1000;
 
 /// Where a store lies, and what it needs of its surroundings.
 #[derive(Debug, Clone)]
@@ -139,41 +136,6 @@ pub(crate) fn open(
     Ok((store, findings))
 }
 
-/// Copies damage to the quarantine, cuts what a cut-off write left, gives back what was reserved, and makes durable what was
-/// found, before the queue knows of it: it may have been written just before a kill, and a power cut may still take it.
-fn settle_medium(place: &Place, survey: &Survey, findings: &Findings) -> io::Result<()> {
-    let (disk, journal) = (place.disk.as_ref(), place.home.join("journal"));
-    for (segment, damage) in findings.damage.iter().chain(&findings.torn) {
-        let path = segment::path(&journal, *segment);
-        place.quarantine.keep(&path, *segment, disk.open(&path)?.as_ref(), damage);
-        place.reports.warn(&format!(
-            "{}: {} bytes at {} are no whole block ({}); kept in quarantine/",
-            path.display(),
-            damage.bytes.end - damage.bytes.start,
-            damage.bytes.start,
-            damage.reason
-        ));
-    }
-    for (number, listed, _) in &survey.segments {
-        let torn =
-            findings.torn.as_ref().filter(|(segment, _)| segment == number).map(|(_, damage)| damage.bytes.start);
-        let walked = findings.walked.contains(number);
-        let reserved = listed.allocated > listed.len.next_multiple_of(PAGE_BYTES);
-        if torn.is_none() && !walked && !reserved {
-            continue;
-        }
-        let file = disk.open_writable(&segment::path(&journal, *number))?;
-        if torn.is_some() || reserved {
-            file.set_len(torn.unwrap_or(listed.len))?;
-        }
-        file.sync()?;
-    }
-    for segment in &survey.done {
-        truncate(disk, &segment::done_path(&journal, *segment))?;
-    }
-    disk.sync_directory(&journal)
-}
-
 /// What a recovery ends with.
 struct Recovered {
     state: State,
@@ -209,9 +171,13 @@ struct Recovery<'a> {
     floor: PerStream<u64>,
     /// The sequence numbers that the streams' next records should have at least, as far as is known.
     next: PerStream<u64>,
+    /// Those behind the last records of the segment that was met last.
+    behind: PerStream<u64>,
     /// A segment may hold later ones than that, and cannot be seen.
     unseen: bool,
+    max_entry_span: u32,
     change: Change,
+    entered: Vec<(Stream, u64, Option<Entry>)>,
     state: State,
     findings: Findings,
 }
@@ -223,7 +189,15 @@ impl<'a> Recovery<'a> {
         survey: &'a Survey,
         queue: &'a dyn QueueStore,
     ) -> Result<Recovered, Stop> {
-        let recorded = queue.recorded()?;
+        let mut recorded = queue.recorded()?;
+        if survey.is_of_another_history(&recorded) {
+            let home = place.home.display();
+            place
+                .reports
+                .warn(&format!("spool {home}: the queue belongs to another journal; it is made again from this one"));
+            clear(queue, &recorded)?;
+            recorded = queue.recorded()?;
+        }
         let floor = std::array::from_fn(|i| survey.fronts().map(|front| front.ack_floor[i]).max().unwrap_or(0));
         let needed_from = survey.fronts().map(|front| front.needed_from).max().unwrap_or(0);
         let mut recovery = Self {
@@ -234,26 +208,30 @@ impl<'a> Recovery<'a> {
             needed_from,
             floor,
             next: PerStream::default(),
+            behind: PerStream::default(),
             unseen: false,
+            max_entry_span: options.max_entry_span,
             change: Change::default(),
+            entered: Vec::new(),
             state: State::default(),
             findings: Findings::default(),
         };
         recovery.begin_totals();
         let mut in_queue = recovery.look_at_entries()?;
-        let mut entries = Entries::behind(queue, options.max_entry_span)?;
         for (number, listed, front) in &survey.segments {
             let known = in_queue.remove(number).unwrap_or_default();
-            recovery.segment(*number, listed, front.as_ref(), &known, &mut entries)?;
+            recovery.segment(*number, listed, front.as_ref(), &known)?;
         }
         recovery.drop_gone(in_queue)?;
-        recovery.change.entries.extend(entries.take());
+        // Behind all that are removed: an old one may have had the same key.
+        recovery.change.entries.append(&mut recovery.entered);
         recovery.finish()
     }
 
     /// A queue that knows nothing, or less than the newest front, goes on with what that one says.
     fn begin_totals(&mut self) {
-        if let Some(front) = self.survey.fronts().next_back() {
+        let newest = self.survey.fronts().next_back();
+        if let Some(front) = newest.filter(|front| !self.recorded.segments.contains_key(&front.segment)) {
             self.recorded.totals.iter_mut().zip(&front.totals).for_each(|(totals, front)| totals.rise_to(front));
         }
     }
@@ -268,14 +246,7 @@ impl<'a> Recovery<'a> {
         Ok(found)
     }
 
-    fn segment(
-        &mut self,
-        number: u64,
-        listed: &Listed,
-        front: Option<&Front>,
-        in_queue: &InQueue,
-        entries: &mut Entries,
-    ) -> Result<(), Stop> {
+    fn segment(&mut self, number: u64, listed: &Listed, front: Option<&Front>, in_queue: &InQueue) -> Result<(), Stop> {
         let journal = self.place.home.join("journal");
         let ending = self.survey.ending_of(number);
         let end = ending.map_or(listed.len, |ending| ending.len);
@@ -288,7 +259,7 @@ impl<'a> Recovery<'a> {
         if number < self.needed_from || self.survey.done.contains(&number) {
             // A front that is synced knows that all of it is done.
             self.remove_entries(in_queue);
-            let progress = Progress { entered_to: end, entered: 0, done: 0 };
+            let progress = Progress { entered_to: end, ..Progress::default() };
             self.state
                 .segments
                 .insert(number, Segment { allocated, end, held: 0, sealed: true, progress, unread: None });
@@ -296,6 +267,7 @@ impl<'a> Recovery<'a> {
             return Ok(());
         }
         let recorded = self.recorded.segments.get(&number).copied();
+        let checksum = self.survey.checksum_of(number);
         let complete = |progress: &Progress| {
             progress.entered_to >= end && ending.is_none_or(|ending| ending.records == progress.entered)
         };
@@ -307,22 +279,23 @@ impl<'a> Recovery<'a> {
             if done > 0 {
                 progress.done += done;
                 self.change.segments.push((number, Some(*progress)));
-                entries.start_over();
             }
         }
         if let Some(progress) = known.filter(complete) {
             let held = progress.entered;
             self.state.segments.insert(number, Segment { allocated, end, held, sealed: true, progress, unread: None });
-            self.know_next(ending.map_or(self.recorded.next, |ending| ending.next));
+            self.behind = ending.map_or_else(|| self.seqs_behind(number, &progress), |ending| ending.next);
+            self.know_next(self.behind);
             return Ok(());
         }
         // Blocks behind the last entered one; or all of it, where what is known does not add up.
-        let progress = known.unwrap_or_default();
-        if progress == Progress::default() {
-            self.remove_entries(in_queue);
-            entries.start_over();
-        }
+        let mut progress = known.unwrap_or_else(|| recorded.unwrap_or_default().unwalked());
+        progress.front = checksum.or(progress.front);
         let begins_in_it = progress.entered_to > 0;
+        let mut entries = Entries::new(self.max_entry_span);
+        if !begins_in_it {
+            self.remove_entries(in_queue);
+        }
         let expected = if begins_in_it { self.max_next(self.recorded.next) } else { self.next };
         let extent = Extent {
             segment: number,
@@ -333,22 +306,31 @@ impl<'a> Recovery<'a> {
         };
         let start = Start { extent, progress, floor: self.floor, expected, next: ending.map(|ending| ending.next) };
         let path = segment::path(&journal, number);
-        let walked = match walk(self.place.disk.as_ref(), &journal, start, entries) {
+        let disk = self.place.disk.as_ref();
+        let walked = if self.place.read_only {
+            // Nobody waits for the medium who looks from outside.
+            walk(disk, &journal, start, &mut entries).map_err(|error| (error, None))
+        } else {
+            walk_whole(disk, &journal, start, &mut entries)
+        };
+        let walked = match walked {
             Ok(walked) => walked,
-            Err(ScanError::OtherVersion { version }) => return Err(Stop::Open(other_version(path, version))),
-            Err(ScanError::Io(error)) => {
+            Err((ScanError::OtherVersion { version }, _)) => return Err(Stop::Open(other_version(path, version))),
+            Err((ScanError::Io(error), since)) => {
                 self.place.reports.error(format!("{}: {error}; it is read again later", path.display()));
                 self.unseen |= ending.is_none();
-                let (start, floor) = (progress.entered_to, self.floor);
-                let unread = Some(Unread { start, end, held: None, floor, expected, doubted: false });
+                let unread = Some(Unread { extent, held: None, floor: self.floor, expected, since });
                 let segment = Segment { allocated, end, held: progress.entered, sealed: true, progress, unread };
                 self.state.segments.insert(number, segment);
                 self.change.segments.push((number, Some(progress)));
                 return Ok(());
             }
         };
+        self.entered.extend(entries.take());
         failpoint::reach("replay_block");
+        self.behind = walked.next;
         self.know_next(walked.next);
+        self.recount_damaged(number, walked.counted, walked.progress.lost, walked.lost);
         let progress = walked.progress;
         if begins_in_it {
             // Done before a front was written, and the queue has lost it since.
@@ -363,7 +345,6 @@ impl<'a> Recovery<'a> {
         self.findings.written_at = self.findings.written_at.max(walked.newest);
         self.findings.damage.extend(walked.damage.into_iter().map(|damage| (number, damage)));
         self.findings.torn = walked.torn.map(|torn| (number, torn)).or(self.findings.torn.take());
-        self.mark_lost(number, walked.lost);
         let segment = Segment {
             allocated,
             end: progress.entered_to,
@@ -401,14 +382,30 @@ impl<'a> Recovery<'a> {
             "{}: it is gone, and {records} records with it that nothing says were delivered; they are counted as damaged",
             path.display()
         ));
-        self.mark_lost(gone.segment, lost);
+        self.mark_gone(gone.segment, lost);
     }
 
-    fn mark_lost(&mut self, segment: u64, lost: PerStream<RangeSet>) {
-        for (totals, lost) in self.recorded.totals.iter_mut().zip(&lost) {
-            totals.count(Disposition::Dropped(DropReason::Damaged), lost.len());
+    /// Counts records of a segment that is gone; they are taken back where it returns.
+    fn mark_gone(&mut self, segment: u64, lost: PerStream<RangeSet>) {
+        let known = self.recorded.segments.entry(segment).or_default();
+        let before = known.lost;
+        known.lost = std::array::from_fn(|i| before[i] + lost[i].len());
+        let now = known.lost;
+        self.recount_damaged(segment, before, now, lost);
+    }
+
+    /// Counts records of a segment as damaged, so many of which were counted before.
+    fn recount_damaged(
+        &mut self,
+        segment: u64,
+        before: PerStream<u64>,
+        now: PerStream<u64>,
+        lost: PerStream<RangeSet>,
+    ) {
+        for (i, totals) in self.recorded.totals.iter_mut().enumerate() {
+            totals.recount_damaged(before[i], now[i]);
         }
-        if lost.iter().any(|lost| lost.len() > 0) {
+        if before != now {
             let found = self.findings.lost.entry(segment).or_default();
             for (found, lost) in found.iter_mut().zip(&lost) {
                 for seqs in lost.iter() {
@@ -463,12 +460,15 @@ impl<'a> Recovery<'a> {
                 path.display(),
                 known.records
             ));
-            self.mark_lost(segment, seqs);
+            self.mark_gone(segment, seqs);
         }
         let there = &self.state.segments;
-        for &segment in self.recorded.segments.keys().filter(|segment| !there.contains_key(segment)) {
-            self.change.segments.push((segment, None));
-            self.unseen |= segment >= self.needed_from && !self.survey.done.contains(&segment);
+        for (&segment, known) in self.recorded.segments.iter().filter(|(segment, _)| !there.contains_key(segment)) {
+            let wanted = segment >= self.needed_from && !self.survey.done.contains(&segment);
+            let is_counted = known.lost.iter().any(|&records| records > 0);
+            // That it is gone was seen before, or by the front behind it, unless some of it is entered.
+            self.unseen |= wanted && (known.entered_to > 0 || !is_counted);
+            self.change.segments.push((segment, (wanted && is_counted).then(|| known.unwalked())));
         }
         Ok(())
     }
@@ -487,6 +487,22 @@ impl<'a> Recovery<'a> {
         self.change.entries.extend(known.keys.iter().map(|&(stream, key)| (stream, key, None)));
     }
 
+    /// The sequence numbers behind the last records of a segment of which all is entered, and how it ended nothing says.
+    fn seqs_behind(&self, segment: u64, known: &Progress) -> PerStream<u64> {
+        let next = self.recorded.next;
+        let used: u64 = next.iter().zip(self.next).map(|(next, first)| next.saturating_sub(first)).sum();
+        if used == known.entered {
+            return next;
+        }
+        // Some of those that the queue knows were used in a segment that is gone, or passed over.
+        let extent = Extent { segment, from: 0, end: known.entered_to, synced: u64::MAX, is_last: false };
+        let floor = [u64::MAX; Stream::ALL.len()];
+        let start = Start { extent, progress: Progress::default(), floor, expected: self.next, next: None };
+        let journal = self.place.home.join("journal");
+        let walked = walk(self.place.disk.as_ref(), &journal, start, &mut Entries::new(0));
+        walked.map_or(next, |walked| walked.next)
+    }
+
     fn know_next(&mut self, next: PerStream<u64>) {
         self.next = self.max_next(next);
     }
@@ -497,8 +513,10 @@ impl<'a> Recovery<'a> {
 
     fn finish(mut self) -> Result<Recovered, Stop> {
         self.know_next(self.recorded.next);
+        let numbers = self.state.segments.keys().chain(&self.survey.done).chain(self.recorded.segments.keys());
+        let next_segment = numbers.max().map_or(1, |newest| newest + 1).max(self.needed_from);
         if self.unseen {
-            self.next.iter_mut().for_each(|next| *next += UNSEEN);
+            self.next.iter_mut().for_each(|next| *next = beyond_unseen(*next, next_segment));
         }
         self.change.totals = Some(self.recorded.totals.clone());
         self.change.next = Some(self.next);
@@ -508,7 +526,7 @@ impl<'a> Recovery<'a> {
             settled.map_err(OpenError::io(journal)).map_err(Stop::Open)?;
         }
         apply_in_parts(self.queue, std::mem::take(&mut self.change))?;
-        let Self { queue, survey, next, recorded, mut state, findings, needed_from, .. } = self;
+        let Self { queue, survey, next, behind, recorded, mut state, findings, needed_from, .. } = self;
         state.needed_from = needed_from;
         state.newest_front = survey.fronts().next_back().map_or(0, |front| front.segment);
         state.done = survey.done.iter().map(|&segment| (segment, ())).collect();
@@ -525,77 +543,11 @@ impl<'a> Recovery<'a> {
             stream.cursor = stream.ack_floor;
         }
         state.expect_redeliveries(findings.redelivers_since);
-        let numbers = state.segments.keys().chain(&survey.done).chain(recorded.segments.keys());
-        let next_segment = numbers.max().map_or(1, |newest| newest + 1).max(needed_from);
         state.newest = next_segment - 1;
-        let ended = state.segments.last_key_value();
-        let ended = ended.map(|(&segment, known)| Ending { segment, len: known.end, records: known.held, next });
+        // How one ended that is yet to be read, the next front does not know.
+        let ended = state.segments.last_key_value().filter(|(_, known)| known.unread.is_none());
+        let ended =
+            ended.map(|(&segment, known)| Ending { segment, len: known.end, records: known.held, next: behind });
         Ok(Recovered { state, position: Position::new(next_segment, next, ended), findings })
     }
-}
-
-/// What is to be delivered, added up.
-#[derive(Debug, Default)]
-pub(super) struct Pending {
-    streams: PerStream<(u64, super::Size)>,
-    first: PerStream<Option<(u64, UnixMillis)>>,
-}
-
-impl Pending {
-    pub(super) fn add(&mut self, stream: Stream, key: u64, entry: &Entry) {
-        self.add_records(stream, key, entry.records, entry.size, entry.received_at);
-    }
-
-    /// What is synced and not entered.
-    pub(super) fn add_group(&mut self, group: &super::Group) {
-        for (_, header) in &group.blocks {
-            self.add_records(header.stream, header.seq, header.count.into(), size_of(header), header.received_at);
-        }
-    }
-
-    fn add_records(&mut self, stream: Stream, first: u64, records: u64, size: super::Size, received_at: UnixMillis) {
-        let (all, all_size) = &mut self.streams[stream as usize];
-        *all += records;
-        all_size.add(size);
-        self.first[stream as usize].get_or_insert((first, received_at));
-    }
-}
-
-impl State {
-    /// Makes the streams agree with all entries of the queue.
-    pub(super) fn take_pending(&mut self, pending: Pending) {
-        let found = pending.streams.into_iter().zip(pending.first);
-        for (stream, ((records, size), first)) in self.streams.iter_mut().zip(found) {
-            (stream.records, stream.size) = (records, size);
-            stream.ack_floor = first.map_or(stream.next, |(key, _)| key);
-            stream.oldest = first.map(|(_, received_at)| received_at);
-        }
-    }
-}
-
-/// All entries of a queue, in order.
-pub(crate) fn each_entry(
-    queue: &dyn QueueStore,
-    visit: &mut dyn FnMut(Stream, u64, &Entry),
-) -> Result<(), QueueFailed> {
-    for stream in Stream::ALL {
-        let mut at = 0;
-        while let Some((key, entry)) = queue.entry_from(stream, at)? {
-            visit(stream, key, &entry);
-            at = entry.seqs(key).end.max(at + 1);
-        }
-    }
-    Ok(())
-}
-
-/// Makes a change of any length, its entries before what is counted of them: cut short, the next start walks again.
-fn apply_in_parts(queue: &dyn QueueStore, mut change: Change) -> Result<(), QueueFailed> {
-    let entries = std::mem::take(&mut change.entries);
-    if entries.len() <= MAX_ENTRIES {
-        return queue.apply(&Change { entries, ..change });
-    }
-    for part in entries.chunks(MAX_ENTRIES) {
-        queue.apply(&Change { entries: part.to_vec(), ..Change::default() })?;
-    }
-    queue.apply(&change)
 }

@@ -6,13 +6,14 @@
 use std::io;
 
 use super::{
-    State, Store, Unread,
+    Segment, State, Store, Unread,
     entering::Entries,
-    recovery::Pending,
-    walk::{Start, Walked, walk},
+    pending::Pending,
+    reader::UNREADABLE_TIME,
+    walk::{Start, Walked, walk, walk_whole},
 };
 use crate::{
-    record::Stream,
+    record::{Stream, instant},
     spool::{
         journal::{
             codec::Unpacker,
@@ -20,7 +21,7 @@ use crate::{
             scan::{self, Extent, FrontFound},
             segment::{self, Damage},
         },
-        queue::{Change, Disposition, DropReason, Entry, Progress, QueueFailed, QueueStore, memory::MemoryQueue},
+        queue::{Change, Entry, Progress, QueueFailed, QueueStore, memory::MemoryQueue},
     },
 };
 
@@ -33,47 +34,54 @@ pub(super) fn twin(store: &Store) -> MemoryQueue {
         let floor = state.streams.each_ref().map(|stream| stream.ack_floor);
         (state.segments.clone(), floor, state.streams.each_ref().map(|stream| stream.next))
     };
-    let mut entries = Entries::new(store.options.max_entry_span);
     let mut change = Change { next: Some(next), ..Change::default() };
-    let mut unread = Vec::new();
-    let (mut expected, mut lost, mut since) = (floor, PerStream::<u64>::default(), None);
+    let mut walked_segments = Vec::new();
+    let (mut expected, mut lost, mut since) = (floor, PerStream::<(u64, u64)>::default(), None);
     for (&segment, known) in &segments {
-        let extent = Extent { segment, from: 0, end: known.end, synced: u64::MAX, is_last: false };
+        let whole = Extent { segment, from: 0, end: known.end, synced: u64::MAX, is_last: false };
         // What could not be read before was not done before either: the streams' floor is beyond it.
-        let floor = known.unread.map_or(floor, |unread| unread.floor);
-        let start = Start { extent, progress: Progress::default(), floor, expected, next: None };
-        match walk(store.disk.as_ref(), &store.journal(), start, &mut entries) {
+        let before = Unread { extent: whole, held: Some(known.held), floor, expected, since: None };
+        let Unread { extent, held, floor, since: failing_since, .. } = known.unread.unwrap_or(before);
+        let extent = Extent { from: 0, end: known.end, ..extent };
+        let floor = if known.unread.is_some() { store.told_by_fronts(floor) } else { floor };
+        let start = Start { extent, progress: known.progress.unwalked(), floor, expected, next: None };
+        let mut entries = Entries::new(store.options.max_entry_span);
+        let mut now = Segment { unread: None, ..*known };
+        match walk_whole(store.disk.as_ref(), &store.journal(), start, &mut entries) {
             Ok(walked) => {
                 store.keep_damage(segment, &walked.damage);
-                unread.push((segment, None));
+                change.entries.extend(entries.take());
                 expected = walked.next;
                 since = [since, walked.oldest].into_iter().flatten().min();
-                lost.iter_mut().zip(&walked.lost).for_each(|(lost, more)| *lost += more.len());
-                change.segments.push((segment, Some(walked.progress_of(known.held))));
+                for (i, (before, now)) in lost.iter_mut().enumerate() {
+                    *before += walked.counted[i];
+                    *now += walked.progress.lost[i];
+                }
+                now.take_walked(&walked, walked.progress_of(held.unwrap_or_default()));
             }
-            Err(error) => {
+            Err((error, since)) => {
                 let path = segment::path(&store.journal(), segment);
                 store.reports.error(format!("{}: {}; it is read again later", path.display(), io::Error::from(error)));
-                change.segments.push((segment, Some(Progress::default())));
-                let (end, held) = (known.end, Some(known.held));
-                unread.push((segment, Some(Unread { start: 0, end, held, floor, expected, doubted: false })));
+                now.progress = known.progress.unwalked();
+                now.unread = Some(Unread { extent, held, floor, expected, since: failing_since.or(since) });
             }
         }
+        change.segments.push((segment, Some(now.progress)));
+        walked_segments.push((segment, now));
     }
-    change.entries = entries.take();
     let mut pending = Pending::default();
     for (stream, key, entry) in &change.entries {
         entry.iter().for_each(|entry| pending.add(*stream, *key, entry));
     }
     let mut state = store.state.lock();
-    for (segment, progress) in &change.segments {
-        if let (Some(known), Some(progress)) = (state.segments.get_mut(segment), progress) {
-            known.progress = *progress;
-        }
-    }
-    for (segment, unread) in unread {
+    for (segment, now) in walked_segments {
         if let Some(known) = state.segments.get_mut(&segment) {
-            known.unread = unread;
+            let Segment { progress, unread, .. } = now;
+            (known.progress, known.unread) = (progress, unread);
+            // Groups may have been added to it meanwhile, but for one that was not known.
+            if known.held == segments[&segment].held {
+                (known.held, known.end) = (now.held, now.end);
+            }
         }
     }
     // What was synced meanwhile, and is entered next.
@@ -87,16 +95,25 @@ pub(super) fn twin(store: &Store) -> MemoryQueue {
     twin
 }
 
+impl Segment {
+    /// It was walked; how many records it holds is known then, and where it ends.
+    fn take_walked(&mut self, walked: &Walked, progress: Progress) {
+        self.held = self.held.max(progress.entered);
+        self.end = walked.torn.as_ref().map_or(self.end, |torn| torn.bytes.start);
+        self.progress = progress;
+    }
+}
+
 impl State {
     /// Goes on with the entries of a queue that was made again. What was done out of order is among them, and counts no more;
     /// what was leased once and is not now is released.
-    fn take_over(&mut self, pending: Pending, entries: &[(Stream, u64, Option<Entry>)], lost: PerStream<u64>) {
+    fn take_over(&mut self, pending: Pending, entries: &[(Stream, u64, Option<Entry>)], lost: PerStream<(u64, u64)>) {
         let before = self.streams.each_ref().map(|stream| stream.records);
         self.take_pending(pending);
         for (stream, (before, lost)) in self.streams.iter_mut().zip(before.into_iter().zip(lost)) {
-            let again = (stream.records + lost).saturating_sub(before);
+            let again = (stream.records + lost.1).saturating_sub(before + lost.0);
             stream.totals.delivered = stream.totals.delivered.saturating_sub(again);
-            stream.totals.count(Disposition::Dropped(DropReason::Damaged), lost);
+            stream.totals.recount_damaged(lost.0, lost.1);
         }
         for (stream, key, entry) in entries {
             let Some(entry) = entry else { continue };
@@ -125,24 +142,26 @@ impl Store {
     }
 
     fn read_segment_again(&self, segment: u64) -> bool {
-        let Some(unread) = self.state.lock().segments.get(&segment).and_then(|known| known.unread) else {
-            return false;
-        };
-        let extent = Extent { segment, from: unread.start, end: unread.end, synced: u64::MAX, is_last: false };
-        let Unread { floor, mut expected, .. } = unread;
+        let Some(known) = self.state.lock().segments.get(&segment).copied() else { return false };
+        let Some(unread) = known.unread else { return false };
+        let Unread { extent, mut expected, since, .. } = unread;
+        let floor = self.told_by_fronts(unread.floor);
         if let Some(front) = self.front(segment) {
             expected.iter_mut().zip(front.first).for_each(|(expected, first)| *expected = (*expected).max(first));
         }
-        let start = Start { extent, progress: Progress::default(), floor, expected, next: None };
+        let start = Start { extent, progress: known.progress.unwalked(), floor, expected, next: None };
         let mut entries = Entries::new(self.options.max_entry_span);
         // Nobody waits for the queue meanwhile: a medium that fails takes long to say so. It has been said that it cannot be read.
         let Ok(walked) = walk(self.disk.as_ref(), &self.journal(), start, &mut entries) else { return false };
         // The medium may be coming back just now.
-        if !unread.doubted && walked.damage.iter().any(|damage| damage.unreadable) {
-            if let Some(known) = self.state.lock().segments.get_mut(&segment) {
-                known.unread = Some(Unread { doubted: true, ..unread });
+        if walked.damage.iter().any(|damage| damage.unreadable) {
+            let since = since.unwrap_or_else(instant);
+            if instant().duration_since(since) < UNREADABLE_TIME {
+                if let Some(known) = self.state.lock().segments.get_mut(&segment) {
+                    known.unread = Some(Unread { since: Some(since), ..unread });
+                }
+                return false;
             }
-            return false;
         }
         self.keep_damage(segment, &walked.damage);
         let entries = entries.take();
@@ -156,10 +175,17 @@ impl Store {
         damage.iter().for_each(|damage| self.quarantine.keep(&path, segment, file.as_ref(), damage));
     }
 
+    /// What is done at least, by fronts that could not be read either when a segment could not.
+    fn told_by_fronts(&self, floor: PerStream<u64>) -> PerStream<u64> {
+        let segments: Vec<u64> = self.state.lock().segments.keys().copied().collect();
+        let fronts = segments.into_iter().filter_map(|segment| self.front(segment));
+        fronts.fold(floor, |floor, front| std::array::from_fn(|i| floor[i].max(front.ack_floor[i])))
+    }
+
     fn front(&self, segment: u64) -> Option<Front> {
         let mut unpacker = Unpacker::new(None).ok()?;
         match scan::front(self.disk.as_ref(), &self.journal(), segment, &mut unpacker) {
-            Ok(FrontFound::Whole(front)) => Some(*front),
+            Ok(FrontFound::Whole(front, _)) => Some(*front),
             _ => None,
         }
     }
@@ -176,10 +202,13 @@ impl Store {
         let known = self.state.lock().segments.get(&segment).copied();
         let Some(known) = known.filter(|known| known.unread == Some(unread)) else { return Ok(false) };
         let read = walked.progress_of(unread.held.unwrap_or_default());
+        let lost = |i: usize| (known.progress.lost[i] + read.lost[i]).saturating_sub(walked.counted[i]);
         let progress = Progress {
+            front: known.progress.front,
             entered_to: known.progress.entered_to.max(read.entered_to),
             entered: known.progress.entered + read.entered,
             done: known.progress.done + read.done,
+            lost: std::array::from_fn(lost),
         };
         let change =
             Change { entries: entries.to_vec(), segments: vec![(segment, Some(progress))], ..Change::default() };
@@ -190,10 +219,8 @@ impl Store {
         }
         let mut state = self.state.lock();
         if let Some(known) = state.segments.get_mut(&segment) {
-            (known.progress, known.unread) = (progress, None);
-            if unread.held.is_none() {
-                known.held = progress.entered;
-            }
+            known.take_walked(walked, progress);
+            known.unread = None;
         }
         for (stream, key, entry) in &change.entries {
             let Some(entry) = entry else { continue };
@@ -205,8 +232,8 @@ impl Store {
                 stream.released.insert(seqs.start..seqs.end.min(stream.cursor));
             }
         }
-        for (stream, lost) in Stream::ALL.into_iter().zip(&walked.lost) {
-            state.streams[stream as usize].totals.count(Disposition::Dropped(DropReason::Damaged), lost.len());
+        for (i, stream) in Stream::ALL.into_iter().enumerate() {
+            state.streams[i].totals.recount_damaged(walked.counted[i], read.lost[i]);
             state.stand_at(stream, firsts[stream as usize]);
         }
         // What of it was done out of order is not known.

@@ -1,7 +1,7 @@
 //! What lies in a journal's directory, by its names and by the fronts of its segments. Nothing else is read.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -15,6 +15,7 @@ use crate::spool::{
         scan::{self, FrontFound},
         segment,
     },
+    queue::Recorded,
 };
 
 /// Refuses a journal that another build wrote; reads the segments' fronts only.
@@ -29,41 +30,57 @@ pub(crate) fn check_version(disk: &dyn Disk, journal: &Path) -> Result<(), OpenE
 pub(super) struct Survey {
     pub(super) segments: Vec<(u64, Listed, Option<Front>)>,
     pub(super) done: BTreeSet<u64>,
+    /// The checksums of the fronts that hold.
+    checksums: BTreeMap<u64, u32>,
 }
 
 impl Survey {
     pub(super) fn of(disk: &dyn Disk, journal: &Path) -> Result<Self, OpenError> {
         let mut unpacker = Unpacker::new(None).map_err(OpenError::io(journal))?;
-        let mut segments = Vec::new();
+        let (mut segments, mut checksums) = (Vec::new(), BTreeMap::new());
         let files = segment::list(disk, journal).map_err(OpenError::io(journal))?;
-        let newest = files.last().map(|(number, _)| *number);
         for (number, listed) in files {
             let path = segment::path(journal, number);
             let front = match scan::front(disk, journal, number, &mut unpacker) {
-                Ok(FrontFound::Whole(front)) => Some(*front),
+                Ok(FrontFound::Whole(front, checksum)) => {
+                    checksums.insert(number, checksum);
+                    Some(*front)
+                }
                 Ok(FrontFound::None) => None,
                 Ok(FrontFound::OtherVersion { version }) => return Err(other_version(path, version)),
-                // Nothing of it can be read; the others do without it. How the newest one ends is known by itself alone.
-                Err(error) if segment::is_bad_sector(&error) && newest != Some(number) => None,
+                // Nothing of it can be read; the others do without it.
+                Err(error) if segment::is_bad_sector(&error) => None,
                 Err(error) => return Err(OpenError::io(path)(error)),
             };
             segments.push((number, listed, front));
         }
         let done = segment::list_done(disk, journal).map_err(OpenError::io(journal))?;
-        Ok(Self { segments, done: done.into_iter().map(|(segment, _)| segment).collect() })
+        Ok(Self { segments, done: done.into_iter().map(|(segment, _)| segment).collect(), checksums })
     }
 
     pub(super) fn fronts(&self) -> impl DoubleEndedIterator<Item = &Front> {
         self.segments.iter().filter_map(|(_, _, front)| front.as_ref())
     }
 
+    /// The checksum of a segment's front, if that holds.
+    pub(super) fn checksum_of(&self, segment: u64) -> Option<u32> {
+        self.checksums.get(&segment).copied()
+    }
+
+    /// Whether a queue knows a segment by another front than it has: it lay beside another journal.
+    pub(super) fn is_of_another_history(&self, recorded: &Recorded) -> bool {
+        let known = recorded.segments.iter().filter_map(|(segment, progress)| Some((*segment, progress.front?)));
+        known.into_iter().any(|(segment, front)| self.checksum_of(segment).is_some_and(|found| found != front))
+    }
+
     pub(super) fn ending_of(&self, segment: u64) -> Option<Ending> {
         self.fronts().filter_map(|front| front.previous).find(|ending| ending.segment == segment)
     }
 
-    /// No segment behind it has begun to hold anything, as far as fronts tell.
+    /// The front behind it does not know how it ended, or there is none: its last group may have been cut off.
     pub(super) fn is_last(&self, segment: u64) -> bool {
-        self.fronts().next_back().is_none_or(|newest| newest.segment <= segment)
+        let behind = self.fronts().find(|front| front.segment > segment);
+        behind.and_then(|front| front.previous).is_none_or(|ending| ending.segment < segment)
     }
 }
 

@@ -1,10 +1,10 @@
 //! A segment's blocks become entries: at a start, where the queue does not know them, and where a queue is made again.
 
-use std::{io, path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc, time::Instant};
 
 use super::entering::Entries;
 use crate::{
-    record::{Stream, UnixMillis},
+    record::{Stream, UnixMillis, instant},
     spool::{
         disk::{Disk, DiskFile},
         journal::{
@@ -41,6 +41,11 @@ pub(super) struct Walked {
     pub(super) torn: Option<Damage>,
     /// Records that were done before: they lie before the floor.
     pub(super) done_before: PerStream<u64>,
+    /// Records that were entered and are to be delivered, and those that lay in damaged bytes, whether they were done or not.
+    pending: PerStream<u64>,
+    damaged: PerStream<u64>,
+    /// Records that were counted as lost before.
+    pub(super) counted: PerStream<u64>,
     /// Sequence numbers of records that lay in damaged bytes.
     pub(super) lost: PerStream<RangeSet>,
     /// The sequence numbers that the streams' next records should have at least.
@@ -59,6 +64,21 @@ pub(super) fn walk(disk: &dyn Disk, journal: &Path, start: Start, entries: &mut 
     walk_file(file, start, entries)
 }
 
+/// The same where it can be walked again: then some of it that cannot be read just now makes it fail, and since when that is so.
+pub(super) fn walk_whole(
+    disk: &dyn Disk,
+    journal: &Path,
+    start: Start,
+    entries: &mut Entries,
+) -> Result<Walked, (ScanError, Option<Instant>)> {
+    match walk(disk, journal, start, entries) {
+        Ok(walked) if walked.damage.iter().any(|damage| damage.unreadable) => {
+            Err((ScanError::Io(io::Error::other("some of it cannot be read")), Some(instant())))
+        }
+        walked => walked.map_err(|error| (error, None)),
+    }
+}
+
 fn walk_file(file: Arc<dyn DiskFile>, start: Start, entries: &mut Entries) -> Result<Walked, ScanError> {
     let len = file.len()?;
     let Start { extent, floor, .. } = start;
@@ -69,6 +89,9 @@ fn walk_file(file: Arc<dyn DiskFile>, start: Start, entries: &mut Entries) -> Re
         damage: Vec::new(),
         torn: None,
         done_before: PerStream::default(),
+        pending: PerStream::default(),
+        damaged: PerStream::default(),
+        counted: start.progress.lost,
         lost: PerStream::default(),
         next: start.expected,
         oldest: None,
@@ -87,6 +110,12 @@ fn walk_file(file: Arc<dyn DiskFile>, start: Start, entries: &mut Entries) -> Re
             (None, None) => {}
         }
     }
+    walked.progress.lost = std::array::from_fn(|i| {
+        let (lost, counted) = (walked.lost[i].len(), walked.counted[i]);
+        // Where it is not walked on but again, the same is met again, and what was gone may be back.
+        let back = counted.saturating_sub(walked.damaged[i]).min(walked.pending[i]);
+        if start.extent.from > 0 { counted + lost } else { lost.max(counted - back) }
+    });
     walked.progress.entered_to = walked.torn.as_ref().map_or(extent.end, |torn| torn.bytes.start);
     Ok(walked)
 }
@@ -116,6 +145,7 @@ impl Walk<'_> {
         self.walked.progress.entered += u64::from(header.count);
         self.walked.progress.done += done;
         self.walked.done_before[stream as usize] += done;
+        self.walked.pending[stream as usize] += u64::from(header.count) - done;
         self.entries.add(self.segment, offset, header, floor);
         if seqs.end > floor {
             self.walked.oldest = [self.walked.oldest, Some(header.received_at)].into_iter().flatten().min();
@@ -130,9 +160,9 @@ impl Walked {
     /// The progress of a segment that held so many records: what is not among its blocks any more was found lost, and counted,
     /// before.
     pub(super) fn progress_of(&self, held: u64) -> Progress {
-        let Progress { entered_to, entered, done } = self.progress;
-        let missing = held.saturating_sub(entered);
-        Progress { entered_to, entered: entered + missing, done: done + missing }
+        let missing = held.saturating_sub(self.progress.entered);
+        let (entered, done) = (self.progress.entered + missing, self.progress.done + missing);
+        Progress { entered, done, ..self.progress }
     }
 
     /// Records of a stream up to `end` lay in bytes that do not hold.
@@ -142,8 +172,10 @@ impl Walked {
         let missing = end - end.saturating_sub(*next) % UNSEEN..end;
         let missing = missing.start.max(*next)..missing.end.max(*next);
         *next = missing.end;
-        self.progress.entered += missing.end - missing.start;
-        self.progress.done += missing.end - missing.start;
+        let records = missing.end - missing.start;
+        self.progress.entered += records;
+        self.progress.done += records;
+        self.damaged[stream as usize] += records;
         self.lost[stream as usize].insert(missing.start.max(floor)..missing.end);
     }
 }

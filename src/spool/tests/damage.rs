@@ -10,7 +10,7 @@ pub(super) fn rounds() -> usize {
     std::env::var("LIVEKIT_SPOOL_FAULTS").ok().and_then(|text| text.parse().ok()).unwrap_or(40)
 }
 
-fn small() -> SpoolOptions {
+pub(super) fn small() -> SpoolOptions {
     SpoolOptions { segment_bytes: 256 << 10, compression: Compression::None, ..options() }
 }
 

@@ -126,6 +126,16 @@ impl MemoryDisk {
         after
     }
 
+    /// What a file holds.
+    pub(super) fn contents(&self, path: &Path) -> Vec<u8> {
+        self.files.lock()[path].contents.lock().clone()
+    }
+
+    /// Changes what a file holds.
+    pub(super) fn change(&self, path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
+        change(&mut self.files.lock()[path].contents.lock());
+    }
+
     fn get(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let file = self.files.lock().get(path).cloned().ok_or(ErrorKind::NotFound)?;
         Ok(Arc::new(file))

@@ -16,6 +16,7 @@ mod damage;
 mod displaced;
 mod dropping;
 mod fronts;
+mod histories;
 mod letters;
 mod letters_attack;
 mod letters_model;
@@ -27,6 +28,7 @@ mod panics;
 mod private;
 mod queue_faults;
 mod simulation;
+mod torn;
 
 fn options() -> SpoolOptions {
     SpoolOptions { name: "test".into(), min_free_bytes: 0, ..SpoolOptions::default() }

@@ -341,7 +341,8 @@ impl DiskFile for Open {
         let rest = file.now.get(offset as usize..).unwrap_or_default();
         let read = rest.len().min(buffer.len());
         let pages = offset as usize / PAGE..(offset as usize + read).div_ceil(PAGE);
-        if file.bad.iter().any(|page| pages.contains(page)) {
+        let is_bad = |page: &usize| file.bad.contains(page) || file.failing.contains(page);
+        if pages.clone().any(|page| is_bad(&page)) {
             return Err(io::Error::from_raw_os_error(5));
         }
         buffer[..read].copy_from_slice(&rest[..read]);

@@ -148,3 +148,61 @@ fn a_segment_whose_number_turns_out_to_be_taken_has_taken_its_sequence_numbers_t
         append(EVENTS, 1, 100),
     ]);
 }
+
+/// Records of two segments, the second one the newest.
+fn of_two_segments() -> World {
+    let mut world = World::new();
+    let story = [append(EVENTS, 4, 3000), append(STATS, 2, 700), Step::Restart(WIDE), append(EVENTS, 4, 3000)];
+    story.iter().try_for_each(|step| world.step(step)).unwrap();
+    world
+}
+
+/// A sector that failed for seconds was given up after a tenth of one, while a segment that could not be read was waited for.
+#[test]
+fn a_sector_that_fails_in_passing_costs_nothing() {
+    for (segment, restarts) in [(0, false), (0, true), (SECOND, false), (SECOND, true)] {
+        let mut world = of_two_segments();
+        if restarts {
+            world.close();
+        }
+        world.let_fail(segment, Some(1));
+        // Records of other streams and segments go meanwhile.
+        let meanwhile =
+            [Step::Lease(EVENTS, 8), Step::Time(3), Step::Lease(EVENTS, 8), Step::Lease(STATS, 2), Step::Heal];
+        meanwhile.iter().try_for_each(|step| world.step(step)).unwrap();
+        world.go_on_to_the_end().unwrap();
+        assert_eq!(world.machine.state().ledger.reported, [0; 3], "segment {segment}, a start: {restarts}");
+    }
+}
+
+/// A newest segment of which nothing could be read stopped its sink: how it ends is known by itself alone.
+#[test]
+fn a_newest_segment_of_which_nothing_can_be_read_at_a_start_is_passed_over() {
+    for ends in [None, Some(false), Some(true)] {
+        for remembers in [Remembers::All, Remembers::Nothing] {
+            for heals_before_the_next_start in [true, false] {
+                let mut world = of_two_segments();
+                match ends {
+                    None => world.close(),
+                    Some(torn) => {
+                        world.arm(1, (End::Kill { torn }, remembers), None);
+                        world.until_crash(|world| world.carry_out(&append(STATS, 3, 2000))).unwrap();
+                        world.lie_in_ruins(End::Kill { torn }, remembers);
+                        world.disarm();
+                    }
+                }
+                world.let_fail(SECOND, None);
+                world.step(&append(ROOMS, 2, 100)).unwrap();
+                assert!(world.process.is_some() && world.pending(ROOMS) == 2, "it opens, and takes records");
+                if heals_before_the_next_start {
+                    world.step(&Step::Heal).unwrap();
+                    world.step(&Step::Time(2)).unwrap();
+                    assert_eq!(world.pending(EVENTS), 8);
+                }
+                world.step(&Step::Restart(WIDE)).unwrap();
+                world.go_on_to_the_end().unwrap();
+                assert_eq!(world.machine.state().ledger.reported, [0; 3], "{ends:?} {remembers:?}");
+            }
+        }
+    }
+}

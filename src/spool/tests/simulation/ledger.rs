@@ -121,6 +121,8 @@ pub(super) struct Ledger {
     pub(super) reported: PerStream<u64>,
     /// Bytes were damaged, or files hidden: what is pending cannot always be told.
     pub(super) disturbed: bool,
+    /// A start could not read some of what it found: what lies behind goes first.
+    pub(super) unordered: bool,
     pub(super) life: u32,
     /// What came to light with this life was looked at.
     pub(super) looked: bool,
@@ -180,7 +182,7 @@ impl Ledger {
     }
 
     pub(super) fn lease(&mut self, id: Id) {
-        let (disturbed, last) = (self.disturbed, self.last_leased[id.stream as usize]);
+        let (disturbed, last) = (self.disturbed || self.unordered, self.last_leased[id.stream as usize]);
         let Some(fate) = self.fate(id) else { return self.fail(format!("{id} was leased and never offered")) };
         let (first, batch) = (!std::mem::replace(&mut fate.leased, true), fate.batch);
         if !self.looked

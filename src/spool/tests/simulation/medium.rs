@@ -9,6 +9,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Range,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -103,6 +104,8 @@ pub(super) struct File {
     pub(super) records: Vec<(usize, Id)>,
     /// Pages that cannot be read.
     pub(super) bad: BTreeSet<usize>,
+    /// Nor can these, for a while.
+    pub(super) failing: Range<usize>,
 }
 
 impl File {

@@ -64,6 +64,7 @@ impl World {
             }
             Step::Flip(segment, at) => self.harm(segment, at, false),
             Step::BadPage(segment, at) => self.harm(segment, at, true),
+            Step::Unreadable(segment) => self.let_fail(segment, None),
             Step::Hide(segment) => self.hide(segment),
             Step::Show => self.show(),
             Step::Jump(seconds) => simulated::jump(seconds * 1000),
@@ -135,7 +136,7 @@ impl World {
     }
 
     fn lease(&mut self, stream: Stream, records: usize) {
-        let quiet = self.is_quiet();
+        let quiet = self.is_quiet() && !self.has_bad_pages();
         let Some(process) = &mut self.process else { return };
         match process.shared.lease(stream, LeaseLimit { records, bytes: usize::MAX }) {
             Ok(Some(lease)) => {
@@ -253,6 +254,20 @@ impl World {
         let mut state = self.machine.state();
         state.faults.clear();
         state.medium.capacity = PLENTY;
+        state.medium.files.values_mut().for_each(|file| file.failing = 0..0);
+    }
+
+    /// Nothing of a segment can be read, or one page of it, until it heals.
+    pub(super) fn let_fail(&mut self, segment: u64, page: Option<usize>) {
+        let mut state = self.machine.state();
+        let segments = state.medium.segments();
+        let Some((_, inode)) = segments.get(segments.len() * segment as usize / 1000) else { return };
+        // Others may be delivered first.
+        state.ledger.disturbed = true;
+        state.ledger.faulted = true;
+        if let Some(file) = state.medium.files.get_mut(inode) {
+            file.failing = page.map_or(0..usize::MAX, |page| page..page + 1);
+        }
     }
 
     /// Flips a bit, or makes a page unreadable: the blocks over it are damaged.

@@ -93,6 +93,8 @@ pub(super) enum Step {
     Flip(u64, u64),
     /// A page of a segment cannot be read any more.
     BadPage(u64, u64),
+    /// Nothing of a segment can be read until it heals.
+    Unreadable(u64),
     /// A segment is out of sight; all are back.
     Hide(u64),
     Show,
@@ -146,6 +148,7 @@ fn step(random: &mut StdRng, faulty: bool, damaging: bool, tight: bool) -> Step 
         79..88 => crash(random),
         88..93 if faulty => Step::Fault(fault(random)),
         93..95 if faulty => Step::Heal,
+        92..93 if damaging => Step::Unreadable(random.random_range(0..1000)),
         95..96 if faulty => Step::Fill(pick(random, &[0, 8 << 10, 64 << 10, 5 << 20, 64 << 20])),
         96..97 if damaging => Step::Flip(random.random_range(0..1000), random.random_range(0..1000)),
         97..98 if damaging => Step::BadPage(random.random_range(0..1000), random.random_range(0..1000)),

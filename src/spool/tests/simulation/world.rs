@@ -203,6 +203,8 @@ impl World {
         match open::open_at(place, self.options()) {
             Ok((shared, maintenance)) => {
                 let shared = Arc::new(shared);
+                let is_unread = shared.store.state.lock().segments.values().any(|segment| segment.unread.is_some());
+                self.machine.state().ledger.unordered |= is_unread;
                 self.process = Some(Process { shared, maintenance, leases: Vec::new(), seen: None, damaged: before });
                 self.check();
             }
@@ -220,7 +222,26 @@ impl World {
     /// Nothing fails just now, and all files are there.
     pub(super) fn is_quiet(&self) -> bool {
         let state = self.machine.state();
-        state.faults.iter().all(|fault| fault.times == 0) && state.medium.hidden.is_empty()
+        let fails = state.medium.files.values().any(|file| !file.failing.is_empty());
+        state.faults.iter().all(|fault| fault.times == 0) && state.medium.hidden.is_empty() && !fails
+    }
+
+    /// Pages cannot be read: that is waited for before it counts as damage.
+    pub(super) fn has_bad_pages(&self) -> bool {
+        self.machine.state().medium.files.values().any(|file| !file.bad.is_empty())
+    }
+
+    /// Waits until all that could not be read at the start is entered, or lost.
+    fn wait_for_unread(&mut self) {
+        for _ in 0..15 {
+            let is_unread = |process: &Process| {
+                process.shared.store.state.lock().segments.values().any(|segment| segment.unread.is_some())
+            };
+            if !self.process.as_ref().is_some_and(is_unread) {
+                return;
+            }
+            self.time(1);
+        }
     }
 
     /// Closes the spool as a stop does.
@@ -371,6 +392,7 @@ impl World {
             world.limits = WIDE;
             world.close();
             world.open();
+            world.wait_for_unread();
         })?;
         self.guarded(Self::drain)?;
         self.guarded(|world| {
@@ -386,6 +408,7 @@ impl World {
     fn drain(&mut self) {
         let Some(process) = &mut self.process else { return };
         let shared = Arc::clone(&process.shared);
+        let mut patience = if self.has_bad_pages() { 100 } else { 0 };
         for stream in Stream::ALL {
             loop {
                 match shared.lease(stream, LeaseLimit { records: 100, bytes: usize::MAX }) {
@@ -399,6 +422,10 @@ impl World {
                         shared.store.finish(stream, &ranges(&lease.records), Disposition::Delivered);
                     }
                     Ok(None) => break,
+                    Err(_) if patience > 0 => {
+                        patience -= 1;
+                        simulated::advance(Duration::from_secs(1));
+                    }
                     Err(error) => return self.machine.state().ledger.fail(format!("in the end: {error}")),
                 }
             }

@@ -37,7 +37,7 @@ impl<'a, 'r> Segments<'a, 'r> {
         let mut fronts = BTreeMap::new();
         for &number in subject.segments.keys() {
             // What is wrong with it is met again by the walk.
-            if let Ok(FrontFound::Whole(front)) =
+            if let Ok(FrontFound::Whole(front, _)) =
                 scan::front(store.disk.as_ref(), &store.journal(), number, &mut unpacker)
             {
                 fronts.insert(number, *front);

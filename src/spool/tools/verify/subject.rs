@@ -7,7 +7,7 @@ use crate::{
     spool::{
         journal::{block::Kind, front::PerStream, segment::Damage},
         queue::{Entry, QueueFailed, QueueStore, Recorded},
-        store::{Segment, Store, recovery},
+        store::{Segment, Store, pending},
         tools::{inspect::Met, queue_copy::NoCopy},
     },
 };
@@ -108,7 +108,7 @@ impl<'a> Subject<'a> {
 impl QueueContents {
     fn of(queue: &dyn QueueStore) -> Result<Self, QueueFailed> {
         let mut contents = Self { recorded: queue.recorded()?, ..Self::default() };
-        recovery::each_entry(queue, &mut |stream, key, entry| {
+        pending::each_entry(queue, &mut |stream, key, entry| {
             contents.entries.entry(entry.segment).or_default()[stream as usize].push((key, *entry));
         })?;
         Ok(contents)

@@ -1,0 +1,88 @@
+//! All that a queue holds: gone through, added up, changed or emptied as a whole.
+
+use super::{Group, Size, State, size_of};
+use crate::{
+    record::{Stream, UnixMillis},
+    spool::{
+        journal::front::PerStream,
+        queue::{Change, Entry, QueueFailed, QueueStore, Recorded},
+    },
+};
+
+/// So many entries are changed at once.
+const MAX_ENTRIES: usize = 1000;
+
+/// What is to be delivered, added up.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    streams: PerStream<(u64, Size)>,
+    first: PerStream<Option<(u64, UnixMillis)>>,
+}
+
+impl Pending {
+    pub(super) fn add(&mut self, stream: Stream, key: u64, entry: &Entry) {
+        self.add_records(stream, key, entry.records, entry.size, entry.received_at);
+    }
+
+    /// What is synced and not entered.
+    pub(super) fn add_group(&mut self, group: &Group) {
+        for (_, header) in &group.blocks {
+            self.add_records(header.stream, header.seq, header.count.into(), size_of(header), header.received_at);
+        }
+    }
+
+    fn add_records(&mut self, stream: Stream, first: u64, records: u64, size: Size, received_at: UnixMillis) {
+        let (all, all_size) = &mut self.streams[stream as usize];
+        *all += records;
+        all_size.add(size);
+        self.first[stream as usize].get_or_insert((first, received_at));
+    }
+}
+
+impl State {
+    /// Makes the streams agree with all entries of the queue.
+    pub(super) fn take_pending(&mut self, pending: Pending) {
+        let found = pending.streams.into_iter().zip(pending.first);
+        for (stream, ((records, size), first)) in self.streams.iter_mut().zip(found) {
+            (stream.records, stream.size) = (records, size);
+            stream.ack_floor = first.map_or(stream.next, |(key, _)| key);
+            stream.oldest = first.map(|(_, received_at)| received_at);
+        }
+    }
+}
+
+/// All entries of a queue, in order.
+pub(crate) fn each_entry(
+    queue: &dyn QueueStore,
+    visit: &mut dyn FnMut(Stream, u64, &Entry),
+) -> Result<(), QueueFailed> {
+    for stream in Stream::ALL {
+        let mut at = 0;
+        while let Some((key, entry)) = queue.entry_from(stream, at)? {
+            visit(stream, key, &entry);
+            at = entry.seqs(key).end.max(at + 1);
+        }
+    }
+    Ok(())
+}
+
+/// Empties a queue. What it says of segments goes last: cut short, it is found to belong to another journal again.
+pub(super) fn clear(queue: &dyn QueueStore, recorded: &Recorded) -> Result<(), QueueFailed> {
+    let mut change =
+        Change { totals: Some(PerStream::default()), next: Some(PerStream::default()), ..Change::default() };
+    each_entry(queue, &mut |stream, key, _| change.entries.push((stream, key, None)))?;
+    change.segments.extend(recorded.segments.keys().map(|&segment| (segment, None)));
+    apply_in_parts(queue, change)
+}
+
+/// Makes a change of any length, its entries before what is counted of them: cut short, the next start walks again.
+pub(super) fn apply_in_parts(queue: &dyn QueueStore, mut change: Change) -> Result<(), QueueFailed> {
+    let entries = std::mem::take(&mut change.entries);
+    if entries.len() <= MAX_ENTRIES {
+        return queue.apply(&Change { entries, ..change });
+    }
+    for part in entries.chunks(MAX_ENTRIES) {
+        queue.apply(&Change { entries: part.to_vec(), ..Change::default() })?;
+    }
+    queue.apply(&change)
+}

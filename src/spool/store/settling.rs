@@ -1,0 +1,56 @@
+//! What a start does to the medium before the queue knows of what was found.
+
+use std::io;
+
+use super::{
+    PAGE_BYTES,
+    recovery::{Findings, Place},
+    retention::truncate,
+    survey::Survey,
+};
+use crate::spool::journal::segment;
+
+/// Copies damage to the quarantine, cuts what a cut-off write left, gives back what was reserved, and makes durable what was
+/// found, before the queue knows of it: it may have been written just before a kill, and a power cut may still take it.
+pub(super) fn settle_medium(place: &Place, survey: &Survey, findings: &Findings) -> io::Result<()> {
+    let (disk, journal) = (place.disk.as_ref(), place.home.join("journal"));
+    for (segment, damage) in findings.damage.iter().chain(&findings.torn) {
+        let path = segment::path(&journal, *segment);
+        place.quarantine.keep(&path, *segment, disk.open(&path)?.as_ref(), damage);
+        place.reports.warn(&format!(
+            "{}: {} bytes at {} are no whole block ({}); kept in quarantine/",
+            path.display(),
+            damage.bytes.end - damage.bytes.start,
+            damage.bytes.start,
+            damage.reason
+        ));
+    }
+    for (number, listed, _) in &survey.segments {
+        let torn =
+            findings.torn.as_ref().filter(|(segment, _)| segment == number).map(|(_, damage)| damage.bytes.start);
+        let walked = findings.walked.contains(number);
+        let reserved = listed.allocated > listed.len.next_multiple_of(PAGE_BYTES);
+        if torn.is_none() && !walked && !reserved {
+            continue;
+        }
+        let settle = || {
+            let file = disk.open_writable(&segment::path(&journal, *number))?;
+            if torn.is_some() || reserved {
+                file.set_len(torn.unwrap_or(listed.len))?;
+            }
+            file.sync()
+        };
+        match settle() {
+            // What is reserved stays so until the next start: nothing depends on it.
+            Err(error) if torn.is_none() && !walked => {
+                let path = segment::path(&journal, *number);
+                place.reports.error(format!("{}: giving back reserved space: {error}", path.display()));
+            }
+            settled => settled?,
+        }
+    }
+    for segment in &survey.done {
+        truncate(disk, &segment::done_path(&journal, *segment))?;
+    }
+    disk.sync_directory(&journal)
+}
