@@ -17,6 +17,7 @@
 
 pub mod admin;
 pub mod app;
+mod caller;
 mod caught;
 pub mod cli;
 pub mod config;

@@ -21,7 +21,10 @@ use axum::{
     response::IntoResponse,
     routing::post,
 };
-use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{
+    HeaderMap,
+    header::{RETRY_AFTER, WWW_AUTHENTICATE},
+};
 use hyper::{Request, Response, StatusCode, body::Incoming};
 use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
@@ -33,8 +36,10 @@ use tower::ServiceExt;
 
 use super::{
     Accepted, Gate, HttpOptions, Intake, Listener, Protocol, Refusal, Refused, ServeError,
-    body::{self, BodyLimits, Converter, Format},
+    body::{self, BodyBytes, BodyLimits, Converter, Format},
     listener::Peer,
+    memory::Share,
+    pass::Pass,
     server::{Handler, Server},
     tls::Alpn,
     webhook,
@@ -99,6 +104,23 @@ pub(super) struct Door {
     pub limits: BodyLimits,
 }
 
+impl Door {
+    /// Reads a body, for as long as its sender is let in.
+    pub(super) async fn read(
+        &self,
+        protocol: Protocol,
+        headers: &HeaderMap,
+        body: Body,
+        limits: &BodyLimits,
+        (mut pass, peer): (Pass, Peer),
+    ) -> Result<(BodyBytes, Share), Refusal> {
+        tokio::select! {
+            read = body::read(body, headers, limits, self.intake.memory()) => read,
+            why = pass.ended() => Err(self.gate.refuse(protocol, &why, peer, self.intake.status())),
+        }
+    }
+}
+
 fn router(door: Door) -> Router {
     let records = |stream: Stream| {
         post(
@@ -137,9 +159,9 @@ impl Handler for Routes {
 /// Takes a request's records.
 async fn take(door: &Door, stream: Stream, peer: Peer, request: Request<Body>) -> Result<Accepted, Refusal> {
     let (head, body) = request.into_parts();
-    door.gate.admit(Protocol::Http, &head.headers, peer, door.intake.status())?;
+    let pass = door.gate.admit(Protocol::Http, &head.headers, peer, door.intake.status())?;
     let format = Format::of(&head.headers)?;
-    let (bytes, mut share) = body::read(body, &head.headers, &door.limits, door.intake.memory()).await?;
+    let (bytes, mut share) = door.read(Protocol::Http, &head.headers, body, &door.limits, (pass, peer)).await?;
     let batch = door.converter.records(stream, format, bytes).await?;
     let grown = batch.bytes().len().saturating_sub(share.bytes());
     door.intake.memory().take(&mut share, grown, 0).await?;
