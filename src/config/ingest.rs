@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{
     kinds::{Kind, Listen, api_keys, choice, duration, listen, path, secret},
     model::{GIB, IngestConfig, MIB},
-    read::{HOUR, KIB, MS, TIB, YEAR, bytes, count, read_file},
+    read::{HOUR, KIB, MS, TIB, YEAR, bytes, count, read_file, warn_of_short_secrets},
     reader::Section,
     units::human_size,
 };
@@ -156,6 +156,7 @@ fn read_auth(mut section: Section<'_>, tls: Option<&TlsOptions>) -> (AuthOptions
             .filter_map(|path| read_file(&section, "token_files", path, &secret())),
     );
     let keys = read_keys(&mut section);
+    warn_of_short_secrets(&section, "keys", &keys);
     if mode == AuthMode::Tokens && tokens.is_empty() {
         section.problem("tokens", "missing: mode tokens needs at least one, in tokens or token_files");
     }

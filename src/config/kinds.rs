@@ -24,6 +24,9 @@ pub(super) struct Found<'a> {
     pub(super) quoted: bool,
 }
 
+/// What can be guessed over the network within hours opens no admin port.
+const MIN_ADMIN_TOKEN_LENGTH: usize = 8;
+
 type Read<T> = Box<dyn Fn(&Found<'_>) -> Result<T, String>>;
 
 /// How a value is read, and what is expected in its place.
@@ -133,8 +136,25 @@ pub(super) fn text() -> Kind<String> {
 
 pub(super) fn secret() -> Kind<Secret> {
     let mut kind = Kind::new("a text (it is never shown)", |found| {
-        if found.text.trim().is_empty() { Err("is empty".to_owned()) } else { Ok(Secret::new(found.text)) }
+        // Spaces around a secret are a slip of the tool that wrote it, unless somebody put quotes around them.
+        let text = if found.quoted { found.text.trim_end_matches(['\n', '\r']) } else { found.text.trim() };
+        if text.trim().is_empty() { Err("is empty".to_owned()) } else { Ok(Secret::new(text)) }
     });
+    kind.secret = true;
+    kind
+}
+
+/// What opens the admin port.
+pub(super) fn admin_token() -> Kind<Secret> {
+    let secret = secret();
+    let mut kind = Kind::new(
+        format!("{MIN_ADMIN_TOKEN_LENGTH} characters or more (`openssl rand -hex 16` makes such a token)"),
+        move |found| {
+            let token = secret.read(found)?;
+            let is_short = token.expose().chars().count() < MIN_ADMIN_TOKEN_LENGTH;
+            if is_short { Err("is too easily guessed".to_owned()) } else { Ok(token) }
+        },
+    );
     kind.secret = true;
     kind
 }

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     kinds::{api_keys, boolean, duration, integer, or_never, path, secret, text, uri},
-    read::read_file,
+    read::{read_file, warn_of_short_secrets},
     reader::Section,
 };
 use crate::secret::Secret;
@@ -80,6 +80,7 @@ fn read_keys(root: &mut Section<'_>) -> BTreeMap<String, Secret> {
     if let Some(file) = root.get("key_file", &path()) {
         keys.extend(read_file(root, "key_file", &file, &api_keys()).unwrap_or_default());
     }
+    warn_of_short_secrets(root, "keys", &keys);
     keys
 }
 

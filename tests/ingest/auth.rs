@@ -104,7 +104,11 @@ async fn a_short_lived_token_signed_with_an_api_secret_for_this_audience_passes(
     }
     // RFC 7519: a NumericDate may have a fraction, and stand in any form of a JSON number
     let at = now as f64;
-    for good in [json!({"exp": at + 300.75}), json!({"nbf": at - 1.5, "iat": at - 0.25, "exp": at + 599.5}), json!({"exp": at + 300.0})] {
+    for good in [
+        json!({"exp": at + 300.75}),
+        json!({"nbf": at - 1.5, "iat": at - 0.25, "exp": at + 599.5}),
+        json!({"exp": at + 300.0}),
+    ] {
         assert_eq!(post(&http, Some(jwt(good.clone()))).await, 200, "{good}");
     }
 }
@@ -118,7 +122,10 @@ async fn a_participants_join_token_and_all_other_tokens_of_the_same_secret_are_r
         ("a join token", join),
         ("another audience", json!({"aud": "livekit"})),
         ("valid for more than ten minutes", json!({"exp": now + 601})),
-        ("valid for ten years, issued at its end", json!({"nbf": null, "iat": now + 315_360_000, "exp": now + 315_360_300})),
+        (
+            "valid for ten years, issued at its end",
+            json!({"nbf": null, "iat": now + 315_360_000, "exp": now + 315_360_300}),
+        ),
         ("valid for ten years, from now on", json!({"iat": now + 315_360_000, "exp": now + 315_360_300})),
         ("issued in the future", json!({"iat": now + 100})),
         ("a time that is no number", json!({"iat": "now"})),
