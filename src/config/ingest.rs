@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{
-    kinds::{Kind, Listen, api_keys, choice, duration, listen, path, secret},
+    kinds::{Kind, Listen, api_keys, choice, duration, listen, path, secret, text},
     model::{GIB, IngestConfig, MIB},
     read::{HOUR, KIB, MS, TIB, YEAR, bytes, count, read_file, warn_of_short_secrets},
     reader::Section,
@@ -68,6 +68,7 @@ fn read_http(mut section: Section<'_>, memory: &MemoryOptions, auth: &AuthOption
         max_body_bytes: bytes(&mut section, "max_body_bytes", defaults.max_body_bytes, KIB, GIB),
         max_request_records: count(&mut section, "max_request_records", defaults.max_request_records, 1, 100_000_000),
         body_timeout: section.get_or("body_timeout", defaults.body_timeout, &duration(MS, HOUR)),
+        hosts: section.list("hosts", &text()).unwrap_or_default(),
     };
     if let Some(listen) = &listen {
         check_fits(&section, "max_body_bytes", options.max_body_bytes, memory);

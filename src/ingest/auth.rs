@@ -151,6 +151,11 @@ impl Gate {
         }
     }
 
+    /// True where anyone may send who reaches the port.
+    pub(super) fn asks_nothing(&self) -> bool {
+        self.rules.borrow().auth == AuthOptions::None
+    }
+
     pub(super) const fn tls(&self) -> Option<&Arc<Tls>> {
         self.tls.as_ref()
     }

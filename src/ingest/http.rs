@@ -7,6 +7,7 @@
 //! |---|---|
 //! | 400 | the body is not what its type says |
 //! | 401 | no or bad credentials |
+//! | 403, 421 | a web page has a browser send it, see [`caller`](crate::caller) |
 //! | 408 | the body took too long |
 //! | 413 | the body, or the number of its records, is over the limit, or more than a required sink's spool ever has room for |
 //! | 415 | the content type or encoding is unknown |
@@ -44,7 +45,10 @@ use super::{
     tls::Alpn,
     webhook,
 };
-use crate::record::Stream;
+use crate::{
+    caller::{self, Host},
+    record::Stream,
+};
 
 /// Read buffer of a connection, and so the limit on the size of headers.
 const HTTP1_BUFFER: usize = 64 * 1024;
@@ -71,17 +75,20 @@ pub async fn serve(
         status: Arc::clone(intake.status()),
         http: http1(&options),
     };
+    let hosts = options.hosts.clone().into();
+    let (to_ask, to_count) = (Arc::clone(&gate), Arc::clone(&intake));
     let door = Door {
         converter: Converter::new(options.max_body_bytes, options.max_request_records)?,
         limits: BodyLimits { max_bytes: options.max_body_bytes, timeout: options.body_timeout },
         intake,
         gate,
     };
+    let routes = Routes { router: router(door), gate: to_ask, intake: to_count, hosts };
     let stopping = async {
         shutdown.await;
         stop.cancel();
     };
-    tokio::join!(server.serve(listener, Routes(router(door)), stop.clone()), stopping);
+    tokio::join!(server.serve(listener, routes, stop.clone()), stopping);
     Ok(())
 }
 
@@ -146,13 +153,47 @@ fn router(door: Door) -> Router {
 }
 
 #[derive(Clone)]
-struct Routes(Router);
+struct Routes {
+    router: Router,
+    gate: Arc<Gate>,
+    intake: Arc<Intake>,
+    hosts: Arc<[String]>,
+}
 
 impl Handler for Routes {
     async fn handle(&self, mut request: Request<Incoming>, peer: Peer) -> Response<Body> {
+        if let Err((status, why)) = self.check_caller(&request, peer) {
+            return problem(
+                status,
+                self.gate.refuse(Protocol::Http, &why, peer, self.intake.status()).reason.as_str(),
+                &why,
+            );
+        }
         request.extensions_mut().insert(peer);
-        let Ok(response) = self.0.clone().oneshot(request).await;
+        let Ok(response) = self.router.clone().oneshot(request).await;
         response
+    }
+}
+
+impl Routes {
+    /// Turns away what a web page has a browser of this machine send. A name proves nothing to those who have to show
+    /// credentials anyway, and no browser opens a Unix socket.
+    fn check_caller(&self, request: &Request<Incoming>, peer: Peer) -> Result<(), (StatusCode, String)> {
+        if peer.address.is_none() {
+            return Ok(());
+        }
+        if caller::is_cross_site(request.headers(), &self.hosts) {
+            let why = "a web page of another site asks for this: nothing is done for it";
+            return Err((StatusCode::FORBIDDEN, why.to_owned()));
+        }
+        if self.gate.asks_nothing() {
+            Host::of(request.headers(), request.uri(), &self.hosts).map_err(|name| {
+                let why =
+                    format!("the name {name:?} is not known here: add it to ingest.http.hosts, or use the IP address");
+                (StatusCode::MISDIRECTED_REQUEST, why)
+            })?;
+        }
+        Ok(())
     }
 }
 

@@ -84,6 +84,9 @@ pub struct HttpOptions {
     pub max_request_records: u32,
     /// From a request's headers to its body's last byte; then 408.
     pub body_timeout: Duration,
+    /// Names that requests may call this server while nobody is asked for credentials, besides `localhost`, IP addresses and
+    /// names without a dot (DNS rebinding).
+    pub hosts: Vec<String>,
 }
 
 impl Default for HttpOptions {
@@ -93,6 +96,7 @@ impl Default for HttpOptions {
             max_body_bytes: 16 * MIB,
             max_request_records: 100_000,
             body_timeout: Duration::from_secs(30),
+            hosts: Vec::new(),
         }
     }
 }

@@ -95,6 +95,21 @@ async fn a_host_name_that_is_not_ours_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_web_page_of_another_site_has_nothing_done() {
+    let spool = nowhere("mongo").start().await;
+    for path in ["/api/v1/sinks/mongo/records", "/api/v1/sinks/mongo/peek", "/api/v1/status", "/metrics"] {
+        for (header, value) in [("sec-fetch-site", "cross-site"), ("sec-fetch-site", "same-site"), ("origin", "null")] {
+            let request = Client::new().get(format!("{}{path}", spool.admin())).header(header, value);
+            assert_eq!(
+                request.send().await.expect("an answer").status(),
+                StatusCode::FORBIDDEN,
+                "{path} {header}: {value}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn beyond_loopback_it_does_not_start_without_a_token() {
     let mut spool = nowhere("mongo").prepare();
     let config = spool.folder().join("config.yaml");
@@ -128,6 +143,9 @@ async fn readyz_says_why_no_records_are_taken() {
     let (status, text) = ask(&spool, Method::GET, "/readyz", None).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(text.starts_with("sink mongo: ") && text.contains("full"), "{text}");
+    let by_another_name = Client::new().get(format!("{}/readyz", spool.admin())).header("host", "evil.example");
+    let text = by_another_name.send().await.expect("an answer").text().await.expect("a text");
+    assert!(text.starts_with("not taking records") && !text.contains("mongo") && !text.contains("full"), "{text}");
     assert_eq!(spool.command(&["ready"]).status.code(), Some(1));
 }
 
