@@ -29,6 +29,7 @@ pub mod histogram;
 pub mod ingest;
 pub mod logging;
 pub mod look;
+mod printable;
 pub mod record;
 pub mod secret;
 pub mod sink;
