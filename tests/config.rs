@@ -501,6 +501,46 @@ fn a_line_end_after_a_secret_is_cut_wherever_the_secret_stands() {
 }
 
 #[test]
+fn a_secret_where_its_file_should_be_named_is_not_shown() {
+    let secrets = [("SECRET", "mongodb://u:hunter2@h/hunter2")];
+    for text in [
+        "admin: {token_file: '${SECRET}'}",
+        "ingest: {auth: {mode: tokens, token_files: ['${SECRET}']}}",
+        "ingest: {auth: {mode: livekit, keys_file: '${SECRET}'}}",
+        "documents: {pii_key_file: '${SECRET}'}",
+        "spool: {encryption: {key_file: '${SECRET}', old_key_files: ['${SECRET}']}}",
+        "sinks: [{name: m, type: mongodb, uri_file: '${SECRET}'}]",
+        "sinks: [{name: r, type: redis, url_file: '${SECRET}'}]",
+        "key_file: '${SECRET}'\nsinks: [{name: f, type: file}]",
+    ] {
+        let message = with_environment(Some(text), &secrets).expect_err("no such file").to_string();
+        assert!(message.contains("cannot read ${SECRET}") && !message.contains("hunter2"), "{message}");
+    }
+}
+
+#[test]
+fn of_a_malformed_uri_check_config_shows_no_password() {
+    for uri in [
+        "mongodb://user:hunter2",
+        "mongodb://user:hunter2/db",
+        "mongodb://user:hunter2%40host/db",
+        "mongodb://user:hun?hunter2@host/db",
+        "mongodb:/user:hunter2@host/",
+        "user:hunter2@host",
+        "mongodb://host:27017:hunter2/",
+    ] {
+        for (kind, key, uri) in [("mongodb", "uri", uri.to_owned()), ("redis", "url", uri.replace("mongodb", "redis"))]
+        {
+            let text = format!("sinks: [{{name: m, type: {kind}, {key}: '{uri}'}}]");
+            match parse(&text) {
+                Ok(config) => assert!(!config.sinks[0].target.address().contains("hunter2"), "{text}"),
+                Err(error) => assert!(!error.to_string().contains("hunter2"), "{text}: {error}"),
+            }
+        }
+    }
+}
+
+#[test]
 fn secrets_that_can_be_guessed_are_refused_or_warned_of() {
     for short in ["a", "1234567", "'  a    '"] {
         assert_error(

@@ -22,6 +22,8 @@ use crate::{
 pub(super) struct Found<'a> {
     pub(super) text: &'a str,
     pub(super) quoted: bool,
+    /// As it stands in the file, variables not expanded: what one holds may be a secret in the wrong place.
+    pub(super) written: &'a str,
 }
 
 /// What can be guessed over the network within hours opens no admin port.
@@ -208,6 +210,19 @@ pub(super) fn path() -> Kind<PathBuf> {
     Kind::new("a path", |found| {
         if found.text.trim().is_empty() { Err("is empty".to_owned()) } else { Ok(PathBuf::from(found.text)) }
     })
+}
+
+/// A file that holds a secret.
+#[derive(Debug, Clone)]
+pub(super) struct SecretFile {
+    pub(super) path: PathBuf,
+    /// For messages.
+    pub(super) written: String,
+}
+
+pub(super) fn secret_file() -> Kind<SecretFile> {
+    let path = path();
+    Kind::new("a path", move |found| Ok(SecretFile { path: path.read(found)?, written: found.written.to_owned() }))
 }
 
 /// Where a server listens.

@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    kinds::{api_keys, boolean, duration, integer, or_never, path, secret, text, uri},
+    kinds::{api_keys, boolean, duration, integer, or_never, secret, secret_file, text, uri},
     read::{read_file, warn_of_short_secrets},
     reader::Section,
 };
@@ -77,7 +77,7 @@ impl Livekit {
 /// `keys`, and those of the `key_file` over them, as LiveKit does.
 fn read_keys(root: &mut Section<'_>) -> BTreeMap<String, Secret> {
     let mut keys = root.map("keys", &secret());
-    if let Some(file) = root.get("key_file", &path()) {
+    if let Some(file) = root.get("key_file", &secret_file()) {
         keys.extend(read_file(root, "key_file", &file, &api_keys()).unwrap_or_default());
     }
     warn_of_short_secrets(root, "keys", &keys);

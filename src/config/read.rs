@@ -1,11 +1,11 @@
 //! Reads our own sections of a config file, key by key.
 
-use std::{fs, net::SocketAddr, path::Path, time::Duration};
+use std::{fs, net::SocketAddr, time::Duration};
 
 use super::{
     kinds::{
-        Found, Kind, admin_token, boolean, choice, duration, encryption_key, integer, number, or_never, path, secret,
-        sink_name, size, socket_address, stream, text, uri,
+        Found, Kind, SecretFile, admin_token, boolean, choice, duration, encryption_key, integer, number, or_never,
+        path, secret, secret_file, sink_name, size, socket_address, stream, text, uri,
     },
     livekit::Livekit,
     model::{
@@ -134,10 +134,10 @@ fn encryption(mut section: Section<'_>) -> Option<EncryptionConfig> {
     let mut old_keys = section.list("old_keys", &kind).unwrap_or_default();
     old_keys.extend(
         section
-            .list("old_key_files", &path())
+            .list("old_key_files", &secret_file())
             .unwrap_or_default()
             .iter()
-            .filter_map(|path| read_file(&section, "old_key_files", path, &kind)),
+            .filter_map(|file| read_file(&section, "old_key_files", file, &kind)),
     );
     if !section.has("key") && !section.has("key_file") {
         section.problem("key_file", "missing: encryption needs a key, in key_file or as key: ${VARIABLE}");
@@ -323,25 +323,27 @@ pub(super) fn warn_of_short_secrets(section: &Section<'_>, key: &str, keys: &Liv
 /// A secret given here, or in a file of its own (as Docker and Kubernetes hand them out).
 fn value_or_file<T>(section: &mut Section<'_>, key: &'static str, file_key: &'static str, kind: &Kind<T>) -> Option<T> {
     let value = section.get(key, kind);
-    let file = section.get(file_key, &path());
+    let file = section.get(file_key, &secret_file());
     if section.has(key) && section.has(file_key) {
         section.problem(file_key, format!("stands beside {key}: keep one of them"));
     }
     value.or_else(|| read_file(section, file_key, &file?, kind))
 }
 
-pub(super) fn read_file<T>(section: &Section<'_>, key: &str, path: &Path, kind: &Kind<T>) -> Option<T> {
+pub(super) fn read_file<T>(section: &Section<'_>, key: &str, file: &SecretFile, kind: &Kind<T>) -> Option<T> {
+    let SecretFile { path, written } = file;
     let content = match fs::read_to_string(path) {
         Ok(content) => content,
         Err(error) => {
-            section.problem(key, format!("cannot read {}: {error}", path.display()));
+            let hint = if written.contains("${") { "; it has to be a path, not the secret itself" } else { "" };
+            section.problem(key, format!("cannot read {written}: {error}{hint}"));
             return None;
         }
     };
-    match kind.read(&Found { text: content.trim(), quoted: false }) {
+    match kind.read(&Found { text: content.trim(), quoted: false, written }) {
         Ok(value) => Some(value),
         Err(reason) => {
-            section.problem(key, format!("what {} holds {reason}; expected {}", path.display(), kind.expected()));
+            section.problem(key, format!("what {written} holds {reason}; expected {}", kind.expected()));
             None
         }
     }

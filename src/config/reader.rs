@@ -243,7 +243,7 @@ impl<'r> Section<'r> {
         if from_environment && text.is_empty() {
             return None;
         }
-        let found = Found { text: &text, quoted: scalar.quoted && !from_environment };
+        let found = Found { text: &text, quoted: scalar.quoted && !from_environment, written: &scalar.text };
         match kind.read(&found) {
             Ok(value) => Some(value),
             Err(reason) => {
