@@ -139,6 +139,12 @@ struct Recorder {
 
 impl Handler for Recorder {
     async fn handle(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+        if !is_grpc(request.headers()) {
+            // As the protocol asks for: whoever speaks plain HTTP could not read any other answer.
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return response;
+        }
         let called = request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/'));
         match called {
             Some((SERVICE_NAME, method)) => match self.recorded(method, &request) {
@@ -291,6 +297,11 @@ impl Drop for OpenStream {
     fn drop(&mut self) {
         self.0.status().streams().closed();
     }
+}
+
+/// `application/grpc`, `application/grpc+proto`; no web page can have a browser send it without asking first.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|media| media.as_bytes().starts_with(b"application/grpc"))
 }
 
 fn encoding(headers: &HeaderMap) -> Result<Option<Encoding>, Refusal> {

@@ -97,7 +97,8 @@ fn http1(options: &HttpOptions) -> Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(options.connections.header_timeout)
+        // the first request has a clock of its own, see the server
+        .header_read_timeout(options.idle_timeout.max(options.connections.header_timeout))
         .max_buf_size(HTTP1_BUFFER);
     builder
 }

@@ -188,6 +188,28 @@ async fn a_request_under_way_is_answered_before_the_server_ends() {
     server.ended().await;
 }
 
+#[tokio::test]
+async fn a_connection_may_idle_between_requests_for_longer_than_a_load_balancer_keeps_it() {
+    assert!(HttpOptions::default().idle_timeout > Duration::from_secs(60));
+    let soon = Duration::from_millis(200);
+    let mut options = HttpOptions::default();
+    options.connections.header_timeout = soon;
+    let patient = serve_http(options.clone(), open_gate()).await;
+    let impatient = serve_http(HttpOptions { idle_timeout: soon, ..options }, open_gate()).await;
+    let request = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n{\"id\": \"AE_1\"}";
+    for (server, keeps) in [(&patient, true), (&impatient, false)] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let mut answer = vec![0; 1024];
+        stream.write_all(request).await.unwrap();
+        assert!(within(stream.read(&mut answer)).await.unwrap() > 0);
+        tokio::time::sleep(4 * soon).await;
+        // written into a closed connection, it may go out, and comes back as nothing or as a reset
+        let _ = stream.write_all(request).await;
+        let read = within(stream.read(&mut answer)).await.unwrap_or(0);
+        assert_eq!(read > 0, keeps);
+    }
+}
+
 /// The status of a request as a browser, or whoever else, writes it.
 async fn asked(server: &Running, head: &str, body: &str) -> u16 {
     let mut stream = TcpStream::connect(server.address).await.unwrap();
