@@ -52,11 +52,12 @@ pub(super) fn guarded(routes: Router, app: Arc<App>, access: Access) -> Router {
 
 async fn check(State((app, access)): State<(Arc<App>, Access)>, mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(access);
-    let (verdict, may_know) = match access {
-        Access::Socket => (Ok(()), true),
+    let verdict = admit(&app, access, request.method(), request.uri(), request.headers());
+    let may_know = match access {
+        Access::Socket => true,
         Access::Tcp { is_private } => {
             let caller = Caller { config: &app.config().admin, is_private, headers: request.headers() };
-            (caller.admit(request.method(), request.uri()), caller.may_know(request.uri()))
+            caller.may_know(request.uri())
         }
     };
     request.extensions_mut().insert(MayKnow(may_know));
@@ -80,6 +81,20 @@ async fn check(State((app, access)): State<(Arc<App>, Access)>, mut request: Req
         headers.insert(name, value);
     }
     response
+}
+
+/// Lets a request pass, or says why not; asked again for as long as an answer goes on.
+pub(super) fn admit(
+    app: &App,
+    access: Access,
+    method: &Method,
+    target: &Uri,
+    headers: &HeaderMap,
+) -> Result<(), Problem> {
+    match access {
+        Access::Socket => Ok(()),
+        Access::Tcp { is_private } => Caller { config: &app.config().admin, is_private, headers }.admit(method, target),
+    }
 }
 
 /// Somebody at the port.

@@ -170,6 +170,22 @@ async fn snapshots_come_as_server_sent_events_and_a_change_comes_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_stream_of_snapshots_ends_with_the_token_that_opened_it() {
+    let mut spool = with_token(nowhere("mongo"));
+    spool.start().await;
+    let request = Client::new().get(format!("{}/api/v1/stream", spool.admin())).bearer_auth(TOKEN);
+    let mut response = request.send().await.expect("an answer");
+    assert!(response.chunk().await.expect("a snapshot").is_some());
+    let config = spool.folder().join("config.yaml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    assert!(text.contains(TOKEN));
+    std::fs::write(&config, text.replace(TOKEN, "another-token-for-the-tests")).unwrap();
+    assert!(spool.command(&["reload"]).status.success());
+    let ended = async { while response.chunk().await.expect("more of the stream").is_some() {} };
+    tokio::time::timeout(support::PATIENCE, ended).await.expect("its end");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn garbage_and_silence_on_the_admin_port_hurt_nobody() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let spool = nowhere("mongo").start().await;
