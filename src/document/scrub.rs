@@ -47,14 +47,14 @@ fn url(text: &str, stream: bool) -> Cow<'_, str> {
         None => (None, text),
     };
     let is = |name: &&str| scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(name));
-    let has_host = !WITHOUT_HOST.iter().any(|name| is(name));
-    let host_only = stream || (scheme.is_some() && !WITH_PATH.iter().any(|name| is(name)));
+    let has_host = !WITHOUT_HOST.iter().any(&is);
+    let host_only = stream || (scheme.is_some() && !WITH_PATH.iter().any(is));
     let query = rest.find(['?', '#']).unwrap_or(rest.len());
     let user_end = rest[..query].rfind('@').map_or(0, |at| at + 1);
     let (user, place) = rest.split_at(user_end);
     let (host, tail) = place.split_at(place.find(['/', '?', '#']).unwrap_or(place.len()));
     // A password with a `?` or a `#` in it: its `@` comes later. What has a scheme has a host.
-    let is_broken = scheme.is_some() && !is_host(host) && (host_only || host.contains(':'));
+    let is_broken = scheme.is_some() && !is_host(host);
     let has_host = has_host && !is_broken;
     let host_only = host_only || is_broken;
     let kept_tail = if host_only { "" } else { &tail[..tail.find(['?', '#']).unwrap_or(tail.len())] };
