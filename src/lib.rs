@@ -17,6 +17,7 @@
 
 pub mod admin;
 pub mod app;
+mod caller;
 mod caught;
 pub mod cli;
 pub mod config;
@@ -28,6 +29,7 @@ pub mod histogram;
 pub mod ingest;
 pub mod logging;
 pub mod look;
+mod printable;
 pub mod record;
 pub mod secret;
 pub mod sink;

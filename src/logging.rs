@@ -1,10 +1,14 @@
-//! Log lines: for people on a terminal, JSON otherwise, to stderr; the level can change while running.
+//! Log lines: for people on a terminal, JSON otherwise, to stderr, an event a line, whatever text of strangers is in it; the
+//! level can change while running.
 
 use std::io::{self, IsTerminal};
 
 use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
-use crate::config::{LogConfig, LogFormat, LogLevel};
+use crate::{
+    config::{LogConfig, LogFormat, LogLevel},
+    printable::PrintableLines,
+};
 
 /// Overrides the configured level, as in every Rust program.
 const VARIABLE: &str = "RUST_LOG";
@@ -25,9 +29,9 @@ pub fn start(config: &LogConfig, format: Option<LogFormat>) -> Result<Logging, i
         LogFormat::Json => false,
     };
     let registry = tracing_subscriber::registry().with(filter);
-    let layer = fmt::layer().with_writer(io::stderr);
+    let colours = human && io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let layer = fmt::layer().with_writer(move || PrintableLines::new(io::stderr(), colours));
     let result = if human {
-        let colours = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
         registry.with(layer.with_target(false).with_ansi(colours)).try_init()
     } else {
         registry.with(layer.json().flatten_event(true).with_current_span(false).with_span_list(false)).try_init()

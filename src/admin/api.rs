@@ -3,9 +3,9 @@
 use std::{convert::Infallible, sync::Arc};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{DefaultBodyLimit, Request, State},
-    http::{StatusCode, header},
+    http::{HeaderMap, Method, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{
         IntoResponse, Response,
@@ -17,7 +17,11 @@ use futures::{Stream, StreamExt};
 use serde_json::json;
 use tokio_stream::wrappers::WatchStream;
 
-use super::{extract::Name, records};
+use super::{
+    extract::Name,
+    guard::{self, Access},
+    records,
+};
 use crate::{
     app::{App, History, NoSuchSink, ReloadError, Reloaded},
     status::{SinkStatus, Snapshot},
@@ -109,10 +113,18 @@ async fn status(State(app): State<Arc<App>>) -> Json<Snapshot> {
     Json(snapshot(app).await)
 }
 
-/// A snapshot a second, and one at once when a sink's state changes.
-async fn stream(State(app): State<Arc<App>>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+/// A snapshot a second, and one at once when a sink's state changes; until a reload takes away the token that opened it.
+async fn stream(
+    State(app): State<Arc<App>>,
+    Extension(access): Extension<Access>,
+    target: Uri,
+    headers: HeaderMap,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let stopping = app.stopping().clone();
+    let judge = Arc::clone(&app);
+    let is_admitted = move || guard::admit(&judge, access, &Method::GET, &target, &headers).is_ok();
     let snapshots = WatchStream::new(app.subscribe())
+        .take_while(move |_| std::future::ready(is_admitted()))
         .filter(|snapshot| std::future::ready(snapshot.process.is_some()))
         .filter_map(|snapshot| std::future::ready(Event::default().event("status").json_data(&*snapshot).ok()))
         .map(Ok)

@@ -6,21 +6,28 @@
 //! | TCP, bound to loopback, `Host` is this machine | yes | with the token |
 //! | TCP otherwise | with the token | with the token |
 //!
-//! `Host` must be an IP address, `localhost` or one of `admin.hosts`: a web page that points its own name at this address
-//! (DNS rebinding) gets nothing. `/healthz` and `/readyz` are open: they tell nothing.
+//! Web pages get nothing, neither by a name of their own (`Host`, DNS rebinding) nor by a browser that asks for them (`Origin`,
+//! `Sec-Fetch-Site`), see [`caller`](crate::caller): they cannot read the answer, and could have this machine scan its spools. Only
+//! the page itself may be linked to. Whoever has the token may call this server what they like.
+//!
+//! `/healthz` and `/readyz` are open: to strangers they say yes or no, and nothing else.
 
-use std::{net::IpAddr, sync::Arc};
+use std::sync::Arc;
 
 use axum::{
     Router,
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
 
 use super::{api::Problem, page};
-use crate::{app::App, config::AdminConfig};
+use crate::{
+    app::App,
+    caller::{self, Host},
+    config::AdminConfig,
+};
 
 /// How a connection came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +41,10 @@ pub(super) enum Access {
     },
 }
 
+/// Whether a request may learn why records are not taken: sinks' names, figures of the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct MayKnow(pub(super) bool);
+
 /// The routes, for those who may.
 pub(super) fn guarded(routes: Router, app: Arc<App>, access: Access) -> Router {
     routes.layer(middleware::from_fn_with_state((app, access), check))
@@ -41,12 +52,15 @@ pub(super) fn guarded(routes: Router, app: Arc<App>, access: Access) -> Router {
 
 async fn check(State((app, access)): State<(Arc<App>, Access)>, mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(access);
-    let verdict = match access {
-        Access::Socket => Ok(()),
+    let verdict = admit(&app, access, request.method(), request.uri(), request.headers());
+    let may_know = match access {
+        Access::Socket => true,
         Access::Tcp { is_private } => {
-            admit(&app.config().admin, is_private, request.method(), request.uri().path(), request.headers())
+            let caller = Caller { config: &app.config().admin, is_private, headers: request.headers() };
+            caller.may_know(request.uri())
         }
     };
+    request.extensions_mut().insert(MayKnow(may_know));
     let mut response = match verdict {
         Ok(()) => next.run(request).await,
         Err(problem) => {
@@ -69,66 +83,86 @@ async fn check(State((app, access)): State<(Arc<App>, Access)>, mut request: Req
     response
 }
 
-fn admit(
-    config: &AdminConfig,
-    is_private: bool,
+/// Lets a request pass, or says why not; asked again for as long as an answer goes on.
+pub(super) fn admit(
+    app: &App,
+    access: Access,
     method: &Method,
-    path: &str,
+    target: &Uri,
     headers: &HeaderMap,
 ) -> Result<(), Problem> {
-    if matches!(path, "/healthz" | "/readyz") {
-        return Ok(());
-    }
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let host = Host::of(host, &config.hosts).ok_or_else(|| {
-        let message = format!("the name {host:?} is not known here: add it to admin.hosts, or use the IP address");
-        Problem::new(StatusCode::MISDIRECTED_REQUEST, message)
-    })?;
-    // The page itself is the same for everyone; what it shows comes from the API.
-    if path == "/" && method == Method::GET {
-        return Ok(());
-    }
-    let is_open = is_private && host == Host::Loopback && matches!(*method, Method::GET | Method::HEAD);
-    let is_open = is_open || (config.public_metrics && path == "/metrics");
-    let Some(token) = &config.token else {
-        let reason = "actions over TCP need admin.token in the configuration; the command line needs none";
-        return if is_open { Ok(()) } else { Err(Problem::new(StatusCode::FORBIDDEN, reason)) };
-    };
-    let presented = headers
-        .get(header::AUTHORIZATION)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.strip_prefix("Bearer "))
-        .map(str::trim);
-    match presented {
-        Some(presented) if token.matches(presented) => Ok(()),
-        // A wrong token is refused even where none is needed: whoever sends it should know.
-        None if is_open => Ok(()),
-        _ => Err(Problem::new(StatusCode::UNAUTHORIZED, "this needs `Authorization: Bearer <admin.token>`")),
+    match access {
+        Access::Socket => Ok(()),
+        Access::Tcp { is_private } => Caller { config: &app.config().admin, is_private, headers }.admit(method, target),
     }
 }
 
-/// What a request calls this server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Host {
-    /// `localhost`, 127.0.0.1, `[::1]`
-    Loopback,
-    /// Another IP address, or a name of the configuration.
-    Known,
+/// Somebody at the port.
+struct Caller<'a> {
+    config: &'a AdminConfig,
+    is_private: bool,
+    headers: &'a HeaderMap,
 }
 
-impl Host {
-    fn of(header: &str, hosts: &[String]) -> Option<Self> {
-        let name = match header.strip_prefix('[') {
-            Some(rest) => rest.split(']').next()?,
-            None => header.rsplit_once(':').map_or(header, |(name, _)| name),
-        };
-        if name.eq_ignore_ascii_case("localhost") {
-            return Some(Self::Loopback);
+impl Caller<'_> {
+    fn admit(&self, method: &Method, target: &Uri) -> Result<(), Problem> {
+        let (config, path, reads) = (self.config, target.path(), matches!(*method, Method::GET | Method::HEAD));
+        if matches!(path, "/healthz" | "/readyz") {
+            return Ok(());
         }
-        match name.parse::<IpAddr>() {
-            Ok(ip) if ip.to_canonical().is_loopback() => Some(Self::Loopback),
-            Ok(_) => Some(Self::Known),
-            Err(_) => hosts.iter().any(|host| host.eq_ignore_ascii_case(name)).then_some(Self::Known),
+        // The page itself is the same for everyone, and may be linked to; what it shows comes from the API.
+        let is_page = path == "/" && reads;
+        if !is_page && caller::is_cross_site(self.headers, &config.hosts) {
+            return Err(Problem::new(
+                StatusCode::FORBIDDEN,
+                "a web page of another site asks for this: nothing is done for it",
+            ));
+        }
+        let token = self.token();
+        if token == Some(true) {
+            return Ok(());
+        }
+        let is_public = config.public_metrics && path == "/metrics" && reads;
+        let host = match Host::of(self.headers, target, &config.hosts) {
+            Err(_) if is_public => Host::Known,
+            host => host.map_err(|name| {
+                let message =
+                    format!("the name {name:?} is not known here: add it to admin.hosts, or use the IP address");
+                Problem::new(StatusCode::MISDIRECTED_REQUEST, message)
+            })?,
+        };
+        let is_open = is_public || is_page || (self.is_private && host == Host::Loopback && reads);
+        match token {
+            None if is_open => Ok(()),
+            Some(false) if is_page => Ok(()),
+            _ if config.token.is_some() => {
+                // A wrong token is refused even where none is needed: whoever sends it should know.
+                Err(Problem::new(StatusCode::UNAUTHORIZED, "this needs `Authorization: Bearer <admin.token>`"))
+            }
+            _ => {
+                let reason = "actions over TCP need admin.token in the configuration; the command line needs none";
+                Err(Problem::new(StatusCode::FORBIDDEN, reason))
+            }
+        }
+    }
+
+    /// Whether the token was presented, and is right; `None` also where there is none to present.
+    fn token(&self) -> Option<bool> {
+        let token = self.config.token.as_ref()?;
+        let presented = self.headers.get(header::AUTHORIZATION)?;
+        Some(caller::bearer(presented).is_some_and(|presented| token.matches(presented)))
+    }
+
+    /// Whoever may read the status and, where there is a token, shows it.
+    fn may_know(&self, target: &Uri) -> bool {
+        let reads_openly = || {
+            self.is_private
+                && !caller::is_cross_site(self.headers, &self.config.hosts)
+                && Host::of(self.headers, target, &self.config.hosts) == Ok(Host::Loopback)
+        };
+        match &self.config.token {
+            Some(_) => self.token() == Some(true),
+            None => reads_openly(),
         }
     }
 }
@@ -154,7 +188,8 @@ mod tests {
         if let Some(presented) = presented {
             headers.insert(header::AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {presented}")).unwrap());
         }
-        let verdict = admit(&config(token), is_private, &method.parse().unwrap(), path, &headers);
+        let caller = Caller { config: &config(token), is_private, headers: &headers };
+        let verdict = caller.admit(&method.parse().unwrap(), &path.parse().unwrap());
         verdict.map_or_else(|problem| problem.status.as_u16(), |()| 200)
     }
 
@@ -188,5 +223,79 @@ mod tests {
             assert_eq!(status(None, true, "GET /api/v1/status", host, None), 421, "{host}");
             assert_eq!(status(None, true, "GET /", host, None), 421, "{host}");
         }
+    }
+
+    /// The answer to what a page of another site has a browser send.
+    fn from_a_page(request: &str, lines: &[(&'static str, &'static str)]) -> u16 {
+        let (method, path) = request.split_once(' ').unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, HeaderValue::from_static("127.0.0.1:7892"));
+        for (name, value) in lines {
+            headers.insert(*name, HeaderValue::from_static(value));
+        }
+        let caller = Caller { config: &config(None), is_private: true, headers: &headers };
+        let verdict = caller.admit(&method.parse().unwrap(), &path.parse().unwrap());
+        verdict.map_or_else(|problem| problem.status.as_u16(), |()| 200)
+    }
+
+    #[test]
+    fn nothing_is_done_for_a_web_page_but_the_page_may_be_linked_to() {
+        let attacks = [
+            &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")][..],
+            &[("sec-fetch-site", "same-site"), ("origin", "http://127.0.0.1:3000")],
+            &[("origin", "null")],
+            &[("origin", "https://evil.example"), ("access-control-request-method", "POST")],
+        ];
+        for lines in attacks {
+            for request in [
+                "GET /api/v1/sinks/a/records",
+                "GET /api/v1/status",
+                "HEAD /api/v1/status",
+                "GET /metrics",
+                "POST /api/v1/sinks/a/purge",
+                "OPTIONS /api/v1/sinks/a/purge",
+            ] {
+                assert_eq!(from_a_page(request, lines), 403, "{request} {lines:?}");
+            }
+            assert_eq!(from_a_page("GET /", lines), 200, "{lines:?}");
+        }
+        assert_eq!(from_a_page("GET /api/v1/status", &[("sec-fetch-site", "same-origin")]), 200);
+    }
+
+    #[test]
+    fn public_metrics_and_the_token_need_no_name() {
+        let public = AdminConfig { public_metrics: true, ..config(Some("t")) };
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, HeaderValue::from_static("spool.monitoring.svc.cluster.local:7892"));
+        let admit = |config: &AdminConfig, headers: &HeaderMap, path: &str| {
+            let caller = Caller { config, is_private: false, headers };
+            let verdict = caller.admit(&Method::GET, &path.parse().unwrap());
+            verdict.map_or_else(|problem| problem.status.as_u16(), |()| 200)
+        };
+        assert_eq!(admit(&public, &headers, "/metrics"), 200);
+        assert_eq!(admit(&public, &headers, "/api/v1/status"), 421);
+        assert_eq!(admit(&config(Some("t")), &headers, "/metrics"), 421);
+        headers.insert(header::AUTHORIZATION, HeaderValue::from_static("bearer t"));
+        assert_eq!(admit(&config(Some("t")), &headers, "/metrics"), 200);
+        assert_eq!(admit(&config(Some("t")), &headers, "/api/v1/status"), 200);
+    }
+
+    #[test]
+    fn why_records_are_not_taken_is_told_to_whoever_may_read_the_status_and_has_the_token_if_there_is_one() {
+        let may_know = |token: Option<&str>, is_private: bool, host: &'static str, presented: Option<&'static str>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static(host));
+            if let Some(presented) = presented {
+                headers.insert(header::AUTHORIZATION, HeaderValue::from_static(presented));
+            }
+            let caller = Caller { config: &config(token), is_private, headers: &headers };
+            caller.may_know(&Uri::from_static("/readyz"))
+        };
+        assert!(may_know(None, true, "127.0.0.1:7892", None));
+        assert!(may_know(Some("t"), false, "any.example", Some("Bearer t")));
+        assert!(!may_know(Some("t"), true, "127.0.0.1:7892", None));
+        assert!(!may_know(Some("t"), false, "10.0.0.5", None));
+        assert!(!may_know(Some("t"), false, "10.0.0.5", Some("Bearer x")));
+        assert!(!may_know(None, true, "evil.example", None));
     }
 }

@@ -16,7 +16,7 @@ mod server;
 use std::sync::Arc;
 
 use axum::{
-    Router,
+    Extension, Router,
     extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
@@ -25,6 +25,7 @@ use axum::{
 
 pub use server::{Bound, bind};
 
+use self::guard::MayKnow;
 use crate::app::App;
 
 /// Everything that is served, before [`guard`].
@@ -39,11 +40,14 @@ fn router(app: Arc<App>) -> Router {
         .with_state(app)
 }
 
-/// 200 while records are taken, else 503 and why not.
-async fn ready(State(app): State<Arc<App>>) -> Response {
+/// 200 while records are taken, else 503 and, to those who may know, why not.
+async fn ready(State(app): State<Arc<App>>, Extension(may_know): Extension<MayKnow>) -> Response {
     let snapshot = api::snapshot(app).await;
     match snapshot.process.filter(|process| !process.ready) {
         None => "taking records\n".into_response(),
+        Some(_) if may_know == MayKnow(false) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "not taking records: ask with the token for the reason\n").into_response()
+        }
         Some(process) => (StatusCode::SERVICE_UNAVAILABLE, process.not_ready.join("\n") + "\n").into_response(),
     }
 }

@@ -112,6 +112,7 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
     let mut signals = signals::Signals::new().map_err(RunError::Signals)?;
     open_files::raise_limit();
     let data = DataFolder::open(&config.data_dir)?;
+    warn_of(&config);
     if let Some(warning) = folder::volatile(&config.data_dir) {
         tracing::warn!("{warning}");
     }
@@ -374,6 +375,13 @@ impl App {
 }
 
 /// Says what to do about a spool that the configuration does not name.
+/// What a configuration warns of.
+fn warn_of(config: &Config) {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+}
+
 fn warn_unclaimed(sink: &SinkStatus) {
     let (name, records) = (&sink.name, sink.records);
     if let Some(error) = sink.last_error.as_ref().filter(|_| sink.spool_error.is_some()) {

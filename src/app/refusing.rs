@@ -1,5 +1,5 @@
 //! Why a sink's spool keeps no records now, and what to do about it: for the status, `/readyz` and the metrics. It names no
-//! path, since `/readyz` is open to anyone.
+//! path: that is the log's business.
 
 use std::fmt;
 

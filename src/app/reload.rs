@@ -15,7 +15,7 @@ use super::{
     sinks::{Running, SinkStartError, Slot},
     snapshot,
     start::{RunError, check},
-    warn_unclaimed,
+    warn_of, warn_unclaimed,
 };
 use crate::{
     config::{self, AdminConfig, Config, ConfigError, IngestConfig, LogConfig, SinkConfig},
@@ -88,6 +88,7 @@ impl App {
         let old = self.config();
         // Another data folder waits for a restart; until then the spools lie in this one.
         check_paths(&new.sinks, &old.data_dir).map_err(RunError::from)?;
+        warn_of(&new);
         let mut done = Reloaded::default();
         if new.shutdown_timeout != old.shutdown_timeout {
             done.needs_restart.push("shutdown_timeout".to_owned());

@@ -9,6 +9,7 @@ use crate::{
         Config,
         units::{human_count, human_duration, human_size},
     },
+    printable::one_line,
     status::{SinkStatus, Snapshot, State},
 };
 
@@ -60,7 +61,7 @@ fn show(snapshot: &Snapshot) -> Outcome {
     let mut table = output::table(&["sink", "stream", ">records", ">blocks", ">on disk", ">oldest", ">dead"]);
     for sink in &snapshot.sinks {
         for (i, (stream, figures)) in sink.streams.iter().enumerate() {
-            table.add_row([
+            let cells = [
                 if i == 0 { sink.name.clone() } else { String::new() },
                 stream.to_string(),
                 human_count(figures.records),
@@ -68,14 +69,15 @@ fn show(snapshot: &Snapshot) -> Outcome {
                 human_size(figures.bytes),
                 age(figures.oldest_age_seconds),
                 human_count(figures.dead_letters),
-            ]);
+            ];
+            output::add_row(&mut table, cells);
         }
     }
     output::print_table(&table)?;
     for sink in &snapshot.sinks {
         output::line(format!("\n{}", headline(sink)))?;
         for line in remarks(sink) {
-            output::line(format!("  {line}"))?;
+            output::line(format!("  {}", one_line(&line)))?;
         }
     }
     let disk = format!("{} free of {}", human_size(snapshot.disk.free_bytes), human_size(snapshot.disk.total_bytes));

@@ -85,7 +85,7 @@ fn findings(config: &Config) -> Vec<String> {
         Err(_) if running.is_some() => Vec::new(),
         Err(error) => vec![error.to_string()],
     };
-    running.into_iter().chain(spools).collect()
+    config.warnings.iter().cloned().chain(running).chain(spools).collect()
 }
 
 /// The spools that `run` would not open, and why. While a process runs they are its business: `livekit-spool ready` tells.

@@ -121,13 +121,14 @@ async fn list(common: &Common, config: &Config, args: &ListArgs) -> Outcome {
     for letter in &letters {
         let at = letter["last_attempt_at"].as_i64().unwrap_or_default();
         let text = |field: &str| letter[field].as_str().unwrap_or_default().to_owned();
-        table.add_row([
+        let cells = [
             humantime::format_rfc3339_seconds(backlog::time(at)).to_string(),
             text("stream"),
             text("id"),
             letter["attempts"].to_string(),
             text("reason"),
-        ]);
+        ];
+        output::add_row(&mut table, cells);
     }
     output::print_table(&table)
 }

@@ -8,11 +8,12 @@ use std::{
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use serde::de::IgnoredAny;
 
-use super::{Exit, Failure, Outcome};
+use super::{Exit, Failure, Outcome, output};
 use crate::{
     document::{
         DocumentContext, DocumentOptions, Encoder, Enums, JsonStyle, PiiKey, Redact, records_from_json, write_json,
     },
+    printable::printable,
     record::Stream,
 };
 
@@ -214,13 +215,12 @@ impl<W: Write> Printer<W> {
         let context = DocumentContext::default();
         if let Err(error) = self.encoder.encode(self.stream, record, &context, &mut self.document) {
             self.failed += 1;
-            // A closed stderr leaves nobody to tell.
-            let _ = writeln!(io::stderr(), "record {}: {error}", self.records);
+            output::complain(format!("record {}: {error}", self.records));
             return Ok(());
         }
         write_json(&self.document, JsonStyle::Canonical, &mut self.line)?;
         self.line.push(b'\n');
-        match self.out.write_all(&self.line) {
+        match self.out.write_all(printable(&String::from_utf8_lossy(&self.line)).as_bytes()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.reader_gone = true,
             written => written?,
         }

@@ -177,7 +177,10 @@ impl Export {
                 None => {
                     self.skipped += 1;
                     let reason = looked.error.as_deref().unwrap_or("no document");
-                    eprintln!("livekit-spool: {} record {}: {reason}: left out", looked.stream, looked.seq);
+                    output::complain(format!(
+                        "livekit-spool: {} record {}: {reason}: left out",
+                        looked.stream, looked.seq
+                    ));
                 }
             },
             Out::Raw(out) => {

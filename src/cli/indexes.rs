@@ -94,7 +94,8 @@ fn show(rows: &[Row]) -> Outcome {
             State::Extra => "extra",
         };
         let detail = row.detail.clone().unwrap_or_default();
-        table.add_row([row.sink.clone(), row.collection.clone(), row.index.clone(), state.to_owned(), detail]);
+        let cells = [row.sink.clone(), row.collection.clone(), row.index.clone(), state.to_owned(), detail];
+        output::add_row(&mut table, cells);
     }
     output::print_table(&table)
 }

@@ -22,7 +22,6 @@ mod watch;
 
 use std::{
     fmt,
-    io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -204,8 +203,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.message.is_empty() {
-                // A closed stderr leaves nobody to tell.
-                let _ = writeln!(io::stderr(), "livekit-spool: {}", failure.message);
+                output::complain(format!("livekit-spool: {}", failure.message));
             }
             ExitCode::from(failure.exit as u8)
         }

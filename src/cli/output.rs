@@ -1,4 +1,5 @@
-//! What commands print: tables that fit 80 columns, JSON, and nothing after the reader has gone.
+//! What commands print: tables that fit 80 columns, JSON, nothing after the reader has gone, and nothing that steers the
+//! reader's terminal: ids, reasons and errors come from strangers.
 
 use std::io::{self, Write};
 
@@ -6,6 +7,7 @@ use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Tab
 use serde::Serialize;
 
 use super::{Failure, Outcome};
+use crate::printable::{one_line, printable};
 
 /// The width that output is made for where no terminal says otherwise.
 const COLUMNS: u16 = 80;
@@ -24,11 +26,17 @@ pub fn line(text: impl AsRef<str>) -> Outcome {
 /// When stdout cannot be written for another reason.
 pub fn line_while_read(text: impl AsRef<str>) -> Result<bool, Failure> {
     let mut out = anstream::stdout().lock();
-    match writeln!(out, "{}", text.as_ref()).and_then(|()| out.flush()) {
+    match writeln!(out, "{}", printable(text.as_ref())).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Prints a line on stderr, for people.
+pub fn complain(text: impl AsRef<str>) {
+    // A closed stderr leaves nobody to tell.
+    let _ = writeln!(io::stderr(), "{}", printable(text.as_ref()));
 }
 
 /// Prints a value as JSON, indented.
@@ -57,6 +65,11 @@ pub fn table(columns: &[&str]) -> Table {
         }
     }
     table
+}
+
+/// Adds a row; a line break in a cell makes no other row.
+pub fn add_row<const N: usize>(table: &mut Table, cells: [String; N]) {
+    table.add_row(cells.map(|cell| one_line(&cell).into_owned()));
 }
 
 /// Prints a table.

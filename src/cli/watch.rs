@@ -18,6 +18,7 @@ use crate::{
         Config,
         units::{human_count, human_size},
     },
+    printable::{one_line, printable},
     status::{SinkStatus, Snapshot, State, age_seconds},
 };
 
@@ -45,7 +46,7 @@ async fn watch(terminal: &mut DefaultTerminal, config: &Config) -> Outcome {
         terminal.draw(|frame| match &seen {
             Ok(snapshot) => draw(frame, snapshot),
             Err(failure) => {
-                let text = Paragraph::new(failure.message.as_str()).red().wrap(Wrap { trim: true });
+                let text = Paragraph::new(printable(&failure.message)).red().wrap(Wrap { trim: true });
                 frame.render_widget(text, frame.area());
             }
         })?;
@@ -198,8 +199,13 @@ fn trouble<'s>(snapshot: &Snapshot, sink: &'s SinkStatus) -> Vec<Line<'s>> {
         format!(" {} for {}", sink.state.as_str(), backlog::age(Some(age_seconds(snapshot.at, since))))
     });
     let texts = [sink.spool_error.as_ref(), sink.last_error.as_ref()];
-    let errors = texts.into_iter().flatten().map(|text| Line::styled(format!("{}{since}: {text}", sink.name), style));
-    errors.chain(sink.advice.iter().map(|text| Line::from(format!("→ {}: {text}", sink.name)).yellow())).collect()
+    let errors = texts
+        .into_iter()
+        .flatten()
+        .map(|text| Line::styled(format!("{}{since}: {}", sink.name, one_line(text)), style));
+    errors
+        .chain(sink.advice.iter().map(|text| Line::from(format!("→ {}: {}", sink.name, one_line(text))).yellow()))
+        .collect()
 }
 
 fn colour(state: State) -> Style {

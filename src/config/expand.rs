@@ -1,5 +1,6 @@
 //! `${VAR}` and `${VAR:-default}` inside scalars, after the YAML was parsed: what a variable holds cannot change the
-//! document's structure. `$$` is a dollar; a lone `$` stays as it is.
+//! document's structure. `$$` is a dollar; a lone `$` stays as it is. Line ends at a variable's end are cut, as a shell's
+//! `$(…)` and our reading of secrets' files do: `export TOKEN=$(…; echo)` and `printf '%s\n'` must mean the same.
 
 /// Where variables come from: the process's environment, or a test's own.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -40,8 +41,9 @@ fn variable(inner: &str, environment: Environment<'_>) -> Result<String, String>
     if !is_name {
         return Err(format!("has ${{{inner}}}, which names no variable: write ${{VAR}} or ${{VAR:-default}}"));
     }
+    let value = environment(name).map(|value| value.trim_end_matches(['\n', '\r']).to_owned());
     // As in a shell: with `:-` an empty variable counts as unset.
-    match (environment(name), default) {
+    match (value, default) {
         (Some(value), None) => Ok(value),
         (Some(value), Some(_)) if !value.is_empty() => Ok(value),
         (_, Some(default)) => Ok(default.to_owned()),
@@ -59,6 +61,8 @@ mod tests {
         expand(text, &|name| match name {
             "HOST" => Some("db.example".to_owned()),
             "EMPTY" => Some(String::new()),
+            "LINE" => Some("a secret\r\n\n".to_owned()),
+            "LINES" => Some("a: b\nc: d\n".to_owned()),
             _ => None,
         })
     }
@@ -74,6 +78,9 @@ mod tests {
             ("${EMPTY}", ""),
             ("$$HOST $${HOST} pa$word $", "$HOST ${HOST} pa$word $"),
             ("${NONE:-a:-b}", "a:-b"),
+            ("${LINE}", "a secret"),
+            ("u:${LINE}@h", "u:a secret@h"),
+            ("${LINES}", "a: b\nc: d"),
         ] {
             assert_eq!(expanded(text).as_deref(), Ok(expected), "{text}");
         }

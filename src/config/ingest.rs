@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::{
-    kinds::{Kind, Listen, api_keys, choice, duration, listen, path, secret},
+    kinds::{Kind, Listen, api_keys, choice, duration, listen, path, secret, secret_file, text},
     model::{GIB, IngestConfig, MIB},
-    read::{HOUR, KIB, MS, TIB, YEAR, bytes, count, read_file},
+    read::{HOUR, KIB, MS, TIB, YEAR, bytes, count, read_file, warn_of_short_secrets},
     reader::Section,
     units::human_size,
 };
@@ -68,6 +68,8 @@ fn read_http(mut section: Section<'_>, memory: &MemoryOptions, auth: &AuthOption
         max_body_bytes: bytes(&mut section, "max_body_bytes", defaults.max_body_bytes, KIB, GIB),
         max_request_records: count(&mut section, "max_request_records", defaults.max_request_records, 1, 100_000_000),
         body_timeout: section.get_or("body_timeout", defaults.body_timeout, &duration(MS, HOUR)),
+        idle_timeout: section.get_or("idle_timeout", defaults.idle_timeout, &duration(MS, HOUR)),
+        hosts: section.list("hosts", &text()).unwrap_or_default(),
     };
     if let Some(listen) = &listen {
         check_fits(&section, "max_body_bytes", options.max_body_bytes, memory);
@@ -150,12 +152,13 @@ fn read_auth(mut section: Section<'_>, tls: Option<&TlsOptions>) -> (AuthOptions
     let mut tokens = section.list("tokens", &secret()).unwrap_or_default();
     tokens.extend(
         section
-            .list("token_files", &path())
+            .list("token_files", &secret_file())
             .unwrap_or_default()
             .iter()
-            .filter_map(|path| read_file(&section, "token_files", path, &secret())),
+            .filter_map(|file| read_file(&section, "token_files", file, &secret())),
     );
     let keys = read_keys(&mut section);
+    warn_of_short_secrets(&section, "keys", &keys);
     if mode == AuthMode::Tokens && tokens.is_empty() {
         section.problem("tokens", "missing: mode tokens needs at least one, in tokens or token_files");
     }
@@ -183,7 +186,7 @@ fn read_keys(section: &mut Section<'_>) -> LivekitKeys {
         true => section.get("keys", &lines).unwrap_or_default(),
         false => section.map("keys", &secret()),
     };
-    if let Some(file) = section.get("keys_file", &path()) {
+    if let Some(file) = section.get("keys_file", &secret_file()) {
         keys.extend(read_file(section, "keys_file", &file, &lines).unwrap_or_default());
     }
     keys

@@ -22,7 +22,12 @@ use crate::{
 pub(super) struct Found<'a> {
     pub(super) text: &'a str,
     pub(super) quoted: bool,
+    /// As it stands in the file, variables not expanded: what one holds may be a secret in the wrong place.
+    pub(super) written: &'a str,
 }
+
+/// What can be guessed over the network within hours opens no admin port.
+const MIN_ADMIN_TOKEN_LENGTH: usize = 8;
 
 type Read<T> = Box<dyn Fn(&Found<'_>) -> Result<T, String>>;
 
@@ -133,8 +138,25 @@ pub(super) fn text() -> Kind<String> {
 
 pub(super) fn secret() -> Kind<Secret> {
     let mut kind = Kind::new("a text (it is never shown)", |found| {
-        if found.text.trim().is_empty() { Err("is empty".to_owned()) } else { Ok(Secret::new(found.text)) }
+        // Spaces around a secret are a slip of the tool that wrote it, unless somebody put quotes around them.
+        let text = if found.quoted { found.text.trim_end_matches(['\n', '\r']) } else { found.text.trim() };
+        if text.trim().is_empty() { Err("is empty".to_owned()) } else { Ok(Secret::new(text)) }
     });
+    kind.secret = true;
+    kind
+}
+
+/// What opens the admin port.
+pub(super) fn admin_token() -> Kind<Secret> {
+    let secret = secret();
+    let mut kind = Kind::new(
+        format!("{MIN_ADMIN_TOKEN_LENGTH} characters or more (`openssl rand -hex 16` makes such a token)"),
+        move |found| {
+            let token = secret.read(found)?;
+            let is_short = token.expose().chars().count() < MIN_ADMIN_TOKEN_LENGTH;
+            if is_short { Err("is too easily guessed".to_owned()) } else { Ok(token) }
+        },
+    );
     kind.secret = true;
     kind
 }
@@ -188,6 +210,19 @@ pub(super) fn path() -> Kind<PathBuf> {
     Kind::new("a path", |found| {
         if found.text.trim().is_empty() { Err("is empty".to_owned()) } else { Ok(PathBuf::from(found.text)) }
     })
+}
+
+/// A file that holds a secret.
+#[derive(Debug, Clone)]
+pub(super) struct SecretFile {
+    pub(super) path: PathBuf,
+    /// For messages.
+    pub(super) written: String,
+}
+
+pub(super) fn secret_file() -> Kind<SecretFile> {
+    let path = path();
+    Kind::new("a path", move |found| Ok(SecretFile { path: path.read(found)?, written: found.written.to_owned() }))
 }
 
 /// Where a server listens.

@@ -4,8 +4,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    kinds::{api_keys, boolean, duration, integer, or_never, path, secret, text, uri},
-    read::read_file,
+    kinds::{api_keys, boolean, duration, integer, or_never, secret, secret_file, text, uri},
+    read::{read_file, warn_of_short_secrets},
     reader::Section,
 };
 use crate::secret::Secret;
@@ -77,9 +77,10 @@ impl Livekit {
 /// `keys`, and those of the `key_file` over them, as LiveKit does.
 fn read_keys(root: &mut Section<'_>) -> BTreeMap<String, Secret> {
     let mut keys = root.map("keys", &secret());
-    if let Some(file) = root.get("key_file", &path()) {
+    if let Some(file) = root.get("key_file", &secret_file()) {
         keys.extend(read_file(root, "key_file", &file, &api_keys()).unwrap_or_default());
     }
+    warn_of_short_secrets(root, "keys", &keys);
     keys
 }
 

@@ -104,16 +104,17 @@ pub fn load(file: Option<&Path>, environment: Environment<'_>) -> Result<Config,
 /// # Errors
 /// When anything in it is wrong, or when no sink is left.
 pub fn parse(file: Option<(&str, &str)>, environment: Environment<'_>) -> Result<Config, ConfigError> {
-    let mut problems = Vec::new();
+    let (mut problems, mut warnings) = (Vec::new(), Vec::new());
     let variable = environment(LIVEKIT_VARIABLE).filter(|text| !text.trim().is_empty());
     let from_variable = variable.as_deref().map(|text| {
         // LiveKit expands nothing in it: a password with a dollar must mean the same to both.
-        read_document(LIVEKIT_VARIABLE, text, None, &mut problems, |root, _| Livekit::read(root)).unwrap_or_default()
+        let found = (&mut problems, &mut warnings);
+        read_document(LIVEKIT_VARIABLE, text, None, found, |root, _| Livekit::read(root)).unwrap_or_default()
     });
     let from_variable_given = from_variable.is_some();
 
     let (name, text) = file.unwrap_or(("defaults", ""));
-    let config = read_document(name, text, Some(environment), &mut problems, |root, reader| {
+    let config = read_document(name, text, Some(environment), (&mut problems, &mut warnings), |root, reader| {
         let style = Style::of(root);
         let livekit = merge(Livekit::read(root), from_variable);
         let use_default_sink = style.has_own || !(style.is_livekits || from_variable_given);
@@ -140,30 +141,31 @@ pub fn parse(file: Option<(&str, &str)>, environment: Environment<'_>) -> Result
         return Err(ConfigError::NoSink { source_name: source, reason });
     }
     config.source = source;
+    config.warnings = warnings.iter().map(ToString::to_string).collect();
     Ok(config)
 }
 
-/// Parses one document and runs `read` over its root; problems are added, the result of a broken document is dropped.
+/// Parses one document and runs `read` over its root; problems and warnings are added, the result of a broken document is
+/// dropped.
 fn read_document<T>(
     name: &str,
     text: &str,
     environment: Option<Environment<'_>>,
-    problems: &mut Vec<Problem>,
+    (problems, warnings): (&mut Vec<Problem>, &mut Vec<Problem>),
     read: impl for<'r> FnOnce(&mut Section<'r>, &Reader<'_>) -> T,
 ) -> Option<T> {
     let reader = Reader::new(name, environment);
-    match yaml::parse(text) {
-        Ok(node) => {
-            let value = read(&mut Section::new(&reader, "", &node), &reader);
-            problems.extend(reader.into_problems());
-            Some(value)
-        }
+    let value = match yaml::parse(text) {
+        Ok(node) => Some(read(&mut Section::new(&reader, "", &node), &reader)),
         Err(error) => {
             reader.problem(error.line, "", error.message);
-            problems.extend(reader.into_problems());
             None
         }
-    }
+    };
+    let (its_problems, its_warnings) = reader.into_found();
+    problems.extend(its_problems);
+    warnings.extend(its_warnings);
+    value
 }
 
 /// Whose file it is, by its top-level keys.
@@ -250,9 +252,19 @@ fn read_own(root: &mut Section<'_>, livekit: &Livekit, use_default_sink: bool) -
         None => {}
     }
     let default_encryption = spool.encryption;
-    let source = String::new();
-    let mut config =
-        Config { source, data_dir, ingest, admin, documents, sinks, default_encryption, log, shutdown_timeout };
+    let (source, warnings) = (String::new(), Vec::new());
+    let mut config = Config {
+        source,
+        warnings,
+        data_dir,
+        ingest,
+        admin,
+        documents,
+        sinks,
+        default_encryption,
+        log,
+        shutdown_timeout,
+    };
     config.set_shutdown_timeout(shutdown_timeout);
     config
 }

@@ -23,6 +23,8 @@ pub(super) const GIB: u64 = 1 << 30;
 pub struct Config {
     /// Where it was read from, for people: `config.yaml`, `LIVEKIT_CONFIG`, `defaults`.
     pub source: String,
+    /// What works and should not stay so, for people: where, and what to do about it.
+    pub warnings: Vec<String>,
     /// The folder of all spools, the lock and the admin socket. Default `./data`.
     pub data_dir: PathBuf,
     /// The servers that take records.

@@ -1,11 +1,11 @@
 //! Reads our own sections of a config file, key by key.
 
-use std::{fs, net::SocketAddr, path::Path, time::Duration};
+use std::{fs, net::SocketAddr, time::Duration};
 
 use super::{
     kinds::{
-        Found, Kind, boolean, choice, duration, encryption_key, integer, number, or_never, path, secret, sink_name,
-        size, socket_address, stream, text, uri,
+        Found, Kind, SecretFile, admin_token, boolean, choice, duration, encryption_key, integer, number, or_never,
+        path, secret, secret_file, sink_name, size, socket_address, stream, text, uri,
     },
     livekit::Livekit,
     model::{
@@ -17,7 +17,9 @@ use super::{
 use crate::{
     document::{DocumentOptions, Enums, MONGODB_MAX_DOCUMENT, PiiKey, Redact},
     flush::{BackoffOptions, FlushOptions},
+    ingest::{LivekitKeys, MIN_TOKEN_LENGTH},
     record::{SinkName, Stream},
+    secret::Secret,
     sink::{
         file::{Compression, FileOptions},
         mongodb::MongoOptions,
@@ -32,6 +34,9 @@ pub(super) const YEAR: Duration = Duration::from_secs(365 * 86_400);
 pub(super) const KIB: u64 = 1 << 10;
 pub(super) const TIB: u64 = 1 << 40;
 
+/// LiveKit warns below this ("secret is too short, should be at least 32 characters for security").
+const ENOUGH_API_SECRET_LENGTH: usize = 32;
+
 /// The top-level keys of our own.
 pub(super) const OWN_KEYS: [&str; 9] =
     ["data_dir", "ingest", "admin", "spool", "flush", "documents", "sinks", "log", "shutdown_timeout"];
@@ -43,7 +48,8 @@ pub(super) fn shutdown_timeout() -> Kind<Duration> {
 pub(super) fn admin(mut section: Section<'_>) -> AdminConfig {
     let default = SocketAddr::from(([127, 0, 0, 1], 7892));
     let listen = section.get_or("listen", Some(default), &socket_address().or_word(&["none"]));
-    let token = value_or_file(&mut section, "token", "token_file", &secret());
+    let token = value_or_file(&mut section, "token", "token_file", &admin_token());
+    warn_if_short(&section, "token", token.as_ref(), MIN_TOKEN_LENGTH, "whoever guesses it may read and purge records");
     let hosts = section.list("hosts", &text()).unwrap_or_default();
     let public_metrics = section.get_or("public_metrics", false, &boolean());
     section.finish();
@@ -53,12 +59,13 @@ pub(super) fn admin(mut section: Section<'_>) -> AdminConfig {
 pub(super) fn documents(mut section: Section<'_>) -> DocumentOptions {
     let redact = [("secrets", Redact::Secrets), ("pii", Redact::Pii), ("none", Redact::None)];
     let enums = [("compatible", Enums::Compatible), ("names", Enums::Names)];
+    let pii_key = value_or_file(&mut section, "pii_key", "pii_key_file", &secret());
+    warn_if_short(&section, "pii_key", pii_key.as_ref(), MIN_TOKEN_LENGTH, "whoever guesses it can undo the hashes");
     let documents = DocumentOptions {
         redact: section.get_or("redact", Redact::Secrets, &choice(&redact)),
         enums: section.get_or("enums", Enums::Compatible, &choice(&enums)),
         time: section.get_or("time", true, &boolean()),
-        pii_key: value_or_file(&mut section, "pii_key", "pii_key_file", &secret())
-            .map(|key| PiiKey::from_secret(key.expose())),
+        pii_key: pii_key.map(|key| PiiKey::from_secret(key.expose())),
         max_bytes: MONGODB_MAX_DOCUMENT,
     };
     section.finish();
@@ -127,10 +134,10 @@ fn encryption(mut section: Section<'_>) -> Option<EncryptionConfig> {
     let mut old_keys = section.list("old_keys", &kind).unwrap_or_default();
     old_keys.extend(
         section
-            .list("old_key_files", &path())
+            .list("old_key_files", &secret_file())
             .unwrap_or_default()
             .iter()
-            .filter_map(|path| read_file(&section, "old_key_files", path, &kind)),
+            .filter_map(|file| read_file(&section, "old_key_files", file, &kind)),
     );
     if !section.has("key") && !section.has("key_file") {
         section.problem("key_file", "missing: encryption needs a key, in key_file or as key: ${VARIABLE}");
@@ -298,28 +305,45 @@ fn required<T>(section: &mut Section<'_>, key: &'static str, kind: &Kind<T>) -> 
     value
 }
 
+/// Warns of a secret that is in use and can be guessed.
+pub(super) fn warn_if_short(section: &Section<'_>, key: &str, secret: Option<&Secret>, enough: usize, because: &str) {
+    if secret.is_some_and(|secret| secret.expose().chars().count() < enough) {
+        section.warn(key, format!("shorter than {enough} characters: {because}"));
+    }
+}
+
+/// Warns of API secrets as LiveKit does: each signs tokens that let anyone send, there and here.
+pub(super) fn warn_of_short_secrets(section: &Section<'_>, key: &str, keys: &LivekitKeys) {
+    for (name, secret) in keys {
+        let because = format!("whoever guesses the secret of {name:?} can sign tokens");
+        warn_if_short(section, key, Some(secret), ENOUGH_API_SECRET_LENGTH, &because);
+    }
+}
+
 /// A secret given here, or in a file of its own (as Docker and Kubernetes hand them out).
 fn value_or_file<T>(section: &mut Section<'_>, key: &'static str, file_key: &'static str, kind: &Kind<T>) -> Option<T> {
     let value = section.get(key, kind);
-    let file = section.get(file_key, &path());
+    let file = section.get(file_key, &secret_file());
     if section.has(key) && section.has(file_key) {
         section.problem(file_key, format!("stands beside {key}: keep one of them"));
     }
     value.or_else(|| read_file(section, file_key, &file?, kind))
 }
 
-pub(super) fn read_file<T>(section: &Section<'_>, key: &str, path: &Path, kind: &Kind<T>) -> Option<T> {
+pub(super) fn read_file<T>(section: &Section<'_>, key: &str, file: &SecretFile, kind: &Kind<T>) -> Option<T> {
+    let SecretFile { path, written } = file;
     let content = match fs::read_to_string(path) {
         Ok(content) => content,
         Err(error) => {
-            section.problem(key, format!("cannot read {}: {error}", path.display()));
+            let hint = if written.contains("${") { "; it has to be a path, not the secret itself" } else { "" };
+            section.problem(key, format!("cannot read {written}: {error}{hint}"));
             return None;
         }
     };
-    match kind.read(&Found { text: content.trim(), quoted: false }) {
+    match kind.read(&Found { text: content.trim(), quoted: false, written }) {
         Ok(value) => Some(value),
         Err(reason) => {
-            section.problem(key, format!("what {} holds {reason}; expected {}", path.display(), kind.expected()));
+            section.problem(key, format!("what {written} holds {reason}; expected {}", kind.expected()));
             None
         }
     }

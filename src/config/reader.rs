@@ -41,23 +41,29 @@ pub(super) struct Reader<'a> {
     /// `None`: `${VAR}` stays as it is.
     environment: Option<Environment<'a>>,
     problems: RefCell<Vec<Problem>>,
+    /// What works and should not stay so.
+    warnings: RefCell<Vec<Problem>>,
 }
 
 impl<'a> Reader<'a> {
     pub(super) fn new(source: impl Into<String>, environment: Option<Environment<'a>>) -> Self {
-        Self { source: source.into(), environment, problems: RefCell::default() }
+        Self { source: source.into(), environment, problems: RefCell::default(), warnings: RefCell::default() }
     }
 
     pub(super) fn problem(&self, line: usize, path: impl Into<String>, message: impl Into<String>) {
-        let problem = Problem { source: self.source.clone(), line, path: path.into(), message: message.into() };
-        self.problems.borrow_mut().push(problem);
+        self.problems.borrow_mut().push(self.found(line, path.into(), message.into()));
     }
 
-    /// All problems, in the order of their lines.
-    pub(super) fn into_problems(self) -> Vec<Problem> {
-        let mut problems = self.problems.into_inner();
+    fn found(&self, line: usize, path: String, message: String) -> Problem {
+        Problem { source: self.source.clone(), line, path, message }
+    }
+
+    /// All problems, and all warnings, in the order of their lines.
+    pub(super) fn into_found(self) -> (Vec<Problem>, Vec<Problem>) {
+        let (mut problems, mut warnings) = (self.problems.into_inner(), self.warnings.into_inner());
         problems.sort_by_key(|problem| problem.line);
-        problems
+        warnings.sort_by_key(|warning| warning.line);
+        (problems, warnings)
     }
 
     fn expanded(&self, scalar: &Scalar) -> Result<(String, bool), String> {
@@ -114,8 +120,17 @@ impl<'r> Section<'r> {
 
     /// Records a problem with a key, on its line (or the section's, where the key is missing).
     pub(super) fn problem(&self, key: &str, message: impl Into<String>) {
-        let line = self.entries.iter().find(|(name, ..)| *name == key).map_or(self.line, |(_, line, _)| *line);
-        self.reader.problem(line, self.path_of(key), message);
+        self.reader.problem(self.line_of(key), self.path_of(key), message);
+    }
+
+    /// Records what works with a key and should not stay so.
+    pub(super) fn warn(&self, key: &str, message: impl Into<String>) {
+        let warning = self.reader.found(self.line_of(key), self.path_of(key), message.into());
+        self.reader.warnings.borrow_mut().push(warning);
+    }
+
+    fn line_of(&self, key: &str) -> usize {
+        self.entries.iter().find(|(name, ..)| *name == key).map_or(self.line, |(_, line, _)| *line)
     }
 
     /// Records a problem at a place that is no key of this section.
@@ -228,7 +243,7 @@ impl<'r> Section<'r> {
         if from_environment && text.is_empty() {
             return None;
         }
-        let found = Found { text: &text, quoted: scalar.quoted && !from_environment };
+        let found = Found { text: &text, quoted: scalar.quoted && !from_environment, written: &scalar.text };
         match kind.read(&found) {
             Ok(value) => Some(value),
             Err(reason) => {

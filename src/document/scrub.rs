@@ -2,26 +2,22 @@
 //!
 //! `***` stands for what was taken out: user and password, the query and fragment (tokens, signatures, pass phrases), and
 //! in URLs that media is sent to or fetched from all that follows the host: RTMP has the stream key in its path, SRT in
-//! its query. `mux://KEY` and `twitch://KEY` have the key where others have the host.
+//! its query. `mux://KEY` and `twitch://KEY` have the key where others have the host. A path is kept of the schemes of the
+//! web and of storage only: what another scheme has there nobody knows.
+//!
+//! Passwords are often written as they are, with a `/` or an `@` in them: the last `@` before the query ends them, and what
+//! cannot be a host and a port is no host. So a path with an `@` in it loses its host here; that is the lesser harm.
 
 use std::borrow::Cow;
 
 /// Stands for what was taken out.
 const GONE: &str = "***";
 
-/// Schemes of media streams; those that end with `false` have no host.
-const STREAMS: [(&str, bool); 10] = [
-    ("rtmp", true),
-    ("rtmps", true),
-    ("rtmpt", true),
-    ("rtmpe", true),
-    ("rtmpte", true),
-    ("rtsp", true),
-    ("rtsps", true),
-    ("srt", true),
-    ("mux", false),
-    ("twitch", false),
-];
+/// Schemes whose path says where something lies.
+const WITH_PATH: [&str; 15] =
+    ["http", "https", "ws", "wss", "s3", "gs", "gcs", "oss", "az", "abfs", "abfss", "wasb", "wasbs", "file", "grpc"];
+/// Schemes of media services that have the key in the host's place.
+const WITHOUT_HOST: [&str; 2] = ["mux", "twitch"];
 
 /// What a text is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,15 +46,17 @@ fn url(text: &str, stream: bool) -> Cow<'_, str> {
         Some((scheme, rest)) => (Some(scheme), rest),
         None => (None, text),
     };
-    let known = scheme.and_then(|scheme| STREAMS.iter().find(|(name, _)| scheme.eq_ignore_ascii_case(name)));
-    let (host_only, has_host) = match known {
-        Some((_, has_host)) => (true, *has_host),
-        None => (stream, true),
-    };
-    let authority_end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, tail) = rest.split_at(authority_end);
-    let user_end = authority.rfind('@').map_or(0, |at| at + 1);
-    let (user, host) = authority.split_at(user_end);
+    let is = |name: &&str| scheme.is_some_and(|scheme| scheme.eq_ignore_ascii_case(name));
+    let has_host = !WITHOUT_HOST.iter().any(&is);
+    let host_only = stream || (scheme.is_some() && !WITH_PATH.iter().any(is));
+    let query = rest.find(['?', '#']).unwrap_or(rest.len());
+    let user_end = rest[..query].rfind('@').map_or(0, |at| at + 1);
+    let (user, place) = rest.split_at(user_end);
+    let (host, tail) = place.split_at(place.find(['/', '?', '#']).unwrap_or(place.len()));
+    // A password with a `?` or a `#` in it: its `@` comes later. What has a scheme has a host.
+    let is_broken = scheme.is_some() && !is_host(host);
+    let has_host = has_host && !is_broken;
+    let host_only = host_only || is_broken;
     let kept_tail = if host_only { "" } else { &tail[..tail.find(['?', '#']).unwrap_or(tail.len())] };
 
     let keeps_all = user.is_empty() && kept_tail.len() == tail.len() && (has_host || rest.is_empty());
@@ -89,11 +87,58 @@ fn url(text: &str, stream: bool) -> Cow<'_, str> {
     Cow::Owned(kept)
 }
 
+/// A host, with a port or without: `a.example:80`, `[::1]:80`, `10.0.0.1`.
+fn is_host(text: &str) -> bool {
+    let is_port = |port: &str| port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit());
+    match text.strip_prefix('[') {
+        Some(rest) => {
+            rest.split_once(']').is_some_and(|(_, port)| port.strip_prefix(':').map_or(port.is_empty(), is_port))
+        }
+        None => text.split_once(':').is_none_or(|(_, port)| is_port(port)),
+    }
+}
+
 /// Where a URL in prose begins: back over the letters of its scheme.
 fn scheme_start(text: &str, colon: usize) -> usize {
     let scheme = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
     colon - text.as_bytes()[..colon].iter().rev().take_while(|byte| scheme(byte)).count()
 }
+
+/// Where a URL in prose ends, that begins at `start`: at its closing quote where it stands in quotes (Go quotes with `\\"` for a
+/// quote inside), at the next space otherwise, or behind the `@` that ends a password with spaces in it.
+fn url_end(text: &str, start: usize, colon: usize) -> usize {
+    let ends = |c: char| c.is_whitespace() || c.is_control();
+    let at = colon + 3;
+    if let Some(quote) = text[..start].chars().next_back().filter(|c| matches!(c, '"' | '\'' | '`' | '<')) {
+        let closing = if quote == '<' { '>' } else { quote };
+        let backslashes = |end: usize| text[..end].bytes().rev().take_while(|&byte| byte == b'\\').count();
+        let level = backslashes(start - 1);
+        // Quoted as often as the opening one; outside of all quoting a backslash itself may be escaped.
+        let closes = |end: &usize| {
+            let run = backslashes(at + end);
+            if level == 0 { run.is_multiple_of(2) } else { run <= level }
+        };
+        let close = text[at..].match_indices(closing).map(|(end, _)| end).find(closes);
+        if let Some(close) = close.filter(|close| !text[at..at + close].contains('\n')) {
+            return at + close;
+        }
+    }
+    let end = |from: usize| text[from..].find(ends).map_or(text.len(), |length| from + length);
+    let first = end(at);
+    let authority = &text[at..first];
+    let authority = &authority[..authority.find(['/', '?', '#']).unwrap_or(authority.len())];
+    if text[at..first].contains('@') || is_host(authority) {
+        return first;
+    }
+    let next_url = text[first..].find("://").map_or(text.len(), |next| first + next);
+    match text[first..next_url].rfind('@') {
+        Some(password_end) => end(first + password_end),
+        None => first,
+    }
+}
+
+/// What Go quotes of a URL that it could not read.
+const QUOTED_PARTS: [&str; 3] = ["invalid port \"", "invalid URL escape \"", "invalid userinfo \""];
 
 fn prose(text: &str) -> Cow<'_, str> {
     if !text.contains("://") {
@@ -103,13 +148,22 @@ fn prose(text: &str) -> Cow<'_, str> {
     let mut rest = text;
     while let Some(colon) = rest.find("://") {
         let start = scheme_start(rest, colon);
-        let ends = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '"' | '\'' | '`' | '<' | '>');
-        let end = rest[colon + 3..].find(ends).map_or(rest.len(), |length| colon + 3 + length);
+        let end = url_end(rest, start, colon);
         kept.push_str(&rest[..start]);
         kept.push_str(&url(&rest[start..end], false));
         rest = &rest[end..];
     }
     kept.push_str(rest);
+    for part in QUOTED_PARTS {
+        let mut from = 0;
+        while let Some(at) = kept[from..].find(part) {
+            let quoted = from + at + part.len();
+            let length =
+                kept[quoted..].find("\" ").or_else(|| kept[quoted..].rfind('"')).unwrap_or(kept.len() - quoted);
+            kept.replace_range(quoted..quoted + length, GONE);
+            from = quoted + GONE.len();
+        }
+    }
     Cow::Owned(kept)
 }
 
@@ -127,6 +181,19 @@ mod tests {
             ("u:p@proxy:3128", "***@proxy:3128"),
             ("rtmp://example.com/x", "rtmp://example.com/***"),
             ("not a url", "not a url"),
+            ("https://user:pa/ss@host", "https://***@host"),
+            ("https://user:pa/s@s/@host/path?q", "https://***@host/path?***"),
+            ("https://user:pa?ss@host/path", "https://***"),
+            ("https://user:pa#ss@host", "https://***"),
+            ("https://user:pass", "https://***"),
+            ("HTTPS://u:p@[::1]:8443/a", "HTTPS://***@[::1]:8443/a"),
+            ("https://host/cb?email=a@b", "https://host/cb?***"),
+            ("whip://example.com/KEY", "whip://example.com/***"),
+            ("whips://u:p@example.com/KEY", "whips://***@example.com/***"),
+            ("rist://example.com:1/KEY?secret=x", "rist://example.com:1/***"),
+            ("what-comes-next://example.com/KEY", "what-comes-next://example.com/***"),
+            ("s3://bucket/recordings/a.mp4", "s3://bucket/recordings/a.mp4"),
+            ("redis://:pa/ss@host:6379/0", "redis://***@host:6379/***"),
             ("房间", "房间"),
             ("", ""),
         ] {
@@ -160,6 +227,30 @@ mod tests {
                 r#"Post "https://***@example.com/x?***": refused, then rtmp://h/*** failed"#,
             ),
             ("(mux://key)", "(mux://***"),
+            (
+                r#"Post "https://user:pass@host/x": dial tcp: refused"#,
+                r#"Post "https://***@host/x": dial tcp: refused"#,
+            ),
+            (r#"Post "https://user:pa/ss@host/x": dial tcp"#, r#"Post "https://***@host/x": dial tcp"#),
+            (r#"Post "https://user:pa\"s s@host/x": dial tcp"#, r#"Post "https://***@host/x": dial tcp"#),
+            (
+                r#"desc = \"Post \\\"https://u:p@host/\\\": EOF\" b"#,
+                r#"desc = \"Post \\\"https://***@host/\\\": EOF\" b"#,
+            ),
+            (r#"{"url": "rtmps://h:443/live/KEY", "a": 1}"#, r#"{"url": "rtmps://h:443/***", "a": 1}"#),
+            (
+                r#"parse "https://user:pa/ss@host": invalid port ":pa" after host"#,
+                r#"parse "https://***@host": invalid port "***" after host"#,
+            ),
+            (
+                r#"parse "https://u:p%zz@host": invalid URL escape "%zz""#,
+                r#"parse "https://***@host": invalid URL escape "***""#,
+            ),
+            ("cannot reach https://user:pa ss@host/x: refused", "cannot reach https://***@host/x: refused"),
+            ("cannot reach https://user:pa'ss@host: refused", "cannot reach https://***@host: refused"),
+            ("url=whip://h/w/KEY failed, mail a@b", "url=whip://h/*** failed, mail a@b"),
+            ("see https://a.example/x and write to a@b", "see https://a.example/x and write to a@b"),
+            ("<rtmp://h/app/key> '\u{301}https://u:p@h/'", "<rtmp://h/***> '\u{301}https://***@h/'"),
             ("é://ü@ö", "é://***@ö"),
         ] {
             assert_eq!(Scrub::Text.apply(before), after);

@@ -1,32 +1,36 @@
 //! Who may send records. Comparisons take the same time whatever they find; failures are counted, and logged once in a while.
+//!
+//! Whoever was let in is judged again for as long as what they opened is open, by the same function: a [`Pass`] ends with its
+//! token, and with the rules that let it in.
 
 use std::sync::{Arc, OnceLock};
 
-use arc_swap::ArcSwap;
-use http::{HeaderMap, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
+use tokio::sync::watch;
 
 use super::{
-    AuthOptions, IngestStatus, Listener, LivekitKeys, Protocol, Refusal, Refused, Secret, listener::Peer,
+    AuthOptions, IngestStatus, Listener, LivekitKeys, Protocol, Refusal, Refused, Secret, listener::Peer, pass::Pass,
     server::ServeError, throttle::Throttle, tls::Tls,
 };
+use crate::{caller, record::wall_millis};
 
 /// The audience that a sender's token must name: a participant's join token, signed with the same secret, names none.
 pub const AUDIENCE: &str = "livekit-spool";
 /// A sender's token is valid this long at most, so that one that leaks is soon worth nothing.
-const MAX_VALIDITY_SECONDS: u64 = 10 * 60;
+const MAX_VALIDITY_SECONDS: f64 = 600.0;
 /// A static token is at least this long.
 pub const MIN_TOKEN_LENGTH: usize = 16;
 /// Clocks may differ by this much.
-const LEEWAY_SECONDS: u64 = 30;
+pub(super) const LEEWAY_SECONDS: u64 = 30;
 
 /// Decides who may send, and with which certificates this side presents itself.
 #[derive(Debug)]
 pub struct Gate {
-    rules: ArcSwap<Rules>,
+    rules: watch::Sender<Arc<Rules>>,
     /// The first listener that others can reach, once there is one.
     exposed: OnceLock<String>,
     tls: Option<Arc<Tls>>,
@@ -35,7 +39,7 @@ pub struct Gate {
 
 /// What a reload may change.
 #[derive(Debug, PartialEq, Eq)]
-struct Rules {
+pub(super) struct Rules {
     auth: AuthOptions,
     keys: LivekitKeys,
 }
@@ -44,35 +48,70 @@ struct Rules {
 #[derive(Debug, Deserialize)]
 pub(super) struct Claims {
     iss: String,
-    exp: u64,
+    exp: NumericDate,
     #[serde(default)]
-    nbf: Option<u64>,
+    nbf: Option<NumericDate>,
     #[serde(default)]
-    iat: Option<u64>,
+    iat: Option<NumericDate>,
     /// Base64 of the body's SHA-256, in webhooks.
     #[serde(default)]
     pub sha256: Option<String>,
+}
+
+/// Seconds since 1970 as a JWT has them (RFC 7519): "non-integer values can be represented".
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Deserialize)]
+pub(super) struct NumericDate(pub f64);
+
+impl NumericDate {
+    /// By this machine's clock.
+    pub(super) fn now() -> Self {
+        Self(wall_millis() as f64 / 1000.0)
+    }
+}
+
+/// What a caller shows.
+#[derive(Debug, Clone)]
+pub(super) struct Presented {
+    pub authorization: Option<HeaderValue>,
+    pub certified: bool,
+}
+
+impl Presented {
+    pub(super) fn of(headers: &HeaderMap, peer: Peer) -> Self {
+        let mut authorization = headers.get(AUTHORIZATION).cloned();
+        if let Some(authorization) = &mut authorization {
+            // `Debug` shows nothing of it
+            authorization.set_sensitive(true);
+        }
+        Self { authorization, certified: peer.certified }
+    }
+
+    fn bearer(&self) -> Result<&str, String> {
+        let header = self.authorization.as_ref();
+        let header = header.ok_or("no Authorization header: send `Authorization: Bearer <token>`")?;
+        caller::bearer(header).ok_or_else(|| "the Authorization header is no bearer token".to_owned())
+    }
 }
 
 impl Gate {
     /// A gate. What it lets through is decided per listener, see [`Gate::check_listener`].
     #[must_use]
     pub fn new(auth: AuthOptions, keys: LivekitKeys, tls: Option<Arc<Tls>>) -> Self {
-        let rules = ArcSwap::from_pointee(Rules { auth, keys });
+        let rules = watch::Sender::new(Arc::new(Rules { auth, keys }));
         Self { rules, exposed: OnceLock::new(), tls, failures: Throttle::default() }
     }
 
-    /// Takes over other rules, for requests from now on; true where they differ.
+    /// Takes over other rules, also for what is open already; true where they differ.
     ///
     /// # Errors
     /// When they would let anyone in by mistake: then the old ones stay.
     pub fn replace(&self, auth: AuthOptions, keys: LivekitKeys) -> Result<bool, ServeError> {
         let rules = Rules { auth, keys };
-        if rules == **self.rules.load() {
+        if rules == **self.rules.borrow() {
             return Ok(false);
         }
         self.check(&rules)?;
-        self.rules.store(Arc::new(rules));
+        self.rules.send_replace(Arc::new(rules));
         Ok(true)
     }
 
@@ -85,7 +124,8 @@ impl Gate {
         if !listener.is_private() {
             self.exposed.get_or_init(|| listener.to_string());
         }
-        self.check(&self.rules.load())
+        let rules = Arc::clone(&self.rules.borrow());
+        self.check(&rules)
     }
 
     fn check(&self, rules: &Rules) -> Result<(), ServeError> {
@@ -111,6 +151,11 @@ impl Gate {
         }
     }
 
+    /// True where anyone may send who reaches the port.
+    pub(super) fn asks_nothing(&self) -> bool {
+        self.rules.borrow().auth == AuthOptions::None
+    }
+
     pub(super) const fn tls(&self) -> Option<&Arc<Tls>> {
         self.tls.as_ref()
     }
@@ -122,16 +167,19 @@ impl Gate {
         headers: &HeaderMap,
         peer: Peer,
         status: &IngestStatus,
-    ) -> Result<(), Refusal> {
-        let verdict = match &self.rules.load().auth {
-            AuthOptions::None => Ok(()),
-            AuthOptions::MutualTls if peer.certified => Ok(()),
-            AuthOptions::MutualTls => Err("no verified client certificate".to_owned()),
-            AuthOptions::Tokens(tokens) => bearer(headers)
-                .and_then(|token| if is_one_of(tokens, token) { Ok(()) } else { Err("unknown token".to_owned()) }),
-            AuthOptions::Livekit => bearer(headers).and_then(|token| self.sender(token)),
-        };
-        verdict.map_err(|why| self.refuse(protocol, &why, peer, status))
+    ) -> Result<Pass, Refusal> {
+        let (rules, presented) = (self.rules.subscribe(), Presented::of(headers, peer));
+        let until = rules.borrow().sender(&presented);
+        let until = until.map_err(|why| self.refuse(protocol, &why, peer, status))?;
+        Ok(Pass::new(rules, presented, until, |rules, presented| rules.sender(presented).map(drop)))
+    }
+
+    /// The same for a webhook, which LiveKit signs; its claims.
+    pub(super) fn webhook(&self, headers: &HeaderMap, peer: Peer) -> Result<(Pass, Claims), String> {
+        let (rules, presented) = (self.rules.subscribe(), Presented::of(headers, peer));
+        let claims = rules.borrow().webhook(&presented)?;
+        let still = |rules: &Rules, presented: &Presented| rules.webhook(presented).map(drop);
+        Ok((Pass::new(rules, presented, Some(claims.exp), still), claims))
     }
 
     /// Counts and, once in a while, logs a refusal.
@@ -150,39 +198,60 @@ impl Gate {
             tracing::warn!(protocol = Protocol::Admin.as_str(), why, more, "somebody was refused");
         }
     }
+}
+
+impl Rules {
+    /// Who sends records; until when, where what they show says so.
+    fn sender(&self, presented: &Presented) -> Result<Option<NumericDate>, String> {
+        match &self.auth {
+            AuthOptions::None => Ok(None),
+            AuthOptions::MutualTls if presented.certified => Ok(None),
+            AuthOptions::MutualTls => Err("no verified client certificate".to_owned()),
+            AuthOptions::Tokens(tokens) if is_one_of(tokens, presented.bearer()?) => Ok(None),
+            AuthOptions::Tokens(_) => Err("unknown token".to_owned()),
+            AuthOptions::Livekit => self.token(presented.bearer()?).map(|claims| Some(claims.exp)),
+        }
+    }
+
+    /// A webhook's token: LiveKit signs the hash of the body, names no audience, and writes no scheme before it.
+    fn webhook(&self, presented: &Presented) -> Result<Claims, String> {
+        let header = presented.authorization.as_ref().ok_or("no Authorization header")?;
+        let token = caller::bearer(header).or_else(|| header.to_str().ok()).ok_or("no readable token")?;
+        let mut validation = validation();
+        validation.validate_aud = false;
+        validation.set_required_spec_claims(&["exp", "iss"]);
+        self.verify(token, &validation)
+    }
 
     /// A token by which a sender names itself.
-    fn sender(&self, token: &str) -> Result<(), String> {
+    fn token(&self, token: &str) -> Result<Claims, String> {
         let mut validation = validation();
         validation.set_audience(&[AUDIENCE]);
         validation.set_required_spec_claims(&["exp", "iss", "aud"]);
         let claims = self.verify(token, &validation)?;
-        let from = claims.nbf.max(claims.iat).ok_or("the token does not say since when it is valid (nbf or iat)")?;
-        if claims.exp.saturating_sub(from) > MAX_VALIDITY_SECONDS {
-            return Err(format!("the token is valid for longer than {MAX_VALIDITY_SECONDS} s"));
+        let from = [claims.nbf, claims.iat].into_iter().flatten().map(|NumericDate(at)| at).reduce(f64::max);
+        let from = from.ok_or("the token does not say since when it is valid (nbf or iat)")?;
+        // the other way round than `>`: what compares to nothing is not let in
+        if claims.exp.0 - from <= MAX_VALIDITY_SECONDS {
+            Ok(claims)
+        } else {
+            Err(format!("the token is valid for longer than {MAX_VALIDITY_SECONDS} s"))
         }
-        Ok(())
     }
 
-    /// A webhook's token: LiveKit signs the hash of the body, names no audience.
-    pub(super) fn webhook(&self, headers: &HeaderMap) -> Result<Claims, String> {
-        let header = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let header = header.ok_or("no Authorization header")?;
-        let mut validation = validation();
-        validation.validate_aud = false;
-        validation.set_required_spec_claims(&["exp", "iss"]);
-        self.verify(header.strip_prefix("Bearer ").unwrap_or(header), &validation)
-    }
-
-    /// Checks the signature with the secret of the key that the token names.
+    /// Checks the signature with the secret of the key that the token names, and the times.
     fn verify(&self, token: &str, validation: &Validation) -> Result<Claims, String> {
         let unverified = jsonwebtoken::dangerous::insecure_decode::<Claims>(token);
         let issuer = unverified.map_err(|_| "no readable token")?.claims.iss;
-        let rules = self.rules.load();
-        let secret = rules.keys.get(&issuer).ok_or("the token names an unknown API key")?;
+        let secret = self.keys.get(&issuer).ok_or("the token names an unknown API key")?;
         let key = DecodingKey::from_secret(secret.expose().as_bytes());
         let verified = jsonwebtoken::decode::<Claims>(token, &key, validation);
-        verified.map(|token| token.claims).map_err(|error| format!("the token is refused: {error}"))
+        let claims = verified.map_err(|error| format!("the token is refused: {error}"))?.claims;
+        // the library looks at `nbf` only
+        if claims.iat.is_some_and(|issued| issued.0 > NumericDate::now().0 + LEEWAY_SECONDS as f64) {
+            return Err("the token was issued in the future (iat): check the clocks".to_owned());
+        }
+        Ok(claims)
     }
 }
 
@@ -191,12 +260,6 @@ fn validation() -> Validation {
     validation.leeway = LEEWAY_SECONDS;
     validation.validate_nbf = true;
     validation
-}
-
-fn bearer(headers: &HeaderMap) -> Result<&str, String> {
-    let header = headers.get(AUTHORIZATION).ok_or("no Authorization header: send `Authorization: Bearer <token>`")?;
-    let token = header.to_str().ok().and_then(|value| value.strip_prefix("Bearer "));
-    token.ok_or_else(|| "the Authorization header is no bearer token".to_owned())
 }
 
 /// Compares with each token's hash, so that neither length nor place of a difference shows in the time taken.

@@ -22,19 +22,19 @@ use std::{
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures::FutureExt;
+use futures::{FutureExt, future::BoxFuture};
 use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Full};
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::{Frame, Incoming},
+    body::{Frame, Incoming, SizeHint},
 };
 use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
     server::conn::auto::Builder,
 };
 use tokio::sync::Semaphore;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, service::Routes};
 use tower::ServiceExt;
 
@@ -43,6 +43,7 @@ use super::{
     frames::{FrameLimits, Frames},
     inflate::Encoding,
     listener::Peer,
+    pass::Pass,
     proto::analytics_recorder_service_server::SERVICE_NAME,
     server::{Handler, Server},
     stream::{self, StreamOptions},
@@ -138,6 +139,12 @@ struct Recorder {
 
 impl Handler for Recorder {
     async fn handle(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+        if !is_grpc(request.headers()) {
+            // As the protocol asks for: whoever speaks plain HTTP could not read any other answer.
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+            return response;
+        }
         let called = request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/'));
         match called {
             Some((SERVICE_NAME, method)) => match self.recorded(method, &request) {
@@ -147,9 +154,12 @@ impl Handler for Recorder {
                 },
                 None => Status::unimplemented("AnalyticsRecorderService has no such method").into_http(),
             },
-            Some(("grpc.health.v1.Health", _)) => self.side(request).await,
+            Some(("grpc.health.v1.Health", _)) => self.side(request, std::future::pending()).await,
             _ => match self.gate.admit(Protocol::Grpc, request.headers(), peer, self.intake.status()) {
-                Ok(()) => self.side(request).await,
+                Ok(pass) => {
+                    let ended = self.ended(pass, peer).map(|refusal| Some(status(&refusal)));
+                    self.side(request, ended).await
+                }
                 Err(refusal) => refused(&refusal),
             },
         }
@@ -170,20 +180,50 @@ impl Recorder {
         }
     }
 
-    async fn side(&self, request: Request<Incoming>) -> Response<Body> {
+    /// An answer of one of gRPC's own services, which ends with `ended` and its status at the latest.
+    async fn side(
+        &self,
+        request: Request<Incoming>,
+        ended: impl Future<Output = Option<Status>> + Send + 'static,
+    ) -> Response<Body> {
         let Ok(response) = self.side_services.clone().oneshot(request).await;
-        let stopped = Box::pin(self.stop.clone().cancelled_owned());
-        response.map(|body| Body::new(UntilStopped { body, stopped }))
+        let stopped = self.stop.clone().cancelled_owned();
+        let end = async move {
+            tokio::select! {
+                () = stopped => None,
+                status = ended => status,
+            }
+        };
+        response.map(|body| Body::new(Until { body, end: end.boxed(), ended: false }))
     }
 
     async fn record(&self, stream: Stream, request: Request<Incoming>, peer: Peer) -> Result<Dropped, Refusal> {
         let status = self.intake.status();
-        self.gate.admit(Protocol::Grpc, request.headers(), peer, status)?;
-        let taken = self.take(stream, request).await;
-        taken.inspect_err(|refusal| status.count_refused(Protocol::Grpc, refusal.reason))
+        let pass = self.gate.admit(Protocol::Grpc, request.headers(), peer, status)?;
+        let taken = self.take(stream, request, self.ended(pass, peer)).await;
+        // the gate has counted those it turned away
+        let counts = |refusal: &&Refusal| refusal.reason != Refused::Unauthenticated;
+        if let Some(refusal) = taken.as_ref().err().filter(counts) {
+            status.count_refused(Protocol::Grpc, refusal.reason);
+        }
+        taken
     }
 
-    async fn take(&self, stream: Stream, request: Request<Incoming>) -> Result<Dropped, Refusal> {
+    /// Returns when somebody who was let in has to go.
+    fn ended(&self, mut pass: Pass, peer: Peer) -> impl Future<Output = Refusal> + Send + use<> {
+        let (gate, intake) = (Arc::clone(&self.gate), Arc::clone(&self.intake));
+        async move {
+            let why = pass.ended().await;
+            gate.refuse(Protocol::Grpc, &why, peer, intake.status())
+        }
+    }
+
+    async fn take(
+        &self,
+        stream: Stream,
+        request: Request<Incoming>,
+        ended: impl Future<Output = Refusal> + Send + 'static,
+    ) -> Result<Dropped, Refusal> {
         let encoding = encoding(request.headers())?;
         let room = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
             Refusal::new(Refused::Streams, format!("{} streams are open already", self.options.max_streams))
@@ -200,7 +240,7 @@ impl Recorder {
         // a task of its own: what was taken off a stream is kept even if the peer goes away before the answer
         let taking = tokio::spawn(async move {
             let _open = OpenStream::new(Arc::clone(&intake));
-            let taken = stream::take(frames, intake, options, stop).await;
+            let taken = stream::take(frames, intake, options, stop, ended).await;
             drop(room);
             taken
         });
@@ -208,21 +248,38 @@ impl Recorder {
     }
 }
 
-/// An answer that may go on for ever (whoever watches the health) and must not hold up the shutdown.
-struct UntilStopped {
+/// An answer that may go on for ever (whoever watches the health) and must hold up no shutdown and outlive no credentials.
+struct Until {
     body: tonic::body::Body,
-    stopped: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// When it ends all the same, and with which status.
+    end: BoxFuture<'static, Option<Status>>,
+    ended: bool,
 }
 
-impl hyper::body::Body for UntilStopped {
+impl hyper::body::Body for Until {
     type Data = Bytes;
     type Error = Status;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        match Pin::new(&mut self.body).poll_frame(cx) {
-            Poll::Pending => self.stopped.as_mut().poll(cx).map(|()| None),
-            ready => ready,
+        if self.ended {
+            return Poll::Ready(None);
         }
+        let Poll::Ready(status) = self.end.poll_unpin(cx) else { return Pin::new(&mut self.body).poll_frame(cx) };
+        self.ended = true;
+        let trailers = status.map(|status| {
+            let mut trailers = HeaderMap::new();
+            status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))
+        });
+        Poll::Ready(trailers)
+    }
+
+    /// True for an answer that is headers alone: they end the stream then, which is what gRPC's clients expect of an error.
+    fn is_end_stream(&self) -> bool {
+        self.ended || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -240,6 +297,11 @@ impl Drop for OpenStream {
     fn drop(&mut self) {
         self.0.status().streams().closed();
     }
+}
+
+/// `application/grpc`, `application/grpc+proto`; no web page can have a browser send it without asking first.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|media| media.as_bytes().starts_with(b"application/grpc"))
 }
 
 fn encoding(headers: &HeaderMap) -> Result<Option<Encoding>, Refusal> {
@@ -264,7 +326,7 @@ fn empty(dropped: &Dropped) -> Response<Body> {
     response
 }
 
-fn refused(refusal: &Refusal) -> Response<Body> {
+fn status(refusal: &Refusal) -> Status {
     let code = match refusal.reason {
         Refused::Invalid => Code::InvalidArgument,
         // Not RESOURCE_EXHAUSTED: a sender has to tell what it may resend as it is from what it never may.
@@ -281,7 +343,11 @@ fn refused(refusal: &Refusal) -> Response<Body> {
         | Refused::Handshake
         | Refused::Stopping => Code::Unavailable,
     };
-    let mut response: Response<Body> = Status::new(code, &refusal.message).into_http();
+    Status::new(code, &refusal.message)
+}
+
+fn refused(refusal: &Refusal) -> Response<Body> {
+    let mut response: Response<Body> = status(refusal).into_http();
     response.headers_mut().insert("grpc-accept-encoding", HeaderValue::from_static(ACCEPTED_ENCODINGS));
     *response.status_mut() = StatusCode::OK;
     response

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | 400 | the body is not what its type says |
 //! | 401 | no or bad credentials |
+//! | 403, 421 | a web page has a browser send it, see [`caller`](crate::caller) |
 //! | 408 | the body took too long |
 //! | 413 | the body, or the number of its records, is over the limit, or more than a required sink's spool ever has room for |
 //! | 415 | the content type or encoding is unknown |
@@ -21,7 +22,10 @@ use axum::{
     response::IntoResponse,
     routing::post,
 };
-use http::header::{RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{
+    HeaderMap,
+    header::{RETRY_AFTER, WWW_AUTHENTICATE},
+};
 use hyper::{Request, Response, StatusCode, body::Incoming};
 use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
@@ -33,13 +37,18 @@ use tower::ServiceExt;
 
 use super::{
     Accepted, Gate, HttpOptions, Intake, Listener, Protocol, Refusal, Refused, ServeError,
-    body::{self, BodyLimits, Converter, Format},
+    body::{self, BodyBytes, BodyLimits, Converter, Format},
     listener::Peer,
+    memory::Share,
+    pass::Pass,
     server::{Handler, Server},
     tls::Alpn,
     webhook,
 };
-use crate::record::Stream;
+use crate::{
+    caller::{self, Host},
+    record::Stream,
+};
 
 /// Read buffer of a connection, and so the limit on the size of headers.
 const HTTP1_BUFFER: usize = 64 * 1024;
@@ -66,17 +75,20 @@ pub async fn serve(
         status: Arc::clone(intake.status()),
         http: http1(&options),
     };
+    let hosts = options.hosts.clone().into();
+    let (to_ask, to_count) = (Arc::clone(&gate), Arc::clone(&intake));
     let door = Door {
         converter: Converter::new(options.max_body_bytes, options.max_request_records)?,
         limits: BodyLimits { max_bytes: options.max_body_bytes, timeout: options.body_timeout },
         intake,
         gate,
     };
+    let routes = Routes { router: router(door), gate: to_ask, intake: to_count, hosts };
     let stopping = async {
         shutdown.await;
         stop.cancel();
     };
-    tokio::join!(server.serve(listener, Routes(router(door)), stop.clone()), stopping);
+    tokio::join!(server.serve(listener, routes, stop.clone()), stopping);
     Ok(())
 }
 
@@ -85,7 +97,8 @@ fn http1(options: &HttpOptions) -> Builder<TokioExecutor> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(options.connections.header_timeout)
+        // the first request has a clock of its own, see the server
+        .header_read_timeout(options.idle_timeout.max(options.connections.header_timeout))
         .max_buf_size(HTTP1_BUFFER);
     builder
 }
@@ -97,6 +110,23 @@ pub(super) struct Door {
     pub gate: Arc<Gate>,
     pub converter: Converter,
     pub limits: BodyLimits,
+}
+
+impl Door {
+    /// Reads a body, for as long as its sender is let in.
+    pub(super) async fn read(
+        &self,
+        protocol: Protocol,
+        headers: &HeaderMap,
+        body: Body,
+        limits: &BodyLimits,
+        (mut pass, peer): (Pass, Peer),
+    ) -> Result<(BodyBytes, Share), Refusal> {
+        tokio::select! {
+            read = body::read(body, headers, limits, self.intake.memory()) => read,
+            why = pass.ended() => Err(self.gate.refuse(protocol, &why, peer, self.intake.status())),
+        }
+    }
 }
 
 fn router(door: Door) -> Router {
@@ -124,22 +154,56 @@ fn router(door: Door) -> Router {
 }
 
 #[derive(Clone)]
-struct Routes(Router);
+struct Routes {
+    router: Router,
+    gate: Arc<Gate>,
+    intake: Arc<Intake>,
+    hosts: Arc<[String]>,
+}
 
 impl Handler for Routes {
     async fn handle(&self, mut request: Request<Incoming>, peer: Peer) -> Response<Body> {
+        if let Err((status, why)) = self.check_caller(&request, peer) {
+            return problem(
+                status,
+                self.gate.refuse(Protocol::Http, &why, peer, self.intake.status()).reason.as_str(),
+                &why,
+            );
+        }
         request.extensions_mut().insert(peer);
-        let Ok(response) = self.0.clone().oneshot(request).await;
+        let Ok(response) = self.router.clone().oneshot(request).await;
         response
+    }
+}
+
+impl Routes {
+    /// Turns away what a web page has a browser of this machine send. A name proves nothing to those who have to show
+    /// credentials anyway, and no browser opens a Unix socket.
+    fn check_caller(&self, request: &Request<Incoming>, peer: Peer) -> Result<(), (StatusCode, String)> {
+        if peer.address.is_none() {
+            return Ok(());
+        }
+        if caller::is_cross_site(request.headers(), &self.hosts) {
+            let why = "a web page of another site asks for this: nothing is done for it";
+            return Err((StatusCode::FORBIDDEN, why.to_owned()));
+        }
+        if self.gate.asks_nothing() {
+            Host::of(request.headers(), request.uri(), &self.hosts).map_err(|name| {
+                let why =
+                    format!("the name {name:?} is not known here: add it to ingest.http.hosts, or use the IP address");
+                (StatusCode::MISDIRECTED_REQUEST, why)
+            })?;
+        }
+        Ok(())
     }
 }
 
 /// Takes a request's records.
 async fn take(door: &Door, stream: Stream, peer: Peer, request: Request<Body>) -> Result<Accepted, Refusal> {
     let (head, body) = request.into_parts();
-    door.gate.admit(Protocol::Http, &head.headers, peer, door.intake.status())?;
+    let pass = door.gate.admit(Protocol::Http, &head.headers, peer, door.intake.status())?;
     let format = Format::of(&head.headers)?;
-    let (bytes, mut share) = body::read(body, &head.headers, &door.limits, door.intake.memory()).await?;
+    let (bytes, mut share) = door.read(Protocol::Http, &head.headers, body, &door.limits, (pass, peer)).await?;
     let batch = door.converter.records(stream, format, bytes).await?;
     let grown = batch.bytes().len().saturating_sub(share.bytes());
     door.intake.memory().take(&mut share, grown, 0).await?;

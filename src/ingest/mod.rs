@@ -24,6 +24,7 @@ mod listener;
 mod memory;
 mod optional;
 mod options;
+mod pass;
 mod refusal;
 mod server;
 mod spooled;

@@ -14,7 +14,7 @@ pub struct ConnectionOptions {
     pub max_connections: usize,
     /// From the TCP accept to the end of the TLS handshake.
     pub handshake_timeout: Duration,
-    /// From the (TLS) connection to a request's complete headers; and how long an HTTP connection may idle between requests.
+    /// From the (TLS) connection to the first request's complete headers.
     pub header_timeout: Duration,
     /// How long open requests may go on after the shutdown began.
     pub drain_timeout: Duration,
@@ -84,6 +84,12 @@ pub struct HttpOptions {
     pub max_request_records: u32,
     /// From a request's headers to its body's last byte; then 408.
     pub body_timeout: Duration,
+    /// How long a connection may idle between two requests, to the end of the second one's headers. Longer than a load
+    /// balancer keeps one (60 s, mostly): it would send the next request into a connection that is being closed, and answer 502.
+    pub idle_timeout: Duration,
+    /// Names that requests may call this server while nobody is asked for credentials, besides `localhost`, IP addresses and
+    /// names without a dot (DNS rebinding).
+    pub hosts: Vec<String>,
 }
 
 impl Default for HttpOptions {
@@ -93,6 +99,8 @@ impl Default for HttpOptions {
             max_body_bytes: 16 * MIB,
             max_request_records: 100_000,
             body_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(75),
+            hosts: Vec::new(),
         }
     }
 }

@@ -8,7 +8,7 @@
 //! Messages share a batch only while it stays small against the smallest spool: what fits by itself is never refused for its
 //! company.
 
-use std::{sync::Arc, task::Poll};
+use std::{pin::pin, sync::Arc, task::Poll};
 
 use bytes::Bytes;
 use futures::{StreamExt, future::BoxFuture, poll, stream::FuturesUnordered};
@@ -39,17 +39,19 @@ pub(super) struct StreamOptions {
 }
 
 /// Takes a stream to its end. Returns `Ok` when all its records are durable in every required sink's spool, with what was
-/// dropped all the same; on an error the whole messages before it were handed to the spools all the same.
+/// dropped all the same, or until `stop` or `ended`; on an error the whole messages before it were handed to the spools all the same.
 pub(super) async fn take<B>(
     mut frames: Frames<B>,
     intake: Arc<Intake>,
     options: StreamOptions,
     stop: CancellationToken,
+    ended: impl Future<Output = Refusal>,
 ) -> Result<Dropped, Refusal>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
+    let mut ended = pin!(ended);
     let mut gathered = Gathered::default();
     let mut appends = Appends::default();
     let mut end: Option<Result<(), Refusal>> = None;
@@ -101,6 +103,7 @@ where
                 Ok(None) => end = Some(Ok(())),
                 Err(refusal) => end = Some(Err(refusal)),
             },
+            refusal = ended.as_mut(), if end.is_none() => end = Some(Err(refusal)),
             () = stop.cancelled(), if end.is_none() => {
                 end = Some(Err(Refusal::new(Refused::Stopping, "livekit-spool is stopping: connect again and resend")));
             }

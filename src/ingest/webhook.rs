@@ -13,7 +13,7 @@ use subtle::ConstantTimeEq;
 
 use super::{
     Accepted, Protocol, Refusal, Refused,
-    body::{self, BodyLimits, check_json_size},
+    body::{BodyLimits, check_json_size},
     http::Door,
     listener::Peer,
 };
@@ -29,9 +29,9 @@ const MAX_BODY_BYTES: usize = 1024 * 1024;
 pub(super) async fn take(door: &Door, peer: Peer, request: Request<Body>) -> Result<Accepted, Refusal> {
     let (head, body) = request.into_parts();
     let refuse = |why: &str| door.gate.refuse(Protocol::Webhook, why, peer, door.intake.status());
-    let claims = door.gate.webhook(&head.headers).map_err(|why| refuse(&why))?;
+    let (pass, claims) = door.gate.webhook(&head.headers, peer).map_err(|why| refuse(&why))?;
     let limits = BodyLimits { max_bytes: door.limits.max_bytes.min(MAX_BODY_BYTES), ..door.limits.clone() };
-    let (body, _share) = body::read(body, &head.headers, &limits, door.intake.memory()).await?;
+    let (body, _share) = door.read(Protocol::Webhook, &head.headers, body, &limits, (pass, peer)).await?;
     let bytes = body.join();
     if !claims.sha256.is_some_and(|hash| is_hash_of(&bytes, &hash)) {
         return Err(refuse("the token was not signed for this body"));

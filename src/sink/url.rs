@@ -1,14 +1,51 @@
 //! Connection strings for people: where to, never with what secret.
 
-/// The scheme and the hosts with the path; user, password and query are left out, as are unreadable ones.
+/// Stands for what may be a secret.
+const HIDDEN: &str = "***";
+
+/// The scheme and the hosts with the path; user, password and query are left out.
 ///
-/// The last `@` ends the user's part, so that a password with a stray `@` or `/` in it does not show either.
+/// The last `@` ends the user's part, so that a password with a stray `@` or `/` in it does not show either. What is not a
+/// list of hosts with ports, in a URI with a slip in it, is not shown at all: it may be a password in the wrong place.
 #[must_use]
 pub fn without_secrets(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let place = rest.rsplit_once('@').map_or(rest, |(_, place)| place);
-    let place = place.split(['?', '#']).next().unwrap_or_default();
-    if scheme.is_empty() { place.to_owned() } else { format!("{scheme}://{place}") }
+    let (scheme, rest) = url.split_once("://").map_or((None, url), |(scheme, rest)| (Some(scheme), rest));
+    let query = rest.find(['?', '#']).unwrap_or(rest.len());
+    let (before, after) = rest.split_at(query);
+    let place = before.rsplit_once('@').map_or(before, |(_, place)| place);
+    let (hosts, path) = place.split_at(place.find('/').unwrap_or(place.len()));
+    // An `@` behind a `?` is one of a query, or of a password with a `?` in it: nobody knows.
+    let is_plain = !after.contains('@') && hosts.split(',').all(is_host) && path.bytes().all(is_of_a_path);
+    let shown = if is_plain { place } else { HIDDEN };
+    match scheme {
+        Some(scheme) if is_scheme(scheme) => format!("{scheme}://{shown}"),
+        // `mongodb:/user:password@host`, a password alone
+        _ => HIDDEN.to_owned(),
+    }
+}
+
+/// `host`, `host:port`, `[::1]:port`.
+fn is_host(text: &str) -> bool {
+    let is_port = |port: &str| !port.is_empty() && port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit());
+    let is_after = |after: &str| after.is_empty() || after.strip_prefix(':').is_some_and(is_port);
+    match text.strip_prefix('[') {
+        Some(rest) => {
+            rest.split_once(']').is_some_and(|(ip, after)| ip.parse::<std::net::Ipv6Addr>().is_ok() && is_after(after))
+        }
+        None => {
+            let (name, after) = text.split_at(text.find(':').unwrap_or(text.len()));
+            let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+            !name.is_empty() && name.bytes().all(is_name) && is_after(after)
+        }
+    }
+}
+
+fn is_scheme(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.'))
+}
+
+const fn is_of_a_path(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'/')
 }
 
 #[cfg(test)]
@@ -19,6 +56,32 @@ mod tests {
     fn user_password_and_query_never_show() {
         assert_eq!(without_secrets("mongodb://u:p@h1:1,h2:2/db?x=secret"), "mongodb://h1:1,h2:2/db");
         assert_eq!(without_secrets("redis://:pa@ss/w@host:6379/0"), "redis://host:6379/0");
-        assert_eq!(without_secrets("no scheme at all?x"), "no scheme at all");
+        assert_eq!(without_secrets("redis://[::1]:6379"), "redis://[::1]:6379");
+        assert_eq!(without_secrets("mongodb+srv://u:p@db.example.com"), "mongodb+srv://db.example.com");
+    }
+
+    #[test]
+    fn of_a_uri_with_a_slip_in_it_nothing_is_shown_that_may_be_a_password() {
+        for slip in [
+            "mongodb://user:hunter2",
+            "mongodb://user:hunter2/db",
+            "mongodb://user:hunter2%40host/db",
+            "mongodb://user:hun?ter2@host/db",
+            "mongodb://user:hun#ter2@host/db",
+            "mongodb://host/?tlsCertificateKeyFilePassword=x@hunter2",
+            "mongodb://host:27017:hunter2/",
+            "mongodb://host,user:hunter2,other/",
+            "mongodb:/user:hunter2@host/",
+            "mongodb//user:hunter2@host",
+            "redis://:hunter2",
+            "redis://:hunter2/0",
+            "redis:hunter2",
+            "user:hunter2@://host",
+            "hunter2",
+            "redis://host/user:hunter2",
+        ] {
+            let shown = without_secrets(slip);
+            assert!(!shown.contains("hunter2") && !shown.contains("hun") && !shown.contains("ter2"), "{slip}: {shown}");
+        }
     }
 }

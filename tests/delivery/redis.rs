@@ -14,7 +14,7 @@ use livekit_spool::{flush::FlushState, record::Stream, sink::redis::RedisOptions
 
 use crate::{
     pipeline::{Pipeline, options, redis_sink, redis_sink_with},
-    resp::{Answer, RespServer, slot_of},
+    resp::{Answer, RespServer, shards, slot_of},
     support::{
         eventually, free_port,
         records::{event_ids, numbered_events, real_events, real_stats, stat_ids},
@@ -135,6 +135,7 @@ async fn a_redirection_is_followed_and_remembered() {
             // Redis names the slot of the key: all these are of one room.
             Answer::Error(format!("MOVED {} {address}", slot_of("RM_one")))
         }
+        "CLUSTER" => shards(&["10.1.1.1:6379", &address]),
         _ => Answer::Healthy,
     })
     .await;
@@ -158,6 +159,7 @@ async fn a_redirection_to_a_node_that_is_away_is_retried_where_the_slot_was() {
         "JSON.SET" | "EXPIRE" if is_moved.load(Ordering::SeqCst) => {
             Answer::Error(format!("MOVED {} 127.0.0.1:{nobody}", slot_of("RM_one")))
         }
+        "CLUSTER" => shards(&[&format!("127.0.0.1:{nobody}")]),
         _ => Answer::Healthy,
     })
     .await;
@@ -170,6 +172,45 @@ async fn a_redirection_to_a_node_that_is_away_is_retried_where_the_slot_was() {
     pipeline.drained().await;
     assert_eq!(ids(server.kept().into_keys()), event_ids(&events));
     assert!(pipeline.dead_letters().is_empty());
+}
+
+#[tokio::test]
+async fn a_server_that_is_no_cluster_or_lists_no_such_node_cannot_have_anything_sent_elsewhere() {
+    for redirection in ["MOVED", "ASK"] {
+        for cluster in
+            ["-ERR This instance has cluster support disabled\r\n", "+OK\r\n", "*0\r\n", "own", "-NOPERM no\r\n"]
+        {
+            let thief = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = thief.local_addr().expect("its address").to_string();
+            let lies = Arc::new(AtomicBool::new(true));
+            let (is_lying, to) = (Arc::clone(&lies), address.clone());
+            let server = RespServer::start(move |command| match &*command[0] {
+                "JSON.SET" | "EXPIRE" if is_lying.load(Ordering::SeqCst) => {
+                    Answer::Error(format!("{redirection} {} {to}", slot_of("RM_one")))
+                }
+                "CLUSTER" if cluster == "own" => shards(&["127.0.0.1:1"]),
+                "CLUSTER" => Answer::Raw(cluster.to_owned()),
+                _ => Answer::Healthy,
+            })
+            .await;
+            let url = server.url().replace("redis://", "redis://user:password@");
+            let pipeline = Pipeline::start(redis_sink(&url), options());
+            let events = in_one_room(some_events(20));
+            pipeline.send_events(&events).await;
+            eventually("away", || async { pipeline.status().state == FlushState::Unavailable }).await;
+            let came = tokio::time::timeout(Duration::from_millis(200), thief.accept()).await;
+            assert!(came.is_err(), "{redirection} {cluster}: somebody connects to the thief");
+            assert!(
+                pipeline
+                    .status()
+                    .last_error
+                    .is_some_and(|error| error.contains(redirection) || error.contains(&address))
+            );
+            lies.store(false, Ordering::SeqCst);
+            pipeline.drained().await;
+            assert_eq!(ids(server.kept().into_keys()), event_ids(&events));
+        }
+    }
 }
 
 fn in_one_room(mut events: Vec<AnalyticsEvent>) -> Vec<AnalyticsEvent> {

@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) enum Answer {
     /// What a healthy server does: JSON.SET keeps the document.
     Healthy,
+    /// These bytes of the protocol.
+    Raw(String),
     /// An error reply: its code and text.
     Error(String),
     /// The connection is closed.
@@ -81,6 +83,7 @@ async fn serve(stream: TcpStream, script: &Script, kept: &Mutex<HashMap<String, 
         }
         let reply = match script(&command) {
             Answer::Error(text) => format!("-{text}\r\n"),
+            Answer::Raw(text) => text,
             Answer::HangUp => return Ok(()),
             Answer::Healthy => match &*command[0] {
                 "JSON.SET" => {
@@ -103,6 +106,18 @@ async fn number(from: &mut (impl AsyncBufReadExt + Unpin), sign: char) -> io::Re
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     line.trim_end().strip_prefix(sign).and_then(|text| text.parse().ok()).ok_or(io::ErrorKind::InvalidData.into())
+}
+
+/// What a cluster of these nodes answers to CLUSTER SHARDS.
+pub(crate) fn shards(nodes: &[&str]) -> Answer {
+    let bulk = |text: &str| format!("${}\r\n{text}\r\n", text.len());
+    let shard = |node: &&str| {
+        let (host, port) = node.split_once(':').expect("host:port");
+        let fields =
+            [bulk("port"), format!(":{port}\r\n"), bulk("ip"), bulk(host), bulk("endpoint"), bulk(host)].concat();
+        format!("*4\r\n{}*0\r\n{}*1\r\n*6\r\n{fields}", bulk("slots"), bulk("nodes"))
+    };
+    Answer::Raw(format!("*{}\r\n{}", nodes.len(), nodes.iter().map(shard).collect::<String>()))
 }
 
 /// A hash tag's slot: CRC-16 as the cluster specification has it.

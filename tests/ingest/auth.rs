@@ -3,6 +3,7 @@
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use jsonwebtoken::{EncodingKey, Header};
+use livekit_protocol::{AnalyticsEvent, AnalyticsEvents};
 use livekit_spool::{
     ingest::{
         AuthOptions, Gate, GrpcOptions, HttpOptions, Listener, LivekitKeys, MemoryOptions, Refused, Secret, ServeError,
@@ -16,8 +17,11 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tonic::Code;
+use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_client::ServerReflectionClient};
 
-use crate::support::{Running, intake, open_gate, serve_grpc, serve_http, within};
+use crate::support::{
+    Running, eventually, intake, open_gate, serve_grpc, serve_grpc_through, serve_http, serve_http_through, within,
+};
 
 const KEY: &str = "APIkey";
 const SECRET: &str = "a secret of at least thirty-two bytes";
@@ -98,6 +102,15 @@ async fn a_short_lived_token_signed_with_an_api_secret_for_this_audience_passes(
     for good in [json!({}), json!({"nbf": null, "iat": now}), json!({"aud": ["x", "livekit-spool"]})] {
         assert_eq!(post(&http, Some(jwt(good.clone()))).await, 200, "{good}");
     }
+    // RFC 7519: a NumericDate may have a fraction, and stand in any form of a JSON number
+    let at = now as f64;
+    for good in [
+        json!({"exp": at + 300.75}),
+        json!({"nbf": at - 1.5, "iat": at - 0.25, "exp": at + 599.5}),
+        json!({"exp": at + 300.0}),
+    ] {
+        assert_eq!(post(&http, Some(jwt(good.clone()))).await, 200, "{good}");
+    }
 }
 
 #[tokio::test]
@@ -109,6 +122,13 @@ async fn a_participants_join_token_and_all_other_tokens_of_the_same_secret_are_r
         ("a join token", join),
         ("another audience", json!({"aud": "livekit"})),
         ("valid for more than ten minutes", json!({"exp": now + 601})),
+        (
+            "valid for ten years, issued at its end",
+            json!({"nbf": null, "iat": now + 315_360_000, "exp": now + 315_360_300}),
+        ),
+        ("valid for ten years, from now on", json!({"iat": now + 315_360_000, "exp": now + 315_360_300})),
+        ("issued in the future", json!({"iat": now + 100})),
+        ("a time that is no number", json!({"iat": "now"})),
         ("an hour old, about to expire", json!({"nbf": now - 3000, "exp": now + 60})),
         ("no beginning", json!({"nbf": null})),
         ("no end", json!({"exp": null})),
@@ -123,10 +143,95 @@ async fn a_participants_join_token_and_all_other_tokens_of_the_same_secret_are_r
     assert_eq!(http.spool.batches(), 0);
 }
 
+/// How an open stream, and an open body, of a sender with these credentials end.
+async fn ends(gate: &Arc<Gate>, authorization: &str, end: impl Future<Output = ()>) {
+    let grpc = serve_grpc_through(Arc::clone(gate)).await;
+    let http = serve_http_through(Arc::clone(gate)).await;
+    let (events, messages) = tokio::sync::mpsc::channel(4);
+    let mut request = tonic::Request::new(tokio_stream::wrappers::ReceiverStream::new(messages));
+    request.metadata_mut().insert("authorization", authorization.parse().unwrap());
+    let mut client = grpc.client().await;
+    let call = tokio::spawn(async move { client.ingest_events(request).await });
+    let one = |id: &str| AnalyticsEvents { events: vec![AnalyticsEvent { id: id.to_owned(), ..Default::default() }] };
+    events.send(one("AE_1")).await.unwrap();
+    let mut reflection = tonic::Request::new(futures::stream::pending::<ServerReflectionRequest>());
+    reflection.metadata_mut().insert("authorization", authorization.parse().unwrap());
+    let mut reflected = ServerReflectionClient::new(grpc.channel().await);
+    let reflected = reflected.server_reflection_info(reflection);
+
+    let body = reqwest::Body::wrap_stream(futures::stream::pending::<Result<&str, std::io::Error>>());
+    let post = reqwest::Client::new().post(format!("http://{}/v1/events", http.address)).body(body);
+    let post = post.header("authorization", authorization).header("content-type", "application/json").send();
+    let post = tokio::spawn(post);
+    eventually("the first message is kept", || grpc.spool.records(Stream::Events).len() == 1).await;
+    let mut reflected = within(reflected).await.unwrap().into_inner();
+    assert!(!call.is_finished() && !post.is_finished());
+
+    end.await;
+    let ended = within(call).await.unwrap().unwrap_err();
+    assert_eq!(ended.code(), Code::Unauthenticated, "{ended}");
+    assert_eq!(within(reflected.message()).await.unwrap_err().code(), Code::Unauthenticated);
+    assert_eq!(within(post).await.unwrap().unwrap().status(), 401);
+    // the server reads no further, so what comes now may or may not go out
+    let _ = events.send(one("AE_2")).await;
+    assert_eq!(grpc.spool.records(Stream::Events).len(), 1, "whole messages before the end are kept, none after it");
+    assert_eq!((grpc.refused(Refused::Unauthenticated), http.refused(Refused::Unauthenticated)), (2, 1));
+}
+
+#[tokio::test]
+async fn what_is_open_ends_when_its_token_expires() {
+    let now = now_millis() as f64 / 1000.0;
+    let authorization = jwt(json!({"nbf": now - 100.0, "exp": now + 2.5}));
+    ends(&Arc::new(gate(AuthOptions::Livekit)), &authorization, async {}).await;
+    assert!(now_millis() as f64 / 1000.0 >= now + 2.5, "not before");
+}
+
+#[tokio::test]
+async fn what_is_open_ends_when_a_reload_takes_its_token_or_key_away_and_no_other() {
+    let gates = || Arc::new(gate(tokens()));
+    let others = AuthOptions::Tokens(vec![Secret::new("another token of enough length")]);
+    let gate = gates();
+    ends(&gate, &format!("Bearer {TOKEN}"), async { assert!(gate.replace(others, keys()).unwrap()) }).await;
+    let gate = gates();
+    let by_keys = async { assert!(gate.replace(AuthOptions::Livekit, keys()).unwrap()) };
+    ends(&gate, &format!("bearer {TOKEN}"), by_keys).await;
+
+    let gate = Arc::new(Gate::new(AuthOptions::Livekit, keys(), None));
+    let without = LivekitKeys::from([("APIother".to_owned(), Secret::new("other"))]);
+    let removed = async { assert!(gate.replace(AuthOptions::Livekit, without).unwrap()) };
+    ends(&gate, &jwt(json!({})), removed).await;
+
+    let gate = Arc::new(Gate::new(AuthOptions::Livekit, keys(), None));
+    let changed = LivekitKeys::from([(KEY.to_owned(), Secret::new("the same key, with a secret that is new"))]);
+    ends(&gate, &jwt(json!({})), async { assert!(gate.replace(AuthOptions::Livekit, changed).unwrap()) }).await;
+
+    let gate = gates();
+    let server = serve_grpc_through(Arc::clone(&gate)).await;
+    let (events, messages) = tokio::sync::mpsc::channel::<AnalyticsEvents>(4);
+    let mut request = tonic::Request::new(tokio_stream::wrappers::ReceiverStream::new(messages));
+    request.metadata_mut().insert("authorization", format!("Bearer {TOKEN}").parse().unwrap());
+    let mut client = server.client().await;
+    let call = tokio::spawn(async move { client.ingest_events(request).await });
+    eventually("it is open", || server.intake.snapshot().streams == 1).await;
+    let kept = AuthOptions::Tokens(vec![Secret::new(TOKEN)]);
+    assert!(gate.replace(kept, keys()).unwrap());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(!call.is_finished());
+    drop(events);
+    within(call).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn the_case_of_the_scheme_does_not_matter() {
+    let http = serve_http(HttpOptions::default(), gate(tokens())).await;
+    for scheme in ["Bearer", "bearer", "BEARER"] {
+        assert_eq!(post(&http, Some(format!("{scheme} {TOKEN}"))).await, 200, "{scheme}");
+    }
+}
+
 #[tokio::test]
 async fn health_needs_no_credentials_and_reflection_does() {
     use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
-    use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_client::ServerReflectionClient};
     let server = serve_grpc(GrpcOptions::default(), gate(tokens())).await;
     let channel = server.channel().await;
     HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await.unwrap();

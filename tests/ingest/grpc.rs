@@ -7,7 +7,7 @@ use futures::StreamExt;
 use livekit_protocol::{AnalyticsEvent, AnalyticsEvents, AnalyticsNodeRooms, AnalyticsStat, AnalyticsStats};
 use livekit_spool::{
     ingest::{
-        GrpcOptions, MemoryOptions, Refused,
+        AuthOptions, Gate, GrpcOptions, LivekitKeys, MemoryOptions, Refused, Secret,
         client::{BytesCodec, Client, Credentials, Target},
     },
     record::{RecordBatchBuilder, Stream},
@@ -356,6 +356,62 @@ async fn health_and_reflection_answer() {
             MessageResponse::FileDescriptorResponse(files) => assert!(!files.file_descriptor_proto.is_empty()),
             other => panic!("{other:?}"),
         }
+    }
+}
+
+/// The headers of an answer, and whether they are all of it.
+async fn answered(address: std::net::SocketAddr, request: http::request::Builder) -> (http::response::Parts, bool) {
+    let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let (mut sender, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let (response, mut body) = sender.send_request(request.body(()).unwrap(), false).unwrap();
+    body.send_data(Bytes::from_static(&[0; 5]), true).unwrap();
+    let (head, body) = within(response).await.unwrap().into_parts();
+    let is_end = body.is_end_stream();
+    (head, is_end)
+}
+
+#[tokio::test]
+async fn an_error_is_headers_alone_that_end_the_stream_whatever_is_called() {
+    let token = "sixteen characters or more";
+    let tokens = AuthOptions::Tokens(vec![Secret::new(token)]);
+    let server = serve_grpc(GrpcOptions::default(), Gate::new(tokens, LivekitKeys::new(), None)).await;
+    for (path, code) in [
+        ("/nowhere.Service/Method", Code::Unimplemented),
+        ("/nowhere", Code::Unimplemented),
+        ("/", Code::Unimplemented),
+        ("/livekit.AnalyticsRecorderService/Nothing", Code::Unimplemented),
+        ("/livekit.AnalyticsRecorderService/", Code::Unimplemented),
+        ("/grpc.health.v1.Health/Nothing", Code::Unimplemented),
+        ("/grpc.reflection.v1.ServerReflection/Nothing", Code::Unimplemented),
+        ("/livekit.AnalyticsRecorderService/IngestEvents", Code::Unauthenticated),
+        ("/nowhere.Service/Method", Code::Unauthenticated),
+        ("/livekit.AnalyticsRecorderService/IngestEvents", Code::Unimplemented),
+    ] {
+        let mut request = http::Request::post(format!("http://{}{path}", server.address));
+        request = request.header("content-type", "application/grpc").header("te", "trailers");
+        if code != Code::Unauthenticated {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        if path.ends_with("IngestEvents") {
+            request = request.header("grpc-encoding", "unknown");
+        }
+        let (head, is_end) = answered(server.address, request).await;
+        let header = |name: &str| head.headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+        assert_eq!(head.status, 200, "{path}");
+        assert_eq!(header("content-type").as_deref(), Some("application/grpc"), "{path}");
+        assert_eq!(header("grpc-status"), Some((code as i32).to_string()), "{path}");
+        assert!(is_end, "{path}: a frame comes after the headers");
+    }
+    let unknown = HealthCheckRequest { service: "nowhere".into() };
+    let status = HealthClient::new(server.channel().await).check(unknown).await.unwrap_err();
+    assert_eq!(status.code(), Code::NotFound);
+    for media in [None, Some("text/plain"), Some("application/json")] {
+        let mut request = http::Request::post(format!("http://{}/grpc.health.v1.Health/Check", server.address));
+        if let Some(media) = media {
+            request = request.header("content-type", media);
+        }
+        assert_eq!(answered(server.address, request).await.0.status, 415, "{media:?}");
     }
 }
 

@@ -4,7 +4,7 @@ use std::{io::Write, time::Duration};
 
 use livekit_protocol::{AnalyticsEvent, AnalyticsEvents, AnalyticsStat, AnalyticsStats};
 use livekit_spool::{
-    ingest::{HttpOptions, Refused},
+    ingest::{AuthOptions, Gate, HttpOptions, LivekitKeys, Refused, Secret},
     record::Stream,
 };
 use prost::Message;
@@ -186,4 +186,104 @@ async fn a_request_under_way_is_answered_before_the_server_ends() {
     server.spool.set(Mood::Takes);
     assert_eq!(within(call).await.unwrap().unwrap().status(), StatusCode::OK);
     server.ended().await;
+}
+
+#[tokio::test]
+async fn a_connection_may_idle_between_requests_for_longer_than_a_load_balancer_keeps_it() {
+    assert!(HttpOptions::default().idle_timeout > Duration::from_secs(60));
+    let soon = Duration::from_millis(200);
+    let mut options = HttpOptions::default();
+    options.connections.header_timeout = soon;
+    let patient = serve_http(options.clone(), open_gate()).await;
+    let impatient = serve_http(HttpOptions { idle_timeout: soon, ..options }, open_gate()).await;
+    let request = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n{\"id\": \"AE_1\"}";
+    for (server, keeps) in [(&patient, true), (&impatient, false)] {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let mut answer = vec![0; 1024];
+        stream.write_all(request).await.unwrap();
+        assert!(within(stream.read(&mut answer)).await.unwrap() > 0);
+        tokio::time::sleep(4 * soon).await;
+        // written into a closed connection, it may go out, and comes back as nothing or as a reset
+        let _ = stream.write_all(request).await;
+        let read = within(stream.read(&mut answer)).await.unwrap_or(0);
+        assert_eq!(read > 0, keeps);
+    }
+}
+
+/// The status of a request as a browser, or whoever else, writes it.
+async fn asked(server: &Running, head: &str, body: &str) -> u16 {
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    let length = body.len();
+    let request = format!("{head}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    within(stream.read_to_string(&mut answer)).await.unwrap();
+    assert!(!answer.to_lowercase().contains("access-control"), "{answer}");
+    answer.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn without_credentials_no_web_page_can_send_by_a_browser_of_this_machine() {
+    let server =
+        serve_http(HttpOptions { hosts: vec!["spool.example".to_owned()], ..HttpOptions::default() }, open_gate())
+            .await;
+    let json = "Content-Type: application/json";
+    let mut sent = 0;
+    for (path, body) in [
+        ("/v1/events", r#"{"id": "AE_1"}"#),
+        ("/v1/stats", r#"{"id": "AS_1"}"#),
+        ("/v1/node_rooms", r#"{"nodeId": "ND_1"}"#),
+    ] {
+        for (host, more, status) in [
+            ("127.0.0.1:7891", "", 200),
+            ("localhost", "", 200),
+            ("spool.example", "", 200),
+            ("livekit-spool:7891", "", 200),
+            ("evil.example", "", 421),
+            ("evil.example:7891", "\r\nSec-Fetch-Site: same-origin\r\nOrigin: http://evil.example:7891", 421),
+            ("0.0.0.0:7891", "", 421),
+            ("localhost", "\r\nOrigin: http://evil.example", 403),
+            ("localhost", "\r\nOrigin: null", 403),
+            ("localhost", "\r\nSec-Fetch-Site: cross-site", 403),
+            ("localhost", "\r\nSec-Fetch-Site: same-site", 403),
+        ] {
+            let head = format!("POST {path} HTTP/1.1\r\nHost: {host}\r\n{json}{more}");
+            assert_eq!(asked(&server, &head, body).await, status, "{head}");
+            sent += usize::from(status == 200);
+        }
+        for simple in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"] {
+            let head = format!(
+                "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {simple}\r\nOrigin: https://evil.example\r\n\
+                 Sec-Fetch-Site: cross-site"
+            );
+            assert_eq!(asked(&server, &head, body).await, 403, "{head}");
+            let without = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {simple}");
+            assert_eq!(asked(&server, &without, body).await, 415, "a browser that says nothing: {simple}");
+        }
+        let preflight = format!(
+            "OPTIONS {path} HTTP/1.1\r\nHost: localhost\r\nOrigin: https://evil.example\r\n\
+             Access-Control-Request-Method: POST\r\nAccess-Control-Request-Headers: content-type"
+        );
+        assert_eq!(asked(&server, &preflight, "").await, 403);
+        let absolute = format!("POST http://evil.example{path} HTTP/1.1\r\nHost: localhost\r\n{json}");
+        assert_eq!(asked(&server, &absolute, body).await, 421);
+        assert_eq!(asked(&server, &format!("POST {path} HTTP/1.1\r\n{json}"), body).await, 421, "no Host");
+    }
+    for path in ["/webhook", "/nowhere"] {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: evil.example\r\n{json}");
+        assert_eq!(asked(&server, &head, "{}").await, 421, "{path}");
+    }
+    assert_eq!(server.spool.batches(), sent);
+}
+
+#[tokio::test]
+async fn with_credentials_the_name_does_not_matter_and_another_site_still_does() {
+    let token = "sixteen characters or more";
+    let gate = Gate::new(AuthOptions::Tokens(vec![Secret::new(token)]), LivekitKeys::new(), None);
+    let server = serve_http(HttpOptions::default(), gate).await;
+    let head = format!(
+        "POST /v1/events HTTP/1.1\r\nHost: spool.example\r\nContent-Type: application/json\r\nAuthorization: Bearer {token}"
+    );
+    assert_eq!(asked(&server, &head, r#"{"id": "AE_1"}"#).await, 200);
+    assert_eq!(asked(&server, &format!("{head}\r\nSec-Fetch-Site: cross-site"), "{}").await, 403);
 }

@@ -150,7 +150,7 @@ pub(crate) async fn serve_grpc(options: GrpcOptions, gate: Gate) -> Running {
 }
 
 pub(crate) async fn serve_grpc_with(options: GrpcOptions, gate: Gate, memory: &MemoryOptions) -> Running {
-    serve(Port::Grpc(options), gate, memory).await
+    serve(Port::Grpc(options), Arc::new(gate), memory).await
 }
 
 /// gRPC and HTTP into spools of the test's own. They run as long as the test.
@@ -184,10 +184,20 @@ pub(crate) fn required(name: &str, spool: &Arc<impl Append>) -> Target {
 }
 
 pub(crate) async fn serve_http(options: HttpOptions, gate: Gate) -> Running {
-    serve(Port::Http(options), gate, &MemoryOptions::default()).await
+    serve(Port::Http(options), Arc::new(gate), &MemoryOptions::default()).await
 }
 
-async fn serve(port: Port, gate: Gate, memory: &MemoryOptions) -> Running {
+/// With the defaults, through a gate that the test goes on holding.
+pub(crate) async fn serve_grpc_through(gate: Arc<Gate>) -> Running {
+    serve(Port::Grpc(GrpcOptions::default()), gate, &MemoryOptions::default()).await
+}
+
+/// As [`serve_grpc_through`].
+pub(crate) async fn serve_http_through(gate: Arc<Gate>) -> Running {
+    serve(Port::Http(HttpOptions::default()), gate, &MemoryOptions::default()).await
+}
+
+async fn serve(port: Port, gate: Arc<Gate>, memory: &MemoryOptions) -> Running {
     let (intake, spool) = intake(memory);
     let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.tcp_address().unwrap();
@@ -195,7 +205,7 @@ async fn serve(port: Port, gate: Gate, memory: &MemoryOptions) -> Running {
     let shutdown = async move {
         let _ = stopped.wait_for(|stop| *stop).await;
     };
-    let (served, gate) = (Arc::clone(&intake), Arc::new(gate));
+    let served = Arc::clone(&intake);
     let task = tokio::spawn(async move {
         match port {
             Port::Grpc(options) => grpc::serve(listener, served, gate, options, shutdown).await,

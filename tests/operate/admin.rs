@@ -95,6 +95,21 @@ async fn a_host_name_that_is_not_ours_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_web_page_of_another_site_has_nothing_done() {
+    let spool = nowhere("mongo").start().await;
+    for path in ["/api/v1/sinks/mongo/records", "/api/v1/sinks/mongo/peek", "/api/v1/status", "/metrics"] {
+        for (header, value) in [("sec-fetch-site", "cross-site"), ("sec-fetch-site", "same-site"), ("origin", "null")] {
+            let request = Client::new().get(format!("{}{path}", spool.admin())).header(header, value);
+            assert_eq!(
+                request.send().await.expect("an answer").status(),
+                StatusCode::FORBIDDEN,
+                "{path} {header}: {value}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn beyond_loopback_it_does_not_start_without_a_token() {
     let mut spool = nowhere("mongo").prepare();
     let config = spool.folder().join("config.yaml");
@@ -128,6 +143,9 @@ async fn readyz_says_why_no_records_are_taken() {
     let (status, text) = ask(&spool, Method::GET, "/readyz", None).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(text.starts_with("sink mongo: ") && text.contains("full"), "{text}");
+    let by_another_name = Client::new().get(format!("{}/readyz", spool.admin())).header("host", "evil.example");
+    let text = by_another_name.send().await.expect("an answer").text().await.expect("a text");
+    assert!(text.starts_with("not taking records") && !text.contains("mongo") && !text.contains("full"), "{text}");
     assert_eq!(spool.command(&["ready"]).status.code(), Some(1));
 }
 
@@ -149,6 +167,22 @@ async fn snapshots_come_as_server_sent_events_and_a_change_comes_at_once() {
     };
     tokio::time::timeout(support::PATIENCE, read).await.expect("the outage in the stream");
     assert!(text.starts_with("event: status\ndata: {"), "{}", &text[..100]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_stream_of_snapshots_ends_with_the_token_that_opened_it() {
+    let mut spool = with_token(nowhere("mongo"));
+    spool.start().await;
+    let request = Client::new().get(format!("{}/api/v1/stream", spool.admin())).bearer_auth(TOKEN);
+    let mut response = request.send().await.expect("an answer");
+    assert!(response.chunk().await.expect("a snapshot").is_some());
+    let config = spool.folder().join("config.yaml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    assert!(text.contains(TOKEN));
+    std::fs::write(&config, text.replace(TOKEN, "another-token-for-the-tests")).unwrap();
+    assert!(spool.command(&["reload"]).status.success());
+    let ended = async { while response.chunk().await.expect("more of the stream").is_some() {} };
+    tokio::time::timeout(support::PATIENCE, ended).await.expect("its end");
 }
 
 #[tokio::test(flavor = "multi_thread")]

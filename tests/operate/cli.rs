@@ -491,7 +491,7 @@ async fn a_reload_adds_changes_and_removes_sinks_without_losing_a_record_and_ref
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_says_of_every_change_whether_it_is_in_force_and_refuses_what_a_start_would_refuse() {
-    let spool = nowhere("mongo").section("documents: { redact: pii, pii_key: a-key }").start().await;
+    let spool = nowhere("mongo").section("documents: { redact: pii, pii_key: a-key-to-hash-with }").start().await;
     let config = spool.folder().join("config.yaml");
     let original = fs::read_to_string(&config).unwrap();
     let reloaded = |text: &str| -> Value {

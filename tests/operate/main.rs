@@ -1,6 +1,9 @@
 //! What an operator sees and does, on the real binary: the command line live and stopped, the API, the metrics, the status
 //! page in a real browser.
 
+#[path = "../delivery/resp.rs"]
+#[allow(dead_code, reason = "the delivery tests use the rest")]
+mod resp;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -13,6 +16,7 @@ mod logs;
 mod redaction;
 mod spools;
 mod stopped;
+mod terminal;
 mod watch;
 
 use livekit_protocol::{AnalyticsEvent, AnalyticsEvents, Room};

@@ -62,7 +62,9 @@ impl MongoOptions {
             uri: without_secrets(&self.uri),
             // The driver quotes what it could not read; it must not be the password.
             reason: match error.kind.as_ref() {
-                mongodb::error::ErrorKind::InvalidArgument { message, .. } if !self.uri.contains('@') => {
+                mongodb::error::ErrorKind::InvalidArgument { message, .. }
+                    if !self.uri.contains('@') && !without_secrets(&self.uri).contains("***") =>
+                {
                     message.clone()
                 }
                 _ => "the driver cannot read it (reserved characters in user and password must be percent-encoded)"

@@ -7,7 +7,8 @@
 //! - Delivered means: both commands were answered well, and, where the server has WAITAOF (7.2) and an append-only file,
 //!   they are fsynced there. Without, Redis acknowledges from memory, and the sink says so at the start.
 //! - A record that comes again sets the same key to the same document.
-//! - A cluster's redirections are followed and remembered; the braces keep a room's records on one node.
+//! - A cluster's redirections are followed and remembered, to nodes that the server of the URL lists, see [`nodes`]; the braces
+//!   keep a room's records on one node.
 
 mod command;
 mod fault;
@@ -61,6 +62,22 @@ impl RedisSink {
             SinkErrorKind::Unavailable | SinkErrorKind::Timeout | SinkErrorKind::Unnamed => "",
         };
         SinkError { kind, message: format!("{}: {what}{remedy}", self.address) }
+    }
+
+    /// Whether a redirection may be followed; the server is asked once a batch at most.
+    async fn check_redirection(&self, node: &str, asked: &mut bool) -> Result<(), (SinkErrorKind, String)> {
+        if !self.nodes.is_member(node) && !*asked {
+            *asked = true;
+            self.nodes.ask_members().await.map_err(|error| (kind_of(&error), error.to_string()))?;
+        }
+        if self.nodes.is_member(node) {
+            return Ok(());
+        }
+        let text = format!(
+            "the server says that {node:?} has these keys, and lists no such node of a cluster (CLUSTER SHARDS): nothing is \
+             sent there; let the user run `cluster|shards` and `cluster|slots`, or give the right server in the url"
+        );
+        Err((SinkErrorKind::Unavailable, text))
     }
 
     /// Sends some entries to one node; says of each what became of it.
@@ -186,7 +203,7 @@ impl Sink for RedisSink {
                 return BatchOutcome { records: vec![Outcome::Retry; batch.records.len()], error };
             }
         };
-        let (mut away, mut unnamed) = (None, None);
+        let (mut away, mut unnamed, mut asked) = (None, None, false);
         let mut todo: Vec<&Entry> = entries.iter().collect();
         for _ in 0..REDIRECTIONS {
             let mut by_node: HashMap<String, Vec<&Entry>> = HashMap::new();
@@ -198,10 +215,13 @@ impl Sink for RedisSink {
                     match fate {
                         Fate::Delivered => outcomes[entry.record] = Outcome::Delivered,
                         Fate::Rejected(reason) => outcomes[entry.record] = Outcome::Rejected(reason),
-                        Fate::Moved { slot, node } => {
-                            self.nodes.learn(slot, node);
-                            todo.push(entry);
-                        }
+                        Fate::Moved { slot, node } => match self.check_redirection(&node, &mut asked).await {
+                            Ok(()) => {
+                                self.nodes.learn(slot, node);
+                                todo.push(entry);
+                            }
+                            Err(failure) => away = Some(failure),
+                        },
                         Fate::Failed(SinkErrorKind::Unnamed, text) => unnamed = Some((SinkErrorKind::Unnamed, text)),
                         Fate::Failed(kind, text) => away = Some((kind, text)),
                     }

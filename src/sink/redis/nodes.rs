@@ -1,8 +1,16 @@
 //! Connections: a few per node, and which node has which of a cluster's slots.
 //!
+//! A redirection is an answer like any other: whoever gives it could have user, password and records sent to a host of theirs.
+//! It is followed only where the server that the URL names says, asked for it, that it is one of a cluster, and that the host is
+//! another one.
+//!
 //! A batch has a connection to itself: WAITAOF speaks of the writes of its own connection, and holds up what comes after it.
 
-use std::{collections::HashMap, fmt, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    fmt,
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use redis::{
@@ -23,6 +31,8 @@ pub(super) struct Nodes {
     idle: Mutex<HashMap<String, Vec<Connection>>>,
     /// Learned from redirections; a slot that is not here is asked of the first node.
     slots: Mutex<HashMap<u16, String>>,
+    /// The cluster's nodes, `host:port`, as the first node lists them; none where it is no cluster.
+    members: Mutex<HashSet<String>>,
 }
 
 impl fmt::Debug for Nodes {
@@ -33,7 +43,7 @@ impl fmt::Debug for Nodes {
 
 impl Nodes {
     pub(super) fn new(first: ConnectionInfo, timeout: Duration) -> Self {
-        Self { first, timeout, idle: Mutex::default(), slots: Mutex::default() }
+        Self { first, timeout, idle: Mutex::default(), slots: Mutex::default(), members: Mutex::default() }
     }
 
     /// Where a slot's keys go.
@@ -43,6 +53,20 @@ impl Nodes {
 
     pub(super) fn learn(&self, slot: u16, node: String) {
         self.slots.lock().insert(slot, node);
+    }
+
+    /// True where the first node has listed this one.
+    pub(super) fn is_member(&self, node: &str) -> bool {
+        self.members.lock().contains(node)
+    }
+
+    /// Asks the first node which nodes there are.
+    pub(super) async fn ask_members(&self) -> RedisResult<()> {
+        let mut connection = self.take(FIRST).await?;
+        let listed = members(connection.redis()).await?;
+        self.give_back(FIRST, connection);
+        *self.members.lock() = listed;
+        Ok(())
     }
 
     /// A connection to a node, an idle one or a new one.
@@ -69,6 +93,7 @@ impl Nodes {
     }
 
     pub(super) fn close(&self) {
+        self.members.lock().clear();
         self.idle.lock().clear();
     }
 
@@ -84,6 +109,84 @@ impl Nodes {
             }
             _ => None,
         }
+    }
+}
+
+/// The nodes of a cluster; none where the server says that it is no cluster, or says nothing of the kind.
+async fn members(redis: &mut MultiplexedConnection) -> RedisResult<HashSet<String>> {
+    for (command, listed) in [("SHARDS", of_shards as fn(&Value) -> HashSet<String>), ("SLOTS", of_slots)] {
+        let answer: RedisResult<Value> = redis::cmd("CLUSTER").arg(command).query_async(redis).await;
+        match answer {
+            Ok(answer) => return Ok(listed(&answer)),
+            Err(error) if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() => {
+                return Err(error);
+            }
+            // CLUSTER SHARDS is of Redis 7; and where there is no cluster, both are an error
+            Err(_) => {}
+        }
+    }
+    Ok(HashSet::new())
+}
+
+/// `[{slots, nodes: [{id, ip, endpoint, hostname, port, tls-port, …}, …]}, …]`
+fn of_shards(answer: &Value) -> HashSet<String> {
+    let field = |of: &Value, name: &str| fields(of).into_iter().find(|(key, _)| key == name).map(|(_, value)| value);
+    let nodes = items(answer).iter().filter_map(|shard| field(shard, "nodes"));
+    let nodes: Vec<Value> = nodes.flat_map(|nodes| items(&nodes).to_vec()).collect();
+    let addresses = |node: &Value| {
+        let of = |names: &[&str]| names.iter().filter_map(|name| field(node, name)).collect::<Vec<_>>();
+        let (hosts, ports) = (of(&["ip", "endpoint", "hostname"]), of(&["port", "tls-port"]));
+        hosts.iter().flat_map(|host| ports.iter().filter_map(|port| address(host, port))).collect::<Vec<_>>()
+    };
+    nodes.iter().flat_map(addresses).collect()
+}
+
+/// `[[first, last, [host, port, id, [hostname, …]], …], …]`
+fn of_slots(answer: &Value) -> HashSet<String> {
+    let nodes = items(answer).iter().flat_map(|range| items(range).iter().skip(2));
+    let addresses = nodes.filter_map(|node| match items(node) {
+        [host, port, ..] => address(host, port),
+        _ => None,
+    });
+    addresses.collect()
+}
+
+/// `host:port` as a redirection names it, where a host that the node does not know of itself is empty.
+fn address(host: &Value, port: &Value) -> Option<String> {
+    let host = match text(host).as_deref() {
+        None | Some("?") => String::new(),
+        Some(host) => host.to_owned(),
+    };
+    let port: u16 = match port {
+        Value::Int(port) => (*port).try_into().ok()?,
+        port => text(port)?.parse().ok()?,
+    };
+    Some(format!("{host}:{port}"))
+}
+
+fn items(value: &Value) -> &[Value] {
+    match value {
+        Value::Array(items) => items,
+        _ => &[],
+    }
+}
+
+/// Of a map, or of a list that has names and values by turns, as RESP2 writes a map.
+fn fields(value: &Value) -> Vec<(String, Value)> {
+    match value {
+        Value::Map(fields) => fields.iter().filter_map(|(name, value)| Some((text(name)?, value.clone()))).collect(),
+        Value::Array(items) => {
+            items.chunks_exact(2).filter_map(|pair| Some((text(&pair[0])?, pair[1].clone()))).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+fn text(value: &Value) -> Option<String> {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8(bytes.clone()).ok(),
+        Value::SimpleString(text) => Some(text.clone()),
+        _ => None,
     }
 }
 
@@ -167,6 +270,49 @@ mod tests {
         assert_eq!(slot_of(b"event:{foo}:ROOM_CREATED:AE_1"), 12_182);
         assert_eq!(slot_of(b"stat:{foo}:b:c"), slot_of(b"event:{foo}:x"));
         assert_ne!(slot_of(b"{}foo"), slot_of(b"{}bar"), "an empty tag is none");
+    }
+
+    #[test]
+    fn a_clusters_nodes_are_read_in_all_forms_that_servers_list_them() {
+        let bulk = |text: &str| Value::BulkString(text.as_bytes().to_vec());
+        let list = |items: &[Value]| Value::Array(items.to_vec());
+        let node = list(&[
+            bulk("id"),
+            bulk("abc"),
+            bulk("port"),
+            Value::Int(7001),
+            bulk("ip"),
+            bulk("10.0.0.1"),
+            bulk("endpoint"),
+            bulk("10.0.0.1"),
+            bulk("hostname"),
+            bulk("redis-1"),
+            bulk("role"),
+            bulk("master"),
+        ]);
+        let shards =
+            list(&[list(&[bulk("slots"), list(&[Value::Int(0), Value::Int(5)]), bulk("nodes"), list(&[node])])]);
+        let of = |nodes: &[&str]| nodes.iter().map(|node| (*node).to_owned()).collect::<HashSet<_>>();
+        assert_eq!(of_shards(&shards), of(&["10.0.0.1:7001", "redis-1:7001"]));
+        let node = Value::Map(vec![
+            (bulk("tls-port"), Value::Int(7002)),
+            (bulk("endpoint"), bulk("?")),
+            (bulk("ip"), bulk("")),
+        ]);
+        let shards = list(&[Value::Map(vec![(bulk("nodes"), list(&[node]))])]);
+        assert_eq!(of_shards(&shards), of(&[":7002"]));
+        let slots = list(&[list(&[
+            Value::Int(0),
+            Value::Int(5),
+            list(&[bulk("10.0.0.1"), Value::Int(7001), bulk("abc"), list(&[])]),
+            list(&[Value::Nil, Value::Int(7002), bulk("def")]),
+        ])]);
+        assert_eq!(of_slots(&slots), of(&["10.0.0.1:7001", ":7002"]));
+        for nonsense in
+            [Value::Okay, Value::Int(1), bulk("10.0.0.1:7001"), list(&[Value::Okay]), list(&[list(&[Value::Nil])])]
+        {
+            assert_eq!((of_shards(&nonsense), of_slots(&nonsense)), (HashSet::new(), HashSet::new()));
+        }
     }
 
     #[test]
