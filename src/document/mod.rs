@@ -30,12 +30,12 @@
 mod encode;
 mod encoder;
 mod error;
+mod exact;
 mod extjson;
 mod fork;
 mod indexes;
 mod json;
 mod map;
-mod merge;
 mod options;
 mod pool;
 mod protobuf;
