@@ -146,14 +146,17 @@ fn shapes() -> Vec<(&'static str, Vec<u8>)> {
         })
     };
     // api_call.request.create_room_request.egress.room.file_outputs.s3
-    let s3 = [34, 1, 1, 6, 1, 10, 3];
+    let s3 = [34, 2, 1, 6, 1, 11, 3];
     let room = |inner: &[u8]| delimited(4, inner);
     let key = |n: u64| format!("{n:x}").into_bytes();
     let attribute = |n: u64| delimited(15, &[delimited(1, &key(n)), delimited(2, b"v")].concat());
     // Found to be out of order at its very end.
     let at_the_end = |record: Vec<u8>| [varint(22, 1), record, varint(22, 1)].concat();
     vec![
-        ("s3, one value again and again, at each level a piece more", nested(&s3, &delimited(3, b"eu").repeat(50_000), true)),
+        (
+            "s3, one value again and again, at each level a piece more",
+            nested(&s3, &delimited(3, b"eu").repeat(50_000), true),
+        ),
         ("s3, a long text, at each level a piece more", nested(&s3, &delimited(3, &[b'x'; 200_000]), true)),
         ("a room in pieces", room(&varint(5, 1)).repeat(50_000)),
         ("a room of one value again and again", room(&varint(5, 1).repeat(50_000))),

@@ -118,9 +118,8 @@ impl<'a> Encoding<'a> {
                 continue;
             };
             let run = matches!(field.shape, Shape::List | Shape::Map(_));
-            let message = !run
-                && matches!(field.value, Value::Message(_))
-                && WireType::from_tag(tag) == Some(WireType::Length);
+            let message =
+                !run && matches!(field.value, Value::Message(_)) && WireType::from_tag(tag) == Some(WireType::Length);
             if run {
                 while let Some((next_tag, next)) = wire::again(input, tag) {
                     input = next;

@@ -138,11 +138,7 @@ impl<'a> Entries<'a> {
     }
 }
 
-fn entry<'a>(
-    encoding: &mut Encoding<'a>,
-    table: &Table,
-    message: &'a [u8],
-) -> Result<Entry<'a>, DocumentError> {
+fn entry<'a>(encoding: &mut Encoding<'a>, table: &Table, message: &'a [u8]) -> Result<Entry<'a>, DocumentError> {
     let (mut key, mut value) = (None, EntryValue::Absent);
     let merges = table.field(VALUE).is_some_and(|field| matches!(field.value, Value::Message(_)));
     let mut input = message;
@@ -210,9 +206,7 @@ fn value<'a>(encoding: &mut Encoding<'a>, table: &Table, entry: &Entry<'a>, dept
     let key = Text(&entry.key);
     match entry.value {
         // An absent value is the type's zero, which these bytes are for each way of lying on the wire.
-        EntryValue::Absent => {
-            encoding.value(key, field, field.wire as u32, &mut &[0; 8][..], depth, true)
-        }
+        EntryValue::Absent => encoding.value(key, field, field.wire as u32, &mut &[0; 8][..], depth, true),
         EntryValue::Once(mut input) => {
             encoding.work += input.len();
             let tag = wire::tag(&mut input)?;

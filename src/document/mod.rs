@@ -50,7 +50,7 @@ mod writer;
 pub use encode::MAX_DEPTH;
 pub use encoder::Encoder;
 pub use error::{DocumentError, DocumentErrorReason, WireType};
-pub use extjson::{BadBson, JsonStyle, write_json};
+pub use extjson::{JsonStyle, MAX_JSON, NoJson, write_json};
 pub use indexes::{Index, indexes};
 pub use json::{JsonError, UnknownFields, protobuf_from_json, records_from_json, records_from_ndjson, wrapper};
 pub use options::{

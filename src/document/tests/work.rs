@@ -47,7 +47,8 @@ fn work(encoder: &Encoder, stream: Stream, record: &[u8]) -> f64 {
     let mut encoding = Encoding::new(&encoder.schema, writer, &encoder.options, record);
     let encoded = encoding.record(encoder.schema.record(stream), record);
     if let Err(error) = encoded {
-        let large = matches!(error.reason(), DocumentErrorReason::TooLarge { .. } | DocumentErrorReason::TooManyParts { .. });
+        let large =
+            matches!(error.reason(), DocumentErrorReason::TooLarge { .. } | DocumentErrorReason::TooManyParts { .. });
         assert!(large, "{error}");
     }
     encoding.work as f64 / record.len().max(1) as f64
@@ -56,7 +57,8 @@ fn work(encoder: &Encoder, stream: Stream, record: &[u8]) -> f64 {
 /// The same of all real records together.
 fn real_work() -> f64 {
     let encoder = Encoder::new(DocumentOptions { redact: Redact::None, ..DocumentOptions::default() });
-    let of = |stream, bytes| records(bytes).map(|record| work(&encoder, stream, record) * record.len() as f64).sum::<f64>();
+    let of =
+        |stream, bytes| records(bytes).map(|record| work(&encoder, stream, record) * record.len() as f64).sum::<f64>();
     let bytes: usize = [EVENTS, STATS].into_iter().flat_map(records).map(<[u8]>::len).sum();
     (of(Stream::Events, EVENTS) + of(Stream::Stats, STATS)) / bytes as f64
 }
@@ -72,7 +74,9 @@ const NESTED: [Shape; 9] = [
     ("in two pieces", |inner| {
         [delimited(17, inner), varint(3, 1), delimited(17, &varint(2, 7)), varint(3, 2)].concat()
     }),
-    ("in a list, interleaved", |inner| [delimited(20, inner), varint(18, 1), delimited(20, b""), varint(18, 2)].concat()),
+    ("in a list, interleaved", |inner| {
+        [delimited(20, inner), varint(18, 1), delimited(20, b""), varint(18, 2)].concat()
+    }),
     ("in a oneof, in pieces", |inner| [delimited(26, inner), delimited(26, &varint(2, 7))].concat()),
     ("in a oneof, after another member", |inner| [delimited(24, b"text"), delimited(26, inner)].concat()),
     ("in a map, twice in the entry", |inner| {
@@ -93,17 +97,30 @@ fn contents() -> Vec<(&'static str, Vec<u8>)> {
         ("texts", many(&|_| delimited(19, b"text"))),
         ("a long text", delimited(15, &[b'x'; 2000])),
         ("two lists, interleaved", many(&|n| [varint(18, n), delimited(19, b"")].concat())),
-        ("two packed lists, interleaved", many(&|n| [delimited(18, &[1, 2, 3]), delimited(21, &[n as u8 & 1])].concat())),
+        (
+            "two packed lists, interleaved",
+            many(&|n| [delimited(18, &[1, 2, 3]), delimited(21, &[n as u8 & 1])].concat()),
+        ),
         ("empty messages in a list", many(&|_| delimited(20, b""))),
         ("messages out of order in a list", many(&|n| delimited(20, &[varint(2, n), varint(2, 1)].concat()))),
         ("a message in pieces", many(&|n| delimited(17, &varint([2, 5, 7, 10][n as usize % 4], 1)))),
         ("members of a oneof by turns", many(&|_| [delimited(24, b"t"), delimited(26, &varint(2, 1))].concat())),
         ("a map", many(&|n| delimited(30, &[varint(1, n % 2), varint(2, n)].concat()))),
-        ("a map of many keys", many(&|n| delimited(28, &[delimited(1, n.to_string().as_bytes()), delimited(2, b"v")].concat()))),
-        ("two maps, interleaved", many(&|n| {
-            [delimited(28, &delimited(1, n.to_string().as_bytes())), delimited(32, &delimited(2, b"")[..0])].concat()
-        })),
-        ("entries with their value twice", many(&|n| delimited(30, &[varint(1, n % 2), varint(2, n), varint(2, 1)].concat()))),
+        (
+            "a map of many keys",
+            many(&|n| delimited(28, &[delimited(1, n.to_string().as_bytes()), delimited(2, b"v")].concat())),
+        ),
+        (
+            "two maps, interleaved",
+            many(&|n| {
+                [delimited(28, &delimited(1, n.to_string().as_bytes())), delimited(32, &delimited(2, b"")[..0])]
+                    .concat()
+            }),
+        ),
+        (
+            "entries with their value twice",
+            many(&|n| delimited(30, &[varint(1, n % 2), varint(2, n), varint(2, 1)].concat())),
+        ),
         ("unknown fields", many(&|n| [varint(200, n), delimited(201, b"unknown"), varint(2, 1)].concat())),
         ("groups", many(&|_| [0xFB, 0x3F, 0xFC, 0x3F].to_vec())),
         ("nested groups", [[0xFB, 0x3F].repeat(50), [0xFC, 0x3F].repeat(50)].concat().repeat(5)),
