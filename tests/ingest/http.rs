@@ -103,8 +103,9 @@ fn empty_blocks(blocks: usize) -> Vec<u8> {
 #[tokio::test]
 async fn at_every_path_gzip_goes_by_all_its_names_and_empty_blocks_are_refused() {
     let server = server().await;
-    let one = br#"{"nodeId": "ND_1"}"#;
-    for path in ["/v1/events", "/v1/stats", "/v1/node_rooms"] {
+    let (events, stats) = (&br#"{"roomId": "RM_1"}"#[..], &br#"{"score": 4.5}"#[..]);
+    let node_rooms = &br#"{"nodeId": "ND_1"}"#[..];
+    for (path, one) in [("/v1/events", events), ("/v1/stats", stats), ("/v1/node_rooms", node_rooms)] {
         for encoding in ["gzip", "GZIP", "x-gzip", "X-Gzip", "identity, gzip"] {
             let headers = [("content-type", JSON), ("content-encoding", encoding)];
             let answer = post(&server, path, &headers, gzip(one)).await;
