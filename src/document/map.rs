@@ -93,7 +93,7 @@ impl<'a> Entries<'a> {
                     self.push(entry);
                 }
             }
-            match wire::again(*input, tag) {
+            match wire::again(input, tag) {
                 Some((next_tag, next)) => (tag, *input) = (next_tag, next),
                 None => return Ok(()),
             }

@@ -36,6 +36,7 @@ mod fork;
 mod indexes;
 mod json;
 mod map;
+mod number;
 mod options;
 mod pool;
 mod protobuf;
