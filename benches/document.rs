@@ -188,7 +188,7 @@ fn ratios(_: &mut Criterion) {
     println!("real records: {real:.2} ns a byte");
     let mut worst = (0.0, "");
     for (name, record) in shapes() {
-        let cost = cost(&encoder, Stream::Events, &[&record]);
+        let cost = cost(&encoder, Stream::Events, &[&record[..]]);
         let ratio = cost / real;
         println!("{ratio:>5.2} x real ({cost:.2} ns a byte): {name}");
         if ratio > worst.0 {
