@@ -11,7 +11,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 
 use super::{
@@ -31,6 +31,9 @@ use crate::{
 const PEEK: usize = 500;
 /// Lines on their way to a reader that is slower than the disk.
 const LINES: usize = 64;
+/// Bytes of documents in one answer, or on their way in one, and the last one beyond: records are much smaller than what
+/// they become. An answer of fewer than were asked for ends here.
+const ANSWER_BYTES: usize = 8 << 20;
 /// Dead letters that one answer holds at most.
 const LETTERS: usize = 1_000;
 
@@ -94,11 +97,17 @@ pub(super) async fn peek(
     Parameters(which): Parameters<Which>,
 ) -> Result<Response, Problem> {
     let limit = which.n.unwrap_or(20).min(PEEK);
-    let lines = lines(&app, &name, Which { n: Some(limit), raw: false, ..which }.query()?).await?;
-    let records = lines
-        .collect::<Result<Vec<_>, _>>()
-        .await
-        .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+    let mut lines = lines(&app, &name, Which { n: Some(limit), raw: false, ..which }.query()?).await?;
+    let (mut records, mut bytes) = (Vec::new(), 0);
+    while bytes < ANSWER_BYTES
+        && let Some(line) = lines.next().await
+    {
+        let record = line.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+        bytes += bytes_of(&record);
+        records.push(record);
+    }
+    // The look ends with its reader.
+    std::mem::drop(lines);
     Ok(Json(json!({ "records": records })).into_response())
 }
 
@@ -126,23 +135,39 @@ pub(super) async fn records(
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
 }
 
-/// Looks on a thread of its own, no further ahead than the reader takes.
+/// Looks on a thread of its own, no further ahead than the reader takes, in records and in bytes.
 async fn lines(
     app: &Arc<App>,
     name: &str,
     query: Query,
-) -> Result<ReceiverStream<Result<Looked, std::io::Error>>, Problem> {
+) -> Result<impl futures::Stream<Item = Result<Looked, std::io::Error>> + Unpin + Send + 'static, Problem> {
     let source = app.source(name).await?;
     let encoder = Arc::clone(app.encoder());
-    let (sender, receiver) = mpsc::channel(LINES);
+    let (sender, receiver) = mpsc::channel::<Result<(Looked, OwnedSemaphorePermit), std::io::Error>>(LINES);
+    let room = Arc::new(Semaphore::new(ANSWER_BYTES));
+    let runtime = tokio::runtime::Handle::current();
     tokio::task::spawn_blocking(move || {
-        let looked = look::look(&source, &encoder, &query, &mut |record| sender.blocking_send(Ok(record)).is_ok());
+        let send = async |record: Looked| {
+            let bytes = u32::try_from(bytes_of(&record).min(ANSWER_BYTES)).unwrap_or(u32::MAX);
+            let room = tokio::select! {
+                room = Arc::clone(&room).acquire_many_owned(bytes) => room.ok()?,
+                () = sender.closed() => return None,
+            };
+            sender.send(Ok((record, room))).await.ok()
+        };
+        let looked = look::look(&source, &encoder, &query, &mut |record| runtime.block_on(send(record)).is_some());
         if let Err(error) = looked {
             // A reader that has gone does not miss it.
             let _ = sender.blocking_send(Err(std::io::Error::other(error)));
         }
     });
-    Ok(ReceiverStream::new(receiver))
+    // What a reader has taken makes room for more.
+    Ok(ReceiverStream::new(receiver).map(|line| line.map(|(record, _room)| record)))
+}
+
+fn bytes_of(record: &Looked) -> usize {
+    let document = record.document.as_ref().map_or(0, |document| document.get().len());
+    document + record.record.as_ref().map_or(0, String::len)
 }
 
 /// A dead letter as it is shown.
@@ -184,7 +209,13 @@ pub(super) async fn dead_letters(
     let encoder = Arc::clone(app.encoder());
     let listed = tokio::task::spawn_blocking(move || {
         let letters = source.dead_letters(&which.filter(), which.skip, which.n.unwrap_or(100).min(LETTERS))?;
-        Ok::<_, OperateError>(letters.into_iter().map(|letter| shown(letter, &encoder)).collect::<Vec<_>>())
+        let mut bytes = 0;
+        let shown = letters.into_iter().map(|letter| shown(letter, &encoder)).take_while(|shown| {
+            let before = bytes;
+            bytes += shown.document.as_ref().map_or(0, |document| document.get().len());
+            before < ANSWER_BYTES
+        });
+        Ok::<_, OperateError>(shown.collect::<Vec<_>>())
     });
     let letters =
         listed.await.map_err(|panic| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, panic.to_string()))??;

@@ -1,14 +1,16 @@
 //! Wire bytes in, raw BSON out, field by field, by the tables of [`super::schema`].
 //!
-//! The quick path expects each field once and lists in one run, as every encoder writes them. A message that is
-//! otherwise is put in order first ([`super::merge`]) and encoded again from where it began.
-
-use base64::{Engine, engine::general_purpose::STANDARD};
+//! The quick way expects each field once and lists in one run, as every encoder writes them. A record with a message
+//! that is otherwise, anywhere, is encoded again as a whole, the exact way ([`super::exact`]). So each byte is read a
+//! fixed number of times, however deep and in whatever order its fields are: encoding is linear in the record.
+//! [`Encoding::work`] counts what was read, and ends a record that takes more than [`WORK_PER_BYTE`] allows.
 
 use super::{
     error::{DocumentError, DocumentErrorReason, WireType},
-    map, merge,
-    options::PiiKey,
+    exact::{Part, Slot},
+    map,
+    number::{int32, int64, low_i32, widen},
+    options::{DocumentOptions, PiiKey},
     schema::{Field, Schema, Shape, Table, Value},
     wire,
     writer::{Header, Writer, kind},
@@ -16,6 +18,10 @@ use super::{
 
 /// Messages may be nested this deep, as protobuf's own implementations have it. LiveKit's records reach 9 levels.
 pub const MAX_DEPTH: usize = 100;
+
+/// How often each byte of a record may be read. Three times is the most that was found: once by the quick way, once where
+/// the exact way gathers, once where it writes.
+pub(super) const WORK_PER_BYTE: usize = 4;
 
 /// What is needed on the way through one record.
 pub(super) struct Encoding<'a> {
@@ -25,13 +31,47 @@ pub(super) struct Encoding<'a> {
     /// Where the document begins.
     pub(super) start: usize,
     pub(super) max_bytes: usize,
+    /// Bytes of the record that were read: each as often as a walker came by. What is stepped over does not count.
+    pub(super) work: usize,
+    pub(super) max_work: usize,
+    /// Set once a message was found out of order.
+    pub(super) exact: bool,
+    /// What the exact way has gathered of the messages that are being written, the outermost first.
+    pub(super) parts: Vec<Part<'a>>,
+    pub(super) slots: Vec<Slot>,
 }
 
-/// The fields of a message were not in order; what was written of it is to be taken back.
-#[derive(Debug, PartialEq, Eq)]
-enum Order {
-    Kept,
-    Broken,
+/// Why the encoding of a message ended early.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// Its fields are repeated or interleaved, and the quick way was taken.
+    OutOfOrder,
+    Failed(DocumentError),
+}
+
+impl Stop {
+    /// The same, seen from the message around it.
+    #[cold]
+    pub(super) fn within(self, segment: impl Into<String>) -> Self {
+        match self {
+            Self::OutOfOrder => self,
+            Self::Failed(error) => Self::Failed(error.within(segment)),
+        }
+    }
+}
+
+impl From<DocumentError> for Stop {
+    #[cold]
+    fn from(error: DocumentError) -> Self {
+        Self::Failed(error)
+    }
+}
+
+impl From<DocumentErrorReason> for Stop {
+    #[cold]
+    fn from(reason: DocumentErrorReason) -> Self {
+        Self::Failed(reason.into())
+    }
 }
 
 /// What an element is called.
@@ -56,19 +96,60 @@ impl Key for Index {
     }
 }
 
-impl Encoding<'_> {
-    /// Writes a message's fields, without the document's length and end.
-    pub(super) fn message(&mut self, table: &Table, message: &[u8], depth: usize) -> Result<(), DocumentError> {
+impl<'a> Encoding<'a> {
+    /// An encoding of one record, which begins where `writer` stands.
+    pub(super) fn new(schema: &'a Schema, writer: Writer, options: &'a DocumentOptions, record: &[u8]) -> Self {
+        Self {
+            schema,
+            start: writer.position(),
+            writer,
+            pii_key: options.pii_key.as_ref(),
+            max_bytes: options.max_bytes,
+            work: 0,
+            max_work: record.len().saturating_mul(WORK_PER_BYTE),
+            exact: false,
+            parts: Vec::new(),
+            slots: Vec::new(),
+        }
+    }
+
+    /// Writes a record's fields, without the document's length and end.
+    pub(super) fn record(&mut self, table: &Table, record: &'a [u8]) -> Result<(), DocumentError> {
+        let start = self.writer.position();
+        let mut written = self.message(table, record, 1);
+        if matches!(written, Err(Stop::OutOfOrder)) {
+            self.writer.rewind(start);
+            self.exact = true;
+            written = self.message(table, record, 1);
+        }
+        match written {
+            Ok(()) => Ok(()),
+            Err(Stop::Failed(error)) => Err(error),
+            Err(Stop::OutOfOrder) => Err(DocumentErrorReason::TooMuchWork.into()),
+        }
+    }
+
+    /// Writes a message's fields.
+    pub(super) fn message(&mut self, table: &Table, message: &'a [u8], depth: usize) -> Result<(), Stop> {
+        self.check_depth(depth)?;
+        if self.exact {
+            self.exact_message(table, message, depth)?;
+        } else {
+            self.fields(table, message, depth)?;
+        }
+        self.check_size().map_err(Stop::from)
+    }
+
+    /// Checked before each message, with the work so far.
+    #[inline]
+    pub(super) fn check_depth(&self, depth: usize) -> Result<(), Stop> {
         if depth > MAX_DEPTH {
             return Err(DocumentErrorReason::TooDeep.into());
         }
-        let start = self.writer.position();
-        if table.wide || self.fields(table, message, depth, false)? == Order::Broken {
-            self.writer.rewind(start);
-            let merged = merge::merged(table, message)?;
-            self.fields(table, &merged, depth, true)?;
+        if self.work > self.max_work {
+            return Err(DocumentErrorReason::TooMuchWork.into());
         }
-        self.check_size()
+        Ok(())
     }
 
     /// Checked after each message, so that a document that is much too large is not made to its end.
@@ -81,7 +162,11 @@ impl Encoding<'_> {
         Err(DocumentErrorReason::TooLarge { bytes, limit: self.max_bytes }.into())
     }
 
-    fn fields(&mut self, table: &Table, message: &[u8], depth: usize, in_order: bool) -> Result<Order, DocumentError> {
+    fn fields(&mut self, table: &Table, message: &'a [u8], depth: usize) -> Result<(), Stop> {
+        if table.wide {
+            return Err(Stop::OutOfOrder);
+        }
+        self.work += message.len();
         let mut seen = 0;
         let mut input = message;
         while !input.is_empty() {
@@ -90,8 +175,8 @@ impl Encoding<'_> {
                 wire::skip(&mut input, tag)?;
                 continue;
             };
-            if seen & field.bit != 0 && !in_order {
-                return Ok(Order::Broken);
+            if seen & field.bit != 0 {
+                return Err(Stop::OutOfOrder);
             }
             seen |= field.bit;
             match field.shape {
@@ -103,19 +188,21 @@ impl Encoding<'_> {
                 Shape::Oneof(index) => self.oneof(&table.oneofs[index], field, tag, &mut input, depth),
                 Shape::Map(entry) => map::write(self, field, entry, tag, &mut input, depth),
             }
-            .map_err(|error| error.within(field.header.key()))
-            .map_err(|error| match field.shape {
-                Shape::Oneof(index) => error.within(table.oneofs[index].key()),
-                _ => error,
-            })?;
+            .map_err(|stop| table.within(field, stop))?;
         }
+        self.absent(table, |field| seen & field.bit == 0);
+        Ok(())
+    }
+
+    /// Writes the enums that are there although the message has none.
+    #[inline]
+    pub(super) fn absent(&mut self, table: &Table, is_absent: impl Fn(&Field) -> bool) {
         for &index in &table.always {
             let field = table.field_at(index);
-            if seen & field.bit == 0 {
+            if is_absent(field) {
                 self.enumeration(&&field.header, field.value, 0);
             }
         }
-        Ok(Order::Kept)
     }
 
     /// A oneof is a document of its own with the member as its only field, as Go's structs have it.
@@ -124,11 +211,11 @@ impl Encoding<'_> {
         oneof: &Header,
         field: &Field,
         tag: u32,
-        input: &mut &[u8],
+        input: &mut &'a [u8],
         depth: usize,
-    ) -> Result<(), DocumentError> {
+    ) -> Result<(), Stop> {
         if field.value == Value::Removed {
-            return wire::skip(input, tag);
+            return Ok(wire::skip(input, tag)?);
         }
         self.writer.header(kind::DOCUMENT, oneof);
         let start = self.writer.begin();
@@ -137,42 +224,53 @@ impl Encoding<'_> {
         Ok(())
     }
 
-    /// A run of a list's elements, one by one or packed.
-    fn list(&mut self, field: &Field, mut tag: u32, input: &mut &[u8], depth: usize) -> Result<(), DocumentError> {
+    /// A list that lies in one run.
+    fn list(&mut self, field: &Field, tag: u32, input: &mut &'a [u8], depth: usize) -> Result<(), Stop> {
         if field.value == Value::Removed {
-            return wire::skip(input, tag);
+            return Ok(wire::skip(input, tag)?);
         }
         let before = self.writer.position();
         self.writer.header(kind::ARRAY, &field.header);
         let start = self.writer.begin();
         let mut count = 0;
-        loop {
-            let at = |count: usize| move |error: DocumentError| error.within(format!("[{count}]"));
-            if field.wire != WireType::Length && WireType::from_tag(tag) == Some(WireType::Length) {
-                let mut packed = wire::length_delimited(input)?;
-                let element = tag & !7 | field.wire as u32;
-                while !packed.is_empty() {
-                    self.value(Index(count), field, element, &mut packed, depth, true).map_err(at(count))?;
-                    count += 1;
-                    self.check_size()?;
-                }
-            } else {
-                self.value(Index(count), field, tag, input, depth, true).map_err(at(count))?;
-                count += 1;
-            }
-            self.check_size()?;
-            let mut next = *input;
-            match wire::tag(&mut next) {
-                Ok(next_tag) if next_tag >> 3 == tag >> 3 => (tag, *input) = (next_tag, next),
-                _ => break,
-            }
-        }
+        self.run(field, tag, input, &mut count, depth)?;
         if count == 0 {
             self.writer.rewind(before);
         } else {
             self.writer.end(start);
         }
         Ok(())
+    }
+
+    /// A run of a list's elements, one by one or packed; `count` were written before.
+    pub(super) fn run(
+        &mut self,
+        field: &Field,
+        mut tag: u32,
+        input: &mut &'a [u8],
+        count: &mut usize,
+        depth: usize,
+    ) -> Result<(), Stop> {
+        loop {
+            let at = |count: usize| move |stop: Stop| stop.within(format!("[{count}]"));
+            if field.wire != WireType::Length && WireType::from_tag(tag) == Some(WireType::Length) {
+                let mut packed = wire::length_delimited(input)?;
+                let element = tag & !7 | field.wire as u32;
+                while !packed.is_empty() {
+                    self.value(Index(*count), field, element, &mut packed, depth, true).map_err(at(*count))?;
+                    *count += 1;
+                    self.check_size()?;
+                }
+            } else {
+                self.value(Index(*count), field, tag, input, depth, true).map_err(at(*count))?;
+                *count += 1;
+            }
+            self.check_size()?;
+            match wire::again(input, tag) {
+                Some((next_tag, next)) => (tag, *input) = (next_tag, next),
+                None => return Ok(()),
+            }
+        }
     }
 
     /// One value with its key. `present` keeps what would mean "absent": zero, false, empty.
@@ -182,15 +280,15 @@ impl Encoding<'_> {
         key: K,
         field: &Field,
         tag: u32,
-        input: &mut &[u8],
+        input: &mut &'a [u8],
         depth: usize,
         present: bool,
-    ) -> Result<(), DocumentError> {
+    ) -> Result<(), Stop> {
         if field.value == Value::Removed {
-            return wire::skip(input, tag);
+            return Ok(wire::skip(input, tag)?);
         }
         if tag & 7 != field.wire as u32 {
-            return Err(mismatch(field, tag));
+            return Err(mismatch(field, tag).into());
         }
         match field.value {
             Value::Bool => {
@@ -272,11 +370,13 @@ impl Encoding<'_> {
                 let bytes = wire::length_delimited(input)?;
                 if !bytes.is_empty() || present {
                     key.write(&mut self.writer, kind::STRING);
-                    self.writer.string(STANDARD.encode(bytes).as_bytes());
+                    self.writer.base64(bytes);
                 }
             }
             Value::Message(table) => {
                 let message = wire::length_delimited(input)?;
+                // The message counts its bytes itself.
+                self.work -= message.len();
                 key.write(&mut self.writer, kind::DOCUMENT);
                 let start = self.writer.begin();
                 self.message(self.schema.table(table), message, depth + 1)?;
@@ -326,73 +426,4 @@ pub(super) fn mismatch(field: &Field, tag: u32) -> DocumentError {
 #[inline]
 fn text<'a>(input: &mut &'a [u8]) -> Result<&'a str, DocumentError> {
     std::str::from_utf8(wire::length_delimited(input)?).map_err(|_| DocumentErrorReason::NotUtf8.into())
-}
-
-/// The low 32 bits: what protobuf takes of a varint for its 32-bit types.
-#[inline]
-fn low_i32(value: u64) -> i32 {
-    #[expect(clippy::cast_possible_truncation, reason = "by the protobuf encoding rules")]
-    (value as u32).cast_signed()
-}
-
-#[inline]
-fn int32(value: Value, input: &mut &[u8]) -> Result<i32, DocumentError> {
-    Ok(match value {
-        Value::Sint32 => {
-            #[expect(clippy::cast_possible_truncation, reason = "a zigzag of 32 bits fits")]
-            let value = wire::unzigzag(wire::varint(input)? & 0xFFFF_FFFF) as i32;
-            value
-        }
-        Value::Sfixed32 => i32::from_le_bytes(wire::fixed(input)?),
-        _ => low_i32(wire::varint(input)?),
-    })
-}
-
-/// `uint32` and `fixed32` too: as 64-bit integers they keep one type over their whole range.
-#[inline]
-fn int64(value: Value, input: &mut &[u8]) -> Result<i64, DocumentError> {
-    Ok(match value {
-        Value::Uint32 => i64::from(low_i32(wire::varint(input)?).cast_unsigned()),
-        Value::Fixed32 => i64::from(u32::from_le_bytes(wire::fixed(input)?)),
-        Value::Sint64 => wire::unzigzag(wire::varint(input)?),
-        Value::Sfixed64 => i64::from_le_bytes(wire::fixed(input)?),
-        _ => wire::varint(input)?.cast_signed(),
-    })
-}
-
-/// A float as the double that its shortest decimal form means: 3.9586668, not 3.9586668014526367. So the fork has it.
-#[inline]
-fn widen(value: f32) -> f64 {
-    let wide = f64::from(value);
-    // Eighths below 1024 have at most seven digits: their exact decimal form is the shortest.
-    let eighths = wide * 8.0;
-    if wide.abs() < 1024.0 && eighths.trunc() == eighths || !value.is_finite() {
-        return wide;
-    }
-    value.to_string().parse().unwrap_or(wide)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn floats_become_the_doubles_that_people_read() {
-        for (float, double) in
-            [(3.958_666_8_f32, 3.958_666_8_f64), (4.5, 4.5), (1e10, 1e10), (0.1, 0.1), (-7.25, -7.25)]
-        {
-            assert_eq!(widen(float), double);
-        }
-        assert!(widen(f32::NAN).is_nan());
-        assert_eq!(widen(f32::NEG_INFINITY), f64::NEG_INFINITY);
-        assert_eq!(widen(-0.0).to_bits(), (-0.0_f64).to_bits());
-    }
-
-    #[test]
-    fn the_short_way_for_floats_agrees_with_the_long_one() {
-        for eighths in -8 * 1024_i16..8 * 1024 {
-            let float = f32::from(eighths) / 8.0;
-            assert_eq!(Ok(widen(float)), float.to_string().parse());
-        }
-    }
 }

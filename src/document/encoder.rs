@@ -19,8 +19,8 @@ const EXPANSION: usize = 4;
 /// Makes documents. Built once; sharing it (in an `Arc`) is cheap, and it has no state.
 #[derive(Debug)]
 pub struct Encoder {
-    options: DocumentOptions,
-    schema: Schema,
+    pub(super) options: DocumentOptions,
+    pub(super) schema: Schema,
     id: Header,
     time: Header,
     expire_at: Header,
@@ -57,13 +57,9 @@ impl Encoder {
         out: &mut Vec<u8>,
     ) -> Result<(), DocumentError> {
         let start = out.len();
-        let mut encoding = Encoding {
-            schema: &self.schema,
-            writer: Writer::append_to(std::mem::take(out), record.len() * EXPANSION + 512),
-            pii_key: self.options.pii_key.as_ref(),
-            start,
-            max_bytes: self.options.max_bytes,
-        };
+        let expected = (record.len() * EXPANSION).min(self.options.max_bytes) + 512;
+        let writer = Writer::append_to(std::mem::take(out), expected);
+        let mut encoding = Encoding::new(&self.schema, writer, &self.options, record);
         let result = self.document(&mut encoding, stream, record, context);
         if result.is_err() {
             encoding.writer.rewind(start);
@@ -72,11 +68,11 @@ impl Encoder {
         result
     }
 
-    fn document(
+    fn document<'a>(
         &self,
-        encoding: &mut Encoding<'_>,
+        encoding: &mut Encoding<'a>,
         stream: Stream,
-        record: &[u8],
+        record: &'a [u8],
         context: &DocumentContext<'_>,
     ) -> Result<(), DocumentError> {
         let start = encoding.writer.begin();
@@ -89,7 +85,7 @@ impl Encoder {
             None => encoding.writer.string(RecordId::of(stream, record).as_str().as_bytes()),
         }
 
-        encoding.message(self.schema.record(stream), record, 1)?;
+        encoding.record(self.schema.record(stream), record)?;
 
         let writer = &mut encoding.writer;
         if self.options.time

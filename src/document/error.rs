@@ -48,6 +48,15 @@ pub enum DocumentErrorReason {
     /// Messages nested deeper than [`MAX_DEPTH`](super::MAX_DEPTH).
     #[error("messages are nested deeper than {} levels", super::MAX_DEPTH)]
     TooDeep,
+    /// More bytes had to be read than the record has, several times over.
+    #[error("encoding it takes more work than a record of its size may take")]
+    TooMuchWork,
+    /// Its fields are in more parts than a record may have: fields out of order, a message in pieces, entries of maps.
+    #[error("its fields are repeated, interleaved, or entries of maps, in more than {limit} parts")]
+    TooManyParts {
+        /// The limit.
+        limit: usize,
+    },
     /// The document grew over the limit.
     #[error("the document is larger than the limit: {bytes} bytes or more, at most {limit} are allowed")]
     TooLarge {

@@ -16,13 +16,25 @@ pub enum JsonStyle {
     Plain,
 }
 
-/// Bytes that are no document of ours: cut off, or with an element type that documents do not use.
+/// Why a document cannot be JSON text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("no BSON document as this program writes it: byte {at} cannot be read")]
-pub struct BadBson {
-    /// Offset of what cannot be read.
-    pub at: usize,
+pub enum NoJson {
+    /// Bytes that are no document of ours: cut off, or with an element type that documents do not use.
+    #[error("no BSON document as this program writes it: byte {at} cannot be read")]
+    BadBson {
+        /// Offset of what cannot be read.
+        at: usize,
+    },
+    /// A control character becomes six: the text may be much larger than the document.
+    #[error("as JSON, the document is larger than the limit of {limit} bytes")]
+    TooLarge {
+        /// [`MAX_JSON`].
+        limit: usize,
+    },
 }
+
+/// Bytes of a document as JSON at most.
+pub const MAX_JSON: usize = 2 * super::MONGODB_MAX_DOCUMENT;
 
 /// Deeper than any document of ours: a message adds at most three levels (oneof, array, document).
 const MAX_NESTING: usize = 3 * super::MAX_DEPTH;
@@ -30,9 +42,10 @@ const MAX_NESTING: usize = 3 * super::MAX_DEPTH;
 /// Appends `document`, raw BSON as the [`Encoder`](super::Encoder) makes it, to `out`: one line, without its line feed.
 ///
 /// # Errors
-/// When the bytes are not such a document; `out` may then hold a part of it.
-pub fn write_json(document: &[u8], style: JsonStyle, out: &mut Vec<u8>) -> Result<(), BadBson> {
-    let mut reader = Reader { bytes: document, at: 0, style, out };
+/// When the bytes are not such a document, or the text would be longer than [`MAX_JSON`]; `out` may then hold a part of it.
+pub fn write_json(document: &[u8], style: JsonStyle, out: &mut Vec<u8>) -> Result<(), NoJson> {
+    let end = out.len() + MAX_JSON;
+    let mut reader = Reader { bytes: document, at: 0, style, out, end };
     reader.document(b'{', 1)?;
     if reader.at == document.len() { Ok(()) } else { Err(reader.bad()) }
 }
@@ -55,26 +68,32 @@ struct Reader<'a, 'o> {
     at: usize,
     style: JsonStyle,
     out: &'o mut Vec<u8>,
+    /// How long `out` may become.
+    end: usize,
 }
 
 impl<'a> Reader<'a, '_> {
-    const fn bad(&self) -> BadBson {
-        BadBson { at: self.at }
+    const fn bad(&self) -> NoJson {
+        NoJson::BadBson { at: self.at }
     }
 
-    fn take(&mut self, n: usize) -> Result<&'a [u8], BadBson> {
-        let taken = self.bytes[self.at..].get(..n).ok_or(BadBson { at: self.at })?;
+    fn check_size(&self) -> Result<(), NoJson> {
+        if self.out.len() <= self.end { Ok(()) } else { Err(NoJson::TooLarge { limit: MAX_JSON }) }
+    }
+
+    fn take(&mut self, n: usize) -> Result<&'a [u8], NoJson> {
+        let taken = self.bytes[self.at..].get(..n).ok_or(NoJson::BadBson { at: self.at })?;
         self.at += n;
         Ok(taken)
     }
 
-    fn array<const N: usize>(&mut self) -> Result<[u8; N], BadBson> {
-        let bytes = self.bytes[self.at..].first_chunk::<N>().ok_or(BadBson { at: self.at })?;
+    fn array<const N: usize>(&mut self) -> Result<[u8; N], NoJson> {
+        let bytes = self.bytes[self.at..].first_chunk::<N>().ok_or(NoJson::BadBson { at: self.at })?;
         self.at += N;
         Ok(*bytes)
     }
 
-    fn document(&mut self, open: u8, depth: usize) -> Result<(), BadBson> {
+    fn document(&mut self, open: u8, depth: usize) -> Result<(), NoJson> {
         if depth > MAX_NESTING {
             return Err(self.bad());
         }
@@ -93,10 +112,11 @@ impl<'a> Reader<'a, '_> {
             first = false;
             let key = self.key()?;
             if open == b'{' {
-                self.text(key);
+                self.text(key)?;
                 self.out.push(b':');
             }
             self.value(element, depth)?;
+            self.check_size()?;
         }
         if self.at - start != length {
             return Err(self.bad());
@@ -105,7 +125,7 @@ impl<'a> Reader<'a, '_> {
         Ok(())
     }
 
-    fn key(&mut self) -> Result<&'a str, BadBson> {
+    fn key(&mut self) -> Result<&'a str, NoJson> {
         let rest = &self.bytes[self.at..];
         let length = rest.iter().position(|&byte| byte == 0).ok_or(self.bad())?;
         let key = std::str::from_utf8(&rest[..length]).map_err(|_| self.bad())?;
@@ -113,7 +133,7 @@ impl<'a> Reader<'a, '_> {
         Ok(key)
     }
 
-    fn value(&mut self, element: u8, depth: usize) -> Result<(), BadBson> {
+    fn value(&mut self, element: u8, depth: usize) -> Result<(), NoJson> {
         match element {
             kind::DOCUMENT => self.document(b'{', depth + 1)?,
             kind::ARRAY => self.document(b'[', depth + 1)?,
@@ -122,7 +142,7 @@ impl<'a> Reader<'a, '_> {
                 let bytes = self.take(length)?;
                 let text = bytes.split_last().filter(|(end, _)| **end == 0).map(|(_, text)| text);
                 let text = text.and_then(|text| std::str::from_utf8(text).ok()).ok_or(self.bad())?;
-                self.text(text);
+                self.text(text)?;
             }
             kind::BOOL => {
                 let value: &[u8] = if self.array()? == [0] { b"false" } else { b"true" };
@@ -203,7 +223,7 @@ impl<'a> Reader<'a, '_> {
     }
 
     /// A JSON string: what has to be escaped is, runs between are copied whole.
-    fn text(&mut self, text: &str) {
+    fn text(&mut self, text: &str) -> Result<(), NoJson> {
         self.out.push(b'"');
         let mut rest = text.as_bytes();
         while let Some(at) = rest.iter().position(|&byte| ESCAPED[usize::from(byte)]) {
@@ -215,10 +235,12 @@ impl<'a> Reader<'a, '_> {
                 byte @ (b'"' | b'\\') => self.out.extend_from_slice(&[b'\\', byte]),
                 byte => self.format(format_args!("\\u{byte:04x}")),
             }
+            self.check_size()?;
             rest = &rest[at + 1..];
         }
         self.out.extend_from_slice(rest);
         self.out.push(b'"');
+        Ok(())
     }
 }
 
@@ -274,6 +296,16 @@ mod tests {
         let json = json(&sample(), JsonStyle::Plain);
         assert!(json.contains(r#""long":9223372036854775807,"double":4.5,"#), "{json}");
         assert!(json.contains(r#""nan":null,"inf":null,"time":1795301026748,"odd":-9223372036854775808}"#), "{json}");
+    }
+
+    #[test]
+    fn text_that_would_be_much_longer_than_its_document_is_an_error_that_says_so() {
+        let document = bson::doc! { "text": "\u{1}".repeat(MAX_JSON / 5) };
+        let mut bytes = Vec::new();
+        document.to_writer(&mut bytes).unwrap();
+        let mut out = Vec::new();
+        assert_eq!(write_json(&bytes, JsonStyle::Plain, &mut out), Err(NoJson::TooLarge { limit: MAX_JSON }));
+        assert!(out.len() < MAX_JSON + 100);
     }
 
     #[test]

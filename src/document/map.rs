@@ -7,9 +7,8 @@
 use std::{borrow::Cow, collections::HashMap};
 
 use super::{
-    encode::{Encoding, Key},
+    encode::{Encoding, Key, Stop, mismatch},
     error::{DocumentError, DocumentErrorReason, WireType},
-    merge,
     schema::{Field, Table, Value},
     wire,
     writer::{Writer, kind},
@@ -18,12 +17,21 @@ use super::{
 /// Field numbers of a map's entry.
 const KEY: u32 = 1;
 const VALUE: u32 = 2;
+/// So few keys are found by looking at all of them.
+const FEW: usize = 16;
 
 struct Entry<'a> {
     key: Cow<'a, str>,
-    message: Cow<'a, [u8]>,
-    /// Where in `message` the value's tag is.
-    value_at: Option<usize>,
+    value: EntryValue<'a>,
+}
+
+/// Where an entry's value is.
+enum EntryValue<'a> {
+    Absent,
+    /// With its tag.
+    Once(&'a [u8]),
+    /// A message in pieces, somewhere in the entry.
+    Pieces(&'a [u8]),
 }
 
 struct Text<'a>(&'a str);
@@ -34,95 +42,125 @@ impl Key for Text<'_> {
     }
 }
 
-/// Writes a run of a map's entries as a document.
-pub(super) fn write(
-    encoding: &mut Encoding<'_>,
+/// Writes a map that lies in one run as a document.
+pub(super) fn write<'a>(
+    encoding: &mut Encoding<'a>,
     field: &Field,
     entry_table: usize,
     tag: u32,
-    input: &mut &[u8],
-    depth: usize,
-) -> Result<(), DocumentError> {
-    if field.value == Value::Removed {
-        return wire::skip(input, tag);
-    }
-    let table = encoding.schema.table(entry_table);
-    let entries = entries(table, field, tag, input)?;
-    encoding.writer.header(kind::DOCUMENT, &field.header);
-    let start = encoding.writer.begin();
-    for entry in entries {
-        value(encoding, table, &entry, depth).map_err(|error| error.within("[value]"))?;
-        encoding.check_size()?;
-    }
-    encoding.writer.end(start);
-    Ok(())
-}
-
-/// The entries of a run, in the order of their keys' first occurrences.
-fn entries<'a>(
-    table: &Table,
-    field: &Field,
-    mut tag: u32,
     input: &mut &'a [u8],
-) -> Result<Vec<Entry<'a>>, DocumentError> {
-    let mut entries: Vec<Entry<'a>> = Vec::new();
-    let mut by_key: HashMap<String, usize> = HashMap::new();
-    loop {
-        if WireType::from_tag(tag) != Some(WireType::Length) {
-            return Err(super::encode::mismatch(field, tag));
-        }
-        let entry = entry(table, wire::length_delimited(input)?)?;
-        // Few keys are found by looking; many by hash, so that a hostile record costs no more than its length.
-        let known = if entries.len() < 16 {
-            entries.iter().position(|other| other.key == entry.key)
-        } else {
-            if by_key.is_empty() {
-                by_key.extend(entries.iter().enumerate().map(|(i, entry)| (entry.key.to_string(), i)));
+    depth: usize,
+) -> Result<(), Stop> {
+    if field.value == Value::Removed {
+        return Ok(wire::skip(input, tag)?);
+    }
+    let mut entries = Entries::default();
+    entries.add_run(encoding, field, entry_table, tag, input)?;
+    entries.write(encoding, field, entry_table, depth)
+}
+
+/// Entries of a map, in the order of their keys' first occurrences.
+#[derive(Default)]
+pub(super) struct Entries<'a> {
+    entries: Vec<Entry<'a>>,
+    /// Many keys are found by hash, so that a hostile record costs no more than its length.
+    by_key: HashMap<Cow<'a, str>, u32>,
+}
+
+impl<'a> Entries<'a> {
+    /// Takes up a run of entries.
+    pub(super) fn add_run(
+        &mut self,
+        encoding: &mut Encoding<'a>,
+        field: &Field,
+        entry_table: usize,
+        mut tag: u32,
+        input: &mut &'a [u8],
+    ) -> Result<(), Stop> {
+        let table = encoding.schema.table(entry_table);
+        loop {
+            if WireType::from_tag(tag) != Some(WireType::Length) {
+                return Err(mismatch(field, tag).into());
             }
-            by_key.get(&*entry.key).copied()
-        };
-        if let Some(known) = known {
-            entries[known] = entry;
-        } else {
-            if !by_key.is_empty() {
-                by_key.insert(entry.key.to_string(), entries.len());
+            let message = wire::length_delimited(input)?;
+            // The entry counts its bytes itself: here, and where its value is written.
+            encoding.work -= message.len();
+            let entry = entry(encoding, table, message)?;
+            match self.place_of(&entry.key) {
+                Some(known) => self.entries[known] = entry,
+                None => {
+                    encoding.check_parts(self.entries.len() + 1)?;
+                    self.push(entry);
+                }
             }
-            entries.push(entry);
+            match wire::again(input, tag) {
+                Some((next_tag, next)) => (tag, *input) = (next_tag, next),
+                None => return Ok(()),
+            }
         }
-        let mut next = *input;
-        match wire::tag(&mut next) {
-            Ok(next_tag) if next_tag >> 3 == tag >> 3 => (tag, *input) = (next_tag, next),
-            _ => return Ok(entries),
+    }
+
+    fn place_of(&self, key: &str) -> Option<usize> {
+        if self.by_key.is_empty() {
+            return self.entries.iter().position(|other| other.key == key);
         }
+        self.by_key.get(key).map(|&place| place as usize)
+    }
+
+    fn push(&mut self, entry: Entry<'a>) {
+        let place = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
+        if !self.by_key.is_empty() {
+            self.by_key.insert(entry.key.clone(), place(self.entries.len()));
+        }
+        self.entries.push(entry);
+        if self.by_key.is_empty() && self.entries.len() == FEW {
+            self.by_key.extend(self.entries.iter().enumerate().map(|(i, entry)| (entry.key.clone(), place(i))));
+        }
+    }
+
+    /// Writes them as a document.
+    pub(super) fn write(
+        self,
+        encoding: &mut Encoding<'a>,
+        field: &Field,
+        entry_table: usize,
+        depth: usize,
+    ) -> Result<(), Stop> {
+        let table = encoding.schema.table(entry_table);
+        encoding.writer.header(kind::DOCUMENT, &field.header);
+        let start = encoding.writer.begin();
+        for entry in self.entries {
+            value(encoding, table, &entry, depth).map_err(|stop| stop.within("[value]"))?;
+            encoding.check_size()?;
+        }
+        encoding.writer.end(start);
+        Ok(())
     }
 }
 
-fn entry<'a>(table: &Table, message: &'a [u8]) -> Result<Entry<'a>, DocumentError> {
-    let (mut key, mut value, mut again) = (None, None, false);
+fn entry<'a>(encoding: &mut Encoding<'a>, table: &Table, message: &'a [u8]) -> Result<Entry<'a>, DocumentError> {
+    let (mut key, mut value) = (None, EntryValue::Absent);
+    let merges = table.field(VALUE).is_some_and(|field| matches!(field.value, Value::Message(_)));
     let mut input = message;
     while !input.is_empty() {
-        let at = message.len() - input.len();
+        let before = input;
         let tag = wire::tag(&mut input)?;
-        let place = match tag >> 3 {
-            KEY => &mut key,
-            VALUE => &mut value,
-            _ => &mut None,
-        };
-        again |= place.replace(at).is_some();
-        wire::skip(&mut input, tag)?;
+        let contents = wire::contents(&mut input, tag)?.len();
+        let whole = &before[..before.len() - input.len()];
+        encoding.work += whole.len();
+        match tag >> 3 {
+            KEY => key = Some(whole),
+            VALUE => {
+                encoding.work -= contents;
+                value = match value {
+                    EntryValue::Once(_) | EntryValue::Pieces(_) if merges => EntryValue::Pieces(message),
+                    _ => EntryValue::Once(whole),
+                }
+            }
+            _ => encoding.work -= contents,
+        }
     }
-    let message = if again { Cow::Owned(merge::merged(table, message)?) } else { Cow::Borrowed(message) };
-    if again {
-        // In order now: at most one of each.
-        let once = entry(table, &message)?;
-        let (key, value_at) = (Cow::Owned(once.key.into_owned()), once.value_at);
-        return Ok(Entry { key, value_at, message });
-    }
-    let key = match message {
-        Cow::Borrowed(message) => key_text(table, key.map(|at| &message[at..]))?,
-        Cow::Owned(_) => Cow::Borrowed(""),
-    };
-    Ok(Entry { key, message, value_at: value })
+    Ok(Entry { key: key_text(table, key)?, value })
 }
 
 /// A map's key as text; `input` begins at its tag. An absent key is the type's zero.
@@ -132,7 +170,7 @@ fn key_text<'a>(table: &Table, input: Option<&'a [u8]>) -> Result<Cow<'a, str>, 
         Some(mut input) => {
             let tag = wire::tag(&mut input)?;
             if WireType::from_tag(tag) != Some(field.wire) {
-                return Err(super::encode::mismatch(field, tag).within("[key]"));
+                return Err(mismatch(field, tag).within("[key]"));
             }
             Some(wire::raw(&mut input, tag)?)
         }
@@ -163,14 +201,18 @@ fn key_text<'a>(table: &Table, input: Option<&'a [u8]>) -> Result<Cow<'a, str>, 
     }))
 }
 
-fn value(encoding: &mut Encoding<'_>, table: &Table, entry: &Entry<'_>, depth: usize) -> Result<(), DocumentError> {
+fn value<'a>(encoding: &mut Encoding<'a>, table: &Table, entry: &Entry<'a>, depth: usize) -> Result<(), Stop> {
     let Some(field) = table.field(VALUE) else { return Ok(()) };
     let key = Text(&entry.key);
-    if let Some(at) = entry.value_at {
-        let mut input = &entry.message[at..];
-        let tag = wire::tag(&mut input)?;
-        return encoding.value(key, field, tag, &mut input, depth, true);
+    match entry.value {
+        // An absent value is the type's zero, which these bytes are for each way of lying on the wire.
+        EntryValue::Absent => encoding.value(key, field, field.wire as u32, &mut &[0; 8][..], depth, true),
+        EntryValue::Once(mut input) => {
+            encoding.work += input.len();
+            let tag = wire::tag(&mut input)?;
+            encoding.value(key, field, tag, &mut input, depth, true)
+        }
+        EntryValue::Pieces(message) if encoding.exact => encoding.exact_value(key, table, VALUE, message, depth),
+        EntryValue::Pieces(_) => Err(Stop::OutOfOrder),
     }
-    // An absent value is the type's zero, which these bytes are for each way of lying on the wire.
-    encoding.value(key, field, field.wire as u32, &mut &[0; 8][..], depth, true)
 }

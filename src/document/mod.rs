@@ -30,12 +30,13 @@
 mod encode;
 mod encoder;
 mod error;
+mod exact;
 mod extjson;
 mod fork;
 mod indexes;
 mod json;
 mod map;
-mod merge;
+mod number;
 mod options;
 mod pool;
 mod protobuf;
@@ -50,7 +51,7 @@ mod writer;
 pub use encode::MAX_DEPTH;
 pub use encoder::Encoder;
 pub use error::{DocumentError, DocumentErrorReason, WireType};
-pub use extjson::{BadBson, JsonStyle, write_json};
+pub use extjson::{JsonStyle, MAX_JSON, NoJson, write_json};
 pub use indexes::{Index, indexes};
 pub use json::{JsonError, UnknownFields, protobuf_from_json, records_from_json, records_from_ndjson, wrapper};
 pub use options::{

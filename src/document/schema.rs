@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use prost_reflect::{EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor};
 
 use super::{
+    encode::Stop,
     error::WireType,
     fork::{NamedEnums, go_name},
     options::{DocumentOptions, Enums},
@@ -51,6 +52,8 @@ pub(super) struct Field {
     pub(super) wire: WireType,
     /// Set once the field (for a oneof: any member) was seen in a message.
     pub(super) bit: u64,
+    /// Its number among the fields of its message; members of a oneof share one.
+    pub(super) slot: u16,
 }
 
 /// How often a field occurs, and what an absent one means.
@@ -134,6 +137,16 @@ impl Table {
     pub(super) fn field_at(&self, index: usize) -> &Field {
         &self.fields[index]
     }
+
+    /// Why a field's encoding ended, seen from its message.
+    #[cold]
+    pub(super) fn within(&self, field: &Field, stop: Stop) -> Stop {
+        let stop = stop.within(field.header.key());
+        match field.shape {
+            Shape::Oneof(index) => stop.within(self.oneofs[index].key()),
+            _ => stop,
+        }
+    }
 }
 
 impl Schema {
@@ -185,11 +198,11 @@ impl Builder<'_> {
 
     fn build(&mut self, message: &MessageDescriptor, named: &NamedEnums) -> Table {
         let mut table = Table::default();
-        let mut oneofs: HashMap<String, (usize, u64)> = HashMap::new();
-        let mut bits = 0;
-        let mut next_bit = || {
-            bits += 1;
-            if bits <= 64 { 1_u64 << (bits - 1) } else { 0 }
+        let mut oneofs: HashMap<String, (usize, u16)> = HashMap::new();
+        let mut slots = 0;
+        let mut next_slot = || {
+            slots += 1;
+            slots - 1
         };
         // Enums that are always written get their bits first: these bits must exist.
         let mut descriptors: Vec<_> = message.fields().collect();
@@ -198,12 +211,12 @@ impl Builder<'_> {
         for field in descriptors {
             let always = is_always(&field, named);
             let oneof = field.containing_oneof().filter(|oneof| !oneof.is_synthetic());
-            let (key, bit, shape) = if let Some(oneof) = &oneof {
-                let (index, bit) = *oneofs.entry(oneof.name().to_owned()).or_insert_with(|| {
+            let (key, slot, shape) = if let Some(oneof) = &oneof {
+                let (index, slot) = *oneofs.entry(oneof.name().to_owned()).or_insert_with(|| {
                     table.oneofs.push(Header::new(&go_name(oneof.name())));
-                    (table.oneofs.len() - 1, next_bit())
+                    (table.oneofs.len() - 1, next_slot())
                 });
-                (go_name(field.name()), bit, Shape::Oneof(index))
+                (go_name(field.name()), slot, Shape::Oneof(index))
             } else {
                 let shape = if field.is_list() {
                     Shape::List
@@ -214,7 +227,7 @@ impl Builder<'_> {
                 } else {
                     Shape::Implicit
                 };
-                (field.name().to_owned(), next_bit(), shape)
+                (field.name().to_owned(), next_slot(), shape)
             };
             let wrapper = oneof.as_ref().map(|oneof| go_name(oneof.name()));
             let segments: Vec<&str> = wrapper.as_deref().into_iter().chain([key.as_str()]).collect();
@@ -231,7 +244,8 @@ impl Builder<'_> {
                 shape,
                 value,
                 wire: WireType::of(&field.kind()),
-                bit,
+                bit: 1_u64.checked_shl(slot.into()).unwrap_or(0),
+                slot,
             });
             #[expect(clippy::cast_possible_truncation, reason = "a message has far fewer fields")]
             let index = table.fields.len() as u16;
@@ -243,7 +257,7 @@ impl Builder<'_> {
                 table.sparse.insert(field.number(), index);
             }
         }
-        table.wide = bits > 64;
+        table.wide = slots > 64;
         table
     }
 

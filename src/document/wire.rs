@@ -94,28 +94,41 @@ pub(super) fn raw<'a>(input: &mut &'a [u8], tag: u32) -> Result<Raw<'a>, Documen
 
 /// Steps over the value of a field that the schema does not know; a whole group if it is one.
 pub(super) fn skip(input: &mut &[u8], tag: u32) -> Result<(), DocumentError> {
-    if WireType::from_tag(tag) != Some(WireType::StartGroup) {
-        return raw(input, tag).map(|_| ());
+    contents(input, tag).map(|_| ())
+}
+
+/// Steps over a value too; what is in it, where it is length-delimited.
+pub(super) fn contents<'a>(input: &mut &'a [u8], tag: u32) -> Result<&'a [u8], DocumentError> {
+    if WireType::from_tag(tag) == Some(WireType::StartGroup) {
+        return skip_group(input, tag >> 3, 1).map(|()| &[][..]);
     }
-    let mut open = vec![tag >> 3];
-    while let Some(&innermost) = open.last() {
+    Ok(match raw(input, tag)? {
+        Raw::Length(contents) => contents,
+        Raw::Varint(_) | Raw::Fixed64(_) | Raw::Fixed32(_) => &[],
+    })
+}
+
+fn skip_group(input: &mut &[u8], number: u32, depth: usize) -> Result<(), DocumentError> {
+    loop {
         if input.is_empty() {
             return Err(DocumentErrorReason::BadGroup.into());
         }
-        let inner = self::tag(input)?;
-        match WireType::from_tag(inner) {
-            Some(WireType::StartGroup) if open.len() >= super::MAX_DEPTH => {
-                return Err(DocumentErrorReason::TooDeep.into());
-            }
-            Some(WireType::StartGroup) => open.push(inner >> 3),
-            Some(WireType::EndGroup) if inner >> 3 == innermost => {
-                open.pop();
-            }
+        let tag = self::tag(input)?;
+        match WireType::from_tag(tag) {
+            Some(WireType::StartGroup) if depth >= super::MAX_DEPTH => return Err(DocumentErrorReason::TooDeep.into()),
+            Some(WireType::StartGroup) => skip_group(input, tag >> 3, depth + 1)?,
+            Some(WireType::EndGroup) if tag >> 3 == number => return Ok(()),
             Some(WireType::EndGroup) => return Err(DocumentErrorReason::BadGroup.into()),
-            _ => raw(input, inner).map(|_| ())?,
+            _ => raw(input, tag).map(|_| ())?,
         }
     }
-    Ok(())
+}
+
+/// The tag of the next field, and what follows it, where that is the field of `tag` once more.
+#[inline]
+pub(super) fn again(mut input: &[u8], tag: u32) -> Option<(u32, &[u8])> {
+    let next = self::tag(&mut input).ok()?;
+    (next >> 3 == tag >> 3).then_some((next, input))
 }
 
 /// The opposite of `sint32` / `sint64`'s zigzag.

@@ -1,5 +1,7 @@
 //! Writes raw BSON, in one go and without a tree: element headers are ready-made, lengths are filled in afterwards.
 
+use base64::{Engine, engine::general_purpose::STANDARD};
+
 /// BSON element types that documents use.
 pub(super) mod kind {
     pub(crate) const DOUBLE: u8 = 0x01;
@@ -136,6 +138,17 @@ impl Writer {
     pub(super) fn string(&mut self, text: &[u8]) {
         self.array(length(text.len() + 1));
         self.bytes(text);
+        self.array([0]);
+    }
+
+    /// A string value: the bytes in base64.
+    pub(super) fn base64(&mut self, bytes: &[u8]) {
+        let encoded = bytes.len().div_ceil(3) * 4;
+        self.array(length(encoded + 1));
+        let start = self.position();
+        self.buffer.resize(start + encoded, 0);
+        let written = STANDARD.encode_slice(bytes, &mut self.buffer[start..]);
+        debug_assert_eq!(written, Ok(encoded));
         self.array([0]);
     }
 

@@ -1,28 +1,19 @@
 //! HTTP bodies: read within the limits of size, time and memory, decompressed, turned into records.
 
-use std::{
-    io, panic,
-    pin::pin,
-    sync::{Arc, mpsc},
-    thread,
-    time::Duration,
-};
+use std::{io, pin::pin, time::Duration};
 
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue,
-    header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE},
+    header::{CONTENT_LENGTH, CONTENT_TYPE},
 };
 use http_body_util::BodyExt;
 use hyper::body::Body;
-use parking_lot::Mutex;
-use tokio::{
-    sync::oneshot,
-    time::{Instant, timeout_at},
-};
+use tokio::time::{Instant, timeout_at};
 
 use super::{
     Refusal, Refused,
+    conversions::Conversions,
     inflate::Encoding,
     memory::{Budget, Share},
     wire,
@@ -32,8 +23,6 @@ use crate::{
     record::{RecordBatch, Stream, now_millis},
 };
 
-/// Bodies that are decompressed or parsed at the same time: the work is the processor's, and its memory is bounded so.
-const CONVERSIONS: usize = 2;
 /// JSON values in one record. Each may take up a hundred times its text once parsed: `[{},{},…`.
 const MAX_RECORD_VALUES: usize = 50_000;
 /// A body is kept in pieces of this size: growing one buffer would take up twice the body for a while.
@@ -120,7 +109,7 @@ impl BodyBytes {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Format {
     content: Content,
-    encoding: Encoding,
+    pub(super) encoding: Encoding,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,47 +135,24 @@ impl Format {
                 ));
             }
         };
-        let encoding = match headers.get(CONTENT_ENCODING) {
-            None => Encoding::Identity,
-            Some(name) => Encoding::named(name.as_bytes().trim_ascii())
-                .ok_or_else(|| unsupported("Content-Encoding must be gzip, zstd or identity"))?,
-        };
+        let encoding = Encoding::of(headers)?;
         Ok(Self { content, encoding })
     }
 }
 
-/// Turns bodies into records, on threads of its own: a few bodies at a time, and what parsing takes up stays with a few
-/// threads' allocator arenas.
+/// Turns bodies into records, off the async threads.
 #[derive(Debug, Clone)]
 pub(super) struct Converter {
-    jobs: mpsc::Sender<Job>,
+    conversions: Conversions,
     max_bytes: usize,
     max_records: u32,
 }
-
-type Job = Box<dyn FnOnce() + Send>;
 
 impl Converter {
     /// # Errors
     /// When the threads cannot be started.
     pub(super) fn new(max_bytes: usize, max_records: u32) -> io::Result<Self> {
-        let (jobs, waiting) = mpsc::channel::<Job>();
-        let waiting = Arc::new(Mutex::new(waiting));
-        for number in 0..CONVERSIONS {
-            let waiting = Arc::clone(&waiting);
-            let work = move || {
-                loop {
-                    // taken in a statement of its own: the lock must not be held while the job runs
-                    let job = waiting.lock().recv();
-                    match job {
-                        Ok(job) => job(),
-                        Err(mpsc::RecvError) => return,
-                    }
-                }
-            };
-            thread::Builder::new().name(format!("ingest-{number}")).spawn(work)?;
-        }
-        Ok(Self { jobs, max_bytes, max_records })
+        Ok(Self { conversions: Conversions::new("http")?, max_bytes, max_records })
     }
 
     /// The records of a body.
@@ -218,23 +184,12 @@ impl Converter {
         .await
     }
 
-    /// Runs a conversion off the async threads, when it is its turn.
+    /// Runs another conversion there.
     pub(super) async fn convert<T: Send + 'static>(
         &self,
         conversion: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
-        let (answer, converted) = oneshot::channel();
-        let job = Box::new(move || {
-            let conversion = panic::AssertUnwindSafe(conversion);
-            let converted = panic::catch_unwind(conversion).unwrap_or_else(|_| {
-                Err(Refusal::new(Refused::Invalid, "these bytes make the conversion fail: please report this"))
-            });
-            // nobody waits any more where the sender has gone
-            let _ = answer.send(converted);
-        });
-        let ended = || Refusal::new(Refused::Unavailable, "internal error: the conversion threads have ended");
-        self.jobs.send(job).map_err(|_| ended())?;
-        converted.await.map_err(|_| ended())?
+        self.conversions.begin(conversion)?.await
     }
 }
 
@@ -287,6 +242,8 @@ impl From<crate::document::JsonError> for Refusal {
 
 #[cfg(test)]
 mod tests {
+    use http::header::CONTENT_ENCODING;
+
     use super::*;
 
     fn headers(pairs: &[(http::HeaderName, &str)]) -> HeaderMap {
@@ -342,15 +299,5 @@ mod tests {
             assert!(body.segments.iter().all(|segment| segment.len() <= SEGMENT));
             assert_eq!(body.join(), bytes, "chunks of {size}");
         }
-    }
-
-    #[tokio::test]
-    async fn a_conversion_that_panics_is_an_answer_and_the_next_one_works() {
-        let converter = Converter::new(1000, 10).unwrap();
-        for _ in 0..2 * CONVERSIONS {
-            let failed = converter.convert(|| -> Result<(), Refusal> { panic!("on purpose") }).await;
-            assert_eq!(failed.unwrap_err().reason, Refused::Invalid);
-        }
-        assert_eq!(converter.convert(|| Ok(7)).await, Ok(7));
     }
 }

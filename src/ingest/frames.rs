@@ -14,6 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::{
     Refusal, Refused,
+    conversions::{Conversions, Converting},
     inflate::Encoding,
     memory::{Budget, Share},
 };
@@ -35,6 +36,15 @@ pub(super) struct Message {
     pub share: Share,
 }
 
+/// A message that is being decompressed, and the room it has.
+#[derive(Debug)]
+struct Inflating {
+    converting: Converting<Bytes>,
+    share: Share,
+    /// For the most that it may become.
+    room: Share,
+}
+
 /// Reads messages off a request's body.
 #[derive(Debug)]
 pub(super) struct Frames<B> {
@@ -47,8 +57,11 @@ pub(super) struct Frames<B> {
     share: Share,
     /// What the stream holds besides: messages that wait to be durable.
     elsewhere: usize,
-    /// A message that was decompressed and still lacks room for what it grew.
-    inflated: Option<Message>,
+    conversions: Conversions,
+    /// A message that waits for the room that it may need once decompressed.
+    packed: Option<Message>,
+    /// A message that is being decompressed.
+    inflating: Option<Inflating>,
     /// When the message that has begun must be complete, or the next one must have begun.
     deadline: Instant,
     begun: bool,
@@ -59,7 +72,13 @@ where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
 {
-    pub(super) fn new(body: B, encoding: Option<Encoding>, limits: FrameLimits, memory: Arc<Budget>) -> Self {
+    pub(super) fn new(
+        body: B,
+        encoding: Option<Encoding>,
+        limits: FrameLimits,
+        memory: Arc<Budget>,
+        conversions: Conversions,
+    ) -> Self {
         let deadline = Instant::now() + limits.idle_timeout;
         Self {
             body,
@@ -69,7 +88,9 @@ where
             buffer: BytesMut::new(),
             share: Share::default(),
             elsewhere: 0,
-            inflated: None,
+            conversions,
+            packed: None,
+            inflating: None,
             deadline,
             begun: false,
         }
@@ -93,18 +114,22 @@ where
                 let lacking = self.buffer.len() - self.share.bytes();
                 self.memory.take(&mut self.share, lacking, self.elsewhere).await?;
             }
-            if let Some(message) = &mut self.inflated {
-                let lacking = message.bytes.len().saturating_sub(message.share.bytes());
-                self.memory.take(&mut message.share, lacking, self.elsewhere).await?;
+            if let Some(inflating) = &mut self.inflating {
+                let inflated = (&mut inflating.converting).await;
+                let Some(Inflating { mut share, mut room, .. }) = self.inflating.take() else { continue };
+                let bytes = inflated?;
+                share.merge(room.split(bytes.len().saturating_sub(share.bytes())));
+                return Ok(Some(Message { bytes, share }));
             }
-            if let Some(message) = self.inflated.take() {
-                return Ok(Some(message));
+            if self.packed.is_some() {
+                self.inflate().await?;
+                continue;
             }
             if let Some((message, compressed)) = self.cut()? {
                 if !compressed {
                     return Ok(Some(message));
                 }
-                self.inflated = Some(self.inflate(message)?);
+                self.packed = Some(message);
                 continue;
             }
             if !self.fill().await? {
@@ -148,12 +173,18 @@ where
         }
     }
 
-    fn inflate(&self, message: Message) -> Result<Message, Refusal> {
+    /// Begins to decompress the message that waits for it, once there is room. Cancel-safe.
+    async fn inflate(&mut self) -> Result<(), Refusal> {
         let encoding = self.encoding.ok_or_else(|| {
             Refusal::new(Refused::Invalid, "a message is flagged as compressed, but there is no grpc-encoding")
         })?;
-        let bytes = encoding.decompress(&message.bytes, self.limits.max_message_bytes)?;
-        Ok(Message { bytes, share: message.share })
+        let max = self.limits.max_message_bytes;
+        let length = self.packed.as_ref().map_or(0, |message| message.bytes.len());
+        let room = self.memory.unpack(encoding.most(length, max)).await?;
+        let Some(Message { bytes, share }) = self.packed.take() else { return Ok(()) };
+        let converting = self.conversions.begin(move || encoding.decompress(&bytes, max))?;
+        self.inflating = Some(Inflating { converting, share, room });
+        Ok(())
     }
 
     /// Takes the next piece of the body; false at its end.
@@ -218,9 +249,13 @@ mod tests {
         Arc::new(Budget::new(&MemoryOptions { max_bytes: 10_000, wait: Duration::from_millis(10) }))
     }
 
+    fn conversions() -> Conversions {
+        Conversions::new("test").unwrap()
+    }
+
     async fn all(pieces: Vec<Vec<u8>>, encoding: Option<Encoding>) -> Result<Vec<Bytes>, Refusal> {
         let memory = memory();
-        let mut frames = Frames::new(body(pieces), encoding, LIMITS, Arc::clone(&memory));
+        let mut frames = Frames::new(body(pieces), encoding, LIMITS, Arc::clone(&memory), conversions());
         let mut messages = Vec::new();
         while let Some(message) = frames.next().await? {
             assert!(message.share.bytes() >= message.bytes.len());
@@ -274,7 +309,8 @@ mod tests {
             ..LIMITS
         };
         for (pieces, words) in [(vec![vec![0, 0, 0]], "took too long"), (vec![], "no message")] {
-            let refusal = Frames::new(endless(pieces), None, limits.clone(), memory()).next().await.unwrap_err();
+            let refusal =
+                Frames::new(endless(pieces), None, limits.clone(), memory(), conversions()).next().await.unwrap_err();
             assert_eq!((refusal.reason, refusal.message.contains(words)), (Refused::Timeout, true), "{refusal}");
         }
     }
@@ -284,7 +320,7 @@ mod tests {
         let memory = memory();
         let mut held = Share::default();
         while memory.take(&mut held, 100, 0).await.is_ok() {}
-        let mut frames = Frames::new(body(vec![frame(0, &[1; 500])]), None, LIMITS, Arc::clone(&memory));
+        let mut frames = Frames::new(body(vec![frame(0, &[1; 500])]), None, LIMITS, Arc::clone(&memory), conversions());
         assert_eq!(frames.next().await.unwrap_err().reason, Refused::Memory);
     }
 }

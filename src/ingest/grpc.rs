@@ -40,6 +40,7 @@ use tower::ServiceExt;
 
 use super::{
     Dropped, Gate, GrpcOptions, Intake, Listener, Protocol, Refusal, Refused, ServeError,
+    conversions::Conversions,
     frames::{FrameLimits, Frames},
     inflate::Encoding,
     listener::Peer,
@@ -83,6 +84,7 @@ pub async fn serve(
         http: http2(&options),
     };
     let recorder = Recorder {
+        conversions: Conversions::new("grpc")?,
         streams: Arc::new(Semaphore::new(options.max_streams)),
         options: Arc::new(options),
         side_services: reflection(Routes::new(health_service))?.prepare(),
@@ -133,6 +135,7 @@ struct Recorder {
     gate: Arc<Gate>,
     options: Arc<GrpcOptions>,
     streams: Arc<Semaphore>,
+    conversions: Conversions,
     side_services: Routes,
     stop: CancellationToken,
 }
@@ -233,7 +236,8 @@ impl Recorder {
             message_timeout: self.options.message_timeout,
             idle_timeout: self.options.idle_stream_timeout,
         };
-        let frames = Frames::new(request.into_body(), encoding, limits, Arc::clone(self.intake.memory()));
+        let (memory, conversions) = (Arc::clone(self.intake.memory()), self.conversions.clone());
+        let frames = Frames::new(request.into_body(), encoding, limits, memory, conversions);
         let options =
             StreamOptions { stream, window: self.options.stream_window, max_records: self.options.max_message_records };
         let (intake, stop) = (Arc::clone(&self.intake), self.stop.clone());

@@ -204,9 +204,11 @@ async fn take(door: &Door, stream: Stream, peer: Peer, request: Request<Body>) -
     let pass = door.gate.admit(Protocol::Http, &head.headers, peer, door.intake.status())?;
     let format = Format::of(&head.headers)?;
     let (bytes, mut share) = door.read(Protocol::Http, &head.headers, body, &door.limits, (pass, peer)).await?;
+    let most = format.encoding.most(share.bytes(), door.limits.max_bytes);
+    let mut room = door.intake.memory().unpack(most).await?;
     let batch = door.converter.records(stream, format, bytes).await?;
-    let grown = batch.bytes().len().saturating_sub(share.bytes());
-    door.intake.memory().take(&mut share, grown, 0).await?;
+    share.merge(room.split(batch.bytes().len().saturating_sub(share.bytes())));
+    drop(room);
     let records = u64::from(batch.count());
     Ok(Accepted { records, dropped: door.intake.append(Protocol::Http, batch).await? })
 }

@@ -1,13 +1,23 @@
-//! Decompression of what senders compressed, up to a limit: a bomb costs no more memory than an honest message.
+//! Decompression of what senders compressed, bounded in bytes and in work: a bomb costs no more than an honest message.
+//!
+//! What comes out is limited, and so is the number of blocks, which cost the same however little they hold
+//! ([`Work`]). It runs off the async threads, a few at a time ([`Conversions`](super::conversions::Conversions)).
 
 use std::io::{self, Read};
 
 use bytes::Bytes;
+use http::{HeaderMap, header::CONTENT_ENCODING};
 
-use super::{Refusal, Refused};
+use super::{Refusal, Refused, gzip, zstd_frames};
 
 /// Windows above this are refused: a frame may ask for gigabytes.
 const MAX_ZSTD_WINDOW_LOG: u32 = 23;
+/// A block for so many bytes of the limit is allowed. Encoders make one for tens of kilobytes.
+const BYTES_PER_BLOCK: usize = 1024;
+/// So many blocks are allowed however small the limit.
+const FREE_BLOCKS: usize = 256;
+/// How many times its compressed bytes gzip can become.
+const GZIP_MAX_RATIO: usize = 1032;
 
 /// How a message or body is compressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,46 +27,100 @@ pub(super) enum Encoding {
     Zstd,
 }
 
+/// Blocks that may still be decompressed.
+#[derive(Debug)]
+pub(super) struct Work {
+    left: usize,
+    max: usize,
+}
+
+/// Why something cannot be decompressed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("cannot be decompressed: {0}")]
+    Unreadable(&'static str),
+    #[error("cannot be decompressed: {0}")]
+    Io(#[from] io::Error),
+    #[error("cannot be decompressed: it ends early")]
+    Truncated,
+    #[error("it is compressed in more than {max} blocks: flush the compressor less often, or send less at a time")]
+    TooManyBlocks { max: usize },
+    #[error("decompressed, it is larger than the limit")]
+    TooLarge,
+}
+
+impl Work {
+    /// What may be spent on something that may have `max_bytes`.
+    fn of(max_bytes: usize) -> Self {
+        let max = max_bytes / BYTES_PER_BLOCK + FREE_BLOCKS;
+        Self { left: max, max }
+    }
+
+    /// Takes so many blocks off.
+    pub(super) fn spend(&mut self, blocks: usize) -> Result<(), Failure> {
+        self.left = self.left.checked_sub(blocks).ok_or(Failure::TooManyBlocks { max: self.max })?;
+        Ok(())
+    }
+}
+
 impl Encoding {
-    /// By its name in `grpc-encoding` and `Content-Encoding`.
+    /// By its name in `grpc-encoding` and `Content-Encoding` (RFC 9110: in any case, `x-gzip` is `gzip`).
     pub(super) fn named(name: &[u8]) -> Option<Self> {
-        match name {
+        match name.to_ascii_lowercase().as_slice() {
             b"identity" => Some(Self::Identity),
-            b"gzip" => Some(Self::Gzip),
+            b"gzip" | b"x-gzip" => Some(Self::Gzip),
             b"zstd" => Some(Self::Zstd),
             _ => None,
         }
     }
 
-    /// What was compressed; at most `max` bytes of it.
-    pub(super) fn decompress(self, compressed: &Bytes, max: usize) -> Result<Bytes, Refusal> {
-        let unreadable = |error: io::Error| Refusal::new(Refused::Invalid, format!("cannot be decompressed: {error}"));
-        match self {
-            Self::Identity => Ok(compressed.clone()),
-            Self::Gzip => read(flate2::read::MultiGzDecoder::new(&compressed[..]), max),
-            Self::Zstd => {
-                let mut decoder = zstd::stream::read::Decoder::with_buffer(&compressed[..]).map_err(unreadable)?;
-                decoder.window_log_max(MAX_ZSTD_WINDOW_LOG).map_err(unreadable)?;
-                read(decoder, max)
+    /// From `Content-Encoding`, which may stand there several times; a body that is encoded twice is not taken.
+    pub(super) fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
+        let unsupported = || Refusal::new(Refused::Unsupported, "Content-Encoding must be gzip, zstd or identity");
+        let values = headers.get_all(CONTENT_ENCODING).iter().flat_map(|value| value.as_bytes().split(|&b| b == b','));
+        let mut encoding = Self::Identity;
+        for name in values.map(<[u8]>::trim_ascii).filter(|name| !name.is_empty()) {
+            match Self::named(name).ok_or_else(unsupported)? {
+                Self::Identity => {}
+                named if encoding == Self::Identity => encoding = named,
+                _ => return Err(unsupported()),
             }
         }
+        Ok(encoding)
+    }
+
+    /// Bytes that so many compressed ones can become, of the `max` that are allowed.
+    pub(super) fn most(self, compressed: usize, max: usize) -> usize {
+        match self {
+            Self::Identity => 0,
+            Self::Gzip => compressed.saturating_mul(GZIP_MAX_RATIO).min(max),
+            Self::Zstd => max,
+        }
+    }
+
+    /// What was compressed; at most `max` bytes of it.
+    pub(super) fn decompress(self, compressed: &Bytes, max: usize) -> Result<Bytes, Refusal> {
+        let plain = match self {
+            Self::Identity => return Ok(compressed.clone()),
+            Self::Gzip => gzip::decompress_members(compressed, max, &mut Work::of(max)),
+            Self::Zstd => zstd(compressed, max),
+        };
+        plain.map(Bytes::from).map_err(|failure| match failure {
+            Failure::TooLarge => Refusal::new(Refused::TooLarge, format!("{failure} of {max} bytes")),
+            Failure::TooManyBlocks { .. } => Refusal::new(Refused::TooLarge, failure.to_string()),
+            _ => Refusal::new(Refused::Invalid, failure.to_string()),
+        })
     }
 }
 
-fn read(decoder: impl Read, max: usize) -> Result<Bytes, Refusal> {
+fn zstd(compressed: &[u8], max: usize) -> Result<Vec<u8>, Failure> {
+    zstd_frames::count(compressed, &mut Work::of(max))?;
+    let mut decoder = zstd::stream::read::Decoder::with_buffer(compressed)?;
+    decoder.window_log_max(MAX_ZSTD_WINDOW_LOG)?;
     let mut plain = Vec::new();
     let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
-    decoder
-        .take(limit)
-        .read_to_end(&mut plain)
-        .map_err(|error| Refusal::new(Refused::Invalid, format!("cannot be decompressed: {error}")))?;
-    if plain.len() > max {
-        return Err(Refusal::new(
-            Refused::TooLarge,
-            format!("decompressed, it is larger than the limit of {max} bytes"),
-        ));
-    }
-    Ok(plain.into())
+    decoder.take(limit).read_to_end(&mut plain)?;
+    if plain.len() > max { Err(Failure::TooLarge) } else { Ok(plain) }
 }
 
 #[cfg(test)]
@@ -107,6 +171,197 @@ mod tests {
         let garbage = Bytes::from_static(b"not compressed at all");
         for encoding in [Encoding::Gzip, Encoding::Zstd] {
             assert_eq!(encoding.decompress(&garbage, 1 << 20).unwrap_err().reason, Refused::Invalid, "{encoding:?}");
+        }
+    }
+
+    const ENCODINGS: [Encoding; 2] = [Encoding::Gzip, Encoding::Zstd];
+
+    fn compressed(encoding: Encoding, plain: &[u8]) -> Vec<u8> {
+        match encoding {
+            Encoding::Gzip => gzip(plain).to_vec(),
+            _ => zstd::encode_all(plain, 3).unwrap(),
+        }
+    }
+
+    /// Bits, the lowest of each byte first.
+    #[derive(Default)]
+    struct Bits(Vec<u8>, usize);
+
+    impl Bits {
+        fn push(&mut self, value: u32, bits: usize) {
+            for bit in 0..bits {
+                if self.1 % 8 == 0 {
+                    self.0.push(0);
+                }
+                *self.0.last_mut().unwrap() |= u8::from(value >> bit & 1 == 1) << (self.1 % 8);
+                self.1 += 1;
+            }
+        }
+    }
+
+    /// A gzip member of so many empty deflate blocks of a type, and a last one.
+    fn empty_blocks(kind: u32, blocks: usize) -> Vec<u8> {
+        let mut bits = Bits::default();
+        for block in 0..=blocks {
+            bits.push(u32::from(block == blocks), 1);
+            bits.push(kind, 2);
+            match kind {
+                0 => {
+                    let pad = (8 - bits.1 % 8) % 8;
+                    bits.push(0, pad);
+                    bits.push(0, 16);
+                    bits.push(0xFFFF, 16);
+                }
+                1 => bits.push(0, 7),
+                _ => {
+                    // 257 literals and lengths, one distance; code lengths: 18 (zeros) and 1.
+                    bits.push(0, 5);
+                    bits.push(0, 5);
+                    bits.push(14, 4);
+                    for symbol in [16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1] {
+                        bits.push(u32::from(symbol == 18 || symbol == 1), 3);
+                    }
+                    // code 0 is the length 1, code 1 is 18: 138 zeros, 118 zeros, then 1 (end of block), 1 (a distance)
+                    bits.push(1, 1);
+                    bits.push(127, 7);
+                    bits.push(1, 1);
+                    bits.push(107, 7);
+                    bits.push(0, 1);
+                    bits.push(0, 1);
+                    bits.push(0, 1);
+                }
+            }
+        }
+        [&[0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 255][..], &bits.0, &[0; 8]].concat()
+    }
+
+    #[test]
+    fn a_few_empty_blocks_are_taken_and_a_body_of_them_is_refused_early() {
+        for kind in 0..3 {
+            let few = Bytes::from(empty_blocks(kind, 100));
+            assert_eq!(Encoding::Gzip.decompress(&few, 1 << 20).unwrap(), b""[..], "type {kind}");
+            let many = Bytes::from(empty_blocks(kind, 200_000));
+            let refusal = Encoding::Gzip.decompress(&many, 16 << 20).unwrap_err();
+            assert_eq!(refusal.reason, Refused::TooLarge, "type {kind}: {refusal}");
+            assert!(refusal.message.contains("blocks"), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn empty_members_frames_and_blocks_count_as_well() {
+        let block = [0x28, 0xB5, 0x2F, 0xFD, 0, 0x58];
+        let empty_blocks = [&block[..], &[0; 3].repeat(200_000), &[1, 0, 0]].concat();
+        let rle_blocks = [&block[..], &[2, 0, 0, 7].repeat(200_000), &[1, 0, 0]].concat();
+        let skippable = [0x50, 0x2A, 0x4D, 0x18, 0, 0, 0, 0].repeat(200_000);
+        for (encoding, bytes) in [
+            (Encoding::Gzip, gzip(b"").repeat(100_000)),
+            (Encoding::Zstd, zstd::encode_all(&b""[..], 1).unwrap().repeat(100_000)),
+            (Encoding::Zstd, empty_blocks),
+            (Encoding::Zstd, rle_blocks),
+            (Encoding::Zstd, skippable),
+        ] {
+            let refusal = encoding.decompress(&bytes.into(), 16 << 20).unwrap_err();
+            assert_eq!(refusal.reason, Refused::TooLarge, "{encoding:?}: {refusal}");
+            assert!(refusal.message.contains("blocks"), "{refusal}");
+        }
+    }
+
+    #[test]
+    fn what_compresses_well_and_what_is_flushed_often_is_taken() {
+        for plain in
+            [vec![b' '; 4 << 20], (0..4_u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()]
+        {
+            for encoding in ENCODINGS {
+                let bytes = compressed(encoding, &plain).into();
+                assert_eq!(encoding.decompress(&bytes, plain.len()).unwrap(), plain, "{encoding:?}");
+            }
+        }
+        let mut flushed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        for _ in 0..2000 {
+            flushed.write_all(b"{\"id\": \"AE_1\"}\n").unwrap();
+            flushed.flush().unwrap();
+        }
+        let bytes = flushed.finish().unwrap().into();
+        assert_eq!(Encoding::Gzip.decompress(&bytes, 4 << 20).unwrap().len(), 30_000);
+    }
+
+    #[test]
+    fn several_members_or_frames_are_one_content() {
+        for encoding in ENCODINGS {
+            let bytes =
+                [compressed(encoding, b"live"), compressed(encoding, b""), compressed(encoding, b"kit")].concat();
+            assert_eq!(encoding.decompress(&bytes.into(), 7).unwrap(), b"livekit"[..], "{encoding:?}");
+        }
+        let named =
+            [&[0x1F, 0x8B, 8, 0x1E, 0, 0, 0, 0, 0, 3, 2, 0, b'e', b'x'][..], b"name\0remark\0", &[0, 0]].concat();
+        let named = [&named[..], &gzip(b"livekit")[10..]].concat();
+        assert_eq!(Encoding::Gzip.decompress(&named.into(), 7).unwrap(), b"livekit"[..]);
+    }
+
+    #[test]
+    fn what_is_cut_off_anywhere_is_refused() {
+        for encoding in ENCODINGS {
+            let whole = compressed(encoding, &b"livekit".repeat(20));
+            for end in 0..whole.len() {
+                let refusal = encoding.decompress(&Bytes::copy_from_slice(&whole[..end]), 1000).unwrap_err();
+                assert_eq!(refusal.reason, Refused::Invalid, "{encoding:?}, {end} bytes: {refusal}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_follows_the_end_is_refused() {
+        for encoding in ENCODINGS {
+            for tail in [&b"\0"[..], b"garbage behind the end", &[0; 512], &[0x1F, 0x8B]] {
+                let bytes = [&compressed(encoding, b"livekit")[..], tail].concat();
+                let refusal = encoding.decompress(&bytes.into(), 1000).unwrap_err();
+                assert_eq!(refusal.reason, Refused::Invalid, "{encoding:?}, {tail:?}: {refusal}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_damaged_checksum_or_length_is_refused() {
+        let whole = gzip(b"livekit").to_vec();
+        for at in 1..=8 {
+            let mut damaged = whole.clone();
+            damaged[whole.len() - at] ^= 1;
+            assert_eq!(Encoding::Gzip.decompress(&damaged.into(), 1000).unwrap_err().reason, Refused::Invalid, "{at}");
+        }
+    }
+
+    #[test]
+    fn no_member_reaches_back_into_the_one_before() {
+        // A stored block in the first member, in the second a match of distance 1 before anything else.
+        let mut bits = Bits::default();
+        bits.push(1, 1);
+        bits.push(1, 2);
+        bits.push(0b100_0000, 7); // length 3
+        bits.push(0, 5); // distance 1
+        bits.push(0, 7);
+        let member = [&[0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 255][..], &bits.0, &[0; 8]].concat();
+        let bytes = [gzip(b"aaaa").to_vec(), member].concat();
+        assert_eq!(Encoding::Gzip.decompress(&bytes.into(), 1000).unwrap_err().reason, Refused::Invalid);
+    }
+
+    #[test]
+    fn an_encoding_goes_by_its_name_in_any_case_and_is_one() {
+        let of = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            values.iter().for_each(|value| _ = headers.append(CONTENT_ENCODING, value.parse().unwrap()));
+            Encoding::of(&headers).map_err(|refusal| refusal.reason)
+        };
+        for gzip in
+            [&["gzip"][..], &["GZIP"], &["x-gzip"], &["X-GZip"], &[" gzip "], &["identity, gzip"], &["", "gzip"]]
+        {
+            assert_eq!(of(gzip), Ok(Encoding::Gzip), "{gzip:?}");
+        }
+        for identity in [&[][..], &["identity"], &["Identity"], &[""]] {
+            assert_eq!(of(identity), Ok(Encoding::Identity), "{identity:?}");
+        }
+        assert_eq!(of(&["Zstd"]), Ok(Encoding::Zstd));
+        for bad in [&["br"][..], &["gzip, zstd"], &["gzip", "gzip"], &["gzip;q=1"]] {
+            assert_eq!(of(bad), Err(Refused::Unsupported), "{bad:?}");
         }
     }
 }

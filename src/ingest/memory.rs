@@ -1,4 +1,7 @@
 //! The memory that records may take up between the network and the disk, shared by all senders.
+//!
+//! What came over the wire and what was unpacked from it have room of their own each: few compressed bytes that become
+//! many never leave those who send theirs as they are without room.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,6 +33,8 @@ impl MemoryOptions {
 pub(super) struct Budget {
     common: Pool,
     reserve: Pool,
+    /// For what is more than came over the wire.
+    unpacked: Pool,
     wait: Duration,
 }
 
@@ -66,33 +71,44 @@ impl Pool {
 impl Budget {
     pub(super) fn new(options: &MemoryOptions) -> Self {
         let common = options.largest_share();
-        Self { common: Pool::new(common), reserve: Pool::new(options.max_bytes - common), wait: options.wait }
+        let reserve = Pool::new(options.max_bytes - common);
+        Self { common: Pool::new(common), reserve, unpacked: Pool::new(common), wait: options.wait }
     }
 
     /// Adds room for `bytes` to a share of a sender that holds `elsewhere` besides it. Cancel-safe.
     pub(super) async fn take(&self, share: &mut Share, bytes: usize, elsewhere: usize) -> Result<(), Refusal> {
         let modest = elsewhere + share.bytes() + bytes <= MODEST;
         if modest && let Some(room) = self.reserve.try_take(bytes) {
-            share.merge(Share { common: None, reserve: Some(room) });
+            share.merge(Share { reserve: Some(room), ..Share::default() });
             return Ok(());
         }
         let room = match self.common.try_take(bytes) {
             Some(room) => Some(room),
             None => self.common.take(bytes, self.wait).await,
         };
-        let room = room.ok_or_else(|| {
-            let max = self.common.max + self.reserve.max;
-            let message = format!("no memory left for records that wait to be durable ({max} bytes): try again later");
-            Refusal::new(Refused::Memory, message)
-        })?;
-        share.merge(Share { common: Some(room), reserve: None });
+        let room = room.ok_or_else(|| none_left(self.common.max + self.reserve.max))?;
+        share.merge(Share { common: Some(room), ..Share::default() });
         Ok(())
+    }
+
+    /// Room for what is about to be unpacked, so much at most; what is not needed is dropped afterwards.
+    pub(super) async fn unpack(&self, bytes: usize) -> Result<Share, Refusal> {
+        if bytes == 0 {
+            return Ok(Share::default());
+        }
+        let room = self.unpacked.take(bytes, self.wait).await.ok_or_else(|| none_left(self.unpacked.max))?;
+        Ok(Share { unpacked: Some(room), ..Share::default() })
     }
 
     /// Bytes taken now.
     pub(super) fn used(&self) -> usize {
-        self.common.used() + self.reserve.used()
+        self.common.used() + self.reserve.used() + self.unpacked.used()
     }
+}
+
+fn none_left(max: usize) -> Refusal {
+    let message = format!("no memory left for records that wait to be durable ({max} bytes): try again later");
+    Refusal::new(Refused::Memory, message)
 }
 
 /// Room that was taken; given back when dropped.
@@ -100,26 +116,32 @@ impl Budget {
 pub(super) struct Share {
     common: Option<OwnedSemaphorePermit>,
     reserve: Option<OwnedSemaphorePermit>,
+    unpacked: Option<OwnedSemaphorePermit>,
 }
 
 impl Share {
     pub(super) fn bytes(&self) -> usize {
         let bytes =
             |permit: &Option<OwnedSemaphorePermit>| permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        bytes(&self.common) + bytes(&self.reserve)
+        bytes(&self.common) + bytes(&self.reserve) + bytes(&self.unpacked)
     }
 
     /// Adds another share to this one.
     pub(super) fn merge(&mut self, other: Self) {
         merge(&mut self.common, other.common);
         merge(&mut self.reserve, other.reserve);
+        merge(&mut self.unpacked, other.unpacked);
     }
 
     /// Parts with `bytes` of it (or with all, if it is less).
     pub(super) fn split(&mut self, bytes: usize) -> Self {
+        let taken =
+            |permit: &Option<OwnedSemaphorePermit>| permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let common = split(&mut self.common, bytes);
-        let rest = bytes - common.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        Self { common, reserve: split(&mut self.reserve, rest) }
+        let rest = bytes - taken(&common);
+        let reserve = split(&mut self.reserve, rest);
+        let rest = rest - taken(&reserve);
+        Self { common, reserve, unpacked: split(&mut self.unpacked, rest) }
     }
 }
 
@@ -179,6 +201,19 @@ mod tests {
         assert!(greedy.bytes() > 1 << 19);
         let modest = [taken(&budget, MODEST).await, taken(&budget, MODEST).await];
         assert!(modest.iter().all(Result::is_ok));
+    }
+
+    #[tokio::test]
+    async fn what_is_unpacked_leaves_those_who_send_as_they_are_their_room() {
+        let budget = budget(1 << 20, Duration::from_millis(1));
+        let unpacked = budget.unpack(3 << 18).await.unwrap();
+        assert_eq!(budget.unpack(1).await.unwrap_err().reason, Refused::Memory);
+        taken(&budget, 3 << 18).await.unwrap();
+        drop(unpacked);
+        let mut room = budget.unpack(1000).await.unwrap();
+        let kept = room.split(10);
+        drop(room);
+        assert_eq!((kept.bytes(), budget.used()), (10, 10));
     }
 
     #[tokio::test]

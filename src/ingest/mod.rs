@@ -12,12 +12,14 @@ mod auth;
 mod body;
 pub mod client;
 mod connections;
+mod conversions;
 #[cfg(test)]
 mod double;
 mod dropped;
 mod fanout;
 mod frames;
 pub mod grpc;
+mod gzip;
 pub mod http;
 mod inflate;
 mod listener;
@@ -34,6 +36,7 @@ mod throttle;
 mod tls;
 mod webhook;
 pub mod wire;
+mod zstd_frames;
 
 pub(crate) use connections::{Connections, Slot};
 

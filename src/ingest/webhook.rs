@@ -15,6 +15,7 @@ use super::{
     Accepted, Protocol, Refusal, Refused,
     body::{BodyLimits, check_json_size},
     http::Door,
+    inflate::Encoding,
     listener::Peer,
 };
 use crate::{
@@ -31,8 +32,12 @@ pub(super) async fn take(door: &Door, peer: Peer, request: Request<Body>) -> Res
     let refuse = |why: &str| door.gate.refuse(Protocol::Webhook, why, peer, door.intake.status());
     let (pass, claims) = door.gate.webhook(&head.headers, peer).map_err(|why| refuse(&why))?;
     let limits = BodyLimits { max_bytes: door.limits.max_bytes.min(MAX_BODY_BYTES), ..door.limits.clone() };
-    let (body, _share) = door.read(Protocol::Webhook, &head.headers, body, &limits, (pass, peer)).await?;
-    let bytes = body.join();
+    let encoding = Encoding::of(&head.headers)?;
+    let (body, share) = door.read(Protocol::Webhook, &head.headers, body, &limits, (pass, peer)).await?;
+    let _room = door.intake.memory().unpack(encoding.most(share.bytes(), limits.max_bytes)).await?;
+    let max_bytes = limits.max_bytes;
+    // What was signed is the content, however it is encoded on its way.
+    let bytes = door.converter.convert(move || encoding.decompress(&body.join(), max_bytes)).await?;
     if !claims.sha256.is_some_and(|hash| is_hash_of(&bytes, &hash)) {
         return Err(refuse("the token was not signed for this body"));
     }

@@ -1,5 +1,6 @@
 //! Where records end up: MongoDB, Redis, files. A sink says of every record what became of it.
 
+mod encoding;
 pub mod file;
 pub mod mongodb;
 pub mod redis;

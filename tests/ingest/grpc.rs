@@ -192,6 +192,27 @@ async fn gzip_and_zstd_messages_are_taken() {
 }
 
 #[tokio::test]
+async fn a_gzip_message_of_empty_blocks_is_refused() {
+    let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    let header = [0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 255];
+    let bomb = [&header[..], &[0, 0, 0, 0xFF, 0xFF].repeat(800_000), &[1, 0, 0, 0xFF, 0xFF], &[0; 8]].concat();
+    let framed = [&[1][..], &u32::try_from(bomb.len()).unwrap().to_be_bytes(), &bomb].concat();
+    let connection = tokio::net::TcpStream::connect(server.address).await.unwrap();
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let io = hyper_util::rt::TokioIo::new(connection);
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    tokio::spawn(connection);
+    let request =
+        hyper::Request::post(format!("http://{}/livekit.AnalyticsRecorderService/IngestEvents", server.address))
+            .header("content-type", "application/grpc")
+            .header("grpc-encoding", "gzip")
+            .body(http_body_util::Full::new(Bytes::from(framed)))
+            .unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    assert_eq!(response.headers()["grpc-status"], (Code::OutOfRange as i32).to_string(), "{:?}", response.headers());
+}
+
+#[tokio::test]
 async fn each_refusal_has_its_code() {
     let options = GrpcOptions {
         max_message_bytes: 10_000,

@@ -94,6 +94,35 @@ async fn one_object_an_array_the_wrapper_and_lines_of_json_are_taken() {
     assert_eq!(server.spool.records(Stream::NodeRooms).len(), 1);
 }
 
+/// A gzip body that becomes nothing, in so many empty blocks.
+fn empty_blocks(blocks: usize) -> Vec<u8> {
+    let header = [0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 255];
+    [&header[..], &[0, 0, 0, 0xFF, 0xFF].repeat(blocks), &[1, 0, 0, 0xFF, 0xFF], &[0; 8]].concat()
+}
+
+#[tokio::test]
+async fn at_every_path_gzip_goes_by_all_its_names_and_empty_blocks_are_refused() {
+    let server = server().await;
+    let (events, stats) = (&br#"{"roomId": "RM_1"}"#[..], &br#"{"score": 4.5}"#[..]);
+    let node_rooms = &br#"{"nodeId": "ND_1"}"#[..];
+    for (path, one) in [("/v1/events", events), ("/v1/stats", stats), ("/v1/node_rooms", node_rooms)] {
+        for encoding in ["gzip", "GZIP", "x-gzip", "X-Gzip", "identity, gzip"] {
+            let headers = [("content-type", JSON), ("content-encoding", encoding)];
+            let answer = post(&server, path, &headers, gzip(one)).await;
+            assert_eq!(answer, (StatusCode::OK, json!({"records": 1})), "{path} {encoding}");
+        }
+        for content_type in [JSON, NDJSON, PROTOBUF] {
+            let headers = [("content-type", content_type), ("content-encoding", "gzip")];
+            let (status, answer) = post(&server, path, &headers, empty_blocks(800_000)).await;
+            assert_eq!((status.as_u16(), answer["reason"].as_str()), (413, Some("too_large")), "{path} {answer}");
+            for broken in [gzip(one)[..20].to_vec(), [&gzip(one)[..], b"more"].concat()] {
+                let (status, answer) = post(&server, path, &headers, broken).await;
+                assert_eq!((status.as_u16(), answer["reason"].as_str()), (400, Some("invalid")), "{path} {answer}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_answer_waits_until_the_records_are_durable() {
     let server = server().await;

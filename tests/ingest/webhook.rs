@@ -79,6 +79,30 @@ async fn all_webhooks_of_a_real_server_become_the_events_that_say_the_same() {
 }
 
 #[tokio::test]
+async fn a_webhook_may_be_compressed_on_its_way_and_what_is_signed_is_its_content() {
+    let server = server().await;
+    let body = r#"{"event": "room_started", "id": "EV_1"}"#;
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, body.as_bytes()).unwrap();
+    let packed = encoder.finish().unwrap();
+    let header = [0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 255];
+    let empty_blocks = [&header[..], &[0, 0, 0, 0xFF, 0xFF].repeat(200_000), &[1, 0, 0, 0xFF, 0xFF], &[0; 8]].concat();
+    for (encoding, packed, status) in [
+        ("gzip", packed.clone(), 200),
+        ("X-GZIP", packed.clone(), 200),
+        ("br", packed.clone(), 415),
+        ("gzip", packed[..20].to_vec(), 400),
+        ("gzip", empty_blocks, 413),
+    ] {
+        let request = Client::new().post(format!("http://{}/webhook", server.address)).body(packed);
+        let request =
+            request.header("content-encoding", encoding).header("authorization", token(body, json!({}), SECRET));
+        assert_eq!(request.send().await.unwrap().status(), status, "{encoding}");
+    }
+    assert_eq!(events(&server).len(), 2);
+}
+
+#[tokio::test]
 async fn egress_ingress_and_names_of_the_future_are_taken() {
     let server = server().await;
     for body in [

@@ -43,6 +43,27 @@ async fn the_api_shows_what_the_command_line_shows() {
     .await;
 }
 
+/// Each becomes a document of hundreds of kilobytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_bounded_in_bytes_however_much_its_records_become() {
+    let mut spool = with_token(nowhere("mongo"));
+    spool.start().await;
+    let outputs = vec![livekit_protocol::ImageOutput::default(); 5000];
+    let request = livekit_protocol::RoomCompositeEgressRequest { image_outputs: outputs, ..Default::default() };
+    let request = livekit_protocol::egress_info::Request::RoomComposite(request);
+    let egress = livekit_protocol::EgressInfo { request: Some(request), ..Default::default() };
+    let large =
+        |i| livekit_protocol::AnalyticsEvent { egress: Some(egress.clone()), ..event(&format!("AE_{i}"), "a room") };
+    send(&spool, (0..100).map(large).collect()).await;
+    let (status, peeked) = ask(&spool, Method::GET, "/api/v1/sinks/mongo/peek?n=500", None).await;
+    assert_eq!(status, StatusCode::OK);
+    assert!((8 << 20..10 << 20).contains(&peeked.len()), "{} bytes", peeked.len());
+    // Streamed, there are all of them.
+    let (_, all) = ask(&spool, Method::GET, "/api/v1/sinks/mongo/records", None).await;
+    assert_eq!(all.lines().count(), 100, "{} bytes", all.len());
+    assert!(all.len() > 20 << 20, "{} bytes", all.len());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_wrong_with_a_request_is_said_in_json_too() {
     let mut spool = with_token(nowhere("mongo"));

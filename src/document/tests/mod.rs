@@ -4,6 +4,7 @@
 mod broken;
 mod model;
 mod odd;
+mod work;
 
 use prost_reflect::{DescriptorPool, MessageDescriptor};
 

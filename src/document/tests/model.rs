@@ -9,7 +9,7 @@ use super::{document, encoder, everything};
 use crate::{document::fork::go_name, record::write_varint, testing::cases};
 
 /// The rules, plainly.
-fn model(message: &DynamicMessage) -> Document {
+pub(super) fn model(message: &DynamicMessage) -> Document {
     let mut document = Document::new();
     for (field, value) in message.fields() {
         let value = match value {
@@ -57,7 +57,7 @@ fn map_key(key: &MapKey) -> String {
 }
 
 /// Same content, whatever the order of fields; NaN equals NaN.
-fn sorted(value: &Bson) -> String {
+pub(super) fn sorted(value: &Bson) -> String {
     match value {
         Bson::Document(document) => {
             let mut fields: Vec<_> = document.iter().map(|(key, value)| format!("{key:?}:{}", sorted(value))).collect();
@@ -125,7 +125,7 @@ fn field(descriptor: FieldDescriptor, depth: u32) -> BoxedStrategy<Vec<u8>> {
 }
 
 /// Fields of a message: any of them, any number of times, in any order, some unknown ones among them.
-fn message(descriptor: &MessageDescriptor, depth: u32) -> BoxedStrategy<Vec<u8>> {
+pub(super) fn message(descriptor: &MessageDescriptor, depth: u32) -> BoxedStrategy<Vec<u8>> {
     let fields: Vec<_> = descriptor
         .fields()
         .filter(|field| depth < 3 || field.kind().as_message().is_none())

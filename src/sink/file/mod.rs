@@ -31,9 +31,12 @@ use self::{
     output::{Disk, RealDisk},
     stream_file::{Rotation, StreamFile},
 };
-use super::{Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind};
+use super::{
+    Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind,
+    encoding::{GivenUp, PART_BYTES, run_blocking},
+};
 use crate::{
-    document::{BadBson, DocumentContext, Encoder, JsonStyle, Labels, write_json},
+    document::{DocumentContext, Encoder, JsonStyle, Labels, NoJson, write_json},
     durable_fs::make_directories,
     record::{Stream, UnixMillis},
 };
@@ -107,7 +110,7 @@ impl Sink for FileSink {
     async fn send_batch(&self, batch: Batch) -> BatchOutcome {
         let inner = Arc::clone(&self.inner);
         let records = batch.records.len();
-        let written = tokio::task::spawn_blocking(move || inner.write(&batch)).await;
+        let written = run_blocking(move |given_up| inner.write(&batch, given_up)).await;
         written.unwrap_or_else(|panic| BatchOutcome {
             records: vec![Outcome::Retry; records],
             error: Some(SinkError { kind: SinkErrorKind::Unnamed, message: format!("writing failed: {panic}") }),
@@ -160,29 +163,50 @@ impl Inner {
         Ok(())
     }
 
-    /// Encode, leave out what stands there already, append, fsync.
-    fn write(self: &Arc<Self>, batch: &Batch) -> BatchOutcome {
+    /// Encode, leave out what stands there already, append, fsync. What was appended is taken back where not all is.
+    fn write(self: &Arc<Self>, batch: &Batch, given_up: &GivenUp) -> BatchOutcome {
         let mut outcomes = vec![Outcome::Retry; batch.records.len()];
-        let lines = self.encode(batch, &mut outcomes);
+        let mut next = 0;
+        // Made before it is this batch's turn: the one before is being synced meanwhile.
+        let mut lines = self.encode(batch, &mut next, &mut outcomes, given_up);
         let mut file = self.streams[&batch.stream].lock();
         let Some(file) = file.as_mut() else {
             let error = Some(self.error(&not_in_use()));
             return BatchOutcome { records: outcomes, error };
         };
-        let mut text = Vec::with_capacity(lines.iter().map(|line| line.text.len()).sum());
-        let mut ids = HashSet::with_capacity(lines.len());
-        for line in &lines {
-            if !file.has(&line.id) && ids.insert(line.id.as_str()) {
-                text.extend_from_slice(&line.text);
+        let (mut records, mut ids) = (Vec::with_capacity(lines.len()), HashSet::with_capacity(lines.len()));
+        let mut written = file.take_back();
+        loop {
+            let mut text = Vec::with_capacity(lines.iter().map(|line| line.text.len()).sum());
+            for line in lines {
+                records.push(line.record);
+                if !file.has(&line.id) && !ids.contains(&line.id) {
+                    text.extend_from_slice(&line.text);
+                    ids.insert(line.id);
+                }
             }
+            if !text.is_empty() {
+                written = written.and_then(|()| file.append(&text));
+            }
+            drop(text);
+            if written.is_err() || given_up.is_set() || next == batch.records.len() {
+                break;
+            }
+            lines = self.encode(batch, &mut next, &mut outcomes, given_up);
         }
-        if !ids.is_empty()
-            && let Err(error) = file.append(&text, ids.into_iter())
-        {
+        if given_up.is_set() {
+            written = written.and(file.take_back());
+            let error = written.err().map(|error| self.error(&error));
+            return BatchOutcome { records: outcomes, error };
+        }
+        if !ids.is_empty() {
+            written = written.and_then(|()| file.sync(ids.iter().map(String::as_str)));
+        }
+        if let Err(error) = written {
             return BatchOutcome { records: outcomes, error: Some(self.error(&error)) };
         }
-        for line in &lines {
-            outcomes[line.record] = Outcome::Delivered;
+        for record in records {
+            outcomes[record] = Outcome::Delivered;
         }
         if file.rotate(self.rotation()) {
             let inner = Arc::clone(self);
@@ -191,19 +215,24 @@ impl Inner {
         BatchOutcome { records: outcomes, error: None }
     }
 
-    /// The batch as lines; records that make none are rejected.
-    fn encode(&self, batch: &Batch, outcomes: &mut [Outcome]) -> Vec<Line> {
+    /// The next part of the batch as lines, from `next` on; records that make none are rejected.
+    fn encode(&self, batch: &Batch, next: &mut usize, outcomes: &mut [Outcome], given_up: &GivenUp) -> Vec<Line> {
         let context = DocumentContext { expire_at: None, labels: &self.labels };
         let mut document = Vec::new();
-        let mut lines = Vec::with_capacity(batch.records.len());
-        for (i, record) in batch.records.iter().enumerate() {
+        let (mut lines, mut bytes) = (Vec::new(), 0);
+        while let Some(record) = batch.records.get(*next).filter(|_| bytes < PART_BYTES && !given_up.is_set()) {
+            let i = *next;
+            *next += 1;
             document.clear();
             let line = match self.encoder.encode(batch.stream, &record.bytes, &context, &mut document) {
                 Ok(()) => line_of(&document).map_err(|error| error.to_string()),
                 Err(error) => Err(error.to_string()),
             };
             match line {
-                Ok((id, text)) => lines.push(Line { record: i, id, text }),
+                Ok((id, text)) => {
+                    bytes += text.len();
+                    lines.push(Line { record: i, id, text });
+                }
                 Err(reason) => outcomes[i] = Outcome::Rejected(format!("it makes no document: {reason}")),
             }
         }
@@ -280,9 +309,9 @@ struct Line {
 }
 
 /// A document's `_id` and its line.
-fn line_of(document: &[u8]) -> Result<(String, Vec<u8>), BadBson> {
+fn line_of(document: &[u8]) -> Result<(String, Vec<u8>), NoJson> {
     let id = RawDocument::from_bytes(document).ok().and_then(|document| document.get_str("_id").ok());
-    let id = id.ok_or(BadBson { at: 0 })?.to_owned();
+    let id = id.ok_or(NoJson::BadBson { at: 0 })?.to_owned();
     let mut text = Vec::with_capacity(document.len() * 3 / 2);
     write_json(document, JsonStyle::Relaxed, &mut text)?;
     text.push(b'\n');

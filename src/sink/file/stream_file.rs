@@ -52,6 +52,8 @@ struct Open {
     output: Box<dyn Output>,
     /// Whole, synced lines.
     bytes: u64,
+    /// Lines behind them, not yet synced.
+    unsynced: u64,
     since: UnixMillis,
 }
 
@@ -79,7 +81,7 @@ impl StreamFile {
             output.sync()?;
             remembered += ids.len();
             tails.push(ids);
-            file.open = Some(Open { path, output, bytes, since });
+            file.open = Some(Open { path, output, bytes, unsynced: 0, since });
         }
         while remembered < REMEMBERED
             && let Some((_, path)) = files.pop()
@@ -118,9 +120,9 @@ impl StreamFile {
         Ok(())
     }
 
-    /// Appends lines (each with its end) and makes them durable.
-    pub(super) fn append<'a>(&mut self, lines: &[u8], ids: impl Iterator<Item = &'a str>) -> io::Result<()> {
-        if self.open.as_ref().is_some_and(|open| !open.output.is_linked()) {
+    /// Appends lines, each with its end. They count once they are synced; after an error none of those since then is there.
+    pub(super) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
+        if self.open.as_ref().is_some_and(|open| open.unsynced == 0 && !open.output.is_linked()) {
             self.open = None;
         }
         if self.open.is_none() {
@@ -130,20 +132,40 @@ impl StreamFile {
         if let Err(error) = open.output.append(lines) {
             if open.output.cut(open.bytes).is_err() {
                 self.open = None;
+            } else {
+                open.unsynced = 0;
             }
             return Err(error);
         }
+        open.unsynced += lines.len() as u64;
+        Ok(())
+    }
+
+    /// Makes durable what was appended, and remembers its `_id`s.
+    pub(super) fn sync<'a>(&mut self, ids: impl Iterator<Item = &'a str>) -> io::Result<()> {
+        let Some(open) = &mut self.open else { return Ok(()) };
         if let Err(error) = open.output.sync() {
             // What the disk holds now is unknown: nothing is appended to it any more. The lines go, if they can.
             let _ = open.output.cut(open.bytes);
             self.open = None;
             return Err(error);
         }
-        open.bytes += lines.len() as u64;
+        open.bytes += std::mem::take(&mut open.unsynced);
         for id in ids {
             self.recent.insert(id);
         }
         Ok(())
+    }
+
+    /// Takes back what was appended and not synced.
+    pub(super) fn take_back(&mut self) -> io::Result<()> {
+        let Some(open) = self.open.as_mut().filter(|open| open.unsynced > 0) else { return Ok(()) };
+        let cut = open.output.cut(open.bytes);
+        open.unsynced = 0;
+        if cut.is_err() {
+            self.open = None;
+        }
+        cut
     }
 
     /// Closes the file if it is due; true where it was.
@@ -171,7 +193,7 @@ impl StreamFile {
         let path = self.folder.join(format!("{}-{}{EXTENSION}", self.stream, name_of(named)));
         let output = self.disk.create(&path)?;
         self.last_named = named;
-        Ok(Open { path, output, bytes: 0, since })
+        Ok(Open { path, output, bytes: 0, unsynced: 0, since })
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicU32, AtomicUsize, Ordering},
         mpsc,
     },
     time::Duration,
@@ -24,7 +24,10 @@ use super::{
 use crate::{
     document::{DocumentOptions, Encoder},
     record::{Stream, now_millis},
-    sink::{Batch, BatchOutcome, Outcome, Sink, SinkErrorKind},
+    sink::{
+        Batch, BatchOutcome, Outcome, Sink, SinkErrorKind,
+        encoding::{PART_BYTES, small_records_of_large_documents},
+    },
     spool::QueuedRecord,
 };
 
@@ -251,6 +254,8 @@ struct Faults {
     appends: AtomicU32,
     syncs: AtomicU32,
     cuts: AtomicU32,
+    /// Bytes of the longest append.
+    longest: AtomicUsize,
 }
 
 struct FaultyDisk(Arc<Faults>);
@@ -280,6 +285,7 @@ impl Output for FaultyOutput {
             self.output.append(&bytes[..bytes.len() / 2])?;
             return Err(io::ErrorKind::StorageFull.into());
         }
+        self.faults.longest.fetch_max(bytes.len(), Ordering::SeqCst);
         self.output.append(bytes)
     }
 
@@ -313,6 +319,47 @@ async fn a_full_disk_is_retry_and_leaves_no_half_line() {
     assert!(all_delivered(&sink.send_batch(events(10..20)).await));
     assert_eq!(ids(folder.path()), numbered(0..20));
     assert_eq!(files(folder.path()).len(), 1);
+}
+
+#[tokio::test]
+async fn documents_much_larger_than_their_records_are_written_a_part_at_a_time() {
+    let folder = tempfile::tempdir().expect("folder");
+    let faults = Arc::new(Faults::default());
+    let sink = open_on(options(folder.path()), FaultyDisk(Arc::clone(&faults))).await;
+    let batch = small_records_of_large_documents(150);
+    let records: usize = batch.records.iter().map(|record| record.bytes.len()).sum();
+    assert!(all_delivered(&sink.send_batch(batch).await));
+    assert_eq!(ids(folder.path()), numbered(0..150));
+    let (lines, longest) = (text(&files(folder.path())[0]).len(), faults.longest.load(Ordering::SeqCst));
+    assert!(lines > 2 * PART_BYTES && lines > 20 * records, "{lines} bytes of {records}");
+    assert!(longest < PART_BYTES + PART_BYTES / 4, "{longest} bytes at once");
+}
+
+#[tokio::test]
+async fn a_batch_that_fails_in_its_last_part_leaves_nothing_of_the_others() {
+    let folder = tempfile::tempdir().expect("folder");
+    let faults = Arc::new(Faults::default());
+    let sink = open_on(options(folder.path()), FaultyDisk(Arc::clone(&faults))).await;
+    sink.send_batch(events(1000..1010)).await;
+    let batch = small_records_of_large_documents(150);
+    faults.syncs.store(1, Ordering::SeqCst);
+    assert_eq!(sink.send_batch(batch.clone()).await.records, vec![Outcome::Retry; 150]);
+    assert_eq!(ids(folder.path()), numbered(1000..1010));
+    assert!(all_delivered(&sink.send_batch(batch).await));
+    assert_eq!(ids(folder.path()), [numbered(1000..1010), numbered(0..150)].concat());
+}
+
+#[tokio::test]
+async fn a_batch_that_nobody_waits_for_any_more_is_not_written_to_its_end() {
+    let folder = tempfile::tempdir().expect("folder");
+    let sink = open(options(folder.path())).await;
+    sink.send_batch(events(1000..1010)).await;
+    let batch = small_records_of_large_documents(150);
+    let left = tokio::time::timeout(Duration::from_millis(1), sink.send_batch(batch.clone())).await;
+    assert!(left.is_err(), "150 large documents within a millisecond");
+    // The next one has its turn when that one has ended, and taken back what it had written.
+    assert!(all_delivered(&sink.send_batch(events(1010..1020)).await));
+    assert_eq!(ids(folder.path()), numbered(1000..1020));
 }
 
 #[tokio::test]

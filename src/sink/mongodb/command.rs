@@ -12,7 +12,10 @@ use bson::{RawDocument, RawDocumentBuf};
 use crate::{
     document::{DocumentContext, Encoder, Labels, expire_at},
     record::{now_millis, wall_millis},
-    sink::{Batch, Outcome},
+    sink::{
+        Batch, Outcome,
+        encoding::{GivenUp, PART_BYTES},
+    },
 };
 
 /// What the server takes in one command, as its `hello` says.
@@ -52,9 +55,10 @@ impl Limits {
         }
     }
 
-    /// Bytes of documents in one command: the command is itself a document, and fits a message.
+    /// Bytes of documents in one command: the command is itself a document, and fits a message; and what is in memory at
+    /// once is bounded.
     fn command(&self) -> usize {
-        self.document.min(self.message.saturating_sub(AROUND))
+        self.document.min(self.message.saturating_sub(AROUND)).min(PART_BYTES)
     }
 }
 
@@ -75,19 +79,37 @@ pub(super) struct Insert {
     pub(super) records: Vec<usize>,
 }
 
-/// Encodes a batch. Records that cannot be documents are rejected in `outcomes`; the others are in the commands.
-pub(super) fn inserts(
+/// How far a batch is encoded.
+#[derive(Debug, Default)]
+pub(super) struct Encoded {
+    /// The next record.
+    next: usize,
+    /// The document of the one before, which found no room in its command.
+    left_over: Option<Vec<u8>>,
+}
+
+/// Encodes as much of a batch as one command takes; `None` at its end. Records that cannot be documents are rejected in
+/// `outcomes`; the others are in the commands.
+pub(super) fn next_insert(
     batch: &Batch,
+    encoded: &mut Encoded,
     encoder: &Encoder,
     recipe: &Recipe,
     limits: &Limits,
     outcomes: &mut [Outcome],
-) -> Vec<Insert> {
+    given_up: &GivenUp,
+) -> Option<Insert> {
     // The server compares with its own clock: of two times that may be wrong, the one that keeps documents longer.
     let now = now_millis().max(wall_millis());
-    let mut done = Vec::new();
     let mut open = Writer::new(batch, recipe);
-    for (i, record) in batch.records.iter().enumerate() {
+    if let Some(document) = encoded.left_over.take() {
+        open.begin_document();
+        open.bytes.extend_from_slice(&document);
+        open.records.push(encoded.next - 1);
+    }
+    while let Some(record) = batch.records.get(encoded.next).filter(|_| !given_up.is_set()) {
+        let i = encoded.next;
+        encoded.next += 1;
         let context = DocumentContext {
             expire_at: recipe.expiration.map(|expiration| expire_at(record.received_at, now, expiration)),
             labels: &recipe.labels,
@@ -110,16 +132,13 @@ pub(super) fn inserts(
         }
         let full = open.bytes.len() - open.documents > limits.command() || open.records.len() >= limits.documents;
         if full && !open.records.is_empty() {
-            let mut next = Writer::new(batch, recipe);
-            next.begin_document();
-            next.bytes.extend_from_slice(&open.bytes[start..]);
+            encoded.left_over = Some(open.bytes[start..].to_vec());
             open.bytes.truncate(before);
-            done.extend(std::mem::replace(&mut open, next).finish());
+            return open.finish();
         }
         open.records.push(i);
     }
-    done.extend(open.finish());
-    done
+    open.finish()
 }
 
 /// A command that is being written.
@@ -222,7 +241,11 @@ mod tests {
     fn encode(batch: &Batch, limits: Limits) -> (Vec<(Document, Vec<usize>)>, Vec<Outcome>) {
         let encoder = Encoder::new(DocumentOptions::default());
         let mut outcomes = vec![Outcome::Retry; batch.records.len()];
-        let inserts = inserts(batch, &encoder, &recipe(), &limits, &mut outcomes);
+        let (mut encoded, given_up) = (Encoded::default(), GivenUp::default());
+        let inserts: Vec<Insert> = std::iter::from_fn(|| {
+            next_insert(batch, &mut encoded, &encoder, &recipe(), &limits, &mut outcomes, &given_up)
+        })
+        .collect();
         let parsed = |insert: Insert| (Document::try_from(insert.command).expect("valid BSON"), insert.records);
         (inserts.into_iter().map(parsed).collect(), outcomes)
     }
@@ -264,6 +287,22 @@ mod tests {
         assert_eq!(by_size.iter().map(|(command, _)| ids(command).len()).collect::<Vec<_>>(), [3, 3, 3, 1]);
         let all: Vec<&str> = by_size.iter().flat_map(|(command, _)| ids(command)).collect();
         assert_eq!(all, (0..10).map(|i| format!("AE_{i}")).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn documents_much_larger_than_their_records_are_made_a_command_at_a_time() {
+        let batch = crate::sink::encoding::small_records_of_large_documents(150);
+        let encoder = Encoder::new(DocumentOptions::default());
+        let mut outcomes = vec![Outcome::Retry; batch.records.len()];
+        let (mut encoded, mut records, given_up) = (Encoded::default(), Vec::new(), GivenUp::default());
+        let (recipe, limits) = (recipe(), Limits::default());
+        while let Some(insert) = next_insert(&batch, &mut encoded, &encoder, &recipe, &limits, &mut outcomes, &given_up)
+        {
+            assert!(insert.command.as_bytes().len() <= PART_BYTES + AROUND);
+            assert!(encoded.next <= records.len() + insert.records.len() + 1, "no further than the command");
+            records.extend(insert.records);
+        }
+        assert_eq!(records, (0..150).collect::<Vec<_>>());
     }
 
     #[test]

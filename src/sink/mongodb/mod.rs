@@ -30,11 +30,13 @@ use tokio::sync::OnceCell;
 
 pub use self::options::{MongoOptions, MongoOptionsError};
 use self::{
-    command::{Insert, Limits, Recipe, inserts},
+    command::{Encoded, Insert, Limits, Recipe, next_insert},
     describe::{describe, shortened},
     fault::kind_of,
 };
-use super::{Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind, url::without_secrets};
+use super::{
+    Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind, encoding::run_blocking, url::without_secrets,
+};
 use crate::{
     document::{Encoder, Labels},
     record::RecordId,
@@ -192,22 +194,25 @@ impl Sink for MongoSink {
             let error = Some(self.error(SinkErrorKind::Unavailable, "not connected yet"));
             return BatchOutcome { records: outcomes, error };
         };
-        let encoding = {
-            let (batch, encoder, ready) = (batch.clone(), Arc::clone(&self.encoder), Arc::clone(&ready));
-            tokio::task::spawn_blocking(move || {
-                let commands = inserts(&batch, &encoder, &ready.recipe, &ready.limits, &mut outcomes);
-                (commands, outcomes)
-            })
-        };
-        let (commands, mut outcomes) = match encoding.await {
-            Ok(encoded) => encoded,
-            Err(panic) => {
-                let error = Some(self.error(SinkErrorKind::Unnamed, &format!("encoding failed: {panic}")));
-                return BatchOutcome { records: vec![Outcome::Retry; batch.records.len()], error };
-            }
-        };
-        let mut error: Option<SinkError> = None;
-        for command in commands {
+        let (mut error, mut encoded): (Option<SinkError>, _) = (None, Encoded::default());
+        loop {
+            let encoding = {
+                let (batch, encoder, ready) = (batch.clone(), Arc::clone(&self.encoder), Arc::clone(&ready));
+                run_blocking(move |given_up| {
+                    let (recipe, limits) = (&ready.recipe, &ready.limits);
+                    let command = next_insert(&batch, &mut encoded, &encoder, recipe, limits, &mut outcomes, given_up);
+                    (command, encoded, outcomes)
+                })
+            };
+            let command;
+            (command, encoded, outcomes) = match encoding.await {
+                Ok(encoded) => encoded,
+                Err(panic) => {
+                    let error = Some(self.error(SinkErrorKind::Unnamed, &format!("encoding failed: {panic}")));
+                    return BatchOutcome { records: vec![Outcome::Retry; batch.records.len()], error };
+                }
+            };
+            let Some(command) = command else { break };
             let Some(failure) = self.insert(&ready, &batch, command, &mut outcomes).await else { continue };
             let away = failure.kind != SinkErrorKind::Unnamed;
             error = Some(failure);

@@ -12,7 +12,10 @@ use super::{
 use crate::{
     document::{DocumentContext, Encoder, JsonStyle, Labels, write_json},
     record::Stream,
-    sink::{Batch, Outcome, SinkErrorKind},
+    sink::{
+        Batch, Outcome, SinkErrorKind,
+        encoding::{GivenUp, PART_BYTES},
+    },
 };
 
 /// A record as it is sent.
@@ -25,12 +28,21 @@ pub(super) struct Entry {
     json: Vec<u8>,
 }
 
-/// Encodes a batch. Records that cannot be documents are rejected in `outcomes`.
-pub(super) fn entries(batch: &Batch, encoder: &Encoder, labels: &Labels, outcomes: &mut [Outcome]) -> Vec<Entry> {
+/// Encodes the next part of a batch, from `next` on. Records that cannot be documents are rejected in `outcomes`.
+pub(super) fn entries(
+    batch: &Batch,
+    next: &mut usize,
+    encoder: &Encoder,
+    labels: &Labels,
+    outcomes: &mut [Outcome],
+    given_up: &GivenUp,
+) -> Vec<Entry> {
     let context = DocumentContext { expire_at: None, labels };
     let mut document = Vec::new();
-    let mut entries = Vec::with_capacity(batch.records.len());
-    for (record, queued) in batch.records.iter().enumerate() {
+    let (mut entries, mut bytes) = (Vec::new(), 0);
+    while let Some(queued) = batch.records.get(*next).filter(|_| bytes < PART_BYTES && !given_up.is_set()) {
+        let record = *next;
+        *next += 1;
         document.clear();
         let encoded = encoder.encode(batch.stream, &queued.bytes, &context, &mut document).map_err(|e| e.to_string());
         let entry = encoded.and_then(|()| {
@@ -40,7 +52,10 @@ pub(super) fn entries(batch: &Batch, encoder: &Encoder, labels: &Labels, outcome
             Ok(Entry { record, slot: slot_of(key.as_bytes()), key, json })
         });
         match entry {
-            Ok(entry) => entries.push(entry),
+            Ok(entry) => {
+                bytes += entry.json.len();
+                entries.push(entry);
+            }
             Err(reason) => outcomes[record] = Outcome::Rejected(format!("it makes no document: {reason}")),
         }
     }
@@ -134,6 +149,24 @@ mod tests {
             key(Stream::NodeRooms, doc! { "_id": "ND_1:7:1.0", "node_id": "ND_1" }),
             "node_rooms:{ND_1}:ND_1:7:1.0"
         );
+    }
+
+    #[test]
+    fn documents_much_larger_than_their_records_are_made_a_part_at_a_time() {
+        let batch = crate::sink::encoding::small_records_of_large_documents(150);
+        let encoder = Encoder::new(crate::document::DocumentOptions::default());
+        let (labels, given_up) = (Labels::none(), GivenUp::default());
+        let mut outcomes = vec![Outcome::Retry; batch.records.len()];
+        let (mut next, mut parts, mut records) = (0, 0, Vec::new());
+        while next < batch.records.len() {
+            let part = entries(&batch, &mut next, &encoder, &labels, &mut outcomes, &given_up);
+            let bytes: usize = part.iter().map(|entry| entry.json.len()).sum();
+            assert!(bytes < PART_BYTES + PART_BYTES / 4, "{bytes} bytes at once");
+            records.extend(part.iter().map(|entry| entry.record));
+            parts += 1;
+        }
+        assert_eq!(records, (0..150).collect::<Vec<_>>());
+        assert!(parts > 2, "{parts} parts");
     }
 
     #[test]

@@ -28,7 +28,9 @@ use self::{
     fault::{Fault, kind_of},
     nodes::Nodes,
 };
-use super::{Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind, url::without_secrets};
+use super::{
+    Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind, encoding::run_blocking, url::without_secrets,
+};
 use crate::document::{Encoder, Labels};
 
 /// How often redirections are followed before a record waits for the next attempt.
@@ -189,21 +191,50 @@ impl Sink for RedisSink {
 
     async fn send_batch(&self, batch: Batch) -> BatchOutcome {
         let mut outcomes = vec![Outcome::Retry; batch.records.len()];
-        let encoding = {
-            let (batch, encoder, labels) = (batch.clone(), Arc::clone(&self.encoder), Arc::clone(&self.labels));
-            tokio::task::spawn_blocking(move || {
-                let entries = entries(&batch, &encoder, &labels, &mut outcomes);
-                (entries, outcomes)
-            })
-        };
-        let (entries, mut outcomes) = match encoding.await {
-            Ok(encoded) => encoded,
-            Err(panic) => {
-                let error = Some(self.error(SinkErrorKind::Unnamed, &format!("encoding failed: {panic}")));
-                return BatchOutcome { records: vec![Outcome::Retry; batch.records.len()], error };
-            }
-        };
-        let (mut away, mut unnamed, mut asked) = (None, None, false);
+        let mut failures = Failures::default();
+        let mut next = 0;
+        while next < batch.records.len() && failures.away.is_none() {
+            let encoding = {
+                let (batch, encoder, labels) = (batch.clone(), Arc::clone(&self.encoder), Arc::clone(&self.labels));
+                run_blocking(move |given_up| {
+                    let entries = entries(&batch, &mut next, &encoder, &labels, &mut outcomes, given_up);
+                    (entries, next, outcomes)
+                })
+            };
+            let entries;
+            (entries, next, outcomes) = match encoding.await {
+                Ok(encoded) => encoded,
+                Err(panic) => {
+                    let error = Some(self.error(SinkErrorKind::Unnamed, &format!("encoding failed: {panic}")));
+                    return BatchOutcome { records: vec![Outcome::Retry; batch.records.len()], error };
+                }
+            };
+            self.send_entries(&entries, &mut outcomes, &mut failures).await;
+        }
+        // Where others passed, an unknown error is the record's own: found out now, it holds up nothing later.
+        let others_passed = outcomes.iter().any(|outcome| *outcome != Outcome::Retry);
+        let Failures { away, unnamed } = failures;
+        let error = if others_passed { unnamed.or(away) } else { away.or(unnamed) };
+        BatchOutcome { records: outcomes, error: error.map(|(kind, text)| self.error(kind, &text)) }
+    }
+
+    async fn close(&self) {
+        self.nodes.close();
+    }
+}
+
+/// Why some records are to be retried.
+#[derive(Debug, Default)]
+struct Failures {
+    away: Option<(SinkErrorKind, String)>,
+    unnamed: Option<(SinkErrorKind, String)>,
+}
+
+impl RedisSink {
+    /// Sends a part of a batch, wherever its keys are.
+    async fn send_entries(&self, entries: &[Entry], outcomes: &mut [Outcome], failures: &mut Failures) {
+        let Failures { away, unnamed } = failures;
+        let mut asked = false;
         let mut todo: Vec<&Entry> = entries.iter().collect();
         for _ in 0..REDIRECTIONS {
             let mut by_node: HashMap<String, Vec<&Entry>> = HashMap::new();
@@ -220,10 +251,10 @@ impl Sink for RedisSink {
                                 self.nodes.learn(slot, node);
                                 todo.push(entry);
                             }
-                            Err(failure) => away = Some(failure),
+                            Err(failure) => *away = Some(failure),
                         },
-                        Fate::Failed(SinkErrorKind::Unnamed, text) => unnamed = Some((SinkErrorKind::Unnamed, text)),
-                        Fate::Failed(kind, text) => away = Some((kind, text)),
+                        Fate::Failed(SinkErrorKind::Unnamed, text) => *unnamed = Some((SinkErrorKind::Unnamed, text)),
+                        Fate::Failed(kind, text) => *away = Some((kind, text)),
                     }
                 }
             }
@@ -234,13 +265,5 @@ impl Sink for RedisSink {
         if !todo.is_empty() {
             away.get_or_insert((SinkErrorKind::Unavailable, "the cluster keeps moving these keys".to_owned()));
         }
-        // Where others passed, an unknown error is the record's own: found out now, it holds up nothing later.
-        let others_passed = outcomes.iter().any(|outcome| *outcome != Outcome::Retry);
-        let error = if others_passed { unnamed.or(away) } else { away.or(unnamed) };
-        BatchOutcome { records: outcomes, error: error.map(|(kind, text)| self.error(kind, &text)) }
-    }
-
-    async fn close(&self) {
-        self.nodes.close();
     }
 }

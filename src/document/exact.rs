@@ -1,0 +1,288 @@
+//! The exact way for a record whose fields come repeated or interleaved: protobuf says that of a value the last one
+//! counts, that a message in several pieces is merged, and that a list goes on wherever its next element is.
+//!
+//! Nothing is copied: a message is gathered into *slots*, one per field (or oneof) in the order of their first
+//! occurrences, and a slot is a chain of *parts* of the record:
+//!
+//! | field | its parts |
+//! |---|---|
+//! | a value | the last occurrence, with its tag |
+//! | a message | the contents of each piece; of a oneof, those since another member |
+//! | a list, a map | its runs, with their tags |
+//!
+//! Then the slots are written, messages in them the same way from their pieces. Each byte is so read once by the message
+//! that it belongs to, and once where it is written, however deep it is. Parts and slots are stacks that a message
+//! leaves as it found them.
+
+use super::{
+    encode::{Encoding, Key, Stop},
+    error::{DocumentErrorReason, WireType},
+    map,
+    schema::{Field, Shape, Table, Value},
+    wire,
+    writer::kind,
+};
+
+/// Parts of one record at most: each costs memory beyond the record's own. A list or map of so many elements would make
+/// about as large a document as is allowed.
+pub(super) const MAX_PARTS: usize = 1 << 20;
+/// The end of a chain.
+const NONE: u32 = u32::MAX;
+/// Slots of a message that are found by their number alone.
+const INDEXED: usize = 64;
+
+/// A part of a record that belongs to a field, see the module's header.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part<'a> {
+    bytes: &'a [u8],
+    next: u32,
+}
+
+/// What was gathered of a field.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slot {
+    /// The field, or of a oneof the member that came last.
+    number: u32,
+    slot: u16,
+    /// Its parts are contents of messages.
+    message: bool,
+    first: u32,
+    last: u32,
+}
+
+/// Where the slots of the message that is being gathered are.
+struct Gathering {
+    /// The slot of each number, plus one, counted from `base`.
+    index: [u8; INDEXED],
+    /// The message's first slot.
+    base: usize,
+}
+
+impl<'a> Encoding<'a> {
+    /// Writes the fields of a message that lies in one piece.
+    pub(super) fn exact_message(&mut self, table: &Table, message: &'a [u8], depth: usize) -> Result<(), Stop> {
+        let parts = self.parts.len();
+        self.whole(table, depth, |encoding, gathering| encoding.gather(table, message, gathering))?;
+        self.parts.truncate(parts);
+        Ok(())
+    }
+
+    /// Writes the fields of a message from its pieces.
+    fn merged(&mut self, table: &Table, first: u32, depth: usize) -> Result<(), Stop> {
+        self.check_depth(depth)?;
+        let parts = self.parts.len();
+        self.whole(table, depth, |encoding, gathering| {
+            let mut piece = first;
+            while piece != NONE {
+                let Part { bytes, next } = encoding.parts[piece as usize];
+                encoding.gather(table, bytes, gathering)?;
+                piece = next;
+            }
+            Ok(())
+        })?;
+        self.parts.truncate(parts);
+        Ok(self.check_size()?)
+    }
+
+    fn whole(
+        &mut self,
+        table: &Table,
+        depth: usize,
+        gather: impl FnOnce(&mut Self, &mut Gathering) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
+        let base = self.slots.len();
+        gather(self, &mut Gathering { index: [0; INDEXED], base })?;
+        let end = self.slots.len();
+        let mut seen = 0;
+        for at in base..end {
+            let slot = self.slots[at];
+            let Some(field) = table.field(slot.number) else { continue };
+            seen |= field.bit;
+            self.slot(table, field, slot, depth).map_err(|stop| table.within(field, stop))?;
+        }
+        self.slots.truncate(base);
+        self.absent(table, |field| seen & field.bit == 0);
+        Ok(())
+    }
+
+    /// Adds the fields of a piece of a message to its slots.
+    fn gather(&mut self, table: &Table, piece: &'a [u8], gathering: &mut Gathering) -> Result<(), Stop> {
+        let mut input = piece;
+        while !input.is_empty() {
+            let before = input;
+            let tag = wire::tag(&mut input)?;
+            let mut contents = wire::contents(&mut input, tag)?;
+            let mut skipped = contents.len();
+            let Some(field) = table.field(tag >> 3) else {
+                self.work += before.len() - input.len() - skipped;
+                continue;
+            };
+            let run = matches!(field.shape, Shape::List | Shape::Map(_));
+            let message =
+                !run && matches!(field.value, Value::Message(_)) && WireType::from_tag(tag) == Some(WireType::Length);
+            if run {
+                while let Some((next_tag, next)) = wire::again(input, tag) {
+                    input = next;
+                    skipped += wire::contents(&mut input, next_tag)?.len();
+                }
+            }
+            let whole = &before[..before.len() - input.len()];
+            self.work += whole.len() - skipped;
+            if field.value == Value::Removed && !matches!(field.shape, Shape::Oneof(_)) {
+                continue;
+            }
+            if !message {
+                contents = whole;
+            }
+            self.add(field, tag >> 3, message, run, contents, gathering)?;
+        }
+        Ok(())
+    }
+
+    fn add(
+        &mut self,
+        field: &Field,
+        number: u32,
+        message: bool,
+        run: bool,
+        bytes: &'a [u8],
+        gathering: &mut Gathering,
+    ) -> Result<(), Stop> {
+        let Some(at) = self.slot_of(field, gathering) else {
+            let part = self.part(bytes)?;
+            self.slots.push(Slot { number, slot: field.slot, message, first: part, last: part });
+            if let Some(index) = gathering.index.get_mut(usize::from(field.slot)) {
+                // At most as many slots as are indexed come before the first that is not.
+                *index = u8::try_from(self.slots.len() - gathering.base).unwrap_or(0);
+            }
+            return Ok(());
+        };
+        let known = self.slots[at];
+        if known.number == number && (run || (message && known.message)) {
+            if !bytes.is_empty() {
+                let part = self.part(bytes)?;
+                self.parts[known.last as usize].next = part;
+                self.slots[at].last = part;
+            }
+        } else {
+            // What came before does not count any more.
+            self.parts[known.first as usize] = Part { bytes, next: NONE };
+            self.slots[at] = Slot { number, message, last: known.first, ..known };
+        }
+        Ok(())
+    }
+
+    fn slot_of(&self, field: &Field, gathering: &Gathering) -> Option<usize> {
+        match gathering.index.get(usize::from(field.slot)) {
+            Some(0) => None,
+            Some(&place) => Some(gathering.base + usize::from(place) - 1),
+            // Few messages have more slots than are indexed, and those not many more.
+            None => {
+                let own = &self.slots[gathering.base..];
+                own.iter().position(|slot| slot.slot == field.slot).map(|at| gathering.base + at)
+            }
+        }
+    }
+
+    fn part(&mut self, bytes: &'a [u8]) -> Result<u32, Stop> {
+        self.check_parts(1)?;
+        self.parts.push(Part { bytes, next: NONE });
+        Ok(u32::try_from(self.parts.len() - 1).unwrap_or(NONE))
+    }
+
+    /// Refuses a record of too many parts; `more` are to come besides those gathered.
+    #[inline]
+    pub(super) fn check_parts(&self, more: usize) -> Result<(), Stop> {
+        if self.parts.len() + more > MAX_PARTS {
+            return Err(DocumentErrorReason::TooManyParts { limit: MAX_PARTS }.into());
+        }
+        Ok(())
+    }
+
+    /// Writes what was gathered of a field.
+    fn slot(&mut self, table: &Table, field: &Field, slot: Slot, depth: usize) -> Result<(), Stop> {
+        match field.shape {
+            Shape::Implicit | Shape::Explicit => {
+                self.single(&field.header, field, slot, depth, field.shape == Shape::Explicit)
+            }
+            Shape::Oneof(_) if field.value == Value::Removed => Ok(()),
+            Shape::Oneof(index) => {
+                self.writer.header(kind::DOCUMENT, &table.oneofs[index]);
+                let start = self.writer.begin();
+                self.single(&field.header, field, slot, depth, true)?;
+                self.writer.end(start);
+                Ok(())
+            }
+            Shape::List => {
+                let before = self.writer.position();
+                self.writer.header(kind::ARRAY, &field.header);
+                let start = self.writer.begin();
+                let mut count = 0;
+                self.each_run(slot, |encoding, tag, input| encoding.run(field, tag, input, &mut count, depth))?;
+                if count == 0 {
+                    self.writer.rewind(before);
+                } else {
+                    self.writer.end(start);
+                }
+                Ok(())
+            }
+            Shape::Map(entry) => {
+                let mut entries = map::Entries::default();
+                self.each_run(slot, |encoding, tag, input| entries.add_run(encoding, field, entry, tag, input))?;
+                entries.write(self, field, entry, depth)
+            }
+        }
+    }
+
+    fn each_run(
+        &mut self,
+        slot: Slot,
+        mut each: impl FnMut(&mut Self, u32, &mut &'a [u8]) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
+        let mut run = slot.first;
+        while run != NONE {
+            let Part { bytes, next } = self.parts[run as usize];
+            let mut input = bytes;
+            self.work += bytes.len();
+            let tag = wire::tag(&mut input)?;
+            each(self, tag, &mut input)?;
+            run = next;
+        }
+        Ok(())
+    }
+
+    /// Writes what was gathered of a field that is there once.
+    fn single<K: Key>(&mut self, key: K, field: &Field, slot: Slot, depth: usize, present: bool) -> Result<(), Stop> {
+        if let (true, Value::Message(inner)) = (slot.message, field.value) {
+            key.write(&mut self.writer, kind::DOCUMENT);
+            let start = self.writer.begin();
+            self.merged(self.schema.table(inner), slot.first, depth + 1)?;
+            self.writer.end(start);
+            return Ok(());
+        }
+        let mut input = self.parts[slot.first as usize].bytes;
+        self.work += input.len();
+        let tag = wire::tag(&mut input)?;
+        self.value(key, field, tag, &mut input, depth, present)
+    }
+
+    /// Writes the value of a map's entry that has it in pieces.
+    pub(super) fn exact_value<K: Key>(
+        &mut self,
+        key: K,
+        table: &Table,
+        number: u32,
+        message: &'a [u8],
+        depth: usize,
+    ) -> Result<(), Stop> {
+        let (base, parts) = (self.slots.len(), self.parts.len());
+        self.gather(table, message, &mut Gathering { index: [0; INDEXED], base })?;
+        let slot = self.slots[base..].iter().find(|slot| slot.number == number).copied();
+        if let (Some(slot), Some(field)) = (slot, table.field(number)) {
+            self.single(key, field, slot, depth, true)?;
+        }
+        self.slots.truncate(base);
+        self.parts.truncate(parts);
+        Ok(())
+    }
+}
