@@ -118,7 +118,14 @@ mod tests {
             .collect();
         let began = Arc::new(Mutex::new(false));
         let begin = Arc::clone(&began);
-        drop(conversions.begin(move || Ok(*begin.lock() = true)).unwrap());
+        drop(
+            conversions
+                .begin(move || {
+                    *begin.lock() = true;
+                    Ok(())
+                })
+                .unwrap(),
+        );
         for _ in 0..AT_ONCE {
             release.send(()).unwrap();
         }
