@@ -43,8 +43,10 @@ pub(super) fn twin(store: &Store) -> MemoryQueue {
         let before = Unread { extent: whole, held: Some(known.held), floor, expected, since: None };
         let Unread { extent, held, floor, since: failing_since, .. } = known.unread.unwrap_or(before);
         let extent = Extent { from: 0, end: known.end, ..extent };
-        let floor = if known.unread.is_some() { store.told_by_fronts(floor) } else { floor };
-        let start = Start { extent, progress: known.progress.unwalked(), floor, expected, next: None };
+        let mut start = Start { extent, progress: known.progress.unwalked(), floor, expected, next: None };
+        if known.unread.is_some() {
+            start = store.told_by_fronts(start);
+        }
         let mut entries = Entries::new(store.options.max_entry_span);
         let mut now = Segment { unread: None, ..*known };
         match walk_whole(store.disk.as_ref(), &store.journal(), start, &mut entries) {
@@ -57,7 +59,7 @@ pub(super) fn twin(store: &Store) -> MemoryQueue {
                     *before += walked.counted[i];
                     *now += walked.progress.lost[i];
                 }
-                now.take_walked(&walked, walked.progress_of(held.unwrap_or_default()));
+                now.take_walked(&walked, walked.progress_of(held.unwrap_or_default()), extent.end);
             }
             Err((error, since)) => {
                 let path = segment::path(&store.journal(), segment);
@@ -96,10 +98,12 @@ pub(super) fn twin(store: &Store) -> MemoryQueue {
 }
 
 impl Segment {
-    /// It was walked; how many records it holds is known then, and where it ends.
-    fn take_walked(&mut self, walked: &Walked, progress: Progress) {
+    /// It was walked up to `end`, or to where it turned out to end; how many records it holds is known then.
+    fn take_walked(&mut self, walked: &Walked, progress: Progress, end: u64) {
         self.held = self.held.max(progress.entered);
-        self.end = walked.torn.as_ref().map_or(self.end, |torn| torn.bytes.start);
+        if walked.progress.entered_to < end {
+            self.end = walked.progress.entered_to;
+        }
         self.progress = progress;
     }
 }
@@ -144,12 +148,9 @@ impl Store {
     fn read_segment_again(&self, segment: u64) -> bool {
         let Some(known) = self.state.lock().segments.get(&segment).copied() else { return false };
         let Some(unread) = known.unread else { return false };
-        let Unread { extent, mut expected, since, .. } = unread;
-        let floor = self.told_by_fronts(unread.floor);
-        if let Some(front) = self.front(segment) {
-            expected.iter_mut().zip(front.first).for_each(|(expected, first)| *expected = (*expected).max(first));
-        }
-        let start = Start { extent, progress: known.progress.unwalked(), floor, expected, next: None };
+        let Unread { extent, floor, expected, since, .. } = unread;
+        let progress = known.progress.unwalked();
+        let start = self.told_by_fronts(Start { extent, progress, floor, expected, next: None });
         let mut entries = Entries::new(self.options.max_entry_span);
         // Nobody waits for the queue meanwhile: a medium that fails takes long to say so. It has been said that it cannot be read.
         let Ok(walked) = walk(self.disk.as_ref(), &self.journal(), start, &mut entries) else { return false };
@@ -175,11 +176,25 @@ impl Store {
         damage.iter().for_each(|damage| self.quarantine.keep(&path, segment, file.as_ref(), damage));
     }
 
-    /// What is done at least, by fronts that could not be read either when a segment could not.
-    fn told_by_fronts(&self, floor: PerStream<u64>) -> PerStream<u64> {
+    /// A walk over a segment that could not be read, with what fronts tell that could not be read then either: where it begins
+    /// and ends, and what is done at least. Behind its end may lie a group that was refused, and its sequence numbers given out again.
+    fn told_by_fronts(&self, mut start: Start) -> Start {
         let segments: Vec<u64> = self.state.lock().segments.keys().copied().collect();
-        let fronts = segments.into_iter().filter_map(|segment| self.front(segment));
-        fronts.fold(floor, |floor, front| std::array::from_fn(|i| floor[i].max(front.ack_floor[i])))
+        let rise = |at_least: &mut PerStream<u64>, by: &PerStream<u64>| {
+            at_least.iter_mut().zip(by).for_each(|(at_least, by)| *at_least = (*at_least).max(*by));
+        };
+        for front in segments.into_iter().filter_map(|segment| self.front(segment)) {
+            rise(&mut start.floor, &front.ack_floor);
+            if front.segment == start.extent.segment {
+                rise(&mut start.expected, &front.first);
+            }
+            if let Some(ending) = front.previous.filter(|ending| ending.segment == start.extent.segment) {
+                start.extent.end = start.extent.end.min(ending.len);
+                start.extent.is_last = false;
+                start.next = Some(ending.next);
+            }
+        }
+        start
     }
 
     fn front(&self, segment: u64) -> Option<Front> {
@@ -219,7 +234,7 @@ impl Store {
         }
         let mut state = self.state.lock();
         if let Some(known) = state.segments.get_mut(&segment) {
-            known.take_walked(walked, progress);
+            known.take_walked(walked, progress, unread.extent.end);
             known.unread = None;
         }
         for (stream, key, entry) in &change.entries {

@@ -206,3 +206,19 @@ fn a_newest_segment_of_which_nothing_can_be_read_at_a_start_is_passed_over() {
         }
     }
 }
+
+/// What was refused and could not be cut off came to light where neither its segment nor the front behind it could be read at a
+/// start, and lay over what was kept later with the same sequence numbers (1549).
+#[test]
+fn what_was_refused_stays_out_where_the_front_that_says_so_is_read_later() {
+    holds(&[
+        append(EVENTS, 5, 137),
+        fails(Kind::Sync, 0, 1),
+        fails(Kind::Change, 0, FOR_GOOD),
+        append(STATS, 4, 1044),
+        append(STATS, 3, 1499),
+        fails(Kind::Read, 0, FOR_GOOD),
+        Step::Restart(WIDE),
+        Step::Time(2),
+    ]);
+}
