@@ -3,7 +3,7 @@
 //! ```text
 //! append    pack ─► write + fdatasync ─► publish (state) ─► answer
 //! enter     published groups ─► entries, in one change          by whoever looks at the queue next
-//! finish    entries removed or shrunk, the segment's count of done records and the totals: one change
+//! finish    entries removed or shrunk, the segment's count of done records and the totals: one change, written with the next flush
 //! retain    a segment whose own count of records equals its count of done ones ─► .done ─► truncated ─► unlinked
 //! ```
 //!
