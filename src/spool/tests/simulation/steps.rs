@@ -85,6 +85,7 @@ impl World {
 
     /// Makes durable what is packed, and what waits.
     pub(super) fn append_waiting(&mut self) {
+        self.may_drop_if(|world| world.limits.when_full == WhenFull::DropOldest);
         let Some(process) = &self.process else { return };
         if let Some(packed) = self.machine.take_meanwhile() {
             (packed.work)();
@@ -109,7 +110,6 @@ impl World {
     }
 
     fn offer(&mut self, offers: &[Offer]) {
-        self.may_drop_if(|world| world.limits.when_full == WhenFull::DropOldest);
         let Some(process) = &self.process else { return };
         let shared = Arc::clone(&process.shared);
         for Offer { stream, records, bytes } in offers {
