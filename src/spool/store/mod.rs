@@ -431,6 +431,7 @@ impl Store {
     pub(crate) fn note_clock(&self, clock: Times) {
         let change = super::queue::Change { clock: Some(clock), ..Default::default() };
         self.with_queue(|queue| queue.apply(&change));
+        self.mark_changed();
     }
 
     /// Enters what is published, makes the queue durable, and lets go of the journal.

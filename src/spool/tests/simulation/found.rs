@@ -1,15 +1,17 @@
 //! Stories that met a fault of the spool once, cut down to what it takes, each named after what has to hold. The number is the seed
 //! that found it.
 
+use std::time::Duration;
+
 use super::{
     disk::{Fault, Kind},
     medium::{End, Pages},
     queue::Remembers,
     seeds::{report, tell},
-    story::{Offer, Step, WIDE},
+    story::{Limits, Offer, Step, WIDE},
     world::World,
 };
-use crate::record::Stream;
+use crate::record::{Stream, simulated};
 
 const EVENTS: Stream = Stream::Events;
 const STATS: Stream = Stream::Stats;
@@ -205,4 +207,19 @@ fn a_newest_segment_of_which_nothing_can_be_read_at_a_start_is_passed_over() {
             }
         }
     }
+}
+
+/// The queue gathers its changes until a flush, and the time alone was none: a backlog that only waited grew no older by it.
+#[test]
+fn a_stop_notes_the_time_though_nothing_else_has_changed() {
+    let mut world = World::new();
+    let limits = Limits { max_age_seconds: Some(3600), ..WIDE };
+    let story = [Step::Restart(limits), append(EVENTS, 1, 100), Step::Time(3)];
+    story.iter().try_for_each(|step| world.step(step)).unwrap();
+    simulated::advance(Duration::from_secs(100));
+    world.close();
+    let stopped_at = simulated::wall();
+    world.open();
+    let noted = world.process.as_ref().and_then(|process| process.shared.store.clock());
+    assert_eq!(noted.map(|noted| noted.written_at), Some(stopped_at));
 }
