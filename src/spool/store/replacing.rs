@@ -75,8 +75,9 @@ impl Store {
         came_back
     }
 
-    /// Makes the queue's changes durable, if there are any.
+    /// Makes the queue's changes durable, if there are any; waits for whoever is at it.
     pub(crate) fn flush(&self) {
+        let _turn = self.flushing.lock();
         if !self.changed.swap(false, Ordering::Relaxed) {
             return;
         }
