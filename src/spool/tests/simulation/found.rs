@@ -8,10 +8,10 @@ use super::{
     medium::{End, Pages},
     queue::Remembers,
     seeds::{report, tell},
-    story::{Limits, Offer, Step, WIDE},
+    story::{Limits, Offer, Outcome, Part, Step, WIDE},
     world::World,
 };
-use crate::record::{Stream, simulated};
+use crate::record::{Stream, instant, simulated};
 
 const EVENTS: Stream = Stream::Events;
 const STATS: Stream = Stream::Stats;
@@ -222,4 +222,26 @@ fn a_stop_notes_the_time_though_nothing_else_has_changed() {
     world.open();
     let noted = world.process.as_ref().and_then(|process| process.shared.store.clock());
     assert_eq!(noted.map(|noted| noted.written_at), Some(stopped_at));
+}
+
+/// Each bad sector of a segment held its stream up for as long as the first one.
+#[test]
+fn bad_sectors_of_one_segment_are_waited_for_once() {
+    let mut world = World::new();
+    for _ in 0..3 {
+        world.step(&append(EVENTS, 1, 4500)).unwrap();
+    }
+    for at in [500, 900] {
+        world.step(&Step::BadPage(0, at)).unwrap();
+    }
+    world.step(&append(EVENTS, 1, 100)).unwrap();
+    let began = instant();
+    while world.pending(EVENTS) > 0 && instant().duration_since(began) < Duration::from_secs(60) {
+        world.step(&Step::Lease(EVENTS, 8)).unwrap();
+        world.step(&Step::Answer(0, Outcome::Delivered, Part::All)).unwrap();
+        world.step(&Step::Time(1)).unwrap();
+    }
+    let waited = instant().duration_since(began);
+    assert!(waited < Duration::from_secs(15), "{waited:?}");
+    assert_eq!((world.pending(EVENTS), world.machine.state().ledger.reported[0]), (0, 2));
 }
