@@ -73,12 +73,14 @@ impl Shared {
         if self.admit(bytes).is_ok() {
             return true;
         }
-        if self.store.try_with_queue(QUEUE_TIMEOUT, |_| Ok(())).is_none() {
+        if self.store.try_with_queue(QUEUE_TIMEOUT, |_| Ok(())).is_none() || !self.store.can_flush(QUEUE_TIMEOUT) {
             return false;
         }
         let mut dropped = 0;
         while let Some(segment) = self.next_to_drop(bytes) {
             dropped += self.store.drop_segment(segment);
+            // Nothing else tells after a kill that its records were dropped, once it is gone.
+            self.store.flush();
             self.store.retain();
             self.refresh_free();
             if self.admit(bytes).is_ok() {

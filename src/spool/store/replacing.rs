@@ -102,6 +102,11 @@ impl Store {
         }
     }
 
+    /// Whether a flush that is under way ends in time.
+    pub(crate) fn can_flush(&self, patience: Duration) -> bool {
+        self.flushing.try_lock_for(patience).is_some()
+    }
+
     /// Whether there is something to flush.
     pub(crate) fn is_changed(&self) -> bool {
         self.changed.load(Ordering::Relaxed)

@@ -157,6 +157,24 @@ async fn what_an_optional_sink_missed_is_counted_after_a_kill_whether_its_spool_
     spool.close().await;
 }
 
+#[tokio::test]
+async fn what_drop_oldest_dropped_is_counted_as_such_after_a_kill() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spool = Spool::open(folder.path(), small(WhenFull::DropOldest)).expect("opens");
+    let mut number = 0;
+    while dropped(&spool) == 0 {
+        spool.append(big_batch(number * 100..(number + 1) * 100)).await.expect("space is made");
+        number += 1;
+    }
+    let before = spool.status().streams[&Stream::Events].clone();
+    let after = killed(folder.path());
+    let again = Spool::open(after.path(), small(WhenFull::DropOldest)).expect("opens");
+    let found = again.status().streams[&Stream::Events].clone();
+    assert_eq!((found.records, found.delivered, found.dropped), (before.records, 0, before.dropped));
+    again.close().await;
+    spool.close().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn appends_that_make_space_at_once_all_find_some() {
     let folder = tempfile::tempdir().expect("a folder");
