@@ -75,10 +75,13 @@ impl Shared {
             return Some(0);
         }
         self.store.try_with_queue(QUEUE_TIMEOUT, |_| Ok(()))?;
+        if !self.store.can_flush(QUEUE_TIMEOUT) {
+            return None;
+        }
         let mut dropped = 0;
         while let Some(segment) = self.next_to_drop(bytes) {
             dropped += self.store.drop_segment(segment);
-            // A kill would take the count of records that are gone.
+            // Nothing else tells after a kill that its records were dropped, once it is gone.
             self.store.flush();
             self.store.retain();
             self.refresh_free();

@@ -134,6 +134,7 @@ pub(crate) fn open(
         closing_queues: Arc::default(),
         restored: Mutex::new(instant()),
         changed: AtomicBool::new(true),
+        flushing: Mutex::default(),
         read_only: place.read_only,
     };
     Ok((store, findings))

@@ -85,12 +85,19 @@ impl World {
 
     /// Makes durable what is packed, and what waits.
     pub(super) fn append_waiting(&mut self) {
-        self.may_drop_if(|world| world.limits.when_full == WhenFull::DropOldest);
         let Some(process) = &self.process else { return };
+        // Whichever step it is that they become durable with.
+        let may_drop = || {
+            if self.limits.when_full == WhenFull::DropOldest {
+                self.machine.state().ledger.may_drop = [true; 3];
+            }
+        };
         if let Some(packed) = self.machine.take_meanwhile() {
+            may_drop();
             (packed.work)();
         }
         while let Some(commit) = process.shared.pack_waiting() {
+            may_drop();
             commit(&process.shared);
         }
     }
