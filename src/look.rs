@@ -32,6 +32,16 @@ impl Source {
         }
     }
 
+    /// Which of its segments cannot be read now, where some cannot: their records are not all among those that are looked at.
+    #[must_use]
+    pub fn unread_error(&self) -> Option<String> {
+        let status = match self {
+            Self::Open(spool) => spool.status(),
+            Self::Stopped(spool) => spool.status(),
+        };
+        status.unread_error
+    }
+
     /// The dead letters that a filter means, oldest first. Blocking.
     ///
     /// # Errors

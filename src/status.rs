@@ -225,6 +225,10 @@ pub struct SinkStatus {
     pub dead_letter_bytes: u64,
     /// Journal files.
     pub segments: u64,
+    /// Of these, how many cannot be read now. Their records are not all counted, and are delivered when they can be read.
+    pub unread_segments: u64,
+    /// Which they are, and what that means; `None` where there is none.
+    pub unread_error: Option<String>,
     /// Whether its queue is on disk; it is in memory while the disk is full or the queue's files fail, and is made again from
     /// the journal by a start. `None` where nothing is known of the spool.
     pub queue_on_disk: Option<bool>,
@@ -337,6 +341,18 @@ impl SinkStatus {
 }
 
 impl SinkStatus {
+    /// Whether nothing is left to be delivered. Of what cannot be read nobody can say so.
+    pub(crate) const fn is_drained(&self) -> bool {
+        self.records == 0 && self.unread_segments == 0
+    }
+
+    /// A sink that seems to be well is not, where some of its records cannot be read.
+    pub(crate) fn judge_unread(&mut self) {
+        if self.unread_segments > 0 && matches!(self.state, State::Delivering | State::Idle | State::Stopped) {
+            self.state = State::SpoolFailed;
+        }
+    }
+
     /// Says what to do about what the other fields say, and about the spool where it takes no records.
     pub(crate) fn advise(&mut self, spool: Option<&str>) {
         let name = &self.name;

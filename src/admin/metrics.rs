@@ -62,6 +62,8 @@ metrics! {
     DEAD = "livekit_spool_dead_letters", "gauge", "Records set aside, by sink and stream.";
     DEAD_BYTES = "livekit_spool_dead_letter_bytes", "gauge", "Bytes of a sink's dead letters on disk.";
     SEGMENTS = "livekit_spool_journal_segments", "gauge", "Files of a sink's journal.";
+    UNREAD = "livekit_spool_unread_segments", "gauge",
+        "Of these, those that cannot be read now: their records are not all counted.";
     APPENDED = "livekit_spool_appended_records_total", "counter",
         "Records that came for the sink since its spool was made, by stream; survives restarts.";
     OUT_ALL = "livekit_spool_acknowledged_records_total", "counter",
@@ -174,6 +176,7 @@ fn backlog(out: &mut Output, sinks: &[&SinkStatus]) {
     out.by_stream(DEAD, sinks, |stream| stream.dead_letters as f64);
     out.by_sink(DEAD_BYTES, sinks, |sink| Some(sink.dead_letter_bytes as f64));
     out.by_sink(SEGMENTS, sinks, |sink| Some(sink.segments as f64));
+    out.by_sink(UNREAD, sinks, |sink| Some(sink.unread_segments as f64));
 }
 
 fn fates(out: &mut Output, sinks: &[&SinkStatus]) {

@@ -251,7 +251,7 @@ impl Stopped {
     }
 
     /// Delivers what waits for a sink (or for all) until nothing is left or `timeout` is over; `progress` hears how many
-    /// records are left. True where nothing is left. Of all, one whose spool does not open keeps no other one waiting.
+    /// records are left. True where nothing is left, nor anything that cannot be read now. Of all, one whose spool does not open keeps no other one waiting.
     ///
     /// # Errors
     /// When a sink does not start.
@@ -283,7 +283,7 @@ impl Stopped {
             progress(&figures);
             let is_open = |sink: &&Arc<Running>| sink.slot.not_open_now().is_none();
             let mut open = sinks.iter().zip(&figures).filter(|(sink, _)| is_open(sink));
-            if open.all(|(_, figures)| figures.records == 0) {
+            if open.all(|(_, figures)| figures.is_drained()) {
                 break sinks.iter().all(|sink| is_open(&sink));
             }
             if timeout.is_some_and(|timeout| begun.elapsed() >= timeout) {

@@ -94,14 +94,14 @@ impl Place {
             (Self::Spool, "journal") | (Self::Dead, "journal") => directory(Self::Journal),
             (Self::Spool, "queue") | (Self::Dead, "queue") => directory(Self::Queue),
             (Self::Spool, "dead") => directory(Self::Dead),
-            (Self::Spool, "quarantine") => directory(Self::Quarantine),
+            (Self::Spool | Self::Dead, "quarantine") => directory(Self::Quarantine),
             (Self::Queue, "blobs") => directory(Self::Blobs),
             (Self::Quarantine, "queue") => directory(Self::Queue),
             (Self::Queue, "conf" | "db") | (Self::Quarantine, "report.ndjson") => Some(Made::File),
             (Self::Journal | Self::Dead, name) => is_segment(name).then_some(Made::File),
             (Self::Queue, name) => name.starts_with("snap.").then_some(Made::File),
             (Self::Blobs, name) => is_number(name).then_some(Made::File),
-            (Self::Quarantine, name) => name.ends_with(".bad").then_some(Made::File),
+            (Self::Quarantine, name) => (name.ends_with(".bad") || is_segment(name)).then_some(Made::File),
             (Self::Spool, name) => (name == "losses").then_some(Made::File),
         }
     }
@@ -179,7 +179,8 @@ mod tests {
             ("dead/queue", &["db"]),
             ("queue", &["snap.0000000000000001.generating"]),
             ("queue/blobs", &["7"]),
-            ("quarantine", &["report.ndjson", "000000000001-0000000000-dead.bad"]),
+            ("quarantine", &["report.ndjson", "000000000001-0000000000-dead.bad", "000000000002.journal"]),
+            ("dead/quarantine", &["000000000001.journal"]),
             ("quarantine/queue", &["conf", "db"]),
         ] {
             fs::create_dir_all(directory.join(place)).unwrap();

@@ -77,6 +77,7 @@ fn look(config: &Config, name: &SinkName, entry: &mut SinkStatus) {
     match spool::inspect(&config.data_dir.join(name.as_str()), spool_options(config, name)) {
         Ok(status) => {
             fill(entry, &status);
+            entry.judge_unread();
             entry.advise(None);
         }
         Err(error) => {
@@ -133,6 +134,7 @@ pub(super) fn of_running(sink: &Running, rates: &Mutex<Rates>, lost: u64) -> Loo
     if let Some(status) = sink.status() {
         apply(&mut entry, status, &rates.lock(), lost);
     }
+    entry.judge_unread();
     entry.advise(refusing.as_ref().map(Refusing::remedy));
     let not_ready = refusing.filter(|refusing| sink.config.required && refusing.fails_calls());
     let not_ready = not_ready.map(|refusing| format!("sink {}: {refusing}: {}", sink.config.name, refusing.remedy()));
@@ -159,6 +161,8 @@ fn blank(name: &SinkName, state: State) -> SinkStatus {
         max_bytes: 0,
         dead_letter_bytes: 0,
         segments: 0,
+        unread_segments: 0,
+        unread_error: None,
         queue_on_disk: None,
         queue_failures: 0,
         spool_error: None,
@@ -181,6 +185,8 @@ fn fill(entry: &mut SinkStatus, status: &SpoolStatus) {
     entry.disk_bytes = status.disk_bytes;
     entry.dead_letter_bytes = status.disk.dead;
     entry.segments = status.segments;
+    entry.unread_segments = status.unread_segments;
+    entry.unread_error = status.unread_error.clone();
     entry.queue_on_disk = Some(status.queue_on_disk);
     entry.queue_failures = status.queue_failures;
     entry.sync_latency = status.sync_latency.clone();

@@ -124,6 +124,7 @@ fn remarks(sink: &SinkStatus) -> Vec<String> {
             "the queue is in memory (its files failed {failures} times): a kill would cost redeliveries"
         ));
     }
+    lines.extend(sink.unread_error.clone());
     lines.extend(sink.spool_error.clone());
     if let Some(error) = &sink.last_error {
         let at = sink.last_error_at.map(|at| format!(" ({})", humantime::format_rfc3339_seconds(time(at))));

@@ -66,7 +66,7 @@ pub(super) fn drain(common: &Common, args: &DrainArgs) -> Outcome {
                 .await?
                 .sinks
                 .into_iter()
-                .filter(|sink| !sink.configured && sink.records > 0)
+                .filter(|sink| !sink.configured && !sink.is_drained())
                 .collect(),
         };
         meter.end(common, is_empty, &others)
@@ -95,7 +95,7 @@ async fn drain_running(client: &Client, args: &DrainArgs, meter: &mut Meter) -> 
             is_first = false;
         }
         meter.show(&sinks);
-        if sinks.iter().all(|sink| sink.records == 0 && sink.state != State::SpoolFailed) {
+        if sinks.iter().all(|sink| sink.is_drained() && sink.state != State::SpoolFailed) {
             return Ok(true);
         }
         if args.timeout.is_some_and(|timeout| begun.elapsed() >= timeout) {
@@ -151,7 +151,7 @@ impl Meter {
         };
         self.left = sinks.iter().map(|sink| sink.records).sum();
         self.obstacle =
-            sinks.iter().filter(|sink| sink.records > 0 || sink.state == State::SpoolFailed).find_map(obstacle);
+            sinks.iter().filter(|sink| !sink.is_drained() || sink.state == State::SpoolFailed).find_map(obstacle);
         let done = self.gone.delivered + self.gone.set_aside;
         let seconds = self.begun.elapsed().as_secs_f64();
         let rate = if seconds > 0.0 { done as f64 / seconds } else { 0.0 };
@@ -194,8 +194,7 @@ impl Meter {
             return Ok(());
         }
         if is_empty {
-            let others: Vec<_> =
-                others.iter().map(|sink| format!("{} of {}", human_count(sink.records), sink.name)).collect();
+            let others: Vec<_> = others.iter().map(left_of).collect();
             let message = format!(
                 "records of sinks that the configuration does not name are left: {}: name the sink again to deliver them, or \
                  `livekit-spool purge SINK` removes them",
@@ -208,13 +207,21 @@ impl Meter {
     }
 }
 
-/// Why a sink's records do not go: its error, or what to do where there is none (it is paused).
+/// What is left of a sink that nobody delivers.
+fn left_of(sink: &SinkStatus) -> String {
+    let unread = sink.unread_error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
+    format!("{} of {}{unread}", human_count(sink.records), sink.name)
+}
+
+/// Why a sink's records do not go: its error, or what to do where there is none (it is paused); or that some cannot be read.
 fn obstacle(sink: &SinkStatus) -> Option<String> {
     let reason = match sink.state {
         State::Paused => sink.advice.first(),
         state if state.is_trouble() => sink.last_error.as_ref(),
         _ => None,
     };
+    let is_unread = sink.records == 0 || sink.state == State::SpoolFailed;
+    let reason = sink.unread_error.as_ref().filter(|_| is_unread).or(reason);
     Some(format!("{} is {}: {}", sink.name, sink.state.as_str(), reason?))
 }
 

@@ -74,6 +74,9 @@ struct Progress {
     records: u64,
     /// The next ordinal of each stream.
     next: BTreeMap<Stream, u64>,
+    /// Which segments could not be read, where some could not: what lies in them may lie before `next`.
+    #[serde(default)]
+    unread: Option<String>,
 }
 
 pub(super) fn export(common: &Common, args: &ExportArgs) -> Outcome {
@@ -86,6 +89,7 @@ pub(super) fn export(common: &Common, args: &ExportArgs) -> Outcome {
             None => sink.records,
         };
         let mut export = Export::open(args)?;
+        export.note_unread(sink.unread_error.clone());
         let resumed = export.progress.records;
         let bar = bar(total + resumed);
         bar.set_position(resumed);
@@ -109,7 +113,7 @@ pub(super) fn export(common: &Common, args: &ExportArgs) -> Outcome {
         bar.finish_and_clear();
         let mut export = shared.lock().map_err(|_| "the export broke off")?;
         export.checkpoint()?;
-        result?;
+        export.note_unread(result?);
         let records = export.finish()?;
         if common.json {
             return output::json(&json!({ "records": records, "resumed_after": resumed, "file": args.output }));
@@ -150,6 +154,10 @@ impl Export {
             return Err(Failure::usage(message));
         }
         Ok(Self { path: args.output.clone(), progress, out: None, renewed: Instant::now(), skipped: 0 })
+    }
+
+    fn note_unread(&mut self, unread: Option<String>) {
+        self.progress.unread = self.progress.unread.take().or(unread);
     }
 
     /// Opens the file where the last checkpoint left it.
@@ -222,12 +230,14 @@ impl Export {
 
     fn finish(&mut self) -> Result<u64, Failure> {
         remove(&progress_file(&self.path))?;
-        match self.skipped {
-            0 => Ok(self.progress.records),
-            skipped => Err(Failure::new(
-                super::Exit::Partial,
-                format!("{} records exported; {skipped} make no document: --raw takes them too", self.progress.records),
-            )),
+        let skipped = (self.skipped > 0).then(|| format!("{} make no document: --raw takes them too", self.skipped));
+        let unread = self.progress.unread.as_ref().map(|error| format!("{error}: export again then, with --force"));
+        match [skipped, unread].into_iter().flatten().reduce(|skipped, unread| format!("{skipped}; {unread}")) {
+            None => Ok(self.progress.records),
+            Some(left_out) => {
+                let message = format!("{} records exported; {left_out}", self.progress.records);
+                Err(Failure::new(super::Exit::Partial, message))
+            }
         }
     }
 }

@@ -66,9 +66,9 @@ Exit codes:
   2  the arguments or the configuration are wrong; there is no such sink
   3  it needs a running livekit-spool and none runs, or one runs and must not
   4  done in part: `drain` ran out of time, `verify` found damage, `indexes` found some missing or
-     different, `export`, `import`, `recover` and `doc` left records out, `dead retry` was cut short,
-     `send` or `import` was told that a sink dropped some, `check-config` found a spool that does
-     not open, `reload` was told of one";
+     different, `peek`, `export`, `import`, `recover` and `doc` left records out, `dead retry` was
+     cut short, `send` or `import` was told that a sink dropped some, `check-config` found a spool
+     that does not open, `reload` was told of one";
 
 /// The commands.
 #[derive(Debug, Subcommand)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{
-    Common, Failure, Outcome, block_on,
+    Common, Exit, Failure, Outcome, backlog, block_on,
     client::{Client, encoded},
     output,
 };
@@ -13,6 +13,7 @@ use crate::{
     document::Encoder,
     look::{self, Condition, Looked, Query},
     record::{SinkName, Stream},
+    status::Snapshot,
 };
 
 /// Arguments of `peek`.
@@ -44,7 +45,7 @@ pub(super) fn peek(common: &Common, args: &PeekArgs) -> Outcome {
     };
     let json = common.json;
     block_on(async {
-        each(&config, &args.sink, query, move |looked| {
+        let unread = each(&config, &args.sink, query, move |looked| {
             // With --json what is known besides the document comes along.
             let text = match (&looked.document, json) {
                 (Some(document), false) => document.get().to_owned(),
@@ -52,7 +53,8 @@ pub(super) fn peek(common: &Common, args: &PeekArgs) -> Outcome {
             };
             output::line_while_read(text)
         })
-        .await
+        .await?;
+        unread.map_or(Ok(()), |error| Err(Failure::new(Exit::Partial, error)))
     })
 }
 
@@ -68,18 +70,22 @@ fn record(line: &[u8]) -> Result<Looked, Failure> {
     }
 }
 
-/// Looks at records, of the running process or in the folder, until `each` answers false.
+/// Looks at records, of the running process or in the folder, until `each` answers false. Answers which segments could not be
+/// read, where there are such: what lies in them is not among the records.
 pub(super) async fn each(
     config: &Config,
     sink: &str,
     query: Query,
     mut each: impl FnMut(Looked) -> Result<bool, Failure> + Send + 'static,
-) -> Outcome {
+) -> Result<Option<String>, Failure> {
     if let Some(client) = Client::find(&config.data_dir).await? {
+        // One that could be read meanwhile may have been passed over, and another may have joined it.
+        let before = unread_error(&client, sink).await?;
         let path = format!("sinks/{}/records?{}", encoded(sink), parameters(&query));
-        return client.lines(&path, |line| each(record(line)?)).await;
+        client.lines(&path, |line| each(record(line)?)).await?;
+        return Ok(before.or(unread_error(&client, sink).await?));
     }
-    let Some(name) = stopped_spool(config, sink)? else { return Ok(()) };
+    let Some(name) = stopped_spool(config, sink)? else { return Ok(None) };
     let source = app::look_at(config, &name).await?;
     let encoder = Arc::new(Encoder::new(config.documents.clone()));
     tokio::task::spawn_blocking(move || {
@@ -91,9 +97,14 @@ pub(super) async fn each(
                 false
             }
         })?;
-        failed.map_or(Ok(()), Err)
+        failed.map_or_else(|| Ok(source.unread_error()), Err)
     })
     .await?
+}
+
+async fn unread_error(client: &Client, sink: &str) -> Result<Option<String>, Failure> {
+    let snapshot: Snapshot = client.get("status").await?;
+    Ok(backlog::sink_of(&snapshot, sink)?.unread_error.clone())
 }
 
 /// A sink's spool in the folder; `None` where the configuration names the sink and it has had no record yet.

@@ -193,12 +193,12 @@ fn cells(sink: &SinkStatus) -> [String; 8] {
 
 /// What is wrong with a sink, for how long, and what to do; in grey what went wrong and is over.
 fn trouble<'s>(snapshot: &Snapshot, sink: &'s SinkStatus) -> Vec<Line<'s>> {
-    let is_now = sink.state.is_trouble() || sink.spool_error.is_some();
+    let is_now = sink.state.is_trouble() || sink.spool_error.is_some() || sink.unread_error.is_some();
     let style = Style::new().fg(if is_now { Color::Red } else { Color::DarkGray });
     let since = sink.since.filter(|_| sink.state.is_trouble()).map_or_else(String::new, |since| {
         format!(" {} for {}", sink.state.as_str(), backlog::age(Some(age_seconds(snapshot.at, since))))
     });
-    let texts = [sink.spool_error.as_ref(), sink.last_error.as_ref()];
+    let texts = [sink.spool_error.as_ref(), sink.unread_error.as_ref(), sink.last_error.as_ref()];
     let errors = texts
         .into_iter()
         .flatten()

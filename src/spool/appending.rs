@@ -182,7 +182,7 @@ impl Shared {
         &self,
         mut packed: Result<PackedGroup, Refusal>,
         group: Vec<Waiting>,
-        roll: bool,
+        mut roll: bool,
         under_way: &mut UnderWay<'_>,
     ) {
         loop {
@@ -222,7 +222,14 @@ impl Shared {
                     under_way.end();
                     return answer(group, &AppendError::NeverFits { sink, bytes, max });
                 }
-                Refusal::Full(_) if self.options.when_full == WhenFull::DropOldest && self.drop_oldest(bytes) => {}
+                Refusal::Full(_) if self.options.when_full == WhenFull::DropOldest => match self.drop_oldest(bytes) {
+                    // What was dropped does not come again: a front tells of it before the call is answered.
+                    Some(dropped) => roll |= dropped > 0,
+                    None => {
+                        under_way.end();
+                        return answer(group, &self.name_refusal(refusal));
+                    }
+                },
                 refusal => {
                     under_way.end();
                     return answer(group, &self.name_refusal(refusal));

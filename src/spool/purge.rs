@@ -48,11 +48,7 @@ pub(super) fn purge(shared: &Shared, streams: &[Stream]) -> Result<Vec<Purged>, 
             return Err(shared.io_error(source));
         }
     }
-    let unread = {
-        let state = shared.store.state.lock();
-        state.segments.iter().find(|(_, known)| known.unread.is_some()).map(|(&segment, _)| segment)
-    };
-    if let Some(segment) = unread {
+    if let Some(&segment) = shared.store.unread_segments().first() {
         let path = segment::path(&shared.store.journal(), segment).display().to_string();
         let source = std::io::Error::other(
             "it cannot be read now, and what it holds is not purged; the rest is: purge again when it can be read",

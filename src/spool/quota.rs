@@ -63,27 +63,31 @@ impl Shared {
         Ok((limit - used - bytes).min(free - min - bytes))
     }
 
-    /// Makes space for `bytes` by dropping the oldest segments; false, and nothing is dropped, where that cannot make it fit.
-    pub(crate) fn drop_oldest(&self, bytes: u64) -> bool {
+    /// Makes space for `bytes` by dropping the oldest segments; answers how many records that took. `None`, and nothing is dropped,
+    /// where that cannot make it fit.
+    pub(crate) fn drop_oldest(&self, bytes: u64) -> Option<u64> {
         self.measure();
         // What is delivered goes first; it may do.
         self.store.enter();
         self.store.retain();
         self.refresh_free();
         if self.admit(bytes).is_ok() {
-            return true;
+            return Some(0);
         }
-        if self.store.try_with_queue(QUEUE_TIMEOUT, |_| Ok(())).is_none() {
-            return false;
+        self.store.try_with_queue(QUEUE_TIMEOUT, |_| Ok(()))?;
+        if !self.store.can_flush(QUEUE_TIMEOUT) {
+            return None;
         }
         let mut dropped = 0;
         while let Some(segment) = self.next_to_drop(bytes) {
             dropped += self.store.drop_segment(segment);
+            // Nothing else tells after a kill that its records were dropped, once it is gone.
+            self.store.flush();
             self.store.retain();
             self.refresh_free();
             if self.admit(bytes).is_ok() {
                 self.reports.warn(&format!("the spool is full: its oldest {dropped} records are dropped"));
-                return true;
+                return Some(dropped);
             }
             if self.store.state.lock().segments.contains_key(&segment) {
                 // It holds what cannot be told yet, or does not go: dropping more would not help either.
@@ -94,7 +98,7 @@ impl Shared {
             self.reports
                 .warn(&format!("the spool is full, and {dropped} records were dropped without making enough space"));
         }
-        false
+        None
     }
 
     /// The oldest segment that can go; none where even all of them do not make `bytes` fit. Asked again after each: another append

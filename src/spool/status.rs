@@ -4,7 +4,9 @@ use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use serde::Serialize;
 
-use super::{passed::PassedBytes, queue::DropReason, reports::LastError, shared::Shared};
+use super::{
+    journal::segment, passed::PassedBytes, queue::DropReason, reports::LastError, shared::Shared, store::Store,
+};
 use crate::histogram::HistogramSnapshot;
 use crate::record::{Stream, UnixMillis, now_millis};
 
@@ -25,6 +27,10 @@ pub struct SpoolStatus {
     pub free_bytes: u64,
     /// Journal segments.
     pub segments: u64,
+    /// Of these, how many could not be read when they were to be. Their records are not all among `streams`.
+    pub unread_segments: u64,
+    /// Which, and what that means; `None` where there is none.
+    pub unread_error: Option<String>,
     /// What becomes of new records.
     pub writer: WriterState,
     /// Whether the queue is on disk; it is in memory while the disk is full or the queue's files fail.
@@ -118,6 +124,7 @@ pub(crate) fn of(shared: &Shared) -> SpoolStatus {
     let streams = Stream::ALL.map(|stream| (stream, stream_status(shared, stream, now)));
     let (queue_on_disk, queue_failures) = shared.queue_health();
     let segments = shared.store.state.lock().segments.len() as u64;
+    let unread = shared.store.unread_segments();
     SpoolStatus {
         sink: shared.options.name.clone(),
         streams: streams.into(),
@@ -126,6 +133,8 @@ pub(crate) fn of(shared: &Shared) -> SpoolStatus {
         max_bytes: shared.options.max_bytes,
         free_bytes: shared.usage.free.load(Ordering::Relaxed),
         segments,
+        unread_segments: unread.len() as u64,
+        unread_error: unread_error(&shared.store, &unread),
         writer: match shared.admit(0) {
             _ if shared.inbox.lock().closing => WriterState::Stopped,
             _ if shared.failing.load(Ordering::Relaxed) => WriterState::Failed,
@@ -138,6 +147,20 @@ pub(crate) fn of(shared: &Shared) -> SpoolStatus {
         sync_latency: shared.meters.sync_latency.snapshot(),
         sync_records: shared.meters.sync_records.snapshot(),
     }
+}
+
+/// What cannot be read is not known to be delivered: nobody may take the other records for all there are.
+fn unread_error(store: &Store, unread: &[u64]) -> Option<String> {
+    let path = segment::path(&store.journal(), *unread.first()?);
+    let (more, its, they) = match unread.len() - 1 {
+        0 => (String::new(), "its records are", "it"),
+        1 => (" and another segment".to_owned(), "their records are", "they"),
+        more => (format!(" and {more} other segments"), "their records are", "they"),
+    };
+    Some(format!(
+        "{}{more} cannot be read now: {its} not all counted, and are delivered when {they} can be read",
+        path.display()
+    ))
 }
 
 fn stream_status(shared: &Shared, stream: Stream, now: UnixMillis) -> StreamStatus {

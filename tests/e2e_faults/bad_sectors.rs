@@ -7,11 +7,11 @@ use std::{
     fs,
     ops::Range,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Output},
 };
 
 use livekit_protocol::{AnalyticsEvent, Room};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::{
@@ -108,6 +108,46 @@ impl Backlog {
         let newest = segments.len() - 1;
         let at = |segment: usize, sector: u64| (segments[segment].clone(), sector * SECTOR..(sector + 1) * SECTOR);
         vec![at(0, 0), at(1, 7), at(newest, 2)]
+    }
+
+    /// From now on these bytes cannot be read, and the queue is away.
+    fn meet_stopped(&mut self, bad: &[(PathBuf, Range<u64>)]) {
+        self.spool.kill();
+        fs::remove_dir_all(self.spool.data().join("damaged/queue")).unwrap();
+        self.sectors.set(bad);
+    }
+
+    /// A command fails and names the file.
+    #[track_caller]
+    fn assert_names(&self, bad: &Path, words: &[&str]) -> Output {
+        let output = self.spool.command(words);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(4), "{words:?}: {said}{}", String::from_utf8_lossy(&output.stdout));
+        assert!(said.contains(bad.to_str().unwrap()) && said.contains("cannot be read"), "{words:?}: {said}");
+        output
+    }
+
+    /// What cannot be read is told of by the commands that show, take and deliver what waits.
+    #[track_caller]
+    fn assert_told(&self, bad: &Path, readable: &BTreeSet<String>) {
+        let sink = Spool::sink_of(&self.spool.backlog(), "damaged").clone();
+        assert_eq!((&sink["unread_segments"], &sink["state"]), (&1.into(), &"spool-failed".into()), "{sink:#}");
+        let shown = String::from_utf8_lossy(&self.spool.command(&["backlog"]).stdout).into_owned();
+        assert!(shown.contains(&format!("{} cannot be read now", bad.display())), "{shown}");
+        let healthy = Spool::sink_of(&self.spool.backlog(), "healthy").clone();
+        assert_eq!((&healthy["unread_segments"], &healthy["unread_error"]), (&0.into(), &Value::Null), "{healthy:#}");
+
+        let peeked = self.assert_names(bad, &["peek", "damaged", "-n", "1000000"]);
+        assert_eq!(
+            crate::ids_in(&peeked.stdout).into_iter().collect::<BTreeSet<_>>(),
+            *readable,
+            "peek shows the others"
+        );
+        self.assert_names(bad, &["export", "damaged", "--force", "-o", "export"]);
+        let exported = crate::ids_in(&fs::read(self.spool.folder().join("export")).unwrap());
+        assert_eq!(exported.into_iter().collect::<BTreeSet<_>>(), *readable, "the others are exported");
+        // It may hold records between those that were exported: the next one does not go on behind them.
+        assert!(!self.spool.folder().join("export.progress").exists());
     }
 
     /// From now on these bytes cannot be read.
@@ -227,4 +267,67 @@ async fn with_an_unreadable_segment(when: When) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_segment_of_which_nothing_can_be_read_holds_up_no_other_and_is_delivered_when_it_can() {
     futures::future::join_all(ALL.map(with_an_unreadable_segment)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_spool_is_not_drained_while_a_segment_that_the_queue_does_not_know_cannot_be_read() {
+    let mut backlog = Backlog::new().await;
+    let bad = backlog.segments().pop().unwrap();
+    let lost = ids_in(&[(bad.clone(), WHOLE)]);
+    let readable: BTreeSet<String> = backlog.sent.difference(&lost).cloned().collect();
+    backlog.meet_stopped(&[(bad.clone(), WHOLE)]);
+    backlog.assert_told(&bad, &readable);
+    backlog.end_outage();
+    backlog.assert_names(&bad, &["drain", "damaged", "--timeout", "20s"]);
+    assert_eq!(
+        lines(&backlog.out("damaged")).into_iter().collect::<BTreeSet<_>>(),
+        readable,
+        "the others are delivered"
+    );
+    // With nothing else left it is told of as well.
+    let output = backlog.assert_names(&bad, &["drain", "damaged", "--timeout", "1s", "--json"]);
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&told["drained"], &told["left"]), (&false.into(), &0.into()), "{told:#}");
+    backlog.assert_told(&bad, &BTreeSet::new());
+
+    backlog.sectors.set(&[]);
+    // An export that was interrupted before may have gone past records that nobody saw then.
+    let unread = format!("{} cannot be read now", bad.display());
+    let progress = json!({ "sink": "damaged", "raw": false, "bytes": 0, "records": 0, "next": {}, "unread": unread });
+    fs::write(backlog.spool.folder().join("part.progress"), progress.to_string()).unwrap();
+    backlog.assert_names(&bad, &["export", "damaged", "-o", "part"]);
+    let whole = backlog.spool.command(&["export", "damaged", "--force", "-o", "part"]);
+    assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
+    let drained = backlog.spool.command(&["drain"]);
+    assert!(drained.status.success(), "{}", String::from_utf8_lossy(&drained.stderr));
+    let sink = Spool::sink_of(&backlog.spool.backlog(), "damaged").clone();
+    assert_eq!((&sink["unread_segments"], &sink["unread_error"]), (&0.into(), &Value::Null), "{sink:#}");
+    backlog.spool.start().await;
+    backlog.assert_lost(&BTreeSet::new(), "stopped").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_spool_is_not_drained_while_a_segment_that_the_queue_does_not_know_cannot_be_read() {
+    let mut backlog = Backlog::new().await;
+    let bad = backlog.segments().pop().unwrap();
+    let lost = ids_in(&[(bad.clone(), WHOLE)]);
+    backlog.meet_stopped(&[(bad.clone(), WHOLE)]);
+    backlog.end_outage();
+    backlog.spool.start().await;
+    backlog.assert_others_go_on("more").await;
+    let readable: BTreeSet<String> = backlog.sent.difference(&lost).cloned().collect();
+    backlog.assert_arrives("damaged", &readable).await;
+    backlog.assert_names(&bad, &["drain", "damaged", "--timeout", "1s"]);
+    backlog.assert_names(&bad, &["drain", "--timeout", "1s"]);
+    backlog.assert_told(&bad, &BTreeSet::new());
+    let page = reqwest::get(format!("{}/metrics", backlog.spool.admin())).await.unwrap().text().await.unwrap();
+    assert!(page.contains("livekit_spool_unread_segments{sink=\"damaged\"} 1"), "{page}");
+    // It takes records all the same.
+    let readyz = reqwest::get(format!("{}/readyz", backlog.spool.admin())).await.unwrap();
+    assert_eq!((readyz.status().as_u16(), backlog.spool.command(&["ready"]).status.code()), (200, Some(0)));
+
+    backlog.sectors.set(&[]);
+    let drained = backlog.spool.command(&["drain", "--timeout", "30s"]);
+    assert!(drained.status.success(), "{}", String::from_utf8_lossy(&drained.stderr));
+    backlog.assert_lost(&BTreeSet::new(), "running").await;
 }

@@ -45,10 +45,19 @@ pub(super) fn rewrite(path: &std::path::Path, text: &str) {
 fn figures(backlog: &Value) -> Vec<(String, Value)> {
     let sink = Spool::sink_of(backlog, "mongo");
     let streams = sink["streams"].as_object().expect("streams");
-    let mut figures: Vec<_> =
-        ["records", "blocks", "bytes", "dead_letters", "max_bytes", "queue_on_disk", "queue_failures"]
-            .map(|key| (key.to_owned(), sink[key].clone()))
-            .into();
+    let mut figures: Vec<_> = [
+        "records",
+        "blocks",
+        "bytes",
+        "dead_letters",
+        "max_bytes",
+        "unread_segments",
+        "unread_error",
+        "queue_on_disk",
+        "queue_failures",
+    ]
+    .map(|key| (key.to_owned(), sink[key].clone()))
+    .into();
     for (name, stream) in streams {
         for key in ["records", "blocks", "bytes", "oldest_received_at", "dead_letters", "delivered"] {
             figures.push((format!("{name}.{key}"), stream[key].clone()));

@@ -92,8 +92,7 @@ impl DeadLetters {
     }
 
     fn unread_segments(&self) -> BTreeSet<u64> {
-        let state = self.store.state.lock();
-        state.segments.iter().filter(|(_, known)| known.unread.is_some()).map(|(&segment, _)| segment).collect()
+        self.store.unread_segments().into_iter().collect()
     }
 
     /// Takes the letters of entries into the index; an earlier letter with the same key leaves the queue.

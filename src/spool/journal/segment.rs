@@ -23,8 +23,10 @@ pub(crate) const CHUNK_BYTES: usize = 256 << 10;
 const SECTOR_BYTES: u64 = 4096;
 /// A read that fails like a bad sector is tried so often …
 const READ_ATTEMPTS: u32 = 3;
-/// … with so long between.
+/// … with so long between …
 const READ_PAUSE: Duration = Duration::from_millis(20);
+/// … and once where so many were bad: a whole region of them would take minutes, at a start too.
+const MAX_RETRIED: usize = 16;
 
 /// The file of a segment.
 pub(crate) fn path(directory: &Path, segment: u64) -> PathBuf {
@@ -111,7 +113,8 @@ impl ChunkReader {
         while at < end {
             let next = ((at / SECTOR_BYTES + 1) * SECTOR_BYTES).min(end);
             let part = &mut self.buffer[(at - offset) as usize..(next - offset) as usize];
-            match read_patiently(self.file.as_ref(), part, at) {
+            let attempts = if self.unreadable.len() + unreadable.len() < MAX_RETRIED { READ_ATTEMPTS } else { 1 };
+            match read_patiently(self.file.as_ref(), part, at, attempts) {
                 Ok(read) if read < part.len() => {
                     let read = (at - offset) as usize + read;
                     self.unreadable.append(&mut unreadable);
@@ -144,14 +147,14 @@ impl ChunkReader {
     }
 }
 
-fn read_patiently(file: &dyn DiskFile, part: &mut [u8], at: u64) -> io::Result<usize> {
-    let mut attempts = 1;
+fn read_patiently(file: &dyn DiskFile, part: &mut [u8], at: u64, attempts: u32) -> io::Result<usize> {
+    let mut left = attempts;
     loop {
+        left -= 1;
         match file.read_at(part, at) {
-            Err(error) if is_bad_sector(&error) && attempts < READ_ATTEMPTS => pause(READ_PAUSE),
+            Err(error) if is_bad_sector(&error) && left > 0 => pause(READ_PAUSE),
             read => return read,
         }
-        attempts += 1;
     }
 }
 
@@ -260,5 +263,65 @@ impl Walker {
             offset += 1;
         }
         Ok(self.end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        record::{instant, simulated},
+        spool::disk::Identity,
+    };
+
+    /// Nothing of it can be read but its first sector.
+    #[derive(Debug)]
+    struct BadFile;
+
+    const LEN: u64 = 16 << 20;
+
+    impl DiskFile for BadFile {
+        fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+            if offset + buffer.len() as u64 > SECTOR_BYTES {
+                return Err(rustix::io::Errno::IO.into());
+            }
+            buffer.fill(b'x');
+            Ok(buffer.len())
+        }
+
+        fn write_at(&self, _: &[u8], _: u64) -> io::Result<()> {
+            unreachable!("it is only read")
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            unreachable!("it is only read")
+        }
+
+        fn set_len(&self, _: u64) -> io::Result<()> {
+            unreachable!("it is only read")
+        }
+
+        fn len(&self) -> io::Result<u64> {
+            Ok(LEN)
+        }
+
+        fn identity(&self) -> io::Result<Identity> {
+            unreachable!("it is only read")
+        }
+
+        fn reserve(&self, _: u64, _: u64) -> io::Result<()> {
+            unreachable!("it is only read")
+        }
+    }
+
+    #[test]
+    fn many_bad_sectors_are_stepped_over_without_waiting_for_each() {
+        simulated::start(0);
+        let began = instant();
+        let mut walker = Walker::new(Arc::new(BadFile), 0, LEN);
+        let Some(Found::Damage(damage)) = walker.next().expect("some of it can be read") else { panic!("no block") };
+        assert_eq!((damage.bytes, damage.unreadable), (0..LEN, true));
+        let waited = instant().duration_since(began);
+        assert!(waited <= Duration::from_secs(1), "{waited:?}");
     }
 }

@@ -212,6 +212,11 @@ impl Progress {
         Self { front: self.front, lost: self.lost, ..Self::default() }
     }
 
+    /// Whether records are counted as damaged.
+    pub(crate) fn counts_lost(&self) -> bool {
+        self.lost.iter().any(|&records| records > 0)
+    }
+
     /// Records of a stream are done.
     pub(crate) fn finish(&mut self, stream: Stream, disposition: Disposition, records: u64) {
         self.done += records;

@@ -3,7 +3,7 @@
 //! ```text
 //! append    pack ─► write + fdatasync ─► publish (state) ─► answer
 //! enter     published groups ─► entries, in one change          by whoever looks at the queue next
-//! finish    entries removed or shrunk, the segment's count of done records and the totals: one change
+//! finish    entries removed or shrunk, the segment's count of done records and the totals: one change, written with the next flush
 //! retain    a segment whose own count of records equals its count of done ones ─► .done ─► truncated ─► unlinked
 //! ```
 //!
@@ -14,7 +14,7 @@
 //!   a start. Lost records are counted in the same change that removes them.
 //! - A queue that fails is replaced by its twin in memory, filled from the journal; nothing waits for it.
 //!
-//! Locks are taken in this order: queue, writer, state. The state's is held for moments only, never over I/O.
+//! Locks are taken in this order: flushing, queue, writer, state. The state's is held for moments only, never over I/O.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -98,6 +98,8 @@ pub(crate) struct Store {
     restored: Mutex<Instant>,
     /// Changes since the queue was flushed last.
     changed: AtomicBool,
+    /// Held while it is flushed, before any other lock.
+    flushing: Mutex<()>,
     /// Nothing may be changed on the medium.
     read_only: bool,
 }
@@ -431,6 +433,7 @@ impl Store {
     pub(crate) fn note_clock(&self, clock: Times) {
         let change = super::queue::Change { clock: Some(clock), ..Default::default() };
         self.with_queue(|queue| queue.apply(&change));
+        self.mark_changed();
     }
 
     /// Enters what is published, makes the queue durable, and lets go of the journal.

@@ -46,6 +46,8 @@ pub(crate) struct Reader {
     unreadable: BTreeMap<u64, (Instant, Instant)>,
     /// A sector that cannot be read is tried for so long.
     patience: Duration,
+    /// The segment of the one that was given up last, and when: others of it are tried no longer meanwhile.
+    given_up: Option<(u64, Instant)>,
 }
 
 /// An unpacked block, and how far its records were taken.
@@ -79,7 +81,7 @@ impl Reader {
     pub(crate) fn new(store: &Store, stream: Stream) -> io::Result<Self> {
         let unpacker = Unpacker::new(store.options.keys.as_ref())?;
         let (unreadable, patience) = (BTreeMap::new(), Duration::ZERO);
-        Ok(Self { stream, unpacker, file: None, block: None, behind: None, unreadable, patience })
+        Ok(Self { stream, unpacker, file: None, block: None, behind: None, unreadable, patience, given_up: None })
     }
 
     /// Tries bad sectors for a while before what lies there is lost: they may be back.
@@ -217,6 +219,9 @@ impl Reader {
                     if damage.unreadable && !self.has_tried(segment) {
                         return Err(io(rustix::io::Errno::IO.into()));
                     }
+                    if damage.unreadable {
+                        self.given_up = Some((segment, instant()));
+                    }
                     store.quarantine.keep(&path, segment, file.as_ref(), &damage);
                     continue;
                 }
@@ -241,8 +246,12 @@ impl Reader {
         Ok(Sought::Lost(seq..next.max(seq + 1)))
     }
 
-    /// Whether a segment was tried for long enough.
+    /// Whether a segment was tried for long enough: each of many bad sectors would hold the stream up as long as the first one.
     fn has_tried(&self, segment: u64) -> bool {
+        let recent = |at: Instant| instant().duration_since(at) < UNREADABLE_TIME;
+        if self.given_up.is_some_and(|(known, at)| known == segment && recent(at)) {
+            return true;
+        }
         let tried = self.unreadable.get(&segment).map(|(since, _)| instant().duration_since(*since));
         tried.unwrap_or_default() >= self.patience
     }

@@ -76,6 +76,9 @@ pub(crate) struct Findings {
     pub(crate) lost: BTreeMap<u64, PerStream<RangeSet>>,
     /// Segments that were walked.
     pub(crate) walked: Vec<u64>,
+    /// Segments that were gone at an earlier start, their records counted as lost, and are back too late: fronts that were
+    /// written since say that what lies there is done.
+    pub(crate) late: Vec<u64>,
     /// When the first record was received that comes again though it may be done.
     redelivers_since: Option<UnixMillis>,
     /// When the newest front or block that was met was written.
@@ -131,6 +134,7 @@ pub(crate) fn open(
         closing_queues: Arc::default(),
         restored: Mutex::new(instant()),
         changed: AtomicBool::new(true),
+        flushing: Mutex::default(),
         read_only: place.read_only,
     };
     Ok((store, findings))
@@ -256,6 +260,12 @@ impl<'a> Recovery<'a> {
             first.for_each(|(next, first)| *next = (*next).max(first));
         }
         let allocated = listed.len.next_multiple_of(PAGE_BYTES);
+        let was_gone = |known: &Progress| known.entered_to == 0 && known.counts_lost();
+        let is_known_gone = self.recorded.segments.get(&number).is_some_and(was_gone);
+        if is_known_gone && number < self.needed_from && !self.survey.done.contains(&number) {
+            self.findings.late.push(number);
+            return Ok(());
+        }
         if number < self.needed_from || self.survey.done.contains(&number) {
             // A front that is synced knows that all of it is done.
             self.remove_entries(in_queue);
@@ -326,10 +336,14 @@ impl<'a> Recovery<'a> {
                 return Ok(());
             }
         };
-        self.entered.extend(entries.take());
-        failpoint::reach("replay_block");
         self.behind = walked.next;
         self.know_next(walked.next);
+        if is_known_gone && walked.holds_lost_as_done() {
+            self.findings.late.push(number);
+            return Ok(());
+        }
+        self.entered.extend(entries.take());
+        failpoint::reach("replay_block");
         self.recount_damaged(number, walked.counted, walked.progress.lost, walked.lost);
         let progress = walked.progress;
         if begins_in_it {
@@ -465,10 +479,12 @@ impl<'a> Recovery<'a> {
         let there = &self.state.segments;
         for (&segment, known) in self.recorded.segments.iter().filter(|(segment, _)| !there.contains_key(segment)) {
             let wanted = segment >= self.needed_from && !self.survey.done.contains(&segment);
-            let is_counted = known.lost.iter().any(|&records| records > 0);
+            let is_counted = known.counts_lost();
             // That it is gone was seen before, or by the front behind it, unless some of it is entered.
             self.unseen |= wanted && (known.entered_to > 0 || !is_counted);
-            self.change.segments.push((segment, (wanted && is_counted).then(|| known.unwalked())));
+            // Until it returns, fronts do not tell whether it was done or gone.
+            let stays = is_counted && (wanted || known.entered_to == 0);
+            self.change.segments.push((segment, stays.then(|| known.unwalked())));
         }
         Ok(())
     }

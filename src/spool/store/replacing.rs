@@ -75,8 +75,9 @@ impl Store {
         came_back
     }
 
-    /// Makes the queue's changes durable, if there are any.
+    /// Makes the queue's changes durable, if there are any; waits for whoever is at it.
     pub(crate) fn flush(&self) {
+        let _turn = self.flushing.lock();
         if !self.changed.swap(false, Ordering::Relaxed) {
             return;
         }
@@ -99,6 +100,11 @@ impl Store {
                 }
             }
         }
+    }
+
+    /// Whether a flush that is under way ends in time.
+    pub(crate) fn can_flush(&self, patience: Duration) -> bool {
+        self.flushing.try_lock_for(patience).is_some()
     }
 
     /// Whether there is something to flush.

@@ -138,11 +138,13 @@ impl State {
 impl Store {
     /// Enters the segments that could not be read when they were to be walked; true where one was.
     pub(crate) fn read_again(&self) -> bool {
-        let unread: Vec<u64> = {
-            let state = self.state.lock();
-            state.segments.iter().filter(|(_, known)| known.unread.is_some()).map(|(&segment, _)| segment).collect()
-        };
-        unread.iter().filter(|segment| self.read_segment_again(**segment)).count() > 0
+        self.unread_segments().into_iter().filter(|segment| self.read_segment_again(*segment)).count() > 0
+    }
+
+    /// The segments that could not be read when they were to be walked, and have not been since.
+    pub(crate) fn unread_segments(&self) -> Vec<u64> {
+        let state = self.state.lock();
+        state.segments.iter().filter(|(_, known)| known.unread.is_some()).map(|(&segment, _)| segment).collect()
     }
 
     fn read_segment_again(&self, segment: u64) -> bool {

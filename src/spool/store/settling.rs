@@ -10,7 +10,7 @@ use super::{
 };
 use crate::spool::journal::segment;
 
-/// Copies damage to the quarantine, cuts what a cut-off write left, gives back what was reserved, and makes durable what was
+/// Copies damage to the quarantine, moves segments there that are back too late, cuts what a cut-off write left, gives back what was reserved, and makes durable what was
 /// found, before the queue knows of it: it may have been written just before a kill, and a power cut may still take it.
 pub(super) fn settle_medium(place: &Place, survey: &Survey, findings: &Findings) -> io::Result<()> {
     let (disk, journal) = (place.disk.as_ref(), place.home.join("journal"));
@@ -25,7 +25,21 @@ pub(super) fn settle_medium(place: &Place, survey: &Survey, findings: &Findings)
             damage.reason
         ));
     }
-    for (number, listed, _) in &survey.segments {
+    for &segment in &findings.late {
+        let quarantine = place.home.join("quarantine");
+        let (path, kept) = (segment::path(&journal, segment), segment::path(&quarantine, segment));
+        disk.make_directory(&quarantine)?;
+        disk.rename(&path, &kept)?;
+        disk.sync_directory(&quarantine)?;
+        disk.sync_directory(&place.home)?;
+        place.reports.error(format!(
+            "{}: it was gone at an earlier start, its records are counted as damaged, and the journal has gone on without it; it is \
+             kept as {}: `livekit-spool recover` reads its records",
+            path.display(),
+            kept.display()
+        ));
+    }
+    for (number, listed, _) in survey.segments.iter().filter(|(number, ..)| !findings.late.contains(number)) {
         let torn =
             findings.torn.as_ref().filter(|(segment, _)| segment == number).map(|(_, damage)| damage.bytes.start);
         let walked = findings.walked.contains(number);

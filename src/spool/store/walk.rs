@@ -127,6 +127,14 @@ struct Walk<'a> {
     entries: &'a mut Entries,
 }
 
+impl Walked {
+    /// Whether records that were counted as lost are whole and said to be done: fronts were written while they were gone.
+    pub(super) fn holds_lost_as_done(&self) -> bool {
+        let found = self.pending.iter().zip(self.damaged).map(|(pending, damaged)| pending + damaged);
+        self.counted.iter().zip(found).any(|(counted, found)| *counted > found)
+    }
+}
+
 impl Walk<'_> {
     fn meet(&mut self, met: Met<'_>) {
         match met {

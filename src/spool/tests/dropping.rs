@@ -136,6 +136,34 @@ async fn what_an_answer_says_was_dropped_as_the_newest_is_counted_after_a_kill_j
 }
 
 #[tokio::test]
+async fn what_was_dropped_as_the_oldest_is_counted_as_such_after_a_kill_just_then_whatever_the_queue_says() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let options = || small(WhenFull::DropOldest);
+    let spool = Spool::open(folder.path(), options()).expect("opens");
+    let (mut appended, mut drops) = (0, 0);
+    while drops < 4 {
+        let before = dropped(&spool);
+        spool.append(big_batch(appended..appended + 100)).await.expect("space is made");
+        appended += 100;
+        let told = dropped(&spool);
+        if told == before {
+            continue;
+        }
+        drops += 1;
+        let after = killed(folder.path());
+        if drops % 2 == 0 {
+            fs::remove_dir_all(after.path().join("queue")).expect("there");
+        }
+        let again = Spool::open(after.path(), options()).expect("opens");
+        let status = again.status();
+        let delivered = status.streams[&Stream::Events].delivered;
+        assert_eq!((delivered, dropped(&again), status.records()), (0, told, appended - told));
+        again.close().await;
+    }
+    spool.close().await;
+}
+
+#[tokio::test]
 async fn what_an_optional_sink_missed_is_counted_after_a_kill_whether_its_spool_is_open_or_not() {
     let folder = tempfile::tempdir().expect("a folder");
     assert_eq!(missed(folder.path()), 0);

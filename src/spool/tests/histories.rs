@@ -104,6 +104,38 @@ async fn a_journal_with_a_jump_in_sequence_numbers_is_sound() {
     assert!(report.is_sound(), "{:?}", report.findings);
 }
 
+/// The front of a segment that was begun meanwhile says that what lies before it is done.
+#[tokio::test]
+async fn a_segment_that_returns_after_the_journal_went_on_without_it_is_kept_in_the_quarantine() {
+    for (gone, deliver) in [(1, false), (1, true), (2, true), (3, true)] {
+        let case = format!("segment {gone}, the others delivered: {deliver}");
+        let folder = with_segments(3).await;
+        let (home, away) = (folder.path(), tempfile::tempdir().expect("a folder"));
+        let (path, away) = (segment_of(home, gone), away.path().join("away"));
+        fs::rename(&path, &away).expect("moved");
+        let spool = open_small(home);
+        if deliver {
+            lease_all(&spool, Stream::Events);
+            spool.acknowledge(Stream::Events, &[0..u64::MAX]).expect("noted");
+        }
+        spool.close().await;
+        append(home, 200..240).await;
+        append(home, 240..250).await;
+        let without = counts(home).await;
+        assert_eq!(without.1, SEGMENT, "{case}");
+        fs::rename(&away, &path).expect("moved back");
+        let report = verify(home, small()).expect("readable");
+        assert!(!report.is_sound(), "{case}: {:?}", report.findings);
+        for start in 0..2 {
+            assert_eq!(counts(home).await, without, "{case}: start {start} with it");
+            let report = verify(home, small()).expect("readable");
+            assert!(report.is_sound(), "{case}: {:?}", report.findings);
+        }
+        let kept = home.join("quarantine").join(path.file_name().expect("a name"));
+        assert!(kept.exists() && !path.exists(), "{case}");
+    }
+}
+
 #[tokio::test]
 async fn a_segment_that_returns_is_delivered_and_counts_as_damaged_no_more() {
     for (gone, more, queue_is_kept) in

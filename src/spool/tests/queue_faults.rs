@@ -18,6 +18,8 @@ enum Mood {
     Work,
     Fail,
     Hang,
+    /// A flush takes until something else is set.
+    Slow,
 }
 
 /// A flush that hangs is given up after this long, as one of sled's is.
@@ -70,6 +72,10 @@ impl QueueStore for FaultyQueue {
             self.hanging.store(true, Ordering::Relaxed);
             self.changed.wait_for(&mut mood, FLUSH_TIMEOUT);
             return Err(QueueFailed("no answer".into()));
+        }
+        while *mood == Mood::Slow {
+            self.hanging.store(true, Ordering::Relaxed);
+            self.changed.wait(&mut mood);
         }
         drop(mood);
         self.check()
@@ -189,5 +195,24 @@ async fn what_is_synced_while_a_queue_is_made_again_counts_and_is_delivered() {
     spool.acknowledge(Stream::Events, &[0..25]).expect("noted");
     spool.acknowledge(Stream::Stats, &[0..7]).expect("noted");
     assert_eq!(spool.status().records(), 0);
+    spool.close().await;
+}
+
+/// Two flushes at once: the second one found nothing to flush, and what it was to make durable was not yet.
+#[tokio::test]
+async fn who_flushes_waits_for_a_flush_that_is_under_way() {
+    let disk = MemoryDisk::new();
+    let queue = Arc::new(FaultyQueue::default());
+    let spool = over(&disk, Some(Arc::clone(&queue) as Arc<dyn QueueStore>));
+    queue.set(Mood::Slow);
+    spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
+    eventually("a flush is under way", || queue.hanging.load(Ordering::Relaxed)).await;
+    let shared = Arc::clone(&spool.shared);
+    let flushed = std::thread::spawn(move || shared.store.flush());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let waits = !flushed.is_finished();
+    queue.set(Mood::Work);
+    assert!(waits, "it says that all is flushed");
+    flushed.join().expect("flushed");
     spool.close().await;
 }

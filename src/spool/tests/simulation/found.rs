@@ -1,15 +1,17 @@
 //! Stories that met a fault of the spool once, cut down to what it takes, each named after what has to hold. The number is the seed
 //! that found it.
 
+use std::time::Duration;
+
 use super::{
     disk::{Fault, Kind},
     medium::{End, Pages},
     queue::Remembers,
     seeds::{report, tell},
-    story::{Offer, Step, WIDE},
+    story::{Limits, Offer, Outcome, Part, Step, WIDE},
     world::World,
 };
-use crate::record::Stream;
+use crate::record::{Stream, instant, simulated};
 
 const EVENTS: Stream = Stream::Events;
 const STATS: Stream = Stream::Stats;
@@ -221,4 +223,41 @@ fn what_was_refused_stays_out_where_the_front_that_says_so_is_read_later() {
         Step::Restart(WIDE),
         Step::Time(2),
     ]);
+}
+
+/// The queue gathers its changes until a flush, and the time alone was none: a backlog that only waited grew no older by it.
+#[test]
+fn a_stop_notes_the_time_though_nothing_else_has_changed() {
+    let mut world = World::new();
+    let limits = Limits { max_age_seconds: Some(3600), ..WIDE };
+    let story = [Step::Restart(limits), append(EVENTS, 1, 100), Step::Time(3)];
+    story.iter().try_for_each(|step| world.step(step)).unwrap();
+    simulated::advance(Duration::from_secs(100));
+    world.close();
+    let stopped_at = simulated::wall();
+    world.open();
+    let noted = world.process.as_ref().and_then(|process| process.shared.store.clock());
+    assert_eq!(noted.map(|noted| noted.written_at), Some(stopped_at));
+}
+
+/// Each bad sector of a segment held its stream up for as long as the first one.
+#[test]
+fn bad_sectors_of_one_segment_are_waited_for_once() {
+    let mut world = World::new();
+    for _ in 0..3 {
+        world.step(&append(EVENTS, 1, 4500)).unwrap();
+    }
+    for at in [500, 900] {
+        world.step(&Step::BadPage(0, at)).unwrap();
+    }
+    world.step(&append(EVENTS, 1, 100)).unwrap();
+    let began = instant();
+    while world.pending(EVENTS) > 0 && instant().duration_since(began) < Duration::from_secs(60) {
+        world.step(&Step::Lease(EVENTS, 8)).unwrap();
+        world.step(&Step::Answer(0, Outcome::Delivered, Part::All)).unwrap();
+        world.step(&Step::Time(1)).unwrap();
+    }
+    let waited = instant().duration_since(began);
+    assert!(waited < Duration::from_secs(15), "{waited:?}");
+    assert_eq!((world.pending(EVENTS), world.machine.state().ledger.reported[0]), (0, 2));
 }

@@ -86,10 +86,18 @@ impl World {
     /// Makes durable what is packed, and what waits.
     pub(super) fn append_waiting(&mut self) {
         let Some(process) = &self.process else { return };
+        // Whichever step it is that they become durable with.
+        let may_drop = || {
+            if self.limits.when_full == WhenFull::DropOldest {
+                self.machine.state().ledger.may_drop = [true; 3];
+            }
+        };
         if let Some(packed) = self.machine.take_meanwhile() {
+            may_drop();
             (packed.work)();
         }
         while let Some(commit) = process.shared.pack_waiting() {
+            may_drop();
             commit(&process.shared);
         }
     }
@@ -109,7 +117,6 @@ impl World {
     }
 
     fn offer(&mut self, offers: &[Offer]) {
-        self.may_drop_if(|world| world.limits.when_full == WhenFull::DropOldest);
         let Some(process) = &self.process else { return };
         let shared = Arc::clone(&process.shared);
         for Offer { stream, records, bytes } in offers {

@@ -30,7 +30,7 @@ use crate::{
         queue::{Disposition, DropReason, Queues, Totals, buffered::BufferedQueues},
         reports::Reports,
         shared::Shared,
-        store::recovery::Place,
+        store::{Store, recovery::Place},
     },
 };
 
@@ -203,8 +203,7 @@ impl World {
         match open::open_at(place, self.options()) {
             Ok((shared, maintenance)) => {
                 let shared = Arc::new(shared);
-                let is_unread = shared.store.state.lock().segments.values().any(|segment| segment.unread.is_some());
-                self.machine.state().ledger.unordered |= is_unread;
+                self.machine.state().ledger.unordered |= is_unread(&shared.store);
                 self.process = Some(Process { shared, maintenance, leases: Vec::new(), seen: None, damaged: before });
                 self.check();
             }
@@ -234,10 +233,7 @@ impl World {
     /// Waits until all that could not be read at the start is entered, or lost.
     fn wait_for_unread(&mut self) {
         for _ in 0..15 {
-            let is_unread = |process: &Process| {
-                process.shared.store.state.lock().segments.values().any(|segment| segment.unread.is_some())
-            };
-            if !self.process.as_ref().is_some_and(is_unread) {
+            if !self.process.as_ref().is_some_and(|process| any_unread(&process.shared)) {
                 return;
             }
             self.time(1);
@@ -300,8 +296,7 @@ impl World {
                 *reported += now.saturating_sub(std::mem::replace(before, *now));
             }
         }
-        let unread = shared.store.state.lock().segments.values().any(|segment| segment.unread.is_some());
-        if unread || !quiet {
+        if any_unread(shared) || !quiet {
             return;
         }
         let pending: [Result<Vec<Id>, QueueError>; 3] = Stream::ALL.map(|stream| {
@@ -445,6 +440,15 @@ impl World {
         let files = state.medium.allocated(Path::new(HOME));
         debug_assert!(files >= QUEUE_BYTES, "the queue is on the medium again");
     }
+}
+
+/// Whether some of the records, or of the dead letters, is yet to be read.
+fn any_unread(shared: &Shared) -> bool {
+    is_unread(&shared.store) || is_unread(shared.dead.store())
+}
+
+fn is_unread(store: &Store) -> bool {
+    store.state.lock().segments.values().any(|segment| segment.unread.is_some())
 }
 
 pub(super) fn ranges(records: &[crate::spool::QueuedRecord]) -> Vec<std::ops::Range<u64>> {

@@ -55,6 +55,7 @@ impl<'a, 'r> Segments<'a, 'r> {
         for number in self.subject.numbers() {
             self.segment(number)?;
         }
+        self.late_segments();
         self.done_segments()?;
         for (key, blocks) in std::mem::take(&mut self.locked) {
             let what = format!("{blocks} payloads are encrypted with key {key}, which is not given: checksums hold");
@@ -154,6 +155,16 @@ impl<'a, 'r> Segments<'a, 'r> {
             self.report.add(finding);
         }
         Ok(())
+    }
+
+    /// Segments that a start moves to the quarantine.
+    fn late_segments(&mut self) {
+        for &number in &self.subject.late {
+            let what = "it was gone at an earlier start, its records are counted as damaged, and the journal has gone on without it; \
+                        the next start moves it to quarantine/, where `livekit-spool recover` reads it";
+            let path = segment::path(&self.subject.store.journal(), number);
+            self.report.add(Finding::of(Severity::Problem, path, what));
+        }
     }
 
     /// Segments on their way out.

@@ -37,6 +37,8 @@ pub(super) struct Subject<'a> {
     pub(super) torn: Option<(u64, Damage)>,
     /// Records that a start counts as lost, by segment.
     lost: BTreeMap<u64, PerStream<crate::spool::queue::ranges::RangeSet>>,
+    /// Segments that are back, but too late.
+    pub(super) late: Vec<u64>,
     pub(super) is_live: bool,
 }
 
@@ -51,7 +53,7 @@ impl<'a> Subject<'a> {
         };
         let queue = queue.and_then(contents);
         let mut subject = Self::new(store, queue, true);
-        (subject.torn, subject.lost) = (findings.torn, findings.lost);
+        (subject.torn, subject.lost, subject.late) = (findings.torn, findings.lost, findings.late);
         subject
     }
 
@@ -69,7 +71,18 @@ impl<'a> Subject<'a> {
         let done = state.done.keys().copied().collect();
         drop(state);
         let lost = BTreeMap::new();
-        Self { store, segments, done, next, queue, queue_is_on_disk, torn: None, lost, is_live: false }
+        Self {
+            store,
+            segments,
+            done,
+            next,
+            queue,
+            queue_is_on_disk,
+            torn: None,
+            lost,
+            late: Vec::new(),
+            is_live: false,
+        }
     }
 
     /// Whether dead letters are what it holds.
