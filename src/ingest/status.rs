@@ -81,6 +81,10 @@ reasons! {
     Timeout = "timeout",
     /// The sender went away in the middle of a message or body.
     Aborted = "aborted",
+    /// An address at which nothing is taken.
+    Path = "path",
+    /// A method other than POST.
+    Method = "method",
     /// Too many streams.
     Streams = "streams",
     /// No or bad credentials.

@@ -33,7 +33,7 @@ pub(super) async fn take(door: &Door, peer: Peer, request: Request<Body>) -> Res
     let (pass, claims) = door.gate.webhook(&head.headers, peer).map_err(|why| refuse(&why))?;
     let limits = BodyLimits { max_bytes: door.limits.max_bytes.min(MAX_BODY_BYTES), ..door.limits.clone() };
     let encoding = Encoding::of(&head.headers)?;
-    let (body, share) = door.read(Protocol::Webhook, &head.headers, body, &limits, (pass, peer)).await?;
+    let (body, share) = door.read(Protocol::Webhook, &head, body, &limits, (pass, peer)).await?;
     let _room = door.intake.memory().unpack(encoding.most(share.bytes(), limits.max_bytes)).await?;
     let max_bytes = limits.max_bytes;
     // What was signed is the content, however it is encoded on its way.
