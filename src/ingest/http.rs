@@ -44,6 +44,7 @@ use super::{
     memory::Share,
     pass::Pass,
     places::Visit,
+    repeats::Repeats,
     server::{Handler, Server},
     throttle::Throttle,
     tls::Alpn,
@@ -89,6 +90,7 @@ pub async fn serve(
         limits: BodyLimits { max_bytes: options.max_body_bytes, timeout: options.body_timeout },
         intake,
         gate,
+        repeats: Arc::default(),
         astray: Arc::default(),
     };
     let routes = Routes { router: router(door), gate: to_ask, intake: to_count, hosts };
@@ -118,6 +120,7 @@ pub(super) struct Door {
     pub gate: Arc<Gate>,
     pub converter: Converter,
     pub limits: BodyLimits,
+    pub repeats: Arc<Repeats>,
     astray: Arc<[Throttle; 2]>,
 }
 

@@ -28,6 +28,7 @@ mod options;
 mod pass;
 mod places;
 mod refusal;
+mod repeats;
 mod server;
 mod side;
 mod spooled;
