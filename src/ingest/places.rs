@@ -308,7 +308,8 @@ mod tests {
         let _visits: Vec<_> = greedy.iter().chain([&modest]).map(busy).collect();
         age(&places, GRACE);
         assert_eq!(places.admit(holder(1)).err(), Some(NoRoom::AllBusy), "it has its share");
-        let _second = taken(&places, holder(2));
+        let second = taken(&places, holder(2));
+        let _busy = busy(&second);
         assert_eq!(greedy.iter().filter(|place| place.close.is_cancelled()).count(), 1);
         assert!(!modest.close.is_cancelled());
         assert_eq!(places.admit(holder(2)).err(), Some(NoRoom::AllBusy), "both have their share");
