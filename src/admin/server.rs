@@ -153,12 +153,12 @@ where
     let place = Arc::new(place);
     let asked = Arc::clone(&place);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (visit, answer) = (asked.begin_request(), router.clone().oneshot(request.map(Body::new)));
+        let mut request = request.map(Body::new);
+        let visit = asked.begin_request();
+        request.extensions_mut().insert(visit.clone());
+        let answer = router.clone().oneshot(request);
         async move {
             let response = answer.await;
-            if response.as_ref().is_ok_and(|response| response.status().is_success()) {
-                visit.let_in();
-            }
             drop(visit);
             response
         }

@@ -40,7 +40,7 @@ mod webhook;
 pub mod wire;
 mod zstd_frames;
 
-pub(crate) use places::{Holder, Place, Places};
+pub(crate) use places::{Holder, Place, Places, Visit};
 
 pub use auth::{AUDIENCE, Gate, MIN_TOKEN_LENGTH};
 pub(crate) use dropped::drops_newest;
