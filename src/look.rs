@@ -135,7 +135,8 @@ pub struct Looked {
     pub record: Option<String>,
 }
 
-/// Looks at records one after another until `each` answers false. Blocking.
+/// Looks at records one after another until `each` answers false, or `is_over` true: it is asked before each record, whether
+/// that is one of those that are looked for or not. Blocking.
 ///
 /// # Errors
 /// When the spool cannot be read.
@@ -143,6 +144,7 @@ pub fn look(
     source: &Source,
     encoder: &Encoder,
     query: &Query,
+    is_over: &dyn Fn() -> bool,
     each: &mut dyn FnMut(Looked) -> bool,
 ) -> Result<(), QueueError> {
     let mut left = query.limit.unwrap_or(usize::MAX);
@@ -157,6 +159,9 @@ pub fn look(
             return Ok(());
         }
         for record in source.peek(stream, from)? {
+            if is_over() {
+                return Ok(());
+            }
             let looked = of_record(stream, &record?, encoder, query.raw);
             if !query.filters.is_empty() && !matches(&looked, query, encoder) {
                 continue;

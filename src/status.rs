@@ -78,6 +78,8 @@ pub struct Ingest {
     pub refused: Vec<Refused>,
     /// What LiveKit said it dropped of its webhooks.
     pub webhooks_dropped_by_livekit: u64,
+    /// Webhooks that came again after they were taken.
+    pub webhooks_repeated: u64,
     /// Open connections.
     pub connections: u64,
     /// Connections since the start.

@@ -27,6 +27,7 @@ use crate::{
     app::App,
     caller::{self, Host},
     config::AdminConfig,
+    ingest::Visit,
 };
 
 /// How a connection came.
@@ -62,7 +63,10 @@ async fn check(State((app, access)): State<(Arc<App>, Access)>, mut request: Req
     };
     request.extensions_mut().insert(MayKnow(may_know));
     let mut response = match verdict {
-        Ok(()) => next.run(request).await,
+        Ok(()) => {
+            request.extensions().get::<Visit>().inspect(|visit| visit.let_in());
+            next.run(request).await
+        }
         Err(problem) => {
             if problem.status == StatusCode::UNAUTHORIZED {
                 app.count_refused(&problem.message);

@@ -42,13 +42,15 @@ metrics! {
     IN_BYTES = "livekit_spool_received_bytes_total", "counter", "Bytes of these records.";
     REFUSED = "livekit_spool_refused_total", "counter",
         "Messages, requests, streams and connections refused, by protocol and reason.";
-    CONNECTIONS = "livekit_spool_connections", "gauge", "Open connections of senders.";
+    CONNECTIONS = "livekit_spool_open_connections", "gauge", "Open connections of senders.";
     CONNECTIONS_TOTAL = "livekit_spool_connections_total", "counter", "Connections of senders since the start.";
-    STREAMS = "livekit_spool_streams", "gauge", "Open recorder streams.";
+    STREAMS = "livekit_spool_open_streams", "gauge", "Open recorder streams.";
     STREAMS_TOTAL = "livekit_spool_streams_total", "counter", "Recorder streams since the start.";
     WAITING = "livekit_spool_ingest_waiting_bytes", "gauge", "Bytes taken off the network and not yet durable.";
     WEBHOOKS = "livekit_spool_webhooks_dropped_by_livekit_total", "counter",
         "Webhooks that LiveKit says it dropped before those that came (their num_dropped).";
+    WEBHOOKS_REPEATED = "livekit_spool_webhooks_repeated_total", "counter",
+        "Webhooks that came again after they were taken; they are not taken twice.";
     STATE = "livekit_spool_sink_state", "gauge", "1 for the state the sink is in, 0 for the others.";
     STATE_SINCE = "livekit_spool_sink_state_since_seconds", "gauge",
         "Since when the sink is in its state, seconds since the Unix epoch.";
@@ -148,6 +150,7 @@ fn ingest(out: &mut Output, ingest: &Ingest) {
         (STREAMS_TOTAL, ingest.streams_total),
         (WAITING, ingest.waiting_bytes),
         (WEBHOOKS, ingest.webhooks_dropped_by_livekit),
+        (WEBHOOKS_REPEATED, ingest.webhooks_repeated),
     ] {
         out.one(metric, &[], value as f64);
     }
@@ -309,5 +312,24 @@ impl Output {
             let _ = write!(self.0, "{}{label}=\"{text}\"", if i == 0 { '{' } else { ',' });
         }
         let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn no_two_metrics_are_of_one_family() {
+        // OpenMetrics names a family without these; what stands for one sample in it ends with them.
+        const SUFFIXES: [&str; 6] = ["_total", "_created", "_bucket", "_sum", "_count", "_info"];
+        let family = |metric: &Metric| {
+            SUFFIXES.iter().find_map(|suffix| metric.name.strip_suffix(suffix)).unwrap_or(metric.name)
+        };
+        let families: BTreeSet<_> = METRICS.iter().map(family).collect();
+        assert_eq!(families.len(), METRICS.len());
+        assert!(METRICS.iter().all(|metric| (metric.kind == "counter") == metric.name.ends_with("_total")));
     }
 }

@@ -1,17 +1,17 @@
 //! The part of the API that shows, takes in and removes records: peek, export, import, purge, dead letters.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use axum::{
     Json,
     body::{Body, Bytes},
-    extract::{Extension, State},
+    extract::{Extension, FromRequest, Request, State},
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio_stream::{StreamExt, wrappers::ReceiverStream};
 
 use super::{
@@ -34,6 +34,12 @@ const LINES: usize = 64;
 /// Bytes of documents in one answer, or on their way in one, and the last one beyond: records are much smaller than what
 /// they become. An answer of fewer than were asked for ends here.
 const ANSWER_BYTES: usize = 8 << 20;
+/// Looks at a time: each has a thread, reads the disk, holds a block and an answer. The command line's come beside those
+/// over the port.
+static LOOKS_OVER_TCP: Semaphore = Semaphore::const_new(4);
+static LOOKS_OVER_SOCKET: Semaphore = Semaphore::const_new(16);
+/// How long one more waits for its turn.
+const TURN_WAIT: Duration = Duration::from_secs(2);
 /// Dead letters that one answer holds at most.
 const LETTERS: usize = 1_000;
 
@@ -93,11 +99,12 @@ impl From<OperateError> for Problem {
 /// A few records, as one answer.
 pub(super) async fn peek(
     State(app): State<Arc<App>>,
+    Extension(access): Extension<Access>,
     Name(name): Name,
     Parameters(which): Parameters<Which>,
 ) -> Result<Response, Problem> {
     let limit = which.n.unwrap_or(20).min(PEEK);
-    let mut lines = lines(&app, &name, Which { n: Some(limit), raw: false, ..which }.query()?).await?;
+    let mut lines = lines(&app, (&name, access), Which { n: Some(limit), raw: false, ..which }.query()?).await?;
     let (mut records, mut bytes) = (Vec::new(), 0);
     while bytes < ANSWER_BYTES
         && let Some(line) = lines.next().await
@@ -122,7 +129,7 @@ pub(super) async fn records(
         let message = "records as they came are for the command line only: they are not redacted";
         return Err(Problem::new(StatusCode::FORBIDDEN, message));
     }
-    let lines = lines(&app, &name, which.query()?).await?.map(|line| {
+    let lines = lines(&app, (&name, access), which.query()?).await?.map(|line| {
         let mut text = match line {
             Ok(record) => serde_json::to_vec(&record),
             // Why there are no more: an answer that breaks off does not say it.
@@ -138,15 +145,18 @@ pub(super) async fn records(
 /// Looks on a thread of its own, no further ahead than the reader takes, in records and in bytes.
 async fn lines(
     app: &Arc<App>,
-    name: &str,
+    (name, access): (&str, Access),
     query: Query,
 ) -> Result<impl futures::Stream<Item = Result<Looked, std::io::Error>> + Unpin + Send + 'static, Problem> {
+    let turn = turn(access).await?;
     let source = app.source(name).await?;
     let encoder = Arc::clone(app.encoder());
     let (sender, receiver) = mpsc::channel::<Result<(Looked, OwnedSemaphorePermit), std::io::Error>>(LINES);
     let room = Arc::new(Semaphore::new(ANSWER_BYTES));
     let runtime = tokio::runtime::Handle::current();
+    let (tell_why, why) = oneshot::channel();
     tokio::task::spawn_blocking(move || {
+        let _turn = turn;
         let send = async |record: Looked| {
             let bytes = u32::try_from(bytes_of(&record).min(ANSWER_BYTES)).unwrap_or(u32::MAX);
             let room = tokio::select! {
@@ -155,14 +165,50 @@ async fn lines(
             };
             sender.send(Ok((record, room))).await.ok()
         };
-        let looked = look::look(&source, &encoder, &query, &mut |record| runtime.block_on(send(record)).is_some());
-        if let Err(error) = looked {
-            // A reader that has gone does not miss it.
-            let _ = sender.blocking_send(Err(std::io::Error::other(error)));
-        }
+        let mut stalled = false;
+        let looked = look::look(&source, &encoder, &query, &|| sender.is_closed(), &mut |record| match runtime
+            .block_on(tokio::time::timeout(patience(access), send(record)))
+        {
+            Ok(sent) => sent.is_some(),
+            Err(_) => {
+                stalled = true;
+                false
+            }
+        });
+        // A reader that has gone does not miss it.
+        let _ = match looked {
+            _ if stalled => tell_why.send(std::io::Error::other("the reader took nothing for too long: ask again")),
+            Err(error) => tell_why.send(std::io::Error::other(error)),
+            Ok(()) => Ok(()),
+        };
     });
     // What a reader has taken makes room for more.
-    Ok(ReceiverStream::new(receiver).map(|line| line.map(|(record, _room)| record)))
+    let records = ReceiverStream::new(receiver).map(|line| line.map(|(record, _room)| record));
+    let end = futures::stream::once(why).filter_map(|why| why.ok().map(Err));
+    Ok(records.chain(end))
+}
+
+/// Waits for a moment until it is the turn of one more look; over when dropped.
+async fn turn(access: Access) -> Result<SemaphorePermit<'static>, Problem> {
+    let turns = match access {
+        Access::Socket => &LOOKS_OVER_SOCKET,
+        Access::Tcp { .. } => &LOOKS_OVER_TCP,
+    };
+    match tokio::time::timeout(TURN_WAIT, turns.acquire()).await {
+        Ok(Ok(turn)) => Ok(turn),
+        _ => Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "others look at records, and only a few can at a time: ask again in a moment",
+        )),
+    }
+}
+
+/// How long a reader may take nothing. Whoever owns the data folder may leave a pager open.
+const fn patience(access: Access) -> Duration {
+    match access {
+        Access::Socket => Duration::from_secs(24 * 60 * 60),
+        Access::Tcp { .. } => Duration::from_secs(30),
+    }
 }
 
 fn bytes_of(record: &Looked) -> usize {
@@ -202,12 +248,15 @@ impl WhichLetters {
 /// Dead letters with their reasons and documents.
 pub(super) async fn dead_letters(
     State(app): State<Arc<App>>,
+    Extension(access): Extension<Access>,
     Name(name): Name,
     Parameters(which): Parameters<WhichLetters>,
 ) -> Result<Response, Problem> {
+    let turn = turn(access).await?;
     let source = app.source(&name).await?;
     let encoder = Arc::clone(app.encoder());
     let listed = tokio::task::spawn_blocking(move || {
+        let _turn = turn;
         let letters = source.dead_letters(&which.filter(), which.skip, which.n.unwrap_or(100).min(LETTERS))?;
         let mut bytes = 0;
         let shown = letters.into_iter().map(|letter| shown(letter, &encoder)).take_while(|shown| {
@@ -283,8 +332,20 @@ pub(super) async fn purge(
 }
 
 /// Checks every checksum of a sink's spool.
-pub(super) async fn verify(State(app): State<Arc<App>>, Name(name): Name) -> Result<Json<VerifyReport>, Problem> {
-    Ok(Json(app.verify(&name).await?))
+pub(super) async fn verify(
+    State(app): State<Arc<App>>,
+    Extension(access): Extension<Access>,
+    Name(name): Name,
+) -> Result<Json<VerifyReport>, Problem> {
+    let turn = turn(access).await?;
+    // What has begun goes on without its reader, and keeps its turn.
+    let verified = tokio::spawn(async move {
+        let _turn = turn;
+        app.verify(&name).await
+    });
+    let verified =
+        verified.await.map_err(|panic| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, panic.to_string()))?;
+    Ok(Json(verified?))
 }
 
 /// The query part of `import`.
@@ -298,7 +359,7 @@ pub(super) async fn import(
     State(app): State<Arc<App>>,
     Extension(access): Extension<Access>,
     Parameters(into): Parameters<ImportInto>,
-    Content(body): Content,
+    request: Request,
 ) -> Result<Response, Problem> {
     if access != Access::Socket {
         return Err(Problem::new(
@@ -306,6 +367,8 @@ pub(super) async fn import(
             "import is for the command line only: senders have their ports",
         ));
     }
+    // Read for nobody else.
+    let Content(body) = Content::from_request(request, &app).await?;
     let batches = batches(&body).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error))?;
     let dropped = app.import(into.sink.as_deref(), &batches).await?;
     let records = batches.iter().map(|batch| u64::from(batch.count())).sum();

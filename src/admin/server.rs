@@ -19,7 +19,7 @@ use super::guard::{self, Access};
 use crate::{
     app::{self, App, RunError},
     config::Config,
-    ingest::{Connections, Slot},
+    ingest::{Holder, Place, Places},
 };
 
 /// Connections at once, on the port and on the socket each; one more closes one that waits for nothing.
@@ -114,22 +114,28 @@ enum Door {
 }
 
 impl Door {
-    async fn accept(&self) -> io::Result<Either<TcpStream, UnixStream>> {
+    async fn accept(&self) -> io::Result<(Either<TcpStream, UnixStream>, Holder)> {
         match self {
-            Self::Tcp(listener) => listener.accept().await.map(|(stream, _)| Either::Left(stream)),
-            Self::Unix(listener) => listener.accept().await.map(|(stream, _)| Either::Right(stream)),
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                Ok((Either::Left(stream), Holder::new(Some(address.ip()))))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Either::Right(stream), Holder::new(None)))
+            }
         }
     }
 }
 
 async fn accept_all(door: Door, router: Router) {
-    let connections = Connections::new(CONNECTIONS);
+    let connections = Places::new(CONNECTIONS);
     let open = GracefulShutdown::new();
     loop {
         match door.accept().await {
-            Ok(stream) => {
-                if let Some(slot) = connections.room().await {
-                    serve_connection(stream, router.clone(), slot, &open);
+            Ok((stream, holder)) => {
+                if let Some(place) = connections.room(holder).await {
+                    serve_connection(stream, router.clone(), place, &open);
                 }
             }
             Err(error) => {
@@ -140,20 +146,20 @@ async fn accept_all(door: Door, router: Router) {
     }
 }
 
-fn serve_connection<S>(stream: S, router: Router, slot: Slot, open: &GracefulShutdown)
+fn serve_connection<S>(stream: S, router: Router, place: Place, open: &GracefulShutdown)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let slot = Arc::new(slot);
-    let asked = Arc::clone(&slot);
+    let place = Arc::new(place);
+    let asked = Arc::clone(&place);
     let service = service_fn(move |request: Request<Incoming>| {
-        let (busy, answer) = (asked.begin_request(), router.clone().oneshot(request.map(Body::new)));
+        let mut request = request.map(Body::new);
+        let visit = asked.begin_request();
+        request.extensions_mut().insert(visit.clone());
+        let answer = router.clone().oneshot(request);
         async move {
             let response = answer.await;
-            if response.as_ref().is_ok_and(|response| response.status().is_success()) {
-                busy.succeeded();
-            }
-            drop(busy);
+            drop(visit);
             response
         }
     });
@@ -166,7 +172,7 @@ where
         // How it ended is the peer's business: a reset, garbage, a timeout.
         tokio::select! {
             _ = connection => {}
-            () = slot.closed() => {}
+            () = place.closed() => {}
         }
     });
 }

@@ -10,6 +10,7 @@ mod import;
 mod letters;
 mod open_files;
 mod operate;
+mod parts;
 mod paths;
 mod purge;
 mod rates;
@@ -24,12 +25,14 @@ mod start;
 mod stop;
 
 use std::{
+    convert::Infallible,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
 use arc_swap::ArcSwap;
+use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -51,11 +54,12 @@ use crate::{
     admin,
     config::Config,
     document::Encoder,
-    ingest::{self, Gate, Intake, Listener, ServeError},
+    ingest::{self, Gate, Intake, Listener},
     logging::Logging,
     record::{UnixMillis, now_millis},
     status::{Process, SinkStatus, Snapshot},
 };
+use parts::Parts;
 use rates::Rates;
 use sinks::Running;
 use snapshot::Looked;
@@ -94,6 +98,7 @@ pub struct App {
     addresses: Addresses,
     stopping: CancellationToken,
     reloading: tokio::sync::Mutex<()>,
+    parts: Arc<Parts>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -106,7 +111,7 @@ struct Addresses {
 /// Runs until a signal ends it.
 ///
 /// # Errors
-/// When it cannot start. Once it runs, nothing ends it but a signal.
+/// When it cannot start. Once it runs, nothing ends it but a signal, and a part that ended by itself.
 pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
     let tls = check(&config)?.map(Arc::new);
     let mut signals = signals::Signals::new().map_err(RunError::Signals)?;
@@ -152,16 +157,20 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
         addresses,
         stopping: CancellationToken::new(),
         reloading: tokio::sync::Mutex::default(),
+        parts: Parts::new(),
     });
     app.announce();
-    let watching = tokio::spawn(Arc::clone(&app).watch());
-    let opening = tokio::spawn(Arc::clone(&app).keep_opening());
-    let admin = tokio::spawn(admin.serve(Arc::clone(&app)));
+    let watching = app.run("the watch over states", Arc::clone(&app).watch());
+    let opening = app.run("the opening of spools", Arc::clone(&app).keep_opening());
+    let admin = app.run("the admin server", admin.serve(Arc::clone(&app)));
     let servers = app.serve(grpc, http);
     signals::ready();
     let demo = options.demo_rate.map(|rate| app.start_demo(rate));
 
-    signals.until_stopped(&app).await;
+    let ended = tokio::select! {
+        () = signals.until_stopped(&app) => None,
+        ended = app.parts.one_ended() => Some(ended),
+    };
     opening.abort();
     let stopped = app.stop(servers, demo);
     let closed = tokio::select! {
@@ -177,7 +186,7 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
         // Letting go of an open spool waits for its threads, and they may wait for the disk.
         std::mem::forget(app);
     }
-    Ok(())
+    ended.map_or(Ok(()), |ended| Err(RunError::PartEnded(ended)))
 }
 
 fn empty_snapshot(config: &Config) -> Snapshot {
@@ -264,6 +273,7 @@ impl App {
             .collect();
         let sinks = looked.iter().map(|looked| looked.status.clone()).collect();
         let mut not_ready: Vec<String> = looked.iter().filter_map(|looked| looked.not_ready.clone()).collect();
+        not_ready.extend(self.parts.ended());
         if self.stopping.is_cancelled() {
             not_ready.push("stopping".to_owned());
         }
@@ -321,29 +331,27 @@ impl App {
         }
     }
 
+    /// Runs a part that never ends by itself.
+    fn run(&self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        self.parts.run(name, self.stopping.clone(), part.map(Ok::<_, Infallible>))
+    }
+
     fn serve(self: &Arc<Self>, grpc: Option<Listener>, http: Option<Listener>) -> Vec<JoinHandle<()>> {
         let config = self.config();
-        let report = |name: &'static str, result: Result<(), ServeError>| {
-            if let Err(error) = result {
-                tracing::error!(%error, "the {name} server ended");
-            }
-        };
         let mut servers = Vec::new();
         if let Some(listener) = grpc {
             let stop = self.stopping.clone().cancelled_owned();
             let (intake, gate, options) =
                 (Arc::clone(&self.intake), Arc::clone(&self.gate), config.ingest.grpc.clone());
-            servers.push(tokio::spawn(async move {
-                report("gRPC", ingest::grpc::serve(listener, intake, gate, options, stop).await);
-            }));
+            let serving = ingest::grpc::serve(listener, intake, gate, options, stop);
+            servers.push(self.parts.run("the gRPC server", self.stopping.clone(), serving));
         }
         if let Some(listener) = http {
             let stop = self.stopping.clone().cancelled_owned();
             let (intake, gate, options) =
                 (Arc::clone(&self.intake), Arc::clone(&self.gate), config.ingest.http.clone());
-            servers.push(tokio::spawn(async move {
-                report("HTTP", ingest::http::serve(listener, intake, gate, options, stop).await);
-            }));
+            let serving = ingest::http::serve(listener, intake, gate, options, stop);
+            servers.push(self.parts.run("the HTTP server", self.stopping.clone(), serving));
         }
         servers
     }

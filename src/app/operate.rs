@@ -46,6 +46,9 @@ pub enum OperateError {
     /// The spool cannot be read or written.
     #[error(transparent)]
     Queue(#[from] QueueError),
+    /// A bug.
+    #[error("internal error: {0}")]
+    Panicked(String),
     /// The spool does not take records.
     #[error(transparent)]
     Append(#[from] Refusal),
@@ -159,7 +162,7 @@ impl App {
         if let Some(sink) = self.at_rest(name).await {
             let (folder, options) = (self.data_dir().join(name), spool_options(&self.config(), &sink));
             let verified = tokio::task::spawn_blocking(move || spool::verify(&folder, options)).await;
-            return Ok(verified.map_err(|panic| OperateError::Closed(panic.to_string()))??);
+            return Ok(verified.map_err(|panic| OperateError::Panicked(panic.to_string()))??);
         }
         Ok(blocking(&self.spool(name).await?, Spool::verify).await?)
     }
@@ -180,7 +183,7 @@ impl App {
 pub async fn look_at(config: &Config, sink: &SinkName) -> Result<Source, OperateError> {
     let (folder, options) = (config.data_dir.join(sink.as_str()), spool_options(config, sink));
     let looked = tokio::task::spawn_blocking(move || StoppedSpool::look(&folder, options)).await;
-    Ok(Source::Stopped(looked.map_err(|panic| OperateError::Closed(panic.to_string()))??))
+    Ok(Source::Stopped(looked.map_err(|panic| OperateError::Panicked(panic.to_string()))??))
 }
 
 /// The sinks of a stopped process, locked and open for an operation.

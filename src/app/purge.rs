@@ -66,7 +66,7 @@ impl App {
             let removed = remove(&data_dir, &sink);
             (removed, snapshot::unclaimed_spools(&config))
         });
-        let (removed, unclaimed) = removing.await.map_err(|panic| OperateError::Closed(panic.to_string()))?;
+        let (removed, unclaimed) = removing.await.map_err(|panic| OperateError::Panicked(panic.to_string()))?;
         *self.unclaimed.lock() = unclaimed;
         Ok(Some(removed?))
     }

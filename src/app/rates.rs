@@ -71,7 +71,7 @@ impl Rates {
 
     /// Notes what changed since the last call; true where something did.
     pub(super) fn note_changes(&mut self, at: UnixMillis, sinks: &[Looked]) -> bool {
-        let before = self.changes.len();
+        let mut changed = false;
         for Looked { status: sink, .. } in sinks {
             let samples = self.sinks.entry(sink.name.clone()).or_default();
             let was = samples.state.replace(sink.state);
@@ -83,8 +83,9 @@ impl Rates {
             let reason = sink.last_error.clone().filter(|_| sink.state.is_trouble());
             let state = sink.state.as_str().to_owned();
             push(&mut self.changes, Change { at, sink: sink.name.clone(), state, reason }, CHANGES);
+            changed = true;
         }
-        self.changes.len() != before
+        changed
     }
 
     /// Notes something about the process.
@@ -146,5 +147,26 @@ pub(super) fn drain_seconds(records: u64, rate_in: f64, rate_out: f64) -> Option
         Some(records as f64 / shrinks)
     } else {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::snapshot, *};
+    use crate::record::SinkName;
+
+    #[test]
+    fn each_change_is_news_also_after_more_of_them_than_are_kept() {
+        let name = SinkName::new("a").unwrap();
+        let looked =
+            |state| [Looked { status: snapshot::blank(&name, state), counters: Counters::default(), not_ready: None }];
+        let mut rates = Rates::default();
+        for number in 0..3 * CHANGES as i64 {
+            let state = if number % 2 == 0 { State::Away } else { State::Idle };
+            assert!(rates.note_changes(number, &looked(state)), "change {number}");
+            assert!(!rates.note_changes(number, &looked(state)), "the same again");
+        }
+        assert_eq!(rates.changes().len(), CHANGES);
+        assert!(!rates.note_changes(0, &looked(State::Delivering)), "idle and delivering are one");
     }
 }

@@ -141,7 +141,7 @@ pub(super) fn of_running(sink: &Running, rates: &Mutex<Rates>, lost: u64) -> Loo
     Looked { status: entry, counters, not_ready }
 }
 
-fn blank(name: &SinkName, state: State) -> SinkStatus {
+pub(super) fn blank(name: &SinkName, state: State) -> SinkStatus {
     SinkStatus {
         name: name.to_string(),
         configured: true,
@@ -282,6 +282,7 @@ pub(super) fn ingest(snapshot: &IngestSnapshot, rate: f64) -> Ingest {
             })
             .collect(),
         webhooks_dropped_by_livekit: snapshot.webhooks_dropped_by_livekit,
+        webhooks_repeated: snapshot.webhooks_repeated,
         connections: snapshot.connections,
         connections_total: snapshot.connections_total,
         streams: snapshot.streams,

@@ -52,6 +52,9 @@ pub enum RunError {
     /// A file sink would write into a spool.
     #[error(transparent)]
     PathInSpool(#[from] PathInSpool),
+    /// What has to run as long as the process does ended by itself.
+    #[error("{0}; what was answered OK is safe on disk")]
+    PartEnded(String),
     /// Signals cannot be caught.
     #[error("cannot catch signals: {0}")]
     Signals(io::Error),

@@ -31,6 +31,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::{
     app::{FolderError, OperateError},
     config::{self, Config, ConfigError, LogFormat},
+    logging,
 };
 
 /// Durable on-disk buffered forwarder for LiveKit analytics.
@@ -199,7 +200,9 @@ pub fn main() -> ExitCode {
     // Whatever is written is private: records, and what libraries (sled) write of them.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let cli = Cli::parse();
-    match dispatch(cli) {
+    let outcome = dispatch(cli);
+    logging::flush();
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if !failure.message.is_empty() {

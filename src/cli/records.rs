@@ -90,7 +90,7 @@ pub(super) async fn each(
     let encoder = Arc::new(Encoder::new(config.documents.clone()));
     tokio::task::spawn_blocking(move || {
         let mut failed = None;
-        look::look(&source, &encoder, &query, &mut |looked| match each(looked) {
+        look::look(&source, &encoder, &query, &|| false, &mut |looked| match each(looked) {
             Ok(more) => more,
             Err(failure) => {
                 failed = Some(failure);

@@ -118,14 +118,11 @@ mod tests {
             .collect();
         let began = Arc::new(Mutex::new(false));
         let begin = Arc::clone(&began);
-        drop(
-            conversions
-                .begin(move || {
-                    *begin.lock() = true;
-                    Ok(())
-                })
-                .unwrap(),
-        );
+        let begins = move || {
+            *begin.lock() = true;
+            Ok(())
+        };
+        drop(conversions.begin(begins).unwrap());
         for _ in 0..AT_ONCE {
             release.send(()).unwrap();
         }

@@ -107,6 +107,7 @@ pub struct Intake {
     lost: Mutex<BTreeMap<SinkName, Arc<AtomicU64>>>,
     status: Arc<IngestStatus>,
     memory: Arc<Budget>,
+    replaced: AtomicU64,
 }
 
 impl Intake {
@@ -118,6 +119,7 @@ impl Intake {
             lost: Mutex::default(),
             status: Arc::default(),
             memory: Arc::new(Budget::new(memory)),
+            replaced: AtomicU64::default(),
         };
         intake.replace(targets);
         intake
@@ -132,6 +134,7 @@ impl Intake {
             target,
         });
         self.entries.store(Arc::new(entries.collect()));
+        self.replaced.fetch_add(1, Relaxed);
     }
 
     /// Makes a batch durable in every required sink's spool; what was dropped all the same, by the user's policies.
@@ -194,6 +197,11 @@ impl Intake {
             lost_by_optional_sinks: lost.iter().map(|(sink, lost)| (sink.clone(), lost.load(Relaxed))).collect(),
             ..self.status.snapshot()
         }
+    }
+
+    /// Tells the sinks of one time from those of another.
+    pub(super) fn generation(&self) -> u64 {
+        self.replaced.load(Relaxed)
     }
 
     pub(super) const fn memory(&self) -> &Arc<Budget> {

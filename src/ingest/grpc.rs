@@ -13,30 +13,20 @@
 //!
 //! An OK with the trailer `livekit-spool-dropped` says what was not kept, see [`Dropped`].
 
-use std::{
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{future::Future, sync::Arc};
 
 use axum::body::Body;
 use bytes::Bytes;
-use futures::{FutureExt, future::BoxFuture};
+use futures::FutureExt;
 use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Full};
-use hyper::{
-    Method, Request, Response, StatusCode,
-    body::{Frame, Incoming, SizeHint},
-};
+use hyper::{Method, Request, Response, StatusCode, body::Incoming};
 use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
     server::conn::auto::Builder,
 };
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Status, service::Routes};
-use tower::ServiceExt;
+use tonic::{Code, Status};
 
 use super::{
     Dropped, Gate, GrpcOptions, Intake, Listener, Protocol, Refusal, Refused, ServeError,
@@ -45,15 +35,15 @@ use super::{
     inflate::Encoding,
     listener::Peer,
     pass::Pass,
+    places::{Places, Visit},
     proto::analytics_recorder_service_server::SERVICE_NAME,
     server::{Handler, Server},
+    side::SideServices,
     stream::{self, StreamOptions},
     tls::Alpn,
 };
 use crate::record::Stream;
 
-/// Schema of the service and all it refers to, for reflection.
-const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/livekit.fds"));
 const ACCEPTED_ENCODINGS: &str = "gzip,zstd,identity";
 /// What a peer may send before it is read, on a stream and on a connection: it bounds the memory of those who only send.
 const HTTP2_STREAM_WINDOW: u32 = 128 * 1024;
@@ -72,9 +62,10 @@ pub async fn serve(
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     gate.check_listener(&listener)?;
-    let (health, health_service) = tonic_health::server::health_reporter();
-    health.set_service_status(SERVICE_NAME, tonic_health::ServingStatus::Serving).await;
     let stop = CancellationToken::new();
+    let (side_services, health) =
+        SideServices::new(options.message_timeout, stop.clone(), Arc::clone(intake.status()))?;
+    health.set_service_status(SERVICE_NAME, tonic_health::ServingStatus::Serving).await;
     let server = Server {
         protocol: Protocol::Grpc,
         alpn: Alpn::H2,
@@ -85,9 +76,9 @@ pub async fn serve(
     };
     let recorder = Recorder {
         conversions: Conversions::new("grpc")?,
-        streams: Arc::new(Semaphore::new(options.max_streams)),
+        streams: Places::new(options.max_streams),
         options: Arc::new(options),
-        side_services: reflection(Routes::new(health_service))?.prepare(),
+        side_services,
         intake,
         gate,
         stop: stop.clone(),
@@ -115,35 +106,22 @@ fn http2(options: &GrpcOptions) -> Builder<TokioExecutor> {
     builder
 }
 
-fn reflection(routes: Routes) -> Result<Routes, ServeError> {
-    let builder = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
-            .with_service_name(SERVICE_NAME)
-            .with_service_name("grpc.health.v1.Health")
-    };
-    let failed = |error: tonic_reflection::server::Error| ServeError::Reflection(error.to_string());
-    Ok(routes
-        .add_service(builder().build_v1().map_err(failed)?)
-        .add_service(builder().build_v1alpha().map_err(failed)?))
-}
-
 #[derive(Clone)]
 struct Recorder {
     intake: Arc<Intake>,
     gate: Arc<Gate>,
     options: Arc<GrpcOptions>,
-    streams: Arc<Semaphore>,
+    streams: Arc<Places>,
     conversions: Conversions,
-    side_services: Routes,
+    side_services: SideServices,
     stop: CancellationToken,
 }
 
 impl Handler for Recorder {
-    async fn handle(&self, request: Request<Incoming>, peer: Peer) -> Response<Body> {
+    async fn handle(&self, request: Request<Incoming>, peer: Peer, visit: Visit) -> Response<Body> {
         if !is_grpc(request.headers()) {
             // As the protocol asks for: whoever speaks plain HTTP could not read any other answer.
+            self.intake.status().count_refused(Protocol::Grpc, Refused::Unsupported);
             let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             return response;
@@ -151,17 +129,26 @@ impl Handler for Recorder {
         let called = request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/'));
         match called {
             Some((SERVICE_NAME, method)) => match self.recorded(method, &request) {
-                Some(stream) => match self.record(stream, request, peer).await {
+                Some(stream) => match self.record(stream, request, peer, &visit).await {
                     Ok(dropped) => empty(&dropped),
                     Err(refusal) => refused(&refusal),
                 },
-                None => Status::unimplemented("AnalyticsRecorderService has no such method").into_http(),
+                None => {
+                    self.intake.status().count_refused(Protocol::Grpc, Refused::Path);
+                    Status::unimplemented("AnalyticsRecorderService has no such method").into_http()
+                }
             },
-            Some(("grpc.health.v1.Health", _)) => self.side(request, std::future::pending()).await,
+            Some(("grpc.health.v1.Health", _)) => {
+                self.side_services.answer(request, peer.holder(), std::future::pending()).await
+            }
             _ => match self.gate.admit(Protocol::Grpc, request.headers(), peer, self.intake.status()) {
                 Ok(pass) => {
+                    visit.let_in();
+                    if !called.is_some_and(|(service, _)| SideServices::has(service)) {
+                        self.intake.status().count_refused(Protocol::Grpc, Refused::Path);
+                    }
                     let ended = self.ended(pass, peer).map(|refusal| Some(status(&refusal)));
-                    self.side(request, ended).await
+                    self.side_services.answer(request, peer.holder(), ended).await
                 }
                 Err(refusal) => refused(&refusal),
             },
@@ -183,27 +170,17 @@ impl Recorder {
         }
     }
 
-    /// An answer of one of gRPC's own services, which ends with `ended` and its status at the latest.
-    async fn side(
+    async fn record(
         &self,
+        stream: Stream,
         request: Request<Incoming>,
-        ended: impl Future<Output = Option<Status>> + Send + 'static,
-    ) -> Response<Body> {
-        let Ok(response) = self.side_services.clone().oneshot(request).await;
-        let stopped = self.stop.clone().cancelled_owned();
-        let end = async move {
-            tokio::select! {
-                () = stopped => None,
-                status = ended => status,
-            }
-        };
-        response.map(|body| Body::new(Until { body, end: end.boxed(), ended: false }))
-    }
-
-    async fn record(&self, stream: Stream, request: Request<Incoming>, peer: Peer) -> Result<Dropped, Refusal> {
+        peer: Peer,
+        visit: &Visit,
+    ) -> Result<Dropped, Refusal> {
         let status = self.intake.status();
         let pass = self.gate.admit(Protocol::Grpc, request.headers(), peer, status)?;
-        let taken = self.take(stream, request, self.ended(pass, peer)).await;
+        visit.let_in();
+        let taken = self.take(stream, request, (peer, visit.clone()), self.ended(pass, peer)).await;
         // the gate has counted those it turned away
         let counts = |refusal: &&Refusal| refusal.reason != Refused::Unauthenticated;
         if let Some(refusal) = taken.as_ref().err().filter(counts) {
@@ -225,19 +202,41 @@ impl Recorder {
         &self,
         stream: Stream,
         request: Request<Incoming>,
+        (peer, on_connection): (Peer, Visit),
         ended: impl Future<Output = Refusal> + Send + 'static,
     ) -> Result<Dropped, Refusal> {
         let encoding = encoding(request.headers())?;
-        let room = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
-            Refusal::new(Refused::Streams, format!("{} streams are open already", self.options.max_streams))
+        let max = self.options.max_streams;
+        let place = self.streams.room(peer.holder()).await.map(Arc::new).ok_or_else(|| {
+            Refusal::new(Refused::Streams, format!("{max} streams are open already, and none is silent"))
         })?;
+        let visit = place.begin_request();
+        visit.let_in();
         let limits = FrameLimits {
             max_message_bytes: self.options.max_message_bytes,
             message_timeout: self.options.message_timeout,
             idle_timeout: self.options.idle_stream_timeout,
         };
+        let on_stream = visit.clone();
+        let body = request.into_body().map_frame(move |frame| {
+            // A frame without anything in it shows no life.
+            if frame.data_ref().is_some_and(|data| !data.is_empty()) {
+                on_stream.is_alive();
+                on_connection.is_alive();
+            }
+            frame
+        });
+        let ended = async move {
+            tokio::select! {
+                why = ended => why,
+                () = visit.closed() => Refusal::new(
+                    Refused::Streams,
+                    format!("{max} streams are open, and this one was silent for longest: open another for what comes next"),
+                ),
+            }
+        };
         let (memory, conversions) = (Arc::clone(self.intake.memory()), self.conversions.clone());
-        let frames = Frames::new(request.into_body(), encoding, limits, memory, conversions);
+        let frames = Frames::new(body, encoding, limits, memory, conversions);
         let options =
             StreamOptions { stream, window: self.options.stream_window, max_records: self.options.max_message_records };
         let (intake, stop) = (Arc::clone(&self.intake), self.stop.clone());
@@ -245,45 +244,10 @@ impl Recorder {
         let taking = tokio::spawn(async move {
             let _open = OpenStream::new(Arc::clone(&intake));
             let taken = stream::take(frames, intake, options, stop, ended).await;
-            drop(room);
+            drop(place);
             taken
         });
         taking.await.unwrap_or_else(|error| Err(Refusal::new(Refused::Unavailable, format!("internal error: {error}"))))
-    }
-}
-
-/// An answer that may go on for ever (whoever watches the health) and must hold up no shutdown and outlive no credentials.
-struct Until {
-    body: tonic::body::Body,
-    /// When it ends all the same, and with which status.
-    end: BoxFuture<'static, Option<Status>>,
-    ended: bool,
-}
-
-impl hyper::body::Body for Until {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        if self.ended {
-            return Poll::Ready(None);
-        }
-        let Poll::Ready(status) = self.end.poll_unpin(cx) else { return Pin::new(&mut self.body).poll_frame(cx) };
-        self.ended = true;
-        let trailers = status.map(|status| {
-            let mut trailers = HeaderMap::new();
-            status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))
-        });
-        Poll::Ready(trailers)
-    }
-
-    /// True for an answer that is headers alone: they end the stream then, which is what gRPC's clients expect of an error.
-    fn is_end_stream(&self) -> bool {
-        self.ended || self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 
@@ -336,7 +300,7 @@ fn status(refusal: &Refusal) -> Status {
         // Not RESOURCE_EXHAUSTED: a sender has to tell what it may resend as it is from what it never may.
         Refused::TooLarge => Code::OutOfRange,
         Refused::Full => Code::ResourceExhausted,
-        Refused::Unsupported => Code::Unimplemented,
+        Refused::Unsupported | Refused::Path | Refused::Method => Code::Unimplemented,
         Refused::Timeout => Code::DeadlineExceeded,
         Refused::Aborted => Code::Cancelled,
         Refused::Unauthenticated => Code::Unauthenticated,

@@ -7,6 +7,7 @@
 //! |---|---|
 //! | 400 | the body is not what its type says |
 //! | 401 | no or bad credentials |
+//! | 404, 405 | nothing is taken there, or not so |
 //! | 403, 421 | a web page has a browser send it, see [`caller`](crate::caller) |
 //! | 408 | the body took too long |
 //! | 413 | the body, or the number of its records, is over the limit, or more than a required sink's spool ever has room for |
@@ -23,9 +24,10 @@ use axum::{
     routing::post,
 };
 use http::{
-    HeaderMap,
-    header::{RETRY_AFTER, WWW_AUTHENTICATE},
+    header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
+    request::Parts,
 };
+use http_body_util::BodyExt;
 use hyper::{Request, Response, StatusCode, body::Incoming};
 use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
@@ -41,7 +43,10 @@ use super::{
     listener::Peer,
     memory::Share,
     pass::Pass,
+    places::Visit,
+    repeats::Repeats,
     server::{Handler, Server},
+    throttle::Throttle,
     tls::Alpn,
     webhook,
 };
@@ -53,6 +58,9 @@ use crate::{
 /// Read buffer of a connection, and so the limit on the size of headers.
 const HTTP1_BUFFER: usize = 64 * 1024;
 const RETRY_AFTER_SECONDS: &str = "1";
+const ADDRESSES: &str = "POST /v1/events, /v1/stats, /v1/node_rooms and /webhook";
+/// The type of LiveKit's webhooks.
+const WEBHOOK_MEDIA: &[u8] = b"application/webhook";
 
 /// Serves HTTP until `shutdown`; then requests that are under way are answered.
 ///
@@ -82,6 +90,8 @@ pub async fn serve(
         limits: BodyLimits { max_bytes: options.max_body_bytes, timeout: options.body_timeout },
         intake,
         gate,
+        repeats: Arc::default(),
+        astray: Arc::default(),
     };
     let routes = Routes { router: router(door), gate: to_ask, intake: to_count, hosts };
     let stopping = async {
@@ -110,6 +120,8 @@ pub(super) struct Door {
     pub gate: Arc<Gate>,
     pub converter: Converter,
     pub limits: BodyLimits,
+    pub repeats: Arc<Repeats>,
+    astray: Arc<[Throttle; 2]>,
 }
 
 impl Door {
@@ -117,13 +129,19 @@ impl Door {
     pub(super) async fn read(
         &self,
         protocol: Protocol,
-        headers: &HeaderMap,
+        head: &Parts,
         body: Body,
         limits: &BodyLimits,
         (mut pass, peer): (Pass, Peer),
     ) -> Result<(BodyBytes, Share), Refusal> {
+        let visit = head.extensions.get::<Visit>().cloned();
+        visit.iter().for_each(Visit::let_in);
+        let body = body.map_frame(move |frame| {
+            visit.iter().for_each(Visit::is_alive);
+            frame
+        });
         tokio::select! {
-            read = body::read(body, headers, limits, self.intake.memory()) => read,
+            read = body::read(body, &head.headers, limits, self.intake.memory()) => read,
             why = pass.ended() => Err(self.gate.refuse(protocol, &why, peer, self.intake.status())),
         }
     }
@@ -140,17 +158,42 @@ fn router(door: Door) -> Router {
     let webhook = |State(door): State<Arc<Door>>, Extension(peer): Extension<Peer>, request: Request<Body>| async move {
         answer(Protocol::Webhook, &door, webhook::take(&door, peer, request).await)
     };
-    Router::new()
-        .route("/v1/events", records(Stream::Events))
-        .route("/v1/stats", records(Stream::Stats))
-        .route("/v1/node_rooms", records(Stream::NodeRooms))
-        .route("/webhook", post(webhook))
-        .method_not_allowed_fallback(|| async { problem(StatusCode::METHOD_NOT_ALLOWED, "method", "use POST") })
-        .fallback(|| async {
-            let message = "there are POST /v1/events, /v1/stats, /v1/node_rooms and /webhook";
-            problem(StatusCode::NOT_FOUND, "path", message)
-        })
+    let mut router = Router::new();
+    for (path, taker) in [
+        ("/v1/events", records(Stream::Events)),
+        ("/v1/stats", records(Stream::Stats)),
+        ("/v1/node_rooms", records(Stream::NodeRooms)),
+        ("/webhook", post(webhook)),
+    ] {
+        // LiveKit takes a 404 for sent: a slash more shall cost nobody's webhooks.
+        router = router.route(path, taker.clone()).route(&format!("{path}/"), taker);
+    }
+    router
+        .method_not_allowed_fallback(|door, peer, request| astray(door, peer, request, Refused::Method))
+        .fallback(|door, peer, request| astray(door, peer, request, Refused::Path))
         .with_state(Arc::new(door))
+}
+
+/// Counts, and says once in a while, that somebody sends to where nothing is taken: whoever does it may not notice.
+async fn astray(
+    State(door): State<Arc<Door>>,
+    Extension(peer): Extension<Peer>,
+    request: Request<Body>,
+    reason: Refused,
+) -> Response<Body> {
+    let (method, path) = (request.method(), request.uri().path());
+    let is_webhook = path.contains("webhook")
+        || request.headers().get(CONTENT_TYPE).is_some_and(|media| media.as_bytes().starts_with(WEBHOOK_MEDIA));
+    let protocol = if is_webhook { Protocol::Webhook } else { Protocol::Http };
+    door.intake.status().count_refused(protocol, reason);
+    if let Some(more) = door.astray[usize::from(is_webhook)].admit() {
+        let protocol = protocol.as_str();
+        tracing::warn!(%peer, protocol, %method, path, more, "nothing is taken here: there are {ADDRESSES}");
+    }
+    match reason {
+        Refused::Method => problem(StatusCode::METHOD_NOT_ALLOWED, reason.as_str(), "use POST"),
+        _ => problem(StatusCode::NOT_FOUND, reason.as_str(), &format!("there are {ADDRESSES}")),
+    }
 }
 
 #[derive(Clone)]
@@ -162,7 +205,7 @@ struct Routes {
 }
 
 impl Handler for Routes {
-    async fn handle(&self, mut request: Request<Incoming>, peer: Peer) -> Response<Body> {
+    async fn handle(&self, mut request: Request<Incoming>, peer: Peer, visit: Visit) -> Response<Body> {
         if let Err((status, why)) = self.check_caller(&request, peer) {
             return problem(
                 status,
@@ -171,6 +214,7 @@ impl Handler for Routes {
             );
         }
         request.extensions_mut().insert(peer);
+        request.extensions_mut().insert(visit.clone());
         let Ok(response) = self.router.clone().oneshot(request).await;
         response
     }
@@ -203,7 +247,7 @@ async fn take(door: &Door, stream: Stream, peer: Peer, request: Request<Body>) -
     let (head, body) = request.into_parts();
     let pass = door.gate.admit(Protocol::Http, &head.headers, peer, door.intake.status())?;
     let format = Format::of(&head.headers)?;
-    let (bytes, mut share) = door.read(Protocol::Http, &head.headers, body, &door.limits, (pass, peer)).await?;
+    let (bytes, mut share) = door.read(Protocol::Http, &head, body, &door.limits, (pass, peer)).await?;
     let most = format.encoding.most(share.bytes(), door.limits.max_bytes);
     let mut room = door.intake.memory().unpack(most).await?;
     let batch = door.converter.records(stream, format, bytes).await?;
@@ -227,6 +271,8 @@ fn answer(protocol: Protocol, door: &Door, taken: Result<Accepted, Refusal>) -> 
         Refused::Unauthenticated => StatusCode::UNAUTHORIZED,
         Refused::Timeout => StatusCode::REQUEST_TIMEOUT,
         Refused::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        Refused::Path => StatusCode::NOT_FOUND,
+        Refused::Method => StatusCode::METHOD_NOT_ALLOWED,
         Refused::Unsupported => StatusCode::UNSUPPORTED_MEDIA_TYPE,
         Refused::Full
         | Refused::Unavailable

@@ -12,6 +12,8 @@ use tokio::{
     net::{TcpListener, UnixListener},
 };
 
+use super::Holder;
+
 /// Owner and group may send; other users of the machine may not.
 const SOCKET_MODE: u32 = 0o660;
 
@@ -112,6 +114,13 @@ pub(super) struct Peer {
     pub address: Option<SocketAddr>,
     /// It showed a client certificate that TLS verified.
     pub certified: bool,
+}
+
+impl Peer {
+    /// Whose share its connections and streams count against.
+    pub(super) fn holder(&self) -> Holder {
+        Holder::new(self.address.map(|address| address.ip()))
+    }
 }
 
 impl fmt::Display for Peer {

@@ -11,7 +11,6 @@
 mod auth;
 mod body;
 pub mod client;
-mod connections;
 mod conversions;
 #[cfg(test)]
 mod double;
@@ -27,8 +26,11 @@ mod memory;
 mod optional;
 mod options;
 mod pass;
+mod places;
 mod refusal;
+mod repeats;
 mod server;
+mod side;
 mod spooled;
 mod status;
 mod stream;
@@ -38,7 +40,7 @@ mod webhook;
 pub mod wire;
 mod zstd_frames;
 
-pub(crate) use connections::{Connections, Slot};
+pub(crate) use places::{Holder, Place, Places, Visit};
 
 pub use auth::{AUDIENCE, Gate, MIN_TOKEN_LENGTH};
 pub(crate) use dropped::drops_newest;

@@ -10,7 +10,8 @@ const MIB: usize = 1024 * KIB;
 /// Limits on connections, alike for gRPC and HTTP; each listener counts its own.
 #[derive(Debug, Clone)]
 pub struct ConnectionOptions {
-    /// Connections at once. One more closes one without a request under way; if all have one, it is closed itself.
+    /// Connections at once. One more closes another one: of who showed no credentials, is idle, silent, or has more than its
+    /// share; where there is none of these, it is closed itself.
     pub max_connections: usize,
     /// From the TCP accept to the end of the TLS handshake.
     pub handshake_timeout: Duration,
@@ -44,7 +45,8 @@ pub struct GrpcOptions {
     pub stream_window: usize,
     /// Streams at once on one connection (HTTP/2 makes the sender wait).
     pub max_streams_per_connection: u32,
-    /// Streams at once on all connections; one more is answered UNAVAILABLE.
+    /// Streams at once on all connections; one more ends one that is silent, or of a peer with more than its share, with
+    /// UNAVAILABLE, or is answered so itself.
     pub max_streams: usize,
     /// From a message's first byte to its last; then DEADLINE_EXCEEDED.
     pub message_timeout: Duration,

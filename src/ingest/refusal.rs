@@ -37,7 +37,12 @@ impl Refusal {
             | Refused::Connections
             | Refused::Handshake
             | Refused::Stopping => true,
-            Refused::Invalid | Refused::TooLarge | Refused::Unsupported | Refused::Unauthenticated => false,
+            Refused::Invalid
+            | Refused::TooLarge
+            | Refused::Unsupported
+            | Refused::Path
+            | Refused::Method
+            | Refused::Unauthenticated => false,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Accepts connections for gRPC and HTTP alike: admits, shakes hands, serves, and lets go.
 //!
-//! A connection is given up when its TLS handshake or its first request takes too long, when it is the idlest and another
-//! one needs the room, or when the drain after a shutdown takes too long.
+//! A connection is given up when its TLS handshake or its first request takes too long, when another one needs its
+//! place (see [`places`](super::places)), or when the drain after a shutdown takes too long.
 
 use std::{convert::Infallible, future::Future, io, pin::pin, sync::Arc, time::Duration};
 
@@ -15,8 +15,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     ConnectionOptions, IngestStatus, Listener, Protocol, Refused,
-    connections::{Connections, Slot},
     listener::{Io, Peer},
+    places::{Place, Places, Visit},
     throttle::Throttle,
     tls::{Alpn, Tls},
 };
@@ -26,8 +26,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Answers requests.
 pub(super) trait Handler: Clone + Send + Sync + 'static {
-    /// Answers one.
-    fn handle(&self, request: Request<Incoming>, peer: Peer) -> impl Future<Output = Response<Body>> + Send;
+    /// Answers one. It says of its visit that it was let in, and notes its signs of life.
+    fn handle(
+        &self,
+        request: Request<Incoming>,
+        peer: Peer,
+        visit: Visit,
+    ) -> impl Future<Output = Response<Body>> + Send;
 }
 
 /// What a server is made of, besides its handler.
@@ -43,7 +48,7 @@ pub(super) struct Server {
 impl Server {
     /// Serves until `stop`, then lets open requests end for as long as the options say. The socket is closed at once.
     pub(super) async fn serve(self, listener: Listener, handler: impl Handler, stop: CancellationToken) {
-        let connections = Connections::new(self.options.max_connections);
+        let connections = Places::new(self.options.max_connections);
         let (server, tasks, accept_failures) = (Arc::new(self), TaskTracker::new(), Throttle::default());
         loop {
             let accepted = tokio::select! {
@@ -52,10 +57,11 @@ impl Server {
             };
             match accepted {
                 Ok((io, peer)) => {
-                    match tokio::select! { slot = connections.room() => slot, () = stop.cancelled() => break } {
-                        Some(slot) => {
+                    match tokio::select! { place = connections.room(peer.holder()) => place, () = stop.cancelled() => break }
+                    {
+                        Some(place) => {
                             let connection =
-                                Arc::clone(&server).connection(io, peer, slot, handler.clone(), stop.clone());
+                                Arc::clone(&server).connection(io, peer, place, handler.clone(), stop.clone());
                             tasks.spawn(connection);
                         }
                         None => server.status.count_refused(server.protocol, Refused::Connections),
@@ -81,15 +87,15 @@ impl Server {
         self: Arc<Self>,
         io: Box<dyn Io>,
         peer: Peer,
-        slot: Slot,
+        place: Place,
         handler: impl Handler,
         stop: CancellationToken,
     ) {
         self.status.connections().opened();
-        let slot = Arc::new(slot);
+        let place = Arc::new(place);
         tokio::select! {
-            () = self.shake_hands_and_serve(io, peer, Arc::clone(&slot), handler, stop) => {}
-            () = slot.closed() => {}
+            () = self.shake_hands_and_serve(io, peer, Arc::clone(&place), handler, stop) => {}
+            () = place.closed() => {}
         }
         self.status.connections().closed();
     }
@@ -98,18 +104,18 @@ impl Server {
         &self,
         io: Box<dyn Io>,
         peer: Peer,
-        slot: Arc<Slot>,
+        place: Arc<Place>,
         handler: impl Handler,
         stop: CancellationToken,
     ) {
         match &self.tls {
-            None => self.serve_connection(io, peer, slot, handler, stop).await,
+            None => self.serve_connection(io, peer, place, handler, stop).await,
             Some(tls) => {
                 let handshake = tls.acceptor(self.alpn).accept(io);
                 match tokio::time::timeout(self.options.handshake_timeout, handshake).await {
                     Ok(Ok(io)) => {
                         let certified = io.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty());
-                        self.serve_connection(Box::new(io), Peer { certified, ..peer }, slot, handler, stop).await;
+                        self.serve_connection(Box::new(io), Peer { certified, ..peer }, place, handler, stop).await;
                     }
                     Ok(Err(_)) | Err(_) => self.status.count_refused(self.protocol, Refused::Handshake),
                 }
@@ -121,21 +127,13 @@ impl Server {
         &self,
         io: Box<dyn Io>,
         peer: Peer,
-        slot: Arc<Slot>,
+        place: Arc<Place>,
         handler: impl Handler,
         stop: CancellationToken,
     ) {
         let service = service_fn(|request| {
-            let (busy, handler) = (slot.begin_request(), handler.clone());
-            async move {
-                let response = handler.handle(request, peer).await;
-                // an error of gRPC is in the headers, where there is nothing else to answer
-                if response.status().is_success() && !response.headers().contains_key("grpc-status") {
-                    busy.succeeded();
-                }
-                drop(busy);
-                Ok::<_, Infallible>(response)
-            }
+            let (visit, handler) = (place.begin_request(), handler.clone());
+            async move { Ok::<_, Infallible>(handler.handle(request, peer, visit).await) }
         });
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(io), service));
         let mut silent = pin!(tokio::time::sleep(self.options.header_timeout));
@@ -145,7 +143,7 @@ impl Server {
                 // how it ended is the peer's business: a reset, garbage, a timeout
                 _ = connection.as_mut() => return,
                 () = silent.as_mut(), if may_be_silent => {
-                    if !slot.spoke() {
+                    if !place.spoke() {
                         self.status.count_refused(self.protocol, Refused::Timeout);
                         return;
                     }

@@ -81,6 +81,10 @@ reasons! {
     Timeout = "timeout",
     /// The sender went away in the middle of a message or body.
     Aborted = "aborted",
+    /// An address at which nothing is taken.
+    Path = "path",
+    /// A method other than POST.
+    Method = "method",
     /// Too many streams.
     Streams = "streams",
     /// No or bad credentials.
@@ -105,6 +109,7 @@ pub struct IngestStatus {
     taken: [[Taken; Stream::ALL.len()]; Protocol::ALL.len()],
     refused: [[AtomicU64; Refused::ALL.len()]; Protocol::ALL.len()],
     webhooks_dropped: AtomicU64,
+    webhooks_repeated: AtomicU64,
     connections: Gauge,
     streams: Gauge,
 }
@@ -151,6 +156,11 @@ impl IngestStatus {
         self.webhooks_dropped.fetch_add(dropped, Relaxed);
     }
 
+    /// Counts a webhook that is there already.
+    pub(super) fn count_webhook_repeated(&self) {
+        self.webhooks_repeated.fetch_add(1, Relaxed);
+    }
+
     /// Connections of both ports.
     pub(super) const fn connections(&self) -> &Gauge {
         &self.connections
@@ -169,6 +179,7 @@ impl IngestStatus {
             taken: Vec::new(),
             refused: Vec::new(),
             webhooks_dropped_by_livekit: load(&self.webhooks_dropped),
+            webhooks_repeated: load(&self.webhooks_repeated),
             connections: self.connections.now(),
             connections_total: load(&self.connections.total),
             streams: self.streams.now(),
@@ -225,6 +236,8 @@ pub struct IngestSnapshot {
     pub refused: Vec<RefusedCount>,
     /// The sum of `num_dropped` of the webhooks that came.
     pub webhooks_dropped_by_livekit: u64,
+    /// Webhooks that came again after they were taken.
+    pub webhooks_repeated: u64,
     /// Open connections of both ports.
     pub connections: u64,
     /// Connections since the start.

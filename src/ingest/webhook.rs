@@ -12,11 +12,12 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::{
-    Accepted, Protocol, Refusal, Refused,
+    Accepted, Dropped, Protocol, Refusal, Refused,
     body::{BodyLimits, check_json_size},
     http::Door,
     inflate::Encoding,
     listener::Peer,
+    repeats::ContentHash,
 };
 use crate::{
     document::{UnknownFields, protobuf_from_json},
@@ -33,23 +34,31 @@ pub(super) async fn take(door: &Door, peer: Peer, request: Request<Body>) -> Res
     let (pass, claims) = door.gate.webhook(&head.headers, peer).map_err(|why| refuse(&why))?;
     let limits = BodyLimits { max_bytes: door.limits.max_bytes.min(MAX_BODY_BYTES), ..door.limits.clone() };
     let encoding = Encoding::of(&head.headers)?;
-    let (body, share) = door.read(Protocol::Webhook, &head.headers, body, &limits, (pass, peer)).await?;
+    let (body, share) = door.read(Protocol::Webhook, &head, body, &limits, (pass, peer)).await?;
     let _room = door.intake.memory().unpack(encoding.most(share.bytes(), limits.max_bytes)).await?;
     let max_bytes = limits.max_bytes;
     // What was signed is the content, however it is encoded on its way.
     let bytes = door.converter.convert(move || encoding.decompress(&body.join(), max_bytes)).await?;
-    if !claims.sha256.is_some_and(|hash| is_hash_of(&bytes, &hash)) {
+    let hash: ContentHash = Sha256::digest(&bytes).into();
+    if !claims.sha256.is_some_and(|claimed| is_same_hash(&hash, &claimed)) {
         return Err(refuse("the token was not signed for this body"));
+    }
+    let sinks = door.intake.generation();
+    if door.repeats.knows(&hash, sinks) {
+        door.intake.status().count_webhook_repeated();
+        return Ok(Accepted { records: 1, dropped: Dropped::default() });
     }
     let (batch, dropped_by_livekit) = door.converter.convert(move || convert(&bytes)).await?;
     let records = u64::from(batch.count());
     let dropped = door.intake.append(Protocol::Webhook, batch).await?;
     door.intake.status().count_webhooks_dropped(dropped_by_livekit);
+    if dropped.is_empty() {
+        door.repeats.remember(hash, sinks);
+    }
     Ok(Accepted { records, dropped })
 }
 
-fn is_hash_of(body: &[u8], claimed: &str) -> bool {
-    let hash = Sha256::digest(body);
+fn is_same_hash(hash: &ContentHash, claimed: &str) -> bool {
     BASE64_STANDARD.decode(claimed).is_ok_and(|claimed| hash.as_slice().ct_eq(&claimed).into())
 }
 
@@ -212,8 +221,9 @@ mod tests {
 
     #[test]
     fn the_hash_is_the_bodys_and_of_no_other() {
-        let hash = BASE64_STANDARD.encode(Sha256::digest(b"body"));
-        assert!(is_hash_of(b"body", &hash));
-        assert!(!is_hash_of(b"bodY", &hash) && !is_hash_of(b"body", "") && !is_hash_of(b"body", "not base64"));
+        let [hash, other] = [b"body", b"bodY"].map(|body| ContentHash::from(Sha256::digest(body)));
+        let claimed = BASE64_STANDARD.encode(hash);
+        assert!(is_same_hash(&hash, &claimed));
+        assert!(!is_same_hash(&other, &claimed) && !is_same_hash(&hash, "") && !is_same_hash(&hash, "not base64"));
     }
 }

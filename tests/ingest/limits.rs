@@ -6,12 +6,15 @@ use bytes::Bytes;
 use futures::StreamExt;
 use livekit_protocol::{AnalyticsEvent, AnalyticsEvents};
 use livekit_spool::{
-    ingest::{ConnectionOptions, GrpcOptions, HttpOptions, Refused},
+    ingest::{
+        AuthOptions, ConnectionOptions, Gate, GrpcOptions, HttpOptions, LivekitKeys, Refused, Secret,
+        proto::analytics_recorder_service_client::AnalyticsRecorderServiceClient,
+    },
     record::Stream,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 use tonic::Code;
 
@@ -244,4 +247,140 @@ async fn a_stream_that_never_ends_is_taken_as_it_comes_and_others_are_served_bes
     assert_eq!(server.spool.records(Stream::Stats).len(), 10);
     assert!(server.intake.snapshot().waiting_bytes < 4 << 20);
     flood.abort();
+}
+
+/// All that is served beside the recorder.
+const SIDE: [&str; 4] = [
+    "grpc.health.v1.Health/Check",
+    "grpc.health.v1.Health/Watch",
+    "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
+
+/// A gRPC request that begins with these bytes and then says no more.
+fn unfinished(
+    method: &str,
+    begin: &[u8],
+) -> http::Request<impl hyper::body::Body<Data = Bytes, Error = std::io::Error> + use<>> {
+    let begin = Ok(hyper::body::Frame::data(Bytes::copy_from_slice(begin)));
+    let body = http_body_util::StreamBody::new(futures::stream::iter([begin]).chain(futures::stream::pending()));
+    let request = http::Request::post(format!("http://x/{method}"));
+    request.header("content-type", "application/grpc").header("te", "trailers").body(body).unwrap()
+}
+
+/// The status of an answer, wherever it stands.
+async fn status_of(response: http::Response<hyper::body::Incoming>) -> i32 {
+    let (head, body) = response.into_parts();
+    let trailers = http_body_util::BodyExt::collect(body).await.unwrap().trailers().cloned();
+    let status = head.headers.get("grpc-status").cloned();
+    let status = status.or_else(|| trailers?.get("grpc-status").cloned()).expect("a status");
+    status.to_str().unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn what_is_served_beside_the_recorder_takes_small_messages_only_and_in_time() {
+    let server = serve_grpc(GrpcOptions { message_timeout: SOON, ..Default::default() }, open_gate()).await;
+    let large = [&[0, 0, 0x3B, 0x82, 0x60][..], &[1; 8192]].concat();
+    for method in SIDE {
+        for (begin, code) in [(&large[..], Code::OutOfRange), (&[0, 0, 0][..], Code::DeadlineExceeded)] {
+            let (mut connection, task) = http2(TcpStream::connect(server.address).await.unwrap()).await;
+            let response = within(connection.send_request(unfinished(method, begin))).await.unwrap();
+            let status = within(status_of(response)).await;
+            // Reflection ends its streams without a word.
+            let expected = if method.starts_with("grpc.health") { code as i32 } else { 0 };
+            assert_eq!(status, expected, "{method} after {} bytes", begin.len());
+            task.abort();
+        }
+    }
+}
+
+#[tokio::test]
+async fn requests_without_credentials_that_never_end_lock_nobody_out_who_has_them() {
+    const TOKEN: &str = "a token of twenty-five...";
+    let gate = || Gate::new(AuthOptions::Tokens(vec![Secret::new(TOKEN)]), LivekitKeys::new(), None);
+    for method in ["grpc.health.v1.Health/Check", "grpc.health.v1.Health/Watch"] {
+        let options = GrpcOptions { connections: connections(4, LATE), ..Default::default() };
+        let server = serve_grpc(options, gate()).await;
+        let mut crowd = Vec::new();
+        for _ in 0..8 {
+            let (mut connection, task) = http2(TcpStream::connect(server.address).await.unwrap()).await;
+            crowd.push((tokio::spawn(connection.send_request(unfinished(method, &[0, 0, 0]))), task));
+        }
+        let channel = within(server.channel()).await;
+        let mut client = AnalyticsRecorderServiceClient::with_interceptor(channel, |mut request: tonic::Request<()>| {
+            request.metadata_mut().insert("authorization", format!("Bearer {TOKEN}").parse().unwrap());
+            Ok(request)
+        });
+        let long = tokio::spawn(async move { client.ingest_events(futures::stream::pending()).await });
+        eventually("the sender is let in", || server.intake.snapshot().streams == 1).await;
+        for _ in 0..8 {
+            let (mut connection, task) = http2(TcpStream::connect(server.address).await.unwrap()).await;
+            crowd.push((tokio::spawn(connection.send_request(unfinished(method, &[0, 0, 0]))), task));
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(!long.is_finished() && server.intake.snapshot().streams == 1, "and stays");
+        assert!(server.intake.snapshot().connections <= 5);
+        long.abort();
+        crowd.iter().for_each(|(call, task)| {
+            call.abort();
+            task.abort();
+        });
+    }
+}
+
+/// A connection of another peer than the test's other ones.
+async fn from_elsewhere(server: &Running) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+    within(socket.connect(server.address)).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_peer_that_holds_all_connections_or_all_streams_makes_room_for_another_one() {
+    let recorder = "livekit.AnalyticsRecorderService/IngestEvents";
+    let few_connections = GrpcOptions { connections: connections(4, LATE), ..Default::default() };
+    let few_streams = GrpcOptions { max_streams: 4, ..Default::default() };
+    for options in [few_connections, few_streams] {
+        let server = serve_grpc(options, open_gate()).await;
+        let mut crowd = Vec::new();
+        for _ in 0..4 {
+            let (mut connection, task) = http2(from_elsewhere(&server).await).await;
+            crowd.push((tokio::spawn(connection.send_request(unfinished(recorder, &[]))), task));
+        }
+        eventually("all of them are open", || server.intake.snapshot().streams == 4).await;
+        let mut client = within(server.client()).await;
+        within(client.ingest_events(futures::stream::iter([events(1)]))).await.unwrap();
+        assert_eq!(server.spool.records(Stream::Events).len(), 1);
+        assert_eq!(crowd.iter().filter(|(call, _)| !call.is_finished()).count(), 3, "one of them went");
+        crowd.iter().for_each(|(call, task)| {
+            call.abort();
+            task.abort();
+        });
+    }
+}
+
+#[tokio::test]
+async fn what_comes_to_an_address_where_nothing_is_taken_is_counted_and_a_slash_more_costs_nothing() {
+    let server = serve_http(HttpOptions::default(), open_gate()).await;
+    let client = reqwest::Client::new();
+    for (method, path, media, status) in [
+        ("POST", "/v1/events/", "application/json", 200),
+        ("POST", "/webhook/", "application/webhook+json", 401),
+        ("POST", "/webhooks", "application/webhook+json", 404),
+        ("POST", "/", "application/webhook+json", 404),
+        ("POST", "/v2/events", "application/json", 404),
+        ("GET", "/webhook", "application/json", 405),
+        ("PUT", "/v1/events", "application/json", 405),
+    ] {
+        let request = client.request(method.parse().unwrap(), format!("http://{}{path}", server.address));
+        let request = request.header("content-type", media).body(r#"{"id": "AE_1"}"#);
+        assert_eq!(within(request.send()).await.unwrap().status().as_u16(), status, "{method} {path}");
+    }
+    let counted = |protocol: &str, reason| {
+        let snapshot = server.intake.snapshot();
+        let mut counts = snapshot.refused.iter();
+        counts.find(|one| one.protocol.as_str() == protocol && one.reason == reason).unwrap().count
+    };
+    assert_eq!([counted("webhook", "path"), counted("http", "path")], [2, 1]);
+    assert_eq!([counted("webhook", "method"), counted("http", "method")], [1, 1]);
 }

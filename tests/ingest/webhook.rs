@@ -99,7 +99,7 @@ async fn a_webhook_may_be_compressed_on_its_way_and_what_is_signed_is_its_conten
             request.header("content-encoding", encoding).header("authorization", token(body, json!({}), SECRET));
         assert_eq!(request.send().await.unwrap().status(), status, "{encoding}");
     }
-    assert_eq!(events(&server).len(), 2);
+    assert_eq!(events(&server).len(), 1, "and the same, however it comes");
 }
 
 #[tokio::test]
@@ -205,5 +205,37 @@ async fn a_signed_body_that_is_no_webhook_is_answered_400() {
     let server = server().await;
     for body in ["", "{", "[]", r#"{"event": 5}"#] {
         assert_eq!(post(&server, body, &token(body, json!({}), SECRET)).await.status(), 400, "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_that_comes_again_is_one_record_and_counts_once() {
+    let server = server().await;
+    let body = r#"{"event": "room_started", "id": "EV_1", "numDropped": 2}"#;
+    server.spool.set(Mood::Full);
+    assert_eq!(post(&server, body, &token(body, json!({}), SECRET)).await.status(), 503);
+    server.spool.set(Mood::Takes);
+    for _ in 0..20 {
+        let answer = post(&server, body, &token(body, json!({}), SECRET)).await;
+        assert_eq!((answer.status().as_u16(), answer.text().await.unwrap().as_str()), (200, r#"{"records":1}"#));
+    }
+    let another = r#"{"event": "room_started", "id": "EV_2"}"#;
+    post(&server, another, &token(another, json!({}), SECRET)).await;
+    // It goes on being refused to whoever does not show LiveKit's own signature.
+    assert_eq!(post(&server, body, &token(body, json!({}), "another secret")).await.status(), 401);
+    assert_eq!(events(&server).len(), 2);
+    let snapshot = server.intake.snapshot();
+    let taken: u64 = snapshot.taken.iter().map(|taken| taken.records).sum();
+    assert_eq!((taken, snapshot.webhooks_repeated, snapshot.webhooks_dropped_by_livekit), (2, 19, 2));
+}
+
+#[tokio::test]
+async fn what_a_sink_dropped_is_not_taken_for_there() {
+    let server = server().await;
+    let body = r#"{"event": "room_started", "id": "EV_1"}"#;
+    for (mood, kept) in [(Mood::Drops, 0), (Mood::Takes, 1)] {
+        server.spool.set(mood);
+        assert_eq!(post(&server, body, &token(body, json!({}), SECRET)).await.status(), 200);
+        assert_eq!(events(&server).len(), kept);
     }
 }

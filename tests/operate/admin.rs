@@ -43,18 +43,61 @@ async fn the_api_shows_what_the_command_line_shows() {
     .await;
 }
 
-/// Each becomes a document of hundreds of kilobytes.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_answer_is_bounded_in_bytes_however_much_its_records_become() {
-    let mut spool = with_token(nowhere("mongo"));
-    spool.start().await;
+/// Events that each become a document of hundreds of kilobytes.
+fn large_events(count: usize) -> Vec<livekit_protocol::AnalyticsEvent> {
     let outputs = vec![livekit_protocol::ImageOutput::default(); 5000];
     let request = livekit_protocol::RoomCompositeEgressRequest { image_outputs: outputs, ..Default::default() };
     let request = livekit_protocol::egress_info::Request::RoomComposite(request);
     let egress = livekit_protocol::EgressInfo { request: Some(request), ..Default::default() };
-    let large =
-        |i| livekit_protocol::AnalyticsEvent { egress: Some(egress.clone()), ..event(&format!("AE_{i}"), "a room") };
-    send(&spool, (0..100).map(large).collect()).await;
+    let large = |i| livekit_protocol::AnalyticsEvent { egress: Some(egress.clone()), ..event(&format!("AE_{i}"), "r") };
+    (0..count).map(large).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_few_look_at_records_at_a_time_and_whoever_leaves_makes_room() {
+    use tokio::io::AsyncWriteExt;
+    let mut spool = with_token(nowhere("mongo"));
+    spool.start().await;
+    // More than what lies on its way to a reader.
+    send(&spool, large_events(200)).await;
+    let peek = "/api/v1/sinks/mongo/peek?n=1";
+    let address = spool.admin().trim_start_matches("http://").to_owned();
+    let mut idle_readers = Vec::new();
+    for path in ["records", "records?newest=true", "records?stream=events", "records?where=room.name=r"] {
+        let mut reader = tokio::net::TcpStream::connect(&address).await.expect("a connection");
+        let request = format!("GET /api/v1/sinks/mongo/{path} HTTP/1.1\r\nHost: {address}\r\n\r\n");
+        reader.write_all(request.as_bytes()).await.expect("a request");
+        idle_readers.push(reader);
+    }
+    support::eventually("there is no turn for one more", || async {
+        let response = Client::new().get(format!("{}{peek}", spool.admin())).send().await.expect("an answer");
+        response.status() == StatusCode::SERVICE_UNAVAILABLE && response.headers().contains_key("retry-after")
+    })
+    .await;
+    for path in ["/metrics", "/readyz", "/api/v1/status"] {
+        assert_eq!(ask(&spool, Method::GET, path, None).await.0, StatusCode::OK, "{path}");
+    }
+    for path in ["/api/v1/sinks/mongo/dead", "/api/v1/sinks/mongo/verify"] {
+        assert_eq!(ask(&spool, Method::GET, path, None).await.0, StatusCode::SERVICE_UNAVAILABLE, "{path}");
+    }
+    assert!(spool.command(&["peek", "mongo", "-n", "1"]).status.success(), "the command line has turns of its own");
+    drop(idle_readers);
+    support::eventually("their turns are over", || async {
+        ask(&spool, Method::GET, peek, None).await.0 == StatusCode::OK
+    })
+    .await;
+    for _ in 0..40 {
+        let request = Client::new().get(format!("{}/api/v1/sinks/mongo/peek?where=type=nosuch", spool.admin()));
+        let _ = request.timeout(Duration::from_millis(20)).send().await;
+    }
+    assert_eq!(ask(&spool, Method::GET, peek, None).await.0, StatusCode::OK, "those that left look no further");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_bounded_in_bytes_however_much_its_records_become() {
+    let mut spool = with_token(nowhere("mongo"));
+    spool.start().await;
+    send(&spool, large_events(100)).await;
     let (status, peeked) = ask(&spool, Method::GET, "/api/v1/sinks/mongo/peek?n=500", None).await;
     assert_eq!(status, StatusCode::OK);
     assert!((8 << 20..10 << 20).contains(&peeked.len()), "{} bytes", peeked.len());

@@ -45,3 +45,41 @@ async fn the_format_is_chosen_in_the_config_and_rust_log_overrides_the_level() {
     support::eventually("the outage", || async { quiet.backlog()["sinks"][0]["state"] == "away" }).await;
     assert_eq!(quiet.process().output(), "");
 }
+
+/// A pipe that is open for reading, and that nobody reads.
+const NOBODY_READS: &str =
+    r#"pipe=$(mktemp -u); mkfifo "$pipe"; exec 3<>"$pipe"; exec 2>"$pipe"; rm "$pipe"; exec "$@""#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_nobody_reads_holds_up_neither_senders_nor_the_end() {
+    let setup = nowhere().env("RUST_LOG", "trace").through(&["sh", "-c", NOBODY_READS, "sh"]);
+    let mut spool = setup.start().await;
+    let begun = std::time::Instant::now();
+    for number in 0..500 {
+        send(&spool, vec![event(&format!("AE_{number}"), "r")]).await;
+    }
+    assert!(begun.elapsed() < std::time::Duration::from_secs(60), "{:?}", begun.elapsed());
+    assert_eq!(spool.records("mongo", "events"), 500);
+    spool.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn noise_of_strangers_is_some_lines_and_one_that_sums_them_up() {
+    use std::io::Write;
+    let mut spool = nowhere().start().await;
+    let mut stranger = std::net::TcpStream::connect(spool.grpc().trim_start_matches("http://")).expect("a connection");
+    stranger.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").expect("a preface");
+    // Answers to PINGs that nobody sent: a warning each.
+    let answers = [&[0, 0, 8, 6, 1, 0, 0, 0, 0][..], &[7; 8]].concat().repeat(12_000);
+    stranger.write_all(&answers).expect("noise");
+    support::eventually("they are summed up", || {
+        let log = spool.process().output();
+        async move { log.contains("of this kind: recv PING ack") }
+    })
+    .await;
+    let log = spool.process().output();
+    let lines: Vec<Value> = log.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+    let noise = lines.iter().filter(|line| line["message"].as_str().is_some_and(|text| text.contains("PING ack")));
+    assert_eq!(noise.count(), 11, "{log}");
+    assert!(lines.iter().any(|line| line["lines"] == 11_990 && line["level"] == "WARN"), "{log}");
+}

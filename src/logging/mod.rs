@@ -1,10 +1,26 @@
 //! Log lines: for people on a terminal, JSON otherwise, to stderr, an event a line, whatever text of strangers is in it; the
 //! level can change while running.
+//!
+//! Whoever logs never waits for whoever reads ([`lines`]), and no kind of line floods the others away ([`kinds`]).
 
-use std::io::{self, IsTerminal};
+mod kinds;
+mod lines;
+
+use std::{
+    backtrace::{Backtrace, BacktraceStatus},
+    io::{self, IsTerminal},
+    panic,
+    sync::{Arc, LazyLock, OnceLock},
+    thread,
+    time::Duration,
+};
 
 use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
+use self::{
+    kinds::{Kinds, Limited},
+    lines::{Line, Lines},
+};
 use crate::{
     config::{LogConfig, LogFormat, LogLevel},
     printable::PrintableLines,
@@ -12,6 +28,12 @@ use crate::{
 
 /// Overrides the configured level, as in every Rust program.
 const VARIABLE: &str = "RUST_LOG";
+
+/// How long the end waits for lines to be read.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
+static KINDS: LazyLock<Kinds> = LazyLock::new(Kinds::default);
 
 /// The log while it runs.
 #[derive(Debug, Clone)]
@@ -28,16 +50,47 @@ pub fn start(config: &LogConfig, format: Option<LogFormat>) -> Result<Logging, i
         LogFormat::Human => true,
         LogFormat::Json => false,
     };
-    let registry = tracing_subscriber::registry().with(filter);
+    let lines = Lines::start(io::stderr(), |dropped| {
+        if dropped > 0 {
+            tracing::warn!(dropped, "lines of the log were dropped: nobody read them in time");
+        }
+        KINDS.sum_up();
+    })?;
+    let registry = tracing_subscriber::registry().with(filter).with(Limited(&KINDS));
     let colours = human && io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let layer = fmt::layer().with_writer(move || PrintableLines::new(io::stderr(), colours));
+    let to_write = Arc::clone(&lines);
+    let layer = fmt::layer().with_writer(move || PrintableLines::new(Line(Arc::clone(&to_write)), colours));
     let result = if human {
         registry.with(layer.with_target(false).with_ansi(colours)).try_init()
     } else {
         registry.with(layer.json().flatten_event(true).with_current_span(false).with_span_list(false)).try_init()
     };
     result.map_err(io::Error::other)?;
+    LINES.get_or_init(|| lines);
+    panic::set_hook(Box::new(log_panic));
     Ok(Logging(handle))
+}
+
+/// Waits for a moment until what was logged is written: before the process ends, or writes to stderr itself.
+pub(crate) fn flush() {
+    if let Some(lines) = LINES.get() {
+        lines.flush(PATIENCE);
+    }
+}
+
+/// Panics are lines of the log, too: written past it, they would wait where nobody reads.
+fn log_panic(panic: &panic::PanicHookInfo<'_>) {
+    let backtrace = Backtrace::capture();
+    let thread = thread::current();
+    let name = thread.name().unwrap_or("unnamed");
+    if backtrace.status() == BacktraceStatus::Captured {
+        tracing::error!(thread = name, %backtrace, "{panic}");
+    } else {
+        tracing::error!(thread = name, "{panic}");
+    }
+    if name == "main" {
+        flush();
+    }
 }
 
 impl Logging {

@@ -1,0 +1,333 @@
+//! Who has a place where there are only so many (connections, streams), and who goes when one more comes.
+//!
+//! First those that showed no credentials, then those without a request under way, then, of a peer that has more than its
+//! share, those under way, at last whoever has been silent for long; each time the one silent for longest, of a peer with
+//! more than its share before others. So a crowd of silent ones keeps nobody out, a single peer no other one, and whoever
+//! sends is not cut off. Each gets a moment to speak first: a flood is accepted no faster than that allows.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv6Addr},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+/// None goes for another one before it was silent for this long.
+const GRACE: Duration = Duration::from_millis(250);
+/// None that was let in and has a request under way does, where its peer has no more than its share.
+const SILENT: Duration = Duration::from_secs(10);
+/// Of an IPv6 address, what tells peers apart: one network has all the addresses behind it.
+const IPV6_NETWORK: u128 = !0 << 64;
+
+/// Who shares are counted by: an address, or this machine over a Unix socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Holder(Option<IpAddr>);
+
+impl Holder {
+    pub(crate) fn new(address: Option<IpAddr>) -> Self {
+        Self(address.map(|address| match address.to_canonical() {
+            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) & IPV6_NETWORK)),
+            v4 => v4,
+        }))
+    }
+}
+
+/// The places there are.
+#[derive(Debug)]
+pub(crate) struct Places {
+    max: usize,
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    next: u64,
+    taken: HashMap<u64, State>,
+}
+
+#[derive(Debug)]
+struct State {
+    holder: Holder,
+    requests: u32,
+    /// It showed credentials, where they are asked for.
+    let_in: bool,
+    silent_since: Instant,
+    close: CancellationToken,
+}
+
+/// There is no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum NoRoom {
+    /// All are under way.
+    AllBusy,
+    /// One may go for another after this time.
+    For(Duration),
+}
+
+impl Open {
+    /// Who goes for one more of this holder.
+    fn next_to_go(&self, newcomer: Holder, max: usize) -> Result<u64, NoRoom> {
+        let now = Instant::now();
+        let mut held = HashMap::from([(newcomer, 0_usize)]);
+        self.taken.values().for_each(|state| *held.entry(state.holder).or_default() += 1);
+        let share = (max / held.len()).max(1);
+        let has_a_right = held[&newcomer] < share;
+        let ranked = self.taken.iter().map(|(&id, state)| {
+            let is_over = has_a_right && held[&state.holder] > share;
+            let (class, grace) = match (state.let_in, state.requests > 0) {
+                (false, _) => (0, GRACE),
+                (true, false) => (1, GRACE),
+                (true, true) if is_over => (2, GRACE),
+                (true, true) => (3, SILENT),
+            };
+            ((class, !is_over, state.silent_since), grace, id)
+        });
+        let ((.., silent_since), grace, id) = ranked.min_by_key(|(rank, ..)| *rank).ok_or(NoRoom::AllBusy)?;
+        match grace.saturating_sub(now.saturating_duration_since(silent_since)) {
+            Duration::ZERO => Ok(id),
+            left if left <= GRACE => Err(NoRoom::For(left)),
+            _ => Err(NoRoom::AllBusy),
+        }
+    }
+}
+
+impl Places {
+    pub(crate) fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self { max: max.max(1), open: Mutex::default() })
+    }
+
+    /// A place, if need be by having another one go; whoever comes next waits meanwhile. `None` where all are under way.
+    pub(crate) async fn room(self: &Arc<Self>, holder: Holder) -> Option<Place> {
+        loop {
+            match self.admit(holder) {
+                Ok(place) => return Some(place),
+                Err(NoRoom::AllBusy) => return None,
+                Err(NoRoom::For(wait)) => tokio::time::sleep(wait).await,
+            }
+        }
+    }
+
+    fn admit(self: &Arc<Self>, holder: Holder) -> Result<Place, NoRoom> {
+        let mut open = self.open.lock();
+        if open.taken.len() >= self.max {
+            let next = open.next_to_go(holder, self.max)?;
+            if let Some(state) = open.taken.remove(&next) {
+                state.close.cancel();
+            }
+        }
+        let id = open.next;
+        open.next += 1;
+        let close = CancellationToken::new();
+        let silent_since = Instant::now();
+        open.taken.insert(id, State { holder, requests: 0, let_in: false, silent_since, close: close.clone() });
+        Ok(Place { id, close, spoke: AtomicBool::new(false), places: Arc::clone(self) })
+    }
+
+    /// Has all of them go at once.
+    pub(super) fn close_all(&self) {
+        self.open.lock().taken.values().for_each(|state| state.close.cancel());
+    }
+
+    fn change(&self, id: u64, change: impl FnOnce(&mut State)) {
+        if let Some(state) = self.open.lock().taken.get_mut(&id) {
+            change(state);
+        }
+    }
+}
+
+/// A place; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    id: u64,
+    close: CancellationToken,
+    spoke: AtomicBool,
+    places: Arc<Places>,
+}
+
+impl Place {
+    /// Returns when it has to go.
+    pub(crate) async fn closed(&self) {
+        self.close.cancelled().await;
+    }
+
+    /// True once a request's headers came.
+    pub(super) fn spoke(&self) -> bool {
+        self.spoke.load(Relaxed)
+    }
+
+    /// Notes that a request is under way until the visit is dropped.
+    pub(crate) fn begin_request(self: &Arc<Self>) -> Visit {
+        self.spoke.store(true, Relaxed);
+        self.places.change(self.id, |state| state.requests += 1);
+        Visit(Arc::new(UnderWay(Arc::clone(self))))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.places.open.lock().taken.remove(&self.id);
+    }
+}
+
+/// A request under way, for as long as one of these is there.
+#[derive(Debug, Clone)]
+pub(crate) struct Visit(Arc<UnderWay>);
+
+#[derive(Debug)]
+struct UnderWay(Arc<Place>);
+
+impl Visit {
+    /// Notes that it showed what it was asked for.
+    pub(crate) fn let_in(&self) {
+        self.change(|state| {
+            state.let_in = true;
+            state.silent_since = Instant::now();
+        });
+    }
+
+    /// Notes a sign of life.
+    pub(super) fn is_alive(&self) {
+        self.change(|state| state.silent_since = Instant::now());
+    }
+
+    /// Returns when its place is needed.
+    pub(super) async fn closed(&self) {
+        self.0.0.closed().await;
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        self.0.0.places.change(self.0.0.id, change);
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.places.change(self.0.id, |state| {
+            state.requests -= 1;
+            state.silent_since = Instant::now();
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: Holder = Holder(None);
+
+    fn holder(last: u8) -> Holder {
+        Holder::new(Some(IpAddr::from([10, 0, 0, last])))
+    }
+
+    fn taken(places: &Arc<Places>, holder: Holder) -> Arc<Place> {
+        Arc::new(places.admit(holder).unwrap())
+    }
+
+    /// Under way, and let in.
+    fn busy(place: &Arc<Place>) -> Visit {
+        let visit = place.begin_request();
+        visit.let_in();
+        visit
+    }
+
+    /// Lets all look as if they had been silent for longer.
+    fn age(places: &Places, by: Duration) {
+        for state in places.open.lock().taken.values_mut() {
+            state.silent_since -= by;
+        }
+    }
+
+    fn gone<const N: usize>(places: [&Arc<Place>; N]) -> [bool; N] {
+        places.map(|place| place.close.is_cancelled())
+    }
+
+    #[test]
+    fn the_one_silent_for_longest_makes_room() {
+        let places = Places::new(3);
+        let [a, b, c] = [(); 3].map(|()| taken(&places, HERE));
+        drop(a.begin_request());
+        let _busy = busy(&b);
+        age(&places, GRACE);
+        let d = taken(&places, HERE);
+        assert_eq!(gone([&a, &b, &c]), [false, false, true]);
+        let _e = taken(&places, HERE);
+        assert_eq!(gone([&a, &b, &d]), [true, false, false]);
+    }
+
+    #[test]
+    fn one_that_was_let_in_stays_before_those_that_only_came_even_with_a_request() {
+        let places = Places::new(2);
+        let [a, b] = [(); 2].map(|()| taken(&places, HERE));
+        drop(busy(&a));
+        age(&places, 2 * GRACE);
+        let _under_way = b.begin_request();
+        b.begin_request().is_alive();
+        age(&places, GRACE);
+        let _c = taken(&places, HERE);
+        assert_eq!(gone([&a, &b]), [false, true]);
+    }
+
+    #[test]
+    fn each_has_a_moment_to_speak_before_it_goes_for_another() {
+        let places = Places::new(1);
+        let first = taken(&places, HERE);
+        assert!(matches!(places.admit(HERE), Err(NoRoom::For(wait)) if wait <= GRACE));
+        assert!(!first.close.is_cancelled());
+        age(&places, GRACE);
+        assert!(places.admit(HERE).is_ok() && first.close.is_cancelled());
+    }
+
+    #[test]
+    fn where_all_send_nobody_is_cut_off_and_the_next_is_refused_until_one_falls_silent_or_ends() {
+        let places = Places::new(2);
+        let [a, b] = [(); 2].map(|()| taken(&places, HERE));
+        let [_busy, silent] = [busy(&a), busy(&b)];
+        assert_eq!(places.admit(HERE).err(), Some(NoRoom::AllBusy));
+        age(&places, SILENT);
+        silent.is_alive();
+        let c = taken(&places, HERE);
+        assert_eq!(gone([&a, &b]), [true, false]);
+        let _busy = busy(&c);
+        assert_eq!(places.admit(HERE).err(), Some(NoRoom::AllBusy));
+        drop(silent);
+        age(&places, GRACE);
+        assert!(places.admit(HERE).is_ok() && b.close.is_cancelled());
+    }
+
+    #[test]
+    fn a_peer_with_more_than_its_share_makes_room_for_one_with_less_and_not_for_itself() {
+        let places = Places::new(4);
+        let greedy: Vec<_> = (0..3).map(|_| taken(&places, holder(1))).collect();
+        let modest = taken(&places, holder(2));
+        let _visits: Vec<_> = greedy.iter().chain([&modest]).map(busy).collect();
+        age(&places, GRACE);
+        assert_eq!(places.admit(holder(1)).err(), Some(NoRoom::AllBusy), "it has its share");
+        let second = taken(&places, holder(2));
+        let _busy = busy(&second);
+        assert_eq!(greedy.iter().filter(|place| place.close.is_cancelled()).count(), 1);
+        assert!(!modest.close.is_cancelled());
+        assert_eq!(places.admit(holder(2)).err(), Some(NoRoom::AllBusy), "both have their share");
+    }
+
+    #[test]
+    fn a_place_that_is_dropped_makes_room_without_anyone_going() {
+        let places = Places::new(1);
+        drop(taken(&places, HERE));
+        let place = taken(&places, HERE);
+        assert!(!place.close.is_cancelled() && !place.spoke());
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_peer() {
+        let [a, b, c] = ["2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1"]
+            .map(|address| Holder::new(Some(address.parse().unwrap())));
+        assert!(a == b && a != c);
+        assert_eq!(Holder::new(Some("::ffff:10.0.0.1".parse().unwrap())), holder(1));
+    }
+}

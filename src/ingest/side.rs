@@ -1,0 +1,190 @@
+//! gRPC's own services beside the recorder: health, which needs no credentials, and reflection.
+//!
+//! Their requests are tiny and come at once: each message, and each body as a whole, has a limit far below that of records.
+//! What they are asked for may last (whoever watches the health): there are only so many places for them, and one more
+//! takes that of another, so that nobody keeps others from asking.
+
+use std::{
+    future::Future,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures::{FutureExt, future::BoxFuture};
+use http::HeaderMap;
+use hyper::{
+    Request, Response,
+    body::{Frame, Incoming, SizeHint},
+};
+use tokio::time::Sleep;
+use tokio_util::sync::CancellationToken;
+use tonic::{Status, service::Routes};
+use tower::ServiceExt;
+
+use super::{
+    Holder, IngestStatus, Places, Protocol, Refused, ServeError, proto::analytics_recorder_service_server::SERVICE_NAME,
+};
+
+/// Schema of the service and all it refers to, for reflection.
+const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/livekit.fds"));
+/// A message: the name of a service, or of something to describe.
+const MESSAGE_BYTES: usize = 4 * 1024;
+/// A request's body as a whole.
+const BODY_BYTES: usize = 1024 * 1024;
+/// Requests at once, with their answers.
+const AT_ONCE: usize = 256;
+
+/// The services, and their limits.
+#[derive(Clone)]
+pub(super) struct SideServices {
+    routes: Routes,
+    places: Arc<Places>,
+    timeout: Duration,
+    stop: CancellationToken,
+    status: Arc<IngestStatus>,
+}
+
+impl SideServices {
+    /// The services, and who tells of the health.
+    pub(super) fn new(
+        timeout: Duration,
+        stop: CancellationToken,
+        status: Arc<IngestStatus>,
+    ) -> Result<(Self, tonic_health::server::HealthReporter), ServeError> {
+        let (reporter, health) = tonic_health::server::health_reporter();
+        let health = health.max_decoding_message_size(MESSAGE_BYTES);
+        let routes = reflection(Routes::new(health))?.prepare();
+        Ok((Self { routes, places: Places::new(AT_ONCE), timeout, stop, status }, reporter))
+    }
+
+    /// Whether a service of this name is one of them.
+    pub(super) fn has(service: &str) -> bool {
+        matches!(service, "grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection")
+    }
+
+    /// The answer, which ends with `ended` and its status at the latest.
+    pub(super) async fn answer(
+        &self,
+        request: Request<Incoming>,
+        holder: Holder,
+        ended: impl Future<Output = Option<Status>> + Send + 'static,
+    ) -> Response<Body> {
+        let busy = || {
+            self.status.count_refused(Protocol::Grpc, Refused::Streams);
+            Status::unavailable("others ask, too: ask again")
+        };
+        // None of them is ever under way for longer than another one wants its place.
+        let Some(place) = self.places.room(holder).await else { return busy().into_http() };
+        let request = request.map(|body| {
+            tonic::body::Body::new(Bounded {
+                body,
+                left: BODY_BYTES,
+                deadline: Box::pin(tokio::time::sleep(self.timeout)),
+                status: Arc::clone(&self.status),
+            })
+        });
+        let response = tokio::select! {
+            Ok(response) = self.routes.clone().oneshot(request) => response,
+            () = place.closed() => return busy().into_http(),
+        };
+        let stopped = self.stop.clone().cancelled_owned();
+        let end = async move {
+            let (stopped, ended) = (pin!(stopped), pin!(ended));
+            tokio::select! {
+                () = stopped => None,
+                status = ended => status,
+                () = place.closed() => Some(Status::unavailable("others ask, too: ask again")),
+            }
+        };
+        response.map(|body| Body::new(Until { body, end: end.boxed(), ended: false }))
+    }
+}
+
+fn reflection(routes: Routes) -> Result<Routes, ServeError> {
+    let builder = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .with_service_name(SERVICE_NAME)
+            .with_service_name("grpc.health.v1.Health")
+    };
+    let failed = |error: tonic_reflection::server::Error| ServeError::Reflection(error.to_string());
+    let (v1, v1alpha) = (builder().build_v1().map_err(failed)?, builder().build_v1alpha().map_err(failed)?);
+    Ok(routes
+        .add_service(v1.max_decoding_message_size(MESSAGE_BYTES))
+        .add_service(v1alpha.max_decoding_message_size(MESSAGE_BYTES)))
+}
+
+/// A request's body that has to come to its end in time.
+struct Bounded {
+    body: Incoming,
+    left: usize,
+    deadline: Pin<Box<Sleep>>,
+    status: Arc<IngestStatus>,
+}
+
+impl hyper::body::Body for Bounded {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let frame = match Pin::new(&mut self.body).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => frame,
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(Status::cancelled(error.to_string())))),
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Pending if self.deadline.poll_unpin(cx).is_pending() => return Poll::Pending,
+            Poll::Pending => {
+                self.status.count_refused(Protocol::Grpc, Refused::Timeout);
+                return Poll::Ready(Some(Err(Status::deadline_exceeded("the request took too long to arrive"))));
+            }
+        };
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        match self.left.checked_sub(length) {
+            Some(left) => self.left = left,
+            None => {
+                self.status.count_refused(Protocol::Grpc, Refused::TooLarge);
+                return Poll::Ready(Some(Err(Status::out_of_range("too many requests on one stream: open another"))));
+            }
+        }
+        Poll::Ready(Some(Ok(frame)))
+    }
+}
+
+/// An answer that may go on for ever (whoever watches the health) and must hold up no shutdown and outlive no credentials.
+struct Until {
+    body: tonic::body::Body,
+    /// When it ends all the same, and with which status.
+    end: BoxFuture<'static, Option<Status>>,
+    ended: bool,
+}
+
+impl hyper::body::Body for Until {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let Poll::Ready(status) = self.end.poll_unpin(cx) else { return Pin::new(&mut self.body).poll_frame(cx) };
+        self.ended = true;
+        let trailers = status.map(|status| {
+            let mut trailers = HeaderMap::new();
+            status.add_header(&mut trailers).map(|()| Frame::trailers(trailers))
+        });
+        Poll::Ready(trailers)
+    }
+
+    /// True for an answer that is headers alone: they end the stream then, which is what gRPC's clients expect of an error.
+    fn is_end_stream(&self) -> bool {
+        self.ended || self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,163 @@
+//! No kind of line floods the log: of lines from one place in the code, so many are written in a while, the others are
+//! counted, and one line says how many there were.
+//!
+//! What somebody asked for by a finer level (debug, trace) is written as it comes.
+
+use std::{
+    collections::HashMap,
+    fmt::Debug,
+    time::{Duration, Instant},
+};
+
+use parking_lot::Mutex;
+use tracing::{
+    Event, Level, Metadata, Subscriber,
+    callsite::Identifier,
+    field::{Field, Visit},
+};
+use tracing_subscriber::layer::{Context, Layer};
+
+const INTERVAL: Duration = Duration::from_secs(10);
+/// Lines of a kind in this time: of ours each may be about another sink; other crates' are about what strangers do.
+const OURS: u32 = 100;
+const OTHERS: u32 = 10;
+
+/// The kinds of lines that were logged.
+#[derive(Debug, Default)]
+pub(super) struct Kinds(Mutex<HashMap<Identifier, Kind>>);
+
+#[derive(Debug)]
+struct Kind {
+    since: Instant,
+    written: u32,
+    /// Not written since then; with the last one's message.
+    held_back: Option<HeldBack>,
+}
+
+/// Lines that were not written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct HeldBack {
+    pub(super) level: Level,
+    pub(super) of: &'static str,
+    /// What one of them said.
+    pub(super) message: String,
+    pub(super) lines: u64,
+}
+
+impl Kinds {
+    fn may_write(&self, metadata: &'static Metadata<'static>, message: impl FnOnce() -> String) -> bool {
+        // This one says how many there were.
+        if *metadata.level() > Level::INFO || metadata.target().starts_with(module_path!()) {
+            return true;
+        }
+        let is_ours = metadata.target().starts_with("livekit_spool");
+        let most = if is_ours { OURS } else { OTHERS };
+        let mut kinds = self.0.lock();
+        let now = Instant::now();
+        let kind = kinds.entry(metadata.callsite()).or_insert_with(|| Kind { since: now, written: 0, held_back: None });
+        if kind.held_back.is_none() && now.duration_since(kind.since) >= INTERVAL {
+            (kind.since, kind.written) = (now, 0);
+        }
+        if kind.written < most {
+            kind.written += 1;
+            return true;
+        }
+        let held_back = kind.held_back.get_or_insert_with(|| HeldBack {
+            level: *metadata.level(),
+            of: metadata.target(),
+            message: message(),
+            lines: 0,
+        });
+        held_back.lines += 1;
+        false
+    }
+
+    /// What was held back of kinds whose time is over.
+    fn over(&self) -> Vec<HeldBack> {
+        let mut kinds = self.0.lock();
+        let now = Instant::now();
+        let mut over = Vec::new();
+        for kind in kinds.values_mut().filter(|kind| now.duration_since(kind.since) >= INTERVAL) {
+            if let Some(held_back) = kind.held_back.take() {
+                over.push(held_back);
+                (kind.since, kind.written) = (now, 0);
+            }
+        }
+        over
+    }
+
+    /// Says what was held back.
+    pub(super) fn sum_up(&self) {
+        for HeldBack { level, of, message, lines } in self.over() {
+            match level {
+                Level::ERROR => tracing::error!(of, lines, "… {lines} more of this kind: {message}"),
+                Level::WARN => tracing::warn!(of, lines, "… {lines} more of this kind: {message}"),
+                _ => tracing::info!(of, lines, "… {lines} more of this kind: {message}"),
+            }
+        }
+    }
+}
+
+/// The layer that asks the kinds.
+pub(super) struct Limited(pub(super) &'static Kinds);
+
+impl<S: Subscriber> Layer<S> for Limited {
+    fn event_enabled(&self, event: &Event<'_>, _: Context<'_, S>) -> bool {
+        self.0.may_write(event.metadata(), || {
+            let mut message = Message(String::new());
+            event.record(&mut message);
+            message.0
+        })
+    }
+}
+
+struct Message(String);
+
+impl Visit for Message {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        if field.name() == "message" {
+            self.0 = format!("{value:?}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing_subscriber::{Registry, layer::SubscriberExt};
+
+    use super::*;
+
+    /// Counts what comes through.
+    #[derive(Default)]
+    struct Written(Mutex<u32>);
+
+    impl<S: Subscriber> Layer<S> for &'static Written {
+        fn on_event(&self, _: &Event<'_>, _: Context<'_, S>) {
+            *self.0.lock() += 1;
+        }
+    }
+
+    #[test]
+    fn of_each_kind_some_lines_are_written_and_the_others_are_summed_up() {
+        let kinds: &Kinds = Box::leak(Box::default());
+        let written: &Written = Box::leak(Box::default());
+        let subscriber = Registry::default().with(Limited(kinds)).with(written);
+        tracing::subscriber::with_default(subscriber, || {
+            for number in 0..12_000 {
+                tracing::warn!(target: "h2::proto", number, "noise {number}");
+                tracing::error!(target: "livekit_spool::sink", "a sink");
+                tracing::debug!(target: "h2::proto", "asked for");
+            }
+            tracing::warn!(target: "h2::proto", "of another kind");
+        });
+        assert_eq!(*written.0.lock(), OTHERS + OURS + 12_000 + 1);
+        assert_eq!(kinds.over(), [], "not yet");
+        kinds.0.lock().values_mut().for_each(|kind| kind.since -= INTERVAL);
+        let mut over = kinds.over();
+        over.sort_by_key(|held_back| held_back.lines);
+        let figures: Vec<_> = over.iter().map(|one| (one.level, one.lines, one.message.as_str())).collect();
+        let [ours, others] = [OURS, OTHERS].map(|most| u64::from(12_000 - most));
+        assert_eq!(figures, [(Level::ERROR, ours, "a sink"), (Level::WARN, others, "noise 10")]);
+        assert_eq!(kinds.over(), []);
+    }
+}
