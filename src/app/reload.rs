@@ -79,13 +79,15 @@ impl App {
     }
 
     async fn try_reload(&self) -> Result<Reloaded, ReloadError> {
-        let mut new = config::load(self.config_file.as_deref(), &|name| std::env::var(name).ok())?;
-        let file = self.config_file.as_deref().unwrap_or(Path::new(config::DEFAULT_FILE));
+        // A file that was there and is gone is no wish for the defaults.
+        let old = self.config();
+        let file = self.config_file.as_deref().or(old.file.as_deref());
+        let mut new = config::load(file, &|name| std::env::var(name).ok())?;
+        let file = new.file.as_deref().unwrap_or(Path::new(config::DEFAULT_FILE));
         if std::fs::metadata(file).is_ok_and(|metadata| metadata.len() == 0) {
             return Err(ReloadError::Empty(file.display().to_string()));
         }
         check(&new)?;
-        let old = self.config();
         // Another data folder waits for a restart; until then the spools lie in this one.
         check_paths(&new.sinks, &old.data_dir).map_err(RunError::from)?;
         warn_of(&new);
