@@ -333,7 +333,7 @@ fn negative_and_absurd_values_are_refused() {
     assert_error("flush: {max_in_flight: 0}", &["is too small"]);
     assert_error("flush: {max_in_flight: -2}", &["is negative"]);
     assert_error("flush: {batch_records: 99999999999999999999}", &["is too large"]);
-    assert_error("spool: {max_bytes: 1KiB}", &["is too small; expected a size from 1MiB"]);
+    assert_error("spool: {max_bytes: 1KiB}", &["is too small; expected a size from 4MiB"]);
     assert_error("spool: {max_bytes: -8GiB}", &["is negative"]);
     assert_error("spool: {compression: {level: 99}}", &["is out of range"]);
     assert_error("flush: {backoff: {initial: 10s, max: 1s}}", &["flush.backoff.max: is shorter than initial"]);

@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 pub use folder::{DataFolder, FolderError, socket, spools_in, with_short_path};
 pub use letters::Retried;
 pub use operate::{OperateError, Stopped, look_at};
-pub use paths::PathInSpool;
+pub use paths::{PathInSpool, SamePath};
 pub use purge::Removed;
 pub use rates::{History, Series};
 pub use reload::{ReloadError, Reloaded};

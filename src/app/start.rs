@@ -1,12 +1,12 @@
 //! What a start refuses, and its first steps.
 
-use std::{io, sync::Arc};
+use std::{io, net::SocketAddr, sync::Arc};
 
 use futures::future::join_all;
 
 use super::{
     folder::FolderError,
-    paths::{PathInSpool, check_paths},
+    paths::{PathInSpool, SamePath, check_paths, check_same_paths},
     sinks::{Running, SinkStartError, Slot},
 };
 use crate::{
@@ -52,6 +52,21 @@ pub enum RunError {
     /// A file sink would write into a spool.
     #[error(transparent)]
     PathInSpool(#[from] PathInSpool),
+    /// Two file sinks would write into one folder.
+    #[error(transparent)]
+    SamePath(#[from] SamePath),
+    /// Two servers would listen on one address.
+    #[error("{second} ({second_key}) and {first} ({first_key}) are one address: give each a port of its own")]
+    SameAddress {
+        /// The config key of the one.
+        first_key: &'static str,
+        /// Its address.
+        first: String,
+        /// The config key of the other.
+        second_key: &'static str,
+        /// Its address.
+        second: String,
+    },
     /// Signals cannot be caught.
     #[error("cannot catch signals: {0}")]
     Signals(io::Error),
@@ -70,8 +85,44 @@ pub fn check(config: &Config) -> Result<Option<Tls>, RunError> {
     {
         return Err(RunError::AdminExposed { address: address.to_string() });
     }
+    check_addresses(config)?;
     check_paths(&config.sinks, &config.data_dir)?;
+    check_same_paths(&config.sinks)?;
     Ok(config.ingest.tls.clone().map(Tls::load).transpose()?)
+}
+
+/// Refuses two servers on one address.
+fn check_addresses(config: &Config) -> Result<(), RunError> {
+    let admin = config.admin.listen.map(Listen::Tcp);
+    let servers = [
+        ("ingest.grpc.listen", config.ingest.grpc_listen.as_ref()),
+        ("ingest.http.listen", config.ingest.http_listen.as_ref()),
+        ("admin.listen", admin.as_ref()),
+    ];
+    let mut before: Vec<(&'static str, &Listen)> = Vec::new();
+    for (key, listen) in servers {
+        let Some(listen) = listen else { continue };
+        if let Some((first_key, first)) = before.iter().find(|(_, other)| clash(listen, other)) {
+            let (first, second) = (first.to_string(), listen.to_string());
+            return Err(RunError::SameAddress { first_key, first, second_key: key, second });
+        }
+        before.push((key, listen));
+    }
+    Ok(())
+}
+
+/// Whether only one of them can be bound: "every interface" includes each one.
+fn clash(a: &Listen, b: &Listen) -> bool {
+    match (a, b) {
+        (Listen::Tcp(a), Listen::Tcp(b)) => {
+            let covers = |all: &SocketAddr, one: &SocketAddr| {
+                all.ip() == one.ip() || (all.ip().is_unspecified() && (all.is_ipv6() || one.is_ipv4()))
+            };
+            a.port() == b.port() && a.port() != 0 && (covers(a, b) || covers(b, a))
+        }
+        (Listen::Unix(a), Listen::Unix(b)) => a == b,
+        _ => false,
+    }
 }
 
 /// Opens every sink's spool and starts its worker. A sink whose spool does not open stands still, and says why.

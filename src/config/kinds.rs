@@ -301,8 +301,10 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
 }
 
 pub(super) fn sink_name() -> Kind<SinkName> {
-    Kind::new("1 to 64 lower-case letters, digits, - or _", |found| {
-        SinkName::new(found.text).map_err(|_| "cannot name a folder".to_owned())
+    Kind::new("1 to 64 lower-case letters, digits, - or _", |found| match found.text {
+        // The data folder's own file has that name.
+        "lock" => Err("is the name of a file in the data folder".to_owned()),
+        name => SinkName::new(name).map_err(|_| "cannot name a folder".to_owned()),
     })
 }
 
