@@ -22,7 +22,7 @@ pub struct Args {
 }
 
 pub(super) fn run(common: &Common, args: &Args) -> Outcome {
-    let config = common.load_config()?;
+    let config = common.config_in_force()?;
     block_on(async {
         match (args.watch, common.json) {
             (false, true) => output::json(&snapshot(&config).await?),
