@@ -45,6 +45,7 @@ pub use remove::RemoveError;
 pub use sinks::SinkStartError;
 pub use snapshot::of_stopped;
 pub use spools::{keys, spool_options};
+pub(crate) use start::bind_tcp;
 pub use start::{RunError, check};
 
 use crate::{
@@ -103,17 +104,70 @@ struct Addresses {
     admin: Option<String>,
 }
 
-/// Runs until a signal ends it.
+/// Runs until a signal ends it: also while it starts, however long a disk takes.
 ///
 /// # Errors
 /// When it cannot start. Once it runs, nothing ends it but a signal.
 pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
-    let tls = check(&config)?.map(Arc::new);
     let mut signals = signals::Signals::new().map_err(RunError::Signals)?;
+    tokio::spawn(signals::keep_watchdog_quiet());
+    let demo_rate = options.demo_rate;
+    // A task of its own: whatever it waits for is let go of with the process.
+    let starting = tokio::spawn(start(config, options));
+    let Started { app, admin, grpc, http } = tokio::select! {
+        started = starting => started.map_err(|panic| RunError::Failed(panic.to_string()))??,
+        () = signals.stop_again() => {
+            tracing::info!("told to stop before it took records: what lies on disk stays as it is");
+            return Ok(());
+        }
+    };
+    app.announce();
+    let watching = tokio::spawn(Arc::clone(&app).watch());
+    let opening = tokio::spawn(Arc::clone(&app).keep_opening());
+    let admin = tokio::spawn(admin.serve(Arc::clone(&app)));
+    let servers = app.serve(grpc, http);
+    signals::ready();
+    let demo = demo_rate.map(|rate| app.start_demo(rate));
+
+    signals.until_stopped(&app).await;
+    opening.abort();
+    let stopped = app.stop(servers, demo);
+    let closed = tokio::select! {
+        closed = stopped => closed,
+        () = signals.stop_again() => {
+            tracing::warn!("told to stop again: stopping at once; what is left is safe on disk");
+            false
+        }
+    };
+    watching.abort();
+    admin.abort();
+    if !closed {
+        // Letting go of an open spool waits for its threads, and they may wait for the disk.
+        std::mem::forget(app);
+    }
+    Ok(())
+}
+
+/// What a start has opened and bound, and not yet served.
+struct Started {
+    app: Arc<App>,
+    admin: admin::Bound,
+    grpc: Option<Listener>,
+    http: Option<Listener>,
+}
+
+async fn start(config: Config, options: RunOptions) -> Result<Started, RunError> {
+    // Disks may take their time, and must not hold up those who wait for a signal.
+    let preparing = tokio::task::spawn_blocking(move || {
+        let tls = check(&config)?.map(Arc::new);
+        let data = DataFolder::open(&config.data_dir)?;
+        let volatile = folder::volatile(&config.data_dir);
+        Ok::<_, RunError>((config, tls, data, volatile))
+    });
+    let (config, tls, data, volatile) = preparing.await.map_err(|panic| RunError::Failed(panic.to_string()))??;
     open_files::raise_limit();
-    let data = DataFolder::open(&config.data_dir)?;
     warn_of(&config);
-    if let Some(warning) = folder::volatile(&config.data_dir) {
+    if let Some(warning) = volatile {
         tracing::warn!("{warning}");
     }
     let encoder = Arc::new(Encoder::new(config.documents.clone()));
@@ -134,8 +188,12 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
         admin: admin.address().map(|address| address.to_string()),
     };
 
-    let unclaimed = snapshot::unclaimed_spools(&config);
     let (latest, _) = watch::channel(Arc::new(empty_snapshot(&config)));
+    let looking = tokio::task::spawn_blocking(move || {
+        let unclaimed = snapshot::unclaimed_spools(&config);
+        (config, unclaimed)
+    });
+    let (config, unclaimed) = looking.await.map_err(|panic| RunError::Failed(panic.to_string()))?;
     let app = Arc::new(App {
         started_at: now_millis(),
         config: ArcSwap::from_pointee(config),
@@ -153,31 +211,7 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
         stopping: CancellationToken::new(),
         reloading: tokio::sync::Mutex::default(),
     });
-    app.announce();
-    let watching = tokio::spawn(Arc::clone(&app).watch());
-    let opening = tokio::spawn(Arc::clone(&app).keep_opening());
-    let admin = tokio::spawn(admin.serve(Arc::clone(&app)));
-    let servers = app.serve(grpc, http);
-    signals::ready();
-    let demo = options.demo_rate.map(|rate| app.start_demo(rate));
-
-    signals.until_stopped(&app).await;
-    opening.abort();
-    let stopped = app.stop(servers, demo);
-    let closed = tokio::select! {
-        closed = stopped => closed,
-        () = signals.stop_again() => {
-            tracing::warn!("told to stop again: stopping at once; what is left is safe on disk");
-            false
-        }
-    };
-    watching.abort();
-    admin.abort();
-    if !closed {
-        // Letting go of an open spool waits for its threads, and they may wait for the disk.
-        std::mem::forget(app);
-    }
-    Ok(())
+    Ok(Started { app, admin, grpc, http })
 }
 
 fn empty_snapshot(config: &Config) -> Snapshot {

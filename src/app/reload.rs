@@ -7,6 +7,7 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -153,23 +154,33 @@ impl App {
         done.applied.extend(added.iter().map(|sink| format!("sink {} added", sink.config.name)));
         // From here on the removed ones get no more records, the added ones do.
         self.take_sinks(kept.iter().chain(&added).cloned().collect());
-        for sink in removed {
+        // Side by side: each may take as long as its last flush.
+        let stopped = join_all(removed.iter().map(|sink| async {
             sink.stop().await;
             sink.slot.close().await;
+        }));
+        let restarted = join_all(kept.into_iter().map(|sink| async {
+            let changed = new.sinks.iter().find(|named| named.name == sink.config.name && **named != *sink.config);
+            let mut done = Reloaded::default();
+            let sink = match changed {
+                Some(changed) => self.restart(&sink, changed, old, &mut done).await,
+                None => sink,
+            };
+            (sink, done)
+        }));
+        let (_, restarted) = tokio::join!(stopped, restarted);
+        for sink in removed {
             done.applied.push(format!("sink {} removed", sink.config.name));
             for left in snapshot::unclaimed_spools(new).iter().filter(|left| left.name == sink.config.name.as_str()) {
                 warn_unclaimed(left);
             }
         }
-        let mut sinks = Vec::new();
-        for sink in kept {
-            let changed = new.sinks.iter().find(|named| named.name == sink.config.name && **named != *sink.config);
-            sinks.push(match changed {
-                Some(changed) => self.restart(&sink, changed, old, done).await,
-                None => sink,
-            });
+        let mut sinks = added;
+        for (sink, its) in restarted {
+            sinks.push(sink);
+            done.applied.extend(its.applied);
+            done.needs_restart.extend(its.needs_restart);
         }
-        sinks.extend(added);
         // In the order of the file.
         sinks.sort_by_key(|sink| new.sinks.iter().position(|named| named.name == sink.config.name));
         self.take_sinks(sinks);

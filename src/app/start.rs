@@ -1,8 +1,14 @@
 //! What a start refuses, and its first steps.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use futures::future::join_all;
+use rustix::io::Errno;
+use tokio::net::TcpListener;
 
 use super::{
     folder::FolderError,
@@ -67,6 +73,9 @@ pub enum RunError {
         /// Its address.
         second: String,
     },
+    /// A part of the start panicked.
+    #[error("the start failed: {0}")]
+    Failed(String),
     /// Signals cannot be caught.
     #[error("cannot catch signals: {0}")]
     Signals(io::Error),
@@ -134,13 +143,51 @@ pub(super) async fn sinks(config: &Config, encoder: &Arc<Encoder>) -> Result<Vec
     join_all(starting).await.into_iter().collect()
 }
 
+/// Binds a TCP port. "Every interface" (`:7890`, `[::]:7890`) is those of IPv4 where the machine has no IPv6.
+///
+/// # Errors
+/// As the operating system says.
+pub(crate) async fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    bind_with(address, TcpListener::bind).await
+}
+
+async fn bind_with<T>(address: SocketAddr, bind: impl AsyncFn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
+    let no_ipv6 = |error: &io::Error| {
+        matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL | Errno::PROTONOSUPPORT))
+    };
+    match bind(address).await {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && no_ipv6(&error) => {
+            bind((Ipv4Addr::UNSPECIFIED, address.port()).into()).await
+        }
+        bound => bound,
+    }
+}
+
 /// Binds what the configuration names; `None` where it is switched off.
 pub(super) async fn bind(key: &'static str, listen: Option<&Listen>) -> Result<Option<Listener>, RunError> {
     let bound = match listen {
         None => return Ok(None),
-        Some(Listen::Tcp(address)) => Listener::tcp(*address).await,
+        Some(Listen::Tcp(address)) => bind_tcp(*address).await.map(Listener::Tcp),
         Some(Listen::Unix(path)) => Listener::unix(path).await,
     };
     let address = || listen.map(ToString::to_string).unwrap_or_default();
     bound.map(Some).map_err(|source| RunError::Bind { key, address: address(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_interface_is_those_of_ipv4_where_there_is_no_ipv6() {
+        let without_ipv6 = async |address: SocketAddr| match address.is_ipv6() {
+            true => Err(io::Error::from(Errno::AFNOSUPPORT)),
+            false => Ok(address.to_string()),
+        };
+        assert_eq!(bind_with("[::]:7".parse().unwrap(), without_ipv6).await.unwrap(), "0.0.0.0:7");
+        assert_eq!(bind_with("127.0.0.1:7".parse().unwrap(), without_ipv6).await.unwrap(), "127.0.0.1:7");
+        bind_with("[::1]:7".parse().unwrap(), without_ipv6).await.unwrap_err();
+        let taken = async |_: SocketAddr| Err::<(), _>(io::Error::from(Errno::ADDRINUSE));
+        bind_with("[::]:7".parse().unwrap(), taken).await.unwrap_err();
+    }
 }
