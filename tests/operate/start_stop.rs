@@ -192,6 +192,24 @@ async fn a_file_system_without_locks_is_named_and_no_second_process_blamed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sync_that_fails_at_the_start_is_told_in_a_sentence() {
+    for first in [1, 3, 5, 8] {
+        let mut spool = Setup::new().files("files").start().await;
+        send(&spool, vec![event("AE_1", "room")]).await;
+        spool.terminate();
+        let inject = format!("inject=fsync,fdatasync:error=EIO:when={first}+");
+        spool.set_wrapper(&["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync", "-e", &inject]);
+        spool.launch();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let log = spool.said();
+        assert!(!log.contains("panicked"), "from sync {first} on: {log}");
+        assert!(log.contains("Input/output error"), "from sync {first} on: {log}");
+        assert!(spool.process().is_running(), "from sync {first} on: the others would go on: {log}");
+        spool.kill();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_limit_on_file_sizes_ends_no_process() {
     let mut spool = Setup::new().files("files").prepare();
     // In blocks of 512 bytes: the start fits, the records do not.
