@@ -29,7 +29,7 @@ pub enum FolderError {
     /// A command works with what is there, and nothing is.
     #[error(
         "there is no data folder {} (from {}): nothing was made; run the command where `run` runs, or name the folder \
-         absolutely in data_dir", path.display(), working_directory()
+         absolutely in data_dir (the first `run` makes it)", path.display(), working_directory()
     )]
     Missing {
         /// The folder, as it is configured.

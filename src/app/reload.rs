@@ -1,9 +1,9 @@
 //! SIGHUP: takes over what can change without losing a record, says what cannot, and keeps the old configuration where
 //! the new one is bad.
 //!
-//! Sinks come and go, and a changed one is stopped (one last flush) and started anew on the same spool; senders wait for
-//! a spool that is opened with other limits. Addresses, TLS files' paths, memory and the data folder need a restart. A spool
-//! that did not open is tried again.
+//! Sinks come and go, and a changed one is stopped (one last flush) and started anew on the same spool, all of them side by
+//! side; senders wait for a spool that is opened with other limits. Addresses, TLS files' paths, memory and the data folder need
+//! a restart. A spool that did not open is tried again.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -25,6 +25,9 @@ use crate::{
 
 /// How often a spool is tried again that did not open, where the reason may pass by itself.
 const OPEN_PERIOD: Duration = Duration::from_secs(30);
+
+/// So long a reload waits at least for the spool of a removed sink to close.
+const MIN_CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a reload did.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -155,9 +158,15 @@ impl App {
         // From here on the removed ones get no more records, the added ones do.
         self.take_sinks(kept.iter().chain(&added).cloned().collect());
         // Side by side: each may take as long as its last flush.
+        let patience = old.shutdown_timeout.max(MIN_CLOSE_PATIENCE);
         let stopped = join_all(removed.iter().map(|sink| async {
             sink.stop().await;
-            sink.slot.close().await;
+            // In a task of its own: a disk that does not answer holds up neither this reload nor the end.
+            let slot = Arc::clone(&sink.slot);
+            let closing = tokio::spawn(async move { slot.close().await });
+            if tokio::time::timeout(patience, closing).await.is_err() {
+                tracing::warn!(sink = %sink.config.name, "its spool is not closed yet, its disk does not answer: going on without it");
+            }
         }));
         let restarted = join_all(kept.into_iter().map(|sink| async {
             let changed = new.sinks.iter().find(|named| named.name == sink.config.name && **named != *sink.config);

@@ -36,22 +36,24 @@ impl Signals {
     /// goes on. Returns too where SIGHUP says that the terminal is closed from which the process was started: nobody sees
     /// it any more.
     pub(super) async fn until_stopped(&mut self, app: &Arc<App>) {
-        let mut reload = JoinSet::new();
+        let (mut reload, mut asked) = (JoinSet::new(), false);
         loop {
             tokio::select! {
                 _ = self.terminate.recv() => break,
                 _ = self.interrupt.recv() => break,
-                // One that comes during a reload waits, and reads the file once more.
-                _ = self.hangup.recv(), if reload.is_empty() || self.has_terminal => {
+                _ = self.hangup.recv() => {
                     if self.has_terminal && !has_terminal() {
                         tracing::info!("the terminal is closed: stopping (`nohup` or a service manager lets it run on)");
                         break;
                     }
-                    if reload.is_empty() {
-                        reload.spawn(reload_and_tell(Arc::clone(app)));
-                    }
+                    asked = true;
                 }
                 Some(_) = reload.join_next() => {}
+            }
+            // One that is asked for during a reload waits, and reads the file once more.
+            if asked && reload.is_empty() {
+                asked = false;
+                reload.spawn(reload_and_tell(Arc::clone(app)));
             }
         }
         reload.detach_all();

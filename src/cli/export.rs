@@ -77,7 +77,7 @@ struct Progress {
 }
 
 pub(super) fn export(common: &Common, args: &ExportArgs) -> Outcome {
-    let config = common.config_in_force()?;
+    let config = common.config_of_spools()?;
     block_on(async {
         let snapshot = backlog::snapshot(&config).await?;
         let sink = backlog::sink_of(&snapshot, &args.sink)?;
@@ -261,7 +261,7 @@ fn remove(path: &Path) -> Outcome {
 }
 
 pub(super) fn import(common: &Common, args: &ImportArgs) -> Outcome {
-    let config = common.config_in_force()?;
+    let config = common.config_of_spools()?;
     let named = |error: &dyn std::fmt::Display| Failure::from(format!("{}: {error}", args.file.display()));
     let file = File::open(&args.file).map_err(|error| named(&error))?;
     let bar = ProgressBar::new(file.metadata().map(|metadata| metadata.len()).unwrap_or_default());

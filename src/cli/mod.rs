@@ -208,6 +208,18 @@ impl Common {
         }
         Ok(config)
     }
+
+    /// The same, for a command that looks at spools or changes them: the data folder has to be there.
+    ///
+    /// # Errors
+    /// When it is missing or wrong, or there is no data folder.
+    fn config_of_spools(&self) -> Result<Config, Failure> {
+        let config = self.config_in_force()?;
+        if std::fs::metadata(&config.data_dir).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+            return Err(Failure::usage(FolderError::Missing { path: config.data_dir }.to_string()));
+        }
+        Ok(config)
+    }
 }
 
 /// The configuration of `file`, or of the place where it is looked for.

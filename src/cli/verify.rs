@@ -41,7 +41,7 @@ pub struct RecoverArgs {
 }
 
 pub(super) fn verify(common: &Common, args: &VerifyArgs) -> Outcome {
-    let config = common.config_in_force()?;
+    let config = common.config_of_spools()?;
     block_on(async {
         let there = app::spools_in(&config.data_dir)?;
         let chosen = match &args.sink {
