@@ -24,6 +24,7 @@ pub mod config;
 pub mod demo;
 pub mod document;
 mod durable_fs;
+mod files;
 pub mod flush;
 pub mod histogram;
 pub mod ingest;

@@ -193,6 +193,84 @@ fn an_error_in_livekits_variable_names_it_and_its_line() {
 }
 
 #[test]
+fn livekits_sections_mean_what_they_mean_to_livekit_in_a_file_as_in_the_variable() {
+    let yaml = "rtc: {tcp_port: 7881}\nkeys: {APIkey: 'se$$cret${X}'}\nredis: {address: 'h:1', username: 'u$$', password: '$${p}'}\n\
+                openvidu: {analytics: {enabled: true, mongo_url: 'mongodb://us$$er:${P}$@db/', database: 'd$$d'}}\n";
+    let yaml = yaml.replace("d$$d", "dd");
+    let ours = "sinks: [{name: r, type: redis}, {name: f, type: file, path: '${P}/$$'}]\n";
+    let variables = |extra: Option<&'static str>| {
+        let mut variables = vec![("P", "expanded")];
+        variables.extend(extra.map(|text| ("LIVEKIT_CONFIG", text)));
+        variables
+    };
+    let leaked: &'static str = yaml.clone().leak();
+    let in_both = format!("{yaml}{ours}");
+    for config in [
+        with_environment(Some(&yaml), &variables(None)),
+        with_environment(Some(&in_both), &variables(None)),
+        with_environment(Some(ours), &variables(Some(leaked))),
+        with_environment(None, &variables(Some(leaked))),
+    ] {
+        let config = config.unwrap();
+        let last = config.sinks.len() - 1;
+        assert_eq!(mongo(&config, last).uri, "mongodb://us$$er:${P}$@db/");
+        assert_eq!(config.ingest.keys["APIkey"].expose(), "se$$cret${X}");
+        if last > 0 {
+            let Target::Redis(redis) = &config.sinks[0].target else { panic!("no redis sink") };
+            assert_eq!(redis.url, "redis://u%24%24:%24%24%7Bp%7D@h:1/0");
+            let Target::File(file) = &config.sinks[1].target else { panic!("no file sink") };
+            assert_eq!(file.path, Path::new("expanded/$"), "our own sections are expanded");
+        }
+    }
+    // In a file of ours, `keys` is a section as any other.
+    let config = with_environment(Some("keys: {a: '${P}'}\nsinks: [{name: f, type: file}]"), &variables(None)).unwrap();
+    assert_eq!(config.ingest.keys["a"].expose(), "expanded");
+}
+
+#[test]
+fn livekits_yaml_may_say_yes_and_merge() {
+    for yes in ["yes", "on", "y", "Y", "true", "True", "'yes'"] {
+        let text = format!("openvidu: {{analytics: {{enabled: {yes}, mongo_url: 'mongodb://db'}}}}");
+        assert_eq!(parse(&text).unwrap_or_else(|error| panic!("{yes}: {error}")).sinks.len(), 1, "{yes}");
+        assert_eq!(with_environment(None, &[("LIVEKIT_CONFIG", &text)]).unwrap().sinks.len(), 1, "{yes}");
+    }
+    for no in ["no", "off", "n", "N", "false"] {
+        let text = format!("openvidu: {{analytics: {{enabled: {no}, mongo_url: 'mongodb://db'}}}}");
+        assert!(matches!(parse(&text), Err(ConfigError::NoSink { .. })), "{no}");
+    }
+    let tls = "redis: {address: 'h:1', use_tls: yes}\nsinks: [{name: r, type: redis}]";
+    let Target::Redis(redis) = parse(tls).unwrap().sinks.remove(0).target else { panic!("no redis sink") };
+    assert!(redis.url.starts_with("rediss://"), "{}", redis.url);
+    let merged = "x-common: &x {mongo_url: 'mongodb://db', enabled: yes}\nopenvidu:\n  analytics:\n    <<: *x\n    database: mine\n";
+    let config = parse(merged).unwrap();
+    assert_eq!((mongo(&config, 0).uri.as_str(), mongo(&config, 0).database.as_str()), ("mongodb://db", "mine"));
+    assert_error("documents: {time: yes}", &["is no truth value"]);
+}
+
+#[test]
+fn livekits_other_keys_are_refused_in_a_file_of_ours_with_the_key_that_was_meant() {
+    for (key, meant) in [
+        ("log_level: debug", "log.level"),
+        ("logging: {level: debug}", "log.level"),
+        ("port: 9000", "ingest.grpc.listen"),
+        ("bind_addresses: [0.0.0.0]", "ingest.grpc.listen"),
+        ("prometheus_port: 6789", "admin.listen"),
+        ("webhook: {api_key: x}", "ingest.http.listen"),
+        ("room: {auto_create: true}", "unknown key"),
+        ("region: eu", "unknown key"),
+    ] {
+        let name = key.split(':').next().unwrap();
+        assert_error(
+            &format!("sinks: [{{name: f, type: file}}]\n{key}\n"),
+            &[&format!("c.yaml:2: {name}: unknown key"), meant],
+        );
+        for livekits in ["rtc: {tcp_port: 1}\nsinks: [{name: f, type: file}]\n", OPENVIDU] {
+            assert!(parse(&format!("{livekits}{key}\n")).is_ok(), "{livekits}{key}");
+        }
+    }
+}
+
+#[test]
 fn without_any_sink_it_refuses_and_says_why() {
     for (text, reason) in [
         (
@@ -255,7 +333,7 @@ fn negative_and_absurd_values_are_refused() {
     assert_error("flush: {max_in_flight: 0}", &["is too small"]);
     assert_error("flush: {max_in_flight: -2}", &["is negative"]);
     assert_error("flush: {batch_records: 99999999999999999999}", &["is too large"]);
-    assert_error("spool: {max_bytes: 1KiB}", &["is too small; expected a size from 1MiB"]);
+    assert_error("spool: {max_bytes: 1KiB}", &["is too small; expected a size from 4MiB"]);
     assert_error("spool: {max_bytes: -8GiB}", &["is negative"]);
     assert_error("spool: {compression: {level: 99}}", &["is out of range"]);
     assert_error("flush: {backoff: {initial: 10s, max: 1s}}", &["flush.backoff.max: is shorter than initial"]);
@@ -476,7 +554,7 @@ fn a_line_end_after_a_secret_is_cut_wherever_the_secret_stands() {
         assert!(token.matches("hunter2-hunter2-hunter2"), "{kind}");
         let keys = of(&format!("ingest:\n auth:\n  keys:\n   API: {value}\n")).ingest.keys;
         assert!(keys["API"].matches("hunter2-hunter2-hunter2"), "{kind}");
-        let keys = of(&format!("{OPENVIDU}keys:\n  API: {value}\n")).ingest.keys;
+        let keys = of(&format!("sinks: [{{name: f, type: file}}]\nkeys:\n  API: {value}\n")).ingest.keys;
         assert!(keys["API"].matches("hunter2-hunter2-hunter2"), "{kind}");
         let AuthOptions::Tokens(tokens) =
             of(&format!("ingest:\n auth:\n  mode: tokens\n  tokens:\n  - {value}\n")).ingest.auth

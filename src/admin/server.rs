@@ -47,7 +47,7 @@ pub async fn bind(config: &Config) -> Result<Bound, RunError> {
         Some(address) if !address.ip().to_canonical().is_loopback() && config.admin.token.is_none() => {
             return Err(RunError::AdminExposed { address: address.to_string() });
         }
-        Some(address) => Some(TcpListener::bind(address).await.map_err(|source| RunError::Bind {
+        Some(address) => Some(app::bind_tcp(address).await.map_err(|source| RunError::Bind {
             key: "admin.listen",
             address: address.to_string(),
             source,

@@ -3,14 +3,14 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, Write},
-    os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
+    os::fd::AsRawFd,
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
-
-use rustix::fs::{FlockOperation, flock};
 
 use crate::{
     durable_fs::make_directories,
+    files,
     record::SinkName,
     spool::{check_writable, remedy},
 };
@@ -26,6 +26,15 @@ pub enum FolderError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// A command works with what is there, and nothing is.
+    #[error(
+        "there is no data folder {} (from {}): nothing was made; run the command where `run` runs, or name the folder \
+         absolutely in data_dir (the first `run` makes it)", path.display(), working_directory()
+    )]
+    Missing {
+        /// The folder, as it is configured.
+        path: PathBuf,
+    },
     /// Another process works on it.
     #[error(
         "another livekit-spool{} runs on the data folder {}: stop it, or choose another data_dir",
@@ -38,6 +47,14 @@ pub enum FolderError {
         pid: Option<u32>,
     },
 }
+
+fn working_directory() -> String {
+    std::env::current_dir().map_or_else(|error| error.to_string(), |directory| directory.display().to_string())
+}
+
+/// A look at the lock (whether a process runs) is over within this time, however many look.
+const LOOKS_OVER: Duration = Duration::from_secs(2);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// The data folder, locked until this is dropped (or the process ends, however it ends).
 #[derive(Debug)]
@@ -77,17 +94,27 @@ impl DataFolder {
             move |source| FolderError::Io { path, source }
         };
         make_directories(path, 0o700).map_err(failed(path))?;
+        Self::open_existing(path)
+    }
+
+    /// Locks the folder, which has to be there.
+    ///
+    /// # Errors
+    /// When it is not there, cannot be written, or another process has it.
+    pub fn open_existing(path: &Path) -> Result<Self, FolderError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| FolderError::Io { path, source }
+        };
+        if fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+            return Err(FolderError::Missing { path: path.to_owned() });
+        }
         check_writable(path).map_err(failed(path))?;
         let lock_path = path.join("lock");
-        let mut lock = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&lock_path)
-            .map_err(failed(&lock_path))?;
-        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false);
+        let mut lock = files::open_private(&lock_path, &mut options).map_err(failed(&lock_path))?;
+        if !take(&lock).map_err(failed(&lock_path))? {
             let mut pid = String::new();
             // Only to name it.
             let _ = lock.read_to_string(&mut pid);
@@ -103,6 +130,21 @@ impl DataFolder {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// Takes the lock for this process; false where another process works on the folder. A command that only looks whether one
+/// does holds the lock for a moment, beside others that look: that is waited out.
+fn take(lock: &File) -> io::Result<bool> {
+    let begun = Instant::now();
+    loop {
+        if files::lock(lock)? {
+            return Ok(true);
+        }
+        if files::is_locked(lock)? || begun.elapsed() >= LOOKS_OVER {
+            return Ok(false);
+        }
+        std::thread::sleep(LOOK_AGAIN);
     }
 }
 
@@ -163,6 +205,48 @@ mod tests {
         assert!(error.contains(&format!("(pid {})", std::process::id())), "{error}");
         drop(folder);
         DataFolder::open(&path).unwrap();
+    }
+
+    #[test]
+    fn whoever_looks_at_the_lock_is_not_taken_for_a_second_process() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("data");
+        drop(DataFolder::open(&path).unwrap());
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let look = || {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    let lock = File::open(path.join("lock")).unwrap();
+                    files::is_locked(&lock).unwrap();
+                }
+            };
+            (0..3).for_each(|_| drop(scope.spawn(look)));
+            for _ in 0..50 {
+                DataFolder::open(&path).unwrap();
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
+    }
+
+    #[test]
+    fn what_has_to_be_there_is_not_made() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("data");
+        let error = DataFolder::open_existing(&path).unwrap_err().to_string();
+        assert!(error.contains("there is no data folder") && !path.exists(), "{error}");
+        drop(DataFolder::open(&path).unwrap());
+        DataFolder::open_existing(&path).unwrap();
+    }
+
+    #[test]
+    fn a_link_in_the_locks_place_is_not_followed() {
+        let data = tempfile::tempdir().unwrap();
+        let precious = data.path().join("precious");
+        fs::write(&precious, "precious").unwrap();
+        std::os::unix::fs::symlink(&precious, data.path().join("lock")).unwrap();
+        let error = DataFolder::open(data.path()).unwrap_err().to_string();
+        assert!(error.contains("symbolic link"), "{error}");
+        assert_eq!(fs::read(&precious).unwrap(), b"precious");
     }
 
     #[test]

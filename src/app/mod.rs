@@ -40,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 pub use folder::{DataFolder, FolderError, socket, spools_in, with_short_path};
 pub use letters::Retried;
 pub use operate::{OperateError, Stopped, look_at};
-pub use paths::PathInSpool;
+pub use paths::{PathInSpool, SamePath};
 pub use purge::Removed;
 pub use rates::{History, Series};
 pub use reload::{ReloadError, Reloaded};
@@ -48,6 +48,7 @@ pub use remove::RemoveError;
 pub use sinks::SinkStartError;
 pub use snapshot::of_stopped;
 pub use spools::{keys, spool_options};
+pub(crate) use start::bind_tcp;
 pub use start::{RunError, check};
 
 use crate::{
@@ -108,64 +109,30 @@ struct Addresses {
     admin: Option<String>,
 }
 
-/// Runs until a signal ends it.
+/// Runs until a signal ends it: also while it starts, however long a disk takes.
 ///
 /// # Errors
 /// When it cannot start. Once it runs, nothing ends it but a signal, and a part that ended by itself.
 pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
-    let tls = check(&config)?.map(Arc::new);
     let mut signals = signals::Signals::new().map_err(RunError::Signals)?;
-    open_files::raise_limit();
-    let data = DataFolder::open(&config.data_dir)?;
-    warn_of(&config);
-    if let Some(warning) = folder::volatile(&config.data_dir) {
-        tracing::warn!("{warning}");
-    }
-    let encoder = Arc::new(Encoder::new(config.documents.clone()));
-    let sinks = start::sinks(&config, &encoder).await?;
-    let intake = Arc::new(Intake::new(sinks.iter().map(|sink| sink.target()).collect(), &config.ingest.memory));
-    let gate = Arc::new(Gate::new(config.ingest.auth.clone(), config.ingest.keys.clone(), tls));
-
-    // gRPC last: whoever finds it open finds the others too.
-    let admin = admin::bind(&config).await?;
-    let http = start::bind("ingest.http.listen", config.ingest.http_listen.as_ref()).await?;
-    let grpc = start::bind("ingest.grpc.listen", config.ingest.grpc_listen.as_ref()).await?;
-    for listener in [&grpc, &http].into_iter().flatten() {
-        gate.check_listener(listener)?;
-    }
-    let addresses = Addresses {
-        grpc: grpc.as_ref().map(ToString::to_string),
-        http: http.as_ref().map(ToString::to_string),
-        admin: admin.address().map(|address| address.to_string()),
+    tokio::spawn(signals::keep_watchdog_quiet());
+    let demo_rate = options.demo_rate;
+    // A task of its own: whatever it waits for is let go of with the process.
+    let starting = tokio::spawn(start(config, options));
+    let Started { app, admin, grpc, http } = tokio::select! {
+        started = starting => started.map_err(|panic| RunError::Failed(panic.to_string()))??,
+        () = signals.stop_again() => {
+            tracing::info!("told to stop before it took records: what lies on disk stays as it is");
+            return Ok(());
+        }
     };
-
-    let unclaimed = snapshot::unclaimed_spools(&config);
-    let (latest, _) = watch::channel(Arc::new(empty_snapshot(&config)));
-    let app = Arc::new(App {
-        started_at: now_millis(),
-        config: ArcSwap::from_pointee(config),
-        config_file: options.config_file,
-        data,
-        logging: options.logging,
-        encoder,
-        intake,
-        gate,
-        sinks: ArcSwap::from_pointee(sinks),
-        unclaimed: Mutex::new(unclaimed),
-        rates: Mutex::default(),
-        latest,
-        addresses,
-        stopping: CancellationToken::new(),
-        reloading: tokio::sync::Mutex::default(),
-        parts: Parts::new(),
-    });
     app.announce();
     let watching = app.run("the watch over states", Arc::clone(&app).watch());
     let opening = app.run("the opening of spools", Arc::clone(&app).keep_opening());
     let admin = app.run("the admin server", admin.serve(Arc::clone(&app)));
     let servers = app.serve(grpc, http);
     signals::ready();
-    let demo = options.demo_rate.map(|rate| app.start_demo(rate));
+    let demo = demo_rate.map(|rate| app.start_demo(rate));
 
     let ended = tokio::select! {
         () = signals.until_stopped(&app) => None,
@@ -187,6 +154,73 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
         std::mem::forget(app);
     }
     ended.map_or(Ok(()), |ended| Err(RunError::PartEnded(ended)))
+}
+
+/// What a start has opened and bound, and not yet served.
+struct Started {
+    app: Arc<App>,
+    admin: admin::Bound,
+    grpc: Option<Listener>,
+    http: Option<Listener>,
+}
+
+async fn start(config: Config, options: RunOptions) -> Result<Started, RunError> {
+    // Disks may take their time, and must not hold up those who wait for a signal.
+    let preparing = tokio::task::spawn_blocking(move || {
+        let tls = check(&config)?.map(Arc::new);
+        let data = DataFolder::open(&config.data_dir)?;
+        let volatile = folder::volatile(&config.data_dir);
+        Ok::<_, RunError>((config, tls, data, volatile))
+    });
+    let (config, tls, data, volatile) = preparing.await.map_err(|panic| RunError::Failed(panic.to_string()))??;
+    open_files::raise_limit();
+    warn_of(&config);
+    if let Some(warning) = volatile {
+        tracing::warn!("{warning}");
+    }
+    let encoder = Arc::new(Encoder::new(config.documents.clone()));
+    let sinks = start::sinks(&config, &encoder).await?;
+    let intake = Arc::new(Intake::new(sinks.iter().map(|sink| sink.target()).collect(), &config.ingest.memory));
+    let gate = Arc::new(Gate::new(config.ingest.auth.clone(), config.ingest.keys.clone(), tls));
+
+    // gRPC last: whoever finds it open finds the others too.
+    let admin = admin::bind(&config).await?;
+    let http = start::bind("ingest.http.listen", config.ingest.http_listen.as_ref()).await?;
+    let grpc = start::bind("ingest.grpc.listen", config.ingest.grpc_listen.as_ref()).await?;
+    for listener in [&grpc, &http].into_iter().flatten() {
+        gate.check_listener(listener)?;
+    }
+    let addresses = Addresses {
+        grpc: grpc.as_ref().map(ToString::to_string),
+        http: http.as_ref().map(ToString::to_string),
+        admin: admin.address().map(|address| address.to_string()),
+    };
+
+    let (latest, _) = watch::channel(Arc::new(empty_snapshot(&config)));
+    let looking = tokio::task::spawn_blocking(move || {
+        let unclaimed = snapshot::unclaimed_spools(&config);
+        (config, unclaimed)
+    });
+    let (config, unclaimed) = looking.await.map_err(|panic| RunError::Failed(panic.to_string()))?;
+    let app = Arc::new(App {
+        started_at: now_millis(),
+        config: ArcSwap::from_pointee(config),
+        config_file: options.config_file,
+        data,
+        logging: options.logging,
+        encoder,
+        intake,
+        gate,
+        sinks: ArcSwap::from_pointee(sinks),
+        unclaimed: Mutex::new(unclaimed),
+        rates: Mutex::default(),
+        latest,
+        addresses,
+        stopping: CancellationToken::new(),
+        reloading: tokio::sync::Mutex::default(),
+        parts: Parts::new(),
+    });
+    Ok(Started { app, admin, grpc, http })
 }
 
 fn empty_snapshot(config: &Config) -> Snapshot {

@@ -2,10 +2,20 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+/// With fewer, the connections that the default configuration takes are not all had.
+const ENOUGH: u64 = 4_096;
+
 /// Raises the limit on open files to what the system allows: the usual 1,024 is less than the connections that the
 /// default configuration takes. Only programs that use `select` need the low one.
 pub(super) fn raise_limit() {
     let limit = getrlimit(Resource::Nofile);
+    if let Some(most) = limit.maximum.filter(|most| *most < ENOUGH) {
+        tracing::warn!(
+            limit = most,
+            "only {most} files and connections may be open (ulimit -n): senders, sinks and spools share them, and beyond \
+             that they fail with \"too many open files\"; allow {ENOUGH} or more (LimitNOFILE=, --ulimit nofile=)"
+        );
+    }
     if limit.current == limit.maximum {
         return;
     }

@@ -194,12 +194,12 @@ pub struct Stopped {
 }
 
 impl Stopped {
-    /// Locks the data folder.
+    /// Locks the data folder, which is not made.
     ///
     /// # Errors
-    /// When a process works on it.
+    /// When it is not there, or a process works on it.
     pub fn open(config: Config) -> Result<Self, OperateError> {
-        let data = DataFolder::open(&config.data_dir)?;
+        let data = DataFolder::open_existing(&config.data_dir)?;
         let encoder = Arc::new(Encoder::new(config.documents.clone()));
         Ok(Self { config, data, encoder })
     }

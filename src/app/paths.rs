@@ -68,6 +68,36 @@ pub(super) fn check_paths(sinks: &[SinkConfig], data_dir: &Path) -> Result<(), P
     Ok(())
 }
 
+/// Two file sinks on one folder.
+#[derive(Debug, thiserror::Error)]
+#[error("sinks {first} and {second} both write into {}: give each a path of its own", path.display())]
+pub struct SamePath {
+    /// The one.
+    pub first: SinkName,
+    /// The other.
+    pub second: SinkName,
+    /// The folder, as the other's path has it.
+    pub path: PathBuf,
+}
+
+/// Refuses two file sinks that would write into one folder: only one of them could lock it.
+///
+/// # Errors
+/// The first two such sinks.
+pub(super) fn check_same_paths(sinks: &[SinkConfig]) -> Result<(), SamePath> {
+    let mut before: Vec<(PathBuf, &SinkName)> = Vec::new();
+    for sink in sinks {
+        let Target::File(options) = &sink.target else { continue };
+        let path = resolved(&options.path);
+        if let Some((_, first)) = before.iter().find(|(other, _)| *other == path) {
+            let (first, second) = ((*first).clone(), sink.name.clone());
+            return Err(SamePath { first, second, path: options.path.clone() });
+        }
+        before.push((path, &sink.name));
+    }
+    Ok(())
+}
+
 /// The path without links, `.` and `..`, also where the end of it is not there yet.
 fn resolved(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());

@@ -1,12 +1,13 @@
 //! SIGHUP: takes over what can change without losing a record, says what cannot, and keeps the old configuration where
 //! the new one is bad.
 //!
-//! Sinks come and go, and a changed one is stopped (one last flush) and started anew on the same spool; senders wait for
-//! a spool that is opened with other limits. Addresses, TLS files' paths, memory and the data folder need a restart. A spool
-//! that did not open is tried again.
+//! Sinks come and go, and a changed one is stopped (one last flush) and started anew on the same spool, all of them side by
+//! side; senders wait for a spool that is opened with other limits. Addresses, TLS files' paths, memory and the data folder need
+//! a restart. A spool that did not open is tried again.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use futures::future::join_all;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -24,6 +25,9 @@ use crate::{
 
 /// How often a spool is tried again that did not open, where the reason may pass by itself.
 const OPEN_PERIOD: Duration = Duration::from_secs(30);
+
+/// So long a reload waits at least for the spool of a removed sink to close.
+const MIN_CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a reload did.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -79,13 +83,15 @@ impl App {
     }
 
     async fn try_reload(&self) -> Result<Reloaded, ReloadError> {
-        let mut new = config::load(self.config_file.as_deref(), &|name| std::env::var(name).ok())?;
-        let file = self.config_file.as_deref().unwrap_or(Path::new(config::DEFAULT_FILE));
+        // A file that was there and is gone is no wish for the defaults.
+        let old = self.config();
+        let file = self.config_file.as_deref().or(old.file.as_deref());
+        let mut new = config::load(file, &|name| std::env::var(name).ok())?;
+        let file = new.file.as_deref().unwrap_or(Path::new(config::DEFAULT_FILE));
         if std::fs::metadata(file).is_ok_and(|metadata| metadata.len() == 0) {
             return Err(ReloadError::Empty(file.display().to_string()));
         }
         check(&new)?;
-        let old = self.config();
         // Another data folder waits for a restart; until then the spools lie in this one.
         check_paths(&new.sinks, &old.data_dir).map_err(RunError::from)?;
         warn_of(&new);
@@ -151,23 +157,39 @@ impl App {
         done.applied.extend(added.iter().map(|sink| format!("sink {} added", sink.config.name)));
         // From here on the removed ones get no more records, the added ones do.
         self.take_sinks(kept.iter().chain(&added).cloned().collect());
-        for sink in removed {
+        // Side by side: each may take as long as its last flush.
+        let patience = old.shutdown_timeout.max(MIN_CLOSE_PATIENCE);
+        let stopped = join_all(removed.iter().map(|sink| async {
             sink.stop().await;
-            sink.slot.close().await;
+            // In a task of its own: a disk that does not answer holds up neither this reload nor the end.
+            let slot = Arc::clone(&sink.slot);
+            let closing = tokio::spawn(async move { slot.close().await });
+            if tokio::time::timeout(patience, closing).await.is_err() {
+                tracing::warn!(sink = %sink.config.name, "its spool is not closed yet, its disk does not answer: going on without it");
+            }
+        }));
+        let restarted = join_all(kept.into_iter().map(|sink| async {
+            let changed = new.sinks.iter().find(|named| named.name == sink.config.name && **named != *sink.config);
+            let mut done = Reloaded::default();
+            let sink = match changed {
+                Some(changed) => self.restart(&sink, changed, old, &mut done).await,
+                None => sink,
+            };
+            (sink, done)
+        }));
+        let (_, restarted) = tokio::join!(stopped, restarted);
+        for sink in removed {
             done.applied.push(format!("sink {} removed", sink.config.name));
             for left in snapshot::unclaimed_spools(new).iter().filter(|left| left.name == sink.config.name.as_str()) {
                 warn_unclaimed(left);
             }
         }
-        let mut sinks = Vec::new();
-        for sink in kept {
-            let changed = new.sinks.iter().find(|named| named.name == sink.config.name && **named != *sink.config);
-            sinks.push(match changed {
-                Some(changed) => self.restart(&sink, changed, old, done).await,
-                None => sink,
-            });
+        let mut sinks = added;
+        for (sink, its) in restarted {
+            sinks.push(sink);
+            done.applied.extend(its.applied);
+            done.needs_restart.extend(its.needs_restart);
         }
-        sinks.extend(added);
         // In the order of the file.
         sinks.sort_by_key(|sink| new.sinks.iter().position(|named| named.name == sink.config.name));
         self.take_sinks(sinks);

@@ -1,12 +1,18 @@
 //! What a start refuses, and its first steps.
 
-use std::{io, sync::Arc};
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use futures::future::join_all;
+use rustix::io::Errno;
+use tokio::net::TcpListener;
 
 use super::{
     folder::FolderError,
-    paths::{PathInSpool, check_paths},
+    paths::{PathInSpool, SamePath, check_paths, check_same_paths},
     sinks::{Running, SinkStartError, Slot},
 };
 use crate::{
@@ -55,6 +61,24 @@ pub enum RunError {
     /// What has to run as long as the process does ended by itself.
     #[error("{0}; what was answered OK is safe on disk")]
     PartEnded(String),
+    /// Two file sinks would write into one folder.
+    #[error(transparent)]
+    SamePath(#[from] SamePath),
+    /// Two servers would listen on one address.
+    #[error("{second} ({second_key}) and {first} ({first_key}) are one address: give each a port of its own")]
+    SameAddress {
+        /// The config key of the one.
+        first_key: &'static str,
+        /// Its address.
+        first: String,
+        /// The config key of the other.
+        second_key: &'static str,
+        /// Its address.
+        second: String,
+    },
+    /// A part of the start panicked.
+    #[error("the start failed: {0}")]
+    Failed(String),
     /// Signals cannot be caught.
     #[error("cannot catch signals: {0}")]
     Signals(io::Error),
@@ -73,8 +97,44 @@ pub fn check(config: &Config) -> Result<Option<Tls>, RunError> {
     {
         return Err(RunError::AdminExposed { address: address.to_string() });
     }
+    check_addresses(config)?;
     check_paths(&config.sinks, &config.data_dir)?;
+    check_same_paths(&config.sinks)?;
     Ok(config.ingest.tls.clone().map(Tls::load).transpose()?)
+}
+
+/// Refuses two servers on one address.
+fn check_addresses(config: &Config) -> Result<(), RunError> {
+    let admin = config.admin.listen.map(Listen::Tcp);
+    let servers = [
+        ("ingest.grpc.listen", config.ingest.grpc_listen.as_ref()),
+        ("ingest.http.listen", config.ingest.http_listen.as_ref()),
+        ("admin.listen", admin.as_ref()),
+    ];
+    let mut before: Vec<(&'static str, &Listen)> = Vec::new();
+    for (key, listen) in servers {
+        let Some(listen) = listen else { continue };
+        if let Some((first_key, first)) = before.iter().find(|(_, other)| clash(listen, other)) {
+            let (first, second) = (first.to_string(), listen.to_string());
+            return Err(RunError::SameAddress { first_key, first, second_key: key, second });
+        }
+        before.push((key, listen));
+    }
+    Ok(())
+}
+
+/// Whether only one of them can be bound: "every interface" includes each one.
+fn clash(a: &Listen, b: &Listen) -> bool {
+    match (a, b) {
+        (Listen::Tcp(a), Listen::Tcp(b)) => {
+            let covers = |all: &SocketAddr, one: &SocketAddr| {
+                all.ip() == one.ip() || (all.ip().is_unspecified() && (all.is_ipv6() || one.is_ipv4()))
+            };
+            a.port() == b.port() && a.port() != 0 && (covers(a, b) || covers(b, a))
+        }
+        (Listen::Unix(a), Listen::Unix(b)) => a == b,
+        _ => false,
+    }
 }
 
 /// Opens every sink's spool and starts its worker. A sink whose spool does not open stands still, and says why.
@@ -86,13 +146,51 @@ pub(super) async fn sinks(config: &Config, encoder: &Arc<Encoder>) -> Result<Vec
     join_all(starting).await.into_iter().collect()
 }
 
+/// Binds a TCP port. "Every interface" (`:7890`, `[::]:7890`) is those of IPv4 where the machine has no IPv6.
+///
+/// # Errors
+/// As the operating system says.
+pub(crate) async fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    bind_with(address, TcpListener::bind).await
+}
+
+async fn bind_with<T>(address: SocketAddr, bind: impl AsyncFn(SocketAddr) -> io::Result<T>) -> io::Result<T> {
+    let no_ipv6 = |error: &io::Error| {
+        matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL | Errno::PROTONOSUPPORT))
+    };
+    match bind(address).await {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && no_ipv6(&error) => {
+            bind((Ipv4Addr::UNSPECIFIED, address.port()).into()).await
+        }
+        bound => bound,
+    }
+}
+
 /// Binds what the configuration names; `None` where it is switched off.
 pub(super) async fn bind(key: &'static str, listen: Option<&Listen>) -> Result<Option<Listener>, RunError> {
     let bound = match listen {
         None => return Ok(None),
-        Some(Listen::Tcp(address)) => Listener::tcp(*address).await,
+        Some(Listen::Tcp(address)) => bind_tcp(*address).await.map(Listener::Tcp),
         Some(Listen::Unix(path)) => Listener::unix(path).await,
     };
     let address = || listen.map(ToString::to_string).unwrap_or_default();
     bound.map(Some).map_err(|source| RunError::Bind { key, address: address(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn every_interface_is_those_of_ipv4_where_there_is_no_ipv6() {
+        let without_ipv6 = async |address: SocketAddr| match address.is_ipv6() {
+            true => Err(io::Error::from(Errno::AFNOSUPPORT)),
+            false => Ok(address.to_string()),
+        };
+        assert_eq!(bind_with("[::]:7".parse().unwrap(), without_ipv6).await.unwrap(), "0.0.0.0:7");
+        assert_eq!(bind_with("127.0.0.1:7".parse().unwrap(), without_ipv6).await.unwrap(), "127.0.0.1:7");
+        bind_with("[::1]:7".parse().unwrap(), without_ipv6).await.unwrap_err();
+        let taken = async |_: SocketAddr| Err::<(), _>(io::Error::from(Errno::ADDRINUSE));
+        bind_with("[::]:7".parse().unwrap(), taken).await.unwrap_err();
+    }
 }

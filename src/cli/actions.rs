@@ -18,7 +18,7 @@ pub struct SinkArgs {
 
 /// Tells the running process to do something with a sink.
 pub(super) fn tell(common: &Common, args: &SinkArgs, action: &'static str) -> Outcome {
-    let config = common.load_config()?;
+    let config = common.config_in_force()?;
     block_on(async {
         let client = Client::need(&config.data_dir).await?;
         let answer: Value = client.post(&format!("sinks/{}/{action}", encoded(&args.sink))).await?;
@@ -31,7 +31,7 @@ pub(super) fn tell(common: &Common, args: &SinkArgs, action: &'static str) -> Ou
 
 /// Tells the running process to read its configuration again.
 pub(super) fn reload(common: &Common) -> Outcome {
-    let config = common.load_config()?;
+    let config = common.config_in_force()?;
     block_on(async {
         let done: Reloaded = Client::need(&config.data_dir).await?.post("reload").await?;
         let outcome =
@@ -55,7 +55,7 @@ pub(super) fn reload(common: &Common) -> Outcome {
 
 /// Whether the running process takes records: for health checks.
 pub(super) fn ready(common: &Common) -> Outcome {
-    let config = common.load_config()?;
+    let config = common.config_in_force()?;
     block_on(async {
         let snapshot: Snapshot = Client::need(&config.data_dir).await?.get("status").await?;
         let process = snapshot.process.ok_or("the answer tells of no process")?;

@@ -22,7 +22,8 @@ pub struct Args {
 }
 
 pub(super) fn run(common: &Common, args: &Args) -> Outcome {
-    let config = common.load_config()?;
+    // A screen may be there before the first start.
+    let config = if args.watch { common.config_in_force()? } else { common.config_of_spools()? };
     block_on(async {
         match (args.watch, common.json) {
             (false, true) => output::json(&snapshot(&config).await?),

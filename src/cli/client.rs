@@ -7,12 +7,14 @@ use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use rustix::fs::{FlockOperation, flock};
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::{Exit, Failure};
-use crate::app::{socket, with_short_path};
+use crate::{
+    app::{socket, with_short_path},
+    files,
+};
 
 /// How long a process may take from locking its folder to answering, or from closing its socket to its end.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -147,11 +149,17 @@ fn refused(status: StatusCode, body: &[u8]) -> Failure {
     Failure::new(if is_usage { Exit::Usage } else { Exit::Failed }, reason)
 }
 
+/// Whether a process works on the data folder.
+pub(super) fn is_running(data_dir: &Path) -> bool {
+    let connected = with_short_path(&socket(data_dir), |path| std::os::unix::net::UnixStream::connect(path));
+    connected.is_ok() || is_locked(data_dir)
+}
+
 /// Whether a process holds the data folder's lock; looks only, changes nothing.
 pub(super) fn is_locked(data_dir: &Path) -> bool {
     match File::open(data_dir.join("lock")) {
-        // Let go of again when the file is closed, here.
-        Ok(lock) => flock(&lock, FlockOperation::NonBlockingLockShared).is_err(),
+        // Where nothing can be locked no process runs: it would have been refused.
+        Ok(lock) => files::is_locked(&lock).unwrap_or(false),
         Err(_) => false,
     }
 }

@@ -98,7 +98,7 @@ impl FilterArgs {
 }
 
 pub(super) fn run(common: &Common, args: &Args) -> Outcome {
-    let config = common.load_config()?;
+    let config = common.config_of_spools()?;
     block_on(async {
         match &args.action {
             Action::List(args) => list(common, &config, args).await,

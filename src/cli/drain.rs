@@ -48,7 +48,7 @@ pub struct PurgeArgs {
 }
 
 pub(super) fn drain(common: &Common, args: &DrainArgs) -> Outcome {
-    let config = common.load_config()?;
+    let config = common.config_of_spools()?;
     block_on(async {
         let mut meter = Meter::new();
         let looked = config.clone();
@@ -226,7 +226,7 @@ fn obstacle(sink: &SinkStatus) -> Option<String> {
 }
 
 pub(super) fn purge(common: &Common, args: &PurgeArgs) -> Outcome {
-    let config = common.load_config()?;
+    let config = common.config_of_spools()?;
     block_on(async {
         let snapshot = backlog::snapshot(&config).await?;
         let sink = backlog::sink_of(&snapshot, &args.sink)?;

@@ -6,8 +6,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
-    io::{self, BufReader, BufWriter, Seek, SeekFrom, Write},
-    os::unix::fs::OpenOptionsExt,
+    io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -23,6 +22,7 @@ use crate::{
     admin::records::batches,
     app::Stopped,
     config::units::human_count,
+    files,
     ingest::{Accepted, Dropped},
     look::{Looked, Query},
     record::Stream,
@@ -80,7 +80,7 @@ struct Progress {
 }
 
 pub(super) fn export(common: &Common, args: &ExportArgs) -> Outcome {
-    let config = common.load_config()?;
+    let config = common.config_of_spools()?;
     block_on(async {
         let snapshot = backlog::snapshot(&config).await?;
         let sink = backlog::sink_of(&snapshot, &args.sink)?;
@@ -143,13 +143,13 @@ impl Export {
         if args.force {
             remove(&beside)?;
             remove(&args.output)?;
-        } else if let Ok(text) = fs::read(&beside) {
+        } else if let Some(text) = read_progress(&beside)? {
             progress = serde_json::from_slice(&text)?;
             if (&progress.sink, progress.stream, progress.raw) != (&args.sink, args.stream, args.raw) {
                 let message = format!("{} belongs to another export: --force begins anew", beside.display());
                 return Err(Failure::usage(message));
             }
-        } else if args.output.exists() {
+        } else if fs::symlink_metadata(&args.output).is_ok() {
             let message = format!("{} is there already: --force overwrites it", args.output.display());
             return Err(Failure::usage(message));
         }
@@ -165,8 +165,9 @@ impl Export {
         let failed = |error: io::Error| format!("{}: {error}", self.path.display());
         // First: whatever interrupts it from here on, the next call knows the file for its own.
         self.note_progress()?;
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&self.path).map_err(failed)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false);
+        let mut file = files::open_private(&self.path, &mut options).map_err(failed)?;
         file.set_len(self.progress.bytes).map_err(failed)?;
         file.seek(SeekFrom::End(0)).map_err(failed)?;
         let out = BufWriter::with_capacity(1 << 20, file);
@@ -224,7 +225,9 @@ impl Export {
         let beside = progress_file(&self.path);
         let fresh = beside.with_extension("progress-new");
         let failed = |error: io::Error| format!("{}: {error}", beside.display());
-        fs::write(&fresh, serde_json::to_vec(&self.progress)?).map_err(failed)?;
+        remove(&fresh)?;
+        let mut file = files::open_private(&fresh, OpenOptions::new().write(true).create_new(true)).map_err(failed)?;
+        file.write_all(&serde_json::to_vec(&self.progress)?).map_err(failed)?;
         Ok(fs::rename(&fresh, &beside).map_err(failed)?)
     }
 
@@ -248,6 +251,18 @@ fn progress_file(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
+/// What an interrupted export noted; `None` where there is none.
+fn read_progress(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
+    let failed = |error: io::Error| Failure::from(format!("{}: {error}", path.display()));
+    let mut file = match files::open_private(path, OpenOptions::new().read(true)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.map_err(failed)?,
+    };
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).map_err(failed)?;
+    Ok(Some(text))
+}
+
 fn remove(path: &Path) -> Outcome {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!("{}: {error}", path.display()).into()),
@@ -256,7 +271,7 @@ fn remove(path: &Path) -> Outcome {
 }
 
 pub(super) fn import(common: &Common, args: &ImportArgs) -> Outcome {
-    let config = common.load_config()?;
+    let config = common.config_of_spools()?;
     let named = |error: &dyn std::fmt::Display| Failure::from(format!("{}: {error}", args.file.display()));
     let file = File::open(&args.file).map_err(|error| named(&error))?;
     let bar = ProgressBar::new(file.metadata().map(|metadata| metadata.len()).unwrap_or_default());

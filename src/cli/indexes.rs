@@ -50,7 +50,7 @@ enum State {
 }
 
 pub(super) fn run(common: &Common, args: &Args) -> Outcome {
-    let config = common.load_config()?;
+    let config = common.config_in_force()?;
     let chosen: Vec<&SinkConfig> =
         config.sinks.iter().filter(|sink| args.sink.as_ref().is_none_or(|name| *name == sink.name.as_str())).collect();
     if let (true, Some(name)) = (chosen.is_empty(), &args.sink) {

@@ -12,6 +12,7 @@ mod dead;
 pub mod doc;
 mod drain;
 mod export;
+mod in_force;
 mod indexes;
 pub mod output;
 mod records;
@@ -27,6 +28,7 @@ use std::{
 };
 
 use clap::{CommandFactory, Parser, Subcommand};
+use tokio::signal::unix::SignalKind;
 
 use crate::{
     app::{FolderError, OperateError},
@@ -159,7 +161,9 @@ impl Failure {
     /// would give.
     fn operation(error: OperateError) -> Self {
         let exit = match &error {
-            OperateError::NoSuchSink(_) | OperateError::PathInSpool(_) => Exit::Usage,
+            OperateError::NoSuchSink(_)
+            | OperateError::PathInSpool(_)
+            | OperateError::Folder(FolderError::Missing { .. }) => Exit::Usage,
             OperateError::Folder(FolderError::InUse { .. }) => Exit::NotRunning,
             _ => Exit::Failed,
         };
@@ -183,6 +187,39 @@ impl Common {
     /// When it is missing or wrong.
     pub fn load_config(&self) -> Result<Config, Failure> {
         load_config(self.config.as_deref())
+    }
+
+    /// The configuration that a command works with which talks to the running process, or to what it left: with the data
+    /// folder of the process that runs with this file, where data_dir is another one by now, or from here.
+    ///
+    /// # Errors
+    /// When it is missing or wrong.
+    fn config_in_force(&self) -> Result<Config, Failure> {
+        let mut config = self.load_config()?;
+        if client::is_running(&config.data_dir) {
+            return Ok(config);
+        }
+        if let Some(folder) = config.file.as_deref().and_then(in_force::data_dir) {
+            let (named, used) = (config.data_dir.display(), folder.display());
+            output::complain(format!(
+                "livekit-spool: the process that runs with this configuration works on {used}, and data_dir is {named} \
+                 here: this is about {used}"
+            ));
+            config.data_dir = folder;
+        }
+        Ok(config)
+    }
+
+    /// The same, for a command that looks at spools or changes them: the data folder has to be there.
+    ///
+    /// # Errors
+    /// When it is missing or wrong, or there is no data folder.
+    fn config_of_spools(&self) -> Result<Config, Failure> {
+        let config = self.config_in_force()?;
+        if std::fs::metadata(&config.data_dir).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+            return Err(Failure::usage(FolderError::Missing { path: config.data_dir }.to_string()));
+        }
+        Ok(config)
     }
 }
 
@@ -243,7 +280,11 @@ fn dispatch(cli: Cli) -> Outcome {
 /// Runs a command that waits for sockets and disks.
 fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let outcome = runtime.block_on(command);
+    let outcome = runtime.block_on(async {
+        // Caught, it ends nothing: a file that would be larger than `ulimit -f` allows is an error of that write (EFBIG).
+        let _caught = tokio::signal::unix::signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
+        command.await
+    });
     // A thread that waits for a disk must not hold up the end.
     runtime.shutdown_background();
     outcome

@@ -35,7 +35,7 @@ pub struct PeekArgs {
 }
 
 pub(super) fn peek(common: &Common, args: &PeekArgs) -> Outcome {
-    let config = common.load_config()?;
+    let config = common.config_of_spools()?;
     let query = Query {
         streams: args.stream.map_or_else(|| Stream::ALL.to_vec(), |stream| vec![stream]),
         newest: args.newest,

@@ -38,7 +38,11 @@ pub(super) fn refusal(error: RunError) -> Failure {
     let exit = match &error {
         RunError::Folder(FolderError::InUse { .. })
         | RunError::Sink(SinkStartError::Spool { source: OpenError::InUse { .. }, .. }) => Exit::NotRunning,
-        RunError::AdminExposed { .. } | RunError::PathInSpool(_) | RunError::Tls(_) => Exit::Usage,
+        RunError::AdminExposed { .. }
+        | RunError::PathInSpool(_)
+        | RunError::SamePath(_)
+        | RunError::SameAddress { .. }
+        | RunError::Tls(_) => Exit::Usage,
         RunError::Serve(error) if !matches!(error, ServeError::Io(_)) => Exit::Usage,
         _ => Exit::Failed,
     };

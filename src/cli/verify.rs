@@ -41,7 +41,7 @@ pub struct RecoverArgs {
 }
 
 pub(super) fn verify(common: &Common, args: &VerifyArgs) -> Outcome {
-    let config = common.load_config()?;
+    let config = common.config_of_spools()?;
     block_on(async {
         let there = app::spools_in(&config.data_dir)?;
         let chosen = match &args.sink {
@@ -108,7 +108,7 @@ fn described(finding: &Finding) -> String {
 }
 
 pub(super) fn recover(common: &Common, args: &RecoverArgs) -> Outcome {
-    let config = common.load_config()?;
+    let config = common.config_in_force()?;
     let keys = app::keys(&config);
     let named = |error: &dyn std::fmt::Display| Failure::from(format!("{}: {error}", args.output.display()));
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&args.output);

@@ -78,6 +78,16 @@ pub(super) fn boolean() -> Kind<bool> {
     })
 }
 
+/// A boolean as LiveKit's own reader takes it: the words of YAML 1.1 too.
+pub(super) fn go_boolean() -> Kind<bool> {
+    let plain = boolean();
+    Kind::new("true or false", move |found| match found.text {
+        "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Ok(true),
+        "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => Ok(false),
+        _ => plain.read(found),
+    })
+}
+
 pub(super) fn number(min: u64, max: u64) -> Kind<u64> {
     Kind::new(format!("a whole number from {min} to {max}"), move |found| {
         if found.quoted {
@@ -291,8 +301,10 @@ fn parse_address(text: &str) -> Result<SocketAddr, String> {
 }
 
 pub(super) fn sink_name() -> Kind<SinkName> {
-    Kind::new("1 to 64 lower-case letters, digits, - or _", |found| {
-        SinkName::new(found.text).map_err(|_| "cannot name a folder".to_owned())
+    Kind::new("1 to 64 lower-case letters, digits, - or _", |found| match found.text {
+        // The data folder's own file has that name.
+        "lock" => Err("is the name of a file in the data folder".to_owned()),
+        name => SinkName::new(name).map_err(|_| "cannot name a folder".to_owned()),
     })
 }
 

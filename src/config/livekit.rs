@@ -1,10 +1,12 @@
 //! LiveKit's own config file, as OpenVidu's fork extends it: `openvidu.analytics` names the MongoDB server, `redis` the
 //! Redis server, `keys` and `key_file` the API keys. Its other keys are LiveKit's business and ignored.
+//!
+//! LiveKit reads the same text, so it means the same here: nothing in it is expanded, and `yes` is a boolean.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    kinds::{api_keys, boolean, duration, integer, or_never, secret, secret_file, text, uri},
+    kinds::{api_keys, duration, go_boolean, integer, or_never, secret, secret_file, text, uri},
     read::{read_file, warn_of_short_secrets},
     reader::Section,
 };
@@ -46,6 +48,32 @@ pub(super) const OTHER_KEYS: [&str; 29] = [
 /// Top-level keys of LiveKit's config that are read here.
 pub(super) const READ_KEYS: [&str; 4] = ["openvidu", "redis", "keys", "key_file"];
 
+/// The sections by which a file that has keys of ours too is known for LiveKit's: its own program reads no file without
+/// the first, and only the fork's the second.
+const MARKS: [&str; 2] = ["rtc", "openvidu"];
+
+/// Whether the file is (also) LiveKit's: it has a section that only LiveKit's has, or no key of ours.
+pub(super) fn is_livekits(root: &Section<'_>, has_own: bool) -> bool {
+    let mut keys = root.keys();
+    if has_own {
+        keys.any(|key| MARKS.contains(&key))
+    } else {
+        keys.any(|key| READ_KEYS.contains(&key) || OTHER_KEYS.contains(&key))
+    }
+}
+
+/// Of a LiveKit key in a file of ours: the key of ours that does what it was probably meant to do.
+pub(super) fn counterpart(key: &str) -> Option<&'static str> {
+    Some(match key {
+        "log_level" | "logging" | "development" => "log.level",
+        "port" | "bind_addresses" | "node_ip" => "ingest.grpc.listen",
+        "prometheus" | "prometheus_port" | "debug_handler_port" | "metric" => "admin.listen",
+        "webhook" | "api" => "ingest.http.listen",
+        "limit" => "ingest.memory.max_bytes",
+        _ => return None,
+    })
+}
+
 /// What a LiveKit config says that concerns this program.
 #[derive(Default)]
 pub(super) struct Livekit {
@@ -67,10 +95,14 @@ pub(super) struct Analytics {
 
 impl Livekit {
     /// Reads what concerns this program out of the root section.
-    pub(super) fn read(root: &mut Section<'_>) -> Self {
-        let analytics = root.has("openvidu").then(|| root.section("openvidu")).and_then(read_analytics);
-        let redis = root.has("redis").then(|| read_redis(root.section("redis"))).flatten();
-        Self { analytics, redis, keys: read_keys(root) }
+    ///
+    /// `is_livekits`: LiveKit reads the same text and expands nothing in it.
+    pub(super) fn read(root: &mut Section<'_>, is_livekits: bool) -> Self {
+        root.literally(is_livekits, |root| {
+            let analytics = root.has("openvidu").then(|| root.section("openvidu")).and_then(read_analytics);
+            let redis = root.has("redis").then(|| read_redis(root.section("redis"))).flatten();
+            Self { analytics, redis, keys: read_keys(root) }
+        })
     }
 }
 
@@ -89,7 +121,7 @@ fn read_analytics(mut openvidu: Section<'_>) -> Option<Analytics> {
         return None;
     }
     let mut section = openvidu.section("analytics");
-    let enabled = section.get_or("enabled", false, &boolean());
+    let enabled = section.get_or("enabled", false, &go_boolean());
     let mongo = uri(&["mongodb", "mongodb+srv"]);
     let (snake, camel) = (section.get("mongo_url", &mongo), section.get("mongoUrl", &mongo));
     if section.has("mongo_url") && section.has("mongoUrl") {
@@ -120,13 +152,13 @@ fn read_redis(mut section: Section<'_>) -> Option<Result<Secret, &'static str>> 
     // Any node names the others.
     let address = cluster.into_iter().next().or(address)?;
     let mut tls = section.section("tls");
-    let own_tls = tls.get_or("enabled", false, &boolean());
-    let unverified = tls.get_or("insecure", false, &boolean());
+    let own_tls = tls.get_or("enabled", false, &go_boolean());
+    let unverified = tls.get_or("insecure", false, &go_boolean());
     if own_tls && (unverified || ["server_name", "ca_cert_file", "client_cert_file"].iter().any(|key| tls.has(key))) {
         return Some(Err("its tls: names certificates or checks of its own; give a rediss:// url, whose certificate \
                          the system's authorities have to vouch for"));
     }
-    let tls = own_tls || section.get_or("use_tls", false, &boolean());
+    let tls = own_tls || section.get_or("use_tls", false, &go_boolean());
     let user = section.get("username", &text()).unwrap_or_default();
     let password = section.get("password", &secret());
     let database = section.get_or("db", 0, &integer(0, 1_000_000));

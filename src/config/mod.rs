@@ -96,7 +96,8 @@ pub fn load(file: Option<&Path>, environment: Environment<'_>) -> Result<Config,
         None => None,
     };
     let named = path.as_ref().map(|path| path.display().to_string());
-    parse(text.as_deref().map(|text| (named.as_deref().unwrap_or_default(), text)), environment)
+    let config = parse(text.as_deref().map(|text| (named.as_deref().unwrap_or_default(), text)), environment)?;
+    Ok(Config { file: path, ..config })
 }
 
 /// As [`load`], from a text (with its name) instead of a file.
@@ -109,14 +110,14 @@ pub fn parse(file: Option<(&str, &str)>, environment: Environment<'_>) -> Result
     let from_variable = variable.as_deref().map(|text| {
         // LiveKit expands nothing in it: a password with a dollar must mean the same to both.
         let found = (&mut problems, &mut warnings);
-        read_document(LIVEKIT_VARIABLE, text, None, found, |root, _| Livekit::read(root)).unwrap_or_default()
+        read_document(LIVEKIT_VARIABLE, text, None, found, |root, _| Livekit::read(root, true)).unwrap_or_default()
     });
     let from_variable_given = from_variable.is_some();
 
     let (name, text) = file.unwrap_or(("defaults", ""));
     let config = read_document(name, text, Some(environment), (&mut problems, &mut warnings), |root, reader| {
         let style = Style::of(root);
-        let livekit = merge(Livekit::read(root), from_variable);
+        let livekit = merge(Livekit::read(root, style.is_livekits), from_variable);
         let use_default_sink = style.has_own || !(style.is_livekits || from_variable_given);
         let parts = read_own(root, &livekit, use_default_sink);
         complain_about_keys(root, reader, &style);
@@ -178,24 +179,30 @@ struct Style {
 impl Style {
     fn of(root: &Section<'_>) -> Self {
         let has = |keys: &[&str]| root.keys().any(|key| keys.contains(&key));
-        Self {
-            has_own: has(&read::OWN_KEYS),
-            has_sinks: root.has("sinks"),
-            is_livekits: has(&livekit::READ_KEYS) || has(&livekit::OTHER_KEYS),
-        }
+        let has_own = has(&read::OWN_KEYS);
+        Self { has_own, has_sinks: root.has("sinks"), is_livekits: livekit::is_livekits(root, has_own) }
     }
 }
 
-/// LiveKit's keys are LiveKit's business; in a file that is only LiveKit's so is all the rest, as long as it does not
-/// look like a misspelt key of ours.
+/// LiveKit's keys are LiveKit's business in a file of LiveKit's; where that is only LiveKit's so is all the rest, as long as
+/// it does not look like a misspelt key of ours. In a file of ours they do nothing, and would be taken to do something.
 fn complain_about_keys(root: &Section<'_>, reader: &Reader<'_>, style: &Style) {
     for (key, line) in root.keys_and_lines() {
-        let known = [&read::OWN_KEYS[..], &livekit::READ_KEYS, &livekit::OTHER_KEYS].iter().any(|k| k.contains(&key));
+        let is_of_livekit = livekit::OTHER_KEYS.contains(&key);
+        let known =
+            read::OWN_KEYS.contains(&key) || livekit::READ_KEYS.contains(&key) || (is_of_livekit && style.is_livekits);
         let foreign = style.is_livekits && !style.has_own && reader::nearest(key, &read::OWN_KEYS).is_none();
-        if !known && !foreign {
-            let allowed = [&read::OWN_KEYS[..], &livekit::READ_KEYS].concat();
-            reader.problem(line, key, unknown_key(key, &allowed));
+        if known || foreign {
+            continue;
         }
+        let allowed = [&read::OWN_KEYS[..], &livekit::READ_KEYS].concat();
+        let unknown = match livekit::counterpart(key).filter(|_| is_of_livekit) {
+            Some(ours) => {
+                format!("unknown key; it is LiveKit's: did you mean {ours}? (allowed here: {})", allowed.join(", "))
+            }
+            None => unknown_key(key, &allowed),
+        };
+        reader.problem(line, key, unknown);
     }
 }
 
@@ -255,6 +262,7 @@ fn read_own(root: &mut Section<'_>, livekit: &Livekit, use_default_sink: bool) -
     let (source, warnings) = (String::new(), Vec::new());
     let mut config = Config {
         source,
+        file: None,
         warnings,
         data_dir,
         ingest,

@@ -23,6 +23,8 @@ pub(super) const GIB: u64 = 1 << 30;
 pub struct Config {
     /// Where it was read from, for people: `config.yaml`, `LIVEKIT_CONFIG`, `defaults`.
     pub source: String,
+    /// The file that it was read from, if any.
+    pub file: Option<PathBuf>,
     /// What works and should not stay so, for people: where, and what to do about it.
     pub warnings: Vec<String>,
     /// The folder of all spools, the lock and the admin socket. Default `./data`.

@@ -9,13 +9,13 @@ use super::{
     },
     livekit::Livekit,
     model::{
-        AdminConfig, CompressionConfig, EncryptionConfig, GIB, LogConfig, LogFormat, LogLevel, MIB, SinkConfig,
-        SpoolConfig, Target, WhenFull,
+        AdminConfig, CompressionConfig, EncryptionConfig, GIB, LogConfig, LogFormat, LogLevel, SinkConfig, SpoolConfig,
+        Target, WhenFull,
     },
     reader::Section,
 };
 use crate::{
-    document::{DocumentOptions, Enums, MONGODB_MAX_DOCUMENT, PiiKey, Redact},
+    document::{DocumentOptions, Enums, Labels, MONGODB_MAX_DOCUMENT, PiiKey, Redact},
     flush::{BackoffOptions, FlushOptions},
     ingest::{LivekitKeys, MIN_TOKEN_LENGTH},
     record::{SinkName, Stream},
@@ -25,6 +25,7 @@ use crate::{
         mongodb::MongoOptions,
         redis::RedisOptions,
     },
+    spool::MIN_MAX_BYTES,
 };
 
 pub(super) const MS: Duration = Duration::from_millis(1);
@@ -96,7 +97,7 @@ pub(super) fn spool(mut section: Section<'_>, defaults: SpoolConfig) -> SpoolCon
     let dead_letters_max_bytes = dead.get_or("max_bytes", defaults.dead_letters_max_bytes, &size(64 * KIB, 8 * TIB));
     dead.finish();
     let config = SpoolConfig {
-        max_bytes: section.get_or("max_bytes", defaults.max_bytes, &size(MIB, 8_000 * TIB)),
+        max_bytes: section.get_or("max_bytes", defaults.max_bytes, &size(MIN_MAX_BYTES, 8_000 * TIB)),
         min_free_bytes: section.get_or("min_free_bytes", defaults.min_free_bytes, &size(0, 8 * TIB)),
         max_age: section.get_or("max_age", defaults.max_age, &duration(SECOND, 100 * YEAR).or_word(&["never"])),
         when_full: section.get_or("when_full", defaults.when_full, &choice(&policies)),
@@ -204,6 +205,9 @@ pub(super) fn sink(mut section: Section<'_>, defaults: &SinkDefaults<'_>) -> Opt
     };
     if section.has("streams") && streams.is_empty() {
         section.problem("streams", "is empty: this sink would get nothing; leave it out for all");
+    }
+    if let Err(reason) = Labels::new(labels.iter().map(|(name, value)| (name.as_str(), value.as_str()))) {
+        section.problem("labels", reason.to_string());
     }
     section.finish();
     let mut target = target?;

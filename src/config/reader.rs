@@ -81,6 +81,8 @@ pub(super) struct Section<'r> {
     line: usize,
     entries: Vec<(&'r str, usize, &'r Node)>,
     known: Vec<&'static str>,
+    /// Nothing in its values is expanded.
+    literal: bool,
 }
 
 impl<'r> Section<'r> {
@@ -95,7 +97,15 @@ impl<'r> Section<'r> {
                 Vec::new()
             }
         };
-        Self { reader, path, line: node.line, entries, known: Vec::new() }
+        Self { reader, path, line: node.line, entries, known: Vec::new(), literal: false }
+    }
+
+    /// Reads something whose values stand for themselves: `$` has no meaning in them.
+    pub(super) fn literally<T>(&mut self, is_literal: bool, read: impl FnOnce(&mut Self) -> T) -> T {
+        let before = std::mem::replace(&mut self.literal, is_literal);
+        let value = read(self);
+        self.literal = before;
+        value
     }
 
     /// The line the section starts on.
@@ -163,8 +173,8 @@ impl<'r> Section<'r> {
     pub(super) fn section(&mut self, key: &'static str) -> Section<'r> {
         let path = self.path_of(key);
         match self.node(key) {
-            Some(node) => Section::new(self.reader, path, node),
-            None => Section { reader: self.reader, path, line: self.line, entries: Vec::new(), known: Vec::new() },
+            Some(node) => Section { literal: self.literal, ..Section::new(self.reader, path, node) },
+            None => self.of_entries(path, self.line, Vec::new()),
         }
     }
 
@@ -175,11 +185,14 @@ impl<'r> Section<'r> {
             Some((_, line, node)) if matches!(&node.value, Value::Scalar(scalar) if !scalar.is_null()) => {
                 let (line, node) = (*line, *node);
                 self.known.push(key);
-                let entries = vec![(short, line, node)];
-                Section { reader: self.reader, path: self.path_of(key), line, entries, known: Vec::new() }
+                self.of_entries(self.path_of(key), line, vec![(short, line, node)])
             }
             _ => self.section(key),
         }
+    }
+
+    fn of_entries(&self, path: String, line: usize, entries: Vec<(&'r str, usize, &'r Node)>) -> Self {
+        Section { reader: self.reader, path, line, entries, known: Vec::new(), literal: self.literal }
     }
 
     /// A list of sections, if the key is there.
@@ -232,7 +245,8 @@ impl<'r> Section<'r> {
             self.reader.problem(node.line, path, message);
             return None;
         };
-        let (text, from_environment) = match self.reader.expanded(scalar) {
+        let expanded = if self.literal { Ok((scalar.text.clone(), false)) } else { self.reader.expanded(scalar) };
+        let (text, from_environment) = match expanded {
             Ok(expanded) => expanded,
             Err(message) => {
                 self.reader.problem(node.line, path, message);

@@ -25,6 +25,8 @@ pub(super) enum Value {
 pub(super) struct Key {
     pub(super) line: usize,
     pub(super) text: String,
+    /// `<<`: what stands behind it is merged into the mapping.
+    is_merge: bool,
 }
 
 /// A scalar's text, and whether it was quoted (`"5"` is a text, `5` a number).
@@ -114,7 +116,7 @@ impl Tree {
             Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
                 Some(Open::List { line, anchor, items }) => self.add(Node { line, value: Value::List(items) }, anchor),
                 Some(Open::Map { line, anchor, entries, .. }) => {
-                    self.add(Node { line, value: Value::Map(entries) }, anchor)
+                    self.add(Node { line, value: Value::Map(merged(entries)?) }, anchor)
                 }
                 None => Ok(()),
             },
@@ -152,12 +154,37 @@ impl Tree {
                             message: format!("{:?} stands here twice: first on line {}", scalar.text, first.line),
                         });
                     }
-                    *key = Some(Key { line: node.line, text: scalar.text });
+                    let is_merge = scalar.text == "<<" && !scalar.quoted;
+                    *key = Some(Key { line: node.line, text: scalar.text, is_merge });
                 }
             },
         }
         Ok(())
     }
+}
+
+/// Takes up what `<<` names, a mapping or a list of them: the mapping's own keys come before it, and an earlier one of the
+/// list before a later one.
+fn merged(entries: Vec<(Key, Node)>) -> Result<Vec<(Key, Node)>, SyntaxError> {
+    let (merges, mut entries): (Vec<_>, Vec<_>) = entries.into_iter().partition(|(key, _)| key.is_merge);
+    for (key, node) in merges {
+        let sources = match node.value {
+            Value::List(items) => items.into_iter().map(|item| item.value).collect(),
+            other => vec![other],
+        };
+        for source in sources {
+            let Value::Map(source) = source else {
+                let message = "<< takes keys and values (or a list of such), by an alias as a rule".to_owned();
+                return Err(SyntaxError { line: key.line, message });
+            };
+            for (name, value) in source {
+                if entries.iter().all(|(own, _)| own.text != name.text) {
+                    entries.push((name, value));
+                }
+            }
+        }
+    }
+    Ok(entries)
 }
 
 #[cfg(test)]
@@ -188,6 +215,27 @@ mod tests {
         let twice = parse("a: 1\nb: 2\na: 3\n").unwrap_err();
         assert_eq!((twice.line, twice.message.as_str()), (3, "\"a\" stands here twice: first on line 1"));
         assert!(parse("a: 1\n---\nb: 2\n").unwrap_err().message.contains("second document"));
+    }
+
+    #[test]
+    fn a_merge_takes_up_what_the_mapping_does_not_say_itself() {
+        let value = |text: &str, key: &str| {
+            let Value::Map(entries) = parse(text).unwrap().value else { panic!("no map") };
+            let Value::Map(inner) = &entries.last().unwrap().1.value else { panic!("no map") };
+            inner.iter().find(|(name, _)| name.text == key).map(|(_, node)| match &node.value {
+                Value::Scalar(scalar) => scalar.text.clone(),
+                _ => panic!("no scalar"),
+            })
+        };
+        let one = "a: &x {k: 1, l: 2}\nb: {<<: *x, k: 3}\n";
+        assert_eq!((value(one, "k").as_deref(), value(one, "l").as_deref()), (Some("3"), Some("2")));
+        assert_eq!(value(one, "<<"), None);
+        let list = "a: &x {k: 1}\nc: &y {k: 2, m: 4}\nb: {<<: [*x, *y]}\n";
+        assert_eq!((value(list, "k").as_deref(), value(list, "m").as_deref()), (Some("1"), Some("4")));
+        assert_eq!(value("b: {'<<': x}\n", "<<").as_deref(), Some("x"), "in quotes it is a key as any other");
+        for wrong in ["b: {<<: 1}", "a: &x [1]\nb: {<<: *x}"] {
+            assert!(parse(wrong).unwrap_err().message.starts_with("<< takes keys"), "{wrong}");
+        }
     }
 
     #[test]

@@ -10,7 +10,10 @@ use std::{
     sync::Arc,
 };
 
-use rustix::fs::{Access, AtFlags, CWD, accessat};
+use rustix::{
+    fs::{Access, AtFlags, CWD, accessat},
+    io::Errno,
+};
 
 /// A directory tree on some medium.
 pub(crate) trait Disk: Send + Sync + std::fmt::Debug + 'static {
@@ -224,7 +227,12 @@ impl DiskFile for RealFile {
 /// Fails where no file can be made in a folder, though the folder is there.
 pub(crate) fn check_writable(folder: &Path) -> io::Result<()> {
     let access = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
-    Ok(accessat(CWD, folder, access, AtFlags::EACCESS)?)
+    match accessat(CWD, folder, access, AtFlags::EACCESS) {
+        // Older container runtimes answer so for a system call that they do not know (faccessat2). The older call asks for
+        // the real user, who is the effective one here.
+        Err(Errno::PERM | Errno::NOSYS | Errno::INVAL) => Ok(accessat(CWD, folder, access, AtFlags::empty())?),
+        answer => Ok(answer?),
+    }
 }
 
 /// All files below a folder, in the order of their paths; the file itself if it is one.

@@ -73,6 +73,7 @@ pub use self::{
 pub(crate) use self::{
     disk::{DirectoryLock, check_writable},
     error::remedy,
+    quota::MIN_MAX_BYTES,
 };
 
 /// One sink's spool, open. Share it in an `Arc`.

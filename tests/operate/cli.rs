@@ -376,6 +376,23 @@ fn what_run_would_refuse_is_refused_by_check_config_too() {
         ("sinks:\n", "sinks:\n  - { name: x, type: file, path: data/mongo/out }\n", "spool of sink mongo"),
         ("  http:", "  tls: { certificate: no.crt, key: no.key }\n  http:", "no.crt"),
         ("  http:", "  auth: { mode: tokens, tokens: [short] }\n  http:", "16 characters"),
+        ("sinks:\n", "spool: { max_bytes: 2MiB }\nsinks:\n", "expected a size from 4MiB"),
+        ("sinks:\n", "sinks:\n  - { name: lock, type: file, path: out }\n", "name of a file in the data folder"),
+        ("sinks:\n", "sinks:\n  - { name: x, type: file, path: out, labels: { \"\": v } }\n", "labels: label name"),
+        (
+            "sinks:\n",
+            "sinks:\n  - { name: x, type: redis, url: \"redis://h\", labels: { \"\": v } }\n",
+            "labels: label name",
+        ),
+        (
+            "sinks:\n",
+            "sinks:\n  - { name: x, type: file, path: out }\n  - { name: y, type: file, path: ./x/../out/ }\n",
+            "sinks x and y both write into",
+        ),
+        ("directConnection=true", "socketTimeoutMS=1", "option socketTimeoutMS"),
+        ("127.0.0.1:9/", "127.0.0.1:9,127.0.0.1:10/", "directConnection"),
+        ("directConnection=true", "tls=true&tlsCAFile=no.pem", "no.pem"),
+        ("data_dir:", "log_level: debug\ndata_dir:", "did you mean log.level"),
     ] {
         let spool = nowhere("mongo").prepare();
         let config = spool.folder().join("config.yaml");
@@ -389,6 +406,33 @@ fn what_run_would_refuse_is_refused_by_check_config_too() {
         assert_eq!(answer["valid"], false);
         assert!(answer["error"].as_str().is_some_and(|error| error.contains(reason)), "{answer}");
     }
+}
+
+#[test]
+fn one_address_for_two_servers_is_refused_by_check_config_and_by_run() {
+    let with = |grpc: &str, http: &str, admin: &str| {
+        let spool = nowhere("mongo").prepare();
+        let text = format!(
+            "data_dir: data\ningest:\n  grpc: {{ listen: '{grpc}' }}\n  http: {{ listen: '{http}' }}\n  auth: {{ mode: tokens, \
+             tokens: [a-token-of-enough-characters] }}\nadmin: {{ listen: '{admin}', token: a-token-of-enough-characters }}\n\
+             sinks: [{{ name: f, type: file, path: out }}]\n"
+        );
+        fs::write(spool.folder().join("config.yaml"), text).unwrap();
+        spool
+    };
+    let port = support::free_port();
+    let at = |host: &str| format!("{host}:{port}");
+    for (a, b) in
+        [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("", "127.0.0.1"), ("", "[::1]"), ("[::]", "0.0.0.0")]
+    {
+        for spool in [with(&at(a), &at(b), "none"), with(&at(b), "none", &at(a)), with("none", &at(a), &at(b))] {
+            fails(&spool, &["check-config"], 2, "are one address");
+            fails(&spool, &["run"], 2, "are one address");
+        }
+    }
+    fails(&with("unix:./s", "unix:./s", "none"), &["check-config"], 2, "are one address");
+    ok(&with("127.0.0.1:0", "127.0.0.1:0", "none"), &["check-config"]);
+    ok(&with(&at("127.0.0.1"), &at("127.0.0.2"), &at("[::1]")), &["check-config"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,6 +15,7 @@ mod documents;
 mod logs;
 mod redaction;
 mod spools;
+mod start_stop;
 mod stopped;
 mod terminal;
 mod watch;

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{self, BufRead, BufReader, Read, Seek, SeekFrom},
     path::{Path, PathBuf},
 };
@@ -13,7 +13,10 @@ use super::{
     recent::{REMEMBERED, id_of_line},
     stream_file::{EXTENSION, time_of_name},
 };
-use crate::record::{Stream, UnixMillis};
+use crate::{
+    files,
+    record::{Stream, UnixMillis},
+};
 
 /// What a file that is being compressed is called meanwhile.
 const UNFINISHED: &str = ".tmp";
@@ -30,14 +33,30 @@ pub(super) fn is_file_of(stream: Stream, name: &str) -> Option<UnixMillis> {
         .find_map(|compression| time_of_name(rest.strip_suffix(compression.suffix())?.strip_suffix(EXTENSION)?))
 }
 
-/// Compresses a closed file beside it, durably, then removes it. A crash in between leaves the file to be compressed again.
+/// Compresses a closed file beside it, durably, then removes it. A crash in between leaves the file to be compressed again;
+/// where it fails, nothing is left beside the file.
 pub(super) fn compress(path: &Path, compression: Compression) -> io::Result<()> {
+    if compression == Compression::None {
+        return Ok(());
+    }
     let finished = with_suffix(path, compression.suffix());
     let unfinished = with_suffix(&finished, UNFINISHED);
-    let mut from = File::open(path)?;
-    let to = File::create(&unfinished)?;
+    let from = files::open(path, OpenOptions::new().read(true))?;
+    remove_if_there(&unfinished)?;
+    let to = files::open(&unfinished, OpenOptions::new().write(true).create_new(true))?;
+    if let Err(error) = write_compressed(from, to, compression).and_then(|()| fs::rename(&unfinished, &finished)) {
+        // It would keep the last room of a full disk.
+        let _ = fs::remove_file(&unfinished);
+        return Err(error);
+    }
+    sync_folder_of(&finished)?;
+    fs::remove_file(path)
+}
+
+/// Writes a file's bytes compressed into another, durably.
+fn write_compressed(mut from: File, to: File, compression: Compression) -> io::Result<()> {
     let to = match compression {
-        Compression::None => return fs::remove_file(&unfinished),
+        Compression::None => return Ok(()),
         Compression::Gzip => {
             let mut encoder = flate2::write::GzEncoder::new(to, flate2::Compression::default());
             io::copy(&mut from, &mut encoder)?;
@@ -50,10 +69,14 @@ pub(super) fn compress(path: &Path, compression: Compression) -> io::Result<()> 
             encoder.finish()?
         }
     };
-    to.sync_all()?;
-    fs::rename(&unfinished, &finished)?;
-    sync_folder_of(&finished)?;
-    fs::remove_file(path)
+    to.sync_all()
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Removes what a crash left half compressed.

@@ -38,6 +38,7 @@ use super::{
 use crate::{
     document::{DocumentContext, Encoder, JsonStyle, Labels, NoJson, write_json},
     durable_fs::make_directories,
+    files,
     record::{Stream, UnixMillis},
 };
 
@@ -140,10 +141,14 @@ impl Inner {
         make_directories(folder, DIRECTORY_MODE)?;
         let mut lock = self.lock.lock();
         if lock.is_none() {
-            let file = fs::File::create(folder.join(LOCK))?;
-            rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
-                io::Error::new(io::ErrorKind::ResourceBusy, "another sink or process writes into this folder")
-            })?;
+            let mut options = fs::OpenOptions::new();
+            let named = |error: io::Error| io::Error::new(error.kind(), format!("{LOCK}: {error}"));
+            let file =
+                files::open(&folder.join(LOCK), options.write(true).create(true).truncate(false)).map_err(named)?;
+            if !files::lock(&file).map_err(named)? {
+                let busy = "another sink or process writes into this folder";
+                return Err(io::Error::new(io::ErrorKind::ResourceBusy, busy));
+            }
             *lock = Some(file);
         }
         closed::remove_unfinished(folder)?;

@@ -7,13 +7,17 @@ use std::{
     path::Path,
 };
 
+use crate::files;
+
 /// A file that lines are appended to.
 pub(super) trait Output: Send {
     /// Appends bytes; after an error any part of them may have been written.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
     /// Makes durable what was appended.
     fn sync(&mut self) -> io::Result<()>;
-    /// Cuts the file to so many bytes.
+    /// How long the file is.
+    fn len(&self) -> io::Result<u64>;
+    /// Cuts the file to so many bytes; one that is shorter stays as it is.
     fn cut(&mut self, bytes: u64) -> io::Result<()>;
     /// False where the file was removed by someone else: what is written to it would be gone.
     fn is_linked(&self) -> bool;
@@ -32,13 +36,13 @@ pub(super) struct RealDisk;
 
 impl Disk for RealDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn Output>> {
-        let file = OpenOptions::new().append(true).create_new(true).open(path)?;
+        let file = files::open(path, OpenOptions::new().append(true).create_new(true))?;
         sync_folder_of(path)?;
         Ok(Box::new(file))
     }
 
     fn open(&self, path: &Path) -> io::Result<Box<dyn Output>> {
-        Ok(Box::new(OpenOptions::new().append(true).open(path)?))
+        Ok(Box::new(files::open(path, OpenOptions::new().append(true))?))
     }
 }
 
@@ -51,8 +55,13 @@ impl Output for File {
         self.sync_data()
     }
 
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.metadata()?.len())
+    }
+
     fn cut(&mut self, bytes: u64) -> io::Result<()> {
-        self.set_len(bytes)
+        // Made longer it would be NULs.
+        if self.metadata()?.len() > bytes { self.set_len(bytes) } else { Ok(()) }
     }
 
     fn is_linked(&self) -> bool {

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     durable_fs::make_directories,
+    files,
     record::{Stream, UnixMillis, now_millis},
 };
 
@@ -122,8 +123,15 @@ impl StreamFile {
 
     /// Appends lines, each with its end. They count once they are synced; after an error none of those since then is there.
     pub(super) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
-        if self.open.as_ref().is_some_and(|open| open.unsynced == 0 && !open.output.is_linked()) {
-            self.open = None;
+        if let Some(open) = self.open.as_mut().filter(|open| open.unsynced == 0) {
+            let left = open.output.len()?;
+            if !open.output.is_linked() || (1..open.bytes).contains(&left) {
+                // Removed, or cut within a line for all that is known.
+                self.open = None;
+            } else {
+                // Emptied (logrotate's copytruncate): it is gone on with.
+                open.bytes = open.bytes.min(left);
+            }
         }
         if self.open.is_none() {
             self.open = Some(self.create()?);
@@ -150,7 +158,15 @@ impl StreamFile {
             self.open = None;
             return Err(error);
         }
-        open.bytes += std::mem::take(&mut open.unsynced);
+        let whole = open.bytes + open.unsynced;
+        if open.output.len()? < whole {
+            // Which of them are left nobody knows: they come again, into another file.
+            let error = format!("{} was cut by someone else meanwhile", open.path.display());
+            self.open = None;
+            return Err(io::Error::other(error));
+        }
+        open.bytes = whole;
+        open.unsynced = 0;
         for id in ids {
             self.recent.insert(id);
         }
@@ -199,16 +215,20 @@ impl StreamFile {
 
 /// A stream's files, oldest first, with the time in their names.
 fn files_of(stream: Stream, folder: &Path) -> io::Result<Vec<(UnixMillis, PathBuf)>> {
-    let mut files = Vec::new();
+    let mut found = Vec::new();
+    let whose = fs::metadata(folder).ok();
     for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
+        let entry = entry?;
+        let path = entry.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if let Some(at) = is_file_of(stream, name) {
-            files.push((at, path));
+        let Some(at) = is_file_of(stream, name) else { continue };
+        // Not those of a link: others may be able to put one there, and it is neither read nor gone on with.
+        if entry.metadata().is_ok_and(|file| file.is_file() && files::is_ours(&file, whose.as_ref())) {
+            found.push((at, path));
         }
     }
-    files.sort();
-    Ok(files)
+    found.sort();
+    Ok(found)
 }
 
 /// A time as it stands in a file's name: `20261122T010203.456Z`.

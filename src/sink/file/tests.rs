@@ -1,5 +1,7 @@
 //! The file sink on a real folder, and on a disk that fails on demand.
 
+mod others;
+
 use std::{
     fs,
     io::{self, Read},
@@ -291,6 +293,10 @@ impl Output for FaultyOutput {
 
     fn sync(&mut self) -> io::Result<()> {
         if fails(&self.faults.syncs) { Err(io::Error::other("sync failed")) } else { self.output.sync() }
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.output.len()
     }
 
     fn cut(&mut self, bytes: u64) -> io::Result<()> {

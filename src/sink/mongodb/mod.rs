@@ -10,6 +10,7 @@ mod command;
 mod describe;
 mod fault;
 mod indexes;
+mod objection;
 mod options;
 mod reply;
 

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use mongodb::options::{Acknowledgment, ConnectionString};
 
+use super::objection;
 use crate::{document::Labels, record::Stream, sink::url::without_secrets};
 
 /// Where OpenVidu's fork writes.
@@ -53,24 +54,17 @@ impl fmt::Debug for MongoOptions {
 }
 
 impl MongoOptions {
-    /// Checks what can be checked without a server: the URI's form, its write concern, the database's name.
+    /// Checks what can be checked without a server: all that the driver has against the URI, its write concern, the
+    /// database's name.
     ///
     /// # Errors
     /// When the driver cannot read the URI, when it asks for `w=0`, or when no database can have that name.
     pub fn check(&self) -> Result<(), MongoOptionsError> {
-        let uri = ConnectionString::parse(&self.uri).map_err(|error| MongoOptionsError::Uri {
-            uri: without_secrets(&self.uri),
-            // The driver quotes what it could not read; it must not be the password.
-            reason: match error.kind.as_ref() {
-                mongodb::error::ErrorKind::InvalidArgument { message, .. }
-                    if !self.uri.contains('@') && !without_secrets(&self.uri).contains("***") =>
-                {
-                    message.clone()
-                }
-                _ => "the driver cannot read it (reserved characters in user and password must be percent-encoded)"
-                    .to_owned(),
-            },
-        })?;
+        let refused = |reason| MongoOptionsError::Uri { uri: without_secrets(&self.uri), reason };
+        if let Some(reason) = objection::to(&self.uri) {
+            return Err(refused(reason));
+        }
+        let uri = ConnectionString::parse(&self.uri).map_err(|error| refused(error.to_string()))?;
         if uri.write_concern.as_ref().and_then(|concern| concern.w.as_ref()) == Some(&Acknowledgment::Nodes(0)) {
             return Err(MongoOptionsError::Unacknowledged);
         }
@@ -132,6 +126,54 @@ mod tests {
         let error = with_uri("mongodb://me:p@ss/word@db:port/").check().expect_err("not a URI").to_string();
         assert!(error.contains("uri") && !error.contains("ss/word") && !error.contains("p@ss"), "{error}");
         assert!(with_uri("postgres://db").check().is_err());
+    }
+
+    #[test]
+    fn an_option_that_the_driver_refuses_is_named_whoever_logs_in() {
+        for (option, named) in [
+            ("socketTimeoutMS=1000", "socketTimeoutMS"),
+            ("retryWrite=true", "retryWrite: "),
+            ("nonsense=1", "nonsense: "),
+            ("tls=maybe", "tls: "),
+            ("connectTimeoutMS=x", "connectTimeoutMS: "),
+            ("maxPoolSize=0", "maxPoolSize"),
+            ("readPreference=nearby", "readPreference: "),
+            ("maxStalenessSeconds=90", "maxStalenessSeconds: "),
+            ("authMechanism=NONE", "authMechanism: "),
+            ("directConnection=1", "directConnection: "),
+            ("tls", "tls: "),
+            ("tlsCAFile=/nowhere/ca.pem", "/nowhere/ca.pem"),
+            ("tlsCertificateKeyFile=/nowhere/key.pem", "/nowhere/key.pem"),
+            ("heartbeatFrequencyMS=1", "heartbeatFrequencyMS"),
+        ] {
+            for (user, tls) in [("", ""), ("me:hunter2@", ""), ("", "retryWrites=true&"), ("me:hunter2@", "appName=x&")]
+            {
+                let tls = if option.contains("File") { format!("{tls}tls=true&") } else { tls.to_owned() };
+                let error =
+                    with_uri(&format!("mongodb://{user}db/?{tls}{option}")).check().expect_err(option).to_string();
+                assert!(error.contains(named), "{option}: {error}");
+                assert!(!error.contains("percent-encoded") && !error.contains("hunter2"), "{option}: {error}");
+            }
+        }
+        let two =
+            with_uri("mongodb://me:hunter2@a,b/?directConnection=true").check().expect_err("two hosts").to_string();
+        assert!(two.contains("directConnection") && !two.contains("hunter2"), "{two}");
+        for secret in
+            ["tlsCertificateKeyFilePassword=hunter2&tls=no", "authMechanismProperties=hunter2", "proxyPassword=hunter2"]
+        {
+            let error = with_uri(&format!("mongodb://db/?{secret}")).check().expect_err(secret).to_string();
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+        for right in [
+            "mongodb://me:p%40ss@a,b/?replicaSet=rs&readPreferenceTags=dc:x&readPreference=nearest&w=1",
+            "mongodb://me:p@db/?authSource=admin&tls=true",
+            "mongodb+srv://me:p@db.example.com/?retryWrites=true&appName=x&srvMaxHosts=2",
+        ] {
+            assert_eq!(with_uri(right).check(), Ok(()), "{right}");
+        }
+        let srv =
+            with_uri("mongodb+srv://me:p@db.example.com/?tlsCAFile=/nowhere/ca.pem").check().expect_err("no file");
+        assert!(srv.to_string().contains("/nowhere/ca.pem"), "{srv}");
     }
 
     #[test]

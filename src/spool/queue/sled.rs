@@ -3,12 +3,14 @@
 //! What is known of sled 0.34 and met here: it panics on damaged files (each call is caught); a crash while it writes a snapshot
 //! leaves one that it cannot open (removed, it does not need it); `flush` is no fsync (its files are fsynced behind it); after a
 //! failed write, `flush` and the drop of its handle hang for ever (a flush is given a time, and the caller leaks a handle that
-//! failed); a value longer than a quarter of its segments goes to a file that is never synced (entries are far shorter); its
+//! failed); the drop of its last handle syncs, and a failure of that aborts the process (such a handle is leaked, see
+//! [`let_go`]); a value longer than a quarter of its segments goes to a file that is never synced (entries are far shorter); its
 //! handle lets go of the files some time after its drop (waited for).
 
 use std::{
     fmt,
     fs::File,
+    io, mem,
     path::{Path, PathBuf},
     sync::{Arc, mpsc},
     thread,
@@ -93,9 +95,18 @@ impl SledQueue {
             .mode(Mode::LowSpace)
             .flush_every_ms(None)
             .open()?;
+        match Self::trees(&db) {
+            Ok(trees) => Ok(Self { trees, db, directory: directory.to_owned() }),
+            Err(error) => {
+                let_go(&db, directory);
+                Err(error)
+            }
+        }
+    }
+
+    fn trees(db: &Db) -> sled::Result<[Tree; STREAMS + 2]> {
         let [events, stats, node_rooms] = Stream::ALL.map(|stream| db.open_tree(stream.as_str()));
-        let trees = [events?, stats?, node_rooms?, db.open_tree("segments")?, db.open_tree("state")?];
-        Ok(Self { trees, db, directory: directory.to_owned() })
+        Ok([events?, stats?, node_rooms?, db.open_tree("segments")?, db.open_tree("state")?])
     }
 
     fn segments(&self) -> &Tree {
@@ -184,7 +195,10 @@ impl QueueStore for SledQueue {
             .spawn(move || {
                 let flushed = flush(&db, &directory);
                 // Where the store has let go of it meanwhile, this is the last handle: that hangs, if anything does, on this thread.
-                drop(db);
+                match &flushed {
+                    Ok(()) => drop(db),
+                    Err(_) => mem::forget(db),
+                }
                 // Who waited may have given up.
                 let _ = answer.send(flushed);
             })
@@ -196,6 +210,22 @@ impl QueueStore for SledQueue {
 
     fn is_durable(&self) -> bool {
         true
+    }
+}
+
+impl Drop for SledQueue {
+    fn drop(&mut self) {
+        let_go(&self.db, &self.directory);
+    }
+}
+
+/// Before a handle is dropped: where its file cannot be synced now, it is never quite dropped. sled syncs once more in its
+/// drop and panics where that fails, in the middle of others, which ends the process without a word. What is leaked is some
+/// memory and the file; the spool's reader of the error says what failed.
+fn let_go(db: &Db, directory: &Path) {
+    let synced = File::open(directory.join("db")).and_then(|file| file.sync_all());
+    if synced.is_err_and(|error| error.kind() != io::ErrorKind::NotFound) {
+        mem::forget(db.clone());
     }
 }
 

@@ -1,0 +1,311 @@
+//! Starts, stops and reloads under what goes wrong around them: files that are gone, disks that do not answer, machines that
+//! lack something, terminals that close.
+
+use std::{
+    fs,
+    path::Path,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use super::{
+    cli::{fails, ok, said},
+    event, nowhere, send, support,
+};
+use support::process::{BINARY, Setup};
+
+/// What systemd's unit allows at most.
+const SOON: Duration = Duration::from_secs(15);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_whose_file_is_gone_is_refused_and_the_sinks_stay() {
+    let mut spool = nowhere("mongo").prepare();
+    let config = spool.folder().join("config.yaml");
+    // Without --config, beside ./config.yaml.
+    spool.set_wrapper(&["sh", "-c", "exec \"$0\" run"]);
+    spool.start().await;
+    fs::rename(&config, spool.folder().join("away")).unwrap();
+    spool.process().signal(Signal::HUP);
+    support::eventually("it says so", || {
+        let log = spool.said();
+        async move { log.contains("config.yaml") && log.contains("the old one stays in force") }
+    })
+    .await;
+    fs::rename(spool.folder().join("away"), &config).unwrap();
+    assert_eq!(spool.backlog()["sinks"].as_array().unwrap().len(), 1);
+    send(&spool, vec![event("AE_1", "room")]).await;
+    assert_eq!(spool.records("mongo", "events"), 1);
+    assert!(!spool.data().join("out").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_is_heard_while_the_start_waits() {
+    let mut spool = Setup::new().files("files").prepare();
+    let pipe = spool.folder().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    let config = spool.folder().join("config.yaml");
+    let text = fs::read_to_string(&config).unwrap();
+    // Certificates are read when it starts; nobody ever writes into the pipe.
+    let waits = text.replacen("  http:", "  tls: { certificate: pipe, key: pipe }\n  http:", 1);
+    assert_ne!(text, waits);
+    fs::write(&config, waits).unwrap();
+    for signal in [Signal::TERM, Signal::INT] {
+        spool.launch();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let begun = Instant::now();
+        spool.process().signal(signal);
+        let (status, log) = spool.wait_for_its_end();
+        assert!(status.success() && begun.elapsed() < SOON, "{signal:?}: {status} after {:?}: {log}", begun.elapsed());
+        assert!(log.contains("before it took records"), "{log}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_during_a_reload_with_hanging_sinks_is_over_in_time() {
+    // Accepted, and never answered.
+    let hole = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = hole.local_addr().unwrap().port();
+    std::thread::spawn(move || hole.incoming().collect::<Vec<_>>());
+    let mut setup = Setup::new();
+    for name in ["a", "b", "c", "d"] {
+        setup = setup
+            .sink(&format!("name: {name}, type: mongodb, uri: \"mongodb://127.0.0.1:{port}/?directConnection=true\""));
+    }
+    let mut spool = setup.start().await;
+    send(&spool, vec![event("AE_1", "room")]).await;
+    let config = spool.folder().join("config.yaml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("type: mongodb", "type: mongodb, labels: { x: y }")).unwrap();
+    spool.process().signal(Signal::HUP);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let begun = Instant::now();
+    spool.terminate();
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+}
+
+#[test]
+fn from_another_folder_nothing_is_made_and_its_absence_is_an_error() {
+    let spool = nowhere("mongo").prepare();
+    let config = spool.folder().join("config.yaml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replacen(&spool.data().display().to_string(), "./data", 1)).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    for words in [
+        &["backlog"][..],
+        &["peek", "mongo"],
+        &["export", "mongo", "-o", "file"],
+        &["import", "/dev/null"],
+        &["verify"],
+        &["dead", "list", "mongo"],
+        &["drain"],
+        &["drain", "mongo"],
+        &["purge", "mongo", "--yes"],
+        &["dead", "retry", "mongo", "--all"],
+        &["dead", "drop", "mongo", "--all"],
+    ] {
+        let output = Command::new(BINARY)
+            .args(words)
+            .arg("--config")
+            .arg(&config)
+            .current_dir(elsewhere.path())
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(!output.status.success(), "{words:?}: {}", said(&output));
+        assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0, "{words:?} made something");
+        assert!(said(&output).contains("there is no data folder ./data (from "), "{words:?}: {}", said(&output));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_running_process_is_found_also_where_data_dir_is_another_one_by_now() {
+    let mut spool = nowhere("mongo").start().await;
+    send(&spool, vec![event("AE_1", "room")]).await;
+    let config = spool.folder().join("config.yaml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replacen(&spool.data().display().to_string(), "elsewhere", 1)).unwrap();
+    for words in [
+        &["ready"][..],
+        &["backlog"],
+        &["reload"],
+        &["pause", "mongo"],
+        &["peek", "mongo"],
+        &["purge", "mongo", "--yes"],
+    ] {
+        ok(&spool, words);
+    }
+    assert_eq!(spool.records("mongo", "events"), 0);
+    assert!(!spool.folder().join("elsewhere").exists());
+    spool.terminate();
+    fails(&spool, &["ready"], 3, "no livekit-spool runs");
+    fails(&spool, &["drain"], 2, "there is no data folder elsewhere");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_is_never_taken_for_a_second_one_because_a_command_looks() {
+    let mut spool = Setup::new().files("files").start().await;
+    spool.terminate();
+    let lock = spool.data().join("lock");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let looking = std::sync::Arc::new(done);
+    let (stop, at) = (std::sync::Arc::clone(&looking), lock.clone());
+    let looks = std::thread::spawn(move || {
+        while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+            let file = fs::File::open(&at).unwrap();
+            let _ = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared);
+        }
+    });
+    for _ in 0..5 {
+        spool.start().await;
+        spool.terminate();
+    }
+    looking.store(true, std::sync::atomic::Ordering::Relaxed);
+    looks.join().unwrap();
+}
+
+/// Runs `run` through strace, which has a system call fail; what it says comes along, and whether it takes records.
+async fn with_failing(call: &str, errno: &str) -> (bool, String) {
+    let inject = format!("inject={call}:error={errno}");
+    let mut spool = Setup::new().files("files").prepare();
+    spool.set_wrapper(&["strace", "-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject]);
+    spool.launch();
+    let deadline = Instant::now() + SOON;
+    loop {
+        let is_running = spool.process().is_running();
+        let takes = std::net::TcpStream::connect(spool.grpc().trim_start_matches("http://")).is_ok();
+        if takes || !is_running || Instant::now() > deadline {
+            return (takes, spool.said());
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_container_runtime_that_refuses_faccessat2_does_no_harm() {
+    let (takes, log) = with_failing("faccessat2", "EPERM").await;
+    assert!(takes, "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_system_without_locks_is_named_and_no_second_process_blamed() {
+    let (takes, log) = with_failing("flock", "ENOLCK").await;
+    assert!(!takes && log.contains("does not lock files") && !log.contains("another livekit-spool"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_that_fails_at_the_start_is_told_in_a_sentence() {
+    for first in [1, 3, 5, 8] {
+        let mut spool = Setup::new().files("files").start().await;
+        send(&spool, vec![event("AE_1", "room")]).await;
+        spool.terminate();
+        let inject = format!("inject=fsync,fdatasync:error=EIO:when={first}+");
+        spool.set_wrapper(&["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync", "-e", &inject]);
+        spool.launch();
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let log = spool.said();
+        assert!(!log.contains("panicked"), "from sync {first} on: {log}");
+        assert!(log.contains("Input/output error"), "from sync {first} on: {log}");
+        assert!(spool.process().is_running(), "from sync {first} on: the others would go on: {log}");
+        spool.kill();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_on_file_sizes_ends_no_process() {
+    let mut spool = Setup::new().files("files").prepare();
+    // In blocks of 512 bytes: the start fits, the records do not.
+    spool.set_wrapper(&["sh", "-c", "ulimit -f 256; exec \"$@\"", "sh"]);
+    spool.start().await;
+    let noise = |n: u64| {
+        (0..20_000)
+            .map(|i| format!("{:016x}", (n * 20_000 + i).wrapping_mul(0x9E37_79B9_7F4A_7C15)))
+            .collect::<String>()
+    };
+    let events = (0..2).map(|n| event(&format!("AE_{n}"), &noise(n))).collect();
+    let body = livekit_protocol::AnalyticsEvents { events };
+    let answer = reqwest::Client::new()
+        .post(format!("{}/v1/events", spool.http()))
+        .header("content-type", "application/x-protobuf")
+        .body(prost::Message::encode_to_vec(&body))
+        .send()
+        .await
+        .expect("an answer");
+    let (status, text) = (answer.status(), answer.text().await.unwrap_or_default());
+    assert!(!status.is_success(), "{text}");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(spool.process().is_running(), "{status} {text}: {}", spool.said());
+    spool.terminate();
+}
+
+/// Runs `run` as a terminal's foreground process: the terminal, which `script` holds, and the process's pid.
+async fn in_terminal(folder: &Path, before: &str) -> (std::process::Child, u32) {
+    let run =
+        format!("cd {}; echo $$ > pid; exec {before} {BINARY} run --config config.yaml > log 2>&1", folder.display());
+    let mut command = Command::new("script");
+    command.args(["-qfc", &run, "/dev/null"]).stdin(Stdio::null()).stdout(Stdio::null());
+    let terminal = command.spawn().expect("script (util-linux)");
+    support::eventually("it takes records", || async {
+        fs::read_to_string(folder.join("log")).is_ok_and(|log| log.contains("takes records"))
+    })
+    .await;
+    (terminal, fs::read_to_string(folder.join("pid")).unwrap().trim().parse().unwrap())
+}
+
+fn is_alive(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_in_the_foreground_ends_with_its_terminal_and_nohup_lets_it_run_on() {
+    for (before, lives_on) in [("", false), ("nohup", true)] {
+        let spool = Setup::new().files("files").prepare();
+        let (mut terminal, pid) = in_terminal(spool.folder(), before).await;
+        let raw = Pid::from_raw(pid.cast_signed()).unwrap();
+        // A reload that is asked for is one.
+        kill_process(raw, Signal::HUP).unwrap();
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(is_alive(pid), "{before}");
+        terminal.kill().unwrap();
+        terminal.wait().unwrap();
+        if !lives_on {
+            support::eventually("it ends", || async { !is_alive(pid) }).await;
+            let log = fs::read_to_string(spool.folder().join("log")).unwrap();
+            assert!(log.contains("the terminal is closed") && log.contains("stopped; what is left"), "{log}");
+            continue;
+        }
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let alive = is_alive(pid);
+        kill_process(raw, Signal::TERM).ok();
+        support::eventually("it ends", || async { !is_alive(pid) }).await;
+        assert!(alive, "nohup");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_follows_no_link_and_leaves_nothing_open_to_all() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let spool = nowhere("mongo").start().await;
+    send(&spool, vec![event("AE_1", "room")]).await;
+    let at = |name: &str| spool.folder().join(name);
+    fs::write(at("precious"), "precious").unwrap();
+    symlink(at("precious"), at("out.progress-new")).unwrap();
+    ok(&spool, &["export", "mongo", "-o", "out"]);
+    for planted in ["link", "link.progress"] {
+        symlink(at("precious"), at(planted)).unwrap();
+        fails(&spool, &["export", "mongo", "-o", "link"], if planted == "link" { 2 } else { 1 }, "");
+    }
+    assert_eq!(fs::read(at("precious")).unwrap(), b"precious");
+    // An interrupted export whose file was left open to all.
+    let progress = serde_json::json!({ "sink": "mongo", "raw": false, "bytes": 0, "records": 0, "next": {} });
+    for name in ["left", "left.progress"] {
+        fs::write(at(name), if name == "left" { String::new() } else { progress.to_string() }).unwrap();
+        fs::set_permissions(at(name), fs::Permissions::from_mode(0o666)).unwrap();
+    }
+    ok(&spool, &["export", "mongo", "-o", "left"]);
+    assert_eq!(fs::metadata(at("left")).unwrap().permissions().mode() & 0o777, 0o600);
+    let document: Value = serde_json::from_slice(&fs::read(at("left")).unwrap()).unwrap();
+    assert_eq!(document["_id"], "AE_1");
+}
