@@ -170,7 +170,7 @@ async fn a_start_is_never_taken_for_a_second_one_because_a_command_looks() {
 async fn with_failing(call: &str, errno: &str) -> (bool, String) {
     let inject = format!("inject={call}:error={errno}");
     let mut spool = Setup::new().files("files").prepare();
-    spool.set_wrapper(&["strace", "-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject]);
+    spool.set_wrapper(&["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}"), "-e", &inject]);
     spool.launch();
     let deadline = Instant::now() + SOON;
     loop {
@@ -202,7 +202,18 @@ async fn a_sync_that_fails_at_the_start_is_told_in_a_sentence() {
         send(&spool, vec![event("AE_1", "room")]).await;
         spool.terminate();
         let inject = format!("inject=fsync,fdatasync:error=EIO:when={first}+");
-        spool.set_wrapper(&["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync", "-e", &inject]);
+        spool.set_wrapper(&[
+            "strace",
+            "-D",
+            "-f",
+            "-qq",
+            "-o",
+            "/dev/null",
+            "-e",
+            "trace=fsync,fdatasync",
+            "-e",
+            &inject,
+        ]);
         spool.launch();
         tokio::time::sleep(Duration::from_secs(3)).await;
         let log = spool.said();

@@ -55,9 +55,10 @@ impl Queues for SledQueues {
 
 /// A queue in a sled database.
 pub(crate) struct SledQueue {
-    db: Db,
+    /// `None` while it is being dropped.
+    db: Option<Db>,
     /// Of the streams, of the segments, of the state: in this order.
-    trees: [Tree; STREAMS + 2],
+    trees: Vec<Tree>,
     directory: PathBuf,
 }
 
@@ -96,7 +97,7 @@ impl SledQueue {
             .flush_every_ms(None)
             .open()?;
         match Self::trees(&db) {
-            Ok(trees) => Ok(Self { trees, db, directory: directory.to_owned() }),
+            Ok(trees) => Ok(Self { trees: trees.into(), db: Some(db), directory: directory.to_owned() }),
             Err(error) => {
                 let_go(&db, directory);
                 Err(error)
@@ -189,7 +190,8 @@ impl QueueStore for SledQueue {
 
     fn flush(&self) -> Result<(), QueueFailed> {
         let (answer, answered) = mpsc::channel();
-        let (db, directory) = (self.db.clone(), self.directory.clone());
+        let Some(db) = self.db.clone() else { return Ok(()) };
+        let directory = self.directory.clone();
         thread::Builder::new()
             .name("spool-queue".to_owned())
             .spawn(move || {
@@ -215,7 +217,13 @@ impl QueueStore for SledQueue {
 
 impl Drop for SledQueue {
     fn drop(&mut self) {
-        let_go(&self.db, &self.directory);
+        let Some(db) = self.db.take() else { return };
+        let_go(&db, &self.directory);
+        let trees = mem::take(&mut self.trees);
+        // Caught: two queues that are dropped one after the other and both panic would end the process.
+        if let Err(panic) = caught(move || drop((trees, db))) {
+            tracing::warn!(directory = %self.directory.display(), panic, "the queue's files could not be synced as they were closed");
+        }
     }
 }
 
