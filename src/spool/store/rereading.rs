@@ -37,6 +37,7 @@ pub(super) fn twin(store: &Store) -> MemoryQueue {
     let mut change = Change { next: Some(next), ..Change::default() };
     let mut walked_segments = Vec::new();
     let (mut expected, mut lost, mut since) = (floor, PerStream::<(u64, u64)>::default(), None);
+    let fronts = if store.unread_segments().is_empty() { Vec::new() } else { store.fronts() };
     for (&segment, known) in &segments {
         let whole = Extent { segment, from: 0, end: known.end, synced: u64::MAX, is_last: false };
         // What could not be read before was not done before either: the streams' floor is beyond it.
@@ -45,7 +46,7 @@ pub(super) fn twin(store: &Store) -> MemoryQueue {
         let extent = Extent { from: 0, end: known.end, ..extent };
         let mut start = Start { extent, progress: known.progress.unwalked(), floor, expected, next: None };
         if known.unread.is_some() {
-            start = store.told_by_fronts(start);
+            start = told_by(&fronts, start);
         }
         let mut entries = Entries::new(store.options.max_entry_span);
         let mut now = Segment { unread: None, ..*known };
@@ -97,6 +98,26 @@ pub(super) fn twin(store: &Store) -> MemoryQueue {
     twin
 }
 
+/// A walk over a segment that could not be read, with what fronts tell that could not be read then either: where it begins and ends,
+/// and what is done at least. Behind its end may lie a group that was refused, and its sequence numbers given out again.
+fn told_by(fronts: &[Front], mut start: Start) -> Start {
+    let rise = |at_least: &mut PerStream<u64>, by: &PerStream<u64>| {
+        at_least.iter_mut().zip(by).for_each(|(at_least, by)| *at_least = (*at_least).max(*by));
+    };
+    for front in fronts {
+        rise(&mut start.floor, &front.ack_floor);
+        if front.segment == start.extent.segment {
+            rise(&mut start.expected, &front.first);
+        }
+        if let Some(ending) = front.previous.filter(|ending| ending.segment == start.extent.segment) {
+            start.extent.end = start.extent.end.min(ending.len);
+            start.extent.is_last = false;
+            start.next = Some(ending.next);
+        }
+    }
+    start
+}
+
 impl Segment {
     /// It was walked up to `end`, or to where it turned out to end; how many records it holds is known then.
     fn take_walked(&mut self, walked: &Walked, progress: Progress, end: u64) {
@@ -138,7 +159,12 @@ impl State {
 impl Store {
     /// Enters the segments that could not be read when they were to be walked; true where one was.
     pub(crate) fn read_again(&self) -> bool {
-        self.unread_segments().into_iter().filter(|segment| self.read_segment_again(*segment)).count() > 0
+        let unread = self.unread_segments();
+        if unread.is_empty() {
+            return false;
+        }
+        let fronts = self.fronts();
+        unread.into_iter().filter(|segment| self.read_segment_again(*segment, &fronts)).count() > 0
     }
 
     /// The segments that could not be read when they were to be walked, and have not been since.
@@ -147,12 +173,12 @@ impl Store {
         state.segments.iter().filter(|(_, known)| known.unread.is_some()).map(|(&segment, _)| segment).collect()
     }
 
-    fn read_segment_again(&self, segment: u64) -> bool {
+    fn read_segment_again(&self, segment: u64, fronts: &[Front]) -> bool {
         let Some(known) = self.state.lock().segments.get(&segment).copied() else { return false };
         let Some(unread) = known.unread else { return false };
         let Unread { extent, floor, expected, since, .. } = unread;
         let progress = known.progress.unwalked();
-        let start = self.told_by_fronts(Start { extent, progress, floor, expected, next: None });
+        let start = told_by(fronts, Start { extent, progress, floor, expected, next: None });
         let mut entries = Entries::new(self.options.max_entry_span);
         // Nobody waits for the queue meanwhile: a medium that fails takes long to say so. It has been said that it cannot be read.
         let Ok(walked) = walk(self.disk.as_ref(), &self.journal(), start, &mut entries) else { return false };
@@ -178,25 +204,10 @@ impl Store {
         damage.iter().for_each(|damage| self.quarantine.keep(&path, segment, file.as_ref(), damage));
     }
 
-    /// A walk over a segment that could not be read, with what fronts tell that could not be read then either: where it begins
-    /// and ends, and what is done at least. Behind its end may lie a group that was refused, and its sequence numbers given out again.
-    fn told_by_fronts(&self, mut start: Start) -> Start {
+    /// The fronts that can be read.
+    fn fronts(&self) -> Vec<Front> {
         let segments: Vec<u64> = self.state.lock().segments.keys().copied().collect();
-        let rise = |at_least: &mut PerStream<u64>, by: &PerStream<u64>| {
-            at_least.iter_mut().zip(by).for_each(|(at_least, by)| *at_least = (*at_least).max(*by));
-        };
-        for front in segments.into_iter().filter_map(|segment| self.front(segment)) {
-            rise(&mut start.floor, &front.ack_floor);
-            if front.segment == start.extent.segment {
-                rise(&mut start.expected, &front.first);
-            }
-            if let Some(ending) = front.previous.filter(|ending| ending.segment == start.extent.segment) {
-                start.extent.end = start.extent.end.min(ending.len);
-                start.extent.is_last = false;
-                start.next = Some(ending.next);
-            }
-        }
-        start
+        segments.into_iter().filter_map(|segment| self.front(segment)).collect()
     }
 
     fn front(&self, segment: u64) -> Option<Front> {
