@@ -299,8 +299,13 @@ impl Medium {
                 *file = file.after_power_cut(pages);
             }
         }
-        let used: BTreeSet<u64> =
-            after.names.values().chain(after.hidden.values()).chain(after.durable_names.values()).copied().collect();
+        // A name that was removed may come back with a later power cut, and its file with it.
+        let unsynced = after.unsynced_names.iter().filter_map(|change| match change {
+            NameChange::Set(_, inode) => Some(inode),
+            NameChange::Remove(_) | NameChange::Rename(..) => None,
+        });
+        let names = after.names.values().chain(after.hidden.values()).chain(after.durable_names.values());
+        let used: BTreeSet<u64> = names.chain(unsynced).copied().collect();
         after.files.retain(|inode, _| used.contains(inode));
         after
     }
