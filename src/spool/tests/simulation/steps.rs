@@ -48,7 +48,6 @@ impl World {
             Step::Letters(action) => self.letters(action),
             Step::Purge(stream) => self.purge(stream),
             Step::Restart(limits) => {
-                self.may_drop_if(|world| world.limits.max_age_seconds.is_some());
                 self.close();
                 self.limits = limits;
                 self.open();
@@ -71,7 +70,7 @@ impl World {
         }
     }
 
-    fn may_drop_if(&mut self, may: impl FnOnce(&Self) -> bool) {
+    pub(super) fn may_drop_if(&mut self, may: impl FnOnce(&Self) -> bool) {
         if may(self) {
             self.machine.state().ledger.may_drop = [true; 3];
         }
@@ -250,8 +249,11 @@ impl World {
         self.machine.state().ledger.may_drop[stream as usize] = true;
         let quiet = self.is_quiet() && self.machine.state().medium.free() > 1 << 20;
         let Some(process) = &self.process else { return };
+        // What cannot be read is not purged, and the caller told so.
+        let can_be_read = process.shared.store.unread_segments().is_empty();
         if let Err(error) = purge::purge(&process.shared, &[stream])
             && quiet
+            && can_be_read
         {
             self.machine.state().ledger.fail(format!("a purge: {error}"));
         }

@@ -242,6 +242,7 @@ impl World {
 
     /// Closes the spool as a stop does.
     pub(super) fn close(&mut self) {
+        self.may_drop_if(|world| world.limits.max_age_seconds.is_some());
         self.append_waiting();
         self.hear();
         if let Some(process) = &mut self.process {
@@ -384,8 +385,8 @@ impl World {
             world.check();
         })?;
         self.guarded(|world| {
-            world.limits = WIDE;
             world.close();
+            world.limits = WIDE;
             world.open();
             world.wait_for_unread();
         })?;
