@@ -9,7 +9,7 @@ mod work;
 use prost_reflect::{DescriptorPool, MessageDescriptor};
 
 use super::{DocumentContext, DocumentError, DocumentOptions, Encoder, Redact};
-use crate::record::Stream;
+use crate::record::{Stream, write_varint};
 
 /// A message of a .proto file.
 fn compiled(source: &str, message: &str) -> MessageDescriptor {
@@ -24,6 +24,23 @@ fn compiled(source: &str, message: &str) -> MessageDescriptor {
     compiler.open_file("types.proto").unwrap();
     let pool = DescriptorPool::from_file_descriptor_set(compiler.file_descriptor_set()).unwrap();
     pool.get_message_by_name(message).unwrap()
+}
+
+/// Field `number` with `bytes`, length-delimited.
+fn delimited(number: u64, bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_varint(&mut out, number << 3 | 2);
+    write_varint(&mut out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+    out
+}
+
+/// Field `number` with an integer.
+fn varint(number: u64, value: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    write_varint(&mut out, number << 3);
+    write_varint(&mut out, value);
+    out
 }
 
 /// `types.Everything`.

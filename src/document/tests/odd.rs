@@ -2,30 +2,14 @@
 
 use bson::{Bson, doc};
 
-use super::{document, encoder};
+use super::{delimited, document, encoder, varint};
 use crate::{
     document::{
         DocumentContext, DocumentErrorReason, DocumentOptions, Encoder, Enums, Labels, MAX_DEPTH, MONGODB_MAX_DOCUMENT,
         WireType, expire_at,
     },
-    record::{Stream, write_varint},
+    record::Stream,
 };
-
-/// Field `number` with `bytes`, length-delimited.
-fn delimited(number: u64, bytes: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    write_varint(&mut out, number << 3 | 2);
-    write_varint(&mut out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-    out
-}
-
-fn varint(number: u64, value: u64) -> Vec<u8> {
-    let mut out = Vec::new();
-    write_varint(&mut out, number << 3);
-    write_varint(&mut out, value);
-    out
-}
 
 fn entry(number: u64, key: &[u8], value: &[u8]) -> Vec<u8> {
     delimited(number, &[delimited(1, key), delimited(2, value)].concat())

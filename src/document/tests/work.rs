@@ -7,8 +7,9 @@ use proptest::prelude::*;
 use prost_reflect::{DynamicMessage, MessageDescriptor};
 
 use super::{
-    encoder_of, everything,
+    delimited, encoder_of, everything,
     model::{message, model, sorted},
+    varint,
 };
 use crate::{
     demo::delimited as records,
@@ -17,7 +18,7 @@ use crate::{
         encode::{Encoding, WORK_PER_BYTE},
         writer::Writer,
     },
-    record::{Stream, write_varint},
+    record::Stream,
     testing::cases,
 };
 
@@ -25,21 +26,6 @@ const EVENTS: &[u8] = include_bytes!("../../../tests/data/livekit-1.11/events.pb
 const STATS: &[u8] = include_bytes!("../../../tests/data/livekit-1.11/stats.pb");
 /// By how much any record may take more work than real ones.
 const MAX_RATIO: f64 = 3.0;
-
-fn delimited(number: u64, bytes: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    write_varint(&mut out, number << 3 | 2);
-    write_varint(&mut out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-    out
-}
-
-fn varint(number: u64, value: u64) -> Vec<u8> {
-    let mut out = Vec::new();
-    write_varint(&mut out, number << 3);
-    write_varint(&mut out, value);
-    out
-}
 
 /// Bytes read per byte of the record.
 fn work(encoder: &Encoder, stream: Stream, record: &[u8]) -> f64 {
