@@ -3,10 +3,10 @@
 //!
 //! What was done out of order is not known then, and comes again. What was lost is counted once.
 
-use std::io;
+use std::{io, ops::Range};
 
 use super::{
-    Segment, State, Store, Unread,
+    Segment, State, Store, StreamState, Unread,
     entering::Entries,
     pending::Pending,
     reader::UNREADABLE_TIME,
@@ -129,6 +129,15 @@ impl Segment {
     }
 }
 
+impl StreamState {
+    /// Lets those of them be leased that the cursor has passed.
+    fn release_passed(&mut self, seqs: Range<u64>) {
+        if seqs.start < self.cursor {
+            self.released.insert(seqs.start..seqs.end.min(self.cursor));
+        }
+    }
+}
+
 impl State {
     /// Goes on with the entries of a queue that was made again. What was done out of order is among them, and counts no more;
     /// what was leased once and is not now is released.
@@ -142,11 +151,7 @@ impl State {
         }
         for (stream, key, entry) in entries {
             let Some(entry) = entry else { continue };
-            let stream = &mut self.streams[*stream as usize];
-            let seqs = entry.seqs(*key);
-            if seqs.start < stream.cursor {
-                stream.released.insert(seqs.start..seqs.end.min(stream.cursor));
-            }
+            self.streams[*stream as usize].release_passed(entry.seqs(*key));
         }
         for stream in &mut self.streams {
             for leased in stream.leased.iter().collect::<Vec<_>>() {
@@ -206,16 +211,14 @@ impl Store {
 
     /// The fronts that can be read.
     fn fronts(&self) -> Vec<Front> {
+        let Ok(mut unpacker) = Unpacker::new(None) else { return Vec::new() };
+        let journal = self.journal();
         let segments: Vec<u64> = self.state.lock().segments.keys().copied().collect();
-        segments.into_iter().filter_map(|segment| self.front(segment)).collect()
-    }
-
-    fn front(&self, segment: u64) -> Option<Front> {
-        let mut unpacker = Unpacker::new(None).ok()?;
-        match scan::front(self.disk.as_ref(), &self.journal(), segment, &mut unpacker) {
+        let front = |segment| match scan::front(self.disk.as_ref(), &journal, segment, &mut unpacker) {
             Ok(FrontFound::Whole(front, _)) => Some(*front),
             _ => None,
-        }
+        };
+        segments.into_iter().filter_map(front).collect()
     }
 
     /// Enters what was read of a segment, unless that was done meanwhile with a queue that was made again.
@@ -252,13 +255,10 @@ impl Store {
         }
         for (stream, key, entry) in &change.entries {
             let Some(entry) = entry else { continue };
-            let seqs = entry.seqs(*key);
             let stream = &mut state.streams[*stream as usize];
             stream.records += entry.records;
             stream.size.add(entry.size);
-            if seqs.start < stream.cursor {
-                stream.released.insert(seqs.start..seqs.end.min(stream.cursor));
-            }
+            stream.release_passed(entry.seqs(*key));
         }
         for (i, stream) in Stream::ALL.into_iter().enumerate() {
             state.streams[i].totals.recount_damaged(walked.counted[i], read.lost[i]);
