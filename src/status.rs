@@ -130,6 +130,8 @@ pub enum State {
     Away,
     /// The sink refuses the credentials or their rights.
     Unauthorized,
+    /// Nothing passes: the sink rejects all that it is given.
+    Rejecting,
     /// Paused by the user.
     Paused,
     /// Dead letters reached their quota.
@@ -146,12 +148,13 @@ pub enum State {
 
 impl State {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Connecting,
         Self::Delivering,
         Self::Idle,
         Self::Away,
         Self::Unauthorized,
+        Self::Rejecting,
         Self::Paused,
         Self::DeadLettersFull,
         Self::SpoolFailed,
@@ -169,6 +172,7 @@ impl State {
             Self::Idle => "idle",
             Self::Away => "away",
             Self::Unauthorized => "unauthorized",
+            Self::Rejecting => "rejecting",
             Self::Paused => "paused",
             Self::DeadLettersFull => "dead-letters-full",
             Self::SpoolFailed => "spool-failed",
@@ -183,7 +187,12 @@ impl State {
     pub const fn is_trouble(self) -> bool {
         matches!(
             self,
-            Self::Away | Self::Unauthorized | Self::DeadLettersFull | Self::SpoolFailed | Self::NotConfigured
+            Self::Away
+                | Self::Unauthorized
+                | Self::Rejecting
+                | Self::DeadLettersFull
+                | Self::SpoolFailed
+                | Self::NotConfigured
         )
     }
 }
@@ -368,6 +377,9 @@ impl SinkStatus {
                  nothing is thrown away"
                     .to_owned(),
             ),
+            State::Rejecting => advice.push(format!(
+                "nothing passes: mend what the last error names, then `livekit-spool dead retry {name} --all`"
+            )),
             State::Paused => advice.push(format!("`livekit-spool resume {name}` delivers again")),
             State::DeadLettersFull => advice.push(format!(
                 "make room among the dead letters: mend the cause and `livekit-spool dead retry {name} --all`, or \

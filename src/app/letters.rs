@@ -50,7 +50,8 @@ pub(super) async fn retry(spool: &Arc<Spool>, sink: &dyn Sink, filter: DeadFilte
         for (letter, outcome) in letters.into_iter().zip(outcomes) {
             match outcome {
                 Outcome::Delivered => delivered.push((stream, letter.id)),
-                Outcome::Rejected(reason) => {
+                // The user had them tried: what fails by name stays a letter, with the newer reason.
+                Outcome::Rejected(reason) | Outcome::Failed(reason) => {
                     tried.lock().insert(letter.key());
                     // The spool adds the attempts that it knows of.
                     rejected.push(DeadLetter { reason, attempts: 1, last_attempt_at: now_millis(), ..letter });

@@ -248,6 +248,7 @@ impl From<FlushState> for State {
             FlushState::Idle => Self::Idle,
             FlushState::Unavailable => Self::Away,
             FlushState::Unauthorized => Self::Unauthorized,
+            FlushState::Rejecting => Self::Rejecting,
             FlushState::Paused => Self::Paused,
             FlushState::DeadLettersFull => Self::DeadLettersFull,
             FlushState::SpoolFailed => Self::SpoolFailed,

@@ -13,7 +13,10 @@ use crate::{
     config::{SinkConfig, Target},
     document,
     record::Stream,
-    sink::{mongodb::MongoOptions, redis::RedisOptions},
+    sink::{
+        mongodb::{MongoOptions, unusual_collections},
+        redis::RedisOptions,
+    },
 };
 
 /// What MongoDB answers about a collection that is not there (yet).
@@ -104,7 +107,17 @@ async fn of_mongodb(sink: &SinkConfig, options: &MongoOptions) -> Result<Vec<Row
     let client = Client::with_uri_str(&options.uri).await.map_err(|_| "the uri cannot be used".to_owned())?;
     let database = client.database(&options.database);
     let mut rows = Vec::new();
+    let failed = |error| format!("{}: {error}", sink.target.address());
+    let unusual = unusual_collections(&database, &options.streams).await.map_err(failed)?;
     for &stream in &options.streams {
+        if let Some(unusual) = unusual.iter().find(|unusual| unusual.stream == stream) {
+            let (sink, collection) = (sink.name.to_string(), stream.to_string());
+            let (index, detail) = ("(collection)".to_owned(), Some(unusual.message.clone()));
+            rows.push(Row { sink, collection, index, state: State::Differs, detail });
+            if !unusual.is_suitable {
+                continue;
+            }
+        }
         let listed = database.run_command(doc! { "listIndexes": stream.as_str() }).await;
         let present: Vec<Document> = match listed {
             Ok(answer) => answer
@@ -139,7 +152,9 @@ fn compare(sink: &SinkConfig, stream: Stream, expires: bool, present: &[Document
         .iter()
         .map(|index| {
             let Some(found) = present.iter().find(|found| key_of(found) == index.field) else {
-                return row(&index.name(), State::Missing, Some("made when the sink is next reached".to_owned()));
+                let detail = "livekit-spool makes it within two minutes while it runs and reaches the sink; where it \
+                              cannot, its log says why";
+                return row(&index.name(), State::Missing, Some(detail.to_owned()));
             };
             let seconds = found
                 .get_i32("expireAfterSeconds")
@@ -151,7 +166,7 @@ fn compare(sink: &SinkConfig, stream: Stream, expires: bool, present: &[Document
             } else {
                 let shown = |seconds: Option<i32>| seconds.map_or("none".to_owned(), |seconds| seconds.to_string());
                 let detail = format!(
-                    "expireAfterSeconds is {}, should be {}: drop it, it is made anew",
+                    "expireAfterSeconds is {}, should be {}: drop it, it is made again within two minutes",
                     shown(seconds),
                     shown(index.expire_after_seconds)
                 );

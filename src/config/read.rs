@@ -166,6 +166,7 @@ pub(super) fn flush(mut section: Section<'_>, defaults: &FlushOptions) -> FlushO
         max_rate: section.get_or("max_rate", defaults.max_rate, &number(0, 1_000_000_000)),
         backoff: backoff_options,
         timeout: section.get_or("timeout", defaults.timeout, &duration(100 * MS, HOUR)),
+        reject_after: defaults.reject_after,
         shutdown_timeout: defaults.shutdown_timeout,
     };
     section.finish();

@@ -10,7 +10,7 @@ use std::{
 
 use tokio_util::sync::CancellationToken;
 
-use super::{environment::Environment, status::Meters};
+use super::{FlushOptions, environment::Environment, status::Meters};
 use crate::{sink::Sink, spool::Queue};
 
 /// What a task needs of its worker; cheap to clone.
@@ -24,8 +24,10 @@ pub(super) struct Context {
     /// Cancels what is in flight at the end of the last flush.
     pub(super) cancel: CancellationToken,
     pub(super) meters: Arc<Meters>,
-    /// Records that the sink took or rejected by name, all tasks together.
-    accepted: Arc<AtomicU64>,
+    /// How long records are tried again that fail while others pass.
+    pub(super) reject_after: Duration,
+    /// Records that the sink took, all tasks together.
+    delivered: Arc<AtomicU64>,
 }
 
 impl Context {
@@ -33,19 +35,20 @@ impl Context {
         environment: Environment,
         queue: Arc<dyn Queue>,
         sink: Arc<dyn Sink>,
-        timeout: Duration,
+        options: &FlushOptions,
         meters: Arc<Meters>,
     ) -> Self {
-        let (cancel, accepted) = (CancellationToken::new(), Arc::default());
-        Self { environment, queue, sink, timeout, cancel, meters, accepted }
+        let (cancel, delivered) = (CancellationToken::new(), Arc::default());
+        let (timeout, reject_after) = (options.timeout, options.reject_after);
+        Self { environment, queue, sink, timeout, cancel, meters, reject_after, delivered }
     }
 
-    /// Records that the sink accepted so far, all tasks together.
-    pub(super) fn accepted(&self) -> u64 {
-        self.accepted.load(Ordering::Relaxed)
+    /// Records that the sink took so far, all tasks together: what passes. What it rejects says nothing of the others.
+    pub(super) fn delivered(&self) -> u64 {
+        self.delivered.load(Ordering::Relaxed)
     }
 
-    pub(super) fn add_accepted(&self, records: u64) {
-        self.accepted.fetch_add(records, Ordering::Relaxed);
+    pub(super) fn add_delivered(&self, records: u64) {
+        self.delivered.fetch_add(records, Ordering::Relaxed);
     }
 }

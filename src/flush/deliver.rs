@@ -1,18 +1,18 @@
 //! One batch through the sink: sent whole; bisected where the sink fails without saying on which record.
 //!
-//! A record is rejected here only on this evidence: it failed, then some other record was accepted, then it failed twice
-//! alone; and never because the sink was unavailable. Where nothing is accepted at all the fault is the sink's, and every
-//! record stays.
+//! A record that fails alone while others pass has failed by name, like one that the sink named: it is tried again, and
+//! rejected on the evidence that [`suspicion`](super::suspicion) asks for; never because the sink was unavailable. Where
+//! nothing passes at all the fault is the sink's, and every record stays.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{context::Context, in_flight::InFlightBatch};
+use super::{context::Context, in_flight::InFlightBatch, suspicion::Suspicion};
 use crate::sink::{Batch, BatchOutcome, Outcome, SinkError, SinkErrorKind};
 
-/// So many records that fail alone, and none accepted, end a bisection: the next one begins elsewhere.
-const MAX_ALONE_WITHOUT_ACCEPTANCE: usize = 8;
+/// So many records that fail alone, and none delivered, end a bisection: the next one begins elsewhere.
+const MAX_ALONE_WHILE_NONE_PASSES: usize = 8;
 
 /// What became of a batch.
 #[derive(Debug)]
@@ -21,33 +21,36 @@ pub(super) struct DeliveryResult {
     pub(super) outcomes: Vec<Outcome>,
     /// Why some are to be retried.
     pub(super) error: Option<SinkError>,
+    /// What speaks against those that failed by name.
+    pub(super) suspicion: Option<Suspicion>,
     /// How long the sink took to answer the whole batch.
     pub(super) latency: Duration,
     /// How many batches it took.
     pub(super) batches: u64,
-    /// How many records were accepted before the last failure: a later retry is judged by what was accepted since.
-    pub(super) accepted_total: u64,
+    /// How many records the sink has taken until now: a later retry is judged by what it took since.
+    pub(super) delivered_total: u64,
 }
 
 /// Sends a batch until each record has an outcome.
 pub(super) async fn deliver(context: &Context, batch: &InFlightBatch) -> DeliveryResult {
     let all: Vec<usize> = (0..batch.records.len()).collect();
     let outcomes = vec![Outcome::Retry; all.len()];
-    let mut attempt = Attempt { context, batch, outcomes, batches: 0, alone: Vec::new() };
+    let delivered_then = batch.delivered_then.unwrap_or_else(|| context.delivered());
+    let mut attempt = Attempt { context, batch, outcomes, delivered_then, batches: 0, alone: Vec::new() };
     let begun = Instant::now();
-    let (accepted, mut error) = attempt.send(&all).await;
+    let (_, mut error) = attempt.send(&all).await;
     let latency = begun.elapsed();
     if error.as_ref().is_some_and(|error| error.kind == SinkErrorKind::Unnamed) {
-        // Those of the same batch that were accepted count as others that are.
-        let accepted_before = context.accepted() - accepted;
-        error = attempt.bisect(all, error, accepted_before).await;
+        error = attempt.bisect(all, error).await;
     }
+    let suspicion = attempt.judge();
     DeliveryResult {
         outcomes: attempt.outcomes,
         error,
+        suspicion,
         batches: attempt.batches,
         latency,
-        accepted_total: context.accepted(),
+        delivered_total: context.delivered(),
     }
 }
 
@@ -55,64 +58,76 @@ struct Attempt<'a> {
     context: &'a Context,
     batch: &'a InFlightBatch,
     outcomes: Vec<Outcome>,
+    /// Records that the sink had taken when these failed before, or were first sent.
+    delivered_then: u64,
     batches: u64,
-    /// Records that failed alone.
-    alone: Vec<usize>,
+    /// Records that failed alone, and why.
+    alone: Vec<(usize, String)>,
 }
 
 impl Attempt<'_> {
-    /// Sends some of the records and records their outcomes: how many were accepted, and the error where some are left.
+    /// Sends some of the records and records their outcomes: how many were delivered, and the error where some are left.
     async fn send(&mut self, indices: &[usize]) -> (u64, Option<SinkError>) {
         self.batches += 1;
         let answer = send(self.context, self.batch.part(indices)).await;
-        let mut accepted = 0;
+        let (mut delivered, mut is_left) = (0, false);
         for (&i, outcome) in indices.iter().zip(answer.records) {
-            accepted += u64::from(outcome != Outcome::Retry);
+            delivered += u64::from(outcome == Outcome::Delivered);
+            is_left |= outcome == Outcome::Retry;
             self.outcomes[i] = outcome;
         }
-        self.context.add_accepted(accepted);
-        (accepted, (accepted < indices.len() as u64).then(|| answer.error.unwrap_or_else(unexplained)))
+        self.context.add_delivered(delivered);
+        (delivered, is_left.then(|| answer.error.unwrap_or_else(unexplained)))
     }
 
-    /// Halves what failed until each record was accepted or failed alone, then tries the latter once more.
-    async fn bisect(&mut self, all: Vec<usize>, first: Option<SinkError>, accepted_before: u64) -> Option<SinkError> {
+    /// True where the sink takes other records.
+    fn others_pass(&self) -> bool {
+        self.context.delivered() > self.delivered_then
+    }
+
+    /// Halves what failed until each record was answered for or failed alone.
+    async fn bisect(&mut self, all: Vec<usize>, first: Option<SinkError>) -> Option<SinkError> {
         let (mut unnamed, mut unavailable, mut unavailable_in_a_row) = (first, None, 0);
         let mut todo = Vec::new();
-        self.push_failed(&mut todo, &all);
+        self.push_failed(&mut todo, &all, &unnamed);
         while let Some(group) = todo.pop() {
-            let (accepted, failure) = self.send(&group).await;
-            if accepted > 0 {
+            let (delivered, failure) = self.send(&group).await;
+            if delivered > 0 {
                 unavailable_in_a_row = 0;
             }
             match failure {
                 None => {}
                 Some(failure) if failure.kind == SinkErrorKind::Unnamed => {
-                    self.push_failed(&mut todo, &group);
                     unnamed = Some(failure);
+                    self.push_failed(&mut todo, &group, &unnamed);
                 }
                 Some(failure) => {
-                    // A record may be unavailable by itself (a lock, a conflict); twice with none accepted it is the sink.
+                    // A record may be unavailable by itself (a lock, a conflict); twice with none delivered it is the sink.
                     unavailable_in_a_row += 1;
                     unavailable = Some(failure);
                 }
             }
-            let none_accepted = self.context.accepted() == accepted_before;
-            if unavailable_in_a_row >= 2 || (none_accepted && self.alone.len() >= MAX_ALONE_WITHOUT_ACCEPTANCE) {
+            let enough = !self.others_pass() && self.alone.len() >= MAX_ALONE_WHILE_NONE_PASSES;
+            if unavailable_in_a_row >= 2 || enough {
                 return unavailable.or(unnamed);
             }
         }
-        if self.context.accepted() > self.batch.suspect.unwrap_or(accepted_before) {
-            unavailable = self.retry_lone_records().await.or(unavailable);
+        if self.others_pass() {
+            for (i, reason) in std::mem::take(&mut self.alone) {
+                self.outcomes[i] = Outcome::Failed(reason);
+            }
         }
         unavailable.or(unnamed).filter(|_| self.outcomes.contains(&Outcome::Retry))
     }
 
     /// Queues what is left of a failed group in two halves, in random order; a single record counts as alone.
-    fn push_failed(&mut self, todo: &mut Vec<Vec<usize>>, group: &[usize]) {
+    fn push_failed(&mut self, todo: &mut Vec<Vec<usize>>, group: &[usize], error: &Option<SinkError>) {
         let left: Vec<usize> = group.iter().copied().filter(|&i| self.outcomes[i] == Outcome::Retry).collect();
         match left[..] {
             [] => {}
-            [one] if group.len() == 1 => self.alone.push(one),
+            [one] if group.len() == 1 => {
+                self.alone.push((one, error.as_ref().map(|error| error.message.clone()).unwrap_or_default()));
+            }
             [_] => todo.push(left),
             _ => {
                 let (head, tail) = left.split_at(left.len() / 2);
@@ -122,18 +137,22 @@ impl Attempt<'_> {
         }
     }
 
-    /// Rejects those that fail alone again, now that others were accepted.
-    async fn retry_lone_records(&mut self) -> Option<SinkError> {
-        for i in std::mem::take(&mut self.alone) {
-            match self.send(&[i]).await.1 {
-                Some(error) if error.kind == SinkErrorKind::Unnamed => {
-                    self.outcomes[i] = Outcome::Rejected(error.message)
+    /// Rejects those that failed by name, where they did so before, for long, while others passed.
+    fn judge(&mut self) -> Option<Suspicion> {
+        let failed = |outcome: &Outcome| matches!(outcome, Outcome::Failed(_));
+        if !self.outcomes.iter().any(failed) {
+            return None;
+        }
+        let now = Instant::now();
+        let suspicion = Suspicion::after_failure(self.batch.suspicion, self.others_pass(), now);
+        if suspicion.is_certain(self.context.reject_after, now) {
+            for outcome in &mut self.outcomes {
+                if let Outcome::Failed(reason) = outcome {
+                    *outcome = Outcome::Rejected(std::mem::take(reason));
                 }
-                Some(error) => return Some(error),
-                None => {}
             }
         }
-        None
+        Some(suspicion)
     }
 }
 
@@ -170,6 +189,6 @@ async fn send_within(context: &Context, batch: Batch) -> BatchOutcome {
     }
 }
 
-fn unexplained() -> SinkError {
+pub(super) fn unexplained() -> SinkError {
     SinkError { kind: SinkErrorKind::Unavailable, message: "the sink left records without saying why".to_owned() }
 }

@@ -247,6 +247,14 @@ pub(super) struct Behaviour {
     pub(super) poison: BTreeSet<u64>,
     /// These are rejected by name.
     pub(super) bad: BTreeSet<u64>,
+    /// These are refused by name, for a reason that may pass.
+    pub(super) failing: BTreeSet<u64>,
+    /// What checking its set-up answers, in turn; then that all is well.
+    pub(super) checks: VecDeque<Result<Vec<String>, SinkErrorKind>>,
+    /// It doubts its set-up until it has checked it.
+    pub(super) doubts: bool,
+    /// How long a check takes.
+    pub(super) check_delay: Duration,
     /// These are left for later, as not available.
     pub(super) later: BTreeSet<u64>,
     /// How long an answer takes, per record.
@@ -270,6 +278,9 @@ pub(super) struct ScriptedSink {
     /// How far it was asked to look back, and after how many batches.
     pub(super) looked_back: Mutex<Vec<(UnixMillis, usize)>>,
     pub(super) in_flight: Mutex<(usize, usize)>,
+    /// How often it was made ready, and when its set-up was checked.
+    pub(super) initialized: Mutex<usize>,
+    pub(super) checked: Mutex<Vec<tokio::time::Instant>>,
 }
 
 impl ScriptedSink {
@@ -300,6 +311,7 @@ impl ScriptedSink {
         let mut error = None;
         let records = batch.records.iter().map(|record| match record.seq {
             bad if behaviour.bad.contains(&bad) => Outcome::Rejected("told to reject".to_owned()),
+            failing if behaviour.failing.contains(&failing) => Outcome::Failed("told to fail by name".to_owned()),
             later if behaviour.later.contains(&later) => {
                 error = failed(SinkErrorKind::Unavailable).error;
                 Outcome::Retry
@@ -327,7 +339,24 @@ impl Sink for ScriptedSink {
         self.behaviour.lock().recognizes
     }
 
+    fn doubts_setup(&self) -> bool {
+        self.behaviour.lock().doubts
+    }
+
+    async fn check_setup(&self) -> Result<Vec<String>, SinkError> {
+        let delay = {
+            let mut behaviour = self.behaviour.lock();
+            behaviour.doubts = false;
+            behaviour.check_delay
+        };
+        self.checked.lock().push(tokio::time::Instant::now());
+        tokio::time::sleep(delay).await;
+        let answer = self.behaviour.lock().checks.pop_front().unwrap_or(Ok(Vec::new()));
+        answer.map_err(|kind| SinkError { kind, message: format!("told to find it {}", kind.as_str()) })
+    }
+
     async fn initialize(&self) -> Result<Vec<String>, SinkError> {
+        *self.initialized.lock() += 1;
         match self.behaviour.lock().fails {
             Some(kind) => Err(SinkError { kind, message: "told to fail".to_owned() }),
             None => Ok(Vec::new()),

@@ -59,7 +59,7 @@ impl Worker {
     ) -> Handle {
         let shared = Arc::new(Shared::new(environment.clone(), name.as_str(), sink.kind(), sink.address()));
         let meters = Arc::new(Meters::default());
-        let context = Context::new(environment, queue, sink, options.timeout, Arc::clone(&meters));
+        let context = Context::new(environment, queue, sink, &options, Arc::clone(&meters));
         let (commands, received) = unbounded_channel();
         let task = tokio::spawn(run(context, options, Arc::clone(&shared), received, shutdown));
         Handle { shared, meters, commands, task }

@@ -4,6 +4,7 @@ use std::{ops::Range, sync::Arc};
 
 use tokio::time::Instant;
 
+use super::suspicion::Suspicion;
 use crate::{
     record::{Stream, UnixMillis},
     sink::Batch,
@@ -11,18 +12,21 @@ use crate::{
 };
 
 /// Leased records that are tried together.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct InFlightBatch {
     pub(super) stream: Stream,
     pub(super) records: Arc<[QueuedRecord]>,
     /// Attempts that failed so far.
     pub(super) attempts: u32,
     pub(super) first_attempt_at: UnixMillis,
-    /// Set once the sink failed on these records without naming any or being unavailable: how many records it had
-    /// accepted then. Where it accepted others since, it is these records that are at fault.
-    pub(super) suspect: Option<u64>,
-    /// Records that were accepted when it failed last.
-    pub(super) accepted_total: Option<u64>,
+    /// The sink failed on these records without being unavailable: they may be at fault, and others may overtake them.
+    pub(super) suspect: bool,
+    /// What speaks against them: each failed alone as often.
+    pub(super) suspicion: Option<Suspicion>,
+    /// Others were delivered while these were not.
+    pub(super) passed: bool,
+    /// Records that the sink had taken when this failed last, or when it was first sent.
+    pub(super) delivered_then: Option<u64>,
     /// Not to be tried before.
     pub(super) not_before: Option<Instant>,
 }
@@ -35,8 +39,10 @@ impl InFlightBatch {
             records: lease.records.into(),
             attempts: 0,
             first_attempt_at: now,
-            suspect: None,
-            accepted_total: None,
+            suspect: false,
+            suspicion: None,
+            passed: false,
+            delivered_then: None,
             not_before: None,
         }
     }
@@ -61,6 +67,11 @@ impl InFlightBatch {
         let rest = self.records[records..].into();
         self.records = self.records[..records].into();
         Some(Self { records: rest, ..*self })
+    }
+
+    /// The bytes of its records.
+    pub(super) fn bytes(&self) -> u64 {
+        self.records.iter().map(|record| record.bytes.len() as u64).sum()
     }
 
     pub(super) fn seqs(&self) -> Vec<Range<u64>> {

@@ -3,6 +3,7 @@
 //! ```text
 //! queue ─ lease ─► batch ─ send ─► sink ─┬─ Delivered ─► acknowledge
 //!           ▲                            ├─ Rejected ──► dead letter
+//!           │                            ├─ Failed ────► held, tried again; a dead letter where others pass for long
 //!           └───── release at the end ───┴─ Retry ─────► held, tried again without end
 //! ```
 
@@ -18,6 +19,7 @@ mod in_flight;
 mod options;
 mod rate_limiter;
 mod status;
+mod suspicion;
 mod tasks;
 #[cfg(test)]
 mod tests;

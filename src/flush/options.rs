@@ -21,6 +21,9 @@ pub struct FlushOptions {
     pub backoff: BackoffOptions,
     /// How long one batch may take before it counts as failed.
     pub timeout: Duration,
+    /// How long a record that its sink refuses by name, for a reason that may pass, is tried again, others being delivered
+    /// meanwhile, before it becomes a dead letter.
+    pub reject_after: Duration,
     /// How long the last flush at shutdown may take; what is left stays on disk.
     pub shutdown_timeout: Duration,
 }
@@ -35,6 +38,7 @@ impl Default for FlushOptions {
             max_rate: 0,
             backoff: BackoffOptions::default(),
             timeout: Duration::from_secs(30),
+            reject_after: Duration::from_secs(60),
             shutdown_timeout: Duration::from_secs(10),
         }
     }

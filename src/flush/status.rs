@@ -27,6 +27,8 @@ pub enum FlushState {
     Unavailable,
     /// The sink refuses the credentials, or their rights do not suffice: backing off, see the last error.
     Unauthorized,
+    /// Nothing passes: the sink rejects all that it is given, and it becomes dead letters; see the last error.
+    Rejecting,
     /// Paused by the user.
     Paused,
     /// Records that the sink rejected cannot become dead letters: delivery waits until some are retried or dropped.
@@ -49,6 +51,7 @@ impl FlushState {
             Self::Idle => "idle",
             Self::Unavailable => "away",
             Self::Unauthorized => "unauthorized",
+            Self::Rejecting => "rejecting",
             Self::Paused => "paused",
             Self::DeadLettersFull => "dead-letters-full",
             Self::SpoolFailed => "spool-failed",
@@ -57,10 +60,13 @@ impl FlushState {
         }
     }
 
-    /// True where records wait because something is wrong.
+    /// True where nothing passes because something is wrong.
     #[must_use]
     pub const fn is_blocked(self) -> bool {
-        matches!(self, Self::Unavailable | Self::Unauthorized | Self::DeadLettersFull | Self::SpoolFailed)
+        matches!(
+            self,
+            Self::Unavailable | Self::Unauthorized | Self::Rejecting | Self::DeadLettersFull | Self::SpoolFailed
+        )
     }
 }
 
@@ -68,9 +74,11 @@ impl From<SinkErrorKind> for FlushState {
     fn from(kind: SinkErrorKind) -> Self {
         match kind {
             SinkErrorKind::Unauthorized => Self::Unauthorized,
-            SinkErrorKind::Unavailable | SinkErrorKind::Timeout | SinkErrorKind::Full | SinkErrorKind::Unnamed => {
-                Self::Unavailable
-            }
+            SinkErrorKind::Unavailable
+            | SinkErrorKind::Timeout
+            | SinkErrorKind::Full
+            | SinkErrorKind::Unsuitable
+            | SinkErrorKind::Unnamed => Self::Unavailable,
         }
     }
 }
@@ -183,8 +191,12 @@ impl Shared {
         }
         let now = self.environment.now_millis();
         let after_seconds = (now - std::mem::replace(&mut status.since, now)) / 1000;
+        let are_rejected = state == FlushState::Rejecting;
         let (sink, address, state) = (&status.sink, &status.address, state.as_str());
         match error {
+            Some(error) if are_rejected => {
+                tracing::warn!(%sink, %address, state, error, "sink is {state}: records become dead letters");
+            }
             Some(error) => tracing::warn!(%sink, %address, state, error, "sink is {state}: records wait in the spool"),
             None => tracing::info!(%sink, %address, state, was = was.as_str(), after_seconds, "sink is {state}"),
         }

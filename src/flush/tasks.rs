@@ -4,13 +4,13 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
 use super::{
     context::Context,
-    deliver::{DeliveryResult, deliver},
+    deliver::{DeliveryResult, deliver, unexplained},
     in_flight::{InFlightBatch, ranges},
 };
 use crate::{
     record::{Stream, UnixMillis, time_of},
     sink::{Outcome, SinkError, SinkErrorKind},
-    spool::{QueueError, Rejection},
+    spool::{QueueError, QueuedRecord, Rejection},
 };
 
 /// What a task reports.
@@ -34,12 +34,14 @@ pub(super) struct Sent {
     pub(super) records: usize,
     pub(super) bytes: u64,
     pub(super) latency: Duration,
-    /// What is to be tried again.
-    pub(super) leftover: Option<InFlightBatch>,
-    /// Why.
-    pub(super) error: Option<SinkError>,
-    /// Records that were accepted, all tasks together, when this one ended.
-    pub(super) accepted_total: u64,
+    /// Why the last of the rejected ones was.
+    pub(super) rejected_for: Option<String>,
+    /// What is to be tried again, and why: what the sink left, and what it refused by name.
+    pub(super) leftovers: Vec<(InFlightBatch, SinkError)>,
+    /// Others were delivered since these were sent first, or failed last.
+    pub(super) others_passed: bool,
+    /// Records that were delivered, all tasks together, when this one ended.
+    pub(super) delivered_total: u64,
     /// What the queue would not record.
     pub(super) unsettled: Option<(Unsettled, QueueError)>,
 }
@@ -67,6 +69,16 @@ pub(super) async fn initialize(context: Context) -> TaskResult {
     })
 }
 
+/// Has the sink check what it set up.
+pub(super) async fn check_setup(context: Context) -> Result<Vec<String>, SinkError> {
+    let timeout = context.timeout * 4;
+    let checked = tokio::time::timeout(timeout, context.sink.check_setup()).await;
+    checked.unwrap_or_else(|_| {
+        let message = format!("{}: no answer within {timeout:?}", context.sink.address());
+        Err(SinkError { kind: SinkErrorKind::Timeout, message })
+    })
+}
+
 /// Has the sink take up what it delivered since then, as the queue may deliver that again.
 pub(super) async fn look_back(context: Context, since: Option<UnixMillis>) -> TaskResult {
     let stopping = || Err(SinkError { kind: SinkErrorKind::Unavailable, message: "stopping".to_owned() });
@@ -80,8 +92,9 @@ pub(super) async fn look_back(context: Context, since: Option<UnixMillis>) -> Ta
 }
 
 /// Sends a batch, removes from the queue what was delivered, makes dead letters of what was rejected.
-pub(super) async fn send(context: Context, mut batch: InFlightBatch) -> TaskResult {
-    let DeliveryResult { outcomes, error, batches, latency, accepted_total } = deliver(&context, &batch).await;
+pub(super) async fn send(context: Context, batch: InFlightBatch) -> TaskResult {
+    let DeliveryResult { outcomes, error, suspicion, batches, latency, delivered_total } =
+        deliver(&context, &batch).await;
 
     let mut sent = Sent {
         batches,
@@ -90,14 +103,16 @@ pub(super) async fn send(context: Context, mut batch: InFlightBatch) -> TaskResu
         rejected: 0,
         lag_millis: None,
         records: batch.records.len(),
-        bytes: batch.records.iter().map(|record| record.bytes.len() as u64).sum(),
+        bytes: batch.bytes(),
         latency,
-        leftover: None,
-        error,
-        accepted_total,
+        rejected_for: None,
+        leftovers: Vec::new(),
+        others_passed: batch.delivered_then.is_some_and(|then| then < delivered_total),
+        delivered_total,
         unsettled: None,
     };
-    let (mut delivered, mut rejections, mut left) = (Vec::with_capacity(outcomes.len()), Vec::new(), Vec::new());
+    let (mut delivered, mut rejections) = (Vec::with_capacity(outcomes.len()), Vec::new());
+    let (mut left, mut failed, mut failed_for) = (Vec::new(), Vec::new(), String::new());
     for (record, outcome) in batch.records.iter().zip(outcomes) {
         match outcome {
             Outcome::Delivered => {
@@ -111,19 +126,34 @@ pub(super) async fn send(context: Context, mut batch: InFlightBatch) -> TaskResu
                 first_attempt_at: batch.first_attempt_at,
             }),
             Outcome::Retry => left.push(record.clone()),
+            Outcome::Failed(reason) => {
+                failed.push(record.clone());
+                failed_for = reason;
+            }
         }
     }
     sent.delivered = delivered.len() as u64;
     sent.rejected = rejections.len() as u64;
+    sent.rejected_for = rejections.last().map(|rejection| rejection.reason.clone());
     if sent.delivered > 0 {
         sent.lag_millis = lag(&context, &batch);
     }
     let outcomes = Unsettled { stream: batch.stream, acknowledged: ranges(delivered), rejections };
     sent.unsettled = settle(&context, outcomes).await.err().map(|unsettled| *unsettled);
+    let attempts = batch.attempts + 1;
+    let part = |records: Vec<QueuedRecord>, suspicion| InFlightBatch {
+        records: records.into(),
+        attempts,
+        suspicion,
+        ..batch.clone()
+    };
+    if !failed.is_empty() {
+        let error = SinkError { kind: SinkErrorKind::Unnamed, message: failed_for };
+        sent.leftovers.push((part(failed, suspicion), error));
+    }
     if !left.is_empty() {
-        batch.attempts += 1;
-        batch.records = left.into();
-        sent.leftover = Some(batch);
+        let error = error.unwrap_or_else(unexplained);
+        sent.leftovers.push((part(left, None), error));
     }
     TaskResult::Sent(Box::new(sent))
 }
@@ -169,6 +199,7 @@ fn lag(context: &Context, batch: &InFlightBatch) -> Option<i64> {
 
 /// Counts retried records by reason.
 pub(super) fn count_retries(counts: &mut BTreeMap<String, u64>, sent: &Sent) {
-    let (Some(leftover), Some(error)) = (&sent.leftover, &sent.error) else { return };
-    *counts.entry(error.kind.as_str().to_owned()).or_default() += leftover.records.len() as u64;
+    for (leftover, error) in &sent.leftovers {
+        *counts.entry(error.kind.as_str().to_owned()).or_default() += leftover.records.len() as u64;
+    }
 }

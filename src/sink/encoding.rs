@@ -12,6 +12,8 @@ use std::sync::{
 
 use tokio::task::{JoinError, spawn_blocking};
 
+use super::{Batch, BatchOutcome, Outcome, SinkError, SinkErrorKind};
+
 /// Documents of one batch that are in memory at once, bytes, and the last one beyond. Ordinary batches are one part.
 pub(super) const PART_BYTES: usize = 8 << 20;
 
@@ -45,6 +47,13 @@ pub(super) async fn run_blocking<T: Send + 'static>(
     let waits = Waits(GivenUp::default());
     let given_up = waits.0.clone();
     spawn_blocking(move || work(&given_up)).await
+}
+
+/// The answer to a batch whose encoding panicked: a bug of ours, which only one of its records may touch.
+pub(super) fn panicked(batch: &Batch, address: &str, panic: &JoinError) -> BatchOutcome {
+    let message = format!("{address}: encoding failed: {panic}");
+    let error = Some(SinkError { kind: SinkErrorKind::Unnamed, message });
+    BatchOutcome { records: vec![Outcome::Retry; batch.records.len()], error }
 }
 
 /// Records that are small, and their documents fifty times as large.

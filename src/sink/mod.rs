@@ -31,6 +31,9 @@ pub enum Outcome {
     Delivered,
     /// It could not be taken now; it stays and is tried again, without end.
     Retry,
+    /// The sink refused this one by name, for this reason, which may pass: it is tried again, and becomes a dead letter only
+    /// where it goes on failing while others are delivered.
+    Failed(String),
     /// The sink will never take it, for this reason; it becomes a dead letter.
     Rejected(String),
 }
@@ -56,6 +59,9 @@ pub enum SinkErrorKind {
     Unauthorized,
     /// The sink answered that it is full (disk, memory): back off and retry.
     Full,
+    /// What is there cannot keep records as it should (a view, a collection that would double them): nothing is sent
+    /// until somebody has changed it.
+    Unsuitable,
     /// An error that is not about availability and names no record: the batch is bisected.
     Unnamed,
 }
@@ -69,6 +75,7 @@ impl SinkErrorKind {
             Self::Timeout => "timeout",
             Self::Unauthorized => "unauthorized",
             Self::Full => "full",
+            Self::Unsuitable => "unsuitable",
             Self::Unnamed => "unnamed",
         }
     }
@@ -98,6 +105,21 @@ pub trait Sink: Send + Sync + 'static {
     /// # Errors
     /// When the sink cannot be reached or used yet.
     async fn initialize(&self) -> Result<Vec<String>, SinkError>;
+
+    /// Checks what [`initialize`](Self::initialize) set up, and makes again what is gone: every few minutes, after an outage,
+    /// and where the sink [doubts it](Self::doubts_setup). Runs beside the deliveries, and holds none of them up. Of the
+    /// warnings those are logged that the call before did not give.
+    ///
+    /// # Errors
+    /// When it cannot look now; with [`SinkErrorKind::Unsuitable`] deliveries stop until `initialize` succeeds again.
+    async fn check_setup(&self) -> Result<Vec<String>, SinkError> {
+        Ok(Vec::new())
+    }
+
+    /// True where the server's answers or identity say that what was set up may be gone; asked often, cheap.
+    fn doubts_setup(&self) -> bool {
+        false
+    }
 
     /// Delivers a batch. Returns only when each record's outcome is known and, where Delivered, durable.
     ///

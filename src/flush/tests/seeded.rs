@@ -34,7 +34,7 @@ fn story(seed: u64) -> Story {
         bench.handle.flush_now();
         tokio::time::sleep(Duration::from_secs(100)).await;
         bench.sink.set(|behaviour| behaviour.later.clear());
-        bench.drained().await;
+        bench.drained_with_traffic().await;
         let took = began.elapsed();
         bench.shutdown.cancel();
         let status = format!("{:?}", bench.handle.status());

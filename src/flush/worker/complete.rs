@@ -1,4 +1,4 @@
-//! What the loop makes of a task's end: count, hold what is left, back off where nothing was accepted.
+//! What the loop makes of a task's end: count, hold what is left, back off where nothing passes.
 
 use std::{ops::Range, time::Duration};
 
@@ -7,7 +7,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Loop, MAX_HELD_EXTRA, Outage};
+use super::{Loop, Outage, Parked};
 use crate::{
     flush::{
         FlushState, backoff,
@@ -15,24 +15,26 @@ use crate::{
         tasks::{Sent, TaskResult, count_retries},
     },
     record::Stream,
-    sink::SinkErrorKind,
+    sink::{SinkError, SinkErrorKind},
     spool::QueueError,
 };
+
+/// Where nothing was delivered for so long, what the sink fails on by name is its own trouble.
+const RECENTLY: Duration = Duration::from_secs(3);
+/// The pause before others are tried, at most, where it is perhaps the records' fault that nothing passes.
+const MAX_SUSPECT_PAUSE: Duration = Duration::from_secs(5);
 
 impl Loop {
     pub(super) fn complete_task(&mut self, done: Result<(Id, TaskResult), JoinError>) {
         match done {
             Ok((_, TaskResult::Initialized(Ok(warnings)))) => {
-                for warning in warnings {
-                    tracing::warn!(sink = %self.shared.snapshot().sink, "{warning}");
-                }
-                self.initialized = true;
+                self.set_up(warnings);
                 self.outage = None;
             }
             Ok((_, TaskResult::Initialized(Err(error)))) => self.fail(error.kind.into(), error.message),
             Ok((_, TaskResult::LookedBack(since, Ok(())))) => {
                 self.looked_back = since;
-                self.outage = None;
+                self.end_outage();
             }
             Ok((_, TaskResult::LookedBack(_, Err(error)))) => self.fail(error.kind.into(), error.message),
             Ok((id, TaskResult::Sent(sent))) => {
@@ -67,18 +69,23 @@ impl Loop {
                 status.last_delivery_at = Some(self.context.environment.now_millis());
             }
         });
-        let accepted = sent.delivered + sent.rejected > 0;
-        if accepted {
+        if sent.delivered + sent.rejected > 0 {
             self.window.answered(sent.records, sent.bytes, sent.latency);
         }
-        if accepted && self.unsettled.is_empty() {
-            self.outage = None;
+        if sent.delivered > 0 {
+            self.delivered_at = Some(Instant::now());
+            self.rejecting = None;
+        } else if let Some(reason) = sent.rejected_for.take().filter(|_| !sent.others_passed) {
+            let before = self.rejecting.as_ref().map_or(0, |(records, _)| *records);
+            self.rejecting = Some((before + sent.rejected, reason));
         }
-        let leftover = sent.leftover.take();
-        if let Some(batch) = leftover {
-            let error = sent.error.take();
-            let kind = error.as_ref().map_or(SinkErrorKind::Unavailable, |error| error.kind);
-            self.hold(batch, kind, error.map(|error| error.message).unwrap_or_default(), sent.accepted_total, accepted);
+        // What is rejected beside records that fail was perhaps never seen by the sink.
+        let is_answered = sent.delivered > 0 || (sent.rejected > 0 && sent.leftovers.is_empty());
+        if is_answered && self.unsettled.is_empty() {
+            self.end_outage();
+        }
+        for (batch, error) in std::mem::take(&mut sent.leftovers) {
+            self.hold(batch, error, sent.delivered_total, sent.delivered > 0);
         }
         if let Some((outcomes, error)) = sent.unsettled {
             self.unsettled.push(outcomes);
@@ -86,33 +93,50 @@ impl Loop {
         }
     }
 
-    /// Keeps what is to be tried again, and backs off where nothing was accepted.
-    fn hold(
-        &mut self,
-        mut batch: InFlightBatch,
-        kind: SinkErrorKind,
-        message: String,
-        accepted_total: u64,
-        accepted: bool,
-    ) {
+    /// The sink is back; what it set up may not be.
+    pub(super) fn end_outage(&mut self) {
+        if self.outage.take().is_some() {
+            self.check_soon();
+        }
+    }
+
+    /// Keeps what is to be tried again, and backs off where nothing passes.
+    fn hold(&mut self, mut batch: InFlightBatch, error: SinkError, delivered_total: u64, delivered: bool) {
+        let SinkError { kind, message } = error;
         if kind == SinkErrorKind::Timeout {
             self.window.timed_out(batch.records.len());
         }
-        let others_accepted = batch.accepted_total.replace(accepted_total).is_some_and(|then| then < accepted_total);
-        if kind == SinkErrorKind::Unnamed {
-            batch.suspect.get_or_insert(accepted_total);
-        }
+        let unnamed = kind == SinkErrorKind::Unnamed;
+        let delivered_since = batch.delivered_then.replace(delivered_total).is_some_and(|then| then < delivered_total);
+        // What was delivered while it was away for the first time says little: that was perhaps just before.
+        let others_passed = delivered || (delivered_since && (unnamed || batch.attempts > 1));
+        batch.suspect |= unnamed;
+        batch.passed = others_passed;
         batch.not_before = Some(Instant::now() + self.pause(batch.attempts));
         self.record_error(&message);
-        let unnamed = kind == SinkErrorKind::Unnamed;
-        let room = self.held.len() + 1 < self.options.max_in_flight + MAX_HELD_EXTRA;
-        if accepted || others_accepted || (unnamed && room && self.deadline.is_none()) {
+        let just_now = self.delivered_at.is_some_and(|at| at.elapsed() < RECENTLY);
+        if others_passed || (unnamed && just_now && self.deadline.is_none()) {
+            self.keep(batch);
+            return;
+        }
+        // The probe decides when to come back: no pause of the batch's own on top of it.
+        batch.not_before = None;
+        if self.options.max_in_flight <= 1 && !unnamed {
+            self.held.push_front(batch);
+        } else {
+            // The next probe is another one: this one may be at fault.
+            self.keep(batch);
+        }
+        self.fail_for(kind.into(), message, unnamed);
+    }
+
+    /// Holds a batch that others may go past. Where enough is held already, and nothing is known of it yet, it is parked.
+    fn keep(&mut self, batch: InFlightBatch) {
+        if batch.attempts > 1 || self.deadline.is_some() || self.holds_little() {
             self.held.push_back(batch);
         } else {
-            // The probe decides when to come back: no pause of the batch's own on top of it.
-            batch.not_before = None;
-            self.held.push_front(batch);
-            self.fail(kind.into(), message);
+            let until = Instant::now() + self.options.backoff.max;
+            self.parked.push_back(Parked { stream: batch.stream, seqs: batch.seqs(), until });
         }
     }
 
@@ -126,6 +150,11 @@ impl Loop {
 
     /// Backs off; failures of batches that were in flight together count once.
     pub(super) fn fail(&mut self, state: FlushState, message: String) {
+        self.fail_for(state, message, false);
+    }
+
+    /// The same; where it is perhaps the records' fault the pauses stay short, so that others are soon tried.
+    fn fail_for(&mut self, state: FlushState, message: String, records_are_suspect: bool) {
         self.record_error(&message);
         self.gave_up |= self.deadline.is_some();
         let now = Instant::now();
@@ -137,7 +166,8 @@ impl Loop {
         if matches!(state, FlushState::Unavailable | FlushState::Unauthorized) {
             self.window.restart();
         }
-        let retry_at = now + self.pause(failures);
+        let pause = self.pause(failures);
+        let retry_at = now + if records_are_suspect { pause.min(MAX_SUSPECT_PAUSE) } else { pause };
         self.outage = Some(Outage { state, message, failures, retry_at });
     }
 

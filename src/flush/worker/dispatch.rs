@@ -16,9 +16,13 @@ use crate::{
     spool::{Lease, LeaseLimit, Queue, QueueError},
 };
 
+/// What a held record takes up besides its bytes.
+const RECORD_OVERHEAD: u64 = 128;
+
 impl Loop {
     /// Starts what may start now; returns what to wait for.
     pub(super) async fn dispatch(&mut self) -> Wait {
+        self.release_parked();
         loop {
             if self.paused || self.gave_up || self.context.cancel.is_cancelled() {
                 return Wait::Event;
@@ -45,6 +49,7 @@ impl Loop {
                 }
                 return Wait::Event;
             }
+            self.start_check_when_due(now);
             let places = if self.outage.is_some() { 1 } else { self.window.max_batches() };
             if self.tasks.len() >= places {
                 return Wait::Event;
@@ -67,7 +72,8 @@ impl Loop {
         self.context.queue.redelivers_since() != self.looked_back
     }
 
-    fn send(&mut self, batch: InFlightBatch) {
+    fn send(&mut self, mut batch: InFlightBatch) {
+        batch.delivered_then.get_or_insert(self.context.delivered());
         self.rate_limiter.spend(batch.records.len());
         let (stream, seqs) = (batch.stream, batch.seqs());
         let task = self.tasks.spawn(send(self.context.clone(), batch));
@@ -78,9 +84,9 @@ impl Loop {
     async fn next_batch(&mut self, now: Instant) -> Next {
         let limit = self.limit();
         let strict = self.options.max_in_flight <= 1;
-        let fresh_probe = !strict && self.outage.as_ref().is_some_and(|outage| outage.failures % 2 == 1);
-        let room = self.held.len() < self.options.max_in_flight + MAX_HELD_EXTRA;
-        let blocked = strict && self.held.iter().any(|batch| batch.suspect.is_none());
+        let fresh_probe = self.outage.as_ref().is_some_and(|outage| outage.failures % 2 == 1);
+        let room = self.has_room();
+        let blocked = strict && self.held.iter().any(|batch| !batch.suspect);
         let held = self.held.iter().position(|batch| batch.is_due(now));
         let mut wait = Wait::Event;
         if room && !blocked && (fresh_probe || held.is_none()) {
@@ -101,6 +107,28 @@ impl Loop {
             (Some(at), Wait::Event) => Next::Wait(Wait::Until(at)),
             (None, wait) => Next::Wait(wait),
         }
+    }
+
+    /// Whether fresh records may be taken beside those that are held; those that others go past are not in the way.
+    fn has_room(&self) -> bool {
+        let blocking = self.held.iter().filter(|batch| !batch.suspect && !batch.passed).count();
+        blocking < self.options.max_in_flight + MAX_HELD_EXTRA
+    }
+
+    /// Gives back to the queue what was parked, where there is room for it or its time has come.
+    fn release_parked(&mut self) {
+        let now = Instant::now();
+        let room = self.holds_little();
+        while let Some(parked) = self.parked.pop_front_if(|parked| room || parked.until <= now) {
+            self.context.queue.release(parked.stream, &parked.seqs);
+        }
+    }
+
+    /// True while what is held takes up no more memory than it may.
+    pub(super) fn holds_little(&self) -> bool {
+        let batches = (self.options.max_in_flight + MAX_HELD_EXTRA) as u64;
+        let held = self.held.iter().map(|batch| batch.bytes() + RECORD_OVERHEAD * batch.records.len() as u64);
+        held.sum::<u64>() < batches * self.options.batch_bytes.max(1) as u64
     }
 
     fn limit(&self) -> LeaseLimit {

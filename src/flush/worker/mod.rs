@@ -5,10 +5,14 @@
 //!
 //! - While nothing is accepted there is an *outage*: the loop backs off, then sends one batch as a probe. Each other
 //!   probe is a fresh one, so that a record that makes its server crash does not hide that the server is back.
-//! - A batch that fails although others are accepted is *held*: it has its own backoff and the others go past it, except
-//!   with `max_in_flight: 1`, which keeps strict order (then only suspects are overtaken, see `deliver`).
+//! - A batch that fails although others are delivered is *held*: it has its own backoff and the others go past it, except
+//!   with `max_in_flight: 1`, which keeps strict order (then only suspects are overtaken: those that the sink failed on
+//!   without being unavailable).
+//! - Where nothing passes the state says so, whatever the reason: what fails by name is an outage too, and a sink that
+//!   rejects all is *rejecting*.
 //! - What the queue will not record stops new batches until it does: full dead letters pause their sink.
 
+mod check;
 mod complete;
 mod dispatch;
 
@@ -34,10 +38,12 @@ use super::{
 };
 use crate::{
     record::{Stream, UnixMillis},
+    sink::SinkError,
     spool::Queue,
 };
 
-/// Batches that are held beyond those in flight before the loop stops taking new ones: what bounds its memory.
+/// Batches that are held beyond those in flight before the loop stops taking new ones: what bounds its memory. Those that
+/// others go past are bounded by the bytes of as many full ones.
 const MAX_HELD_EXTRA: usize = 4;
 /// How long closing a sink may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -63,6 +69,13 @@ pub(super) struct Loop {
     paused: bool,
     /// Set while nothing is accepted.
     outage: Option<Outage>,
+    /// When a record was delivered last.
+    delivered_at: Option<Instant>,
+    /// Records that were rejected since one was delivered, and why the last one was.
+    rejecting: Option<(u64, String)>,
+    check: Check,
+    /// Records that failed while enough was held: still leased, so that those behind them go on, but not in memory.
+    parked: VecDeque<Parked>,
     /// When the last flush has to end.
     deadline: Option<Instant>,
     /// The last flush failed: what is left stays on disk.
@@ -74,6 +87,23 @@ struct Outage {
     message: String,
     failures: u32,
     retry_at: Instant,
+}
+
+struct Parked {
+    stream: Stream,
+    seqs: Vec<Range<u64>>,
+    /// When they go back to the queue at the latest.
+    until: Instant,
+}
+
+/// When what the sink set up was and will be checked.
+#[derive(Default)]
+struct Check {
+    running: JoinSet<Result<Vec<String>, SinkError>>,
+    last: Option<Instant>,
+    next: Option<Instant>,
+    /// What the last look warned of.
+    warnings: Vec<String>,
 }
 
 /// What the loop waits for, besides tasks and commands.
@@ -109,6 +139,10 @@ impl Loop {
             looked_back: None,
             paused,
             outage: None,
+            delivered_at: None,
+            rejecting: None,
+            check: Check::default(),
+            parked: VecDeque::new(),
             deadline: None,
             gave_up: false,
         }
@@ -138,7 +172,8 @@ impl Loop {
                 Wait::Until(at) => Some(at),
                 Wait::Event | Wait::Ready => None,
             };
-            let until = [until, self.deadline].into_iter().flatten().min();
+            let parked_until = self.parked.front().map(|parked| parked.until);
+            let until = [until, self.deadline, self.check_at(), parked_until].into_iter().flatten().min();
             tokio::select! {
                 biased; // Commands and the end come first: tasks may always be ready.
                 () = &mut latest_end => {
@@ -151,6 +186,7 @@ impl Loop {
                     None => commands_open = false,
                 },
                 Some(done) = self.tasks.join_next_with_id() => self.complete_task(done),
+                Some(done) = self.check.running.join_next() => self.complete_check(done),
                 () = tokio::time::sleep_until(until.unwrap_or_else(Instant::now)), if until.is_some() => {}
                 () = any_ready(&*queue), if matches!(wait, Wait::Ready) => {}
             }
@@ -180,6 +216,9 @@ impl Loop {
         for batch in &mut self.held {
             batch.not_before = None;
         }
+        for parked in &mut self.parked {
+            parked.until = Instant::now();
+        }
     }
 
     fn begin_last_flush(&mut self) {
@@ -197,8 +236,11 @@ impl Loop {
             self.deadline = Some(Instant::now() + SETTLE_TIMEOUT);
         }
         let queue = &*self.context.queue;
-        let nothing_left =
-            self.held.is_empty() && self.leased.is_empty() && self.unsettled.is_empty() && self.due.is_empty(queue);
+        let nothing_left = self.held.is_empty()
+            && self.parked.is_empty()
+            && self.leased.is_empty()
+            && self.unsettled.is_empty()
+            && self.due.is_empty(queue);
         if nothing_left {
             // A connection attempt may still be in flight; nobody needs it now.
             self.context.cancel.cancel();
@@ -220,8 +262,12 @@ impl Loop {
 
     /// Releases what is left, and closes the sink.
     async fn end(mut self) {
+        self.check.running.abort_all();
         for batch in self.held.drain(..) {
             self.context.queue.release(batch.stream, &batch.seqs());
+        }
+        for parked in self.parked.drain(..) {
+            self.context.queue.release(parked.stream, &parked.seqs);
         }
         for Unsettled { stream, acknowledged, rejections } in self.unsettled.drain(..) {
             let rejected = ranges(rejections.iter().map(|rejection| rejection.record.seq));
@@ -241,11 +287,15 @@ impl Loop {
             status.in_flight = in_flight;
             status.batch_records = batch_records;
         });
+        let rejecting = self.rejecting.as_ref().map(|(records, reason)| {
+            format!("nothing passes: the last {records} records were rejected, the last one for: {reason}")
+        });
         let (state, error) = match &self.outage {
             _ if self.deadline.is_some() => (FlushState::Stopping, None),
             _ if self.paused => (FlushState::Paused, None),
             Some(outage) => (outage.state, Some(outage.message.as_str())),
             None if !self.initialized || self.has_to_look_back() => (FlushState::Connecting, None),
+            None if self.rejecting.is_some() => (FlushState::Rejecting, rejecting.as_deref()),
             None if in_flight > 0 => (FlushState::Delivering, None),
             None => (FlushState::Idle, None),
         };

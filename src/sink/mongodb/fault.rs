@@ -1,6 +1,8 @@
-//! What an error of MongoDB or its driver means for delivery, by code and kind, never by guess: an unknown one is
-//! `Unnamed`, and the worker finds out by bisection whether a record or the server is at fault.
+//! What an error of MongoDB or its driver means for delivery, by code and kind, never by guess. Only what is final by the
+//! server's own word refuses a document. An unknown code of a document makes it fail, one of a whole command is `Unnamed`:
+//! the worker finds out over time whether records or the server are at fault.
 
+use bson::Bson;
 use mongodb::error::{Error, ErrorKind};
 
 use crate::sink::SinkErrorKind;
@@ -28,8 +30,8 @@ impl Fault {
             10107 | 13435 | 13436 | 10058 | 189 | 91 | 11600 | 11601 | 11602
             // hosts, network, connections between nodes
             | 6 | 7 | 89 | 9001 | 202 | 133 | 358 | 384
-            // locks, conflicts, overload, stale routing, moving chunks
-            | 24 | 46 | 112 | 117 | 314 | 365 | 63 | 150 | 13388 | 234 | 249 | 347 | 402 | 462
+            // locks, conflicts, overload, throttling (16500 is Cosmos DB's), stale routing, moving chunks
+            | 16500 | 24 | 46 | 112 | 117 | 314 | 365 | 63 | 150 | 13388 | 234 | 249 | 347 | 402 | 462
             // write concern: timed out, unknown, cannot be satisfied; read concern not there yet
             | 64 | 75 | 79 | 100 | 134 => Self::Away(SinkErrorKind::Unavailable),
             // the time an operation may take
@@ -38,12 +40,14 @@ impl Fault {
             13 | 18 | 11 | 31 | 33 | 334 | 391 => Self::Away(SinkErrorKind::Unauthorized),
             // disk full
             14031 => Self::Away(SinkErrorKind::Full),
-            // validation, types, BSON, field names
-            121 | 2 | 9 | 14 | 15 | 22 | 28 | 30 | 52..=57
+            // validation, BSON, field names
+            121 | 22 | 52..=57
             // too large: document, key
-            | 10334 | 17280 | 17419 | 17420 | 10003
-            // geo keys, parallel arrays, hashed arrays, missing shard key
-            | 16755 | 16756 | 16766 | 171 | 61 => Self::Refused,
+            | 10334 | 17280 | 17419 | 17420
+            // geo keys, parallel arrays, hashed arrays
+            | 16755 | 16756 | 16766 | 171 => Self::Refused,
+            // Bad values, types and the like are said of much that is no fault of the document: of a collection that is
+            // sharded by a field that none has, of a view, of a server that does not know a command.
             _ => Self::Unknown,
         }
     }
@@ -52,6 +56,17 @@ impl Fault {
     pub(super) fn of_answer(code: i32, message: &str) -> Self {
         match Self::of_code(code) {
             Self::Unknown if code == 8000 && message.contains("quota") => Self::Away(SinkErrorKind::Full),
+            Self::Unknown if is_throttled(message) => Self::Away(SinkErrorKind::Unavailable),
+            fault => fault,
+        }
+    }
+
+    /// The same for an answer, or a part of it, that the server may have marked as one that passes.
+    pub(super) fn of_labelled(code: i32, message: &str, labels: &[Bson]) -> Self {
+        match Self::of_answer(code, message) {
+            Self::Unknown if labels.iter().filter_map(Bson::as_str).any(|label| PASSING.contains(&label)) => {
+                Self::Away(SinkErrorKind::Unavailable)
+            }
             fault => fault,
         }
     }
@@ -92,16 +107,23 @@ pub(super) fn kind_of(error: &Error) -> SinkErrorKind {
     }
 }
 
+/// Labels of errors that pass.
+const PASSING: [&str; 4] = [
+    mongodb::error::RETRYABLE_WRITE_ERROR,
+    mongodb::error::RETRYABLE_ERROR,
+    mongodb::error::SYSTEM_OVERLOADED_ERROR,
+    mongodb::error::TRANSIENT_TRANSACTION_ERROR,
+];
+
 /// The server or the driver marked the error as one that passes.
 fn says_retry(error: &Error) -> bool {
-    [
-        mongodb::error::RETRYABLE_WRITE_ERROR,
-        mongodb::error::RETRYABLE_ERROR,
-        mongodb::error::SYSTEM_OVERLOADED_ERROR,
-        mongodb::error::TRANSIENT_TRANSACTION_ERROR,
-    ]
-    .iter()
-    .any(|label| error.contains_label(label))
+    PASSING.iter().any(|label| error.contains_label(label))
+}
+
+/// What cloud databases say, with whatever code, where more was asked of them than was paid for.
+fn is_throttled(message: &str) -> bool {
+    let message = message.to_ascii_lowercase();
+    ["toomanyrequests", "too many requests", "request rate", "throttl"].iter().any(|text| message.contains(text))
 }
 
 #[cfg(test)]
@@ -124,5 +146,18 @@ mod tests {
         for code in [2, 121, 11000, 10334, 123_456] {
             assert_eq!(Fault::of_code(code).kind(), SinkErrorKind::Unnamed);
         }
+    }
+
+    #[test]
+    fn throttling_is_told_by_code_text_or_label() {
+        let away = Fault::Away(SinkErrorKind::Unavailable);
+        assert_eq!(Fault::of_code(16500), away);
+        for text in ["TooManyRequests (429)", "Request rate is large", "Too many requests", "operation throttled"] {
+            assert_eq!(Fault::of_answer(1, text), away, "{text}");
+        }
+        assert_eq!(Fault::of_answer(1, "internal error"), Fault::Unknown);
+        assert_eq!(Fault::of_labelled(1, "internal error", &["RetryableWriteError".into()]), away);
+        assert_eq!(Fault::of_labelled(1, "internal error", &["Whatever".into()]), Fault::Unknown);
+        assert_eq!(Fault::of_labelled(121, "no", &["RetryableWriteError".into()]), Fault::Refused);
     }
 }

@@ -7,7 +7,10 @@ use mongodb::{
     error::{Error, ErrorKind},
 };
 
-use super::fault::{Fault, kind_of};
+use super::{
+    fault::{Fault, kind_of},
+    reply::integer,
+};
 use crate::{
     document::{Index, indexes},
     record::Stream,
@@ -26,14 +29,27 @@ fn specification(index: &Index) -> Document {
     specification
 }
 
-/// Makes a collection's indexes; returns what went wrong with single ones.
+/// Makes a collection's indexes that are not there; returns what went wrong with single ones, and, where they were made
+/// before, that some were gone.
 ///
 /// # Errors
 /// When the server is not to be had.
-pub(super) async fn create(database: &Database, stream: Stream, expires: bool) -> Result<Vec<String>, Error> {
+pub(super) async fn create(
+    database: &Database,
+    stream: Stream,
+    expires: bool,
+    made_before: bool,
+) -> Result<Vec<String>, Error> {
     let wanted = || indexes(stream).iter().filter(|index| expires || index.expire_after_seconds.is_none());
     match create_some(database, stream, wanted().map(specification).collect()).await {
-        Ok(()) => return Ok(Vec::new()),
+        Ok(made) if made && made_before => {
+            let name = database.name();
+            return Ok(vec![format!(
+                "indexes of {name}.{stream} were gone, and are made again: was the collection dropped, or is this another \
+                 server?"
+            )]);
+        }
+        Ok(_) => return Ok(Vec::new()),
         Err(error) if is_away(&error) => return Err(error),
         Err(_) => {}
     }
@@ -41,7 +57,7 @@ pub(super) async fn create(database: &Database, stream: Stream, expires: bool) -
     let mut warnings = Vec::new();
     for index in wanted() {
         match create_some(database, stream, vec![specification(index)]).await {
-            Ok(()) => {}
+            Ok(_) => {}
             Err(error) if is_away(&error) => return Err(error),
             Err(error) => warnings.push(warning(database.name(), stream, index, &error)),
         }
@@ -49,13 +65,16 @@ pub(super) async fn create(database: &Database, stream: Stream, expires: bool) -
     Ok(warnings)
 }
 
-async fn create_some(database: &Database, stream: Stream, indexes: Vec<Document>) -> Result<(), Error> {
+/// True where the answer says that some were not there.
+async fn create_some(database: &Database, stream: Stream, indexes: Vec<Document>) -> Result<bool, Error> {
     let command = doc! { "createIndexes": stream.as_str(), "indexes": indexes };
-    database.run_command(command).await.map(drop)
+    let answer = database.run_command(command).await?;
+    let count = |key| integer(&answer, key);
+    Ok(count("numIndexesAfter").is_some_and(|after| count("numIndexesBefore").is_some_and(|before| before < after)))
 }
 
 /// Missing rights are no reason to wait here: a user that may only insert is a good one.
-fn is_away(error: &Error) -> bool {
+pub(super) fn is_away(error: &Error) -> bool {
     match error.kind.as_ref() {
         ErrorKind::Command(answer) => {
             matches!(Fault::of_code(answer.code), Fault::Away(kind) if kind != SinkErrorKind::Unauthorized)
@@ -74,7 +93,7 @@ fn warning(database: &str, stream: Stream, index: &Index, error: &Error) -> Stri
     let what = if expires { "TTL index" } else { "index" };
     let mend = format!(
         "to mend it, run db.{stream}.dropIndex(\"{name}\") (or drop the index that the error names) in database \
-         {database}, then restart livekit-spool"
+         {database}: it is made within minutes"
     );
     let consequence = match (CONFLICTS.contains(&code), expires) {
         (true, true) => format!("documents expire as the present index says, or never; {mend}"),

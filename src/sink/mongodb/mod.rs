@@ -5,10 +5,14 @@
 //! - A document whose `_id` is there already was delivered before. One that clashes with another unique index was too, if
 //!   a majority read finds its `_id`; else it is rejected.
 //! - The driver is started at the first contact: a server, or a DNS that is away at start is no error.
+//! - What lies at a stream's name has to be an ordinary collection: views take nothing, and a time-series collection would keep
+//!   a record that comes again twice. That, and the indexes, are looked at again (see [`identity`]).
 
+mod collections;
 mod command;
 mod describe;
 mod fault;
+mod identity;
 mod indexes;
 mod objection;
 mod options;
@@ -22,6 +26,7 @@ use futures::TryStreamExt;
 use mongodb::{
     Client, Database,
     error::Error,
+    event::{EventHandler, sdam::SdamEvent},
     options::{
         Acknowledgment, ClientOptions, ConnectionString, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
     },
@@ -29,14 +34,20 @@ use mongodb::{
 use parking_lot::RwLock;
 use tokio::sync::OnceCell;
 
-pub use self::options::{MongoOptions, MongoOptionsError};
+pub use self::{
+    collections::{Unusual, unusual_collections},
+    options::{MongoOptions, MongoOptionsError},
+};
 use self::{
     command::{Encoded, Insert, Limits, Recipe, next_insert},
     describe::{describe, shortened},
     fault::kind_of,
+    identity::Identity,
 };
 use super::{
-    Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind, encoding::run_blocking, url::without_secrets,
+    Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind,
+    encoding::{panicked, run_blocking},
+    url::without_secrets,
 };
 use crate::{
     document::{Encoder, Labels},
@@ -56,6 +67,7 @@ pub struct MongoSink {
     /// Who logs in, for messages.
     user: Option<String>,
     client: OnceCell<Client>,
+    identity: Arc<Identity>,
     /// Set once the server was reached.
     ready: RwLock<Option<Arc<Ready>>>,
 }
@@ -78,7 +90,8 @@ impl MongoSink {
         let labels = options.labels()?;
         let address = format!("{}/{}", server_of(&options.uri), options.database);
         let user = ConnectionString::parse(&options.uri).ok().and_then(|uri| uri.credential?.username);
-        Ok(Self { options, encoder, labels, address, user, client: OnceCell::new(), ready: RwLock::new(None) })
+        let (client, identity, ready) = (OnceCell::new(), Arc::default(), RwLock::new(None));
+        Ok(Self { options, encoder, labels, address, user, client, identity, ready })
     }
 
     async fn client(&self) -> Result<&Client, Error> {
@@ -93,24 +106,40 @@ impl MongoSink {
                 concern.w.get_or_insert(Acknowledgment::Majority);
                 concern.journal.get_or_insert(true);
                 concern.w_timeout.get_or_insert(timeout / 4 * 3);
+                let identity = Arc::clone(&self.identity);
+                options.sdam_event_handler =
+                    Some(EventHandler::callback(move |event: SdamEvent| identity.observe(&event)));
                 Client::with_options(options)
             })
             .await
     }
 
-    /// Reaches the server, reads its limits, makes the indexes.
-    async fn prepare(&self) -> Result<(Ready, Vec<String>), Error> {
-        let client = self.client().await?;
-        let database = client.database(&self.options.database);
+    /// Reaches the server, reads its limits, looks at the collections, makes the indexes that are not there.
+    async fn prepare(&self) -> Result<(Ready, Vec<String>), SinkError> {
+        let failed = |error: Error| self.driver_error(&error);
+        let database = self.client().await.map_err(failed)?.database(&self.options.database);
+        let mut warnings = Vec::new();
+        for unusual in unusual_collections(&database, &self.options.streams).await.map_err(failed)? {
+            if !unusual.is_suitable {
+                return Err(self.error(SinkErrorKind::Unsuitable, &unusual.message));
+            }
+            warnings.push(unusual.message);
+        }
+        let (ready, more) = self.prepare_in(database).await.map_err(failed)?;
+        warnings.extend(more);
+        Ok((ready, warnings))
+    }
+
+    async fn prepare_in(&self, database: Database) -> Result<(Ready, Vec<String>), Error> {
         let limits = match database.run_command(doc! { "hello": 1 }).await {
             Ok(hello) => Limits::from_hello(&RawDocumentBuf::try_from(&hello)?),
             // Servers before 4.4.2 do not know it.
             Err(error) if kind_of(&error) == SinkErrorKind::Unnamed => Limits::default(),
             Err(error) => return Err(error),
         };
-        let mut warnings = Vec::new();
+        let (mut warnings, made_before) = (Vec::new(), self.ready.read().is_some());
         for &stream in &self.options.streams {
-            let made = indexes::create(&database, stream, self.options.expiration.is_some());
+            let made = indexes::create(&database, stream, self.options.expiration.is_some(), made_before);
             match tokio::time::timeout(self.options.timeout, made).await {
                 Ok(made) => warnings.extend(made?),
                 Err(_) => {
@@ -123,7 +152,7 @@ impl MongoSink {
         let recipe = Recipe {
             labels: self.labels.clone(),
             expiration: self.options.expiration.map(|expiration| expiration.as_millis() as u64),
-            options: insert_options(client.write_concern())?,
+            options: insert_options(database.write_concern())?,
         };
         Ok((Ready { database, recipe, limits }, warnings))
     }
@@ -137,7 +166,10 @@ impl MongoSink {
                 )
             }
             SinkErrorKind::Full => "; make room on the server".to_owned(),
-            SinkErrorKind::Unavailable | SinkErrorKind::Timeout | SinkErrorKind::Unnamed => String::new(),
+            SinkErrorKind::Unavailable
+            | SinkErrorKind::Timeout
+            | SinkErrorKind::Unsuitable
+            | SinkErrorKind::Unnamed => String::new(),
         };
         SinkError { kind, message: format!("{}: {what}{remedy}", self.address) }
     }
@@ -157,9 +189,16 @@ impl MongoSink {
         let Insert { command, records } = insert;
         let answer = match ready.database.run_raw_command(command).await {
             Ok(answer) => answer,
-            Err(error) => return Some(self.driver_error(&error)),
+            Err(error) => {
+                self.identity.doubt();
+                return Some(self.driver_error(&error));
+            }
         };
+        self.identity.says("answers", &answer);
         let mut answer = reply::read(&answer, records.len());
+        if answer.outcomes.iter().any(|outcome| matches!(outcome, Outcome::Failed(_))) {
+            self.identity.doubt();
+        }
         let mut error = answer.retry.map(|(kind, text)| self.error(kind, &shortened(&text)));
         if !answer.doubtful.is_empty()
             && let Err(failed) = settle_doubtful(ready, batch, &records, &mut answer.outcomes, answer.doubtful).await
@@ -184,9 +223,18 @@ impl Sink for MongoSink {
     }
 
     async fn initialize(&self) -> Result<Vec<String>, SinkError> {
-        let (ready, warnings) = self.prepare().await.map_err(|error| self.driver_error(&error))?;
+        self.identity.believe();
+        let (ready, warnings) = self.prepare().await.inspect_err(|_| self.identity.doubt())?;
         *self.ready.write() = Some(Arc::new(ready));
         Ok(warnings)
+    }
+
+    async fn check_setup(&self) -> Result<Vec<String>, SinkError> {
+        self.initialize().await
+    }
+
+    fn doubts_setup(&self) -> bool {
+        self.identity.is_doubted()
     }
 
     async fn send_batch(&self, batch: Batch) -> BatchOutcome {
@@ -208,10 +256,7 @@ impl Sink for MongoSink {
             let command;
             (command, encoded, outcomes) = match encoding.await {
                 Ok(encoded) => encoded,
-                Err(panic) => {
-                    let error = Some(self.error(SinkErrorKind::Unnamed, &format!("encoding failed: {panic}")));
-                    return BatchOutcome { records: vec![Outcome::Retry; batch.records.len()], error };
-                }
+                Err(panic) => return panicked(&batch, &self.address, &panic),
             };
             let Some(command) = command else { break };
             let Some(failure) = self.insert(&ready, &batch, command, &mut outcomes).await else { continue };

@@ -1,7 +1,7 @@
 //! The answer to an `insert`, record by record.
 //!
 //! ```text
-//! { ok: 1, n, writeErrors: [{ index, code, errmsg, keyPattern }], writeConcernError: { code, errmsg } }
+//! { ok: 1, n, writeErrors: [{ index, code, errmsg, keyPattern }], writeConcernError: { code, errmsg }, errorLabels: […] }
 //! ```
 
 use bson::{Bson, Document};
@@ -23,8 +23,8 @@ pub(super) struct Answer {
 /// Reads the answer to an `insert` of so many documents.
 pub(super) fn read(answer: &Document, documents: usize) -> Answer {
     let mut read = Answer { outcomes: vec![Outcome::Delivered; documents], ..Answer::default() };
-    let errors = answer.get_array("writeErrors").map(Vec::as_slice).unwrap_or_default();
-    let (mut away, mut unknown) = (None, None);
+    let array = |of: &Document, key| of.get_array(key).cloned().unwrap_or_default();
+    let (errors, labels) = (array(answer, "writeErrors"), array(answer, "errorLabels"));
     for error in errors.iter().filter_map(Bson::as_document) {
         let index = integer(error, "index").and_then(|index| usize::try_from(index).ok());
         let Some(index) = index.filter(|&index| index < documents) else {
@@ -37,7 +37,8 @@ pub(super) fn read(answer: &Document, documents: usize) -> Answer {
         let code = integer(error, "code").and_then(|code| i32::try_from(code).ok()).unwrap_or_default();
         let message = error.get_str("errmsg").unwrap_or_default();
         let text = format!("{message} (code {code})");
-        read.outcomes[index] = match Fault::of_answer(code, message) {
+        let labels = [array(error, "errorLabels"), labels.clone()].concat();
+        read.outcomes[index] = match Fault::of_labelled(code, message, &labels) {
             Fault::Duplicate if is_id(error, message) => Outcome::Delivered,
             Fault::Duplicate => {
                 read.doubtful.push((index, text));
@@ -45,18 +46,12 @@ pub(super) fn read(answer: &Document, documents: usize) -> Answer {
             }
             Fault::Refused => Outcome::Rejected(with_details(text, error)),
             Fault::Away(kind) => {
-                away = Some((kind, text));
+                read.retry = Some((kind, text));
                 Outcome::Retry
             }
-            Fault::Unknown => {
-                unknown = Some((SinkErrorKind::Unnamed, text));
-                Outcome::Retry
-            }
+            Fault::Unknown => Outcome::Failed(text),
         };
     }
-    // Where others passed, an unknown error is the record's own: found out now, it holds up nothing later.
-    let others_passed = read.outcomes.iter().any(|outcome| *outcome != Outcome::Retry);
-    read.retry = if others_passed { unknown.or(away) } else { away.or(unknown) };
     if let Ok(error) = answer.get_document("writeConcernError") {
         read.apply_write_concern_error(error);
     } else if let Some(taken) = integer(answer, "n")
@@ -180,6 +175,61 @@ mod tests {
         assert_eq!((&answer.outcomes[0], &answer.outcomes[2]), (&Outcome::Retry, &Outcome::Retry));
         assert!(matches!(answer.outcomes[1], Outcome::Rejected(_)));
         assert_eq!(answer.retry.expect("a reason").0, SinkErrorKind::Timeout);
+    }
+
+    /// What becomes of a document, and of the one beside it that had no error.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Is {
+        Delivered,
+        Doubtful,
+        Refused,
+        Failed,
+        Left(SinkErrorKind),
+    }
+
+    fn disposition(answer: &Answer, index: usize) -> Is {
+        match &answer.outcomes[index] {
+            Outcome::Delivered => Is::Delivered,
+            Outcome::Rejected(_) => Is::Refused,
+            Outcome::Failed(_) => Is::Failed,
+            Outcome::Retry if answer.doubtful.iter().any(|(doubtful, _)| *doubtful == index) => Is::Doubtful,
+            Outcome::Retry => Is::Left(answer.retry.as_ref().expect("a reason").0),
+        }
+    }
+
+    #[test]
+    fn each_class_of_codes_has_its_disposition_for_one_document_and_for_all_as_a_write_error_and_as_a_write_concern_error()
+     {
+        use SinkErrorKind::{Full, Timeout, Unauthorized, Unavailable};
+        let classes: &[(&[i32], Is)] = &[
+            (&[121, 22, 52, 53, 54, 55, 56, 57, 10334, 17280, 17419, 17420, 16755, 171], Is::Refused),
+            (&[11000, 11001, 12582], Is::Doubtful),
+            (&[10107, 13435, 189, 91, 11600, 11602, 6, 89, 9001, 112, 16500, 64, 75, 100], Is::Left(Unavailable)),
+            (&[50, 262], Is::Left(Timeout)),
+            (&[13, 18], Is::Left(Unauthorized)),
+            (&[14031], Is::Left(Full)),
+            (&[1, 2, 9, 14, 15, 20, 26, 28, 59, 61, 72, 166, 8000, 13297, 10003, 987_654, 0, -1], Is::Failed),
+        ];
+        for (codes, expected) in classes {
+            for &code in *codes {
+                let error = |index: i32| doc! { "index": index, "code": code, "errmsg": "told to fail" };
+                let one = read(&doc! { "ok": 1.0, "n": 2, "writeErrors": [error(1)] }, 3);
+                let found: Vec<_> = (0..3).map(|index| disposition(&one, index)).collect();
+                assert_eq!(found, [Is::Delivered, *expected, Is::Delivered], "{code} on one");
+                let all = read(&doc! { "ok": 1.0, "n": 0, "writeErrors": [error(0), error(1), error(2)] }, 3);
+                assert!((0..3).all(|index| disposition(&all, index) == *expected), "{code} on all: {all:?}");
+
+                let labelled =
+                    doc! { "ok": 1.0, "n": 2, "writeErrors": [error(1)], "errorLabels": ["RetryableWriteError"] };
+                let passes = if *expected == Is::Failed { Is::Left(Unavailable) } else { *expected };
+                assert_eq!(disposition(&read(&labelled, 3), 1), passes, "{code} with a label");
+
+                let concern = doc! { "code": code, "errmsg": "told to fail" };
+                let concern = read(&doc! { "ok": 1.0, "n": 3, "writeConcernError": concern }, 3);
+                let left = if let Is::Left(kind) = *expected { kind } else { Unavailable };
+                assert!((0..3).all(|index| disposition(&concern, index) == Is::Left(left)), "{code}: {concern:?}");
+            }
+        }
     }
 
     #[test]

@@ -29,7 +29,9 @@ use self::{
     nodes::Nodes,
 };
 use super::{
-    Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind, encoding::run_blocking, url::without_secrets,
+    Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind,
+    encoding::{panicked, run_blocking},
+    url::without_secrets,
 };
 use crate::document::{Encoder, Labels};
 
@@ -61,7 +63,10 @@ impl RedisSink {
         let remedy = match kind {
             SinkErrorKind::Unauthorized => "; check user and password in the url, and the user's ACL",
             SinkErrorKind::Full => "; raise maxmemory or make room on the server",
-            SinkErrorKind::Unavailable | SinkErrorKind::Timeout | SinkErrorKind::Unnamed => "",
+            SinkErrorKind::Unavailable
+            | SinkErrorKind::Timeout
+            | SinkErrorKind::Unsuitable
+            | SinkErrorKind::Unnamed => "",
         };
         SinkError { kind, message: format!("{}: {what}{remedy}", self.address) }
     }
@@ -127,6 +132,8 @@ enum Fate {
         node: String,
     },
     Rejected(String),
+    /// Refused by name, for a reason that may pass.
+    Refused(String),
     Failed(SinkErrorKind, String),
 }
 
@@ -142,7 +149,7 @@ impl Fate {
                         Fault::Moved { slot, node } => Self::Moved { slot, node },
                         Fault::Away(kind) => Self::Failed(kind, text),
                         Fault::Refused => Self::Rejected(text),
-                        Fault::Unknown => Self::Failed(SinkErrorKind::Unnamed, text),
+                        Fault::Unknown => Self::Refused(text),
                     };
                 }
                 // EXPIRE found no such key: it was evicted, or deleted, since JSON.SET.
@@ -189,6 +196,10 @@ impl Sink for RedisSink {
         Ok(warnings)
     }
 
+    async fn check_setup(&self) -> Result<Vec<String>, SinkError> {
+        self.initialize().await
+    }
+
     async fn send_batch(&self, batch: Batch) -> BatchOutcome {
         let mut outcomes = vec![Outcome::Retry; batch.records.len()];
         let mut failures = Failures::default();
@@ -204,17 +215,12 @@ impl Sink for RedisSink {
             let entries;
             (entries, next, outcomes) = match encoding.await {
                 Ok(encoded) => encoded,
-                Err(panic) => {
-                    let error = Some(self.error(SinkErrorKind::Unnamed, &format!("encoding failed: {panic}")));
-                    return BatchOutcome { records: vec![Outcome::Retry; batch.records.len()], error };
-                }
+                Err(panic) => return panicked(&batch, &self.address, &panic),
             };
             self.send_entries(&entries, &mut outcomes, &mut failures).await;
         }
-        // Where others passed, an unknown error is the record's own: found out now, it holds up nothing later.
-        let others_passed = outcomes.iter().any(|outcome| *outcome != Outcome::Retry);
         let Failures { away, unnamed } = failures;
-        let error = if others_passed { unnamed.or(away) } else { away.or(unnamed) };
+        let error = away.or(unnamed);
         BatchOutcome { records: outcomes, error: error.map(|(kind, text)| self.error(kind, &text)) }
     }
 
@@ -253,6 +259,7 @@ impl RedisSink {
                             }
                             Err(failure) => *away = Some(failure),
                         },
+                        Fate::Refused(text) => outcomes[entry.record] = Outcome::Failed(text),
                         Fate::Failed(SinkErrorKind::Unnamed, text) => *unnamed = Some((SinkErrorKind::Unnamed, text)),
                         Fate::Failed(kind, text) => *away = Some((kind, text)),
                     }

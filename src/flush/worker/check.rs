@@ -1,0 +1,84 @@
+//! What the sink set up (indexes, say) is checked again: every few minutes, after an outage, and where the sink doubts it.
+//!
+//! Beside the deliveries: a check is a task of its own, one at a time, and takes no place of a batch. Only where it finds
+//! that what is there cannot keep records they stop, as in an outage.
+
+use std::time::Duration;
+
+use tokio::{task::JoinError, time::Instant};
+
+use super::Loop;
+use crate::{
+    flush::tasks::check_setup,
+    sink::{SinkError, SinkErrorKind},
+};
+
+/// From one check to the next at most; the pauses are random from half of it, so that a fleet does not check in step.
+const INTERVAL: Duration = Duration::from_secs(120);
+/// From one check to the next at least, however much the sink doubts.
+const MIN_PAUSE: Duration = Duration::from_secs(10);
+
+impl Loop {
+    /// The sink was made ready, with these warnings.
+    pub(super) fn set_up(&mut self, warnings: Vec<String>) {
+        self.log_warnings(warnings);
+        self.initialized = true;
+        self.check.last = Some(Instant::now());
+        self.plan_check();
+    }
+
+    /// The server may be another one now, or have lost what it had.
+    pub(super) fn check_soon(&mut self) {
+        self.check.next = Some(Instant::now());
+    }
+
+    /// When the next check begins; `None` while there is none to come.
+    pub(super) fn check_at(&self) -> Option<Instant> {
+        let waits = self.initialized
+            && self.outage.is_none()
+            && !self.paused
+            && self.deadline.is_none()
+            && !self.has_to_look_back()
+            && self.check.running.is_empty();
+        let next = self.check.next.filter(|_| waits)?;
+        let next = if self.context.sink.doubts_setup() { Instant::now() } else { next };
+        Some(self.check.last.map_or(next, |last| next.max(last + MIN_PAUSE)))
+    }
+
+    pub(super) fn start_check_when_due(&mut self, now: Instant) {
+        if self.check_at().is_some_and(|at| at <= now) {
+            self.check.running.spawn(check_setup(self.context.clone()));
+        }
+    }
+
+    pub(super) fn complete_check(&mut self, done: Result<Result<Vec<String>, SinkError>, JoinError>) {
+        self.check.last = Some(Instant::now());
+        self.plan_check();
+        match done {
+            Ok(Ok(warnings)) => self.log_warnings(warnings),
+            // Known before, the first batch would not have gone out.
+            Ok(Err(error)) if error.kind == SinkErrorKind::Unsuitable => {
+                self.initialized = false;
+                self.fail(error.kind.into(), error.message);
+            }
+            // A server that is away is found out by the deliveries, which say so.
+            Ok(Err(error)) => {
+                tracing::debug!(sink = %self.shared.snapshot().sink, %error, "what the sink set up was not checked");
+            }
+            Err(panic) => self.record_error(&format!("checking what the sink set up failed: {panic}")),
+        }
+    }
+
+    fn plan_check(&mut self) {
+        let pause = INTERVAL.mul_f64(0.5 + 0.5 * self.context.environment.random_fraction());
+        self.check.next = Some(Instant::now() + pause);
+    }
+
+    /// Logs what the last look did not warn of.
+    fn log_warnings(&mut self, warnings: Vec<String>) {
+        for warning in warnings.iter().filter(|warning| !self.check.warnings.contains(warning)) {
+            tracing::warn!(sink = %self.shared.snapshot().sink, "{warning}");
+        }
+        self.check.warnings = warnings;
+    }
+}

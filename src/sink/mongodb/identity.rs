@@ -1,0 +1,103 @@
+//! Whether the server is still the one, with the data, that was set up: what its heartbeats and answers say of it.
+//!
+//! A server that was away, another process, another replica set or another primary may have lost what the sink made there,
+//! as may one that refuses what it took before. Each is a doubt, and costs one look.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use bson::{Bson, Document};
+use mongodb::event::sdam::SdamEvent;
+use parking_lot::Mutex;
+
+/// Fields of a `hello` answer, or of an `insert`'s, that tell one server from another.
+const TELLING: [&str; 3] = ["setName", "electionId", "me"];
+
+/// What is known of the servers.
+#[derive(Debug, Default)]
+pub(super) struct Identity {
+    /// By address, or by what else says it: what it said last.
+    seen: Mutex<HashMap<String, HashMap<&'static str, Bson>>>,
+    /// Addresses that did not answer last.
+    failing: Mutex<HashSet<String>>,
+    doubted: AtomicBool,
+}
+
+impl Identity {
+    pub(super) fn doubt(&self) {
+        self.doubted.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_doubted(&self) -> bool {
+        self.doubted.load(Ordering::Relaxed)
+    }
+
+    /// Looked at from now on: what comes up later is another doubt.
+    pub(super) fn believe(&self) {
+        self.doubted.store(false, Ordering::Relaxed);
+    }
+
+    /// What the driver's monitors see.
+    pub(super) fn observe(&self, event: &SdamEvent) {
+        match event {
+            SdamEvent::ServerHeartbeatSucceeded(event) => {
+                let who = event.server_address.to_string();
+                if self.failing.lock().remove(&who) {
+                    self.doubt();
+                }
+                self.says(&who, &event.reply);
+            }
+            SdamEvent::ServerHeartbeatFailed(event) => {
+                self.failing.lock().insert(event.server_address.to_string());
+            }
+            _ => {}
+        }
+    }
+
+    /// A server's answer; a doubt where it says another thing than before.
+    pub(super) fn says(&self, who: &str, answer: &Document) {
+        let mut seen = self.seen.lock();
+        let seen = seen.entry(who.to_owned()).or_default();
+        let process = answer.get_document("topologyVersion").ok().and_then(|version| version.get("processId"));
+        let telling = TELLING.iter().filter_map(|&key| Some((key, answer.get(key)?)));
+        for (key, value) in telling.chain(process.map(|process| ("processId", process))) {
+            if seen.get(key) == Some(value) {
+                continue;
+            }
+            if seen.insert(key, value.clone()).is_some() {
+                self.doubt();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bson::{doc, oid::ObjectId};
+
+    use super::*;
+
+    #[test]
+    fn another_process_set_or_primary_is_a_doubt_and_the_same_again_is_none() {
+        let (one, other) = (ObjectId::from_bytes([1; 12]), ObjectId::from_bytes([2; 12]));
+        let hello = |process, election, set: &str| {
+            doc! { "ok": 1, "setName": set, "electionId": election, "topologyVersion": { "processId": process, "counter": 6_i64 } }
+        };
+        let first = hello(one, one, "rs");
+        for changed in [hello(other, one, "rs"), hello(one, other, "rs"), hello(one, one, "other")] {
+            let identity = Identity::default();
+            identity.says("a:1", &first);
+            identity.says("b:1", &changed);
+            identity.says("a:1", &first);
+            identity.says("a:1", &doc! { "ok": 1 });
+            assert!(!identity.is_doubted(), "each for itself");
+            identity.says("a:1", &changed);
+            assert!(identity.is_doubted());
+            identity.believe();
+            identity.says("a:1", &changed);
+            assert!(!identity.is_doubted());
+        }
+    }
+}
