@@ -7,6 +7,8 @@ mod support;
 
 mod conformance;
 mod mongodb;
+mod mongodb_setup;
+mod mongodb_truth;
 mod outages;
 mod pipeline;
 mod redis;

@@ -206,13 +206,26 @@ async fn errors_of_every_class_at_random_records_each_get_their_own_outcome() {
     let pipeline = Pipeline::start(sink_of(&server), options());
     let events = some_events("t", 500);
     pipeline.send_events(&events).await;
-    pipeline.drained().await;
+    drained_with_traffic(&pipeline, 1300).await;
     let expected = |number: u64| !matches!(number % 13, 3 | 7);
-    let kept: Vec<u64> = server.kept(EVENTS).values().map(number_of).collect();
+    let kept: Vec<u64> = server.kept(EVENTS).values().map(number_of).filter(|number| *number < 500).collect();
     assert_eq!(kept, (0..500).filter(|&number| expected(number)).collect::<Vec<_>>());
     let dead: BTreeSet<String> = pipeline.dead_letters().iter().map(|letter| letter.id.to_string()).collect();
     assert_eq!(dead.len(), 500 - kept.len());
-    assert_eq!(server.inserted(), kept.len() as u64);
+    assert_eq!(server.inserted(), server.kept(EVENTS).len() as u64);
+}
+
+/// Waits until nothing is left, with a good event now and then: only while others pass are records at fault.
+async fn drained_with_traffic(pipeline: &Pipeline, first: usize) {
+    // Numbers that no script here finds fault with: multiples of 1300.
+    for event in numbered_events("z").step_by(first).skip(1).take(600) {
+        if pipeline.backlog() == 0 {
+            return;
+        }
+        pipeline.send_events(&[event]).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("never drained: {:?}", pipeline.status());
 }
 
 fn number_of(document: &RawDocumentBuf) -> u64 {
@@ -232,8 +245,8 @@ async fn an_error_that_names_no_record_is_bisected_down_to_the_records_at_fault(
     let pipeline = Pipeline::start(sink_of(&server), options());
     let events = some_events("t", 150);
     pipeline.send_events(&events).await;
-    pipeline.drained().await;
-    assert_eq!(server.kept(EVENTS).len(), 147);
+    drained_with_traffic(&pipeline, 1300).await;
+    assert_eq!(server.kept(EVENTS).values().filter(|kept| number_of(kept) < 150).count(), 147);
     let dead: BTreeSet<String> = pipeline.dead_letters().iter().map(|letter| letter.id.to_string()).collect();
     assert_eq!(dead, ["AE_t_000017", "AE_t_000018", "AE_t_000083"].map(str::to_owned).into());
 }

@@ -42,6 +42,7 @@ pub(crate) fn options() -> FlushOptions {
         batch_records: 100,
         backoff: BackoffOptions { initial: Duration::from_millis(10), max: Duration::from_millis(200) },
         timeout: TIMEOUT,
+        reject_after: Duration::from_millis(300),
         ..FlushOptions::default()
     }
 }

@@ -41,8 +41,8 @@ impl Loop {
             && !self.has_to_look_back()
             && self.check.running.is_empty();
         let next = self.check.next.filter(|_| waits)?;
-        let next = if self.context.sink.doubts_setup() { Instant::now() } else { next };
-        Some(self.check.last.map_or(next, |last| next.max(last + MIN_PAUSE)))
+        let earliest = self.check.last.map_or(next, |last| last + MIN_PAUSE);
+        Some(if self.context.sink.doubts_setup() { earliest } else { next.max(earliest) })
     }
 
     pub(super) fn start_check_when_due(&mut self, now: Instant) {

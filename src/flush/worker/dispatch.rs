@@ -119,8 +119,10 @@ impl Loop {
     fn release_parked(&mut self) {
         let now = Instant::now();
         let room = self.holds_little();
-        while let Some(parked) = self.parked.pop_front_if(|parked| room || parked.until <= now) {
-            self.context.queue.release(parked.stream, &parked.seqs);
+        while self.parked.front().is_some_and(|parked| room || parked.until <= now) {
+            if let Some(parked) = self.parked.pop_front() {
+                self.context.queue.release(parked.stream, &parked.seqs);
+            }
         }
     }
 
