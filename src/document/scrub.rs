@@ -5,6 +5,9 @@
 //! its query. `mux://KEY` and `twitch://KEY` have the key where others have the host. A path is kept of the schemes of the
 //! web and of storage only: what another scheme has there nobody knows.
 //!
+//! A URL may be escaped, in JSON (`https:\/\/`) or for another URL's path or query (`https%3A%2F%2F`): it is read without the
+//! escapes, and written with them again where something was taken out.
+//!
 //! Passwords are often written as they are, with a `/` or an `@` in them: the last `@` before the query ends them, and what
 //! cannot be a host and a port is no host. So a path with an `@` in it loses its host here; that is the lesser harm.
 
@@ -34,8 +37,8 @@ impl Scrub {
     /// The text without credentials.
     pub(super) fn apply(self, text: &str) -> Cow<'_, str> {
         match self {
-            Self::Url => url(text, false),
-            Self::StreamUrl => url(text, true),
+            Self::Url => unescaped_too(url(text, false)),
+            Self::StreamUrl => unescaped_too(url(text, true)),
             Self::Text => prose(text),
         }
     }
@@ -140,9 +143,93 @@ fn url_end(text: &str, start: usize, colon: usize) -> usize {
 /// What Go quotes of a URL that it could not read.
 const QUOTED_PARTS: [&str; 3] = ["invalid port \"", "invalid URL escape \"", "invalid userinfo \""];
 
+/// Where the escaped `://` is that comes first, and where it ends.
+fn escaped_separator(text: &str) -> Option<(usize, usize)> {
+    let bytes = text.as_bytes();
+    let colon = |at: usize| match bytes.get(at) {
+        Some(b':') => Some(at + 1),
+        Some(b'%') => escape_at(bytes, at).filter(|(byte, _)| *byte == b':').map(|(_, end)| end),
+        _ => None,
+    };
+    let slash = |at: usize| match bytes.get(at) {
+        Some(b'/') => Some(at + 1),
+        Some(b'\\') => {
+            let end = at + bytes[at..].iter().take_while(|&&byte| byte == b'\\').count();
+            (bytes.get(end) == Some(&b'/')).then_some(end + 1)
+        }
+        Some(b'%') => escape_at(bytes, at).filter(|(byte, _)| *byte == b'/').map(|(_, end)| end),
+        _ => None,
+    };
+    (0..bytes.len()).find_map(|at| {
+        let end = slash(slash(colon(at)?)?)?;
+        (&text[at..end] != "://").then_some((at, end))
+    })
+}
+
+/// The byte that a percent escape stands for, however often the percent sign is escaped itself, and where it ends.
+fn escape_at(bytes: &[u8], at: usize) -> Option<(u8, usize)> {
+    let mut digits = at + 1;
+    while bytes.get(digits..digits + 2) == Some(b"25") {
+        digits += 2;
+    }
+    let hex = std::str::from_utf8(bytes.get(digits..digits + 2)?).ok()?;
+    Some((u8::from_str_radix(hex, 16).ok()?, digits + 2))
+}
+
+/// Takes what may be a secret out of URLs that are escaped within a text: all that follows the host, and the user.
+fn unescaped_too(text: Cow<'_, str>) -> Cow<'_, str> {
+    if !text.contains(['\\', '%']) {
+        return text;
+    }
+    let mut kept = String::with_capacity(text.len());
+    let mut rest = &*text;
+    while let Some((colon, after)) = escaped_separator(rest) {
+        // As a part of another URL it ends where that one's part does.
+        let is_part = rest[colon..after].contains('%');
+        let ends = |c: char| {
+            c.is_whitespace() || c.is_control() || matches!(c, '"' | '`' | '<' | '>') || (is_part && c == '&')
+        };
+        let end = rest[after..].find(ends).map_or(rest.len(), |length| after + length);
+        // A quote that is escaped itself ends it before its backslashes.
+        let end = after + rest[after..end].trim_end_matches('\\').len();
+        let (separator, place) = (&rest[colon..after], &rest[after..end]);
+        kept.push_str(&rest[..colon]);
+        kept.push_str(separator);
+        let scheme = &rest[scheme_start(rest, colon)..colon];
+        let plain = plain_of(place);
+        let whole = format!("{scheme}://{plain}");
+        match url(&whole, false) {
+            Cow::Borrowed(_) => kept.push_str(place),
+            Cow::Owned(scrubbed) => {
+                let scrubbed = scrubbed.split_once("://").map_or(GONE, |(_, place)| place);
+                let (colon, slash) = if is_part { ("%3A", "%2F") } else { (":", "\\/") };
+                kept.push_str(&scrubbed.replace(':', colon).replace('/', slash));
+            }
+        }
+        rest = &rest[end..];
+    }
+    kept.push_str(rest);
+    Cow::Owned(kept)
+}
+
+/// Without its escapes. What is no UTF-8 then is all one part.
+fn plain_of(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let (mut plain, mut at) = (Vec::with_capacity(text.len()), 0);
+    while at < bytes.len() {
+        let escape = if bytes[at] == b'%' { escape_at(bytes, at) } else { None };
+        let is_escaping = bytes[at] == b'\\' && matches!(bytes.get(at + 1), Some(b'/' | b'\\'));
+        if !is_escaping {
+            plain.push(escape.map_or(bytes[at], |(byte, _)| byte));
+        }
+        at = escape.map_or(at + 1, |(_, end)| end);
+    }
+    String::from_utf8_lossy(&plain).into_owned()
+}
+
 fn prose(text: &str) -> Cow<'_, str> {
     if !text.contains("://") {
-        return Cow::Borrowed(text);
+        return unescaped_too(Cow::Borrowed(text));
     }
     let mut kept = String::with_capacity(text.len());
     let mut rest = text;
@@ -164,7 +251,7 @@ fn prose(text: &str) -> Cow<'_, str> {
             from = quoted + GONE.len();
         }
     }
-    Cow::Owned(kept)
+    unescaped_too(Cow::Owned(kept))
 }
 
 #[cfg(test)]
@@ -252,6 +339,15 @@ mod tests {
             ("see https://a.example/x and write to a@b", "see https://a.example/x and write to a@b"),
             ("<rtmp://h/app/key> '\u{301}https://u:p@h/'", "<rtmp://h/***> '\u{301}https://***@h/'"),
             ("é://ü@ö", "é://***@ö"),
+            (r#"{"url":"rtmps:\/\/h:443\/live\/KEY","a":1}"#, r#"{"url":"rtmps:\/\/h:443\/***","a":1}"#),
+            (r#"{\"url\":\"https:\\/\\/u:p@h\\/x?t=1\"}"#, r#"{\"url\":\"https:\\/\\/***@h\/x?***\"}"#),
+            (r"https:\/\/example.com\/hook is gone", r"https:\/\/example.com\/hook is gone"),
+            ("to=rtmp%3A%2F%2Fh%2Fapp%2FKEY&x=1", "to=rtmp%3A%2F%2Fh%2F***&x=1"),
+            ("to=https%3a%2f%2fu%3Ap%40h%2Fx failed", "to=https%3a%2f%2f***@h%2Fx failed"),
+            ("to=https%253A%252F%252Fu%253Ap%2540h%252Fx", "to=https%253A%252F%252F***@h%2Fx"),
+            ("see https%3A%2F%2Fexample.com%2Fa, 100%", "see https%3A%2F%2Fexample.com%2Fa, 100%"),
+            ("http://proxy/get/rtmps%3A%2F%2Fh%2FKEY: EOF", "http://proxy/get/rtmps%3A%2F%2Fh%2F*** EOF"),
+            ("half an escape: %3A%2F, %3, a:%2", "half an escape: %3A%2F, %3, a:%2"),
         ] {
             assert_eq!(Scrub::Text.apply(before), after);
         }

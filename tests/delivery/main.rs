@@ -14,5 +14,6 @@ mod pipeline;
 mod redis;
 mod redis_cluster;
 mod redis_tls;
+mod redis_truth;
 mod resp;
 mod step_down;

@@ -2,8 +2,11 @@
 
 use super::*;
 
+/// What is wrong, how the sink is told, and what the state says then.
+type Trouble = (&'static str, fn(&mut Behaviour), FlushState);
+
 /// What can be wrong with all records, and what the state has to be.
-fn troubles() -> Vec<(&'static str, fn(&mut Behaviour), FlushState)> {
+fn troubles() -> Vec<Trouble> {
     use SinkErrorKind::{Full, Timeout, Unauthorized, Unavailable, Unnamed, Unsuitable};
     fn all() -> BTreeSet<u64> {
         (0..10_000).collect()

@@ -2,7 +2,8 @@
 //!
 //! A redirection is an answer like any other: whoever gives it could have user, password and records sent to a host of theirs.
 //! It is followed only where the server that the URL names says, asked for it, that it is one of a cluster, and that the host is
-//! another one.
+//! another one. Its list is believed: it has user, password and records already, and could hand them on itself. No other
+//! node is asked, and the log names the nodes. Over TLS each of them has to show a certificate for its name.
 //!
 //! A batch has a connection to itself: WAITAOF speaks of the writes of its own connection, and holds up what comes after it.
 
@@ -65,7 +66,13 @@ impl Nodes {
         let mut connection = self.take(FIRST).await?;
         let listed = members(connection.redis()).await?;
         self.give_back(FIRST, connection);
-        *self.members.lock() = listed;
+        let mut members = self.members.lock();
+        if *members != listed {
+            let mut nodes: Vec<&str> = listed.iter().map(String::as_str).collect();
+            nodes.sort_unstable();
+            tracing::info!(server = %self.first.addr(), ?nodes, "the cluster lists these nodes: records may go to each");
+        }
+        *members = listed;
         Ok(())
     }
 
