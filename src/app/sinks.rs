@@ -237,6 +237,10 @@ impl Append for Slot {
         self.append_to(batch, true).await
     }
 
+    fn drops_newest(&self) -> bool {
+        self.get_now().is_some_and(|spool| spool.drops_newest())
+    }
+
     fn count_missed(&self, records: u64) {
         let counted = match &*self.spool.blocking_read() {
             Held::Open(spool) => {

@@ -15,7 +15,10 @@ use super::{
     Refused,
     fanout::{Append, CannotAppend},
 };
-use crate::{record::RecordBatch, spool::Appended};
+use crate::{
+    record::RecordBatch,
+    spool::{Appended, FullLimit},
+};
 
 /// How it behaves from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,6 +27,8 @@ pub(crate) enum Mood {
     /// As fast as a disk that writes 50 MiB/s, one batch after another.
     Slow,
     Full,
+    /// Full, and drops what comes: it counts that as missed.
+    DropsNewest,
     NeverFits,
     Hang,
 }
@@ -76,6 +81,10 @@ impl Append for MemorySpool {
         let refused = |reason, message: &str| Err(CannotAppend { reason, message: message.to_owned() });
         match mood {
             Mood::Full => return refused(Refused::Full, "the spool is full"),
+            Mood::DropsNewest => {
+                self.missed.fetch_add(u64::from(batch.count()), Relaxed);
+                return Ok(Appended::Dropped { limit: FullLimit::NoSpace });
+            }
             Mood::NeverFits => return refused(Refused::TooLarge, "it never fits"),
             Mood::Slow => {
                 let _one_at_a_time = self.disk.lock().await;
@@ -86,6 +95,10 @@ impl Append for MemorySpool {
             Mood::Takes | Mood::Hang => self.batches.lock().push(batch),
         }
         Ok(Appended::Kept)
+    }
+
+    fn drops_newest(&self) -> bool {
+        *self.mood.borrow() == Mood::DropsNewest
     }
 
     fn count_missed(&self, records: u64) {

@@ -1,6 +1,7 @@
 //! One batch, every sink's spool: the call succeeds when each required one has it durably.
 //!
-//! - required: the call waits for it and fails with it;
+//! - required: the call waits for it and fails with it. One that drops what it has no room for is asked last: of a call that
+//!   another refuses it drops nothing, and counts nothing twice when that comes again;
 //! - optional: it alone loses its copy, counted, and only where its spool refuses it or it cannot follow the required ones
 //!   (see [`optional`](super::optional));
 //! - where no sink is required, the call waits for all: something has to slow a sender down. What none of them can ever take
@@ -41,6 +42,11 @@ pub trait Append: Send + Sync + 'static {
     /// The same where the call waits for nothing else: the calling thread may be blocked meanwhile.
     async fn append_alone(&self, batch: RecordBatch) -> Result<Appended, CannotAppend> {
         self.append(batch).await
+    }
+
+    /// True where it may drop, and count, what it has no room for.
+    fn drops_newest(&self) -> bool {
+        false
     }
 
     /// Notes that it did not get so many records of calls that are answered OK: a kill does not take that. Blocking.
@@ -159,17 +165,25 @@ impl Intake {
         } else {
             // A gRPC stream goes on reading meanwhile.
             let alone = required.len() == 1 && copies.is_empty() && protocol != Protocol::Grpc;
-            let mut required = pin!(join_all(required.into_iter().map(|(entry, part)| entry.append(part, alone))));
-            let results = loop {
+            let (drop_newest, keep): (Vec<_>, Vec<_>) =
+                required.into_iter().partition(|(entry, _)| entry.target.spool.drops_newest());
+            let mut required = pin!(async {
+                let mut dropped = Vec::new();
+                for some in [keep, drop_newest] {
+                    for result in join_all(some.into_iter().map(|(entry, part)| entry.append(part, alone))).await {
+                        dropped.extend(result?);
+                    }
+                }
+                Ok::<_, Refusal>(dropped)
+            });
+            let of_required = loop {
                 tokio::select! {
                     biased;
-                    results = required.as_mut() => break results,
+                    result = required.as_mut() => break result?,
                     Some(copy) = copies.next() => copied.push(copy),
                 }
             };
-            for result in results {
-                result?.into_iter().for_each(|(sink, records, reason)| dropped.add(sink, records, reason));
-            }
+            of_required.into_iter().for_each(|(sink, records, reason)| dropped.add(sink, records, reason));
             copied.extend(copies.for_a_while().await);
         }
         for copy in copied {
@@ -275,6 +289,25 @@ mod tests {
         let refusal = intake.append(Protocol::Grpc, events(&[1])).await.unwrap_err();
         assert_eq!((refusal.reason, refusal.message.starts_with("sink b: ")), (Refused::Full, true));
         assert_eq!(intake.snapshot().taken.iter().map(|taken| taken.records).sum::<u64>(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_a_full_sink_drops_of_a_call_that_another_refuses_is_counted_once_when_it_is_sent_again() {
+        for refusal in [Mood::Full, Mood::NeverFits] {
+            let (drops, other) = (MemorySpool::new(), MemorySpool::new());
+            drops.set(Mood::DropsNewest);
+            other.set(refusal);
+            let targets =
+                [("a", &drops), ("b", &other)].map(|(name, spool)| target(name, true, Filter::default(), spool));
+            let intake = intake(targets.into());
+            for _ in 0..3 {
+                intake.append(Protocol::Grpc, events(&[1, 2])).await.unwrap_err();
+            }
+            assert_eq!(drops.missed(), 0, "nothing is lost: the sender has them still");
+            other.set(Mood::Takes);
+            let dropped = intake.append(Protocol::Grpc, events(&[1, 2])).await.unwrap();
+            assert_eq!((drops.missed(), other.records(), dropped.is_empty()), (2, 2, false));
+        }
     }
 
     #[tokio::test]

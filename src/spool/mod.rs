@@ -189,6 +189,12 @@ impl Spool {
         }
     }
 
+    /// True where `when_full` is `drop_newest`: records that it has no space for are dropped, and counted, with an OK.
+    #[must_use]
+    pub fn drops_newest(&self) -> bool {
+        matches!(self.shared.options.when_full, WhenFull::DropNewest)
+    }
+
     /// Counts records that an optional sink missed though their call was answered OK: a kill does not take it. Blocking.
     pub fn count_missed(&self, records: u64) {
         self.shared.losses.add_missed(records);
