@@ -119,12 +119,15 @@ pub(super) fn recover(common: &Common, args: &RecoverArgs) -> Outcome {
         _ => named(&error),
     })?;
     let mut out = RawWriter::new(BufWriter::with_capacity(1 << 20, file)).map_err(|error| named(&error))?;
-    let report = spool::recover(&args.folder, keys.as_ref(), &mut out).inspect_err(|_| {
+    let recovered = spool::recover(&args.folder, keys.as_ref(), &mut out).map_err(Failure::from).and_then(|report| {
+        let file = out.finish().map_err(|error| named(&error))?;
+        file.into_inner().map_err(|error| named(&error.into_error()))?.sync_all().map_err(|error| named(&error))?;
+        Ok(report)
+    });
+    let report = recovered.inspect_err(|_| {
         // What is there is not all: it would stand in the way of the next try.
         let _ = std::fs::remove_file(&args.output);
     })?;
-    let file = out.finish().map_err(|error| named(&error))?;
-    file.into_inner().map_err(|error| named(&error.into_error()))?.sync_all().map_err(|error| named(&error))?;
     if common.json {
         output::json(&report)?;
     } else {

@@ -8,7 +8,9 @@
 //! handle lets go of the files some time after its drop (waited for).
 
 use std::{
-    fmt, io, mem,
+    fmt,
+    fs::OpenOptions,
+    io, mem,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -252,7 +254,9 @@ impl Drop for SledQueue {
 /// drop and panics where that fails, in the middle of others, which ends the process without a word. What is leaked is some
 /// memory and the file; the spool's reader of the error says what failed.
 fn let_go(db: &Db, directory: &Path) {
-    let synced = RealDisk.open(&directory.join("db")).and_then(|file| file.sync());
+    let db_file = files::open(&directory.join("db"), OpenOptions::new().read(true));
+    // As sled does it: with metadata.
+    let synced = db_file.and_then(|file| file.sync_all());
     if synced.is_err_and(|error| error.kind() != io::ErrorKind::NotFound) {
         LEAKED.fetch_add(1, Ordering::Relaxed);
         mem::forget(db.clone());

@@ -32,7 +32,9 @@ fn plant(what: &str, file: &Path, outside: &Path) -> bool {
     match what {
         "link" => symlink(outside, file).expect("linked"),
         "dangling" => symlink(outside.with_extension("nowhere"), file).expect("linked"),
-        "pipe" => rustix::fs::mknodat(rustix::fs::CWD, file, rustix::fs::FileType::Fifo, 0o666.into(), 0).expect("made"),
+        "pipe" => {
+            rustix::fs::mknodat(rustix::fs::CWD, file, rustix::fs::FileType::Fifo, 0o666.into(), 0).expect("made")
+        }
         "directory" => fs::create_dir(file).expect("made"),
         // As a backup by hard links has it: the same bytes, which are not to change under the other name.
         "second name" => {
