@@ -3,18 +3,23 @@
 //!
 //! - A link in a file's place is not followed: whoever may write to the folder would choose which file is written.
 //! - A file has to be a regular one, and to belong to this user, to root, or to the folder's own user, who may replace it
-//!   anyhow.
+//!   anyhow. Nothing waits for the other end of a pipe in its place.
+//! - A file that has a second name elsewhere (a hard link) is not written.
 //! - What is private is made with mode 0600, and gets it where it was left with another.
+//!
+//! What the user names is opened as it is, because it may well be a link or a pipe (a mounted secret, `<(command)`) and is only
+//! read: the configuration and the files that it names, TLS certificates, the input of `send`, `doc` and `import`.
 
 use std::{
-    fs::{File, Metadata, OpenOptions, Permissions},
+    fmt,
+    fs::{self, File, Metadata, OpenOptions, Permissions},
     io,
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::Path,
 };
 
 use rustix::{
-    fs::{FlockOperation, OFlags, flock},
+    fs::{FlockOperation, OFlags, fcntl_getfl, flock},
     io::Errno,
 };
 
@@ -25,24 +30,32 @@ const OTHERS: u32 = 0o077;
 /// Opens a file as the module's header says; `options` say for what, and whether it is made.
 ///
 /// # Errors
-/// Also when a link or something else than a file is in its place, or it belongs to another user.
+/// Also when a link or something else than a file is in its place, it belongs to another user, or it is opened for writing and
+/// has a second name: the last is [`io::ErrorKind::TooManyLinks`].
 pub(crate) fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     // Without NONBLOCK a pipe in its place would hold up the open.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file =
         options.custom_flags(flags.bits().cast_signed()).open(path).map_err(|error| {
             match Errno::from_io_error(&error) {
-                Some(Errno::LOOP) => refused("is a symbolic link, which is not followed here: remove it"),
-                Some(Errno::NXIO) => refused("is no regular file: remove it"),
+                Some(Errno::LOOP) => refused(LINK.to_owned()),
+                Some(Errno::NXIO | Errno::ISDIR) => refused(NO_FILE.to_owned()),
                 _ => error,
             }
         })?;
     let metadata = file.metadata()?;
     if !metadata.is_file() {
-        return Err(refused("is no regular file: remove it"));
+        return Err(refused(NO_FILE.to_owned()));
     }
     if !is_ours(&metadata, folder_of(path).metadata().ok().as_ref()) {
-        return Err(refused(&format!("belongs to another user (uid {}): remove it", metadata.uid())));
+        let owner = metadata.uid();
+        return Err(refused(format!(
+            "belongs to another user (uid {owner}): give it to this user (chown), or remove it"
+        )));
+    }
+    if metadata.nlink() > 1 && fcntl_getfl(&file)?.intersects(OFlags::WRONLY | OFlags::RDWR) {
+        let why = "has a second name (a hard link), which would be written too: replace it by a copy".to_owned();
+        return Err(io::Error::new(io::ErrorKind::TooManyLinks, Refused(why)));
     }
     Ok(file)
 }
@@ -53,17 +66,64 @@ pub(crate) fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
 /// As there.
 pub(crate) fn open_private(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let file = open(path, options.mode(PRIVATE))?;
-    let metadata = file.metadata()?;
-    if metadata.mode() & OTHERS != 0 && metadata.uid() == rustix::process::geteuid().as_raw() {
-        file.set_permissions(Permissions::from_mode(metadata.mode() & !OTHERS & 0o7777))?;
+    if let Some(private) = private_mode(&file.metadata()?) {
+        file.set_permissions(private)?;
     }
     Ok(file)
 }
 
+/// Makes a directory private, and all below it that belongs to this user: what was left open to others. Links are neither followed
+/// nor changed.
+///
+/// # Errors
+/// When it is not there, is no directory, belongs to another user (as [`open`] has it), or cannot be changed.
+pub(crate) fn make_private(directory: &Path) -> io::Result<()> {
+    let metadata = fs::metadata(directory)?;
+    if !metadata.is_dir() {
+        return Err(io::ErrorKind::NotADirectory.into());
+    }
+    if !is_ours(&metadata, folder_of(directory).metadata().ok().as_ref()) {
+        let why = format!("Permission denied: it belongs to another user (uid {})", metadata.uid());
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
+    }
+    make_all_private(directory, &metadata)
+}
+
+fn make_all_private(directory: &Path, metadata: &Metadata) -> io::Result<()> {
+    if let Some(private) = private_mode(metadata) {
+        fs::set_permissions(directory, private)?;
+    }
+    // What cannot be listed says so when it is used.
+    let Ok(entries) = fs::read_dir(directory) else { return Ok(()) };
+    for entry in entries.flatten() {
+        // Of a link itself, not of what it leads to. Files come and go.
+        match entry.metadata() {
+            Ok(metadata) if metadata.is_dir() => make_all_private(&entry.path(), &metadata)?,
+            Ok(metadata) if metadata.is_file() => {
+                if let Some(private) = private_mode(&metadata) {
+                    fs::set_permissions(entry.path(), private)?;
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// What a file or directory of this user is to get, where others may do anything with it.
+fn private_mode(metadata: &Metadata) -> Option<Permissions> {
+    let is_own = metadata.uid() == rustix::process::geteuid().as_raw();
+    (is_own && metadata.mode() & OTHERS != 0).then(|| Permissions::from_mode(metadata.mode() & !OTHERS & 0o7777))
+}
+
 /// Whether a file in a folder may be taken for one of ours: see the module's header.
 pub(crate) fn is_ours(file: &Metadata, folder: Option<&Metadata>) -> bool {
+    is_owner_ours(file.uid(), folder.map(MetadataExt::uid), rustix::process::geteuid().as_raw())
+}
+
+fn is_owner_ours(owner: u32, of_folder: Option<u32>, user: u32) -> bool {
     const ROOT: u32 = 0;
-    [Some(rustix::process::geteuid().as_raw()), Some(ROOT), folder.map(MetadataExt::uid)].contains(&Some(file.uid()))
+    owner == user || owner == ROOT || of_folder == Some(owner)
 }
 
 /// Locks a file until it is closed; false where another process holds it.
@@ -99,8 +159,28 @@ fn locked(result: Result<(), Errno>) -> io::Result<bool> {
     }
 }
 
-fn refused(what: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::PermissionDenied, what.to_owned())
+const LINK: &str = "is a symbolic link, which is not followed here: put the file itself there, or remove it";
+const NO_FILE: &str = "is no regular file: remove it";
+
+/// Why what is in a file's place is not opened.
+#[derive(Debug)]
+struct Refused(String);
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refused {}
+
+fn refused(why: String) -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, Refused(why))
+}
+
+/// Whether an error says that what is in a file's place was not opened, and what to do about it.
+pub(crate) fn is_refusal(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|error| error.is::<Refused>())
 }
 
 fn folder_of(path: &Path) -> &Path {
@@ -130,7 +210,7 @@ mod tests {
             ("link", "symbolic link"),
             ("dangling", "symbolic link"),
             ("pipe", "no regular file"),
-            ("folder", "directory"),
+            ("folder", "no regular file"),
         ] {
             for options in [&mut writing(), OpenOptions::new().append(true)] {
                 let error = open_private(&at(name), options).unwrap_err().to_string();
@@ -154,18 +234,59 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_another_user_is_refused_unless_the_folder_is_theirs() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("theirs");
-        fs::write(&path, "").unwrap();
-        if std::os::unix::fs::chown(&path, Some(12_345), None).is_err() {
-            println!("only root can give files away: not tried");
-            return;
+    fn a_file_is_ours_if_it_belongs_to_this_user_to_root_or_to_whom_the_folder_belongs() {
+        const OTHER: u32 = 12_345;
+        let user = 1000;
+        for (owner, of_folder, ours) in [
+            (user, Some(OTHER), true),
+            (0, Some(OTHER), true),
+            (OTHER, Some(OTHER), true),
+            (OTHER, Some(user), false),
+            (OTHER, None, false),
+        ] {
+            assert_eq!(is_owner_ours(owner, of_folder, user), ours, "{owner} in a folder of {of_folder:?}");
         }
-        let error = open(&path, &mut writing()).unwrap_err().to_string();
-        assert!(error.contains("another user (uid 12345)"), "{error}");
-        std::os::unix::fs::chown(folder.path(), Some(12_345), None).unwrap();
-        open(&path, &mut writing()).unwrap();
+        // Nobody but root can give files away.
+        if rustix::process::geteuid().is_root() {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("theirs");
+            fs::write(&path, "").unwrap();
+            std::os::unix::fs::chown(&path, Some(OTHER), None).unwrap();
+            let error = open(&path, &mut writing()).unwrap_err();
+            assert!(is_refusal(&error) && error.to_string().contains("another user (uid 12345)"), "{error}");
+            std::os::unix::fs::chown(folder.path(), Some(OTHER), None).unwrap();
+            open(&path, &mut writing()).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_file_with_a_second_name_is_read_and_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::write(at("precious"), "precious").unwrap();
+        fs::hard_link(at("precious"), at("linked")).unwrap();
+        for options in [&mut writing(), OpenOptions::new().append(true), OpenOptions::new().write(true)] {
+            let error = open(&at("linked"), options).unwrap_err();
+            assert!(is_refusal(&error) && error.kind() == io::ErrorKind::TooManyLinks, "{error}");
+        }
+        open(&at("linked"), OpenOptions::new().read(true)).unwrap();
+    }
+
+    #[test]
+    fn a_directory_becomes_private_with_all_below_it_and_links_are_left_alone() {
+        let parent = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().mode() & 0o777;
+        let (outside, directory) = (parent.path().join("outside"), parent.path().join("directory"));
+        fs::create_dir_all(directory.join("below")).unwrap();
+        fs::write(&outside, "").unwrap();
+        fs::write(directory.join("below/file"), "").unwrap();
+        symlink(&outside, directory.join("link")).unwrap();
+        for path in [&outside, &directory, &directory.join("below"), &directory.join("below/file")] {
+            fs::set_permissions(path, Permissions::from_mode(0o777)).unwrap();
+        }
+        make_private(&directory).unwrap();
+        assert_eq!([&outside, &directory, &directory.join("below/file")].map(|path| mode(path)), [0o777, 0o700, 0o700]);
+        assert_eq!(make_private(&outside).unwrap_err().kind(), io::ErrorKind::NotADirectory);
     }
 
     #[test]

@@ -240,6 +240,9 @@ pub struct SinkStatus {
     pub unread_segments: u64,
     /// Which they are, and what that means; `None` where there is none.
     pub unread_error: Option<String>,
+    /// Which segments of its dead letters cannot be read now, and what that means; `None` where there is none.
+    #[serde(default)]
+    pub unread_dead_letters: Option<String>,
     /// Whether its queue is on disk; it is in memory while the disk is full or the queue's files fail, and is made again from
     /// the journal by a start. `None` where nothing is known of the spool.
     pub queue_on_disk: Option<bool>,

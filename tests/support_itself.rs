@@ -282,3 +282,10 @@ fn the_images_of_a_power_cut_hold_what_was_synced_and_any_part_of_what_was_not()
     }
     assert_eq!(seen, possible);
 }
+
+#[test]
+#[should_panic(expected = "this test cannot run here, it needs more than there is; `false` says")]
+fn a_test_that_cannot_run_fails_and_says_what_it_needs() {
+    support::require("nothing", &["true"]);
+    support::require("more than there is", &["false"]);
+}

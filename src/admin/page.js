@@ -136,7 +136,7 @@ class Card {
     this.pill.className = 'pill ' + (STATES[sink.state] || '');
     this.since.textContent = sink.since ? 'for ' + age((now - sink.since) / 1000) : '';
     this.where.textContent = [sink.kind, sink.address, sink.required ? null : 'optional'].filter(Boolean).join(' · ');
-    const trouble = sink.spool_error || sink.unread_error || (STATES[sink.state] === 'bad' ? sink.last_error : null);
+    const trouble = sink.spool_error || sink.unread_error || sink.unread_dead_letters || (STATES[sink.state] === 'bad' ? sink.last_error : null);
     this.error.hidden = !trouble;
     this.error.textContent = trouble || '';
     this.advice.replaceChildren(...sink.advice.map((text) => h('li', {}, text)));

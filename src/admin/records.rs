@@ -89,6 +89,7 @@ impl From<OperateError> for Problem {
             OperateError::Append(_)
             | OperateError::Closed(_)
             | OperateError::NotOpen { .. }
+            | OperateError::Unread { .. }
             | OperateError::Remove(RemoveError::InUse { .. }) => StatusCode::SERVICE_UNAVAILABLE,
             _ => StatusCode::INTERNAL_SERVER_ERROR,
         };

@@ -120,9 +120,8 @@ impl DataFolder {
             let _ = lock.read_to_string(&mut pid);
             return Err(FolderError::InUse { path: path.to_owned(), pid: pid.trim().parse().ok() });
         }
-        lock.set_len(0).map_err(failed(&lock_path))?;
-        lock.rewind().map_err(failed(&lock_path))?;
-        writeln!(lock, "{}", std::process::id()).map_err(failed(&lock_path))?;
+        // Only to be named: a full disk may have no space for it.
+        let _ = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{}", std::process::id()));
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 

@@ -43,6 +43,17 @@ pub enum OperateError {
         /// Why, and what to do.
         reason: String,
     },
+    /// Some of a spool that is to be removed cannot be read.
+    #[error(
+        "the spool of sink {sink} is not removed: {reason}: purge again when that can be read, or remove its directory in the \
+         data_dir yourself"
+    )]
+    Unread {
+        /// The sink.
+        sink: String,
+        /// Which segments, and what that means.
+        reason: String,
+    },
     /// The spool cannot be read or written.
     #[error(transparent)]
     Queue(#[from] QueueError),

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     record::Stream,
-    spool::{DeadFilter, QueueError, Spool},
+    spool::{QueueError, Spool},
     status::SinkStatus,
 };
 
@@ -89,7 +89,7 @@ impl Stopped {
 async fn purge(spool: &Arc<Spool>, dead: bool) -> Result<Removed, QueueError> {
     let purged = spool.purge(&Stream::ALL).await?;
     let dead_letters = match dead {
-        true => blocking(spool, |spool| spool.drop_dead_letters(&DeadFilter::default())).await?,
+        true => blocking(spool, Spool::purge_dead_letters).await?,
         false => 0,
     };
     Ok(Removed {
@@ -102,8 +102,11 @@ async fn purge(spool: &Arc<Spool>, dead: bool) -> Result<Removed, QueueError> {
 
 /// Nobody removes what cannot be told.
 fn check_readable(sink: &SinkStatus) -> Result<(), OperateError> {
-    let reason = sink.last_error.clone().filter(|_| sink.spool_error.is_some());
-    reason.map_or(Ok(()), |reason| Err(OperateError::NotOpen { sink: sink.name.clone(), reason }))
+    if let Some(reason) = sink.last_error.clone().filter(|_| sink.spool_error.is_some()) {
+        return Err(OperateError::NotOpen { sink: sink.name.clone(), reason });
+    }
+    let unread = |reason: &String| Err(OperateError::Unread { sink: sink.name.clone(), reason: reason.clone() });
+    sink.unread_error.as_ref().or(sink.unread_dead_letters.as_ref()).map_or(Ok(()), unread)
 }
 
 /// Removes the spool of a sink that the configuration does not name.

@@ -4,11 +4,15 @@
 //! Sinks come and go, and a changed one is stopped (one last flush) and started anew on the same spool, all of them side by
 //! side; senders wait for a spool that is opened with other limits. Addresses, TLS files' paths, memory and the data folder need
 //! a restart. A spool that did not open is tried again.
+//!
+//! Whatever waits for a disk does so in a task of its own, and the reload for that task only so long: what comes later is taken
+//! over then.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
 use futures::future::join_all;
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 
 use super::{
     App,
@@ -21,13 +25,14 @@ use super::{
 use crate::{
     config::{self, AdminConfig, Config, ConfigError, IngestConfig, LogConfig, SinkConfig},
     record::now_millis,
+    status::SinkStatus,
 };
 
 /// How often a spool is tried again that did not open, where the reason may pass by itself.
 const OPEN_PERIOD: Duration = Duration::from_secs(30);
 
-/// So long a reload waits at least for the spool of a removed sink to close.
-const MIN_CLOSE_PATIENCE: Duration = Duration::from_secs(2);
+/// So long a reload waits at least for a disk. At the most it is `shutdown_timeout`.
+const MIN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a reload did.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -56,6 +61,17 @@ pub enum ReloadError {
     /// A sink of it does not start.
     #[error(transparent)]
     Sink(#[from] SinkStartError),
+    /// It could not even be read in time.
+    #[error(
+        "the configuration, or a file that it names, was not read within {0:?}: reload again when its disk answers"
+    )]
+    Slow(Duration),
+    /// One at a time.
+    #[error("another reload, or a purge, is still under way after {0:?}: reload again when its disk has answered")]
+    Busy(Duration),
+    /// A bug.
+    #[error("internal error: {0}")]
+    Panicked(String),
 }
 
 impl App {
@@ -64,8 +80,14 @@ impl App {
     /// # Errors
     /// When the new one cannot work: then nothing has changed.
     pub async fn reload(self: &Arc<Self>) -> Result<Reloaded, ReloadError> {
-        let _one_at_a_time = self.reloading.lock().await;
-        let result = self.try_reload().await;
+        let patience = self.config().shutdown_timeout.max(MIN_PATIENCE);
+        let mut result = match tokio::time::timeout(patience, self.reloading.lock()).await {
+            Ok(_one_at_a_time) => self.try_reload(patience).await,
+            Err(_) => Err(ReloadError::Busy(patience)),
+        };
+        if let Ok(done) = &mut result {
+            self.open_again(patience, done).await;
+        }
         let (state, reason) = match &result {
             Ok(reloaded) => {
                 let lines = |lines: &[String]| if lines.is_empty() { "nothing".to_owned() } else { lines.join("; ") };
@@ -82,18 +104,14 @@ impl App {
         result
     }
 
-    async fn try_reload(&self) -> Result<Reloaded, ReloadError> {
-        // A file that was there and is gone is no wish for the defaults.
+    async fn try_reload(self: &Arc<Self>, patience: Duration) -> Result<Reloaded, ReloadError> {
         let old = self.config();
-        let file = self.config_file.as_deref().or(old.file.as_deref());
-        let mut new = config::load(file, &|name| std::env::var(name).ok())?;
-        let file = new.file.as_deref().unwrap_or(Path::new(config::DEFAULT_FILE));
-        if std::fs::metadata(file).is_ok_and(|metadata| metadata.len() == 0) {
-            return Err(ReloadError::Empty(file.display().to_string()));
-        }
-        check(&new)?;
-        // Another data folder waits for a restart; until then the spools lie in this one.
-        check_paths(&new.sinks, &old.data_dir).map_err(RunError::from)?;
+        let (file, data_dir) = (self.config_file.clone().or_else(|| old.file.clone()), old.data_dir.clone());
+        let reading = tokio::task::spawn_blocking(move || read(file.as_deref(), &data_dir));
+        let mut new = match tokio::time::timeout(patience, reading).await {
+            Ok(read) => read.map_err(|panic| ReloadError::Panicked(panic.to_string()))??,
+            Err(_) => return Err(ReloadError::Slow(patience)),
+        };
         warn_of(&new);
         let mut done = Reloaded::default();
         if new.shutdown_timeout != old.shutdown_timeout {
@@ -102,9 +120,8 @@ impl App {
         }
         done.needs_restart.extend(restarts(&old, &new));
 
-        let added = self.start_added(&old, &new).await?;
-        self.swap_sinks(&old, &new, added, &mut done).await;
-        self.open_again(&mut done).await;
+        let added = self.start_added(&old, &new, patience).await?;
+        self.swap_sinks(&old, &new, added, patience, &mut done).await;
         if new.log.level != old.log.level {
             self.logging.set_level(new.log.level);
             done.applied.push(format!("log.level: {}", new.log.level.as_str()));
@@ -124,33 +141,49 @@ impl App {
             Err(error) => done.needs_restart.push(format!("ingest.auth is not used: {error}")),
         }
         self.config.store(Arc::new(in_force(&old, new)));
-        *self.unclaimed.lock() = snapshot::unclaimed_spools(&self.config());
+        if let Some(unclaimed) = unclaimed_within(patience, self.config()).await {
+            *self.unclaimed.lock() = unclaimed;
+        }
         Ok(done)
     }
 
-    /// Starts the sinks that are new; where one does not start, none does.
-    async fn start_added(&self, old: &Config, new: &Config) -> Result<Vec<Arc<Running>>, SinkStartError> {
-        let mut added: Vec<Arc<Running>> = Vec::new();
-        for sink in new.sinks.iter().filter(|sink| named(old, sink).is_none()) {
-            let started = match Slot::open(&sink.name, &old.data_dir, &sink.spool).await {
-                Ok(slot) => Running::start(Arc::new(sink.clone()), slot, &self.encoder).await,
-                Err(error) => Err(error),
-            };
+    /// Starts the sinks that are new, side by side; where one does not start, none does.
+    async fn start_added(
+        &self,
+        old: &Config,
+        new: &Config,
+        patience: Duration,
+    ) -> Result<Vec<Arc<Running>>, SinkStartError> {
+        let fresh = new.sinks.iter().filter(|sink| named(old, sink).is_none());
+        let started = join_all(fresh.map(|sink| async {
+            let slot = open_within(patience, sink, &old.data_dir).await?;
+            Running::start(Arc::new(sink.clone()), slot, &self.encoder).await
+        }));
+        let (mut added, mut failed) = (Vec::new(), None);
+        for started in started.await {
             match started {
                 Ok(running) => added.push(running),
-                Err(error) => {
-                    for running in added {
-                        running.stop().await;
-                        running.slot.close().await;
-                    }
-                    return Err(error);
-                }
+                Err(error) => failed = failed.or(Some(error)),
             }
         }
-        Ok(added)
+        let Some(error) = failed else { return Ok(added) };
+        for running in added {
+            tokio::spawn(async move {
+                running.stop().await;
+                running.slot.close().await;
+            });
+        }
+        Err(error)
     }
 
-    async fn swap_sinks(&self, old: &Config, new: &Config, added: Vec<Arc<Running>>, done: &mut Reloaded) {
+    async fn swap_sinks(
+        self: &Arc<Self>,
+        old: &Config,
+        new: &Config,
+        added: Vec<Arc<Running>>,
+        patience: Duration,
+        done: &mut Reloaded,
+    ) {
         let present = self.sinks.load_full();
         let is_named = |sink: &Running| new.sinks.iter().any(|named| named.name == sink.config.name);
         let (kept, removed): (Vec<_>, Vec<_>) = present.iter().cloned().partition(|sink| is_named(sink));
@@ -158,29 +191,28 @@ impl App {
         // From here on the removed ones get no more records, the added ones do.
         self.take_sinks(kept.iter().chain(&added).cloned().collect());
         // Side by side: each may take as long as its last flush.
-        let patience = old.shutdown_timeout.max(MIN_CLOSE_PATIENCE);
         let stopped = join_all(removed.iter().map(|sink| async {
-            sink.stop().await;
-            // In a task of its own: a disk that does not answer holds up neither this reload nor the end.
-            let slot = Arc::clone(&sink.slot);
-            let closing = tokio::spawn(async move { slot.close().await });
+            let stopping = Arc::clone(sink);
+            let closing = tokio::spawn(async move {
+                stopping.stop().await;
+                stopping.slot.close().await;
+            });
             if tokio::time::timeout(patience, closing).await.is_err() {
                 tracing::warn!(sink = %sink.config.name, "its spool is not closed yet, its disk does not answer: going on without it");
             }
         }));
         let restarted = join_all(kept.into_iter().map(|sink| async {
             let changed = new.sinks.iter().find(|named| named.name == sink.config.name && **named != *sink.config);
-            let mut done = Reloaded::default();
-            let sink = match changed {
-                Some(changed) => self.restart(&sink, changed, old, &mut done).await,
-                None => sink,
-            };
-            (sink, done)
+            match changed {
+                Some(changed) => self.restart_within(patience, sink, changed, old).await,
+                None => (sink, Reloaded::default()),
+            }
         }));
         let (_, restarted) = tokio::join!(stopped, restarted);
+        let unclaimed = unclaimed_within(patience, Arc::new(new.clone())).await.unwrap_or_default();
         for sink in removed {
             done.applied.push(format!("sink {} removed", sink.config.name));
-            for left in snapshot::unclaimed_spools(new).iter().filter(|left| left.name == sink.config.name.as_str()) {
+            for left in unclaimed.iter().filter(|left| left.name == sink.config.name.as_str()) {
                 warn_unclaimed(left);
             }
         }
@@ -189,10 +221,63 @@ impl App {
             sinks.push(sink);
             done.applied.extend(its.applied);
             done.needs_restart.extend(its.needs_restart);
+            done.failed.extend(its.failed);
         }
         // In the order of the file.
         sinks.sort_by_key(|sink| new.sinks.iter().position(|named| named.name == sink.config.name));
         self.take_sinks(sinks);
+    }
+
+    /// As [`Self::restart`]; where a disk does not answer in time, the sink stands still until it does, and goes on then.
+    async fn restart_within(
+        self: &Arc<Self>,
+        patience: Duration,
+        sink: Arc<Running>,
+        new: &SinkConfig,
+        old: &Config,
+    ) -> (Arc<Running>, Reloaded) {
+        let (answer, answered) = oneshot::channel();
+        let (app, before, new, old) = (Arc::clone(self), Arc::clone(&sink), new.clone(), old.clone());
+        tokio::spawn(async move {
+            let Some(one_at_a_time) = before.slot.begin_restart() else { return };
+            let mut done = Reloaded::default();
+            let restarted = app.restart(&before, &new, &old, &mut done).await;
+            // Nobody waits any more.
+            if let Err((running, done)) = answer.send((restarted, done)) {
+                app.take_late(&before, running, &done).await;
+            }
+            drop(one_at_a_time);
+        });
+        match tokio::time::timeout(patience, answered).await {
+            Ok(Ok(restarted)) => restarted,
+            late => {
+                let why = if late.is_err() {
+                    "its disk does not answer"
+                } else {
+                    "an earlier change of it waits for its disk"
+                };
+                let name = &sink.config.name;
+                tracing::error!(sink = %name, "{why}: the sink stands still until it does, and takes over its options then");
+                let failed = format!("sink {name}: {why}: it stands still until then");
+                (sink, Reloaded { failed: vec![failed], ..Reloaded::default() })
+            }
+        }
+    }
+
+    /// Takes over a sink that was restarted when the reload had gone on without it.
+    async fn take_late(&self, before: &Arc<Running>, running: Arc<Running>, done: &Reloaded) {
+        let _no_reload = self.reloading.lock().await;
+        let mut sinks = self.sinks.load().as_ref().clone();
+        let place = sinks.iter_mut().find(|sink| Arc::ptr_eq(sink, before));
+        match place.filter(|_| !self.stopping.is_cancelled()) {
+            Some(place) => {
+                tracing::info!(sink = %running.config.name, applied = done.applied.join("; "), needs_restart = done.needs_restart.join("; "), "its disk answers again: the sink goes on");
+                *place = running;
+                self.take_sinks(sinks);
+            }
+            // It was removed meanwhile, and its spool closed, or the process ends.
+            None => running.stop().await,
+        }
     }
 
     /// Starts a sink anew with other options; where they do not work, with the old ones.
@@ -234,16 +319,27 @@ impl App {
         }
     }
 
-    /// Opens spools that did not open before.
-    async fn open_again(&self, done: &mut Reloaded) {
-        for sink in self.sinks.load_full().iter() {
-            let Some(why) = sink.slot.not_open().await else { continue };
-            if sink.open_again(self.data_dir(), async { Some(()) }).await {
-                done.applied.push(format!("sink {}: its spool is open again", sink.config.name));
-                continue;
+    /// Opens spools that did not open before, side by side.
+    async fn open_again(self: &Arc<Self>, patience: Duration, done: &mut Reloaded) {
+        let sinks = self.sinks.load_full();
+        let opened = join_all(sinks.iter().map(|sink| async {
+            let why = sink.slot.not_open_now()?;
+            let opening = tokio::spawn(Arc::clone(self).open_beside(Arc::clone(sink)));
+            let name = &sink.config.name;
+            Some(match tokio::time::timeout(patience, opening).await {
+                Ok(Ok(true)) => Ok(format!("sink {name}: its spool is open again")),
+                Err(_) => Err(format!("sink {name}: its spool is not open yet: its disk does not answer")),
+                Ok(_) => {
+                    let why = sink.slot.not_open_now().unwrap_or(why);
+                    Err(format!("sink {name}: its spool does not open: {}", why.error))
+                }
+            })
+        }));
+        for opened in opened.await.into_iter().flatten() {
+            match opened {
+                Ok(applied) => done.applied.push(applied),
+                Err(failed) => done.failed.push(failed),
             }
-            let why = sink.slot.not_open().await.unwrap_or(why);
-            done.failed.push(format!("sink {}: its spool does not open: {}", sink.config.name, why.error));
         }
     }
 
@@ -259,19 +355,57 @@ impl App {
         }
     }
 
-    /// Opens a spool beside reloads: none waits for a disk that does not answer. What comes of it is logged.
-    async fn open_beside(self: Arc<Self>, sink: Arc<Running>) {
+    /// Opens a spool beside reloads: none waits for a disk that does not answer. Whether it did; what comes of it is logged.
+    async fn open_beside(self: Arc<Self>, sink: Arc<Running>) -> bool {
         let in_force = async {
             let no_reload = self.reloading.lock().await;
             self.sinks.load().iter().any(|running| Arc::ptr_eq(running, &sink)).then_some(no_reload)
         };
-        sink.open_again(self.data_dir(), in_force).await;
+        sink.open_again(self.data_dir(), in_force).await
     }
 
     fn take_sinks(&self, sinks: Vec<Arc<Running>>) {
         self.intake.replace(sinks.iter().map(|sink| sink.target()).collect());
         self.sinks.store(Arc::new(sinks));
     }
+}
+
+/// Reads the configuration as a start would, and refuses what a start would.
+fn read(file: Option<&Path>, data_dir: &Path) -> Result<Config, ReloadError> {
+    // A file that was there and is gone is no wish for the defaults.
+    let new = config::load(file, &|name| std::env::var(name).ok())?;
+    let file = new.file.as_deref().unwrap_or(Path::new(config::DEFAULT_FILE));
+    if std::fs::metadata(file).is_ok_and(|metadata| metadata.len() == 0) {
+        return Err(ReloadError::Empty(file.display().to_string()));
+    }
+    check(&new)?;
+    // Another data folder waits for a restart; until then the spools lie in this one.
+    check_paths(&new.sinks, data_dir).map_err(RunError::from)?;
+    Ok(new)
+}
+
+/// Opens the spool of a new sink; one that opens when nobody waits any more is closed again.
+async fn open_within(patience: Duration, sink: &SinkConfig, data_dir: &Path) -> Result<Arc<Slot>, SinkStartError> {
+    let (answer, answered) = oneshot::channel();
+    let (name, data_dir, options) = (sink.name.clone(), data_dir.to_owned(), sink.spool.clone());
+    tokio::spawn(async move {
+        if let Err(Ok(late)) = answer.send(Slot::open(&name, &data_dir, &options).await) {
+            late.close().await;
+        }
+    });
+    match tokio::time::timeout(patience, answered).await {
+        Ok(Ok(opened)) => opened,
+        _ => {
+            let message = "its disk does not answer: reload again when it does".to_owned();
+            Err(SinkStartError::Options { name: sink.name.clone(), message })
+        }
+    }
+}
+
+/// The spools that a configuration does not name; `None` where a disk does not answer.
+async fn unclaimed_within(patience: Duration, config: Arc<Config>) -> Option<Vec<SinkStatus>> {
+    let looking = tokio::task::spawn_blocking(move || snapshot::unclaimed_spools(&config));
+    tokio::time::timeout(patience, looking).await.ok()?.ok()
 }
 
 fn named<'a>(config: &'a Config, sink: &SinkConfig) -> Option<&'a SinkConfig> {

@@ -138,6 +138,11 @@ impl Slot {
         }
     }
 
+    /// Keeps out other attempts to open the spool, for as long as what it answers is held; `None` where one is under way.
+    pub(super) fn begin_restart(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        self.trying.try_lock().ok()
+    }
+
     /// Closes the spool and opens it with other options; where those do not work, with the old ones.
     pub(super) async fn reopen(
         &self,

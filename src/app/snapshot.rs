@@ -163,6 +163,7 @@ pub(super) fn blank(name: &SinkName, state: State) -> SinkStatus {
         segments: 0,
         unread_segments: 0,
         unread_error: None,
+        unread_dead_letters: None,
         queue_on_disk: None,
         queue_failures: 0,
         spool_error: None,
@@ -187,6 +188,7 @@ fn fill(entry: &mut SinkStatus, status: &SpoolStatus) {
     entry.segments = status.segments;
     entry.unread_segments = status.unread_segments;
     entry.unread_error = status.unread_error.clone();
+    entry.unread_dead_letters = status.unread_dead_letters.clone();
     entry.queue_on_disk = Some(status.queue_on_disk);
     entry.queue_failures = status.queue_failures;
     entry.sync_latency = status.sync_latency.clone();

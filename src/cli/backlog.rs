@@ -126,6 +126,7 @@ fn remarks(sink: &SinkStatus) -> Vec<String> {
         ));
     }
     lines.extend(sink.unread_error.clone());
+    lines.extend(sink.unread_dead_letters.clone());
     lines.extend(sink.spool_error.clone());
     if let Some(error) = &sink.last_error {
         let at = sink.last_error_at.map(|at| format!(" ({})", humantime::format_rfc3339_seconds(time(at))));

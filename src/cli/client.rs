@@ -1,6 +1,6 @@
 //! Talks to the running process over the socket in its data folder.
 
-use std::{fs::File, path::Path, time::Duration};
+use std::{fs::OpenOptions, path::Path, time::Duration};
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, Uri};
@@ -157,7 +157,7 @@ pub(super) fn is_running(data_dir: &Path) -> bool {
 
 /// Whether a process holds the data folder's lock; looks only, changes nothing.
 pub(super) fn is_locked(data_dir: &Path) -> bool {
-    match File::open(data_dir.join("lock")) {
+    match files::open(&data_dir.join("lock"), OpenOptions::new().read(true)) {
         // Where nothing can be locked no process runs: it would have been refused.
         Ok(lock) => files::is_locked(&lock).unwrap_or(false),
         Err(_) => false,

@@ -111,6 +111,19 @@ pub(super) fn run(common: &Common, args: &Args) -> Outcome {
 
 async fn list(common: &Common, config: &Config, args: &ListArgs) -> Outcome {
     let letters = letters(config, &args.sink, &args.filter.filter(), args.n).await?;
+    show_list(common, &letters)?;
+    all_were_read(config, &args.sink).await
+}
+
+/// Fails where there are more letters than anybody can read now.
+async fn all_were_read(config: &Config, sink: &str) -> Outcome {
+    let snapshot = backlog::snapshot(config).await?;
+    // One that has had no record yet has no letters either.
+    let Ok(sink) = backlog::sink_of(&snapshot, sink) else { return Ok(()) };
+    sink.unread_dead_letters.clone().map_or(Ok(()), |error| Err(Failure::new(Exit::Partial, error)))
+}
+
+fn show_list(common: &Common, letters: &[Value]) -> Outcome {
     if common.json {
         return output::json(&letters);
     }
@@ -118,7 +131,7 @@ async fn list(common: &Common, config: &Config, args: &ListArgs) -> Outcome {
         return output::line("no dead letters");
     }
     let mut table = output::table(&["last attempt", "stream", "id", ">tries", "reason"]);
-    for letter in &letters {
+    for letter in letters {
         let at = letter["last_attempt_at"].as_i64().unwrap_or_default();
         let text = |field: &str| letter[field].as_str().unwrap_or_default().to_owned();
         let cells = [
@@ -137,6 +150,7 @@ async fn show(config: &Config, sink: &str, id: &str) -> Outcome {
     let filter = DeadFilter { id: Some(id.to_owned()), ..DeadFilter::default() };
     let found = letters(config, sink, &filter, 3).await?;
     if found.is_empty() {
+        all_were_read(config, sink).await?;
         return Err(Failure::from(format!("sink {sink} has no dead letter with the id {id:?}")));
     }
     found.iter().try_for_each(output::json)
@@ -178,7 +192,7 @@ async fn retry(common: &Common, config: &Config, args: &SomeArgs) -> Outcome {
     }
     match retried.stopped_by {
         Some(reason) => Err(Failure::new(Exit::Partial, format!("the rest was not tried: {reason}"))),
-        None => Ok(()),
+        None => all_were_read(config, &args.sink).await,
     }
 }
 
@@ -196,9 +210,11 @@ async fn drop(common: &Common, config: &Config, args: &SomeArgs) -> Outcome {
         }
     };
     if common.json {
-        return output::json(&json!({ "dropped": dropped }));
+        output::json(&json!({ "dropped": dropped }))?;
+    } else {
+        output::line(format!("{} dropped", human_count(dropped)))?;
     }
-    output::line(format!("{} dropped", human_count(dropped)))
+    all_were_read(config, &args.sink).await
 }
 
 fn chosen(args: &SomeArgs) -> Result<DeadFilter, Failure> {

@@ -226,9 +226,14 @@ impl Export {
         let fresh = beside.with_extension("progress-new");
         let failed = |error: io::Error| format!("{}: {error}", beside.display());
         remove(&fresh)?;
+        let progress = serde_json::to_vec(&self.progress)?;
         let mut file = files::open_private(&fresh, OpenOptions::new().write(true).create_new(true)).map_err(failed)?;
-        file.write_all(&serde_json::to_vec(&self.progress)?).map_err(failed)?;
-        Ok(fs::rename(&fresh, &beside).map_err(failed)?)
+        let written = file.write_all(&progress).and_then(|()| fs::rename(&fresh, &beside));
+        Ok(written.map_err(|error| {
+            // It would keep the last space of a full disk.
+            let _ = fs::remove_file(&fresh);
+            failed(error)
+        })?)
     }
 
     fn finish(&mut self) -> Result<u64, Failure> {

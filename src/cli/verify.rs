@@ -4,7 +4,6 @@ use std::{
     collections::BTreeMap,
     fs::{File, OpenOptions},
     io::{self, BufWriter},
-    os::unix::fs::OpenOptionsExt,
     path::PathBuf,
 };
 
@@ -19,6 +18,7 @@ use crate::{
         Config,
         units::{human_count, human_size},
     },
+    files,
     record::SinkName,
     spool::{self, Finding, Severity, VerifyReport, raw::RawWriter},
 };
@@ -111,7 +111,7 @@ pub(super) fn recover(common: &Common, args: &RecoverArgs) -> Outcome {
     let config = common.config_in_force()?;
     let keys = app::keys(&config);
     let named = |error: &dyn std::fmt::Display| Failure::from(format!("{}: {error}", args.output.display()));
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&args.output);
+    let file = files::open_private(&args.output, OpenOptions::new().write(true).create_new(true));
     let file: File = file.map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => {
             Failure::usage(format!("{} is there already: name another file", args.output.display()))
@@ -119,12 +119,15 @@ pub(super) fn recover(common: &Common, args: &RecoverArgs) -> Outcome {
         _ => named(&error),
     })?;
     let mut out = RawWriter::new(BufWriter::with_capacity(1 << 20, file)).map_err(|error| named(&error))?;
-    let report = spool::recover(&args.folder, keys.as_ref(), &mut out).inspect_err(|_| {
+    let recovered = spool::recover(&args.folder, keys.as_ref(), &mut out).map_err(Failure::from).and_then(|report| {
+        let file = out.finish().map_err(|error| named(&error))?;
+        file.into_inner().map_err(|error| named(&error.into_error()))?.sync_all().map_err(|error| named(&error))?;
+        Ok(report)
+    });
+    let report = recovered.inspect_err(|_| {
         // What is there is not all: it would stand in the way of the next try.
         let _ = std::fs::remove_file(&args.output);
     })?;
-    let file = out.finish().map_err(|error| named(&error))?;
-    file.into_inner().map_err(|error| named(&error.into_error()))?.sync_all().map_err(|error| named(&error))?;
     if common.json {
         output::json(&report)?;
     } else {

@@ -1,11 +1,11 @@
 //! File I/O, behind a trait: the real one, and in tests a fake that fails, tears and forgets unsynced writes.
 //!
-//! Every file is made with mode 0600 and every directory with 0700: records are private.
+//! Every file is made with mode 0600 and every directory with 0700: records are private. [`files`] says what is opened at all.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io,
-    os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, MetadataExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -15,6 +15,8 @@ use rustix::{
     io::Errno,
 };
 
+use crate::files;
+
 /// A directory tree on some medium.
 pub(crate) trait Disk: Send + Sync + std::fmt::Debug + 'static {
     /// Makes a new, empty file for reading and writing; fails if it is there.
@@ -23,7 +25,7 @@ pub(crate) trait Disk: Send + Sync + std::fmt::Debug + 'static {
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
     /// Opens a file for reading and writing.
     fn open_writable(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
-    /// The files in a directory; empty where there is no such directory.
+    /// What has a name in a directory; empty where there is no such directory. What is no file cannot be opened.
     fn list(&self, directory: &Path) -> io::Result<Vec<Listed>>;
     /// Makes a directory, its parents too; it may exist.
     fn make_directory(&self, directory: &Path) -> io::Result<()>;
@@ -43,7 +45,7 @@ pub(crate) trait Disk: Send + Sync + std::fmt::Debug + 'static {
     fn directory_bytes(&self, directory: &Path) -> io::Result<u64>;
 }
 
-/// A file of a directory.
+/// What has a name in a directory: a file, as a rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Listed {
     pub(crate) name: String,
@@ -81,16 +83,17 @@ pub(crate) struct RealDisk;
 
 impl Disk for RealDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)?;
+        let mut options = OpenOptions::new();
+        let file = files::open_private(path, options.read(true).write(true).create_new(true))?;
         Ok(Arc::new(RealFile(file)))
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(RealFile(File::open(path)?)))
+        Ok(Arc::new(RealFile(files::open(path, OpenOptions::new().read(true))?)))
     }
 
     fn open_writable(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
-        Ok(Arc::new(RealFile(OpenOptions::new().read(true).write(true).open(path)?)))
+        Ok(Arc::new(RealFile(files::open_private(path, OpenOptions::new().read(true).write(true))?)))
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<Listed>> {
@@ -107,7 +110,7 @@ impl Disk for RealDisk {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
-            if let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string()) {
+            if let Ok(name) = entry.file_name().into_string() {
                 files.push(Listed { name, len: metadata.len(), allocated: metadata.blocks() * BLOCK_BYTES });
             }
         }
@@ -286,7 +289,11 @@ impl TemporaryDirectory {
             if let Some(folder) = copy.parent() {
                 DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
             }
-            fs::copy(file, copy)?;
+            let (mut from, mut to) = (
+                files::open(file, OpenOptions::new().read(true))?,
+                files::open_private(&copy, OpenOptions::new().write(true).create_new(true))?,
+            );
+            io::copy(&mut from, &mut to)?;
         }
         Ok(!files.is_empty())
     }
@@ -307,12 +314,14 @@ pub(crate) struct DirectoryLock(#[expect(dead_code, reason = "held, not used: cl
 impl DirectoryLock {
     /// Locks the folder, or answers `None` if another process (or another spool of this one) holds it.
     pub(crate) fn take(folder: &Path) -> io::Result<Option<Self>> {
-        let path = folder.join("lock");
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self(file))),
-            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false);
+        let file = files::open_private(&lock_path(folder), file)?;
+        Ok(files::lock(&file)?.then_some(Self(file)))
     }
+}
+
+/// The file whose lock a spool's process holds.
+pub(crate) fn lock_path(folder: &Path) -> PathBuf {
+    folder.join("lock")
 }

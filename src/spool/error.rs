@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf, sync::Arc};
 
+use crate::files;
+
 /// Why a spool could not be opened. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -54,6 +56,9 @@ pub enum OpenError {
 
 /// What to do about a folder that cannot be used.
 pub(crate) fn remedy(error: &io::Error) -> String {
+    if files::is_refusal(error) {
+        return "nothing was read from it or written to it".to_owned();
+    }
     match error.kind() {
         io::ErrorKind::PermissionDenied => {
             let user = rustix::process::geteuid().as_raw();
@@ -97,6 +102,9 @@ impl OpenError {
     #[must_use]
     pub fn remedy(&self) -> &'static str {
         match self {
+            Self::Io { source, .. } if files::is_refusal(source) => {
+                "put a regular file of the user that livekit-spool runs as in its place, then `livekit-spool reload`"
+            }
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied => {
                     "give the sink's directory in data_dir to the user that livekit-spool runs as (chown -R), then `livekit-spool reload`"

@@ -184,9 +184,12 @@ fn open(disk: &dyn Disk, home: &Path) -> io::Result<Arc<dyn DiskFile>> {
         opened => return opened,
     }
     let file = disk.create(&path(home))?;
-    file.write_at(&Counts::default().to_bytes(), 0)?;
-    file.sync()?;
-    disk.sync_directory(home)?;
+    let made = file.write_at(&Counts::default().to_bytes(), 0).and_then(|()| file.sync());
+    if let Err(error) = made.and_then(|()| disk.sync_directory(home)) {
+        // What is not whole would be taken for damaged.
+        let _ = disk.remove(&path(home));
+        return Err(error);
+    }
     Ok(file)
 }
 

@@ -262,6 +262,15 @@ impl Spool {
         self.shared.dead.drop_matching(filter).map_err(|error| self.shared.dead_error(error))
     }
 
+    /// Removes all dead letters, for good; answers how many. Blocking.
+    ///
+    /// # Errors
+    /// As [`Self::drop_dead_letters`]; and when some cannot be read, which are left: the others are gone.
+    pub fn purge_dead_letters(&self) -> Result<u64, QueueError> {
+        let dropped = self.drop_dead_letters(&DeadFilter::default())?;
+        purge::check_letters_read(&self.shared).map(|()| dropped)
+    }
+
     /// Keeps letters again after another attempt failed: what is known of earlier ones is added to. Blocking.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use super::{
     QueueError, Spool, appending,
     dead_letters::{DeadError, DeadLetters},
-    disk::{DirectoryLock, Disk, RealDisk, check_writable},
+    disk::{DirectoryLock, Disk, RealDisk, check_writable, lock_path},
     error::OpenError,
     journal::block::Kind,
     losses::Losses,
@@ -31,7 +31,10 @@ use super::{
         survey,
     },
 };
-use crate::record::{Stream, was_noted};
+use crate::{
+    files,
+    record::{Stream, was_noted},
+};
 
 /// An entry's records were received within this time, and within a 64th of `max_age`: they expire together.
 const MAX_ENTRY_SPAN_MILLIS: u32 = 60_000;
@@ -44,6 +47,10 @@ pub(super) fn open(home: &Path, options: SpoolOptions) -> Result<Spool, OpenErro
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
     // Before anything is made or changed.
     refuse_other_versions(disk.as_ref(), home)?;
+    match files::make_private(home) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        private => private.map_err(OpenError::io(home))?,
+    }
     let dead = home.join("dead");
     let dead_is_gone = disk.identity(&dead.join("journal")).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
     for part in [home.join("journal"), dead.join("journal")] {
@@ -53,8 +60,12 @@ pub(super) fn open(home: &Path, options: SpoolOptions) -> Result<Spool, OpenErro
         check_writable(part).map_err(OpenError::io(part))?;
     }
     sync_ancestors(disk.as_ref(), &dead);
-    let lock = DirectoryLock::take(home).map_err(OpenError::io(home))?;
+    let lock = DirectoryLock::take(home).map_err(OpenError::io(lock_path(home)))?;
     let Some(lock) = lock else { return Err(OpenError::InUse { path: home.to_owned() }) };
+    // A start syncs it in any case. Where that fails no queue is opened: one whose files cannot be synced is never closed.
+    for journal in [home.join("journal"), dead.join("journal")] {
+        disk.sync_directory(&journal).map_err(OpenError::io(journal))?;
+    }
     let reports = Arc::new(Reports::new(options.name.clone()));
     let quarantine = Arc::new(Quarantine::new(Arc::clone(&disk), home.to_owned(), Arc::clone(&reports), false));
     let queues = Arc::new(BufferedQueues(SledQueues));
@@ -109,6 +120,10 @@ fn open_queue(place: &Place) -> Option<Arc<dyn QueueStore>> {
     let free = place.disk.free_bytes(&place.home).unwrap_or(u64::MAX);
     if free < QUEUE_SPACE {
         place.reports.warn(&format!("{}: {free} bytes are free: the queue is kept in memory", directory.display()));
+        return None;
+    }
+    if let Some(spent) = place.queues.spent() {
+        place.reports.error(format!("{}: {spent}; the queue is kept in memory", directory.display()));
         return None;
     }
     let error = match place.queues.open(&directory) {

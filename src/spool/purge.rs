@@ -7,6 +7,7 @@ use super::{
     journal::{segment, writer::Refusal},
     queue::{Disposition, DropReason},
     shared::Shared,
+    store::Store,
 };
 use crate::record::Stream;
 
@@ -48,12 +49,19 @@ pub(super) fn purge(shared: &Shared, streams: &[Stream]) -> Result<Vec<Purged>, 
             return Err(shared.io_error(source));
         }
     }
-    if let Some(&segment) = shared.store.unread_segments().first() {
-        let path = segment::path(&shared.store.journal(), segment).display().to_string();
-        let source = std::io::Error::other(
-            "it cannot be read now, and what it holds is not purged; the rest is: purge again when it can be read",
-        );
-        return Err(QueueError::Io { path, source });
-    }
-    Ok(removed)
+    check_read(&shared.store).map(|()| removed)
+}
+
+/// Says where some dead letters could not be read and so not be dropped.
+pub(super) fn check_letters_read(shared: &Shared) -> Result<(), QueueError> {
+    check_read(shared.dead.store())
+}
+
+fn check_read(store: &Store) -> Result<(), QueueError> {
+    let Some(&segment) = store.unread_segments().first() else { return Ok(()) };
+    let path = segment::path(&store.journal(), segment).display().to_string();
+    let source = std::io::Error::other(
+        "it cannot be read now, and what it holds is not purged; the rest is: purge again when it can be read",
+    );
+    Err(QueueError::Io { path, source })
 }

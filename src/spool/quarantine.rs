@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    ops::Range,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -101,23 +102,34 @@ fn copy(
     let used: u64 = kept.iter().map(|kept| kept.len).sum();
     let fits = used + length <= MAX_BYTES;
     if fits {
-        let copy = disk.create(&directory.join(&name))?;
-        let mut done = 0;
-        let mut buffer = vec![0; CHUNK_BYTES.min(length) as usize];
-        while done < length {
-            let want = CHUNK_BYTES.min(length - done) as usize;
-            let read = read_what_can_be(file, &mut buffer[..want], damage.bytes.start + done)?;
-            if read == 0 {
-                break;
-            }
-            copy.write_at(&buffer[..read], done)?;
-            done += read as u64;
+        let path = directory.join(&name);
+        let copy = disk.create(&path)?;
+        if let Err(error) = copy_bytes(file, copy.as_ref(), &damage.bytes) {
+            // It would keep the last space of a full disk, and be taken for the whole copy the next time.
+            let _ = disk.remove(&path);
+            return Err(error);
         }
-        copy.sync()?;
     }
     report(disk, home, path, segment, damage, fits.then_some(&name))?;
     disk.sync_directory(&directory)?;
     Ok(if fits { length } else { 0 })
+}
+
+/// Copies bytes of a file to the beginning of another one, durably.
+fn copy_bytes(file: &dyn DiskFile, copy: &dyn DiskFile, bytes: &Range<u64>) -> io::Result<()> {
+    let length = bytes.end - bytes.start;
+    let mut done = 0;
+    let mut buffer = vec![0; CHUNK_BYTES.min(length) as usize];
+    while done < length {
+        let want = CHUNK_BYTES.min(length - done) as usize;
+        let read = read_what_can_be(file, &mut buffer[..want], bytes.start + done)?;
+        if read == 0 {
+            break;
+        }
+        copy.write_at(&buffer[..read], done)?;
+        done += read as u64;
+    }
+    copy.sync()
 }
 
 /// Reads; sectors that cannot be read are zeros.

@@ -31,6 +31,8 @@ pub struct SpoolStatus {
     pub unread_segments: u64,
     /// Which, and what that means; `None` where there is none.
     pub unread_error: Option<String>,
+    /// Which segments of the dead letters could not be read when they were to be, and what that means; `None` where there is none.
+    pub unread_dead_letters: Option<String>,
     /// What becomes of new records.
     pub writer: WriterState,
     /// Whether the queue is on disk; it is in memory while the disk is full or the queue's files fail.
@@ -135,6 +137,7 @@ pub(crate) fn of(shared: &Shared) -> SpoolStatus {
         segments,
         unread_segments: unread.len() as u64,
         unread_error: unread_error(&shared.store, &unread),
+        unread_dead_letters: unread_dead_letters(shared.dead.store()),
         writer: match shared.admit(0) {
             _ if shared.inbox.lock().closing => WriterState::Stopped,
             _ if shared.failing.load(Ordering::Relaxed) => WriterState::Failed,
@@ -151,16 +154,28 @@ pub(crate) fn of(shared: &Shared) -> SpoolStatus {
 
 /// What cannot be read is not known to be delivered: nobody may take the other records for all there are.
 fn unread_error(store: &Store, unread: &[u64]) -> Option<String> {
-    let path = segment::path(&store.journal(), *unread.first()?);
-    let (more, its, they) = match unread.len() - 1 {
-        0 => (String::new(), "its records are", "it"),
-        1 => (" and another segment".to_owned(), "their records are", "they"),
-        more => (format!(" and {more} other segments"), "their records are", "they"),
-    };
+    let (paths, its, they) = named(store, unread)?;
     Some(format!(
-        "{}{more} cannot be read now: {its} not all counted, and are delivered when {they} can be read",
-        path.display()
+        "{paths} cannot be read now: {its} records are not all counted, and are delivered when {they} can be read"
     ))
+}
+
+/// The same of dead letters: nobody may take those that are listed for all there are.
+pub(crate) fn unread_dead_letters(dead: &Store) -> Option<String> {
+    let (paths, its, they) = named(dead, &dead.unread_segments())?;
+    Some(format!(
+        "{paths} cannot be read now: {its} dead letters are not all counted or listed, and stay until {they} can be read"
+    ))
+}
+
+/// Segments in words: which, "its" or "their", "it" or "they".
+fn named(store: &Store, segments: &[u64]) -> Option<(String, &'static str, &'static str)> {
+    let first = segment::path(&store.journal(), *segments.first()?).display().to_string();
+    Some(match segments.len() - 1 {
+        0 => (first, "its", "it"),
+        1 => (format!("{first} and another segment"), "their", "they"),
+        more => (format!("{first} and {more} other segments"), "their", "they"),
+    })
 }
 
 fn stream_status(shared: &Shared, stream: Stream, now: UnixMillis) -> StreamStatus {

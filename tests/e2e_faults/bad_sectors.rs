@@ -19,6 +19,7 @@ use crate::{
     support::{
         self,
         process::{QUICK, Setup, Spool},
+        wire::{Reply, WireServer, WriteError},
     },
 };
 
@@ -330,4 +331,75 @@ async fn a_running_spool_is_not_drained_while_a_segment_that_the_queue_does_not_
     let drained = backlog.spool.command(&["drain", "--timeout", "30s"]);
     assert!(drained.status.success(), "{}", String::from_utf8_lossy(&drained.stderr));
     backlog.assert_lost(&BTreeSet::new(), "running").await;
+}
+
+/// What a command says, and how it ends.
+fn ended(spool: &Spool, words: &[&str]) -> (Option<i32>, String) {
+    let output = spool.command(words);
+    let said = [output.stdout, output.stderr].map(|said| String::from_utf8_lossy(&said).into_owned());
+    (output.status.code(), said.concat())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_that_cannot_be_read_are_told_of_and_no_spool_is_removed_that_holds_what_nobody_can_read() {
+    let server = WireServer::scripted(|command| match command.name.as_str() {
+        "insert" => {
+            let all = 0..command.documents.len();
+            Reply::WriteErrors(all.map(|index| WriteError::new(index, 121, "no")).collect())
+        }
+        _ => Reply::Healthy,
+    })
+    .await;
+    let sectors = BadSectors::new();
+    let mut spool = Setup::new()
+        .mongo("mongo", &server.uri(), "test")
+        .sink("name: files, type: file, path: out")
+        .env("LD_PRELOAD", sectors.path("bad_sectors.so").to_str().unwrap())
+        .env("BAD_SECTORS", sectors.path("list").to_str().unwrap())
+        .start()
+        .await;
+    send(&spool, &records::numbered_events("dead").take(20).collect::<Vec<_>>()).await;
+    support::eventually("all are dead letters", || async { spool.dead_letters("mongo").len() == 20 }).await;
+    spool.terminate();
+    let dead = spool.data().join("mongo/dead");
+    let segment = fs::read_dir(dead.join("journal")).unwrap().map(|entry| entry.unwrap().path()).min().unwrap();
+    fs::remove_dir_all(dead.join("queue")).unwrap();
+    sectors.set(&[(segment.clone(), WHOLE)]);
+    let named = format!("{} cannot be read now", segment.display());
+    for is_live in [false, true] {
+        if is_live {
+            spool.start().await;
+        }
+        for words in
+            [&["dead", "list", "mongo"][..], &["dead", "show", "mongo", "AE_x"], &["dead", "drop", "mongo", "--all"]]
+        {
+            let (code, said) = ended(&spool, words);
+            assert!(code == Some(4) && said.contains(&named), "{words:?}, live {is_live}: {code:?} {said}");
+        }
+        let (code, said) = ended(&spool, &["backlog"]);
+        assert!(code == Some(0) && said.contains(&named), "live {is_live}: {code:?} {said}");
+        let (code, said) = ended(&spool, &["purge", "mongo", "--dead", "--yes"]);
+        assert!(code == Some(1) && said.contains("it cannot be read now"), "live {is_live}: {code:?} {said}");
+        // Of a sink that the configuration does not name the whole spool would go.
+        let config = spool.folder().join("config.yaml");
+        let text = fs::read_to_string(&config).unwrap();
+        let renamed = text.replace("name: mongo", "name: other");
+        assert_ne!(text, renamed);
+        fs::write(&config, &renamed).unwrap();
+        if is_live {
+            assert_eq!(spool.command(&["reload"]).status.code(), Some(0));
+        }
+        let (code, said) = ended(&spool, &["purge", "mongo", "--yes"]);
+        assert!(code == Some(1) && said.contains(&named) && said.contains("not removed"), "{is_live}: {code:?} {said}");
+        assert!(segment.exists());
+        fs::write(&config, text).unwrap();
+        if is_live {
+            assert_eq!(spool.command(&["reload"]).status.code(), Some(0));
+        }
+    }
+    sectors.set(&[]);
+    support::eventually("they can be read again", || async { ended(&spool, &["dead", "list", "mongo"]).0 == Some(0) })
+        .await;
+    assert_eq!(spool.dead_letters("mongo").len(), 20);
+    assert_eq!(ended(&spool, &["dead", "drop", "mongo", "--all"]).0, Some(0));
 }

@@ -5,7 +5,6 @@ use std::{
     fs::{self, Permissions},
     os::unix::fs::{MetadataExt, PermissionsExt, symlink},
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use crate::{
@@ -106,10 +105,7 @@ async fn a_read_only_file_system_is_refused() {
     let data = spool.data();
     let mount = "mount --bind \"$0\" \"$0\" && mount -o remount,bind,ro \"$0\" && exec \"$@\"";
     let words = ["unshare", "-rm", "sh", "-c", mount, data.to_str().unwrap()];
-    if !Command::new(words[0]).args(&words[1..]).arg("true").output().is_ok_and(|output| output.status.success()) {
-        eprintln!("mounting is not permitted here: the other tests of this file cover modes and owners only");
-        return;
-    }
+    support::require(support::MOUNTS, &[&words[..], &["true"]].concat());
     spool.set_wrapper(&words);
     assert_refused(&mut spool, &["data folder", data.to_str().unwrap(), "Read-only file system", "mount it writable"]);
 }
@@ -204,11 +200,7 @@ async fn a_data_folder_in_a_containers_layer_gets_a_warning() {
     let mount = "mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work merged && exec \"$@\"";
     let at = format!("cd {} && {mount}", layers.path().display());
     let words = ["unshare", "-rm", "sh", "-c", &at, "sh"];
-    let permitted = Command::new(words[0]).args(&words[1..]).arg("true").output();
-    if !permitted.is_ok_and(|output| output.status.success()) {
-        eprintln!("overlays cannot be mounted here: the decision itself is a unit test of src/app/folder.rs");
-        return;
-    }
+    support::require(support::MOUNTS, &[&words[..], &["true"]].concat());
     let back = "cd \"$0\" && exec \"$@\"";
     let mut spool = Setup::new().files("files").data(&layers.path().join("merged/data")).prepare();
     let folder = spool.folder().to_str().unwrap().to_owned();

@@ -53,6 +53,7 @@ fn figures(backlog: &Value) -> Vec<(String, Value)> {
         "max_bytes",
         "unread_segments",
         "unread_error",
+        "unread_dead_letters",
         "queue_on_disk",
         "queue_failures",
     ]

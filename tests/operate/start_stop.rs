@@ -15,7 +15,10 @@ use super::{
     cli::{fails, ok, said},
     event, nowhere, send, support,
 };
-use support::process::{BINARY, Setup};
+use support::{
+    child::Process,
+    process::{BINARY, Setup},
+};
 
 /// What systemd's unit allows at most.
 const SOON: Duration = Duration::from_secs(15);
@@ -84,6 +87,94 @@ async fn a_stop_during_a_reload_with_hanging_sinks_is_over_in_time() {
     let begun = Instant::now();
     spool.terminate();
     assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+}
+
+/// Makes a process's writes and syncs of a file hang for ten minutes.
+fn hang(pid: u32, file: &Path, log: &Path) -> Process {
+    let (pid, file) = (pid.to_string(), file.to_str().expect("a UTF-8 path"));
+    let calls = "ftruncate,fdatasync,fsync,pwrite64";
+    let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:delay_enter=600s"));
+    let words = ["-f", "-p", &pid, "-P", file, "-e", &trace, "-e", &inject];
+    Process::start("strace", Path::new("strace"), &words, &[], log)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_and_a_stop_wait_for_no_disk_and_the_sink_goes_on_when_it_answers() {
+    for answers in [true, false] {
+        let mut spool = Setup::new()
+            .files("slow")
+            .sink("name: other, type: file, path: other")
+            .section("shutdown_timeout: 4s")
+            .start()
+            .await;
+        send(&spool, vec![event("AE_1", "room")]).await;
+        let journal = spool.data().join("slow/journal/000000000001.journal");
+        let traces = support::folder("trace");
+        let pid = spool.process().pid();
+        let mut strace = hang(pid, &journal, &traces.path().join("log"));
+        support::eventually("strace is there", || async { strace.output().contains("attached") }).await;
+        let config = spool.folder().join("config.yaml");
+        let text = fs::read_to_string(&config).unwrap();
+        let changed = text.replace("type: file", "spool: { max_bytes: 77MiB }, type: file");
+        assert_ne!(text, changed);
+        fs::write(&config, changed).unwrap();
+        let max_bytes = |spool: &support::process::Spool, sink: &str| {
+            support::process::Spool::sink_of(&spool.backlog(), sink)["max_bytes"].clone()
+        };
+        // Twice: the second one finds the sink as the first one left it.
+        for _ in 0..2 {
+            let begun = Instant::now();
+            let output = spool.command(&["reload"]);
+            assert!(begun.elapsed() < SOON, "{:?}: {}", begun.elapsed(), said(&output));
+            assert!(!output.status.success() && said(&output).contains("sink slow: "), "{}", said(&output));
+        }
+        assert_eq!(max_bytes(&spool, "other"), 77 << 20, "the others do not wait for it");
+        if answers {
+            strace.kill();
+            support::eventually("the sink goes on", || {
+                let log = spool.said();
+                async move { log.contains("its disk answers again") }
+            })
+            .await;
+            assert_eq!(max_bytes(&spool, "slow"), 77 << 20);
+            send(&spool, vec![event("AE_2", "room")]).await;
+            assert!(spool.command(&["reload"]).status.success(), "nothing is left to be taken over");
+            spool.terminate();
+        } else {
+            let begun = Instant::now();
+            spool.process().signal(Signal::TERM);
+            let is_over = || {
+                let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+                let over =
+                    status.lines().find(|line| line.starts_with("State:")).is_none_or(|state| state.contains('Z'));
+                async move { over }
+            };
+            support::eventually("it has ended", is_over).await;
+            assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+            strace.kill();
+            spool.wait_for_its_end();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_spool_that_does_not_open_takes_no_more_files_with_each_attempt() {
+    let mut spool = Setup::new().files("files").start().await;
+    send(&spool, vec![event("AE_1", "room")]).await;
+    spool.terminate();
+    let inject = "inject=fsync,fdatasync:error=EIO";
+    spool.set_wrapper(&["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fsync,fdatasync", "-e", inject]);
+    spool.start().await;
+    let pid = spool.process().pid();
+    let files = || fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    assert!(!spool.command(&["reload"]).status.success());
+    let before = files();
+    for _ in 0..20 {
+        let output = spool.command(&["reload"]);
+        assert!(said(&output).contains("Input/output error"), "{}", said(&output));
+    }
+    assert!(files() <= before + 3, "{before} files were open, and {} after 20 attempts", files());
+    spool.kill();
 }
 
 #[test]

@@ -64,7 +64,7 @@ async fn a_temporary_directory_that_takes_nothing_hides_no_record() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_hides_no_record() {
     let place = support::folder("small-disk");
-    let Some(disk) = SmallDisk::mount(&place.path().join("disk"), 16).await else { return };
+    let disk = SmallDisk::mount(&place.path().join("disk"), 16).await;
     let section = "spool: { max_bytes: 8MiB, min_free_bytes: 1MiB }\n";
     let mut spool = nowhere("mongo").section(section).on(&disk).prepare();
     fill(&mut spool).await;

@@ -4,7 +4,6 @@ use std::{
     fs::{self, File},
     io::{ErrorKind, Write},
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use super::child::Process;
@@ -16,25 +15,22 @@ pub struct SmallDisk {
 }
 
 impl SmallDisk {
-    /// Mounts one at `path`, which must not exist; `None` where the machine does not let us (no user namespaces).
-    pub async fn mount(path: &Path, megabytes: u32) -> Option<Self> {
+    /// Mounts one at `path`, which must not exist.
+    ///
+    /// # Panics
+    /// Where the machine does not let us (no user namespaces).
+    pub async fn mount(path: &Path, megabytes: u32) -> Self {
         fs::create_dir_all(path).expect("a folder to mount at");
-        let probe = Command::new("unshare").args(["-rm", "mount", "-t", "tmpfs", "tmpfs"]).arg(path).output();
-        match probe {
-            Ok(output) if output.status.success() => {}
-            denied => {
-                eprintln!("no small disk: mounting is not permitted here ({denied:?})");
-                return None;
-            }
-        }
+        let at = path.to_str().expect("a UTF-8 path");
+        super::require(super::MOUNTS, &["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", at]);
         let script =
             format!("mount -t tmpfs -o size={megabytes}m tmpfs \"$1\" && touch \"$1/.mounted\" && exec sleep infinity");
         let log = path.with_extension("log");
-        let words = ["-rm", "sh", "-c", &script, "sh", path.to_str().expect("a UTF-8 path")];
+        let words = ["-rm", "sh", "-c", &script, "sh", at];
         let holder = Process::start("the holder of a small disk", Path::new("unshare"), &words, &[], &log);
         let disk = Self { holder, path: path.to_owned() };
         super::eventually("the small disk is mounted", || async { disk.outside().join(".mounted").exists() }).await;
-        Some(disk)
+        disk
     }
 
     /// What a program and its arguments have to follow to see the disk.

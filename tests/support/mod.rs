@@ -9,7 +9,8 @@
 //! - [`process`]: `livekit-spool` itself, with a config of the test's making; [`load`]: senders that keep it busy.
 //! - [`records`]: LiveKit's real records, and made-up ones with known ids.
 //!
-//! A test that needs a server fails where the server is missing and says what gets it (`tests/servers`).
+//! A test that needs a server fails where the server is missing and says what gets it (`tests/servers`); one that needs something
+//! of the machine, such as mounts, fails likewise ([`require`]).
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part of it")]
 
 use std::{
@@ -17,6 +18,7 @@ use std::{
     future::Future,
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
+    process::Command,
     sync::{
         Once,
         atomic::{AtomicU16, Ordering},
@@ -89,6 +91,23 @@ pub fn test_server(path: &str) -> PathBuf {
     )
 }
 
+/// Mounts in namespaces of a test's own.
+pub const MOUNTS: &str = "mounts in a user namespace (`unshare -rm`): kernel.unprivileged_userns_clone=1, \
+                          kernel.apparmor_restrict_unprivileged_userns=0, in a container CAP_SYS_ADMIN";
+
+/// What a test needs of the machine: a command that works where it is there.
+///
+/// # Panics
+/// Where it does not: a test that cannot run fails, and says what it needs. None passes without having run.
+pub fn require(need: &str, words: &[&str]) {
+    let said = match Command::new(words[0]).args(&words[1..]).output() {
+        Ok(output) if output.status.success() => return,
+        Ok(output) => String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+        Err(error) => error.to_string(),
+    };
+    panic!("this test cannot run here, it needs {need}; `{}` says: {said}", words.join(" "));
+}
+
 /// An empty folder for a server or a spool, removed when dropped.
 ///
 /// What tests share is never dropped: what a process that is gone left behind is removed here.
@@ -112,7 +131,7 @@ pub fn folder(name: &str) -> TempDir {
 pub fn keep(folder: &Path) -> PathBuf {
     let mut to = folder.as_os_str().to_owned();
     to.push("-kept");
-    let _ = std::process::Command::new("cp").arg("-a").arg(folder).arg(&to).status();
+    let _ = Command::new("cp").arg("-a").arg(folder).arg(&to).status();
     to.into()
 }
 

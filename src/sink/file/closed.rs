@@ -111,7 +111,7 @@ fn whole_lines_from(path: &Path, mut tail: u64) -> io::Result<(u64, Vec<String>)
 
 /// Where the last whole line after `start` ends, and the last `_id`s of those lines; what `start` falls into is none.
 fn lines_after(path: &Path, start: u64) -> io::Result<(Option<u64>, VecDeque<String>)> {
-    let mut file = File::open(path)?;
+    let mut file = files::open(path, OpenOptions::new().read(true))?;
     file.seek(SeekFrom::Start(start))?;
     let mut file = BufReader::with_capacity(1 << 20, file);
     let (mut at, mut whole, mut ids, mut line) = (start, None, VecDeque::new(), Vec::new());
@@ -149,7 +149,7 @@ pub(super) fn last_ids(path: &Path) -> io::Result<Vec<String>> {
 
 /// Reads the `_id`s of all whole lines of a file, compressed or not; where it cannot be read to its end, of those before.
 pub(super) fn for_each_id(path: &Path, mut each: impl FnMut(String)) -> io::Result<()> {
-    let file = File::open(path)?;
+    let file = files::open(path, OpenOptions::new().read(true))?;
     let from: Box<dyn Read> = match path.extension().and_then(|extension| extension.to_str()) {
         Some("gz") => Box::new(flate2::read::GzDecoder::new(file)),
         Some("zst") => Box::new(zstd::Decoder::new(file)?),

@@ -1,7 +1,7 @@
 //! The operating system's part of the file sink, small enough to be failed in tests.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::MetadataExt,
     path::Path,
@@ -37,7 +37,11 @@ pub(super) struct RealDisk;
 impl Disk for RealDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn Output>> {
         let file = files::open(path, OpenOptions::new().append(true).create_new(true))?;
-        sync_folder_of(path)?;
+        if let Err(error) = sync_folder_of(path) {
+            // The next attempt makes another one.
+            let _ = fs::remove_file(path);
+            return Err(error);
+        }
         Ok(Box::new(file))
     }
 

@@ -139,7 +139,7 @@ impl StreamFile {
         let Some(open) = &mut self.open else { return Ok(()) };
         if let Err(error) = open.output.append(lines) {
             if open.output.cut(open.bytes).is_err() {
-                self.open = None;
+                self.abandon();
             } else {
                 open.unsynced = 0;
             }
@@ -155,7 +155,7 @@ impl StreamFile {
         if let Err(error) = open.output.sync() {
             // What the disk holds now is unknown: nothing is appended to it any more. The lines go, if they can.
             let _ = open.output.cut(open.bytes);
-            self.open = None;
+            self.abandon();
             return Err(error);
         }
         let whole = open.bytes + open.unsynced;
@@ -179,9 +179,16 @@ impl StreamFile {
         let cut = open.output.cut(open.bytes);
         open.unsynced = 0;
         if cut.is_err() {
-            self.open = None;
+            self.abandon();
         }
         cut
+    }
+
+    /// Goes on with another file. One that holds no line that counts is removed: each attempt on a disk that fails makes one.
+    fn abandon(&mut self) {
+        if let Some(open) = self.open.take().filter(|open| open.bytes == 0 && open.output.is_linked()) {
+            let _ = fs::remove_file(&open.path);
+        }
     }
 
     /// Closes the file if it is due; true where it was.

@@ -18,6 +18,10 @@ const MAX_CHANGES: usize = 1024;
 pub(crate) struct BufferedQueues<Q>(pub(crate) Q);
 
 impl<Q: Queues> Queues for BufferedQueues<Q> {
+    fn spent(&self) -> Option<QueueFailed> {
+        self.0.spent()
+    }
+
     fn open(&self, directory: &Path) -> Result<Arc<dyn QueueStore>, QueueFailed> {
         Ok(Arc::new(BufferedQueue { beneath: self.0.open(directory)?, changes: Mutex::default() }))
     }
@@ -122,6 +126,11 @@ impl QueueStore for BufferedQueue {
 
     fn is_durable(&self) -> bool {
         self.beneath.is_durable()
+    }
+
+    fn leak(self: Arc<Self>) {
+        Arc::clone(&self.beneath).leak();
+        std::mem::forget(self);
     }
 }
 

@@ -287,10 +287,18 @@ pub(crate) trait QueueStore: Send + Sync + fmt::Debug + 'static {
     fn flush(&self) -> Result<(), QueueFailed>;
     /// Whether changes outlast the process at all.
     fn is_durable(&self) -> bool;
+    /// Lets go of a queue that failed without dropping it, which may hang.
+    fn leak(self: Arc<Self>) {
+        std::mem::forget(self);
+    }
 }
 
 /// Where queues are opened.
 pub(crate) trait Queues: Send + Sync + fmt::Debug + 'static {
+    /// Why no more are opened in this process, if it has leaked so many that failed.
+    fn spent(&self) -> Option<QueueFailed> {
+        None
+    }
     /// Opens the queue in a directory, or makes one there.
     fn open(&self, directory: &Path) -> Result<Arc<dyn QueueStore>, QueueFailed>;
 }

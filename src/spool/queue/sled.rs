@@ -4,15 +4,19 @@
 //! leaves one that it cannot open (removed, it does not need it); `flush` is no fsync (its files are fsynced behind it); after a
 //! failed write, `flush` and the drop of its handle hang for ever (a flush is given a time, and the caller leaks a handle that
 //! failed); the drop of its last handle syncs, and a failure of that aborts the process (such a handle is leaked, see
-//! [`let_go`]); a value longer than a quarter of its segments goes to a file that is never synced (entries are far shorter); its
+//! [`let_go`]; so many in a process, see [`MAX_LEAKED`]); a value longer than a quarter of its segments goes to a file that is never synced (entries are far shorter); its
 //! handle lets go of the files some time after its drop (waited for).
 
 use std::{
     fmt,
-    fs::File,
+    fs::OpenOptions,
     io, mem,
     path::{Path, PathBuf},
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -25,6 +29,7 @@ use sled::{
 use super::{Change, Entry, Progress, QueueFailed, QueueStore, Queues, Recorded, decode, encode};
 use crate::{
     caught::caught,
+    files,
     record::Stream,
     spool::disk::{Disk, RealDisk},
     spool::failpoint,
@@ -38,6 +43,9 @@ const STEP_BYTES: usize = 64 << 10;
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a flush may take.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 30 });
+/// So many handles are leaked in one process, whichever spools they belong to: each takes a file, and about a megabyte.
+const MAX_LEAKED: u64 = if cfg!(test) { 1 << 20 } else { 32 };
+static LEAKED: AtomicU64 = AtomicU64::new(0);
 const TOTALS: &[u8] = b"totals";
 const NEXT: &[u8] = b"next";
 const CLOCK: &[u8] = b"clock";
@@ -48,6 +56,15 @@ const STREAMS: usize = Stream::ALL.len();
 pub(crate) struct SledQueues;
 
 impl Queues for SledQueues {
+    fn spent(&self) -> Option<QueueFailed> {
+        let leaked = LEAKED.load(Ordering::Relaxed);
+        (leaked >= MAX_LEAKED).then(|| {
+            QueueFailed(format!(
+                "{leaked} queues that failed are still open in this process: restart livekit-spool when the disk is well again"
+            ))
+        })
+    }
+
     fn open(&self, directory: &Path) -> Result<Arc<dyn QueueStore>, QueueFailed> {
         Ok(Arc::new(SledQueue::open(directory)?))
     }
@@ -77,6 +94,7 @@ impl SledQueue {
         remove_half_snapshots(directory);
         // sled would let everyone in.
         RealDisk.make_directory(directory).map_err(|error| QueueFailed(format!("{}: {error}", directory.display())))?;
+        check_files(directory).map_err(|error| QueueFailed(error.to_string()))?;
         let until = Instant::now() + RELEASE_TIMEOUT;
         loop {
             match guarded(|| Self::open_once(directory)) {
@@ -213,6 +231,11 @@ impl QueueStore for SledQueue {
     fn is_durable(&self) -> bool {
         true
     }
+
+    fn leak(self: Arc<Self>) {
+        LEAKED.fetch_add(1, Ordering::Relaxed);
+        mem::forget(self);
+    }
 }
 
 impl Drop for SledQueue {
@@ -231,8 +254,11 @@ impl Drop for SledQueue {
 /// drop and panics where that fails, in the middle of others, which ends the process without a word. What is leaked is some
 /// memory and the file; the spool's reader of the error says what failed.
 fn let_go(db: &Db, directory: &Path) {
-    let synced = File::open(directory.join("db")).and_then(|file| file.sync_all());
+    let db_file = files::open(&directory.join("db"), OpenOptions::new().read(true));
+    // As sled does it: with metadata.
+    let synced = db_file.and_then(|file| file.sync_all());
     if synced.is_err_and(|error| error.kind() != io::ErrorKind::NotFound) {
+        LEAKED.fetch_add(1, Ordering::Relaxed);
         mem::forget(db.clone());
     }
 }
@@ -243,10 +269,10 @@ fn flush(db: &Db, directory: &Path) -> Result<(), QueueFailed> {
     guarded(|| db.flush())?;
     let sync = || -> std::io::Result<()> {
         for file in RealDisk.list(directory)? {
-            match File::open(directory.join(&file.name)) {
-                Ok(file) => file.sync_data()?,
-                // A snapshot that has made way for a newer one.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            match RealDisk.open(&directory.join(&file.name)) {
+                Ok(file) => file.sync()?,
+                // A snapshot that has made way for a newer one, or a directory.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound || files::is_refusal(&error) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -280,6 +306,18 @@ fn remove_half_snapshots(directory: &Path) {
             let _ = std::fs::remove_file(entry.path());
         }
     }
+}
+
+/// sled opens its files itself and follows whatever is in their place: that is looked at before.
+fn check_files(directory: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(directory)? {
+        let entry = entry?;
+        if !entry.file_type()?.is_dir() {
+            let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", entry.path().display()));
+            RealDisk.open_writable(&entry.path()).map_err(named)?;
+        }
+    }
+    Ok(())
 }
 
 /// Runs a call into sled; a panic becomes an error.

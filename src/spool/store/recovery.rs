@@ -105,7 +105,8 @@ pub(crate) fn open(
         Err(Stop::Queue(error)) => {
             place.reports.warn(&format!("spool {}: {error}; it is made again from the journal", place.home.display()));
             // Dropping the handle of a damaged database may hang.
-            std::mem::forget(std::mem::replace(&mut queue, Arc::new(MemoryQueue::default())));
+            let failed: Arc<dyn QueueStore> = std::mem::replace(&mut queue, Arc::new(MemoryQueue::default()));
+            failed.leak();
             leaked = 1;
             match Recovery::run(&place, &options, &survey, queue.as_ref()) {
                 Err(Stop::Open(error)) => return Err(error),

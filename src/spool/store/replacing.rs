@@ -12,6 +12,7 @@ use std::{
 
 use super::{Store, queue_directory, rereading};
 use crate::{
+    files,
     record::instant,
     spool::queue::{QueueFailed, QueueStore, memory::MemoryQueue},
 };
@@ -148,7 +149,7 @@ impl Store {
         let twin = rereading::twin(self);
         let failed = std::mem::replace(queue, Arc::new(twin));
         if failed.is_durable() {
-            std::mem::forget(failed);
+            failed.leak();
             self.leaked_queues.fetch_add(1, Ordering::Relaxed);
             self.queue_is_lost.store(true, Ordering::Relaxed);
             if let Err(error) = self.empty_queue_directory() {
@@ -170,7 +171,14 @@ impl Store {
         let directory = queue_directory(&self.home);
         for file in self.disk.list(&directory)? {
             let path = directory.join(file.name);
-            self.disk.open_writable(&path)?.set_len(0)?;
+            match self.disk.open_writable(&path) {
+                Ok(file) => file.set_len(0)?,
+                Err(error) if files::is_refusal(&error) => {
+                    self.disk.remove(&path).or_else(|_| self.disk.remove_directory(&path))?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            }
             self.disk.remove(&path)?;
         }
         Ok(())
@@ -179,7 +187,7 @@ impl Store {
     /// Makes a durable queue again in place of the twin in memory.
     fn restore_queue(&self) {
         let handles = self.leaked_queues.load(Ordering::Relaxed) + self.closing_queues.load(Ordering::Relaxed);
-        if handles >= MAX_LEAKED {
+        if handles >= MAX_LEAKED || self.queues.spent().is_some() {
             return;
         }
         let mut queue = self.queue.lock();

@@ -201,8 +201,9 @@ const CHILD: &str = "LIVEKIT_SPOOL_TEST_LETTERS";
 
 /// Keeps, replaces, moves and drops letters, and says what was answered, until a failpoint ends it.
 #[tokio::test]
+#[ignore = "no test by itself: `a_kill_at_any_step_loses_no_letter_and_brings_none_back` runs it"]
 async fn child_that_is_killed() {
-    let Some(directory) = std::env::var_os(CHILD) else { return };
+    let directory = std::env::var_os(CHILD).expect("a directory to write to");
     let tight = SpoolOptions { dead_max_bytes: 256 << 10, compression: Compression::None, ..options() };
     let spool = Spool::open(Path::new(&directory), tight).expect("opens");
     println!("\nopened");
@@ -232,7 +233,8 @@ async fn a_kill_at_any_step_loses_no_letter_and_brings_none_back() {
     for (step, nth) in steps.iter().flat_map(|step| [1, 2, 5, 14].map(|nth| (step, nth))) {
         let directory = tempfile::tempdir().expect("a directory");
         let output = Command::new(std::env::current_exe().expect("this program"))
-            .args(["--exact", "spool::tests::letters_attack::child_that_is_killed", "--nocapture", "--test-threads=1"])
+            .args(["--exact", "spool::tests::letters_attack::child_that_is_killed"])
+            .args(["--ignored", "--nocapture", "--test-threads=1"])
             .env(CHILD, directory.path())
             .env("LIVEKIT_SPOOL_FAILPOINT", format!("{step}:abort:{nth}"))
             .output()

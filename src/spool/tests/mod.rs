@@ -25,6 +25,7 @@ mod looking;
 mod lost_letters;
 mod memory;
 mod panics;
+mod planted;
 mod private;
 mod queue_faults;
 mod simulation;
