@@ -3,10 +3,14 @@
 //! `peek`, `export`, the status page and the API all look through here, so that what is redacted for one is redacted for
 //! all. The encoder decides what a document leaves out; only `raw` gives records as they came.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use serde::{Deserialize, Serialize};
+use parking_lot::Mutex;
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
 use serde_json::{Value, value::RawValue};
 
 use crate::{
@@ -14,6 +18,9 @@ use crate::{
     record::{Stream, UnixMillis},
     spool::{DeadFilter, DeadLetter, Peek, PeekFrom, QueueError, QueuedRecord, Spool, StoppedSpool},
 };
+
+/// Held while a document is made.
+static MAKING: Mutex<()> = Mutex::new(());
 
 /// A spool to look at.
 #[derive(Debug)]
@@ -42,14 +49,21 @@ impl Source {
         status.unread_error
     }
 
-    /// The dead letters that a filter means, oldest first. Blocking.
+    /// The dead letters that a filter means, oldest first: at most `limit` of them behind the first `skip`, until `each`
+    /// answers false. Blocking.
     ///
     /// # Errors
     /// When they cannot be read.
-    pub fn dead_letters(&self, filter: &DeadFilter, skip: usize, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
+    pub fn each_dead_letter(
+        &self,
+        filter: &DeadFilter,
+        skip: usize,
+        limit: usize,
+        each: &mut dyn FnMut(DeadLetter) -> bool,
+    ) -> Result<(), QueueError> {
         match self {
-            Self::Open(spool) => spool.dead_letters(filter, skip, limit),
-            Self::Stopped(spool) => spool.dead_letters(filter, skip, limit),
+            Self::Open(spool) => spool.each_dead_letter(filter, skip, limit, each),
+            Self::Stopped(spool) => spool.each_dead_letter(filter, skip, limit, each),
         }
     }
 }
@@ -97,20 +111,86 @@ impl std::fmt::Display for Condition {
 }
 
 impl Condition {
-    /// Whether the value stands at the path; in a list, at any of its elements.
-    fn holds(&self, document: &Value) -> bool {
-        fn at(value: &Value, path: &[String], wanted: &str) -> bool {
-            match (value, path) {
-                (Value::Array(items), _) => items.iter().any(|item| at(item, path, wanted)),
-                (Value::Object(fields), [first, rest @ ..]) => fields.get(first).is_some_and(|v| at(v, rest, wanted)),
-                (Value::String(text), []) => text == wanted,
-                (Value::Null, []) => wanted == "null",
-                (Value::Number(number), []) => number.to_string() == wanted,
-                (Value::Bool(truth), []) => wanted == if *truth { "true" } else { "false" },
-                _ => false,
+    /// Whether the value stands at the path; in a list, at any of its elements. The document is read, not built: it may be large.
+    fn holds(&self, document: &str) -> bool {
+        let mut reader = serde_json::Deserializer::from_str(document);
+        Sought { path: &self.path, value: &self.value }.deserialize(&mut reader).unwrap_or(false)
+    }
+}
+
+/// What is looked for in a part of a document; read as whether it is there.
+#[derive(Clone, Copy)]
+struct Sought<'a> {
+    path: &'a [String],
+    value: &'a str,
+}
+
+impl Sought<'_> {
+    fn is(self, value: impl ToString) -> bool {
+        self.path.is_empty() && value.to_string() == self.value
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Sought<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Sought<'_> {
+    type Value = bool;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a document")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<bool, A::Error> {
+        let mut found = false;
+        while let Some(name) = fields.next_key::<Cow<'de, str>>()? {
+            match self.path {
+                [first, rest @ ..] if *first == name => {
+                    found |= fields.next_value_seed(Sought { path: rest, ..self })?;
+                }
+                _ => {
+                    fields.next_value::<IgnoredAny>()?;
+                }
             }
         }
-        at(document, &self.path, &self.value)
+        Ok(found)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<bool, A::Error> {
+        let mut found = false;
+        while let Some(is_there) = items.next_element_seed(self)? {
+            found |= is_there;
+        }
+        Ok(found)
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<bool, E> {
+        Ok(self.is(text))
+    }
+
+    fn visit_bool<E>(self, truth: bool) -> Result<bool, E> {
+        Ok(self.is(truth))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<bool, E> {
+        Ok(self.is(number))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<bool, E> {
+        Ok(self.is(number))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<bool, E> {
+        Ok(self.is(Value::from(number)))
+    }
+
+    fn visit_unit<E>(self) -> Result<bool, E> {
+        Ok(self.is("null"))
     }
 }
 
@@ -195,9 +275,12 @@ fn of_record(stream: Stream, record: &QueuedRecord, encoder: &Encoder, raw: bool
 /// # Errors
 /// Why it makes none.
 pub fn document(stream: Stream, record: &[u8], encoder: &Encoder) -> Result<Box<RawValue>, String> {
+    // However many look: they take one processor, and the memory of one document in the making, from those who send records.
+    let _making = MAKING.lock();
     let (mut bson, mut json) = (Vec::new(), Vec::new());
     encoder.encode(stream, record, &DocumentContext::default(), &mut bson).map_err(|error| error.to_string())?;
     write_json(&bson, JsonStyle::Relaxed, &mut json).map_err(|error| error.to_string())?;
+    drop(bson);
     let text = String::from_utf8(json).map_err(|error| error.to_string())?;
     RawValue::from_string(text).map_err(|error| error.to_string())
 }
@@ -214,8 +297,7 @@ fn matches(looked: &Looked, query: &Query, encoder: &Encoder) -> bool {
         }
         (None, None) => return false,
     };
-    let Ok(value) = serde_json::from_str::<Value>(document.get()) else { return false };
-    query.filters.iter().all(|condition| condition.holds(&value))
+    query.filters.iter().all(|condition| condition.holds(document.get()))
 }
 
 #[cfg(test)]
@@ -223,12 +305,18 @@ mod tests {
     use super::*;
 
     fn holds(condition: &str, document: &Value) -> bool {
-        condition.parse::<Condition>().unwrap().holds(document)
+        condition.parse::<Condition>().unwrap().holds(&document.to_string())
     }
 
     #[test]
     fn conditions_compare_values_at_a_path_as_text() {
-        let document = serde_json::json!({"type": "A", "room": {"n": 3, "ok": true}, "list": [{"x": "1"}, {"x": "2"}]});
+        let document = serde_json::json!({
+            "type": "A",
+            "room": {"n": 3, "ok": true, "score": 4.5, "whole": 1.0, "name": "a \"b\" \u{1F600}\n"},
+            "list": [{"x": "1"}, {"x": "2"}],
+            "none": null,
+            "deep": [[{"y": -7}]],
+        });
         for (condition, expected) in [
             ("type=A", true),
             ("type=B", false),
@@ -239,6 +327,14 @@ mod tests {
             ("list.x=3", false),
             ("nowhere.at.all=1", false),
             ("type=", false),
+            ("room.score=4.5", true),
+            ("room.whole=1.0", true),
+            ("room.name=a \"b\" \u{1F600}\n", true),
+            ("room.name.x=a", false),
+            ("room=", false),
+            ("none=null", true),
+            ("none=", false),
+            ("deep.y=-7", true),
         ] {
             assert_eq!(holds(condition, &document), expected, "{condition}");
         }

@@ -4,7 +4,7 @@ use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     Extension, Json, Router,
-    extract::{DefaultBodyLimit, Request, State},
+    extract::{Request, State},
     http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{
@@ -27,8 +27,6 @@ use crate::{
     status::{SinkStatus, Snapshot},
 };
 
-/// A piece of a file that is imported.
-const IMPORT_BYTES: usize = 80 << 20;
 const RETRY_AFTER_SECONDS: &str = "2";
 const DESCRIPTION: &str = include_str!("openapi.json");
 
@@ -50,7 +48,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/sinks/{sink}/dead", get(records::dead_letters))
         .route("/sinks/{sink}/dead/retry", post(records::retry))
         .route("/sinks/{sink}/dead/drop", post(records::drop))
-        .route("/import", post(records::import).layer(DefaultBodyLimit::max(IMPORT_BYTES)))
+        .route("/import", post(records::import))
         .route("/reload", post(reload))
         .method_not_allowed_fallback(|| async {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this is there, but not for this method: see Allow")

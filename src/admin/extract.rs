@@ -1,10 +1,9 @@
 //! What handlers take from a request. axum's own extractors answer a bad one in plain text; these answer as the API does.
 
 use axum::{
-    body::Bytes,
     extract::{
-        FromRequest, FromRequestParts, Path, Query, Request,
-        rejection::{BytesRejection, PathRejection, QueryRejection},
+        FromRequestParts, Path, Query,
+        rejection::{PathRejection, QueryRejection},
     },
     http::request::Parts,
 };
@@ -19,10 +18,6 @@ pub(super) struct Name(pub(super) String);
 /// The query part.
 #[derive(Debug)]
 pub(super) struct Parameters<T>(pub(super) T);
-
-/// The body.
-#[derive(Debug)]
-pub(super) struct Content(pub(super) Bytes);
 
 impl<S: Send + Sync> FromRequestParts<S> for Name {
     type Rejection = Problem;
@@ -42,14 +37,6 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Parameters<T> 
     }
 }
 
-impl<S: Send + Sync> FromRequest<S> for Content {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        Ok(Self(Bytes::from_request(request, state).await?))
-    }
-}
-
 impl From<PathRejection> for Problem {
     fn from(rejection: PathRejection) -> Self {
         Self::new(rejection.status(), rejection.body_text())
@@ -58,12 +45,6 @@ impl From<PathRejection> for Problem {
 
 impl From<QueryRejection> for Problem {
     fn from(rejection: QueryRejection) -> Self {
-        Self::new(rejection.status(), rejection.body_text())
-    }
-}
-
-impl From<BytesRejection> for Problem {
-    fn from(rejection: BytesRejection) -> Self {
         Self::new(rejection.status(), rejection.body_text())
     }
 }

@@ -1,10 +1,12 @@
 //! The status page, the API and the metrics: over TCP for people and Prometheus, over a Unix socket for the CLI.
 //!
 //! - [`guard`] says who may see and do what;
-//! - [`api`] and [`records`] answer `/api/v1/…`, described by `openapi.json`; [`extract`] reads their requests;
+//! - [`api`] and [`records`] answer `/api/v1/…`, described by `openapi.json`; [`extract`] reads their requests, [`answer`]
+//!   streams what is long;
 //! - [`metrics`] renders `/metrics`;
 //! - `page.html`, `page.css`, `page.js`: the page, served as one document.
 
+mod answer;
 mod api;
 mod extract;
 mod guard;

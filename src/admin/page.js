@@ -122,7 +122,8 @@ class Card {
     if (!this.shown.hidden && this.key === key) { this.shown.hidden = true; return; }
     try {
       const answer = await (await api('sinks/' + encodeURIComponent(this.name) + '/' + path)).json();
-      this.shown.textContent = answer[key].map((entry) => JSON.stringify(entry, null, 1)).join('\n') || none;
+      const entries = answer[key].map((entry) => JSON.stringify(entry, null, 1));
+      this.shown.textContent = entries.concat(answer.failed || []).join('\n') || none;
     } catch (error) { this.shown.textContent = error.message; }
     this.key = key;
     this.shown.hidden = false;

@@ -1,41 +1,47 @@
 //! The part of the API that shows, takes in and removes records: peek, export, import, purge, dead letters.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use axum::{
     Json,
-    body::{Body, Bytes},
-    extract::{Extension, FromRequest, Request, State},
-    http::{StatusCode, header},
+    extract::{Extension, Request, State},
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{json, value::RawValue};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc, oneshot};
-use tokio_stream::{StreamExt, wrappers::ReceiverStream};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
+    answer::{self, Answer},
     api::Problem,
-    extract::{Content, Name, Parameters},
+    extract::{Name, Parameters},
     guard::Access,
 };
 use crate::{
     app::{App, OperateError, RemoveError, Removed, Retried},
-    ingest::Accepted,
-    look::{self, Looked, Query},
+    document::Encoder,
+    ingest::{
+        Accepted, MemoryOptions, Refusal, Refused,
+        body::{self, BodyLimits},
+        memory::Budget,
+    },
+    look::{self, Looked, Query, Source},
     record::{RecordBatch, RecordBatchBuilder, Stream, UnixMillis},
     spool::{DeadFilter, DeadLetter, VerifyReport, raw::RawReader},
 };
 
 /// Records that one answer of `peek` holds at most; `records` streams without an end.
 const PEEK: usize = 500;
-/// Lines on their way to a reader that is slower than the disk.
-const LINES: usize = 64;
-/// Bytes of documents in one answer, or on their way in one, and the last one beyond: records are much smaller than what
-/// they become. An answer of fewer than were asked for ends here.
+/// Bytes of an answer that is one JSON document, and the last record's beyond: records are much smaller than what they become.
+/// An answer of fewer than were asked for ends here.
 const ANSWER_BYTES: usize = 8 << 20;
-/// Looks at a time: each has a thread, reads the disk, holds a block and an answer. The command line's come beside those
-/// over the port.
+/// Looks at a time: each has a thread, reads the disk, holds a block, a document and the next piece of its answer. The command
+/// line's come beside those over the port.
 static LOOKS_OVER_TCP: Semaphore = Semaphore::const_new(4);
 static LOOKS_OVER_SOCKET: Semaphore = Semaphore::const_new(16);
 /// How long one more waits for its turn.
@@ -105,18 +111,13 @@ pub(super) async fn peek(
     Parameters(which): Parameters<Which>,
 ) -> Result<Response, Problem> {
     let limit = which.n.unwrap_or(20).min(PEEK);
-    let mut lines = lines(&app, (&name, access), Which { n: Some(limit), raw: false, ..which }.query()?).await?;
-    let (mut records, mut bytes) = (Vec::new(), 0);
-    while bytes < ANSWER_BYTES
-        && let Some(line) = lines.next().await
-    {
-        let record = line.map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-        bytes += bytes_of(&record);
-        records.push(record);
-    }
-    // The look ends with its reader.
-    std::mem::drop(lines);
-    Ok(Json(json!({ "records": records })).into_response())
+    let query = Which { n: Some(limit), raw: false, ..which }.query()?;
+    look(&app, (&name, access), "application/json", move |source, encoder, answer| {
+        list(answer, "records", |over, add| {
+            look::look(source, encoder, &query, over, &mut |record| add(&record)).map_err(OperateError::from)
+        })
+    })
+    .await
 }
 
 /// Records without an end, one a line; raw ones only over the socket. Where they cannot be read on, the last line says why.
@@ -130,63 +131,62 @@ pub(super) async fn records(
         let message = "records as they came are for the command line only: they are not redacted";
         return Err(Problem::new(StatusCode::FORBIDDEN, message));
     }
-    let lines = lines(&app, (&name, access), which.query()?).await?.map(|line| {
-        let mut text = match line {
-            Ok(record) => serde_json::to_vec(&record),
-            // Why there are no more: an answer that breaks off does not say it.
-            Err(error) => serde_json::to_vec(&json!({ "failed": error.to_string() })),
+    let query = which.query()?;
+    look(&app, (&name, access), "application/x-ndjson", move |source, encoder, answer| {
+        let over = answer.is_over();
+        let mut line = |record: &Looked| answer.add(record) && answer.add_text("\n");
+        let looked = look::look(source, encoder, &query, &over, &mut |record| line(&record));
+        if let Err(error) = looked {
+            // Whoever has gone does not miss it.
+            let _ = answer.add(&json!({ "failed": error.to_string() })) && answer.add_text("\n");
         }
-        .map_err(std::io::Error::from)?;
-        text.push(b'\n');
-        Ok::<_, std::io::Error>(Bytes::from(text))
-    });
-    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
+        Ok(())
+    })
+    .await
 }
 
-/// Looks on a thread of its own, no further ahead than the reader takes, in records and in bytes.
-async fn lines(
+/// Looks at a sink's records as one of a few, on a thread of its own.
+async fn look(
     app: &Arc<App>,
     (name, access): (&str, Access),
-    query: Query,
-) -> Result<impl futures::Stream<Item = Result<Looked, std::io::Error>> + Unpin + Send + 'static, Problem> {
+    media: &'static str,
+    look: impl FnOnce(&Source, &Encoder, &mut Answer) -> Result<(), Problem> + Send + 'static,
+) -> Result<Response, Problem> {
     let turn = turn(access).await?;
     let source = app.source(name).await?;
     let encoder = Arc::clone(app.encoder());
-    let (sender, receiver) = mpsc::channel::<Result<(Looked, OwnedSemaphorePermit), std::io::Error>>(LINES);
-    let room = Arc::new(Semaphore::new(ANSWER_BYTES));
-    let runtime = tokio::runtime::Handle::current();
-    let (tell_why, why) = oneshot::channel();
-    tokio::task::spawn_blocking(move || {
+    answer::make(media, patience(access), move |answer| {
         let _turn = turn;
-        let send = async |record: Looked| {
-            let bytes = u32::try_from(bytes_of(&record).min(ANSWER_BYTES)).unwrap_or(u32::MAX);
-            let room = tokio::select! {
-                room = Arc::clone(&room).acquire_many_owned(bytes) => room.ok()?,
-                () = sender.closed() => return None,
-            };
-            sender.send(Ok((record, room))).await.ok()
-        };
-        let mut stalled = false;
-        let looked = look::look(&source, &encoder, &query, &|| sender.is_closed(), &mut |record| match runtime
-            .block_on(tokio::time::timeout(patience(access), send(record)))
-        {
-            Ok(sent) => sent.is_some(),
-            Err(_) => {
-                stalled = true;
-                false
-            }
-        });
-        // A reader that has gone does not miss it.
-        let _ = match looked {
-            _ if stalled => tell_why.send(std::io::Error::other("the reader took nothing for too long: ask again")),
-            Err(error) => tell_why.send(std::io::Error::other(error)),
-            Ok(()) => Ok(()),
-        };
+        look(&source, &encoder, answer)
+    })
+    .await
+}
+
+/// Adds one by one what answers false when that is enough, or nobody reads on.
+type Add<'a, T> = &'a mut dyn FnMut(&T) -> bool;
+
+/// A JSON document with a list under this name, and `failed` beside it where it does not hold all that it should.
+fn list<T: Serialize>(
+    answer: &mut Answer,
+    name: &str,
+    fill: impl FnOnce(&dyn Fn() -> bool, Add<'_, T>) -> Result<(), OperateError>,
+) -> Result<(), Problem> {
+    let over = answer.is_over();
+    let mut between = "";
+    answer.add_text(&format!("{{\"{name}\":["));
+    let filled = fill(&over, &mut |item| {
+        let added = answer.add_text(between) && answer.add(item);
+        between = ",";
+        added && answer.bytes() < ANSWER_BYTES
     });
-    // What a reader has taken makes room for more.
-    let records = ReceiverStream::new(receiver).map(|line| line.map(|(record, _room)| record));
-    let end = futures::stream::once(why).filter_map(|why| why.ok().map(Err));
-    Ok(records.chain(end))
+    let end = match filled {
+        // None of it has gone yet: the answer can be an error still.
+        Err(error) if answer.is_new() => return Err(error.into()),
+        Err(error) => format!("],\"failed\":{}}}", json!(error.to_string())),
+        Ok(()) => "]}".to_owned(),
+    };
+    answer.add_text(&end);
+    Ok(())
 }
 
 /// Waits for a moment until it is the turn of one more look; over when dropped.
@@ -210,11 +210,6 @@ const fn patience(access: Access) -> Duration {
         Access::Socket => Duration::from_secs(24 * 60 * 60),
         Access::Tcp { .. } => Duration::from_secs(30),
     }
-}
-
-fn bytes_of(record: &Looked) -> usize {
-    let document = record.document.as_ref().map_or(0, |document| document.get().len());
-    document + record.record.as_ref().map_or(0, String::len)
 }
 
 /// A dead letter as it is shown.
@@ -253,26 +248,20 @@ pub(super) async fn dead_letters(
     Name(name): Name,
     Parameters(which): Parameters<WhichLetters>,
 ) -> Result<Response, Problem> {
-    let turn = turn(access).await?;
-    let source = app.source(&name).await?;
-    let encoder = Arc::clone(app.encoder());
-    let listed = tokio::task::spawn_blocking(move || {
-        let _turn = turn;
-        let letters = source.dead_letters(&which.filter(), which.skip, which.n.unwrap_or(100).min(LETTERS))?;
-        let mut bytes = 0;
-        let shown = letters.into_iter().map(|letter| shown(letter, &encoder)).take_while(|shown| {
-            let before = bytes;
-            bytes += shown.document.as_ref().map_or(0, |document| document.get().len());
-            before < ANSWER_BYTES
-        });
-        Ok::<_, OperateError>(shown.collect::<Vec<_>>())
-    });
-    let letters =
-        listed.await.map_err(|panic| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, panic.to_string()))??;
-    Ok(Json(json!({ "dead_letters": letters })).into_response())
+    look(&app, (&name, access), "application/json", move |source, encoder, answer| {
+        list(answer, "dead_letters", |over, add| {
+            let limit = which.n.unwrap_or(100).min(LETTERS);
+            source
+                .each_dead_letter(&which.filter(), which.skip, limit, &mut |letter| {
+                    !over() && add(&shown(letter, encoder))
+                })
+                .map_err(OperateError::from)
+        })
+    })
+    .await
 }
 
-fn shown(letter: DeadLetter, encoder: &crate::document::Encoder) -> Letter {
+fn shown(letter: DeadLetter, encoder: &Encoder) -> Letter {
     match look::document(letter.stream, &letter.record, encoder) {
         Ok(document) => Letter { letter, document: Some(document), document_error: None },
         Err(error) => Letter { letter, document: None, document_error: Some(error) },
@@ -280,7 +269,7 @@ fn shown(letter: DeadLetter, encoder: &crate::document::Encoder) -> Letter {
 }
 
 /// A dead letter with its document, as the API shows it: for the command line on a stopped process.
-pub(crate) fn letter_json(letter: DeadLetter, encoder: &crate::document::Encoder) -> serde_json::Value {
+pub(crate) fn letter_json(letter: DeadLetter, encoder: &Encoder) -> serde_json::Value {
     serde_json::to_value(shown(letter, encoder)).unwrap_or_default()
 }
 
@@ -355,6 +344,27 @@ pub(super) struct ImportInto {
     sink: Option<String>,
 }
 
+/// A piece of a file that is imported, at most: a record of the largest size, and what came before it.
+const IMPORT_BYTES: usize = 80 << 20;
+/// How long it may take to arrive.
+const IMPORT_TIMEOUT: Duration = Duration::from_secs(60);
+/// The memory of all that is imported at a time: one such piece, or several that are less.
+static IMPORTS: LazyLock<Budget> = LazyLock::new(|| {
+    Budget::new(&MemoryOptions { max_bytes: MemoryOptions::enough_for(IMPORT_BYTES), wait: Duration::from_secs(10) })
+});
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let status = match refusal.reason {
+            Refused::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            Refused::Timeout => StatusCode::REQUEST_TIMEOUT,
+            Refused::Memory => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        Self::new(status, refusal.message)
+    }
+}
+
 /// Takes in records in the framed format of `export --raw`, over the socket; returns when they are durable.
 pub(super) async fn import(
     State(app): State<Arc<App>>,
@@ -368,9 +378,10 @@ pub(super) async fn import(
             "import is for the command line only: senders have their ports",
         ));
     }
-    // Read for nobody else.
-    let Content(body) = Content::from_request(request, &app).await?;
-    let batches = batches(&body).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error))?;
+    let (head, body) = request.into_parts();
+    let limits = BodyLimits { max_bytes: IMPORT_BYTES, timeout: IMPORT_TIMEOUT };
+    let (body, _share) = body::read(body, &head.headers, &limits, &IMPORTS).await?;
+    let batches = batches(&body.join()).map_err(|error| Problem::new(StatusCode::BAD_REQUEST, error))?;
     let dropped = app.import(into.sink.as_deref(), &batches).await?;
     let records = batches.iter().map(|batch| u64::from(batch.count())).sum();
     Ok(Json(Accepted { records, dropped }).into_response())

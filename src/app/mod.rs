@@ -55,7 +55,7 @@ use crate::{
     admin,
     config::Config,
     document::Encoder,
-    ingest::{self, Gate, Intake, Listener},
+    ingest::{self, Gate, IngestStatus, Intake, Listener},
     logging::Logging,
     record::{UnixMillis, now_millis},
     status::{Process, SinkStatus, Snapshot},
@@ -253,6 +253,11 @@ impl App {
     #[must_use]
     pub fn encoder(&self) -> &Arc<Encoder> {
         &self.encoder
+    }
+
+    /// What came in and what was refused.
+    pub(crate) fn ingest_status(&self) -> &Arc<IngestStatus> {
+        self.intake.status()
     }
 
     /// Counts, and logs once in a while, that somebody at the admin port did not have the token.

@@ -161,14 +161,21 @@ async fn letters(config: &Config, sink: &str, filter: &DeadFilter, n: usize) -> 
     if let Some(client) = Client::find(&config.data_dir).await? {
         let path = format!("sinks/{}/dead?n={n}{}", encoded(sink), parameters(filter));
         let mut answer: Value = client.get(&path).await?;
+        if let Some(failed) = answer["failed"].as_str() {
+            return Err(Failure::from(failed.to_owned()));
+        }
         return Ok(answer["dead_letters"].as_array_mut().map(std::mem::take).unwrap_or_default());
     }
     let Some(name) = records::stopped_spool(config, sink)? else { return Ok(Vec::new()) };
     let source = app::look_at(config, &name).await?;
     let (filter, encoder) = (filter.clone(), Encoder::new(config.documents.clone()));
     let listed = tokio::task::spawn_blocking(move || {
-        let letters = source.dead_letters(&filter, 0, n)?;
-        Ok::<_, Failure>(letters.into_iter().map(|letter| letter_json(letter, &encoder)).collect())
+        let mut letters = Vec::new();
+        source.each_dead_letter(&filter, 0, n, &mut |letter| {
+            letters.push(letter_json(letter, &encoder));
+            true
+        })?;
+        Ok::<_, Failure>(letters)
     });
     listed.await?
 }

@@ -18,6 +18,7 @@ pub mod output;
 mod records;
 mod run;
 pub mod send;
+mod threads;
 mod verify;
 mod watch;
 
@@ -279,6 +280,7 @@ fn dispatch(cli: Cli) -> Outcome {
 
 /// Runs a command that waits for sockets and disks.
 fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
+    threads::ensure()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         // Caught, it ends nothing: a file that would be larger than `ulimit -f` allows is an error of that write (EFBIG).

@@ -30,13 +30,13 @@ const SEGMENT: usize = 64 * 1024;
 
 /// What a body has to keep to.
 #[derive(Debug, Clone)]
-pub(super) struct BodyLimits {
+pub(crate) struct BodyLimits {
     pub max_bytes: usize,
     pub timeout: Duration,
 }
 
 /// Reads a whole body, as it came.
-pub(super) async fn read<B>(
+pub(crate) async fn read<B>(
     body: B,
     headers: &HeaderMap,
     limits: &BodyLimits,
@@ -75,7 +75,7 @@ where
 
 /// A body in pieces.
 #[derive(Debug, Default)]
-pub(super) struct BodyBytes {
+pub(crate) struct BodyBytes {
     segments: Vec<Vec<u8>>,
     length: usize,
 }
@@ -98,7 +98,7 @@ impl BodyBytes {
     }
 
     /// The whole of it; each piece is given back as soon as it is copied.
-    pub(super) fn join(self) -> Bytes {
+    pub(crate) fn join(self) -> Bytes {
         let mut whole = Vec::with_capacity(self.length);
         self.segments.into_iter().for_each(|segment| whole.extend_from_slice(&segment));
         whole.into()

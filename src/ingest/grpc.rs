@@ -40,6 +40,7 @@ use super::{
     server::{Handler, Server},
     side::SideServices,
     stream::{self, StreamOptions},
+    throttle::Throttle,
     tls::Alpn,
 };
 use crate::record::Stream;
@@ -66,21 +67,16 @@ pub async fn serve(
     let (side_services, health) =
         SideServices::new(options.message_timeout, stop.clone(), Arc::clone(intake.status()))?;
     health.set_service_status(SERVICE_NAME, tonic_health::ServingStatus::Serving).await;
-    let server = Server {
-        protocol: Protocol::Grpc,
-        alpn: Alpn::H2,
-        tls: gate.tls().cloned(),
-        options: options.connections.clone(),
-        status: Arc::clone(intake.status()),
-        http: http2(&options),
-    };
+    let (connections, status) = (options.connections.clone(), Arc::clone(intake.status()));
+    let server = Server::new(Protocol::Grpc, connections, status, http2(&options)).over(gate.tls().cloned(), Alpn::H2);
     let recorder = Recorder {
         conversions: Conversions::new("grpc")?,
-        streams: Places::new(options.max_streams),
+        streams: Places::new(options.max_streams, Refused::Streams),
         options: Arc::new(options),
         side_services,
         intake,
         gate,
+        astray: Arc::default(),
         stop: stop.clone(),
     };
     let stopping = async {
@@ -114,6 +110,7 @@ struct Recorder {
     streams: Arc<Places>,
     conversions: Conversions,
     side_services: SideServices,
+    astray: Arc<Throttle>,
     stop: CancellationToken,
 }
 
@@ -121,7 +118,7 @@ impl Handler for Recorder {
     async fn handle(&self, request: Request<Incoming>, peer: Peer, visit: Visit) -> Response<Body> {
         if !is_grpc(request.headers()) {
             // As the protocol asks for: whoever speaks plain HTTP could not read any other answer.
-            self.intake.status().count_refused(Protocol::Grpc, Refused::Unsupported);
+            self.count_astray(&request, peer, Refused::Unsupported);
             let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
             return response;
@@ -134,20 +131,21 @@ impl Handler for Recorder {
                     Err(refusal) => refused(&refusal),
                 },
                 None => {
-                    self.intake.status().count_refused(Protocol::Grpc, Refused::Path);
+                    self.count_astray(&request, peer, Refused::Path);
                     Status::unimplemented("AnalyticsRecorderService has no such method").into_http()
                 }
             },
             Some(("grpc.health.v1.Health", _)) => {
-                self.side_services.answer(request, peer.holder(), std::future::pending()).await
+                let closed = async move { Some(status(&visit.closed().await)) };
+                self.side_services.answer(request, peer.holder(), closed).await
             }
             _ => match self.gate.admit(Protocol::Grpc, request.headers(), peer, self.intake.status()) {
                 Ok(pass) => {
                     visit.let_in();
                     if !called.is_some_and(|(service, _)| SideServices::has(service)) {
-                        self.intake.status().count_refused(Protocol::Grpc, Refused::Path);
+                        self.count_astray(&request, peer, Refused::Path);
                     }
-                    let ended = self.ended(pass, peer).map(|refusal| Some(status(&refusal)));
+                    let ended = self.ended(pass, peer, visit).map(|refusal| Some(status(&refusal)));
                     self.side_services.answer(request, peer.holder(), ended).await
                 }
                 Err(refusal) => refused(&refusal),
@@ -157,6 +155,19 @@ impl Handler for Recorder {
 }
 
 impl Recorder {
+    /// Counts, and says once in a while, that somebody asks for what there is not: whoever does it may not notice.
+    fn count_astray(&self, request: &Request<Incoming>, peer: Peer, reason: Refused) {
+        self.intake.status().count_refused(Protocol::Grpc, reason);
+        if let Some(more) = self.astray.admit() {
+            let (method, path) = (request.method(), request.uri().path());
+            let content_type = request.headers().get(CONTENT_TYPE);
+            tracing::warn!(
+                %peer, protocol = Protocol::Grpc.as_str(), %method, path, ?content_type, more,
+                "nothing is taken here: records come in by gRPC calls of {SERVICE_NAME}"
+            );
+        }
+    }
+
     /// The stream that a method of the service feeds.
     fn recorded(&self, method: &str, request: &Request<Incoming>) -> Option<Stream> {
         if request.method() != Method::POST {
@@ -180,7 +191,8 @@ impl Recorder {
         let status = self.intake.status();
         let pass = self.gate.admit(Protocol::Grpc, request.headers(), peer, status)?;
         visit.let_in();
-        let taken = self.take(stream, request, (peer, visit.clone()), self.ended(pass, peer)).await;
+        let ended = self.ended(pass, peer, visit.clone());
+        let taken = self.take(stream, request, (peer, visit.clone()), ended).await;
         // the gate has counted those it turned away
         let counts = |refusal: &&Refusal| refusal.reason != Refused::Unauthenticated;
         if let Some(refusal) = taken.as_ref().err().filter(counts) {
@@ -189,12 +201,14 @@ impl Recorder {
         taken
     }
 
-    /// Returns when somebody who was let in has to go.
-    fn ended(&self, mut pass: Pass, peer: Peer) -> impl Future<Output = Refusal> + Send + use<> {
+    /// Returns when somebody who was let in has to go, alone or with the connection.
+    fn ended(&self, mut pass: Pass, peer: Peer, visit: Visit) -> impl Future<Output = Refusal> + Send + use<> {
         let (gate, intake) = (Arc::clone(&self.gate), Arc::clone(&self.intake));
         async move {
-            let why = pass.ended().await;
-            gate.refuse(Protocol::Grpc, &why, peer, intake.status())
+            tokio::select! {
+                why = pass.ended() => gate.refuse(Protocol::Grpc, &why, peer, intake.status()),
+                why = visit.closed() => why,
+            }
         }
     }
 
@@ -229,10 +243,7 @@ impl Recorder {
         let ended = async move {
             tokio::select! {
                 why = ended => why,
-                () = visit.closed() => Refusal::new(
-                    Refused::Streams,
-                    format!("{max} streams are open, and this one was silent for longest: open another for what comes next"),
-                ),
+                why = visit.closed() => why,
             }
         };
         let (memory, conversions) = (Arc::clone(self.intake.memory()), self.conversions.clone());

@@ -29,10 +29,6 @@ use http::{
 };
 use http_body_util::BodyExt;
 use hyper::{Request, Response, StatusCode, body::Incoming};
-use hyper_util::{
-    rt::{TokioExecutor, TokioTimer},
-    server::conn::auto::Builder,
-};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
@@ -45,7 +41,7 @@ use super::{
     pass::Pass,
     places::Visit,
     repeats::Repeats,
-    server::{Handler, Server},
+    server::{Handler, Server, http1},
     throttle::Throttle,
     tls::Alpn,
     webhook,
@@ -55,8 +51,6 @@ use crate::{
     record::Stream,
 };
 
-/// Read buffer of a connection, and so the limit on the size of headers.
-const HTTP1_BUFFER: usize = 64 * 1024;
 const RETRY_AFTER_SECONDS: &str = "1";
 const ADDRESSES: &str = "POST /v1/events, /v1/stats, /v1/node_rooms and /webhook";
 /// The type of LiveKit's webhooks.
@@ -75,14 +69,9 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     gate.check_listener(&listener)?;
     let stop = CancellationToken::new();
-    let server = Server {
-        protocol: Protocol::Http,
-        alpn: Alpn::Http1,
-        tls: gate.tls().cloned(),
-        options: options.connections.clone(),
-        status: Arc::clone(intake.status()),
-        http: http1(&options),
-    };
+    let (connections, status) = (options.connections.clone(), Arc::clone(intake.status()));
+    let spoken = http1(options.idle_timeout.max(options.connections.header_timeout));
+    let server = Server::new(Protocol::Http, connections, status, spoken).over(gate.tls().cloned(), Alpn::Http1);
     let hosts = options.hosts.clone().into();
     let (to_ask, to_count) = (Arc::clone(&gate), Arc::clone(&intake));
     let door = Door {
@@ -100,17 +89,6 @@ pub async fn serve(
     };
     tokio::join!(server.serve(listener, routes, stop.clone()), stopping);
     Ok(())
-}
-
-fn http1(options: &HttpOptions) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        // the first request has a clock of its own, see the server
-        .header_read_timeout(options.idle_timeout.max(options.connections.header_timeout))
-        .max_buf_size(HTTP1_BUFFER);
-    builder
 }
 
 /// What the handlers share.
@@ -136,11 +114,23 @@ impl Door {
     ) -> Result<(BodyBytes, Share), Refusal> {
         let visit = head.extensions.get::<Visit>().cloned();
         visit.iter().for_each(Visit::let_in);
+        let alive = visit.clone();
         let body = body.map_frame(move |frame| {
-            visit.iter().for_each(Visit::is_alive);
+            alive.iter().for_each(Visit::is_alive);
             frame
         });
+        let turned_away = async {
+            match &visit {
+                // Whoever only makes room for others may say what they began to say.
+                Some(visit) => match visit.closed().await {
+                    why if why.reason == Refused::Unauthenticated => why,
+                    _ => std::future::pending().await,
+                },
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
+            why = turned_away => Err(why),
             read = body::read(body, &head.headers, limits, self.intake.memory()) => read,
             why = pass.ended() => Err(self.gate.refuse(protocol, &why, peer, self.intake.status())),
         }

@@ -58,6 +58,11 @@ impl Listener {
         Ok(Self::Unix(listener, file))
     }
 
+    /// Of a Unix socket that is bound, whose file nobody else needs.
+    pub(crate) fn of_socket(listener: UnixListener, path: PathBuf) -> Self {
+        Self::Unix(listener, SocketFile(path))
+    }
+
     /// True where only this machine can connect: loopback or a Unix socket.
     #[must_use]
     pub fn is_private(&self) -> bool {
@@ -104,12 +109,12 @@ impl fmt::Display for Listener {
 }
 
 /// A connection's bytes.
-pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 /// Who is at the other end.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Peer {
+pub(crate) struct Peer {
     /// Its address; none for a Unix socket.
     pub address: Option<SocketAddr>,
     /// It showed a client certificate that TLS verified.

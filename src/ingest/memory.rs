@@ -30,7 +30,7 @@ impl MemoryOptions {
 
 /// Bytes that may wait; whoever finds none left waits for a while, then is refused.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub(crate) struct Budget {
     common: Pool,
     reserve: Pool,
     /// For what is more than came over the wire.
@@ -69,7 +69,7 @@ impl Pool {
 }
 
 impl Budget {
-    pub(super) fn new(options: &MemoryOptions) -> Self {
+    pub(crate) fn new(options: &MemoryOptions) -> Self {
         let common = options.largest_share();
         let reserve = Pool::new(options.max_bytes - common);
         Self { common: Pool::new(common), reserve, unpacked: Pool::new(common), wait: options.wait }
@@ -113,7 +113,7 @@ fn none_left(max: usize) -> Refusal {
 
 /// Room that was taken; given back when dropped.
 #[derive(Debug, Default)]
-pub(super) struct Share {
+pub(crate) struct Share {
     common: Option<OwnedSemaphorePermit>,
     reserve: Option<OwnedSemaphorePermit>,
     unpacked: Option<OwnedSemaphorePermit>,

@@ -9,7 +9,7 @@
 //! - [`Dropped`]: what a call that was answered OK did not keep.
 
 mod auth;
-mod body;
+pub(crate) mod body;
 pub mod client;
 mod conversions;
 #[cfg(test)]
@@ -22,7 +22,7 @@ mod gzip;
 pub mod http;
 mod inflate;
 mod listener;
-mod memory;
+pub(crate) mod memory;
 mod optional;
 mod options;
 mod pass;
@@ -40,7 +40,10 @@ mod webhook;
 pub mod wire;
 mod zstd_frames;
 
-pub(crate) use places::{Holder, Place, Places, Visit};
+pub(crate) use listener::Peer;
+pub(crate) use places::Visit;
+use places::{Holder, Places};
+pub(crate) use server::{Handler, Server, http1};
 
 pub use auth::{AUDIENCE, Gate, MIN_TOKEN_LENGTH};
 pub(crate) use dropped::drops_newest;

@@ -3,13 +3,14 @@
 //! First those that showed no credentials, then those without a request under way, then, of a peer that has more than its
 //! share, those under way, at last whoever has been silent for long; each time the one silent for longest, of a peer with
 //! more than its share before others. So a crowd of silent ones keeps nobody out, a single peer no other one, and whoever
-//! sends is not cut off. Each gets a moment to speak first: a flood is accepted no faster than that allows.
+//! sends is not cut off. Each gets a moment to speak first: a flood is accepted no faster than that allows. Whoever goes is
+//! told why.
 
 use std::{
     collections::HashMap,
     net::{IpAddr, Ipv6Addr},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, Instant},
@@ -18,10 +19,17 @@ use std::{
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use super::{Refusal, Refused};
+
 /// None goes for another one before it was silent for this long.
 const GRACE: Duration = Duration::from_millis(250);
 /// None that was let in and has a request under way does, where its peer has no more than its share.
 const SILENT: Duration = Duration::from_secs(10);
+/// The class of those that go last.
+const SENDING: u8 = 3;
+/// Of the places, this part is for those that just came: while they are fewer, one more takes the place of an idle one and does
+/// not wait for another newcomer to speak.
+const NEW_PART: usize = 4;
 /// Of an IPv6 address, what tells peers apart: one network has all the addresses behind it.
 const IPV6_NETWORK: u128 = !0 << 64;
 
@@ -42,6 +50,8 @@ impl Holder {
 #[derive(Debug)]
 pub(crate) struct Places {
     max: usize,
+    /// What there are only so many of.
+    of: Refused,
     open: Mutex<Open>,
 }
 
@@ -58,7 +68,24 @@ struct State {
     /// It showed credentials, where they are asked for.
     let_in: bool,
     silent_since: Instant,
-    close: CancellationToken,
+    close: Close,
+}
+
+/// That somebody has to go, and why.
+#[derive(Debug, Clone, Default)]
+struct Close(Arc<(OnceLock<Refusal>, CancellationToken)>);
+
+impl Close {
+    fn because(&self, why: Refusal) {
+        // The first is the cause.
+        let _ = self.0.0.set(why);
+        self.0.1.cancel();
+    }
+
+    async fn closed(&self) -> Refusal {
+        self.0.1.cancelled().await;
+        self.0.0.get().cloned().unwrap_or_else(|| Refusal::new(Refused::Stopping, "this is being closed"))
+    }
 }
 
 /// There is no room.
@@ -78,28 +105,36 @@ impl Open {
         self.taken.values().for_each(|state| *held.entry(state.holder).or_default() += 1);
         let share = (max / held.len()).max(1);
         let has_a_right = held[&newcomer] < share;
-        let ranked = self.taken.iter().map(|(&id, state)| {
+        let candidates = self.taken.iter().map(|(&id, state)| {
             let is_over = has_a_right && held[&state.holder] > share;
             let (class, grace) = match (state.let_in, state.requests > 0) {
                 (false, _) => (0, GRACE),
                 (true, false) => (1, GRACE),
                 (true, true) if is_over => (2, GRACE),
-                (true, true) => (3, SILENT),
+                (true, true) => (SENDING, SILENT),
             };
-            ((class, !is_over, state.silent_since), grace, id)
+            let left = grace.saturating_sub(now.saturating_duration_since(state.silent_since));
+            ((class, !is_over, state.silent_since), left, id)
         });
-        let ((.., silent_since), grace, id) = ranked.min_by_key(|(rank, ..)| *rank).ok_or(NoRoom::AllBusy)?;
-        match grace.saturating_sub(now.saturating_duration_since(silent_since)) {
-            Duration::ZERO => Ok(id),
-            left if left <= GRACE => Err(NoRoom::For(left)),
-            _ => Err(NoRoom::AllBusy),
+        let candidates: Vec<_> = candidates.collect();
+        let &((class, ..), left, id) = candidates.iter().min_by_key(|(rank, ..)| *rank).ok_or(NoRoom::AllBusy)?;
+        if left.is_zero() {
+            return Ok(id);
         }
+        if class == 0 && self.taken.values().filter(|state| !state.let_in).count() < max / NEW_PART {
+            let idle = candidates.iter().filter(|((class, ..), left, _)| *class < SENDING && left.is_zero());
+            if let Some(&(.., id)) = idle.min_by_key(|(rank, ..)| *rank) {
+                return Ok(id);
+            }
+        }
+        if left <= GRACE { Err(NoRoom::For(left)) } else { Err(NoRoom::AllBusy) }
     }
 }
 
 impl Places {
-    pub(crate) fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { max: max.max(1), open: Mutex::default() })
+    /// So many of what is refused with this reason where there are no more.
+    pub(crate) fn new(max: usize, of: Refused) -> Arc<Self> {
+        Arc::new(Self { max: max.max(1), of, open: Mutex::default() })
     }
 
     /// A place, if need be by having another one go; whoever comes next waits meanwhile. `None` where all are under way.
@@ -118,20 +153,25 @@ impl Places {
         if open.taken.len() >= self.max {
             let next = open.next_to_go(holder, self.max)?;
             if let Some(state) = open.taken.remove(&next) {
-                state.close.cancel();
+                let (max, of) = (self.max, self.of.as_str());
+                let why = format!(
+                    "{max} {of} are open, and this one was silent for longest: open another for what comes next"
+                );
+                state.close.because(Refusal::new(self.of, why));
             }
         }
         let id = open.next;
         open.next += 1;
-        let close = CancellationToken::new();
+        let close = Close::default();
         let silent_since = Instant::now();
         open.taken.insert(id, State { holder, requests: 0, let_in: false, silent_since, close: close.clone() });
-        Ok(Place { id, close, spoke: AtomicBool::new(false), places: Arc::clone(self) })
-    }
-
-    /// Has all of them go at once.
-    pub(super) fn close_all(&self) {
-        self.open.lock().taken.values().for_each(|state| state.close.cancel());
+        Ok(Place {
+            id,
+            close,
+            spoke: AtomicBool::new(false),
+            was_let_in: AtomicBool::new(false),
+            places: Arc::clone(self),
+        })
     }
 
     fn change(&self, id: u64, change: impl FnOnce(&mut State)) {
@@ -145,15 +185,26 @@ impl Places {
 #[derive(Debug)]
 pub(crate) struct Place {
     id: u64,
-    close: CancellationToken,
+    close: Close,
     spoke: AtomicBool,
+    was_let_in: AtomicBool,
     places: Arc<Places>,
 }
 
 impl Place {
-    /// Returns when it has to go.
-    pub(crate) async fn closed(&self) {
-        self.close.cancelled().await;
+    /// Returns when it has to go, and why.
+    pub(crate) async fn closed(&self) -> Refusal {
+        self.close.closed().await
+    }
+
+    /// Has it go, together with what is under way there.
+    pub(super) fn close(&self, why: Refusal) {
+        self.close.because(why);
+    }
+
+    /// True once a request showed what it was asked for.
+    pub(super) fn is_let_in(&self) -> bool {
+        self.was_let_in.load(Relaxed)
     }
 
     /// True once a request's headers came.
@@ -185,6 +236,7 @@ struct UnderWay(Arc<Place>);
 impl Visit {
     /// Notes that it showed what it was asked for.
     pub(crate) fn let_in(&self) {
+        self.0.0.was_let_in.store(true, Relaxed);
         self.change(|state| {
             state.let_in = true;
             state.silent_since = Instant::now();
@@ -196,9 +248,9 @@ impl Visit {
         self.change(|state| state.silent_since = Instant::now());
     }
 
-    /// Returns when its place is needed.
-    pub(super) async fn closed(&self) {
-        self.0.0.closed().await;
+    /// Returns when its place has to go, and why.
+    pub(super) async fn closed(&self) -> Refusal {
+        self.0.0.closed().await
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -244,12 +296,12 @@ mod tests {
     }
 
     fn gone<const N: usize>(places: [&Arc<Place>; N]) -> [bool; N] {
-        places.map(|place| place.close.is_cancelled())
+        places.map(|place| place.close.0.1.is_cancelled())
     }
 
     #[test]
     fn the_one_silent_for_longest_makes_room() {
-        let places = Places::new(3);
+        let places = Places::new(3, Refused::Connections);
         let [a, b, c] = [(); 3].map(|()| taken(&places, HERE));
         drop(a.begin_request());
         let _busy = busy(&b);
@@ -262,7 +314,7 @@ mod tests {
 
     #[test]
     fn one_that_was_let_in_stays_before_those_that_only_came_even_with_a_request() {
-        let places = Places::new(2);
+        let places = Places::new(2, Refused::Connections);
         let [a, b] = [(); 2].map(|()| taken(&places, HERE));
         drop(busy(&a));
         age(&places, 2 * GRACE);
@@ -274,18 +326,29 @@ mod tests {
     }
 
     #[test]
+    fn newcomers_do_not_wait_for_each_other_while_they_are_few_and_others_are_idle() {
+        let places = Places::new(8, Refused::Connections);
+        let idle: Vec<_> = (0..8).map(|_| taken(&places, HERE)).collect();
+        idle.iter().for_each(|place| drop(busy(place)));
+        age(&places, GRACE);
+        let _newcomers = [(); 2].map(|()| taken(&places, HERE));
+        assert_eq!(idle.iter().filter(|place| place.close.0.1.is_cancelled()).count(), 2);
+        assert!(matches!(places.admit(HERE), Err(NoRoom::For(_))), "a flood of them leaves the others their places");
+    }
+
+    #[test]
     fn each_has_a_moment_to_speak_before_it_goes_for_another() {
-        let places = Places::new(1);
+        let places = Places::new(1, Refused::Connections);
         let first = taken(&places, HERE);
         assert!(matches!(places.admit(HERE), Err(NoRoom::For(wait)) if wait <= GRACE));
-        assert!(!first.close.is_cancelled());
+        assert!(!first.close.0.1.is_cancelled());
         age(&places, GRACE);
-        assert!(places.admit(HERE).is_ok() && first.close.is_cancelled());
+        assert!(places.admit(HERE).is_ok() && first.close.0.1.is_cancelled());
     }
 
     #[test]
     fn where_all_send_nobody_is_cut_off_and_the_next_is_refused_until_one_falls_silent_or_ends() {
-        let places = Places::new(2);
+        let places = Places::new(2, Refused::Connections);
         let [a, b] = [(); 2].map(|()| taken(&places, HERE));
         let [_busy, silent] = [busy(&a), busy(&b)];
         assert_eq!(places.admit(HERE).err(), Some(NoRoom::AllBusy));
@@ -297,12 +360,12 @@ mod tests {
         assert_eq!(places.admit(HERE).err(), Some(NoRoom::AllBusy));
         drop(silent);
         age(&places, GRACE);
-        assert!(places.admit(HERE).is_ok() && b.close.is_cancelled());
+        assert!(places.admit(HERE).is_ok() && b.close.0.1.is_cancelled());
     }
 
     #[test]
     fn a_peer_with_more_than_its_share_makes_room_for_one_with_less_and_not_for_itself() {
-        let places = Places::new(4);
+        let places = Places::new(4, Refused::Connections);
         let greedy: Vec<_> = (0..3).map(|_| taken(&places, holder(1))).collect();
         let modest = taken(&places, holder(2));
         let _visits: Vec<_> = greedy.iter().chain([&modest]).map(busy).collect();
@@ -310,17 +373,17 @@ mod tests {
         assert_eq!(places.admit(holder(1)).err(), Some(NoRoom::AllBusy), "it has its share");
         let second = taken(&places, holder(2));
         let _busy = busy(&second);
-        assert_eq!(greedy.iter().filter(|place| place.close.is_cancelled()).count(), 1);
-        assert!(!modest.close.is_cancelled());
+        assert_eq!(greedy.iter().filter(|place| place.close.0.1.is_cancelled()).count(), 1);
+        assert!(!modest.close.0.1.is_cancelled());
         assert_eq!(places.admit(holder(2)).err(), Some(NoRoom::AllBusy), "both have their share");
     }
 
     #[test]
     fn a_place_that_is_dropped_makes_room_without_anyone_going() {
-        let places = Places::new(1);
+        let places = Places::new(1, Refused::Connections);
         drop(taken(&places, HERE));
         let place = taken(&places, HERE);
-        assert!(!place.close.is_cancelled() && !place.spoke());
+        assert!(!place.close.0.1.is_cancelled() && !place.spoke());
     }
 
     #[test]

@@ -1,20 +1,27 @@
-//! Accepts connections for gRPC and HTTP alike: admits, shakes hands, serves, and lets go.
+//! Accepts connections for gRPC, HTTP and the admin port alike: admits, shakes hands, serves, and lets go.
 //!
 //! A connection is given up when its TLS handshake or its first request takes too long, when another one needs its
-//! place (see [`places`](super::places)), or when the drain after a shutdown takes too long.
+//! place (see [`places`](super::places)), when its client certificate is accepted no longer, or when the drain after a shutdown
+//! takes too long. It is closed with care: HTTP/2 says GOAWAY, HTTP/1 `Connection: close`, and for a moment what is under way
+//! may come to its end. So many connections at once get that moment; any more are cut.
 
 use std::{convert::Infallible, future::Future, io, pin::pin, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
+};
+use rustls::pki_types::CertificateDer;
+use tokio::{
+    sync::{Semaphore, SemaphorePermit},
+    time::{Instant, MissedTickBehavior, interval, sleep, sleep_until},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    ConnectionOptions, IngestStatus, Listener, Protocol, Refused,
+    ConnectionOptions, IngestStatus, Listener, Protocol, Refusal, Refused,
     listener::{Io, Peer},
     places::{Place, Places, Visit},
     throttle::Throttle,
@@ -23,9 +30,19 @@ use super::{
 
 /// Pause after an accept that failed (no file descriptors left, say), so that it is not tried in a tight loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long what is under way on a connection that is being closed may go on; on one that showed no credentials …
+const BRIEFLY: Duration = Duration::from_millis(250);
+/// … and on one that was let in.
+const WITH_CARE: Duration = Duration::from_secs(5);
+/// Of the places for connections, so many are there besides for those being closed, of each of the two kinds.
+const CLOSING_PART: usize = 4;
+/// How often it is looked whether a client certificate is still accepted.
+const CERTIFICATE_CHECK: Duration = Duration::from_secs(5);
+/// Read buffer of an HTTP/1 connection, and so the limit on the size of headers.
+const HTTP1_BUFFER: usize = 64 * 1024;
 
 /// Answers requests.
-pub(super) trait Handler: Clone + Send + Sync + 'static {
+pub(crate) trait Handler: Clone + Send + Sync + 'static {
     /// Answers one. It says of its visit that it was let in, and notes its signs of life.
     fn handle(
         &self,
@@ -36,19 +53,51 @@ pub(super) trait Handler: Clone + Send + Sync + 'static {
 }
 
 /// What a server is made of, besides its handler.
-pub(super) struct Server {
-    pub protocol: Protocol,
-    pub alpn: Alpn,
-    pub tls: Option<Arc<Tls>>,
-    pub options: ConnectionOptions,
-    pub status: Arc<IngestStatus>,
-    pub http: Builder<TokioExecutor>,
+pub(crate) struct Server {
+    protocol: Protocol,
+    alpn: Alpn,
+    tls: Option<Arc<Tls>>,
+    options: ConnectionOptions,
+    status: Arc<IngestStatus>,
+    http: Builder<TokioExecutor>,
+    places: Arc<Places>,
+    /// Room for connections that are being closed: without credentials, and with.
+    closing: [Semaphore; 2],
+    /// The drain is over.
+    cut: CancellationToken,
+    turned_away: Throttle,
+}
+
+/// How HTTP/1 is spoken; whoever sends nothing between two requests for as long as `idle` has left.
+pub(crate) fn http1(idle: Duration) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
+    // The first request has a clock of its own, see the server.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(idle).max_buf_size(HTTP1_BUFFER);
+    builder
 }
 
 impl Server {
+    /// Over plain text, speaking HTTP/1 or what the builder says.
+    pub(crate) fn new(
+        protocol: Protocol,
+        options: ConnectionOptions,
+        status: Arc<IngestStatus>,
+        http: Builder<TokioExecutor>,
+    ) -> Self {
+        let places = Places::new(options.max_connections, Refused::Connections);
+        let closing = [(); 2].map(|()| Semaphore::new((options.max_connections / CLOSING_PART).max(1)));
+        let cut = CancellationToken::new();
+        let (alpn, turned_away) = (Alpn::Http1, Throttle::default());
+        Self { protocol, alpn, tls: None, options, status, http, places, closing, cut, turned_away }
+    }
+
+    /// The same over TLS, where there are certificates.
+    pub(super) fn over(self, tls: Option<Arc<Tls>>, alpn: Alpn) -> Self {
+        Self { tls, alpn, ..self }
+    }
+
     /// Serves until `stop`, then lets open requests end for as long as the options say. The socket is closed at once.
-    pub(super) async fn serve(self, listener: Listener, handler: impl Handler, stop: CancellationToken) {
-        let connections = Places::new(self.options.max_connections);
+    pub(crate) async fn serve(self, listener: Listener, handler: impl Handler, stop: CancellationToken) {
         let (server, tasks, accept_failures) = (Arc::new(self), TaskTracker::new(), Throttle::default());
         loop {
             let accepted = tokio::select! {
@@ -57,8 +106,11 @@ impl Server {
             };
             match accepted {
                 Ok((io, peer)) => {
-                    match tokio::select! { place = connections.room(peer.holder()) => place, () = stop.cancelled() => break }
-                    {
+                    let place = tokio::select! {
+                        place = server.places.room(peer.holder()) => place,
+                        () = stop.cancelled() => break,
+                    };
+                    match place {
                         Some(place) => {
                             let connection =
                                 Arc::clone(&server).connection(io, peer, place, handler.clone(), stop.clone());
@@ -71,14 +123,14 @@ impl Server {
                     if let Some(more) = accept_failures.admit() {
                         tracing::warn!(%error, more, "cannot accept connections on {listener}");
                     }
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    sleep(ACCEPT_PAUSE).await;
                 }
             }
         }
         drop(listener);
         tasks.close();
         if tokio::time::timeout(server.options.drain_timeout, tasks.wait()).await.is_err() {
-            connections.close_all();
+            server.cut.cancel();
             tasks.wait().await;
         }
     }
@@ -91,13 +143,13 @@ impl Server {
         handler: impl Handler,
         stop: CancellationToken,
     ) {
-        self.status.connections().opened();
-        let place = Arc::new(place);
+        let gauge = self.status.connections(self.protocol);
+        gauge.inspect(|gauge| gauge.opened());
         tokio::select! {
-            () = self.shake_hands_and_serve(io, peer, Arc::clone(&place), handler, stop) => {}
-            () = place.closed() => {}
+            () = self.shake_hands_and_serve(io, peer, Arc::new(place), handler, stop) => {}
+            () = self.cut.cancelled() => {}
         }
-        self.status.connections().closed();
+        gauge.inspect(|gauge| gauge.closed());
     }
 
     async fn shake_hands_and_serve(
@@ -108,18 +160,21 @@ impl Server {
         handler: impl Handler,
         stop: CancellationToken,
     ) {
-        match &self.tls {
-            None => self.serve_connection(io, peer, place, handler, stop).await,
-            Some(tls) => {
-                let handshake = tls.acceptor(self.alpn).accept(io);
-                match tokio::time::timeout(self.options.handshake_timeout, handshake).await {
-                    Ok(Ok(io)) => {
-                        let certified = io.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty());
-                        self.serve_connection(Box::new(io), Peer { certified, ..peer }, place, handler, stop).await;
-                    }
-                    Ok(Err(_)) | Err(_) => self.status.count_refused(self.protocol, Refused::Handshake),
-                }
+        let Some(tls) = &self.tls else {
+            return self.serve_connection(io, peer, place, handler, stop, std::future::pending()).await;
+        };
+        let handshake = tokio::time::timeout(self.options.handshake_timeout, tls.acceptor(self.alpn).accept(io));
+        let shaken = tokio::select! {
+            shaken = handshake => shaken,
+            _ = place.closed() => return,
+        };
+        match shaken {
+            Ok(Ok(io)) => {
+                let chain = io.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
+                let peer = Peer { certified: !chain.is_empty(), ..peer };
+                self.serve_connection(Box::new(io), peer, place, handler, stop, turned_away(tls, chain)).await;
             }
+            Ok(Err(_)) | Err(_) => self.status.count_refused(self.protocol, Refused::Handshake),
         }
     }
 
@@ -130,30 +185,87 @@ impl Server {
         place: Arc<Place>,
         handler: impl Handler,
         stop: CancellationToken,
+        turned_away: impl Future<Output = Refusal>,
     ) {
         let service = service_fn(|request| {
             let (visit, handler) = (place.begin_request(), handler.clone());
             async move { Ok::<_, Infallible>(handler.handle(request, peer, visit).await) }
         });
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(io), service));
-        let mut silent = pin!(tokio::time::sleep(self.options.header_timeout));
+        let (mut silent, mut turned_away) = (pin!(sleep(self.options.header_timeout)), pin!(turned_away));
+        let mut is_certified = true;
         let (mut may_be_silent, mut stopping) = (true, false);
-        loop {
+        let why = loop {
             tokio::select! {
+                // What a peer has said is heard before it has to go, however late this task gets its turn.
+                biased;
                 // how it ended is the peer's business: a reset, garbage, a timeout
                 _ = connection.as_mut() => return,
                 () = silent.as_mut(), if may_be_silent => {
-                    if !place.spoke() {
-                        self.status.count_refused(self.protocol, Refused::Timeout);
-                        return;
-                    }
                     may_be_silent = false;
+                    if !place.spoke() {
+                        break Refusal::new(Refused::Timeout, "it never asked for anything");
+                    }
                 }
                 () = stop.cancelled(), if !stopping => {
                     stopping = true;
                     connection.as_mut().graceful_shutdown();
                 }
+                why = turned_away.as_mut(), if is_certified => {
+                    is_certified = false;
+                    place.close(why);
+                }
+                why = place.closed() => break why,
             }
+        };
+        self.count(&why, peer);
+        if !place.spoke() && matches!(self.alpn, Alpn::Http1) {
+            // There is nothing to tell.
+            return;
+        }
+        let Some((_room, moment)) = self.may_close_with_care(&place) else { return };
+        let deadline = Instant::now() + moment;
+        connection.as_mut().graceful_shutdown();
+        tokio::select! {
+            _ = connection => {}
+            () = sleep_until(deadline) => {}
+        }
+    }
+
+    /// Counts that a connection is closed, where that is not to make room for another one.
+    fn count(&self, why: &Refusal, peer: Peer) {
+        if why.reason == Refused::Connections {
+            return;
+        }
+        self.status.count_refused(self.protocol, why.reason);
+        if why.reason == Refused::Unauthenticated
+            && let Some(more) = self.turned_away.admit()
+        {
+            tracing::warn!(%peer, protocol = self.protocol.as_str(), %why, more, "a connection is closed");
+        }
+    }
+
+    /// Room for one more that is being closed, and how long that may take. `None`: it is cut.
+    fn may_close_with_care(&self, place: &Place) -> Option<(SemaphorePermit<'_>, Duration)> {
+        let is_let_in = place.is_let_in();
+        let room = self.closing[usize::from(is_let_in)].try_acquire().ok()?;
+        Some((room, if is_let_in { WITH_CARE } else { BRIEFLY }))
+    }
+}
+
+/// Returns once a client's certificate is accepted no longer: it has expired, or its CA is not there any more.
+async fn turned_away(tls: &Tls, chain: Vec<CertificateDer<'static>>) -> Refusal {
+    if chain.is_empty() {
+        return std::future::pending().await;
+    }
+    let mut looks = interval(CERTIFICATE_CHECK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        // The first one at once: a TLS session that is resumed shows a certificate that nobody looked at again.
+        looks.tick().await;
+        if let Err(why) = tls.accepts(&chain) {
+            let why = format!("the client certificate is no longer accepted: {why}");
+            return Refusal::new(Refused::Unauthenticated, why);
         }
     }
 }

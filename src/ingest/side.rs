@@ -58,7 +58,7 @@ impl SideServices {
         let (reporter, health) = tonic_health::server::health_reporter();
         let health = health.max_decoding_message_size(MESSAGE_BYTES);
         let routes = reflection(Routes::new(health))?.prepare();
-        Ok((Self { routes, places: Places::new(AT_ONCE), timeout, stop, status }, reporter))
+        Ok((Self { routes, places: Places::new(AT_ONCE, Refused::Streams), timeout, stop, status }, reporter))
     }
 
     /// Whether a service of this name is one of them.
@@ -89,7 +89,7 @@ impl SideServices {
         });
         let response = tokio::select! {
             Ok(response) = self.routes.clone().oneshot(request) => response,
-            () = place.closed() => return busy().into_http(),
+            _ = place.closed() => return busy().into_http(),
         };
         let stopped = self.stop.clone().cancelled_owned();
         let end = async move {
@@ -97,7 +97,7 @@ impl SideServices {
             tokio::select! {
                 () = stopped => None,
                 status = ended => status,
-                () = place.closed() => Some(Status::unavailable("others ask, too: ask again")),
+                _ = place.closed() => Some(Status::unavailable("others ask, too: ask again")),
             }
         };
         response.map(|body| Body::new(Until { body, end: end.boxed(), ended: false }))

@@ -161,9 +161,9 @@ impl IngestStatus {
         self.webhooks_repeated.fetch_add(1, Relaxed);
     }
 
-    /// Connections of both ports.
-    pub(super) const fn connections(&self) -> &Gauge {
-        &self.connections
+    /// Connections over which records come in.
+    pub(super) const fn connections(&self, protocol: Protocol) -> Option<&Gauge> {
+        if protocol.takes_records() { Some(&self.connections) } else { None }
     }
 
     /// Recorder streams.

@@ -9,12 +9,12 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::WebPkiClientVerifier,
+    pki_types::{CertificateDer, PrivateKeyDer, UnixTime, pem::PemObject},
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
 };
 use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroizing;
@@ -40,6 +40,7 @@ pub struct Tls {
 
 struct State {
     config: ServerConfig,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
     loaded: Stamp,
     /// The state of the files that could not be used, so that it is said once.
     complained: Option<Stamp>,
@@ -87,8 +88,11 @@ impl Tls {
     /// When one cannot be read or used.
     pub fn load(options: TlsOptions) -> Result<Self, TlsError> {
         let loaded = stamp(&options);
-        let config = read(&options)?;
-        Ok(Self { options, state: Mutex::new(State { config, loaded, complained: None, checked: Instant::now() }) })
+        let (config, clients) = read(&options)?;
+        Ok(Self {
+            options,
+            state: Mutex::new(State { config, clients, loaded, complained: None, checked: Instant::now() }),
+        })
     }
 
     /// True where every client must show a certificate.
@@ -97,13 +101,24 @@ impl Tls {
         self.options.client_ca.is_some()
     }
 
-    /// What the next connection is greeted with.
-    pub(super) fn acceptor(&self, alpn: Alpn) -> TlsAcceptor {
+    /// Whether a client that shows these certificates would be let in now; why not.
+    pub(super) fn accepts(&self, chain: &[CertificateDer<'static>]) -> Result<(), String> {
+        let Some(clients) = self.current().clients.clone() else { return Ok(()) };
+        let (client, intermediates) = chain.split_first().ok_or("there is none")?;
+        clients.verify_client_cert(client, intermediates, UnixTime::now()).map(drop).map_err(|error| error.to_string())
+    }
+
+    fn current(&self) -> MutexGuard<'_, State> {
         let mut state = self.state.lock();
         if state.checked.elapsed() >= CHECK_INTERVAL {
             self.refresh(&mut state);
         }
-        let mut config = state.config.clone();
+        state
+    }
+
+    /// What the next connection is greeted with.
+    pub(super) fn acceptor(&self, alpn: Alpn) -> TlsAcceptor {
+        let mut config = self.current().config.clone();
         config.alpn_protocols = match alpn {
             Alpn::H2 => vec![b"h2".to_vec()],
             Alpn::Http1 => vec![b"http/1.1".to_vec()],
@@ -118,8 +133,8 @@ impl Tls {
             return;
         }
         match read(&self.options) {
-            Ok(config) => {
-                state.config = config;
+            Ok((config, clients)) => {
+                (state.config, state.clients) = (config, clients);
                 state.loaded = now;
                 state.complained = None;
                 tracing::info!(certificate = %self.options.certificate.display(), "TLS certificate reloaded");
@@ -143,7 +158,10 @@ fn stamp(options: &TlsOptions) -> Stamp {
         .collect()
 }
 
-fn read(options: &TlsOptions) -> Result<ServerConfig, TlsError> {
+/// What clients are greeted with, and who checks their certificates.
+type Read = (ServerConfig, Option<Arc<dyn ClientCertVerifier>>);
+
+fn read(options: &TlsOptions) -> Result<Read, TlsError> {
     let chain = certificates(&options.certificate)?;
     let key = PrivateKeyDer::from_pem_slice(&content(&options.key, "private key")?).map_err(|problem| {
         TlsError::File { path: options.key.clone(), what: "private key", problem: problem.to_string() }
@@ -157,8 +175,8 @@ fn read(options: &TlsOptions) -> Result<ServerConfig, TlsError> {
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(|error| mismatch(error.to_string()))?;
-    let builder = match &options.client_ca {
-        None => builder.with_no_client_auth(),
+    let clients = match &options.client_ca {
+        None => None,
         Some(path) => {
             let unusable = |problem: String| TlsError::File { path: path.clone(), what: "CA certificate", problem };
             let mut roots = RootCertStore::empty();
@@ -168,10 +186,15 @@ fn read(options: &TlsOptions) -> Result<ServerConfig, TlsError> {
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
                 .build()
                 .map_err(|error| unusable(error.to_string()))?;
-            builder.with_client_cert_verifier(verifier)
+            Some(verifier)
         }
     };
-    builder.with_single_cert(chain, key).map_err(|error| mismatch(error.to_string()))
+    let builder = match &clients {
+        None => builder.with_no_client_auth(),
+        Some(clients) => builder.with_client_cert_verifier(Arc::clone(clients)),
+    };
+    let config = builder.with_single_cert(chain, key).map_err(|error| mismatch(error.to_string()))?;
+    Ok((config, clients))
 }
 
 fn certificates(path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, TlsError> {

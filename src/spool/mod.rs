@@ -240,6 +240,21 @@ impl Spool {
         self.shared.dead.list(filter, &HashSet::new(), skip, limit).map_err(|error| self.shared.dead_error(error))
     }
 
+    /// The same one after another, until `each` answers false: it may take its time. Blocking.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn each_dead_letter(
+        &self,
+        filter: &DeadFilter,
+        skip: usize,
+        limit: usize,
+        each: &mut dyn FnMut(DeadLetter) -> bool,
+    ) -> Result<(), QueueError> {
+        let listed = self.shared.dead.each_listed(filter, &HashSet::new(), skip, limit, each);
+        listed.map_err(|error| self.shared.dead_error(error))
+    }
+
     /// The dead letters that a filter means, at most `limit`, without those of these streams and `_id`s.
     /// Blocking.
     ///

@@ -1,6 +1,11 @@
 //! Who may send: tokens, LiveKit's keys, client certificates, and what is refused to start.
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
 use jsonwebtoken::{EncodingKey, Header};
 use livekit_protocol::{AnalyticsEvent, AnalyticsEvents};
@@ -13,12 +18,14 @@ use livekit_spool::{
     },
     record::{RecordBatch, RecordBatchBuilder, Stream, now_millis},
 };
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Code;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_client::ServerReflectionClient};
 
+use crate::limits::{http2, status_of, unfinished};
 use crate::support::{
     Running, eventually, intake, open_gate, serve_grpc, serve_grpc_through, serve_http, serve_http_through, within,
 };
@@ -99,7 +106,8 @@ async fn a_short_lived_token_signed_with_an_api_secret_for_this_audience_passes(
 
     let http = serve_http(HttpOptions::default(), gate(AuthOptions::Livekit)).await;
     let now = now_millis() / 1000;
-    for good in [json!({}), json!({"nbf": null, "iat": now}), json!({"aud": ["x", "livekit-spool"]})] {
+    for good in [json!({}), json!({"nbf": null, "iat": now, "exp": now + 600}), json!({"aud": ["x", "livekit-spool"]})]
+    {
         assert_eq!(post(&http, Some(jwt(good.clone()))).await, 200, "{good}");
     }
     // RFC 7519: a NumericDate may have a fraction, and stand in any form of a JSON number
@@ -307,8 +315,15 @@ impl Authority {
 
     /// A certificate for loopback and its key, as PEM.
     fn sign(&self) -> (String, String) {
+        self.sign_for(Duration::from_secs(24 * 60 * 60))
+    }
+
+    /// The same, valid from now on for so long.
+    fn sign_for(&self, validity: Duration) -> (String, String) {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let mut params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+        params.not_after = date_time_ymd(1970, 1, 1) + now + validity;
         (params.signed_by(&key, &self.ca).unwrap().pem(), key.serialize_pem())
     }
 
@@ -400,6 +415,49 @@ async fn with_mtls_a_client_needs_a_certificate_of_the_ca() {
     assert_eq!(server.refused(Refused::Handshake), 2);
 }
 
+/// How what is open over mTLS ends: a stream, an open body, a connection between two requests.
+async fn ends_with_its_certificate(authority: &Authority, client: (String, String), end: impl Future<Output = ()>) {
+    let tls = authority.tls(true);
+    let gate = || Arc::new(Gate::new(AuthOptions::MutualTls, keys(), Some(Arc::clone(&tls))));
+    let (grpc, http) = (serve_grpc_through(gate()).await, serve_http_through(gate()).await);
+    let connect = async |address| within(handshake(authority, address, Some(client.clone()))).await.unwrap();
+    let (mut stream, mut idle) = (connect(http.address).await, connect(http.address).await);
+    let (mut connection, task) = http2(connect(grpc.address).await).await;
+    let recorder = "livekit.AnalyticsRecorderService/IngestEvents";
+    let call = tokio::spawn(connection.send_request(unfinished(recorder, &[0, 0, 0, 0, 4, 10, 2, 8, 1])));
+    eventually("the first message is kept", || grpc.spool.records(Stream::Events).len() == 1).await;
+    let head = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{";
+    stream.write_all(head).await.unwrap();
+    idle.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!call.is_finished());
+
+    end.await;
+    let answer = within(call).await.unwrap().unwrap();
+    assert_eq!(status_of(answer).await, Code::Unauthenticated as i32);
+    let mut answers = [String::new(), String::new()];
+    for (connection, answer) in [&mut stream, &mut idle].into_iter().zip(&mut answers) {
+        let _ = within(connection.read_to_string(answer)).await;
+    }
+    assert!(answers[0].starts_with("HTTP/1.1 401") && answers[1].starts_with("HTTP/1.1 404"), "{answers:?}");
+    assert_eq!((grpc.refused(Refused::Unauthenticated), http.refused(Refused::Unauthenticated)), (1, 2));
+    task.abort();
+}
+
+#[tokio::test]
+async fn what_is_open_over_mtls_ends_when_its_certificate_expires_or_its_ca_is_replaced() {
+    let authority = Authority::new();
+    authority.write_server_files();
+    let began = Instant::now();
+    let expires = authority.sign_for(Duration::from_secs(4));
+    ends_with_its_certificate(&authority, expires, async {}).await;
+    assert!(began.elapsed() > Duration::from_secs(3), "not before");
+
+    let other = Authority::new();
+    let replaced = async { fs::write(authority.path("ca.pem"), other.ca.pem()).unwrap() };
+    ends_with_its_certificate(&authority, authority.sign(), replaced).await;
+}
+
 #[test]
 fn unusable_tls_files_are_named() {
     let authority = Authority::new();
@@ -454,7 +512,6 @@ async fn tls_connect(
     address: std::net::SocketAddr,
     identity: Option<(String, String)>,
 ) -> std::io::Result<String> {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut stream = within(handshake(authority, address, identity)).await?;
     stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await?;
     let mut answer = vec![0; 64];

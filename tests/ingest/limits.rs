@@ -66,8 +66,22 @@ async fn a_connection_that_says_nothing_or_whispers_its_headers_is_closed() {
     closed(TcpStream::connect(grpc.address).await.unwrap()).await;
     let mut preface_only = TcpStream::connect(grpc.address).await.unwrap();
     preface_only.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
-    closed(preface_only).await;
+    let said = closed(preface_only).await;
+    assert!(goes_away(&said), "HTTP/2 is told that the connection ends: {said:?}");
     assert!(grpc.refused(Refused::Timeout) >= 2);
+}
+
+/// Whether a GOAWAY is among these frames.
+fn goes_away(mut frames: &[u8]) -> bool {
+    const GOAWAY: u8 = 7;
+    while let [a, b, c, kind, _, _, _, _, _, rest @ ..] = frames {
+        if *kind == GOAWAY {
+            return true;
+        }
+        let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
+        frames = rest.get(length..).unwrap_or_default();
+    }
+    false
 }
 
 #[tokio::test]
@@ -197,10 +211,12 @@ async fn one_stream_more_than_a_connection_may_have_waits_for_another_to_end() {
     assert_eq!(server.spool.records(Stream::Events).len(), 3);
 }
 
-type Http2<B> = hyper::client::conn::http2::SendRequest<B>;
+pub(crate) type Http2<B> = hyper::client::conn::http2::SendRequest<B>;
 
 /// A bare HTTP/2 connection, for what no gRPC client would send.
-async fn http2<B>(io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> (Http2<B>, tokio::task::JoinHandle<()>)
+pub(crate) async fn http2<B>(
+    io: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> (Http2<B>, tokio::task::JoinHandle<()>)
 where
     B: hyper::body::Body + Send + Unpin + 'static,
     B::Data: Send,
@@ -258,7 +274,7 @@ const SIDE: [&str; 4] = [
 ];
 
 /// A gRPC request that begins with these bytes and then says no more.
-fn unfinished(
+pub(crate) fn unfinished(
     method: &str,
     begin: &[u8],
 ) -> http::Request<impl hyper::body::Body<Data = Bytes, Error = std::io::Error> + use<>> {
@@ -269,7 +285,7 @@ fn unfinished(
 }
 
 /// The status of an answer, wherever it stands.
-async fn status_of(response: http::Response<hyper::body::Incoming>) -> i32 {
+pub(crate) async fn status_of(response: http::Response<hyper::body::Incoming>) -> i32 {
     let (head, body) = response.into_parts();
     let trailers = http_body_util::BodyExt::collect(body).await.unwrap().trailers().cloned();
     let status = head.headers.get("grpc-status").cloned();
@@ -351,8 +367,14 @@ async fn a_peer_that_holds_all_connections_or_all_streams_makes_room_for_another
         let mut client = within(server.client()).await;
         within(client.ingest_events(futures::stream::iter([events(1)]))).await.unwrap();
         assert_eq!(server.spool.records(Stream::Events).len(), 1);
-        assert_eq!(crowd.iter().filter(|(call, _)| !call.is_finished()).count(), 3, "one of them went");
-        crowd.iter().for_each(|(call, task)| {
+        eventually("one of them goes", || crowd.iter().any(|(call, _)| call.is_finished())).await;
+        let (gone, stay): (Vec<_>, Vec<_>) = crowd.into_iter().partition(|(call, _)| call.is_finished());
+        assert_eq!(stay.len(), 3);
+        for (call, _) in gone {
+            let answer = call.await.unwrap().expect("it is answered, not cut");
+            assert_eq!(status_of(answer).await, Code::Unavailable as i32);
+        }
+        stay.iter().for_each(|(call, task)| {
             call.abort();
             task.abort();
         });
@@ -383,4 +405,49 @@ async fn what_comes_to_an_address_where_nothing_is_taken_is_counted_and_a_slash_
     };
     assert_eq!([counted("webhook", "path"), counted("http", "path")], [2, 1]);
     assert_eq!([counted("webhook", "method"), counted("http", "method")], [1, 1]);
+}
+
+/// A request whose body lacks its last byte.
+const ALMOST: &[u8] = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n{\"id\": \"AE_1\"";
+
+#[tokio::test]
+async fn a_request_under_way_is_answered_although_its_connection_is_needed_and_says_that_it_closes() {
+    let options = HttpOptions { connections: connections(2, LATE), ..Default::default() };
+    let server = serve_http(options, open_gate()).await;
+    let mut crowd = Vec::new();
+    for _ in 0..2 {
+        let mut connection = from_elsewhere(&server).await;
+        connection.write_all(ALMOST).await.unwrap();
+        crowd.push(connection);
+    }
+    tokio::time::sleep(2 * SOON).await;
+    assert_eq!(post_one(&server).await, 200);
+    let mut closing = 0;
+    for mut connection in crowd {
+        connection.write_all(b"}").await.unwrap();
+        let mut answer = vec![0; 4096];
+        let read = within(connection.read(&mut answer)).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer[..read]).to_ascii_lowercase();
+        assert!(answer.starts_with("http/1.1 200"), "{answer}");
+        closing += usize::from(answer.contains("connection: close"));
+    }
+    assert_eq!(closing, 1, "the one whose place was needed");
+}
+
+#[tokio::test]
+async fn connections_that_are_being_closed_are_few_and_go_for_good() {
+    let options = GrpcOptions { connections: connections(8, LATE), ..Default::default() };
+    let server = serve_grpc(options, open_gate()).await;
+    let mut crowd = Vec::new();
+    for _ in 0..40 {
+        let (mut connection, task) = http2(from_elsewhere(&server).await).await;
+        let call = unfinished("grpc.health.v1.Health/Check", &[0, 0, 0]);
+        crowd.push((tokio::spawn(connection.send_request(call)), task));
+        assert!(server.intake.snapshot().connections <= 8 + 2 * 2 + 1);
+    }
+    eventually("those that were closed are gone", || server.intake.snapshot().connections <= 8).await;
+    crowd.iter().for_each(|(call, task)| {
+        call.abort();
+        task.abort();
+    });
 }

@@ -11,7 +11,11 @@ use reqwest::{Client, RequestBuilder, StatusCode};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::support::process::{Setup, Spool};
+use crate::{
+    ALONE,
+    support::process::{Setup, Spool},
+    wire::{address, call, http2},
+};
 
 const KEY: &str = "APIkey";
 const SECRET: &str = "a-secret-of-at-least-thirty-two-bytes";
@@ -37,6 +41,7 @@ async fn metric(spool: &Spool, name: &str) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_guesses_credentials_is_counted_each_time_and_logged_once_in_a_while_without_the_guess() {
+    let _alone = ALONE.lock().await;
     let mut spool = setup().start().await;
     let (client, began) = (Client::new(), Instant::now());
     for _ in 0..20 {
@@ -65,7 +70,32 @@ async fn whoever_guesses_credentials_is_counted_each_time_and_logged_once_in_a_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_calls_by_grpc_what_there_is_not_is_counted_each_time_and_logged_once_in_a_while() {
+    let _alone = ALONE.lock().await;
+    let mut spool = Setup::new().files("files").start().await;
+    let (grpc, began) = (address(&spool.grpc()), Instant::now());
+    for _ in 0..20 {
+        for method in ["livekit.AnalyticsRecorderService/IngestAll", "livekit.RoomService/ListRooms"] {
+            let (mut sender, connection) = http2(grpc).await.expect("a connection");
+            let asked = sender.send_request(call(method, futures::stream::empty()));
+            let answer = tokio::select! {
+                answer = asked => answer.expect("an answer"),
+                _ = connection => panic!("the connection ended"),
+            };
+            assert_eq!(answer.headers()["grpc-status"], "12", "{method}");
+        }
+    }
+    assert_eq!(metric(&spool, "livekit_spool_refused_total{protocol=\"grpc\",reason=\"path\"}").await, 40);
+    let log = spool.process().output();
+    let lines = log.lines().filter(|line| line.contains("nothing is taken here")).count() as u64;
+    assert!((1..=1 + began.elapsed().as_secs() / 10).contains(&lines), "{lines} lines for 40 calls:\n{log}");
+    assert!(log.contains("/livekit.AnalyticsRecorderService/IngestAll"), "{log}");
+    spool.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_livekit_says_it_dropped_of_its_webhooks_is_a_metric() {
+    let _alone = ALONE.lock().await;
     let mut spool = setup().start().await;
     for (id, dropped) in [("EV_1", 3), ("EV_2", 4)] {
         let body = json!({"event": "room_started", "id": id, "numDropped": dropped}).to_string();
@@ -82,6 +112,7 @@ async fn what_livekit_says_it_dropped_of_its_webhooks_is_a_metric() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_full_optional_sink_loses_is_a_metric_and_the_others_lose_nothing() {
+    let _alone = ALONE.lock().await;
     let small = "name: spare, type: mongodb, uri: \"mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=200\", required: false, \
                  spool: { max_bytes: 4MiB, compression: { codec: none } }";
     let mut spool = Setup::new().files("files").sink(small).start().await;

@@ -24,9 +24,14 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{
-    self,
-    process::{Setup, Spool},
+use crate::{
+    ALONE,
+    memory::status_bytes,
+    support::{
+        self,
+        process::{Setup, Spool},
+    },
+    wire::{RECORDER, address, call, http2},
 };
 
 const CONNECTIONS: usize = 10_000;
@@ -39,6 +44,7 @@ const SIEGE: Duration = Duration::from_secs(10);
 
 #[tokio::test]
 async fn under_every_attack_at_once_memory_stays_below_300_mb_and_senders_are_served() {
+    let _alone = ALONE.lock().await;
     allow_open_files(CONNECTIONS as u64 + 4000);
     // the usual soft limit: less than the connections that are taken, if the binary did not raise it
     let mut spool =
@@ -105,7 +111,7 @@ async fn under_every_attack_at_once_memory_stays_below_300_mb_and_senders_are_se
         ended = async { tokio::join!(newcomers, onlookers) } => ended,
     };
     over.store(true, Relaxed);
-    let peak = peak_rss(&mut spool);
+    let peak = status_bytes(spool.process().pid(), "VmHWM");
     println!("peak {} MB, steady sender {} records, {served} newcomers", peak >> 20, progress.acknowledged());
     assert!(served >= 5 && seen >= 1, "{served} newcomers were served, the status seen {seen} times");
     assert!(progress.acknowledged() >= 500, "the steady sender got {} records through", progress.acknowledged());
@@ -114,16 +120,12 @@ async fn under_every_attack_at_once_memory_stays_below_300_mb_and_senders_are_se
     spool.terminate();
 }
 
-fn address(url: &str) -> SocketAddr {
-    url.trim_start_matches("http://").parse().expect("an address")
-}
-
 fn client(address: SocketAddr) -> Client {
     let target = Target { url: format!("http://{address}"), ca: None, credentials: Credentials::None };
     Client::new(&target).expect("a valid address")
 }
 
-fn allow_open_files(files: u64) {
+pub(crate) fn allow_open_files(files: u64) {
     let limit = getrlimit(Resource::Nofile);
     assert!(limit.maximum.is_none_or(|maximum| maximum >= files), "this test needs `ulimit -Hn` of {files} or more");
     setrlimit(Resource::Nofile, Rlimit { current: Some(files), ..limit }).expect("the soft limit may be raised");
@@ -135,12 +137,6 @@ fn assert_open_files_were_raised(spool: &mut Spool) {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files")).expect("a limit");
     let [soft, hard] = [0, 1].map(|i| line.split_whitespace().nth(i).expect("soft and hard limit"));
     assert_eq!(soft, hard, "the soft limit was 1024 before");
-}
-
-fn peak_rss(spool: &mut Spool) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{}/status", spool.process().pid())).expect("the process runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
-    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
 }
 
 /// Connections that are opened and left alone; those that are closed are opened again.
@@ -250,32 +246,11 @@ async fn garbage(address: SocketAddr, over: Arc<AtomicBool>) {
     }
 }
 
-type Body = http_body_util::combinators::BoxBody<Bytes, std::io::Error>;
-
-type Http2 = hyper::client::conn::http2::SendRequest<Body>;
-
-/// An HTTP/2 connection, and what keeps it going.
-async fn http2(address: SocketAddr) -> Option<(Http2, impl Future)> {
-    let io = hyper_util::rt::TokioIo::new(TcpStream::connect(address).await.ok()?);
-    hyper::client::conn::http2::handshake::<_, _, Body>(hyper_util::rt::TokioExecutor::new(), io).await.ok()
-}
-
-/// A call of the recorder with these bytes as its stream.
-fn call(pieces: impl futures::Stream<Item = Bytes> + Send + Sync + 'static) -> http::Request<Body> {
-    let frames = pieces.map(|piece| Ok(hyper::body::Frame::data(piece)));
-    let body = http_body_util::BodyExt::boxed(http_body_util::StreamBody::new(frames));
-    http::Request::post("http://x/livekit.AnalyticsRecorderService/IngestEvents")
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .body(body)
-        .expect("a valid request")
-}
-
 async fn open_stream(address: SocketAddr, pieces: impl futures::Stream<Item = Bytes> + Send + Sync + 'static) {
     let Some((mut sender, connection)) = http2(address).await else { return };
     tokio::select! {
         _ = connection => {}
-        _ = sender.send_request(call(pieces)) => {}
+        _ = sender.send_request(call(RECORDER, pieces)) => {}
     }
 }
 
@@ -286,7 +261,7 @@ async fn resets(address: SocketAddr, over: Arc<AtomicBool>) {
         let Some((mut sender, connection)) = http2(address).await else { continue };
         let flood = async {
             while !over.load(Relaxed) && sender.ready().await.is_ok() {
-                let opened = sender.send_request(call(futures::stream::pending()));
+                let opened = sender.send_request(call(RECORDER, futures::stream::pending()));
                 let _ = tokio::time::timeout(Duration::from_millis(1), opened).await;
             }
         };
@@ -330,6 +305,7 @@ async fn endless_stream(address: SocketAddr, over: Arc<AtomicBool>) {
 
 #[tokio::test]
 async fn ten_thousand_connections_one_after_another_leave_nothing_behind() {
+    let _alone = ALONE.lock().await;
     let mut spool = Setup::new().files("files").start().await;
     let address = address(&spool.http());
     for _ in 0..100 {

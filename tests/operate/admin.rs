@@ -262,3 +262,42 @@ async fn garbage_and_silence_on_the_admin_port_hurt_nobody() {
     let _silent = tokio::net::TcpStream::connect(&address).await.expect("a connection");
     assert_eq!(get(&spool, "/api/v1/status").await["process"]["ready"], true);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_may_idle_for_as_long_as_a_load_balancer_keeps_it() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut spool = nowhere("mongo").start().await;
+    let mut connections = Vec::new();
+    for address in [spool.http(), spool.admin()] {
+        let address = address.trim_start_matches("http://").to_owned();
+        connections.push(tokio::net::TcpStream::connect(&address).await.expect("a connection"));
+    }
+    // Longer than a first request may take; the promise is 75 s.
+    for pause in [Duration::from_secs(15), Duration::ZERO] {
+        for connection in &mut connections {
+            connection.write_all(b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n").await.expect("it is open");
+            let mut answer = vec![0; 4096];
+            let read = connection.read(&mut answer).await.expect("an answer");
+            let answer = String::from_utf8_lossy(&answer[..read]);
+            assert!(answer.starts_with("HTTP/1.1 404"), "{answer:?}");
+        }
+        tokio::time::sleep(pause).await;
+    }
+    spool.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_piece_to_import_is_bounded_before_it_is_read() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut spool = nowhere("mongo").start().await;
+    let socket = std::fs::read_dir(spool.data()).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let socket = socket.into_iter().find(|path| path.extension().is_some_and(|end| end == "sock"));
+    let mut connection = tokio::net::UnixStream::connect(socket.expect("a socket")).await.expect("a connection");
+    let head = "POST /api/v1/import HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n";
+    connection.write_all(head.as_bytes()).await.expect("it is open");
+    let mut answer = vec![0; 4096];
+    let read = connection.read(&mut answer).await.expect("an answer");
+    let answer = String::from_utf8_lossy(&answer[..read]);
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    spool.terminate();
+}

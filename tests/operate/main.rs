@@ -18,6 +18,7 @@ mod spools;
 mod start_stop;
 mod stopped;
 mod terminal;
+mod threads;
 mod watch;
 
 use livekit_protocol::{AnalyticsEvent, AnalyticsEvents, Room};

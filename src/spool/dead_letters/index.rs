@@ -42,6 +42,11 @@ impl Index {
         self.by_key.get(&key).map(|location| (key, *location))
     }
 
+    /// Where a letter lies now.
+    pub(super) fn at(&self, key: Fingerprint) -> Option<Location> {
+        self.by_key.get(&key).copied()
+    }
+
     /// Enters a letter; answers which one it replaces. Of two, the one that was appended later is the letter.
     pub(super) fn insert(&mut self, id: &str, location: Location) -> Option<Location> {
         let known = self.by_key.entry(fingerprint(location.stream, id)).or_insert(location);

@@ -5,7 +5,10 @@ use std::{
     ops::Range,
 };
 
-use super::{DeadError, DeadFilter, DeadLetter, DeadLetters, Key, Letters, index::Location};
+use super::{
+    DeadError, DeadFilter, DeadLetter, DeadLetters, Key, Letters,
+    index::{Fingerprint, Location},
+};
 use crate::{
     record::Stream,
     spool::{
@@ -43,27 +46,58 @@ impl DeadLetters {
         skip: usize,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, DeadError> {
-        let inner = &mut *self.inner.lock();
-        self.settle(inner)?;
-        let (mut found, mut bytes, mut left) = (Vec::new(), 0, skip);
-        for (_, location) in inner.index.matching(filter, except) {
-            if found.len() >= limit || bytes >= MAX_LISTED_BYTES {
+        let (mut found, mut bytes) = (Vec::new(), 0);
+        self.each_listed(filter, except, skip, limit, &mut |letter| {
+            bytes += letter.record.len();
+            found.push(letter);
+            bytes < MAX_LISTED_BYTES
+        })?;
+        Ok(found)
+    }
+
+    /// The same letters one after another, until `each` answers false. It may take its time: nothing is locked meanwhile, and
+    /// a letter that is gone when its turn comes is left out.
+    pub(crate) fn each_listed(
+        &self,
+        filter: &DeadFilter,
+        except: &HashSet<Key>,
+        skip: usize,
+        limit: usize,
+        each: &mut dyn FnMut(DeadLetter) -> bool,
+    ) -> Result<(), DeadError> {
+        let keys: Vec<Fingerprint> = {
+            let inner = &mut *self.inner.lock();
+            self.settle(inner)?;
+            inner.index.matching(filter, except).into_iter().map(|(key, _)| key).collect()
+        };
+        let (mut to_skip, mut left) = (skip, limit);
+        for key in keys {
+            if left == 0 {
                 break;
             }
-            if left > 0 && filter.reason.is_none() {
-                left -= 1;
+            if to_skip > 0 && filter.reason.is_none() {
+                to_skip -= 1;
                 continue;
             }
-            match self.read(inner, location)?.filter(|letter| filter.matches(letter)) {
-                Some(_) if left > 0 => left -= 1,
+            let letter = {
+                let inner = &mut *self.inner.lock();
+                match inner.index.at(key) {
+                    Some(location) => self.read(inner, location)?,
+                    None => None,
+                }
+            };
+            match letter.filter(|letter| filter.matches(letter)) {
+                Some(_) if to_skip > 0 => to_skip -= 1,
                 Some(letter) => {
-                    bytes += letter.record.len();
-                    found.push(letter);
+                    left -= 1;
+                    if !each(letter) {
+                        break;
+                    }
                 }
                 None => {}
             }
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Makes the index agree with the queue: fills it at first, later takes in segments that could not be read then. Where the

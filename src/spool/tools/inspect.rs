@@ -121,6 +121,21 @@ impl StoppedSpool {
     pub fn dead_letters(&self, filter: &DeadFilter, skip: usize, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
         self.shared.dead.list(filter, &HashSet::new(), skip, limit).map_err(|error| self.shared.dead_error(error))
     }
+
+    /// The same one after another, until `each` answers false. Blocking.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn each_dead_letter(
+        &self,
+        filter: &DeadFilter,
+        skip: usize,
+        limit: usize,
+        each: &mut dyn FnMut(DeadLetter) -> bool,
+    ) -> Result<(), QueueError> {
+        let listed = self.shared.dead.each_listed(filter, &HashSet::new(), skip, limit, each);
+        listed.map_err(|error| self.shared.dead_error(error))
+    }
 }
 
 /// A queue for a start that changes it in memory.

@@ -1,0 +1,92 @@
+//! A machine that gives no more threads (`ulimit -u`, a container's pids limit).
+
+use std::{
+    os::unix::fs::chown,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use livekit_protocol::AnalyticsEvents;
+
+use super::{
+    event,
+    support::{
+        PATIENCE, free_port,
+        process::{BINARY, Setup, Spool},
+    },
+};
+
+/// A user that has no other process: what is running is counted a user, and root is not counted at all.
+fn somebody() -> u32 {
+    60_000 + u32::from(free_port()) % 5_000
+}
+
+/// A process of this user's that may have so many threads.
+fn limited(user: u32, threads: usize) -> Spool {
+    let setpriv = [format!("--reuid={user}"), format!("--regid={user}"), "--clear-groups".to_owned()];
+    let limited = format!("ulimit -u {threads}; exec \"$0\" \"$@\"");
+    let mut words = vec!["setpriv"];
+    words.extend(setpriv.iter().map(String::as_str));
+    let can_run = Command::new("setpriv").args(&setpriv).args(["test", "-x", BINARY]).status();
+    assert!(
+        can_run.as_ref().is_ok_and(std::process::ExitStatus::success),
+        "this test needs root, setpriv, and a binary that other users may run ({BINARY}): {can_run:?}"
+    );
+    words.extend(["bash", "-c", &limited]);
+    let spool = Setup::new().files("files").through(&words).prepare();
+    for path in [spool.folder().to_owned(), spool.folder().join("config.yaml")] {
+        chown(path, Some(user), Some(user)).expect("root may give files away");
+    }
+    spool
+}
+
+/// Whether it takes a record over HTTP, and over gRPC.
+async fn takes_records(spool: &Spool) -> bool {
+    let request = reqwest::Client::new().post(format!("{}/v1/events", spool.http())).timeout(Duration::from_secs(2));
+    let request = request.header("content-type", "application/json").body(r#"{"id": "AE_1"}"#);
+    let over_http = request.send().await.is_ok_and(|answer| answer.status().is_success());
+    let mut recorder = spool.recorder();
+    let call = recorder.ingest_events(futures::stream::iter([AnalyticsEvents { events: vec![event("AE_2", "room")] }]));
+    let over_grpc = tokio::time::timeout(Duration::from_secs(2), call).await;
+    over_http && matches!(over_grpc, Ok(Ok(_)))
+}
+
+async fn is_ready(spool: &Spool) -> bool {
+    let answer = reqwest::get(format!("{}/readyz", spool.admin())).await;
+    answer.is_ok_and(|answer| answer.status().is_success())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_threads_cannot_be_started_it_serves_all_or_ends_and_says_why() {
+    let mut enough = limited(somebody(), 1_000);
+    enough.start().await;
+    let threads = std::fs::read_dir(format!("/proc/{}/task", enough.process().pid())).expect("it runs").count();
+    enough.terminate();
+
+    let mut said = Vec::new();
+    for limit in (1..=threads).rev() {
+        let mut spool = limited(somebody(), limit);
+        spool.launch();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut serves = false;
+        while spool.process().is_running() && !serves && Instant::now() < deadline {
+            serves = takes_records(&spool).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        if spool.process().is_running() {
+            // A start that waits for a thread of the queue: it says so, is not ready, and can be told to stop.
+            assert!(serves || spool.said().contains("ERROR"), "with {limit} threads it says nothing: {}", spool.said());
+            assert!(serves || !is_ready(&spool).await, "with {limit} threads it is ready, and takes no records");
+            spool.process().terminate(PATIENCE);
+            continue;
+        }
+        let (status, output) = spool.wait_for_its_end();
+        assert!(!status.success() && !output.trim().is_empty(), "with {limit} threads: {output}");
+        assert!(!output.contains("panicked"), "with {limit} threads it said:\n{output}");
+        said.push(output);
+    }
+    println!("{threads} threads; with fewer it ended {} times", said.len());
+    for server in ["the HTTP server has ended", "the gRPC server has ended"] {
+        assert!(said.iter().any(|output| output.contains(server)), "no limit met the threads of {server:?}: {said:#?}");
+    }
+}
