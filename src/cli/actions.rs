@@ -53,16 +53,25 @@ pub(super) fn reload(common: &Common) -> Outcome {
     })
 }
 
-/// Whether the running process takes records: for health checks.
+/// Whether the running process takes records: for health checks. A sink that takes none is told of, and is no reason to send
+/// records elsewhere: they are kept here until it does.
 pub(super) fn ready(common: &Common) -> Outcome {
     let config = common.config_in_force()?;
     block_on(async {
         let snapshot: Snapshot = Client::need(&config.data_dir).await?.get("status").await?;
         let process = snapshot.process.ok_or("the answer tells of no process")?;
+        let blocked = snapshot.sinks.iter().filter(|sink| sink.state.is_trouble());
+        let blocked =
+            blocked.map(|sink| (&sink.name, sink.state.as_str(), sink.last_error.as_deref().unwrap_or_default()));
         if common.json {
-            output::json(&json!({ "ready": process.ready, "not_ready": process.not_ready }))?;
+            let sinks = blocked.map(|(name, state, error)| json!({ "sink": name, "state": state, "error": error }));
+            let sinks: Vec<Value> = sinks.collect();
+            output::json(&json!({ "ready": process.ready, "not_ready": process.not_ready, "blocked": sinks }))?;
         } else if process.ready {
             output::line("taking records")?;
+            for (name, state, error) in blocked {
+                output::complain(format!("sink {name} is {state}: {error}").trim_end_matches([':', ' ']));
+            }
         }
         if process.ready { Ok(()) } else { Err(Failure::from(process.not_ready.join("; "))) }
     })
