@@ -166,7 +166,7 @@ fn shapes() -> Vec<(&'static str, Vec<u8>)> {
         ("codecs by turns with a value", room(&[delimited(7, b""), varint(5, 1)].concat().repeat(50_000))),
         ("attributes", delimited(6, &many(50_000, &attribute))),
         ("attributes, of few keys", delimited(6, &many(50_000, &|n| attribute(n % 8)))),
-        ("attributes by turns with a value", delimited(6, &many(50_000, &|n| [attribute(n), varint(5, 1)].concat()))),
+        ("attributes by turns with a value", delimited(6, &many(50_000, &|n| [attribute(n), varint(6, 1)].concat()))),
         ("attributes, found out of order at the end", at_the_end(delimited(6, &many(50_000, &attribute)))),
         ("kind details, packed", delimited(6, &delimited(18, &[1; 100_000]))),
         ("kind details, one by one", delimited(6, &varint(18, 1).repeat(50_000))),

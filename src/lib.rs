@@ -26,6 +26,9 @@ pub mod document;
 mod durable_fs;
 mod files;
 pub mod flush;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod histogram;
 pub mod ingest;
 pub mod logging;

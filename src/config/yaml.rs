@@ -82,7 +82,8 @@ pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
     let mut tree = Tree::default();
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| SyntaxError {
-            line: error.marker().line(),
+            // The parser counts a line more where the last one has no end.
+            line: error.marker().line().min(text.split(['\n', '\r']).count()),
             message: format!("no YAML: {}", error.info()),
         })?;
         tree.take(event, span.start.line())?;
@@ -190,6 +191,13 @@ fn merged(entries: Vec<(Key, Node)>) -> Result<Vec<(Key, Node)>, SyntaxError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_wrong_at_the_end_is_on_the_last_line() {
+        for (text, line) in [("[", 1), ("a: 1\nb: [1,", 2), ("a: \"x", 1)] {
+            assert_eq!(parse(text).err().map(|error| error.line), Some(line), "{text:?}");
+        }
+    }
 
     #[test]
     fn nodes_know_their_lines() {

@@ -1,9 +1,11 @@
 //! Wire bytes in, raw BSON out, field by field, by the tables of [`super::schema`].
 //!
-//! The quick way expects each field once and lists in one run, as every encoder writes them. A record with a message
-//! that is otherwise, anywhere, is encoded again as a whole, the exact way ([`super::exact`]). So each byte is read a
-//! fixed number of times, however deep and in whatever order its fields are: encoding is linear in the record.
-//! [`Encoding::work`] counts what was read, and ends a record that takes more than [`WORK_PER_BYTE`] allows.
+//! The quick way expects each field once and lists in one run, as every encoder writes them. Of a long message that is found
+//! out first, by a look at its tags; where it is not so, the message goes the exact way ([`super::exact`]). A short one is tried
+//! the quick way at once. Where that fails, what is short around it is encoded again, the exact way, and from then on every
+//! message is looked at first. So each byte is read a fixed number of times, however deep and in whatever order its fields are: encoding is
+//! linear in the record. [`Encoding::work`] counts what was read, and ends a record that takes more than [`WORK_PER_BYTE`]
+//! allows.
 
 use super::{
     error::{DocumentError, DocumentErrorReason, WireType},
@@ -13,7 +15,7 @@ use super::{
     options::{DocumentOptions, PiiKey},
     schema::{Field, Schema, Shape, Table, Value},
     wire,
-    writer::{Header, Writer, kind},
+    writer::{Header, Index, Writer, kind},
 };
 
 /// Messages may be nested this deep, as protobuf's own implementations have it. LiveKit's records reach 9 levels.
@@ -22,6 +24,9 @@ pub const MAX_DEPTH: usize = 100;
 /// How often each byte of a record may be read. Three times is the most that was found: once by the quick way, once where
 /// the exact way gathers, once where it writes.
 pub(super) const WORK_PER_BYTE: usize = 4;
+
+/// Messages up to this length are tried the quick way without a look: to encode one again costs little.
+const SHORT: usize = 512;
 
 /// What is needed on the way through one record.
 pub(super) struct Encoding<'a> {
@@ -34,17 +39,29 @@ pub(super) struct Encoding<'a> {
     /// Bytes of the record that were read: each as often as a walker came by. What is stepped over does not count.
     pub(super) work: usize,
     pub(super) max_work: usize,
-    /// Set once a message was found out of order.
-    pub(super) exact: bool,
+    pub(super) way: Way,
     /// What the exact way has gathered of the messages that are being written, the outermost first.
     pub(super) parts: Vec<Part<'a>>,
     pub(super) slots: Vec<Slot>,
 }
 
+/// How the messages that come next are encoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Long ones are looked at, short ones are tried.
+    TryShort,
+    /// They are in a short one that is tried the quick way.
+    Quick,
+    /// They are in a short one that was tried in vain.
+    Exact,
+    /// All are looked at: one was tried in vain before.
+    Look,
+}
+
 /// Why the encoding of a message ended early.
 #[derive(Debug)]
 pub(super) enum Stop {
-    /// Its fields are repeated or interleaved, and the quick way was taken.
+    /// Its fields are repeated or interleaved, and the quick way was tried.
     OutOfOrder,
     Failed(DocumentError),
 }
@@ -86,13 +103,10 @@ impl Key for &Header {
     }
 }
 
-/// An element of an array.
-struct Index(usize);
-
-impl Key for Index {
+impl Key for &Index {
     #[inline]
     fn write(&self, writer: &mut Writer, kind: u8) {
-        writer.index_header(kind, self.0);
+        writer.index_header(kind, self);
     }
 }
 
@@ -107,7 +121,7 @@ impl<'a> Encoding<'a> {
             max_bytes: options.max_bytes,
             work: 0,
             max_work: record.len().saturating_mul(WORK_PER_BYTE),
-            exact: false,
+            way: Way::TryShort,
             parts: Vec::new(),
             slots: Vec::new(),
         }
@@ -115,14 +129,7 @@ impl<'a> Encoding<'a> {
 
     /// Writes a record's fields, without the document's length and end.
     pub(super) fn record(&mut self, table: &Table, record: &'a [u8]) -> Result<(), DocumentError> {
-        let start = self.writer.position();
-        let mut written = self.message(table, record, 1);
-        if matches!(written, Err(Stop::OutOfOrder)) {
-            self.writer.rewind(start);
-            self.exact = true;
-            written = self.message(table, record, 1);
-        }
-        match written {
+        match self.message(table, record, 1) {
             Ok(()) => Ok(()),
             Err(Stop::Failed(error)) => Err(error),
             Err(Stop::OutOfOrder) => Err(DocumentErrorReason::TooMuchWork.into()),
@@ -132,12 +139,65 @@ impl<'a> Encoding<'a> {
     /// Writes a message's fields.
     pub(super) fn message(&mut self, table: &Table, message: &'a [u8], depth: usize) -> Result<(), Stop> {
         self.check_depth(depth)?;
-        if self.exact {
-            self.exact_message(table, message, depth)?;
-        } else {
-            self.fields(table, message, depth)?;
+        match self.way {
+            Way::TryShort if message.len() <= SHORT => self.tried(table, message, depth)?,
+            Way::Quick => self.fields(table, message, depth)?,
+            Way::TryShort | Way::Exact | Way::Look => self.looked_at(table, message, depth)?,
         }
         self.check_size().map_err(Stop::from)
+    }
+
+    /// Writes the fields of a short message the quick way, and where that fails the exact way.
+    fn tried(&mut self, table: &Table, message: &'a [u8], depth: usize) -> Result<(), Stop> {
+        let start = self.writer.position();
+        self.way = Way::Quick;
+        let tried = self.fields(table, message, depth);
+        self.way = Way::TryShort;
+        if matches!(tried, Err(Stop::OutOfOrder)) {
+            self.writer.rewind(start);
+            self.way = Way::Exact;
+            self.exact_message(table, message, depth)?;
+            self.way = Way::Look;
+            return Ok(());
+        }
+        tried
+    }
+
+    /// Writes the fields of a message the quick way where they are in order, else the exact way.
+    pub(super) fn looked_at(&mut self, table: &Table, message: &'a [u8], depth: usize) -> Result<(), Stop> {
+        if self.way != Way::Exact && self.is_in_order(table, message)? {
+            self.fields(table, message, depth)
+        } else {
+            self.exact_message(table, message, depth)
+        }
+    }
+
+    /// Whether each field of a message comes once, lists and maps in one run. Messages in it are stepped over.
+    fn is_in_order(&mut self, table: &Table, message: &[u8]) -> Result<bool, Stop> {
+        if table.wide {
+            return Ok(false);
+        }
+        let (mut seen, mut last) = (0, 0);
+        let mut input = message;
+        while !input.is_empty() {
+            let before = input.len();
+            let tag = wire::tag(&mut input)?;
+            let skipped = wire::contents(&mut input, tag)?.len();
+            self.work += before - input.len() - skipped;
+            let number = tag >> 3;
+            let Some(field) = table.field(number) else {
+                last = number;
+                continue;
+            };
+            let goes_on =
+                number == last && matches!(field.shape, Shape::List | Shape::Map(_)) && field.value != Value::Removed;
+            if seen & field.bit != 0 && !goes_on {
+                return Ok(false);
+            }
+            seen |= field.bit;
+            last = number;
+        }
+        Ok(true)
     }
 
     /// Checked before each message, with the work so far.
@@ -232,9 +292,9 @@ impl<'a> Encoding<'a> {
         let before = self.writer.position();
         self.writer.header(kind::ARRAY, &field.header);
         let start = self.writer.begin();
-        let mut count = 0;
-        self.run(field, tag, input, &mut count, depth)?;
-        if count == 0 {
+        let mut index = Index::default();
+        self.run(field, tag, input, &mut index, depth)?;
+        if index.is_first() {
             self.writer.rewind(before);
         } else {
             self.writer.end(start);
@@ -242,28 +302,28 @@ impl<'a> Encoding<'a> {
         Ok(())
     }
 
-    /// A run of a list's elements, one by one or packed; `count` were written before.
+    /// A run of a list's elements, one by one or packed; the first has this index.
     pub(super) fn run(
         &mut self,
         field: &Field,
         mut tag: u32,
         input: &mut &'a [u8],
-        count: &mut usize,
+        index: &mut Index,
         depth: usize,
     ) -> Result<(), Stop> {
         loop {
-            let at = |count: usize| move |stop: Stop| stop.within(format!("[{count}]"));
+            let at = |index: &Index, stop: Stop| stop.within(format!("[{}]", index.digits()));
             if field.wire != WireType::Length && WireType::from_tag(tag) == Some(WireType::Length) {
                 let mut packed = wire::length_delimited(input)?;
                 let element = tag & !7 | field.wire as u32;
                 while !packed.is_empty() {
-                    self.value(Index(*count), field, element, &mut packed, depth, true).map_err(at(*count))?;
-                    *count += 1;
+                    self.value(&*index, field, element, &mut packed, depth, true).map_err(|stop| at(index, stop))?;
+                    index.advance();
                     self.check_size()?;
                 }
             } else {
-                self.value(Index(*count), field, tag, input, depth, true).map_err(at(*count))?;
-                *count += 1;
+                self.value(&*index, field, tag, input, depth, true).map_err(|stop| at(index, stop))?;
+                index.advance();
             }
             self.check_size()?;
             match wire::again(input, tag) {
@@ -378,8 +438,14 @@ impl<'a> Encoding<'a> {
                 // The message counts its bytes itself.
                 self.work -= message.len();
                 key.write(&mut self.writer, kind::DOCUMENT);
+                let table = self.schema.table(table);
+                if message.is_empty() && table.always.is_empty() {
+                    self.check_depth(depth + 1)?;
+                    self.writer.empty();
+                    return Ok(());
+                }
                 let start = self.writer.begin();
-                self.message(self.schema.table(table), message, depth + 1)?;
+                self.message(table, message, depth + 1)?;
                 self.writer.end(start);
             }
             Value::Removed => {}

@@ -20,7 +20,7 @@ use super::{
     map,
     schema::{Field, Shape, Table, Value},
     wire,
-    writer::kind,
+    writer::{Index, kind},
 };
 
 /// Parts of one record at most: each costs memory beyond the record's own. A list or map of so many elements would make
@@ -70,6 +70,11 @@ impl<'a> Encoding<'a> {
     /// Writes the fields of a message from its pieces.
     fn merged(&mut self, table: &Table, first: u32, depth: usize) -> Result<(), Stop> {
         self.check_depth(depth)?;
+        let Part { bytes, next } = self.parts[first as usize];
+        if next == NONE {
+            self.looked_at(table, bytes, depth)?;
+            return Ok(self.check_size()?);
+        }
         let parts = self.parts.len();
         self.whole(table, depth, |encoding, gathering| {
             let mut piece = first;
@@ -139,6 +144,7 @@ impl<'a> Encoding<'a> {
         Ok(())
     }
 
+    #[inline]
     fn add(
         &mut self,
         field: &Field,
@@ -172,6 +178,7 @@ impl<'a> Encoding<'a> {
         Ok(())
     }
 
+    #[inline]
     fn slot_of(&self, field: &Field, gathering: &Gathering) -> Option<usize> {
         match gathering.index.get(usize::from(field.slot)) {
             Some(0) => None,
@@ -184,6 +191,7 @@ impl<'a> Encoding<'a> {
         }
     }
 
+    #[inline]
     fn part(&mut self, bytes: &'a [u8]) -> Result<u32, Stop> {
         self.check_parts(1)?;
         self.parts.push(Part { bytes, next: NONE });
@@ -217,9 +225,9 @@ impl<'a> Encoding<'a> {
                 let before = self.writer.position();
                 self.writer.header(kind::ARRAY, &field.header);
                 let start = self.writer.begin();
-                let mut count = 0;
-                self.each_run(slot, |encoding, tag, input| encoding.run(field, tag, input, &mut count, depth))?;
-                if count == 0 {
+                let mut index = Index::default();
+                self.each_run(slot, |encoding, tag, input| encoding.run(field, tag, input, &mut index, depth))?;
+                if index.is_first() {
                     self.writer.rewind(before);
                 } else {
                     self.writer.end(start);

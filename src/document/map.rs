@@ -4,14 +4,16 @@
 //! `$getField`). Integer and boolean keys become text. A NUL, which BSON cannot have in a key, becomes U+2400 (␀).
 //! Of several entries with one key the last counts.
 
-use std::{borrow::Cow, collections::HashMap};
+use std::{borrow::Cow, hash::BuildHasher};
+
+use foldhash::fast::RandomState;
 
 use super::{
-    encode::{Encoding, Key, Stop, mismatch},
+    encode::{Encoding, Key, Stop, Way, mismatch},
     error::{DocumentError, DocumentErrorReason, WireType},
     schema::{Field, Table, Value},
     wire,
-    writer::{Writer, kind},
+    writer::{Writer, decimal, kind},
 };
 
 /// Field numbers of a map's entry.
@@ -21,7 +23,7 @@ const VALUE: u32 = 2;
 const FEW: usize = 16;
 
 struct Entry<'a> {
-    key: Cow<'a, str>,
+    key: Name<'a>,
     value: EntryValue<'a>,
 }
 
@@ -34,11 +36,46 @@ enum EntryValue<'a> {
     Pieces(&'a [u8]),
 }
 
-struct Text<'a>(&'a str);
+/// A key as text.
+enum Name<'a> {
+    Text(Cow<'a, [u8]>),
+    /// Of a number: the digits from an index on.
+    Digits([u8; 20], u8),
+}
 
-impl Key for Text<'_> {
+impl Name<'_> {
+    fn unsigned(number: u64) -> Self {
+        let mut digits = [0; 20];
+        let len = decimal(number, &mut digits).len();
+        #[expect(clippy::cast_possible_truncation, reason = "at most 20")]
+        Self::Digits(digits, (20 - len) as u8)
+    }
+
+    fn signed(number: i64) -> Self {
+        match Self::unsigned(number.unsigned_abs()) {
+            Self::Digits(mut digits, first) if number < 0 => {
+                // 2^63 has 19 digits: there is room for the sign.
+                let first = first.saturating_sub(1);
+                digits[usize::from(first)] = b'-';
+                Self::Digits(digits, first)
+            }
+            name => name,
+        }
+    }
+
+    #[inline]
+    fn as_bytes(&self) -> &[u8] {
+        match self {
+            Self::Text(text) => text,
+            Self::Digits(digits, first) => &digits[usize::from(*first)..],
+        }
+    }
+}
+
+impl Key for &Name<'_> {
+    #[inline]
     fn write(&self, writer: &mut Writer, kind: u8) {
-        writer.key_header(kind, self.0);
+        writer.key_header(kind, self.as_bytes());
     }
 }
 
@@ -63,8 +100,61 @@ pub(super) fn write<'a>(
 #[derive(Default)]
 pub(super) struct Entries<'a> {
     entries: Vec<Entry<'a>>,
-    /// Many keys are found by hash, so that a hostile record costs no more than its length.
-    by_key: HashMap<Cow<'a, str>, u32>,
+    places: Places,
+}
+
+/// Finds many keys by hash, so that a hostile record costs no more than its length: the hash has a secret of its own. Open
+/// addressing, at most half full; a slot holds a part of the hash and the entry's place plus one.
+#[derive(Default)]
+struct Places {
+    slots: Vec<(u32, u32)>,
+    used: usize,
+    hash: RandomState,
+}
+
+impl Places {
+    const fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
+    /// The place of a key, else the new one, which is taken.
+    #[inline]
+    fn place_or_take(&mut self, key: &[u8], new: usize, is_key_of: impl Fn(usize) -> bool) -> Option<usize> {
+        if self.used * 2 >= self.slots.len() {
+            self.grow();
+        }
+        let mask = self.slots.len() - 1;
+        let hash = self.hash_of(key);
+        let mut at = hash as usize & mask;
+        loop {
+            match self.slots[at] {
+                (_, 0) => break,
+                (other, place) if other == hash && is_key_of(place as usize - 1) => return Some(place as usize - 1),
+                _ => at = (at + 1) & mask,
+            }
+        }
+        self.slots[at] = (hash, u32::try_from(new + 1).unwrap_or(u32::MAX));
+        self.used += 1;
+        None
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "a part of the hash")]
+    fn hash_of(&self, key: &[u8]) -> u32 {
+        self.hash.hash_one(key) as u32
+    }
+
+    fn grow(&mut self) {
+        let len = (self.slots.len() * 2).max(FEW * 4);
+        for (hash, place) in std::mem::replace(&mut self.slots, vec![(0, 0); len]) {
+            if place != 0 {
+                let mut at = hash as usize & (len - 1);
+                while self.slots[at].1 != 0 {
+                    at = (at + 1) & (len - 1);
+                }
+                self.slots[at] = (hash, place);
+            }
+        }
+    }
 }
 
 impl<'a> Entries<'a> {
@@ -86,11 +176,11 @@ impl<'a> Entries<'a> {
             // The entry counts its bytes itself: here, and where its value is written.
             encoding.work -= message.len();
             let entry = entry(encoding, table, message)?;
-            match self.place_of(&entry.key) {
+            match self.known(entry.key.as_bytes()) {
                 Some(known) => self.entries[known] = entry,
                 None => {
                     encoding.check_parts(self.entries.len() + 1)?;
-                    self.push(entry);
+                    self.entries.push(entry);
                 }
             }
             match wire::again(input, tag) {
@@ -100,22 +190,19 @@ impl<'a> Entries<'a> {
         }
     }
 
-    fn place_of(&self, key: &str) -> Option<usize> {
-        if self.by_key.is_empty() {
-            return self.entries.iter().position(|other| other.key == key);
+    /// The place of the entry that has this key; where there is none, the next entry's key is this.
+    #[inline]
+    fn known(&mut self, key: &[u8]) -> Option<usize> {
+        let entries = &self.entries;
+        if entries.len() < FEW {
+            return entries.iter().position(|other| other.key.as_bytes() == key);
         }
-        self.by_key.get(key).map(|&place| place as usize)
-    }
-
-    fn push(&mut self, entry: Entry<'a>) {
-        let place = |place: usize| u32::try_from(place).unwrap_or(u32::MAX);
-        if !self.by_key.is_empty() {
-            self.by_key.insert(entry.key.clone(), place(self.entries.len()));
+        if self.places.is_empty() {
+            for (place, entry) in entries.iter().enumerate() {
+                self.places.place_or_take(entry.key.as_bytes(), place, |_| false);
+            }
         }
-        self.entries.push(entry);
-        if self.by_key.is_empty() && self.entries.len() == FEW {
-            self.by_key.extend(self.entries.iter().enumerate().map(|(i, entry)| (entry.key.clone(), place(i))));
-        }
+        self.places.place_or_take(key, entries.len(), |place| entries[place].key.as_bytes() == key)
     }
 
     /// Writes them as a document.
@@ -164,8 +251,8 @@ fn entry<'a>(encoding: &mut Encoding<'a>, table: &Table, message: &'a [u8]) -> R
 }
 
 /// A map's key as text; `input` begins at its tag. An absent key is the type's zero.
-fn key_text<'a>(table: &Table, input: Option<&'a [u8]>) -> Result<Cow<'a, str>, DocumentError> {
-    let Some(field) = table.field(KEY) else { return Ok(Cow::Borrowed("")) };
+fn key_text<'a>(table: &Table, input: Option<&'a [u8]>) -> Result<Name<'a>, DocumentError> {
+    let Some(field) = table.field(KEY) else { return Ok(Name::Text(Cow::Borrowed(b""))) };
     let raw = match input {
         Some(mut input) => {
             let tag = wire::tag(&mut input)?;
@@ -178,9 +265,10 @@ fn key_text<'a>(table: &Table, input: Option<&'a [u8]>) -> Result<Cow<'a, str>, 
     };
     let bits = match raw {
         Some(wire::Raw::Length(bytes)) => {
-            let text = std::str::from_utf8(bytes)
-                .map_err(|_| DocumentError::from(DocumentErrorReason::NotUtf8).within("[key]"))?;
-            return Ok(if text.contains('\0') { text.replace('\0', "\u{2400}").into() } else { text.into() });
+            if !bytes.is_ascii() && std::str::from_utf8(bytes).is_err() {
+                return Err(DocumentError::from(DocumentErrorReason::NotUtf8).within("[key]"));
+            }
+            return Ok(Name::Text(if bytes.contains(&0) { without_nul(bytes).into() } else { bytes.into() }));
         }
         Some(wire::Raw::Varint(value)) => value,
         Some(wire::Raw::Fixed64(bytes)) => u64::from_le_bytes(bytes),
@@ -189,21 +277,33 @@ fn key_text<'a>(table: &Table, input: Option<&'a [u8]>) -> Result<Cow<'a, str>, 
     };
     #[expect(clippy::cast_possible_truncation, reason = "protobuf takes the low 32 bits for its 32-bit types")]
     let low = bits as u32;
-    Ok(Cow::Owned(match field.value {
-        Value::Bool => (bits != 0).to_string(),
-        Value::Int32 | Value::Sfixed32 => low.cast_signed().to_string(),
-        Value::Uint32 | Value::Fixed32 => low.to_string(),
-        Value::Sint32 => wire::unzigzag(u64::from(low)).to_string(),
-        Value::Sint64 => wire::unzigzag(bits).to_string(),
-        Value::Int64 | Value::Sfixed64 => bits.cast_signed().to_string(),
-        Value::Uint64 | Value::Fixed64 => bits.to_string(),
-        _ => String::new(),
-    }))
+    Ok(match field.value {
+        Value::Bool => Name::Text(Cow::Borrowed(if bits == 0 { b"false" } else { b"true" })),
+        Value::Int32 | Value::Sfixed32 => Name::signed(low.cast_signed().into()),
+        Value::Uint32 | Value::Fixed32 => Name::unsigned(low.into()),
+        Value::Sint32 => Name::signed(wire::unzigzag(u64::from(low))),
+        Value::Sint64 => Name::signed(wire::unzigzag(bits)),
+        Value::Int64 | Value::Sfixed64 => Name::signed(bits.cast_signed()),
+        Value::Uint64 | Value::Fixed64 => Name::unsigned(bits),
+        _ => Name::Text(Cow::Borrowed(b"")),
+    })
+}
+
+fn without_nul(text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(text.len() + 2);
+    for &byte in text {
+        if byte == 0 {
+            out.extend_from_slice("\u{2400}".as_bytes());
+        } else {
+            out.push(byte);
+        }
+    }
+    out
 }
 
 fn value<'a>(encoding: &mut Encoding<'a>, table: &Table, entry: &Entry<'a>, depth: usize) -> Result<(), Stop> {
     let Some(field) = table.field(VALUE) else { return Ok(()) };
-    let key = Text(&entry.key);
+    let key = &entry.key;
     match entry.value {
         // An absent value is the type's zero, which these bytes are for each way of lying on the wire.
         EntryValue::Absent => encoding.value(key, field, field.wire as u32, &mut &[0; 8][..], depth, true),
@@ -212,7 +312,9 @@ fn value<'a>(encoding: &mut Encoding<'a>, table: &Table, entry: &Entry<'a>, dept
             let tag = wire::tag(&mut input)?;
             encoding.value(key, field, tag, &mut input, depth, true)
         }
-        EntryValue::Pieces(message) if encoding.exact => encoding.exact_value(key, table, VALUE, message, depth),
+        EntryValue::Pieces(message) if encoding.way != Way::Quick => {
+            encoding.exact_value(key, table, VALUE, message, depth)
+        }
         EntryValue::Pieces(_) => Err(Stop::OutOfOrder),
     }
 }

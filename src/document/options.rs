@@ -137,7 +137,7 @@ impl Labels {
             if name.is_empty() || name.contains('\0') {
                 return Err(BadLabel(name.to_owned()));
             }
-            writer.key_header(kind::STRING, name);
+            writer.key_header(kind::STRING, name.as_bytes());
             writer.string(value.as_bytes());
         }
         if writer.position() == empty {

@@ -98,14 +98,23 @@ pub(super) fn skip(input: &mut &[u8], tag: u32) -> Result<(), DocumentError> {
 }
 
 /// Steps over a value too; what is in it, where it is length-delimited.
+#[inline(always)]
 pub(super) fn contents<'a>(input: &mut &'a [u8], tag: u32) -> Result<&'a [u8], DocumentError> {
+    const VARINT: u32 = WireType::Varint as u32;
+    const LENGTH: u32 = WireType::Length as u32;
+    match tag & 7 {
+        LENGTH => length_delimited(input),
+        VARINT => varint(input).map(|_| &[][..]),
+        _ => other_contents(input, tag),
+    }
+}
+
+#[inline(never)]
+fn other_contents<'a>(input: &mut &'a [u8], tag: u32) -> Result<&'a [u8], DocumentError> {
     if WireType::from_tag(tag) == Some(WireType::StartGroup) {
         return skip_group(input, tag >> 3, 1).map(|()| &[][..]);
     }
-    Ok(match raw(input, tag)? {
-        Raw::Length(contents) => contents,
-        Raw::Varint(_) | Raw::Fixed64(_) | Raw::Fixed32(_) => &[],
-    })
+    raw(input, tag).map(|_| &[][..])
 }
 
 fn skip_group(input: &mut &[u8], number: u32, depth: usize) -> Result<(), DocumentError> {
@@ -127,6 +136,10 @@ fn skip_group(input: &mut &[u8], number: u32, depth: usize) -> Result<(), Docume
 /// The tag of the next field, and what follows it, where that is the field of `tag` once more.
 #[inline]
 pub(super) fn again(mut input: &[u8], tag: u32) -> Option<(u32, &[u8])> {
+    // The end of a run is no error, which would be made only to be dropped.
+    if input.is_empty() {
+        return None;
+    }
     let next = self::tag(&mut input).ok()?;
     (next >> 3 == tag >> 3).then_some((next, input))
 }

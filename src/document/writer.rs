@@ -44,6 +44,66 @@ impl Header {
     }
 }
 
+/// What comes before an element of an array: room for its type, its index in digits, a NUL. It is counted up in its digits,
+/// which takes less than to divide for each element.
+///
+/// The bytes are one number, the first one its lowest: to change a byte in memory and then read all of them takes long.
+#[derive(Debug, Clone)]
+pub(super) struct Index {
+    bytes: u128,
+    len: u8,
+}
+
+/// Room for the digits of more elements than a document has bytes.
+const INDEX: usize = size_of::<u128>();
+
+impl Default for Index {
+    fn default() -> Self {
+        Self { bytes: u128::from_le_bytes([0, b'0', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), len: 3 }
+    }
+}
+
+impl Index {
+    /// The next element's.
+    #[inline]
+    pub(super) fn advance(&mut self) {
+        let last = 8 * (u32::from(self.len) - 2);
+        self.bytes += 1 << last;
+        if self.bytes >> last > u128::from(b'9') {
+            self.carry();
+        }
+    }
+
+    fn carry(&mut self) {
+        let mut bytes = self.bytes.to_le_bytes();
+        let end = usize::from(self.len) - 1;
+        for at in (1..end).rev() {
+            if bytes[at] <= b'9' {
+                break;
+            }
+            bytes[at] = b'0';
+            if at > 1 {
+                bytes[at - 1] += 1;
+            } else if end + 1 < INDEX {
+                bytes[1] = b'1';
+                bytes[end] = b'0';
+                self.len += 1;
+            }
+        }
+        self.bytes = u128::from_le_bytes(bytes);
+    }
+
+    /// Whether it is the first element's.
+    pub(super) fn is_first(&self) -> bool {
+        self.bytes.to_le_bytes()[1] == b'0'
+    }
+
+    /// For errors.
+    pub(super) fn digits(&self) -> String {
+        String::from_utf8_lossy(&self.bytes.to_le_bytes()[1..usize::from(self.len) - 1]).into_owned()
+    }
+}
+
 /// A buffer that raw BSON is appended to.
 #[derive(Debug)]
 pub(super) struct Writer {
@@ -87,20 +147,22 @@ impl Writer {
         self.buffer[start] = kind;
     }
 
-    /// The header of element `index` of an array.
+    /// The header of an element of an array.
     #[inline]
-    pub(super) fn index_header(&mut self, kind: u8, index: usize) {
-        let mut digits = [0; 20];
-        self.buffer.push(kind);
-        self.buffer.extend_from_slice(decimal(index as u64, &mut digits));
-        self.buffer.push(0);
+    pub(super) fn index_header(&mut self, kind: u8, index: &Index) {
+        let start = self.buffer.len();
+        self.buffer.extend_from_slice(&index.bytes.to_le_bytes());
+        self.buffer.truncate(start + usize::from(index.len));
+        self.buffer[start] = kind;
     }
 
     /// The header of an element whose key comes from the record; BSON keys end at the first NUL, so `key` holds none.
-    pub(super) fn key_header(&mut self, kind: u8, key: &str) {
-        self.bytes(&[kind]);
-        self.bytes(key.as_bytes());
-        self.bytes(&[0]);
+    #[inline]
+    pub(super) fn key_header(&mut self, kind: u8, key: &[u8]) {
+        self.buffer.reserve(key.len() + 2);
+        self.array([kind]);
+        self.bytes(key);
+        self.array([0]);
     }
 
     #[inline]
@@ -152,6 +214,12 @@ impl Writer {
         self.array([0]);
     }
 
+    /// A document value without elements.
+    #[inline]
+    pub(super) fn empty(&mut self) {
+        self.array([5, 0, 0, 0, 0]);
+    }
+
     /// Begins a document or array value; [`Self::end`] gets what this returns.
     #[inline]
     pub(super) fn begin(&mut self) -> usize {
@@ -186,6 +254,23 @@ pub(super) fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
         number /= 10;
         if number == 0 {
             return &digits[first..];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn indexes_are_counted_up_as_they_are_written() {
+        let mut index = Index::default();
+        for count in 0..100_002 {
+            assert_eq!((index.digits(), index.is_first()), (count.to_string(), count == 0));
+            let mut writer = Writer::append_to(Vec::new(), 0);
+            writer.index_header(kind::INT32, &index);
+            assert_eq!(writer.finish(), [&[kind::INT32], count.to_string().as_bytes(), &[0]].concat());
+            index.advance();
         }
     }
 }

@@ -104,7 +104,7 @@ fn inflate<'a>(
         match status {
             TINFLStatus::Done => {
                 plain.truncate(start + written);
-                return Ok(rest);
+                return if plain.len() > max { Err(Failure::TooLarge) } else { Ok(rest) };
             }
             TINFLStatus::BlockBoundary => work.spend(1)?,
             TINFLStatus::HasMoreOutput => {

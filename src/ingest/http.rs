@@ -14,7 +14,7 @@
 //! | 415 | the content type or encoding is unknown |
 //! | 503, `Retry-After` | spool full or failing, no memory, stopping: send the same again |
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, io, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -74,14 +74,7 @@ pub async fn serve(
     let server = Server::new(Protocol::Http, connections, status, spoken).over(gate.tls().cloned(), Alpn::Http1);
     let hosts = options.hosts.clone().into();
     let (to_ask, to_count) = (Arc::clone(&gate), Arc::clone(&intake));
-    let door = Door {
-        converter: Converter::new(options.max_body_bytes, options.max_request_records)?,
-        limits: BodyLimits { max_bytes: options.max_body_bytes, timeout: options.body_timeout },
-        intake,
-        gate,
-        repeats: Arc::default(),
-        astray: Arc::default(),
-    };
+    let door = Door::new(intake, gate, &options)?;
     let routes = Routes { router: router(door), gate: to_ask, intake: to_count, hosts };
     let stopping = async {
         shutdown.await;
@@ -103,6 +96,19 @@ pub(super) struct Door {
 }
 
 impl Door {
+    /// # Errors
+    /// When the threads that convert bodies cannot be started.
+    pub(super) fn new(intake: Arc<Intake>, gate: Arc<Gate>, options: &HttpOptions) -> io::Result<Self> {
+        Ok(Self {
+            converter: Converter::new(options.max_body_bytes, options.max_request_records)?,
+            limits: BodyLimits { max_bytes: options.max_body_bytes, timeout: options.body_timeout },
+            intake,
+            gate,
+            repeats: Arc::default(),
+            astray: Arc::default(),
+        })
+    }
+
     /// Reads a body, for as long as its sender is let in.
     pub(super) async fn read(
         &self,
@@ -137,7 +143,7 @@ impl Door {
     }
 }
 
-fn router(door: Door) -> Router {
+pub(super) fn router(door: Door) -> Router {
     let records = |stream: Stream| {
         post(
             move |State(door): State<Arc<Door>>, Extension(peer): Extension<Peer>, request: Request<Body>| async move {

@@ -136,6 +136,20 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_more_than_the_limit_is_too_large_however_it_is_compressed() {
+        for length in [1_usize, 700, 16 * 1024, 16 * 1024 + 1, 100_000] {
+            let plain = b"livekit".iter().copied().cycle().take(length).collect::<Vec<_>>();
+            for (encoding, compressed) in
+                [(Encoding::Gzip, gzip(&plain)), (Encoding::Zstd, zstd::encode_all(&plain[..], 3).unwrap().into())]
+            {
+                assert_eq!(encoding.decompress(&compressed, length).unwrap(), plain, "{encoding:?} {length}");
+                let refused = encoding.decompress(&compressed, length - 1).unwrap_err();
+                assert_eq!(refused.reason, Refused::TooLarge, "{encoding:?} {length}");
+            }
+        }
+    }
+
+    #[test]
     fn gzip_and_zstd_give_back_what_went_in() {
         let plain = b"livekit".repeat(1000);
         for (encoding, compressed) in [

@@ -17,6 +17,8 @@ mod double;
 mod dropped;
 mod fanout;
 mod frames;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 pub mod grpc;
 mod gzip;
 pub mod http;

@@ -29,6 +29,8 @@ mod delivery;
 mod disk;
 mod error;
 pub mod failpoint;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod journal;
 mod leasing;
 mod losses;

@@ -54,17 +54,19 @@ impl Peek {
     fn advance(&mut self) -> Result<bool, QueueError> {
         while let Some((key, entry, part)) = self.next_part() {
             let wanted = if self.backwards { part.end - 1 } else { part.start };
-            let records = match self.reader.seek(&self.shared.store, key, &entry, wanted) {
-                Ok(Sought::Block) => self.records_of_block(&part),
-                Ok(Sought::Lost(_)) => Vec::new(),
+            // A block may say that it has more records than it has, billions: where it has none, all of it is stepped over.
+            let (records, none) = match self.reader.seek(&self.shared.store, key, &entry, wanted) {
+                Ok(Sought::Block) => (self.records_of_block(&part), self.reader.block_seqs()),
+                Ok(Sought::Lost(_)) => (Vec::new(), None),
                 // It is delivered meanwhile.
                 Err(_) if self.next_part().is_none_or(|(_, now, _)| now != entry) => continue,
                 Err(error) => return Err(error),
             };
+            let none = none.filter(|seqs| seqs.contains(&wanted)).unwrap_or(wanted..wanted + 1);
             self.at = if self.backwards {
-                records.first().map_or(wanted, |record| record.seq)
+                records.first().map_or(none.start.max(part.start), |record| record.seq)
             } else {
-                records.last().map_or(wanted, |record| record.seq) + 1
+                records.last().map_or(none.end.min(part.end), |record| record.seq + 1)
             };
             if !records.is_empty() {
                 self.block = records.into_iter();

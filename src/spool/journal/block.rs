@@ -139,7 +139,8 @@ impl Header {
         else {
             return Err(BadBlock::Unknown);
         };
-        if wire.stored_len > MAX_PAYLOAD_BYTES || wire.raw_len > MAX_PAYLOAD_BYTES {
+        let is_too_long = wire.stored_len > MAX_PAYLOAD_BYTES || wire.raw_len > MAX_PAYLOAD_BYTES;
+        if is_too_long || wire.seq.checked_add(wire.count.into()).is_none() {
             return Err(BadBlock::Unknown);
         }
         Ok(Self {
@@ -260,6 +261,18 @@ mod tests {
         let mut out = Vec::new();
         write_block(&mut out, header, payload);
         (header, out)
+    }
+
+    #[test]
+    fn a_header_whose_sequence_numbers_run_over_is_none() {
+        let (header, _) = block();
+        let read = |seq: u64, count: u32| {
+            let mut bytes = Header { seq, count, ..header }.to_bytes().to_vec();
+            bytes.extend_from_slice(&crc32fast::hash(&bytes).to_le_bytes());
+            Header::parse(&bytes)
+        };
+        assert!(read(u64::MAX - 3, 3).is_ok());
+        assert_eq!(read(u64::MAX - 2, 3), Err(BadBlock::Unknown));
     }
 
     #[test]
