@@ -88,6 +88,11 @@ impl MemoryQueue {
         self.inner.lock().leased.len()
     }
 
+    /// How many of those that are leased the worker has in memory.
+    pub(super) fn in_memory(&self) -> usize {
+        self.inner.lock().leased.values().filter(|record| !record.bytes.is_unique()).count()
+    }
+
     pub(super) fn dead(&self) -> Vec<Rejection> {
         self.inner.lock().dead.clone()
     }

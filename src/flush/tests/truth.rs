@@ -151,6 +151,54 @@ async fn what_is_held_is_bounded_and_what_is_more_goes_on_passing() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_is_more_than_may_be_held_is_not_sent_again_whenever_there_is_a_little_room() {
+    // Memory for some sixty records. Now and then one of them passes, and makes room for another one.
+    let stuck: Vec<u64> = (200..2200).filter(|seq| seq % 2 == 1).collect();
+    let behaviour = Behaviour { failing: stuck.iter().copied().collect(), ..Behaviour::default() };
+    let forever = Duration::from_secs(1_000_000);
+    let bench = start(
+        &MemoryQueue::with(0),
+        behaviour,
+        FlushOptions { batch_bytes: 1500, reject_after: forever, ..options() },
+    );
+    bench.warmed_up().await;
+    bench.queue.push(2000);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let before: usize = bench.sink.batches.lock().iter().sum();
+    for _ in 0..60 {
+        bench.queue.push(1);
+        bench.sink.set(|behaviour| _ = behaviour.failing.pop_first());
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let sent = bench.sink.batches.lock().iter().sum::<usize>() - before;
+    // Each is sent again every half minute, those held some more often.
+    assert!(sent < stuck.len() * 3, "{sent} records were sent in a minute, of {} that are stuck", stuck.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_more_is_held_in_the_last_flush_than_before() {
+    let behaviour = Behaviour { failing: (200..10_000).filter(|seq| seq % 2 == 1).collect(), ..Behaviour::default() };
+    let bench = start(
+        &MemoryQueue::with(0),
+        Behaviour { delay: Duration::from_micros(100), ..behaviour },
+        FlushOptions { batch_records: 200, batch_bytes: 1500, ..options() },
+    );
+    bench.warmed_up().await;
+    bench.queue.push(9800);
+    bench.shutdown.cancel();
+    let mut most = 0;
+    bench
+        .until("over", |bench| {
+            most = most.max(bench.queue.in_memory());
+            bench.handle.status().state == FlushState::Stopped
+        })
+        .await;
+    assert!(most < 1000, "{most} records were in memory, of 60 that may be held and 400 in flight");
+    let passed = (0..10_000).filter(|seq| *seq < 200 || seq % 2 == 0).collect::<Vec<u64>>();
+    assert_eq!((bench.queue.leased(), bench.sorted()), (0, passed), "all that can pass do");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_a_crash_of_the_sink_left_held_is_not_in_the_way_when_it_is_back() {
     // More lone records that never pass than there is room for batches, and the sink away meanwhile.
     for max_in_flight in [1, 2] {

@@ -132,7 +132,7 @@ impl Loop {
 
     /// Holds a batch that others may go past. Where enough is held already, and nothing is known of it yet, it is parked.
     fn keep(&mut self, batch: InFlightBatch) {
-        if batch.attempts > 1 || self.deadline.is_some() || self.holds_little() {
+        if batch.attempts > 1 || self.holds_little() {
             self.held.push_back(batch);
         } else {
             let until = Instant::now() + self.options.backoff.max;

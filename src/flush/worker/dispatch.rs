@@ -115,11 +115,12 @@ impl Loop {
         blocking < self.options.max_in_flight + MAX_HELD_EXTRA
     }
 
-    /// Gives back to the queue what was parked, where there is room for it or its time has come.
+    /// Gives back to the queue what was parked, where nothing is held any more or its time has come. With every little room it
+    /// would all go out again, and most of it come back.
     fn release_parked(&mut self) {
         let now = Instant::now();
-        let room = self.holds_little();
-        while self.parked.front().is_some_and(|parked| room || parked.until <= now) {
+        let holds_none = self.held.is_empty();
+        while self.parked.front().is_some_and(|parked| holds_none || parked.until <= now) {
             if let Some(parked) = self.parked.pop_front() {
                 self.context.queue.release(parked.stream, &parked.seqs);
             }
