@@ -50,20 +50,20 @@ impl Source {
     }
 
     /// The dead letters that a filter means, oldest first: at most `limit` of them behind the first `skip`, until `each`
-    /// answers false. Blocking.
+    /// answers false, or `is_over` true: it is asked before each letter, whether that is one of them or not. Blocking.
     ///
     /// # Errors
     /// When they cannot be read.
     pub fn each_dead_letter(
         &self,
         filter: &DeadFilter,
-        skip: usize,
-        limit: usize,
+        (skip, limit): (usize, usize),
+        is_over: &dyn Fn() -> bool,
         each: &mut dyn FnMut(DeadLetter) -> bool,
     ) -> Result<(), QueueError> {
         match self {
-            Self::Open(spool) => spool.each_dead_letter(filter, skip, limit, each),
-            Self::Stopped(spool) => spool.each_dead_letter(filter, skip, limit, each),
+            Self::Open(spool) => spool.each_dead_letter(filter, (skip, limit), is_over, each),
+            Self::Stopped(spool) => spool.each_dead_letter(filter, (skip, limit), is_over, each),
         }
     }
 }

@@ -252,8 +252,8 @@ pub(super) async fn dead_letters(
         list(answer, "dead_letters", |over, add| {
             let limit = which.n.unwrap_or(100).min(LETTERS);
             source
-                .each_dead_letter(&which.filter(), which.skip, limit, &mut |letter| {
-                    !over() && add(&shown(letter, encoder))
+                .each_dead_letter(&which.filter(), (which.skip, limit), over, &mut |letter| {
+                    add(&shown(letter, encoder))
                 })
                 .map_err(OperateError::from)
         })

@@ -171,7 +171,7 @@ async fn letters(config: &Config, sink: &str, filter: &DeadFilter, n: usize) -> 
     let (filter, encoder) = (filter.clone(), Encoder::new(config.documents.clone()));
     let listed = tokio::task::spawn_blocking(move || {
         let mut letters = Vec::new();
-        source.each_dead_letter(&filter, 0, n, &mut |letter| {
+        source.each_dead_letter(&filter, (0, n), &|| false, &mut |letter| {
             letters.push(letter_json(letter, &encoder));
             true
         })?;

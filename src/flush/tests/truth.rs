@@ -156,11 +156,8 @@ async fn what_is_more_than_may_be_held_is_not_sent_again_whenever_there_is_a_lit
     let stuck: Vec<u64> = (200..2200).filter(|seq| seq % 2 == 1).collect();
     let behaviour = Behaviour { failing: stuck.iter().copied().collect(), ..Behaviour::default() };
     let forever = Duration::from_secs(1_000_000);
-    let bench = start(
-        &MemoryQueue::with(0),
-        behaviour,
-        FlushOptions { batch_bytes: 1500, reject_after: forever, ..options() },
-    );
+    let bench =
+        start(&MemoryQueue::with(0), behaviour, FlushOptions { batch_bytes: 1500, reject_after: forever, ..options() });
     bench.warmed_up().await;
     bench.queue.push(2000);
     tokio::time::sleep(Duration::from_secs(60)).await;

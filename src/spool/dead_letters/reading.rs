@@ -47,7 +47,7 @@ impl DeadLetters {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, DeadError> {
         let (mut found, mut bytes) = (Vec::new(), 0);
-        self.each_listed(filter, except, skip, limit, &mut |letter| {
+        self.each_listed(filter, except, (skip, limit), &|| false, &mut |letter| {
             bytes += letter.record.len();
             found.push(letter);
             bytes < MAX_LISTED_BYTES
@@ -55,14 +55,15 @@ impl DeadLetters {
         Ok(found)
     }
 
-    /// The same letters one after another, until `each` answers false. It may take its time: nothing is locked meanwhile, and
-    /// a letter that is gone when its turn comes is left out.
+    /// The same letters one after another, until `each` answers false, or `is_over` true: it is asked before each letter is read,
+    /// whether that is one of those that are meant or not. It may take its time: nothing is locked meanwhile, and a letter that
+    /// is gone when its turn comes is left out.
     pub(crate) fn each_listed(
         &self,
         filter: &DeadFilter,
         except: &HashSet<Key>,
-        skip: usize,
-        limit: usize,
+        (skip, limit): (usize, usize),
+        is_over: &dyn Fn() -> bool,
         each: &mut dyn FnMut(DeadLetter) -> bool,
     ) -> Result<(), DeadError> {
         let keys: Vec<Fingerprint> = {
@@ -78,6 +79,9 @@ impl DeadLetters {
             if to_skip > 0 && filter.reason.is_none() {
                 to_skip -= 1;
                 continue;
+            }
+            if is_over() {
+                break;
             }
             let letter = {
                 let inner = &mut *self.inner.lock();

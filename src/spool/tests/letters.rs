@@ -36,6 +36,21 @@ async fn a_letter_that_is_rejected_again_keeps_its_history() {
 }
 
 #[tokio::test]
+async fn a_search_that_finds_nothing_ends_with_whoever_asked_for_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = with_letters(directory.path()).await;
+    let filter = DeadFilter { reason: Some("never said".into()), ..DeadFilter::default() };
+    let asked = std::cell::Cell::new(0);
+    let is_over = || {
+        asked.set(asked.get() + 1);
+        asked.get() == 2
+    };
+    spool.each_dead_letter(&filter, (0, 10), &is_over, &mut |_| unreachable!("there is none")).expect("readable");
+    assert_eq!(asked.get(), 2, "of five letters");
+    spool.close().await;
+}
+
+#[tokio::test]
 async fn letters_come_and_go_and_the_rest_stays_readable() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = open(directory.path());

@@ -122,18 +122,18 @@ impl StoppedSpool {
         self.shared.dead.list(filter, &HashSet::new(), skip, limit).map_err(|error| self.shared.dead_error(error))
     }
 
-    /// The same one after another, until `each` answers false. Blocking.
+    /// The same one after another, until `each` answers false, or `is_over` true. Blocking.
     ///
     /// # Errors
     /// When they cannot be read.
     pub fn each_dead_letter(
         &self,
         filter: &DeadFilter,
-        skip: usize,
-        limit: usize,
+        (skip, limit): (usize, usize),
+        is_over: &dyn Fn() -> bool,
         each: &mut dyn FnMut(DeadLetter) -> bool,
     ) -> Result<(), QueueError> {
-        let listed = self.shared.dead.each_listed(filter, &HashSet::new(), skip, limit, each);
+        let listed = self.shared.dead.each_listed(filter, &HashSet::new(), (skip, limit), is_over, each);
         listed.map_err(|error| self.shared.dead_error(error))
     }
 }
