@@ -4,13 +4,14 @@
 use std::{
     collections::BTreeSet,
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Output, Stdio},
     time::Duration,
 };
 
 use livekit_protocol::{AnalyticsEvent, AnalyticsEvents};
 use prost::Message;
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::{
@@ -19,6 +20,7 @@ use crate::{
     start::{chmod, unprivileged},
     support::{
         self,
+        child::Process,
         process::{BINARY, QUICK, Setup, Spool},
     },
 };
@@ -340,11 +342,15 @@ async fn a_spool_whose_disk_does_not_answer_keeps_no_reload_from_being_stopped()
     fs::create_dir_all(spool.data()).unwrap();
     fs::write(&directory, "").unwrap();
     spool.start().await;
-    // Opening a pipe to read waits for somebody who writes, as a disk that hangs has it wait.
+    let journal = directory.join("journal");
     fs::remove_file(&directory).unwrap();
-    fs::create_dir_all(directory.join("queue")).unwrap();
-    let pipe = directory.join("queue/conf");
-    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    fs::create_dir_all(&journal).unwrap();
+    let (traces, pid) = (support::folder("trace"), spool.process().pid());
+    let (traced, path) = (pid.to_string(), journal.to_str().unwrap());
+    let inject = "inject=fsync,fdatasync:delay_enter=600s";
+    let words = ["-f", "-p", &traced, "-P", path, "-e", "trace=fsync,fdatasync", "-e", inject];
+    let mut strace = Process::start("strace", Path::new("strace"), &words, &[], &traces.path().join("log"));
+    support::eventually("strace is there", || async { strace.output().contains("attached") }).await;
     let mut caller = Command::new(BINARY)
         .current_dir(spool.folder())
         .args(["reload", "--config", "config.yaml"])
@@ -354,8 +360,17 @@ async fn a_spool_whose_disk_does_not_answer_keeps_no_reload_from_being_stopped()
         .unwrap();
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(caller.try_wait().unwrap().is_none(), "the reload waits for the disk");
-    spool.process().signal(rustix::process::Signal::HUP);
+    spool.process().signal(Signal::HUP);
     tokio::time::sleep(Duration::from_secs(1)).await;
-    spool.terminate();
+    spool.process().signal(Signal::TERM);
+    // Whoever traces it has the rest of it until the call is over.
+    let is_over = || {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let over = status.lines().find(|line| line.starts_with("State:")).is_none_or(|state| state.contains('Z'));
+        async move { over }
+    };
+    support::eventually("it has ended", is_over).await;
+    strace.kill();
+    spool.wait_for_its_end();
     caller.wait().unwrap();
 }
