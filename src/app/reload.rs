@@ -10,7 +10,10 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use futures::future::join_all;
+use futures::{
+    FutureExt,
+    future::{BoxFuture, join_all},
+};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
@@ -243,10 +246,14 @@ impl App {
             let mut done = Reloaded::default();
             let restarted = app.restart(&before, &new, &old, &mut done).await;
             // Nobody waits any more.
-            if let Err((running, done)) = answer.send((restarted, done)) {
-                app.take_late(&before, running, &done).await;
-            }
+            let late = match answer.send((restarted, done)) {
+                Err((running, done)) => app.take_late(&before, running, &done).await,
+                Ok(()) => None,
+            };
             drop(one_at_a_time);
+            if let Some(running) = late {
+                app.catch_up(running, new).await;
+            }
         });
         match tokio::time::timeout(patience, answered).await {
             Ok(Ok(restarted)) => restarted,
@@ -264,20 +271,42 @@ impl App {
         }
     }
 
-    /// Takes over a sink that was restarted when the reload had gone on without it.
-    async fn take_late(&self, before: &Arc<Running>, running: Arc<Running>, done: &Reloaded) {
+    /// Takes over a sink that was restarted when the reload had gone on without it; it, unless nobody wants it any more.
+    async fn take_late(&self, before: &Arc<Running>, running: Arc<Running>, done: &Reloaded) -> Option<Arc<Running>> {
         let _no_reload = self.reloading.lock().await;
-        let mut sinks = self.sinks.load().as_ref().clone();
-        let place = sinks.iter_mut().find(|sink| Arc::ptr_eq(sink, before));
-        match place.filter(|_| !self.stopping.is_cancelled()) {
-            Some(place) => {
-                tracing::info!(sink = %running.config.name, applied = done.applied.join("; "), needs_restart = done.needs_restart.join("; "), "its disk answers again: the sink goes on");
-                *place = running;
-                self.take_sinks(sinks);
-            }
-            // It was removed meanwhile, and its spool closed, or the process ends.
-            None => running.stop().await,
+        if !self.stopping.is_cancelled() && self.replace_sink(before, &running) {
+            tracing::info!(sink = %running.config.name, applied = done.applied.join("; "), needs_restart = done.needs_restart.join("; "), "its disk answers again: the sink goes on");
+            return Some(running);
         }
+        // It was removed meanwhile, and its spool closed, or the process ends.
+        running.stop().await;
+        None
+    }
+
+    /// Gives a sink the options of a reload that came while it waited for its disk with `tried`, of an earlier one.
+    fn catch_up(self: Arc<Self>, sink: Arc<Running>, tried: SinkConfig) -> BoxFuture<'static, ()> {
+        async move {
+            let _no_reload = self.reloading.lock().await;
+            let config = self.config();
+            let wanted = named(&config, &tried).filter(|wanted| **wanted != tried && **wanted != *sink.config);
+            let is_there = self.sinks.load().iter().any(|running| Arc::ptr_eq(running, &sink));
+            let Some(wanted) = wanted.filter(|_| is_there && !self.stopping.is_cancelled()) else { return };
+            let patience = config.shutdown_timeout.max(MIN_PATIENCE);
+            let (running, done) = self.restart_within(patience, Arc::clone(&sink), wanted, &config).await;
+            self.replace_sink(&sink, &running);
+            let (applied, failed) = (done.applied.join("; "), done.failed.join("; "));
+            tracing::info!(sink = %sink.config.name, applied, failed, "it takes over what changed while it waited for its disk");
+        }
+        .boxed()
+    }
+
+    /// Puts a sink in another one's place; false where that one is not there any more.
+    fn replace_sink(&self, before: &Arc<Running>, running: &Arc<Running>) -> bool {
+        let mut sinks = self.sinks.load().as_ref().clone();
+        let Some(place) = sinks.iter_mut().find(|sink| Arc::ptr_eq(sink, before)) else { return false };
+        *place = Arc::clone(running);
+        self.take_sinks(sinks);
+        true
     }
 
     /// Starts a sink anew with other options; where they do not work, with the old ones.

@@ -158,6 +158,32 @@ async fn a_reload_and_a_stop_wait_for_no_disk_and_the_sink_goes_on_when_it_answe
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_sink_whose_disk_answers_again_takes_over_what_the_last_reload_wanted() {
+    let mut spool = Setup::new().files("slow").section("shutdown_timeout: 2s").start().await;
+    send(&spool, vec![event("AE_1", "room")]).await;
+    let journal = spool.data().join("slow/journal/000000000001.journal");
+    let traces = support::folder("trace");
+    let mut strace = hang(spool.process().pid(), &journal, &traces.path().join("log"));
+    support::eventually("strace is there", || async { strace.output().contains("attached") }).await;
+    let config = spool.folder().join("config.yaml");
+    let text = fs::read_to_string(&config).unwrap();
+    for size in ["77MiB", "78MiB"] {
+        fs::write(&config, text.replace("type: file", &format!("spool: {{ max_bytes: {size} }}, type: file"))).unwrap();
+        assert!(!spool.command(&["reload"]).status.success(), "{size}");
+    }
+    strace.kill();
+    support::eventually("the last one is in force", || {
+        let max_bytes = support::process::Spool::sink_of(&spool.backlog(), "slow")["max_bytes"].clone();
+        async move { max_bytes == 78 << 20 }
+    })
+    .await;
+    send(&spool, vec![event("AE_2", "room")]).await;
+    let output = spool.command(&["reload"]);
+    assert!(output.status.success() && said(&output).contains("nothing has changed"), "{}", said(&output));
+    spool.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_spool_that_does_not_open_takes_no_more_files_with_each_attempt() {
     let mut spool = Setup::new().files("files").start().await;
     send(&spool, vec![event("AE_1", "room")]).await;
