@@ -5,7 +5,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use bson::{Bson, Document};
@@ -22,21 +22,29 @@ pub(super) struct Identity {
     seen: Mutex<HashMap<String, HashMap<&'static str, Bson>>>,
     /// Addresses that did not answer last.
     failing: Mutex<HashSet<String>>,
-    doubted: AtomicBool,
+    doubts: AtomicU64,
+    /// So many of them were cleared up.
+    cleared: AtomicU64,
 }
 
 impl Identity {
     pub(super) fn doubt(&self) {
-        self.doubted.store(true, Ordering::Relaxed);
+        self.doubts.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn is_doubted(&self) -> bool {
-        self.doubted.load(Ordering::Relaxed)
+        self.doubts() > self.cleared.load(Ordering::Relaxed)
     }
 
-    /// Looked at from now on: what comes up later is another doubt.
-    pub(super) fn believe(&self) {
-        self.doubted.store(false, Ordering::Relaxed);
+    /// Doubts so far.
+    pub(super) fn doubts(&self) -> u64 {
+        self.doubts.load(Ordering::Relaxed)
+    }
+
+    /// A look that was begun after so many doubts has ended well: what came up later is another doubt. Where it is given up
+    /// half-way they stay.
+    pub(super) fn believe(&self, doubts: u64) {
+        self.cleared.fetch_max(doubts, Ordering::Relaxed);
     }
 
     /// What the driver's monitors see.
@@ -95,9 +103,22 @@ mod tests {
             assert!(!identity.is_doubted(), "each for itself");
             identity.says("a:1", &changed);
             assert!(identity.is_doubted());
-            identity.believe();
+            identity.believe(identity.doubts());
             identity.says("a:1", &changed);
             assert!(!identity.is_doubted());
         }
+    }
+
+    #[test]
+    fn a_look_clears_up_the_doubts_before_it_and_none_that_came_meanwhile() {
+        let identity = Identity::default();
+        identity.doubt();
+        let before = identity.doubts();
+        assert!(identity.is_doubted(), "also while somebody looks, who may give up");
+        identity.doubt();
+        identity.believe(before);
+        assert!(identity.is_doubted());
+        identity.believe(identity.doubts());
+        assert!(!identity.is_doubted());
     }
 }

@@ -223,8 +223,9 @@ impl Sink for MongoSink {
     }
 
     async fn initialize(&self) -> Result<Vec<String>, SinkError> {
-        self.identity.believe();
+        let doubts = self.identity.doubts();
         let (ready, warnings) = self.prepare().await.inspect_err(|_| self.identity.doubt())?;
+        self.identity.believe(doubts);
         *self.ready.write() = Some(Arc::new(ready));
         Ok(warnings)
     }
