@@ -3,9 +3,9 @@
 //! The quick way expects each field once and lists in one run, as every encoder writes them. Of a long message that is found
 //! out first, by a look at its tags; where it is not so, the message goes the exact way ([`super::exact`]). A short one is tried
 //! the quick way at once. Where that fails, what is short around it is encoded again, the exact way, and from then on every
-//! message is looked at first. So each byte is read a fixed number of times, however deep and in whatever order its fields are: encoding is
-//! linear in the record. [`Encoding::work`] counts what was read, and ends a record that takes more than [`WORK_PER_BYTE`]
-//! allows.
+//! message is looked at first, unless the one before was out of order too. So each byte is read a fixed number of times, however
+//! deep and in whatever order its fields are: encoding is linear in the record. [`Encoding::work`] counts what was read, and ends
+//! a record that takes more than [`WORK_PER_BYTE`] allows.
 
 use super::{
     error::{DocumentError, DocumentErrorReason, WireType},
@@ -25,12 +25,16 @@ pub const MAX_DEPTH: usize = 100;
 /// the exact way gathers, once where it writes.
 pub(super) const WORK_PER_BYTE: usize = 4;
 
+/// What protobuf says that a message has at most: 2 GiB. Places in a record are counted in 32 bits ([`Span`](super::span::Span)).
+const MAX_RECORD: usize = i32::MAX as usize;
+
 /// Messages up to this length are tried the quick way without a look: to encode one again costs little.
 const SHORT: usize = 512;
 
 /// What is needed on the way through one record.
 pub(super) struct Encoding<'a> {
     pub(super) schema: &'a Schema,
+    pub(super) record: &'a [u8],
     pub(super) writer: Writer,
     pub(super) pii_key: Option<&'a PiiKey>,
     /// Where the document begins.
@@ -40,8 +44,10 @@ pub(super) struct Encoding<'a> {
     pub(super) work: usize,
     pub(super) max_work: usize,
     pub(super) way: Way,
+    /// The message that was looked at last was out of order: the next one, which is often like it, is taken for that too.
+    pub(super) out_of_order: bool,
     /// What the exact way has gathered of the messages that are being written, the outermost first.
-    pub(super) parts: Vec<Part<'a>>,
+    pub(super) parts: Vec<Part>,
     pub(super) slots: Vec<Slot>,
 }
 
@@ -112,9 +118,10 @@ impl Key for &Index {
 
 impl<'a> Encoding<'a> {
     /// An encoding of one record, which begins where `writer` stands.
-    pub(super) fn new(schema: &'a Schema, writer: Writer, options: &'a DocumentOptions, record: &[u8]) -> Self {
+    pub(super) fn new(schema: &'a Schema, writer: Writer, options: &'a DocumentOptions, record: &'a [u8]) -> Self {
         Self {
             schema,
+            record,
             start: writer.position(),
             writer,
             pii_key: options.pii_key.as_ref(),
@@ -122,14 +129,19 @@ impl<'a> Encoding<'a> {
             work: 0,
             max_work: record.len().saturating_mul(WORK_PER_BYTE),
             way: Way::TryShort,
+            out_of_order: false,
             parts: Vec::new(),
             slots: Vec::new(),
         }
     }
 
-    /// Writes a record's fields, without the document's length and end.
-    pub(super) fn record(&mut self, table: &Table, record: &'a [u8]) -> Result<(), DocumentError> {
-        match self.message(table, record, 1) {
+    /// Writes the record's fields, without the document's length and end.
+    pub(super) fn record(&mut self, table: &Table) -> Result<(), DocumentError> {
+        let bytes = self.record.len();
+        if bytes > MAX_RECORD {
+            return Err(DocumentErrorReason::TooLarge { bytes, limit: MAX_RECORD }.into());
+        }
+        match self.message(table, self.record, 1) {
             Ok(()) => Ok(()),
             Err(Stop::Failed(error)) => Err(error),
             Err(Stop::OutOfOrder) => Err(DocumentErrorReason::TooMuchWork.into()),
@@ -165,11 +177,13 @@ impl<'a> Encoding<'a> {
 
     /// Writes the fields of a message the quick way where they are in order, else the exact way.
     pub(super) fn looked_at(&mut self, table: &Table, message: &'a [u8], depth: usize) -> Result<(), Stop> {
-        if self.way != Way::Exact && self.is_in_order(table, message)? {
-            self.fields(table, message, depth)
-        } else {
-            self.exact_message(table, message, depth)
-        }
+        let exact = match self.way {
+            Way::Exact => true,
+            // Only here is what comes of a message the same either way, errors too: all in it is looked at as well.
+            Way::Look if self.out_of_order => true,
+            _ => !self.is_in_order(table, message)?,
+        };
+        if !exact { self.fields(table, message, depth) } else { self.exact_message(table, message, depth) }
     }
 
     /// Whether each field of a message comes once, lists and maps in one run. Messages in it are stepped over.
@@ -189,13 +203,20 @@ impl<'a> Encoding<'a> {
                 last = number;
                 continue;
             };
-            let goes_on =
-                number == last && matches!(field.shape, Shape::List | Shape::Map(_)) && field.value != Value::Removed;
-            if seen & field.bit != 0 && !goes_on {
+            let run = matches!(field.shape, Shape::List | Shape::Map(_)) && field.value != Value::Removed;
+            if seen & field.bit != 0 && !(run && number == last) {
                 return Ok(false);
             }
             seen |= field.bit;
             last = number;
+            if run {
+                while let Some((next_tag, next)) = wire::again(input, tag) {
+                    let before = input.len();
+                    input = next;
+                    let skipped = wire::contents(&mut input, next_tag)?.len();
+                    self.work += before - input.len() - skipped;
+                }
+            }
         }
         Ok(true)
     }
@@ -282,55 +303,6 @@ impl<'a> Encoding<'a> {
         self.value(&field.header, field, tag, input, depth, true)?;
         self.writer.end(start);
         Ok(())
-    }
-
-    /// A list that lies in one run.
-    fn list(&mut self, field: &Field, tag: u32, input: &mut &'a [u8], depth: usize) -> Result<(), Stop> {
-        if field.value == Value::Removed {
-            return Ok(wire::skip(input, tag)?);
-        }
-        let before = self.writer.position();
-        self.writer.header(kind::ARRAY, &field.header);
-        let start = self.writer.begin();
-        let mut index = Index::default();
-        self.run(field, tag, input, &mut index, depth)?;
-        if index.is_first() {
-            self.writer.rewind(before);
-        } else {
-            self.writer.end(start);
-        }
-        Ok(())
-    }
-
-    /// A run of a list's elements, one by one or packed; the first has this index.
-    pub(super) fn run(
-        &mut self,
-        field: &Field,
-        mut tag: u32,
-        input: &mut &'a [u8],
-        index: &mut Index,
-        depth: usize,
-    ) -> Result<(), Stop> {
-        loop {
-            let at = |index: &Index, stop: Stop| stop.within(format!("[{}]", index.digits()));
-            if field.wire != WireType::Length && WireType::from_tag(tag) == Some(WireType::Length) {
-                let mut packed = wire::length_delimited(input)?;
-                let element = tag & !7 | field.wire as u32;
-                while !packed.is_empty() {
-                    self.value(&*index, field, element, &mut packed, depth, true).map_err(|stop| at(index, stop))?;
-                    index.advance();
-                    self.check_size()?;
-                }
-            } else {
-                self.value(&*index, field, tag, input, depth, true).map_err(|stop| at(index, stop))?;
-                index.advance();
-            }
-            self.check_size()?;
-            match wire::again(input, tag) {
-                Some((next_tag, next)) => (tag, *input) = (next_tag, next),
-                None => return Ok(()),
-            }
-        }
     }
 
     /// One value with its key. `present` keeps what would mean "absent": zero, false, empty.
@@ -434,22 +406,35 @@ impl<'a> Encoding<'a> {
                 }
             }
             Value::Message(table) => {
-                let message = wire::length_delimited(input)?;
-                // The message counts its bytes itself.
-                self.work -= message.len();
-                key.write(&mut self.writer, kind::DOCUMENT);
                 let table = self.schema.table(table);
-                if message.is_empty() && table.always.is_empty() {
-                    self.check_depth(depth + 1)?;
-                    self.writer.empty();
-                    return Ok(());
-                }
-                let start = self.writer.begin();
-                self.message(table, message, depth + 1)?;
-                self.writer.end(start);
+                self.inner(key, table, input, depth)?;
             }
             Value::Removed => {}
         }
+        Ok(())
+    }
+
+    /// A message in another, with its key.
+    #[inline]
+    pub(super) fn inner<K: Key>(
+        &mut self,
+        key: K,
+        table: &Table,
+        input: &mut &'a [u8],
+        depth: usize,
+    ) -> Result<(), Stop> {
+        let message = wire::length_delimited(input)?;
+        // The message counts its bytes itself.
+        self.work -= message.len();
+        key.write(&mut self.writer, kind::DOCUMENT);
+        if message.is_empty() && table.always.is_empty() {
+            self.check_depth(depth + 1)?;
+            self.writer.empty();
+            return Ok(());
+        }
+        let start = self.writer.begin();
+        self.message(table, message, depth + 1)?;
+        self.writer.end(start);
         Ok(())
     }
 

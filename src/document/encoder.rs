@@ -85,7 +85,7 @@ impl Encoder {
             None => encoding.writer.string(RecordId::of(stream, record).as_str().as_bytes()),
         }
 
-        encoding.record(self.schema.record(stream), record)?;
+        encoding.record(self.schema.record(stream))?;
 
         let writer = &mut encoding.writer;
         if self.options.time

@@ -19,6 +19,7 @@ use super::{
     error::{DocumentErrorReason, WireType},
     map,
     schema::{Field, Shape, Table, Value},
+    span::Span,
     wire,
     writer::{Index, kind},
 };
@@ -33,8 +34,8 @@ const INDEXED: usize = 64;
 
 /// A part of a record that belongs to a field, see the module's header.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Part<'a> {
-    bytes: &'a [u8],
+pub(super) struct Part {
+    span: Span,
     next: u32,
 }
 
@@ -62,7 +63,10 @@ impl<'a> Encoding<'a> {
     /// Writes the fields of a message that lies in one piece.
     pub(super) fn exact_message(&mut self, table: &Table, message: &'a [u8], depth: usize) -> Result<(), Stop> {
         let parts = self.parts.len();
-        self.whole(table, depth, |encoding, gathering| encoding.gather(table, message, gathering))?;
+        self.whole(table, depth, |encoding, gathering| {
+            encoding.out_of_order = false;
+            encoding.gather(table, message, gathering)
+        })?;
         self.parts.truncate(parts);
         Ok(())
     }
@@ -70,7 +74,7 @@ impl<'a> Encoding<'a> {
     /// Writes the fields of a message from its pieces.
     fn merged(&mut self, table: &Table, first: u32, depth: usize) -> Result<(), Stop> {
         self.check_depth(depth)?;
-        let Part { bytes, next } = self.parts[first as usize];
+        let (bytes, next) = self.bytes_and_next(first);
         if next == NONE {
             self.looked_at(table, bytes, depth)?;
             return Ok(self.check_size()?);
@@ -79,7 +83,7 @@ impl<'a> Encoding<'a> {
         self.whole(table, depth, |encoding, gathering| {
             let mut piece = first;
             while piece != NONE {
-                let Part { bytes, next } = encoding.parts[piece as usize];
+                let (bytes, next) = encoding.bytes_and_next(piece);
                 encoding.gather(table, bytes, gathering)?;
                 piece = next;
             }
@@ -114,7 +118,7 @@ impl<'a> Encoding<'a> {
     fn gather(&mut self, table: &Table, piece: &'a [u8], gathering: &mut Gathering) -> Result<(), Stop> {
         let mut input = piece;
         while !input.is_empty() {
-            let before = input;
+            let mut before = input;
             let tag = wire::tag(&mut input)?;
             let mut contents = wire::contents(&mut input, tag)?;
             let mut skipped = contents.len();
@@ -129,6 +133,13 @@ impl<'a> Encoding<'a> {
                 while let Some((next_tag, next)) = wire::again(input, tag) {
                     input = next;
                     skipped += wire::contents(&mut input, next_tag)?.len();
+                }
+            } else if !matches!(field.value, Value::Message(_)) {
+                while let Some((next_tag, next)) = wire::again(input, tag) {
+                    self.work += before.len() - input.len() - skipped;
+                    (before, input) = (input, next);
+                    skipped = wire::contents(&mut input, next_tag)?.len();
+                    self.out_of_order = true;
                 }
             }
             let whole = &before[..before.len() - input.len()];
@@ -163,17 +174,20 @@ impl<'a> Encoding<'a> {
             }
             return Ok(());
         };
-        let known = self.slots[at];
+        self.out_of_order = true;
+        // Fields one by one: what was just written in part is slow to read as a whole.
+        let known = &mut self.slots[at];
         if known.number == number && (run || (message && known.message)) {
             if !bytes.is_empty() {
+                let last = known.last as usize;
                 let part = self.part(bytes)?;
-                self.parts[known.last as usize].next = part;
+                self.parts[last].next = part;
                 self.slots[at].last = part;
             }
         } else {
             // What came before does not count any more.
-            self.parts[known.first as usize] = Part { bytes, next: NONE };
-            self.slots[at] = Slot { number, message, last: known.first, ..known };
+            (known.number, known.message, known.last) = (number, message, known.first);
+            self.parts[known.first as usize] = Part { span: Span::of(self.record, bytes), next: NONE };
         }
         Ok(())
     }
@@ -194,8 +208,15 @@ impl<'a> Encoding<'a> {
     #[inline]
     fn part(&mut self, bytes: &'a [u8]) -> Result<u32, Stop> {
         self.check_parts(1)?;
-        self.parts.push(Part { bytes, next: NONE });
+        self.parts.push(Part { span: Span::of(self.record, bytes), next: NONE });
         Ok(u32::try_from(self.parts.len() - 1).unwrap_or(NONE))
+    }
+
+    /// What a part is, and the one that goes on after it.
+    #[inline]
+    fn bytes_and_next(&self, part: u32) -> (&'a [u8], u32) {
+        let Part { span, next } = self.parts[part as usize];
+        (span.within(self.record), next)
     }
 
     /// Refuses a record of too many parts; `more` are to come besides those gathered.
@@ -249,7 +270,7 @@ impl<'a> Encoding<'a> {
     ) -> Result<(), Stop> {
         let mut run = slot.first;
         while run != NONE {
-            let Part { bytes, next } = self.parts[run as usize];
+            let (bytes, next) = self.bytes_and_next(run);
             let mut input = bytes;
             self.work += bytes.len();
             let tag = wire::tag(&mut input)?;
@@ -268,7 +289,7 @@ impl<'a> Encoding<'a> {
             self.writer.end(start);
             return Ok(());
         }
-        let mut input = self.parts[slot.first as usize].bytes;
+        let (mut input, _) = self.bytes_and_next(slot.first);
         self.work += input.len();
         let tag = wire::tag(&mut input)?;
         self.value(key, field, tag, &mut input, depth, present)

@@ -4,14 +4,12 @@
 //! `$getField`). Integer and boolean keys become text. A NUL, which BSON cannot have in a key, becomes U+2400 (␀).
 //! Of several entries with one key the last counts.
 
-use std::{borrow::Cow, hash::BuildHasher};
-
-use foldhash::fast::RandomState;
-
 use super::{
     encode::{Encoding, Key, Stop, Way, mismatch},
     error::{DocumentError, DocumentErrorReason, WireType},
+    places::Places,
     schema::{Field, Table, Value},
+    span::Span,
     wire,
     writer::{Writer, decimal, kind},
 };
@@ -22,60 +20,56 @@ const VALUE: u32 = 2;
 /// So few keys are found by looking at all of them.
 const FEW: usize = 16;
 
-struct Entry<'a> {
-    key: Name<'a>,
-    value: EntryValue<'a>,
+/// An entry, without its bytes.
+struct Entry {
+    /// In the record, or where that has it in other bytes, in [`Entries::texts`].
+    key: Span,
+    key_is_made: bool,
+    value_is_in_pieces: bool,
+    /// In the record: with its tag; none where it is absent. A message in pieces: the whole entry.
+    value: Span,
 }
 
-/// Where an entry's value is.
-enum EntryValue<'a> {
-    Absent,
-    /// With its tag.
-    Once(&'a [u8]),
-    /// A message in pieces, somewhere in the entry.
-    Pieces(&'a [u8]),
-}
-
-/// A key as text.
+/// A key as it lies in the record, or another text that it is written as.
 enum Name<'a> {
-    Text(Cow<'a, [u8]>),
-    /// Of a number: the digits from an index on.
-    Digits([u8; 20], u8),
+    Text(&'a [u8]),
+    WithNul(&'a [u8]),
+    Made(&'static [u8]),
+    Unsigned(u64),
+    Signed(i64),
 }
 
 impl Name<'_> {
-    fn unsigned(number: u64) -> Self {
-        let mut digits = [0; 20];
-        let len = decimal(number, &mut digits).len();
-        #[expect(clippy::cast_possible_truncation, reason = "at most 20")]
-        Self::Digits(digits, (20 - len) as u8)
-    }
-
-    fn signed(number: i64) -> Self {
-        match Self::unsigned(number.unsigned_abs()) {
-            Self::Digits(mut digits, first) if number < 0 => {
-                // 2^63 has 19 digits: there is room for the sign.
-                let first = first.saturating_sub(1);
-                digits[usize::from(first)] = b'-';
-                Self::Digits(digits, first)
+    /// Appends the text that is written, where it is not as in the record.
+    fn make(&self, out: &mut Vec<u8>) {
+        match *self {
+            Name::Text(text) | Name::Made(text) => out.extend_from_slice(text),
+            Name::WithNul(text) => {
+                for part in text.split_inclusive(|&byte| byte == 0) {
+                    match part {
+                        [text @ .., 0] => {
+                            out.extend_from_slice(text);
+                            out.extend_from_slice("\u{2400}".as_bytes());
+                        }
+                        text => out.extend_from_slice(text),
+                    }
+                }
             }
-            name => name,
-        }
-    }
-
-    #[inline]
-    fn as_bytes(&self) -> &[u8] {
-        match self {
-            Self::Text(text) => text,
-            Self::Digits(digits, first) => &digits[usize::from(*first)..],
+            Name::Unsigned(number) => out.extend_from_slice(decimal(number, &mut [0; 20])),
+            Name::Signed(number) => {
+                if number < 0 {
+                    out.push(b'-');
+                }
+                out.extend_from_slice(decimal(number.unsigned_abs(), &mut [0; 20]));
+            }
         }
     }
 }
 
-impl Key for &Name<'_> {
+impl Key for &[u8] {
     #[inline]
     fn write(&self, writer: &mut Writer, kind: u8) {
-        writer.key_header(kind, self.as_bytes());
+        writer.key_header(kind, self);
     }
 }
 
@@ -98,68 +92,16 @@ pub(super) fn write<'a>(
 
 /// Entries of a map, in the order of their keys' first occurrences.
 #[derive(Default)]
-pub(super) struct Entries<'a> {
-    entries: Vec<Entry<'a>>,
+pub(super) struct Entries {
+    entries: Vec<Entry>,
+    /// Keys that are written otherwise than they lie in the record.
+    texts: Vec<u8>,
     places: Places,
 }
 
-/// Finds many keys by hash, so that a hostile record costs no more than its length: the hash has a secret of its own. Open
-/// addressing, at most half full; a slot holds a part of the hash and the entry's place plus one.
-#[derive(Default)]
-struct Places {
-    slots: Vec<(u32, u32)>,
-    used: usize,
-    hash: RandomState,
-}
-
-impl Places {
-    const fn is_empty(&self) -> bool {
-        self.used == 0
-    }
-
-    /// The place of a key, else the new one, which is taken.
-    #[inline]
-    fn place_or_take(&mut self, key: &[u8], new: usize, is_key_of: impl Fn(usize) -> bool) -> Option<usize> {
-        if self.used * 2 >= self.slots.len() {
-            self.grow();
-        }
-        let mask = self.slots.len() - 1;
-        let hash = self.hash_of(key);
-        let mut at = hash as usize & mask;
-        loop {
-            match self.slots[at] {
-                (_, 0) => break,
-                (other, place) if other == hash && is_key_of(place as usize - 1) => return Some(place as usize - 1),
-                _ => at = (at + 1) & mask,
-            }
-        }
-        self.slots[at] = (hash, u32::try_from(new + 1).unwrap_or(u32::MAX));
-        self.used += 1;
-        None
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "a part of the hash")]
-    fn hash_of(&self, key: &[u8]) -> u32 {
-        self.hash.hash_one(key) as u32
-    }
-
-    fn grow(&mut self) {
-        let len = (self.slots.len() * 2).max(FEW * 4);
-        for (hash, place) in std::mem::replace(&mut self.slots, vec![(0, 0); len]) {
-            if place != 0 {
-                let mut at = hash as usize & (len - 1);
-                while self.slots[at].1 != 0 {
-                    at = (at + 1) & (len - 1);
-                }
-                self.slots[at] = (hash, place);
-            }
-        }
-    }
-}
-
-impl<'a> Entries<'a> {
+impl Entries {
     /// Takes up a run of entries.
-    pub(super) fn add_run(
+    pub(super) fn add_run<'a>(
         &mut self,
         encoding: &mut Encoding<'a>,
         field: &Field,
@@ -175,14 +117,8 @@ impl<'a> Entries<'a> {
             let message = wire::length_delimited(input)?;
             // The entry counts its bytes itself: here, and where its value is written.
             encoding.work -= message.len();
-            let entry = entry(encoding, table, message)?;
-            match self.known(entry.key.as_bytes()) {
-                Some(known) => self.entries[known] = entry,
-                None => {
-                    encoding.check_parts(self.entries.len() + 1)?;
-                    self.entries.push(entry);
-                }
-            }
+            let (name, entry) = entry(encoding, table, message)?;
+            self.add(encoding, &name, entry)?;
             match wire::again(input, tag) {
                 Some((next_tag, next)) => (tag, *input) = (next_tag, next),
                 None => return Ok(()),
@@ -190,25 +126,47 @@ impl<'a> Entries<'a> {
         }
     }
 
-    /// The place of the entry that has this key; where there is none, the next entry's key is this.
     #[inline]
-    fn known(&mut self, key: &[u8]) -> Option<usize> {
-        let entries = &self.entries;
+    fn add<'a>(&mut self, encoding: &Encoding<'a>, name: &Name<'a>, mut entry: Entry) -> Result<(), Stop> {
+        let made = self.texts.len();
+        if let Name::Text(text) = *name {
+            entry.key = Span::of(encoding.record, text);
+        } else {
+            name.make(&mut self.texts);
+            entry.key = Span::of(&self.texts, &self.texts[made..]);
+            entry.key_is_made = true;
+        }
+        if let Some(known) = self.known(&entry, encoding.record) {
+            // The first one's key stays: it is the same text.
+            let known = &mut self.entries[known];
+            *known = Entry { key: known.key, key_is_made: known.key_is_made, ..entry };
+            self.texts.truncate(made);
+            return Ok(());
+        }
+        encoding.check_parts(self.entries.len() + 1)?;
+        self.entries.push(entry);
+        Ok(())
+    }
+
+    /// The place of the entry that has this one's key; where there is none, this one is the next.
+    #[inline]
+    fn known(&mut self, entry: &Entry, record: &[u8]) -> Option<usize> {
+        let (entries, texts) = (&self.entries, &self.texts);
+        let key_of = |place: usize| entries[place].key(record, texts);
+        let key = entry.key(record, texts);
         if entries.len() < FEW {
-            return entries.iter().position(|other| other.key.as_bytes() == key);
+            return (0..entries.len()).find(|&place| key_of(place) == key);
         }
         if self.places.is_empty() {
-            for (place, entry) in entries.iter().enumerate() {
-                self.places.place_or_take(entry.key.as_bytes(), place, |_| false);
-            }
+            self.places.rebuild(FEW * 4, entries.len(), key_of);
         }
-        self.places.place_or_take(key, entries.len(), |place| entries[place].key.as_bytes() == key)
+        self.places.place_or_take(key, entries.len(), key_of)
     }
 
     /// Writes them as a document.
     pub(super) fn write(
         self,
-        encoding: &mut Encoding<'a>,
+        encoding: &mut Encoding<'_>,
         field: &Field,
         entry_table: usize,
         depth: usize,
@@ -216,8 +174,9 @@ impl<'a> Entries<'a> {
         let table = encoding.schema.table(entry_table);
         encoding.writer.header(kind::DOCUMENT, &field.header);
         let start = encoding.writer.begin();
-        for entry in self.entries {
-            value(encoding, table, &entry, depth).map_err(|stop| stop.within("[value]"))?;
+        for entry in &self.entries {
+            let key = entry.key(encoding.record, &self.texts);
+            value(encoding, table, key, entry, depth).map_err(|stop| stop.within("[value]"))?;
             encoding.check_size()?;
         }
         encoding.writer.end(start);
@@ -225,8 +184,21 @@ impl<'a> Entries<'a> {
     }
 }
 
-fn entry<'a>(encoding: &mut Encoding<'a>, table: &Table, message: &'a [u8]) -> Result<Entry<'a>, DocumentError> {
-    let (mut key, mut value) = (None, EntryValue::Absent);
+impl Entry {
+    #[inline]
+    fn key<'a>(&self, record: &'a [u8], texts: &'a [u8]) -> &'a [u8] {
+        self.key.within(if self.key_is_made { texts } else { record })
+    }
+}
+
+/// An entry but for its key, which is not known to be a part of the record.
+#[inline]
+fn entry<'a>(
+    encoding: &mut Encoding<'a>,
+    table: &Table,
+    message: &'a [u8],
+) -> Result<(Name<'a>, Entry), DocumentError> {
+    let (mut key, mut value, mut value_is_in_pieces) = (None, None, false);
     let merges = table.field(VALUE).is_some_and(|field| matches!(field.value, Value::Message(_)));
     let mut input = message;
     while !input.is_empty() {
@@ -239,20 +211,21 @@ fn entry<'a>(encoding: &mut Encoding<'a>, table: &Table, message: &'a [u8]) -> R
             KEY => key = Some(whole),
             VALUE => {
                 encoding.work -= contents;
-                value = match value {
-                    EntryValue::Once(_) | EntryValue::Pieces(_) if merges => EntryValue::Pieces(message),
-                    _ => EntryValue::Once(whole),
-                }
+                value_is_in_pieces = merges && value.is_some();
+                value = Some(whole);
             }
             _ => encoding.work -= contents,
         }
     }
-    Ok(Entry { key: key_text(table, key)?, value })
+    let name = key_text(table, key)?;
+    let value = if value_is_in_pieces { Some(message) } else { value };
+    let value = value.map_or(Span::default(), |value| Span::of(encoding.record, value));
+    Ok((name, Entry { key: Span::default(), key_is_made: false, value_is_in_pieces, value }))
 }
 
 /// A map's key as text; `input` begins at its tag. An absent key is the type's zero.
 fn key_text<'a>(table: &Table, input: Option<&'a [u8]>) -> Result<Name<'a>, DocumentError> {
-    let Some(field) = table.field(KEY) else { return Ok(Name::Text(Cow::Borrowed(b""))) };
+    let Some(field) = table.field(KEY) else { return Ok(Name::Made(b"")) };
     let raw = match input {
         Some(mut input) => {
             let tag = wire::tag(&mut input)?;
@@ -268,7 +241,7 @@ fn key_text<'a>(table: &Table, input: Option<&'a [u8]>) -> Result<Name<'a>, Docu
             if !bytes.is_ascii() && std::str::from_utf8(bytes).is_err() {
                 return Err(DocumentError::from(DocumentErrorReason::NotUtf8).within("[key]"));
             }
-            return Ok(Name::Text(if bytes.contains(&0) { without_nul(bytes).into() } else { bytes.into() }));
+            return Ok(if bytes.contains(&0) { Name::WithNul(bytes) } else { Name::Text(bytes) });
         }
         Some(wire::Raw::Varint(value)) => value,
         Some(wire::Raw::Fixed64(bytes)) => u64::from_le_bytes(bytes),
@@ -278,43 +251,32 @@ fn key_text<'a>(table: &Table, input: Option<&'a [u8]>) -> Result<Name<'a>, Docu
     #[expect(clippy::cast_possible_truncation, reason = "protobuf takes the low 32 bits for its 32-bit types")]
     let low = bits as u32;
     Ok(match field.value {
-        Value::Bool => Name::Text(Cow::Borrowed(if bits == 0 { b"false" } else { b"true" })),
-        Value::Int32 | Value::Sfixed32 => Name::signed(low.cast_signed().into()),
-        Value::Uint32 | Value::Fixed32 => Name::unsigned(low.into()),
-        Value::Sint32 => Name::signed(wire::unzigzag(u64::from(low))),
-        Value::Sint64 => Name::signed(wire::unzigzag(bits)),
-        Value::Int64 | Value::Sfixed64 => Name::signed(bits.cast_signed()),
-        Value::Uint64 | Value::Fixed64 => Name::unsigned(bits),
-        _ => Name::Text(Cow::Borrowed(b"")),
+        Value::Bool => Name::Made(if bits == 0 { b"false" } else { b"true" }),
+        Value::Int32 | Value::Sfixed32 => Name::Signed(low.cast_signed().into()),
+        Value::Uint32 | Value::Fixed32 => Name::Unsigned(low.into()),
+        Value::Sint32 => Name::Signed(wire::unzigzag(u64::from(low))),
+        Value::Sint64 => Name::Signed(wire::unzigzag(bits)),
+        Value::Int64 | Value::Sfixed64 => Name::Signed(bits.cast_signed()),
+        Value::Uint64 | Value::Fixed64 => Name::Unsigned(bits),
+        _ => Name::Made(b""),
     })
 }
 
-fn without_nul(text: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(text.len() + 2);
-    for &byte in text {
-        if byte == 0 {
-            out.extend_from_slice("\u{2400}".as_bytes());
-        } else {
-            out.push(byte);
-        }
-    }
-    out
-}
-
-fn value<'a>(encoding: &mut Encoding<'a>, table: &Table, entry: &Entry<'a>, depth: usize) -> Result<(), Stop> {
+/// Writes an entry's value.
+fn value(encoding: &mut Encoding<'_>, table: &Table, key: &[u8], entry: &Entry, depth: usize) -> Result<(), Stop> {
     let Some(field) = table.field(VALUE) else { return Ok(()) };
-    let key = &entry.key;
-    match entry.value {
-        // An absent value is the type's zero, which these bytes are for each way of lying on the wire.
-        EntryValue::Absent => encoding.value(key, field, field.wire as u32, &mut &[0; 8][..], depth, true),
-        EntryValue::Once(mut input) => {
-            encoding.work += input.len();
-            let tag = wire::tag(&mut input)?;
-            encoding.value(key, field, tag, &mut input, depth, true)
+    let mut input = entry.value.within(encoding.record);
+    if entry.value_is_in_pieces {
+        if encoding.way == Way::Quick {
+            return Err(Stop::OutOfOrder);
         }
-        EntryValue::Pieces(message) if encoding.way != Way::Quick => {
-            encoding.exact_value(key, table, VALUE, message, depth)
-        }
-        EntryValue::Pieces(_) => Err(Stop::OutOfOrder),
+        return encoding.exact_value(key, table, VALUE, input, depth);
     }
+    if input.is_empty() {
+        // An absent value is the type's zero, which these bytes are for each way of lying on the wire.
+        return encoding.value(key, field, field.wire as u32, &mut &[0; 8][..], depth, true);
+    }
+    encoding.work += input.len();
+    let tag = wire::tag(&mut input)?;
+    encoding.value(key, field, tag, &mut input, depth, true)
 }

@@ -35,14 +35,17 @@ mod extjson;
 mod fork;
 mod indexes;
 mod json;
+mod list;
 mod map;
 mod number;
 mod options;
+mod places;
 mod pool;
 mod protobuf;
 mod redact;
 mod schema;
 mod scrub;
+mod span;
 #[cfg(test)]
 mod tests;
 mod wire;

@@ -51,7 +51,10 @@ impl Header {
 #[derive(Debug, Clone)]
 pub(super) struct Index {
     bytes: u128,
+    /// What the last digit is counted up with.
+    one: u128,
     len: u8,
+    last: u8,
 }
 
 /// Room for the digits of more elements than a document has bytes.
@@ -59,7 +62,7 @@ const INDEX: usize = size_of::<u128>();
 
 impl Default for Index {
     fn default() -> Self {
-        Self { bytes: u128::from_le_bytes([0, b'0', 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]), len: 3 }
+        Self { bytes: u128::from(b'0') << 8, one: 1 << 8, len: 3, last: 0 }
     }
 }
 
@@ -67,14 +70,16 @@ impl Index {
     /// The next element's.
     #[inline]
     pub(super) fn advance(&mut self) {
-        let last = 8 * (u32::from(self.len) - 2);
-        self.bytes += 1 << last;
-        if self.bytes >> last > u128::from(b'9') {
+        self.bytes += self.one;
+        self.last += 1;
+        if self.last > 9 {
             self.carry();
         }
     }
 
+    #[inline(never)]
     fn carry(&mut self) {
+        self.last = 0;
         let mut bytes = self.bytes.to_le_bytes();
         let end = usize::from(self.len) - 1;
         for at in (1..end).rev() {
@@ -88,6 +93,7 @@ impl Index {
                 bytes[1] = b'1';
                 bytes[end] = b'0';
                 self.len += 1;
+                self.one <<= 8;
             }
         }
         self.bytes = u128::from_le_bytes(bytes);
@@ -99,8 +105,8 @@ impl Index {
     }
 
     /// For errors.
-    pub(super) fn digits(&self) -> String {
-        String::from_utf8_lossy(&self.bytes.to_le_bytes()[1..usize::from(self.len) - 1]).into_owned()
+    pub(super) fn segment(&self) -> String {
+        format!("[{}]", String::from_utf8_lossy(&self.bytes.to_le_bytes()[1..usize::from(self.len) - 1]))
     }
 }
 
@@ -154,6 +160,33 @@ impl Writer {
         self.buffer.extend_from_slice(&index.bytes.to_le_bytes());
         self.buffer.truncate(start + usize::from(index.len));
         self.buffer[start] = kind;
+    }
+
+    /// An element of an array that is a document without elements.
+    #[inline]
+    pub(super) fn empty_element(&mut self, index: &Index) {
+        self.short_element(kind::DOCUMENT, index, [5, 0, 0, 0, 0]);
+    }
+
+    /// An element of an array that is a number.
+    #[inline]
+    pub(super) fn int32_element(&mut self, index: &Index, value: i32) {
+        self.short_element(kind::INT32, index, value.to_le_bytes());
+    }
+
+    /// An element whose header and value are mostly short enough to be written as one number.
+    #[inline]
+    fn short_element<const N: usize>(&mut self, kind: u8, index: &Index, value: [u8; N]) {
+        if usize::from(index.len) + N > INDEX {
+            self.index_header(kind, index);
+            return self.array(value);
+        }
+        let mut number = [0; INDEX];
+        number[..N].copy_from_slice(&value);
+        let element = index.bytes | u128::from(kind) | u128::from_le_bytes(number) << (8 * u32::from(index.len));
+        let start = self.buffer.len();
+        self.buffer.extend_from_slice(&element.to_le_bytes());
+        self.buffer.truncate(start + usize::from(index.len) + N);
     }
 
     /// The header of an element whose key comes from the record; BSON keys end at the first NUL, so `key` holds none.
@@ -266,11 +299,30 @@ mod tests {
     fn indexes_are_counted_up_as_they_are_written() {
         let mut index = Index::default();
         for count in 0..100_002 {
-            assert_eq!((index.digits(), index.is_first()), (count.to_string(), count == 0));
+            assert_eq!((index.segment(), index.is_first()), (format!("[{count}]"), count == 0));
             let mut writer = Writer::append_to(Vec::new(), 0);
             writer.index_header(kind::INT32, &index);
             assert_eq!(writer.finish(), [&[kind::INT32], count.to_string().as_bytes(), &[0]].concat());
             index.advance();
+        }
+    }
+
+    #[test]
+    fn short_elements_are_their_header_and_their_value() {
+        let of = |write: &dyn Fn(&mut Writer)| {
+            let mut writer = Writer::append_to(Vec::new(), 0);
+            write(&mut writer);
+            writer.finish()
+        };
+        // Up to more digits than are written at once.
+        for digits in 1..=12_u8 {
+            let mut bytes = [0; INDEX];
+            bytes[1..=usize::from(digits)].fill(b'7');
+            let index = Index { bytes: u128::from_le_bytes(bytes), len: digits + 2, ..Index::default() };
+            let number = |writer: &mut Writer| (writer.index_header(kind::INT32, &index), writer.int32(-2)).1;
+            assert_eq!(of(&|writer| writer.int32_element(&index, -2)), of(&number));
+            let empty = |writer: &mut Writer| (writer.index_header(kind::DOCUMENT, &index), writer.empty()).1;
+            assert_eq!(of(&|writer| writer.empty_element(&index)), of(&empty));
         }
     }
 }

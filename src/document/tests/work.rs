@@ -31,7 +31,7 @@ const MAX_RATIO: f64 = 3.0;
 fn work(encoder: &Encoder, stream: Stream, record: &[u8]) -> f64 {
     let writer = Writer::append_to(Vec::new(), 0);
     let mut encoding = Encoding::new(&encoder.schema, writer, &encoder.options, record);
-    let encoded = encoding.record(encoder.schema.record(stream), record);
+    let encoded = encoding.record(encoder.schema.record(stream));
     if let Err(error) = encoded {
         let large =
             matches!(error.reason(), DocumentErrorReason::TooLarge { .. } | DocumentErrorReason::TooManyParts { .. });
@@ -199,7 +199,7 @@ fn a_record_that_takes_more_work_than_its_size_allows_is_an_error_that_says_so()
     let mut encoding = Encoding::new(&encoder.schema, Writer::append_to(Vec::new(), 0), &encoder.options, &record);
     assert_eq!(encoding.max_work, WORK_PER_BYTE * record.len());
     encoding.max_work = 1;
-    let error = encoding.record(encoder.schema.record(Stream::Stats), &record).unwrap_err();
+    let error = encoding.record(encoder.schema.record(Stream::Stats)).unwrap_err();
     assert_eq!(*error.reason(), DocumentErrorReason::TooMuchWork);
     assert!(error.to_string().contains("more work"), "{error}");
 }

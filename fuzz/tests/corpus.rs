@@ -1,0 +1,34 @@
+//! Each fuzz target takes every file of its corpus, without what only the nightly compiler has.
+
+use std::{fs, path::Path, process::Command};
+
+const TARGETS: [(&str, &str); 7] = [
+    ("config", env!("CARGO_BIN_EXE_config")),
+    ("decompress", env!("CARGO_BIN_EXE_decompress")),
+    ("document", env!("CARGO_BIN_EXE_document")),
+    ("intake", env!("CARGO_BIN_EXE_intake")),
+    ("journal", env!("CARGO_BIN_EXE_journal")),
+    ("webhook", env!("CARGO_BIN_EXE_webhook")),
+    ("wire", env!("CARGO_BIN_EXE_wire")),
+];
+
+fn names(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn every_target_takes_its_corpus() {
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
+    assert_eq!(names(&corpus), TARGETS.map(|(name, _)| name), "a corpus for each target, a target for each corpus");
+    for (name, target) in TARGETS {
+        let folder = corpus.join(name);
+        let files: Vec<_> = names(&folder).into_iter().map(|file| folder.join(file)).collect();
+        assert!(!files.is_empty(), "{name}");
+        // Files, not the folder: each is run once, and nothing is added to them.
+        let run = Command::new(target).args(&files).current_dir(env!("CARGO_TARGET_TMPDIR")).output().unwrap();
+        assert!(run.status.success(), "{name}: {}\n{}", run.status, String::from_utf8_lossy(&run.stderr));
+    }
+}

@@ -1,0 +1,151 @@
+//! Where the entries of a large map are, by their keys: a hash table of places, which a hostile record cannot make slow.
+//!
+//! Open addressing, at most half full. A slot is four bytes: a part of the key's hash, and the entry's place plus one.
+//!
+//! The hash is foldhash, for its speed with short keys. Its secret is made of addresses in memory, and it does not promise to
+//! withstand one who looks for keys that collide. So no search goes much further than chance has it: where one would, the table
+//! goes over to SipHash with keys from the system's random numbers, for which nobody can choose such keys.
+
+use std::hash::{BuildHasher, Hasher};
+
+use super::exact::MAX_PARTS;
+
+/// Bits of a slot that hold a place.
+const PLACE: u32 = (1 << PLACE_BITS) - 1;
+const PLACE_BITS: u32 = 21;
+const _: () = assert!(MAX_PARTS < PLACE as usize);
+
+/// How many slots in use a search passes by at most. In the largest table, half full, chance makes a row of so many about once in
+/// ten thousand times, and to change the hash then costs little.
+const MAX_SEARCH: usize = 128;
+
+#[derive(Default)]
+pub(super) struct Places {
+    slots: Vec<u32>,
+    used: usize,
+    hash: Hash,
+}
+
+enum Hash {
+    Quick(foldhash::fast::RandomState),
+    /// Once the quick one has put too many keys in a row.
+    Keyed(std::hash::RandomState),
+}
+
+impl Default for Hash {
+    fn default() -> Self {
+        Self::Quick(foldhash::fast::RandomState::default())
+    }
+}
+
+impl Hash {
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "a part of the hash")]
+    fn of(&self, key: &[u8]) -> u32 {
+        match self {
+            Self::Quick(state) => {
+                let mut hasher = state.build_hasher();
+                hasher.write(key);
+                hasher.finish() as u32
+            }
+            Self::Keyed(state) => state.hash_one(key) as u32,
+        }
+    }
+}
+
+impl Places {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.used == 0
+    }
+
+    /// The place of a key, else the new one, which is taken. Places are given in order.
+    #[inline]
+    pub(super) fn place_or_take<'k>(
+        &mut self,
+        key: &[u8],
+        new: usize,
+        key_of: impl Fn(usize) -> &'k [u8],
+    ) -> Option<usize> {
+        if self.used * 2 >= self.slots.len() {
+            self.rebuild(self.slots.len() * 4, new, &key_of);
+        }
+        loop {
+            let mask = self.slots.len() - 1;
+            let hash = self.hash.of(key);
+            let mut at = hash as usize & mask;
+            for _ in 0..MAX_SEARCH {
+                let slot = self.slots[at];
+                if slot == 0 {
+                    self.slots[at] = slot_of(hash, new);
+                    self.used += 1;
+                    return None;
+                }
+                let place = (slot & PLACE) as usize - 1;
+                if (slot ^ hash) >> PLACE_BITS == 0 && key_of(place) == key {
+                    return Some(place);
+                }
+                at = (at + 1) & mask;
+            }
+            self.hash = Hash::Keyed(std::hash::RandomState::new());
+            self.rebuild(self.slots.len(), new, &key_of);
+        }
+    }
+
+    /// Makes a table of `len` slots, a power of two, for the entries that there are.
+    #[cold]
+    pub(super) fn rebuild<'k>(&mut self, len: usize, entries: usize, key_of: impl Fn(usize) -> &'k [u8]) {
+        self.slots.clear();
+        self.slots.resize(len, 0);
+        self.used = entries;
+        for place in 0..entries {
+            let hash = self.hash.of(key_of(place));
+            let mut at = hash as usize & (len - 1);
+            while self.slots[at] != 0 {
+                at = (at + 1) & (len - 1);
+            }
+            self.slots[at] = slot_of(hash, place);
+        }
+    }
+}
+
+#[inline]
+#[expect(clippy::cast_possible_truncation, reason = "places are below MAX_PARTS")]
+fn slot_of(hash: u32, place: usize) -> u32 {
+    hash & !PLACE | (place + 1) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Enters each key twice, as a map does.
+    fn enter(places: &mut Places, keys: &[Vec<u8>]) {
+        let key_of = |place: usize| &keys[place][..];
+        places.rebuild(64, 0, key_of);
+        for (place, key) in keys.iter().enumerate() {
+            assert_eq!(places.place_or_take(key, place, key_of), None);
+            assert_eq!(places.place_or_take(key, place + 1, key_of), Some(place));
+        }
+        for (place, key) in keys.iter().enumerate() {
+            assert_eq!(places.place_or_take(key, keys.len(), key_of), Some(place));
+        }
+    }
+
+    #[test]
+    fn keys_are_found_where_they_were_entered() {
+        let mut places = Places::default();
+        enter(&mut places, &(0..100_000).map(|n| format!("{n:x}").into_bytes()).collect::<Vec<_>>());
+        assert!(matches!(places.hash, Hash::Quick(_)), "chance alone changes no hash");
+    }
+
+    #[test]
+    fn keys_that_were_chosen_to_collide_are_found_by_another_hash() {
+        let mut places = Places::default();
+        // As one who knew the secret could: they collide in every table of up to 2^12 slots.
+        let colliding = |key: &Vec<u8>| places.hash.of(key) & 0xFFF == 0x123;
+        let keys: Vec<_> =
+            (0..).map(|n: u64| n.to_string().into_bytes()).filter(colliding).take(2 * MAX_SEARCH).collect();
+        enter(&mut places, &keys);
+        assert!(matches!(places.hash, Hash::Keyed(_)));
+    }
+}
