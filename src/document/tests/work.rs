@@ -159,12 +159,16 @@ fn assert_is_the_models(encoder: &Encoder, descriptor: &MessageDescriptor, recor
     assert_eq!(sorted(&ours.into()), sorted(&model(&decoded).into()), "{what}");
 }
 
+/// In a record of a few bytes, one that is read a fourth time is a large part of all: so many such bytes are let pass.
+const FEW_BYTES: f64 = 32.0;
+
 #[test]
 fn random_messages_take_no_more_work_than_that() {
     let (encoder, real, descriptor) = (encoder_of(everything()), real_work(), everything());
     proptest!(cases(256), |(record in message(&descriptor, 0))| {
-        let ratio = work(&encoder, Stream::Stats, &record) / real;
-        prop_assert!(ratio <= MAX_RATIO, "{} x real: {:02x?}", ratio, record);
+        let read = work(&encoder, Stream::Stats, &record) * record.len() as f64;
+        let most = MAX_RATIO * real * record.len() as f64 + FEW_BYTES;
+        prop_assert!(read <= most, "{} bytes read, {} at most: {:02x?}", read, most, record);
     });
 }
 
