@@ -1,8 +1,9 @@
 //! The process: what it opens and in which order, who waits for whom when it stops.
 //!
 //! Start: lock the data folder → open the spools → start the workers → bind and serve. A spool that does not open stops its
-//! sink, not the process. Stop: the servers and a reload first (open requests end), then the workers (one last flush), then the
-//! spools; each part within half of `shutdown_timeout`.
+//! sink, not the process. Stop: the servers and a reload first (open requests end), then of each sink the worker (one last
+//! flush), then its spool. The servers have half of `shutdown_timeout`, all of it together not two seconds more than the whole:
+//! what a disk holds up by then is left where it is, as a kill would leave it.
 
 mod demo;
 mod folder;
@@ -58,7 +59,7 @@ use crate::{
     ingest::{self, Gate, IngestStatus, Intake, Listener},
     logging::Logging,
     record::{UnixMillis, now_millis},
-    status::{Process, SinkStatus, Snapshot},
+    status::{Disk, Process, SinkStatus, Snapshot},
 };
 use parts::Parts;
 use rates::Rates;
@@ -94,6 +95,8 @@ pub struct App {
     sinks: ArcSwap<Vec<Arc<Running>>>,
     /// Spools that the configuration does not name.
     unclaimed: Mutex<Vec<SinkStatus>>,
+    /// The data folder's disk, as it was seen last: asking it may take as long as it likes.
+    disk: Mutex<Disk>,
     rates: Mutex<Rates>,
     latest: watch::Sender<Arc<Snapshot>>,
     addresses: Addresses,
@@ -128,6 +131,7 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
     };
     app.announce();
     let watching = app.run("the watch over states", Arc::clone(&app).watch());
+    let watching_disk = app.run("the watch over the disk", Arc::clone(&app).watch_disk());
     let opening = app.run("the opening of spools", Arc::clone(&app).keep_opening());
     let admin = app.run("the admin server", admin.serve(Arc::clone(&app)));
     let servers = app.serve(grpc, http);
@@ -148,6 +152,7 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
         }
     };
     watching.abort();
+    watching_disk.abort();
     admin.abort();
     if !closed {
         // Letting go of an open spool waits for its threads, and they may wait for the disk.
@@ -196,12 +201,12 @@ async fn start(config: Config, options: RunOptions) -> Result<Started, RunError>
         admin: admin.address().map(|address| address.to_string()),
     };
 
-    let (latest, _) = watch::channel(Arc::new(empty_snapshot(&config)));
     let looking = tokio::task::spawn_blocking(move || {
-        let unclaimed = snapshot::unclaimed_spools(&config);
-        (config, unclaimed)
+        let (unclaimed, disk) = (snapshot::unclaimed_spools(&config), snapshot::disk(&config.data_dir));
+        (config, unclaimed, disk)
     });
-    let (config, unclaimed) = looking.await.map_err(|panic| RunError::Failed(panic.to_string()))?;
+    let (config, unclaimed, disk) = looking.await.map_err(|panic| RunError::Failed(panic.to_string()))?;
+    let (latest, _) = watch::channel(Arc::new(empty_snapshot(&config, disk)));
     let app = Arc::new(App {
         started_at: now_millis(),
         config: ArcSwap::from_pointee(config),
@@ -213,6 +218,7 @@ async fn start(config: Config, options: RunOptions) -> Result<Started, RunError>
         gate,
         sinks: ArcSwap::from_pointee(sinks),
         unclaimed: Mutex::new(unclaimed),
+        disk: Mutex::new(disk),
         rates: Mutex::default(),
         latest,
         addresses,
@@ -223,12 +229,12 @@ async fn start(config: Config, options: RunOptions) -> Result<Started, RunError>
     Ok(Started { app, admin, grpc, http })
 }
 
-fn empty_snapshot(config: &Config) -> Snapshot {
+fn empty_snapshot(config: &Config, disk: Disk) -> Snapshot {
     Snapshot {
         at: now_millis(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         data_dir: config.data_dir.display().to_string(),
-        disk: snapshot::disk(&config.data_dir),
+        disk,
         process: None,
         ingest: None,
         sinks: Vec::new(),
@@ -276,6 +282,33 @@ impl App {
         snapshot
     }
 
+    /// The last snapshot, for whoever cannot wait for one of now, because a disk holds it up: that is no process to rely on.
+    #[must_use]
+    pub fn last_snapshot(&self) -> Snapshot {
+        let mut snapshot = Snapshot::clone(&self.latest.borrow());
+        let mut not_ready = snapshot.process.take().map(|process| process.not_ready).unwrap_or_default();
+        let age = Duration::from_millis(now_millis().saturating_sub(snapshot.at).max(0).unsigned_abs());
+        not_ready.push(format!(
+            "the status is {} s old: a disk does not answer; see to the disks of the data folder and of the sinks",
+            age.as_secs()
+        ));
+        snapshot.process = Some(self.process(not_ready));
+        snapshot
+    }
+
+    fn process(&self, not_ready: Vec<String>) -> Process {
+        Process {
+            pid: std::process::id(),
+            started_at: self.started_at,
+            config: self.config.load().source.clone(),
+            grpc: self.addresses.grpc.clone(),
+            http: self.addresses.http.clone(),
+            admin: self.addresses.admin.clone(),
+            ready: not_ready.is_empty(),
+            not_ready,
+        }
+    }
+
     /// The snapshot of each second, and of each change at once.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
@@ -317,22 +350,14 @@ impl App {
             not_ready.push("stopping".to_owned());
         }
         let config = self.config.load();
+        let disk = *self.disk.lock();
         let rates = self.rates.lock();
         let snapshot = Snapshot {
             at: now_millis(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             data_dir: config.data_dir.display().to_string(),
-            disk: snapshot::disk(&config.data_dir),
-            process: Some(Process {
-                pid: std::process::id(),
-                started_at: self.started_at,
-                config: config.source.clone(),
-                grpc: self.addresses.grpc.clone(),
-                http: self.addresses.http.clone(),
-                admin: self.addresses.admin.clone(),
-                ready: not_ready.is_empty(),
-                not_ready,
-            }),
+            disk,
+            process: Some(self.process(not_ready)),
             ingest: Some(snapshot::ingest(&ingest, rates.taken())),
             sinks,
             changes: rates.changes(),
@@ -351,6 +376,19 @@ impl App {
             let watched = tokio::task::spawn_blocking(move || app.watch_once(look == 0)).await;
             if let Err(error) = watched {
                 tracing::error!(%error, "making the status failed");
+            }
+        }
+    }
+
+    /// Looks at the data folder's disk, for ever. It alone waits for it.
+    async fn watch_disk(self: Arc<Self>) {
+        let mut interval = tokio::time::interval(LOOK * LOOKS_A_SAMPLE);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            interval.tick().await;
+            let config = self.config();
+            if let Ok(disk) = tokio::task::spawn_blocking(move || snapshot::disk(&config.data_dir)).await {
+                *self.disk.lock() = disk;
             }
         }
     }
