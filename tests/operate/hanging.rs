@@ -33,13 +33,13 @@ pub(super) fn is_over(pid: u32) -> bool {
     status.lines().find(|line| line.starts_with("State:")).is_none_or(|state| state.contains('Z'))
 }
 
-async fn started() -> Spool {
-    let spool = Setup::new()
-        .files("slow")
-        .sink("name: other, type: file, path: other, required: false")
-        .section(&format!("shutdown_timeout: {}s", SHUTDOWN.as_secs()))
-        .start()
-        .await;
+/// With the sink `slow`, and another one unless that is alone: a request for one sink is appended by the thread that serves it.
+async fn started(alone: bool) -> Spool {
+    let mut setup = Setup::new().files("slow").section(&format!("shutdown_timeout: {}s", SHUTDOWN.as_secs()));
+    if !alone {
+        setup = setup.sink("name: other, type: file, path: other, required: false");
+    }
+    let spool = setup.start().await;
     send(&spool, vec![event("AE_1", "room")]).await;
     spool.wait_until_drained().await;
     spool
@@ -52,8 +52,8 @@ fn send_in_vain(spool: &Spool) -> tokio::task::JoinHandle<()> {
     tokio::spawn(async { drop(request.send().await) })
 }
 
-async fn stops_in_time(calls: &str, file: Option<&str>) {
-    let mut spool = started().await;
+async fn stops_in_time(alone: bool, calls: &str, file: Option<&str>) {
+    let mut spool = started(alone).await;
     let (traces, pid) = (support::folder("trace"), spool.process().pid());
     let file = file.map(|file| spool.data().join(file));
     let mut strace = hang(pid, calls, file.as_deref(), &traces.path().join("log")).await;
@@ -66,7 +66,7 @@ async fn stops_in_time(calls: &str, file: Option<&str>) {
     }
     let after = begun.elapsed();
     strace.kill();
-    let context = format!("{calls} on {file:?}: over after {after:?}");
+    let context = format!("{calls} on {file:?} (alone: {alone}): over after {after:?}");
     assert!(after < SHUTDOWN + Duration::from_secs(2), "{context}: {}", spool.said());
     let (status, said) = spool.wait_for_its_end();
     assert!(status.success(), "{context}: {status}: {said}");
@@ -85,20 +85,22 @@ async fn stops_in_time(calls: &str, file: Option<&str>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_is_over_in_time_where_a_request_waits_for_the_disk() {
-    stops_in_time("fdatasync", Some("slow/journal/000000000001.journal")).await;
+    for alone in [true, false] {
+        stops_in_time(alone, "fdatasync", Some("slow/journal/000000000001.journal")).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_is_over_in_time_whichever_call_hangs() {
     for calls in ["fdatasync,fsync", "statfs,fstatfs", "openat", "unlink,unlinkat", "statx,newfstatat"] {
-        stops_in_time(calls, None).await;
+        stops_in_time(true, calls, None).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn readiness_and_metrics_do_not_wait_for_a_disk() {
     for calls in ["statfs,fstatfs", "openat,statx,newfstatat,unlink,unlinkat,statfs,fstatfs", "fdatasync,fsync"] {
-        let mut spool = started().await;
+        let mut spool = started(true).await;
         let (traces, pid) = (support::folder("trace"), spool.process().pid());
         let mut strace = hang(pid, calls, None, &traces.path().join("log")).await;
         let sending = send_in_vain(&spool);
