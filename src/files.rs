@@ -4,7 +4,7 @@
 //! - A link in a file's place is not followed: whoever may write to the folder would choose which file is written.
 //! - A file has to be a regular one, and to belong to this user, to root, or to the folder's own user, who may replace it
 //!   anyhow. Nothing waits for the other end of a pipe in its place.
-//! - A file that has a second name elsewhere (a hard link) is not written.
+//! - A file that has a second name elsewhere (a hard link) is not written, and keeps its mode.
 //! - What is private is made with mode 0600, and gets it where it was left with another.
 //!
 //! What the user names is opened as it is, because it may well be a link or a pipe (a mounted secret, `<(command)`) and is only
@@ -73,7 +73,7 @@ pub(crate) fn open_private(path: &Path, options: &mut OpenOptions) -> io::Result
 }
 
 /// Makes a directory private, and all below it that belongs to this user: what was left open to others. Links are neither followed
-/// nor changed.
+/// nor changed, of either kind.
 ///
 /// # Errors
 /// When it is not there, is no directory, belongs to another user (as [`open`] has it), or cannot be changed.
@@ -99,10 +99,8 @@ fn make_all_private(directory: &Path, metadata: &Metadata) -> io::Result<()> {
         // Of a link itself, not of what it leads to. Files come and go.
         match entry.metadata() {
             Ok(metadata) if metadata.is_dir() => make_all_private(&entry.path(), &metadata)?,
-            Ok(metadata) if metadata.is_file() => {
-                if let Some(private) = private_mode(&metadata) {
-                    fs::set_permissions(entry.path(), private)?;
-                }
+            Ok(metadata) if metadata.is_file() && private_mode(&metadata).is_some() => {
+                make_file_private(&entry.path())?
             }
             _ => {}
         }
@@ -110,10 +108,27 @@ fn make_all_private(directory: &Path, metadata: &Metadata) -> io::Result<()> {
     Ok(())
 }
 
-/// What a file or directory of this user is to get, where others may do anything with it.
+/// Looks again at what is open: another file may stand under the name by now.
+fn make_file_private(path: &Path) -> io::Result<()> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    // What cannot be opened says so when it is used.
+    let Ok(file) = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path) else {
+        return Ok(());
+    };
+    let metadata = file.metadata()?;
+    match private_mode(&metadata) {
+        Some(private) if metadata.is_file() => file.set_permissions(private),
+        _ => Ok(()),
+    }
+}
+
+/// What a file or directory of this user is to get, where others may do anything with it. A file that has a second name stays
+/// as it is: the mode belongs to both.
 fn private_mode(metadata: &Metadata) -> Option<Permissions> {
     let is_own = metadata.uid() == rustix::process::geteuid().as_raw();
-    (is_own && metadata.mode() & OTHERS != 0).then(|| Permissions::from_mode(metadata.mode() & !OTHERS & 0o7777))
+    let is_shared = !metadata.is_dir() && metadata.nlink() > 1;
+    (is_own && !is_shared && metadata.mode() & OTHERS != 0)
+        .then(|| Permissions::from_mode(metadata.mode() & !OTHERS & 0o7777))
 }
 
 /// Whether a file in a folder may be taken for one of ours: see the module's header.
@@ -270,6 +285,19 @@ mod tests {
             assert!(is_refusal(&error) && error.kind() == io::ErrorKind::TooManyLinks, "{error}");
         }
         open(&at("linked"), OpenOptions::new().read(true)).unwrap();
+    }
+
+    #[test]
+    fn a_file_with_a_second_name_keeps_its_mode_in_a_directory_that_becomes_private() {
+        let folder = tempfile::tempdir().unwrap();
+        let (outside, directory) = (folder.path().join("precious"), folder.path().join("directory"));
+        fs::create_dir(&directory).unwrap();
+        fs::write(&outside, "precious").unwrap();
+        fs::set_permissions(&outside, Permissions::from_mode(0o640)).unwrap();
+        fs::hard_link(&outside, directory.join("linked")).unwrap();
+        make_private(&directory).unwrap();
+        open_private(&directory.join("linked"), OpenOptions::new().read(true)).unwrap();
+        assert_eq!(fs::metadata(&outside).unwrap().mode() & 0o777, 0o640);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `/api/v1`: what the page, the CLI and programs use. `openapi.json` describes it; a test holds the two together.
 
-use std::{convert::Infallible, sync::Arc};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Json, Router,
@@ -15,6 +15,7 @@ use axum::{
 };
 use futures::{Stream, StreamExt};
 use serde_json::json;
+use tokio::sync::Semaphore;
 use tokio_stream::wrappers::WatchStream;
 
 use super::{
@@ -28,6 +29,10 @@ use crate::{
 };
 
 const RETRY_AFTER_SECONDS: &str = "2";
+/// So long an answer waits for a status of now; whoever looks whether a process is alive waits for 5 s and longer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Statuses made at once.
+static AT_ONCE: Semaphore = Semaphore::const_new(8);
 const DESCRIPTION: &str = include_str!("openapi.json");
 
 pub(super) fn routes() -> Router<Arc<App>> {
@@ -102,10 +107,18 @@ impl From<ReloadError> for Problem {
     }
 }
 
-/// Everything now, made off the async threads: it may read the disk.
+/// Everything now, made off the async threads: what a disk holds up may hold that up too, and is told by the last one then.
 pub(super) async fn snapshot(app: Arc<App>) -> Snapshot {
-    let latest = Arc::clone(&app.subscribe().borrow());
-    tokio::task::spawn_blocking(move || app.snapshot()).await.unwrap_or_else(|_| Snapshot::clone(&latest))
+    let now = Arc::clone(&app);
+    let making = async {
+        // Those that wait for a disk must not take up ever more threads.
+        let place = AT_ONCE.acquire().await;
+        tokio::task::spawn_blocking(move || (now.snapshot(), drop(place)).0).await
+    };
+    match tokio::time::timeout(PATIENCE, making).await {
+        Ok(Ok(snapshot)) => snapshot,
+        Ok(Err(_)) | Err(_) => app.last_snapshot(),
+    }
 }
 
 async fn describe() -> Response {

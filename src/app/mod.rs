@@ -1,13 +1,15 @@
 //! The process: what it opens and in which order, who waits for whom when it stops.
 //!
 //! Start: lock the data folder → open the spools → start the workers → bind and serve. A spool that does not open stops its
-//! sink, not the process. Stop: the servers and a reload first (open requests end), then the workers (one last flush), then the
-//! spools; each part within half of `shutdown_timeout`.
+//! sink, not the process. Stop: the servers and a reload first (open requests end), then of each sink the worker (one last
+//! flush), then its spool. The servers have half of `shutdown_timeout`, all of it together not two seconds more than the whole:
+//! what a disk holds up by then is left where it is, as a kill would leave it.
 
 mod demo;
 mod folder;
 mod import;
 mod letters;
+mod looking;
 mod open_files;
 mod operate;
 mod parts;
@@ -28,7 +30,6 @@ use std::{
     convert::Infallible,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -58,17 +59,11 @@ use crate::{
     ingest::{self, Gate, IngestStatus, Intake, Listener},
     logging::Logging,
     record::{UnixMillis, now_millis},
-    status::{Process, SinkStatus, Snapshot},
+    status::{Disk, SinkStatus, Snapshot},
 };
 use parts::Parts;
 use rates::Rates;
 use sinks::Running;
-use snapshot::Looked;
-
-/// How often states are looked at.
-const LOOK: Duration = Duration::from_millis(250);
-/// How often rates are sampled and the status page hears of them, in looks.
-const LOOKS_A_SAMPLE: u32 = 4;
 
 /// What `run` is told besides the configuration.
 #[derive(Debug)]
@@ -94,6 +89,8 @@ pub struct App {
     sinks: ArcSwap<Vec<Arc<Running>>>,
     /// Spools that the configuration does not name.
     unclaimed: Mutex<Vec<SinkStatus>>,
+    /// The data folder's disk, as it was seen last: asking it may take as long as it likes.
+    disk: Mutex<Disk>,
     rates: Mutex<Rates>,
     latest: watch::Sender<Arc<Snapshot>>,
     addresses: Addresses,
@@ -128,6 +125,7 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
     };
     app.announce();
     let watching = app.run("the watch over states", Arc::clone(&app).watch());
+    let watching_disk = app.run("the watch over the disk", Arc::clone(&app).watch_disk());
     let opening = app.run("the opening of spools", Arc::clone(&app).keep_opening());
     let admin = app.run("the admin server", admin.serve(Arc::clone(&app)));
     let servers = app.serve(grpc, http);
@@ -148,6 +146,7 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
         }
     };
     watching.abort();
+    watching_disk.abort();
     admin.abort();
     if !closed {
         // Letting go of an open spool waits for its threads, and they may wait for the disk.
@@ -196,12 +195,12 @@ async fn start(config: Config, options: RunOptions) -> Result<Started, RunError>
         admin: admin.address().map(|address| address.to_string()),
     };
 
-    let (latest, _) = watch::channel(Arc::new(empty_snapshot(&config)));
     let looking = tokio::task::spawn_blocking(move || {
-        let unclaimed = snapshot::unclaimed_spools(&config);
-        (config, unclaimed)
+        let (unclaimed, disk) = (snapshot::unclaimed_spools(&config), snapshot::disk(&config.data_dir));
+        (config, unclaimed, disk)
     });
-    let (config, unclaimed) = looking.await.map_err(|panic| RunError::Failed(panic.to_string()))?;
+    let (config, unclaimed, disk) = looking.await.map_err(|panic| RunError::Failed(panic.to_string()))?;
+    let (latest, _) = watch::channel(Arc::new(looking::empty_snapshot(&config, disk)));
     let app = Arc::new(App {
         started_at: now_millis(),
         config: ArcSwap::from_pointee(config),
@@ -213,6 +212,7 @@ async fn start(config: Config, options: RunOptions) -> Result<Started, RunError>
         gate,
         sinks: ArcSwap::from_pointee(sinks),
         unclaimed: Mutex::new(unclaimed),
+        disk: Mutex::new(disk),
         rates: Mutex::default(),
         latest,
         addresses,
@@ -221,19 +221,6 @@ async fn start(config: Config, options: RunOptions) -> Result<Started, RunError>
         parts: Parts::new(),
     });
     Ok(Started { app, admin, grpc, http })
-}
-
-fn empty_snapshot(config: &Config) -> Snapshot {
-    Snapshot {
-        at: now_millis(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        data_dir: config.data_dir.display().to_string(),
-        disk: snapshot::disk(&config.data_dir),
-        process: None,
-        ingest: None,
-        sinks: Vec::new(),
-        changes: Vec::new(),
-    }
 }
 
 impl App {
@@ -265,17 +252,6 @@ impl App {
         self.gate.refuse_admin(why, self.intake.status());
     }
 
-    /// Everything now.
-    #[must_use]
-    pub fn snapshot(&self) -> Snapshot {
-        let (mut snapshot, _) = self.look();
-        for mut sink in self.unclaimed.lock().iter().cloned() {
-            sink.grow_older(snapshot.at);
-            snapshot.sinks.push(sink);
-        }
-        snapshot
-    }
-
     /// The snapshot of each second, and of each change at once.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
@@ -296,78 +272,6 @@ impl App {
 
     fn sink(&self, name: &str) -> Option<Arc<Running>> {
         self.sinks.load().iter().find(|sink| sink.config.name.as_str() == name).cloned()
-    }
-
-    /// The configured sinks' part, and what it was made of.
-    fn look(&self) -> (Snapshot, Vec<Looked>) {
-        let ingest = self.intake.snapshot();
-        let looked: Vec<_> = self
-            .sinks
-            .load()
-            .iter()
-            .map(|sink| {
-                let lost = ingest.lost_by_optional_sinks.get(&sink.config.name).copied().unwrap_or_default();
-                snapshot::of_running(sink, &self.rates, lost)
-            })
-            .collect();
-        let sinks = looked.iter().map(|looked| looked.status.clone()).collect();
-        let mut not_ready: Vec<String> = looked.iter().filter_map(|looked| looked.not_ready.clone()).collect();
-        not_ready.extend(self.parts.ended());
-        if self.stopping.is_cancelled() {
-            not_ready.push("stopping".to_owned());
-        }
-        let config = self.config.load();
-        let rates = self.rates.lock();
-        let snapshot = Snapshot {
-            at: now_millis(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            data_dir: config.data_dir.display().to_string(),
-            disk: snapshot::disk(&config.data_dir),
-            process: Some(Process {
-                pid: std::process::id(),
-                started_at: self.started_at,
-                config: config.source.clone(),
-                grpc: self.addresses.grpc.clone(),
-                http: self.addresses.http.clone(),
-                admin: self.addresses.admin.clone(),
-                ready: not_ready.is_empty(),
-                not_ready,
-            }),
-            ingest: Some(snapshot::ingest(&ingest, rates.taken())),
-            sinks,
-            changes: rates.changes(),
-        };
-        (snapshot, looked)
-    }
-
-    /// Samples and notes changes, for ever.
-    async fn watch(self: Arc<Self>) {
-        let mut interval = tokio::time::interval(LOOK);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        for look in (0..LOOKS_A_SAMPLE).cycle() {
-            interval.tick().await;
-            let app = Arc::clone(&self);
-            // Reading the oldest records' times may touch the disk.
-            let watched = tokio::task::spawn_blocking(move || app.watch_once(look == 0)).await;
-            if let Err(error) = watched {
-                tracing::error!(%error, "making the status failed");
-            }
-        }
-    }
-
-    fn watch_once(&self, sample: bool) {
-        let (snapshot, looked) = self.look();
-        let changed = {
-            let mut rates = self.rates.lock();
-            if sample {
-                let taken = snapshot.ingest.as_ref().map_or(0, |ingest| ingest.records);
-                rates.sample(snapshot.at, taken, &looked);
-            }
-            rates.note_changes(snapshot.at, &looked)
-        };
-        if sample || changed {
-            self.latest.send_replace(Arc::new(self.snapshot()));
-        }
     }
 
     /// Runs a part that never ends by itself.

@@ -1,6 +1,11 @@
 //! Talks to the running process over the socket in its data folder.
 
-use std::{fs::OpenOptions, path::Path, time::Duration};
+use std::{
+    fs::{self, OpenOptions},
+    os::unix::fs::FileTypeExt,
+    path::Path,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, Uri};
@@ -31,6 +36,7 @@ impl Client {
         let client = Self { socket: socket(data_dir) };
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
+            client.check_socket(data_dir)?;
             if client.connect().await.is_ok() {
                 return Ok(Some(client));
             }
@@ -47,6 +53,25 @@ impl Client {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// What is in the socket's place and is none would not answer, however long one waits; a link may lead to somebody else.
+    fn check_socket(&self, data_dir: &Path) -> Result<(), Failure> {
+        let what = match fs::symlink_metadata(&self.socket).map(|found| found.file_type()) {
+            Ok(found) if found.is_symlink() => "a symbolic link",
+            Ok(found) if !found.is_socket() => "no socket",
+            _ => return Ok(()),
+        };
+        if !is_locked(data_dir) {
+            return Ok(());
+        }
+        let message = format!(
+            "a process has {} locked, and {} is {what}, not the socket that it made: remove it, and start livekit-spool \
+             again (it stops on SIGTERM)",
+            data_dir.display(),
+            self.socket.display()
+        );
+        Err(Failure::new(Exit::NotRunning, message))
     }
 
     /// The process that works on the data folder.

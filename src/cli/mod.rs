@@ -229,6 +229,7 @@ impl Common {
 /// # Errors
 /// When it is missing or wrong.
 pub fn load_config(file: Option<&Path>) -> Result<Config, Failure> {
+    threads::ensure(threads::TO_READ)?;
     config::load(file, &|name| std::env::var(name).ok()).map_err(|error: ConfigError| Failure::usage(error.to_string()))
 }
 
@@ -280,7 +281,7 @@ fn dispatch(cli: Cli) -> Outcome {
 
 /// Runs a command that waits for sockets and disks.
 fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
-    threads::ensure()?;
+    threads::ensure(threads::of_command())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
         // Caught, it ends nothing: a file that would be larger than `ulimit -f` allows is an error of that write (EFBIG).

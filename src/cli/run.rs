@@ -1,6 +1,6 @@
 //! `run`: the process itself.
 
-use super::{Common, Exit, Failure, Outcome, block_on};
+use super::{Common, Exit, Failure, Outcome, block_on, threads};
 use crate::{
     app::{self, FolderError, RunError, RunOptions, SinkStartError},
     demo::DEFAULT_RATE,
@@ -28,6 +28,7 @@ pub(super) fn run(common: &Common, args: &Args) -> Outcome {
     if args.trust_clock {
         record::trust_wall_clock();
     }
+    threads::ensure(threads::of_run(&config))?;
     let logging = logging::start(&config.log, common.log_format)?;
     let options = RunOptions { config_file: common.config.clone(), demo_rate: args.demo.then_some(args.rate), logging };
     block_on(async { app::run(config, options).await.map_err(refusal) })

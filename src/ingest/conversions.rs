@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use super::{Refusal, Refused};
 
 /// Pieces of work at the same time, of each listener: this bounds their memory too.
-const AT_ONCE: usize = 2;
+pub(crate) const AT_ONCE: usize = 2;
 
 type Job = Box<dyn FnOnce() + Send>;
 

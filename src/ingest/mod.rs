@@ -48,6 +48,7 @@ use places::{Holder, Places};
 pub(crate) use server::{Handler, Server, http1};
 
 pub use auth::{AUDIENCE, Gate, MIN_TOKEN_LENGTH};
+pub(crate) use conversions::AT_ONCE as CONVERSION_THREADS;
 pub(crate) use dropped::drops_newest;
 pub use dropped::{Accepted, Dropped, DroppedRecords};
 pub use fanout::{Append, CannotAppend, Filter, Intake, Target};

@@ -12,6 +12,7 @@ mod browser;
 mod cdp;
 mod cli;
 mod documents;
+mod hanging;
 mod logs;
 mod redaction;
 mod spools;

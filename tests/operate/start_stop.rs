@@ -13,7 +13,7 @@ use serde_json::Value;
 
 use super::{
     cli::{fails, ok, said},
-    event, nowhere, send, support,
+    event, hanging, nowhere, send, support,
 };
 use support::{
     child::Process,
@@ -89,13 +89,9 @@ async fn a_stop_during_a_reload_with_hanging_sinks_is_over_in_time() {
     assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
 }
 
-/// Makes a process's writes and syncs of a file hang for ten minutes.
-fn hang(pid: u32, file: &Path, log: &Path) -> Process {
-    let (pid, file) = (pid.to_string(), file.to_str().expect("a UTF-8 path"));
-    let calls = "ftruncate,fdatasync,fsync,pwrite64";
-    let (trace, inject) = (format!("trace={calls}"), format!("inject={calls}:delay_enter=600s"));
-    let words = ["-f", "-p", &pid, "-P", file, "-e", &trace, "-e", &inject];
-    Process::start("strace", Path::new("strace"), &words, &[], log)
+/// Makes a process's writes and syncs of a file hang.
+async fn hang(pid: u32, file: &Path, log: &Path) -> Process {
+    hanging::hang(pid, "ftruncate,fdatasync,fsync,pwrite64", Some(file), log).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,8 +107,7 @@ async fn a_reload_and_a_stop_wait_for_no_disk_and_the_sink_goes_on_when_it_answe
         let journal = spool.data().join("slow/journal/000000000001.journal");
         let traces = support::folder("trace");
         let pid = spool.process().pid();
-        let mut strace = hang(pid, &journal, &traces.path().join("log"));
-        support::eventually("strace is there", || async { strace.output().contains("attached") }).await;
+        let mut strace = hang(pid, &journal, &traces.path().join("log")).await;
         let config = spool.folder().join("config.yaml");
         let text = fs::read_to_string(&config).unwrap();
         let changed = text.replace("type: file", "spool: { max_bytes: 77MiB }, type: file");
@@ -143,13 +138,7 @@ async fn a_reload_and_a_stop_wait_for_no_disk_and_the_sink_goes_on_when_it_answe
         } else {
             let begun = Instant::now();
             spool.process().signal(Signal::TERM);
-            let is_over = || {
-                let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-                let over =
-                    status.lines().find(|line| line.starts_with("State:")).is_none_or(|state| state.contains('Z'));
-                async move { over }
-            };
-            support::eventually("it has ended", is_over).await;
+            support::eventually("it has ended", || async { hanging::is_over(pid) }).await;
             assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
             strace.kill();
             spool.wait_for_its_end();
@@ -163,8 +152,7 @@ async fn a_sink_whose_disk_answers_again_takes_over_what_the_last_reload_wanted(
     send(&spool, vec![event("AE_1", "room")]).await;
     let journal = spool.data().join("slow/journal/000000000001.journal");
     let traces = support::folder("trace");
-    let mut strace = hang(spool.process().pid(), &journal, &traces.path().join("log"));
-    support::eventually("strace is there", || async { strace.output().contains("attached") }).await;
+    let mut strace = hang(spool.process().pid(), &journal, &traces.path().join("log")).await;
     let config = spool.folder().join("config.yaml");
     let text = fs::read_to_string(&config).unwrap();
     for size in ["77MiB", "78MiB"] {
@@ -436,4 +424,26 @@ async fn an_export_follows_no_link_and_leaves_nothing_open_to_all() {
     assert_eq!(fs::metadata(at("left")).unwrap().permissions().mode() & 0o777, 0o600);
     let document: Value = serde_json::from_slice(&fs::read(at("left")).unwrap()).unwrap();
     assert_eq!(document["_id"], "AE_1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_stands_in_the_place_of_the_socket_is_told_at_once() {
+    let spool = Setup::new().files("files").start().await;
+    let (socket, elsewhere) = (spool.data().join("livekit-spool.sock"), spool.folder().join("elsewhere"));
+    let _somebody = std::os::unix::net::UnixListener::bind(&elsewhere).unwrap();
+    for (what, said_of_it) in [("link", "a symbolic link"), ("dangling", "a symbolic link"), ("file", "no socket")] {
+        fs::remove_file(&socket).unwrap();
+        match what {
+            "link" => std::os::unix::fs::symlink(&elsewhere, &socket).unwrap(),
+            "dangling" => std::os::unix::fs::symlink("nowhere", &socket).unwrap(),
+            _ => fs::write(&socket, "").unwrap(),
+        }
+        for words in [&["backlog"][..], &["ready"], &["reload"], &["pause", "files"]] {
+            let begun = Instant::now();
+            let output = spool.command(words);
+            assert_eq!(output.status.code(), Some(3), "{words:?}, {what}: {}", said(&output));
+            assert!(begun.elapsed() < Duration::from_secs(5), "{words:?}, {what}: {:?}", begun.elapsed());
+            assert!(said(&output).contains(said_of_it), "{words:?}, {what}: {}", said(&output));
+        }
+    }
 }

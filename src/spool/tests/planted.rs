@@ -1,6 +1,6 @@
 //! What others put in the place of a spool's files is neither followed, nor written, nor waited for: the answer says what is there.
 
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 
 use super::*;
 
@@ -39,6 +39,7 @@ fn plant(what: &str, file: &Path, outside: &Path) -> bool {
         // As a backup by hard links has it: the same bytes, which are not to change under the other name.
         "second name" => {
             fs::write(outside, there).expect("written");
+            fs::set_permissions(outside, fs::Permissions::from_mode(0o640)).expect("opened to a group");
             fs::hard_link(outside, file).expect("linked");
         }
         _ => {
@@ -47,6 +48,13 @@ fn plant(what: &str, file: &Path, outside: &Path) -> bool {
         }
     }
     true
+}
+
+/// Bytes, mode, owner and time of the file elsewhere: none of it is ours to change.
+fn all_of(outside: &Path) -> (Vec<u8>, u32, [u32; 2], [i64; 2]) {
+    let file = fs::metadata(outside).expect("it is there");
+    let bytes = fs::read(outside).expect("it is read");
+    (bytes, file.mode(), [file.uid(), file.gid()], [file.mtime(), file.mtime_nsec()])
 }
 
 /// A closed spool with records, dead letters, damage in quarantine and counted losses.
@@ -72,6 +80,7 @@ async fn what_stands_in_a_files_place_is_not_followed_written_or_waited_for() {
         ("queue/db", true),
         ("queue/conf", true),
         ("dead/queue/db", true),
+        ("dead/queue/conf", true),
     ];
     let source = tempfile::tempdir().expect("a folder");
     let source = source.path().join("spool");
@@ -86,7 +95,7 @@ async fn what_stands_in_a_files_place_is_not_followed_written_or_waited_for() {
             if !plant(what, &home.join(name), &outside) {
                 continue;
             }
-            let before = fs::read(&outside).expect("it is there");
+            let before = all_of(&outside);
             let context = format!("{what} as {name}");
             let opening = home.clone();
             let opened = tokio::task::spawn_blocking(move || Spool::open(&opening, options()));
@@ -112,7 +121,7 @@ async fn what_stands_in_a_files_place_is_not_followed_written_or_waited_for() {
                     assert!(!opens && error.contains(name) && error.contains(said), "{context}: {error}");
                 }
             }
-            assert_eq!(fs::read(&outside).expect("it is there"), before, "{context}");
+            assert_eq!(all_of(&outside), before, "{context}");
             assert!(!outside.with_extension("nowhere").exists(), "{context}");
         }
     }
@@ -155,11 +164,11 @@ async fn a_report_of_damage_goes_to_no_other_file() {
         fs::remove_dir_all(home.join("queue")).expect("removed");
         fs::create_dir(home.join("quarantine")).expect("made");
         assert!(plant(what, &home.join("quarantine/report.ndjson"), &outside));
-        let before = fs::read(&outside).expect("it is there");
+        let before = all_of(&outside);
         let spool = open(&home);
         let told = spool.status().last_error.map(|error| error.message).unwrap_or_default();
         assert!(told.contains("quarantine") && told.contains(said), "{what}: {told}");
         spool.close().await;
-        assert_eq!(fs::read(&outside).expect("it is there"), before, "{what}");
+        assert_eq!(all_of(&outside), before, "{what}");
     }
 }

@@ -1,0 +1,150 @@
+//! Looks at everything, by itself and when asked. It takes no disk's time that it can do without: whoever asks how the process
+//! goes is not to wait for what keeps it from going.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{
+    App,
+    snapshot::{self, Looked},
+};
+use crate::{
+    config::Config,
+    record::now_millis,
+    status::{Disk, Process, Snapshot},
+};
+
+/// How often states are looked at.
+const LOOK: Duration = Duration::from_millis(250);
+/// How often rates are sampled and the status page hears of them, in looks.
+const LOOKS_A_SAMPLE: u32 = 4;
+
+/// What there is to tell before the first look.
+pub(super) fn empty_snapshot(config: &Config, disk: Disk) -> Snapshot {
+    Snapshot {
+        at: now_millis(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        data_dir: config.data_dir.display().to_string(),
+        disk,
+        process: None,
+        ingest: None,
+        sinks: Vec::new(),
+        changes: Vec::new(),
+    }
+}
+
+impl App {
+    /// Everything now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        let (mut snapshot, _) = self.look();
+        for mut sink in self.unclaimed.lock().iter().cloned() {
+            sink.grow_older(snapshot.at);
+            snapshot.sinks.push(sink);
+        }
+        snapshot
+    }
+
+    /// The last snapshot, for whoever cannot wait for one of now, because a disk holds it up: that is no process to rely on.
+    #[must_use]
+    pub fn last_snapshot(&self) -> Snapshot {
+        let mut snapshot = Snapshot::clone(&self.latest.borrow());
+        let mut not_ready = snapshot.process.take().map(|process| process.not_ready).unwrap_or_default();
+        let age = Duration::from_millis(now_millis().saturating_sub(snapshot.at).max(0).unsigned_abs());
+        not_ready.push(format!(
+            "the status is {} s old: a disk does not answer; see to the disks of the data folder and of the sinks",
+            age.as_secs()
+        ));
+        snapshot.process = Some(self.process(not_ready));
+        snapshot
+    }
+
+    fn process(&self, not_ready: Vec<String>) -> Process {
+        Process {
+            pid: std::process::id(),
+            started_at: self.started_at,
+            config: self.config.load().source.clone(),
+            grpc: self.addresses.grpc.clone(),
+            http: self.addresses.http.clone(),
+            admin: self.addresses.admin.clone(),
+            ready: not_ready.is_empty(),
+            not_ready,
+        }
+    }
+
+    /// The configured sinks' part, and what it was made of.
+    fn look(&self) -> (Snapshot, Vec<Looked>) {
+        let ingest = self.intake.snapshot();
+        let looked: Vec<_> = self
+            .sinks
+            .load()
+            .iter()
+            .map(|sink| {
+                let lost = ingest.lost_by_optional_sinks.get(&sink.config.name).copied().unwrap_or_default();
+                snapshot::of_running(sink, &self.rates, lost)
+            })
+            .collect();
+        let sinks = looked.iter().map(|looked| looked.status.clone()).collect();
+        let mut not_ready: Vec<String> = looked.iter().filter_map(|looked| looked.not_ready.clone()).collect();
+        not_ready.extend(self.parts.ended());
+        if self.stopping.is_cancelled() {
+            not_ready.push("stopping".to_owned());
+        }
+        let config = self.config.load();
+        let disk = *self.disk.lock();
+        let rates = self.rates.lock();
+        let snapshot = Snapshot {
+            at: now_millis(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            data_dir: config.data_dir.display().to_string(),
+            disk,
+            process: Some(self.process(not_ready)),
+            ingest: Some(snapshot::ingest(&ingest, rates.taken())),
+            sinks,
+            changes: rates.changes(),
+        };
+        (snapshot, looked)
+    }
+
+    /// Samples and notes changes, for ever.
+    pub(super) async fn watch(self: Arc<Self>) {
+        let mut interval = tokio::time::interval(LOOK);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        for look in (0..LOOKS_A_SAMPLE).cycle() {
+            interval.tick().await;
+            let app = Arc::clone(&self);
+            // Reading the oldest records' times may touch the disk.
+            let watched = tokio::task::spawn_blocking(move || app.watch_once(look == 0)).await;
+            if let Err(error) = watched {
+                tracing::error!(%error, "making the status failed");
+            }
+        }
+    }
+
+    /// Looks at the data folder's disk, for ever. It alone waits for it.
+    pub(super) async fn watch_disk(self: Arc<Self>) {
+        let mut interval = tokio::time::interval(LOOK * LOOKS_A_SAMPLE);
+        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            interval.tick().await;
+            let config = self.config();
+            if let Ok(disk) = tokio::task::spawn_blocking(move || snapshot::disk(&config.data_dir)).await {
+                *self.disk.lock() = disk;
+            }
+        }
+    }
+
+    fn watch_once(&self, sample: bool) {
+        let (snapshot, looked) = self.look();
+        let changed = {
+            let mut rates = self.rates.lock();
+            if sample {
+                let taken = snapshot.ingest.as_ref().map_or(0, |ingest| ingest.records);
+                rates.sample(snapshot.at, taken, &looked);
+            }
+            rates.note_changes(snapshot.at, &looked)
+        };
+        if sample || changed {
+            self.latest.send_replace(Arc::new(self.snapshot()));
+        }
+    }
+}
