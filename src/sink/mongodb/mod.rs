@@ -5,6 +5,8 @@
 //! - A document whose `_id` is there already was delivered before. One that clashes with another unique index was too, if
 //!   a majority read finds its `_id`; else it is rejected.
 //! - The driver is started at the first contact: a server, or a DNS that is away at start is no error.
+//! - Delivery needs the server and its limits only. Collections and indexes are looked at before the first batch for a few
+//!   seconds at most, and then beside the deliveries.
 //! - What lies at a stream's name has to be an ordinary collection: views take nothing, and a time-series collection would keep
 //!   a record that comes again twice. That, and the indexes, are looked at again (see [`identity`]).
 
@@ -22,7 +24,7 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bson::{Document, RawDocumentBuf, doc, rawdoc};
-use futures::TryStreamExt;
+use futures::{TryStreamExt, future::join_all};
 use mongodb::{
     Client, Database,
     error::Error,
@@ -31,8 +33,8 @@ use mongodb::{
         Acknowledgment, ClientOptions, ConnectionString, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
     },
 };
-use parking_lot::RwLock;
-use tokio::sync::OnceCell;
+use parking_lot::{Mutex, RwLock};
+use tokio::{sync::OnceCell, time::timeout};
 
 pub use self::{
     collections::{Unusual, unusual_collections},
@@ -51,11 +53,13 @@ use super::{
 };
 use crate::{
     document::{Encoder, Labels},
-    record::RecordId,
+    record::{RecordId, Stream},
 };
 
 /// How long the driver looks for a server unless the URI says otherwise: the worker does the waiting, not the driver.
 const SERVER_SELECTION: Duration = Duration::from_secs(5);
+/// How long records wait for a look at the collections, and as long again for the indexes.
+const FIRST_LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Delivers to MongoDB.
 #[derive(Debug)]
@@ -70,6 +74,8 @@ pub struct MongoSink {
     identity: Arc<Identity>,
     /// Set once the server was reached.
     ready: RwLock<Option<Arc<Ready>>>,
+    /// Streams whose indexes were made.
+    indexed: Mutex<HashSet<Stream>>,
 }
 
 /// What delivery needs to know of the server.
@@ -78,6 +84,23 @@ struct Ready {
     database: Database,
     recipe: Recipe,
     limits: Limits,
+}
+
+/// What a look at the collections and indexes found.
+#[derive(Debug)]
+struct Look {
+    warnings: Vec<String>,
+    /// Something could not be looked at or made now.
+    failed: bool,
+    /// Something takes longer.
+    unfinished: bool,
+}
+
+impl Look {
+    fn fail(&mut self, what: String, why: &str) {
+        self.failed = true;
+        self.warnings.push(format!("{what}, which is tried again soon; records are delivered meanwhile: {why}"));
+    }
 }
 
 impl MongoSink {
@@ -91,7 +114,7 @@ impl MongoSink {
         let address = format!("{}/{}", server_of(&options.uri), options.database);
         let user = ConnectionString::parse(&options.uri).ok().and_then(|uri| uri.credential?.username);
         let (client, identity, ready) = (OnceCell::new(), Arc::default(), RwLock::new(None));
-        Ok(Self { options, encoder, labels, address, user, client, identity, ready })
+        Ok(Self { options, encoder, labels, address, user, client, identity, ready, indexed: Mutex::default() })
     }
 
     async fn client(&self) -> Result<&Client, Error> {
@@ -114,47 +137,80 @@ impl MongoSink {
             .await
     }
 
-    /// Reaches the server, reads its limits, looks at the collections, makes the indexes that are not there.
-    async fn prepare(&self) -> Result<(Ready, Vec<String>), SinkError> {
-        let failed = |error: Error| self.driver_error(&error);
-        let database = self.client().await.map_err(failed)?.database(&self.options.database);
-        let mut warnings = Vec::new();
-        for unusual in unusual_collections(&database, &self.options.streams).await.map_err(failed)? {
-            if !unusual.is_suitable {
-                return Err(self.error(SinkErrorKind::Unsuitable, &unusual.message));
-            }
-            warnings.push(unusual.message);
-        }
-        let (ready, more) = self.prepare_in(database).await.map_err(failed)?;
-        warnings.extend(more);
-        Ok((ready, warnings))
-    }
-
-    async fn prepare_in(&self, database: Database) -> Result<(Ready, Vec<String>), Error> {
+    /// Reaches the server and reads its limits: all that delivery needs.
+    async fn reach(&self) -> Result<Ready, Error> {
+        let database = self.client().await?.database(&self.options.database);
         let limits = match database.run_command(doc! { "hello": 1 }).await {
             Ok(hello) => Limits::from_hello(&RawDocumentBuf::try_from(&hello)?),
             // Servers before 4.4.2 do not know it.
             Err(error) if kind_of(&error) == SinkErrorKind::Unnamed => Limits::default(),
             Err(error) => return Err(error),
         };
-        let (mut warnings, made_before) = (Vec::new(), self.ready.read().is_some());
-        for &stream in &self.options.streams {
-            let made = indexes::create(&database, stream, self.options.expiration.is_some(), made_before);
-            match tokio::time::timeout(self.options.timeout, made).await {
-                Ok(made) => warnings.extend(made?),
-                Err(_) => {
-                    // A large collection takes its time, and goes on without us; a server that is gone does not answer.
-                    database.run_command(doc! { "ping": 1 }).await?;
-                    warnings.push(format!("indexes of {}.{stream} are still being built", database.name()));
-                }
-            }
-        }
         let recipe = Recipe {
             labels: self.labels.clone(),
             expiration: self.options.expiration.map(|expiration| expiration.as_millis() as u64),
             options: insert_options(database.write_concern())?,
         };
-        Ok((Ready { database, recipe, limits }, warnings))
+        Ok(Ready { database, recipe, limits })
+    }
+
+    /// Looks at the collections, and makes the indexes that are not there. Records are worth more than either: what fails, or
+    /// takes longer than `patience`, is a warning. Only what cannot keep records is an error.
+    async fn look(&self, database: &Database, patience: Duration) -> Result<Look, SinkError> {
+        let mut look = Look { warnings: Vec::new(), failed: false, unfinished: false };
+        let name = database.name();
+        match timeout(patience, unusual_collections(database, &self.options.streams)).await {
+            Ok(Ok(unusual)) => {
+                for Unusual { is_suitable, message, .. } in unusual {
+                    if !is_suitable {
+                        return Err(self.error(SinkErrorKind::Unsuitable, &message));
+                    }
+                    look.warnings.push(message);
+                }
+            }
+            Ok(Err(error)) => look.fail(format!("the collections of {name} were not looked at"), &self.told(&error)),
+            Err(_) => look.fail(format!("the collections of {name} were not looked at"), "no answer in time"),
+        }
+        let indexes = self.options.streams.iter().map(|&stream| async move {
+            let made_before = self.indexed.lock().contains(&stream);
+            let made = indexes::create(database, stream, self.options.expiration.is_some(), made_before);
+            (stream, timeout(patience, made).await)
+        });
+        // One that hangs keeps none of the others from being made.
+        for (stream, made) in join_all(indexes).await {
+            match made {
+                Ok(Ok(warnings)) => {
+                    self.indexed.lock().insert(stream);
+                    look.warnings.extend(warnings);
+                }
+                Ok(Err(error)) => look.fail(format!("indexes of {name}.{stream} were not made"), &self.told(&error)),
+                // A large collection takes its time, and goes on without us.
+                Err(_) => {
+                    look.unfinished = true;
+                    look.warnings.push(format!("indexes of {name}.{stream} are still being built"));
+                }
+            }
+        }
+        Ok(look)
+    }
+
+    /// Reaches the server and looks; where that failed it is looked at again soon.
+    async fn set_up(&self, patience: Duration) -> Result<Vec<String>, SinkError> {
+        let doubts = self.identity.doubts();
+        let ready = self.reach().await.map_err(|error| self.driver_error(&error));
+        let looked = match ready {
+            Ok(ready) => self.look(&ready.database, patience).await.map(|look| (ready, look)),
+            Err(error) => Err(error),
+        };
+        let (ready, look) = looked.inspect_err(|_| self.identity.doubt())?;
+        *self.ready.write() = Some(Arc::new(ready));
+        // What takes a long time is not begun again and again beside itself.
+        if look.failed || (look.unfinished && patience < self.options.timeout) {
+            self.identity.doubt();
+        } else {
+            self.identity.believe(doubts);
+        }
+        Ok(look.warnings)
     }
 
     fn error(&self, kind: SinkErrorKind, what: &str) -> SinkError {
@@ -175,7 +231,11 @@ impl MongoSink {
     }
 
     fn driver_error(&self, error: &Error) -> SinkError {
-        self.error(kind_of(error), &describe(error, &self.address, self.user.as_deref()))
+        self.error(kind_of(error), &self.told(error))
+    }
+
+    fn told(&self, error: &Error) -> String {
+        describe(error, &self.address, self.user.as_deref())
     }
 
     /// Sends one command; notes outcomes; the error where some are left.
@@ -223,15 +283,11 @@ impl Sink for MongoSink {
     }
 
     async fn initialize(&self) -> Result<Vec<String>, SinkError> {
-        let doubts = self.identity.doubts();
-        let (ready, warnings) = self.prepare().await.inspect_err(|_| self.identity.doubt())?;
-        self.identity.believe(doubts);
-        *self.ready.write() = Some(Arc::new(ready));
-        Ok(warnings)
+        self.set_up(FIRST_LOOK_TIMEOUT.min(self.options.timeout)).await
     }
 
     async fn check_setup(&self) -> Result<Vec<String>, SinkError> {
-        self.initialize().await
+        self.set_up(self.options.timeout).await
     }
 
     fn doubts_setup(&self) -> bool {
