@@ -88,13 +88,16 @@ async fn errors_of_single_commands_make_no_dead_letters_while_they_may_pass() {
 #[tokio::test]
 async fn whatever_a_server_answers_but_what_its_commands_answer_in_success_nothing_is_delivered() {
     let set = ["$-1", ":1", ":0", "_", "+QUEUED", "+", "$2\r\nOK", "*1\r\n+OK", "*0", "#f", "#t", "+OK\r\n+OK", "$-5"];
-    let cases = set.map(|answer| ("JSON.SET", answer));
     let expire = ["$-1", ":0", ":-1", ":2", "+OK", "+QUEUED", "*0"].map(|answer| ("EXPIRE", answer));
-    let cases = cases.into_iter().chain(expire).map(|(of, answer)| async move {
+    let cases = set.map(|answer| ("JSON.SET", answer)).into_iter().chain(expire);
+    // Without WAITAOF no reply of its own kind ends the list.
+    let cases = cases.flat_map(|case| [true, false].map(|fsyncs| (case, fsyncs)));
+    let cases = cases.map(|((of, answer), fsyncs)| async move {
         let lying = Arc::new(AtomicBool::new(true));
         let lies = Arc::clone(&lying);
         let server = RespServer::start(move |command| match &*command[0] {
             name if name == of && lies.load(Ordering::SeqCst) => Answer::Raw(format!("{answer}\r\n")),
+            "WAITAOF" if !fsyncs => Answer::Error("ERR unknown command 'WAITAOF'".to_owned()),
             _ => Answer::Healthy,
         })
         .await;

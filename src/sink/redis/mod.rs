@@ -125,9 +125,15 @@ impl RedisSink {
                 Err((kind, text)) => not_durable(&mut fates, kind, &text),
             }
         }
-        // Else its next replies may be to these commands.
         if command::are_in_order(&replies, seconds.is_some(), connection.fsyncs()) {
             self.nodes.give_back(node, connection);
+        } else {
+            // Whose replies these are is unknown, and its next ones may be to these commands.
+            not_durable(
+                &mut fates,
+                SinkErrorKind::Unnamed,
+                "a reply of another type than its command's came beside it",
+            );
         }
         fates
     }
