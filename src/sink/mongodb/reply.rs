@@ -32,8 +32,8 @@ pub(super) fn read(answer: &Document, documents: usize) -> Answer {
     };
     let taken = integer(answer, "n");
     if taken.and_then(|taken| usize::try_from(taken).ok()) != Some(documents - errors.len()) {
-        let taken = answer.get("n").map_or_else(|| "an unknown number".to_owned(), Bson::to_string);
-        let text = format!("an answer of {taken} documents taken and {} failed, of {documents}", errors.len());
+        let taken = answer.get("n").map_or_else(|| "nothing".to_owned(), Bson::to_string);
+        let text = format!("an answer that counts {taken} as taken and {} as failed, of {documents}", errors.len());
         return nothing_certain(documents, text);
     }
     let mut read = Answer { outcomes: vec![Outcome::Delivered; documents], ..Answer::default() };
