@@ -202,3 +202,36 @@ async fn a_set_up_that_failed_for_a_reason_that_passes_is_warned_of_and_soon_tri
         assert_eq!((warnings.is_empty(), sink.doubts_setup()), (false, !is_final), "{code}: {warnings:?}");
     }
 }
+
+#[tokio::test]
+async fn what_cannot_keep_records_is_sent_nothing_either_while_nobody_can_look() {
+    let listed = Arc::new(Mutex::new(Some(time_series())));
+    let lists = Arc::clone(&listed);
+    let server = WireServer::scripted(move |command| match (command.name.as_str(), &*lists.lock().unwrap()) {
+        ("listCollections", Some(collection)) => {
+            let cursor =
+                doc! { "id": 0_i64, "ns": "openvidu.$cmd.listCollections", "firstBatch": [collection.clone()] };
+            Reply::Answer(doc! { "ok": 1.0, "cursor": cursor })
+        }
+        ("listCollections", None) => refused(16500),
+        _ => Reply::Healthy,
+    })
+    .await;
+    let pipeline = Pipeline::start(mongo_sink(&server.uri(), "openvidu"), options());
+    pipeline.send_events(&numbered_events("t").take(10).collect::<Vec<_>>()).await;
+    eventually("it says so", || async { pipeline.status().state == FlushState::Unavailable }).await;
+    *listed.lock().unwrap() = None;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!((server.commands("insert"), pipeline.backlog()), (0, 10));
+    *listed.lock().unwrap() = Some(ordinary());
+    pipeline.drained().await;
+}
+
+#[tokio::test]
+async fn a_server_that_answers_nothing_but_hello_is_away_and_not_for_ever_connecting() {
+    let server = WireServer::scripted(|_| Reply::Silence).await;
+    let pipeline = Pipeline::start(mongo_sink(&server.uri(), "openvidu"), options());
+    pipeline.send_events(&numbered_events("t").take(10).collect::<Vec<_>>()).await;
+    eventually("it says so", || async { pipeline.status().state == FlushState::Unavailable }).await;
+    assert_eq!((pipeline.backlog(), pipeline.dead_letters().len()), (10, 0));
+}

@@ -5,8 +5,7 @@
 //! - A document whose `_id` is there already was delivered before. One that clashes with another unique index was too, if
 //!   a majority read finds its `_id`; else it is rejected.
 //! - The driver is started at the first contact: a server, or a DNS that is away at start is no error.
-//! - Delivery needs the server and its limits only. Collections and indexes are looked at before the first batch for a few
-//!   seconds at most, and then beside the deliveries.
+//! - Delivery needs the server and its limits only; collections and indexes are looked at beside it (see [`setup`]).
 //! - What lies at a stream's name has to be an ordinary collection: views take nothing, and a time-series collection would keep
 //!   a record that comes again twice. That, and the indexes, are looked at again (see [`identity`]).
 
@@ -19,22 +18,21 @@ mod indexes;
 mod objection;
 mod options;
 mod reply;
+mod setup;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use bson::{Document, RawDocumentBuf, doc, rawdoc};
-use futures::{TryStreamExt, future::join_all};
+use bson::{Document, doc};
+use futures::TryStreamExt;
 use mongodb::{
     Client, Database,
     error::Error,
     event::{EventHandler, sdam::SdamEvent},
-    options::{
-        Acknowledgment, ClientOptions, ConnectionString, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
-    },
+    options::{Acknowledgment, ClientOptions, ConnectionString, ReadConcern, ReadPreference, SelectionCriteria},
 };
 use parking_lot::{Mutex, RwLock};
-use tokio::{sync::OnceCell, time::timeout};
+use tokio::sync::OnceCell;
 
 pub use self::{
     collections::{Unusual, unusual_collections},
@@ -58,9 +56,6 @@ use crate::{
 
 /// How long the driver looks for a server unless the URI says otherwise: the worker does the waiting, not the driver.
 const SERVER_SELECTION: Duration = Duration::from_secs(5);
-/// How long records wait for a look at the collections, and as long again for the indexes.
-const FIRST_LOOK_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// Delivers to MongoDB.
 #[derive(Debug)]
 pub struct MongoSink {
@@ -76,6 +71,8 @@ pub struct MongoSink {
     ready: RwLock<Option<Arc<Ready>>>,
     /// Streams whose indexes were made.
     indexed: Mutex<HashSet<Stream>>,
+    /// What the last look that succeeded found that cannot keep records.
+    unsuitable: Mutex<Option<String>>,
 }
 
 /// What delivery needs to know of the server.
@@ -84,23 +81,6 @@ struct Ready {
     database: Database,
     recipe: Recipe,
     limits: Limits,
-}
-
-/// What a look at the collections and indexes found.
-#[derive(Debug)]
-struct Look {
-    warnings: Vec<String>,
-    /// Something could not be looked at or made now.
-    failed: bool,
-    /// Something takes longer.
-    unfinished: bool,
-}
-
-impl Look {
-    fn fail(&mut self, what: String, why: &str) {
-        self.failed = true;
-        self.warnings.push(format!("{what}, which is tried again soon; records are delivered meanwhile: {why}"));
-    }
 }
 
 impl MongoSink {
@@ -113,8 +93,18 @@ impl MongoSink {
         let labels = options.labels()?;
         let address = format!("{}/{}", server_of(&options.uri), options.database);
         let user = ConnectionString::parse(&options.uri).ok().and_then(|uri| uri.credential?.username);
-        let (client, identity, ready) = (OnceCell::new(), Arc::default(), RwLock::new(None));
-        Ok(Self { options, encoder, labels, address, user, client, identity, ready, indexed: Mutex::default() })
+        Ok(Self {
+            options,
+            encoder,
+            labels,
+            address,
+            user,
+            client: OnceCell::new(),
+            identity: Arc::default(),
+            ready: RwLock::default(),
+            indexed: Mutex::default(),
+            unsuitable: Mutex::default(),
+        })
     }
 
     async fn client(&self) -> Result<&Client, Error> {
@@ -135,82 +125,6 @@ impl MongoSink {
                 Client::with_options(options)
             })
             .await
-    }
-
-    /// Reaches the server and reads its limits: all that delivery needs.
-    async fn reach(&self) -> Result<Ready, Error> {
-        let database = self.client().await?.database(&self.options.database);
-        let limits = match database.run_command(doc! { "hello": 1 }).await {
-            Ok(hello) => Limits::from_hello(&RawDocumentBuf::try_from(&hello)?),
-            // Servers before 4.4.2 do not know it.
-            Err(error) if kind_of(&error) == SinkErrorKind::Unnamed => Limits::default(),
-            Err(error) => return Err(error),
-        };
-        let recipe = Recipe {
-            labels: self.labels.clone(),
-            expiration: self.options.expiration.map(|expiration| expiration.as_millis() as u64),
-            options: insert_options(database.write_concern())?,
-        };
-        Ok(Ready { database, recipe, limits })
-    }
-
-    /// Looks at the collections, and makes the indexes that are not there. Records are worth more than either: what fails, or
-    /// takes longer than `patience`, is a warning. Only what cannot keep records is an error.
-    async fn look(&self, database: &Database, patience: Duration) -> Result<Look, SinkError> {
-        let mut look = Look { warnings: Vec::new(), failed: false, unfinished: false };
-        let name = database.name();
-        match timeout(patience, unusual_collections(database, &self.options.streams)).await {
-            Ok(Ok(unusual)) => {
-                for Unusual { is_suitable, message, .. } in unusual {
-                    if !is_suitable {
-                        return Err(self.error(SinkErrorKind::Unsuitable, &message));
-                    }
-                    look.warnings.push(message);
-                }
-            }
-            Ok(Err(error)) => look.fail(format!("the collections of {name} were not looked at"), &self.told(&error)),
-            Err(_) => look.fail(format!("the collections of {name} were not looked at"), "no answer in time"),
-        }
-        let indexes = self.options.streams.iter().map(|&stream| async move {
-            let made_before = self.indexed.lock().contains(&stream);
-            let made = indexes::create(database, stream, self.options.expiration.is_some(), made_before);
-            (stream, timeout(patience, made).await)
-        });
-        // One that hangs keeps none of the others from being made.
-        for (stream, made) in join_all(indexes).await {
-            match made {
-                Ok(Ok(warnings)) => {
-                    self.indexed.lock().insert(stream);
-                    look.warnings.extend(warnings);
-                }
-                Ok(Err(error)) => look.fail(format!("indexes of {name}.{stream} were not made"), &self.told(&error)),
-                // A large collection takes its time, and goes on without us.
-                Err(_) => {
-                    look.unfinished = true;
-                    look.warnings.push(format!("indexes of {name}.{stream} are still being built"));
-                }
-            }
-        }
-        Ok(look)
-    }
-
-    /// Reaches the server and looks; where that failed it is looked at again soon.
-    async fn set_up(&self, patience: Duration) -> Result<Vec<String>, SinkError> {
-        let doubts = self.identity.doubts();
-        let ready = self.reach().await.map_err(|error| self.driver_error(&error));
-        let looked = match ready {
-            Ok(ready) => self.look(&ready.database, patience).await.map(|look| (ready, look)),
-            Err(error) => Err(error),
-        };
-        let (ready, look) = looked.inspect_err(|_| self.identity.doubt())?;
-        *self.ready.write() = Some(Arc::new(ready));
-        // What takes a long time is not begun again and again beside itself.
-        if look.failed || (look.unfinished && patience < self.options.timeout) {
-            self.identity.doubt();
-        } else {
-            self.identity.believe(doubts);
-        }
-        Ok(look.warnings)
     }
 
     fn error(&self, kind: SinkErrorKind, what: &str) -> SinkError {
@@ -283,7 +197,7 @@ impl Sink for MongoSink {
     }
 
     async fn initialize(&self) -> Result<Vec<String>, SinkError> {
-        self.set_up(FIRST_LOOK_TIMEOUT.min(self.options.timeout)).await
+        self.set_up(setup::FIRST_LOOK_TIMEOUT.min(self.options.timeout)).await
     }
 
     async fn check_setup(&self) -> Result<Vec<String>, SinkError> {
@@ -358,15 +272,6 @@ async fn settle_doubtful(
         outcomes[index] = if found.contains(&id) { Outcome::Delivered } else { Outcome::Rejected(reason) };
     }
     Ok(())
-}
-
-/// What stands in every insert: unordered, so that one refused document stops no other; and when it counts as done.
-fn insert_options(concern: Option<&WriteConcern>) -> Result<RawDocumentBuf, Error> {
-    let mut options = rawdoc! { "ordered": false };
-    if let Some(concern) = concern {
-        options.append(bson::raw::cstr!("writeConcern"), bson::serialize_to_raw_document_buf(concern)?);
-    }
-    Ok(options)
 }
 
 /// Scheme and hosts of a URI.
