@@ -5,9 +5,11 @@
 
 use std::sync::{Arc, OnceLock};
 
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 use tokio::sync::watch;
@@ -241,6 +243,7 @@ impl Rules {
 
     /// Checks the signature with the secret of the key that the token names, and the times.
     fn verify(&self, token: &str, validation: &Validation) -> Result<Claims, String> {
+        check_header(token)?;
         let unverified = jsonwebtoken::dangerous::insecure_decode::<Claims>(token);
         let issuer = unverified.map_err(|_| "no readable token")?.claims.iss;
         let secret = self.keys.get(&issuer).ok_or("the token names an unknown API key")?;
@@ -262,6 +265,21 @@ fn validation() -> Validation {
     validation
 }
 
+/// Refuses a token whose header asks for what is not done here. RFC 7515, 4.1.11: whoever does not understand what `crit` names
+/// refuses the token, and nothing that it may name is understood here. RFC 7797: with `b64` false other bytes are signed.
+fn check_header(token: &str) -> Result<(), &'static str> {
+    let header = token.split('.').next().unwrap_or_default();
+    let header = BASE64_URL_SAFE_NO_PAD.decode(header).map_err(|_| "no readable token")?;
+    let header: Map<String, Value> = serde_json::from_slice(&header).map_err(|_| "no readable token")?;
+    if header.contains_key("crit") {
+        return Err("the token has a critical header (crit), and none is supported");
+    }
+    if header.get("b64").is_some_and(|b64| *b64 != Value::Bool(true)) {
+        return Err("the token has an unencoded payload (b64), which is not supported");
+    }
+    Ok(())
+}
+
 /// Compares with each token's hash, so that neither length nor place of a difference shows in the time taken.
 fn is_one_of(tokens: &[Secret], presented: &str) -> bool {
     let presented = Sha256::digest(presented);
@@ -270,4 +288,52 @@ fn is_one_of(tokens: &[Secret], presented: &str) -> bool {
         found |= Sha256::digest(token.expose()).as_slice().ct_eq(presented.as_slice());
     }
     found.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use jsonwebtoken::{EncodingKey, crypto};
+    use serde_json::json;
+
+    use super::*;
+
+    const KEY: &str = "APIkey";
+    const SECRET: &str = "a secret of thirty-two characters";
+
+    /// A sender's token with such a header, rightly signed.
+    fn token(header: &Value) -> String {
+        let now = wall_millis() / 1000;
+        let claims = json!({ "iss": KEY, "aud": AUDIENCE, "nbf": now, "exp": now + 60 });
+        let part = |json: &Value| BASE64_URL_SAFE_NO_PAD.encode(json.to_string());
+        let signed = format!("{}.{}", part(header), part(&claims));
+        let key = EncodingKey::from_secret(SECRET.as_bytes());
+        let signature = crypto::sign(signed.as_bytes(), &key, Algorithm::HS256).expect("signed");
+        format!("{signed}.{signature}")
+    }
+
+    #[test]
+    fn a_token_with_a_critical_header_is_refused_whatever_it_is_and_one_that_is_not_critical_is_not_looked_at() {
+        let keys = [(KEY.to_owned(), Secret::new(SECRET))].into_iter().collect();
+        let rules = Rules { auth: AuthOptions::Livekit, keys };
+        for header in [
+            json!({ "alg": "HS256" }),
+            json!({ "alg": "HS256", "typ": "JWT", "kid": "1", "x-own": true }),
+            json!({ "alg": "HS256", "b64": true }),
+        ] {
+            rules.token(&token(&header)).expect("it passes");
+        }
+        for header in [
+            json!({ "alg": "HS256", "crit": ["exp"] }),
+            json!({ "alg": "HS256", "crit": ["x-own"], "x-own": 1 }),
+            json!({ "alg": "HS256", "crit": ["b64"], "b64": false }),
+            json!({ "alg": "HS256", "crit": [] }),
+            json!({ "alg": "HS256", "crit": null }),
+            json!({ "alg": "HS256", "crit": "exp" }),
+            json!({ "alg": "HS256", "b64": false }),
+            json!({ "alg": "HS256", "b64": null }),
+            json!({ "alg": "HS256", "b64": "false" }),
+        ] {
+            assert!(rules.token(&token(&header)).is_err(), "{header}");
+        }
+    }
 }

@@ -305,24 +305,35 @@ async fn batches_shrink_for_a_server_that_is_too_slow_for_full_ones() {
 
 #[tokio::test]
 async fn batches_are_split_under_the_limits_the_server_announces() {
-    let limits = doc! { "maxBsonObjectSize": 20_000, "maxMessageSizeBytes": 60_000, "maxWriteBatchSize": 25 };
+    let limits = doc! { "maxBsonObjectSize": 1_200_000, "maxMessageSizeBytes": 3_000_000, "maxWriteBatchSize": 25 };
     let server = WireServer::scripted_with(limits, |command| {
-        let bytes: usize = command.documents.iter().map(|document| document.as_bytes().len()).sum();
-        if command.name == "insert" && (command.documents.len() > 25 || bytes > 20_000) {
-            return Reply::Answer(error(10334, "BSONObjectTooLarge", "more than announced"));
+        let (count, bytes) = (
+            command.documents.len(),
+            command.documents.iter().map(|document| document.as_bytes().len()).sum::<usize>(),
+        );
+        match command.name.as_str() {
+            "insert" if count == 1 && bytes > 1_200_000 => {
+                Reply::WriteErrors(vec![WriteError::new(0, 10334, "object to insert too large")])
+            }
+            "insert" if count > 25 || bytes > 1_200_000 => {
+                Reply::Answer(error(10334, "BSONObjectTooLarge", "more than announced"))
+            }
+            _ => Reply::Healthy,
         }
-        Reply::Healthy
     })
     .await;
     let pipeline = Pipeline::start(sink_of(&server), options());
     let mut events = some_events("t", 200);
-    events[77].error = "x".repeat(25_000);
+    for large in &mut events[50..100] {
+        large.error = "x".repeat(100_000);
+    }
+    events[77].error = "x".repeat(1_300_000);
     pipeline.send_events(&events).await;
     pipeline.drained().await;
     assert_eq!(server.kept(EVENTS).len(), 199);
     let dead = pipeline.dead_letters();
-    assert_eq!(dead.len(), 1, "the one that is too large alone");
-    assert!(dead[0].reason.contains("20000 at most"), "{}", dead[0].reason);
+    assert_eq!(dead.len(), 1, "the one that is too large alone, by the server's word");
+    assert!(dead[0].reason.contains("too large (code 10334)"), "{}", dead[0].reason);
     assert!(pipeline.status().retried_records.is_empty(), "nothing had to be tried twice");
 }
 

@@ -85,6 +85,61 @@ async fn errors_of_single_commands_make_no_dead_letters_while_they_may_pass() {
     futures::future::join_all(cases).await;
 }
 
+#[tokio::test]
+async fn whatever_a_server_answers_but_what_its_commands_answer_in_success_nothing_is_delivered() {
+    let set = ["$-1", ":1", ":0", "_", "+QUEUED", "+", "$2\r\nOK", "*1\r\n+OK", "*0", "#f", "#t", "+OK\r\n+OK", "$-5"];
+    let expire = ["$-1", ":0", ":-1", ":2", "+OK", "+QUEUED", "*0"].map(|answer| ("EXPIRE", answer));
+    let cases = set.map(|answer| ("JSON.SET", answer)).into_iter().chain(expire);
+    // Without WAITAOF no reply of its own kind ends the list.
+    let cases = cases.flat_map(|case| [true, false].map(|fsyncs| (case, fsyncs)));
+    let cases = cases.map(|((of, answer), fsyncs)| async move {
+        let lying = Arc::new(AtomicBool::new(true));
+        let lies = Arc::clone(&lying);
+        let server = RespServer::start(move |command| match &*command[0] {
+            name if name == of && lies.load(Ordering::SeqCst) => Answer::Raw(format!("{answer}\r\n")),
+            "WAITAOF" if !fsyncs => Answer::Error("ERR unknown command 'WAITAOF'".to_owned()),
+            _ => Answer::Healthy,
+        })
+        .await;
+        let pipeline = Pipeline::start(redis_sink(&server.url()), patient());
+        pipeline.send_events(&numbered_events("t").take(150).collect::<Vec<_>>()).await;
+        eventually("it says so", || async { pipeline.status().state == FlushState::Unavailable }).await;
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        let status = pipeline.status();
+        assert_eq!(status.state, FlushState::Unavailable, "{of} {answer:?}: {status:?}");
+        assert_eq!((pipeline.backlog(), pipeline.dead_letters().len()), (150, 0), "{of} {answer:?}");
+        lying.store(false, Ordering::SeqCst);
+        pipeline.drained().await;
+        assert_eq!((server.kept().len(), pipeline.dead_letters().len()), (150, 0), "{of} {answer:?}");
+    });
+    futures::future::join_all(cases).await;
+}
+
+#[tokio::test]
+async fn search_indexes_that_are_refused_or_never_answered_hold_up_no_delivery() {
+    let ways: [fn() -> Answer; 4] = [
+        || Answer::Silence,
+        || Answer::HangUp,
+        || Answer::Error("BUSY wait".to_owned()),
+        || Answer::Raw("$-1\r\n".to_owned()),
+    ];
+    let cases = ways.into_iter().enumerate().map(|(i, how)| async move {
+        let server = RespServer::start(move |command| match &*command[0] {
+            "FT.CREATE" => how(),
+            _ => Answer::Healthy,
+        })
+        .await;
+        let warnings = redis_sink(&server.url()).initialize().await.expect("it goes on");
+        assert!(warnings.iter().any(|warning| warning.contains("search index")), "{i}: {warnings:?}");
+        let pipeline = Pipeline::start(redis_sink(&server.url()), patient());
+        pipeline.send_events(&numbered_events("t").take(50).collect::<Vec<_>>()).await;
+        let drained = tokio::time::timeout(Duration::from_secs(10), pipeline.drained()).await;
+        assert!(drained.is_ok(), "{i}: {:?}", pipeline.status());
+        assert_eq!(server.kept().len(), 50, "{i}");
+    });
+    futures::future::join_all(cases).await;
+}
+
 /// The list of the server in the URL is believed: it has user, password and records already. No other node's is.
 #[tokio::test]
 async fn a_node_of_the_cluster_cannot_send_on_to_a_host_that_only_it_lists() {

@@ -22,6 +22,8 @@ pub(crate) enum Answer {
     Error(String),
     /// The connection is closed.
     HangUp,
+    /// No answer ever comes; the connection stays open.
+    Silence,
 }
 
 type Script = Box<dyn Fn(&[String]) -> Answer + Send + Sync>;
@@ -85,6 +87,7 @@ async fn serve(stream: TcpStream, script: &Script, kept: &Mutex<HashMap<String, 
             Answer::Error(text) => format!("-{text}\r\n"),
             Answer::Raw(text) => text,
             Answer::HangUp => return Ok(()),
+            Answer::Silence => std::future::pending().await,
             Answer::Healthy => match &*command[0] {
                 "JSON.SET" => {
                     kept.lock().expect("no panic under this lock").insert(command[1].clone(), command[3].clone());

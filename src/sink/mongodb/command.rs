@@ -36,22 +36,25 @@ impl Default for Limits {
     }
 }
 
+/// Less than this no server takes, of a document or a message: it is a mistake, of a proxy say.
+const MIN_BYTES: usize = 1 << 20;
+
 /// Room for what surrounds the documents: MongoDB lets a command be so much larger than a document.
 const AROUND: usize = 16 * 1024;
 
 impl Limits {
-    /// Reads them from the answer to `hello`; what it does not say is as usual.
+    /// Reads them from the answer to `hello`; what it does not say, or says and cannot be, is as usual.
     pub(super) fn from_hello(hello: &RawDocument) -> Self {
-        let number = |key: &str, usual: usize| {
+        let number = |key: &str, least: usize, usual: usize| {
             let value = hello.get(key).ok().flatten();
             let value = value.and_then(|value| value.as_i64().or_else(|| value.as_i32().map(i64::from)));
-            value.and_then(|value| usize::try_from(value).ok()).filter(|&value| value > 0).unwrap_or(usual)
+            value.and_then(|value| usize::try_from(value).ok()).filter(|&value| value >= least).unwrap_or(usual)
         };
         let usual = Self::default();
         Self {
-            document: number("maxBsonObjectSize", usual.document),
-            message: number("maxMessageSizeBytes", usual.message),
-            documents: number("maxWriteBatchSize", usual.documents),
+            document: number("maxBsonObjectSize", MIN_BYTES, usual.document),
+            message: number("maxMessageSizeBytes", MIN_BYTES, usual.message),
+            documents: number("maxWriteBatchSize", 1, usual.documents),
         }
     }
 
@@ -89,7 +92,8 @@ pub(super) struct Encoded {
 }
 
 /// Encodes as much of a batch as one command takes; `None` at its end. Records that cannot be documents are rejected in
-/// `outcomes`; the others are in the commands.
+/// `outcomes`; the others are in the commands. One that is larger than the server says it takes is alone in its command: that is
+/// not its word about this document, its answer is.
 pub(super) fn next_insert(
     batch: &Batch,
     encoded: &mut Encoded,
@@ -118,15 +122,6 @@ pub(super) fn next_insert(
         let start = open.bytes.len();
         if let Err(error) = encoder.encode(batch.stream, &record.bytes, &context, &mut open.bytes) {
             outcomes[i] = Outcome::Rejected(format!("it makes no document: {error}"));
-            open.bytes.truncate(before);
-            continue;
-        }
-        let size = open.bytes.len() - start;
-        if size > limits.document {
-            outcomes[i] = Outcome::Rejected(format!(
-                "its document has {size} bytes, the server takes {} at most",
-                limits.document
-            ));
             open.bytes.truncate(before);
             continue;
         }
@@ -306,19 +301,33 @@ mod tests {
     }
 
     #[test]
-    fn a_document_too_large_for_the_server_is_rejected_alone() {
+    fn a_document_over_the_servers_limit_goes_alone_since_only_the_servers_answer_is_final() {
         let (commands, outcomes) = encode(
             &batch([event(0, "a"), event(1, &"x".repeat(5000)), event(2, "c")]),
             Limits { document: 1000, ..Limits::default() },
         );
-        assert_eq!(ids(&commands[0].0), ["AE_0", "AE_2"]);
-        assert!(matches!(&outcomes[1], Outcome::Rejected(reason) if reason.contains("1000 at most")), "{outcomes:?}");
+        assert_eq!(
+            commands.iter().map(|(command, _)| ids(command)).collect::<Vec<_>>(),
+            [["AE_0"], ["AE_1"], ["AE_2"]]
+        );
+        assert_eq!(outcomes, vec![Outcome::Retry; 3]);
     }
 
     #[test]
-    fn limits_come_from_hello_and_are_as_usual_where_it_is_silent() {
-        let hello = rawdoc! { "maxBsonObjectSize": 1000, "maxMessageSizeBytes": 5000_i64, "maxWriteBatchSize": 7 };
-        assert_eq!(Limits::from_hello(&hello), Limits { document: 1000, message: 5000, documents: 7 });
-        assert_eq!(Limits::from_hello(&rawdoc! {}), Limits::default());
+    fn limits_come_from_hello_and_are_as_usual_where_it_is_silent_or_says_what_no_server_has() {
+        let hello = |document: i32, message: i64, documents: i32| {
+            Limits::from_hello(
+                &rawdoc! { "maxBsonObjectSize": document, "maxMessageSizeBytes": message, "maxWriteBatchSize": documents },
+            )
+        };
+        let (mib, usual) = (1 << 20, Limits::default());
+        assert_eq!(hello(2 * mib, 5_000_000, 7), Limits { document: 2 << 20, message: 5_000_000, documents: 7 });
+        assert_eq!(Limits::from_hello(&rawdoc! {}), usual);
+        for nothing in [0, -1, 10, 1000, mib - 1] {
+            let one = Limits { documents: 1, ..usual };
+            assert_eq!(hello(nothing, i64::from(nothing), 1), one, "{nothing}");
+        }
+        let strange = rawdoc! { "maxBsonObjectSize": "16", "maxMessageSizeBytes": true, "maxWriteBatchSize": 2.5 };
+        assert_eq!(Limits::from_hello(&strange), usual);
     }
 }

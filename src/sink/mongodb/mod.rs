@@ -5,6 +5,7 @@
 //! - A document whose `_id` is there already was delivered before. One that clashes with another unique index was too, if
 //!   a majority read finds its `_id`; else it is rejected.
 //! - The driver is started at the first contact: a server, or a DNS that is away at start is no error.
+//! - Delivery needs the server and its limits only; collections and indexes are looked at beside it (see [`setup`]).
 //! - What lies at a stream's name has to be an ordinary collection: views take nothing, and a time-series collection would keep
 //!   a record that comes again twice. That, and the indexes, are looked at again (see [`identity`]).
 
@@ -17,21 +18,20 @@ mod indexes;
 mod objection;
 mod options;
 mod reply;
+mod setup;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use bson::{Document, RawDocumentBuf, doc, rawdoc};
+use bson::{Document, doc};
 use futures::TryStreamExt;
 use mongodb::{
     Client, Database,
     error::Error,
     event::{EventHandler, sdam::SdamEvent},
-    options::{
-        Acknowledgment, ClientOptions, ConnectionString, ReadConcern, ReadPreference, SelectionCriteria, WriteConcern,
-    },
+    options::{Acknowledgment, ClientOptions, ConnectionString, ReadConcern, ReadPreference, SelectionCriteria},
 };
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::OnceCell;
 
 pub use self::{
@@ -51,12 +51,11 @@ use super::{
 };
 use crate::{
     document::{Encoder, Labels},
-    record::RecordId,
+    record::{RecordId, Stream},
 };
 
 /// How long the driver looks for a server unless the URI says otherwise: the worker does the waiting, not the driver.
 const SERVER_SELECTION: Duration = Duration::from_secs(5);
-
 /// Delivers to MongoDB.
 #[derive(Debug)]
 pub struct MongoSink {
@@ -70,6 +69,10 @@ pub struct MongoSink {
     identity: Arc<Identity>,
     /// Set once the server was reached.
     ready: RwLock<Option<Arc<Ready>>>,
+    /// Streams whose indexes were made.
+    indexed: Mutex<HashSet<Stream>>,
+    /// What the last look that succeeded found that cannot keep records.
+    unsuitable: Mutex<Option<String>>,
 }
 
 /// What delivery needs to know of the server.
@@ -90,8 +93,18 @@ impl MongoSink {
         let labels = options.labels()?;
         let address = format!("{}/{}", server_of(&options.uri), options.database);
         let user = ConnectionString::parse(&options.uri).ok().and_then(|uri| uri.credential?.username);
-        let (client, identity, ready) = (OnceCell::new(), Arc::default(), RwLock::new(None));
-        Ok(Self { options, encoder, labels, address, user, client, identity, ready })
+        Ok(Self {
+            options,
+            encoder,
+            labels,
+            address,
+            user,
+            client: OnceCell::new(),
+            identity: Arc::default(),
+            ready: RwLock::default(),
+            indexed: Mutex::default(),
+            unsuitable: Mutex::default(),
+        })
     }
 
     async fn client(&self) -> Result<&Client, Error> {
@@ -114,49 +127,6 @@ impl MongoSink {
             .await
     }
 
-    /// Reaches the server, reads its limits, looks at the collections, makes the indexes that are not there.
-    async fn prepare(&self) -> Result<(Ready, Vec<String>), SinkError> {
-        let failed = |error: Error| self.driver_error(&error);
-        let database = self.client().await.map_err(failed)?.database(&self.options.database);
-        let mut warnings = Vec::new();
-        for unusual in unusual_collections(&database, &self.options.streams).await.map_err(failed)? {
-            if !unusual.is_suitable {
-                return Err(self.error(SinkErrorKind::Unsuitable, &unusual.message));
-            }
-            warnings.push(unusual.message);
-        }
-        let (ready, more) = self.prepare_in(database).await.map_err(failed)?;
-        warnings.extend(more);
-        Ok((ready, warnings))
-    }
-
-    async fn prepare_in(&self, database: Database) -> Result<(Ready, Vec<String>), Error> {
-        let limits = match database.run_command(doc! { "hello": 1 }).await {
-            Ok(hello) => Limits::from_hello(&RawDocumentBuf::try_from(&hello)?),
-            // Servers before 4.4.2 do not know it.
-            Err(error) if kind_of(&error) == SinkErrorKind::Unnamed => Limits::default(),
-            Err(error) => return Err(error),
-        };
-        let (mut warnings, made_before) = (Vec::new(), self.ready.read().is_some());
-        for &stream in &self.options.streams {
-            let made = indexes::create(&database, stream, self.options.expiration.is_some(), made_before);
-            match tokio::time::timeout(self.options.timeout, made).await {
-                Ok(made) => warnings.extend(made?),
-                Err(_) => {
-                    // A large collection takes its time, and goes on without us; a server that is gone does not answer.
-                    database.run_command(doc! { "ping": 1 }).await?;
-                    warnings.push(format!("indexes of {}.{stream} are still being built", database.name()));
-                }
-            }
-        }
-        let recipe = Recipe {
-            labels: self.labels.clone(),
-            expiration: self.options.expiration.map(|expiration| expiration.as_millis() as u64),
-            options: insert_options(database.write_concern())?,
-        };
-        Ok((Ready { database, recipe, limits }, warnings))
-    }
-
     fn error(&self, kind: SinkErrorKind, what: &str) -> SinkError {
         let remedy = match kind {
             SinkErrorKind::Unauthorized => {
@@ -175,7 +145,11 @@ impl MongoSink {
     }
 
     fn driver_error(&self, error: &Error) -> SinkError {
-        self.error(kind_of(error), &describe(error, &self.address, self.user.as_deref()))
+        self.error(kind_of(error), &self.told(error))
+    }
+
+    fn told(&self, error: &Error) -> String {
+        describe(error, &self.address, self.user.as_deref())
     }
 
     /// Sends one command; notes outcomes; the error where some are left.
@@ -223,15 +197,11 @@ impl Sink for MongoSink {
     }
 
     async fn initialize(&self) -> Result<Vec<String>, SinkError> {
-        let doubts = self.identity.doubts();
-        let (ready, warnings) = self.prepare().await.inspect_err(|_| self.identity.doubt())?;
-        self.identity.believe(doubts);
-        *self.ready.write() = Some(Arc::new(ready));
-        Ok(warnings)
+        self.set_up(setup::FIRST_LOOK_TIMEOUT.min(self.options.timeout)).await
     }
 
     async fn check_setup(&self) -> Result<Vec<String>, SinkError> {
-        self.initialize().await
+        self.set_up(self.options.timeout).await
     }
 
     fn doubts_setup(&self) -> bool {
@@ -302,15 +272,6 @@ async fn settle_doubtful(
         outcomes[index] = if found.contains(&id) { Outcome::Delivered } else { Outcome::Rejected(reason) };
     }
     Ok(())
-}
-
-/// What stands in every insert: unordered, so that one refused document stops no other; and when it counts as done.
-fn insert_options(concern: Option<&WriteConcern>) -> Result<RawDocumentBuf, Error> {
-    let mut options = rawdoc! { "ordered": false };
-    if let Some(concern) = concern {
-        options.append(bson::raw::cstr!("writeConcern"), bson::serialize_to_raw_document_buf(concern)?);
-    }
-    Ok(options)
 }
 
 /// Scheme and hosts of a URI.

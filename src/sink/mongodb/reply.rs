@@ -3,6 +3,9 @@
 //! ```text
 //! { ok: 1, n, writeErrors: [{ index, code, errmsg, keyPattern }], writeConcernError: { code, errmsg }, errorLabels: […] }
 //! ```
+//!
+//! `n` and the errors account for each document once, or nothing of the answer counts: what it says is then no acknowledgement,
+//! and no refusal either.
 
 use bson::{Bson, Document};
 
@@ -20,58 +23,101 @@ pub(super) struct Answer {
     pub(super) retry: Option<(SinkErrorKind, String)>,
 }
 
-/// Reads the answer to an `insert` of so many documents.
+/// Reads the answer to an `insert` of so many documents. Only an answer that speaks of each of them once, and that can be read
+/// as a whole, acknowledges any.
 pub(super) fn read(answer: &Document, documents: usize) -> Answer {
+    let errors = match write_errors(answer, documents) {
+        Ok(errors) => errors,
+        Err(text) => return nothing_certain(documents, text),
+    };
+    let taken = integer(answer, "n");
+    if taken.and_then(|taken| usize::try_from(taken).ok()) != Some(documents - errors.len()) {
+        let taken = answer.get("n").map_or_else(|| "nothing".to_owned(), Bson::to_string);
+        let text = format!("an answer that counts {taken} as taken and {} as failed, of {documents}", errors.len());
+        return nothing_certain(documents, text);
+    }
     let mut read = Answer { outcomes: vec![Outcome::Delivered; documents], ..Answer::default() };
-    let array = |of: &Document, key| of.get_array(key).cloned().unwrap_or_default();
-    let (errors, labels) = (array(answer, "writeErrors"), array(answer, "errorLabels"));
-    for error in errors.iter().filter_map(Bson::as_document) {
-        let index = integer(error, "index").and_then(|index| usize::try_from(index).ok());
-        let Some(index) = index.filter(|&index| index < documents) else {
-            // An error for a document that was not sent: nothing of this answer can be relied on.
-            return nothing_certain(
-                documents,
-                format!("an answer that names document {index:?} of {documents}: {error}"),
-            );
-        };
-        let code = integer(error, "code").and_then(|code| i32::try_from(code).ok()).unwrap_or_default();
+    let labels = answer.get_array("errorLabels").cloned().unwrap_or_default();
+    for (index, error) in errors {
+        read.apply_write_error(index, error, &labels);
+    }
+    for key in ["writeConcernError", "writeConcernErrors"] {
+        if let Some(error) = answer.get(key).filter(|error| !is_nothing(error)) {
+            read.apply_write_concern_error(error);
+        }
+    }
+    read
+}
+
+/// Which documents failed, each once; an error where that cannot be read.
+fn write_errors(answer: &Document, documents: usize) -> Result<Vec<(usize, &Document)>, String> {
+    let listed = match answer.get("writeErrors") {
+        None | Some(Bson::Null) => return Ok(Vec::new()),
+        Some(Bson::Array(listed)) => listed,
+        Some(other) => return Err(format!("an answer whose writeErrors cannot be read: {other}")),
+    };
+    let mut errors: Vec<(usize, &Document)> = Vec::with_capacity(listed.len());
+    let mut seen = vec![false; documents];
+    for error in listed {
+        let place = error.as_document().and_then(|error| Some((integer(error, "index")?, error)));
+        let place = place.and_then(|(index, error)| Some((usize::try_from(index).ok()?, error)));
+        match place.filter(|(index, _)| seen.get(*index) == Some(&false)) {
+            Some((index, error)) => {
+                seen[index] = true;
+                errors.push((index, error));
+            }
+            None => return Err(format!("an answer that names no document of {documents}, or one twice: {error}")),
+        }
+    }
+    Ok(errors)
+}
+
+/// As servers and proxies write what is not there.
+fn is_nothing(value: &Bson) -> bool {
+    match value {
+        Bson::Null => true,
+        Bson::Array(items) => items.is_empty(),
+        _ => false,
+    }
+}
+
+impl Answer {
+    fn apply_write_error(&mut self, index: usize, error: &Document, labels: &[Bson]) {
+        let code = code(error);
         let message = error.get_str("errmsg").unwrap_or_default();
         let text = format!("{message} (code {code})");
-        let labels = [array(error, "errorLabels"), labels.clone()].concat();
-        read.outcomes[index] = match Fault::of_labelled(code, message, &labels) {
+        let own = error.get_array("errorLabels").map(Vec::as_slice).unwrap_or_default();
+        self.outcomes[index] = match Fault::of_labelled(code, message, &[own, labels].concat()) {
             Fault::Duplicate if is_id(error, message) => Outcome::Delivered,
             Fault::Duplicate => {
-                read.doubtful.push((index, text));
+                self.doubtful.push((index, text));
                 Outcome::Retry
             }
             Fault::Refused => Outcome::Rejected(with_details(text, error)),
             Fault::Away(kind) => {
-                read.retry = Some((kind, text));
+                self.retry = Some((kind, text));
                 Outcome::Retry
             }
             Fault::Unknown => Outcome::Failed(text),
         };
     }
-    if let Ok(error) = answer.get_document("writeConcernError") {
-        read.apply_write_concern_error(error);
-    } else if let Some(taken) = integer(answer, "n")
-        && taken + errors.len() as i64 != documents as i64
-    {
-        let text = format!("an answer of {taken} documents taken and {} failed, of {documents}", errors.len());
-        return nothing_certain(documents, text);
-    }
-    read
-}
 
-impl Answer {
-    /// What was taken, or found there, is not durable as asked: all of it comes again.
-    fn apply_write_concern_error(&mut self, error: &Document) {
-        let code = integer(error, "code").and_then(|code| i32::try_from(code).ok()).unwrap_or_default();
-        let timed_out = error.get_document("errInfo").is_ok_and(|info| info.get_bool("wtimeout").unwrap_or(false));
-        let kind = match Fault::of_code(code) {
-            _ if timed_out => SinkErrorKind::Timeout,
-            Fault::Away(kind) => kind,
-            Fault::Duplicate | Fault::Refused | Fault::Unknown => SinkErrorKind::Unavailable,
+    /// What was taken, or found there, is not durable as asked: all of it comes again. So it does where the error cannot be
+    /// read.
+    fn apply_write_concern_error(&mut self, error: &Bson) {
+        let (kind, text) = match error.as_document() {
+            Some(error) => {
+                let code = code(error);
+                let info = error.get_document("errInfo");
+                let timed_out = info.is_ok_and(|info| info.get_bool("wtimeout").unwrap_or(false));
+                let kind = match Fault::of_code(code) {
+                    _ if timed_out => SinkErrorKind::Timeout,
+                    Fault::Away(kind) => kind,
+                    Fault::Duplicate | Fault::Refused | Fault::Unknown => SinkErrorKind::Unavailable,
+                };
+                (kind, format!("{} (code {code})", error.get_str("errmsg").unwrap_or_default()))
+            }
+            None => (SinkErrorKind::Unavailable, error.to_string()),
         };
         for outcome in &mut self.outcomes {
             if *outcome == Outcome::Delivered {
@@ -80,8 +126,7 @@ impl Answer {
         }
         // A majority read would not find yet what is not durable yet.
         self.doubtful.clear();
-        let message = error.get_str("errmsg").unwrap_or_default();
-        self.retry = Some((kind, format!("not durable as the write concern asks: {message} (code {code})")));
+        self.retry = Some((kind, format!("not durable as the write concern asks: {text}")));
     }
 }
 
@@ -91,15 +136,18 @@ fn nothing_certain(documents: usize, text: String) -> Answer {
     Answer { outcomes: vec![Outcome::Retry; documents], doubtful: Vec::new(), retry }
 }
 
-/// True where the key is the document's own `_id`: the very record is there already.
+/// True where the key is the document's own `_id`: the very record is there already. The text is read up to the key only, which
+/// is somebody's data, and from behind, where the namespace is not:
+/// `E11000 duplicate key error collection: <namespace> index: <name> [collation: {…}] dup key: {…}`.
 fn is_id(error: &Document, message: &str) -> bool {
-    match error.get_document("keyPattern") {
-        Ok(pattern) => pattern.keys().eq(["_id"]),
-        Err(_) => message.split("index: ").nth(1).is_some_and(|index| {
-            let name = index.split_whitespace().next().unwrap_or_default();
-            name == "_id_" || name.ends_with(".$_id_")
-        }),
+    if let Some(pattern) = error.get("keyPattern") {
+        return pattern.as_document().is_some_and(|pattern| pattern.keys().eq(["_id"]));
     }
+    let before_key = message.split(" dup key").next().unwrap_or_default();
+    before_key.rsplit_once("index: ").is_some_and(|(_, index)| {
+        let name = index.split_whitespace().next().unwrap_or_default();
+        name == "_id_" || name.ends_with(".$_id_")
+    })
 }
 
 /// A validation error says in `errInfo` which rule.
@@ -110,14 +158,21 @@ fn with_details(text: String, error: &Document) -> String {
     }
 }
 
-/// A number of whatever type the server gave it.
+/// A whole number of whatever type the server gave it.
 pub(super) fn integer(document: &Document, key: &str) -> Option<i64> {
+    /// Up to here a double holds each of them.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
     match document.get(key)? {
         Bson::Int32(value) => Some(i64::from(*value)),
         Bson::Int64(value) => Some(*value),
-        Bson::Double(value) => Some(*value as i64),
+        Bson::Double(value) if value.fract() == 0.0 && value.abs() <= EXACT => Some(*value as i64),
         _ => None,
     }
+}
+
+/// An error's code; 0, which means nothing, where it has none.
+fn code(error: &Document) -> i32 {
+    integer(error, "code").and_then(|code| i32::try_from(code).ok()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -228,6 +283,132 @@ mod tests {
                 let concern = read(&doc! { "ok": 1.0, "n": 3, "writeConcernError": concern }, 3);
                 let left = if let Is::Left(kind) = *expected { kind } else { Unavailable };
                 assert!((0..3).all(|index| disposition(&concern, index) == Is::Left(left)), "{code}: {concern:?}");
+            }
+        }
+    }
+
+    /// What an answer to three documents may say amiss, by its field.
+    fn lies() -> Vec<(String, Document)> {
+        let error = |index: Bson| doc! { "index": index, "code": 121, "errmsg": "no" };
+        let one = || Bson::Array(vec![error(1.into()).into()]);
+        let wrong = || {
+            vec![
+                Bson::from("3"),
+                Bson::Boolean(true),
+                doc! { "n": 3 }.into(),
+                Bson::Array(vec![Bson::Int32(3)]),
+                Bson::DateTime(bson::DateTime::from_millis(3)),
+                Bson::Double(2.5),
+                Bson::Double(f64::NAN),
+                Bson::Double(f64::INFINITY),
+                Bson::Double(1e300),
+                Bson::Int64(i64::MAX),
+                Bson::Int64(i64::MIN),
+                Bson::Int32(-1),
+                Bson::Int32(4),
+                Bson::from(""),
+            ]
+        };
+        let mut lies = vec![("nothing".to_owned(), doc! { "ok": 1.0 })];
+        // How many were taken.
+        for n in wrong().into_iter().chain([Bson::Null, Bson::Int32(0), Bson::Int32(2)]) {
+            lies.push((format!("n {n:?}"), doc! { "ok": 1.0, "n": n.clone() }));
+            if n != Bson::Int32(2) {
+                lies.push((format!("n {n:?} beside an error"), doc! { "ok": 1.0, "n": n, "writeErrors": one() }));
+            }
+        }
+        lies.push(("no n beside an error".to_owned(), doc! { "ok": 1.0, "writeErrors": one() }));
+        // Which ones failed: a list of documents, each with the place of another one.
+        for errors in wrong() {
+            for n in 0..=3 {
+                lies.push((
+                    format!("writeErrors {errors:?}"),
+                    doc! { "ok": 1.0, "n": n, "writeErrors": errors.clone() },
+                ));
+                let listed = vec![errors.clone()];
+                lies.push((format!("writeErrors [{errors:?}]"), doc! { "ok": 1.0, "n": n, "writeErrors": listed }));
+            }
+        }
+        for index in wrong().into_iter().chain([Bson::Null, Bson::Int32(3)]) {
+            for n in 0..=3 {
+                let errors = vec![error(index.clone())];
+                lies.push((format!("index {index:?}"), doc! { "ok": 1.0, "n": n, "writeErrors": errors }));
+            }
+        }
+        let places: [&[i32]; 4] = [&[0, 0, 0], &[1, 1], &[2, 0, 2], &[0, 1, 2, 2]];
+        for places in places {
+            for n in 0..=3 {
+                let errors: Vec<Bson> = places.iter().map(|&place| error(place.into()).into()).collect();
+                lies.push((format!("{places:?} and {n}"), doc! { "ok": 1.0, "n": n, "writeErrors": errors }));
+            }
+        }
+        // Whether it is durable.
+        for key in ["writeConcernError", "writeConcernErrors"] {
+            for error in wrong().into_iter().chain([Bson::Array(vec![doc! { "code": 64 }.into()]), doc! {}.into()]) {
+                lies.push((format!("{key} {error:?}"), doc! { "ok": 1.0, "n": 3, key: error }));
+            }
+        }
+        lies
+    }
+
+    #[test]
+    fn whatever_is_missing_wrong_or_of_another_type_in_an_answer_nothing_of_it_is_delivered_or_refused() {
+        for (what, lie) in lies() {
+            let answer = read(&lie, 3);
+            assert_eq!(answer.outcomes, vec![Outcome::Retry; 3], "{what}: {lie}");
+            assert!(answer.retry.is_some() && answer.doubtful.is_empty(), "{what}: {lie}");
+        }
+    }
+
+    #[test]
+    fn a_number_of_any_type_counts_and_what_is_null_or_empty_is_not_there() {
+        for n in [Bson::Int32(3), Bson::Int64(3), Bson::Double(3.0)] {
+            assert_eq!(read(&doc! { "ok": 1.0, "n": n }, 3).outcomes, vec![Outcome::Delivered; 3]);
+        }
+        for index in [Bson::Int32(1), Bson::Int64(1), Bson::Double(1.0)] {
+            let errors = vec![doc! { "index": index, "code": 121.0, "errmsg": "no" }];
+            let answer = read(&doc! { "ok": 1.0, "n": 2.0, "writeErrors": errors }, 3);
+            assert!(matches!(answer.outcomes[1], Outcome::Rejected(_)), "{answer:?}");
+            assert_eq!(answer.outcomes.iter().filter(|outcome| **outcome == Outcome::Delivered).count(), 2);
+        }
+        for nothing in [Bson::Null, Bson::Array(Vec::new())] {
+            let concern = doc! { "ok": 1.0, "n": 3, "writeErrors": nothing.clone(), "writeConcernErrors": nothing };
+            let answer = read(&concern, 3);
+            assert_eq!((answer.outcomes, answer.retry), (vec![Outcome::Delivered; 3], None));
+        }
+    }
+
+    #[test]
+    fn only_a_whole_number_is_a_final_code() {
+        for code in [Bson::from("121"), Bson::Double(121.5), Bson::Null, Bson::Int64((1 << 40) + 121)] {
+            let errors = vec![doc! { "index": 0, "code": code.clone(), "errmsg": "no" }];
+            let answer = read(&doc! { "ok": 1.0, "n": 0, "writeErrors": errors }, 1);
+            assert!(matches!(answer.outcomes[0], Outcome::Failed(_)), "{code:?}: {answer:?}");
+        }
+    }
+
+    #[test]
+    fn which_index_has_a_key_is_told_by_its_pattern_or_by_the_servers_part_of_the_text() {
+        let outcome = |message: &str, pattern: Option<Bson>| {
+            let mut error = doc! { "index": 0, "code": 11000, "errmsg": message };
+            error.extend(pattern.map(|pattern| ("keyPattern".to_owned(), pattern)));
+            read(&doc! { "ok": 1.0, "n": 0, "writeErrors": [error] }, 1).outcomes.remove(0)
+        };
+        let text = |about: &str| format!("E11000 duplicate key error collection: {about}");
+        for (message, delivered) in [
+            ("a.b index: _id_ dup key: { _id: \"AE_1\" }", true),
+            ("a.b index: _id_ collation: { locale: \"de\" } dup key: { _id: \"AE_1\" }", true),
+            ("x.index: _id_ index: foo_1 dup key: { foo: 1 }", false),
+            ("a index: _id_ b.events index: foo_1 dup key: { foo: 1 }", false),
+            ("a.b index: foo_1 dup key: { foo: \"x index: _id_ dup key: y\" }", false),
+            ("a.b index: foo_1 collation: { locale: \"de\" } dup key: { foo: \" index: _id_ \" }", false),
+            ("a.b dup key: { _id: 1 }", false),
+        ] {
+            assert_eq!(outcome(&text(message), None) == Outcome::Delivered, delivered, "{message}");
+            let (own, other) = (doc! { "_id": 1 }.into(), doc! { "foo": 1 }.into());
+            assert_eq!(outcome(&text(message), Some(own)), Outcome::Delivered, "{message}");
+            for other in [other, doc! { "_id": 1, "foo": 1 }.into(), Bson::from("_id"), doc! {}.into()] {
+                assert_eq!(outcome(&text(message), Some(other)), Outcome::Retry, "{message}");
             }
         }
     }

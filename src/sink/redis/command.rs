@@ -100,7 +100,7 @@ pub(super) async fn send(
 /// What WAITAOF answered: how many local and replica files have all that was written.
 pub(super) fn fsynced(reply: Option<&Value>) -> Result<(), (SinkErrorKind, String)> {
     match reply {
-        Some(Value::Array(files)) if matches!(files.first(), Some(Value::Int(1..))) => Ok(()),
+        Some(Value::Array(files)) if matches!(files[..], [Value::Int(1..), Value::Int(0..)]) => Ok(()),
         Some(Value::ServerError(error)) => {
             let kind = match Fault::of(error.code(), error.details().unwrap_or_default()) {
                 Fault::Away(kind) => kind,
@@ -110,6 +110,37 @@ pub(super) fn fsynced(reply: Option<&Value>) -> Result<(), (SinkErrorKind, Strin
         }
         _ => Err((SinkErrorKind::Timeout, "the append-only file was not synced in time".to_owned())),
     }
+}
+
+/// True where each command has a reply such as it gives, or an error: then it is surely the reply to that command.
+pub(super) fn are_in_order(replies: &[Value], expires: bool, fsyncs: bool) -> bool {
+    let (replies, fsync) = replies.split_at(replies.len() - usize::from(fsyncs && !replies.is_empty()));
+    let is_error = |reply: &Value| matches!(reply, Value::ServerError(_));
+    let of_entry = |replies: &[Value]| match replies {
+        [set] => !expires && (*set == Value::Okay || is_error(set)),
+        [set, expire] => {
+            (*set == Value::Okay || is_error(set)) && (matches!(expire, Value::Int(_)) || is_error(expire))
+        }
+        _ => false,
+    };
+    replies.chunks(1 + usize::from(expires)).all(of_entry)
+        && fsync.iter().all(|reply| matches!(reply, Value::Array(_)) || is_error(reply))
+}
+
+/// What is told of a reply that is neither success nor an error.
+pub(super) fn not_understood(command: &str, reply: &Value) -> String {
+    /// Of a text that the server wrote.
+    const SHOWN_CHARS: usize = 60;
+    let shown = match reply {
+        Value::Nil => "nil".to_owned(),
+        Value::Okay => "OK".to_owned(),
+        Value::Int(number) => number.to_string(),
+        Value::SimpleString(text) => format!("{:?}", text.chars().take(SHOWN_CHARS).collect::<String>()),
+        Value::BulkString(bytes) => format!("a string of {} bytes", bytes.len()),
+        Value::Array(items) => format!("a list of {}", items.len()),
+        _ => "a value of another type".to_owned(),
+    };
+    format!("{command} was answered with {shown}, which is neither success nor an error: is this a Redis server?")
 }
 
 /// True where the server has RedisJSON.
@@ -170,9 +201,40 @@ mod tests {
     }
 
     #[test]
+    fn a_reply_of_another_commands_type_is_out_of_order() {
+        let (ok, one, files) = (Value::Okay, Value::Int(1), Value::Array(vec![Value::Int(1), Value::Int(0)]));
+        let in_order = |replies: &[&Value], expires, fsyncs| {
+            are_in_order(&replies.iter().map(|&reply| reply.clone()).collect::<Vec<_>>(), expires, fsyncs)
+        };
+        assert!(in_order(&[&ok, &one, &ok, &one, &files], true, true));
+        assert!(in_order(&[&ok, &ok, &files], false, true) && in_order(&[&ok, &one], true, false));
+        for wrong in [&[&ok, &ok, &one, &files][..], &[&ok, &one, &ok], &[&one, &ok, &files], &[&ok, &one, &one]] {
+            assert!(!in_order(wrong, true, true), "{wrong:?}");
+        }
+        assert!(!in_order(&[&ok, &one], false, false) && !in_order(&[&ok, &ok], true, false));
+    }
+
+    #[test]
     fn only_a_synced_file_of_the_servers_own_counts() {
         assert!(fsynced(Some(&Value::Array(vec![Value::Int(1), Value::Int(0)]))).is_ok());
         assert!(fsynced(Some(&Value::Array(vec![Value::Int(0), Value::Int(2)]))).is_err());
         assert!(fsynced(None).is_err());
+        let numbers = |first, second| Value::Array(vec![Value::Int(first), Value::Int(second)]);
+        for reply in [
+            Value::Okay,
+            Value::Nil,
+            Value::Int(1),
+            Value::Array(Vec::new()),
+            Value::Array(vec![Value::Int(1)]),
+            Value::Array(vec![Value::Int(1), Value::Nil]),
+            Value::Array(vec![Value::Int(1), Value::Int(0), Value::Int(0)]),
+            Value::Array(vec![Value::SimpleString("1".to_owned()), Value::Int(0)]),
+            Value::Array(vec![Value::Boolean(true), Value::Int(0)]),
+            numbers(-1, 0),
+            numbers(1, -1),
+            numbers(0, 0),
+        ] {
+            assert!(fsynced(Some(&reply)).is_err(), "{reply:?}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use redis::{RedisResult, Value};
 
-use super::nodes::Connection;
+use super::{command::not_understood, nodes::Connection};
 use crate::record::Stream;
 
 /// Path in the document, alias, type.
@@ -53,7 +53,14 @@ pub(super) async fn create(connection: &mut Connection, streams: &[Stream]) -> R
             command.arg(&name).arg("ON").arg("JSON").arg("PREFIX").arg(1).arg(prefix);
             command.arg("SCHEMA").arg(path).arg("AS").arg(alias).arg(kind);
             let answer: RedisResult<Value> = command.query_async(connection.redis()).await;
-            let Err(error) = answer else { continue };
+            let error = match answer {
+                Ok(Value::Okay) => continue,
+                Ok(other) => {
+                    warnings.push(format!("search index {name}: {}", not_understood("FT.CREATE", &other)));
+                    continue;
+                }
+                Err(error) => error,
+            };
             let text = error.to_string().to_ascii_lowercase();
             if text.contains("already exists") {
                 continue;

@@ -4,7 +4,7 @@
 //! JSON.SET event:{<room sid>}:<TYPE>:<id> $ <document>     EXPIRE <the key> <seconds>     … per record, then WAITAOF
 //! ```
 //!
-//! - Delivered means: both commands were answered well, and, where the server has WAITAOF (7.2) and an append-only file,
+//! - Delivered means: JSON.SET was answered with OK and EXPIRE with 1, and, where the server has WAITAOF (7.2) and an append-only file,
 //!   they are fsynced there. Without, Redis acknowledges from memory, and the sink says so at the start.
 //! - A record that comes again sets the same key to the same document.
 //! - A cluster's redirections are followed and remembered, to nodes that the server of the URL lists, see [`nodes`]; the braces
@@ -16,7 +16,7 @@ mod indexes;
 mod nodes;
 mod options;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use redis::Value;
@@ -24,7 +24,7 @@ use redis::Value;
 pub use self::indexes::index_names;
 pub use self::options::{RedisOptions, RedisOptionsError};
 use self::{
-    command::{Entry, entries},
+    command::{Entry, entries, not_understood},
     fault::{Fault, kind_of},
     nodes::Nodes,
 };
@@ -37,6 +37,8 @@ use crate::document::{Encoder, Labels};
 
 /// How often redirections are followed before a record waits for the next attempt.
 const REDIRECTIONS: usize = 4;
+/// How long records wait for the search indexes.
+const INDEXES_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Delivers to Redis.
 #[derive(Debug)]
@@ -110,6 +112,12 @@ impl RedisSink {
             }
         };
         let per_entry = 1 + usize::from(seconds.is_some());
+        let expected = per_entry * entries.len() + usize::from(connection.fsyncs());
+        if replies.len() != expected {
+            self.nodes.forget(node);
+            let text = format!("{} replies to {expected} commands", replies.len());
+            return vec![Fate::Failed(SinkErrorKind::Unavailable, text); entries.len()];
+        }
         let mut fates: Vec<Fate> = replies.chunks(per_entry).take(entries.len()).map(Fate::of).collect();
         if connection.fsyncs() {
             match command::fsynced(replies.last()) {
@@ -117,7 +125,16 @@ impl RedisSink {
                 Err((kind, text)) => not_durable(&mut fates, kind, &text),
             }
         }
-        self.nodes.give_back(node, connection);
+        if command::are_in_order(&replies, seconds.is_some(), connection.fsyncs()) {
+            self.nodes.give_back(node, connection);
+        } else {
+            // Whose replies these are is unknown, and its next ones may be to these commands.
+            not_durable(
+                &mut fates,
+                SinkErrorKind::Unnamed,
+                "a reply of another type than its command's came beside it",
+            );
+        }
         fates
     }
 }
@@ -138,29 +155,36 @@ enum Fate {
 }
 
 impl Fate {
-    /// Of an entry's replies.
+    /// Of an entry's replies: to JSON.SET, and to EXPIRE where it was sent. Nothing but OK and 1 is success.
     fn of(replies: &[Value]) -> Self {
-        for reply in replies {
-            match reply {
-                Value::ServerError(error) => {
-                    let text =
-                        error.details().map_or_else(|| error.code().to_owned(), |d| format!("{} {d}", error.code()));
-                    return match Fault::of(error.code(), error.details().unwrap_or_default()) {
-                        Fault::Moved { slot, node } => Self::Moved { slot, node },
-                        Fault::Away(kind) => Self::Failed(kind, text),
-                        Fault::Refused => Self::Rejected(text),
-                        Fault::Unknown => Self::Refused(text),
-                    };
-                }
-                // EXPIRE found no such key: it was evicted, or deleted, since JSON.SET.
-                Value::Int(0) => {
-                    let text = "the key was gone before its EXPIRE: does the server evict keys?".to_owned();
-                    return Self::Failed(SinkErrorKind::Full, text);
-                }
-                _ => {}
-            }
+        let mut replies = replies.iter();
+        match replies.next() {
+            Some(Value::Okay) => {}
+            Some(other) => return Self::without_success("JSON.SET", other),
+            None => return Self::Failed(SinkErrorKind::Unavailable, "JSON.SET was not answered".to_owned()),
         }
-        Self::Delivered
+        match replies.next() {
+            None | Some(Value::Int(1)) => Self::Delivered,
+            // EXPIRE found no such key: it was evicted, or deleted, since JSON.SET.
+            Some(Value::Int(0)) => {
+                let text = "the key was gone before its EXPIRE: does the server evict keys?".to_owned();
+                Self::Failed(SinkErrorKind::Full, text)
+            }
+            Some(other) => Self::without_success("EXPIRE", other),
+        }
+    }
+
+    fn without_success(command: &str, reply: &Value) -> Self {
+        let Value::ServerError(error) = reply else {
+            return Self::Refused(not_understood(command, reply));
+        };
+        let text = error.details().map_or_else(|| error.code().to_owned(), |d| format!("{} {d}", error.code()));
+        match Fault::of(error.code(), error.details().unwrap_or_default()) {
+            Fault::Moved { slot, node } => Self::Moved { slot, node },
+            Fault::Away(kind) => Self::Failed(kind, text),
+            Fault::Refused => Self::Rejected(text),
+            Fault::Unknown => Self::Refused(text),
+        }
     }
 }
 
@@ -190,9 +214,22 @@ impl Sink for RedisSink {
             let text = "the server has no RedisJSON: use Redis Stack, or Redis 8";
             return Err(self.error(SinkErrorKind::Unavailable, text));
         }
-        let mut warnings = indexes::create(&mut connection, &self.options.streams).await.map_err(failed)?;
-        warnings.extend(connection.why_not_fsynced().map(str::to_owned));
-        self.nodes.give_back(nodes::FIRST, connection);
+        let mut warnings: Vec<String> = connection.why_not_fsynced().map(str::to_owned).into_iter().collect();
+        let made = indexes::create(&mut connection, &self.options.streams);
+        // Records are worth more than indexes: whether the server is there they will tell by themselves.
+        let trouble = match tokio::time::timeout(INDEXES_TIMEOUT.min(self.options.timeout), made).await {
+            Ok(Ok(more)) => {
+                warnings.extend(more);
+                self.nodes.give_back(nodes::FIRST, connection);
+                return Ok(warnings);
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => "the server does not answer FT.CREATE in time".to_owned(),
+        };
+        warnings.push(format!(
+            "{}: the search indexes were not all made, which is tried again within minutes: {trouble}",
+            self.address
+        ));
         Ok(warnings)
     }
 
@@ -272,5 +309,50 @@ impl RedisSink {
         if !todo.is_empty() {
             away.get_or_insert((SinkErrorKind::Unavailable, "the cluster keeps moving these keys".to_owned()));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All that a server may answer besides errors.
+    fn replies() -> Vec<Value> {
+        vec![
+            Value::Okay,
+            Value::Nil,
+            Value::Int(0),
+            Value::Int(1),
+            Value::Int(2),
+            Value::Int(-1),
+            Value::SimpleString("QUEUED".to_owned()),
+            Value::SimpleString(String::new()),
+            Value::SimpleString("ok".to_owned()),
+            Value::BulkString(b"OK".to_vec()),
+            Value::BulkString(Vec::new()),
+            Value::Array(Vec::new()),
+            Value::Array(vec![Value::Okay]),
+            Value::Array(vec![Value::Int(1)]),
+            Value::Set(vec![Value::Okay]),
+            Value::Map(vec![(Value::Okay, Value::Okay)]),
+            Value::Double(1.0),
+            Value::Boolean(true),
+            Value::Boolean(false),
+        ]
+    }
+
+    #[test]
+    fn only_ok_to_a_document_and_one_to_its_expiry_is_delivered() {
+        for (i, set) in replies().into_iter().enumerate() {
+            let fate = Fate::of(std::slice::from_ref(&set));
+            assert_eq!(matches!(fate, Fate::Delivered), i == 0, "{set:?}: {fate:?}");
+            for expire in replies() {
+                let both = [set.clone(), expire.clone()];
+                let fate = Fate::of(&both);
+                assert_eq!(matches!(fate, Fate::Delivered), i == 0 && expire == Value::Int(1), "{both:?}: {fate:?}");
+                assert!(!matches!(fate, Fate::Rejected(_) | Fate::Moved { .. }), "{both:?}: {fate:?}");
+            }
+        }
+        assert!(!matches!(Fate::of(&[]), Fate::Delivered));
     }
 }
