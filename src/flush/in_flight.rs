@@ -21,8 +21,10 @@ pub(super) struct InFlightBatch {
     pub(super) first_attempt_at: UnixMillis,
     /// The sink failed on these records without being unavailable: they may be at fault, and others may overtake them.
     pub(super) suspect: bool,
-    /// What speaks against them: each failed alone as often.
+    /// They failed by name: what speaks against them.
     pub(super) suspicion: Option<Suspicion>,
+    /// When they were tried alone last.
+    pub(super) tried_alone: Option<Instant>,
     /// Others were delivered while these were not.
     pub(super) passed: bool,
     /// Records that the sink had taken when this failed last, or when it was first sent.
@@ -41,6 +43,7 @@ impl InFlightBatch {
             first_attempt_at: now,
             suspect: false,
             suspicion: None,
+            tried_alone: None,
             passed: false,
             delivered_then: None,
             not_before: None,
@@ -66,7 +69,7 @@ impl InFlightBatch {
         }
         let rest = self.records[records..].into();
         self.records = self.records[..records].into();
-        Some(Self { records: rest, ..*self })
+        Some(Self { records: rest, ..self.clone() })
     }
 
     /// The bytes of its records.

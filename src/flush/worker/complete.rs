@@ -38,11 +38,18 @@ impl Loop {
             }
             Ok((_, TaskResult::LookedBack(_, Err(error)))) => self.fail(error.kind.into(), error.message),
             Ok((id, TaskResult::Sent(sent))) => {
-                self.take_lease(id);
+                self.take_leases(id);
                 self.complete_batch(*sent);
             }
+            Ok((id, TaskResult::Tried(witness, suspects))) => {
+                self.take_leases(id);
+                self.trial = None;
+                self.complete_batch(*witness);
+                self.complete_batch(*suspects);
+            }
             Err(panic) => {
-                if let Some((stream, seqs)) = self.take_lease(panic.id()) {
+                self.trial.take_if(|trial| *trial == panic.id());
+                for (stream, seqs) in self.take_leases(panic.id()) {
                     self.context.queue.release(stream, &seqs);
                 }
                 self.fail(FlushState::Unavailable, format!("the sink's code failed: {panic}"));
@@ -51,10 +58,8 @@ impl Loop {
     }
 
     /// Forgets what a task has leased.
-    fn take_lease(&mut self, task: Id) -> Option<(Stream, Vec<Range<u64>>)> {
-        let at = self.leased.iter().position(|(id, ..)| *id == task)?;
-        let (_, stream, seqs) = self.leased.swap_remove(at);
-        Some((stream, seqs))
+    fn take_leases(&mut self, task: Id) -> Vec<(Stream, Vec<Range<u64>>)> {
+        self.leased.extract_if(.., |(id, ..)| *id == task).map(|(_, stream, seqs)| (stream, seqs)).collect()
     }
 
     fn complete_batch(&mut self, mut sent: Sent) {
@@ -69,8 +74,10 @@ impl Loop {
                 status.last_delivery_at = Some(self.context.environment.now_millis());
             }
         });
-        if sent.delivered + sent.rejected > 0 {
-            self.window.answered(sent.records, sent.bytes, sent.latency);
+        if sent.delivered + sent.rejected > 0
+            && let Some(latency) = sent.latency
+        {
+            self.window.answered(sent.records, sent.bytes, latency);
         }
         if sent.delivered > 0 {
             self.delivered_at = Some(Instant::now());

@@ -8,6 +8,7 @@
 //! - A batch that fails although others are delivered is *held*: it has its own backoff and the others go past it, except
 //!   with `max_in_flight: 1`, which keeps strict order (then only suspects are overtaken: those that the sink failed on
 //!   without being unavailable).
+//! - Records that failed by name are [tried alone](super::trial) around a fresh one, as others pass, and in turn with them.
 //! - Where nothing passes the state says so, whatever the reason: what fails by name is an outage too, and a sink that
 //!   rejects all is *rejecting*.
 //! - What the queue will not record stops new batches until it does: full dead letters pause their sink.
@@ -61,6 +62,10 @@ pub(super) struct Loop {
     held: VecDeque<InFlightBatch>,
     unsettled: Vec<Unsettled>,
     window: Window,
+    /// Suspects are being tried alone, by this task.
+    trial: Option<Id>,
+    /// They were since a fresh batch went out: that one is next.
+    trial_was_last: bool,
     rate_limiter: RateLimiter,
     due: Due,
     initialized: bool,
@@ -118,6 +123,8 @@ enum Wait {
 
 enum Next {
     Batch(InFlightBatch),
+    /// Suspects, and the record to be sent between them.
+    Trial(InFlightBatch, InFlightBatch),
     Wait(Wait),
 }
 
@@ -135,6 +142,8 @@ impl Loop {
             leased: Vec::new(),
             held: VecDeque::new(),
             unsettled: Vec::new(),
+            trial: None,
+            trial_was_last: false,
             initialized: false,
             looked_back: None,
             paused,
