@@ -86,3 +86,41 @@ async fn a_record_that_fails_while_another_of_its_kind_passes_late_stays() {
     bench.drained_with_traffic().await;
     assert_eq!(bench.queue.dead().len(), 1);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_run_of_records_that_are_refused_does_not_hold_up_those_behind_it() {
+    // So many in a row, beside memory for all of them, or for few: those that are parked do not come back before the rest.
+    type Of = fn(&mut Behaviour) -> &mut BTreeSet<u64>;
+    for of in [(|b| &mut b.failing) as Of, |b| &mut b.poison] {
+        for (run, batch_records, batch_bytes, within) in
+            [(300, 1000, 4 << 20, 10), (3000, 1000, 4 << 20, 20), (10_000, 50, 1500, 300)]
+        {
+            for max_in_flight in [1, 2] {
+                let mut behaviour = Behaviour::default();
+                of(&mut behaviour).extend(0..run);
+                let bench = start(
+                    &MemoryQueue::with(run + 500),
+                    behaviour,
+                    FlushOptions {
+                        interval: Duration::from_millis(100),
+                        batch_records,
+                        batch_bytes,
+                        max_in_flight,
+                        ..options()
+                    },
+                );
+                let began = tokio::time::Instant::now();
+                let mut most = 0;
+                // Some of those beside the run may have been given up with it for now.
+                while bench.sink.arrived().len() < 490 {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    most = most.max(bench.queue.in_memory());
+                    let took = began.elapsed();
+                    assert!(took < Duration::from_secs(within), "{run}: {} arrived", bench.sink.arrived().len());
+                }
+                assert!(most <= 3000 || batch_records == 1000, "{most} in memory");
+                assert!(bench.queue.dead().is_empty());
+            }
+        }
+    }
+}

@@ -22,7 +22,7 @@ use crate::{
 /// Where nothing was delivered for so long, what the sink fails on by name is its own trouble.
 const RECENTLY: Duration = Duration::from_secs(3);
 /// The pause before others are tried, at most, where it is perhaps the records' fault that nothing passes.
-const MAX_SUSPECT_PAUSE: Duration = Duration::from_secs(5);
+const MAX_SUSPECT_PAUSE: Duration = Duration::from_secs(1);
 
 impl Loop {
     pub(super) fn complete_task(&mut self, done: Result<(Id, TaskResult), JoinError>) {
@@ -74,7 +74,9 @@ impl Loop {
                 status.last_delivery_at = Some(self.context.environment.now_millis());
             }
         });
-        if sent.delivered + sent.rejected > 0
+        // What the sink fails on by itself it has answered, too: its next batch may be as large, which gets past them soon.
+        let names_records = || sent.leftovers.iter().all(|(_, error)| error.kind == SinkErrorKind::Unnamed);
+        if (sent.delivered + sent.rejected > 0 || names_records())
             && let Some(latency) = sent.latency
         {
             self.window.answered(sent.records, sent.bytes, latency);
@@ -170,12 +172,12 @@ impl Loop {
             Some(outage) => outage.failures + 1,
             None => 1,
         };
-        if matches!(state, FlushState::Unavailable | FlushState::Unauthorized) {
+        if matches!(state, FlushState::Unavailable | FlushState::Unauthorized) && !records_are_suspect {
             self.window.restart();
         }
         let pause = self.pause(failures);
         let retry_at = now + if records_are_suspect { pause.min(MAX_SUSPECT_PAUSE) } else { pause };
-        self.outage = Some(Outage { state, message, failures, retry_at });
+        self.outage = Some(Outage { state, message, failures, retry_at, records_are_suspect });
     }
 
     pub(super) fn record_error(&self, message: &str) {

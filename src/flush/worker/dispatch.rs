@@ -104,7 +104,8 @@ impl Loop {
     async fn next_batch(&mut self, now: Instant) -> Next {
         let limit = self.limit();
         let strict = self.options.max_in_flight <= 1;
-        let fresh_probe = self.outage.as_ref().is_some_and(|outage| outage.failures % 2 == 1);
+        let fresh_probe =
+            self.outage.as_ref().is_some_and(|outage| outage.records_are_suspect || outage.failures % 2 == 1);
         let room = self.has_room();
         let blocked = strict && self.held.iter().any(|batch| !batch.suspect);
         let held = self.held.iter().position(|batch| batch.is_due(now));
@@ -166,11 +167,19 @@ impl Loop {
     fn release_parked(&mut self) {
         let now = Instant::now();
         let holds_none = self.held.is_empty();
-        while self.parked.front().is_some_and(|parked| holds_none || parked.until <= now) {
+        while self.parked_until().is_some_and(|until| holds_none || until <= now) {
             if let Some(parked) = self.parked.pop_front() {
                 self.context.queue.release(parked.stream, &parked.seqs);
             }
         }
+    }
+
+    /// When the first of what is parked goes back to the queue; not before the others were reached, where it is perhaps the
+    /// records' fault that nothing passes: it would be in front of them.
+    pub(super) fn parked_until(&self) -> Option<Instant> {
+        let first = self.parked.front()?;
+        let suspect = self.outage.as_ref().is_some_and(|outage| outage.records_are_suspect);
+        (!suspect || self.due.is_empty(&*self.context.queue)).then_some(first.until)
     }
 
     /// True while what is held takes up no more memory than it may.

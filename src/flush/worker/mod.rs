@@ -4,7 +4,8 @@
 //! first: a task's end, a command, a pause's end, new records.
 //!
 //! - While nothing is accepted there is an *outage*: the loop backs off, then sends one batch as a probe. Each other
-//!   probe is a fresh one, so that a record that makes its server crash does not hide that the server is back.
+//!   probe is a fresh one, so that a record that makes its server crash does not hide that the server is back. Where the
+//!   sink answers, and fails on the records by themselves, all are fresh and full: perhaps others pass behind them.
 //! - A batch that fails although others are delivered is *held*: it has its own backoff and the others go past it, except
 //!   with `max_in_flight: 1`, which keeps strict order (then only suspects are overtaken: those that the sink failed on
 //!   without being unavailable).
@@ -92,6 +93,8 @@ struct Outage {
     message: String,
     failures: u32,
     retry_at: Instant,
+    /// It is perhaps the records' fault that nothing passes.
+    records_are_suspect: bool,
 }
 
 struct Parked {
@@ -181,8 +184,7 @@ impl Loop {
                 Wait::Until(at) => Some(at),
                 Wait::Event | Wait::Ready => None,
             };
-            let parked_until = self.parked.front().map(|parked| parked.until);
-            let until = [until, self.deadline, self.check_at(), parked_until].into_iter().flatten().min();
+            let until = [until, self.deadline, self.check_at(), self.parked_until()].into_iter().flatten().min();
             tokio::select! {
                 biased; // Commands and the end come first: tasks may always be ready.
                 () = &mut latest_end => {
