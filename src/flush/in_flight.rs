@@ -27,6 +27,8 @@ pub(super) struct InFlightBatch {
     pub(super) tried_alone: Option<Instant>,
     /// Others were delivered while these were not.
     pub(super) passed: bool,
+    /// How often all of it failed as not available in a row, while others were delivered.
+    pub(super) left_behind: u32,
     /// Records that the sink had taken when this failed last, or when it was first sent.
     pub(super) delivered_then: Option<u64>,
     /// Not to be tried before.
@@ -45,6 +47,7 @@ impl InFlightBatch {
             suspicion: None,
             tried_alone: None,
             passed: false,
+            left_behind: 0,
             delivered_then: None,
             not_before: None,
         }

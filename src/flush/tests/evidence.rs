@@ -124,3 +124,22 @@ async fn a_run_of_records_that_are_refused_does_not_hold_up_those_behind_it() {
         }
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn one_record_that_drops_the_connection_holds_no_others() {
+    for at in [3, 207, 999] {
+        let behaviour = Behaviour { drops: BTreeSet::from([at]), ..Behaviour::default() };
+        let bench = start(&MemoryQueue::with(1000), behaviour, FlushOptions { batch_records: 1000, ..options() });
+        for _ in 0..60 {
+            bench.queue.push(5);
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(bench.sorted() == all_but(bench.queue.pushed(), &[at]), "{} left", bench.queue.backlog());
+        assert_eq!((bench.queue.backlog(), bench.queue.dead().len()), (1, 0));
+        let error = bench.handle.status().last_error.unwrap_or_default();
+        assert!(error.contains("alone"), "{error}");
+        bench.sink.set(|behaviour| behaviour.drops.clear());
+        bench.drained_with_traffic().await;
+    }
+}

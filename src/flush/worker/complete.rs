@@ -24,6 +24,9 @@ const RECENTLY: Duration = Duration::from_secs(3);
 /// The pause before others are tried, at most, where it is perhaps the records' fault that nothing passes.
 const MAX_SUSPECT_PAUSE: Duration = Duration::from_secs(1);
 
+/// A batch of which nothing is taken so often, as not available, while others are delivered, is halved.
+const MAX_LEFT_BEHIND: u32 = 2;
+
 impl Loop {
     pub(super) fn complete_task(&mut self, done: Result<(Id, TaskResult), JoinError>) {
         match done {
@@ -122,6 +125,13 @@ impl Loop {
         batch.suspect |= unnamed;
         batch.passed = others_passed;
         batch.not_before = Some(Instant::now() + self.pause(batch.attempts));
+        if delivered {
+            batch.left_behind = 0;
+        } else if others_passed && !unnamed {
+            batch.left_behind += 1;
+            self.hold_left_behind(batch, &message);
+            return;
+        }
         self.record_error(&message);
         let just_now = self.delivered_at.is_some_and(|at| at.elapsed() < RECENTLY);
         if others_passed || (unnamed && just_now && self.deadline.is_none()) {
@@ -137,6 +147,28 @@ impl Loop {
             self.keep(batch);
         }
         self.fail_for(kind.into(), message, unnamed);
+    }
+
+    /// Holds a batch that failed as not available while others were delivered. One of its records may be the cause: it is
+    /// halved when it did so some times, and soon tried again, down to that one.
+    fn hold_left_behind(&mut self, mut batch: InFlightBatch, message: &str) {
+        if let [record] = &batch.records[..] {
+            let seq = record.seq;
+            self.record_error(&format!("record {seq} fails alone, while others are delivered: {message}"));
+            self.keep(batch);
+            return;
+        }
+        self.record_error(message);
+        let mut other_half = None;
+        if batch.left_behind >= MAX_LEFT_BEHIND {
+            // The half without the cause passes; the other one need not prove itself as long.
+            batch.left_behind = MAX_LEFT_BEHIND - 1;
+            other_half = batch.split_off(batch.records.len() / 2);
+        }
+        for mut part in [Some(batch), other_half].into_iter().flatten() {
+            part.not_before = Some(Instant::now() + self.pause(part.left_behind.max(1)));
+            self.keep(part);
+        }
     }
 
     /// Holds a batch that others may go past. Where enough is held already, and nothing is known of it yet, it is parked.
