@@ -89,8 +89,8 @@ impl MemoryQueue {
         self.inner.lock().leased.len()
     }
 
-    /// How many of those that are leased the worker has in memory.
-    pub(super) fn in_memory(&self) -> usize {
+    /// How many of those that are leased still share their memory with the queue's.
+    pub(super) fn shared(&self) -> usize {
         self.inner.lock().leased.values().filter(|record| !record.bytes.is_unique()).count()
     }
 

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{
@@ -167,7 +168,7 @@ pub(super) async fn complete(context: &Context, batch: &InFlightBatch, result: D
     sent.unsettled = settle(context, outcomes).await.err().map(|unsettled| *unsettled);
     let attempts = batch.attempts + 1;
     let part = |records: Vec<QueuedRecord>, suspicion| InFlightBatch {
-        records: records.into(),
+        records: if batch.attempts == 0 { records.iter().map(detached).collect() } else { records.into() },
         attempts,
         suspicion,
         ..batch.clone()
@@ -181,6 +182,11 @@ pub(super) async fn complete(context: &Context, batch: &InFlightBatch, result: D
         sent.leftovers.push((part(left, None), error));
     }
     sent
+}
+
+/// A copy that does not keep the whole block in memory which it was read with: few of a block may be held, for long.
+fn detached(record: &QueuedRecord) -> QueuedRecord {
+    QueuedRecord { bytes: Bytes::copy_from_slice(&record.bytes), ..*record }
 }
 
 /// Records that failed for one kind of reason.

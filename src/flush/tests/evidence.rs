@@ -114,7 +114,7 @@ async fn a_run_of_records_that_are_refused_does_not_hold_up_those_behind_it() {
                 // Some of those beside the run may have been given up with it for now.
                 while bench.sink.arrived().len() < 490 {
                     tokio::time::sleep(Duration::from_millis(50)).await;
-                    most = most.max(bench.queue.in_memory());
+                    most = most.max(bench.handle.in_memory());
                     let took = began.elapsed();
                     assert!(took < Duration::from_secs(within), "{run}: {} arrived", bench.sink.arrived().len());
                 }
@@ -141,5 +141,23 @@ async fn one_record_that_drops_the_connection_holds_no_others() {
         assert!(error.contains("alone"), "{error}");
         bench.sink.set(|behaviour| behaviour.drops.clear());
         bench.drained_with_traffic().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_held_keeps_no_block_in_memory_that_it_was_read_with() {
+    type Of = fn(&mut Behaviour) -> &mut BTreeSet<u64>;
+    for of in [(|b| &mut b.failing) as Of, |b| &mut b.poison, |b| &mut b.later, |b| &mut b.drops] {
+        let mut behaviour = Behaviour::default();
+        of(&mut behaviour).extend([203, 231]);
+        let bench = start(&MemoryQueue::with(0), behaviour, options());
+        bench.warmed_up().await;
+        bench.queue.push(100);
+        for _ in 0..20 {
+            bench.queue.push(1);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        bench.until("two are held", |bench| bench.queue.leased() == 2 && bench.queue.backlog() == 2).await;
+        assert_eq!(bench.queue.shared(), 0);
     }
 }

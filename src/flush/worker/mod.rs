@@ -293,6 +293,12 @@ impl Loop {
     }
 
     fn publish_status(&self) {
+        #[cfg(test)]
+        {
+            let in_flight = self.leased.iter().flat_map(|(.., seqs)| seqs).map(|seqs| (seqs.end - seqs.start) as usize);
+            let held = self.held.iter().map(|batch| batch.records.len());
+            self.shared.in_memory.store(in_flight.chain(held).sum(), std::sync::atomic::Ordering::Relaxed);
+        }
         let (in_flight, batch_records) = (self.leased.len(), self.window.limit().records);
         self.shared.update(|status| {
             status.in_flight = in_flight;
