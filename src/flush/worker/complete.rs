@@ -26,6 +26,8 @@ const MAX_SUSPECT_PAUSE: Duration = Duration::from_secs(1);
 
 /// A batch of which nothing is taken so often, as not available, while others are delivered, is halved.
 const MAX_LEFT_BEHIND: u32 = 2;
+/// From one part of such batches to the next, on average.
+const PART_PAUSE: Duration = Duration::from_millis(50);
 
 impl Loop {
     pub(super) fn complete_task(&mut self, done: Result<(Id, TaskResult), JoinError>) {
@@ -165,8 +167,11 @@ impl Loop {
             batch.left_behind = MAX_LEFT_BEHIND - 1;
             other_half = batch.split_off(batch.records.len() / 2);
         }
+        // Where most is left behind, throttled perhaps, its many parts are no load of their own.
+        let parts = self.held.iter().filter(|held| held.left_behind > 0).count();
+        let spread = PART_PAUSE.saturating_mul(parts as u32).min(self.options.backoff.max);
         for mut part in [Some(batch), other_half].into_iter().flatten() {
-            part.not_before = Some(Instant::now() + self.pause(part.left_behind.max(1)));
+            part.not_before = Some(Instant::now() + self.pause(part.left_behind.max(1)).max(spread));
             self.keep(part);
         }
     }
