@@ -8,9 +8,10 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::{FlushOptions, environment::Environment, status::Meters};
+use super::{FlushOptions, environment::Environment, status::Meters, suspicion::Evidence};
 use crate::{sink::Sink, spool::Queue};
 
 /// What a task needs of its worker; cheap to clone.
@@ -24,8 +25,8 @@ pub(super) struct Context {
     /// Cancels what is in flight at the end of the last flush.
     pub(super) cancel: CancellationToken,
     pub(super) meters: Arc<Meters>,
-    /// How long records are tried again that fail while others pass.
-    pub(super) reject_after: Duration,
+    /// What speaks against records that fail while others pass.
+    pub(super) evidence: Arc<Mutex<Evidence>>,
     /// Records that the sink took, all tasks together.
     delivered: Arc<AtomicU64>,
 }
@@ -39,8 +40,8 @@ impl Context {
         meters: Arc<Meters>,
     ) -> Self {
         let (cancel, delivered) = (CancellationToken::new(), Arc::default());
-        let (timeout, reject_after) = (options.timeout, options.reject_after);
-        Self { environment, queue, sink, timeout, cancel, meters, reject_after, delivered }
+        let evidence = Arc::new(Mutex::new(Evidence::new(options.reject_after)));
+        Self { environment, queue, sink, timeout: options.timeout, cancel, meters, evidence, delivered }
     }
 
     /// Records that the sink took so far, all tasks together: what passes. What it rejects says nothing of the others.

@@ -1,14 +1,14 @@
 //! One batch through the sink: sent whole; bisected where the sink fails without saying on which record.
 //!
 //! A record that fails alone while others pass has failed by name, like one that the sink named: it is tried again, and
-//! rejected on the evidence that [`suspicion`](super::suspicion) asks for; never because the sink was unavailable. Where
-//! nothing passes at all the fault is the sink's, and every record stays.
+//! [tried alone](super::trial) for the evidence that [`suspicion`](super::suspicion) asks for; it is never rejected because
+//! the sink was unavailable. Where nothing passes at all the fault is the sink's, and every record stays.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{context::Context, in_flight::InFlightBatch, suspicion::Suspicion};
+use super::{context::Context, in_flight::InFlightBatch};
 use crate::sink::{Batch, BatchOutcome, Outcome, SinkError, SinkErrorKind};
 
 /// So many records that fail alone, and none delivered, end a bisection: the next one begins elsewhere.
@@ -21,10 +21,10 @@ pub(super) struct DeliveryResult {
     pub(super) outcomes: Vec<Outcome>,
     /// Why some are to be retried.
     pub(super) error: Option<SinkError>,
-    /// What speaks against those that failed by name.
-    pub(super) suspicion: Option<Suspicion>,
-    /// How long the sink took to answer the whole batch.
-    pub(super) latency: Duration,
+    /// Those that failed did so alone, just before and just after another record was taken.
+    pub(super) failed_alone: bool,
+    /// How long the sink took to answer the whole batch, where it was sent whole.
+    pub(super) latency: Option<Duration>,
     /// How many batches it took.
     pub(super) batches: u64,
     /// How many records the sink has taken until now: a later retry is judged by what it took since.
@@ -39,15 +39,14 @@ pub(super) async fn deliver(context: &Context, batch: &InFlightBatch) -> Deliver
     let mut attempt = Attempt { context, batch, outcomes, delivered_then, batches: 0, alone: Vec::new() };
     let begun = Instant::now();
     let (_, mut error) = attempt.send(&all).await;
-    let latency = begun.elapsed();
+    let latency = Some(begun.elapsed());
     if error.as_ref().is_some_and(|error| error.kind == SinkErrorKind::Unnamed) {
         error = attempt.bisect(all, error).await;
     }
-    let suspicion = attempt.judge();
     DeliveryResult {
         outcomes: attempt.outcomes,
         error,
-        suspicion,
+        failed_alone: false,
         batches: attempt.batches,
         latency,
         delivered_total: context.delivered(),
@@ -136,28 +135,10 @@ impl Attempt<'_> {
             }
         }
     }
-
-    /// Rejects those that failed by name, where they did so before, for long, while others passed.
-    fn judge(&mut self) -> Option<Suspicion> {
-        let failed = |outcome: &Outcome| matches!(outcome, Outcome::Failed(_));
-        if !self.outcomes.iter().any(failed) {
-            return None;
-        }
-        let now = Instant::now();
-        let suspicion = Suspicion::after_failure(self.batch.suspicion, self.others_pass(), now);
-        if suspicion.is_certain(self.context.reject_after, now) {
-            for outcome in &mut self.outcomes {
-                if let Outcome::Failed(reason) = outcome {
-                    *outcome = Outcome::Rejected(std::mem::take(reason));
-                }
-            }
-        }
-        Some(suspicion)
-    }
 }
 
 /// One batch, within the time it may take.
-async fn send(context: &Context, batch: Batch) -> BatchOutcome {
+pub(super) async fn send(context: &Context, batch: Batch) -> BatchOutcome {
     let records = batch.records.len();
     let begun = Instant::now();
     let answer = send_within(context, batch).await;

@@ -10,6 +10,7 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use parking_lot::Mutex;
+use rand::rngs::StdRng;
 use tokio::sync::Notify;
 
 use crate::{
@@ -88,8 +89,8 @@ impl MemoryQueue {
         self.inner.lock().leased.len()
     }
 
-    /// How many of those that are leased the worker has in memory.
-    pub(super) fn in_memory(&self) -> usize {
+    /// How many of those that are leased still share their memory with the queue's.
+    pub(super) fn shared(&self) -> usize {
         self.inner.lock().leased.values().filter(|record| !record.bytes.is_unique()).count()
     }
 
@@ -243,6 +244,29 @@ impl Queue for MemoryQueue {
     }
 }
 
+/// A bucket of tokens.
+#[derive(Clone, Copy)]
+pub(super) struct Throttle {
+    pub(super) per_second: f64,
+    tokens: f64,
+    at: tokio::time::Instant,
+}
+
+impl Throttle {
+    pub(super) fn new(per_second: f64) -> Self {
+        Self { per_second, tokens: per_second, at: tokio::time::Instant::now() }
+    }
+
+    fn takes_one(&mut self) -> bool {
+        let (now, most) = (tokio::time::Instant::now(), self.per_second);
+        self.tokens = (self.tokens + now.duration_since(self.at).as_secs_f64() * self.per_second).min(most);
+        self.at = now;
+        let takes = self.tokens >= 1.0;
+        self.tokens -= f64::from(u8::from(takes));
+        takes
+    }
+}
+
 /// What the scripted sink does with records.
 #[derive(Default)]
 pub(super) struct Behaviour {
@@ -254,6 +278,12 @@ pub(super) struct Behaviour {
     pub(super) bad: BTreeSet<u64>,
     /// These are refused by name, for a reason that may pass.
     pub(super) failing: BTreeSet<u64>,
+    /// It takes so many records a second, and refuses the others by name.
+    pub(super) throttle: Option<Throttle>,
+    /// It refuses a random half by name.
+    pub(super) coin: Option<StdRng>,
+    /// These make it drop the connection, whatever else is in the batch.
+    pub(super) drops: BTreeSet<u64>,
     /// What checking its set-up answers, in turn; then that all is well.
     pub(super) checks: VecDeque<Result<Vec<String>, SinkErrorKind>>,
     /// It doubts its set-up until it has checked it.
@@ -310,6 +340,9 @@ impl ScriptedSink {
         if let Some(kind) = behaviour.first.pop_front().or(behaviour.fails) {
             return failed(kind);
         }
+        if batch.records.iter().any(|record| behaviour.drops.contains(&record.seq)) {
+            return failed(SinkErrorKind::Unavailable);
+        }
         if batch.records.iter().any(|record| behaviour.poison.contains(&record.seq)) {
             return failed(SinkErrorKind::Unnamed);
         }
@@ -317,6 +350,11 @@ impl ScriptedSink {
         let records = batch.records.iter().map(|record| match record.seq {
             bad if behaviour.bad.contains(&bad) => Outcome::Rejected("told to reject".to_owned()),
             failing if behaviour.failing.contains(&failing) => Outcome::Failed("told to fail by name".to_owned()),
+            _ if behaviour.coin.as_mut().is_some_and(rand::Rng::random::<bool>)
+                || behaviour.throttle.as_mut().is_some_and(|throttle| !throttle.takes_one()) =>
+            {
+                Outcome::Failed("told to fail by name".to_owned())
+            }
             later if behaviour.later.contains(&later) => {
                 error = failed(SinkErrorKind::Unavailable).error;
                 Outcome::Retry

@@ -105,6 +105,12 @@ pub struct Handle {
 }
 
 impl Handle {
+    /// Records that the worker has in memory.
+    #[cfg(test)]
+    pub(super) fn in_memory(&self) -> usize {
+        self.shared.in_memory.load(std::sync::atomic::Ordering::Relaxed)
+    }
+
     /// Its figures now.
     #[must_use]
     pub fn status(&self) -> FlushStatus {

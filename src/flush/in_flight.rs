@@ -21,10 +21,14 @@ pub(super) struct InFlightBatch {
     pub(super) first_attempt_at: UnixMillis,
     /// The sink failed on these records without being unavailable: they may be at fault, and others may overtake them.
     pub(super) suspect: bool,
-    /// What speaks against them: each failed alone as often.
+    /// They failed by name: what speaks against them.
     pub(super) suspicion: Option<Suspicion>,
+    /// When they were tried alone last.
+    pub(super) tried_alone: Option<Instant>,
     /// Others were delivered while these were not.
     pub(super) passed: bool,
+    /// How often all of it failed as not available in a row, while others were delivered.
+    pub(super) left_behind: u32,
     /// Records that the sink had taken when this failed last, or when it was first sent.
     pub(super) delivered_then: Option<u64>,
     /// Not to be tried before.
@@ -41,7 +45,9 @@ impl InFlightBatch {
             first_attempt_at: now,
             suspect: false,
             suspicion: None,
+            tried_alone: None,
             passed: false,
+            left_behind: 0,
             delivered_then: None,
             not_before: None,
         }
@@ -66,7 +72,7 @@ impl InFlightBatch {
         }
         let rest = self.records[records..].into();
         self.records = self.records[..records].into();
-        Some(Self { records: rest, ..*self })
+        Some(Self { records: rest, ..self.clone() })
     }
 
     /// The bytes of its records.

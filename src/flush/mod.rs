@@ -23,6 +23,7 @@ mod suspicion;
 mod tasks;
 #[cfg(test)]
 mod tests;
+mod trial;
 mod window;
 mod worker;
 

@@ -21,8 +21,8 @@ pub struct FlushOptions {
     pub backoff: BackoffOptions,
     /// How long one batch may take before it counts as failed.
     pub timeout: Duration,
-    /// How long a record that its sink refuses by name, for a reason that may pass, is tried again, others being delivered
-    /// meanwhile, before it becomes a dead letter.
+    /// How long a record that its sink refuses by name, for a reason that may pass, has to go on failing alone, others being
+    /// delivered just before it fails again, before it becomes a dead letter.
     pub reject_after: Duration,
     /// How long the last flush at shutdown may take; what is left stays on disk.
     pub shutdown_timeout: Duration,

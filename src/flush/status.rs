@@ -142,6 +142,9 @@ impl Default for Meters {
 pub(super) struct Shared {
     environment: Environment,
     status: Mutex<FlushStatus>,
+    /// Records that the worker has in memory.
+    #[cfg(test)]
+    pub(super) in_memory: std::sync::atomic::AtomicUsize,
 }
 
 impl Shared {
@@ -166,7 +169,12 @@ impl Shared {
             latency: HistogramSnapshot::default(),
             batch_sizes: HistogramSnapshot::default(),
         });
-        Self { environment, status }
+        Self {
+            environment,
+            status,
+            #[cfg(test)]
+            in_memory: Default::default(),
+        }
     }
 
     pub(super) fn snapshot(&self) -> FlushStatus {

@@ -1,36 +1,95 @@
 //! When a record that its sink refuses by name, for a reason that may pass, becomes a dead letter: the one rule for all sinks.
 //!
-//! Only on this evidence: it failed alone [`ROUNDS`] times, others were delivered before each of these failures and after the
-//! one before, and `reject_after` has passed between the first and the last. A throttled or broken server fails what comes
-//! just then; a record that is at fault fails while all around it passes. Where nothing passes nothing is counted.
+//! Only on this evidence: it was sent *alone*, another record was sent next and taken, and it failed alone again right after;
+//! this [`ROUNDS`] times, `reject_after` or more from the first to the last. What fails beside others in one batch says
+//! nothing: a throttled or broken server fails what comes just then.
 //!
-//! Pure: the caller brings the time, and what was delivered.
+//! A reason that passed is no evidence: where a record that failed before is taken later, all that failed for that kind of
+//! reason begins again. Pure: the caller brings the time, and what was delivered.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-/// Failures that count, at least.
+/// Lone failures around another record's success, at least.
 const ROUNDS: u32 = 5;
+/// Words of a reason without a code that make its kind.
+const KIND_WORDS: usize = 4;
+/// Kinds of reasons that are kept at most: the one that passed longest ago goes first.
+const MAX_KINDS: usize = 64;
 
-/// How often records failed while others were delivered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What speaks against records: each of them failed alone as often.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Suspicion {
+    /// The kind of reason that they fail for.
+    kind: Arc<str>,
     /// When the first failure that counts was.
-    since: Instant,
+    since: Option<Instant>,
     rounds: u32,
 }
 
 impl Suspicion {
-    /// They failed alone (again); `others_passed`: records were delivered since they did before.
-    pub(super) fn after_failure(before: Option<Self>, others_passed: bool, now: Instant) -> Self {
-        let before = before.filter(|before| before.rounds > 0).unwrap_or(Self { since: now, rounds: 0 });
-        Self { rounds: before.rounds + u32::from(others_passed), ..before }
+    /// They failed for this reason, beside others or while nothing passed: no evidence yet.
+    pub(super) fn after_failure(before: Option<&Self>, reason: &str) -> Self {
+        let kind = kind_of(reason);
+        match before {
+            Some(before) if *before.kind == *kind => before.clone(),
+            _ => Self { kind: kind.into(), since: None, rounds: 0 },
+        }
+    }
+}
+
+/// What a sink's failures have shown so far.
+#[derive(Debug)]
+pub(super) struct Evidence {
+    reject_after: Duration,
+    /// When a record was taken last that had failed for this kind of reason.
+    passed: BTreeMap<Arc<str>, Instant>,
+}
+
+impl Evidence {
+    pub(super) fn new(reject_after: Duration) -> Self {
+        Self { reject_after, passed: BTreeMap::new() }
     }
 
-    /// True where the records are at fault.
-    pub(super) fn is_certain(&self, reject_after: Duration, now: Instant) -> bool {
-        self.rounds >= ROUNDS && now.duration_since(self.since) >= reject_after
+    /// They failed alone just before and just after another record was taken; true where they are at fault.
+    pub(super) fn failed_alone(&self, suspicion: &mut Suspicion, now: Instant) -> bool {
+        let begun = suspicion.since.filter(|since| self.passed.get(&suspicion.kind).is_none_or(|at| at < since));
+        if begun.is_none() {
+            suspicion.rounds = 0;
+        }
+        let since = begun.unwrap_or(now);
+        suspicion.since = Some(since);
+        suspicion.rounds += 1;
+        suspicion.rounds >= ROUNDS && now.duration_since(since) >= self.reject_after
+    }
+
+    /// Some of those that had failed were taken after all.
+    pub(super) fn passed(&mut self, suspicion: &Suspicion, now: Instant) {
+        self.passed.insert(Arc::clone(&suspicion.kind), now);
+        if self.passed.len() > MAX_KINDS
+            && let Some(oldest) = self.passed.iter().min_by_key(|(_, at)| **at).map(|(kind, _)| Arc::clone(kind))
+        {
+            self.passed.remove(&oldest);
+        }
+    }
+
+    /// When to try these alone again, at the earliest: not while their kind of reason passes by itself.
+    pub(super) fn next_trial(&self, suspicion: &Suspicion, tried: Option<Instant>) -> Option<Instant> {
+        let last = tried.max(self.passed.get(&suspicion.kind).copied());
+        last.map(|last| last + self.reject_after / ROUNDS)
+    }
+}
+
+/// The kind of a reason: its code, or else its first words; rather too coarse than too fine, which makes fewer dead letters.
+fn kind_of(reason: &str) -> String {
+    let code = reason.rsplit_once("code ").map(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next());
+    match code.flatten() {
+        Some(code) if !code.is_empty() => format!("code {code}"),
+        _ => {
+            let words = reason.split_whitespace().take_while(|word| word.chars().all(char::is_alphabetic));
+            words.take(KIND_WORDS).collect::<Vec<_>>().join(" ")
+        }
     }
 }
 
@@ -40,30 +99,66 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
 
-    /// Fails so many times, a second apart.
-    fn failing(times: u32, others_passed: bool, start: Instant) -> Suspicion {
-        let failures = (0..times).map(|second| start + Duration::from_secs(u64::from(second)));
-        failures.fold(None, |before, now| Some(Suspicion::after_failure(before, others_passed, now))).expect("failed")
+    fn suspicion() -> Suspicion {
+        Suspicion::after_failure(None, "bad value (code 2)")
     }
 
     #[test]
     fn many_failures_at_once_are_no_evidence_and_neither_are_few_over_a_long_time() {
-        let start = Instant::now();
-        let often = failing(50, true, start);
-        assert!(!often.is_certain(LONG, start + Duration::from_secs(50)));
-        assert!(often.is_certain(LONG, start + LONG));
-        assert!(!failing(ROUNDS - 1, true, start).is_certain(LONG, start + 100 * LONG));
+        let (evidence, start) = (Evidence::new(LONG), Instant::now());
+        let mut often = suspicion();
+        assert!((0..50).all(|_| !evidence.failed_alone(&mut often, start)));
+        assert!(evidence.failed_alone(&mut often, start + LONG));
+        let mut rarely = suspicion();
+        for round in 0..ROUNDS - 1 {
+            assert!(!evidence.failed_alone(&mut rarely, start + round * LONG));
+        }
+        assert!(evidence.failed_alone(&mut rarely, start + ROUNDS * LONG));
     }
 
     #[test]
-    fn what_fails_while_nothing_passes_counts_neither_as_a_failure_nor_as_time() {
-        let start = Instant::now();
-        let outage = failing(3600, false, start);
-        let back = start + Duration::from_secs(3600);
-        assert!(!outage.is_certain(LONG, back));
-        let once = Suspicion::after_failure(Some(outage), true, back);
-        assert!(!once.is_certain(LONG, back + LONG), "one failure");
-        let again = (1..ROUNDS).fold(once, |before, _| Suspicion::after_failure(Some(before), true, back));
-        assert!(!again.is_certain(LONG, back) && again.is_certain(LONG, back + LONG));
+    fn what_fails_beside_others_counts_neither_as_a_failure_nor_as_time() {
+        let (evidence, start) = (Evidence::new(LONG), Instant::now());
+        let mut beside = suspicion();
+        for _ in 0..100 {
+            beside = Suspicion::after_failure(Some(&beside), "another value (code 2)");
+        }
+        assert_eq!(beside, suspicion());
+        assert!((0..ROUNDS).all(|_| !evidence.failed_alone(&mut beside, start + 2 * LONG)));
+    }
+
+    #[test]
+    fn a_reason_that_passed_begins_again_for_all_and_others_do_not() {
+        let (mut evidence, start) = (Evidence::new(LONG), Instant::now());
+        let (mut same, mut other) = (suspicion(), Suspicion::after_failure(None, "no (code 61)"));
+        for suspicion in [&mut same, &mut other] {
+            assert!((0..ROUNDS).all(|_| !evidence.failed_alone(suspicion, start)));
+        }
+        evidence.passed(&suspicion(), start + LONG / 2);
+        assert!(!evidence.failed_alone(&mut same, start + LONG) && evidence.failed_alone(&mut other, start + LONG));
+        assert!((1..ROUNDS).all(|_| !evidence.failed_alone(&mut same, start + LONG)));
+        assert!(evidence.failed_alone(&mut same, start + 2 * LONG));
+    }
+
+    #[test]
+    fn a_reason_is_of_a_kind_by_its_code_or_its_first_words() {
+        for (reason, kind) in [
+            ("bad value (code 2)", "code 2"),
+            ("code 17 of AE_1 (code 8000): no", "code 8000"),
+            ("ERR max number of clients reached", "ERR max number of"),
+            ("WRONG id AE_1 of room", "WRONG id"),
+            ("", ""),
+        ] {
+            assert_eq!(kind_of(reason), kind);
+        }
+    }
+
+    #[test]
+    fn kinds_are_few_however_many_reasons_there_are() {
+        let mut evidence = Evidence::new(LONG);
+        for code in 0..1000 {
+            evidence.passed(&Suspicion::after_failure(None, &format!("code {code}")), Instant::now());
+        }
+        assert_eq!(evidence.passed.len(), MAX_KINDS);
     }
 }

@@ -2,16 +2,23 @@
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
+use bytes::Bytes;
+use tokio::time::Instant;
+
 use super::{
     context::Context,
     deliver::{DeliveryResult, deliver, unexplained},
     in_flight::{InFlightBatch, ranges},
+    suspicion::Suspicion,
 };
 use crate::{
     record::{Stream, UnixMillis, time_of},
     sink::{Outcome, SinkError, SinkErrorKind},
     spool::{QueueError, QueuedRecord, Rejection},
 };
+
+/// Kinds of reasons that failed records of a batch are told apart by, at most.
+const MAX_REASONS: usize = 8;
 
 /// What a task reports.
 pub(super) enum TaskResult {
@@ -21,6 +28,8 @@ pub(super) enum TaskResult {
     LookedBack(Option<UnixMillis>, Result<(), SinkError>),
     /// A batch was tried.
     Sent(Box<Sent>),
+    /// Suspects were tried alone around another record: what became of that one, and of them.
+    Tried(Box<Sent>, Box<Sent>),
 }
 
 /// What became of a batch.
@@ -30,10 +39,10 @@ pub(super) struct Sent {
     pub(super) delivered_bytes: u64,
     pub(super) rejected: u64,
     pub(super) lag_millis: Option<i64>,
-    /// How many records and bytes were sent first, and how long the sink took to answer.
+    /// How many records and bytes were sent first, and how long the sink took to answer where that was one batch.
     pub(super) records: usize,
     pub(super) bytes: u64,
-    pub(super) latency: Duration,
+    pub(super) latency: Option<Duration>,
     /// Why the last of the rejected ones was.
     pub(super) rejected_for: Option<String>,
     /// What is to be tried again, and why: what the sink left, and what it refused by name.
@@ -93,9 +102,14 @@ pub(super) async fn look_back(context: Context, since: Option<UnixMillis>) -> Ta
 
 /// Sends a batch, removes from the queue what was delivered, makes dead letters of what was rejected.
 pub(super) async fn send(context: Context, batch: InFlightBatch) -> TaskResult {
-    let DeliveryResult { outcomes, error, suspicion, batches, latency, delivered_total } =
-        deliver(&context, &batch).await;
+    let result = deliver(&context, &batch).await;
+    TaskResult::Sent(Box::new(complete(&context, &batch, result).await))
+}
 
+/// Removes from the queue what was delivered, makes dead letters of what was rejected.
+pub(super) async fn complete(context: &Context, batch: &InFlightBatch, result: DeliveryResult) -> Sent {
+    let DeliveryResult { outcomes, error, failed_alone, batches, latency, delivered_total } = result;
+    let now = Instant::now();
     let mut sent = Sent {
         batches,
         delivered: 0,
@@ -112,23 +126,32 @@ pub(super) async fn send(context: Context, batch: InFlightBatch) -> TaskResult {
         unsettled: None,
     };
     let (mut delivered, mut rejections) = (Vec::with_capacity(outcomes.len()), Vec::new());
-    let (mut left, mut failed, mut failed_for) = (Vec::new(), Vec::new(), String::new());
+    let (mut left, mut failed) = (Vec::new(), Vec::<Failed>::new());
+    let rejection = |record: &QueuedRecord, reason| Rejection {
+        record: record.clone(),
+        reason,
+        attempts: batch.attempts + 1,
+        first_attempt_at: batch.first_attempt_at,
+    };
     for (record, outcome) in batch.records.iter().zip(outcomes) {
         match outcome {
             Outcome::Delivered => {
                 delivered.push(record.seq);
                 sent.delivered_bytes += record.bytes.len() as u64;
             }
-            Outcome::Rejected(reason) => rejections.push(Rejection {
-                record: record.clone(),
-                reason,
-                attempts: batch.attempts + 1,
-                first_attempt_at: batch.first_attempt_at,
-            }),
+            Outcome::Rejected(reason) => rejections.push(rejection(record, reason)),
             Outcome::Retry => left.push(record.clone()),
             Outcome::Failed(reason) => {
-                failed.push(record.clone());
-                failed_for = reason;
+                let mut suspicion = Suspicion::after_failure(batch.suspicion.as_ref(), &reason);
+                if failed_alone && context.evidence.lock().failed_alone(&mut suspicion, now) {
+                    rejections.push(rejection(record, reason));
+                    continue;
+                }
+                let alike = failed.iter().position(|alike| alike.suspicion == suspicion);
+                match alike.or_else(|| (failed.len() >= MAX_REASONS).then_some(0)) {
+                    Some(i) => failed[i].records.push(record.clone()),
+                    None => failed.push(Failed { records: vec![record.clone()], suspicion, reason }),
+                }
             }
         }
     }
@@ -136,26 +159,41 @@ pub(super) async fn send(context: Context, batch: InFlightBatch) -> TaskResult {
     sent.rejected = rejections.len() as u64;
     sent.rejected_for = rejections.last().map(|rejection| rejection.reason.clone());
     if sent.delivered > 0 {
-        sent.lag_millis = lag(&context, &batch);
+        sent.lag_millis = lag(context, batch);
+        if let Some(suspicion) = &batch.suspicion {
+            context.evidence.lock().passed(suspicion, now);
+        }
     }
     let outcomes = Unsettled { stream: batch.stream, acknowledged: ranges(delivered), rejections };
-    sent.unsettled = settle(&context, outcomes).await.err().map(|unsettled| *unsettled);
+    sent.unsettled = settle(context, outcomes).await.err().map(|unsettled| *unsettled);
     let attempts = batch.attempts + 1;
     let part = |records: Vec<QueuedRecord>, suspicion| InFlightBatch {
-        records: records.into(),
+        records: if batch.attempts == 0 { records.iter().map(detached).collect() } else { records.into() },
         attempts,
         suspicion,
         ..batch.clone()
     };
-    if !failed.is_empty() {
-        let error = SinkError { kind: SinkErrorKind::Unnamed, message: failed_for };
-        sent.leftovers.push((part(failed, suspicion), error));
+    for Failed { records, suspicion, reason } in failed {
+        let error = SinkError { kind: SinkErrorKind::Unnamed, message: reason };
+        sent.leftovers.push((part(records, Some(suspicion)), error));
     }
     if !left.is_empty() {
         let error = error.unwrap_or_else(unexplained);
         sent.leftovers.push((part(left, None), error));
     }
-    TaskResult::Sent(Box::new(sent))
+    sent
+}
+
+/// A copy that does not keep the whole block in memory which it was read with: few of a block may be held, for long.
+fn detached(record: &QueuedRecord) -> QueuedRecord {
+    QueuedRecord { bytes: Bytes::copy_from_slice(&record.bytes), ..*record }
+}
+
+/// Records that failed for one kind of reason.
+struct Failed {
+    records: Vec<QueuedRecord>,
+    suspicion: Suspicion,
+    reason: String,
 }
 
 /// Records outcomes in the queue; returns those it could not record.

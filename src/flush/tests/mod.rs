@@ -1,5 +1,6 @@
 //! The worker against fakes, on a paused clock: what it promises, and what it does when queue or sink fail.
 
+mod evidence;
 mod fleet;
 mod seeded;
 mod setup;
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     BackoffOptions, FlushOptions, FlushState, Handle, Worker,
     environment::Environment,
-    fake::{Behaviour, Hang, MemoryQueue, ScriptedSink},
+    fake::{Behaviour, Hang, MemoryQueue, ScriptedSink, Throttle},
 };
 use crate::{record::SinkName, sink::SinkErrorKind};
 

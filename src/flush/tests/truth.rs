@@ -186,7 +186,7 @@ async fn no_more_is_held_in_the_last_flush_than_before() {
     let mut most = 0;
     bench
         .until("over", |bench| {
-            most = most.max(bench.queue.in_memory());
+            most = most.max(bench.handle.in_memory());
             bench.handle.status().state == FlushState::Stopped
         })
         .await;

@@ -22,7 +22,12 @@ use crate::{
 /// Where nothing was delivered for so long, what the sink fails on by name is its own trouble.
 const RECENTLY: Duration = Duration::from_secs(3);
 /// The pause before others are tried, at most, where it is perhaps the records' fault that nothing passes.
-const MAX_SUSPECT_PAUSE: Duration = Duration::from_secs(5);
+const MAX_SUSPECT_PAUSE: Duration = Duration::from_secs(1);
+
+/// A batch of which nothing is taken so often, as not available, while others are delivered, is halved.
+const MAX_LEFT_BEHIND: u32 = 2;
+/// From one part of such batches to the next, on average.
+const PART_PAUSE: Duration = Duration::from_millis(50);
 
 impl Loop {
     pub(super) fn complete_task(&mut self, done: Result<(Id, TaskResult), JoinError>) {
@@ -38,11 +43,18 @@ impl Loop {
             }
             Ok((_, TaskResult::LookedBack(_, Err(error)))) => self.fail(error.kind.into(), error.message),
             Ok((id, TaskResult::Sent(sent))) => {
-                self.take_lease(id);
+                self.take_leases(id);
                 self.complete_batch(*sent);
             }
+            Ok((id, TaskResult::Tried(witness, suspects))) => {
+                self.take_leases(id);
+                self.trial = None;
+                self.complete_batch(*witness);
+                self.complete_batch(*suspects);
+            }
             Err(panic) => {
-                if let Some((stream, seqs)) = self.take_lease(panic.id()) {
+                self.trial.take_if(|trial| *trial == panic.id());
+                for (stream, seqs) in self.take_leases(panic.id()) {
                     self.context.queue.release(stream, &seqs);
                 }
                 self.fail(FlushState::Unavailable, format!("the sink's code failed: {panic}"));
@@ -51,10 +63,8 @@ impl Loop {
     }
 
     /// Forgets what a task has leased.
-    fn take_lease(&mut self, task: Id) -> Option<(Stream, Vec<Range<u64>>)> {
-        let at = self.leased.iter().position(|(id, ..)| *id == task)?;
-        let (_, stream, seqs) = self.leased.swap_remove(at);
-        Some((stream, seqs))
+    fn take_leases(&mut self, task: Id) -> Vec<(Stream, Vec<Range<u64>>)> {
+        self.leased.extract_if(.., |(id, ..)| *id == task).map(|(_, stream, seqs)| (stream, seqs)).collect()
     }
 
     fn complete_batch(&mut self, mut sent: Sent) {
@@ -69,8 +79,12 @@ impl Loop {
                 status.last_delivery_at = Some(self.context.environment.now_millis());
             }
         });
-        if sent.delivered + sent.rejected > 0 {
-            self.window.answered(sent.records, sent.bytes, sent.latency);
+        // What the sink fails on by itself it has answered, too: its next batch may be as large, which gets past them soon.
+        let names_records = || sent.leftovers.iter().all(|(_, error)| error.kind == SinkErrorKind::Unnamed);
+        if (sent.delivered + sent.rejected > 0 || names_records())
+            && let Some(latency) = sent.latency
+        {
+            self.window.answered(sent.records, sent.bytes, latency);
         }
         if sent.delivered > 0 {
             self.delivered_at = Some(Instant::now());
@@ -113,6 +127,13 @@ impl Loop {
         batch.suspect |= unnamed;
         batch.passed = others_passed;
         batch.not_before = Some(Instant::now() + self.pause(batch.attempts));
+        if delivered {
+            batch.left_behind = 0;
+        } else if others_passed && !unnamed {
+            batch.left_behind += 1;
+            self.hold_left_behind(batch, &message);
+            return;
+        }
         self.record_error(&message);
         let just_now = self.delivered_at.is_some_and(|at| at.elapsed() < RECENTLY);
         if others_passed || (unnamed && just_now && self.deadline.is_none()) {
@@ -128,6 +149,31 @@ impl Loop {
             self.keep(batch);
         }
         self.fail_for(kind.into(), message, unnamed);
+    }
+
+    /// Holds a batch that failed as not available while others were delivered. One of its records may be the cause: it is
+    /// halved when it did so some times, and soon tried again, down to that one.
+    fn hold_left_behind(&mut self, mut batch: InFlightBatch, message: &str) {
+        if let [record] = &batch.records[..] {
+            let seq = record.seq;
+            self.record_error(&format!("record {seq} fails alone, while others are delivered: {message}"));
+            self.keep(batch);
+            return;
+        }
+        self.record_error(message);
+        let mut other_half = None;
+        if batch.left_behind >= MAX_LEFT_BEHIND {
+            // The half without the cause passes; the other one need not prove itself as long.
+            batch.left_behind = MAX_LEFT_BEHIND - 1;
+            other_half = batch.split_off(batch.records.len() / 2);
+        }
+        // Where most is left behind, throttled perhaps, its many parts are no load of their own.
+        let parts = self.held.iter().filter(|held| held.left_behind > 0).count();
+        let spread = PART_PAUSE.saturating_mul(parts as u32).min(self.options.backoff.max);
+        for mut part in [Some(batch), other_half].into_iter().flatten() {
+            part.not_before = Some(Instant::now() + self.pause(part.left_behind.max(1)).max(spread));
+            self.keep(part);
+        }
     }
 
     /// Holds a batch that others may go past. Where enough is held already, and nothing is known of it yet, it is parked.
@@ -163,12 +209,12 @@ impl Loop {
             Some(outage) => outage.failures + 1,
             None => 1,
         };
-        if matches!(state, FlushState::Unavailable | FlushState::Unauthorized) {
+        if matches!(state, FlushState::Unavailable | FlushState::Unauthorized) && !records_are_suspect {
             self.window.restart();
         }
         let pause = self.pause(failures);
         let retry_at = now + if records_are_suspect { pause.min(MAX_SUSPECT_PAUSE) } else { pause };
-        self.outage = Some(Outage { state, message, failures, retry_at });
+        self.outage = Some(Outage { state, message, failures, retry_at, records_are_suspect });
     }
 
     pub(super) fn record_error(&self, message: &str) {

@@ -11,6 +11,7 @@ use crate::{
         context::Context,
         in_flight::{InFlightBatch, ranges},
         tasks::{initialize, look_back, panicked, send, settle},
+        trial::{MAX_SUSPECTS, try_alone},
     },
     record::Stream,
     spool::{Lease, LeaseLimit, Queue, QueueError},
@@ -61,7 +62,12 @@ impl Loop {
             match self.next_batch(now).await {
                 // Leased while the queue was being rebuilt.
                 Next::Batch(batch) if self.has_to_look_back() => self.held.push_front(batch),
+                Next::Trial(suspects, witness) if self.has_to_look_back() => {
+                    self.held.push_front(witness);
+                    self.held.push_back(suspects);
+                }
                 Next::Batch(batch) => self.send(batch),
+                Next::Trial(suspects, witness) => self.try_alone(suspects, witness),
                 Next::Wait(wait) => return wait,
             }
         }
@@ -80,19 +86,46 @@ impl Loop {
         self.leased.push((task.id(), stream, seqs));
     }
 
+    fn try_alone(&mut self, mut suspects: InFlightBatch, mut witness: InFlightBatch) {
+        suspects.tried_alone = Some(Instant::now());
+        let mut leased = Vec::new();
+        for batch in [&mut suspects, &mut witness] {
+            batch.delivered_then.get_or_insert(self.context.delivered());
+            self.rate_limiter.spend(batch.records.len());
+            leased.push((batch.stream, batch.seqs()));
+        }
+        self.trial_was_last = true;
+        let task = self.tasks.spawn(try_alone(self.context.clone(), suspects, witness)).id();
+        self.trial = Some(task);
+        self.leased.extend(leased.into_iter().map(|(stream, seqs)| (task, stream, seqs)));
+    }
+
     /// The next records to try: held ones whose time has come, else fresh ones.
     async fn next_batch(&mut self, now: Instant) -> Next {
         let limit = self.limit();
         let strict = self.options.max_in_flight <= 1;
-        let fresh_probe = self.outage.as_ref().is_some_and(|outage| outage.failures % 2 == 1);
+        let fresh_probe =
+            self.outage.as_ref().is_some_and(|outage| outage.records_are_suspect || outage.failures % 2 == 1);
         let room = self.has_room();
         let blocked = strict && self.held.iter().any(|batch| !batch.suspect);
         let held = self.held.iter().position(|batch| batch.is_due(now));
         let mut wait = Wait::Event;
+        if room
+            && !blocked
+            && let Some(i) = self.suspects_to_try(now)
+            && let Next::Batch(witness) = self.lease(now, LeaseLimit { records: 1, ..limit }).await
+            && let Some(mut suspects) = self.held.remove(i)
+        {
+            self.held.extend(suspects.split_off(MAX_SUSPECTS));
+            return Next::Trial(suspects, witness);
+        }
         if room && !blocked && (fresh_probe || held.is_none()) {
             match self.lease(now, limit).await {
                 Next::Wait(later) => wait = later,
-                batch @ Next::Batch(_) => return batch,
+                batch => {
+                    self.trial_was_last = false;
+                    return batch;
+                }
             }
         }
         if let Some(mut batch) = held.and_then(|i| self.held.remove(i)) {
@@ -109,6 +142,20 @@ impl Loop {
         }
     }
 
+    /// Held records that are to be tried alone now. They were retried together before: most of what fails in passing passes then.
+    fn suspects_to_try(&self, now: Instant) -> Option<usize> {
+        if self.trial.is_some() || self.trial_was_last || self.outage.is_some() || self.deadline.is_some() {
+            return None;
+        }
+        let evidence = self.context.evidence.lock();
+        self.held.iter().position(|batch| match &batch.suspicion {
+            Some(suspicion) if batch.attempts > 1 => {
+                evidence.next_trial(suspicion, batch.tried_alone).is_none_or(|at| at <= now)
+            }
+            _ => false,
+        })
+    }
+
     /// Whether fresh records may be taken beside those that are held; those that others go past are not in the way.
     fn has_room(&self) -> bool {
         let blocking = self.held.iter().filter(|batch| !batch.suspect && !batch.passed).count();
@@ -120,11 +167,19 @@ impl Loop {
     fn release_parked(&mut self) {
         let now = Instant::now();
         let holds_none = self.held.is_empty();
-        while self.parked.front().is_some_and(|parked| holds_none || parked.until <= now) {
+        while self.parked_until().is_some_and(|until| holds_none || until <= now) {
             if let Some(parked) = self.parked.pop_front() {
                 self.context.queue.release(parked.stream, &parked.seqs);
             }
         }
+    }
+
+    /// When the first of what is parked goes back to the queue; not before the others were reached, where it is perhaps the
+    /// records' fault that nothing passes: it would be in front of them.
+    pub(super) fn parked_until(&self) -> Option<Instant> {
+        let first = self.parked.front()?;
+        let suspect = self.outage.as_ref().is_some_and(|outage| outage.records_are_suspect);
+        (!suspect || self.due.is_empty(&*self.context.queue)).then_some(first.until)
     }
 
     /// True while what is held takes up no more memory than it may.

@@ -4,10 +4,12 @@
 //! first: a task's end, a command, a pause's end, new records.
 //!
 //! - While nothing is accepted there is an *outage*: the loop backs off, then sends one batch as a probe. Each other
-//!   probe is a fresh one, so that a record that makes its server crash does not hide that the server is back.
+//!   probe is a fresh one, so that a record that makes its server crash does not hide that the server is back. Where the
+//!   sink answers, and fails on the records by themselves, all are fresh and full: perhaps others pass behind them.
 //! - A batch that fails although others are delivered is *held*: it has its own backoff and the others go past it, except
 //!   with `max_in_flight: 1`, which keeps strict order (then only suspects are overtaken: those that the sink failed on
 //!   without being unavailable).
+//! - Records that failed by name are [tried alone](super::trial) around a fresh one, as others pass, and in turn with them.
 //! - Where nothing passes the state says so, whatever the reason: what fails by name is an outage too, and a sink that
 //!   rejects all is *rejecting*.
 //! - What the queue will not record stops new batches until it does: full dead letters pause their sink.
@@ -61,6 +63,10 @@ pub(super) struct Loop {
     held: VecDeque<InFlightBatch>,
     unsettled: Vec<Unsettled>,
     window: Window,
+    /// Suspects are being tried alone, by this task.
+    trial: Option<Id>,
+    /// They were since a fresh batch went out: that one is next.
+    trial_was_last: bool,
     rate_limiter: RateLimiter,
     due: Due,
     initialized: bool,
@@ -87,6 +93,8 @@ struct Outage {
     message: String,
     failures: u32,
     retry_at: Instant,
+    /// It is perhaps the records' fault that nothing passes.
+    records_are_suspect: bool,
 }
 
 struct Parked {
@@ -118,6 +126,8 @@ enum Wait {
 
 enum Next {
     Batch(InFlightBatch),
+    /// Suspects, and the record to be sent between them.
+    Trial(InFlightBatch, InFlightBatch),
     Wait(Wait),
 }
 
@@ -135,6 +145,8 @@ impl Loop {
             leased: Vec::new(),
             held: VecDeque::new(),
             unsettled: Vec::new(),
+            trial: None,
+            trial_was_last: false,
             initialized: false,
             looked_back: None,
             paused,
@@ -172,8 +184,7 @@ impl Loop {
                 Wait::Until(at) => Some(at),
                 Wait::Event | Wait::Ready => None,
             };
-            let parked_until = self.parked.front().map(|parked| parked.until);
-            let until = [until, self.deadline, self.check_at(), parked_until].into_iter().flatten().min();
+            let until = [until, self.deadline, self.check_at(), self.parked_until()].into_iter().flatten().min();
             tokio::select! {
                 biased; // Commands and the end come first: tasks may always be ready.
                 () = &mut latest_end => {
@@ -282,6 +293,12 @@ impl Loop {
     }
 
     fn publish_status(&self) {
+        #[cfg(test)]
+        {
+            let in_flight = self.leased.iter().flat_map(|(.., seqs)| seqs).map(|seqs| (seqs.end - seqs.start) as usize);
+            let held = self.held.iter().map(|batch| batch.records.len());
+            self.shared.in_memory.store(in_flight.chain(held).sum(), std::sync::atomic::Ordering::Relaxed);
+        }
         let (in_flight, batch_records) = (self.leased.len(), self.window.limit().records);
         self.shared.update(|status| {
             status.in_flight = in_flight;
