@@ -93,14 +93,11 @@ impl App {
         let disk = *self.disk.lock();
         let rates = self.rates.lock();
         let snapshot = Snapshot {
-            at: now_millis(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            data_dir: config.data_dir.display().to_string(),
-            disk,
             process: Some(self.process(not_ready)),
             ingest: Some(snapshot::ingest(&ingest, rates.taken())),
             sinks,
             changes: rates.changes(),
+            ..empty_snapshot(&config, disk)
         };
         (snapshot, looked)
     }

@@ -242,19 +242,19 @@ impl Spool {
         self.shared.dead.list(filter, &HashSet::new(), skip, limit).map_err(|error| self.shared.dead_error(error))
     }
 
-    /// The same one after another, until `each` answers false, or `is_over` true: it may take its time. Blocking.
+    /// The same one after another (`range`: how many are passed over, how many are meant), until `each` answers false, or `is_over`
+    /// true: it may take its time. Blocking.
     ///
     /// # Errors
     /// When they cannot be read.
     pub fn each_dead_letter(
         &self,
         filter: &DeadFilter,
-        (skip, limit): (usize, usize),
+        range: (usize, usize),
         is_over: &dyn Fn() -> bool,
         each: &mut dyn FnMut(DeadLetter) -> bool,
     ) -> Result<(), QueueError> {
-        let listed = self.shared.dead.each_listed(filter, &HashSet::new(), (skip, limit), is_over, each);
-        listed.map_err(|error| self.shared.dead_error(error))
+        self.shared.each_dead_letter(filter, range, is_over, each)
     }
 
     /// The dead letters that a filter means, at most `limit`, without those of these streams and `_id`s.

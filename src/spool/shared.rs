@@ -1,6 +1,7 @@
 //! What a spool's threads share: two that append, one that keeps things in order, and the callers.
 
 use std::{
+    collections::HashSet,
     io,
     path::PathBuf,
     sync::{
@@ -15,7 +16,7 @@ use tokio::sync::Notify;
 use super::{
     QueueError,
     appending::Inbox,
-    dead_letters::{DeadError, DeadLetters},
+    dead_letters::{DeadError, DeadFilter, DeadLetter, DeadLetters},
     disk::Disk,
     losses::Losses,
     options::SpoolOptions,
@@ -156,6 +157,19 @@ impl Shared {
                  ever set aside, what was not retried or dropped): stop livekit-spool, and put it back if you have it"
             )
         })
+    }
+
+    /// The dead letters that a filter means, one after another: at most `limit` of them behind the first `skip`, until `each`
+    /// answers false, or `is_over` true. Blocking.
+    pub(crate) fn each_dead_letter(
+        &self,
+        filter: &DeadFilter,
+        (skip, limit): (usize, usize),
+        is_over: &dyn Fn() -> bool,
+        each: &mut dyn FnMut(DeadLetter) -> bool,
+    ) -> Result<(), QueueError> {
+        let listed = self.dead.each_listed(filter, &HashSet::new(), (skip, limit), is_over, each);
+        listed.map_err(|error| self.dead_error(error))
     }
 
     /// A failure of the dead letters, as the flusher is told.

@@ -35,6 +35,22 @@ const ERRORS: [&str; 10] = [
     "THROTTLED too many commands",
 ];
 
+/// While the server does as `wrong` says nothing is delivered or dead, and it is told; then all is delivered. Answers the last error
+/// of meanwhile.
+async fn all_waits_until_it_ends(server: &RespServer, wrong: &AtomicBool, case: &str) -> Option<String> {
+    let pipeline = Pipeline::start(redis_sink(&server.url()), patient());
+    pipeline.send_events(&numbered_events("t").take(150).collect::<Vec<_>>()).await;
+    eventually("it says so", || async { pipeline.status().state == FlushState::Unavailable }).await;
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let status = pipeline.status();
+    assert_eq!(status.state, FlushState::Unavailable, "{case}: {status:?}");
+    assert_eq!((pipeline.backlog(), pipeline.dead_letters().len()), (150, 0), "{case}");
+    wrong.store(false, Ordering::SeqCst);
+    pipeline.drained().await;
+    assert_eq!((server.kept().len(), pipeline.dead_letters().len()), (150, 0), "{case}");
+    status.last_error
+}
+
 #[tokio::test]
 async fn a_server_that_refuses_all_by_any_error_is_away_and_loses_nothing() {
     let cases = ERRORS.map(|error| async move {
@@ -45,17 +61,8 @@ async fn a_server_that_refuses_all_by_any_error_is_away_and_loses_nothing() {
             _ => Answer::Healthy,
         })
         .await;
-        let pipeline = Pipeline::start(redis_sink(&server.url()), patient());
-        pipeline.send_events(&numbered_events("t").take(150).collect::<Vec<_>>()).await;
-        eventually("it says so", || async { pipeline.status().state == FlushState::Unavailable }).await;
-        tokio::time::sleep(Duration::from_millis(1500)).await;
-        let status = pipeline.status();
-        assert_eq!(status.state, FlushState::Unavailable, "{error}: {status:?}");
-        assert!(status.last_error.is_some_and(|last| last.contains(error.split(' ').next().unwrap())), "{error}");
-        assert_eq!((pipeline.backlog(), pipeline.dead_letters().len()), (150, 0), "{error}");
-        refusing.store(false, Ordering::SeqCst);
-        pipeline.drained().await;
-        assert_eq!((server.kept().len(), pipeline.dead_letters().len()), (150, 0), "{error}");
+        let last_error = all_waits_until_it_ends(&server, &refusing, error).await;
+        assert!(last_error.is_some_and(|last| last.contains(error.split(' ').next().unwrap())), "{error}");
     });
     futures::future::join_all(cases).await;
 }
@@ -101,16 +108,7 @@ async fn whatever_a_server_answers_but_what_its_commands_answer_in_success_nothi
             _ => Answer::Healthy,
         })
         .await;
-        let pipeline = Pipeline::start(redis_sink(&server.url()), patient());
-        pipeline.send_events(&numbered_events("t").take(150).collect::<Vec<_>>()).await;
-        eventually("it says so", || async { pipeline.status().state == FlushState::Unavailable }).await;
-        tokio::time::sleep(Duration::from_millis(1500)).await;
-        let status = pipeline.status();
-        assert_eq!(status.state, FlushState::Unavailable, "{of} {answer:?}: {status:?}");
-        assert_eq!((pipeline.backlog(), pipeline.dead_letters().len()), (150, 0), "{of} {answer:?}");
-        lying.store(false, Ordering::SeqCst);
-        pipeline.drained().await;
-        assert_eq!((server.kept().len(), pipeline.dead_letters().len()), (150, 0), "{of} {answer:?}");
+        all_waits_until_it_ends(&server, &lying, &format!("{of} {answer:?}")).await;
     });
     futures::future::join_all(cases).await;
 }

@@ -108,7 +108,8 @@ async fn dead_letters_of_a_key_that_is_missing_are_a_clear_error_and_are_not_los
         let error = Spool::open(folder.path(), keys.clone()).expect_err("the key is missing");
         assert!(matches!(error, OpenError::WrongKey { .. }) && error.to_string().contains("dead"), "{error}");
         let stopped = StoppedSpool::look(folder.path(), keys).expect("the figures can be seen");
-        let error = stopped.dead_letters(&DeadFilter::default(), 0, 10).expect_err("unreadable");
+        let listed = stopped.each_dead_letter(&DeadFilter::default(), (0, 10), &|| false, &mut |_| true);
+        let error = listed.expect_err("unreadable");
         assert!(matches!(error, QueueError::NoKey { .. }), "{error}");
     }
     assert_eq!(basics::contents(&folder.path().join("dead/journal")), before);

@@ -3,7 +3,7 @@
 //! sled writes when it opens: the queue is looked at through a copy. Where it cannot be copied or opened, what the journal tells has
 //! to do, as a start without a queue would: more may be shown than is still to be delivered.
 
-use std::{collections::HashSet, fs, io, path::Path, sync::Arc};
+use std::{fs, io, path::Path, sync::Arc};
 
 use crate::{
     record::Stream,
@@ -114,27 +114,19 @@ impl StoppedSpool {
         Peek::new(Arc::clone(&self.shared), stream, from)
     }
 
-    /// The dead letters that a filter means, oldest first: at most `limit` of them behind the first `skip`. Blocking.
-    ///
-    /// # Errors
-    /// When they cannot be read.
-    pub fn dead_letters(&self, filter: &DeadFilter, skip: usize, limit: usize) -> Result<Vec<DeadLetter>, QueueError> {
-        self.shared.dead.list(filter, &HashSet::new(), skip, limit).map_err(|error| self.shared.dead_error(error))
-    }
-
-    /// The same one after another, until `each` answers false, or `is_over` true. Blocking.
+    /// The dead letters that a filter means, oldest first: at most so many behind the first ones (`range`: how many are passed over,
+    /// how many are meant), until `each` answers false, or `is_over` true. Blocking.
     ///
     /// # Errors
     /// When they cannot be read.
     pub fn each_dead_letter(
         &self,
         filter: &DeadFilter,
-        (skip, limit): (usize, usize),
+        range: (usize, usize),
         is_over: &dyn Fn() -> bool,
         each: &mut dyn FnMut(DeadLetter) -> bool,
     ) -> Result<(), QueueError> {
-        let listed = self.shared.dead.each_listed(filter, &HashSet::new(), (skip, limit), is_over, each);
-        listed.map_err(|error| self.shared.dead_error(error))
+        self.shared.each_dead_letter(filter, range, is_over, each)
     }
 }
 
