@@ -70,7 +70,7 @@ fn look(segment: &[u8], records: &HashSet<(Stream, Vec<u8>)>) {
                 }
             }
         }
-        let _ = spool.dead_letters(&DeadFilter::default(), 0, 10);
+        let _ = spool.each_dead_letter(&DeadFilter::default(), (0, 10), &|| false, &mut |_| true);
     }
     let _ = verify(home.path(), options());
 }
