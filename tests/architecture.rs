@@ -38,7 +38,8 @@ fn each_folder_says_what_it_uses() {
             let names: Vec<String> = uses.iter().map(|name| format!("`{name}`")).collect();
             format!("//! Uses {}.", names.join(", "))
         };
-        let paragraph = text.lines().skip_while(|line| !line.starts_with("//! Uses ")).take_while(|line| *line != "//!");
+        let paragraph =
+            text.lines().skip_while(|line| !line.starts_with("//! Uses ")).take_while(|line| *line != "//!");
         let told: Vec<&str> = paragraph.take_while(|line| line.starts_with("//!")).collect();
         if told.join(" ").replace(" //! ", " ") != line {
             wrong.push(format!("src/{unit}/mod.rs: {line}"));
@@ -127,7 +128,8 @@ impl Code {
                     at += 2;
                 }
                 (TokenTree::Ident(word), Some(TokenTree::Ident(name)))
-                    if ["fn", "struct", "enum", "trait", "type", "const", "static"].contains(&word.to_string().as_str()) =>
+                    if ["fn", "struct", "enum", "trait", "type", "const", "static"]
+                        .contains(&word.to_string().as_str()) =>
                 {
                     module.defines.insert(name.to_string());
                     at += 1;

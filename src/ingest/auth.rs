@@ -6,15 +6,15 @@
 use std::sync::{Arc, OnceLock};
 
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
-use jsonwebtoken::{Algorithm, DecodingKey, Validation};
+use jsonwebtoken::{Algorithm, Validation};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 use tokio::sync::watch;
 
 use super::{
-    AuthOptions, IngestStatus, Listener, LivekitKeys, Protocol, Refusal, Refused, Secret, listener::Peer, pass::Pass,
-    server::ServeError, throttle::Throttle, tls::Tls,
+    AuthOptions, IngestStatus, Listener, LivekitKeys, Protocol, Refusal, Refused, Secret, hs256, listener::Peer,
+    pass::Pass, server::ServeError, throttle::Throttle, tls::Tls,
 };
 use crate::{caller, record::wall_millis};
 
@@ -45,7 +45,7 @@ pub(super) struct Rules {
 }
 
 /// The claims looked at; time is checked by the JWT library, too.
-#[derive(Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize)]
 pub(super) struct Claims {
     iss: String,
     exp: NumericDate,
@@ -244,8 +244,7 @@ impl Rules {
         let unverified = jsonwebtoken::dangerous::insecure_decode::<Claims>(token);
         let issuer = unverified.map_err(|_| "no readable token")?.claims.iss;
         let secret = self.keys.get(&issuer).ok_or("the token names an unknown API key")?;
-        let key = DecodingKey::from_secret(secret.expose().as_bytes());
-        let verified = jsonwebtoken::decode::<Claims>(token, &key, validation);
+        let verified = hs256::verify::<Claims>(token, secret.expose().as_bytes(), validation);
         let claims = verified.map_err(|error| format!("the token is refused: {error}"))?.claims;
         // the library looks at `nbf` only
         if claims.iat.is_some_and(|issued| issued.0 > NumericDate::now().0 + LEEWAY_SECONDS as f64) {

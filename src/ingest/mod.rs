@@ -19,6 +19,7 @@ mod fanout;
 mod frames;
 pub mod grpc;
 mod gzip;
+mod hs256;
 pub mod http;
 mod inflate;
 mod listener;

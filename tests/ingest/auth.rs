@@ -2,7 +2,6 @@
 
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
-use jsonwebtoken::{EncodingKey, Header};
 use livekit_protocol::{AnalyticsEvent, AnalyticsEvents};
 use livekit_spool::{
     ingest::{
@@ -19,8 +18,11 @@ use tempfile::TempDir;
 use tonic::Code;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_client::ServerReflectionClient};
 
-use crate::support::{
-    Running, eventually, intake, open_gate, serve_grpc, serve_grpc_through, serve_http, serve_http_through, within,
+use crate::{
+    jwt::signed,
+    support::{
+        Running, eventually, intake, open_gate, serve_grpc, serve_grpc_through, serve_http, serve_http_through, within,
+    },
 };
 
 const KEY: &str = "APIkey";
@@ -85,8 +87,7 @@ fn jwt(changes: Value) -> String {
             value => claims[name] = value.clone(),
         }
     }
-    let key = EncodingKey::from_secret(SECRET.as_bytes());
-    format!("Bearer {}", jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap())
+    format!("Bearer {}", signed(&claims, SECRET))
 }
 
 #[tokio::test]
