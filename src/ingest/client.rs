@@ -4,7 +4,6 @@ use std::{path::PathBuf, time::Duration};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use http::uri::PathAndQuery;
-use jsonwebtoken::{EncodingKey, Header};
 use serde_json::json;
 use tonic::{
     Request, Status,
@@ -12,7 +11,7 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
-use super::{AUDIENCE, Dropped, Secret};
+use super::{AUDIENCE, Dropped, Secret, hs256};
 use crate::record::{RECORD_TAG, RecordBatch, Stream, wall_millis, write_varint};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -142,8 +141,7 @@ impl Client {
             Credentials::Livekit { key, secret } => {
                 let now = wall_millis() / 1000;
                 let claims = json!({ "iss": key, "aud": AUDIENCE, "nbf": now, "exp": now + TOKEN_SECONDS });
-                let secret = EncodingKey::from_secret(secret.expose().as_bytes());
-                jsonwebtoken::encode(&Header::default(), &claims, &secret).map_err(|_| ClientError::Secret)?
+                hs256::sign(&claims, secret.expose().as_bytes()).map_err(|_| ClientError::Secret)?
             }
         };
         Ok(Some(format!("Bearer {token}")))

@@ -21,6 +21,7 @@ mod frames;
 pub(crate) mod fuzzing;
 pub mod grpc;
 mod gzip;
+mod hs256;
 pub mod http;
 mod inflate;
 mod listener;

@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use jsonwebtoken::{EncodingKey, Header};
 use livekit_protocol::{AnalyticsEvent, AnalyticsEvents};
 use livekit_spool::{
     ingest::{
@@ -25,9 +24,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Code;
 use tonic_reflection::pb::v1::{ServerReflectionRequest, server_reflection_client::ServerReflectionClient};
 
-use crate::limits::{http2, status_of, unfinished};
-use crate::support::{
-    Running, eventually, intake, open_gate, serve_grpc, serve_grpc_through, serve_http, serve_http_through, within,
+use crate::{
+    jwt::signed,
+    limits::{http2, status_of, unfinished},
+    support::{
+        Running, eventually, intake, open_gate, serve_grpc, serve_grpc_through, serve_http, serve_http_through, within,
+    },
 };
 
 const KEY: &str = "APIkey";
@@ -92,8 +94,7 @@ fn jwt(changes: Value) -> String {
             value => claims[name] = value.clone(),
         }
     }
-    let key = EncodingKey::from_secret(SECRET.as_bytes());
-    format!("Bearer {}", jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap())
+    format!("Bearer {}", signed(&claims, SECRET))
 }
 
 #[tokio::test]

@@ -4,6 +4,8 @@ mod auth;
 mod full;
 mod grpc;
 mod http;
+#[path = "../support/jwt.rs"]
+mod jwt;
 mod limits;
 mod sending;
 mod support;

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use jsonwebtoken::{EncodingKey, Header};
 use livekit_protocol::{AnalyticsEvent, AnalyticsEventType};
 use livekit_spool::{
     ingest::{AuthOptions, Gate, HttpOptions, LivekitKeys, Refused, Secret},
@@ -14,7 +13,10 @@ use reqwest::{Client, Response};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use crate::support::{Mood, Running, serve_http};
+use crate::{
+    jwt::signed,
+    support::{Mood, Running, serve_http},
+};
 
 const KEY: &str = "APIkey";
 const SECRET: &str = "a secret of at least thirty-two bytes";
@@ -32,7 +34,7 @@ fn token(body: &str, changes: Value, secret: &str) -> String {
     for (name, value) in changes.as_object().unwrap() {
         claims[name] = value.clone();
     }
-    jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
+    signed(&claims, secret)
 }
 
 async fn post(server: &Running, body: &str, token: &str) -> Response {

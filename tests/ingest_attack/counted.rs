@@ -3,7 +3,6 @@
 use std::time::Instant;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use jsonwebtoken::{EncodingKey, Header};
 use livekit_protocol::{AnalyticsEvent, AnalyticsEvents};
 use livekit_spool::record::now_millis;
 use prost::Message;
@@ -13,7 +12,10 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     ALONE,
-    support::process::{Setup, Spool},
+    support::{
+        jwt::signed,
+        process::{Setup, Spool},
+    },
     wire::{address, call, http2},
 };
 
@@ -102,9 +104,8 @@ async fn what_livekit_says_it_dropped_of_its_webhooks_is_a_metric() {
         let now = now_millis() / 1000;
         let hash = BASE64_STANDARD.encode(Sha256::digest(&body));
         let claims = json!({"iss": KEY, "nbf": now, "exp": now + 300, "sha256": hash});
-        let signed = jsonwebtoken::encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes()));
         let request = Client::new().post(format!("{}/webhook", spool.http())).body(body);
-        assert_eq!(status(request.header("authorization", signed.expect("a token"))).await, StatusCode::OK);
+        assert_eq!(status(request.header("authorization", signed(&claims, SECRET))).await, StatusCode::OK);
     }
     assert_eq!(metric(&spool, "livekit_spool_webhooks_dropped_by_livekit_total").await, 7);
     spool.terminate();

@@ -2,6 +2,7 @@
 //!
 //! - [`child`]: processes that die with the test, their output kept and shown when it fails.
 //! - [`disk`]: a disk that can be filled.
+//! - [`jwt`]: tokens.
 //! - [`mongo`], [`redis`]: real servers on free ports: kill -9, restart on the same data.
 //! - [`power`]: the folders that a power cut may leave, from a recording of system calls.
 //! - [`proxy`]: a TCP proxy that cuts, delays, swallows, refuses and heals.
@@ -30,6 +31,7 @@ use tempfile::TempDir;
 
 pub mod child;
 pub mod disk;
+pub mod jwt;
 pub mod load;
 pub mod mongo;
 pub mod power;
