@@ -28,7 +28,7 @@ use crate::{
     ALONE,
     memory::status_bytes,
     support::{
-        self,
+        self, PATIENCE,
         process::{Setup, Spool},
     },
     wire::{RECORDER, address, call, http2},
@@ -39,8 +39,11 @@ const CONNECTIONS: usize = 10_000;
 const MAX_RSS: u64 = 300 * 1024 * 1024;
 /// Between two attempts of one attacker.
 const PAUSE: Duration = Duration::from_millis(200);
-/// How long the attackers go on once all of them are at it.
+/// How long the attackers go on at least once all of them are at it: until senders were served as they have to be.
 const SIEGE: Duration = Duration::from_secs(10);
+/// What the sender that was there before has to get through meanwhile, and how many new ones.
+const RECORDS: u64 = 500;
+const NEWCOMERS: usize = 5;
 
 #[tokio::test]
 async fn under_every_attack_at_once_memory_stays_below_300_mb_and_senders_are_served() {
@@ -82,9 +85,14 @@ async fn under_every_attack_at_once_memory_stays_below_300_mb_and_senders_are_se
 
     let sending = demo::send(&steady, Playback::new(), 200, &progress);
     let began = Instant::now();
+    // how fast depends on the machine; that they are served at all does not
+    let goes_on = |enough: bool| {
+        assert!(began.elapsed() < PATIENCE, "the steady sender got {} records through", progress.acknowledged());
+        began.elapsed() < SIEGE || !enough || progress.acknowledged() < RECORDS
+    };
     let newcomers = async {
         let mut served = 0;
-        while began.elapsed() < SIEGE {
+        while goes_on(served >= NEWCOMERS) {
             let mut batch = RecordBatchBuilder::new(Stream::Stats);
             batch.push(format!("\x72\x08AS_{served:05}").as_bytes());
             let records = batch.build(0);
@@ -98,7 +106,7 @@ async fn under_every_attack_at_once_memory_stays_below_300_mb_and_senders_are_se
     };
     let onlookers = async {
         let (mut seen, status) = (0, format!("{}/api/v1/status", spool.admin()));
-        while began.elapsed() < SIEGE {
+        while goes_on(seen >= 1) {
             let answer = tokio::time::timeout(Duration::from_secs(30), reqwest::get(&status)).await;
             assert!(answer.expect("the status page answers").expect("an answer").status().is_success());
             seen += 1;
@@ -113,8 +121,7 @@ async fn under_every_attack_at_once_memory_stays_below_300_mb_and_senders_are_se
     over.store(true, Relaxed);
     let peak = status_bytes(spool.process().pid(), "VmHWM");
     println!("peak {} MB, steady sender {} records, {served} newcomers", peak >> 20, progress.acknowledged());
-    assert!(served >= 5 && seen >= 1, "{served} newcomers were served, the status seen {seen} times");
-    assert!(progress.acknowledged() >= 500, "the steady sender got {} records through", progress.acknowledged());
+    assert!(served >= NEWCOMERS && seen >= 1, "{served} newcomers were served, the status seen {seen} times");
     assert!(peak < MAX_RSS, "the process took {} MB", peak >> 20);
     siege.shutdown_background();
     spool.terminate();
