@@ -105,11 +105,7 @@ fn show(rows: &[Row]) -> Outcome {
     output::print_table(&table)
 }
 
-async fn of_mongodb(
-    sink: &SinkConfig,
-    options: &MongoOptions,
-    encoder: &Arc<Encoder>,
-) -> Result<Vec<Row>, String> {
+async fn of_mongodb(sink: &SinkConfig, options: &MongoOptions, encoder: &Arc<Encoder>) -> Result<Vec<Row>, String> {
     // Reached as delivery reaches it, and what fails is said as delivery says it.
     let reached = MongoSink::new(options.clone(), Arc::clone(encoder)).map_err(|error| error.to_string())?;
     let failed = |error: Error| reached.driver_error(&error).to_string();

@@ -42,7 +42,8 @@ pub(super) fn draw(history: &History, columns: u16, lines: u16) -> Vec<Line<'sta
     let longest = sinks.iter().map(|(_, sink)| sink.points.len()).max().unwrap_or_default();
     let span = SPANS.into_iter().find(|span| longest <= *span).unwrap_or(POINTS);
     let highest = |sink, series: usize| SERIES[series].2(highest_of(sink, span, SERIES[series].1));
-    let values = sinks.iter().flat_map(|(_, sink)| (0..SERIES.len()).map(|series| highest(sink, series).chars().count()));
+    let values =
+        sinks.iter().flat_map(|(_, sink)| (0..SERIES.len()).map(|series| highest(sink, series).chars().count()));
     let widest = values.max().unwrap_or_default().max(HIGHEST.len());
     let name = sinks.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default().min(MAX_NAME);
     let columns = usize::from(columns).saturating_sub(name + LABEL + widest + 3);
@@ -164,8 +165,7 @@ mod tests {
     #[test]
     fn an_hour_is_drawn_with_its_gap_its_changes_and_its_highest_values() {
         let mut mongo = sink((0..360).map(|step| (!(90..180).contains(&step)).then_some(step * 10)));
-        let change =
-            |minutes_ago: i64, state| StateChange { at: NOW - minutes_ago * 60_000, state, reason: None };
+        let change = |minutes_ago: i64, state| StateChange { at: NOW - minutes_ago * 60_000, state, reason: None };
         mongo.changes = [change(59, State::Idle), change(44, State::Away), change(1, State::Paused)].into();
         assert_eq!(
             text(&of(&[("mongo", mongo)]), 70, 5),
@@ -199,7 +199,9 @@ mod tests {
         let sinks: Vec<_> = names.iter().map(|name| (name.as_str(), sink((0..360).map(|_| Some(u64::MAX))))).collect();
         let history = of(&sinks);
         let columns = [0, 1, 20, 30, 40, 50, 60, 80, 133, 500];
-        for (columns, lines) in columns.into_iter().flat_map(|columns| (0..12).chain([40]).map(move |lines| (columns, lines))) {
+        for (columns, lines) in
+            columns.into_iter().flat_map(|columns| (0..12).chain([40]).map(move |lines| (columns, lines)))
+        {
             let drawn = draw(&history, columns, lines);
             assert!(drawn.len() <= lines.into(), "{columns}×{lines}");
             assert!(drawn.iter().all(|line| line.width() <= columns.into()), "{columns}×{lines}: {drawn:?}");

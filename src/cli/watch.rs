@@ -126,13 +126,15 @@ fn draw(frame: &mut Frame<'_>, snapshot: &Snapshot, history: &History) {
     }
     // Long errors go on in the next line; all of them together get half the screen at most.
     let troubles_height = (height(&troubles, area.width - 2) + 2).min(area.height / 2);
-    let table_height = u16::try_from(snapshot.sinks.len() + 1).unwrap_or(u16::MAX).max(3);
-    let left = area.height.saturating_sub(3 + troubles_height).saturating_sub(table_height);
-    let drawn = sparklines::draw(history, area.width, left);
+    let left = area.height.saturating_sub(3 + troubles_height);
+    // A line that is free stands below the table, where there is one.
+    let table_height = u16::try_from(snapshot.sinks.len() + 2).unwrap_or(u16::MAX).min(left);
+    let drawn = sparklines::draw(history, area.width, left - table_height);
     let areas = Layout::vertical([
         Constraint::Length(2),
-        Constraint::Min(3),
+        Constraint::Length(table_height),
         Constraint::Length(height(&drawn, area.width)),
+        Constraint::Min(0),
         Constraint::Length(troubles_height),
         Constraint::Length(1),
     ])
@@ -142,17 +144,16 @@ fn draw(frame: &mut Frame<'_>, snapshot: &Snapshot, history: &History) {
     frame.render_widget(sinks(snapshot, areas[1]), areas[1]);
     frame.render_widget(Paragraph::new(drawn), areas[2]);
     let errors = Paragraph::new(troubles).wrap(Wrap { trim: true });
-    frame.render_widget(errors.block(Block::bordered().title(" last errors ")), areas[3]);
-    frame.render_widget(Paragraph::new("q leaves").dark_gray(), areas[4]);
+    frame.render_widget(errors.block(Block::bordered().title(" last errors ")), areas[4]);
+    frame.render_widget(Paragraph::new("q leaves").dark_gray(), areas[5]);
 }
 
 fn draw_small(frame: &mut Frame<'_>, snapshot: &Snapshot, history: &History) {
     let area = frame.area();
     let lines: Vec<Line<'_>> = snapshot.sinks.iter().map(brief).collect();
-    let left = area.height.saturating_sub(height(&lines, area.width));
-    let drawn = sparklines::draw(history, area.width, left);
-    let areas =
-        Layout::vertical([Constraint::Min(1), Constraint::Length(height(&drawn, area.width))]).split(area);
+    let lines_height = height(&lines, area.width).min(area.height);
+    let drawn = sparklines::draw(history, area.width, area.height - lines_height);
+    let areas = Layout::vertical([Constraint::Length(lines_height), Constraint::Min(0)]).split(area);
     frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: true }), areas[0]);
     frame.render_widget(Paragraph::new(drawn), areas[1]);
 }
