@@ -1,6 +1,6 @@
 'use strict';
 // The last hour of a sink: rates in and out above, the backlog below, state changes as marks on the time axis they share.
-const SPANS = [5, 15, 30, 60];
+const SPANS = [5, 10, 20, 30, 60];
 const TOP = { rates: 18, backlog: 94 };
 const PANEL = 54;
 const MARKS = TOP.backlog + PANEL + 9;
@@ -115,7 +115,7 @@ class Plot {
 
   /** Times at whole minutes, and now. */
   ticks(left, right, x) {
-    const every = (right - left < 420 ? { 5: 2, 15: 5, 30: 10, 60: 20 } : { 5: 1, 15: 5, 30: 5, 60: 10 })[this.minutes] * 60000;
+    const every = (right - left < 420 ? { 5: 2, 10: 5, 20: 5, 30: 10, 60: 20 } : { 5: 1, 10: 2, 20: 5, 30: 5, 60: 10 })[this.minutes] * 60000;
     const zone = new Date(this.end).getTimezoneOffset() * 60000;
     const ticks = [[right, 'now']];
     for (let at = Math.ceil((this.begin - zone) / every) * every + zone; at < this.end; at += every) {

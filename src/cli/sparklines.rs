@@ -16,13 +16,20 @@ use crate::{
 
 /// From nothing to the highest value.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-/// What is drawn, in points: 5, 15, 30 and 60 minutes.
-const SPANS: [usize; 4] = [30, 90, 180, POINTS];
-/// What of a point is drawn, and how its highest value is written.
-const SERIES: [(&str, fn(&Point) -> f64, fn(f64) -> String); 3] = [
-    ("backlog", |point| point.records as f64, |records| human_count(records as u64)),
-    ("in", |point| point.rate_in as f64, rate),
-    ("out", |point| point.rate_out as f64, rate),
+/// What is drawn, in points: 5, 10, 20, 30 and 60 minutes.
+const SPANS: [usize; 5] = [30, 60, 120, 180, POINTS];
+/// A line of bars.
+struct Series {
+    label: &'static str,
+    /// What of a point is drawn.
+    value: fn(&Point) -> f64,
+    write: fn(f64) -> String,
+}
+
+const SERIES: [Series; 3] = [
+    Series { label: "backlog", value: |point| point.records as f64, write: |records| human_count(records as u64) },
+    Series { label: "in", value: |point| point.rate_in.into(), write: rate },
+    Series { label: "out", value: |point| point.rate_out.into(), write: rate },
 ];
 /// Lines that a sink takes.
 const LINES: usize = SERIES.len() + 1;
@@ -41,9 +48,8 @@ pub(super) fn draw(history: &History, columns: u16, lines: u16) -> Vec<Line<'sta
         history.sinks.iter().filter(|(_, sink)| !sink.points.is_empty()).take(fitting).collect();
     let longest = sinks.iter().map(|(_, sink)| sink.points.len()).max().unwrap_or_default();
     let span = SPANS.into_iter().find(|span| longest <= *span).unwrap_or(POINTS);
-    let highest = |sink, series: usize| SERIES[series].2(highest_of(sink, span, SERIES[series].1));
-    let values =
-        sinks.iter().flat_map(|(_, sink)| (0..SERIES.len()).map(|series| highest(sink, series).chars().count()));
+    let highest = |sink, series: &Series| (series.write)(highest_of(sink, span, series.value));
+    let values = sinks.iter().flat_map(|(_, sink)| SERIES.iter().map(|series| highest(sink, series).len()));
     let widest = values.max().unwrap_or_default().max(HIGHEST.len());
     let name = sinks.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default().min(MAX_NAME);
     let columns = usize::from(columns).saturating_sub(name + LABEL + widest + 3);
@@ -57,10 +63,10 @@ pub(super) fn draw(history: &History, columns: u16, lines: u16) -> Vec<Line<'sta
             Span::from(format!("{:<LABEL$} ", "changes")).dark_gray(),
             Span::from(changes(history, sink, span, columns)).yellow(),
         ]));
-        for (series, (label, value, _)) in SERIES.into_iter().enumerate() {
+        for series in &SERIES {
             drawn.push(Line::from(vec![
-                Span::from(format!("{:name$} {label:<LABEL$} ", "")).dark_gray(),
-                Span::from(bars(sink, span, columns, value)).blue(),
+                Span::from(format!("{:name$} {:<LABEL$} ", "", series.label)).dark_gray(),
+                Span::from(bars(sink, span, columns, series.value)).blue(),
                 Span::from(format!(" {:>widest$}", highest(sink, series))),
             ]));
         }
