@@ -6,7 +6,7 @@
 //! clock.
 //!
 //! Memory is bounded: a sink's points take 12 KB, and its state changes, at most [`CHANGES`] with reasons of at most
-//! [`REASON_CHARS`] characters each, 25 KB in plain text.
+//! [`REASON_BYTES`] bytes each, 25 KB.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -20,8 +20,8 @@ const STEP_MILLIS: i64 = 10_000;
 pub const POINTS: usize = 360;
 /// State changes that are kept of a sink.
 const CHANGES: usize = 100;
-/// Characters of a reason, at most.
-const REASON_CHARS: usize = 200;
+/// Bytes of a reason, at most.
+const REASON_BYTES: usize = 200;
 
 /// The last hour of all sinks.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -120,9 +120,15 @@ impl History {
         if changes.len() == CHANGES {
             changes.pop_front();
         }
-        let reason = reason.map(|reason| reason.chars().take(REASON_CHARS).collect());
+        let reason = reason.map(|reason| beginning(reason).to_owned());
         changes.push_back(StateChange { at, state, reason });
     }
+}
+
+/// As much of a text as is kept.
+fn beginning(text: &str) -> &str {
+    let ends = text.char_indices().map(|(at, letter)| at + letter.len_utf8());
+    &text[..ends.take_while(|end| *end <= REASON_BYTES).last().unwrap_or_default()]
 }
 
 impl SinkHistory {
@@ -225,7 +231,7 @@ mod tests {
         }
         let changes = &history.sinks["a"].changes;
         assert_eq!((changes.len(), changes[0].at), (CHANGES, START + 2 * CHANGES as i64));
-        assert!(changes.iter().all(|change| change.reason.as_deref() == Some(&"é".repeat(REASON_CHARS))));
+        assert!(changes.iter().all(|change| change.reason.as_deref() == Some(&"é".repeat(REASON_BYTES / 2))));
         for second in 0..3700 {
             history.sample(START + second * 1000, &[("a", point(0))]);
         }
