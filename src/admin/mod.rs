@@ -4,7 +4,7 @@
 //! - [`api`] and [`records`] answer `/api/v1/…`, described by `openapi.json`; [`extract`] reads their requests, [`answer`]
 //!   streams what is long;
 //! - [`metrics`] renders `/metrics`;
-//! - `page.html`, `page.css`, `page.js`: the page, served as one document.
+//! - `page.html`, `page.css`, `page.js`, `plot.js`: the page, served as one document.
 
 mod answer;
 mod api;

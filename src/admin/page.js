@@ -1,10 +1,11 @@
 'use strict';
 // Everything shown is set as text, never as markup: names in records come from strangers.
 const $ = (id) => document.getElementById(id);
-const SVG = 'http://www.w3.org/2000/svg';
-const POINTS = 600;
-const series = new Map();
 const cards = new Map();
+/** The API's history, and the newest state change that it was asked for after. */
+let past = null;
+let pastChange = '';
+let isAsking = false;
 let token = sessionStorage.getItem('token') || '';
 let last = null;
 
@@ -55,7 +56,7 @@ function notice(message) {
 }
 
 function number(name, value, field, extra) {
-  return h('div', {}, h('div', { class: 'name' }, name), h('div', { class: 'value', 'data-field': field }, value), extra);
+  return h('div', {}, h('div', { class: 'name' }, name), h('div', { class: value.length > 9 ? 'value long' : 'value', 'data-field': field }, value), extra);
 }
 
 const STATES = {
@@ -75,13 +76,7 @@ class Card {
     this.numbers = h('div', { class: 'numbers' });
     this.fill = h('i');
     this.quota = h('div', { class: 'quota' });
-    this.top = h('span', { class: 'top' });
-    this.svg = document.createElementNS(SVG, 'svg');
-    this.svg.setAttribute('viewBox', '0 0 600 100');
-    this.svg.setAttribute('preserveAspectRatio', 'none');
-    this.area = this.path('area');
-    this.line = this.path('line');
-    this.from = h('span');
+    this.plot = new Plot(name);
     this.rows = h('tbody');
     this.shown = h('pre', { hidden: true, tabindex: '0', 'data-field': 'shown' });
     this.pause = this.button('Pause', () => this.act(this.paused ? 'resume' : 'pause'));
@@ -90,9 +85,8 @@ class Card {
       h('div', { class: 'head' }, h('h2', {}, name), this.pill, this.since, h('span', { class: 'grow' }), this.where),
       this.error, this.advice, this.numbers,
       this.quota, h('div', { class: 'bar' }, this.fill),
-      h('div', { class: 'chart', role: 'img', 'aria-label': 'Backlog over time' }, this.svg, this.top),
-      h('div', { class: 'span' }, this.from, h('span', {}, 'backlog, records'), h('span', {}, 'now')),
-      h('div', { class: 'scroll' }, h('table', {}, h('thead', {}, h('tr', {}, ...head.map((text) => h('th', {}, text)))), this.rows)),
+      this.plot.element,
+      h('div', { class: 'scroll' }, h('table', { class: 'streams' }, h('thead', {}, h('tr', {}, ...head.map((text) => h('th', {}, text)))), this.rows)),
       h('div', { class: 'actions' },
         this.pause,
         this.button('Flush now', () => this.act('flush')),
@@ -100,13 +94,6 @@ class Card {
         this.button('Look at records', () => this.show('peek?n=20', 'records', 'No records wait.')),
         this.button('Look at dead letters', () => this.show('dead?n=50', 'dead_letters', 'No dead letters.'))),
       this.shown);
-  }
-
-  path(name) {
-    const path = document.createElementNS(SVG, 'path');
-    path.setAttribute('class', name);
-    this.svg.append(path);
-    return path;
   }
 
   button(text, onclick) { return h('button', { type: 'button', onclick }, text); }
@@ -159,24 +146,24 @@ class Card {
       h('td', {}, name),
       h('td', { 'data-field': 'stream-records' }, count(stream.records)), h('td', {}, count(stream.blocks)), h('td', {}, size(stream.bytes)),
       h('td', {}, age(stream.oldest_age_seconds)), h('td', {}, count(stream.dead_letters)))));
-    this.draw(series.get(this.name) || []);
+    this.plot.update(past, sink, now);
   }
+}
 
-  draw(points) {
-    if (points.length < 2) return;
-    const most = Math.max(1, ...points.map((point) => point[1]));
-    const start = points[0][0];
-    const span = Math.max(1, points[points.length - 1][0] - start);
-    const path = points.map(([at, records], i) => (i ? 'L' : 'M') + ((at - start) / span * 600).toFixed(1) + ' ' + (98 - records / most * 92).toFixed(1)).join('');
-    this.line.setAttribute('d', path);
-    this.area.setAttribute('d', path + 'L600 100L0 100Z');
-    this.top.textContent = count(most);
-    this.from.textContent = age(span / 1000) + ' ago';
-  }
+/** Asks for the history when it has a new point, or a state has changed. */
+async function renewPast(snapshot) {
+  const change = JSON.stringify(snapshot.changes[snapshot.changes.length - 1] || null);
+  if (isAsking || (past && change === pastChange && Math.abs(snapshot.at - past.at) < past.step_millis)) return;
+  isAsking = true;
+  try {
+    past = await (await api('history')).json();
+    pastChange = change;
+  } catch { /* the stream says what is wrong */ } finally { isAsking = false; }
 }
 
 function render(snapshot) {
   last = snapshot;
+  renewPast(snapshot);
   const ready = $('ready');
   ready.textContent = snapshot.process.ready ? 'taking records' : 'not taking records';
   ready.className = 'pill ' + (snapshot.process.ready ? 'good' : 'bad');
@@ -192,10 +179,6 @@ function render(snapshot) {
     number('dead letters', count(sum('dead_letters')), 'total-dead'),
     number('disk free', size(snapshot.disk.free_bytes), 'disk-free'));
   for (const sink of sinks) {
-    const points = series.get(sink.name) || [];
-    points.push([snapshot.at, sink.records]);
-    if (points.length > POINTS) points.shift();
-    series.set(sink.name, points);
     if (!cards.has(sink.name)) {
       cards.set(sink.name, new Card(sink.name));
       $('sinks').append(cards.get(sink.name).element);
@@ -214,10 +197,7 @@ function render(snapshot) {
 
 /** Server-sent events by fetch: EventSource cannot send the token. */
 async function follow() {
-  const past = await (await api('history')).json();
-  for (const [name, backlog] of Object.entries(past.sinks)) {
-    series.set(name, backlog.records.map((records, i) => [past.at[i + past.at.length - backlog.records.length], records]).slice(-POINTS));
-  }
+  past = await (await api('history')).json();
   const reader = (await api('stream')).body.pipeThrough(new TextDecoderStream()).getReader();
   notice('');
   for (let buffer = ''; ;) {

@@ -136,9 +136,10 @@ impl App {
             let mut rates = self.rates.lock();
             if sample {
                 let taken = snapshot.ingest.as_ref().map_or(0, |ingest| ingest.records);
-                rates.sample(snapshot.at, taken, &looked);
+                let sinks: Vec<_> = looked.iter().map(|looked| (&looked.status, looked.counters)).collect();
+                rates.sample(snapshot.at, taken, &sinks);
             }
-            rates.note_changes(snapshot.at, &looked)
+            rates.note_changes(snapshot.at, looked.iter().map(|looked| &looked.status))
         };
         if sample || changed {
             self.latest.send_replace(Arc::new(self.snapshot()));

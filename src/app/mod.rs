@@ -7,6 +7,7 @@
 
 mod demo;
 mod folder;
+mod history;
 mod import;
 mod letters;
 mod looking;
@@ -39,11 +40,11 @@ use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
 pub use folder::{DataFolder, FolderError, socket, spools_in, with_short_path};
+pub use history::{History, POINTS, Point, SinkHistory, StateChange};
 pub use letters::Retried;
 pub use operate::{OperateError, Stopped, look_at};
 pub use paths::{PathInSpool, SamePath};
 pub use purge::Removed;
-pub use rates::{History, Series};
 pub use reload::{ReloadError, Reloaded};
 pub use remove::RemoveError;
 pub use sinks::SinkStartError;
@@ -258,10 +259,10 @@ impl App {
         self.latest.subscribe()
     }
 
-    /// The backlog over the last minutes.
+    /// The last hour of each sink.
     #[must_use]
     pub fn history(&self) -> History {
-        self.rates.lock().history()
+        self.rates.lock().history().clone()
     }
 
     /// Cancelled when the process begins to stop.

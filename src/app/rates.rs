@@ -1,19 +1,17 @@
-//! What changes over time: rates of the last seconds, the backlog of the last minutes, what changed state.
+//! What changes over time: rates of the last seconds, what changed state last, and the last hour of each sink ([`history`]).
+//!
+//! [`history`]: super::history
 
 use std::collections::{BTreeMap, VecDeque};
 
-use serde::{Deserialize, Serialize};
-
-use super::snapshot::Looked;
+use super::history::{History, Point};
 use crate::{
     record::UnixMillis,
-    status::{Change, State},
+    status::{Change, SinkStatus, State},
 };
 
 /// Seconds that a rate looks back on.
 const RATE_SECONDS: usize = 10;
-/// Seconds of backlog that are kept.
-const HISTORY: usize = 600;
 /// Changes that are kept.
 const CHANGES: usize = 100;
 
@@ -24,55 +22,42 @@ pub(super) struct Counters {
     pub(super) gone: u64,
 }
 
-/// The backlog over the last minutes, a point a second.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct History {
-    /// When, by the wall clock; the newest last.
-    pub at: Vec<UnixMillis>,
-    /// Per sink; a sink that came later has fewer points, and they are the last ones.
-    pub sinks: BTreeMap<String, Series>,
-}
-
-/// One sink's points.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Series {
-    /// Records not yet acknowledged.
-    pub records: Vec<u64>,
-}
-
 #[derive(Debug, Default)]
 struct Samples {
     counters: VecDeque<Counters>,
-    backlog: VecDeque<u64>,
     state: Option<State>,
 }
 
 /// Keeps the samples.
 #[derive(Debug, Default)]
 pub(super) struct Rates {
-    at: VecDeque<UnixMillis>,
     taken: VecDeque<u64>,
     sinks: BTreeMap<String, Samples>,
     changes: VecDeque<Change>,
+    history: History,
 }
 
 impl Rates {
     /// Takes a sample; call it once a second.
-    pub(super) fn sample(&mut self, at: UnixMillis, taken: u64, sinks: &[Looked]) {
-        push(&mut self.at, at, HISTORY);
+    pub(super) fn sample(&mut self, at: UnixMillis, taken: u64, sinks: &[(&SinkStatus, Counters)]) {
         push(&mut self.taken, taken, RATE_SECONDS + 1);
-        self.sinks.retain(|name, _| sinks.iter().any(|looked| looked.status.name == *name));
-        for Looked { status: sink, counters, .. } in sinks {
+        self.sinks.retain(|name, _| sinks.iter().any(|(sink, _)| sink.name == *name));
+        for (sink, counters) in sinks {
             let samples = self.sinks.entry(sink.name.clone()).or_default();
             push(&mut samples.counters, *counters, RATE_SECONDS + 1);
-            push(&mut samples.backlog, sink.records, HISTORY);
         }
+        let point = |sink: &SinkStatus| {
+            let (rate_in, rate_out) = self.of(&sink.name);
+            Point { records: sink.records, rate_in: rate_in as f32, rate_out: rate_out as f32 }
+        };
+        let points: Vec<_> = sinks.iter().map(|(sink, _)| (sink.name.as_str(), point(sink))).collect();
+        self.history.sample(at, &points);
     }
 
     /// Notes what changed since the last call; true where something did.
-    pub(super) fn note_changes(&mut self, at: UnixMillis, sinks: &[Looked]) -> bool {
+    pub(super) fn note_changes<'s>(&mut self, at: UnixMillis, sinks: impl IntoIterator<Item = &'s SinkStatus>) -> bool {
         let mut changed = false;
-        for Looked { status: sink, .. } in sinks {
+        for sink in sinks {
             let samples = self.sinks.entry(sink.name.clone()).or_default();
             let was = samples.state.replace(sink.state);
             // Delivering and idle alternate with every batch: that is no news.
@@ -81,6 +66,7 @@ impl Rates {
                 continue;
             }
             let reason = sink.last_error.clone().filter(|_| sink.state.is_trouble());
+            self.history.note(at, &sink.name, sink.state, reason.as_deref());
             let state = sink.state.as_str().to_owned();
             push(&mut self.changes, Change { at, sink: sink.name.clone(), state, reason }, CHANGES);
             changed = true;
@@ -110,14 +96,9 @@ impl Rates {
         self.changes.iter().cloned().collect()
     }
 
-    /// The backlog over the last minutes.
-    pub(super) fn history(&self) -> History {
-        let sinks = self
-            .sinks
-            .iter()
-            .map(|(name, samples)| (name.clone(), Series { records: samples.backlog.iter().copied().collect() }))
-            .collect();
-        History { at: self.at.iter().copied().collect(), sinks }
+    /// The last hour.
+    pub(super) const fn history(&self) -> &History {
+        &self.history
     }
 }
 
@@ -158,8 +139,7 @@ mod tests {
     #[test]
     fn each_change_is_news_also_after_more_of_them_than_are_kept() {
         let name = SinkName::new("a").unwrap();
-        let looked =
-            |state| [Looked { status: snapshot::blank(&name, state), counters: Counters::default(), not_ready: None }];
+        let looked = |state| [snapshot::blank(&name, state)];
         let mut rates = Rates::default();
         for number in 0..3 * CHANGES as i64 {
             let state = if number % 2 == 0 { State::Away } else { State::Idle };
@@ -167,6 +147,7 @@ mod tests {
             assert!(!rates.note_changes(number, &looked(state)), "the same again");
         }
         assert_eq!(rates.changes().len(), CHANGES);
+        assert_eq!(rates.history().sinks["a"].changes.len(), CHANGES);
         assert!(!rates.note_changes(0, &looked(State::Delivering)), "idle and delivering are one");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Common, Failure, Outcome, block_on, client::Client, output, watch};
+use super::{Common, Failure, Outcome, block_on, client::Client, output};
 use crate::{
     app::{self, NoSuchSink},
     config::{
@@ -21,20 +21,26 @@ pub struct Args {
     watch: bool,
 }
 
+impl Args {
+    /// Whether a live screen is asked for.
+    pub(super) const fn is_screen(&self, common: &Common) -> bool {
+        self.watch && !common.json
+    }
+}
+
 pub(super) fn run(common: &Common, args: &Args) -> Outcome {
-    // A screen may be there before the first start.
+    // What is watched may be there before the first start.
     let config = if args.watch { common.config_in_force()? } else { common.config_of_spools()? };
     block_on(async {
         match (args.watch, common.json) {
             (false, true) => output::json(&snapshot(&config).await?),
             (false, false) => show(&snapshot(&config).await?),
-            (true, true) => {
+            (true, _) => {
                 while output::line_while_read(serde_json::to_string(&snapshot(&config).await?)?)? {
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
                 Ok(())
             }
-            (true, false) => watch::run(&config).await,
         }
     })
 }

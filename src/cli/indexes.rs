@@ -1,9 +1,10 @@
 //! `indexes`: what each database sink has against what it should have.
 
+use std::sync::Arc;
+
 use mongodb::{
-    Client,
     bson::{Document, doc},
-    error::ErrorKind,
+    error::{Error, ErrorKind},
 };
 use serde::Serialize;
 
@@ -11,10 +12,10 @@ use super::{Common, Exit, Failure, Outcome, block_on, output};
 use crate::{
     app::NoSuchSink,
     config::{SinkConfig, Target},
-    document,
+    document::{self, Encoder},
     record::Stream,
     sink::{
-        mongodb::{MongoOptions, unusual_collections},
+        mongodb::{MongoOptions, MongoSink, unusual_collections},
         redis::RedisOptions,
     },
 };
@@ -61,10 +62,11 @@ pub(super) fn run(common: &Common, args: &Args) -> Outcome {
         return Err(Failure::usage(NoSuchSink { name: name.clone(), names }.to_string()));
     }
     let rows = std::sync::Mutex::new(Vec::new());
+    let encoder = Arc::new(Encoder::new(config.documents.clone()));
     block_on(async {
         for sink in chosen {
             let found = match &sink.target {
-                Target::Mongodb(options) => of_mongodb(sink, options).await,
+                Target::Mongodb(options) => of_mongodb(sink, options, &encoder).await,
                 Target::Redis(options) => of_redis(sink, options).await,
                 Target::File(_) => Ok(Vec::new()),
             };
@@ -103,11 +105,12 @@ fn show(rows: &[Row]) -> Outcome {
     output::print_table(&table)
 }
 
-async fn of_mongodb(sink: &SinkConfig, options: &MongoOptions) -> Result<Vec<Row>, String> {
-    let client = Client::with_uri_str(&options.uri).await.map_err(|_| "the uri cannot be used".to_owned())?;
-    let database = client.database(&options.database);
+async fn of_mongodb(sink: &SinkConfig, options: &MongoOptions, encoder: &Arc<Encoder>) -> Result<Vec<Row>, String> {
+    // Reached as delivery reaches it, and what fails is said as delivery says it.
+    let reached = MongoSink::new(options.clone(), Arc::clone(encoder)).map_err(|error| error.to_string())?;
+    let failed = |error: Error| reached.driver_error(&error).to_string();
+    let database = reached.client().await.map_err(failed)?.database(&options.database);
     let mut rows = Vec::new();
-    let failed = |error| format!("{}: {error}", sink.target.address());
     let unusual = unusual_collections(&database, &options.streams).await.map_err(failed)?;
     for &stream in &options.streams {
         if let Some(unusual) = unusual.iter().find(|unusual| unusual.stream == stream) {
@@ -127,7 +130,7 @@ async fn of_mongodb(sink: &SinkConfig, options: &MongoOptions) -> Result<Vec<Row
                 .unwrap_or_default(),
             Err(error) => match error.kind.as_ref() {
                 ErrorKind::Command(answer) if answer.code == NAMESPACE_NOT_FOUND => Vec::new(),
-                _ => return Err(format!("{}: {error}", sink.target.address())),
+                _ => return Err(failed(error)),
             },
         };
         rows.extend(compare(sink, stream, options.expiration.is_some(), &present));

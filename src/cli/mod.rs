@@ -18,6 +18,7 @@ pub mod output;
 mod records;
 mod run;
 pub mod send;
+mod sparklines;
 mod threads;
 mod verify;
 mod watch;
@@ -256,6 +257,7 @@ fn dispatch(cli: Cli) -> Outcome {
     let common = cli.common;
     match cli.command {
         Command::Run(args) => run::run(&common, &args),
+        Command::Backlog(args) if args.is_screen(&common) => watch::run(&common),
         Command::Backlog(args) => backlog::run(&common, &args),
         Command::Peek(args) => records::peek(&common, &args),
         Command::Export(args) => export::export(&common, &args),

@@ -1,4 +1,5 @@
-//! `backlog --watch`: a small live screen. `q`, Escape or Ctrl-C leaves it, and so does SIGTERM.
+//! `backlog --watch`: a small live screen, with the last hour where there is room for it. `q`, Escape or Ctrl-C leaves it, and so
+//! does SIGTERM.
 
 use std::{io::IsTerminal, time::Duration};
 
@@ -12,14 +13,15 @@ use ratatui::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::{Failure, Outcome, backlog};
+use super::{Common, Failure, Outcome, backlog, block_on, client::Client, sparklines};
 use crate::{
+    app::History,
     config::{
         Config,
         units::{human_count, human_size},
     },
     printable::{one_line, printable},
-    status::{SinkStatus, Snapshot, State, age_seconds},
+    status::{Change, SinkStatus, Snapshot, State, age_seconds},
 };
 
 const REFRESH: Duration = Duration::from_secs(1);
@@ -29,7 +31,13 @@ const KEYS: Duration = Duration::from_millis(100);
 const LEAST_COLUMNS: u16 = 60;
 const LEAST_LINES: u16 = 10;
 
-pub(super) async fn run(config: &Config) -> Outcome {
+pub(super) fn run(common: &Common) -> Outcome {
+    // The screen may be there before the first start.
+    let config = common.config_in_force()?;
+    block_on(on_terminal(&config))
+}
+
+async fn on_terminal(config: &Config) -> Outcome {
     if !std::io::stdout().is_terminal() {
         return Err(Failure::usage("--watch needs a terminal; with --json it prints a line a second instead"));
     }
@@ -41,10 +49,12 @@ pub(super) async fn run(config: &Config) -> Outcome {
 
 async fn watch(terminal: &mut DefaultTerminal, config: &Config) -> Outcome {
     let mut terminate = signal(SignalKind::terminate())?;
+    let mut past = Past::default();
     loop {
         let seen = backlog::snapshot(config).await;
+        past.renew(config, seen.as_ref().ok()).await;
         terminal.draw(|frame| match &seen {
-            Ok(snapshot) => draw(frame, snapshot),
+            Ok(snapshot) => draw(frame, snapshot, &past.history),
             Err(failure) => {
                 let text = Paragraph::new(printable(&failure.message)).red().wrap(Wrap { trim: true });
                 frame.render_widget(text, frame.area());
@@ -55,6 +65,33 @@ async fn watch(terminal: &mut DefaultTerminal, config: &Config) -> Outcome {
                 return Ok(());
             },
             _ = terminate.recv() => return Ok(()),
+        }
+    }
+}
+
+/// The last hour, asked for when it has a new point or a state has changed.
+#[derive(Debug, Default)]
+struct Past {
+    history: History,
+    /// Process and newest change that it was asked for with.
+    of: Option<(u32, Option<Change>)>,
+}
+
+impl Past {
+    async fn renew(&mut self, config: &Config, seen: Option<&Snapshot>) {
+        let Some((snapshot, process)) = seen.and_then(|seen| Some((seen, seen.process.as_ref()?))) else {
+            *self = Self::default();
+            return;
+        };
+        let of = Some((process.pid, snapshot.changes.last().cloned()));
+        let age = (snapshot.at - self.history.at).unsigned_abs();
+        if self.of == of && age < self.history.step_millis.unsigned_abs() {
+            return;
+        }
+        if let Ok(Some(client)) = Client::find(&config.data_dir).await
+            && let Ok(history) = client.get("history").await
+        {
+            *self = Self { history, of };
         }
     }
 }
@@ -78,32 +115,54 @@ fn wants_to_leave() -> std::io::Result<bool> {
     Ok(false)
 }
 
-fn draw(frame: &mut Frame<'_>, snapshot: &Snapshot) {
+fn draw(frame: &mut Frame<'_>, snapshot: &Snapshot, history: &History) {
     let area = frame.area();
     if area.width < LEAST_COLUMNS || area.height < LEAST_LINES {
-        let lines: Vec<Line<'_>> = snapshot.sinks.iter().map(brief).collect();
-        return frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: true }), area);
+        return draw_small(frame, snapshot, history);
     }
     let mut troubles: Vec<Line<'_>> = snapshot.sinks.iter().flat_map(|sink| trouble(snapshot, sink)).collect();
     if troubles.is_empty() {
         troubles.push(Line::from("none").green());
     }
     // Long errors go on in the next line; all of them together get half the screen at most.
-    let columns = usize::from(area.width) - 2;
-    let lines: usize = troubles.iter().map(|line| line.width().div_ceil(columns)).sum();
+    let troubles_height = (height(&troubles, area.width - 2) + 2).min(area.height / 2);
+    let left = area.height.saturating_sub(3 + troubles_height);
+    // A line that is free stands below the table, where there is one.
+    let table_height = u16::try_from(snapshot.sinks.len() + 2).unwrap_or(u16::MAX).min(left);
+    let drawn = sparklines::draw(history, area.width, left - table_height);
     let areas = Layout::vertical([
         Constraint::Length(2),
-        Constraint::Min(3),
-        Constraint::Length(u16::try_from(lines + 2).unwrap_or(u16::MAX).min(area.height / 2)),
+        Constraint::Length(table_height),
+        Constraint::Length(height(&drawn, area.width)),
+        Constraint::Min(0),
+        Constraint::Length(troubles_height),
         Constraint::Length(1),
     ])
     .split(area);
 
     frame.render_widget(Paragraph::new(headline(snapshot)), areas[0]);
     frame.render_widget(sinks(snapshot, areas[1]), areas[1]);
+    frame.render_widget(Paragraph::new(drawn), areas[2]);
     let errors = Paragraph::new(troubles).wrap(Wrap { trim: true });
-    frame.render_widget(errors.block(Block::bordered().title(" last errors ")), areas[2]);
-    frame.render_widget(Paragraph::new("q leaves").dark_gray(), areas[3]);
+    frame.render_widget(errors.block(Block::bordered().title(" last errors ")), areas[4]);
+    frame.render_widget(Paragraph::new("q leaves").dark_gray(), areas[5]);
+}
+
+fn draw_small(frame: &mut Frame<'_>, snapshot: &Snapshot, history: &History) {
+    let area = frame.area();
+    let lines: Vec<Line<'_>> = snapshot.sinks.iter().map(brief).collect();
+    let lines_height = height(&lines, area.width).min(area.height);
+    let drawn = sparklines::draw(history, area.width, area.height - lines_height);
+    let areas = Layout::vertical([Constraint::Length(lines_height), Constraint::Min(0)]).split(area);
+    frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: true }), areas[0]);
+    frame.render_widget(Paragraph::new(drawn), areas[1]);
+}
+
+/// Lines on the screen that a text takes.
+fn height(lines: &[Line<'_>], columns: u16) -> u16 {
+    let columns = usize::from(columns).max(1);
+    let height: usize = lines.iter().map(|line| line.width().div_ceil(columns).max(1)).sum();
+    u16::try_from(height).unwrap_or(u16::MAX)
 }
 
 fn brief(sink: &SinkStatus) -> Line<'_> {

@@ -37,10 +37,20 @@ async fn the_api_shows_what_the_command_line_shows() {
     assert_eq!(get(&spool, "/api/v1/sinks/mongo/dead").await["dead_letters"], Value::from(Vec::<Value>::new()));
     assert_eq!(ask(&spool, Method::GET, "/api/v1/sinks/nosuch", None).await.0, StatusCode::NOT_FOUND);
     assert_eq!(ask(&spool, Method::GET, "/api/v1/sinks/mongo/peek?where=x", None).await.0, StatusCode::BAD_REQUEST);
-    support::eventually("two points of history", || async {
-        get(&spool, "/api/v1/history").await["sinks"]["mongo"]["records"].as_array().is_some_and(|all| all.len() > 1)
+    support::eventually("history has the backlog and why it grows", || async {
+        let history = get(&spool, "/api/v1/history").await;
+        let (points, changes) = (&history["sinks"]["mongo"]["points"], &history["sinks"]["mongo"]["changes"]);
+        let is_there = |change: &Value| change["state"] == "away" && change["reason"] == status_error(&spool);
+        points.as_array().is_some_and(|all| all.iter().any(|point| point["records"] == 9))
+            && changes.as_array().is_some_and(|all| all.iter().any(is_there))
+            && history["step_millis"] == 10_000
     })
     .await;
+}
+
+/// What the sink's last error is.
+fn status_error(spool: &Spool) -> Value {
+    Spool::sink_of(&spool.backlog(), "mongo")["last_error"].clone()
 }
 
 /// Events that each become a document of hundreds of kilobytes.
@@ -151,7 +161,7 @@ async fn actions_need_the_token_and_unredacted_records_never_leave_over_tcp() {
 async fn a_host_name_that_is_not_ours_is_refused() {
     let spool = nowhere("mongo").start().await;
     let request = |path: &str| Client::new().get(format!("{}{path}", spool.admin())).header("host", "evil.example");
-    for path in ["/", "/api/v1/status", "/metrics"] {
+    for path in ["/", "/api/v1/status", "/api/v1/history", "/metrics"] {
         let status = request(path).send().await.expect("an answer").status();
         assert_eq!(status, StatusCode::MISDIRECTED_REQUEST, "{path}");
     }
@@ -161,7 +171,8 @@ async fn a_host_name_that_is_not_ours_is_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_web_page_of_another_site_has_nothing_done() {
     let spool = nowhere("mongo").start().await;
-    for path in ["/api/v1/sinks/mongo/records", "/api/v1/sinks/mongo/peek", "/api/v1/status", "/metrics"] {
+    let history = "/api/v1/history";
+    for path in ["/api/v1/sinks/mongo/records", "/api/v1/sinks/mongo/peek", "/api/v1/status", history, "/metrics"] {
         for (header, value) in [("sec-fetch-site", "cross-site"), ("sec-fetch-site", "same-site"), ("origin", "null")] {
             let request = Client::new().get(format!("{}{path}", spool.admin())).header(header, value);
             assert_eq!(

@@ -2,7 +2,13 @@
 
 use serde_json::Value;
 
-use super::{TOKEN, cdp::Page, event, nowhere, send, support, with_token};
+use super::{
+    TOKEN,
+    cdp::Page,
+    event, nowhere,
+    resp::{Answer, RespServer},
+    send, support, with_token,
+};
 use support::{
     process::{Setup, Spool},
     proxy::{Mode, Proxy},
@@ -10,6 +16,15 @@ use support::{
 };
 
 const LOADED: &str = "document.querySelectorAll('[data-sink]').length > 0";
+
+/// What of the plots' texts lies over another one or outside of its plot.
+const UNREADABLE: &str = "[...document.querySelectorAll('svg.plot')].flatMap((plot) => { \
+    const texts = [...plot.querySelectorAll('text')].map((text) => [text.textContent, text.getBoundingClientRect()]); \
+    const all = plot.getBoundingClientRect(); \
+    const cut = texts.filter(([, at]) => at.left < all.left - 1 || at.right > all.right + 1 || at.bottom > all.bottom + 1); \
+    const over = texts.filter(([, a], i) => texts.slice(0, i).some(([, b]) => \
+        a.left < b.right && b.left < a.right && a.top < b.bottom - 2 && b.top < a.bottom - 2)); \
+    return cut.concat(over).map(([text]) => text); }).join()";
 
 /// Runs what drives the browser beside the async test.
 async fn in_browser<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
@@ -80,6 +95,8 @@ async fn it_fits_a_phone() {
         page.go(&url);
         page.wait_for(LOADED);
         page.wait_for("[...document.querySelectorAll('main *')].every((e) => e.closest('.scroll') || e.getBoundingClientRect().right <= 361)");
+        page.wait_for("document.querySelectorAll('svg.plot text').length > 6");
+        assert_eq!(page.value(UNREADABLE), "");
         page.picture("phone");
         assert_eq!(page.complaints(), Vec::<String>::new());
     })
@@ -132,6 +149,87 @@ async fn an_outage_shows_within_two_seconds_and_so_does_its_end() {
     }
     support::eventually("all is delivered", || async { server.inserted() == 3 }).await;
     in_browser(move || assert_eq!(page.complaints(), Vec::<String>::new())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_opened_after_an_outage_shows_rates_backlog_and_the_states_as_marks_and_as_text() {
+    const ERROR: &str = "NOAUTH <img src=x onerror=\"window.hacked = 1\"> & co";
+    let server = WireServer::acknowledging().await;
+    let proxy = Proxy::start(&server.address()).await;
+    let refusing = RespServer::start(|command| match &*command[0] {
+        "JSON.SET" | "EXPIRE" => Answer::Error(ERROR.to_owned()),
+        _ => Answer::Healthy,
+    })
+    .await;
+    let uri = format!("mongodb://{}/?directConnection=true&serverSelectionTimeoutMS=300", proxy.address());
+    let redis = format!("name: redis, type: redis, url: \"{}\"", refusing.url());
+    let spool = Setup::new().mongo("mongo", &uri, "openvidu").sink(&redis).start().await;
+    let state_is = async |states: &[&str]| {
+        support::eventually("the state has changed", || async {
+            let backlog = spool.backlog();
+            states.iter().any(|state| Spool::sink_of(&backlog, "mongo")["state"] == *state)
+        })
+        .await;
+    };
+    send(&spool, vec![event("AE_1", "r")]).await;
+    support::eventually("it is delivered", || async { server.inserted() == 1 }).await;
+    proxy.set(Mode::Refuse).await;
+    send(&spool, (0..1_000).map(|i| event(&format!("AE_more_{i}"), "r")).collect()).await;
+    state_is(&["away"]).await;
+    // A point of the history has them.
+    support::eventually("the backlog is in the history", || async {
+        let history = reqwest::get(format!("{}/api/v1/history", spool.admin())).await.unwrap().text().await.unwrap();
+        let history: Value = serde_json::from_str(&history).unwrap();
+        let points = history["sinks"]["mongo"]["points"].as_array().expect("points").clone();
+        points.iter().any(|point| point["records"] == 1_000 && point["rate_in"].as_f64() > Some(0.0))
+    })
+    .await;
+    proxy.set(Mode::Pass).await;
+    state_is(&["idle", "delivering"]).await;
+    support::eventually("all is delivered", || async { server.inserted() == 1_001 }).await;
+    for (width, name) in [(1100, "outage"), (360, "outage-phone")] {
+        let url = spool.admin();
+        in_browser(move || {
+            let mut page = Page::open(width, 900);
+            page.go(&url);
+            page.wait_for(LOADED);
+            let plot = |rest: &str| format!("document.querySelector('[data-sink=mongo] svg.plot {rest}')");
+            for line in ["path.line.in", "path.line.out", "path.line.backlog", "path.area"] {
+                page.wait_for(&format!("({}?.getAttribute('d') || '').length > 10", plot(line)));
+            }
+            // What a mark says is text, and its form tells it from the others.
+            let bad = page.value(&format!("{}.textContent", plot(".mark.bad title")));
+            assert!(bad.as_str().is_some_and(|text| text.contains(" away: mongodb://")), "{bad}");
+            let forms = "new Set([...document.querySelectorAll('.legend svg.bad path, .legend svg.good path, .legend \
+                         svg.other path')].map((sign) => sign.getAttribute('d'))).size";
+            assert_eq!(page.value(forms), 3);
+            let label = page.value("document.querySelector('[data-sink=mongo] svg.plot').getAttribute('aria-label')");
+            let label = label.as_str().expect("a label");
+            for part in ["mongo, the last 5 minutes: backlog 0 records, at most 1,000; in ", " state changes."] {
+                assert!(label.contains(part), "{label}");
+            }
+            assert_eq!(page.value(UNREADABLE), "");
+            // The same as text, by the keyboard.
+            page.value("document.querySelector('[data-sink=mongo] summary').focus()");
+            page.press_enter();
+            page.wait_for("document.querySelector('[data-sink=mongo] details').open");
+            page.wait_for("document.querySelectorAll('[data-sink=mongo] details li').length > 2");
+            page.wait_for("document.querySelectorAll('[data-sink=mongo] details tbody tr').length > 1");
+            page.wait_for(
+                "document.querySelector('[data-sink=redis] svg.plot .mark.bad title')?.textContent.includes('<img') === true",
+            );
+            page.picture(name);
+            page.value("document.getElementById('theme').click()");
+            page.picture(&format!("{name}-dark"));
+            assert_eq!(page.value("document.querySelectorAll('main img').length"), 0);
+            assert_eq!(page.value("window.hacked === undefined"), true);
+            let fits = "[...document.querySelectorAll('main *')].every((e) => e.closest('.scroll') || \
+                        e.getBoundingClientRect().right <= innerWidth + 1)";
+            assert_eq!(page.value(fits), true);
+            assert_eq!(page.complaints(), Vec::<String>::new());
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -131,6 +131,15 @@ impl Page {
         answer["result"]["value"].clone()
     }
 
+    /// Presses Enter where the focus is.
+    pub(crate) fn press_enter(&mut self) {
+        for kind in ["keyDown", "keyUp"] {
+            let pressed =
+                json!({"type": kind, "key": "Enter", "code": "Enter", "text": "\r", "windowsVirtualKeyCode": 13});
+            self.call("Input.dispatchKeyEvent", pressed);
+        }
+    }
+
     /// Waits until an expression is true.
     pub(crate) fn wait_for(&mut self, expression: &str) {
         let deadline = Instant::now() + PATIENCE;

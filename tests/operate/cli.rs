@@ -222,6 +222,19 @@ async fn indexes_are_held_against_those_that_should_be_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn indexes_of_a_server_that_is_away_are_an_error_in_the_words_of_delivery() {
+    let redis = "name: redis, type: redis, url: \"redis://127.0.0.1:9\"";
+    let spool = nowhere("mongo").sink(redis).start().await;
+    for sink in ["mongo", "redis"] {
+        let error = || Spool::sink_of(&spool.backlog(), sink)["last_error"].as_str().map(str::to_owned);
+        support::eventually("delivery says what is wrong", || async { error().is_some() }).await;
+        let output = spool.command(&["indexes", sink]);
+        assert_eq!(output.status.code(), Some(1), "{}", said(&output));
+        assert_eq!(said(&output), format!("livekit-spool: sink {sink}: {}\n", error().expect("still there")));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn purge_says_what_it_removed_and_asks_for_yes_without_a_terminal() {
     let spool = with_backlog(12).await;
     fails(&spool, &["purge", "mongo"], 2, "needs --yes");

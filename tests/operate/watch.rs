@@ -18,9 +18,15 @@ struct Terminal {
 
 impl Terminal {
     fn open(spool: &Spool, columns: u16, lines: u16) -> Self {
+        Self::open_and_resize(spool, columns, lines, "")
+    }
+
+    /// Besides, runs a command that sets other sizes meanwhile.
+    fn open_and_resize(spool: &Spool, columns: u16, lines: u16, resize: &str) -> Self {
         let watch = format!("'{BINARY}' backlog --watch --config config.yaml");
-        let commands =
-            format!("stty cols {columns} rows {lines}; {watch}; echo \"ended with $?\"; stty -a; echo that is all");
+        let commands = format!(
+            "stty cols {columns} rows {lines}; {resize} {watch}; echo \"ended with $?\"; stty -a; echo that is all"
+        );
         let mut shell = Command::new("script")
             .args(["--quiet", "--flush", "--command", &commands, "/dev/null"])
             .current_dir(spool.folder())
@@ -79,6 +85,47 @@ async fn the_live_screen_shows_queues_and_errors_and_gives_the_terminal_back() {
         terminal.press(key);
         assert!(terminal.end().await.contains("ended with 0"), "{key:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_hour_is_drawn_where_there_is_room_for_it() {
+    let spool = nowhere("mongo").files("files").start().await;
+    send(&spool, (0..1_234).map(|i| event(&format!("AE_{i}"), "r")).collect()).await;
+    support::eventually("the backlog is in the history", || async {
+        let text = reqwest::get(format!("{}/api/v1/history", spool.admin())).await.unwrap().text().await.unwrap();
+        text.contains("1234")
+    })
+    .await;
+    for (columns, lines) in [(80, 24), (40, 24)] {
+        let mut terminal = Terminal::open(&spool, columns, lines);
+        for word in ["changes", "backlog", "highest", "5 min ago", "▼", "▲", "█", "1,234"] {
+            terminal.shows(word).await;
+        }
+        terminal.press(b"q");
+        assert!(terminal.end().await.contains("ended with 0"), "{columns} × {lines}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_terminal_that_changes_its_size_is_drawn_again_whatever_the_size() {
+    let spool = nowhere("mongo").files("files").start().await;
+    send(&spool, vec![event("AE_1", "r")]).await;
+    let sizes = ["1 1", "40 12", "200 3", "12 60", "60 10", "40 24"];
+    let resize: Vec<String> = sizes
+        .iter()
+        .map(|size| size.split_once(' ').expect("two numbers"))
+        .map(|(columns, lines)| format!("sleep 1.3; stty cols {columns} rows {lines};"))
+        .collect();
+    // The title, which is nothing on the screen, says that all sizes were there.
+    let resize = format!("( {} sleep 1.5; printf '\\033]0;all sizes\\007' ) < /dev/tty &", resize.concat());
+    let mut terminal = Terminal::open_and_resize(&spool, 80, 24, &resize);
+    terminal.shows("drained").await;
+    terminal.shows("all sizes").await;
+    let text = terminal.text();
+    let last = text.rfind("\u{1b}[2J").map(|at| &text[at..]).expect("the screen was cleared for a new size");
+    assert!(last.contains("changes") && !last.contains("drained"), "{last:?}");
+    terminal.press(b"q");
+    assert!(terminal.end().await.contains("ended with 0"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

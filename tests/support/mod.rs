@@ -2,7 +2,7 @@
 //!
 //! - [`child`]: processes that die with the test, their output kept and shown when it fails.
 //! - [`disk`]: a disk that can be filled.
-//! - [`jwt`]: tokens.
+//! - [`jwt`] makes tokens.
 //! - [`mongo`], [`redis`]: real servers on free ports: kill -9, restart on the same data.
 //! - [`power`]: the folders that a power cut may leave, from a recording of system calls.
 //! - [`proxy`]: a TCP proxy that cuts, delays, swallows, refuses and heals.

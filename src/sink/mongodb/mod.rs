@@ -107,7 +107,8 @@ impl MongoSink {
         })
     }
 
-    async fn client(&self) -> Result<&Client, Error> {
+    /// The driver, as delivery uses it; it connects when it is asked something.
+    pub(crate) async fn client(&self) -> Result<&Client, Error> {
         self.client
             .get_or_try_init(|| async {
                 let mut options = ClientOptions::parse(&self.options.uri).await?;
@@ -144,7 +145,8 @@ impl MongoSink {
         SinkError { kind, message: format!("{}: {what}{remedy}", self.address) }
     }
 
-    fn driver_error(&self, error: &Error) -> SinkError {
+    /// What failed, in a line.
+    pub(crate) fn driver_error(&self, error: &Error) -> SinkError {
         self.error(kind_of(error), &self.told(error))
     }
 
