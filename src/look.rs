@@ -15,8 +15,8 @@ use serde_json::{Value, value::RawValue};
 
 use crate::{
     document::{DocumentContext, Encoder, JsonStyle, write_json},
-    record::{Stream, UnixMillis},
-    spool::{DeadFilter, DeadLetter, Peek, PeekFrom, QueueError, QueuedRecord, Spool, StoppedSpool},
+    record::{QueuedRecord, Stream, UnixMillis},
+    spool::{DeadFilter, DeadLetter, Peek, PeekFrom, QueueError, Spool, StoppedSpool},
 };
 
 /// Held while a document is made.

@@ -27,6 +27,7 @@ mod appending;
 mod dead_letters;
 mod delivery;
 mod disk;
+mod encoding;
 mod error;
 pub mod failpoint;
 #[cfg(feature = "fuzzing")]
@@ -37,7 +38,6 @@ mod losses;
 mod maintenance;
 mod open;
 mod options;
-mod passed;
 mod peek;
 mod purge;
 mod quarantine;
@@ -51,18 +51,17 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod tools;
+mod totals;
 
 use self::{appending::Waiting, journal::builder, shared::Shared};
 pub use self::{
     dead_letters::{DeadFilter, DeadLetter},
-    delivery::{Lease, LeaseLimit, Queue, QueueError, QueuedRecord, Rejection},
+    delivery::{Lease, LeaseLimit, Queue, QueueError, Rejection},
     error::{AppendError, Appended, FullLimit, OpenError},
     losses::{add_missed, missed},
     options::{Compression, Key, Keys, SpoolOptions, WhenFull},
-    passed::PassedBytes,
     peek::{Peek, PeekFrom},
     purge::Purged,
-    queue::{DropReason, Totals},
     reports::LastError,
     status::{DiskBytes, SpoolStatus, StreamStatus, WriterState},
     tools::{
@@ -71,6 +70,7 @@ pub use self::{
         recover::{DamagedPlace, RecoverError, RecoverReport, recover},
         verify::{Finding, Severity, VerifyReport, verify},
     },
+    totals::{DropReason, PassedBytes, Totals},
 };
 pub(crate) use self::{
     disk::{DirectoryLock, check_writable},

@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, sync::atomic::Ordering};
 use serde::Serialize;
 
 use super::{
-    journal::segment, passed::PassedBytes, queue::DropReason, reports::LastError, shared::Shared, store::Store,
+    journal::segment,
+    reports::LastError,
+    shared::Shared,
+    store::Store,
+    totals::{DropReason, PassedBytes},
 };
 use crate::histogram::HistogramSnapshot;
 use crate::record::{Stream, UnixMillis, now_millis};

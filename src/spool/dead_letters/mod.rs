@@ -19,16 +19,17 @@ use parking_lot::Mutex;
 
 use super::{
     error::OpenError,
-    journal::{block::Kind, front::PerStream},
+    journal::block::Kind,
     options::SpoolOptions,
-    queue::{DropReason, QueueStore},
+    queue::QueueStore,
     store::{
         Store, StoreOptions, queue_directory,
         reader::Reader,
         recovery::{self, Findings, Place},
     },
+    totals::DropReason,
 };
-use crate::record::Stream;
+use crate::record::{PerStream, Stream};
 
 mod compaction;
 mod index;

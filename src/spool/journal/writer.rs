@@ -20,16 +20,16 @@ use super::{
     block::{Header, Kind},
     builder,
     codec::Packer,
-    front::{Ending, Front, PerStream},
+    front::{Ending, Front},
     segment,
 };
 use crate::{
-    record::{RecordBatch, Stream, now_millis},
+    record::{PerStream, RecordBatch, Stream, now_millis},
     spool::{
         disk::{Disk, DiskFile, Identity},
         error::FullLimit,
         failpoint,
-        queue::Totals,
+        totals::Totals,
     },
 };
 

@@ -2,9 +2,9 @@
 
 use super::{Group, State, Store, size_of};
 use crate::{
-    record::Stream,
+    record::{PerStream, Stream},
     spool::{
-        journal::{block::Header, front::PerStream},
+        journal::block::Header,
         queue::{Change, Entry, QueueFailed, QueueStore},
     },
 };

@@ -36,17 +36,17 @@ use super::{
     journal::{
         block::{Header, Kind},
         codec::Packer,
-        front::{Ending, PerStream},
+        front::Ending,
         scan::Extent,
         writer::{Committed, FrontFacts, Packed, Position, Refusal, Writer},
     },
     options::{Compression, Keys},
-    passed::PassedBytes,
     quarantine::Quarantine,
-    queue::{Entry, Progress, QueueStore, Queues, Size, Totals, ranges::RangeSet},
+    queue::{Entry, Progress, QueueStore, Queues, Size, ranges::RangeSet},
     reports::Reports,
+    totals::{PassedBytes, Totals},
 };
-use crate::record::{RecordBatch, Stream, UnixMillis};
+use crate::record::{PerStream, RecordBatch, Stream, UnixMillis};
 
 mod edit;
 mod entering;

@@ -2,11 +2,8 @@
 
 use super::{Group, Size, State, size_of};
 use crate::{
-    record::{Stream, UnixMillis},
-    spool::{
-        journal::front::PerStream,
-        queue::{Change, Entry, QueueFailed, QueueStore, Recorded},
-    },
+    record::{PerStream, Stream, UnixMillis},
+    spool::queue::{Change, Entry, QueueFailed, QueueStore, Recorded},
 };
 
 /// So many entries are changed at once.

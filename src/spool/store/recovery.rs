@@ -33,23 +33,23 @@ use super::{
     writer_at,
 };
 use crate::{
-    record::{Stream, UnixMillis, instant},
+    record::{PerStream, Stream, UnixMillis, instant},
     spool::{
         disk::{Disk, Listed},
         error::OpenError,
         failpoint,
         journal::{
-            front::{Ending, Front, PerStream},
+            front::{Ending, Front},
             scan::{Extent, ScanError},
             segment::{self, Damage},
             writer::{Position, UNSEEN, beyond_unseen},
         },
         quarantine::Quarantine,
         queue::{
-            Change, Disposition, Entry, Progress, QueueFailed, QueueStore, Queues, Recorded, memory::MemoryQueue,
-            ranges::RangeSet,
+            Change, Entry, Progress, QueueFailed, QueueStore, Queues, Recorded, memory::MemoryQueue, ranges::RangeSet,
         },
         reports::Reports,
+        totals::Disposition,
     },
 };
 

@@ -13,11 +13,11 @@ use super::{
     walk::{Start, Walked, walk, walk_whole},
 };
 use crate::{
-    record::{Stream, instant},
+    record::{PerStream, Stream, instant},
     spool::{
         journal::{
             codec::Unpacker,
-            front::{Front, PerStream},
+            front::Front,
             scan::{self, Extent, FrontFound},
             segment::{self, Damage},
         },

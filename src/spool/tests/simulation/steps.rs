@@ -12,16 +12,15 @@ use super::{
     world::{World, ranges},
 };
 use crate::{
-    record::{RecordBatchBuilder, Stream, now_millis, simulated},
+    record::{QueuedRecord, RecordBatchBuilder, Stream, now_millis, simulated},
     spool::{
-        DeadFilter, DeadLetter, Lease, LeaseLimit, QueuedRecord, Rejection,
+        DeadFilter, DeadLetter, Lease, LeaseLimit, Rejection,
         appending::Waiting,
         disk::{Disk, DiskFile},
         journal::segment::{Found, Walker},
         options::WhenFull,
-        purge,
-        queue::Disposition,
-        rejecting,
+        purge, rejecting,
+        totals::Disposition,
     },
 };
 

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, ops::Range};
 
 use crate::{
-    record::Stream,
+    record::{PerStream, Stream},
     spool::{
-        journal::{block::Kind, front::PerStream, segment::Damage},
+        journal::{block::Kind, segment::Damage},
         queue::{Entry, QueueFailed, QueueStore, Recorded},
         store::{Segment, Store, pending},
         tools::{inspect::Met, queue_copy::NoCopy},
