@@ -16,7 +16,7 @@ use serde_json::{Value, value::RawValue};
 use crate::{
     document::{DocumentContext, Encoder, JsonStyle, write_json},
     record::{QueuedRecord, Stream, UnixMillis},
-    spool::{DeadFilter, DeadLetter, Peek, PeekFrom, QueueError, Spool, StoppedSpool},
+    spool::{Contents, DeadFilter, DeadLetter, Peek, PeekFrom, QueueError, Spool},
 };
 
 /// Held while a document is made.
@@ -28,7 +28,7 @@ pub enum Source {
     /// One that this process has open.
     Open(Arc<Spool>),
     /// One that no process has open.
-    Stopped(StoppedSpool),
+    Stopped(Contents),
 }
 
 impl Source {

@@ -53,14 +53,12 @@ mod entering;
 pub(crate) mod pending;
 pub(crate) mod reader;
 pub(crate) mod recovery;
-mod replacing;
+pub(crate) mod replacing;
 mod rereading;
 mod retention;
 mod settling;
 pub(crate) mod survey;
 mod walk;
-
-pub(crate) use replacing::QUEUE_SPACE;
 
 /// How a store is to behave.
 #[derive(Debug, Clone)]

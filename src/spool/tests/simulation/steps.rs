@@ -15,8 +15,8 @@ use crate::{
     record::{QueuedRecord, RecordBatchBuilder, Stream, now_millis, simulated},
     spool::{
         DeadFilter, DeadLetter, Lease, LeaseLimit, Rejection,
-        appending::Waiting,
         disk::{Disk, DiskFile},
+        inbox::Waiting,
         journal::segment::{Found, Walker},
         options::WhenFull,
         purge, rejecting,

@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, io, sync::Arc};
 
-use super::{Finding, Severity, VerifyReport, subject::Subject, walk::Walk};
+use super::{
+    report::{Finding, Severity, VerifyReport},
+    subject::Subject,
+    walk::Walk,
+};
 use crate::{
     record::{PerStream, Stream},
     spool::{

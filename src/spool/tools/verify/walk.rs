@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, io, ops::Range, path::PathBuf};
 
-use super::{Finding, Severity, VerifyReport, subject::Subject};
+use super::{
+    report::{Finding, Severity, VerifyReport},
+    subject::Subject,
+};
 use crate::{
     record::{PerStream, RecordBatch, Stream},
     spool::{
