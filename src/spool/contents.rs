@@ -19,7 +19,7 @@ use super::{
     reports::Reports,
     shared::Shared,
     status::{self, SpoolStatus, WriterState},
-    store::recovery::Place,
+    store::Place,
     tools::{
         queue_copy::{NoCopy, copy_of_queue},
         verify::{self, Met, VerifyReport},

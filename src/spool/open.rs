@@ -27,11 +27,7 @@ use super::{
     reports::Reports,
     shared::{Meters, Shared, Usage},
     store::{
-        StoreOptions, queue_directory,
-        reader::Reader,
-        recovery::{self, Findings, Place},
-        replacing::QUEUE_SPACE,
-        survey,
+        Place, Store, StoreOptions, queue_directory, reader::Reader, replacing::QUEUE_SPACE, settling::Findings, survey,
     },
 };
 use crate::{
@@ -177,7 +173,7 @@ pub(super) fn assemble(
         keys: options.encryption.clone(),
     };
     let dead_place = Place { home: place.home.join("dead"), ..place.clone() };
-    let (store, findings) = recovery::open(place.clone(), store_options, queue)?;
+    let (store, findings) = Store::open(place.clone(), store_options, queue)?;
     let (dead, dead_findings) = DeadLetters::open(dead_place, &options, dead_max_bytes(&options), dead_queue)?;
     let losses = {
         let mut state = store.state.lock();

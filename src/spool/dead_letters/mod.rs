@@ -22,11 +22,7 @@ use super::{
     journal::block::Kind,
     options::SpoolOptions,
     queue::QueueStore,
-    store::{
-        Store, StoreOptions, queue_directory,
-        reader::Reader,
-        recovery::{self, Findings, Place},
-    },
+    store::{Place, Store, StoreOptions, queue_directory, reader::Reader, settling::Findings},
     totals::DropReason,
 };
 use crate::record::{PerStream, Stream};
@@ -128,7 +124,7 @@ impl DeadLetters {
             keys: options.encryption.clone(),
         };
         let home = place.home.clone();
-        let (store, findings) = recovery::open(place, store_options, queue)?;
+        let (store, findings) = Store::open(place, store_options, queue)?;
         let reader = |stream| Reader::new(&store, stream).map_err(OpenError::io(&home));
         let readers = [reader(Stream::Events)?, reader(Stream::Stats)?, reader(Stream::NodeRooms)?];
         let inner = Letters {

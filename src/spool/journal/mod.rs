@@ -23,6 +23,8 @@ pub(crate) mod block;
 pub(crate) mod builder;
 pub(crate) mod codec;
 pub(crate) mod front;
+pub(crate) mod packing;
+pub(crate) mod position;
 pub(crate) mod scan;
 pub(crate) mod segment;
 pub(crate) mod writer;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use super::{State, Store};
+use super::{Store, state::State};
 use crate::{
     record::Stream,
     spool::{

@@ -1,6 +1,9 @@
 //! Groups that are synced become entries of the queue. Small neighbours share one, so that a trickle makes few.
 
-use super::{Group, State, Store, size_of};
+use super::{
+    Store,
+    state::{Group, State, size_of},
+};
 use crate::{
     record::{PerStream, Stream},
     spool::{

@@ -6,10 +6,11 @@
 use std::{io, ops::Range};
 
 use super::{
-    Segment, State, Store, StreamState, Unread,
+    Store,
     entering::Entries,
     pending::Pending,
     reader::UNREADABLE_TIME,
+    state::{Segment, State, StreamState, Unread},
     walk::{Start, Walked, walk, walk_whole},
 };
 use crate::{

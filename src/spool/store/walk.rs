@@ -9,9 +9,9 @@ use crate::{
         disk::{Disk, DiskFile},
         journal::{
             block::Header,
+            position::UNSEEN,
             scan::{self, Extent, Met, ScanError},
             segment::{self, Damage},
-            writer::UNSEEN,
         },
         queue::{Progress, ranges::RangeSet},
     },

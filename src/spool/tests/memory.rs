@@ -21,7 +21,7 @@ use crate::spool::{
     quarantine::Quarantine,
     queue::{QueueFailed, QueueStore, Queues},
     reports::Reports,
-    store::recovery::Place,
+    store::Place,
 };
 
 /// What goes wrong, and how many operations of the kind go well before.

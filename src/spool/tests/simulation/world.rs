@@ -29,7 +29,7 @@ use crate::{
         queue::{Queues, buffered::BufferedQueues},
         reports::Reports,
         shared::Shared,
-        store::{Store, recovery::Place},
+        store::{Place, Store},
         totals::{Disposition, DropReason, Totals},
     },
 };

@@ -17,7 +17,7 @@ use crate::{
             scan::{self, FrontFound},
             segment::{self, Found, Walker},
         },
-        store::Segment,
+        store::state::Segment,
     },
 };
 

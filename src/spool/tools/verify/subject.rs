@@ -7,7 +7,7 @@ use crate::{
     spool::{
         journal::{block::Kind, segment::Damage},
         queue::{Entry, QueueFailed, QueueStore, Recorded, memory::MemoryQueue, ranges::RangeSet},
-        store::{Segment, Store, pending, recovery::Findings},
+        store::{Store, pending, settling::Findings, state::Segment},
         tools::queue_copy::NoCopy,
     },
 };
