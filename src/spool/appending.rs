@@ -1,4 +1,4 @@
-//! Appending: group commit.
+//! Appending: group commit. A group is packed, written and synced, published, and then answered, in this order.
 //!
 //! What comes while a group is synced becomes the next one, of all callers; those who were just answered are waited for, a
 //! little. Where much waits, a second thread packs it meanwhile. A group that does not fit is tried in halves; a batch that does

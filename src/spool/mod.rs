@@ -9,7 +9,7 @@
 //!       /quarantine/                    copies of damaged bytes, each with a line in report.ndjson
 //! ```
 //!
-//! **Constraints.** Docs/format.md has the bytes. What callers rely on:
+//! **Constraints.** The bytes are described in docs/format.md. What callers rely on:
 //! - A batch is answered after its `fdatasync`, whole or not at all. Sequence numbers are never used twice.
 //! - A record leaves the queue because it was acknowledged, is a dead letter that is synced, or fell to a policy, which is counted.
 //!   One that is damaged is lost by evidence alone, counted and named.
@@ -21,12 +21,12 @@
 //! - Deliver ([`leasing`]): lease, then release, acknowledge, or dead-letter ([`rejecting`]).
 //! - About once a second ([`maintenance`]): enter what is synced into the queue, drop what is too old, flush the queue, let segments go.
 //! - Limits ([`quota`]) are asked before each write, and count all that lies on disk.
-//! - Start ([`open`]): what the journal and the queue say is brought together ([`store::recovery`]).
+//! - Start ([`open`]): what the journal and the queue say is brought together ([`store`]'s recovery).
 //! - A look ([`contents`]) changes nothing, whether the spool is open or not.
 //!
 //! `ingest` appends, `flush` delivers (the trait [`Queue`]), `app` opens and closes; `admin` and `cli` look on.
 //!
-//! Uses USES.
+//! Uses `caught`, `files`, `histogram`, `record`.
 
 use std::{collections::HashSet, io, ops::Deref, path::Path, sync::Arc};
 

@@ -33,10 +33,9 @@ mod letter;
 mod reading;
 mod writing;
 
-pub(crate) use compaction::groups;
-use index::Index;
-pub(crate) use letter::Key;
-pub use letter::{DeadFilter, DeadLetter};
+use self::index::Index;
+pub use self::letter::{DeadFilter, DeadLetter};
+pub(crate) use self::letter::{Key, groups};
 
 /// Segments end at about this length; at a sixteenth of a small quota.
 const MAX_SEGMENT_BYTES: u64 = 4 << 20;

@@ -17,6 +17,10 @@
 //!   a write that was cut off: nobody was told that it is kept, and all of it goes.
 //! - Numbers of segments are never used twice.
 //!
+//! **Operation.** To write: batches become blocks ([`builder`]), blocks a group for one place ([`packing`], [`codec`]), and that is
+//! written, synced and answered in its turn ([`writer`]). To read: a segment is walked block by block, over damage ([`segment`]), and
+//! judged group by group ([`scan`]).
+//!
 //! Used by [`store`](super::store), which binds it to a queue, and by the tools that look from outside.
 
 pub(crate) mod block;

@@ -4,6 +4,9 @@
 //! for its place ([`packing`](super::packing)); [`Writer::commit`] writes and syncs it when its turn comes. A group packed for a
 //! place that a failure has made void is refused as [`Refusal::Stale`], and packed again.
 //!
+//! **Order.** Admit, begin the segment's file where the group begins one, write, `fdatasync`, sync the directory of a new file, see
+//! that the file is still in its place; only then is the group published, and the next one's turn comes.
+//!
 //! A failed write is undone, or its file is left. After a failed sync nothing is known about a file: it is left, and the
 //! sequence numbers of what it should have held are not used again. So it is where a file is no longer in its place.
 

@@ -1,11 +1,16 @@
 //! A store: a journal and the queue over it. What holds a sink's records, and, a second time, its dead letters.
 //!
 //! ```text
-//! append    pack ─► write + fdatasync ─► publish (state) ─► answer
-//! enter     published groups ─► entries, in one change          by whoever looks at the queue next
-//! finish    entries removed or shrunk, the segment's count of done records and the totals: one change, written with the next flush
-//! retain    a segment whose own count of records equals its count of done ones ─► .done ─► truncated ─► unlinked
+//! append    pack ─► write + fdatasync ─► publish (state) ─► answer                                                    commit
+//! enter     published groups ─► entries, in one change, by whoever looks at the queue next                            entering
+//! finish    entries removed or shrunk, the segment's count of done records and the totals: one change, written
+//!           with the next flush                                                                                       edit
+//! retain    a segment whose own count of records equals its count of done ones ─► .done ─► truncated ─► unlinked      retention
 //! ```
+//!
+//! **What a crash leaves.** Before the sync: a torn group, which a start cuts off; nobody was told that it is kept. Between sync and
+//! change: blocks behind the last entered one, which a start enters. Between change and flush: records that are done and come again.
+//! Between the steps of retention: a `.done`, which says that all of it is done.
 //!
 //! **Invariants.**
 //! - What is synced and not done is in the queue, or among the published groups that are yet to be entered.
