@@ -32,7 +32,7 @@ use crate::record::Stream;
 pub struct Contents {
     pub(super) shared: Arc<Shared>,
     /// What was met of the journal and of the dead letters, where no process has it open.
-    stopped: Option<[Met; 2]>,
+    stopped: Option<Box<[Met; 2]>>,
 }
 
 impl Contents {
@@ -57,7 +57,7 @@ impl Contents {
             shared.reports.error(gone);
         }
         let met = [Met { findings: found.0, queue }, Met { findings: found.1, queue: dead_queue }];
-        Ok(Self { shared: Arc::new(shared), stopped: Some(met) })
+        Ok(Self { shared: Arc::new(shared), stopped: Some(Box::new(met)) })
     }
 
     /// How much it holds, and how it does. Cheap: counters, and at most one block read per stream.
@@ -107,7 +107,7 @@ impl Contents {
     }
 
     fn verified(&self) -> io::Result<VerifyReport> {
-        verify::verify(&self.shared, self.stopped.as_ref())
+        verify::verify(&self.shared, self.stopped.as_deref())
     }
 }
 
