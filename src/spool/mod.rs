@@ -13,16 +13,16 @@
 //! - A batch is answered after its `fdatasync`, whole or not at all. Sequence numbers are never used twice.
 //! - A record leaves the queue because it was acknowledged, is a dead letter that is synced, or fell to a policy, which is counted.
 //!   One that is damaged is lost by evidence alone, counted and named.
-//! - A segment goes by positive proof alone ([`store`]'s retention).
+//! - A segment goes by positive proof alone (`store`'s retention).
 //! - The queue is never needed: where it fails, its twin in memory is filled from the journal, and what was delivered may come again.
 //!
 //! **Operation.**
-//! - Append ([`appending`]): pack, write, `fdatasync`, publish, answer. What waits meanwhile ([`inbox`]) is the next group.
-//! - Deliver ([`leasing`]): lease, then release, acknowledge, or dead-letter ([`rejecting`]).
-//! - About once a second ([`maintenance`]): enter what is synced into the queue, drop what is too old, flush the queue, let segments go.
-//! - Limits ([`quota`]) are asked before each write, and count all that lies on disk.
-//! - Start ([`open`]): what the journal and the queue say is brought together ([`store`]'s recovery).
-//! - A look ([`contents`]) changes nothing, whether the spool is open or not.
+//! - Append (`appending`): pack, write, `fdatasync`, publish, answer. What waits meanwhile (`inbox`) is the next group.
+//! - Deliver (`leasing`): lease, then release, acknowledge, or dead-letter (`rejecting`).
+//! - About once a second (`maintenance`): enter what is synced into the queue, drop what is too old, flush the queue, let segments go.
+//! - Limits (`quota`) are asked before each write, and count all that lies on disk.
+//! - Start (`open`): what the journal and the queue say is brought together (`store`'s recovery).
+//! - A look (`contents`) changes nothing, whether the spool is open or not.
 //!
 //! `ingest` appends, `flush` delivers (the trait [`Queue`]), `app` opens and closes; `admin` and `cli` look on.
 //!
