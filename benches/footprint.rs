@@ -21,7 +21,7 @@ use std::{
 use livekit_spool::{
     demo::Playback,
     record::{RecordBatch, RecordBatchBuilder, Stream, now_millis},
-    spool::{LeaseLimit, PeekFrom, Queue, Spool, SpoolOptions, StoppedSpool},
+    spool::{Contents, LeaseLimit, PeekFrom, Queue, Spool, SpoolOptions},
 };
 use serde_json::{Value, json};
 
@@ -108,14 +108,14 @@ async fn trickle(folder: &Path, seconds: u64) -> Value {
     }
     let stream = spool.status().streams[&Stream::Events].clone();
     spool.close().await;
-    let disk = StoppedSpool::look(folder, options()).expect("readable").status().disk;
+    let disk = Contents::of_stopped(folder, options()).expect("readable").status().disk;
     json!({"records": events, "blocks_bytes": stream.bytes, "journal": disk.journal, "queue": disk.queue})
 }
 
 /// Looks at the stopped spool as `backlog` and `peek` do.
 fn inspect(folder: &Path) -> Value {
     let start = Instant::now();
-    let spool = StoppedSpool::look(folder, options()).expect("readable");
+    let spool = Contents::of_stopped(folder, options()).expect("readable");
     let status = spool.status();
     let seconds = start.elapsed().as_secs_f64();
     for from in [PeekFrom::Oldest, PeekFrom::Newest] {

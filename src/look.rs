@@ -15,8 +15,8 @@ use serde_json::{Value, value::RawValue};
 
 use crate::{
     document::{DocumentContext, Encoder, JsonStyle, write_json},
-    record::{Stream, UnixMillis},
-    spool::{DeadFilter, DeadLetter, Peek, PeekFrom, QueueError, QueuedRecord, Spool, StoppedSpool},
+    record::{QueuedRecord, Stream, UnixMillis},
+    spool::{Contents, DeadFilter, DeadLetter, Peek, PeekFrom, QueueError, Spool},
 };
 
 /// Held while a document is made.
@@ -28,7 +28,7 @@ pub enum Source {
     /// One that this process has open.
     Open(Arc<Spool>),
     /// One that no process has open.
-    Stopped(StoppedSpool),
+    Stopped(Contents),
 }
 
 impl Source {

@@ -12,8 +12,8 @@ use livekit_spool::{
     demo::delimited,
     record::{RecordBatch, RecordBatchBuilder, Stream},
     spool::{
-        Compression, DeadFilter, DropReason, LeaseLimit, OpenError, PeekFrom, Queue, Rejection, Spool, SpoolOptions,
-        StoppedSpool, inspect, verify,
+        Compression, Contents, DeadFilter, DropReason, LeaseLimit, OpenError, PeekFrom, Queue, Rejection, Spool,
+        SpoolOptions, inspect, verify,
     },
 };
 use serde_json::Value;
@@ -154,7 +154,7 @@ fn assert_read_whole(read: &SecondReader, written: &Expected) {
     }
 }
 
-fn peeked(spool: &StoppedSpool) -> Expected {
+fn peeked(spool: &Contents) -> Expected {
     let records = |stream| {
         let peek = spool.peek(stream, PeekFrom::Oldest).expect("a reader");
         peek.map(|record| record.map(|record| (record.seq, record.received_at, record.bytes.to_vec())))
@@ -227,9 +227,9 @@ async fn the_fixture_is_made_like_this() {
     if let Some(keep) = std::env::var_os(KEEP_IN) {
         copy(folder.path(), Path::new(&keep));
     }
-    let spool = StoppedSpool::look(folder.path(), options(Compression::default())).expect("readable");
+    let spool = Contents::of_stopped(folder.path(), options(Compression::default())).expect("readable");
     assert_eq!(peeked(&spool), written.to_deliver);
-    let fixture = StoppedSpool::look(&data("format-2"), options(Compression::default())).expect("readable");
+    let fixture = Contents::of_stopped(&data("format-2"), options(Compression::default())).expect("readable");
     assert_eq!(peeked(&fixture), written.to_deliver);
     assert_read_whole(&second_reader(&data("format-2")), &written.above_floor);
 }
@@ -240,7 +240,7 @@ async fn a_spool_of_format_version_2_is_read_and_gone_on_with() {
     copy(&data("format-2"), folder.path());
     let report = verify(folder.path(), options(Compression::default())).expect("readable");
     assert!(report.is_sound() && report.findings.is_empty(), "{:?}", report.findings);
-    let expected = peeked(&StoppedSpool::look(folder.path(), options(Compression::default())).expect("readable"));
+    let expected = peeked(&Contents::of_stopped(folder.path(), options(Compression::default())).expect("readable"));
 
     let spool = Spool::open(folder.path(), options(Compression::default())).expect("opens");
     let status = spool.status();
@@ -293,7 +293,7 @@ async fn a_spool_of_format_version_1_is_refused_and_left_as_it_is() {
         let options = || options(Compression::default());
         let refusals = [
             Spool::open(folder, options()).map(drop),
-            StoppedSpool::look(folder, options()).map(drop),
+            Contents::of_stopped(folder, options()).map(drop),
             inspect(folder, options()).map(drop),
             verify(folder, options()).map(drop),
         ];

@@ -12,7 +12,7 @@ use libfuzzer_sys::fuzz_target;
 use livekit_spool::{
     fuzzing::{Met, scan},
     record::Stream,
-    spool::{DeadFilter, PeekFrom, SpoolOptions, StoppedSpool, verify},
+    spool::{Contents, DeadFilter, PeekFrom, SpoolOptions, verify},
 };
 
 const MAGIC: &[u8] = b"LKSB";
@@ -60,7 +60,7 @@ fn look(segment: &[u8], records: &HashSet<(Stream, Vec<u8>)>) {
     fs::create_dir(&journal).expect("a folder");
     fs::write(journal.join("000000000001.journal"), segment).expect("a file");
     let options = || SpoolOptions { name: "fuzz".to_owned(), ..SpoolOptions::default() };
-    if let Ok(spool) = StoppedSpool::look(home.path(), options()) {
+    if let Ok(spool) = Contents::of_stopped(home.path(), options()) {
         let _ = spool.status();
         for stream in Stream::ALL {
             for from in [PeekFrom::Oldest, PeekFrom::Newest, PeekFrom::Seq(1)] {

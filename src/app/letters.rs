@@ -8,9 +8,9 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    record::{Stream, now_millis},
+    record::{QueuedRecord, Stream, now_millis},
     sink::{Batch, Outcome, Sink, SinkErrorKind},
-    spool::{DeadFilter, DeadLetter, QueueError, QueuedRecord, Spool},
+    spool::{DeadFilter, DeadLetter, QueueError, Spool},
 };
 
 /// Letters sent at once.

@@ -19,7 +19,7 @@ use crate::{
     ingest::Refusal,
     look::Source,
     record::SinkName,
-    spool::{self, DeadFilter, OpenError, QueueError, Spool, StoppedSpool, VerifyReport},
+    spool::{self, Contents, DeadFilter, OpenError, QueueError, Spool, VerifyReport},
     status::SinkStatus,
 };
 
@@ -175,7 +175,7 @@ impl App {
             let verified = tokio::task::spawn_blocking(move || spool::verify(&folder, options)).await;
             return Ok(verified.map_err(|panic| OperateError::Panicked(panic.to_string()))??);
         }
-        Ok(blocking(&self.spool(name).await?, Spool::verify).await?)
+        Ok(blocking(&self.spool(name).await?, |spool| spool.verify()).await?)
     }
 
     /// Whether an operator has paused a sink.
@@ -193,7 +193,7 @@ impl App {
 /// When it cannot be read.
 pub async fn look_at(config: &Config, sink: &SinkName) -> Result<Source, OperateError> {
     let (folder, options) = (config.data_dir.join(sink.as_str()), spool_options(config, sink));
-    let looked = tokio::task::spawn_blocking(move || StoppedSpool::look(&folder, options)).await;
+    let looked = tokio::task::spawn_blocking(move || Contents::of_stopped(&folder, options)).await;
     Ok(Source::Stopped(looked.map_err(|panic| OperateError::Panicked(panic.to_string()))??))
 }
 

@@ -14,9 +14,9 @@ use rand::rngs::StdRng;
 use tokio::sync::Notify;
 
 use crate::{
-    record::{Stream, UnixMillis},
+    record::{QueuedRecord, Stream, UnixMillis},
     sink::{Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind},
-    spool::{Lease, LeaseLimit, Queue, QueueError, QueuedRecord, Rejection},
+    spool::{Lease, LeaseLimit, Queue, QueueError, Rejection},
 };
 
 /// A queue in memory, of events only.

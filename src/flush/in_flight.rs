@@ -6,9 +6,9 @@ use tokio::time::Instant;
 
 use super::suspicion::Suspicion;
 use crate::{
-    record::{Stream, UnixMillis},
+    record::{QueuedRecord, Stream, UnixMillis},
     sink::Batch,
-    spool::{Lease, QueuedRecord},
+    spool::Lease,
 };
 
 /// Leased records that are tried together.

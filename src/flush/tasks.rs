@@ -12,9 +12,9 @@ use super::{
     suspicion::Suspicion,
 };
 use crate::{
-    record::{Stream, UnixMillis, time_of},
+    record::{QueuedRecord, Stream, UnixMillis, time_of},
     sink::{Outcome, SinkError, SinkErrorKind},
-    spool::{QueueError, QueuedRecord, Rejection},
+    spool::{QueueError, Rejection},
 };
 
 /// Kinds of reasons that failed records of a batch are told apart by, at most.

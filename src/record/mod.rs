@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 mod clock;
 mod id;
+mod queued;
 mod time;
 
 #[cfg(test)]
@@ -24,6 +25,7 @@ pub(crate) use clock::simulated;
 pub(crate) use clock::{instant, pause, was_noted};
 pub use clock::{now_millis, trust_wall_clock, wall_millis};
 pub use id::RecordId;
+pub use queued::QueuedRecord;
 pub use time::time_of;
 
 /// Milliseconds since the Unix epoch, UTC.
@@ -46,6 +48,9 @@ pub enum Stream {
     /// `livekit.AnalyticsNodeRooms`
     NodeRooms = 2,
 }
+
+/// One of something for each stream, by the stream's number.
+pub(crate) type PerStream<T> = [T; Stream::ALL.len()];
 
 impl Stream {
     /// All streams, by their number.

@@ -68,7 +68,7 @@ pub(super) fn small_records_of_large_documents(records: u64) -> super::Batch {
     let event = AnalyticsEvent { egress: Some(egress), ..Default::default() };
     let record = |seq| {
         let bytes = AnalyticsEvent { id: format!("AE_{seq}"), ..event.clone() }.encode_to_vec();
-        crate::spool::QueuedRecord { seq, received_at: 0, bytes: bytes.into() }
+        crate::record::QueuedRecord { seq, received_at: 0, bytes: bytes.into() }
     };
     super::Batch { stream: crate::record::Stream::Events, records: (0..records).map(record).collect() }
 }

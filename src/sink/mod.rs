@@ -10,10 +10,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::{
-    record::{Stream, UnixMillis},
-    spool::QueuedRecord,
-};
+use crate::record::{QueuedRecord, Stream, UnixMillis};
 
 /// Records of one stream on their way to a sink; cloning shares them.
 #[derive(Debug, Clone)]

@@ -1,4 +1,4 @@
-//! Appending: group commit.
+//! Appending: group commit. A group is packed, written and synced, published, and then answered, in this order.
 //!
 //! What comes while a group is synced becomes the next one, of all callers; those who were just answered are waited for, a
 //! little. Where much waits, a second thread packs it meanwhile. A group that does not fit is tried in halves; a batch that does
@@ -8,7 +8,6 @@
 //! its own thread, where it may.
 
 use std::{
-    collections::VecDeque,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -17,8 +16,9 @@ use parking_lot::MutexGuard;
 use tokio::sync::oneshot;
 
 use super::{
-    error::{AppendError, FullLimit},
-    journal::writer::Refusal,
+    error::{AppendError, Appended, FullLimit},
+    inbox::{Group, Waiting},
+    journal::{builder, writer::Refusal},
     options::WhenFull,
     shared::Shared,
     store::PackedGroup,
@@ -28,86 +28,8 @@ use crate::{
     record::{RecordBatch, Stream},
 };
 
-/// A group's records, unpacked, are at most this long (a longer batch is a group of its own).
-const GROUP_RAW_BYTES: usize = 4 << 20;
-/// While a group is synced, the next one is packed when this much waits; less is better packed when the sync is over, with
-/// all that has come until then.
-const PACK_AHEAD_BYTES: usize = 512 << 10;
 /// A group that is smaller than the last one waits so long for those who were answered with that: a sync takes longer.
 const GATHER_TIME: Duration = Duration::from_micros(100);
-
-/// A batch and who waits for it.
-#[derive(Debug)]
-pub(crate) struct Waiting {
-    pub(crate) batch: RecordBatch,
-    pub(crate) answer: oneshot::Sender<Result<(), AppendError>>,
-}
-
-/// What waits to be appended.
-#[derive(Debug, Default)]
-pub(crate) struct Inbox {
-    appends: VecDeque<Waiting>,
-    /// Bytes of the records that wait, unpacked.
-    bytes: usize,
-    /// Begin a new segment, so that the present one can go.
-    pub(crate) roll: bool,
-    pub(crate) closing: bool,
-    /// A thread packs a group: the next one comes after it.
-    packing: bool,
-    /// Groups that are packed and not yet durable.
-    committing: usize,
-    /// Batches in the last group: who sent one sends the next as soon as it is answered.
-    last: usize,
-}
-
-/// What is appended together, and whether in a new segment.
-pub(super) type Group = (Vec<Waiting>, bool);
-
-impl Inbox {
-    pub(crate) fn push(&mut self, waiting: Waiting) {
-        self.bytes += waiting.batch.bytes().len();
-        self.appends.push_back(waiting);
-    }
-
-    /// Refuses what waits: nobody is left to append it.
-    pub(crate) fn clear(&mut self) {
-        self.appends.clear();
-    }
-
-    fn is_empty(&self) -> bool {
-        self.appends.is_empty() && !self.roll
-    }
-
-    fn is_idle(&self) -> bool {
-        !self.packing && self.committing == 0
-    }
-
-    /// Whether the next group is to be packed now.
-    pub(crate) fn is_due(&self) -> bool {
-        !self.is_empty() && !self.packing && (self.committing == 0 || self.bytes >= PACK_AHEAD_BYTES)
-    }
-
-    /// The group that its only caller can append itself.
-    pub(super) fn take_alone(&mut self) -> Option<Group> {
-        (self.last == 1 && self.is_idle() && self.appends.len() == 1).then(|| self.take_group())
-    }
-
-    /// What comes first, up to a group's size. It has to be appended.
-    fn take_group(&mut self) -> Group {
-        self.packing = true;
-        let (mut group, mut raw) = (Vec::new(), 0);
-        while let Some(waiting) = self.appends.front() {
-            let len = waiting.batch.bytes().len();
-            if raw > 0 && raw + len > GROUP_RAW_BYTES {
-                break;
-            }
-            raw += len;
-            group.extend(self.appends.pop_front());
-        }
-        self.bytes -= raw;
-        (group, std::mem::take(&mut self.roll))
-    }
-}
 
 /// Runs until the spool is closed and nothing waits any more; on each of two threads.
 pub(super) fn run(shared: &Arc<Shared>) {
@@ -117,6 +39,77 @@ pub(super) fn run(shared: &Arc<Shared>) {
 }
 
 impl Shared {
+    /// Appends a batch, whole or not at all, and does what `when_full` says where it does not fit; `in_place`: on this thread, where no
+    /// other one appends.
+    pub(super) async fn append(self: &Arc<Self>, batch: RecordBatch, in_place: bool) -> Result<Appended, AppendError> {
+        if batch.is_empty() {
+            return Ok(Appended::Kept);
+        }
+        let until = match self.options.when_full {
+            WhenFull::Block { timeout } => Some(Instant::now() + timeout),
+            _ => None,
+        };
+        loop {
+            // Listening begins before the attempt: space that comes meanwhile is not missed.
+            let space = self.space.notified();
+            let (sink, limit) = match self.append_once(batch.clone(), in_place).await {
+                Err(AppendError::Full { sink, limit }) => (sink, limit),
+                result => return result.map(|()| Appended::Kept),
+            };
+            match (self.options.when_full, until) {
+                (WhenFull::DropNewest, _) => {
+                    self.count_newest_dropped(&batch).await;
+                    return Ok(Appended::Dropped { limit });
+                }
+                (_, Some(until)) if tokio::time::timeout_at(until.into(), space).await.is_ok() => {}
+                _ => return Err(AppendError::Full { sink, limit }),
+            }
+        }
+    }
+
+    /// Hands a batch to the threads that append, or appends it here.
+    async fn append_once(&self, batch: RecordBatch, in_place: bool) -> Result<(), AppendError> {
+        let closed = || AppendError::Closed { sink: self.options.name.clone() };
+        if let Some(bytes) = builder::too_long(&batch) {
+            return Err(AppendError::TooLong { bytes, most: builder::MAX_RECORD_BYTES });
+        }
+        let (answer, answered) = oneshot::channel();
+        let alone = {
+            let mut inbox = self.inbox.lock();
+            if inbox.closing {
+                return Err(closed());
+            }
+            inbox.push(Waiting { batch, answer });
+            let alone = if in_place { inbox.take_alone() } else { None };
+            if alone.is_none() && inbox.is_due() {
+                self.mail.notify_one();
+            }
+            alone
+        };
+        if let Some(group) = alone {
+            tokio::task::block_in_place(|| self.append_group(group));
+        }
+        answered.await.unwrap_or_else(|_| {
+            if self.inbox.lock().closing {
+                return Err(closed());
+            }
+            let source = Arc::new(std::io::Error::other("appending panicked: what it held may or may not be kept"));
+            Err(AppendError::Io { path: self.store.journal(), source })
+        })
+    }
+
+    /// Counted where the disk may hang, off the async threads.
+    async fn count_newest_dropped(self: &Arc<Self>, batch: &RecordBatch) {
+        let (shared, stream) = (Arc::clone(self), batch.stream);
+        let (records, bytes) = (u64::from(batch.count()), batch.bytes().len() as u64);
+        let counted = tokio::task::spawn_blocking(move || {
+            shared.count_newest(stream, records, bytes);
+        });
+        if counted.await.is_err() {
+            self.reports.error(format!("{records} dropped records of {stream} could not be counted"));
+        }
+    }
+
     /// Waits for a group that is due; `None` at the end.
     fn next_group(&self) -> Option<Group> {
         let mut inbox = self.inbox.lock();
@@ -130,7 +123,7 @@ impl Shared {
             // This thread's already, while others may look at the inbox.
             inbox.packing = true;
             let gathered = Instant::now() + GATHER_TIME;
-            while inbox.appends.len() < inbox.last && Instant::now() < gathered {
+            while inbox.awaits_more() && Instant::now() < gathered {
                 MutexGuard::unlocked(&mut inbox, std::thread::yield_now);
             }
         }

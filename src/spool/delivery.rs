@@ -3,20 +3,8 @@
 use std::ops::Range;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 
-use crate::record::{Stream, UnixMillis};
-
-/// A record in a queue.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QueuedRecord {
-    /// Its sequence number: its place in the stream's order, never used twice.
-    pub seq: u64,
-    /// When it was received, by the wall clock.
-    pub received_at: UnixMillis,
-    /// The record as it came.
-    pub bytes: Bytes,
-}
+use crate::record::{QueuedRecord, Stream, UnixMillis};
 
 /// Records leased for delivery: not leased again until released (or the process restarts).
 #[derive(Debug)]

@@ -6,13 +6,14 @@ use async_trait::async_trait;
 
 use super::{
     Spool,
-    delivery::{Lease, LeaseLimit, Queue, QueueError, QueuedRecord, Rejection},
-    queue::{Disposition, DropReason, Entry},
+    delivery::{Lease, LeaseLimit, Queue, QueueError, Rejection},
+    queue::Entry,
     rejecting,
     shared::Shared,
     store::reader::{Reader, Sought},
+    totals::{Disposition, DropReason},
 };
-use crate::record::{Stream, UnixMillis};
+use crate::record::{QueuedRecord, Stream, UnixMillis};
 
 /// So many records done and not flushed make the queue be flushed before its time.
 const MAX_UNFLUSHED: u64 = 50_000;

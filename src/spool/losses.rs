@@ -22,11 +22,10 @@ use parking_lot::Mutex;
 
 use super::{
     disk::{DirectoryLock, Disk, DiskFile, RealDisk},
-    journal::front::PerStream,
-    queue::{DropReason, Totals},
     reports::Reports,
+    totals::{DropReason, Totals},
 };
-use crate::record::Stream;
+use crate::record::{PerStream, Stream};
 
 const MAGIC: &[u8; 8] = b"LKSPLOSS";
 /// What a medium writes as a whole.

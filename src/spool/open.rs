@@ -1,18 +1,20 @@
-//! Opens a spool: lock, version, queues, what is found in the journals, threads.
+//! Opens a spool, in this order: version, directories, lock, queues, what is found in the journals. Its threads start last ([`threads`](super::threads)).
+//!
+//! Nothing is made or changed before the version is known, and nothing but directories before the lock is held. [`assemble`] puts a
+//! spool's parts together for a look from outside, too, which locks nothing.
 
 use std::{
     io,
     path::Path,
     sync::{Arc, atomic::AtomicBool},
-    thread::JoinHandle,
     time::{Duration, UNIX_EPOCH},
 };
 
 use parking_lot::Mutex;
 
 use super::{
-    QueueError, Spool, appending,
     dead_letters::{DeadError, DeadLetters},
+    delivery::QueueError,
     disk::{DirectoryLock, Disk, RealDisk, check_writable, lock_path},
     error::OpenError,
     journal::block::Kind,
@@ -25,10 +27,7 @@ use super::{
     reports::Reports,
     shared::{Meters, Shared, Usage},
     store::{
-        QUEUE_SPACE, StoreOptions, queue_directory,
-        reader::Reader,
-        recovery::{self, Findings, Place},
-        survey,
+        Place, Store, StoreOptions, queue_directory, reader::Reader, replacing::QUEUE_SPACE, settling::Findings, survey,
     },
 };
 use crate::{
@@ -39,8 +38,8 @@ use crate::{
 /// An entry's records were received within this time, and within a 64th of `max_age`: they expire together.
 const MAX_ENTRY_SPAN_MILLIS: u32 = 60_000;
 
-/// Opens or makes the spool in `home`.
-pub(super) fn open(home: &Path, options: SpoolOptions) -> Result<Spool, OpenError> {
+/// Opens or makes the spool in `home`, all but its threads.
+pub(super) fn open(home: &Path, options: SpoolOptions) -> Result<(Shared, Maintenance, DirectoryLock), OpenError> {
     if options.max_bytes < MIN_MAX_BYTES {
         return Err(OpenError::TooSmall { name: options.name, max_bytes: options.max_bytes, least: MIN_MAX_BYTES });
     }
@@ -74,7 +73,7 @@ pub(super) fn open(home: &Path, options: SpoolOptions) -> Result<Spool, OpenErro
     if let Some(gone) = shared.say_dead_letters_gone().filter(|_| dead_is_gone) {
         shared.reports.error(gone);
     }
-    start(shared, maintenance, Some(lock))
+    Ok((shared, maintenance, lock))
 }
 
 /// Opens what lies at a place, all but its threads.
@@ -174,7 +173,7 @@ pub(super) fn assemble(
         keys: options.encryption.clone(),
     };
     let dead_place = Place { home: place.home.join("dead"), ..place.clone() };
-    let (store, findings) = recovery::open(place.clone(), store_options, queue)?;
+    let (store, findings) = Store::open(place.clone(), store_options, queue)?;
     let (dead, dead_findings) = DeadLetters::open(dead_place, &options, dead_max_bytes(&options), dead_queue)?;
     let losses = {
         let mut state = store.state.lock();
@@ -207,25 +206,6 @@ pub(super) fn assemble(
     Ok((shared, (findings, dead_findings)))
 }
 
-/// Starts the threads.
-pub(super) fn start(shared: Shared, maintenance: Maintenance, lock: Option<DirectoryLock>) -> Result<Spool, OpenError> {
-    let shared = Arc::new(shared);
-    let appender = |shared: &Arc<Shared>| {
-        let shared = Arc::clone(shared);
-        spawn("spool-append", move || appending::run(&shared))
-    };
-    let at_home = OpenError::io(&shared.home);
-    let threads = (|| {
-        let appenders = [appender(&shared)?, appender(&shared)?];
-        let shared = Arc::clone(&shared);
-        let maintenance = spawn("spool-maintain", move || maintenance.run(&shared))?;
-        Ok((appenders, maintenance))
-    })();
-    let (appenders, maintenance) = threads.map_err(at_home)?;
-    shared.maintenance.wake();
-    Ok(Spool { shared, threads: Mutex::new(Some(super::Threads { appenders, maintenance })), lock: Mutex::new(lock) })
-}
-
 /// A backlog that cannot be decrypted is named at the start; it stays as it is.
 pub(super) fn check_key(shared: &Shared) -> Result<(), OpenError> {
     if let Err(DeadError::NoKey { path, key }) = shared.dead.check_key() {
@@ -240,8 +220,4 @@ pub(super) fn check_key(shared: &Shared) -> Result<(), OpenError> {
         }
     }
     Ok(())
-}
-
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(run)
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// What a spool is told when it is opened. Sizes are in bytes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpoolOptions {
     /// The sink's name, for messages.
     pub name: String,
@@ -78,7 +78,7 @@ impl Default for Compression {
 }
 
 /// Keys for encrypted payloads.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Keys {
     /// New blocks are encrypted with this one.
     pub current: Key,
@@ -93,7 +93,7 @@ impl std::fmt::Debug for Keys {
 }
 
 /// A 256-bit key; wiped from memory when dropped, never shown.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Key([u8; 32]);
 
 impl Key {

@@ -4,12 +4,12 @@
 use std::{fmt, ops::Range, sync::Arc};
 
 use super::{
-    delivery::{QueueError, QueuedRecord},
+    delivery::QueueError,
     queue::Entry,
     shared::Shared,
     store::reader::{Reader, Sought},
 };
-use crate::record::Stream;
+use crate::record::{QueuedRecord, Stream};
 
 /// Where a look at a queue begins, and which way it goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

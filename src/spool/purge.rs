@@ -5,9 +5,9 @@ use serde::Serialize;
 use super::{
     QueueError,
     journal::{segment, writer::Refusal},
-    queue::{Disposition, DropReason},
     shared::Shared,
     store::Store,
+    totals::{Disposition, DropReason},
 };
 use crate::record::Stream;
 

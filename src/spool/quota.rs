@@ -8,8 +8,8 @@ use super::{
     ages::Ages,
     error::FullLimit,
     options::SpoolOptions,
-    queue::{Disposition, DropReason},
     shared::Shared,
+    totals::{Disposition, DropReason},
 };
 use crate::record::{Stream, instant};
 

@@ -4,8 +4,8 @@ use super::{
     QueueError, Rejection,
     dead_letters::{self, DeadError, DeadLetter},
     failpoint,
-    queue::Disposition,
     shared::Shared,
+    totals::Disposition,
 };
 use crate::record::{RecordId, Stream, UnixMillis, now_millis};
 

@@ -1,7 +1,6 @@
 //! What a spool's threads share: two that append, one that keeps things in order, and the callers.
 
 use std::{
-    collections::HashSet,
     io,
     path::PathBuf,
     sync::{
@@ -11,18 +10,18 @@ use std::{
 };
 
 use parking_lot::{Condvar, Mutex};
+use serde::Serialize;
 use tokio::sync::Notify;
 
 use super::{
-    QueueError,
-    appending::Inbox,
-    dead_letters::{DeadError, DeadFilter, DeadLetter, DeadLetters},
+    dead_letters::{DeadError, DeadLetters},
+    delivery::QueueError,
     disk::Disk,
+    inbox::Inbox,
     losses::Losses,
     options::SpoolOptions,
     quarantine::Quarantine,
     reports::Reports,
-    status::DiskBytes,
     store::{Store, queue_directory, reader::Reader},
 };
 use crate::{
@@ -88,6 +87,19 @@ impl Wakeup {
         self.state.lock().woken = true;
         self.condition.notify_one();
     }
+}
+
+/// Bytes on disk, by part.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct DiskBytes {
+    /// Journal segments, what is reserved for the newest included.
+    pub journal: u64,
+    /// The sled directories, of the records and of the dead letters.
+    pub queue: u64,
+    /// Dead letters.
+    pub dead: u64,
+    /// Copies of damaged bytes; outside `max_bytes`.
+    pub quarantine: u64,
 }
 
 /// Bytes on disk beside the journal, as last seen.
@@ -157,19 +169,6 @@ impl Shared {
                  ever set aside, what was not retried or dropped): stop livekit-spool, and put it back if you have it"
             )
         })
-    }
-
-    /// The dead letters that a filter means, one after another: at most `limit` of them behind the first `skip`, until `each`
-    /// answers false, or `is_over` true. Blocking.
-    pub(crate) fn each_dead_letter(
-        &self,
-        filter: &DeadFilter,
-        (skip, limit): (usize, usize),
-        is_over: &dyn Fn() -> bool,
-        each: &mut dyn FnMut(DeadLetter) -> bool,
-    ) -> Result<(), QueueError> {
-        let listed = self.dead.each_listed(filter, &HashSet::new(), (skip, limit), is_over, each);
-        listed.map_err(|error| self.dead_error(error))
     }
 
     /// A failure of the dead letters, as the flusher is told.

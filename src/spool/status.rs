@@ -5,7 +5,11 @@ use std::{collections::BTreeMap, sync::atomic::Ordering};
 use serde::Serialize;
 
 use super::{
-    journal::segment, passed::PassedBytes, queue::DropReason, reports::LastError, shared::Shared, store::Store,
+    journal::segment,
+    reports::LastError,
+    shared::{DiskBytes, Shared},
+    store::Store,
+    totals::{DropReason, PassedBytes},
 };
 use crate::histogram::HistogramSnapshot;
 use crate::record::{Stream, UnixMillis, now_millis};
@@ -45,19 +49,6 @@ pub struct SpoolStatus {
     pub sync_latency: HistogramSnapshot,
     /// Records that each of them made durable.
     pub sync_records: HistogramSnapshot,
-}
-
-/// Bytes on disk, by part.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct DiskBytes {
-    /// Journal segments, what is reserved for the newest included.
-    pub journal: u64,
-    /// The sled directories, of the records and of the dead letters.
-    pub queue: u64,
-    /// Dead letters.
-    pub dead: u64,
-    /// Copies of damaged bytes; outside `max_bytes`.
-    pub quarantine: u64,
 }
 
 /// One stream's queue.

@@ -25,12 +25,11 @@ use super::{
 };
 use crate::{
     document::{DocumentOptions, Encoder},
-    record::{Stream, now_millis},
+    record::{QueuedRecord, Stream, now_millis},
     sink::{
         Batch, BatchOutcome, Outcome, Sink, SinkErrorKind,
         encoding::{PART_BYTES, small_records_of_large_documents},
     },
-    spool::QueuedRecord,
 };
 
 fn events(range: std::ops::Range<u64>) -> Batch {

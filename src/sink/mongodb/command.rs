@@ -216,7 +216,10 @@ mod tests {
     use prost::Message;
 
     use super::*;
-    use crate::{document::DocumentOptions, record::Stream, spool::QueuedRecord};
+    use crate::{
+        document::DocumentOptions,
+        record::{QueuedRecord, Stream},
+    };
 
     fn batch(records: impl IntoIterator<Item = Vec<u8>>) -> Batch {
         let records = records.into_iter().enumerate();

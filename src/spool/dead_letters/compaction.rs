@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use super::{DeadError, DeadLetter, DeadLetters, Letters};
+use super::{DeadError, DeadLetters, Letters};
 use crate::{
     record::Stream,
     spool::{journal::writer::Refusal, queue::Size},
@@ -128,21 +128,4 @@ impl DeadLetters {
             Err(_) => Err(self.moved()),
         }
     }
-}
-
-/// Cuts letters into groups that are appended together.
-pub(crate) fn groups(letters: &[DeadLetter], group_bytes: u64) -> Vec<Range<usize>> {
-    let (mut groups, mut start, mut bytes) = (Vec::new(), 0, 0);
-    for (i, letter) in letters.iter().enumerate() {
-        let length = letter.approximate_bytes();
-        if i > start && bytes + length > group_bytes {
-            groups.push(start..i);
-            (start, bytes) = (i, 0);
-        }
-        bytes += length;
-    }
-    if start < letters.len() {
-        groups.push(start..letters.len());
-    }
-    groups
 }

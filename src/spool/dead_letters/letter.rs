@@ -1,4 +1,6 @@
-//! A dead letter, and which of them are meant.
+//! A dead letter, which of them are meant, and which are kept together.
+
+use std::ops::Range;
 
 use bincode::{Decode, Encode};
 use serde::Serialize;
@@ -71,4 +73,21 @@ impl DeadFilter {
             && self.reason.as_ref().is_none_or(|text| letter.reason.contains(text))
             && self.before.is_none_or(|time| letter.last_attempt_at < time)
     }
+}
+
+/// Cuts letters into groups that are appended together.
+pub(crate) fn groups(letters: &[DeadLetter], group_bytes: u64) -> Vec<Range<usize>> {
+    let (mut groups, mut start, mut bytes) = (Vec::new(), 0, 0);
+    for (i, letter) in letters.iter().enumerate() {
+        let length = letter.approximate_bytes();
+        if i > start && bytes + length > group_bytes {
+            groups.push(start..i);
+            (start, bytes) = (i, 0);
+        }
+        bytes += length;
+    }
+    if start < letters.len() {
+        groups.push(start..letters.len());
+    }
+    groups
 }

@@ -19,16 +19,13 @@ use parking_lot::Mutex;
 
 use super::{
     error::OpenError,
-    journal::{block::Kind, front::PerStream},
+    journal::block::Kind,
     options::SpoolOptions,
-    queue::{DropReason, QueueStore},
-    store::{
-        Store, StoreOptions, queue_directory,
-        reader::Reader,
-        recovery::{self, Findings, Place},
-    },
+    queue::QueueStore,
+    store::{Place, Store, StoreOptions, queue_directory, reader::Reader, settling::Findings},
+    totals::DropReason,
 };
-use crate::record::Stream;
+use crate::record::{PerStream, Stream};
 
 mod compaction;
 mod index;
@@ -36,10 +33,9 @@ mod letter;
 mod reading;
 mod writing;
 
-pub(crate) use compaction::groups;
-use index::Index;
-pub(crate) use letter::Key;
-pub use letter::{DeadFilter, DeadLetter};
+use self::index::Index;
+pub use self::letter::{DeadFilter, DeadLetter};
+pub(crate) use self::letter::{Key, groups};
 
 /// Segments end at about this length; at a sixteenth of a small quota.
 const MAX_SEGMENT_BYTES: u64 = 4 << 20;
@@ -127,7 +123,7 @@ impl DeadLetters {
             keys: options.encryption.clone(),
         };
         let home = place.home.clone();
-        let (store, findings) = recovery::open(place, store_options, queue)?;
+        let (store, findings) = Store::open(place, store_options, queue)?;
         let reader = |stream| Reader::new(&store, stream).map_err(OpenError::io(&home));
         let readers = [reader(Stream::Events)?, reader(Stream::Stats)?, reader(Stream::NodeRooms)?];
         let inner = Letters {

@@ -10,12 +10,13 @@ use super::{
     index::{Fingerprint, Location},
 };
 use crate::{
-    record::Stream,
+    record::{PerStream, Stream},
     spool::{
         delivery::QueueError,
-        journal::front::PerStream,
-        queue::{Disposition, DropReason, Entry, decode},
+        encoding::decode,
+        queue::Entry,
         store::reader::Sought,
+        totals::{Disposition, DropReason},
     },
 };
 

@@ -11,12 +11,8 @@ use super::{
     index::{Fingerprint, Location},
 };
 use crate::{
-    record::{RecordBatch, RecordBatchBuilder, Stream, now_millis},
-    spool::{
-        FullLimit, failpoint,
-        journal::{front::PerStream, writer::Refusal},
-        queue::encode,
-    },
+    record::{PerStream, RecordBatch, RecordBatchBuilder, Stream, now_millis},
+    spool::{FullLimit, encoding::encode, failpoint, journal::writer::Refusal},
 };
 
 impl DeadLetters {

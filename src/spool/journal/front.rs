@@ -6,12 +6,12 @@
 use bincode::{Decode, Encode};
 
 use crate::{
-    record::Stream,
-    spool::queue::{Totals, decode, encode},
+    record::PerStream,
+    spool::{
+        encoding::{decode, encode},
+        totals::Totals,
+    },
 };
-
-/// A number for each stream.
-pub(crate) type PerStream<T> = [T; Stream::ALL.len()];
 
 /// What a segment says of itself and of those before it.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]

@@ -17,12 +17,18 @@
 //!   a write that was cut off: nobody was told that it is kept, and all of it goes.
 //! - Numbers of segments are never used twice.
 //!
+//! **Operation.** To write: batches become blocks ([`builder`]), blocks a group for one place ([`packing`], [`codec`]), and that is
+//! written, synced and answered in its turn ([`writer`]). To read: a segment is walked block by block, over damage ([`segment`]), and
+//! judged group by group ([`scan`]).
+//!
 //! Used by [`store`](super::store), which binds it to a queue, and by the tools that look from outside.
 
 pub(crate) mod block;
 pub(crate) mod builder;
 pub(crate) mod codec;
 pub(crate) mod front;
+pub(crate) mod packing;
+pub(crate) mod position;
 pub(crate) mod scan;
 pub(crate) mod segment;
 pub(crate) mod writer;

@@ -1,8 +1,11 @@
 //! The journal's writer: packs a group, writes it, syncs it.
 //!
-//! Two steps, so that one thread can pack the next group while another syncs the last one: [`Writer::pack`] makes a group's
-//! bytes for the place it will have if all before it succeed; [`Writer::commit`] writes and syncs it when its turn comes. A
-//! group packed for a place that a failure has made void is refused as [`Refusal::Stale`], and packed again.
+//! Two steps, so that one thread can pack the next group while another syncs the last one: [`Writer::pack`] makes a group's bytes
+//! for its place ([`packing`](super::packing)); [`Writer::commit`] writes and syncs it when its turn comes. A group packed for a
+//! place that a failure has made void is refused as [`Refusal::Stale`], and packed again.
+//!
+//! **Order.** Admit, begin the segment's file where the group begins one, write, `fdatasync`, sync the directory of a new file, see
+//! that the file is still in its place; only then is the group published, and the next one's turn comes.
 //!
 //! A failed write is undone, or its file is left. After a failed sync nothing is known about a file: it is left, and the
 //! sequence numbers of what it should have held are not used again. So it is where a file is no longer in its place.
@@ -20,92 +23,22 @@ use super::{
     block::{Header, Kind},
     builder,
     codec::Packer,
-    front::{Ending, Front, PerStream},
+    front::Ending,
+    packing::{FrontFacts, Packed, Packing},
+    position::{ActivePosition, Position, beyond_unseen},
     segment,
 };
 use crate::{
-    record::{RecordBatch, Stream, now_millis},
+    record::{PerStream, RecordBatch},
     spool::{
         disk::{Disk, DiskFile, Identity},
         error::FullLimit,
         failpoint,
-        queue::Totals,
     },
 };
 
-/// Sequence numbers are passed over in multiples of this where a segment that may hold the last ones cannot be seen, or was not: it
-/// may come back.
-pub(crate) const UNSEEN: u64 = 1 << 32;
 /// Space on the medium is reserved in steps of this.
 const RESERVE_BYTES: u64 = 4 << 20;
-
-/// The sequence number that a stream goes on with in this segment: beyond all that any earlier one can hold. None holds as many as
-/// are passed over, and each has two such parts of the numbers for itself.
-pub(crate) const fn beyond_unseen(next: u64, segment: u64) -> u64 {
-    2 * segment * UNSEEN + next % UNSEEN
-}
-
-/// Where the next group goes, and what the segments before it held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Position {
-    /// The segment that is written to; none before the first group after a start or a failure.
-    active: Option<ActivePosition>,
-    /// The number that the next segment gets.
-    next_segment: u64,
-    /// The sequence numbers that the streams' next records get.
-    next: PerStream<u64>,
-    /// How the segment before the next new one ended.
-    ended: Option<Ending>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct ActivePosition {
-    segment: u64,
-    end: u64,
-    records: u64,
-}
-
-impl Position {
-    /// Where a journal goes on: always in a new segment.
-    pub(crate) const fn new(next_segment: u64, next: PerStream<u64>, ended: Option<Ending>) -> Self {
-        Self { active: None, next_segment, next, ended }
-    }
-
-    fn leave_active(&mut self) {
-        if let Some(ActivePosition { segment, end, records }) = self.active.take() {
-            self.ended = Some(Ending { segment, len: end, records, next: self.next });
-        }
-    }
-}
-
-/// What a front says of delivery; asked for when a segment is begun.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct FrontFacts {
-    pub(crate) needed_from: u64,
-    pub(crate) ack_floor: PerStream<u64>,
-    pub(crate) totals: PerStream<Totals>,
-}
-
-/// A group's bytes, for one place.
-#[derive(Debug)]
-pub(crate) struct Packed {
-    ticket: u64,
-    generation: u64,
-    before: Position,
-    after: Position,
-    bytes: Vec<u8>,
-    /// Offsets in the segment.
-    blocks: Vec<(u64, Header)>,
-    /// The checksum of its front, if it begins a segment.
-    front: Option<u32>,
-}
-
-impl Packed {
-    /// Its length.
-    pub(crate) const fn bytes(&self) -> u64 {
-        self.bytes.len() as u64
-    }
-}
 
 /// A group that is durable.
 #[derive(Debug)]
@@ -161,21 +94,10 @@ pub(crate) struct Writer {
     directory: PathBuf,
     /// The directory around it, and which one it was at the start.
     home: (PathBuf, Option<Identity>),
-    kind: Kind,
     segment_bytes: u64,
     packing: Mutex<Packing>,
     writing: Mutex<Writing>,
     turn: Condvar,
-}
-
-struct Packing {
-    packer: Packer,
-    position: Position,
-    ticket: u64,
-    generation: u64,
-    /// A group's joined parts, and bytes of groups that are done.
-    raw: Vec<u8>,
-    spare: Vec<Vec<u8>>,
 }
 
 struct Writing {
@@ -214,13 +136,12 @@ impl Writer {
         position: Position,
     ) -> Self {
         let home = (home.to_owned(), disk.identity(home).ok());
-        let packing = Packing { packer, position, ticket: 0, generation: 0, raw: Vec::new(), spare: Vec::new() };
+        let packing = Packing::new(kind, segment_bytes, packer, position);
         let writing = Writing { position, file: None, leftover: None, ticket: 0, generation: 0 };
         Self {
             disk,
             directory,
             home,
-            kind,
             segment_bytes,
             packing: Mutex::new(packing),
             writing: Mutex::new(writing),
@@ -245,74 +166,7 @@ impl Writer {
         facts: impl FnOnce() -> FrontFacts,
     ) -> io::Result<Packed> {
         let builders = builder::blocks(batches);
-        let raw_bytes: u64 = builders.iter().map(|block| u64::from(block.raw_len)).sum();
-        let mut packing = self.packing.lock();
-        let packing = &mut *packing;
-        let before = packing.position;
-        let mut after = before;
-        if roll || after.active.is_some_and(|active| active.end + raw_bytes / 4 > self.segment_bytes) {
-            after.leave_active();
-        }
-        let front = after.active.is_none().then(|| {
-            let FrontFacts { needed_from, ack_floor, totals } = facts();
-            let segment = after.next_segment;
-            Front {
-                segment,
-                first: after.next,
-                previous: after.ended,
-                needed_from: needed_from.min(segment),
-                ack_floor,
-                totals,
-            }
-        });
-        let mut active = after.active.unwrap_or(ActivePosition { segment: after.next_segment, end: 0, records: 0 });
-        let start = active.end;
-        let mut bytes = packing.spare.pop().unwrap_or_default();
-        bytes.clear();
-        let mut blocks = Vec::with_capacity(builders.len());
-        let header = |kind, stream| Header {
-            kind,
-            stream,
-            codec: 0,
-            seq: 0,
-            count: 0,
-            raw_len: 0,
-            stored_len: 0,
-            received_at: 0,
-            group: start as u32,
-            ends_group: false,
-        };
-        if let Some(front) = front {
-            let header = Header {
-                received_at: now_millis(),
-                ends_group: builders.is_empty(),
-                ..header(Kind::Front, Stream::Events)
-            };
-            packing.packer.write(&mut bytes, active.segment, header, &front.to_bytes())?;
-        }
-        let front = bytes.last_chunk().copied().map(u32::from_le_bytes);
-        for (i, block) in builders.iter().enumerate() {
-            let next = &mut after.next[block.stream as usize];
-            let header = Header {
-                seq: *next,
-                count: block.count,
-                received_at: block.received_at,
-                ends_group: i + 1 == builders.len(),
-                ..header(self.kind, block.stream)
-            };
-            *next += u64::from(block.count);
-            active.records += u64::from(block.count);
-            let offset = start + bytes.len() as u64;
-            let raw = block.payload(&mut packing.raw);
-            blocks.push((offset, packing.packer.write(&mut bytes, active.segment, header, raw)?));
-        }
-        active.end += bytes.len() as u64;
-        after.active = Some(active);
-        after.next_segment = active.segment + 1;
-        let ticket = packing.ticket;
-        packing.ticket += 1;
-        packing.position = after;
-        Ok(Packed { ticket, generation: packing.generation, before, after, bytes, blocks, front })
+        self.packing.lock().pack(&builders, roll, facts)
     }
 
     /// Writes and syncs a group, once those packed before it are committed. `admit` is asked for the space it takes beyond

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use parking_lot::Mutex;
 
 use super::{Change, Entry, QueueFailed, QueueStore, Queues, Recorded};
-use crate::{record::Stream, spool::journal::front::PerStream};
+use crate::record::{PerStream, Stream};
 
 /// Beyond so many they go on without a flush: a look at the queue passes over those that were removed.
 const MAX_CHANGES: usize = 1024;

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use parking_lot::Mutex;
 
 use super::{Change, Entry, QueueFailed, QueueStore, Recorded};
-use crate::{record::Stream, spool::journal::front::PerStream};
+use crate::record::{PerStream, Stream};
 
 /// A queue that does not outlast the process.
 #[derive(Debug, Default)]

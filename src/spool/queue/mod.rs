@@ -18,113 +18,18 @@
 
 use std::{collections::BTreeMap, fmt, ops::Range, path::Path, sync::Arc};
 
-use bincode::{Decode, Encode, config};
-use serde::{Deserialize, Serialize};
+use bincode::{Decode, Encode};
 
-use super::{ages::Times, journal::block::MAX_PAYLOAD_BYTES, journal::front::PerStream};
-use crate::record::{Stream, UnixMillis};
+use super::{
+    ages::Times,
+    totals::{Disposition, DropReason, Totals},
+};
+use crate::record::{PerStream, Stream, UnixMillis};
 
 pub(crate) mod buffered;
 pub(crate) mod memory;
 pub(crate) mod ranges;
 pub(crate) mod sled;
-
-/// Why records left a queue without being delivered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum DropReason {
-    /// The spool was full and `when_full: drop_oldest` made room.
-    Oldest,
-    /// The spool was full and `when_full: drop_newest` did not take them.
-    Newest,
-    /// They were older than `max_age`.
-    Expired,
-    /// Someone purged the queue.
-    Purged,
-    /// The medium damaged or lost them.
-    Damaged,
-}
-
-impl DropReason {
-    /// All reasons, in the order they are counted in.
-    pub const ALL: [Self; 5] = [Self::Oldest, Self::Newest, Self::Expired, Self::Purged, Self::Damaged];
-
-    /// The reason's name, as JSON and metrics show it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Oldest => "oldest",
-            Self::Newest => "newest",
-            Self::Expired => "expired",
-            Self::Purged => "purged",
-            Self::Damaged => "damaged",
-        }
-    }
-}
-
-/// What became of records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Disposition {
-    /// The sink has them.
-    Delivered,
-    /// They are dead letters now.
-    DeadLettered,
-    /// They are gone.
-    Dropped(DropReason),
-}
-
-impl Disposition {
-    /// Adds records, or their bytes, to the sum that they go by. A reason is not listed before something was dropped for it.
-    pub(crate) fn add(
-        self,
-        amount: u64,
-        delivered: &mut u64,
-        dead_lettered: &mut u64,
-        dropped: &mut BTreeMap<DropReason, u64>,
-    ) {
-        match self {
-            _ if amount == 0 => {}
-            Self::Delivered => *delivered += amount,
-            Self::DeadLettered => *dead_lettered += amount,
-            Self::Dropped(reason) => *dropped.entry(reason).or_default() += amount,
-        }
-    }
-}
-
-/// Records counted since the spool was made.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode, Serialize)]
-pub struct Totals {
-    /// Acknowledged by the sink.
-    pub delivered: u64,
-    /// Set aside as dead letters.
-    pub set_aside: u64,
-    /// Dropped, by reason; absent means none.
-    pub dropped: BTreeMap<DropReason, u64>,
-}
-
-impl Totals {
-    /// Counts what became of records.
-    pub(crate) fn count(&mut self, disposition: Disposition, records: u64) {
-        disposition.add(records, &mut self.delivered, &mut self.set_aside, &mut self.dropped);
-    }
-
-    /// Counts so many records as damaged where so many were.
-    pub(crate) fn recount_damaged(&mut self, before: u64, now: u64) {
-        let damaged = self.dropped.entry(DropReason::Damaged).or_default();
-        *damaged = (*damaged + now).saturating_sub(before);
-        self.dropped.retain(|_, records| *records > 0);
-    }
-
-    /// Counts at least what was counted elsewhere.
-    pub(crate) fn rise_to(&mut self, other: &Self) {
-        self.delivered = self.delivered.max(other.delivered);
-        self.set_aside = self.set_aside.max(other.set_aside);
-        for (reason, records) in &other.dropped {
-            let dropped = self.dropped.entry(*reason).or_default();
-            *dropped = (*dropped).max(*records);
-        }
-    }
-}
 
 /// Blocks and bytes of records that are still to be delivered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode)]
@@ -301,20 +206,4 @@ pub(crate) trait Queues: Send + Sync + fmt::Debug + 'static {
     }
     /// Opens the queue in a directory, or makes one there.
     fn open(&self, directory: &Path) -> Result<Arc<dyn QueueStore>, QueueFailed>;
-}
-
-/// Bytes of a front, of an entry: bincode with variable-width integers.
-pub(crate) fn encode<T: Encode>(value: &T) -> Vec<u8> {
-    match bincode::encode_to_vec(value, config::standard()) {
-        Ok(bytes) => bytes,
-        // Only a failing `Encode` or writer can fail; neither the derived ones nor a Vec do.
-        Err(error) => unreachable!("encoding to memory failed: {error}"),
-    }
-}
-
-/// Reads what [`encode`] wrote; all of the bytes have to be used.
-pub(crate) fn decode<T: Decode<()>>(bytes: &[u8]) -> Option<T> {
-    let limited = config::standard().with_limit::<{ MAX_PAYLOAD_BYTES as usize }>();
-    let (value, used) = bincode::decode_from_slice(bytes, limited).ok()?;
-    (used == bytes.len()).then_some(value)
 }

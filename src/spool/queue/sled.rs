@@ -26,13 +26,16 @@ use sled::{
     transaction::{ConflictableTransactionError, TransactionError, TransactionalTree},
 };
 
-use super::{Change, Entry, Progress, QueueFailed, QueueStore, Queues, Recorded, decode, encode};
+use super::{Change, Entry, Progress, QueueFailed, QueueStore, Queues, Recorded};
 use crate::{
     caught::caught,
     files,
     record::Stream,
-    spool::disk::{Disk, RealDisk},
-    spool::failpoint,
+    spool::{
+        disk::{Disk, RealDisk},
+        encoding::{decode, encode},
+        failpoint,
+    },
 };
 
 /// The page cache of one queue.

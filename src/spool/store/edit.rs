@@ -2,12 +2,12 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use super::{State, Store};
+use super::{Store, state::State};
 use crate::{
     record::Stream,
     spool::{
-        passed::PassedBytes,
-        queue::{Change, Disposition, DropReason, Entry, QueueFailed, QueueStore, Size, ranges::RangeSet},
+        queue::{Change, Entry, QueueFailed, QueueStore, Size, ranges::RangeSet},
+        totals::{Disposition, DropReason},
     },
 };
 
@@ -64,7 +64,7 @@ impl Store {
             let stream = &mut state.streams[stream as usize];
             stream.totals.count(disposition, records);
             stream.passed.appended += raw;
-            leave(&mut stream.passed, disposition, raw);
+            stream.passed.leave(disposition, raw);
             Ok(())
         });
         self.mark_changed();
@@ -147,7 +147,7 @@ impl Store {
             Stream::Stats => stats,
             Stream::NodeRooms => node_rooms,
         };
-        leave(&mut of_stream.passed, disposition, size.raw);
+        of_stream.passed.leave(disposition, size.raw);
         for range in &removed {
             of_stream.leased.remove(range);
             of_stream.released.remove(range);
@@ -219,8 +219,4 @@ impl Edit {
 /// Ranges in order, none of which overlap.
 fn in_order(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
     ranges.iter().cloned().collect::<RangeSet>().iter().collect()
-}
-
-fn leave(passed: &mut PassedBytes, disposition: Disposition, bytes: u64) {
-    disposition.add(bytes, &mut passed.delivered, &mut passed.set_aside, &mut passed.dropped);
 }

@@ -1,10 +1,13 @@
 //! Groups that are synced become entries of the queue. Small neighbours share one, so that a trickle makes few.
 
-use super::{Group, State, Store, size_of};
+use super::{
+    Store,
+    state::{Group, State, size_of},
+};
 use crate::{
-    record::Stream,
+    record::{PerStream, Stream},
     spool::{
-        journal::{block::Header, front::PerStream},
+        journal::block::Header,
         queue::{Change, Entry, QueueFailed, QueueStore},
     },
 };

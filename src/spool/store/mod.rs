@@ -1,11 +1,16 @@
 //! A store: a journal and the queue over it. What holds a sink's records, and, a second time, its dead letters.
 //!
 //! ```text
-//! append    pack ─► write + fdatasync ─► publish (state) ─► answer
-//! enter     published groups ─► entries, in one change          by whoever looks at the queue next
-//! finish    entries removed or shrunk, the segment's count of done records and the totals: one change, written with the next flush
-//! retain    a segment whose own count of records equals its count of done ones ─► .done ─► truncated ─► unlinked
+//! append    pack ─► write + fdatasync ─► publish (state) ─► answer                                                    commit
+//! enter     published groups ─► entries, in one change, by whoever looks at the queue next                            entering
+//! finish    entries removed or shrunk, the segment's count of done records and the totals: one change, written
+//!           with the next flush                                                                                       edit
+//! retain    a segment whose own count of records equals its count of done ones ─► .done ─► truncated ─► unlinked      retention
 //! ```
+//!
+//! **What a crash leaves.** Before the sync: a torn group, which a start cuts off; nobody was told that it is kept. Between sync and
+//! change: blocks behind the last entered one, which a start enters. Between change and flush: records that are done and come again.
+//! Between the steps of retention: a `.done`, which says that all of it is done.
 //!
 //! **Invariants.**
 //! - What is synced and not done is in the queue, or among the published groups that are yet to be entered.
@@ -17,7 +22,6 @@
 //! Locks are taken in this order: flushing, queue, writer, state. The state's is held for moments only, never over I/O.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
     io,
     ops::Range,
     path::{Path, PathBuf},
@@ -30,37 +34,36 @@ use std::{
 
 use parking_lot::Mutex;
 
+use self::state::State;
 use super::{
     ages::Times,
     disk::Disk,
     journal::{
-        block::{Header, Kind},
-        codec::Packer,
-        front::{Ending, PerStream},
-        scan::Extent,
-        writer::{Committed, FrontFacts, Packed, Position, Refusal, Writer},
+        block::Kind,
+        packing::Packed,
+        writer::{Refusal, Writer},
     },
     options::{Compression, Keys},
-    passed::PassedBytes,
     quarantine::Quarantine,
-    queue::{Entry, Progress, QueueStore, Queues, Size, Totals, ranges::RangeSet},
+    queue::{Entry, QueueStore, Queues},
     reports::Reports,
 };
-use crate::record::{RecordBatch, Stream, UnixMillis};
+use crate::record::{RecordBatch, Stream};
 
 mod edit;
 mod entering;
+mod gone;
+mod open;
 pub(crate) mod pending;
 pub(crate) mod reader;
-pub(crate) mod recovery;
-mod replacing;
+mod recovery;
+pub(crate) mod replacing;
 mod rereading;
 mod retention;
-mod settling;
+pub(crate) mod settling;
+pub(crate) mod state;
 pub(crate) mod survey;
 mod walk;
-
-pub(crate) use replacing::QUEUE_SPACE;
 
 /// How a store is to behave.
 #[derive(Debug, Clone)]
@@ -73,6 +76,18 @@ pub(crate) struct StoreOptions {
     pub(crate) max_entry_span: u32,
     pub(crate) compression: Compression,
     pub(crate) keys: Option<Keys>,
+}
+
+/// Where a store lies, and what it needs of its surroundings.
+#[derive(Debug, Clone)]
+pub(crate) struct Place {
+    pub(crate) home: PathBuf,
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) queues: Arc<dyn Queues>,
+    pub(crate) reports: Arc<Reports>,
+    pub(crate) quarantine: Arc<Quarantine>,
+    /// Nothing may be changed on the medium.
+    pub(crate) read_only: bool,
 }
 
 /// A journal and the queue over it.
@@ -102,195 +117,6 @@ pub(crate) struct Store {
     flushing: Mutex<()>,
     /// Nothing may be changed on the medium.
     read_only: bool,
-}
-
-/// What is known without looking at the medium. Bounded by what is leased and by the number of segments.
-#[derive(Debug, Default)]
-pub(crate) struct State {
-    pub(crate) streams: PerStream<StreamState>,
-    /// By number, oldest first.
-    pub(crate) segments: BTreeMap<u64, Segment>,
-    /// Segments that are proven to be needed no more, their files empty: to be unlinked.
-    pub(crate) done: BTreeMap<u64, ()>,
-    /// The highest number of a segment that was published, or met at the start. Those on their way have higher ones.
-    pub(crate) newest: u64,
-    /// A front that is synced says that segments before this one are needed no more.
-    pub(crate) needed_from: u64,
-    /// The segment with the newest front that is synced: a start goes by what that one says.
-    pub(crate) newest_front: u64,
-    /// Groups that are synced and not entered into the queue.
-    pub(crate) unentered: VecDeque<Group>,
-    /// What may come again beyond [`StreamState::unflushed`]: the queue was made from the journal.
-    pub(crate) redeliveries: Option<Redeliveries>,
-}
-
-/// Records that may come again.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Redeliveries {
-    /// They were received from then on.
-    pub(crate) since: UnixMillis,
-    /// They lie before these sequence numbers.
-    until: PerStream<u64>,
-}
-
-/// A stream's part of the state.
-#[derive(Debug, Default, Clone)]
-pub(crate) struct StreamState {
-    /// The sequence number that the next record gets.
-    pub(crate) next: u64,
-    /// All before it are done.
-    pub(crate) ack_floor: u64,
-    /// Records still to be delivered, leased ones included.
-    pub(crate) records: u64,
-    pub(crate) size: Size,
-    /// When the first of them was received.
-    pub(crate) oldest: Option<UnixMillis>,
-    pub(crate) totals: Totals,
-    /// Bytes that came and went since the start.
-    pub(crate) passed: PassedBytes,
-    /// All before it were leased at least once.
-    pub(crate) cursor: u64,
-    pub(crate) leased: RangeSet,
-    /// Leased once and released.
-    pub(crate) released: RangeSet,
-    /// Records done since the queue was flushed: a crash brings them again.
-    pub(crate) unflushed: u64,
-}
-
-impl StreamState {
-    /// Records and about how many bytes are not leased.
-    pub(crate) fn waiting(&self) -> (u64, u64) {
-        let records = self.records.saturating_sub(self.leased.len());
-        (records, self.size.share(records, self.records).raw)
-    }
-}
-
-/// A segment, as far as is known.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Segment {
-    /// Bytes it takes on the medium.
-    pub(crate) allocated: u64,
-    /// It is synced up to here.
-    pub(crate) end: u64,
-    /// Records that it holds, those lost to damage included.
-    pub(crate) held: u64,
-    /// It gets no more.
-    pub(crate) sealed: bool,
-    pub(crate) progress: Progress,
-    /// Some of it could not be read when it was to be walked; it will be.
-    pub(crate) unread: Option<Unread>,
-}
-
-/// What of a segment is yet to be walked. Groups behind it are entered as they are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Unread {
-    pub(crate) extent: Extent,
-    /// How many records it holds, if that is known.
-    held: Option<u64>,
-    /// Records before these were done when it was to be walked.
-    floor: PerStream<u64>,
-    /// The sequence numbers that the streams' next records should have at least.
-    pub(crate) expected: PerStream<u64>,
-    /// Since when it is read but for some of it: for a while more, and that is damage.
-    since: Option<Instant>,
-}
-
-impl Segment {
-    /// What the queue is told of it. Of a part that is yet to be walked nothing is known, nor of what lies behind: a start walks both.
-    fn noted(&self) -> Progress {
-        match self.unread {
-            Some(Unread { extent: Extent { from: 0, .. }, .. }) => self.progress.unwalked(),
-            Some(Unread { extent, .. }) => Progress { entered_to: extent.from, ..self.progress },
-            None => self.progress,
-        }
-    }
-}
-
-/// A group that is synced.
-#[derive(Debug)]
-pub(crate) struct Group {
-    pub(crate) segment: u64,
-    pub(crate) end: u64,
-    /// Its blocks, with their offsets.
-    pub(crate) blocks: Vec<(u64, Header)>,
-}
-
-impl State {
-    /// Bytes that all segments take.
-    pub(crate) fn journal_bytes(&self) -> u64 {
-        self.segments.values().map(|segment| segment.allocated).sum()
-    }
-
-    /// Takes in a group that is durable.
-    fn publish(&mut self, committed: Committed) {
-        let Committed { segment, blocks, front, end, allocated, next, sealed, .. } = committed;
-        if let Some(ended) = sealed {
-            self.note_sealed(ended);
-        }
-        self.newest = self.newest.max(segment);
-        let known = self.segments.entry(segment).or_default();
-        known.end = end;
-        known.progress.front = known.progress.front.or(front);
-        known.allocated = allocated.next_multiple_of(PAGE_BYTES);
-        known.held += blocks.iter().map(|(_, header)| u64::from(header.count)).sum::<u64>();
-        for (_, header) in &blocks {
-            let stream = &mut self.streams[header.stream as usize];
-            stream.records += u64::from(header.count);
-            stream.size.add(size_of(header));
-            stream.passed.appended += u64::from(header.raw_len);
-            stream.oldest.get_or_insert(header.received_at);
-        }
-        for (stream, next) in self.streams.iter_mut().zip(next) {
-            stream.next = next;
-        }
-        self.unentered.push_back(Group { segment, end, blocks });
-    }
-
-    /// Of what the journal holds now, records received from `since` on may come again.
-    fn expect_redeliveries(&mut self, since: Option<UnixMillis>) {
-        if let Some(since) = since {
-            // A little earlier than before: who has looked back that far looks again, at what was delivered since.
-            let since = self.redeliveries.map_or(since, |known| since.min(known.since.saturating_sub(1)));
-            let until = self.streams.each_ref().map(|stream| stream.next);
-            self.redeliveries = Some(Redeliveries { since, until });
-        }
-        self.end_redeliveries();
-    }
-
-    /// Nothing of it comes again once all that the journal held then is done.
-    fn end_redeliveries(&mut self) {
-        let Some(Redeliveries { until, .. }) = self.redeliveries else { return };
-        let is_done = self.streams.iter().zip(until).all(|(stream, until)| stream.ack_floor >= until);
-        if is_done && self.segments.values().all(|segment| segment.unread.is_none()) {
-            self.redeliveries = None;
-        }
-    }
-
-    fn note_sealed(&mut self, Ending { segment, len, records, .. }: Ending) {
-        if let Some(ended) = self.segments.get_mut(&segment) {
-            (ended.sealed, ended.end, ended.held) = (true, len, records);
-            ended.allocated = ended.allocated.min(len.next_multiple_of(PAGE_BYTES));
-        }
-    }
-
-    fn front_facts(&self) -> FrontFacts {
-        // Without any, a segment that is on its way is needed: the group that begins it may be synced at this moment.
-        let lowest = self.segments.first_key_value().map_or(self.newest + 1, |(&segment, _)| segment);
-        let unread = self.segments.values().filter_map(|segment| segment.unread.map(|unread| unread.floor));
-        let floor = self.streams.each_ref().map(|stream| stream.ack_floor);
-        FrontFacts {
-            needed_from: lowest,
-            ack_floor: unread.fold(floor, |floor, unread| std::array::from_fn(|i| floor[i].min(unread[i]))),
-            totals: self.streams.each_ref().map(|stream| stream.totals.clone()),
-        }
-    }
-}
-
-const PAGE_BYTES: u64 = 4096;
-
-/// What a block takes.
-pub(crate) fn size_of(header: &Header) -> Size {
-    Size { blocks: 1, bytes: header.block_len(), raw: u64::from(header.raw_len) }
 }
 
 /// A group on its way, and what it says of delivery if it begins a segment.
@@ -448,20 +274,7 @@ impl Store {
     }
 }
 
-/// Makes the packer of a store.
-pub(crate) fn packer(options: &StoreOptions) -> io::Result<Packer> {
-    Packer::new(options.compression, options.keys.as_ref())
-}
-
-/// Where a store's parts lie.
+/// Where the queue of a store lies.
 pub(crate) fn queue_directory(home: &Path) -> PathBuf {
     home.join("queue")
-}
-
-/// Makes a writer that goes on behind what was found.
-fn writer_at(disk: &Arc<dyn Disk>, home: &Path, options: &StoreOptions, position: Position) -> io::Result<Writer> {
-    let packer = packer(options)?;
-    let directory = home.join("journal");
-    let kind = options.kind;
-    Ok(Writer::new(Arc::clone(disk), home, directory, kind, options.segment_bytes, packer, position))
 }

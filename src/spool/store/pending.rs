@@ -1,12 +1,9 @@
 //! All that a queue holds: gone through, added up, changed or emptied as a whole.
 
-use super::{Group, Size, State, size_of};
+use super::state::{Group, State, size_of};
 use crate::{
-    record::{Stream, UnixMillis},
-    spool::{
-        journal::front::PerStream,
-        queue::{Change, Entry, QueueFailed, QueueStore, Recorded},
-    },
+    record::{PerStream, Stream, UnixMillis},
+    spool::queue::{Change, Entry, QueueFailed, QueueStore, Recorded, Size},
 };
 
 /// So many entries are changed at once.

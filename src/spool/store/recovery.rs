@@ -10,146 +10,44 @@
 //! Lost is what lay in bytes that do not hold, by the jump in sequence numbers, and what lies in a segment that is gone, unless a
 //! `.done` or a front says that it was done. A write that was cut off at the end is cut away: nobody was told that it is kept.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64},
-    },
-};
-
-use parking_lot::Mutex;
+use std::collections::BTreeMap;
 
 use super::{
-    PAGE_BYTES, Segment, State, Store, StoreOptions, Unread,
+    Place, StoreOptions,
     edit::Edit,
     entering::Entries,
     pending::{Pending, apply_in_parts, clear, each_entry},
-    settling::settle_medium,
+    settling::{Findings, settle_medium},
+    state::{PAGE_BYTES, Segment, State, Unread},
     survey::{Survey, other_version},
-    walk::{Start, walk, walk_whole},
-    writer_at,
+    walk::{Start, Walked, walk, walk_whole},
 };
 use crate::{
-    record::{Stream, UnixMillis, instant},
+    record::{PerStream, Stream},
     spool::{
-        disk::{Disk, Listed},
+        disk::Listed,
         error::OpenError,
         failpoint,
         journal::{
-            front::{Ending, Front, PerStream},
+            front::{Ending, Front},
+            position::{Position, beyond_unseen},
             scan::{Extent, ScanError},
-            segment::{self, Damage},
-            writer::{Position, UNSEEN, beyond_unseen},
+            segment,
         },
-        quarantine::Quarantine,
-        queue::{
-            Change, Disposition, Entry, Progress, QueueFailed, QueueStore, Queues, Recorded, memory::MemoryQueue,
-            ranges::RangeSet,
-        },
-        reports::Reports,
+        queue::{Change, Entry, Progress, QueueFailed, QueueStore, Recorded},
+        totals::Disposition,
     },
 };
 
-/// Where a store lies, and what it needs of its surroundings.
-#[derive(Debug, Clone)]
-pub(crate) struct Place {
-    pub(crate) home: PathBuf,
-    pub(crate) disk: Arc<dyn Disk>,
-    pub(crate) queues: Arc<dyn Queues>,
-    pub(crate) reports: Arc<Reports>,
-    pub(crate) quarantine: Arc<Quarantine>,
-    /// Nothing may be changed on the medium.
-    pub(crate) read_only: bool,
-}
-
-/// What was found that is to be told.
-#[derive(Debug, Default)]
-pub(crate) struct Findings {
-    /// Bytes that were whole once, by segment.
-    pub(crate) damage: Vec<(u64, Damage)>,
-    /// What a write that was cut off has left at the end.
-    pub(crate) torn: Option<(u64, Damage)>,
-    /// Sequence numbers of records lost to damage, or with a segment that is gone; by segment.
-    pub(crate) lost: BTreeMap<u64, PerStream<RangeSet>>,
-    /// Segments that were walked.
-    pub(crate) walked: Vec<u64>,
-    /// Segments that were gone at an earlier start, their records counted as lost, and are back too late: fronts that were
-    /// written since say that what lies there is done.
-    pub(crate) late: Vec<u64>,
-    /// When the first record was received that comes again though it may be done.
-    redelivers_since: Option<UnixMillis>,
-    /// When the newest front or block that was met was written.
-    pub(crate) written_at: Option<UnixMillis>,
-}
-
-/// Opens the store at a place over a queue that was opened there; without one, over its twin in memory. Blocking.
-///
-/// # Errors
-/// When the journal is of another version, or cannot be listed or read.
-pub(crate) fn open(
-    place: Place,
-    options: StoreOptions,
-    queue: Option<Arc<dyn QueueStore>>,
-) -> Result<(Store, Findings), OpenError> {
-    let journal = place.home.join("journal");
-    let survey = Survey::of(place.disk.as_ref(), &journal)?;
-    failpoint::reach("replay");
-    let had_queue = queue.is_some();
-    let mut leaked = 0;
-    let mut queue = queue.unwrap_or_else(|| Arc::new(MemoryQueue::default()));
-    let recovered = match Recovery::run(&place, &options, &survey, queue.as_ref()) {
-        Err(Stop::Open(error)) => return Err(error),
-        Err(Stop::Queue(error)) => {
-            place.reports.warn(&format!("spool {}: {error}; it is made again from the journal", place.home.display()));
-            // Dropping the handle of a damaged database may hang.
-            let failed: Arc<dyn QueueStore> = std::mem::replace(&mut queue, Arc::new(MemoryQueue::default()));
-            failed.leak();
-            leaked = 1;
-            match Recovery::run(&place, &options, &survey, queue.as_ref()) {
-                Err(Stop::Open(error)) => return Err(error),
-                Err(Stop::Queue(error)) => return Err(OpenError::io(&place.home)(io::Error::other(error))),
-                Ok(recovered) => recovered,
-            }
-        }
-        Ok(recovered) => recovered,
-    };
-    failpoint::reach("replayed");
-    let Recovered { state, position, findings } = recovered;
-    let writer = writer_at(&place.disk, &place.home, &options, position).map_err(OpenError::io(&place.home))?;
-    let lost = !had_queue || !queue.is_durable();
-    let store = Store {
-        home: place.home,
-        disk: place.disk,
-        queues: place.queues,
-        options,
-        state: Mutex::new(state),
-        reports: place.reports,
-        quarantine: place.quarantine,
-        writer,
-        queue: Mutex::new(queue),
-        queue_is_lost: AtomicBool::new(lost),
-        leaked_queues: AtomicU64::new(leaked),
-        closing_queues: Arc::default(),
-        restored: Mutex::new(instant()),
-        changed: AtomicBool::new(true),
-        flushing: Mutex::default(),
-        read_only: place.read_only,
-    };
-    Ok((store, findings))
-}
-
 /// What a recovery ends with.
-struct Recovered {
-    state: State,
-    position: Position,
-    findings: Findings,
+pub(super) struct Recovered {
+    pub(super) state: State,
+    pub(super) position: Position,
+    pub(super) findings: Findings,
 }
 
 /// Why it could not be done.
-enum Stop {
+pub(super) enum Stop {
     Open(OpenError),
     Queue(QueueFailed),
 }
@@ -162,33 +60,65 @@ impl From<QueueFailed> for Stop {
 
 /// What the queue's entries say of a segment.
 #[derive(Default)]
-struct InQueue {
-    records: u64,
-    keys: Vec<(Stream, u64)>,
+pub(super) struct InQueue {
+    pub(super) records: u64,
+    pub(super) keys: Vec<(Stream, u64)>,
 }
 
-struct Recovery<'a> {
-    place: &'a Place,
-    survey: &'a Survey,
-    queue: &'a dyn QueueStore,
-    recorded: Recorded,
-    needed_from: u64,
-    floor: PerStream<u64>,
+/// A segment that lies there.
+struct There {
+    number: u64,
+    /// Bytes it takes on the medium.
+    allocated: u64,
+    /// Where it ends.
+    end: u64,
+    /// How it ended, if the front behind it tells.
+    ending: Option<Ending>,
+    /// What the queue says of it.
+    recorded: Option<Progress>,
+}
+
+impl There {
+    /// It was gone at an earlier start, and its records were counted as lost.
+    fn was_gone(&self) -> bool {
+        self.recorded.is_some_and(|known| known.entered_to == 0 && known.counts_lost())
+    }
+
+    /// All of it is entered.
+    fn is_complete(&self, progress: &Progress) -> bool {
+        progress.entered_to >= self.end && self.ending.is_none_or(|ending| ending.records == progress.entered)
+    }
+
+    /// What the queue says of it adds up, and with what lies there.
+    fn is_usable(&self, progress: &Progress, in_queue: &InQueue) -> bool {
+        in_queue.records + progress.done == progress.entered
+            && (self.is_complete(progress) || progress.entered_to < self.end)
+    }
+}
+
+/// What is known while the segments are gone through.
+pub(super) struct Recovery<'a> {
+    pub(super) place: &'a Place,
+    pub(super) survey: &'a Survey,
+    pub(super) queue: &'a dyn QueueStore,
+    pub(super) recorded: Recorded,
+    pub(super) needed_from: u64,
+    pub(super) floor: PerStream<u64>,
     /// The sequence numbers that the streams' next records should have at least, as far as is known.
-    next: PerStream<u64>,
+    pub(super) next: PerStream<u64>,
     /// Those behind the last records of the segment that was met last.
     behind: PerStream<u64>,
     /// A segment may hold later ones than that, and cannot be seen.
-    unseen: bool,
+    pub(super) unseen: bool,
     max_entry_span: u32,
-    change: Change,
+    pub(super) change: Change,
     entered: Vec<(Stream, u64, Option<Entry>)>,
-    state: State,
-    findings: Findings,
+    pub(super) state: State,
+    pub(super) findings: Findings,
 }
 
 impl<'a> Recovery<'a> {
-    fn run(
+    pub(super) fn run(
         place: &'a Place,
         options: &'a StoreOptions,
         survey: &'a Survey,
@@ -251,40 +181,34 @@ impl<'a> Recovery<'a> {
         Ok(found)
     }
 
+    /// Takes in one segment: as done, as the queue knows it, or by walking it.
     fn segment(&mut self, number: u64, listed: &Listed, front: Option<&Front>, in_queue: &InQueue) -> Result<(), Stop> {
-        let journal = self.place.home.join("journal");
-        let ending = self.survey.ending_of(number);
-        let end = ending.map_or(listed.len, |ending| ending.len);
         if let Some(front) = front {
             self.count_gone_before(front);
-            let first = self.next.iter_mut().zip(front.first);
-            first.for_each(|(next, first)| *next = (*next).max(first));
+            self.know_next(front.first);
         }
-        let allocated = listed.len.next_multiple_of(PAGE_BYTES);
-        let was_gone = |known: &Progress| known.entered_to == 0 && known.counts_lost();
-        let is_known_gone = self.recorded.segments.get(&number).is_some_and(was_gone);
-        if is_known_gone && number < self.needed_from && !self.survey.done.contains(&number) {
+        let ending = self.survey.ending_of(number);
+        let there = There {
+            number,
+            allocated: listed.len.next_multiple_of(PAGE_BYTES),
+            end: ending.map_or(listed.len, |ending| ending.len),
+            ending,
+            recorded: self.recorded.segments.get(&number).copied(),
+        };
+        let is_done = self.survey.done.contains(&number);
+        if there.was_gone() && number < self.needed_from && !is_done {
             self.findings.late.push(number);
             return Ok(());
         }
-        if number < self.needed_from || self.survey.done.contains(&number) {
+        if number < self.needed_from || is_done {
             // A front that is synced knows that all of it is done.
             self.remove_entries(in_queue);
-            let progress = Progress { entered_to: end, ..Progress::default() };
-            self.state
-                .segments
-                .insert(number, Segment { allocated, end, held: 0, sealed: true, progress, unread: None });
+            let progress = Progress { entered_to: there.end, ..Progress::default() };
+            self.keep(&there, there.end, 0, progress, None);
             self.change.segments.push((number, Some(progress)));
             return Ok(());
         }
-        let recorded = self.recorded.segments.get(&number).copied();
-        let checksum = self.survey.checksum_of(number);
-        let complete = |progress: &Progress| {
-            progress.entered_to >= end && ending.is_none_or(|ending| ending.records == progress.entered)
-        };
-        let agrees = |progress: &Progress| in_queue.records + progress.done == progress.entered;
-        let usable = |progress: &Progress| agrees(progress) && (complete(progress) || progress.entered_to < end);
-        let mut known = recorded.filter(usable);
+        let mut known = there.recorded.filter(|progress| there.is_usable(progress, in_queue));
         if let Some(progress) = &mut known {
             let done = self.cut_done(in_queue)?;
             if done > 0 {
@@ -292,18 +216,21 @@ impl<'a> Recovery<'a> {
                 self.change.segments.push((number, Some(*progress)));
             }
         }
-        if let Some(progress) = known.filter(complete) {
-            let held = progress.entered;
-            self.state.segments.insert(number, Segment { allocated, end, held, sealed: true, progress, unread: None });
+        if let Some(progress) = known.filter(|progress| there.is_complete(progress)) {
+            self.keep(&there, there.end, progress.entered, progress, None);
             self.behind = ending.map_or_else(|| self.seqs_behind(number, &progress), |ending| ending.next);
             self.know_next(self.behind);
             return Ok(());
         }
-        // Blocks behind the last entered one; or all of it, where what is known does not add up.
+        self.walk_segment(&there, known, in_queue)
+    }
+
+    /// Enters the blocks behind the last entered one; or all of a segment, where what is `known` does not add up.
+    fn walk_segment(&mut self, there: &There, known: Option<Progress>, in_queue: &InQueue) -> Result<(), Stop> {
+        let &There { number, end, ending, recorded, .. } = there;
         let mut progress = known.unwrap_or_else(|| recorded.unwrap_or_default().unwalked());
-        progress.front = checksum.or(progress.front);
+        progress.front = self.survey.checksum_of(number).or(progress.front);
         let begins_in_it = progress.entered_to > 0;
-        let mut entries = Entries::new(self.max_entry_span);
         if !begins_in_it {
             self.remove_entries(in_queue);
         }
@@ -316,32 +243,38 @@ impl<'a> Recovery<'a> {
             is_last: ending.is_none() && self.survey.is_last(number),
         };
         let start = Start { extent, progress, floor: self.floor, expected, next: ending.map(|ending| ending.next) };
+        let journal = self.place.home.join("journal");
         let path = segment::path(&journal, number);
         let disk = self.place.disk.as_ref();
+        let mut entries = Entries::new(self.max_entry_span);
         let walked = if self.place.read_only {
             // Nobody waits for the medium who looks from outside.
             walk(disk, &journal, start, &mut entries).map_err(|error| (error, None))
         } else {
             walk_whole(disk, &journal, start, &mut entries)
         };
-        let walked = match walked {
-            Ok(walked) => walked,
+        match walked {
+            Ok(walked) => self.take_walked(there, walked, entries, begins_in_it),
             Err((ScanError::OtherVersion { version }, _)) => return Err(Stop::Open(other_version(path, version))),
             Err((ScanError::Io(error), since)) => {
                 self.place.reports.error(format!("{}: {error}; it is read again later", path.display()));
                 self.unseen |= ending.is_none();
                 let unread = Some(Unread { extent, held: None, floor: self.floor, expected, since });
-                let segment = Segment { allocated, end, held: progress.entered, sealed: true, progress, unread };
-                self.state.segments.insert(number, segment);
+                self.keep(there, end, progress.entered, progress, unread);
                 self.change.segments.push((number, Some(progress)));
-                return Ok(());
             }
-        };
+        }
+        Ok(())
+    }
+
+    /// Takes in what was met of a segment; `begins_in_it`: behind what is entered already.
+    fn take_walked(&mut self, there: &There, walked: Walked, mut entries: Entries, begins_in_it: bool) {
+        let number = there.number;
         self.behind = walked.next;
         self.know_next(walked.next);
-        if is_known_gone && walked.holds_lost_as_done() {
+        if there.was_gone() && walked.holds_lost_as_done() {
             self.findings.late.push(number);
-            return Ok(());
+            return;
         }
         self.entered.extend(entries.take());
         failpoint::reach("replay_block");
@@ -360,74 +293,14 @@ impl<'a> Recovery<'a> {
         self.findings.written_at = self.findings.written_at.max(walked.newest);
         self.findings.damage.extend(walked.damage.into_iter().map(|damage| (number, damage)));
         self.findings.torn = walked.torn.map(|torn| (number, torn)).or(self.findings.torn.take());
-        let segment = Segment {
-            allocated,
-            end: progress.entered_to,
-            held: progress.entered,
-            sealed: true,
-            progress,
-            unread: None,
-        };
-        self.state.segments.insert(number, segment);
+        self.keep(there, progress.entered_to, progress.entered, progress, None);
         self.change.segments.push((number, Some(progress)));
-        Ok(())
     }
 
-    /// Counts what lay in segments that are gone and that neither the queue nor a front knows to be done: the front behind them
-    /// says that there was one, and which sequence numbers are missing.
-    fn count_gone_before(&mut self, front: &Front) {
-        let Some(gone) = front.previous else { return };
-        let there = self.survey.segments.binary_search_by_key(&gone.segment, |(number, ..)| *number);
-        if there.is_ok() || gone.segment < self.needed_from || self.survey.done.contains(&gone.segment) {
-            return;
-        }
-        let mut lost = PerStream::<RangeSet>::default();
-        for (i, lost) in lost.iter_mut().enumerate() {
-            let first = front.first[i];
-            let from = self.next[i].max(self.floor[i]).max(self.recorded.next[i]);
-            // What was passed over because it could not be seen was never there.
-            lost.insert(first - first.saturating_sub(from) % UNSEEN..first);
-        }
-        let records: u64 = lost.iter().map(RangeSet::len).sum();
-        if records == 0 {
-            return;
-        }
-        let path = segment::path(&self.place.home.join("journal"), gone.segment);
-        self.place.reports.error(format!(
-            "{}: it is gone, and {records} records with it that nothing says were delivered; they are counted as damaged",
-            path.display()
-        ));
-        self.mark_gone(gone.segment, lost);
-    }
-
-    /// Counts records of a segment that is gone; they are taken back where it returns.
-    fn mark_gone(&mut self, segment: u64, lost: PerStream<RangeSet>) {
-        let known = self.recorded.segments.entry(segment).or_default();
-        let before = known.lost;
-        known.lost = std::array::from_fn(|i| before[i] + lost[i].len());
-        let now = known.lost;
-        self.recount_damaged(segment, before, now, lost);
-    }
-
-    /// Counts records of a segment as damaged, so many of which were counted before.
-    fn recount_damaged(
-        &mut self,
-        segment: u64,
-        before: PerStream<u64>,
-        now: PerStream<u64>,
-        lost: PerStream<RangeSet>,
-    ) {
-        for (i, totals) in self.recorded.totals.iter_mut().enumerate() {
-            totals.recount_damaged(before[i], now[i]);
-        }
-        if before != now {
-            let found = self.findings.lost.entry(segment).or_default();
-            for (found, lost) in found.iter_mut().zip(&lost) {
-                for seqs in lost.iter() {
-                    found.insert(seqs);
-                }
-            }
-        }
+    /// Puts a segment into the state; a start goes on in a new one, so it gets no more.
+    fn keep(&mut self, there: &There, end: u64, held: u64, progress: Progress, unread: Option<Unread>) {
+        let segment = Segment { allocated: there.allocated, end, held, sealed: true, progress, unread };
+        self.state.segments.insert(there.number, segment);
     }
 
     /// Takes out of a segment's entries what a front says is done: a queue that holds it is older than that front. What it says is
@@ -454,53 +327,7 @@ impl<'a> Recovery<'a> {
         Ok(edit.records)
     }
 
-    /// Entries of segments that are not there: done, where something says so, and lost otherwise.
-    fn drop_gone(&mut self, in_queue: BTreeMap<u64, InQueue>) -> Result<(), Stop> {
-        for (segment, known) in in_queue {
-            self.remove_entries(&known);
-            // A front that knows it is done has counted what became of it.
-            if segment < self.needed_from {
-                continue;
-            }
-            let seqs = self.seqs_of(&known)?;
-            if self.survey.done.contains(&segment) {
-                for (totals, seqs) in self.recorded.totals.iter_mut().zip(&seqs) {
-                    totals.count(Disposition::Delivered, seqs.len());
-                }
-                continue;
-            }
-            let path = segment::path(&self.place.home.join("journal"), segment);
-            self.place.reports.error(format!(
-                "{}: it is gone, and {} records that were still to be delivered with it; they are counted as damaged",
-                path.display(),
-                known.records
-            ));
-            self.mark_gone(segment, seqs);
-        }
-        let there = &self.state.segments;
-        for (&segment, known) in self.recorded.segments.iter().filter(|(segment, _)| !there.contains_key(segment)) {
-            let wanted = segment >= self.needed_from && !self.survey.done.contains(&segment);
-            let is_counted = known.counts_lost();
-            // That it is gone was seen before, or by the front behind it, unless some of it is entered.
-            self.unseen |= wanted && (known.entered_to > 0 || !is_counted);
-            // Until it returns, fronts do not tell whether it was done or gone.
-            let stays = is_counted && (wanted || known.entered_to == 0);
-            self.change.segments.push((segment, stays.then(|| known.unwalked())));
-        }
-        Ok(())
-    }
-
-    fn seqs_of(&self, known: &InQueue) -> Result<PerStream<RangeSet>, QueueFailed> {
-        let mut seqs = PerStream::<RangeSet>::default();
-        for &(stream, key) in &known.keys {
-            if let Some((key, entry)) = self.queue.entry_from(stream, key)? {
-                seqs[stream as usize].insert(entry.seqs(key));
-            }
-        }
-        Ok(seqs)
-    }
-
-    fn remove_entries(&mut self, known: &InQueue) {
+    pub(super) fn remove_entries(&mut self, known: &InQueue) {
         self.change.entries.extend(known.keys.iter().map(|&(stream, key)| (stream, key, None)));
     }
 

@@ -6,18 +6,19 @@
 use std::{io, ops::Range};
 
 use super::{
-    Segment, State, Store, StreamState, Unread,
+    Store,
     entering::Entries,
     pending::Pending,
     reader::UNREADABLE_TIME,
+    state::{Segment, State, StreamState, Unread},
     walk::{Start, Walked, walk, walk_whole},
 };
 use crate::{
-    record::{Stream, instant},
+    record::{PerStream, Stream, instant},
     spool::{
         journal::{
             codec::Unpacker,
-            front::{Front, PerStream},
+            front::Front,
             scan::{self, Extent, FrontFound},
             segment::{self, Damage},
         },

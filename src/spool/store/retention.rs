@@ -14,7 +14,10 @@
 
 use std::{io, path::Path};
 
-use super::{Segment, State, Store};
+use super::{
+    Store,
+    state::{Segment, State},
+};
 use crate::spool::{disk::Disk, failpoint, journal::segment, queue::Change};
 
 /// That a segment is needed no more. Made by [`Proof::of`] alone.

@@ -1,14 +1,35 @@
 //! What a start does to the medium before the queue knows of what was found.
 
-use std::io;
+use std::{collections::BTreeMap, io};
 
-use super::{
-    PAGE_BYTES,
-    recovery::{Findings, Place},
-    retention::truncate,
-    survey::Survey,
+use super::{Place, retention::truncate, state::PAGE_BYTES, survey::Survey};
+use crate::{
+    record::{PerStream, UnixMillis},
+    spool::{
+        journal::segment::{self, Damage},
+        queue::ranges::RangeSet,
+    },
 };
-use crate::spool::journal::segment;
+
+/// What was found that is to be told.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    /// Bytes that were whole once, by segment.
+    pub(crate) damage: Vec<(u64, Damage)>,
+    /// What a write that was cut off has left at the end.
+    pub(crate) torn: Option<(u64, Damage)>,
+    /// Sequence numbers of records lost to damage, or with a segment that is gone; by segment.
+    pub(crate) lost: BTreeMap<u64, PerStream<RangeSet>>,
+    /// Segments that were walked.
+    pub(crate) walked: Vec<u64>,
+    /// Segments that were gone at an earlier start, their records counted as lost, and are back too late: fronts that were
+    /// written since say that what lies there is done.
+    pub(crate) late: Vec<u64>,
+    /// When the first record was received that comes again though it may be done.
+    pub(super) redelivers_since: Option<UnixMillis>,
+    /// When the newest front or block that was met was written.
+    pub(crate) written_at: Option<UnixMillis>,
+}
 
 /// Copies damage to the quarantine, moves segments there that are back too late, cuts what a cut-off write left, gives back what was reserved, and makes durable what was
 /// found, before the queue knows of it: it may have been written just before a kill, and a power cut may still take it.

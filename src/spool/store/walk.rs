@@ -4,15 +4,14 @@ use std::{io, path::Path, sync::Arc, time::Instant};
 
 use super::entering::Entries;
 use crate::{
-    record::{Stream, UnixMillis, instant},
+    record::{PerStream, Stream, UnixMillis, instant},
     spool::{
         disk::{Disk, DiskFile},
         journal::{
             block::Header,
-            front::PerStream,
+            position::UNSEEN,
             scan::{self, Extent, Met, ScanError},
             segment::{self, Damage},
-            writer::UNSEEN,
         },
         queue::{Progress, ranges::RangeSet},
     },

@@ -187,7 +187,7 @@ async fn without_their_key_letters_are_not_opened_and_not_lost() {
     for wrong in [options(), encrypted(2)] {
         let error = Spool::open(directory.path(), wrong.clone()).expect_err("the key is missing");
         assert!(matches!(error, OpenError::WrongKey { .. }), "{error}");
-        let stopped = StoppedSpool::look(directory.path(), wrong).expect("looked at");
+        let stopped = Contents::of_stopped(directory.path(), wrong).expect("looked at");
         assert_eq!(stopped.status().dead_letters(), 1);
         let listed = stopped.each_dead_letter(&DeadFilter::default(), (0, 10), &|| false, &mut |_| true);
         let error = listed.expect_err("the key is missing");

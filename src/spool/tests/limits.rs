@@ -7,7 +7,7 @@ use super::{
     *,
 };
 use crate::spool::{
-    StoppedSpool,
+    Contents,
     queue::{QueueStore, sled::SledQueue},
 };
 
@@ -199,7 +199,7 @@ async fn a_clock_that_jumped_between_runs_drops_nothing_for_its_age() {
     builder.push(b"young");
     spool.append(builder.build(received_at)).await.expect("taken");
     spool.close().await;
-    let core = StoppedSpool::look(folder.path(), day).expect("readable");
+    let core = Contents::of_stopped(folder.path(), day).expect("readable");
     assert_eq!(core.status().records(), 1);
     let queue = SledQueue::open(&folder.path().join("queue")).expect("sled opens");
     let recorded = queue.recorded().expect("readable");

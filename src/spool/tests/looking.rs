@@ -1,7 +1,7 @@
 //! Looking at queues without taking anything, and emptying them.
 
 use super::*;
-use crate::spool::{DropReason, PeekFrom, StoppedSpool};
+use crate::spool::{Contents, DropReason, PeekFrom};
 
 fn peeked(peek: Peek) -> Vec<QueuedRecord> {
     peek.collect::<Result<_, _>>().expect("readable")
@@ -60,7 +60,7 @@ async fn peeking_shows_what_is_to_be_delivered_and_takes_nothing() {
 async fn a_stopped_spool_is_peeked_at_like_an_open_one() {
     let folder = tempfile::tempdir().expect("a folder");
     holed(folder.path()).await.close().await;
-    let stopped = StoppedSpool::look(folder.path(), small()).expect("readable");
+    let stopped = Contents::of_stopped(folder.path(), small()).expect("readable");
     assert!(stopped.status().segments > 3);
     let peek = |from| peeked(stopped.peek(Stream::Events, from).expect("a reader"));
     assert_eq!(texts(&peek(PeekFrom::Oldest)), open_events());
@@ -158,7 +158,7 @@ async fn whatever_the_newest_segment_is_a_stopped_spool_shows_what_is_to_be_deli
         copy(original.path(), folder.path());
         spoil(folder.path(), how);
         let before = basics::contents(folder.path());
-        let stopped = StoppedSpool::look(folder.path(), small()).expect("readable");
+        let stopped = Contents::of_stopped(folder.path(), small()).expect("readable");
         assert_eq!(stopped.status().streams[&Stream::Events].records, 255, "{how:?}");
         assert_eq!(stopped.status().streams[&Stream::Stats].records, 30, "{how:?}");
         let shown = peeked(stopped.peek(Stream::Events, PeekFrom::Oldest).expect("a reader"));
@@ -180,7 +180,7 @@ async fn without_its_queue_a_stopped_spool_shows_too_much_and_never_too_little()
         copy(original.path(), folder.path());
         how.into_iter().for_each(|how| spoil(folder.path(), how));
         let before = basics::contents(folder.path());
-        let stopped = StoppedSpool::look(folder.path(), small()).expect("readable");
+        let stopped = Contents::of_stopped(folder.path(), small()).expect("readable");
         let shown = texts(&peeked(stopped.peek(Stream::Events, PeekFrom::Oldest).expect("a reader")));
         assert_eq!(shown.len() as u64, stopped.status().streams[&Stream::Events].records, "{how:?}");
         assert!(

@@ -21,7 +21,7 @@ use crate::spool::{
     quarantine::Quarantine,
     queue::{QueueFailed, QueueStore, Queues},
     reports::Reports,
-    store::recovery::Place,
+    store::Place,
 };
 
 /// What goes wrong, and how many operations of the kind go well before.
@@ -317,5 +317,5 @@ pub(super) fn over_with(disk: &MemoryDisk, queue: Option<Arc<dyn QueueStore>>, o
     let queues = Arc::new(OneQueue(Mutex::new(queue)));
     let place = Place { home, disk, queues, reports, quarantine, read_only: false };
     let (shared, maintenance) = open::open_at(place, options).expect("opens");
-    open::start(shared, maintenance, None).expect("starts")
+    Spool::start(shared, maintenance, None).expect("starts")
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::*;
-use crate::record::{RecordBatchBuilder, now_millis};
+use crate::record::{QueuedRecord, RecordBatchBuilder, now_millis};
 
 mod basics;
 mod checking;

@@ -107,7 +107,7 @@ async fn dead_letters_of_a_key_that_is_missing_are_a_clear_error_and_are_not_los
     for keys in [encrypted(2, &[]), options()] {
         let error = Spool::open(folder.path(), keys.clone()).expect_err("the key is missing");
         assert!(matches!(error, OpenError::WrongKey { .. }) && error.to_string().contains("dead"), "{error}");
-        let stopped = StoppedSpool::look(folder.path(), keys).expect("the figures can be seen");
+        let stopped = Contents::of_stopped(folder.path(), keys).expect("the figures can be seen");
         let listed = stopped.each_dead_letter(&DeadFilter::default(), (0, 10), &|| false, &mut |_| true);
         let error = listed.expect_err("unreadable");
         assert!(matches!(error, QueueError::NoKey { .. }), "{error}");

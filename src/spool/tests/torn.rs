@@ -11,7 +11,7 @@ use crate::spool::{
     open,
     quarantine::Quarantine,
     reports::Reports,
-    store::recovery::Place,
+    store::Place,
 };
 
 const SECTOR: usize = 512;
@@ -56,7 +56,7 @@ impl Journal {
         let (shared, _) = open::open_at(place, options()).expect("opens");
         let state = shared.store.state.lock();
         let damaged =
-            |stream: &crate::spool::store::StreamState| stream.totals.dropped.get(&DropReason::Damaged).copied();
+            |stream: &crate::spool::store::state::StreamState| stream.totals.dropped.get(&DropReason::Damaged).copied();
         let streams = || state.streams.iter();
         (streams().map(|stream| stream.records).sum(), streams().filter_map(damaged).sum())
     }

@@ -1,10 +1,9 @@
 //! Tools that look at a spool from outside. They change no byte of it.
 //!
-//! [`inspect`] shows what a stopped spool holds, [`verify`] checks all of it, [`recover`] takes records out of whatever is left of one,
-//! [`raw`] is the format of exported records.
+//! [`verify`] checks all of it, [`recover`] takes records out of whatever is left of one, [`raw`] is the format of exported records.
+//! A spool that is not open is looked at through [`queue_copy`].
 
-pub(crate) mod inspect;
-mod queue_copy;
+pub(crate) mod queue_copy;
 pub mod raw;
 pub(crate) mod recover;
 pub(crate) mod verify;

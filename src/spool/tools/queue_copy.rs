@@ -18,7 +18,7 @@ const DROP_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why a queue cannot be looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum NoCopy {
+pub(crate) enum NoCopy {
     /// It could not be copied; nothing is known of it.
     NotCopied(String),
     /// Its copy cannot be opened or read: the queue is damaged.
@@ -35,7 +35,7 @@ impl fmt::Display for NoCopy {
 }
 
 /// What the queue of a store holds, in memory; `None` where there is no queue.
-pub(super) fn copy_of_queue(home: &Path) -> Result<Option<MemoryQueue>, NoCopy> {
+pub(crate) fn copy_of_queue(home: &Path) -> Result<Option<MemoryQueue>, NoCopy> {
     let usual = std::env::temp_dir();
     let mut failed: Option<NoCopy> = None;
     for directory in [usual.as_path()].into_iter().chain(OTHER_DIRECTORIES.map(Path::new)) {

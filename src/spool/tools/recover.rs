@@ -19,6 +19,7 @@ use crate::{
     spool::{
         dead_letters::DeadLetter,
         disk::{Disk, RealDisk, files_below},
+        encoding::decode,
         journal::{
             block::{Header, Kind, MAGIC},
             codec::{BadPayload, Unpacker},
@@ -26,7 +27,6 @@ use crate::{
             segment::{CHUNK_BYTES, Found, Walker},
         },
         options::Keys,
-        queue::decode,
     },
 };
 

@@ -15,9 +15,8 @@ use bytes::Bytes;
 use livekit_protocol::AnalyticsEvent;
 use livekit_spool::{
     flush::{FlushOptions, FlushState},
-    record::Stream,
+    record::{QueuedRecord, Stream},
     sink::{Batch, BatchOutcome, Outcome, Sink, SinkError},
-    spool::QueuedRecord,
 };
 use prost::Message;
 use subjects::{FileSubject, Labels, MongoSubject, RedisSubject, Subject};

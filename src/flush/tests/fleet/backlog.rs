@@ -7,8 +7,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::{
-    record::{Stream, UnixMillis},
-    spool::{Lease, LeaseLimit, Queue, QueueError, QueuedRecord, Rejection},
+    record::{QueuedRecord, Stream, UnixMillis},
+    spool::{Lease, LeaseLimit, Queue, QueueError, Rejection},
 };
 
 /// What each record looks like.

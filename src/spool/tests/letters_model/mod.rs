@@ -15,7 +15,7 @@ use crate::{
         quarantine::Quarantine,
         queue::{QueueStore, memory::MemoryQueue},
         reports::Reports,
-        store::recovery::Place,
+        store::Place,
     },
     testing::cases,
 };

@@ -13,7 +13,7 @@ use std::{
     fmt,
 };
 
-use crate::{record::Stream, spool::journal::front::PerStream};
+use crate::record::{PerStream, Stream};
 
 /// A record: the so-many-th of its stream that was offered.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -12,16 +12,15 @@ use super::{
     world::{World, ranges},
 };
 use crate::{
-    record::{RecordBatchBuilder, Stream, now_millis, simulated},
+    record::{QueuedRecord, RecordBatchBuilder, Stream, now_millis, simulated},
     spool::{
-        DeadFilter, DeadLetter, Lease, LeaseLimit, QueuedRecord, Rejection,
-        appending::Waiting,
+        DeadFilter, DeadLetter, Lease, LeaseLimit, Rejection,
         disk::{Disk, DiskFile},
+        inbox::Waiting,
         journal::segment::{Found, Walker},
         options::WhenFull,
-        purge,
-        queue::Disposition,
-        rejecting,
+        purge, rejecting,
+        totals::Disposition,
     },
 };
 

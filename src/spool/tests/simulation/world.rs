@@ -18,19 +18,19 @@ use super::{
     story::{Limits, WIDE},
 };
 use crate::{
-    record::{RecordBatch, Stream, simulated},
+    record::{PerStream, RecordBatch, Stream, simulated},
     spool::{
         AppendError, DeadFilter, Lease, LeaseLimit, Peek, PeekFrom, QueueError,
         disk::Disk,
-        journal::front::PerStream,
         maintenance::Maintenance,
         open,
         options::{Compression, SpoolOptions, WhenFull},
         quarantine::Quarantine,
-        queue::{Disposition, DropReason, Queues, Totals, buffered::BufferedQueues},
+        queue::{Queues, buffered::BufferedQueues},
         reports::Reports,
         shared::Shared,
-        store::{Store, recovery::Place},
+        store::{Place, Store},
+        totals::{Disposition, DropReason, Totals},
     },
 };
 
@@ -452,7 +452,7 @@ fn is_unread(store: &Store) -> bool {
     store.state.lock().segments.values().any(|segment| segment.unread.is_some())
 }
 
-pub(super) fn ranges(records: &[crate::spool::QueuedRecord]) -> Vec<std::ops::Range<u64>> {
+pub(super) fn ranges(records: &[crate::record::QueuedRecord]) -> Vec<std::ops::Range<u64>> {
     records.iter().map(|record| record.seq..record.seq + 1).collect()
 }
 

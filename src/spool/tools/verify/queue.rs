@@ -1,14 +1,14 @@
 //! A store's queue, held against its journal. Whatever is wrong here costs no record: a start walks the segments concerned again.
 
-use super::{Finding, Severity, VerifyReport, subject::Subject};
-use crate::{
-    record::Stream,
-    spool::{
-        journal::segment,
-        queue::{Progress, Recorded},
-        store::queue_directory,
-        tools::queue_copy::NoCopy,
-    },
+use super::{
+    report::{Finding, Severity, VerifyReport},
+    subject::Subject,
+};
+use crate::spool::{
+    journal::segment,
+    queue::{Progress, Recorded},
+    store::queue_directory,
+    tools::queue_copy::NoCopy,
 };
 
 pub(super) fn check(subject: &Subject<'_>, report: &mut VerifyReport) {
@@ -63,15 +63,6 @@ fn check_entered(subject: &Subject<'_>, report: &mut VerifyReport) {
             let what = "synced, and not in the queue yet; the next start enters it";
             let finding = Finding::of(Severity::Note, path, what);
             report.add(finding.at(entered_to, known.end - entered_to));
-        }
-    }
-}
-
-impl VerifyReport {
-    /// Counts records that are nowhere; what becomes of dead letters is told by the findings alone.
-    pub(super) fn lose(&mut self, subject: &Subject<'_>, stream: Stream, records: u64) {
-        if records > 0 && !subject.holds_letters() {
-            *self.lost.entry(stream).or_default() += records;
         }
     }
 }

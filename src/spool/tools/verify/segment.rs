@@ -2,18 +2,22 @@
 
 use std::{collections::BTreeMap, io, sync::Arc};
 
-use super::{Finding, Severity, VerifyReport, subject::Subject, walk::Walk};
+use super::{
+    report::{Finding, Severity, VerifyReport},
+    subject::Subject,
+    walk::Walk,
+};
 use crate::{
-    record::Stream,
+    record::{PerStream, Stream},
     spool::{
         disk::DiskFile,
         journal::{
             codec::Unpacker,
-            front::{Ending, Front, PerStream},
+            front::{Ending, Front},
             scan::{self, FrontFound},
             segment::{self, Found, Walker},
         },
-        store::Segment,
+        store::state::Segment,
     },
 };
 

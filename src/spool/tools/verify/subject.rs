@@ -3,14 +3,22 @@
 use std::{collections::BTreeMap, ops::Range};
 
 use crate::{
-    record::Stream,
+    record::{PerStream, Stream},
     spool::{
-        journal::{block::Kind, front::PerStream, segment::Damage},
-        queue::{Entry, QueueFailed, QueueStore, Recorded},
-        store::{Segment, Store, pending},
-        tools::{inspect::Met, queue_copy::NoCopy},
+        journal::{block::Kind, segment::Damage},
+        queue::{Entry, QueueFailed, QueueStore, Recorded, memory::MemoryQueue, ranges::RangeSet},
+        store::{Store, pending, settling::Findings, state::Segment},
+        tools::queue_copy::NoCopy,
     },
 };
+
+/// What the look at a store that no process has open has met.
+#[derive(Debug)]
+pub(crate) struct Met {
+    pub(crate) findings: Findings,
+    /// The queue as it lies there; `None` where there is none.
+    pub(crate) queue: Result<Option<MemoryQueue>, NoCopy>,
+}
 
 /// What the queue says.
 #[derive(Debug, Default)]
@@ -36,7 +44,7 @@ pub(super) struct Subject<'a> {
     /// What a write that was cut off has left, and in which segment.
     pub(super) torn: Option<(u64, Damage)>,
     /// Records that a start counts as lost, by segment.
-    lost: BTreeMap<u64, PerStream<crate::spool::queue::ranges::RangeSet>>,
+    lost: BTreeMap<u64, PerStream<RangeSet>>,
     /// Segments that are back, but too late.
     pub(super) late: Vec<u64>,
     pub(super) is_live: bool,
@@ -44,16 +52,15 @@ pub(super) struct Subject<'a> {
 
 impl<'a> Subject<'a> {
     /// A store that no process has open.
-    pub(super) fn stopped(store: &'a Store, met: Met) -> Self {
-        let Met { findings, queue } = met;
-        let contents = |queue: Option<_>| {
-            queue
-                .map(|queue| QueueContents::of(&queue).map_err(|error| NoCopy::NotReadable(error.to_string())))
-                .transpose()
+    pub(super) fn stopped(store: &'a Store, met: &Met) -> Self {
+        let contents = |queue| QueueContents::of(queue).map_err(|error| NoCopy::NotReadable(error.to_string()));
+        let queue = match &met.queue {
+            Ok(queue) => queue.as_ref().map(|queue| contents(queue)).transpose(),
+            Err(error) => Err(error.clone()),
         };
-        let queue = queue.and_then(contents);
         let mut subject = Self::new(store, queue, true);
-        (subject.torn, subject.lost, subject.late) = (findings.torn, findings.lost, findings.late);
+        let Findings { torn, lost, late, .. } = &met.findings;
+        (subject.torn, subject.lost, subject.late) = (torn.clone(), lost.clone(), late.clone());
         subject
     }
 

@@ -2,18 +2,22 @@
 
 use std::{collections::BTreeMap, io, ops::Range, path::PathBuf};
 
-use super::{Finding, Severity, VerifyReport, subject::Subject};
+use super::{
+    report::{Finding, Severity, VerifyReport},
+    subject::Subject,
+};
 use crate::{
-    record::{RecordBatch, Stream},
+    record::{PerStream, RecordBatch, Stream},
     spool::{
         dead_letters::DeadLetter,
+        encoding::decode,
         journal::{
             block::{Header, Kind},
             codec::BadPayload,
-            front::{Ending, Front, PerStream},
+            front::{Ending, Front},
             segment::{self, Damage},
         },
-        queue::{Entry, decode},
+        queue::Entry,
         store::queue_directory,
     },
 };

@@ -1,0 +1,16 @@
+//! A record that waits for delivery, as a queue hands it out and a sink takes it.
+
+use bytes::Bytes;
+
+use super::UnixMillis;
+
+/// A record in a queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueuedRecord {
+    /// Its sequence number: its place in the stream's order, never used twice.
+    pub seq: u64,
+    /// When it was received, by the wall clock.
+    pub received_at: UnixMillis,
+    /// The record as it came.
+    pub bytes: Bytes,
+}

@@ -1,0 +1,120 @@
+//! Segments that a start does not find: done, where a `.done`, a front or the queue says so, and lost otherwise.
+//!
+//! What is lost is counted as damaged, and remembered by segment: where one returns, its records are taken back.
+
+use std::collections::BTreeMap;
+
+use super::recovery::{InQueue, Recovery, Stop};
+use crate::{
+    record::PerStream,
+    spool::{
+        journal::{front::Front, position::UNSEEN, segment},
+        queue::{QueueFailed, ranges::RangeSet},
+        totals::Disposition,
+    },
+};
+
+impl Recovery<'_> {
+    /// Counts what lay in segments that are gone and that neither the queue nor a front knows to be done: the front behind them
+    /// says that there was one, and which sequence numbers are missing.
+    pub(super) fn count_gone_before(&mut self, front: &Front) {
+        let Some(gone) = front.previous else { return };
+        let there = self.survey.segments.binary_search_by_key(&gone.segment, |(number, ..)| *number);
+        if there.is_ok() || gone.segment < self.needed_from || self.survey.done.contains(&gone.segment) {
+            return;
+        }
+        let mut lost = PerStream::<RangeSet>::default();
+        for (i, lost) in lost.iter_mut().enumerate() {
+            let first = front.first[i];
+            let from = self.next[i].max(self.floor[i]).max(self.recorded.next[i]);
+            // What was passed over because it could not be seen was never there.
+            lost.insert(first - first.saturating_sub(from) % UNSEEN..first);
+        }
+        let records: u64 = lost.iter().map(RangeSet::len).sum();
+        if records == 0 {
+            return;
+        }
+        let path = segment::path(&self.place.home.join("journal"), gone.segment);
+        self.place.reports.error(format!(
+            "{}: it is gone, and {records} records with it that nothing says were delivered; they are counted as damaged",
+            path.display()
+        ));
+        self.mark_gone(gone.segment, lost);
+    }
+
+    /// Counts records of a segment that is gone; they are taken back where it returns.
+    fn mark_gone(&mut self, segment: u64, lost: PerStream<RangeSet>) {
+        let known = self.recorded.segments.entry(segment).or_default();
+        let before = known.lost;
+        known.lost = std::array::from_fn(|i| before[i] + lost[i].len());
+        let now = known.lost;
+        self.recount_damaged(segment, before, now, lost);
+    }
+
+    /// Counts records of a segment as damaged, so many of which were counted before.
+    pub(super) fn recount_damaged(
+        &mut self,
+        segment: u64,
+        before: PerStream<u64>,
+        now: PerStream<u64>,
+        lost: PerStream<RangeSet>,
+    ) {
+        for (i, totals) in self.recorded.totals.iter_mut().enumerate() {
+            totals.recount_damaged(before[i], now[i]);
+        }
+        if before != now {
+            let found = self.findings.lost.entry(segment).or_default();
+            for (found, lost) in found.iter_mut().zip(&lost) {
+                for seqs in lost.iter() {
+                    found.insert(seqs);
+                }
+            }
+        }
+    }
+
+    /// Entries of segments that are not there: done, where something says so, and lost otherwise.
+    pub(super) fn drop_gone(&mut self, in_queue: BTreeMap<u64, InQueue>) -> Result<(), Stop> {
+        for (segment, known) in in_queue {
+            self.remove_entries(&known);
+            // A front that knows it is done has counted what became of it.
+            if segment < self.needed_from {
+                continue;
+            }
+            let seqs = self.seqs_of(&known)?;
+            if self.survey.done.contains(&segment) {
+                for (totals, seqs) in self.recorded.totals.iter_mut().zip(&seqs) {
+                    totals.count(Disposition::Delivered, seqs.len());
+                }
+                continue;
+            }
+            let path = segment::path(&self.place.home.join("journal"), segment);
+            self.place.reports.error(format!(
+                "{}: it is gone, and {} records that were still to be delivered with it; they are counted as damaged",
+                path.display(),
+                known.records
+            ));
+            self.mark_gone(segment, seqs);
+        }
+        let there = &self.state.segments;
+        for (&segment, known) in self.recorded.segments.iter().filter(|(segment, _)| !there.contains_key(segment)) {
+            let wanted = segment >= self.needed_from && !self.survey.done.contains(&segment);
+            let is_counted = known.counts_lost();
+            // That it is gone was seen before, or by the front behind it, unless some of it is entered.
+            self.unseen |= wanted && (known.entered_to > 0 || !is_counted);
+            // Until it returns, fronts do not tell whether it was done or gone.
+            let stays = is_counted && (wanted || known.entered_to == 0);
+            self.change.segments.push((segment, stays.then(|| known.unwalked())));
+        }
+        Ok(())
+    }
+
+    fn seqs_of(&self, known: &InQueue) -> Result<PerStream<RangeSet>, QueueFailed> {
+        let mut seqs = PerStream::<RangeSet>::default();
+        for &(stream, key) in &known.keys {
+            if let Some((key, entry)) = self.queue.entry_from(stream, key)? {
+                seqs[stream as usize].insert(entry.seqs(key));
+            }
+        }
+        Ok(seqs)
+    }
+}

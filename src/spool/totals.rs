@@ -1,0 +1,120 @@
+//! What becomes of records, and how many went each way: counted in the journal's fronts, in the queue and in the status alike.
+//!
+//! Totals count records since the spool was made, and outlast the process. [`PassedBytes`] count since the process started.
+
+use std::collections::BTreeMap;
+
+use bincode::{Decode, Encode};
+use serde::{Deserialize, Serialize};
+
+/// Why records left a queue without being delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DropReason {
+    /// The spool was full and `when_full: drop_oldest` made room.
+    Oldest,
+    /// The spool was full and `when_full: drop_newest` did not take them.
+    Newest,
+    /// They were older than `max_age`.
+    Expired,
+    /// Someone purged the queue.
+    Purged,
+    /// The medium damaged or lost them.
+    Damaged,
+}
+
+impl DropReason {
+    /// All reasons, in the order they are counted in.
+    pub const ALL: [Self; 5] = [Self::Oldest, Self::Newest, Self::Expired, Self::Purged, Self::Damaged];
+
+    /// The reason's name, as JSON and metrics show it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Oldest => "oldest",
+            Self::Newest => "newest",
+            Self::Expired => "expired",
+            Self::Purged => "purged",
+            Self::Damaged => "damaged",
+        }
+    }
+}
+
+/// What became of records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Disposition {
+    /// The sink has them.
+    Delivered,
+    /// They are dead letters now.
+    DeadLettered,
+    /// They are gone.
+    Dropped(DropReason),
+}
+
+impl Disposition {
+    /// Adds records, or their bytes, to the sum that they go by. A reason is not listed before something was dropped for it.
+    fn add(self, amount: u64, delivered: &mut u64, dead_lettered: &mut u64, dropped: &mut BTreeMap<DropReason, u64>) {
+        match self {
+            _ if amount == 0 => {}
+            Self::Delivered => *delivered += amount,
+            Self::DeadLettered => *dead_lettered += amount,
+            Self::Dropped(reason) => *dropped.entry(reason).or_default() += amount,
+        }
+    }
+}
+
+/// Records counted since the spool was made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode, Serialize)]
+pub struct Totals {
+    /// Acknowledged by the sink.
+    pub delivered: u64,
+    /// Set aside as dead letters.
+    pub set_aside: u64,
+    /// Dropped, by reason; absent means none.
+    pub dropped: BTreeMap<DropReason, u64>,
+}
+
+impl Totals {
+    /// Counts what became of records.
+    pub(crate) fn count(&mut self, disposition: Disposition, records: u64) {
+        disposition.add(records, &mut self.delivered, &mut self.set_aside, &mut self.dropped);
+    }
+
+    /// Counts so many records as damaged where so many were.
+    pub(crate) fn recount_damaged(&mut self, before: u64, now: u64) {
+        let damaged = self.dropped.entry(DropReason::Damaged).or_default();
+        *damaged = (*damaged + now).saturating_sub(before);
+        self.dropped.retain(|_, records| *records > 0);
+    }
+
+    /// Counts at least what was counted elsewhere.
+    pub(crate) fn rise_to(&mut self, other: &Self) {
+        self.delivered = self.delivered.max(other.delivered);
+        self.set_aside = self.set_aside.max(other.set_aside);
+        for (reason, records) in &other.dropped {
+            let dropped = self.dropped.entry(*reason).or_default();
+            *dropped = (*dropped).max(*records);
+        }
+    }
+}
+
+/// Bytes of records as they came, since the process started. What leaves a queue counts with its share of its blocks; with the
+/// last record of a block all of its bytes are counted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassedBytes {
+    /// Came for the sink: appended, or dropped as the newest.
+    pub appended: u64,
+    /// Acknowledged by the sink.
+    pub delivered: u64,
+    /// Set aside as dead letters.
+    pub set_aside: u64,
+    /// Dropped, by reason; absent means none.
+    pub dropped: BTreeMap<DropReason, u64>,
+}
+
+impl PassedBytes {
+    /// Counts bytes that left the queue.
+    pub(crate) fn leave(&mut self, disposition: Disposition, bytes: u64) {
+        disposition.add(bytes, &mut self.delivered, &mut self.set_aside, &mut self.dropped);
+    }
+}
