@@ -103,7 +103,7 @@ impl App {
         let rates = self.rates.lock();
         let snapshot = Snapshot {
             process: Some(self.process(not_ready)),
-            ingest: Some(snapshot::ingest(&ingest, rates.taken())),
+            ingest: Some(snapshot::ingest(ingest, rates.taken())),
             sinks,
             changes: rates.changes(),
             ..empty_snapshot(&config, disk)

@@ -162,7 +162,7 @@ mod tests {
             |state| [Looked { status: snapshot::blank(&name, state), counters: Counters::default(), not_ready: None }];
         let mut rates = Rates::default();
         for number in 0..3 * CHANGES as i64 {
-            let state = if number % 2 == 0 { State::Away } else { State::Idle };
+            let state = if number % 2 == 0 { State::Unavailable } else { State::Idle };
             assert!(rates.note_changes(number, &looked(state)), "change {number}");
             assert!(!rates.note_changes(number, &looked(state)), "the same again");
         }
