@@ -277,3 +277,66 @@ impl SinkStatus {
 pub fn age_seconds(now: UnixMillis, then: UnixMillis) -> f64 {
     (now.saturating_sub(then)).max(0) as f64 / 1_000.0
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ingest::{Protocol, Refused, RefusedCount, TakenCount},
+        record::SinkName,
+        spool::DropReason,
+    };
+
+    #[test]
+    fn what_came_in_is_one_flat_object_without_what_sinks_lost_and_is_read_back() {
+        let counts = IngestSnapshot {
+            taken: vec![TakenCount { protocol: Protocol::Grpc, stream: Stream::Events, records: 2, bytes: 10 }],
+            refused: vec![RefusedCount { protocol: Protocol::Webhook, reason: Refused::TooLarge, count: 1 }],
+            webhooks_dropped_by_livekit: 3,
+            webhooks_repeated: 4,
+            connections: 5,
+            connections_total: 6,
+            streams: 7,
+            streams_total: 8,
+            waiting_bytes: 9,
+            lost_by_optional_sinks: [(SinkName::new("a").unwrap(), 1)].into(),
+        };
+        let json = serde_json::to_string(&Ingest { records: 2, bytes: 10, rate: 0.5, counts }).unwrap();
+        let expected = concat!(
+            r#"{"records":2,"bytes":10,"rate":0.5,"taken":[{"protocol":"grpc","stream":"events","records":2,"bytes":10}],"#,
+            r#""refused":[{"protocol":"webhook","reason":"too_large","count":1}],"webhooks_dropped_by_livekit":3,"#,
+            r#""webhooks_repeated":4,"connections":5,"connections_total":6,"streams":7,"streams_total":8,"waiting_bytes":9}"#
+        );
+        assert_eq!(json, expected);
+        let read: Ingest = serde_json::from_str(&json).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_stream_shows_its_queue_without_sequence_numbers_and_reasons_by_name() {
+        let stream = StreamStatus {
+            records: 1,
+            in_flight: 1,
+            next: 5,
+            oldest_age_seconds: Some(0.5),
+            dropped: [(DropReason::Oldest, 1), (DropReason::Damaged, 2)].into(),
+            ..StreamStatus::default()
+        };
+        let json = serde_json::to_string(&stream).unwrap();
+        let expected = concat!(
+            r#"{"records":1,"blocks":0,"bytes":0,"oldest_received_at":null,"oldest_age_seconds":0.5,"dead_letters":0,"#,
+            r#""delivered":0,"set_aside":0,"dropped":{"damaged":2,"oldest":1},"#,
+            r#""passed_bytes":{"appended":0,"delivered":0,"set_aside":0,"dropped":{}}}"#
+        );
+        assert_eq!(json, expected);
+        let read: StreamStatus = serde_json::from_str(&json).unwrap();
+        assert_eq!(read, StreamStatus { in_flight: 0, next: 0, ..stream });
+    }
+
+    #[test]
+    fn a_state_has_one_name_in_json_and_in_words() {
+        for state in State::ALL {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
+        }
+    }
+}

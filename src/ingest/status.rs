@@ -260,6 +260,16 @@ mod tests {
     use crate::record::RecordBatchBuilder;
 
     #[test]
+    fn what_is_counted_has_one_name_in_json_and_in_metrics() {
+        for protocol in Protocol::ALL {
+            assert_eq!(serde_json::to_value(protocol).unwrap(), protocol.as_str());
+        }
+        for reason in Refused::ALL {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
+        }
+    }
+
+    #[test]
     fn what_was_counted_is_in_the_snapshot_and_nothing_else() {
         let status = IngestStatus::default();
         let mut batch = RecordBatchBuilder::new(Stream::Stats);
