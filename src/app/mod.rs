@@ -1,7 +1,8 @@
 //! The process: what it opens, what it works with, and what can be done with it, running or stopped. It knows nothing of those
 //! who look at it or tell it something.
 //!
-//! Uses nothing.
+//! Uses `caught`, `config`, `document`, `durable_fs`, `files`, `flush`, `histogram`, `ingest`, `logging`, `look`, `record`,
+//! `sink`, `spool`, `status`.
 
 mod folder;
 mod import;

@@ -3,7 +3,8 @@
 //! Every command takes `--config` and `--json`; what it prints for people fits 80 columns. Commands that look at sinks ask
 //! the running process over the socket in its data folder, and where none runs they look at the folder itself.
 //!
-//! Uses nothing.
+//! Uses `app`, `config`, `demo`, `document`, `files`, `flush`, `ingest`, `logging`, `look`, `printable`, `record`, `run`,
+//! `secret`, `sink`, `spool`, `status`.
 
 mod actions;
 mod backlog;

@@ -5,7 +5,7 @@
 //! flush), then its spool. The servers have half of `shutdown_timeout`, all of it together not two seconds more than the whole:
 //! what a disk holds up by then is left where it is, as a kill would leave it.
 //!
-//! Uses nothing.
+//! Uses `admin`, `app`, `config`, `demo`, `ingest`, `logging`.
 
 mod demo;
 mod signals;
