@@ -13,7 +13,8 @@
 //! - [`sink`]: MongoDB, Redis, files: an outcome per record.
 //! - [`document`]: turns a record's bytes into the document a sink stores.
 //!
-//! From the side look on: [`config`], [`status`], [`admin`], [`cli`]; [`app`] opens, spawns and stops it all.
+//! [`app`] opens, spawns and stops it all; [`run`] is the process around it, with its signals and the status page. From the side
+//! look on: [`config`], [`status`], [`admin`], [`cli`].
 
 pub mod admin;
 pub mod app;
@@ -35,6 +36,7 @@ pub mod logging;
 pub mod look;
 mod printable;
 pub mod record;
+pub mod run;
 pub mod secret;
 pub mod sink;
 pub mod spool;

@@ -285,6 +285,28 @@ pub fn document(stream: Stream, record: &[u8], encoder: &Encoder) -> Result<Box<
     RawValue::from_string(text).map_err(|error| error.to_string())
 }
 
+/// A dead letter with its document.
+#[derive(Debug, Serialize)]
+pub struct LookedLetter {
+    #[serde(flatten)]
+    letter: DeadLetter,
+    /// What a sink would store, redacted alike; Extended JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    document: Option<Box<RawValue>>,
+    /// Why it makes no document.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    document_error: Option<String>,
+}
+
+/// A dead letter as it is shown, by the API and the command line alike.
+#[must_use]
+pub fn dead_letter(letter: DeadLetter, encoder: &Encoder) -> LookedLetter {
+    match document(letter.stream, &letter.record, encoder) {
+        Ok(document) => LookedLetter { letter, document: Some(document), document_error: None },
+        Err(error) => LookedLetter { letter, document: None, document_error: Some(error) },
+    }
+}
+
 fn matches(looked: &Looked, query: &Query, encoder: &Encoder) -> bool {
     let decoded;
     let document = match (&looked.document, &looked.record) {

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::{flush::FlushState as State, spool::StreamStatus};
 use crate::{
     histogram::HistogramSnapshot,
+    ingest::IngestSnapshot,
     record::{Stream, UnixMillis},
-    spool::PassedBytes,
 };
 
 /// Everything at one moment.
@@ -64,7 +65,7 @@ pub struct Process {
 }
 
 /// What came in since the process started.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Ingest {
     /// Records answered OK.
     pub records: u64,
@@ -72,129 +73,9 @@ pub struct Ingest {
     pub bytes: u64,
     /// Records a second, over the last ten seconds.
     pub rate: f64,
-    /// By protocol and stream.
-    pub taken: Vec<Taken>,
-    /// Messages, requests, streams and connections refused, by protocol and reason.
-    pub refused: Vec<Refused>,
-    /// What LiveKit said it dropped of its webhooks.
-    pub webhooks_dropped_by_livekit: u64,
-    /// Webhooks that came again after they were taken.
-    pub webhooks_repeated: u64,
-    /// Open connections.
-    pub connections: u64,
-    /// Connections since the start.
-    pub connections_total: u64,
-    /// Open recorder streams.
-    pub streams: u64,
-    /// Recorder streams since the start.
-    pub streams_total: u64,
-    /// Bytes taken off the network and not yet durable.
-    pub waiting_bytes: u64,
-}
-
-/// Records taken over one protocol into one stream.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Taken {
-    /// `grpc`, `http`, `webhook`.
-    pub protocol: String,
-    /// The stream.
-    pub stream: Stream,
-    /// Records answered OK.
-    pub records: u64,
-    /// Their bytes.
-    pub bytes: u64,
-}
-
-/// Refusals over one protocol for one reason.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Refused {
-    /// `grpc`, `http`, `webhook`.
-    pub protocol: String,
-    /// Why.
-    pub reason: String,
-    /// How many.
-    pub count: u64,
-}
-
-/// What a sink is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum State {
-    /// The sink has not answered yet; nothing failed so far.
-    Connecting,
-    /// Records are on their way.
-    Delivering,
-    /// Nothing waits.
-    Idle,
-    /// The sink does not take records.
-    Away,
-    /// The sink refuses the credentials or their rights.
-    Unauthorized,
-    /// Nothing passes: the sink rejects all that it is given.
-    Rejecting,
-    /// Paused by the user.
-    Paused,
-    /// Dead letters reached their quota.
-    DeadLettersFull,
-    /// The spool cannot be read or written.
-    SpoolFailed,
-    /// The last flush before the end.
-    Stopping,
-    /// No process delivers.
-    Stopped,
-    /// The configuration does not name it.
-    NotConfigured,
-}
-
-impl State {
-    /// All of them.
-    pub const ALL: [Self; 12] = [
-        Self::Connecting,
-        Self::Delivering,
-        Self::Idle,
-        Self::Away,
-        Self::Unauthorized,
-        Self::Rejecting,
-        Self::Paused,
-        Self::DeadLettersFull,
-        Self::SpoolFailed,
-        Self::Stopping,
-        Self::Stopped,
-        Self::NotConfigured,
-    ];
-
-    /// The state's name, as JSON has it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Connecting => "connecting",
-            Self::Delivering => "delivering",
-            Self::Idle => "idle",
-            Self::Away => "away",
-            Self::Unauthorized => "unauthorized",
-            Self::Rejecting => "rejecting",
-            Self::Paused => "paused",
-            Self::DeadLettersFull => "dead-letters-full",
-            Self::SpoolFailed => "spool-failed",
-            Self::Stopping => "stopping",
-            Self::Stopped => "stopped",
-            Self::NotConfigured => "not-configured",
-        }
-    }
-
-    /// True where records wait because something is wrong.
-    #[must_use]
-    pub const fn is_trouble(self) -> bool {
-        matches!(
-            self,
-            Self::Away
-                | Self::Unauthorized
-                | Self::Rejecting
-                | Self::DeadLettersFull
-                | Self::SpoolFailed
-                | Self::NotConfigured
-        )
-    }
+    /// The same by protocol, stream and reason, and who is connected.
+    #[serde(flatten)]
+    pub counts: IngestSnapshot,
 }
 
 /// A sink, its spool and its delivery.
@@ -260,31 +141,6 @@ pub struct SinkStatus {
     pub sync_latency: HistogramSnapshot,
     /// Records that each sync made durable.
     pub sync_records: HistogramSnapshot,
-}
-
-/// One queue.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct StreamStatus {
-    /// Records not yet acknowledged.
-    pub records: u64,
-    /// Blocks that hold them.
-    pub blocks: u64,
-    /// Bytes of those blocks on disk.
-    pub bytes: u64,
-    /// When the oldest was received.
-    pub oldest_received_at: Option<UnixMillis>,
-    /// Its age, seconds.
-    pub oldest_age_seconds: Option<f64>,
-    /// Records set aside.
-    pub dead_letters: u64,
-    /// Records acknowledged since the spool was made.
-    pub delivered: u64,
-    /// Records set aside since the spool was made.
-    pub set_aside: u64,
-    /// Records dropped since the spool was made, by reason.
-    pub dropped: BTreeMap<String, u64>,
-    /// Bytes that came, and what became of them, since the process started.
-    pub passed_bytes: PassedBytes,
 }
 
 /// Delivery since the process started.
@@ -372,7 +228,7 @@ impl SinkStatus {
         let name = &self.name;
         let mut advice = Vec::new();
         match self.state {
-            State::Away => advice.push(
+            State::Unavailable => advice.push(
                 "mend the sink or the way to it: records wait on disk, delivery goes on by itself".to_owned(),
             ),
             State::Unauthorized => advice.push(
@@ -420,4 +276,67 @@ impl SinkStatus {
 #[must_use]
 pub fn age_seconds(now: UnixMillis, then: UnixMillis) -> f64 {
     (now.saturating_sub(then)).max(0) as f64 / 1_000.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ingest::{Protocol, Refused, RefusedCount, TakenCount},
+        record::SinkName,
+        spool::DropReason,
+    };
+
+    #[test]
+    fn what_came_in_is_one_flat_object_without_what_sinks_lost_and_is_read_back() {
+        let counts = IngestSnapshot {
+            taken: vec![TakenCount { protocol: Protocol::Grpc, stream: Stream::Events, records: 2, bytes: 10 }],
+            refused: vec![RefusedCount { protocol: Protocol::Webhook, reason: Refused::TooLarge, count: 1 }],
+            webhooks_dropped_by_livekit: 3,
+            webhooks_repeated: 4,
+            connections: 5,
+            connections_total: 6,
+            streams: 7,
+            streams_total: 8,
+            waiting_bytes: 9,
+            lost_by_optional_sinks: [(SinkName::new("a").unwrap(), 1)].into(),
+        };
+        let json = serde_json::to_string(&Ingest { records: 2, bytes: 10, rate: 0.5, counts }).unwrap();
+        let expected = concat!(
+            r#"{"records":2,"bytes":10,"rate":0.5,"taken":[{"protocol":"grpc","stream":"events","records":2,"bytes":10}],"#,
+            r#""refused":[{"protocol":"webhook","reason":"too_large","count":1}],"webhooks_dropped_by_livekit":3,"#,
+            r#""webhooks_repeated":4,"connections":5,"connections_total":6,"streams":7,"streams_total":8,"waiting_bytes":9}"#
+        );
+        assert_eq!(json, expected);
+        let read: Ingest = serde_json::from_str(&json).unwrap();
+        assert_eq!(serde_json::to_string(&read).unwrap(), expected);
+    }
+
+    #[test]
+    fn a_stream_shows_its_queue_without_sequence_numbers_and_reasons_by_name() {
+        let stream = StreamStatus {
+            records: 1,
+            in_flight: 1,
+            next: 5,
+            oldest_age_seconds: Some(0.5),
+            dropped: [(DropReason::Oldest, 1), (DropReason::Damaged, 2)].into(),
+            ..StreamStatus::default()
+        };
+        let json = serde_json::to_string(&stream).unwrap();
+        let expected = concat!(
+            r#"{"records":1,"blocks":0,"bytes":0,"oldest_received_at":null,"oldest_age_seconds":0.5,"dead_letters":0,"#,
+            r#""delivered":0,"set_aside":0,"dropped":{"damaged":2,"oldest":1},"#,
+            r#""passed_bytes":{"appended":0,"delivered":0,"set_aside":0,"dropped":{}}}"#
+        );
+        assert_eq!(json, expected);
+        let read: StreamStatus = serde_json::from_str(&json).unwrap();
+        assert_eq!(read, StreamStatus { in_flight: 0, next: 0, ..stream });
+    }
+
+    #[test]
+    fn a_state_has_one_name_in_json_and_in_words() {
+        for state in State::ALL {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
+        }
+    }
 }

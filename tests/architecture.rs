@@ -1,10 +1,11 @@
-//! The structure of the code, read from the code: which file uses which, and that no two use each other.
+//! The structure of the code, read from the code: which file uses which. No two files use each other, directly or through
+//! others, and neither do two modules.
 //!
-//! A file uses another where it names something that is defined there, whichever way the name came (`crate::…`, `super::…`, an
-//! import, a name handed on by `pub use`). Tests, and handing a name on, are no use. The unit of the picture is what lies
-//! directly in `src/`: a folder, or a file.
+//! A module is what lies directly in `src/`: a folder, or a file. A file uses another one if it names something that is defined
+//! there, however the name got there: a path (`crate::…`, `super::…`), an import, a re-export. Tests do not count, and neither do
+//! re-exports (`pub use`).
 //!
-//! The picture in CONTRIBUTING.md is written by `UPDATE_ARCHITECTURE=1 cargo test --test architecture`.
+//! `UPDATE_ARCHITECTURE=1 cargo test --test architecture` draws the picture in CONTRIBUTING.md.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -20,32 +21,38 @@ const DIAGRAM: (&str, &str) = ("<!-- architecture: begin -->\n", "<!-- architect
 #[test]
 fn no_two_files_use_each_other() {
     let code = Code::read();
-    let circles = circles(&code.uses);
-    let told: Vec<String> = circles.iter().map(|circle| code.told(circle)).collect();
-    assert!(circles.is_empty(), "{} circles:\n{}", circles.len(), told.join("\n"));
+    let told: Vec<String> = circles(&code.uses).iter().map(|circle| code.told(circle, str::to_owned)).collect();
+    assert!(told.is_empty(), "{} circles of files:\n{}", told.len(), told.join("\n"));
+}
+
+#[test]
+fn no_two_modules_use_each_other() {
+    let code = Code::read();
+    let told: Vec<String> = circles(&code.modules_uses()).iter().map(|circle| code.told(circle, module_of)).collect();
+    assert!(told.is_empty(), "{} circles of modules:\n{}", told.len(), told.join("\n"));
 }
 
 #[test]
 fn each_folder_says_what_it_uses() {
     let code = Code::read();
     let mut wrong = Vec::new();
-    for (unit, uses) in code.units() {
-        let header = code.root.join("src").join(&unit).join("mod.rs");
+    for (module, uses) in code.modules_uses() {
+        let header = code.root.join("src").join(&module).join("mod.rs");
         let Ok(text) = fs::read_to_string(&header) else { continue };
         let line = if uses.is_empty() {
             "//! Uses no other module.".to_owned()
         } else {
-            let names: Vec<String> = uses.iter().map(|name| format!("`{name}`")).collect();
+            let names: Vec<String> = uses.keys().map(|name| format!("`{name}`")).collect();
             format!("//! Uses {}.", names.join(", "))
         };
         let paragraph =
             text.lines().skip_while(|line| !line.starts_with("//! Uses ")).take_while(|line| *line != "//!");
         let told: Vec<&str> = paragraph.take_while(|line| line.starts_with("//!")).collect();
         if told.join(" ").replace(" //! ", " ") != line {
-            wrong.push(format!("src/{unit}/mod.rs: {line}"));
+            wrong.push(format!("src/{module}/mod.rs: {line}"));
         }
     }
-    assert!(wrong.is_empty(), "these lines have to stand in the headers:\n{}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "these headers need the following line:\n{}", wrong.join("\n"));
 }
 
 #[test]
@@ -53,13 +60,16 @@ fn the_picture_in_contributing_is_the_code() {
     let code = Code::read();
     let path = code.root.join("CONTRIBUTING.md");
     let text = fs::read_to_string(&path).expect("CONTRIBUTING.md");
-    let (before, rest) = text.split_once(DIAGRAM.0).expect("CONTRIBUTING.md has the line that begins the picture");
-    let (found, after) = rest.split_once(DIAGRAM.1).expect("CONTRIBUTING.md has the line that ends the picture");
-    let drawn = mermaid(&code.units());
+    let (before, rest) = text.split_once(DIAGRAM.0).expect("CONTRIBUTING.md has the marker before the picture");
+    let (found, after) = rest.split_once(DIAGRAM.1).expect("CONTRIBUTING.md has the marker after the picture");
+    let drawn = mermaid(&code.modules_uses());
     if std::env::var_os("UPDATE_ARCHITECTURE").is_some() {
         fs::write(&path, format!("{before}{}{drawn}{}{after}", DIAGRAM.0, DIAGRAM.1)).expect("write CONTRIBUTING.md");
     } else {
-        assert_eq!(found, drawn, "the code has changed: UPDATE_ARCHITECTURE=1 cargo test --test architecture draws it");
+        assert_eq!(
+            found, drawn,
+            "the picture is out of date: run UPDATE_ARCHITECTURE=1 cargo test --test architecture"
+        );
     }
 }
 
@@ -79,11 +89,18 @@ struct Module {
     paths: Vec<Vec<String>>,
 }
 
+/// File or module → what it uses → the names that it uses there.
+type Uses = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
+
 struct Code {
     root: PathBuf,
     modules: BTreeMap<ModulePath, Module>,
-    /// File → the files it uses, each with the names.
-    uses: BTreeMap<String, BTreeMap<String, BTreeSet<String>>>,
+    uses: Uses,
+}
+
+/// What lies directly in `src/` and holds this file.
+fn module_of(file: &str) -> String {
+    file.split('/').next().expect("a path").trim_end_matches(".rs").to_owned()
 }
 
 impl Code {
@@ -204,27 +221,30 @@ impl Code {
         None
     }
 
-    /// What lies directly in `src/` → what else there it uses.
-    fn units(&self) -> BTreeMap<String, BTreeSet<String>> {
-        let unit = |file: &str| file.split('/').next().expect("a path").trim_end_matches(".rs").to_owned();
-        let mut units: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    /// Which module uses which; `lib.rs`, which lists them, is none.
+    fn modules_uses(&self) -> Uses {
+        let mut modules = Uses::new();
         for module in self.modules.values().filter(|module| module.file != "lib.rs") {
-            units.entry(unit(&module.file)).or_default();
+            modules.entry(module_of(&module.file)).or_default();
         }
         for (file, targets) in &self.uses {
-            let from = unit(file);
-            let targets = targets.keys().map(|target| unit(target)).filter(|target| *target != from && target != "lib");
-            units.entry(from.clone()).or_default().extend(targets.collect::<Vec<_>>());
+            for (target, names) in targets.iter().filter(|(target, _)| module_of(target) != module_of(file)) {
+                let uses = modules.entry(module_of(file)).or_default();
+                uses.entry(module_of(target)).or_default().extend(names.iter().cloned());
+            }
         }
-        units
+        modules
     }
 
-    fn told(&self, circle: &BTreeSet<String>) -> String {
+    /// The uses that make a circle, one line for each pair of files. `part` answers which member of the circle holds a file.
+    fn told(&self, circle: &BTreeSet<String>, part: fn(&str) -> String) -> String {
         let mut told = String::new();
-        for file in circle {
-            for (target, names) in self.uses[file].iter().filter(|(target, _)| circle.contains(*target)) {
-                let names: Vec<&str> = names.iter().map(String::as_str).collect();
-                writeln!(told, "  {file} uses {target}: {}", names.join(", ")).expect("write to a string");
+        for (file, targets) in self.uses.iter().filter(|(file, _)| circle.contains(&part(file))) {
+            for (target, names) in targets {
+                if circle.contains(&part(target)) && part(target) != part(file) {
+                    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+                    writeln!(told, "  {file} uses {target}: {}", names.join(", ")).expect("write to a string");
+                }
             }
         }
         told
@@ -333,8 +353,8 @@ fn paths_of(tokens: &[TokenTree], found: &mut Vec<Vec<String>>) {
     found.extend((path.len() > 1).then_some(path));
 }
 
-/// Sets of files each of which reaches each other of its set.
-fn circles(uses: &BTreeMap<String, BTreeMap<String, BTreeSet<String>>>) -> Vec<BTreeSet<String>> {
+/// Sets of files or modules, each of which uses each other one of its set, directly or through others.
+fn circles(uses: &Uses) -> Vec<BTreeSet<String>> {
     let reach: BTreeMap<&String, BTreeSet<&String>> = uses.keys().map(|file| (file, reached(file, uses))).collect();
     let mut found: Vec<BTreeSet<String>> = Vec::new();
     for (file, reached) in &reach {
@@ -346,7 +366,8 @@ fn circles(uses: &BTreeMap<String, BTreeMap<String, BTreeSet<String>>>) -> Vec<B
     found
 }
 
-fn reached<'a>(file: &String, uses: &'a BTreeMap<String, BTreeMap<String, BTreeSet<String>>>) -> BTreeSet<&'a String> {
+/// What a file or module uses, directly or through others.
+fn reached<'a>(file: &String, uses: &'a Uses) -> BTreeSet<&'a String> {
     let mut reached = BTreeSet::new();
     let mut open: Vec<&String> = uses.get(file).into_iter().flat_map(BTreeMap::keys).collect();
     while let Some(next) = open.pop() {
@@ -357,22 +378,18 @@ fn reached<'a>(file: &String, uses: &'a BTreeMap<String, BTreeMap<String, BTreeS
     reached
 }
 
-/// The units as a Mermaid graph. An arrow that others imply (A → C beside A → B → C) is left out.
-fn mermaid(units: &BTreeMap<String, BTreeSet<String>>) -> String {
+/// The modules as a Mermaid graph. An arrow is left out where others lead the same way: A → C beside A → B → C.
+fn mermaid(modules: &Uses) -> String {
     let mut drawn = "```mermaid\ngraph TD\n".to_owned();
-    for (unit, uses) in units {
-        for target in uses {
-            let implied = uses.iter().any(|between| between != target && reaches(units, between, target));
-            if !implied {
-                writeln!(drawn, "    {unit} --> {target}").expect("write to a string");
+    for (module, uses) in modules {
+        for target in uses.keys() {
+            let mut others = uses.keys().filter(|other| *other != target);
+            if !others.any(|other| reached(other, modules).contains(target)) {
+                writeln!(drawn, "    {module} --> {target}").expect("write to a string");
             }
         }
     }
     drawn + "```\n"
-}
-
-fn reaches(units: &BTreeMap<String, BTreeSet<String>>, from: &str, to: &str) -> bool {
-    units.get(from).is_some_and(|uses| uses.contains(to) || uses.iter().any(|next| reaches(units, next, to)))
 }
 
 #[test]

@@ -18,7 +18,7 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::api::Problem;
+use super::problem::Problem;
 
 /// Bytes that go out together.
 const PIECE: usize = 64 * 1024;

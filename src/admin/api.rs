@@ -5,7 +5,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use axum::{
     Extension, Json, Router,
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header},
+    http::{HeaderMap, Method, StatusCode, Uri, header},
     middleware::{self, Next},
     response::{
         IntoResponse, Response,
@@ -21,14 +21,14 @@ use tokio_stream::wrappers::WatchStream;
 use super::{
     extract::Name,
     guard::{self, Access},
+    problem::Problem,
     records,
 };
 use crate::{
-    app::{App, History, NoSuchSink, ReloadError, Reloaded},
+    app::{App, History, Reloaded},
     status::{SinkStatus, Snapshot},
 };
 
-const RETRY_AFTER_SECONDS: &str = "2";
 /// So long an answer waits for a status of now; whoever looks whether a process is alive waits for 5 s and longer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Statuses made at once.
@@ -70,41 +70,6 @@ async fn to_its_end(request: Request, next: Next) -> Response {
     tokio::spawn(next.run(request))
         .await
         .unwrap_or_else(|panic| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, panic.to_string()).into_response())
-}
-
-/// What went wrong with a request: `{"error": "…"}`.
-#[derive(Debug)]
-pub(super) struct Problem {
-    pub(super) status: StatusCode,
-    pub(super) message: String,
-}
-
-impl Problem {
-    pub(super) fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self { status, message: message.into() }
-    }
-}
-
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let mut response = (self.status, Json(json!({ "error": self.message }))).into_response();
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
-        }
-        response
-    }
-}
-
-impl From<NoSuchSink> for Problem {
-    fn from(error: NoSuchSink) -> Self {
-        Self::new(StatusCode::NOT_FOUND, error.to_string())
-    }
-}
-
-impl From<ReloadError> for Problem {
-    fn from(error: ReloadError) -> Self {
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, error.to_string())
-    }
 }
 
 /// Everything now, made off the async threads: what a disk holds up may hold that up too, and is told by the last one then.

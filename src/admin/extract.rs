@@ -9,7 +9,7 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 
-use super::api::Problem;
+use super::problem::Problem;
 
 /// The name in the path.
 #[derive(Debug)]

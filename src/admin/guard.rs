@@ -22,7 +22,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{api::Problem, page};
+use super::{page, problem::Problem};
 use crate::{
     app::App,
     caller::{self, Host},

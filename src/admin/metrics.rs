@@ -7,6 +7,7 @@ use std::fmt::Write;
 
 use crate::{
     histogram::HistogramSnapshot,
+    ingest::TakenCount,
     record::UnixMillis,
     spool::DropReason,
     status::{Ingest, SinkStatus, Snapshot, State, StreamStatus},
@@ -127,9 +128,10 @@ fn process(out: &mut Output, snapshot: &Snapshot) {
 }
 
 fn ingest(out: &mut Output, ingest: &Ingest) {
-    let taken = |value: fn(&crate::status::Taken) -> u64| {
+    let counts = &ingest.counts;
+    let taken = |value: fn(&TakenCount) -> u64| {
         move |out: &mut Output, metric: Metric| {
-            for taken in &ingest.taken {
+            for taken in &counts.taken {
                 let labels = [("protocol", taken.protocol.as_str()), ("stream", taken.stream.as_str())];
                 out.sample(metric, &labels, value(taken) as f64);
             }
@@ -138,19 +140,19 @@ fn ingest(out: &mut Output, ingest: &Ingest) {
     out.family(IN_RECORDS, taken(|taken| taken.records));
     out.family(IN_BYTES, taken(|taken| taken.bytes));
     out.family(REFUSED, |out, metric| {
-        for refused in &ingest.refused {
+        for refused in &counts.refused {
             let labels = [("protocol", refused.protocol.as_str()), ("reason", refused.reason.as_str())];
             out.sample(metric, &labels, refused.count as f64);
         }
     });
     for (metric, value) in [
-        (CONNECTIONS, ingest.connections),
-        (CONNECTIONS_TOTAL, ingest.connections_total),
-        (STREAMS, ingest.streams),
-        (STREAMS_TOTAL, ingest.streams_total),
-        (WAITING, ingest.waiting_bytes),
-        (WEBHOOKS, ingest.webhooks_dropped_by_livekit),
-        (WEBHOOKS_REPEATED, ingest.webhooks_repeated),
+        (CONNECTIONS, counts.connections),
+        (CONNECTIONS_TOTAL, counts.connections_total),
+        (STREAMS, counts.streams),
+        (STREAMS_TOTAL, counts.streams_total),
+        (WAITING, counts.waiting_bytes),
+        (WEBHOOKS, counts.webhooks_dropped_by_livekit),
+        (WEBHOOKS_REPEATED, counts.webhooks_repeated),
     ] {
         out.one(metric, &[], value as f64);
     }
@@ -189,7 +191,7 @@ fn fates(out: &mut Output, sinks: &[&SinkStatus]) {
     });
     out.by_stream(OUT_ALL, sinks, |stream| stream.delivered as f64);
     out.by_stream(SET_ASIDE, sinks, |stream| stream.set_aside as f64);
-    out.by_reason(DROPPED, sinks, |stream, reason| stream.dropped.get(reason.as_str()).copied());
+    out.by_reason(DROPPED, sinks, |stream, reason| stream.dropped.get(&reason).copied());
     out.by_stream(APPENDED_BYTES, sinks, |stream| stream.passed_bytes.appended as f64);
     out.by_stream(OUT_ALL_BYTES, sinks, |stream| stream.passed_bytes.delivered as f64);
     out.by_stream(SET_ASIDE_BYTES, sinks, |stream| stream.passed_bytes.set_aside as f64);

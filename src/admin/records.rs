@@ -13,26 +13,26 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::{json, value::RawValue};
+use serde_json::json;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::{
     answer::{self, Answer},
-    api::Problem,
     extract::{Name, Parameters},
     guard::Access,
+    problem::Problem,
 };
 use crate::{
-    app::{App, OperateError, RemoveError, Removed, Retried},
+    app::{App, OperateError, Removed, Retried, batches},
     document::Encoder,
     ingest::{
-        Accepted, MemoryOptions, Refusal, Refused,
+        Accepted, MemoryOptions,
         body::{self, BodyLimits},
         memory::Budget,
     },
     look::{self, Looked, Query, Source},
-    record::{RecordBatch, RecordBatchBuilder, Stream, UnixMillis},
-    spool::{DeadFilter, DeadLetter, VerifyReport, raw::RawReader},
+    record::{Stream, UnixMillis},
+    spool::{DeadFilter, VerifyReport},
 };
 
 /// Records that one answer of `peek` holds at most; `records` streams without an end.
@@ -84,22 +84,6 @@ impl Which {
             filters: filters.collect::<Result<_, _>>().map_err(|error| bad(format!("where: {error}")))?,
             raw: self.raw,
         })
-    }
-}
-
-impl From<OperateError> for Problem {
-    fn from(error: OperateError) -> Self {
-        let status = match &error {
-            OperateError::NoSuchSink(_) => StatusCode::NOT_FOUND,
-            OperateError::Append(refusal) if !refusal.is_retryable() => StatusCode::PAYLOAD_TOO_LARGE,
-            OperateError::Append(_)
-            | OperateError::Closed(_)
-            | OperateError::NotOpen { .. }
-            | OperateError::Unread { .. }
-            | OperateError::Remove(RemoveError::InUse { .. }) => StatusCode::SERVICE_UNAVAILABLE,
-            _ => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Self::new(status, error.to_string())
     }
 }
 
@@ -212,17 +196,6 @@ const fn patience(access: Access) -> Duration {
     }
 }
 
-/// A dead letter as it is shown.
-#[derive(Debug, Serialize)]
-struct Letter {
-    #[serde(flatten)]
-    letter: DeadLetter,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    document: Option<Box<RawValue>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    document_error: Option<String>,
-}
-
 /// Which dead letters: the query part.
 #[derive(Debug, Clone, Default, Deserialize)]
 pub(super) struct WhichLetters {
@@ -253,24 +226,12 @@ pub(super) async fn dead_letters(
             let limit = which.n.unwrap_or(100).min(LETTERS);
             source
                 .each_dead_letter(&which.filter(), (which.skip, limit), over, &mut |letter| {
-                    add(&shown(letter, encoder))
+                    add(&look::dead_letter(letter, encoder))
                 })
                 .map_err(OperateError::from)
         })
     })
     .await
-}
-
-fn shown(letter: DeadLetter, encoder: &Encoder) -> Letter {
-    match look::document(letter.stream, &letter.record, encoder) {
-        Ok(document) => Letter { letter, document: Some(document), document_error: None },
-        Err(error) => Letter { letter, document: None, document_error: Some(error) },
-    }
-}
-
-/// A dead letter with its document, as the API shows it: for the command line on a stopped process.
-pub(crate) fn letter_json(letter: DeadLetter, encoder: &Encoder) -> serde_json::Value {
-    serde_json::to_value(shown(letter, encoder)).unwrap_or_default()
 }
 
 /// The answer to `dead/retry`: what the page shows, and the figures.
@@ -353,18 +314,6 @@ static IMPORTS: LazyLock<Budget> = LazyLock::new(|| {
     Budget::new(&MemoryOptions { max_bytes: MemoryOptions::enough_for(IMPORT_BYTES), wait: Duration::from_secs(10) })
 });
 
-impl From<Refusal> for Problem {
-    fn from(refusal: Refusal) -> Self {
-        let status = match refusal.reason {
-            Refused::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            Refused::Timeout => StatusCode::REQUEST_TIMEOUT,
-            Refused::Memory => StatusCode::SERVICE_UNAVAILABLE,
-            _ => StatusCode::BAD_REQUEST,
-        };
-        Self::new(status, refusal.message)
-    }
-}
-
 /// Takes in records in the framed format of `export --raw`, over the socket; returns when they are durable.
 pub(super) async fn import(
     State(app): State<Arc<App>>,
@@ -385,27 +334,4 @@ pub(super) async fn import(
     let dropped = app.import(into.sink.as_deref(), &batches).await?;
     let records = batches.iter().map(|batch| u64::from(batch.count())).sum();
     Ok(Json(Accepted { records, dropped }).into_response())
-}
-
-/// Records that follow each other with the same stream and time received, together.
-///
-/// # Errors
-/// Where the bytes are no such file.
-pub(crate) fn batches(framed: &[u8]) -> Result<Vec<RecordBatch>, String> {
-    let mut batches = Vec::new();
-    let mut open: Option<(RecordBatchBuilder, Stream, UnixMillis)> = None;
-    for record in RawReader::new(framed).map_err(|error| error.to_string())? {
-        let record = record.map_err(|error| error.to_string())?;
-        let fits = open.as_ref().is_some_and(|(builder, stream, at)| {
-            *stream == record.stream && *at == record.received_at && builder.len() < 1 << 20
-        });
-        if !fits && let Some((builder, _, at)) = open.take() {
-            batches.push(builder.build(at));
-        }
-        let (builder, ..) =
-            open.get_or_insert_with(|| (RecordBatchBuilder::new(record.stream), record.stream, record.received_at));
-        builder.push(&record.bytes);
-    }
-    batches.extend(open.map(|(builder, _, at)| builder.build(at)));
-    Ok(batches)
 }

@@ -20,7 +20,10 @@ use tokio::net::UnixListener;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-use super::guard::{self, Access};
+use super::{
+    guard::{self, Access},
+    routes::router,
+};
 use crate::{
     app::{self, App, RunError},
     config::Config,
@@ -84,7 +87,7 @@ impl Bound {
     /// Serves until the task is dropped.
     pub async fn serve(self, app: Arc<App>) {
         let Self { tcp, socket } = self;
-        let routes = super::router(Arc::clone(&app));
+        let routes = router(Arc::clone(&app));
         let over_tcp = async {
             let Some(listener) = tcp else { return std::future::pending().await };
             let access = Access::Tcp { is_private: listener.is_private() };

@@ -4,8 +4,8 @@ use super::{App, OperateError, Stopped, sinks::filter};
 use crate::{
     config::Config,
     ingest::{Append, Dropped, Filter, Refusal, drops_newest},
-    record::{RecordBatch, SinkName},
-    spool::{Appended, Spool},
+    record::{RecordBatch, RecordBatchBuilder, SinkName, Stream, UnixMillis},
+    spool::{Appended, Spool, raw::RawReader},
 };
 
 impl App {
@@ -67,4 +67,27 @@ async fn append(
         }
     }
     Ok(())
+}
+
+/// The batches of a file of `export --raw`: records that follow each other with the same stream and time received, together.
+///
+/// # Errors
+/// Where the bytes are no such file.
+pub(crate) fn batches(framed: &[u8]) -> Result<Vec<RecordBatch>, String> {
+    let mut batches = Vec::new();
+    let mut open: Option<(RecordBatchBuilder, Stream, UnixMillis)> = None;
+    for record in RawReader::new(framed).map_err(|error| error.to_string())? {
+        let record = record.map_err(|error| error.to_string())?;
+        let fits = open.as_ref().is_some_and(|(builder, stream, at)| {
+            *stream == record.stream && *at == record.received_at && builder.len() < 1 << 20
+        });
+        if !fits && let Some((builder, _, at)) = open.take() {
+            batches.push(builder.build(at));
+        }
+        let (builder, ..) =
+            open.get_or_insert_with(|| (RecordBatchBuilder::new(record.stream), record.stream, record.received_at));
+        builder.push(&record.bytes);
+    }
+    batches.extend(open.map(|(builder, _, at)| builder.build(at)));
+    Ok(batches)
 }

@@ -3,6 +3,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use tokio::time::{Interval, MissedTickBehavior};
+
 use super::{
     App,
     snapshot::{self, Looked},
@@ -30,6 +32,13 @@ pub(super) fn empty_snapshot(config: &Config, disk: Disk) -> Snapshot {
         sinks: Vec::new(),
         changes: Vec::new(),
     }
+}
+
+/// Ticks at once and from then on; of those that were missed there is one.
+fn every(period: Duration) -> Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    interval
 }
 
 impl App {
@@ -94,7 +103,7 @@ impl App {
         let rates = self.rates.lock();
         let snapshot = Snapshot {
             process: Some(self.process(not_ready)),
-            ingest: Some(snapshot::ingest(&ingest, rates.taken())),
+            ingest: Some(snapshot::ingest(ingest, rates.taken())),
             sinks,
             changes: rates.changes(),
             ..empty_snapshot(&config, disk)
@@ -103,9 +112,8 @@ impl App {
     }
 
     /// Samples and notes changes, for ever.
-    pub(super) async fn watch(self: Arc<Self>) {
-        let mut interval = tokio::time::interval(LOOK);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    pub(crate) async fn watch(self: Arc<Self>) {
+        let mut interval = every(LOOK);
         for look in (0..LOOKS_A_SAMPLE).cycle() {
             interval.tick().await;
             let app = Arc::clone(&self);
@@ -118,9 +126,8 @@ impl App {
     }
 
     /// Looks at the data folder's disk, for ever. It alone waits for it.
-    pub(super) async fn watch_disk(self: Arc<Self>) {
-        let mut interval = tokio::time::interval(LOOK * LOOKS_A_SAMPLE);
-        interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    pub(crate) async fn watch_disk(self: Arc<Self>) {
+        let mut interval = every(LOOK * LOOKS_A_SAMPLE);
         loop {
             interval.tick().await;
             let config = self.config();

@@ -8,7 +8,8 @@ use super::{
     letters::{self, Retried, blocking},
     paths::{PathInSpool, check_paths},
     remove::RemoveError,
-    sinks::{Running, SinkStartError, Slot, build},
+    sinks::{Running, build},
+    slot::{SinkStartError, Slot},
     snapshot,
     spools::spool_options,
 };
@@ -306,8 +307,7 @@ impl Stopped {
             tokio::time::sleep(LOOK).await;
         };
         for sink in sinks {
-            sink.stop().await;
-            sink.slot.close().await;
+            sink.stop_and_close().await;
         }
         Ok(is_empty)
     }

@@ -142,7 +142,7 @@ mod tests {
         let looked = |state| [snapshot::blank(&name, state)];
         let mut rates = Rates::default();
         for number in 0..3 * CHANGES as i64 {
-            let state = if number % 2 == 0 { State::Away } else { State::Idle };
+            let state = if number % 2 == 0 { State::Unavailable } else { State::Idle };
             assert!(rates.note_changes(number, &looked(state)), "change {number}");
             assert!(!rates.note_changes(number, &looked(state)), "the same again");
         }

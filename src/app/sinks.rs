@@ -1,302 +1,20 @@
 //! A sink at work: its spool, its worker, and what either can be told.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::Path, sync::Arc};
 
-use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::sync::RwLock;
 use tokio_util::sync::CancellationToken;
 
-use super::refusing::Refusing;
+use super::slot::{SinkStartError, Slot};
 use crate::{
-    config::{SinkConfig, SpoolConfig, Target},
+    config::{SinkConfig, Target},
     document::Encoder,
     flush::{FlushState, FlushStatus, Handle, Worker},
-    ingest::{self, Append, CannotAppend, Filter, Refused},
-    record::{RecordBatch, SinkName, Stream, UnixMillis, now_millis},
+    ingest::{self, Append, Filter},
+    record::Stream,
     sink::{Sink, file::FileSink, mongodb::MongoSink, redis::RedisSink},
-    spool::{self, Appended, OpenError, Spool, SpoolStatus, inspect},
+    spool::Spool,
 };
-
-/// Why a sink cannot run.
-#[derive(Debug, thiserror::Error)]
-pub enum SinkStartError {
-    /// Its spool does not open.
-    #[error("sink {name}: {source}")]
-    Spool {
-        /// The sink.
-        name: SinkName,
-        /// Why.
-        source: OpenError,
-    },
-    /// Its options cannot work.
-    #[error("sink {name}: {message}")]
-    Options {
-        /// The sink.
-        name: SinkName,
-        /// Why.
-        message: String,
-    },
-}
-
-/// A spool that kept whatever came for this long is taken for recovered: those it refused come again sooner.
-const REFUSAL: Duration = Duration::from_secs(10);
-
-/// A spool that can be opened again, with other limits, while senders wait instead of failing.
-pub(super) struct Slot {
-    name: SinkName,
-    /// The spool's directory.
-    home: PathBuf,
-    /// What it missed before, being optional.
-    missed: u64,
-    spool: RwLock<Held>,
-    /// Held while it is tried again: one attempt at a time, however long the disk takes.
-    trying: tokio::sync::Mutex<()>,
-    /// Why the last batch was not kept, until one is kept again.
-    refused: Mutex<Option<(Instant, Refusing)>>,
-}
-
-/// What a slot holds.
-enum Held {
-    Open(Arc<Spool>),
-    NotOpen(Arc<NotOpen>),
-    /// For good.
-    Closed,
-}
-
-impl Held {
-    const fn spool(&self) -> Option<&Arc<Spool>> {
-        if let Self::Open(spool) = self { Some(spool) } else { None }
-    }
-
-    const fn not_open(&self) -> Option<&Arc<NotOpen>> {
-        if let Self::NotOpen(why) = self { Some(why) } else { None }
-    }
-}
-
-/// What came of trying to open a spool again.
-struct Tried<'a> {
-    held: Held,
-    _one_at_a_time: tokio::sync::MutexGuard<'a, ()>,
-}
-
-impl Tried<'_> {
-    async fn let_go(self) {
-        if let Held::Open(spool) = self.held {
-            spool.close().await;
-        }
-    }
-}
-
-/// A spool that does not open.
-pub(super) struct NotOpen {
-    pub(super) error: OpenError,
-    pub(super) since: UnixMillis,
-    /// What can be seen of it from outside.
-    pub(super) figures: Option<SpoolStatus>,
-}
-
-impl Slot {
-    async fn new(name: &SinkName, data_dir: &Path, held: Held) -> Arc<Self> {
-        let (spool, trying, refused) = (RwLock::new(held), tokio::sync::Mutex::default(), Mutex::default());
-        let home = data_dir.join(name.as_str());
-        let path = home.clone();
-        let missed = tokio::task::spawn_blocking(move || spool::missed(&path)).await.unwrap_or_default();
-        Arc::new(Self { name: name.clone(), home, missed, spool, trying, refused })
-    }
-
-    /// Opens a sink's spool.
-    pub(super) async fn open(
-        name: &SinkName,
-        data_dir: &Path,
-        config: &SpoolConfig,
-    ) -> Result<Arc<Self>, SinkStartError> {
-        match open(name, data_dir, config).await {
-            Ok(spool) => Ok(Self::new(name, data_dir, Held::Open(spool)).await),
-            Err(source) => Err(SinkStartError::Spool { name: name.clone(), source }),
-        }
-    }
-
-    /// Opens a sink's spool; where it does not open, the slot says why. A spool that another process has open is an error all
-    /// the same: two processes are at work.
-    pub(super) async fn open_or_tell(
-        name: &SinkName,
-        data_dir: &Path,
-        config: &SpoolConfig,
-    ) -> Result<Arc<Self>, SinkStartError> {
-        match Self::open(name, data_dir, config).await {
-            Err(SinkStartError::Spool { source, .. }) if !matches!(source, OpenError::InUse { .. }) => {
-                let held = Held::NotOpen(not_open(name, data_dir, config, source).await);
-                Ok(Self::new(name, data_dir, held).await)
-            }
-            opened => opened,
-        }
-    }
-
-    /// Keeps out other attempts to open the spool, for as long as what it answers is held; `None` where one is under way.
-    pub(super) fn begin_restart(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
-        self.trying.try_lock().ok()
-    }
-
-    /// Closes the spool and opens it with other options; where those do not work, with the old ones.
-    pub(super) async fn reopen(
-        &self,
-        data_dir: &Path,
-        new: &SpoolConfig,
-        old: &SpoolConfig,
-    ) -> Result<(), SinkStartError> {
-        let mut slot = self.spool.write().await;
-        if let Held::Open(spool) = std::mem::replace(&mut *slot, Held::Closed) {
-            spool.close().await;
-        }
-        match open(&self.name, data_dir, new).await {
-            Ok(spool) => {
-                *slot = Held::Open(spool);
-                Ok(())
-            }
-            Err(source) => {
-                *slot = match open(&self.name, data_dir, old).await {
-                    Ok(spool) => Held::Open(spool),
-                    Err(error) => Held::NotOpen(not_open(&self.name, data_dir, old, error).await),
-                };
-                Err(SinkStartError::Spool { name: self.name.clone(), source })
-            }
-        }
-    }
-
-    /// Tries to open a spool that did not open before, while senders are refused; the slot stays as it is. `None` where it
-    /// fails as before, is being tried already, or is not such a one.
-    async fn try_again(&self, data_dir: &Path, config: &SpoolConfig) -> Option<Tried<'_>> {
-        let one_at_a_time = self.trying.try_lock().ok()?;
-        let before = self.not_open().await?;
-        let held = match open(&self.name, data_dir, config).await {
-            Ok(spool) => Held::Open(spool),
-            // The same again needs no other look.
-            Err(error) if error.to_string() == before.error.to_string() => return None,
-            Err(error) => Held::NotOpen(not_open(&self.name, data_dir, config, error).await),
-        };
-        Some(Tried { held, _one_at_a_time: one_at_a_time })
-    }
-
-    /// Takes over what came of an attempt; the spool, where it is open now.
-    async fn take_over(&self, tried: Tried<'_>) -> Option<Arc<Spool>> {
-        let mut slot = self.spool.write().await;
-        if slot.not_open().is_some() {
-            let opened = tried.held.spool().cloned();
-            *slot = tried.held;
-            return opened;
-        }
-        drop(slot);
-        // It was closed for good meanwhile.
-        tried.let_go().await;
-        None
-    }
-
-    /// The spool, if it is open.
-    pub(super) async fn get(&self) -> Option<Arc<Spool>> {
-        self.spool.read().await.spool().cloned()
-    }
-
-    /// The spool, if it is open and not being opened with other limits right now.
-    pub(super) fn get_now(&self) -> Option<Arc<Spool>> {
-        self.spool.try_read().ok().and_then(|held| held.spool().cloned())
-    }
-
-    /// Why it does not open.
-    pub(super) async fn not_open(&self) -> Option<Arc<NotOpen>> {
-        self.spool.read().await.not_open().cloned()
-    }
-
-    /// The same, unless it is being opened with other limits right now.
-    pub(super) fn not_open_now(&self) -> Option<Arc<NotOpen>> {
-        self.spool.try_read().ok().and_then(|held| held.not_open().cloned())
-    }
-
-    /// Why it keeps no records, where it did not keep some just now and kept none since.
-    pub(super) fn refusal(&self) -> Option<Refusing> {
-        let refused = self.refused.lock();
-        refused.as_ref().filter(|(at, _)| at.elapsed() < REFUSAL).map(|(_, refusing)| refusing.clone())
-    }
-
-    /// Closes it for good.
-    pub(super) async fn close(&self) {
-        let held = std::mem::replace(&mut *self.spool.write().await, Held::Closed);
-        if let Held::Open(spool) = held {
-            spool.close().await;
-        }
-    }
-}
-
-#[async_trait]
-impl Append for Slot {
-    async fn append(&self, batch: RecordBatch) -> Result<Appended, CannotAppend> {
-        self.append_to(batch, false).await
-    }
-
-    async fn append_alone(&self, batch: RecordBatch) -> Result<Appended, CannotAppend> {
-        self.append_to(batch, true).await
-    }
-
-    fn drops_newest(&self) -> bool {
-        self.get_now().is_some_and(|spool| spool.drops_newest())
-    }
-
-    fn count_missed(&self, records: u64) {
-        let counted = match &*self.spool.blocking_read() {
-            Held::Open(spool) => {
-                spool.count_missed(records);
-                Ok(())
-            }
-            Held::NotOpen(_) | Held::Closed => spool::add_missed(&self.home, records),
-        };
-        if let Err(error) = counted {
-            let (sink, spool) = (&self.name, self.home.display());
-            tracing::warn!(%sink, %spool, %error, records, "what this optional sink lost is counted until the process ends, not on disk");
-        }
-    }
-}
-
-impl Slot {
-    async fn append_to(&self, batch: RecordBatch, alone: bool) -> Result<Appended, CannotAppend> {
-        let refuse = |message| Err(CannotAppend { reason: Refused::Unavailable, message });
-        let spool = match &*self.spool.read().await {
-            Held::Open(spool) => Arc::clone(spool),
-            Held::NotOpen(why) => return refuse(format!("its spool does not open: {}", why.error.cause())),
-            Held::Closed => return refuse("its spool is closing: try again later".to_owned()),
-        };
-        let result = if alone { spool.append_alone(batch).await } else { Append::append(&*spool, batch).await };
-        match &result {
-            // Too much for a spool says nothing of what else it takes.
-            Err(error) if error.reason == Refused::TooLarge => {}
-            _ => *self.refused.lock() = Refusing::of_append(&result).map(|refusing| (Instant::now(), refusing)),
-        }
-        result
-    }
-}
-
-async fn open(name: &SinkName, data_dir: &Path, config: &SpoolConfig) -> Result<Arc<Spool>, OpenError> {
-    let (directory, options) = (data_dir.join(name.as_str()), config.options(name));
-    let path = directory.clone();
-    let opened = tokio::task::spawn_blocking(move || Spool::open(&directory, options)).await;
-    opened.unwrap_or_else(|panic| Err(OpenError::Io { path, source: io::Error::other(panic) })).map(Arc::new)
-}
-
-/// Looks at a spool that does not open, from outside.
-async fn not_open(name: &SinkName, data_dir: &Path, config: &SpoolConfig, error: OpenError) -> Arc<NotOpen> {
-    tracing::error!(
-        sink = %name,
-        %error,
-        "the spool does not open: the sink stands still, the others go on; `livekit-spool reload` tries again"
-    );
-    let (directory, options) = (data_dir.join(name.as_str()), config.options(name));
-    let looked = tokio::task::spawn_blocking(move || inspect(&directory, options).ok()).await;
-    Arc::new(NotOpen { error, since: now_millis(), figures: looked.ok().flatten() })
-}
 
 /// A sink at work.
 pub(super) struct Running {
@@ -384,6 +102,12 @@ impl Running {
             worker.stopped().await;
         }
     }
+
+    /// The same, then closes the spool for good.
+    pub(super) async fn stop_and_close(&self) {
+        self.stop().await;
+        self.slot.close().await;
+    }
 }
 
 /// What a sink gets of all that comes in.
@@ -446,8 +170,7 @@ mod tests {
         };
         assert!(sink.open_again(folder.path(), meanwhile).await, "and was let go before");
         assert!(sink.slot.get().await.is_some() && sink.status().is_some());
-        sink.stop().await;
-        sink.slot.close().await;
+        sink.stop_and_close().await;
     }
 
     #[tokio::test]
@@ -456,8 +179,7 @@ mod tests {
         let sink = standing_still(folder.path()).await;
         fs::remove_file(folder.path().join("files")).unwrap();
         let closed = async {
-            sink.stop().await;
-            sink.slot.close().await;
+            sink.stop_and_close().await;
             Some(())
         };
         assert!(!sink.open_again(folder.path(), closed).await);

@@ -13,12 +13,12 @@ use super::{
 };
 use crate::{
     config::{Config, SinkConfig},
-    flush::{FlushState, FlushStatus},
+    flush::FlushStatus,
     histogram::HistogramSnapshot,
     ingest::IngestSnapshot,
     record::{SinkName, UnixMillis, now_millis},
     spool::{self, OpenError, SpoolStatus},
-    status::{Delivery, Disk, Ingest, Refused, SinkStatus, Snapshot, State, StreamStatus, Taken},
+    status::{Delivery, Disk, Ingest, SinkStatus, Snapshot, State, StreamStatus},
 };
 
 /// Looks at the spools of a data folder that no process works on; changes no byte of it.
@@ -196,26 +196,12 @@ fn fill(entry: &mut SinkStatus, status: &SpoolStatus) {
     let last_error = status.last_error.as_ref();
     entry.last_error = last_error.map(|error| error.message.clone());
     entry.last_error_at = last_error.map(|error| error.at);
-    for (stream, figures) in &status.streams {
-        let own = StreamStatus {
-            records: figures.records,
-            blocks: figures.blocks,
-            bytes: figures.bytes,
-            oldest_received_at: figures.oldest_received_at,
-            oldest_age_seconds: figures.oldest_age_seconds,
-            dead_letters: figures.dead_letters,
-            delivered: figures.delivered,
-            set_aside: figures.set_aside,
-            dropped: figures.dropped.iter().map(|(reason, records)| (reason.as_str().to_owned(), *records)).collect(),
-            passed_bytes: figures.passed_bytes.clone(),
-        };
-        entry.streams.insert(*stream, own);
-    }
+    entry.streams = status.streams.clone();
     entry.total();
 }
 
 fn apply(entry: &mut SinkStatus, status: FlushStatus, rates: &Rates, lost: u64) {
-    entry.state = status.state.into();
+    entry.state = status.state;
     entry.since = Some(status.since);
     // The newer of the two errors.
     if status.last_error_at > entry.last_error_at {
@@ -242,55 +228,13 @@ fn apply(entry: &mut SinkStatus, status: FlushStatus, rates: &Rates, lost: u64) 
     });
 }
 
-impl From<FlushState> for State {
-    fn from(state: FlushState) -> Self {
-        match state {
-            FlushState::Connecting => Self::Connecting,
-            FlushState::Delivering => Self::Delivering,
-            FlushState::Idle => Self::Idle,
-            FlushState::Unavailable => Self::Away,
-            FlushState::Unauthorized => Self::Unauthorized,
-            FlushState::Rejecting => Self::Rejecting,
-            FlushState::Paused => Self::Paused,
-            FlushState::DeadLettersFull => Self::DeadLettersFull,
-            FlushState::SpoolFailed => Self::SpoolFailed,
-            FlushState::Stopping | FlushState::Stopped => Self::Stopping,
-        }
-    }
-}
-
 /// What came in.
-pub(super) fn ingest(snapshot: &IngestSnapshot, rate: f64) -> Ingest {
+pub(super) fn ingest(counts: IngestSnapshot, rate: f64) -> Ingest {
     Ingest {
-        records: snapshot.taken.iter().map(|taken| taken.records).sum(),
-        bytes: snapshot.taken.iter().map(|taken| taken.bytes).sum(),
+        records: counts.taken.iter().map(|taken| taken.records).sum(),
+        bytes: counts.taken.iter().map(|taken| taken.bytes).sum(),
         rate,
-        taken: snapshot
-            .taken
-            .iter()
-            .map(|taken| Taken {
-                protocol: taken.protocol.as_str().to_owned(),
-                stream: taken.stream,
-                records: taken.records,
-                bytes: taken.bytes,
-            })
-            .collect(),
-        refused: snapshot
-            .refused
-            .iter()
-            .map(|refused| Refused {
-                protocol: refused.protocol.as_str().to_owned(),
-                reason: refused.reason.to_owned(),
-                count: refused.count,
-            })
-            .collect(),
-        webhooks_dropped_by_livekit: snapshot.webhooks_dropped_by_livekit,
-        webhooks_repeated: snapshot.webhooks_repeated,
-        connections: snapshot.connections,
-        connections_total: snapshot.connections_total,
-        streams: snapshot.streams,
-        streams_total: snapshot.streams_total,
-        waiting_bytes: snapshot.waiting_bytes,
+        counts,
     }
 }
 

@@ -1,24 +1,35 @@
-//! What a start refuses, and its first steps.
+//! A start: what it refuses, then step by step what it opens and binds.
 
 use std::{
     io,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
 };
 
+use arc_swap::ArcSwap;
 use futures::future::join_all;
+use parking_lot::Mutex;
 use rustix::io::Errno;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
+use tokio_util::sync::CancellationToken;
 
 use super::{
-    folder::FolderError,
+    folder::{self, DataFolder, FolderError},
+    looking, open_files,
+    parts::Parts,
     paths::{PathInSpool, SamePath, check_paths, check_same_paths},
-    sinks::{Running, SinkStartError, Slot},
+    process::{Addresses, App},
+    sinks::Running,
+    slot::{SinkStartError, Slot},
+    snapshot,
 };
 use crate::{
     config::{Config, Listen},
     document::Encoder,
-    ingest::{Listener, ServeError, Tls, TlsError},
+    ingest::{Gate, Intake, Listener, ServeError, Tls, TlsError},
+    logging::Logging,
+    record::now_millis,
 };
 
 /// Why the process did not start.
@@ -137,8 +148,110 @@ fn clash(a: &Listen, b: &Listen) -> bool {
     }
 }
 
+/// What a configuration warns of.
+pub(super) fn warn_of(config: &Config) {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// What is open and delivers, before anything is bound.
+pub(crate) struct Opened {
+    config: Config,
+    data: DataFolder,
+    encoder: Arc<Encoder>,
+    sinks: Vec<Arc<Running>>,
+    intake: Arc<Intake>,
+    gate: Arc<Gate>,
+}
+
+/// Locks the data folder, opens the spools, starts the workers.
+///
+/// # Errors
+/// What [`check`] refuses; and when the folder, or a sink's options, cannot be used.
+pub(crate) async fn open(config: Config) -> Result<Opened, RunError> {
+    // Disks may take their time, and must not hold up those who wait for a signal.
+    let preparing = tokio::task::spawn_blocking(move || {
+        let tls = check(&config)?.map(Arc::new);
+        let data = DataFolder::open(&config.data_dir)?;
+        let volatile = folder::volatile(&config.data_dir);
+        Ok::<_, RunError>((config, tls, data, volatile))
+    });
+    let (config, tls, data, volatile) = preparing.await.map_err(|panic| RunError::Failed(panic.to_string()))??;
+    open_files::raise_limit();
+    warn_of(&config);
+    if let Some(warning) = volatile {
+        tracing::warn!("{warning}");
+    }
+    let encoder = Arc::new(Encoder::new(config.documents.clone()));
+    let sinks = sinks(&config, &encoder).await?;
+    let intake = Arc::new(Intake::new(sinks.iter().map(|sink| sink.target()).collect(), &config.ingest.memory));
+    let gate = Arc::new(Gate::new(config.ingest.auth.clone(), config.ingest.keys.clone(), tls));
+    Ok(Opened { config, data, encoder, sinks, intake, gate })
+}
+
+/// What has bound its ports, and does not serve them yet.
+pub(crate) struct Bound {
+    pub(crate) app: Arc<App>,
+    pub(crate) grpc: Option<Listener>,
+    pub(crate) http: Option<Listener>,
+}
+
+impl Opened {
+    pub(crate) const fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// Binds the ports where records come in: gRPC last, whoever finds it open finds the others too. `admin` is where the
+    /// status page is, `config_file` the file of the command line.
+    pub(crate) async fn bind(
+        self,
+        admin: Option<SocketAddr>,
+        config_file: Option<PathBuf>,
+        logging: Logging,
+    ) -> Result<Bound, RunError> {
+        let Self { config, data, encoder, sinks, intake, gate } = self;
+        let http = bind("ingest.http.listen", config.ingest.http_listen.as_ref()).await?;
+        let grpc = bind("ingest.grpc.listen", config.ingest.grpc_listen.as_ref()).await?;
+        for listener in [&grpc, &http].into_iter().flatten() {
+            gate.check_listener(listener)?;
+        }
+        let addresses = Addresses {
+            grpc: grpc.as_ref().map(ToString::to_string),
+            http: http.as_ref().map(ToString::to_string),
+            admin: admin.map(|address| address.to_string()),
+        };
+        let looking = tokio::task::spawn_blocking(move || {
+            let (unclaimed, disk) = (snapshot::unclaimed_spools(&config), snapshot::disk(&config.data_dir));
+            (config, unclaimed, disk)
+        });
+        let (config, unclaimed, disk) = looking.await.map_err(|panic| RunError::Failed(panic.to_string()))?;
+        let (latest, _) = watch::channel(Arc::new(looking::empty_snapshot(&config, disk)));
+        let app = Arc::new(App {
+            started_at: now_millis(),
+            config: ArcSwap::from_pointee(config),
+            config_file,
+            data,
+            logging,
+            encoder,
+            intake,
+            gate,
+            sinks: ArcSwap::from_pointee(sinks),
+            unclaimed: Mutex::new(unclaimed),
+            disk: Mutex::new(disk),
+            rates: Mutex::default(),
+            latest,
+            addresses,
+            stopping: CancellationToken::new(),
+            reloading: tokio::sync::Mutex::default(),
+            parts: Parts::new(),
+        });
+        Ok(Bound { app, grpc, http })
+    }
+}
+
 /// Opens every sink's spool and starts its worker. A sink whose spool does not open stands still, and says why.
-pub(super) async fn sinks(config: &Config, encoder: &Arc<Encoder>) -> Result<Vec<Arc<Running>>, SinkStartError> {
+async fn sinks(config: &Config, encoder: &Arc<Encoder>) -> Result<Vec<Arc<Running>>, SinkStartError> {
     let starting = config.sinks.iter().map(|sink| async {
         let slot = Slot::open_or_tell(&sink.name, &config.data_dir, &sink.spool).await?;
         Running::start(Arc::new(sink.clone()), slot, encoder).await
@@ -167,7 +280,7 @@ async fn bind_with<T>(address: SocketAddr, bind: impl AsyncFn(SocketAddr) -> io:
 }
 
 /// Binds what the configuration names; `None` where it is switched off.
-pub(super) async fn bind(key: &'static str, listen: Option<&Listen>) -> Result<Option<Listener>, RunError> {
+async fn bind(key: &'static str, listen: Option<&Listen>) -> Result<Option<Listener>, RunError> {
     let bound = match listen {
         None => return Ok(None),
         Some(Listen::Tcp(address)) => bind_tcp(*address).await.map(Listener::Tcp),

@@ -1,4 +1,4 @@
-//! The end, in order: the servers, the workers, the spools; see the parent's header.
+//! The end, in order: the servers, the workers, the spools; see [`run`](crate::run).
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,10 +8,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{
-    App, signals,
-    sinks::{Running, Slot},
-};
+use super::{App, sinks::Running, slot::Slot};
 use crate::record::now_millis;
 
 /// Each part has this besides its half of `shutdown_timeout`: to end what it gives up.
@@ -19,8 +16,7 @@ const GIVE_UP: Duration = Duration::from_millis(500);
 
 impl App {
     /// Stops everything; false where a disk does not answer in time.
-    pub(super) async fn stop(&self, servers: Vec<JoinHandle<()>>, demo: Option<JoinHandle<()>>) -> bool {
-        signals::stopping();
+    pub(crate) async fn stop(&self, servers: Vec<JoinHandle<()>>, demo: Option<JoinHandle<()>>) -> bool {
         tracing::info!("stopping: no more records are taken, what is on its way ends");
         self.stopping.cancel();
         self.rates.lock().note(now_millis(), "stopping", None);

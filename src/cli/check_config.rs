@@ -63,7 +63,7 @@ pub(super) fn run(common: &Common, _args: &Args) -> Outcome {
 fn valid(common: &Common) -> Result<Config, Failure> {
     let config = common.load_config()?;
     app::check(&config).map_err(|error| {
-        let failure = super::run::refusal(error);
+        let failure = Failure::start(error);
         Failure { message: format!("{}: {}", config.source, failure.message), ..failure }
     })?;
     Ok(config)

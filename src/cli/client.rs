@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
-use super::{Exit, Failure};
+use super::outcome::{Exit, Failure};
 use crate::{
     app::{socket, with_short_path},
     files,

@@ -2,9 +2,10 @@
 
 use std::io;
 
+use clap::Command;
 use clap_complete::Shell;
 
-use super::{Failure, Outcome, command};
+use super::outcome::{Failure, Outcome};
 
 /// Arguments of `completions`.
 #[derive(Debug, clap::Args)]
@@ -22,15 +23,15 @@ pub struct ManArgs {
     of: Option<String>,
 }
 
-pub(super) fn completions(args: &CompletionsArgs) -> Outcome {
+pub(super) fn completions(args: &CompletionsArgs, program: &mut Command) -> Outcome {
     // Into memory first: clap_complete panics where a pipe is closed early.
     let mut script = Vec::new();
-    clap_complete::generate(args.shell, &mut command(), "livekit-spool", &mut script);
+    clap_complete::generate(args.shell, program, "livekit-spool", &mut script);
     write_out(&script)
 }
 
-pub(super) fn man(args: &ManArgs) -> Outcome {
-    let mut program = command().disable_help_subcommand(true);
+pub(super) fn man(args: &ManArgs, program: Command) -> Outcome {
+    let mut program = program.disable_help_subcommand(true);
     program.build();
     let page = match &args.of {
         None => program,

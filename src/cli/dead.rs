@@ -8,13 +8,13 @@ use super::{
     output, records,
 };
 use crate::{
-    admin::records::letter_json,
     app::{self, Retried, Stopped},
     config::{
         Config,
         units::{human_count, parse_duration},
     },
     document::Encoder,
+    look,
     record::{Stream, UnixMillis, now_millis},
     spool::DeadFilter,
 };
@@ -172,7 +172,7 @@ async fn letters(config: &Config, sink: &str, filter: &DeadFilter, n: usize) -> 
     let listed = tokio::task::spawn_blocking(move || {
         let mut letters = Vec::new();
         source.each_dead_letter(&filter, (0, n), &|| false, &mut |letter| {
-            letters.push(letter_json(letter, &encoder));
+            letters.push(serde_json::to_value(look::dead_letter(letter, &encoder)).unwrap_or_default());
             true
         })?;
         Ok::<_, Failure>(letters)

@@ -19,8 +19,7 @@ use serde_json::json;
 
 use super::{Common, Failure, Outcome, backlog, block_on, client::Client, output, records, send::all_kept};
 use crate::{
-    admin::records::batches,
-    app::Stopped,
+    app::{Stopped, batches},
     config::units::human_count,
     files,
     ingest::{Accepted, Dropped},

@@ -2,6 +2,9 @@
 //!
 //! Every command takes `--config` and `--json`; what it prints for people fits 80 columns. Commands that look at sinks ask
 //! the running process over the socket in its data folder, and where none runs they look at the folder itself.
+//!
+//! Uses `app`, `config`, `demo`, `document`, `files`, `flush`, `ingest`, `logging`, `look`, `printable`, `record`, `run`,
+//! `secret`, `sink`, `spool`, `status`.
 
 mod actions;
 mod backlog;
@@ -14,6 +17,8 @@ mod drain;
 mod export;
 mod in_force;
 mod indexes;
+mod options;
+mod outcome;
 pub mod output;
 mod records;
 mod run;
@@ -23,20 +28,15 @@ mod threads;
 mod verify;
 mod watch;
 
-use std::{
-    fmt,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use tokio::signal::unix::SignalKind;
 
-use crate::{
-    app::{FolderError, OperateError},
-    config::{self, Config, ConfigError, LogFormat},
-    logging,
-};
+pub use options::Common;
+pub use outcome::{Exit, Failure, Outcome};
+
+use crate::logging;
+use threads::block_on;
 
 /// Durable on-disk buffered forwarder for LiveKit analytics.
 #[derive(Debug, Parser)]
@@ -48,20 +48,6 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
-}
-
-/// Options of every command.
-#[derive(Debug, Clone, clap::Args)]
-pub struct Common {
-    /// The config file [default: ./config.yaml if there is one, else built-in defaults]
-    #[arg(long, short, global = true, value_name = "FILE", env = "LIVEKIT_SPOOL_CONFIG")]
-    pub config: Option<PathBuf>,
-    /// Print JSON, for programs
-    #[arg(long, global = true)]
-    pub json: bool,
-    /// How log lines look [default: the config's, which is auto]
-    #[arg(long, global = true, value_name = "FORMAT", value_enum)]
-    pub log_format: Option<LogFormat>,
 }
 
 const EXIT_CODES: &str = "\
@@ -123,117 +109,6 @@ pub enum Command {
     Man(completions::ManArgs),
 }
 
-/// How a command ends, besides well.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Exit {
-    /// It failed.
-    Failed = 1,
-    /// The arguments or the configuration are wrong.
-    Usage = 2,
-    /// It needs a running process and none runs, or the other way round.
-    NotRunning = 3,
-    /// Done in part.
-    Partial = 4,
-}
-
-/// Why a command ends early: what to print, and the exit code.
-#[derive(Debug)]
-pub struct Failure {
-    /// The exit code.
-    pub exit: Exit,
-    /// For people: what happened and what to do about it. Empty where all is said already.
-    pub message: String,
-}
-
-impl Failure {
-    /// A failure with this exit code.
-    #[must_use]
-    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into() }
-    }
-
-    /// Wrong arguments.
-    #[must_use]
-    pub fn usage(message: impl Into<String>) -> Self {
-        Self::new(Exit::Usage, message)
-    }
-
-    /// An operation on a stopped process's folder that failed; the exit code is the one that a running process's answer
-    /// would give.
-    fn operation(error: OperateError) -> Self {
-        let exit = match &error {
-            OperateError::NoSuchSink(_)
-            | OperateError::PathInSpool(_)
-            | OperateError::Folder(FolderError::Missing { .. }) => Exit::Usage,
-            OperateError::Folder(FolderError::InUse { .. }) => Exit::NotRunning,
-            _ => Exit::Failed,
-        };
-        Self::new(exit, error.to_string())
-    }
-}
-
-impl<E: fmt::Display> From<E> for Failure {
-    fn from(error: E) -> Self {
-        Self::new(Exit::Failed, error.to_string())
-    }
-}
-
-/// What a command answers.
-pub type Outcome = Result<(), Failure>;
-
-impl Common {
-    /// The configuration that the command works with.
-    ///
-    /// # Errors
-    /// When it is missing or wrong.
-    pub fn load_config(&self) -> Result<Config, Failure> {
-        load_config(self.config.as_deref())
-    }
-
-    /// The configuration that a command works with which talks to the running process, or to what it left: with the data
-    /// folder of the process that runs with this file, where data_dir is another one by now, or from here.
-    ///
-    /// # Errors
-    /// When it is missing or wrong.
-    fn config_in_force(&self) -> Result<Config, Failure> {
-        let mut config = self.load_config()?;
-        if client::is_running(&config.data_dir) {
-            return Ok(config);
-        }
-        if let Some(folder) = config.file.as_deref().and_then(in_force::data_dir) {
-            let (named, used) = (config.data_dir.display(), folder.display());
-            output::complain(format!(
-                "livekit-spool: the process that runs with this configuration works on {used}, and data_dir is {named} \
-                 here: this is about {used}"
-            ));
-            config.data_dir = folder;
-        }
-        Ok(config)
-    }
-
-    /// The same, for a command that looks at spools or changes them: the data folder has to be there.
-    ///
-    /// # Errors
-    /// When it is missing or wrong, or there is no data folder.
-    fn config_of_spools(&self) -> Result<Config, Failure> {
-        let config = self.config_in_force()?;
-        if std::fs::metadata(&config.data_dir).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
-            return Err(Failure::usage(FolderError::Missing { path: config.data_dir }.to_string()));
-        }
-        Ok(config)
-    }
-}
-
-/// The configuration of `file`, or of the place where it is looked for.
-///
-/// # Errors
-/// When it is missing or wrong.
-pub fn load_config(file: Option<&Path>) -> Result<Config, Failure> {
-    threads::ensure(threads::TO_READ)?;
-    config::load(file, &|name| std::env::var(name).ok()).map_err(|error: ConfigError| Failure::usage(error.to_string()))
-}
-
 /// Runs the program; the process's exit code.
 #[must_use]
 pub fn main() -> ExitCode {
@@ -276,26 +151,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Send(args) => block_on(send::run(&common, &args)),
         Command::CheckConfig(args) => check_config::run(&common, &args),
         Command::Doc(args) => doc::run(&args),
-        Command::Completions(args) => completions::completions(&args),
-        Command::Man(args) => completions::man(&args),
+        Command::Completions(args) => completions::completions(&args, &mut Cli::command()),
+        Command::Man(args) => completions::man(&args, Cli::command()),
     }
-}
-
-/// Runs a command that waits for sockets and disks.
-fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
-    threads::ensure(threads::of_command())?;
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let outcome = runtime.block_on(async {
-        // Caught, it ends nothing: a file that would be larger than `ulimit -f` allows is an error of that write (EFBIG).
-        let _caught = tokio::signal::unix::signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()));
-        command.await
-    });
-    // A thread that waits for a disk must not hold up the end.
-    runtime.shutdown_background();
-    outcome
-}
-
-/// The whole command line, for completions and the manual.
-fn command() -> clap::Command {
-    Cli::command()
 }

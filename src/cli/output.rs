@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, Width, presets};
 use serde::Serialize;
 
-use super::{Failure, Outcome};
+use super::outcome::{Failure, Outcome};
 use crate::printable::{one_line, printable};
 
 /// The width that output is made for where no terminal says otherwise.

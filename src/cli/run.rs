@@ -1,12 +1,10 @@
 //! `run`: the process itself.
 
-use super::{Common, Exit, Failure, Outcome, block_on, threads};
+use super::{Common, Failure, Outcome, block_on, threads};
 use crate::{
-    app::{self, FolderError, RunError, RunOptions, SinkStartError},
     demo::DEFAULT_RATE,
-    ingest::ServeError,
     logging, record,
-    spool::OpenError,
+    run::{self, RunOptions},
 };
 
 /// Arguments of `run`.
@@ -31,21 +29,5 @@ pub(super) fn run(common: &Common, args: &Args) -> Outcome {
     threads::ensure(threads::of_run(&config))?;
     let logging = logging::start(&config.log, common.log_format)?;
     let options = RunOptions { config_file: common.config.clone(), demo_rate: args.demo.then_some(args.rate), logging };
-    block_on(async { app::run(config, options).await.map_err(refusal) })
-}
-
-/// What kept the process from starting.
-pub(super) fn refusal(error: RunError) -> Failure {
-    let exit = match &error {
-        RunError::Folder(FolderError::InUse { .. })
-        | RunError::Sink(SinkStartError::Spool { source: OpenError::InUse { .. }, .. }) => Exit::NotRunning,
-        RunError::AdminExposed { .. }
-        | RunError::PathInSpool(_)
-        | RunError::SamePath(_)
-        | RunError::SameAddress { .. }
-        | RunError::Tls(_) => Exit::Usage,
-        RunError::Serve(error) if !matches!(error, ServeError::Io(_)) => Exit::Usage,
-        _ => Exit::Failed,
-    };
-    Failure::new(exit, error.to_string())
+    block_on(async { run::run(config, options).await.map_err(Failure::start) })
 }

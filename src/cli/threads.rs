@@ -8,8 +8,10 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use rustix::process::Signal;
+use tokio::signal::unix::SignalKind;
 
-use super::{Exit, Failure, Outcome};
+use super::outcome::{Exit, Failure, Outcome};
 use crate::{config::Config, ingest::CONVERSION_THREADS};
 
 /// To read a configuration: MongoDB's URIs are looked at on one of their own.
@@ -36,6 +38,20 @@ pub(super) fn of_command() -> usize {
 pub(super) fn of_run(config: &Config) -> usize {
     let servers = [&config.ingest.grpc_listen, &config.ingest.http_listen].into_iter().flatten().count();
     of_command() + LOG + QUEUES + config.sinks.len() * A_SINK + servers * CONVERSION_THREADS
+}
+
+/// Runs a command that waits for sockets and disks.
+pub(super) fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
+    ensure(of_command())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let outcome = runtime.block_on(async {
+        // Caught, it ends nothing: a file that would be larger than `ulimit -f` allows is an error of that write (EFBIG).
+        let _caught = tokio::signal::unix::signal(SignalKind::from_raw(Signal::XFSZ.as_raw()));
+        command.await
+    });
+    // A thread that waits for a disk must not hold up the end.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// Starts so many, all at once, and lets them end.

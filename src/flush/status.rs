@@ -12,7 +12,7 @@ use crate::{
     sink::SinkErrorKind,
 };
 
-/// What a sink's worker is doing.
+/// What a sink is doing: as its worker says, or as can be seen where none works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FlushState {
@@ -37,11 +37,29 @@ pub enum FlushState {
     SpoolFailed,
     /// The last flush before the end.
     Stopping,
-    /// Ended.
+    /// No process delivers.
     Stopped,
+    /// The configuration does not name it, and nobody delivers.
+    NotConfigured,
 }
 
 impl FlushState {
+    /// All of them.
+    pub const ALL: [Self; 12] = [
+        Self::Connecting,
+        Self::Delivering,
+        Self::Idle,
+        Self::Unavailable,
+        Self::Unauthorized,
+        Self::Rejecting,
+        Self::Paused,
+        Self::DeadLettersFull,
+        Self::SpoolFailed,
+        Self::Stopping,
+        Self::Stopped,
+        Self::NotConfigured,
+    ];
+
     /// The state's name, as JSON and the log have it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -57,15 +75,21 @@ impl FlushState {
             Self::SpoolFailed => "spool-failed",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
+            Self::NotConfigured => "not-configured",
         }
     }
 
-    /// True where nothing passes because something is wrong.
+    /// True where records wait because something is wrong.
     #[must_use]
-    pub const fn is_blocked(self) -> bool {
+    pub const fn is_trouble(self) -> bool {
         matches!(
             self,
-            Self::Unavailable | Self::Unauthorized | Self::Rejecting | Self::DeadLettersFull | Self::SpoolFailed
+            Self::Unavailable
+                | Self::Unauthorized
+                | Self::Rejecting
+                | Self::DeadLettersFull
+                | Self::SpoolFailed
+                | Self::NotConfigured
         )
     }
 }

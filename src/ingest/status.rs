@@ -5,12 +5,12 @@ use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
 };
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::record::{RecordBatch, SinkName, Stream};
 
 /// How records arrive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Protocol {
     /// `livekit.AnalyticsRecorderService`
@@ -45,7 +45,8 @@ impl Protocol {
 macro_rules! reasons {
     ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal),+ $(,)?) => {
         /// Why a message, request, stream or connection was refused.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
         pub enum Refused {
             $($(#[doc = $doc])+ $variant,)+
         }
@@ -53,7 +54,7 @@ macro_rules! reasons {
         impl Refused {
             const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// As metrics label it.
+            /// As JSON and metrics have it.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
@@ -196,7 +197,7 @@ impl IngestStatus {
             let reasons = if protocol.takes_records() { Refused::ALL } else { &[Refused::Unauthenticated] };
             for &reason in reasons {
                 let count = load(&self.refused[protocol as usize][reason as usize]);
-                snapshot.refused.push(RefusedCount { protocol, reason: reason.as_str(), count });
+                snapshot.refused.push(RefusedCount { protocol, reason, count });
             }
         }
         snapshot
@@ -204,7 +205,7 @@ impl IngestStatus {
 }
 
 /// Records taken over one protocol into one stream, since the start.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TakenCount {
     /// How they came.
     pub protocol: Protocol,
@@ -217,18 +218,18 @@ pub struct TakenCount {
 }
 
 /// Refusals over one protocol for one reason, since the start.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RefusedCount {
     /// How they came.
     pub protocol: Protocol,
     /// Why.
-    pub reason: &'static str,
+    pub reason: Refused,
     /// How many messages, requests, streams or connections.
     pub count: u64,
 }
 
 /// The figures of the intake at one moment.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct IngestSnapshot {
     /// Every protocol and stream, zeros included.
     pub taken: Vec<TakenCount>,
@@ -248,7 +249,8 @@ pub struct IngestSnapshot {
     pub streams_total: u64,
     /// Bytes taken off the network and not yet durable.
     pub waiting_bytes: u64,
-    /// Records that optional sinks' spools did not take, by sink.
+    /// Records that optional sinks' spools did not take, by sink. In JSON each sink has its own.
+    #[serde(skip)]
     pub lost_by_optional_sinks: BTreeMap<SinkName, u64>,
 }
 
@@ -256,6 +258,16 @@ pub struct IngestSnapshot {
 mod tests {
     use super::*;
     use crate::record::RecordBatchBuilder;
+
+    #[test]
+    fn what_is_counted_has_one_name_in_json_and_in_metrics() {
+        for protocol in Protocol::ALL {
+            assert_eq!(serde_json::to_value(protocol).unwrap(), protocol.as_str());
+        }
+        for reason in Refused::ALL {
+            assert_eq!(serde_json::to_value(reason).unwrap(), reason.as_str());
+        }
+    }
 
     #[test]
     fn what_was_counted_is_in_the_snapshot_and_nothing_else() {
@@ -271,6 +283,6 @@ mod tests {
             (1, Protocol::Http, Stream::Stats, 5)
         );
         let refused: Vec<_> = snapshot.refused.iter().filter(|refused| refused.count > 0).collect();
-        assert_eq!((refused.len(), refused[0].protocol, refused[0].reason), (1, Protocol::Grpc, "full"));
+        assert_eq!((refused.len(), refused[0].protocol, refused[0].reason.as_str()), (1, Protocol::Grpc, "full"));
     }
 }

@@ -2,6 +2,8 @@
 //! level can change while running.
 //!
 //! Whoever logs never waits for whoever reads ([`lines`]), and no kind of line floods the others away ([`kinds`]).
+//!
+//! Uses `config`, `printable`.
 
 mod kinds;
 mod lines;

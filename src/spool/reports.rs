@@ -1,12 +1,11 @@
 //! What goes wrong, for people: logged, and remembered for the status.
 
 use parking_lot::Mutex;
-use serde::Serialize;
 
 use crate::record::{UnixMillis, now_millis};
 
 /// The last thing that went wrong, for people.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastError {
     /// When, by the wall clock.
     pub at: UnixMillis,

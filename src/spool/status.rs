@@ -1,8 +1,8 @@
-//! What a spool holds, as `backlog`, the status page and the metrics show it. Serializes to JSON as the fields are named.
+//! What a spool holds, as `backlog`, the status page and the metrics show it.
 
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
     journal::segment,
@@ -15,7 +15,7 @@ use crate::histogram::HistogramSnapshot;
 use crate::record::{Stream, UnixMillis, now_millis};
 
 /// A snapshot of one spool. Records are counted as they come and go; nothing is scanned for it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone)]
 pub struct SpoolStatus {
     /// The sink's name.
     pub sink: String,
@@ -51,8 +51,8 @@ pub struct SpoolStatus {
     pub sync_records: HistogramSnapshot,
 }
 
-/// One stream's queue.
-#[derive(Debug, Clone, Serialize)]
+/// One stream's queue. In JSON as the fields are named.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct StreamStatus {
     /// Records to be delivered.
     pub records: u64,
@@ -61,6 +61,7 @@ pub struct StreamStatus {
     /// Bytes of these blocks on disk.
     pub bytes: u64,
     /// Of these records, how many are leased and not yet acknowledged.
+    #[serde(skip)]
     pub in_flight: u64,
     /// When the first of them was received; `None` without records.
     pub oldest_received_at: Option<UnixMillis>,
@@ -74,18 +75,25 @@ pub struct StreamStatus {
     pub set_aside: u64,
     /// Dropped since the spool was made, by reason; absent means none. Dead letters that were lost to damage are among the
     /// damaged ones, at least those that are known.
+    #[serde(serialize_with = "in_the_order_of_names")]
     pub dropped: BTreeMap<DropReason, u64>,
     /// Bytes that came, and what became of them, since the process started.
     pub passed_bytes: PassedBytes,
     /// The sequence number of the first record to be delivered.
+    #[serde(skip)]
     pub head: u64,
     /// The sequence number that the next record gets.
+    #[serde(skip)]
     pub next: u64,
 }
 
+fn in_the_order_of_names<S: Serializer>(dropped: &BTreeMap<DropReason, u64>, serializer: S) -> Result<S::Ok, S::Error> {
+    let named: BTreeMap<&str, u64> = dropped.iter().map(|(reason, records)| (reason.as_str(), *records)).collect();
+    named.serialize(serializer)
+}
+
 /// What becomes of new records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriterState {
     /// They are taken.
     Taking,

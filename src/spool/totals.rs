@@ -2,7 +2,7 @@
 //!
 //! Totals count records since the spool was made, and outlast the process. [`PassedBytes`] count since the process started.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use bincode::{Decode, Encode};
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,12 @@ impl DropReason {
             Self::Purged => "purged",
             Self::Damaged => "damaged",
         }
+    }
+}
+
+impl fmt::Display for DropReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 

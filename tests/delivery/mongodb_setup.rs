@@ -164,7 +164,7 @@ async fn a_set_up_that_fails_for_whatever_reason_or_is_never_answered_holds_up_n
         let drained = tokio::time::timeout(Duration::from_secs(15), pipeline.drained()).await;
         assert!(drained.is_ok(), "{commands:?} {code}: {:?}", pipeline.status());
         assert_eq!(server.kept(EVENTS).len(), 50, "{commands:?} {code}");
-        assert!(!pipeline.status().state.is_blocked(), "{commands:?} {code}: {:?}", pipeline.status());
+        assert!(!pipeline.status().state.is_trouble(), "{commands:?} {code}: {:?}", pipeline.status());
     });
     futures::future::join_all(cases).await;
 }

@@ -97,7 +97,7 @@ async fn a_server_that_rejects_all_for_good_is_told_as_such_until_something_pass
     refusing.store(false, Ordering::SeqCst);
     pipeline.send_events(&numbered_events("u").take(5).collect::<Vec<_>>()).await;
     pipeline.drained().await;
-    eventually("well again", || async { !pipeline.status().state.is_blocked() }).await;
+    eventually("well again", || async { !pipeline.status().state.is_trouble() }).await;
 }
 
 #[tokio::test]

@@ -401,7 +401,7 @@ async fn what_comes_to_an_address_where_nothing_is_taken_is_counted_and_a_slash_
     let counted = |protocol: &str, reason| {
         let snapshot = server.intake.snapshot();
         let mut counts = snapshot.refused.iter();
-        counts.find(|one| one.protocol.as_str() == protocol && one.reason == reason).unwrap().count
+        counts.find(|one| one.protocol.as_str() == protocol && one.reason.as_str() == reason).unwrap().count
     };
     assert_eq!([counted("webhook", "path"), counted("http", "path")], [2, 1]);
     assert_eq!([counted("webhook", "method"), counted("http", "method")], [1, 1]);

@@ -117,7 +117,7 @@ impl Running {
     /// How often something was refused for this reason, over all protocols.
     pub(crate) fn refused(&self, reason: Refused) -> u64 {
         let snapshot = self.intake.snapshot();
-        snapshot.refused.iter().filter(|refused| refused.reason == reason.as_str()).map(|refused| refused.count).sum()
+        snapshot.refused.iter().filter(|refused| refused.reason == reason).map(|refused| refused.count).sum()
     }
 
     pub(crate) async fn channel(&self) -> Channel {

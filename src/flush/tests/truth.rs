@@ -44,7 +44,7 @@ async fn where_nothing_passes_the_state_says_so_within_seconds_whatever_the_reas
                 for _ in 0..100 {
                     let status = bench.handle.status();
                     assert_eq!(status.state, state, "{what}, {records} records, {max_in_flight} in flight: {status:?}");
-                    assert!(status.state.is_blocked() && status.last_error.is_some());
+                    assert!(status.state.is_trouble() && status.last_error.is_some());
                     tokio::time::sleep(Duration::from_millis(570)).await;
                 }
                 if state != FlushState::Rejecting {
@@ -102,7 +102,7 @@ async fn records_that_fail_by_name_for_long_while_others_pass_become_dead_letter
         dead.sort();
         assert_eq!(dead, [203, 204, 231].map(|seq| (seq, "told to fail by name".to_owned())));
         assert_eq!(bench.sorted(), all_but(bench.queue.pushed(), &[203, 204, 231]));
-        assert!(!bench.handle.status().state.is_blocked());
+        assert!(!bench.handle.status().state.is_trouble());
     }
 }
 

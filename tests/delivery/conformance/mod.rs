@@ -174,7 +174,7 @@ async fn a_sink_that_is_away_at_start_is_waited_for<S: Subject>() {
     subject.bring_back().await;
     pipeline.drained().await;
     assert_eq!(subject.ids(Stream::Events).await, once(&event_ids(&events)));
-    assert!(!pipeline.status().state.is_blocked());
+    assert!(!pipeline.status().state.is_trouble());
 }
 
 async fn a_sink_that_goes_away_under_load_gets_each_record_once<S: Subject>() {

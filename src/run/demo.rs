@@ -1,14 +1,11 @@
 //! `run --demo`: sends itself real LiveKit records through its own gRPC port, as any LiveKit would.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::Arc,
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use tokio::task::JoinHandle;
 
-use super::App;
 use crate::{
+    app::App,
     config::Config,
     demo,
     ingest::{
@@ -17,21 +14,19 @@ use crate::{
     },
 };
 
-impl App {
-    /// Starts the demo sender; what keeps it from sending is logged, and the rest goes on.
-    pub(super) fn start_demo(self: &Arc<Self>, rate: u32) -> JoinHandle<()> {
-        let (target, stop) = (target(&self.config(), self.addresses.grpc.as_deref()), self.stopping.clone());
-        tokio::spawn(async move {
-            let client = match target.and_then(|target| Client::new(&target).map_err(|error| error.to_string())) {
-                Ok(client) => client,
-                Err(reason) => return tracing::warn!(reason, "the demo cannot send"),
-            };
-            tracing::info!(rate, "the demo sends LiveKit's recorded events and stats, with new ids and current times");
-            if let Err(status) = demo::run(&client, rate, stop.cancelled()).await {
-                tracing::warn!(code = ?status.code(), reason = status.message(), "the demo was refused");
-            }
-        })
-    }
+/// Starts the demo sender; what keeps it from sending is logged, and the rest goes on.
+pub(super) fn start(app: &App, rate: u32) -> JoinHandle<()> {
+    let (target, stop) = (target(&app.config(), app.grpc_address()), app.stopping().clone());
+    tokio::spawn(async move {
+        let client = match target.and_then(|target| Client::new(&target).map_err(|error| error.to_string())) {
+            Ok(client) => client,
+            Err(reason) => return tracing::warn!(reason, "the demo cannot send"),
+        };
+        tracing::info!(rate, "the demo sends LiveKit's recorded events and stats, with new ids and current times");
+        if let Err(status) = demo::run(&client, rate, stop.cancelled()).await {
+            tracing::warn!(code = ?status.code(), reason = status.message(), "the demo was refused");
+        }
+    })
 }
 
 /// Where the demo sends, and as whom.

@@ -9,7 +9,7 @@ use tokio::{
     task::JoinSet,
 };
 
-use super::App;
+use crate::app::App;
 
 /// The signals that are caught.
 pub(super) struct Signals {
@@ -100,7 +100,7 @@ async fn reload_and_tell(app: Arc<App>) {
     reloading();
     // What came of it is logged.
     let _ = app.reload().await;
-    if !app.stopping.is_cancelled() {
+    if !app.stopping().is_cancelled() {
         notify(&[NotifyState::Ready]);
     }
 }

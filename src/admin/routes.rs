@@ -1,0 +1,43 @@
+//! Everything that is served: the page, the health checks, the metrics, the API.
+
+use std::sync::Arc;
+
+use axum::{
+    Extension, Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+
+use super::{api, guard::MayKnow, metrics, page, problem::Problem};
+use crate::app::App;
+
+/// Everything that is served, before [`guard`](super::guard).
+pub(super) fn router(app: Arc<App>) -> Router {
+    Router::new()
+        .route("/", get(page::show))
+        .route("/healthz", get(|| async { "alive\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(show_metrics))
+        .nest("/api/v1", api::routes())
+        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "there is nothing here") })
+        .with_state(app)
+}
+
+/// 200 while records are taken, else 503 and, to those who may know, why not.
+async fn ready(State(app): State<Arc<App>>, Extension(may_know): Extension<MayKnow>) -> Response {
+    let snapshot = api::snapshot(app).await;
+    match snapshot.process.filter(|process| !process.ready) {
+        None => "taking records\n".into_response(),
+        Some(_) if may_know == MayKnow(false) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "not taking records: ask with the token for the reason\n").into_response()
+        }
+        Some(process) => (StatusCode::SERVICE_UNAVAILABLE, process.not_ready.join("\n") + "\n").into_response(),
+    }
+}
+
+async fn show_metrics(State(app): State<Arc<App>>) -> Response {
+    let text = metrics::render(&api::snapshot(app).await);
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
+}

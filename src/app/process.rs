@@ -1,0 +1,208 @@
+//! The running process as others see it: what it works with, which sinks there are.
+
+use std::{
+    convert::Infallible,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use arc_swap::ArcSwap;
+use futures::FutureExt;
+use parking_lot::Mutex;
+use tokio::{sync::watch, task::JoinHandle};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    folder::DataFolder,
+    parts::Parts,
+    rates::{History, Rates},
+    sinks::Running,
+};
+use crate::{
+    config::Config,
+    document::Encoder,
+    ingest::{self, Gate, IngestStatus, Intake, Listener},
+    logging::Logging,
+    record::UnixMillis,
+    status::{Disk, SinkStatus, Snapshot},
+};
+
+/// The running process, for whoever looks at it or tells it something.
+pub struct App {
+    pub(super) started_at: UnixMillis,
+    pub(super) config: ArcSwap<Config>,
+    pub(super) config_file: Option<PathBuf>,
+    pub(super) data: DataFolder,
+    pub(super) logging: Logging,
+    pub(super) encoder: Arc<Encoder>,
+    pub(super) intake: Arc<Intake>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) sinks: ArcSwap<Vec<Arc<Running>>>,
+    /// Spools that the configuration does not name.
+    pub(super) unclaimed: Mutex<Vec<SinkStatus>>,
+    /// The data folder's disk, as it was seen last: asking it may take as long as it likes.
+    pub(super) disk: Mutex<Disk>,
+    pub(super) rates: Mutex<Rates>,
+    pub(super) latest: watch::Sender<Arc<Snapshot>>,
+    pub(super) addresses: Addresses,
+    pub(super) stopping: CancellationToken,
+    pub(super) reloading: tokio::sync::Mutex<()>,
+    pub(super) parts: Arc<Parts>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(super) struct Addresses {
+    pub(super) grpc: Option<String>,
+    pub(super) http: Option<String>,
+    pub(super) admin: Option<String>,
+}
+
+impl App {
+    /// The configuration in force.
+    #[must_use]
+    pub fn config(&self) -> Arc<Config> {
+        self.config.load_full()
+    }
+
+    /// The data folder.
+    #[must_use]
+    pub fn data_dir(&self) -> &Path {
+        self.data.path()
+    }
+
+    /// How records become documents.
+    #[must_use]
+    pub fn encoder(&self) -> &Arc<Encoder> {
+        &self.encoder
+    }
+
+    /// What came in and what was refused.
+    pub(crate) fn ingest_status(&self) -> &Arc<IngestStatus> {
+        self.intake.status()
+    }
+
+    /// Counts, and logs once in a while, that somebody at the admin port did not have the token.
+    pub fn count_refused(&self, why: &str) {
+        self.gate.refuse_admin(why, self.intake.status());
+    }
+
+    /// The snapshot of each second, and of each change at once.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.latest.subscribe()
+    }
+
+    /// The last hour of each sink.
+    #[must_use]
+    pub fn history(&self) -> History {
+        self.rates.lock().history().clone()
+    }
+
+    /// Cancelled when the process begins to stop.
+    #[must_use]
+    pub fn stopping(&self) -> &CancellationToken {
+        &self.stopping
+    }
+
+    pub(super) fn sink(&self, name: &str) -> Option<Arc<Running>> {
+        self.sinks.load().iter().find(|sink| sink.config.name.as_str() == name).cloned()
+    }
+
+    /// Where records come in over gRPC.
+    pub(crate) fn grpc_address(&self) -> Option<&str> {
+        self.addresses.grpc.as_deref()
+    }
+
+    /// Runs a part that never ends by itself.
+    pub(crate) fn run(&self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
+        self.parts.run(name, self.stopping.clone(), part.map(Ok::<_, Infallible>))
+    }
+
+    /// Returns once a part has ended that should run as long as the process: which, and why.
+    pub(crate) async fn one_part_ended(&self) -> String {
+        self.parts.one_ended().await
+    }
+
+    /// Takes records at the ports that were bound.
+    pub(crate) fn serve(self: &Arc<Self>, grpc: Option<Listener>, http: Option<Listener>) -> Vec<JoinHandle<()>> {
+        let config = self.config();
+        let mut servers = Vec::new();
+        if let Some(listener) = grpc {
+            let stop = self.stopping.clone().cancelled_owned();
+            let (intake, gate, options) =
+                (Arc::clone(&self.intake), Arc::clone(&self.gate), config.ingest.grpc.clone());
+            let serving = ingest::grpc::serve(listener, intake, gate, options, stop);
+            servers.push(self.parts.run("the gRPC server", self.stopping.clone(), serving));
+        }
+        if let Some(listener) = http {
+            let stop = self.stopping.clone().cancelled_owned();
+            let (intake, gate, options) =
+                (Arc::clone(&self.intake), Arc::clone(&self.gate), config.ingest.http.clone());
+            let serving = ingest::http::serve(listener, intake, gate, options, stop);
+            servers.push(self.parts.run("the HTTP server", self.stopping.clone(), serving));
+        }
+        servers
+    }
+
+    /// One line: where records come in, where they go, where they lie.
+    pub(crate) fn announce(&self) {
+        let config = self.config();
+        let off = || "off".to_owned();
+        let sinks: Vec<String> = config
+            .sinks
+            .iter()
+            .map(|sink| format!("{} → {} {}", sink.name, sink.target.kind(), sink.target.address()))
+            .collect();
+        let page = self.addresses.admin.as_ref().map_or_else(off, |address| format!("http://{address}/"));
+        tracing::info!(
+            grpc = self.addresses.grpc.clone().unwrap_or_else(off),
+            http = self.addresses.http.clone().unwrap_or_else(off),
+            status_page = page,
+            data = %config.data_dir.display(),
+            documents = sinks.join(", "),
+            config = config.source,
+            "livekit-spool {} takes records",
+            env!("CARGO_PKG_VERSION"),
+        );
+        for sink in self.unclaimed.lock().iter() {
+            warn_unclaimed(sink);
+        }
+    }
+
+    pub(super) fn find(&self, name: &str) -> Result<Arc<Running>, NoSuchSink> {
+        self.sink(name).ok_or_else(|| self.no_such_sink(name))
+    }
+
+    /// What to answer to someone who asks for a sink that is not there.
+    #[must_use]
+    pub fn no_such_sink(&self, name: &str) -> NoSuchSink {
+        let names = self.sinks.load().iter().map(|sink| sink.config.name.to_string()).collect();
+        NoSuchSink { name: name.to_owned(), names }
+    }
+}
+
+/// Says what to do about a spool that the configuration does not name.
+pub(super) fn warn_unclaimed(sink: &SinkStatus) {
+    let (name, records) = (&sink.name, sink.records);
+    if let Some(error) = sink.last_error.as_ref().filter(|_| sink.spool_error.is_some()) {
+        tracing::warn!(sink = %name, error, "a spool that the configuration does not name cannot be read; it is kept");
+        return;
+    }
+    tracing::warn!(
+        sink = %name,
+        records,
+        dead_letters = sink.dead_letters,
+        "a spool that the configuration does not name is kept: name the sink again to deliver it, \
+         `livekit-spool export {name}` to take it out, or `livekit-spool purge {name}` to remove it"
+    );
+}
+
+/// A sink that is not there.
+#[derive(Debug, thiserror::Error)]
+#[error("there is no sink {name:?}; there are {}", names.join(", "))]
+pub struct NoSuchSink {
+    /// What was asked for.
+    pub name: String,
+    /// What there is.
+    pub names: Vec<String>,
+}

@@ -1,0 +1,273 @@
+//! Other sinks for the running process: they come and go, and a changed one is stopped (one last flush) and started anew on the
+//! same spool, all of them side by side; senders wait for a spool that is opened with other limits.
+//!
+//! Whatever waits for a disk does so in a task of its own, and the reload for that task only so long: what comes later is taken
+//! over then.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use futures::{
+    FutureExt,
+    future::{BoxFuture, join_all},
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+use super::{
+    App,
+    process::warn_unclaimed,
+    sinks::Running,
+    slot::{SinkStartError, Slot},
+    snapshot,
+};
+use crate::{
+    config::{Config, SinkConfig},
+    flush::Handle,
+    status::SinkStatus,
+};
+
+/// So long a reload waits at least for a disk. At the most it is `shutdown_timeout`.
+const MIN_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a reload waits for a disk.
+pub(super) fn patience(config: &Config) -> Duration {
+    config.shutdown_timeout.max(MIN_PATIENCE)
+}
+
+/// What a reload did.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// What is in force now, one line each; empty where nothing changed.
+    pub applied: Vec<String>,
+    /// What changed in the file and waits for a restart.
+    pub needs_restart: Vec<String>,
+    /// Sinks that stand still because their spool does not open, and why.
+    #[serde(default)]
+    pub failed: Vec<String>,
+}
+
+impl App {
+    /// Starts the sinks that are new, side by side; where one does not start, none does.
+    pub(super) async fn start_added(
+        &self,
+        old: &Config,
+        new: &Config,
+        patience: Duration,
+    ) -> Result<Vec<Arc<Running>>, SinkStartError> {
+        let fresh = new.sinks.iter().filter(|sink| named(old, sink).is_none());
+        let started = join_all(fresh.map(|sink| async {
+            let slot = open_within(patience, sink, &old.data_dir).await?;
+            Running::start(Arc::new(sink.clone()), slot, &self.encoder).await
+        }));
+        let (mut added, mut failed) = (Vec::new(), None);
+        for started in started.await {
+            match started {
+                Ok(running) => added.push(running),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        let Some(error) = failed else { return Ok(added) };
+        for running in added {
+            tokio::spawn(async move { running.stop_and_close().await });
+        }
+        Err(error)
+    }
+
+    pub(super) async fn swap_sinks(
+        self: &Arc<Self>,
+        old: &Config,
+        new: &Config,
+        added: Vec<Arc<Running>>,
+        patience: Duration,
+        done: &mut Reloaded,
+    ) {
+        let present = self.sinks.load_full();
+        let is_named = |sink: &Running| new.sinks.iter().any(|named| named.name == sink.config.name);
+        let (kept, removed): (Vec<_>, Vec<_>) = present.iter().cloned().partition(|sink| is_named(sink));
+        done.applied.extend(added.iter().map(|sink| format!("sink {} added", sink.config.name)));
+        // From here on the removed ones get no more records, the added ones do.
+        self.take_sinks(kept.iter().chain(&added).cloned().collect());
+        // Side by side: each may take as long as its last flush.
+        let stopped = join_all(removed.iter().map(|sink| async {
+            let stopping = Arc::clone(sink);
+            let closing = tokio::spawn(async move { stopping.stop_and_close().await });
+            if tokio::time::timeout(patience, closing).await.is_err() {
+                tracing::warn!(sink = %sink.config.name, "its spool is not closed yet, its disk does not answer: going on without it");
+            }
+        }));
+        let restarted = join_all(kept.into_iter().map(|sink| async {
+            let changed = new.sinks.iter().find(|named| named.name == sink.config.name && **named != *sink.config);
+            match changed {
+                Some(changed) => self.restart_within(patience, sink, changed, old).await,
+                None => (sink, Reloaded::default()),
+            }
+        }));
+        let (_, restarted) = tokio::join!(stopped, restarted);
+        let unclaimed = unclaimed_within(patience, Arc::new(new.clone())).await.unwrap_or_default();
+        for sink in removed {
+            done.applied.push(format!("sink {} removed", sink.config.name));
+            for left in unclaimed.iter().filter(|left| left.name == sink.config.name.as_str()) {
+                warn_unclaimed(left);
+            }
+        }
+        let mut sinks = added;
+        for (sink, its) in restarted {
+            sinks.push(sink);
+            done.applied.extend(its.applied);
+            done.needs_restart.extend(its.needs_restart);
+            done.failed.extend(its.failed);
+        }
+        // In the order of the file.
+        sinks.sort_by_key(|sink| new.sinks.iter().position(|named| named.name == sink.config.name));
+        self.take_sinks(sinks);
+    }
+
+    /// As [`Self::restart`]; where a disk does not answer in time, the sink stands still until it does, and goes on then.
+    async fn restart_within(
+        self: &Arc<Self>,
+        patience: Duration,
+        sink: Arc<Running>,
+        new: &SinkConfig,
+        old: &Config,
+    ) -> (Arc<Running>, Reloaded) {
+        let (answer, answered) = oneshot::channel();
+        let (app, before, new, old) = (Arc::clone(self), Arc::clone(&sink), new.clone(), old.clone());
+        tokio::spawn(async move {
+            let Some(one_at_a_time) = before.slot.begin_restart() else { return };
+            let mut done = Reloaded::default();
+            let restarted = app.restart(&before, &new, &old, &mut done).await;
+            // Nobody waits any more.
+            let late = match answer.send((restarted, done)) {
+                Err((running, done)) => app.take_late(&before, running, &done).await,
+                Ok(()) => None,
+            };
+            drop(one_at_a_time);
+            if let Some(running) = late {
+                app.catch_up(running, new).await;
+            }
+        });
+        match tokio::time::timeout(patience, answered).await {
+            Ok(Ok(restarted)) => restarted,
+            late => {
+                let why = if late.is_err() {
+                    "its disk does not answer"
+                } else {
+                    "an earlier change of it waits for its disk"
+                };
+                let name = &sink.config.name;
+                tracing::error!(sink = %name, "{why}: the sink stands still until it does, and takes over its options then");
+                let failed = format!("sink {name}: {why}: it stands still until then");
+                (sink, Reloaded { failed: vec![failed], ..Reloaded::default() })
+            }
+        }
+    }
+
+    /// Takes over a sink that was restarted when the reload had gone on without it; it, unless nobody wants it any more.
+    async fn take_late(&self, before: &Arc<Running>, running: Arc<Running>, done: &Reloaded) -> Option<Arc<Running>> {
+        let _no_reload = self.reloading.lock().await;
+        if !self.stopping.is_cancelled() && self.replace_sink(before, &running) {
+            tracing::info!(sink = %running.config.name, applied = done.applied.join("; "), needs_restart = done.needs_restart.join("; "), "its disk answers again: the sink goes on");
+            return Some(running);
+        }
+        // It was removed meanwhile, and its spool closed, or the process ends.
+        running.stop().await;
+        None
+    }
+
+    /// Gives a sink the options of a reload that came while it waited for its disk with `tried`, of an earlier one.
+    fn catch_up(self: Arc<Self>, sink: Arc<Running>, tried: SinkConfig) -> BoxFuture<'static, ()> {
+        async move {
+            let _no_reload = self.reloading.lock().await;
+            let config = self.config();
+            let wanted = named(&config, &tried).filter(|wanted| **wanted != tried && **wanted != *sink.config);
+            let is_there = self.sinks.load().iter().any(|running| Arc::ptr_eq(running, &sink));
+            let Some(wanted) = wanted.filter(|_| is_there && !self.stopping.is_cancelled()) else { return };
+            let (running, done) = self.restart_within(patience(&config), Arc::clone(&sink), wanted, &config).await;
+            self.replace_sink(&sink, &running);
+            let (applied, failed) = (done.applied.join("; "), done.failed.join("; "));
+            tracing::info!(sink = %sink.config.name, applied, failed, "it takes over what changed while it waited for its disk");
+        }
+        .boxed()
+    }
+
+    /// Puts a sink in another one's place; false where that one is not there any more.
+    fn replace_sink(&self, before: &Arc<Running>, running: &Arc<Running>) -> bool {
+        let mut sinks = self.sinks.load().as_ref().clone();
+        let Some(place) = sinks.iter_mut().find(|sink| Arc::ptr_eq(sink, before)) else { return false };
+        *place = Arc::clone(running);
+        self.take_sinks(sinks);
+        true
+    }
+
+    /// Starts a sink anew with other options; where they do not work, with the old ones.
+    async fn restart(&self, sink: &Arc<Running>, new: &SinkConfig, old: &Config, done: &mut Reloaded) -> Arc<Running> {
+        let was_paused = sink.is_paused();
+        sink.stop().await;
+        let mut config = new.clone();
+        // One that did not open is opened with the new ones, once the sink runs with them.
+        if new.spool != sink.config.spool
+            && sink.slot.not_open().await.is_none()
+            && let Err(error) = sink.slot.reopen(&old.data_dir, &new.spool, &sink.config.spool).await
+        {
+            tracing::error!(%error, "the sink's new spool options are not used; the old ones stay in force");
+            done.needs_restart.push(format!("sink {}: its spool options do not work: {error}", new.name));
+            config.spool = sink.config.spool.clone();
+        }
+        let started = match Running::start(Arc::new(config), Arc::clone(&sink.slot), &self.encoder).await {
+            Ok(running) => {
+                done.applied.push(format!("sink {} changed", new.name));
+                Ok(running)
+            }
+            Err(error) => {
+                tracing::error!(%error, "the sink's new options are not used; the old ones stay in force");
+                done.needs_restart.push(format!("sink {}: {error}", new.name));
+                Running::start(Arc::clone(&sink.config), Arc::clone(&sink.slot), &self.encoder).await
+            }
+        };
+        match started {
+            Ok(running) => {
+                if was_paused {
+                    running.tell(Handle::pause);
+                }
+                running
+            }
+            Err(error) => {
+                tracing::error!(%error, "the sink does not run; its records wait in the spool until a restart");
+                Arc::clone(sink)
+            }
+        }
+    }
+
+    fn take_sinks(&self, sinks: Vec<Arc<Running>>) {
+        self.intake.replace(sinks.iter().map(|sink| sink.target()).collect());
+        self.sinks.store(Arc::new(sinks));
+    }
+}
+
+/// Opens the spool of a new sink; one that opens when nobody waits any more is closed again.
+async fn open_within(patience: Duration, sink: &SinkConfig, data_dir: &Path) -> Result<Arc<Slot>, SinkStartError> {
+    let (answer, answered) = oneshot::channel();
+    let (name, data_dir, options) = (sink.name.clone(), data_dir.to_owned(), sink.spool.clone());
+    tokio::spawn(async move {
+        if let Err(Ok(late)) = answer.send(Slot::open(&name, &data_dir, &options).await) {
+            late.close().await;
+        }
+    });
+    match tokio::time::timeout(patience, answered).await {
+        Ok(Ok(opened)) => opened,
+        _ => {
+            let message = "its disk does not answer: reload again when it does".to_owned();
+            Err(SinkStartError::Options { name: sink.name.clone(), message })
+        }
+    }
+}
+
+/// The spools that a configuration does not name; `None` where a disk does not answer.
+pub(super) async fn unclaimed_within(patience: Duration, config: Arc<Config>) -> Option<Vec<SinkStatus>> {
+    let looking = tokio::task::spawn_blocking(move || snapshot::unclaimed_spools(&config));
+    tokio::time::timeout(patience, looking).await.ok()?.ok()
+}
+
+fn named<'a>(config: &'a Config, sink: &SinkConfig) -> Option<&'a SinkConfig> {
+    config.sinks.iter().find(|other| other.name == sink.name)
+}

@@ -1,0 +1,68 @@
+//! Options of every command, and the configuration that they lead to.
+
+use std::path::PathBuf;
+
+use super::{client, in_force, outcome::Failure, output, threads};
+use crate::{
+    app::FolderError,
+    config::{self, Config, ConfigError, LogFormat},
+};
+
+/// Options of every command.
+#[derive(Debug, Clone, clap::Args)]
+pub struct Common {
+    /// The config file [default: ./config.yaml if there is one, else built-in defaults]
+    #[arg(long, short, global = true, value_name = "FILE", env = "LIVEKIT_SPOOL_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Print JSON, for programs
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// How log lines look [default: the config's, which is auto]
+    #[arg(long, global = true, value_name = "FORMAT", value_enum)]
+    pub log_format: Option<LogFormat>,
+}
+
+impl Common {
+    /// The configuration that the command works with: of the file that was named, or of the place where one is looked for.
+    ///
+    /// # Errors
+    /// When it is missing or wrong.
+    pub fn load_config(&self) -> Result<Config, Failure> {
+        threads::ensure(threads::TO_READ)?;
+        config::load(self.config.as_deref(), &|name| std::env::var(name).ok())
+            .map_err(|error: ConfigError| Failure::usage(error.to_string()))
+    }
+
+    /// The configuration that a command works with which talks to the running process, or to what it left: with the data
+    /// folder of the process that runs with this file, where data_dir is another one by now, or from here.
+    ///
+    /// # Errors
+    /// When it is missing or wrong.
+    pub(super) fn config_in_force(&self) -> Result<Config, Failure> {
+        let mut config = self.load_config()?;
+        if client::is_running(&config.data_dir) {
+            return Ok(config);
+        }
+        if let Some(folder) = config.file.as_deref().and_then(in_force::data_dir) {
+            let (named, used) = (config.data_dir.display(), folder.display());
+            output::complain(format!(
+                "livekit-spool: the process that runs with this configuration works on {used}, and data_dir is {named} \
+                 here: this is about {used}"
+            ));
+            config.data_dir = folder;
+        }
+        Ok(config)
+    }
+
+    /// The same, for a command that looks at spools or changes them: the data folder has to be there.
+    ///
+    /// # Errors
+    /// When it is missing or wrong, or there is no data folder.
+    pub(super) fn config_of_spools(&self) -> Result<Config, Failure> {
+        let config = self.config_in_force()?;
+        if std::fs::metadata(&config.data_dir).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+            return Err(Failure::usage(FolderError::Missing { path: config.data_dir }.to_string()));
+        }
+        Ok(config)
+    }
+}

@@ -1,0 +1,84 @@
+//! How a command ends: well, or with a failure that says what to print and with which code the process exits.
+
+use std::fmt;
+
+use crate::{
+    app::{FolderError, OperateError, RunError, SinkStartError},
+    ingest::ServeError,
+    spool::OpenError,
+};
+
+/// How a command ends, besides well.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// It failed.
+    Failed = 1,
+    /// The arguments or the configuration are wrong.
+    Usage = 2,
+    /// It needs a running process and none runs, or the other way round.
+    NotRunning = 3,
+    /// Done in part.
+    Partial = 4,
+}
+
+/// Why a command ends early: what to print, and the exit code.
+#[derive(Debug)]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    /// For people: what happened and what to do about it. Empty where all is said already.
+    pub message: String,
+}
+
+impl Failure {
+    /// A failure with this exit code.
+    #[must_use]
+    pub fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self { exit, message: message.into() }
+    }
+
+    /// Wrong arguments.
+    #[must_use]
+    pub fn usage(message: impl Into<String>) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    /// An operation on a stopped process's folder that failed; the exit code is the one that a running process's answer
+    /// would give.
+    pub(super) fn operation(error: OperateError) -> Self {
+        let exit = match &error {
+            OperateError::NoSuchSink(_)
+            | OperateError::PathInSpool(_)
+            | OperateError::Folder(FolderError::Missing { .. }) => Exit::Usage,
+            OperateError::Folder(FolderError::InUse { .. }) => Exit::NotRunning,
+            _ => Exit::Failed,
+        };
+        Self::new(exit, error.to_string())
+    }
+
+    /// What kept the process from starting.
+    pub(super) fn start(error: RunError) -> Self {
+        let exit = match &error {
+            RunError::Folder(FolderError::InUse { .. })
+            | RunError::Sink(SinkStartError::Spool { source: OpenError::InUse { .. }, .. }) => Exit::NotRunning,
+            RunError::AdminExposed { .. }
+            | RunError::PathInSpool(_)
+            | RunError::SamePath(_)
+            | RunError::SameAddress { .. }
+            | RunError::Tls(_) => Exit::Usage,
+            RunError::Serve(error) if !matches!(error, ServeError::Io(_)) => Exit::Usage,
+            _ => Exit::Failed,
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl<E: fmt::Display> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::new(Exit::Failed, error.to_string())
+    }
+}
+
+/// What a command answers.
+pub type Outcome = Result<(), Failure>;
