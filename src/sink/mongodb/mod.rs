@@ -56,6 +56,9 @@ use crate::{
 
 /// How long the driver looks for a server unless the URI says otherwise: the worker does the waiting, not the driver.
 const SERVER_SELECTION: Duration = Duration::from_secs(5);
+/// How long records wait for a look at the collections, and as long again for the indexes.
+const FIRST_LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Delivers to MongoDB.
 #[derive(Debug)]
 pub struct MongoSink {
@@ -197,7 +200,7 @@ impl Sink for MongoSink {
     }
 
     async fn initialize(&self) -> Result<Vec<String>, SinkError> {
-        self.set_up(setup::FIRST_LOOK_TIMEOUT.min(self.options.timeout)).await
+        self.set_up(FIRST_LOOK_TIMEOUT.min(self.options.timeout)).await
     }
 
     async fn check_setup(&self) -> Result<Vec<String>, SinkError> {
