@@ -17,8 +17,8 @@
 //! | `bytes` | string, base64 |
 //! | a message | document; `google.protobuf.Timestamp` and `Duration` are `{seconds, nanos}` like any other |
 //! | a list | array |
-//! | a map | document, keys as they are ([`map`]) |
-//! | enums that the fork names | string, there even at zero; a number without a name stays a number ([`fork`]) |
+//! | a map | document, keys as they are (`map`) |
+//! | enums that the fork names | string, there even at zero; a number without a name stays a number (`fork`) |
 //! | fields that the schema does not know | left out; the raw record keeps them |
 //!
 //! Besides, at the end: `time`, `openvidu_expire_at`, `labels` ([`DocumentOptions`], [`DocumentContext`]). `time` is the

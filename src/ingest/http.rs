@@ -8,7 +8,7 @@
 //! | 400 | the body is not what its type says |
 //! | 401 | no or bad credentials |
 //! | 404, 405 | nothing is taken there, or not so |
-//! | 403, 421 | a web page has a browser send it, see [`caller`](crate::caller) |
+//! | 403, 421 | a web page has a browser send it, see `caller` |
 //! | 408 | the body took too long |
 //! | 413 | the body, or the number of its records, is over the limit, or more than a required sink's spool ever has room for |
 //! | 415 | the content type or encoding is unknown |

@@ -5,9 +5,9 @@
 //! - A document whose `_id` is there already was delivered before. One that clashes with another unique index was too, if
 //!   a majority read finds its `_id`; else it is rejected.
 //! - The driver is started at the first contact: a server, or a DNS that is away at start is no error.
-//! - Delivery needs the server and its limits only; collections and indexes are looked at beside it (see [`setup`]).
+//! - Delivery needs the server and its limits only; collections and indexes are looked at beside it (see `setup`).
 //! - What lies at a stream's name has to be an ordinary collection: views take nothing, and a time-series collection would keep
-//!   a record that comes again twice. That, and the indexes, are looked at again (see [`identity`]).
+//!   a record that comes again twice. That, and the indexes, are looked at again (see `identity`).
 
 mod collections;
 mod command;
