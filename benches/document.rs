@@ -12,7 +12,7 @@ use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_mai
 use livekit_protocol::{AnalyticsEvent, AnalyticsStat};
 use livekit_spool::{
     document::{DocumentContext, DocumentOptions, Encoder, JsonStyle, Labels, Redact, write_json},
-    record::{Stream, read_varint, write_varint},
+    record::{Stream, wire},
 };
 use prost::Message;
 use serde::Serialize;
@@ -21,15 +21,7 @@ const EVENTS: &[u8] = include_bytes!("../tests/data/livekit-1.11/events.pb");
 const STATS: &[u8] = include_bytes!("../tests/data/livekit-1.11/stats.pb");
 
 fn records(bytes: &'static [u8]) -> Vec<&'static [u8]> {
-    let mut rest = bytes;
-    let mut records = Vec::new();
-    while !rest.is_empty() {
-        let length = read_varint(&mut rest).and_then(|length| usize::try_from(length).ok()).expect("test data");
-        let (record, tail) = rest.split_at(length);
-        records.push(record);
-        rest = tail;
-    }
-    records
+    wire::delimited(bytes).collect()
 }
 
 fn serde_bson<M: Message + Default + Serialize>(record: &[u8], out: &mut Vec<u8>) {
@@ -121,25 +113,22 @@ fn cost(encoder: &Encoder, stream: Stream, records: &[&[u8]]) -> f64 {
     least
 }
 
-fn varint(number: u64, value: u64) -> Vec<u8> {
+fn varint(number: u32, value: u64) -> Vec<u8> {
     let mut out = Vec::new();
-    write_varint(&mut out, number << 3);
-    write_varint(&mut out, value);
+    wire::write_varint_field(&mut out, number, value);
     out
 }
 
-fn delimited(number: u64, bytes: &[u8]) -> Vec<u8> {
+fn delimited(number: u32, bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    write_varint(&mut out, number << 3 | 2);
-    write_varint(&mut out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
+    wire::write_length_delimited(&mut out, number, bytes);
     out
 }
 
 /// Events that take as much work for their bytes as their fields allow; each field by its number in the schema.
 fn shapes() -> Vec<(&'static str, Vec<u8>)> {
     let many = |count: u64, field: &dyn Fn(u64) -> Vec<u8>| (0..count).flat_map(field).collect::<Vec<u8>>();
-    let nested = |path: &[u64], inner: &[u8], again: bool| {
+    let nested = |path: &[u32], inner: &[u8], again: bool| {
         path.iter().rev().fold(inner.to_vec(), |inner, &number| {
             let piece = delimited(number, &inner);
             if again { [piece, delimited(number, b"")].concat() } else { piece }

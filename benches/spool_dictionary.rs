@@ -9,7 +9,7 @@
 
 use std::{fs, path::Path};
 
-use livekit_spool::record::read_varint;
+use livekit_spool::record::{RecordBatchBuilder, Stream, wire};
 
 /// Larger ones did not make unseen records smaller.
 const DICTIONARY_BYTES: usize = 16 << 10;
@@ -52,15 +52,11 @@ fn main() -> std::io::Result<()> {
 }
 
 /// The records of a file, each framed as in a block.
-fn records(mut file: &[u8]) -> Vec<Vec<u8>> {
-    let mut records = Vec::new();
-    while let Some(length) = read_varint(&mut file) {
-        let (record, rest) = file.split_at(length as usize);
-        let mut framed = vec![livekit_spool::record::RECORD_TAG];
-        livekit_spool::record::write_varint(&mut framed, length);
-        framed.extend_from_slice(record);
-        records.push(framed);
-        file = rest;
-    }
-    records
+fn records(file: &[u8]) -> Vec<Vec<u8>> {
+    let framed = |record| {
+        let mut batch = RecordBatchBuilder::new(Stream::Events);
+        batch.push(record);
+        batch.build(0).bytes().to_vec()
+    };
+    wire::delimited(file).map(framed).collect()
 }

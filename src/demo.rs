@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 
 use crate::{
     ingest::{Dropped, client::Client},
-    record::{RecordBatch, RecordBatchBuilder, Stream, UnixMillis, now_millis, read_varint},
+    record::{RecordBatch, RecordBatchBuilder, Stream, UnixMillis, now_millis, wire::delimited},
 };
 
 const EVENTS: &[u8] = include_bytes!("../tests/data/livekit-1.11/events.pb");
@@ -186,17 +186,6 @@ pub fn restamp((stream, record): Tagged) -> Tagged {
     };
     // protobuf merges concatenated messages: the later value of a field holds
     (stream, [record, stamped].concat())
-}
-
-/// Records each behind its length as a varint; ends where the bytes do not go on so.
-pub fn delimited(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut rest = bytes;
-    std::iter::from_fn(move || {
-        let length = usize::try_from(read_varint(&mut rest)?).ok()?;
-        let (record, tail) = rest.split_at_checked(length)?;
-        rest = tail;
-        Some(record)
-    })
 }
 
 fn new_id(prefix: &str) -> String {

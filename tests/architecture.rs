@@ -396,7 +396,7 @@ fn mermaid(modules: &Uses) -> String {
 fn what_is_drawn_is_found_by_hand() {
     let code = Code::read();
     let uses = |file: &str, target: &str| code.uses.get(file).is_some_and(|uses| uses.contains_key(target));
-    assert!(uses("spool/mod.rs", "record/mod.rs"));
-    assert!(!uses("record/mod.rs", "spool/mod.rs"));
-    assert!(Path::new(&code.root).join("src/record/mod.rs").exists());
+    assert!(uses("ingest/wire.rs", "record/wire.rs"));
+    assert!(!uses("record/wire.rs", "ingest/wire.rs"));
+    assert!(Path::new(&code.root).join("src/record/wire.rs").exists());
 }

@@ -9,8 +9,7 @@ use std::{
 };
 
 use livekit_spool::{
-    demo::delimited,
-    record::{RecordBatch, RecordBatchBuilder, Stream},
+    record::{RecordBatch, RecordBatchBuilder, Stream, wire::delimited},
     spool::{
         Compression, Contents, DeadFilter, DropReason, LeaseLimit, OpenError, PeekFrom, Queue, Rejection, Spool,
         SpoolOptions, inspect, verify,

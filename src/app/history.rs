@@ -189,7 +189,7 @@ mod tests {
     fn a_clock_that_is_set_back_leaves_a_gap_and_takes_the_changes_with_it() {
         let mut history = History::default();
         history.sample(START, &[("a", point(0))]);
-        history.note(START + 3000, "a", State::Away, Some("refused"));
+        history.note(START + 3000, "a", State::Unavailable, Some("refused"));
         history.sample(START + 10_000, &[("a", point(1))]);
         history.sample(START + 9_000, &[("a", point(2))]);
         assert_eq!(records(&history, "a"), [Some(0), Some(1)], "a small adjustment is waited for");
@@ -227,7 +227,7 @@ mod tests {
         let mut history = History::default();
         history.sample(START, &[("a", point(0))]);
         for number in 0..3 * CHANGES as i64 {
-            history.note(START + number, "a", State::Away, Some(&"é".repeat(10_000)));
+            history.note(START + number, "a", State::Unavailable, Some(&"é".repeat(10_000)));
         }
         let changes = &history.sinks["a"].changes;
         assert_eq!((changes.len(), changes[0].at), (CHANGES, START + 2 * CHANGES as i64));
@@ -258,7 +258,7 @@ mod tests {
             let (mut history, mut at) = (History::default(), START);
             for (number, (by, kind)) in moves.into_iter().enumerate() {
                 at += match kind { 0 => by, 1 => by / 500, _ => STEP_MILLIS };
-                history.note(at, "a", State::Away, None);
+                history.note(at, "a", State::Unavailable, None);
                 let (before, newest) = (history.sinks["a"].points.len(), history.at);
                 history.sample(at, &[("a", point(number as u64))]);
                 let points = &history.sinks["a"].points;

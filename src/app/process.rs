@@ -12,12 +12,7 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    folder::DataFolder,
-    parts::Parts,
-    rates::{History, Rates},
-    sinks::Running,
-};
+use super::{folder::DataFolder, history::History, parts::Parts, rates::Rates, sinks::Running};
 use crate::{
     config::Config,
     document::Encoder,

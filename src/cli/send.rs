@@ -20,7 +20,7 @@ use crate::{
         client::{Client, Credentials, Target},
     },
     logging,
-    record::Stream,
+    record::{Stream, wire::delimited},
 };
 
 const SHOW_INTERVAL: Duration = Duration::from_millis(200);
@@ -168,7 +168,7 @@ fn read_file(file: &Path, kind: Option<Stream>) -> Result<Vec<Tagged>, Failure> 
         let batch = parse(stream, &bytes).map_err(|error| named(error.to_string()))?.build(0);
         return Ok(batch.iter().map(|record| (stream, record.to_vec())).collect());
     }
-    let records: Vec<_> = demo::delimited(&bytes).map(|record| (stream, record.to_vec())).collect();
+    let records: Vec<_> = delimited(&bytes).map(|record| (stream, record.to_vec())).collect();
     let framed: usize = records.iter().map(|(_, record)| varint_len(record.len()) + record.len()).sum();
     if framed != bytes.len() {
         return Err(named(format!(

@@ -39,7 +39,7 @@ const LABEL: usize = 7;
 const MIN_BARS: usize = 8;
 const MAX_NAME: usize = 16;
 const HIGHEST: &str = "highest";
-const LEGEND: [(State, &str); 3] = [(State::Away, "trouble"), (State::Idle, "well"), (State::Paused, "other")];
+const LEGEND: [(State, &str); 3] = [(State::Unavailable, "trouble"), (State::Idle, "well"), (State::Paused, "other")];
 
 /// What fits in so many columns and lines: a heading and as many sinks as there is room for; nothing, where no sink fits.
 pub(super) fn draw(history: &History, columns: u16, lines: u16) -> Vec<Line<'static>> {
@@ -107,7 +107,7 @@ fn changes(history: &History, sink: &SinkHistory, span: usize, columns: usize) -
         let column = since * columns / (history.step_millis.unsigned_abs() as usize * span);
         // Of several changes in a column trouble is shown.
         let column = &mut shown[column.min(columns - 1)];
-        if *column != mark(State::Away) {
+        if *column != mark(State::Unavailable) {
             *column = mark(change.state);
         }
     }
@@ -172,7 +172,7 @@ mod tests {
     fn an_hour_is_drawn_with_its_gap_its_changes_and_its_highest_values() {
         let mut mongo = sink((0..360).map(|step| (!(90..180).contains(&step)).then_some(step * 10)));
         let change = |minutes_ago: i64, state| StateChange { at: NOW - minutes_ago * 60_000, state, reason: None };
-        mongo.changes = [change(59, State::Idle), change(44, State::Away), change(1, State::Paused)].into();
+        mongo.changes = [change(59, State::Idle), change(44, State::Unavailable), change(1, State::Paused)].into();
         assert_eq!(
             text(&of(&[("mongo", mongo)]), 70, 5),
             [

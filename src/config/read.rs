@@ -21,7 +21,7 @@ use crate::{
     record::{SinkName, Stream},
     secret::Secret,
     sink::{
-        file::{Compression, FileOptions},
+        file::{FileCompression, FileOptions},
         mongodb::MongoOptions,
         redis::RedisOptions,
     },
@@ -269,7 +269,8 @@ fn redis(section: &mut Section<'_>, flush: &FlushOptions, livekit: &Livekit) -> 
 
 fn file(section: &mut Section<'_>) -> Target {
     let defaults = FileOptions::default();
-    let compressions = [("none", Compression::None), ("gzip", Compression::Gzip), ("zstd", Compression::Zstd)];
+    let compressions =
+        [("none", FileCompression::None), ("gzip", FileCompression::Gzip), ("zstd", FileCompression::Zstd)];
     Target::File(FileOptions {
         path: section.get_or("path", defaults.path, &path()),
         rotate_bytes: section.get_or("rotate_bytes", defaults.rotate_bytes, &size(4 * KIB, TIB)),

@@ -3,15 +3,17 @@
 use prost_reflect::MessageDescriptor;
 
 use super::{
-    encode::Encoding,
-    error::{DocumentError, WireType},
+    encoding::Encoding,
+    error::DocumentError,
     options::{DocumentContext, DocumentOptions},
     pool,
     schema::Schema,
-    wire,
     writer::{Header, Writer, kind},
 };
-use crate::record::{RecordId, Stream, UnixMillis};
+use crate::record::{
+    RecordId, Stream, UnixMillis,
+    wire::{self, BadWire, WireType},
+};
 
 /// About how many bytes of BSON come of one byte of protobuf; more is made room for when it is needed.
 const EXPANSION: usize = 4;
@@ -113,14 +115,11 @@ struct Own<'a> {
 }
 
 impl<'a> Own<'a> {
-    fn find(&mut self, stream: Stream, record: &'a [u8]) -> Result<(), DocumentError> {
+    fn find(&mut self, stream: Stream, record: &'a [u8]) -> Result<(), BadWire> {
         const LENGTH: u32 = WireType::Length as u32;
-        let (id_tag, time_tag) = match stream {
-            Stream::Events => (25 << 3 | LENGTH, 2 << 3 | LENGTH),
-            Stream::Stats => (14 << 3 | LENGTH, 3 << 3 | LENGTH),
-            // Their id is put together of several fields: 0 is no tag.
-            Stream::NodeRooms => (0, 3 << 3 | LENGTH),
-        };
+        // Where the id is put together of several fields: 0 is no tag.
+        let id_tag = stream.id_field().map_or(0, |field| field << 3 | LENGTH);
+        let time_tag = stream.time_field() << 3 | LENGTH;
         let mut id: Option<&[u8]> = None;
         let mut timestamp = None;
         let mut input = record;
@@ -149,7 +148,7 @@ struct Timestamp {
 }
 
 impl Timestamp {
-    fn merge(&mut self, mut message: &[u8]) -> Result<(), DocumentError> {
+    fn merge(&mut self, mut message: &[u8]) -> Result<(), BadWire> {
         while !message.is_empty() {
             let tag = wire::tag(&mut message)?;
             match (tag >> 3, WireType::from_tag(tag)) {

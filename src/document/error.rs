@@ -1,8 +1,6 @@
 //! Why a record makes no document. The path says where, the reason says what; neither holds a value of the record.
 
-use std::fmt;
-
-use prost_reflect::Kind;
+use crate::record::wire::{BadWire, MAX_DEPTH, WireType};
 
 /// A record that cannot become a document, now or ever: the sink sets it aside as a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -45,8 +43,8 @@ pub enum DocumentErrorReason {
     /// A string that is not UTF-8.
     #[error("a string is not UTF-8")]
     NotUtf8,
-    /// Messages nested deeper than [`MAX_DEPTH`](super::MAX_DEPTH).
-    #[error("messages are nested deeper than {} levels", super::MAX_DEPTH)]
+    /// Messages, or groups, nested deeper than [`MAX_DEPTH`].
+    #[error("messages are nested deeper than {MAX_DEPTH} levels")]
     TooDeep,
     /// More bytes had to be read than the record has, several times over.
     #[error("encoding it takes more work than a record of its size may take")]
@@ -65,68 +63,6 @@ pub enum DocumentErrorReason {
         /// [`DocumentOptions::max_bytes`](super::DocumentOptions::max_bytes).
         limit: usize,
     },
-}
-
-/// How a protobuf value lies on the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum WireType {
-    /// A base-128 varint.
-    Varint = 0,
-    /// Eight bytes.
-    Fixed64 = 1,
-    /// A length, then so many bytes: strings, bytes, messages, packed lists.
-    Length = 2,
-    /// The begin of a group (proto2).
-    StartGroup = 3,
-    /// The end of a group (proto2).
-    EndGroup = 4,
-    /// Four bytes.
-    Fixed32 = 5,
-}
-
-impl WireType {
-    /// How values of a kind lie on the wire, one by one.
-    pub(super) const fn of(kind: &Kind) -> Self {
-        match kind {
-            Kind::Bool
-            | Kind::Int32
-            | Kind::Sint32
-            | Kind::Uint32
-            | Kind::Int64
-            | Kind::Sint64
-            | Kind::Uint64
-            | Kind::Enum(_) => Self::Varint,
-            Kind::Fixed64 | Kind::Sfixed64 | Kind::Double => Self::Fixed64,
-            Kind::String | Kind::Bytes | Kind::Message(_) => Self::Length,
-            Kind::Fixed32 | Kind::Sfixed32 | Kind::Float => Self::Fixed32,
-        }
-    }
-
-    pub(super) const fn from_tag(tag: u32) -> Option<Self> {
-        Some(match tag & 7 {
-            0 => Self::Varint,
-            1 => Self::Fixed64,
-            2 => Self::Length,
-            3 => Self::StartGroup,
-            4 => Self::EndGroup,
-            5 => Self::Fixed32,
-            _ => return None,
-        })
-    }
-}
-
-impl fmt::Display for WireType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Varint => "varint",
-            Self::Fixed64 => "64-bit",
-            Self::Length => "length-delimited",
-            Self::StartGroup => "start of group",
-            Self::EndGroup => "end of group",
-            Self::Fixed32 => "32-bit",
-        })
-    }
 }
 
 impl DocumentError {
@@ -164,5 +100,25 @@ impl From<DocumentErrorReason> for DocumentError {
     #[cold]
     fn from(reason: DocumentErrorReason) -> Self {
         Self(Box::new(Place { path: Vec::new(), reason }))
+    }
+}
+
+impl From<BadWire> for DocumentErrorReason {
+    #[cold]
+    fn from(error: BadWire) -> Self {
+        match error {
+            BadWire::Truncated => Self::Truncated,
+            BadWire::BadVarint => Self::BadVarint,
+            BadWire::BadTag => Self::BadTag,
+            BadWire::BadGroup => Self::BadGroup,
+            BadWire::TooDeep => Self::TooDeep,
+        }
+    }
+}
+
+impl From<BadWire> for DocumentError {
+    #[cold]
+    fn from(error: BadWire) -> Self {
+        DocumentErrorReason::from(error).into()
     }
 }

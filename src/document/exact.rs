@@ -15,41 +15,17 @@
 //! leaves as it found them.
 
 use super::{
-    encode::{Encoding, Key, Stop},
-    error::{DocumentErrorReason, WireType},
+    encoding::{Encoding, Key, Stop},
+    error::DocumentErrorReason,
     map,
+    parts::{MAX_PARTS, NONE, Part, Slot, Span},
     schema::{Field, Shape, Table, Value},
-    span::Span,
-    wire,
     writer::{Index, kind},
 };
+use crate::record::wire::{self, WireType};
 
-/// Parts of one record at most: each costs memory beyond the record's own. A list or map of so many elements would make
-/// about as large a document as is allowed.
-pub(super) const MAX_PARTS: usize = 1 << 20;
-/// The end of a chain.
-const NONE: u32 = u32::MAX;
 /// Slots of a message that are found by their number alone.
 const INDEXED: usize = 64;
-
-/// A part of a record that belongs to a field, see the module's header.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Part {
-    span: Span,
-    next: u32,
-}
-
-/// What was gathered of a field.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Slot {
-    /// The field, or of a oneof the member that came last.
-    number: u32,
-    slot: u16,
-    /// Its parts are contents of messages.
-    message: bool,
-    first: u32,
-    last: u32,
-}
 
 /// Where the slots of the message that is being gathered are.
 struct Gathering {
@@ -107,7 +83,7 @@ impl<'a> Encoding<'a> {
             let slot = self.slots[at];
             let Some(field) = table.field(slot.number) else { continue };
             seen |= field.bit;
-            self.slot(table, field, slot, depth).map_err(|stop| table.within(field, stop))?;
+            self.slot(table, field, slot, depth).map_err(|stop| stop.within_field(table, field))?;
         }
         self.slots.truncate(base);
         self.absent(table, |field| seen & field.bit == 0);

@@ -1,13 +1,18 @@
 //! Lists: arrays whose elements come one by one, or packed, or (the exact way) in several runs.
 
 use super::{
-    encode::{Encoding, Stop},
-    error::WireType,
+    encoding::{Encoding, Stop},
     number::low_i32,
     schema::{Field, Value},
-    wire,
     writer::{Index, kind},
 };
+use crate::record::wire::{self, WireType};
+
+/// Why an element's encoding ended, seen from its list.
+#[cold]
+fn at(index: &Index, stop: Stop) -> Stop {
+    stop.within(index.segment())
+}
 
 impl<'a> Encoding<'a> {
     /// A list that lies in one run.
@@ -37,7 +42,6 @@ impl<'a> Encoding<'a> {
         index: &mut Index,
         depth: usize,
     ) -> Result<(), Stop> {
-        let at = |index: &Index, stop: Stop| stop.within(index.segment());
         let messages = match field.value {
             Value::Message(table) => Some(self.schema.table(table)),
             _ => None,
@@ -80,7 +84,7 @@ impl<'a> Encoding<'a> {
     /// The elements of a packed list of numbers, each of which may be a single byte.
     fn packed_int32(&mut self, packed: &mut &[u8], index: &mut Index) -> Result<(), Stop> {
         while !packed.is_empty() {
-            let value = wire::varint(packed).map_err(|error| error.within(index.segment()))?;
+            let value = wire::varint(packed).map_err(|error| at(index, error.into()))?;
             self.writer.int32_element(index, low_i32(value));
             index.advance();
             self.check_size()?;

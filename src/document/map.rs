@@ -5,14 +5,15 @@
 //! Of several entries with one key the last counts.
 
 use super::{
-    encode::{Encoding, Key, Stop, Way, mismatch},
-    error::{DocumentError, DocumentErrorReason, WireType},
+    encoding::{Encoding, Key, Stop, Way},
+    error::{DocumentError, DocumentErrorReason},
+    parts::Span,
     places::Places,
     schema::{Field, Table, Value},
-    span::Span,
-    wire,
+    value::mismatch,
     writer::{Writer, decimal, kind},
 };
+use crate::record::wire::{self, WireType};
 
 /// Field numbers of a map's entry.
 const KEY: u32 = 1;
@@ -73,21 +74,23 @@ impl Key for &[u8] {
     }
 }
 
-/// Writes a map that lies in one run as a document.
-pub(super) fn write<'a>(
-    encoding: &mut Encoding<'a>,
-    field: &Field,
-    entry_table: usize,
-    tag: u32,
-    input: &mut &'a [u8],
-    depth: usize,
-) -> Result<(), Stop> {
-    if field.value == Value::Removed {
-        return Ok(wire::skip(input, tag)?);
+impl<'a> Encoding<'a> {
+    /// A map that lies in one run, as a document.
+    pub(super) fn map(
+        &mut self,
+        field: &Field,
+        entry_table: usize,
+        tag: u32,
+        input: &mut &'a [u8],
+        depth: usize,
+    ) -> Result<(), Stop> {
+        if field.value == Value::Removed {
+            return Ok(wire::skip(input, tag)?);
+        }
+        let mut entries = Entries::default();
+        entries.add_run(self, field, entry_table, tag, input)?;
+        entries.write(self, field, entry_table, depth)
     }
-    let mut entries = Entries::default();
-    entries.add_run(encoding, field, entry_table, tag, input)?;
-    entries.write(encoding, field, entry_table, depth)
 }
 
 /// Entries of a map, in the order of their keys' first occurrences.
@@ -232,21 +235,21 @@ fn key_text<'a>(table: &Table, input: Option<&'a [u8]>) -> Result<Name<'a>, Docu
             if WireType::from_tag(tag) != Some(field.wire) {
                 return Err(mismatch(field, tag).within("[key]"));
             }
-            Some(wire::raw(&mut input, tag)?)
+            Some(wire::value(&mut input, tag)?)
         }
         None => None,
     };
     let bits = match raw {
-        Some(wire::Raw::Length(bytes)) => {
+        Some(wire::Value::Length(bytes)) => {
             if !bytes.is_ascii() && std::str::from_utf8(bytes).is_err() {
                 return Err(DocumentError::from(DocumentErrorReason::NotUtf8).within("[key]"));
             }
             return Ok(if bytes.contains(&0) { Name::WithNul(bytes) } else { Name::Text(bytes) });
         }
-        Some(wire::Raw::Varint(value)) => value,
-        Some(wire::Raw::Fixed64(bytes)) => u64::from_le_bytes(bytes),
-        Some(wire::Raw::Fixed32(bytes)) => u64::from(u32::from_le_bytes(bytes)),
-        None => 0,
+        Some(wire::Value::Varint(value)) => value,
+        Some(wire::Value::Fixed64(bytes)) => u64::from_le_bytes(bytes),
+        Some(wire::Value::Fixed32(bytes)) => u64::from(u32::from_le_bytes(bytes)),
+        Some(wire::Value::Group { .. }) | None => 0,
     };
     #[expect(clippy::cast_possible_truncation, reason = "protobuf takes the low 32 bits for its 32-bit types")]
     let low = bits as u32;

@@ -17,8 +17,8 @@
 //! | `bytes` | string, base64 |
 //! | a message | document; `google.protobuf.Timestamp` and `Duration` are `{seconds, nanos}` like any other |
 //! | a list | array |
-//! | a map | document, keys as they are ([`map`]) |
-//! | enums that the fork names | string, there even at zero; a number without a name stays a number ([`fork`]) |
+//! | a map | document, keys as they are (`map`) |
+//! | enums that the fork names | string, there even at zero; a number without a name stays a number (`fork`) |
 //! | fields that the schema does not know | left out; the raw record keeps them |
 //!
 //! Besides, at the end: `time`, `openvidu_expire_at`, `labels` ([`DocumentOptions`], [`DocumentContext`]). `time` is the
@@ -26,9 +26,11 @@
 //! beyond what BSON's 64-bit milliseconds hold.
 //!
 //! What cannot be a document is a [`DocumentError`] with the field's path; nothing panics, whatever the bytes.
+//!
+//! Uses `record`.
 
-mod encode;
 mod encoder;
+mod encoding;
 mod error;
 mod exact;
 mod extjson;
@@ -37,26 +39,28 @@ mod indexes;
 mod json;
 mod list;
 mod map;
+mod message;
 mod number;
 mod options;
+mod parts;
 mod places;
 mod pool;
 mod protobuf;
 mod redact;
 mod schema;
 mod scrub;
-mod span;
 #[cfg(test)]
 mod tests;
-mod wire;
+mod value;
 mod writer;
 
-pub use encode::MAX_DEPTH;
 pub use encoder::Encoder;
-pub use error::{DocumentError, DocumentErrorReason, WireType};
+pub use error::{DocumentError, DocumentErrorReason};
 pub use extjson::{JsonStyle, MAX_JSON, NoJson, write_json};
 pub use indexes::{Index, indexes};
 pub use json::{JsonError, UnknownFields, protobuf_from_json, records_from_json, records_from_ndjson, wrapper};
 pub use options::{
     BadLabel, DocumentContext, DocumentOptions, Enums, Labels, MONGODB_MAX_DOCUMENT, PiiKey, Redact, expire_at,
 };
+
+pub use crate::record::wire::{MAX_DEPTH, WireType};

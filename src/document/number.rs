@@ -1,6 +1,7 @@
 //! Numbers off the wire, as documents have them.
 
-use super::{error::DocumentError, schema::Value, wire};
+use super::schema::Value;
+use crate::record::wire::{self, BadWire};
 
 /// The low 32 bits: what protobuf takes of a varint for its 32-bit types.
 #[inline]
@@ -10,7 +11,7 @@ pub(super) fn low_i32(value: u64) -> i32 {
 }
 
 #[inline]
-pub(super) fn int32(value: Value, input: &mut &[u8]) -> Result<i32, DocumentError> {
+pub(super) fn int32(value: Value, input: &mut &[u8]) -> Result<i32, BadWire> {
     Ok(match value {
         Value::Sint32 => {
             #[expect(clippy::cast_possible_truncation, reason = "a zigzag of 32 bits fits")]
@@ -24,7 +25,7 @@ pub(super) fn int32(value: Value, input: &mut &[u8]) -> Result<i32, DocumentErro
 
 /// `uint32` and `fixed32` too: as 64-bit integers they keep one type over their whole range.
 #[inline]
-pub(super) fn int64(value: Value, input: &mut &[u8]) -> Result<i64, DocumentError> {
+pub(super) fn int64(value: Value, input: &mut &[u8]) -> Result<i64, BadWire> {
     Ok(match value {
         Value::Uint32 => i64::from(low_i32(wire::varint(input)?).cast_unsigned()),
         Value::Fixed32 => i64::from(u32::from_le_bytes(wire::fixed(input)?)),

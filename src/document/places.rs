@@ -8,7 +8,7 @@
 
 use std::hash::{BuildHasher, Hasher};
 
-use super::exact::MAX_PARTS;
+use super::parts::MAX_PARTS;
 
 /// Bits of a slot that hold a place.
 const PLACE: u32 = (1 << PLACE_BITS) - 1;

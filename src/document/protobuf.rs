@@ -3,8 +3,7 @@
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, Value};
 
-use super::error::WireType;
-use crate::record::write_varint;
+use crate::record::wire::{WireType, write_length_delimited, write_tag, write_varint};
 
 /// Field numbers of a map's entry.
 const KEY: u32 = 1;
@@ -25,7 +24,7 @@ pub(super) fn encode(message: &DynamicMessage, out: &mut Vec<u8>) {
                     let mut entry = Vec::new();
                     element(KEY, &key_kind, &map_key(key), &mut entry);
                     element(VALUE, &value_kind, value, &mut entry);
-                    length_delimited(field.number(), &entry, out);
+                    write_length_delimited(out, field.number(), &entry);
                 }
             }
             value => element(field.number(), &field.kind(), value, out),
@@ -38,7 +37,7 @@ fn list(field: &FieldDescriptor, values: &[Value], out: &mut Vec<u8>) {
     if field.is_packed() {
         let mut packed = Vec::new();
         values.iter().for_each(|value| scalar(&kind, value, &mut packed));
-        length_delimited(field.number(), &packed, out);
+        write_length_delimited(out, field.number(), &packed);
     } else {
         values.iter().for_each(|value| element(field.number(), &kind, value, out));
     }
@@ -58,29 +57,23 @@ fn map_key(key: &MapKey) -> Value {
 /// A field with its tag.
 fn element(number: u32, kind: &Kind, value: &Value, out: &mut Vec<u8>) {
     match value {
-        Value::String(text) => length_delimited(number, text.as_bytes(), out),
-        Value::Bytes(bytes) => length_delimited(number, bytes, out),
+        Value::String(text) => write_length_delimited(out, number, text.as_bytes()),
+        Value::Bytes(bytes) => write_length_delimited(out, number, bytes),
         Value::Message(message) => {
             let mut inner = Vec::new();
             encode(message, &mut inner);
-            length_delimited(number, &inner, out);
+            write_length_delimited(out, number, &inner);
         }
         value => {
-            write_varint(out, u64::from(number << 3 | WireType::of(kind) as u32));
+            write_tag(out, number, wire_type(kind));
             scalar(kind, value, out);
         }
     }
 }
 
-fn length_delimited(number: u32, bytes: &[u8], out: &mut Vec<u8>) {
-    write_varint(out, u64::from(number << 3 | WireType::Length as u32));
-    write_varint(out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
-}
-
 /// A value that is neither string, bytes nor message, without its tag.
 fn scalar(kind: &Kind, value: &Value, out: &mut Vec<u8>) {
-    let fixed = WireType::of(kind) != WireType::Varint;
+    let fixed = wire_type(kind) != WireType::Varint;
     match *value {
         Value::Bool(value) => write_varint(out, u64::from(value)),
         Value::I32(value) if fixed => out.extend_from_slice(&value.to_le_bytes()),
@@ -97,6 +90,23 @@ fn scalar(kind: &Kind, value: &Value, out: &mut Vec<u8>) {
         Value::F32(value) => out.extend_from_slice(&value.to_le_bytes()),
         Value::F64(value) => out.extend_from_slice(&value.to_le_bytes()),
         Value::String(_) | Value::Bytes(_) | Value::Message(_) | Value::List(_) | Value::Map(_) => {}
+    }
+}
+
+/// How values of a kind lie on the wire, one by one.
+pub(super) const fn wire_type(kind: &Kind) -> WireType {
+    match kind {
+        Kind::Bool
+        | Kind::Int32
+        | Kind::Sint32
+        | Kind::Uint32
+        | Kind::Int64
+        | Kind::Sint64
+        | Kind::Uint64
+        | Kind::Enum(_) => WireType::Varint,
+        Kind::Fixed64 | Kind::Sfixed64 | Kind::Double => WireType::Fixed64,
+        Kind::String | Kind::Bytes | Kind::Message(_) => WireType::Length,
+        Kind::Fixed32 | Kind::Sfixed32 | Kind::Float => WireType::Fixed32,
     }
 }
 

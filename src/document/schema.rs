@@ -7,15 +7,14 @@ use std::collections::HashMap;
 use prost_reflect::{EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor};
 
 use super::{
-    encode::Stop,
-    error::WireType,
     fork::{NamedEnums, go_name},
     options::{DocumentOptions, Enums},
+    protobuf::wire_type,
     redact::{self, Treatment},
     scrub::Scrub,
     writer::Header,
 };
-use crate::record::Stream;
+use crate::record::{Stream, wire::WireType};
 
 /// Field numbers below this are looked up directly.
 const DENSE: u32 = 256;
@@ -137,16 +136,6 @@ impl Table {
     pub(super) fn field_at(&self, index: usize) -> &Field {
         &self.fields[index]
     }
-
-    /// Why a field's encoding ended, seen from its message.
-    #[cold]
-    pub(super) fn within(&self, field: &Field, stop: Stop) -> Stop {
-        let stop = stop.within(field.header.key());
-        match field.shape {
-            Shape::Oneof(index) => stop.within(self.oneofs[index].key()),
-            _ => stop,
-        }
-    }
 }
 
 impl Schema {
@@ -243,7 +232,7 @@ impl Builder<'_> {
                 header: Header::new(&key),
                 shape,
                 value,
-                wire: WireType::of(&field.kind()),
+                wire: wire_type(&field.kind()),
                 bit: 1_u64.checked_shl(slot.into()).unwrap_or(0),
                 slot,
             });

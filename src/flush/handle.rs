@@ -14,7 +14,7 @@ use super::{
     context::Context,
     environment::Environment,
     status::{Meters, Shared},
-    worker::Loop,
+    worker::{Command, Loop},
 };
 use crate::{
     caught,
@@ -22,13 +22,6 @@ use crate::{
     sink::Sink,
     spool::Queue,
 };
-
-#[derive(Debug)]
-pub(super) enum Command {
-    Pause,
-    Resume,
-    FlushNow,
-}
 
 /// A sink's worker.
 #[derive(Debug)]

@@ -6,6 +6,8 @@
 //!           │                            ├─ Failed ────► held, tried again; a dead letter where others pass for long
 //!           └───── release at the end ───┴─ Retry ─────► held, tried again without end
 //! ```
+//!
+//! Uses `caught`, `histogram`, `record`, `sink`, `spool`.
 
 mod backoff;
 mod context;
@@ -13,7 +15,9 @@ mod deliver;
 mod due;
 mod environment;
 #[cfg(test)]
-mod fake;
+mod fake_queue;
+#[cfg(test)]
+mod fake_sink;
 mod handle;
 mod in_flight;
 mod options;

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{BufMut, Bytes};
 use http::uri::PathAndQuery;
 use serde_json::json;
 use tonic::{
@@ -12,7 +12,7 @@ use tonic::{
 };
 
 use super::{AUDIENCE, Dropped, Secret, hs256};
-use crate::record::{RECORD_TAG, RecordBatch, Stream, wall_millis, write_varint};
+use crate::record::{RecordBatch, RecordBatchBuilder, Stream, wall_millis};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// An answer that does not come within this time is not waited for.
@@ -163,13 +163,9 @@ fn chain(error: &dyn std::error::Error) -> String {
 fn messages(batch: &RecordBatch, per_message: usize) -> Vec<Bytes> {
     let records: Vec<&[u8]> = batch.iter().collect();
     let wrapped = |records: &[&[u8]]| {
-        let mut message = BytesMut::new();
-        for record in records {
-            message.put_u8(RECORD_TAG);
-            write_varint(&mut message, record.len() as u64);
-            message.extend_from_slice(record);
-        }
-        message.freeze()
+        let mut message = RecordBatchBuilder::new(batch.stream);
+        records.iter().for_each(|record| message.push(record));
+        message.build(batch.received_at).bytes().clone()
     };
     match batch.stream {
         Stream::NodeRooms => records.into_iter().map(Bytes::copy_from_slice).collect(),

@@ -11,10 +11,7 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
-use super::{
-    Refused,
-    fanout::{Append, CannotAppend},
-};
+use super::{Append, CannotAppend, Refused};
 use crate::{
     record::RecordBatch,
     spool::{Appended, FullLimit},

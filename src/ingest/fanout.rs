@@ -17,12 +17,11 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use async_trait::async_trait;
 use futures::future::join_all;
 use parking_lot::Mutex;
 
 use super::{
-    Dropped, IngestSnapshot, IngestStatus, MemoryOptions, Protocol, Refusal, Refused,
+    Append, CannotAppend, Dropped, IngestSnapshot, IngestStatus, MemoryOptions, Protocol, Refusal, Refused,
     dropped::drops_newest,
     memory::Budget,
     optional::{Copied, Copies, Lane, Optional},
@@ -32,36 +31,6 @@ use crate::{
     record::{RecordBatch, RecordBatchBuilder, SinkName, Stream},
     spool::Appended,
 };
-
-/// Where batches become durable: a spool.
-#[async_trait]
-pub trait Append: Send + Sync + 'static {
-    /// Returns when the batch is durable, all of it, or when the spool has dropped it by the policy that the user chose.
-    async fn append(&self, batch: RecordBatch) -> Result<Appended, CannotAppend>;
-
-    /// The same where the call waits for nothing else: the calling thread may be blocked meanwhile.
-    async fn append_alone(&self, batch: RecordBatch) -> Result<Appended, CannotAppend> {
-        self.append(batch).await
-    }
-
-    /// True where it may drop, and count, what it has no room for.
-    fn drops_newest(&self) -> bool {
-        false
-    }
-
-    /// Notes that it did not get so many records of calls that are answered OK: a kill does not take that. Blocking.
-    fn count_missed(&self, _records: u64) {}
-}
-
-/// A spool did not take a batch.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct CannotAppend {
-    /// `Full` (a quota, the disk), `Unavailable` (it cannot write, or was closed) or `TooLarge` (it never takes that).
-    pub reason: Refused,
-    /// For the sender: what happened, and the remedy.
-    pub message: String,
-}
 
 /// Which records a sink wants.
 #[derive(Debug, Clone, Default)]

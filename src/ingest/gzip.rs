@@ -12,7 +12,7 @@ use miniz_oxide::inflate::{
     core::{DecompressorOxide, decompress, inflate_flags},
 };
 
-use super::inflate::{Failure, Work};
+use super::decompression_work::{Failure, Work};
 
 const MAGIC: [u8; 3] = [0x1F, 0x8B, 8];
 const HEADER: usize = 10;

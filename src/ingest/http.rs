@@ -8,13 +8,13 @@
 //! | 400 | the body is not what its type says |
 //! | 401 | no or bad credentials |
 //! | 404, 405 | nothing is taken there, or not so |
-//! | 403, 421 | a web page has a browser send it, see [`caller`](crate::caller) |
+//! | 403, 421 | a web page has a browser send it, see `caller` |
 //! | 408 | the body took too long |
 //! | 413 | the body, or the number of its records, is over the limit, or more than a required sink's spool ever has room for |
 //! | 415 | the content type or encoding is unknown |
 //! | 503, `Retry-After` | spool full or failing, no memory, stopping: send the same again |
 
-use std::{future::Future, io, sync::Arc};
+use std::{future::Future, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -23,11 +23,7 @@ use axum::{
     response::IntoResponse,
     routing::post,
 };
-use http::{
-    header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE},
-    request::Parts,
-};
-use http_body_util::BodyExt;
+use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use hyper::{Request, Response, StatusCode, body::Incoming};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -35,14 +31,11 @@ use tower::ServiceExt;
 
 use super::{
     Accepted, Gate, HttpOptions, Intake, Listener, Protocol, Refusal, Refused, ServeError,
-    body::{self, BodyBytes, BodyLimits, Converter, Format},
+    body::Format,
+    door::Door,
     listener::Peer,
-    memory::Share,
-    pass::Pass,
     places::Visit,
-    repeats::Repeats,
     server::{Handler, Server, http1},
-    throttle::Throttle,
     tls::Alpn,
     webhook,
 };
@@ -82,65 +75,6 @@ pub async fn serve(
     };
     tokio::join!(server.serve(listener, routes, stop.clone()), stopping);
     Ok(())
-}
-
-/// What the handlers share.
-#[derive(Clone)]
-pub(super) struct Door {
-    pub intake: Arc<Intake>,
-    pub gate: Arc<Gate>,
-    pub converter: Converter,
-    pub limits: BodyLimits,
-    pub repeats: Arc<Repeats>,
-    astray: Arc<[Throttle; 2]>,
-}
-
-impl Door {
-    /// # Errors
-    /// When the threads that convert bodies cannot be started.
-    pub(super) fn new(intake: Arc<Intake>, gate: Arc<Gate>, options: &HttpOptions) -> io::Result<Self> {
-        Ok(Self {
-            converter: Converter::new(options.max_body_bytes, options.max_request_records)?,
-            limits: BodyLimits { max_bytes: options.max_body_bytes, timeout: options.body_timeout },
-            intake,
-            gate,
-            repeats: Arc::default(),
-            astray: Arc::default(),
-        })
-    }
-
-    /// Reads a body, for as long as its sender is let in.
-    pub(super) async fn read(
-        &self,
-        protocol: Protocol,
-        head: &Parts,
-        body: Body,
-        limits: &BodyLimits,
-        (mut pass, peer): (Pass, Peer),
-    ) -> Result<(BodyBytes, Share), Refusal> {
-        let visit = head.extensions.get::<Visit>().cloned();
-        visit.iter().for_each(Visit::let_in);
-        let alive = visit.clone();
-        let body = body.map_frame(move |frame| {
-            alive.iter().for_each(Visit::is_alive);
-            frame
-        });
-        let turned_away = async {
-            match &visit {
-                // Whoever only makes room for others may say what they began to say.
-                Some(visit) => match visit.closed().await {
-                    why if why.reason == Refused::Unauthenticated => why,
-                    _ => std::future::pending().await,
-                },
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            why = turned_away => Err(why),
-            read = body::read(body, &head.headers, limits, self.intake.memory()) => read,
-            why = pass.ended() => Err(self.gate.refuse(protocol, &why, peer, self.intake.status())),
-        }
-    }
 }
 
 pub(super) fn router(door: Door) -> Router {

@@ -3,19 +3,19 @@
 //! What comes out is limited, and so is the number of blocks, which cost the same however little they hold
 //! ([`Work`]). It runs off the async threads, a few at a time ([`Conversions`](super::conversions::Conversions)).
 
-use std::io::{self, Read};
+use std::io::Read;
 
 use bytes::Bytes;
 use http::{HeaderMap, header::CONTENT_ENCODING};
 
-use super::{Refusal, Refused, gzip, zstd_frames};
+use super::{
+    Refusal, Refused,
+    decompression_work::{Failure, Work},
+    gzip, zstd_frames,
+};
 
 /// Windows above this are refused: a frame may ask for gigabytes.
 const MAX_ZSTD_WINDOW_LOG: u32 = 23;
-/// A block for so many bytes of the limit is allowed. Encoders make one for tens of kilobytes.
-const BYTES_PER_BLOCK: usize = 1024;
-/// So many blocks are allowed however small the limit.
-const FREE_BLOCKS: usize = 256;
 /// How many times its compressed bytes gzip can become.
 const GZIP_MAX_RATIO: usize = 1032;
 
@@ -25,42 +25,6 @@ pub(super) enum Encoding {
     Identity,
     Gzip,
     Zstd,
-}
-
-/// Blocks that may still be decompressed.
-#[derive(Debug)]
-pub(super) struct Work {
-    left: usize,
-    max: usize,
-}
-
-/// Why something cannot be decompressed.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum Failure {
-    #[error("cannot be decompressed: {0}")]
-    Unreadable(&'static str),
-    #[error("cannot be decompressed: {0}")]
-    Io(#[from] io::Error),
-    #[error("cannot be decompressed: it ends early")]
-    Truncated,
-    #[error("it is compressed in more than {max} blocks: flush the compressor less often, or send less at a time")]
-    TooManyBlocks { max: usize },
-    #[error("decompressed, it is larger than the limit")]
-    TooLarge,
-}
-
-impl Work {
-    /// What may be spent on something that may have `max_bytes`.
-    fn of(max_bytes: usize) -> Self {
-        let max = max_bytes / BYTES_PER_BLOCK + FREE_BLOCKS;
-        Self { left: max, max }
-    }
-
-    /// Takes so many blocks off.
-    pub(super) fn spend(&mut self, blocks: usize) -> Result<(), Failure> {
-        self.left = self.left.checked_sub(blocks).ok_or(Failure::TooManyBlocks { max: self.max })?;
-        Ok(())
-    }
 }
 
 impl Encoding {

@@ -7,11 +7,15 @@
 //! - [`client`]: the other end, for `send`, `run --demo` and tests;
 //! - [`Gate`] and [`Tls`]: who may send;
 //! - [`Dropped`]: what a call that was answered OK did not keep.
+//!
+//! Uses `caller`, `document`, `record`, `secret`, `spool`.
 
 mod auth;
 pub(crate) mod body;
 pub mod client;
 mod conversions;
+mod decompression_work;
+mod door;
 #[cfg(test)]
 mod double;
 mod dropped;
@@ -32,6 +36,7 @@ mod pass;
 mod places;
 mod refusal;
 mod repeats;
+mod rules;
 mod server;
 mod side;
 mod spooled;
@@ -48,17 +53,19 @@ pub(crate) use places::Visit;
 use places::{Holder, Places};
 pub(crate) use server::{Handler, Server, http1};
 
-pub use auth::{AUDIENCE, Gate, MIN_TOKEN_LENGTH};
+pub use auth::Gate;
 pub(crate) use conversions::AT_ONCE as CONVERSION_THREADS;
 pub(crate) use dropped::drops_newest;
 pub use dropped::{Accepted, Dropped, DroppedRecords};
-pub use fanout::{Append, CannotAppend, Filter, Intake, Target};
+pub use fanout::{Filter, Intake, Target};
 pub use listener::Listener;
 pub use options::{
     AuthOptions, ConnectionOptions, GrpcOptions, HttpOptions, LivekitKeys, MemoryOptions, Secret, TlsOptions,
 };
 pub use refusal::Refusal;
+pub use rules::{AUDIENCE, MIN_TOKEN_LENGTH};
 pub use server::ServeError;
+pub use spooled::{Append, CannotAppend};
 pub use status::{IngestSnapshot, IngestStatus, Protocol, Refused, RefusedCount, TakenCount};
 pub use tls::{Tls, TlsError};
 

@@ -23,9 +23,8 @@ use futures::{FutureExt, StreamExt, future::BoxFuture, poll, stream::FuturesUnor
 use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::{CannotAppend, Refused, dropped::drops_newest, fanout::Append};
+use super::{Append, CannotAppend, Refused, dropped::drops_newest};
 use crate::{
-    config::units::human_size,
     record::{RecordBatch, SinkName},
     spool::Appended,
 };
@@ -146,8 +145,8 @@ fn cancelled() -> CancellationToken {
 }
 
 fn too_slow() -> CannotAppend {
-    let in_flight = human_size(IN_FLIGHT as u64);
-    let message = format!("it is slower than its senders: {in_flight} are on their way to its spool already");
+    let message =
+        format!("it is slower than its senders: {}MiB are on their way to its spool already", IN_FLIGHT >> 20);
     CannotAppend { reason: Refused::Unavailable, message }
 }
 

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
 
-use super::auth::{LEEWAY_SECONDS, NumericDate, Presented, Rules};
+use super::rules::{LEEWAY_SECONDS, NumericDate, Presented, Rules};
 
 /// The wall clock is looked at again after this time at the latest: it may have been set, or the machine have slept.
 const MAX_SLEEP: Duration = Duration::from_secs(30);

@@ -1,12 +1,43 @@
-//! The intake's view of a real spool: its errors in the words that senders get, without paths of this machine.
+//! The intake's view of a spool: batches become durable there, or it says why not, in the words that senders get and without
+//! paths of this machine.
 
 use async_trait::async_trait;
 
-use super::{Append, CannotAppend, Refused};
+use super::Refused;
 use crate::{
     record::RecordBatch,
     spool::{AppendError, Appended, Spool},
 };
+
+/// Where batches become durable: a spool.
+#[async_trait]
+pub trait Append: Send + Sync + 'static {
+    /// Returns when the batch is durable, all of it, or when the spool has dropped it by the policy that the user chose.
+    async fn append(&self, batch: RecordBatch) -> Result<Appended, CannotAppend>;
+
+    /// The same where the call waits for nothing else: the calling thread may be blocked meanwhile.
+    async fn append_alone(&self, batch: RecordBatch) -> Result<Appended, CannotAppend> {
+        self.append(batch).await
+    }
+
+    /// True where it may drop, and count, what it has no room for.
+    fn drops_newest(&self) -> bool {
+        false
+    }
+
+    /// Notes that it did not get so many records of calls that are answered OK: a kill does not take that. Blocking.
+    fn count_missed(&self, _records: u64) {}
+}
+
+/// A spool did not take a batch.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct CannotAppend {
+    /// `Full` (a quota, the disk), `Unavailable` (it cannot write, or was closed) or `TooLarge` (it never takes that).
+    pub reason: Refused,
+    /// For the sender: what happened, and the remedy.
+    pub message: String,
+}
 
 #[async_trait]
 impl Append for Spool {

@@ -14,7 +14,7 @@ use subtle::ConstantTimeEq;
 use super::{
     Accepted, Dropped, Protocol, Refusal, Refused,
     body::{BodyLimits, check_json_size},
-    http::Door,
+    door::Door,
     inflate::Encoding,
     listener::Peer,
     repeats::ContentHash,

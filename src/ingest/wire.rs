@@ -6,9 +6,13 @@
 
 use bytes::Bytes;
 
-use crate::record::{RECORD_TAG, RecordBatch, RecordBatchBuilder, Stream, UnixMillis, read_varint};
+use crate::record::{
+    RECORD_TAG, RecordBatch, RecordBatchBuilder, Stream, UnixMillis,
+    wire::{self, Value},
+};
 
-/// Groups (a wire type that proto3 no longer writes) nest at most this deep.
+/// Groups (a wire type that proto3 no longer writes) nest at most this deep: protobuf's implementations, which count the record and
+/// its wrapper too, take all that is taken here.
 const MAX_GROUP_DEPTH: usize = 32;
 /// `type` of `livekit.AnalyticsEvent`.
 const EVENT_TYPE_FIELD: u32 = 1;
@@ -86,7 +90,7 @@ pub fn wrapper(
         let at = bytes.len() - rest.len();
         plain &= rest[0] == RECORD_TAG;
         match take_field(&mut rest) {
-            Some((1, Value::Bytes(record))) => {
+            Some((1, Value::Length(record))) => {
                 if count == max_records {
                     return Err(WireError::TooManyRecords { limit: max_records });
                 }
@@ -106,7 +110,7 @@ pub fn wrapper(
     let mut batch = RecordBatchBuilder::new(stream);
     let mut rest = &bytes[..];
     while let Some((number, value)) = take_field(&mut rest) {
-        if let (1, Value::Bytes(record)) = (number, value) {
+        if let (1, Value::Length(record)) = (number, value) {
             batch.push(record);
         }
     }
@@ -143,59 +147,12 @@ fn check_record(stream: Stream, index: u32, record: &[u8]) -> Result<(), WireErr
     Ok(())
 }
 
-enum Value<'a> {
-    Varint(u64),
-    Bytes(&'a [u8]),
-    Other,
-}
-
 /// Takes one field off the front; `None` where there is no whole one.
 fn take_field<'a>(rest: &mut &'a [u8]) -> Option<(u32, Value<'a>)> {
-    let (number, wire_type) = take_tag(rest)?;
-    let value = match wire_type {
-        3 => {
-            skip_group(rest, number)?;
-            Value::Other
-        }
-        _ => take_value(rest, wire_type)?,
-    };
-    Some((number, value))
-}
-
-fn take_tag(rest: &mut &[u8]) -> Option<(u32, u8)> {
-    let tag = u32::try_from(read_varint(rest)?).ok()?;
-    let number = tag >> 3;
-    (number > 0).then_some((number, (tag & 7) as u8))
-}
-
-fn take_value<'a>(rest: &mut &'a [u8], wire_type: u8) -> Option<Value<'a>> {
-    let length = match wire_type {
-        0 => return Some(Value::Varint(read_varint(rest)?)),
-        1 => 8,
-        2 => usize::try_from(read_varint(rest)?).ok()?,
-        5 => 4,
-        _ => return None,
-    };
-    let (value, tail) = rest.split_at_checked(length)?;
-    *rest = tail;
-    Some(if wire_type == 2 { Value::Bytes(value) } else { Value::Other })
-}
-
-/// Skips to the end of the group that was begun with field `number`.
-fn skip_group(rest: &mut &[u8], number: u32) -> Option<()> {
-    let mut open = vec![number];
-    while let Some(&innermost) = open.last() {
-        match take_tag(rest)? {
-            (number, 3) if open.len() < MAX_GROUP_DEPTH => open.push(number),
-            (number, 4) if number == innermost => {
-                open.pop();
-            }
-            (_, wire_type) => {
-                take_value(rest, wire_type)?;
-            }
-        }
+    match wire::field(rest).ok()? {
+        (_, Value::Group { levels }) if levels > MAX_GROUP_DEPTH => None,
+        field => Some(field),
     }
-    Some(())
 }
 
 #[cfg(test)]
@@ -278,6 +235,9 @@ mod tests {
 
     #[test]
     fn a_field_number_of_zero_a_lonely_group_end_and_deep_groups_are_refused() {
+        let nested = |levels: usize| [vec![0x0B; levels], vec![0x0C; levels]].concat();
+        assert!(record(Stream::Events, 0, &nested(MAX_GROUP_DEPTH)).is_ok());
+        assert!(record(Stream::Events, 0, &nested(MAX_GROUP_DEPTH + 1)).is_err());
         for bad in [&[0x02_u8, 0x00][..], &[0x0C], &[0x0B; 40], &[0x0B, 0x14]] {
             assert!(record(Stream::Events, 0, bad).is_err(), "{bad:?}");
         }

@@ -7,7 +7,7 @@
 //! skippable frame: magic   length (4)   its bytes
 //! ```
 
-use super::inflate::{Failure, Work};
+use super::decompression_work::{Failure, Work};
 
 const MAGIC: u32 = 0xFD2F_B528;
 /// The low four bits are anything.

@@ -18,7 +18,8 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use super::UnixMillis;
+/// Milliseconds since the Unix epoch, UTC.
+pub type UnixMillis = i64;
 
 /// Larger differences are jumps.
 const MOST_DRIFT: UnixMillis = 60_000;

@@ -6,7 +6,10 @@
 
 use std::fmt;
 
-use super::{Stream, read_varint};
+use super::{
+    stream::Stream,
+    wire::{self, Value},
+};
 
 /// The `_id` of a record's document: the same for the same record, however often it is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -16,10 +19,9 @@ impl RecordId {
     /// The id of a record, from its protobuf bytes. Never fails: bytes that cannot be read are hashed.
     #[must_use]
     pub fn of(stream: Stream, record: &[u8]) -> Self {
-        let own = match stream {
-            Stream::Events => text_field(record, 25),
-            Stream::Stats => text_field(record, 14),
-            Stream::NodeRooms => node_rooms_id(record),
+        let own = match stream.id_field() {
+            Some(field) => text_field(record, field),
+            None => node_rooms_id(record),
         };
         Self(own.unwrap_or_else(|| blake3::hash(record).to_hex()[..32].to_owned()))
     }
@@ -37,11 +39,22 @@ impl fmt::Display for RecordId {
     }
 }
 
+impl Stream {
+    /// The number of the string field that holds LiveKit's own id, where the stream's records have one.
+    pub(crate) const fn id_field(self) -> Option<u32> {
+        match self {
+            Self::Events => Some(25),
+            Self::Stats => Some(14),
+            Self::NodeRooms => None,
+        }
+    }
+}
+
 /// The last value of a string field at the top level, if it is there, UTF-8 and not empty.
-fn text_field(record: &[u8], number: u32) -> Option<String> {
+fn text_field(mut record: &[u8], number: u32) -> Option<String> {
     let mut found = None;
-    for field in (Fields { rest: record }) {
-        if let (n, Value::Bytes(bytes)) = field?
+    while !record.is_empty() {
+        if let (n, Value::Length(bytes)) = wire::field(&mut record).ok()?
             && n == number
         {
             found = Some(bytes);
@@ -51,13 +64,13 @@ fn text_field(record: &[u8], number: u32) -> Option<String> {
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-fn node_rooms_id(record: &[u8]) -> Option<String> {
+fn node_rooms_id(mut record: &[u8]) -> Option<String> {
     let (mut node, mut sequence, mut at) = (None, 0, (0, 0));
-    for field in (Fields { rest: record }) {
-        match field? {
-            (1, Value::Bytes(bytes)) => node = Some(std::str::from_utf8(bytes).ok()?),
+    while !record.is_empty() {
+        match wire::field(&mut record).ok()? {
+            (1, Value::Length(bytes)) => node = Some(std::str::from_utf8(bytes).ok()?),
             (2, Value::Varint(value)) => sequence = value,
-            (3, Value::Bytes(bytes)) => at = timestamp(bytes)?,
+            (3, Value::Length(bytes)) => at = timestamp(bytes)?,
             _ => {}
         }
     }
@@ -66,65 +79,16 @@ fn node_rooms_id(record: &[u8]) -> Option<String> {
 }
 
 /// Seconds and nanos of a `google.protobuf.Timestamp`.
-pub(super) fn timestamp(message: &[u8]) -> Option<(i64, i32)> {
+pub(super) fn timestamp(mut message: &[u8]) -> Option<(i64, i32)> {
     let mut at = (0, 0);
-    for field in (Fields { rest: message }) {
-        match field? {
+    while !message.is_empty() {
+        match wire::field(&mut message).ok()? {
             (1, Value::Varint(value)) => at.0 = value.cast_signed(),
             (2, Value::Varint(value)) => at.1 = (value as u32).cast_signed(),
             _ => {}
         }
     }
     Some(at)
-}
-
-pub(super) enum Value<'a> {
-    Varint(u64),
-    Bytes(&'a [u8]),
-    Fixed,
-}
-
-/// The fields of a message, one level deep; yields `None` once where the bytes cannot be read, then ends.
-pub(super) struct Fields<'a> {
-    pub(super) rest: &'a [u8],
-}
-
-impl<'a> Iterator for Fields<'a> {
-    type Item = Option<(u32, Value<'a>)>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.rest.is_empty() {
-            return None;
-        }
-        let field = read_field(&mut self.rest);
-        if field.is_none() {
-            self.rest = &[];
-        }
-        Some(field)
-    }
-}
-
-fn read_field<'a>(rest: &mut &'a [u8]) -> Option<(u32, Value<'a>)> {
-    let key = read_varint(rest)?;
-    let number = u32::try_from(key >> 3).ok()?;
-    let mut take = |length: usize| {
-        let (head, tail) = rest.split_at_checked(length)?;
-        *rest = tail;
-        Some(head)
-    };
-    let value = match key & 7 {
-        0 => Value::Varint(read_varint(rest)?),
-        1 => take(8).map(|_| Value::Fixed)?,
-        5 => take(4).map(|_| Value::Fixed)?,
-        2 => {
-            let length = usize::try_from(read_varint(rest)?).ok()?;
-            let (head, tail) = rest.split_at_checked(length)?;
-            *rest = tail;
-            Value::Bytes(head)
-        }
-        _ => return None,
-    };
-    Some((number, value))
 }
 
 #[cfg(test)]
@@ -160,6 +124,14 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(RecordId::of(Stream::NodeRooms, &state.encode_to_vec()).as_str(), "ND_1:7:12.000000034");
+    }
+
+    /// Proto3 no longer writes groups; a document is made of such a record, and its `_id` is this one.
+    #[test]
+    fn a_group_before_it_hides_no_id() {
+        let event = AnalyticsEvent { id: "AE_abc".into(), ..Default::default() }.encode_to_vec();
+        let behind_a_group = [&[0xBB, 0x06, 0x08, 0x01, 0xBC, 0x06][..], &event].concat();
+        assert_eq!(RecordId::of(Stream::Events, &behind_a_group).as_str(), "AE_abc");
     }
 
     fn pbjson_timestamp(seconds: i64, nanos: i32) -> pbjson_types::Timestamp {

@@ -1,13 +1,15 @@
 //! A record's own time: what end-to-end lag is measured from.
 
 use super::{
-    Stream, UnixMillis,
-    id::{Fields, Value, timestamp},
+    clock::UnixMillis,
+    id::timestamp,
+    stream::Stream,
+    wire::{self, Value},
 };
 
 impl Stream {
     /// The number of the field that holds a record's own time.
-    const fn time_field(self) -> u32 {
+    pub(crate) const fn time_field(self) -> u32 {
         match self {
             Self::Events => 2,
             Self::Stats | Self::NodeRooms => 3,
@@ -17,9 +19,9 @@ impl Stream {
 
 /// When the record was made, by its sender's clock; `None` where it does not say or cannot be read.
 #[must_use]
-pub fn time_of(stream: Stream, record: &[u8]) -> Option<UnixMillis> {
-    for field in (Fields { rest: record }) {
-        if let (number, Value::Bytes(message)) = field?
+pub fn time_of(stream: Stream, mut record: &[u8]) -> Option<UnixMillis> {
+    while !record.is_empty() {
+        if let (number, Value::Length(message)) = wire::field(&mut record).ok()?
             && number == stream.time_field()
         {
             let (seconds, nanos) = timestamp(message)?;

@@ -3,7 +3,7 @@
 use bson::{Bson, Document, RawDocument};
 use livekit_spool::{
     document::{DocumentContext, DocumentOptions, Encoder, PiiKey, Redact},
-    record::{RecordId, Stream, read_varint},
+    record::{RecordId, Stream, wire::delimited},
 };
 
 /// Ends of the paths that protobuf has as float or double; all other numbers are integers.
@@ -199,18 +199,6 @@ fn pii_key() -> PiiKey {
     PiiKey::from_secret("of these tests")
 }
 
-fn records(bytes: &[u8]) -> Vec<&[u8]> {
-    let mut rest = bytes;
-    let mut records = Vec::new();
-    while !rest.is_empty() {
-        let length = read_varint(&mut rest).unwrap() as usize;
-        let (record, tail) = rest.split_at(length);
-        records.push(record);
-        rest = tail;
-    }
-    records
-}
-
 /// Canonical Extended JSON, as far as the golden documents use it.
 fn extended(json: serde_json::Value) -> Bson {
     use serde_json::Value;
@@ -234,7 +222,7 @@ fn compare(set: &str, stream: Stream, redact: Redact) -> usize {
     let bytes = read("pb");
     let golden = String::from_utf8(read("extjson")).unwrap();
     let encoder = Encoder::new(DocumentOptions { redact, pii_key: Some(pii_key()), ..Default::default() });
-    let records = records(&bytes);
+    let records: Vec<&[u8]> = delimited(&bytes).collect();
     assert_eq!(records.len(), golden.lines().count());
     for (line, (record, golden)) in records.iter().zip(golden.lines()).enumerate() {
         let Bson::Document(golden) = extended(serde_json::from_str(golden).unwrap()) else { panic!("no document") };

@@ -172,7 +172,7 @@ async fn ends(gate: &Arc<Gate>, authorization: &str, end: impl Future<Output = (
     let post = reqwest::Client::new().post(format!("http://{}/v1/events", http.address)).body(body);
     let post = post.header("authorization", authorization).header("content-type", "application/json").send();
     let post = tokio::spawn(post);
-    eventually("the first message is kept", || grpc.spool.records(Stream::Events).len() == 1).await;
+    eventually("the first message is kept", || async { grpc.spool.records(Stream::Events).len() == 1 }).await;
     let mut reflected = within(reflected).await.unwrap().into_inner();
     assert!(!call.is_finished() && !post.is_finished());
 
@@ -221,7 +221,7 @@ async fn what_is_open_ends_when_a_reload_takes_its_token_or_key_away_and_no_othe
     request.metadata_mut().insert("authorization", format!("Bearer {TOKEN}").parse().unwrap());
     let mut client = server.client().await;
     let call = tokio::spawn(async move { client.ingest_events(request).await });
-    eventually("it is open", || server.intake.snapshot().streams == 1).await;
+    eventually("it is open", || async { server.intake.snapshot().streams == 1 }).await;
     let kept = AuthOptions::Tokens(vec![Secret::new(TOKEN)]);
     assert!(gate.replace(kept, keys()).unwrap());
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -426,7 +426,7 @@ async fn ends_with_its_certificate(authority: &Authority, client: (String, Strin
     let (mut connection, task) = http2(connect(grpc.address).await).await;
     let recorder = "livekit.AnalyticsRecorderService/IngestEvents";
     let call = tokio::spawn(connection.send_request(unfinished(recorder, &[0, 0, 0, 0, 4, 10, 2, 8, 1])));
-    eventually("the first message is kept", || grpc.spool.records(Stream::Events).len() == 1).await;
+    eventually("the first message is kept", || async { grpc.spool.records(Stream::Events).len() == 1 }).await;
     let head = b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{";
     stream.write_all(head).await.unwrap();
     idle.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();

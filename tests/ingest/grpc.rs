@@ -79,7 +79,7 @@ async fn messages_that_come_while_a_batch_is_written_share_the_next_one() {
     for _ in 0..100 {
         sender.send(events(1, 100)).await.unwrap();
     }
-    eventually("the second batch is gathered", || server.intake.snapshot().waiting_bytes > 100 * 100).await;
+    eventually("the second batch is gathered", || async { server.intake.snapshot().waiting_bytes > 100 * 100 }).await;
     server.spool.set(Mood::Takes);
     drop(sender);
     within(call).await.unwrap().unwrap();
@@ -123,7 +123,8 @@ async fn messages_that_would_not_fit_together_are_not_put_together() {
     let messages: Vec<_> = sizes.iter().map(|&bytes| events(1, bytes)).collect();
     let all: usize = messages.iter().map(Message::encoded_len).sum();
     let call = tokio::spawn(async move { client.ingest_events(futures::stream::iter(messages)).await });
-    eventually("all is taken off the network", || server.intake.snapshot().waiting_bytes as usize >= all).await;
+    eventually("all is taken off the network", || async { server.intake.snapshot().waiting_bytes as usize >= all })
+        .await;
     server.spool.set(Mood::Takes);
     within(call).await.unwrap().unwrap();
     assert_eq!(server.spool.records(Stream::Events).len(), sizes.len());
@@ -159,7 +160,8 @@ async fn no_more_than_the_window_is_taken_off_a_stream_before_it_is_durable() {
     let message = events(1, 8 * 1024);
     let messages = futures::stream::iter(std::iter::repeat_n(message.clone(), 200));
     let call = tokio::spawn(async move { client.ingest_events(messages).await });
-    eventually("the window fills", || server.intake.snapshot().waiting_bytes as usize >= window - 8 * 1024).await;
+    eventually("the window fills", || async { server.intake.snapshot().waiting_bytes as usize >= window - 8 * 1024 })
+        .await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     // what lies in the frame buffer besides is one HTTP/2 frame's worth
     let waiting = server.intake.snapshot().waiting_bytes as usize;
@@ -257,14 +259,14 @@ async fn what_was_taken_off_a_stream_that_breaks_is_kept() {
     let mut client = server.client().await;
     let messages = futures::stream::iter([events(1, 0), events(2, 0)]).chain(futures::stream::pending());
     let call = tokio::spawn(async move { client.ingest_events(messages).await });
-    eventually("both messages are taken off", || {
+    eventually("both messages are taken off", || async {
         server.intake.snapshot().waiting_bytes as usize >= events(1, 0).encoded_len() + events(2, 0).encoded_len()
     })
     .await;
     call.abort();
     server.spool.set(Mood::Takes);
-    eventually("they are kept", || server.spool.records(Stream::Events).len() == 3).await;
-    eventually("the stream is gone", || server.intake.snapshot().streams == 0).await;
+    eventually("they are kept", || async { server.spool.records(Stream::Events).len() == 3 }).await;
+    eventually("the stream is gone", || async { server.intake.snapshot().streams == 0 }).await;
 }
 
 #[tokio::test]
@@ -288,11 +290,11 @@ async fn a_stream_too_many_is_told_to_come_again() {
             tokio::spawn(async move { client.ingest_events(futures::stream::pending()).await })
         })
         .collect();
-    eventually("two streams are open", || server.intake.snapshot().streams == 2).await;
+    eventually("two streams are open", || async { server.intake.snapshot().streams == 2 }).await;
     let status = client.clone().ingest_events(futures::stream::iter([events(1, 0)])).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     open.iter().for_each(tokio::task::JoinHandle::abort);
-    eventually("they are closed", || server.intake.snapshot().streams == 0).await;
+    eventually("they are closed", || async { server.intake.snapshot().streams == 0 }).await;
     client.clone().ingest_events(futures::stream::iter([events(1, 0)])).await.unwrap();
 }
 
@@ -318,7 +320,7 @@ async fn a_shutdown_keeps_what_was_taken_and_tells_the_sender_to_connect_again()
     let mut client = server.client().await;
     let messages = futures::stream::iter([events(5, 0)]).chain(futures::stream::pending());
     let call = tokio::spawn(async move { client.ingest_events(messages).await });
-    eventually("the message is taken", || server.spool.records(Stream::Events).len() == 5).await;
+    eventually("the message is taken", || async { server.spool.records(Stream::Events).len() == 5 }).await;
     server.begin_stop();
     let status = within(call).await.unwrap().unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);

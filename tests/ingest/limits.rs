@@ -98,7 +98,7 @@ async fn garbage_on_either_port_costs_the_connection_and_nothing_else() {
     }
     assert_eq!(post_one(&http).await, 200);
     grpc.client().await.ingest_events(futures::stream::iter([events(1)])).await.unwrap();
-    eventually("all connections are gone", || http.intake.snapshot().connections == 0).await;
+    eventually("all connections are gone", || async { http.intake.snapshot().connections == 0 }).await;
 }
 
 #[tokio::test]
@@ -110,7 +110,7 @@ async fn idle_connections_keep_nobody_out_and_busy_ones_stay() {
     let long =
         tokio::spawn(async move { busy.ingest_events(tokio_stream::wrappers::ReceiverStream::new(messages)).await });
     sender.send(events(1)).await.unwrap();
-    eventually("the long stream is open", || server.spool.records(Stream::Events).len() == 1).await;
+    eventually("the long stream is open", || async { server.spool.records(Stream::Events).len() == 1 }).await;
 
     let mut idle = Vec::new();
     for i in 0..40 {
@@ -133,11 +133,11 @@ async fn where_all_connections_are_busy_one_more_is_refused_until_one_ends() {
     let server = serve_grpc(options, open_gate()).await;
     let mut busy = server.client().await;
     let long = tokio::spawn(async move { busy.ingest_events(futures::stream::pending()).await });
-    eventually("the stream is open", || server.intake.snapshot().streams == 1).await;
+    eventually("the stream is open", || async { server.intake.snapshot().streams == 1 }).await;
     closed(TcpStream::connect(server.address).await.unwrap()).await;
     assert_eq!(server.refused(Refused::Connections), 1);
     long.abort();
-    eventually("the connection is gone", || server.intake.snapshot().connections == 0).await;
+    eventually("the connection is gone", || async { server.intake.snapshot().connections == 0 }).await;
     server.client().await.ingest_events(futures::stream::iter([events(1)])).await.unwrap();
 }
 
@@ -154,7 +154,7 @@ async fn half_a_message_ends_the_stream_and_gives_its_memory_back() {
     let body = http_body_util::StreamBody::new(half.chain(futures::stream::pending()));
     let response = within(connection.send_request(request.body(body).unwrap())).await.unwrap();
     assert_eq!(response.headers()["grpc-status"], (Code::DeadlineExceeded as i32).to_string().as_str());
-    eventually("the memory is given back", || server.intake.snapshot().waiting_bytes == 0).await;
+    eventually("the memory is given back", || async { server.intake.snapshot().waiting_bytes == 0 }).await;
     task.abort();
 }
 
@@ -180,14 +180,14 @@ async fn a_peer_that_does_not_answer_a_ping_is_disconnected_in_the_middle_of_its
     let silent = futures::stream::pending::<Result<hyper::body::Frame<Bytes>, std::io::Error>>();
     let request = request.body(http_body_util::StreamBody::new(silent)).unwrap();
     let call = tokio::spawn(async move { connection.send_request(request).await });
-    eventually("the stream is open", || server.intake.snapshot().streams == 1).await;
+    eventually("the stream is open", || async { server.intake.snapshot().streams == 1 }).await;
     tokio::time::sleep(4 * SOON).await;
     assert_eq!(server.intake.snapshot().streams, 1, "a peer that answers may be silent");
 
     cut.send(()).unwrap();
     let both_open = within(carrier).await.unwrap();
-    eventually("the server lets go", || server.intake.snapshot().connections == 0).await;
-    eventually("the stream has ended", || server.intake.snapshot().streams == 0).await;
+    eventually("the server lets go", || async { server.intake.snapshot().connections == 0 }).await;
+    eventually("the stream has ended", || async { server.intake.snapshot().streams == 0 }).await;
     drop((both_open, call, task));
 }
 
@@ -200,7 +200,7 @@ async fn one_stream_more_than_a_connection_may_have_waits_for_another_to_end() {
     let first =
         tokio::spawn(async move { first.ingest_events(tokio_stream::wrappers::ReceiverStream::new(messages)).await });
     sender.send(events(1)).await.unwrap();
-    eventually("the first stream is open", || server.spool.records(Stream::Events).len() == 1).await;
+    eventually("the first stream is open", || async { server.spool.records(Stream::Events).len() == 1 }).await;
     let mut second = client.clone();
     let second = tokio::spawn(async move { second.ingest_events(futures::stream::iter([events(2)])).await });
     tokio::time::sleep(SOON).await;
@@ -242,7 +242,7 @@ async fn a_gigabyte_without_an_announced_length_is_refused_at_the_limit() {
     if let Ok(response) = within(request.send()).await {
         assert_eq!(response.status().as_u16(), 413);
     }
-    eventually("it is counted", || server.refused(Refused::TooLarge) == 1).await;
+    eventually("it is counted", || async { server.refused(Refused::TooLarge) == 1 }).await;
     assert_eq!((post_one(&server).await, server.intake.snapshot().waiting_bytes), (200, 0));
 }
 
@@ -251,7 +251,7 @@ async fn a_stream_that_never_ends_is_taken_as_it_comes_and_others_are_served_bes
     let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
     let mut endless = server.client().await;
     let flood = tokio::spawn(async move { endless.ingest_events(futures::stream::repeat(events(50))).await });
-    eventually("records come and come", || server.spool.batches() > 20).await;
+    eventually("records come and come", || async { server.spool.batches() > 20 }).await;
     for _ in 0..10 {
         let mut other = within(server.client()).await;
         within(other.ingest_stats(futures::stream::iter([livekit_protocol::AnalyticsStats {
@@ -328,7 +328,7 @@ async fn requests_without_credentials_that_never_end_lock_nobody_out_who_has_the
             Ok(request)
         });
         let long = tokio::spawn(async move { client.ingest_events(futures::stream::pending()).await });
-        eventually("the sender is let in", || server.intake.snapshot().streams == 1).await;
+        eventually("the sender is let in", || async { server.intake.snapshot().streams == 1 }).await;
         for _ in 0..8 {
             let (mut connection, task) = http2(TcpStream::connect(server.address).await.unwrap()).await;
             crowd.push((tokio::spawn(connection.send_request(unfinished(method, &[0, 0, 0]))), task));
@@ -363,11 +363,11 @@ async fn a_peer_that_holds_all_connections_or_all_streams_makes_room_for_another
             let (mut connection, task) = http2(from_elsewhere(&server).await).await;
             crowd.push((tokio::spawn(connection.send_request(unfinished(recorder, &[]))), task));
         }
-        eventually("all of them are open", || server.intake.snapshot().streams == 4).await;
+        eventually("all of them are open", || async { server.intake.snapshot().streams == 4 }).await;
         let mut client = within(server.client()).await;
         within(client.ingest_events(futures::stream::iter([events(1)]))).await.unwrap();
         assert_eq!(server.spool.records(Stream::Events).len(), 1);
-        eventually("one of them goes", || crowd.iter().any(|(call, _)| call.is_finished())).await;
+        eventually("one of them goes", || async { crowd.iter().any(|(call, _)| call.is_finished()) }).await;
         let (gone, stay): (Vec<_>, Vec<_>) = crowd.into_iter().partition(|(call, _)| call.is_finished());
         assert_eq!(stay.len(), 3);
         for (call, _) in gone {
@@ -445,7 +445,7 @@ async fn connections_that_are_being_closed_are_few_and_go_for_good() {
         crowd.push((tokio::spawn(connection.send_request(call)), task));
         assert!(server.intake.snapshot().connections <= 8 + 2 * 2 + 1);
     }
-    eventually("those that were closed are gone", || server.intake.snapshot().connections <= 8).await;
+    eventually("those that were closed are gone", || async { server.intake.snapshot().connections <= 8 }).await;
     crowd.iter().for_each(|(call, task)| {
         call.abort();
         task.abort();

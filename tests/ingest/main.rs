@@ -1,6 +1,8 @@
 //! The intake from outside: real sockets, real clients, spools in memory that behave as told.
 
 mod auth;
+#[path = "../support/eventually.rs"]
+mod eventually;
 mod full;
 mod grpc;
 mod http;

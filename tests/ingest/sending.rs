@@ -36,7 +36,7 @@ async fn what_is_refused_for_the_moment_is_sent_again_until_it_is_taken() {
     let client = client(&server);
     let sending = demo::send(&client, Playback::new().take(10), 0, &progress);
     let relief = async {
-        eventually("it was sent again", || progress.retries() >= 2).await;
+        eventually("it was sent again", || async { progress.retries() >= 2 }).await;
         server.spool.set(Mood::Takes);
     };
     let (sent, ()) = within(async { tokio::join!(sending, relief) }).await;
@@ -68,7 +68,7 @@ async fn what_is_refused_for_good_ends_the_sending() {
 #[tokio::test]
 async fn the_demo_ends_when_told() {
     let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
-    let shutdown = eventually("records arrive", || server.spool.batches() > 2);
+    let shutdown = eventually("records arrive", || async { server.spool.batches() > 2 });
     within(demo::run(&client(&server), 1000, shutdown)).await.unwrap();
 }
 

@@ -9,12 +9,14 @@ use livekit_spool::{
         MemoryOptions, Refused, Target, grpc, http,
         proto::analytics_recorder_service_client::AnalyticsRecorderServiceClient,
     },
-    record::{RecordBatch, SinkName, Stream, read_varint},
+    record::{RecordBatch, SinkName, Stream, wire::delimited},
     spool::{Appended, FullLimit},
 };
 use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinHandle};
 use tonic::transport::Channel;
+
+pub(crate) use crate::eventually::eventually;
 
 /// How a spool behaves from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,28 +223,9 @@ pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
     tokio::time::timeout(Duration::from_secs(60), future).await.expect("it ends within a minute")
 }
 
-/// Polls until it is so; fails the test if it never is.
-pub(crate) async fn eventually(what: &str, so: impl Fn() -> bool) {
-    for _ in 0..6000 {
-        if so() {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("never: {what}");
-}
-
 /// The records of a data file: each behind its varint length.
 pub(crate) fn bundled(file: &str) -> Vec<Vec<u8>> {
     let path = format!("{}/tests/data/{file}", env!("CARGO_MANIFEST_DIR"));
     let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-    let mut rest = &bytes[..];
-    let mut records = Vec::new();
-    while !rest.is_empty() {
-        let length = usize::try_from(read_varint(&mut rest).expect("a length")).unwrap();
-        let (record, tail) = rest.split_at(length);
-        records.push(record.to_vec());
-        rest = tail;
-    }
-    records
+    delimited(&bytes).map(<[u8]>::to_vec).collect()
 }

@@ -16,7 +16,6 @@
 
 use std::{
     env, fs,
-    future::Future,
     net::{Ipv4Addr, TcpListener},
     path::{Path, PathBuf},
     process::Command,
@@ -24,13 +23,14 @@ use std::{
         Once,
         atomic::{AtomicU16, Ordering},
     },
-    time::{Duration, Instant},
 };
 
+pub use eventually::{PATIENCE, eventually};
 use tempfile::TempDir;
 
 pub mod child;
 pub mod disk;
+mod eventually;
 pub mod jwt;
 pub mod load;
 pub mod mongo;
@@ -40,24 +40,6 @@ pub mod proxy;
 pub mod records;
 pub mod redis;
 pub mod wire;
-
-/// How long a test waits for what must happen before it fails: generous, since machines under test are slow.
-pub const PATIENCE: Duration = Duration::from_secs(120);
-
-/// Polls until `done` says so.
-///
-/// # Panics
-/// After [`PATIENCE`], saying what did not happen.
-pub async fn eventually<F>(what: &str, mut done: impl FnMut() -> F)
-where
-    F: Future<Output = bool>,
-{
-    let deadline = Instant::now() + PATIENCE;
-    while !done().await {
-        assert!(Instant::now() < deadline, "still not after {PATIENCE:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-}
 
 /// A port nobody listens on, for a server that has to come back at the same address after a restart.
 ///

@@ -9,7 +9,7 @@ mod work;
 use prost_reflect::{DescriptorPool, MessageDescriptor};
 
 use super::{DocumentContext, DocumentError, DocumentOptions, Encoder, Redact};
-use crate::record::{Stream, write_varint};
+use crate::record::{Stream, wire};
 
 /// A message of a .proto file.
 fn compiled(source: &str, message: &str) -> MessageDescriptor {
@@ -27,19 +27,16 @@ fn compiled(source: &str, message: &str) -> MessageDescriptor {
 }
 
 /// Field `number` with `bytes`, length-delimited.
-fn delimited(number: u64, bytes: &[u8]) -> Vec<u8> {
+fn delimited(number: u32, bytes: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    write_varint(&mut out, number << 3 | 2);
-    write_varint(&mut out, bytes.len() as u64);
-    out.extend_from_slice(bytes);
+    wire::write_length_delimited(&mut out, number, bytes);
     out
 }
 
 /// Field `number` with an integer.
-fn varint(number: u64, value: u64) -> Vec<u8> {
+fn varint(number: u32, value: u64) -> Vec<u8> {
     let mut out = Vec::new();
-    write_varint(&mut out, number << 3);
-    write_varint(&mut out, value);
+    wire::write_varint_field(&mut out, number, value);
     out
 }
 

@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use prost_reflect::{DynamicMessage, FieldDescriptor, MapKey, MessageDescriptor, Value};
 
 use super::{document, encoder, everything};
-use crate::{document::fork::go_name, record::write_varint, testing::cases};
+use crate::{document::fork::go_name, record::wire::write_varint, testing::cases};
 
 /// The rules, plainly.
 pub(super) fn model(message: &DynamicMessage) -> Document {

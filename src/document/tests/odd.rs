@@ -11,7 +11,7 @@ use crate::{
     record::Stream,
 };
 
-fn entry(number: u64, key: &[u8], value: &[u8]) -> Vec<u8> {
+fn entry(number: u32, key: &[u8], value: &[u8]) -> Vec<u8> {
     delimited(number, &[delimited(1, key), delimited(2, value)].concat())
 }
 

@@ -12,13 +12,12 @@ use super::{
     varint,
 };
 use crate::{
-    demo::delimited as records,
     document::{
         DocumentErrorReason, DocumentOptions, Encoder, MAX_DEPTH, Redact,
-        encode::{Encoding, WORK_PER_BYTE},
+        encoding::{Encoding, WORK_PER_BYTE},
         writer::Writer,
     },
-    record::Stream,
+    record::{Stream, wire::delimited as records},
     testing::cases,
 };
 
@@ -181,10 +180,10 @@ fn a_livekit_record_out_of_order_at_each_level_takes_no_more_work_than_that() {
     let mut numbers = Vec::new();
     for name in path {
         let field = descriptor.get_field_by_name(name).unwrap_or_else(|| panic!("{name} in {descriptor:?}"));
-        numbers.push(u64::from(field.number()));
+        numbers.push(field.number());
         descriptor = field.kind().as_message().unwrap().clone();
     }
-    let region = delimited(u64::from(descriptor.get_field_by_name("region").unwrap().number()), b"region");
+    let region = delimited(descriptor.get_field_by_name("region").unwrap().number(), b"region");
     let mut record = region.repeat(3_700_000 / region.len());
     for &number in numbers.iter().rev() {
         record = [delimited(number, &record), delimited(number, b"")].concat();
@@ -212,10 +211,10 @@ fn a_record_that_takes_more_work_than_its_size_allows_is_an_error_that_says_so()
 fn a_record_in_more_parts_than_its_memory_is_worth_is_an_error_that_says_so() {
     let encoder = encoder_of(everything());
     let piece = [delimited(17, &varint(2, 1)), varint(2, 1)].concat();
-    let record = piece.repeat(crate::document::exact::MAX_PARTS + 1);
+    let record = piece.repeat(crate::document::parts::MAX_PARTS + 1);
     let error = super::document(&encoder, &record).unwrap_err();
     assert!(matches!(error.reason(), DocumentErrorReason::TooManyParts { .. }), "{error}");
-    let entries = (0..=crate::document::exact::MAX_PARTS as u64).map(|key| delimited(31, &varint(1, key)));
+    let entries = (0..=crate::document::parts::MAX_PARTS as u64).map(|key| delimited(31, &varint(1, key)));
     let error = super::document(&encoder, &entries.flatten().collect::<Vec<_>>()).unwrap_err();
     assert!(matches!(error.reason(), DocumentErrorReason::TooManyParts { .. }), "{error}");
 }

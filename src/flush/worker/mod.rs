@@ -31,7 +31,6 @@ use super::{
     FlushOptions, FlushState,
     context::Context,
     due::Due,
-    handle::Command,
     in_flight::{InFlightBatch, ranges},
     rate_limiter::RateLimiter,
     status::Shared,
@@ -51,6 +50,17 @@ const MAX_HELD_EXTRA: usize = 4;
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the queue may take to record what was in flight when the last flush was over.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a worker is told from outside.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// Stop taking records.
+    Pause,
+    /// Take records again, without waiting out a pause.
+    Resume,
+    /// Send what waits, full batch or not.
+    FlushNow,
+}
 
 pub(super) struct Loop {
     context: Context,

@@ -8,15 +8,12 @@ use std::{
 };
 
 use super::{
-    Compression,
+    names::{EXTENSION, is_file_of},
+    options::FileCompression,
     output::sync_folder_of,
     recent::{REMEMBERED, id_of_line},
-    stream_file::{EXTENSION, time_of_name},
 };
-use crate::{
-    files,
-    record::{Stream, UnixMillis},
-};
+use crate::{files, record::Stream};
 
 /// What a file that is being compressed is called meanwhile.
 const UNFINISHED: &str = ".tmp";
@@ -24,19 +21,10 @@ const UNFINISHED: &str = ".tmp";
 const TAIL: u64 = 64 << 20;
 const ZSTD_LEVEL: i32 = 3;
 
-/// The time in the name of one of a stream's files, compressed or not; `None` for any other name.
-pub(super) fn is_file_of(stream: Stream, name: &str) -> Option<UnixMillis> {
-    let rest = name.strip_prefix(stream.as_str())?.strip_prefix('-')?;
-    let compressions = [Compression::None, Compression::Gzip, Compression::Zstd];
-    compressions
-        .iter()
-        .find_map(|compression| time_of_name(rest.strip_suffix(compression.suffix())?.strip_suffix(EXTENSION)?))
-}
-
 /// Compresses a closed file beside it, durably, then removes it. A crash in between leaves the file to be compressed again;
 /// where it fails, nothing is left beside the file.
-pub(super) fn compress(path: &Path, compression: Compression) -> io::Result<()> {
-    if compression == Compression::None {
+pub(super) fn compress(path: &Path, compression: FileCompression) -> io::Result<()> {
+    if compression == FileCompression::None {
         return Ok(());
     }
     let finished = with_suffix(path, compression.suffix());
@@ -54,15 +42,15 @@ pub(super) fn compress(path: &Path, compression: Compression) -> io::Result<()> 
 }
 
 /// Writes a file's bytes compressed into another, durably.
-fn write_compressed(mut from: File, to: File, compression: Compression) -> io::Result<()> {
+fn write_compressed(mut from: File, to: File, compression: FileCompression) -> io::Result<()> {
     let to = match compression {
-        Compression::None => return Ok(()),
-        Compression::Gzip => {
+        FileCompression::None => return Ok(()),
+        FileCompression::Gzip => {
             let mut encoder = flate2::write::GzEncoder::new(to, flate2::Compression::default());
             io::copy(&mut from, &mut encoder)?;
             encoder.finish()?
         }
-        Compression::Zstd => {
+        FileCompression::Zstd => {
             let mut encoder = zstd::Encoder::new(to, ZSTD_LEVEL)?;
             encoder.include_checksum(true)?;
             io::copy(&mut from, &mut encoder)?;

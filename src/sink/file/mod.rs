@@ -5,6 +5,7 @@
 
 mod closed;
 mod looked_back;
+mod names;
 mod options;
 mod output;
 mod recent;
@@ -26,9 +27,9 @@ use async_trait::async_trait;
 use bson::RawDocument;
 use parking_lot::Mutex;
 
-pub use self::options::{Compression, FileOptions, FileOptionsError};
+pub use self::options::{FileCompression, FileOptions, FileOptionsError};
 use self::{
-    output::{Disk, RealDisk},
+    output::{DIRECTORY_MODE, Disk, RealDisk},
     stream_file::{Rotation, StreamFile},
 };
 use super::{
@@ -42,8 +43,6 @@ use crate::{
     record::{Stream, UnixMillis},
 };
 
-/// Less the umask.
-const DIRECTORY_MODE: u32 = 0o777;
 /// Held while the folder is in use, so that no second sink writes into the same files.
 const LOCK: &str = ".livekit-spool.lock";
 
@@ -255,7 +254,7 @@ impl Inner {
 
     /// Compresses what is closed. What cannot be stays as it is, and is tried again next time.
     fn compress_closed(&self) {
-        if self.options.compression == Compression::None {
+        if self.options.compression == FileCompression::None {
             return;
         }
         let _one_at_a_time = self.compressing.lock();

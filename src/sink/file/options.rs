@@ -14,7 +14,7 @@ pub struct FileOptions {
     /// A file is closed when it is this old.
     pub rotate_age: Duration,
     /// What becomes of a closed file.
-    pub compression: Compression,
+    pub compression: FileCompression,
     /// Static fields added to each document.
     pub labels: BTreeMap<String, String>,
 }
@@ -25,7 +25,7 @@ impl Default for FileOptions {
             path: PathBuf::from("./data/out"),
             rotate_bytes: 64 << 20,
             rotate_age: Duration::from_secs(3600),
-            compression: Compression::None,
+            compression: FileCompression::None,
             labels: BTreeMap::new(),
         }
     }
@@ -55,7 +55,7 @@ pub struct FileOptionsError(String);
 /// How closed files are compressed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Compression {
+pub enum FileCompression {
     /// They stay as they are: `.ndjson`.
     #[default]
     None,
@@ -65,7 +65,7 @@ pub enum Compression {
     Zstd,
 }
 
-impl Compression {
+impl FileCompression {
     /// What a compressed file's name ends in; empty where nothing is compressed.
     #[must_use]
     pub const fn suffix(self) -> &'static str {

@@ -9,6 +9,9 @@ use std::{
 
 use crate::files;
 
+/// The permissions of the folder, where it has to be made; less the umask.
+pub(super) const DIRECTORY_MODE: u32 = 0o777;
+
 /// A file that lines are appended to.
 pub(super) trait Output: Send {
     /// Appends bytes; after an error any part of them may have been written.

@@ -10,14 +10,14 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use super::{
-    DIRECTORY_MODE,
-    closed::{self, is_file_of},
+    closed,
     looked_back::{self, LookedBack},
-    output::{Disk, Output},
+    names::{EXTENSION, is_file_of, name_of},
+    output::{DIRECTORY_MODE, Disk, Output},
     recent::{REMEMBERED, RecentIds},
 };
 use crate::{
@@ -25,9 +25,6 @@ use crate::{
     files,
     record::{Stream, UnixMillis, now_millis},
 };
-
-/// What every file's name ends in while it is written.
-pub(super) const EXTENSION: &str = ".ndjson";
 
 /// When a file is closed.
 #[derive(Debug, Clone, Copy)]
@@ -236,30 +233,4 @@ fn files_of(stream: Stream, folder: &Path) -> io::Result<Vec<(UnixMillis, PathBu
     }
     found.sort();
     Ok(found)
-}
-
-/// A time as it stands in a file's name: `20261122T010203.456Z`.
-pub(super) fn name_of(at: UnixMillis) -> String {
-    let at = UNIX_EPOCH + Duration::from_millis(u64::try_from(at).unwrap_or(0));
-    humantime::format_rfc3339_millis(at).to_string().replace(['-', ':'], "")
-}
-
-/// The time in a file's name.
-pub(super) fn time_of_name(name: &str) -> Option<UnixMillis> {
-    let digits = |range| name.get(range).filter(|part: &&str| part.bytes().all(|byte| byte.is_ascii_digit()));
-    let (date, time, millis) = (digits(0..8)?, digits(9..15)?, digits(16..19)?);
-    if name.len() != 20 || !name.is_ascii() {
-        return None;
-    }
-    let iso = format!(
-        "{}-{}-{}T{}:{}:{}.{millis}Z",
-        &date[..4],
-        &date[4..6],
-        &date[6..],
-        &time[..2],
-        &time[2..4],
-        &time[4..]
-    );
-    let at: SystemTime = humantime::parse_rfc3339(&iso).ok()?;
-    i64::try_from(at.duration_since(UNIX_EPOCH).ok()?.as_millis()).ok()
 }

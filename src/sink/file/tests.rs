@@ -1,16 +1,14 @@
-//! The file sink on a real folder, and on a disk that fails on demand.
+//! The file sink on a real folder.
 
+mod faults;
+mod look_back;
 mod others;
 
 use std::{
     fs,
     io::{self, Read},
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, AtomicUsize, Ordering},
-        mpsc,
-    },
+    sync::{Arc, atomic::Ordering, mpsc},
     time::Duration,
 };
 
@@ -19,9 +17,9 @@ use livekit_protocol::AnalyticsEvent;
 use prost::Message;
 
 use super::{
-    Compression, FileOptions, FileSink,
+    FileCompression, FileOptions, FileSink,
+    names::{name_of, time_of_name},
     output::{Disk, Output, RealDisk},
-    stream_file::{name_of, time_of_name},
 };
 use crate::{
     document::{DocumentOptions, Encoder},
@@ -90,6 +88,10 @@ fn numbered(range: std::ops::Range<u64>) -> Vec<String> {
     range.map(|i| format!("AE_{i}")).collect()
 }
 
+fn lines(range: std::ops::Range<u64>) -> String {
+    range.map(|i| format!("{{\"_id\":\"AE_{i}\",\"room\":{{\"sid\":\"RM_x\"}}}}\n")).collect()
+}
+
 fn all_delivered(outcome: &BatchOutcome) -> bool {
     outcome.records.iter().all(|outcome| *outcome == Outcome::Delivered)
 }
@@ -121,7 +123,7 @@ async fn a_torn_last_line_is_cut_and_what_comes_again_is_not_written_twice() {
 
 #[tokio::test]
 async fn what_comes_again_is_found_in_closed_files_too_compressed_or_not() {
-    for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+    for compression in [FileCompression::None, FileCompression::Gzip, FileCompression::Zstd] {
         let folder = tempfile::tempdir().expect("folder");
         let options = FileOptions { rotate_bytes: 4096, compression, ..options(folder.path()) };
         let sink = open(options.clone()).await;
@@ -141,7 +143,7 @@ async fn what_comes_again_is_found_in_closed_files_too_compressed_or_not() {
 #[tokio::test]
 async fn an_old_file_is_closed_and_compressed_without_another_record() {
     let folder = tempfile::tempdir().expect("folder");
-    let (rotate_age, compression) = (Duration::from_millis(50), Compression::Gzip);
+    let (rotate_age, compression) = (Duration::from_millis(50), FileCompression::Gzip);
     let sink = open(FileOptions { rotate_age, compression, ..options(folder.path()) }).await;
     sink.send_batch(events(0..10)).await;
     for _ in 0..1000 {
@@ -157,7 +159,7 @@ async fn an_old_file_is_closed_and_compressed_without_another_record() {
 #[tokio::test]
 async fn what_a_crash_left_half_compressed_is_compressed_again() {
     let folder = tempfile::tempdir().expect("folder");
-    let zipped = FileOptions { rotate_bytes: 1, compression: Compression::Zstd, ..options(folder.path()) };
+    let zipped = FileOptions { rotate_bytes: 1, compression: FileCompression::Zstd, ..options(folder.path()) };
     open(options(folder.path())).await.send_batch(events(0..10)).await;
     let file = files(folder.path()).pop().expect("a file");
     fs::write(file.with_extension("ndjson.zst.tmp"), b"half").expect("file");
@@ -232,7 +234,7 @@ async fn no_second_sink_takes_up_a_folder_while_its_files_are_compressed() {
 #[tokio::test]
 async fn a_sink_that_closes_begins_to_compress_no_other_file() {
     let folder = tempfile::tempdir().expect("folder");
-    let sink = open(FileOptions { compression: Compression::Gzip, ..options(folder.path()) }).await;
+    let sink = open(FileOptions { compression: FileCompression::Gzip, ..options(folder.path()) }).await;
     fs::write(folder.path().join(format!("events-{}.ndjson", name_of(1_000))), lines(0..10)).expect("written");
     sink.inner.closing.store(true, Ordering::Relaxed);
     sink.inner.compress_closed();
@@ -247,234 +249,4 @@ fn names_hold_the_time_they_were_made() {
     for other in ["", "20251122T010203.456", "2025112aT010203.456Z", "20251122T010203.456Zx", "99999999T999999.999Z"] {
         assert_eq!(time_of_name(other), None, "{other}");
     }
-}
-
-/// What goes wrong, and how often still.
-#[derive(Default)]
-struct Faults {
-    appends: AtomicU32,
-    syncs: AtomicU32,
-    cuts: AtomicU32,
-    /// Bytes of the longest append.
-    longest: AtomicUsize,
-}
-
-struct FaultyDisk(Arc<Faults>);
-
-struct FaultyOutput {
-    output: Box<dyn Output>,
-    faults: Arc<Faults>,
-}
-
-fn fails(count: &AtomicU32) -> bool {
-    count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
-}
-
-impl Disk for FaultyDisk {
-    fn create(&self, path: &Path) -> io::Result<Box<dyn Output>> {
-        Ok(Box::new(FaultyOutput { output: RealDisk.create(path)?, faults: Arc::clone(&self.0) }))
-    }
-
-    fn open(&self, path: &Path) -> io::Result<Box<dyn Output>> {
-        Ok(Box::new(FaultyOutput { output: RealDisk.open(path)?, faults: Arc::clone(&self.0) }))
-    }
-}
-
-impl Output for FaultyOutput {
-    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
-        if fails(&self.faults.appends) {
-            self.output.append(&bytes[..bytes.len() / 2])?;
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        self.faults.longest.fetch_max(bytes.len(), Ordering::SeqCst);
-        self.output.append(bytes)
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        if fails(&self.faults.syncs) { Err(io::Error::other("sync failed")) } else { self.output.sync() }
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.output.len()
-    }
-
-    fn cut(&mut self, bytes: u64) -> io::Result<()> {
-        if fails(&self.faults.cuts) { Err(io::Error::other("cut failed")) } else { self.output.cut(bytes) }
-    }
-
-    fn is_linked(&self) -> bool {
-        self.output.is_linked()
-    }
-}
-
-#[tokio::test]
-async fn a_full_disk_is_retry_and_leaves_no_half_line() {
-    let folder = tempfile::tempdir().expect("folder");
-    let faults = Arc::new(Faults::default());
-    let sink = open_on(options(folder.path()), FaultyDisk(Arc::clone(&faults))).await;
-    sink.send_batch(events(0..10)).await;
-    faults.appends.store(3, Ordering::SeqCst);
-    for _ in 0..3 {
-        let outcome = sink.send_batch(events(10..20)).await;
-        assert_eq!(outcome.records, vec![Outcome::Retry; 10]);
-        let error = outcome.error.expect("a reason");
-        assert!(error.kind == SinkErrorKind::Full && error.message.contains("make room"), "{error:?}");
-        assert_eq!(ids(folder.path()), numbered(0..10));
-    }
-    assert!(all_delivered(&sink.send_batch(events(10..20)).await));
-    assert_eq!(ids(folder.path()), numbered(0..20));
-    assert_eq!(files(folder.path()).len(), 1);
-}
-
-#[tokio::test]
-async fn documents_much_larger_than_their_records_are_written_a_part_at_a_time() {
-    let folder = tempfile::tempdir().expect("folder");
-    let faults = Arc::new(Faults::default());
-    let sink = open_on(options(folder.path()), FaultyDisk(Arc::clone(&faults))).await;
-    let batch = small_records_of_large_documents(150);
-    let records: usize = batch.records.iter().map(|record| record.bytes.len()).sum();
-    assert!(all_delivered(&sink.send_batch(batch).await));
-    assert_eq!(ids(folder.path()), numbered(0..150));
-    let (lines, longest) = (text(&files(folder.path())[0]).len(), faults.longest.load(Ordering::SeqCst));
-    assert!(lines > 2 * PART_BYTES && lines > 20 * records, "{lines} bytes of {records}");
-    assert!(longest < PART_BYTES + PART_BYTES / 4, "{longest} bytes at once");
-}
-
-#[tokio::test]
-async fn a_batch_that_fails_in_its_last_part_leaves_nothing_of_the_others() {
-    let folder = tempfile::tempdir().expect("folder");
-    let faults = Arc::new(Faults::default());
-    let sink = open_on(options(folder.path()), FaultyDisk(Arc::clone(&faults))).await;
-    sink.send_batch(events(1000..1010)).await;
-    let batch = small_records_of_large_documents(150);
-    faults.syncs.store(1, Ordering::SeqCst);
-    assert_eq!(sink.send_batch(batch.clone()).await.records, vec![Outcome::Retry; 150]);
-    assert_eq!(ids(folder.path()), numbered(1000..1010));
-    assert!(all_delivered(&sink.send_batch(batch).await));
-    assert_eq!(ids(folder.path()), [numbered(1000..1010), numbered(0..150)].concat());
-}
-
-#[tokio::test]
-async fn a_batch_that_nobody_waits_for_any_more_is_not_written_to_its_end() {
-    let folder = tempfile::tempdir().expect("folder");
-    let sink = open(options(folder.path())).await;
-    sink.send_batch(events(1000..1010)).await;
-    let batch = small_records_of_large_documents(150);
-    let left = tokio::time::timeout(Duration::from_millis(1), sink.send_batch(batch.clone())).await;
-    assert!(left.is_err(), "150 large documents within a millisecond");
-    // The next one has its turn when that one has ended, and taken back what it had written.
-    assert!(all_delivered(&sink.send_batch(events(1010..1020)).await));
-    assert_eq!(ids(folder.path()), numbered(1000..1020));
-}
-
-#[tokio::test]
-async fn after_a_failed_sync_the_file_is_left_and_a_new_one_begun() {
-    let folder = tempfile::tempdir().expect("folder");
-    let faults = Arc::new(Faults::default());
-    let sink = open_on(options(folder.path()), FaultyDisk(Arc::clone(&faults))).await;
-    sink.send_batch(events(0..10)).await;
-    faults.syncs.store(1, Ordering::SeqCst);
-    let outcome = sink.send_batch(events(10..20)).await;
-    assert_eq!(outcome.records, vec![Outcome::Retry; 10]);
-    assert!(all_delivered(&sink.send_batch(events(10..20)).await));
-    assert_eq!(files(folder.path()).len(), 2);
-    assert_eq!(ids(folder.path()), numbered(0..20));
-}
-
-#[tokio::test]
-async fn where_half_a_line_cannot_be_cut_the_next_line_begins_in_a_new_file() {
-    let folder = tempfile::tempdir().expect("folder");
-    let faults = Arc::new(Faults::default());
-    let sink = open_on(options(folder.path()), FaultyDisk(Arc::clone(&faults))).await;
-    sink.send_batch(events(0..10)).await;
-    faults.appends.store(1, Ordering::SeqCst);
-    faults.cuts.store(1, Ordering::SeqCst);
-    sink.send_batch(events(10..20)).await;
-    assert!(all_delivered(&sink.send_batch(events(10..20)).await));
-    assert_eq!(files(folder.path()).len(), 2);
-    let second = text(&files(folder.path())[1]);
-    assert!(second.starts_with(r#"{"_id":"AE_10""#) && second.lines().count() == 10, "{second}");
-}
-
-/// So many lines as no run remembers, in an open file and in closed ones, compressed or not.
-const MANY: u64 = 300_000;
-
-fn lines(range: std::ops::Range<u64>) -> String {
-    range.map(|i| format!("{{\"_id\":\"AE_{i}\",\"room\":{{\"sid\":\"RM_x\"}}}}\n")).collect()
-}
-
-fn write_many(folder: &Path, at: i64) {
-    let name = |at: i64, suffix| folder.join(format!("events-{}.ndjson{suffix}", name_of(at)));
-    let gzip = fs::File::create(name(at, ".gz")).expect("a file");
-    let mut gzip = flate2::write::GzEncoder::new(gzip, flate2::Compression::fast());
-    io::Write::write_all(&mut gzip, lines(0..100_000).as_bytes()).expect("written");
-    gzip.finish().expect("written");
-    fs::write(name(at + 1000, ".zst"), zstd::encode_all(lines(100_000..150_000).as_bytes(), 1).expect("zstd"))
-        .expect("written");
-    fs::write(name(at + 2000, ""), lines(150_000..200_000)).expect("written");
-    fs::write(name(at + 3000, ""), lines(200_000..MANY)).expect("written");
-}
-
-async fn deliver_all(sink: &FileSink, records: u64) {
-    for at in (0..records).step_by(5000) {
-        assert!(all_delivered(&sink.send_batch(events(at..records.min(at + 5000))).await));
-    }
-}
-
-#[tokio::test]
-async fn after_it_looked_back_no_line_stands_twice_however_many_come_again() {
-    let folder = tempfile::tempdir().expect("folder");
-    let began = now_millis();
-    write_many(folder.path(), began);
-    let sink = open(options(folder.path())).await;
-    sink.look_back(began).await.expect("readable");
-    deliver_all(&sink, MANY + 10).await;
-    let mut ids = ids(folder.path());
-    assert_eq!(ids.len() as u64, MANY + 10);
-    ids.sort_unstable();
-    ids.dedup();
-    assert_eq!(ids.len() as u64, MANY + 10);
-}
-
-#[tokio::test]
-async fn it_looks_into_no_file_that_was_written_before() {
-    let folder = tempfile::tempdir().expect("folder");
-    let (day, now) = (86_400_000, now_millis());
-    let file = |at: i64, lines: &str| {
-        let path = folder.path().join(format!("events-{}.ndjson", name_of(at)));
-        fs::write(&path, lines).expect("written");
-        let modified = std::time::UNIX_EPOCH + Duration::from_millis(at as u64 + 3_600_000);
-        fs::File::options().write(true).open(path).and_then(|file| file.set_modified(modified)).expect("a time");
-    };
-    let newer = lines(100..200_000);
-    for (at, lines) in [(now - 3 * day, &*lines(0..10)), (now - 2 * day, &*lines(10..100)), (now - day, &newer)] {
-        file(at, lines);
-    }
-    let seen = |since: i64| {
-        let folder = folder.path();
-        async move {
-            let sink = open(options(folder)).await;
-            sink.look_back(since).await.expect("readable");
-            let file = sink.inner.streams[&Stream::Events].lock();
-            let file = file.as_ref().expect("in use");
-            [0, 10, 100].map(|i| file.has(&format!("AE_{i}")))
-        }
-    };
-    assert_eq!(seen(now - day / 2).await, [false, false, true]);
-    assert_eq!(seen(now - day).await, [false, true, true], "the one before: its last line may be as young");
-    assert_eq!(seen(now - 3 * day).await, [true; 3]);
-    assert_eq!(seen(now + day).await, [true; 3], "the clock was wrong when they came");
-    assert_eq!(seen(i64::MAX).await, [false; 3], "none may come again");
-}
-
-#[tokio::test]
-async fn a_folder_that_someone_removed_holds_no_lines_to_look_back_at() {
-    let folder = tempfile::tempdir().expect("folder");
-    let path = folder.path().join("out");
-    let sink = open(options(&path)).await;
-    sink.send_batch(events(0..10)).await;
-    fs::remove_dir_all(&path).expect("removed");
-    sink.look_back(0).await.expect("nothing to look at");
-    assert!(all_delivered(&sink.send_batch(events(10..20)).await));
-    assert_eq!(ids(&path), numbered(10..20));
 }

@@ -5,9 +5,9 @@
 //! - A document whose `_id` is there already was delivered before. One that clashes with another unique index was too, if
 //!   a majority read finds its `_id`; else it is rejected.
 //! - The driver is started at the first contact: a server, or a DNS that is away at start is no error.
-//! - Delivery needs the server and its limits only; collections and indexes are looked at beside it (see [`setup`]).
+//! - Delivery needs the server and its limits only; collections and indexes are looked at beside it (see `setup`).
 //! - What lies at a stream's name has to be an ordinary collection: views take nothing, and a time-series collection would keep
-//!   a record that comes again twice. That, and the indexes, are looked at again (see [`identity`]).
+//!   a record that comes again twice. That, and the indexes, are looked at again (see `identity`).
 
 mod collections;
 mod command;
@@ -56,6 +56,9 @@ use crate::{
 
 /// How long the driver looks for a server unless the URI says otherwise: the worker does the waiting, not the driver.
 const SERVER_SELECTION: Duration = Duration::from_secs(5);
+/// How long records wait for a look at the collections, and as long again for the indexes.
+const FIRST_LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// Delivers to MongoDB.
 #[derive(Debug)]
 pub struct MongoSink {
@@ -199,7 +202,7 @@ impl Sink for MongoSink {
     }
 
     async fn initialize(&self) -> Result<Vec<String>, SinkError> {
-        self.set_up(setup::FIRST_LOOK_TIMEOUT.min(self.options.timeout)).await
+        self.set_up(FIRST_LOOK_TIMEOUT.min(self.options.timeout)).await
     }
 
     async fn check_setup(&self) -> Result<Vec<String>, SinkError> {

@@ -18,9 +18,6 @@ use super::{
     indexes,
 };
 
-/// How long records wait for a look at the collections, and as long again for the indexes.
-pub(super) const FIRST_LOOK_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// What a look at the collections and indexes found.
 #[derive(Debug)]
 struct Look {

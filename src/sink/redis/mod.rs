@@ -7,7 +7,7 @@
 //! - Delivered means: JSON.SET was answered with OK and EXPIRE with 1, and, where the server has WAITAOF (7.2) and an append-only file,
 //!   they are fsynced there. Without, Redis acknowledges from memory, and the sink says so at the start.
 //! - A record that comes again sets the same key to the same document.
-//! - A cluster's redirections are followed and remembered, to nodes that the server of the URL lists, see [`nodes`]; the braces
+//! - A cluster's redirections are followed and remembered, to nodes that the server of the URL lists, see `nodes`; the braces
 //!   keep a room's records on one node.
 
 mod command;

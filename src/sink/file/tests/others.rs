@@ -2,7 +2,10 @@
 
 use std::os::unix::fs::{MetadataExt, symlink};
 
-use super::*;
+use super::{
+    faults::{Faults, FaultyDisk},
+    *,
+};
 use crate::sink::file::closed;
 
 #[tokio::test]
@@ -48,7 +51,7 @@ async fn after_a_failed_batch_an_emptied_file_is_not_made_longer() {
 #[tokio::test]
 async fn a_file_that_is_not_compressed_leaves_nothing_unfinished_beside_it() {
     let folder = tempfile::tempdir().expect("folder");
-    for (compression, suffix) in [(Compression::Gzip, ".gz"), (Compression::Zstd, ".zst")] {
+    for (compression, suffix) in [(FileCompression::Gzip, ".gz"), (FileCompression::Zstd, ".zst")] {
         let path = folder.path().join("events-20261122T010203.456Z.ndjson");
         fs::write(&path, "{}\n").expect("written");
         // What is in the way of the last step.
@@ -70,10 +73,10 @@ async fn links_that_lie_in_wait_are_neither_written_nor_read_nor_emptied() {
     }
     let old = folder.path().join("events-20210101T000000.000Z.ndjson");
     fs::write(&old, "{\"_id\":\"AE_old\"}\n").expect("written");
-    let options = FileOptions { compression: Compression::Gzip, ..options(folder.path()) };
+    let options = FileOptions { compression: FileCompression::Gzip, ..options(folder.path()) };
     let sink = open(options.clone()).await;
     symlink(&precious, format!("{}.gz.tmp", old.display())).expect("link");
-    closed::compress(&old, Compression::Gzip).expect("compressed");
+    closed::compress(&old, FileCompression::Gzip).expect("compressed");
     assert!(all_delivered(&sink.send_batch(events(0..10)).await));
     sink.close().await;
     assert_eq!(fs::read(&precious).expect("file"), b"precious");

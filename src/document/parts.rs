@@ -1,0 +1,52 @@
+//! What is gathered of a record whose fields come out of order: places in it, half as large as slices, for a hostile one
+//! has them by the hundred thousand.
+
+/// Parts of one record at most: each costs memory beyond the record's own. A list or map of so many elements would make
+/// about as large a document as is allowed.
+pub(super) const MAX_PARTS: usize = 1 << 20;
+/// The end of a chain of parts.
+pub(super) const NONE: u32 = u32::MAX;
+
+/// A part of a record, or of another text of less than 4 GiB.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Span {
+    at: u32,
+    len: u32,
+}
+
+impl Span {
+    /// Where `part`, which was taken out of `whole`, lies.
+    #[inline]
+    #[expect(clippy::cast_possible_truncation, reason = "both are below 4 GiB")]
+    pub(super) fn of(whole: &[u8], part: &[u8]) -> Self {
+        let at = part.as_ptr().addr().wrapping_sub(whole.as_ptr().addr());
+        debug_assert!(at + part.len() <= whole.len(), "a part of something else");
+        Self { at: at as u32, len: part.len() as u32 }
+    }
+
+    /// What lies there.
+    #[inline]
+    pub(super) fn within(self, whole: &[u8]) -> &[u8] {
+        let at = self.at as usize;
+        &whole[at..at + self.len as usize]
+    }
+}
+
+/// A part of a record that belongs to a field, see [`super::exact`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Part {
+    pub(super) span: Span,
+    pub(super) next: u32,
+}
+
+/// What was gathered of a field.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Slot {
+    /// The field, or of a oneof the member that came last.
+    pub(super) number: u32,
+    pub(super) slot: u16,
+    /// Its parts are contents of messages.
+    pub(super) message: bool,
+    pub(super) first: u32,
+    pub(super) last: u32,
+}

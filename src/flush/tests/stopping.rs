@@ -1,0 +1,70 @@
+//! The last flush: what waits is sent, within its time, whatever hangs.
+
+use super::*;
+
+#[tokio::test(start_paused = true)]
+async fn the_last_flush_sends_what_waits_without_waiting_for_the_interval() {
+    let options = FlushOptions { interval: Duration::from_secs(3600), ..options() };
+    let bench = start(&MemoryQueue::with(25), Behaviour::default(), options);
+    bench.until("ready", |bench| bench.handle.status().state != FlushState::Connecting).await;
+    bench.shutdown.cancel();
+    bench.handle.stopped().await;
+    assert_eq!(bench.queue.backlog(), 0);
+    assert_eq!(bench.sink.arrived().len(), 25);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_flush_ends_at_its_deadline_and_leaves_the_rest_in_the_queue() {
+    let slow = Behaviour { delay: Duration::from_secs(1), ..Behaviour::default() };
+    let options = FlushOptions { shutdown_timeout: Duration::from_secs(5), ..options() };
+    let bench = start(&MemoryQueue::with(100), slow, options);
+    bench.until("in flight", |bench| bench.handle.status().in_flight > 0).await;
+    let began = tokio::time::Instant::now();
+    bench.shutdown.cancel();
+    bench.handle.stopped().await;
+    assert!(began.elapsed() < Duration::from_secs(6), "{:?}", began.elapsed());
+    assert_eq!((bench.queue.backlog(), bench.queue.leased()), (100, 0), "released");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_dead_sink_gets_one_last_attempt_at_the_end() {
+    let behaviour = Behaviour { fails: Some(SinkErrorKind::Unavailable), ..Behaviour::default() };
+    let slow_to_return = BackoffOptions { initial: Duration::from_secs(3600), max: Duration::from_secs(3600) };
+    let bench = start(&MemoryQueue::with(30), behaviour, FlushOptions { backoff: slow_to_return, ..options() });
+    bench.until("unavailable", |bench| bench.handle.status().state == FlushState::Unavailable).await;
+    bench.sink.set(|behaviour| behaviour.fails = None);
+    bench.shutdown.cancel();
+    bench.handle.stopped().await;
+    assert_eq!(bench.queue.backlog(), 0);
+
+    let behaviour = Behaviour { fails: Some(SinkErrorKind::Unavailable), ..Behaviour::default() };
+    let bench = start(&MemoryQueue::with(30), behaviour, options());
+    bench.until("unavailable", |bench| bench.handle.status().state == FlushState::Unavailable).await;
+    bench.shutdown.cancel();
+    bench.handle.stopped().await;
+    assert_eq!((bench.queue.backlog(), bench.queue.leased()), (30, 0));
+}
+
+/// On the real clock: a thread that hangs holds up a paused one.
+#[tokio::test]
+async fn a_disk_that_hangs_does_not_hold_up_the_end() {
+    for hang in [Hang::Leases, Hang::Acknowledgements] {
+        let options = FlushOptions { shutdown_timeout: Duration::from_millis(50), ..options() };
+        let queue = MemoryQueue::with(30);
+        queue.hang(hang);
+        let bench = start(&queue, Behaviour::default(), options);
+        bench.until("it hangs", |bench| bench.queue.is_hanging()).await;
+        bench.shutdown.cancel();
+        let ended = tokio::time::timeout(Duration::from_secs(60), bench.handle.stopped());
+        ended.await.expect("the end does not wait for the disk");
+        // What comes back from the disk after all is left to the next run, or recorded.
+        queue.hang(Hang::Nothing);
+        for _ in 0..1000 {
+            if queue.leased() == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(queue.leased(), 0);
+    }
+}

@@ -1,0 +1,213 @@
+//! The rules by which a sender is let in: tokens, LiveKit's API keys, certificates. Pure, but for the time.
+//!
+//! Comparisons take the same time whatever they find.
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
+use jsonwebtoken::{Algorithm, Validation};
+use serde::Deserialize;
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use subtle::{Choice, ConstantTimeEq};
+
+use super::{AuthOptions, LivekitKeys, Secret, hs256, listener::Peer};
+use crate::{caller, record::wall_millis};
+
+/// The audience that a sender's token must name: a participant's join token, signed with the same secret, names none.
+pub const AUDIENCE: &str = "livekit-spool";
+/// A sender's token is valid this long at most, so that one that leaks is soon worth nothing.
+const MAX_VALIDITY_SECONDS: f64 = 600.0;
+/// A static token is at least this long.
+pub const MIN_TOKEN_LENGTH: usize = 16;
+/// Clocks may differ by this much.
+pub(super) const LEEWAY_SECONDS: u64 = 30;
+
+/// What a reload may change.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Rules {
+    pub(super) auth: AuthOptions,
+    pub(super) keys: LivekitKeys,
+}
+
+/// The claims looked at; time is checked by the JWT library, too.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Claims {
+    iss: String,
+    pub(super) exp: NumericDate,
+    #[serde(default)]
+    nbf: Option<NumericDate>,
+    #[serde(default)]
+    iat: Option<NumericDate>,
+    /// Base64 of the body's SHA-256, in webhooks.
+    #[serde(default)]
+    pub(super) sha256: Option<String>,
+}
+
+/// Seconds since 1970 as a JWT has them (RFC 7519): "non-integer values can be represented".
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Deserialize)]
+pub(super) struct NumericDate(pub(super) f64);
+
+impl NumericDate {
+    /// By this machine's clock.
+    pub(super) fn now() -> Self {
+        Self(wall_millis() as f64 / 1000.0)
+    }
+}
+
+/// What a caller shows.
+#[derive(Debug, Clone)]
+pub(super) struct Presented {
+    authorization: Option<HeaderValue>,
+    certified: bool,
+}
+
+impl Presented {
+    pub(super) fn of(headers: &HeaderMap, peer: Peer) -> Self {
+        let mut authorization = headers.get(AUTHORIZATION).cloned();
+        if let Some(authorization) = &mut authorization {
+            // `Debug` shows nothing of it
+            authorization.set_sensitive(true);
+        }
+        Self { authorization, certified: peer.certified }
+    }
+
+    fn bearer(&self) -> Result<&str, String> {
+        let header = self.authorization.as_ref();
+        let header = header.ok_or("no Authorization header: send `Authorization: Bearer <token>`")?;
+        caller::bearer(header).ok_or_else(|| "the Authorization header is no bearer token".to_owned())
+    }
+}
+
+impl Rules {
+    /// Who sends records; until when, where what they show says so.
+    pub(super) fn sender(&self, presented: &Presented) -> Result<Option<NumericDate>, String> {
+        match &self.auth {
+            AuthOptions::None => Ok(None),
+            AuthOptions::MutualTls if presented.certified => Ok(None),
+            AuthOptions::MutualTls => Err("no verified client certificate".to_owned()),
+            AuthOptions::Tokens(tokens) if is_one_of(tokens, presented.bearer()?) => Ok(None),
+            AuthOptions::Tokens(_) => Err("unknown token".to_owned()),
+            AuthOptions::Livekit => self.token(presented.bearer()?).map(|claims| Some(claims.exp)),
+        }
+    }
+
+    /// A webhook's token: LiveKit signs the hash of the body, names no audience, and writes no scheme before it.
+    pub(super) fn webhook(&self, presented: &Presented) -> Result<Claims, String> {
+        let header = presented.authorization.as_ref().ok_or("no Authorization header")?;
+        let token = caller::bearer(header).or_else(|| header.to_str().ok()).ok_or("no readable token")?;
+        let mut validation = validation();
+        validation.validate_aud = false;
+        validation.set_required_spec_claims(&["exp", "iss"]);
+        self.verify(token, &validation)
+    }
+
+    /// A token by which a sender names itself.
+    fn token(&self, token: &str) -> Result<Claims, String> {
+        let mut validation = validation();
+        validation.set_audience(&[AUDIENCE]);
+        validation.set_required_spec_claims(&["exp", "iss", "aud"]);
+        let claims = self.verify(token, &validation)?;
+        let from = [claims.nbf, claims.iat].into_iter().flatten().map(|NumericDate(at)| at).reduce(f64::max);
+        let from = from.ok_or("the token does not say since when it is valid (nbf or iat)")?;
+        // the other way round than `>`: what compares to nothing is not let in
+        if claims.exp.0 - from <= MAX_VALIDITY_SECONDS {
+            Ok(claims)
+        } else {
+            Err(format!("the token is valid for longer than {MAX_VALIDITY_SECONDS} s"))
+        }
+    }
+
+    /// Checks the signature with the secret of the key that the token names, and the times.
+    fn verify(&self, token: &str, validation: &Validation) -> Result<Claims, String> {
+        check_header(token)?;
+        let unverified = jsonwebtoken::dangerous::insecure_decode::<Claims>(token);
+        let issuer = unverified.map_err(|_| "no readable token")?.claims.iss;
+        let secret = self.keys.get(&issuer).ok_or("the token names an unknown API key")?;
+        let verified = hs256::verify::<Claims>(token, secret.expose().as_bytes(), validation);
+        let claims = verified.map_err(|error| format!("the token is refused: {error}"))?.claims;
+        // the library looks at `nbf` only
+        if claims.iat.is_some_and(|issued| issued.0 > NumericDate::now().0 + LEEWAY_SECONDS as f64) {
+            return Err("the token was issued in the future (iat): check the clocks".to_owned());
+        }
+        Ok(claims)
+    }
+}
+
+fn validation() -> Validation {
+    let mut validation = Validation::new(Algorithm::HS256);
+    validation.leeway = LEEWAY_SECONDS;
+    validation.validate_nbf = true;
+    validation
+}
+
+/// Refuses a token whose header asks for what is not done here. RFC 7515, 4.1.11: whoever does not understand what `crit` names
+/// refuses the token, and nothing that it may name is understood here. RFC 7797: with `b64` false other bytes are signed.
+fn check_header(token: &str) -> Result<(), &'static str> {
+    let header = token.split('.').next().unwrap_or_default();
+    let header = BASE64_URL_SAFE_NO_PAD.decode(header).map_err(|_| "no readable token")?;
+    let header: Map<String, Value> = serde_json::from_slice(&header).map_err(|_| "no readable token")?;
+    if header.contains_key("crit") {
+        return Err("the token has a critical header (crit), and none is supported");
+    }
+    if header.get("b64").is_some_and(|b64| *b64 != Value::Bool(true)) {
+        return Err("the token has an unencoded payload (b64), which is not supported");
+    }
+    Ok(())
+}
+
+/// Compares with each token's hash, so that neither length nor place of a difference shows in the time taken.
+fn is_one_of(tokens: &[Secret], presented: &str) -> bool {
+    let presented = Sha256::digest(presented);
+    let mut found = Choice::from(0);
+    for token in tokens {
+        found |= Sha256::digest(token.expose()).as_slice().ct_eq(presented.as_slice());
+    }
+    found.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use hmac::{Hmac, KeyInit, Mac};
+    use serde_json::json;
+
+    use super::*;
+
+    const KEY: &str = "APIkey";
+    const SECRET: &str = "a secret of thirty-two characters";
+
+    /// A sender's token with such a header, rightly signed.
+    fn token(header: &Value) -> String {
+        let now = wall_millis() / 1000;
+        let claims = json!({ "iss": KEY, "aud": AUDIENCE, "nbf": now, "exp": now + 60 });
+        let part = |json: &Value| BASE64_URL_SAFE_NO_PAD.encode(json.to_string());
+        let signed = format!("{}.{}", part(header), part(&claims));
+        let mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).expect("any length").chain_update(&signed);
+        format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
+    }
+
+    #[test]
+    fn a_token_with_a_critical_header_is_refused_whatever_it_is_and_one_that_is_not_critical_is_not_looked_at() {
+        let keys = [(KEY.to_owned(), Secret::new(SECRET))].into_iter().collect();
+        let rules = Rules { auth: AuthOptions::Livekit, keys };
+        for header in [
+            json!({ "alg": "HS256" }),
+            json!({ "alg": "HS256", "typ": "JWT", "kid": "1", "x-own": true }),
+            json!({ "alg": "HS256", "b64": true }),
+        ] {
+            rules.token(&token(&header)).expect("it passes");
+        }
+        for header in [
+            json!({ "alg": "HS256", "crit": ["exp"] }),
+            json!({ "alg": "HS256", "crit": ["x-own"], "x-own": 1 }),
+            json!({ "alg": "HS256", "crit": ["b64"], "b64": false }),
+            json!({ "alg": "HS256", "crit": [] }),
+            json!({ "alg": "HS256", "crit": null }),
+            json!({ "alg": "HS256", "crit": "exp" }),
+            json!({ "alg": "HS256", "b64": false }),
+            json!({ "alg": "HS256", "b64": null }),
+            json!({ "alg": "HS256", "b64": "false" }),
+        ] {
+            assert!(rules.token(&token(&header)).is_err(), "{header}");
+        }
+    }
+}
