@@ -36,8 +36,10 @@ pub mod look;
 mod printable;
 pub mod record;
 pub mod secret;
+pub mod setting;
 pub mod sink;
 pub mod spool;
 pub mod status;
 #[cfg(test)]
 mod testing;
+pub mod units;

@@ -180,12 +180,12 @@ async fn start(config: Config, options: RunOptions) -> Result<Started, RunError>
     let encoder = Arc::new(Encoder::new(config.documents.clone()));
     let sinks = start::sinks(&config, &encoder).await?;
     let intake = Arc::new(Intake::new(sinks.iter().map(|sink| sink.target()).collect(), &config.ingest.memory));
-    let gate = Arc::new(Gate::new(config.ingest.auth.clone(), config.ingest.keys.clone(), tls));
+    let gate = Arc::new(Gate::new(config.ingest.auth.options(), config.ingest.auth.keys.clone(), tls));
 
     // gRPC last: whoever finds it open finds the others too.
     let admin = admin::bind(&config).await?;
-    let http = start::bind("ingest.http.listen", config.ingest.http_listen.as_ref()).await?;
-    let grpc = start::bind("ingest.grpc.listen", config.ingest.grpc_listen.as_ref()).await?;
+    let http = start::bind("ingest.http.listen", config.ingest.http.listen.as_ref()).await?;
+    let grpc = start::bind("ingest.grpc.listen", config.ingest.grpc.listen.as_ref()).await?;
     for listener in [&grpc, &http].into_iter().flatten() {
         gate.check_listener(listener)?;
     }

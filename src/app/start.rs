@@ -107,8 +107,8 @@ pub fn check(config: &Config) -> Result<Option<Tls>, RunError> {
 fn check_addresses(config: &Config) -> Result<(), RunError> {
     let admin = config.admin.listen.map(Listen::Tcp);
     let servers = [
-        ("ingest.grpc.listen", config.ingest.grpc_listen.as_ref()),
-        ("ingest.http.listen", config.ingest.http_listen.as_ref()),
+        ("ingest.grpc.listen", config.ingest.grpc.listen.as_ref()),
+        ("ingest.http.listen", config.ingest.http.listen.as_ref()),
         ("admin.listen", admin.as_ref()),
     ];
     let mut before: Vec<(&'static str, &Listen)> = Vec::new();

@@ -8,6 +8,7 @@ mod backlog;
 mod check_config;
 mod client;
 mod completions;
+mod config;
 mod dead;
 pub mod doc;
 mod drain;
@@ -33,7 +34,7 @@ use tokio::signal::unix::SignalKind;
 
 use crate::{
     app::{FolderError, OperateError},
-    config::{self, Config, ConfigError, LogFormat},
+    config::{Config, ConfigError, LogFormat, load},
     logging,
 };
 
@@ -114,6 +115,8 @@ pub enum Command {
     Send(send::SendArgs),
     /// Check the configuration, show what will run, and hold the existing spool against it
     CheckConfig(check_config::Args),
+    /// Print the configuration in force, its documented defaults, its JSON Schema
+    Config(config::Args),
     /// Print records from a file as the documents that a sink would store
     Doc(doc::DocArgs),
     /// Print a completion script for a shell
@@ -230,7 +233,7 @@ impl Common {
 /// When it is missing or wrong.
 pub fn load_config(file: Option<&Path>) -> Result<Config, Failure> {
     threads::ensure(threads::TO_READ)?;
-    config::load(file, &|name| std::env::var(name).ok()).map_err(|error: ConfigError| Failure::usage(error.to_string()))
+    load(file, &|name| std::env::var(name).ok()).map_err(|error: ConfigError| Failure::usage(error.to_string()))
 }
 
 /// Runs the program; the process's exit code.
@@ -273,6 +276,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Reload => actions::reload(&common),
         Command::Send(args) => block_on(send::run(&common, &args)),
         Command::CheckConfig(args) => check_config::run(&common, &args),
+        Command::Config(args) => config::run(&common, &args),
         Command::Doc(args) => doc::run(&args),
         Command::Completions(args) => completions::completions(&args),
         Command::Man(args) => completions::man(&args),

@@ -25,9 +25,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{CannotAppend, Refused, dropped::drops_newest, fanout::Append};
 use crate::{
-    config::units::human_size,
     record::{RecordBatch, SinkName},
     spool::Appended,
+    units::human_size,
 };
 
 /// Bytes under way to one sink's spool.
