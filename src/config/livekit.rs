@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde_with::serde_as;
 
 use super::{
-    arrange::take_files,
     check::Check,
+    files::take_files,
     reader::{Problem, read},
     tree::Node,
 };

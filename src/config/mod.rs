@@ -9,6 +9,7 @@
 mod arrange;
 mod check;
 mod expand;
+mod files;
 mod livekit;
 mod reader;
 mod schema;
@@ -122,7 +123,7 @@ pub fn parse(file: Option<(&str, &str)>, environment: Environment<'_>) -> Result
 /// # Errors
 /// As [`load`].
 pub fn show(file: Option<&Path>, environment: Environment<'_>) -> Result<Shown, ConfigError> {
-    load_parsed(file, environment).map(|parsed| Shown::of(&parsed))
+    load_parsed(file, environment).map(|parsed| Shown::of(&parsed.config, &parsed.tree))
 }
 
 /// As [`show`], from a text (with its name) instead of a file.
@@ -130,7 +131,7 @@ pub fn show(file: Option<&Path>, environment: Environment<'_>) -> Result<Shown, 
 /// # Errors
 /// As [`parse`].
 pub fn show_text(file: Option<(&str, &str)>, environment: Environment<'_>) -> Result<Shown, ConfigError> {
-    parse_all(file, environment).map(|parsed| Shown::of(&parsed))
+    parse_all(file, environment).map(|parsed| Shown::of(&parsed.config, &parsed.tree))
 }
 
 /// A configuration, and what was written for it, where.

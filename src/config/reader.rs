@@ -178,8 +178,7 @@ impl<'de> Reader<'de> {
             _ if self.0.is_null() => &[],
             _ => return self.unexpected("keys and values"),
         };
-        let says_something =
-            |key: &str, node: &Node| !node.is_skipped() && (!node.is_null() || !known.contains(&key));
+        let says_something = |key: &str, node: &Node| !node.is_skipped() && (!node.is_null() || !known.contains(&key));
         let entries = entries.iter().map(|(key, node)| (key.text.as_str(), node));
         visitor.visit_map(MapDeserializer::new(entries.filter(|(key, node)| says_something(key, node))))
     }

@@ -233,6 +233,7 @@ pub struct SinkConfig {
     pub required: bool,
     /// the streams it gets
     #[serde(default = "all_streams")]
+    #[schemars(example = ["events", "stats", "node_rooms"])]
     pub streams: Vec<Stream>,
     /// only these events; left out: all
     #[serde_as(as = "Vec<Is<EventType>>")]

@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use serde_json::Value as Json;
 
 use super::{
-    Parsed,
     schema::{self, schema},
     sections::{Config, SinkConfig},
     tree::{Node, Place, Value, below},
@@ -163,14 +162,14 @@ pub struct Shown {
 }
 
 impl Shown {
-    pub(super) fn of(parsed: &Parsed) -> Self {
+    pub(super) fn of(effective: &Config, tree: &Node) -> Self {
         let mut shown = Self { yaml: String::new(), config: Json::Null, sources: BTreeMap::new() };
-        let mut config = yaml::tree(&parsed.config);
+        let mut config = yaml::tree(effective);
         let sinks = config.get_mut("sinks").into_iter().flat_map(Node::items_mut);
-        for (node, SinkConfig { target, .. }) in sinks.zip(&parsed.config.sinks) {
+        for (node, SinkConfig { target, .. }) in sinks.zip(&effective.sinks) {
             yaml::tree(target).entries().iter().for_each(|(key, value)| node.set(&key.text, value.clone()));
         }
-        shown.config = shown.section(&parsed.tree, &config, "", "");
+        shown.config = shown.section(tree, &config, "", "");
         shown
     }
 

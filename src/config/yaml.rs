@@ -148,10 +148,12 @@ impl<'t> Document<'t> {
             return fault;
         }
         let mut message = error.to_string();
-        let (mut line, mut column) = (0, 0);
+        let (mut line, mut column) = (1, 1);
         if let Some(location) = error.location() {
-            (line, column) = (location.line(), location.column());
-            message = message.replacen(&format!(" at line {line} column {column}"), "", 1);
+            // The parser counts a line more where the last one has no end.
+            line = location.line().clamp(1, self.text.split(['\n', '\r']).count());
+            column = location.column();
+            message = message.replacen(&format!(" at line {} column {column}", location.line()), "", 1);
         }
         if message.contains("more than one document") {
             message = "a second document: a config file is one".to_owned();

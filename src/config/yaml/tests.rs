@@ -12,7 +12,7 @@ fn refused(text: &str) -> String {
 }
 
 fn scalar_at(root: &Node, path: &str) -> (String, bool, String) {
-    let node = root.find(&crate::config::tree::steps(path)).unwrap_or_else(|| panic!("no {path}"));
+    let node = root.find(path).unwrap_or_else(|| panic!("no {path}"));
     let Value::Scalar(scalar) = &node.value else { panic!("{path} is {}", node.kind()) };
     (scalar.text.clone(), scalar.quoted, node.place.to_string())
 }
