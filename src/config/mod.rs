@@ -5,6 +5,8 @@
 //! (`sections`, and the modules' options), and what spans several keys is checked (`check`). Everything wrong is reported
 //! with source, line, column, path and what is allowed. The same structs give the schema (`schema`), the documented default
 //! file and what `config show` prints (`show`).
+//!
+//! Uses `document`, `flush`, `ingest`, `record`, `secret`, `setting`, `sink`, `spool`, `units`.
 
 mod arrange;
 mod check;

@@ -7,7 +7,7 @@ use futures::StreamExt;
 use livekit_protocol::{AnalyticsEvent, AnalyticsEvents};
 use livekit_spool::{
     ingest::{
-        AuthOptions, ConnectionOptions, Gate, GrpcOptions, HttpOptions, LivekitKeys, Refused, Secret,
+        AuthOptions, Gate, GrpcOptions, HttpOptions, LivekitKeys, Refused, Secret,
         proto::analytics_recorder_service_client::AnalyticsRecorderServiceClient,
     },
     record::Stream,
@@ -19,10 +19,6 @@ use tokio::{
 use tonic::Code;
 
 use crate::support::{Running, eventually, open_gate, serve_grpc, serve_http, within};
-
-fn connections(max_connections: usize, header_timeout: Duration) -> ConnectionOptions {
-    ConnectionOptions { max_connections, header_timeout, ..Default::default() }
-}
 
 const SOON: Duration = Duration::from_millis(100);
 const LATE: Duration = Duration::from_secs(600);
