@@ -38,8 +38,10 @@ mod printable;
 pub mod record;
 pub mod run;
 pub mod secret;
+pub mod setting;
 pub mod sink;
 pub mod spool;
 pub mod status;
 #[cfg(test)]
 mod testing;
+pub mod units;

@@ -123,8 +123,8 @@ fn without_any_config_the_file_sink_runs() {
     }
     let config = with_environment(None, &[]).unwrap();
     assert_eq!(config.source, "defaults");
-    assert_eq!(config.ingest.grpc_listen.unwrap().to_string(), "127.0.0.1:7890");
-    assert_eq!(config.ingest.http_listen.unwrap().to_string(), "127.0.0.1:7891");
+    assert_eq!(config.ingest.grpc.listen.unwrap().to_string(), "127.0.0.1:7890");
+    assert_eq!(config.ingest.http.listen.unwrap().to_string(), "127.0.0.1:7891");
     assert_eq!(config.admin.listen.unwrap().to_string(), "127.0.0.1:7892");
 }
 
@@ -149,7 +149,7 @@ fn livekits_section_takes_both_spellings_gos_durations_and_ignores_livekits_othe
     assert_eq!(mongo(&config, 0).uri, "mongodb://db");
     assert_eq!(mongo(&config, 0).expiration, Some(Duration::from_secs(5_400)));
     assert_eq!(config.sinks[0].flush.interval, Duration::from_secs(5_400));
-    assert_eq!(config.ingest.keys.keys().collect::<Vec<_>>(), ["APIkey"]);
+    assert_eq!(config.ingest.auth.keys.keys().collect::<Vec<_>>(), ["APIkey"]);
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn livekits_variable_defines_the_sink_and_nothing_in_it_is_expanded() {
     let config = with_environment(None, &[("LIVEKIT_CONFIG", yaml)]).unwrap();
     assert_eq!((config.sinks.len(), config.source.as_str()), (1, "LIVEKIT_CONFIG"));
     assert_eq!(mongo(&config, 0).uri, "mongodb://u:p$$x${Y}@db/");
-    assert_eq!(config.ingest.keys["APIkey"].expose(), "se$$cret");
+    assert_eq!(config.ingest.auth.keys["APIkey"].expose(), "se$$cret");
 
     let both =
         with_environment(Some("data_dir: /x\nsinks: [{name: f, type: file}]"), &[("LIVEKIT_CONFIG", yaml)]).unwrap();
@@ -189,7 +189,7 @@ fn livekits_variable_replaces_the_files_section() {
 fn an_error_in_livekits_variable_names_it_and_its_line() {
     let error =
         with_environment(None, &[("LIVEKIT_CONFIG", "openvidu:\n  analytics:\n    enabled: maybe\n")]).unwrap_err();
-    assert!(error.to_string().starts_with("LIVEKIT_CONFIG:3: openvidu.analytics.enabled:"), "{error}");
+    assert!(error.to_string().starts_with("LIVEKIT_CONFIG:3:14: openvidu.analytics.enabled:"), "{error}");
 }
 
 #[test]
@@ -214,7 +214,7 @@ fn livekits_sections_mean_what_they_mean_to_livekit_in_a_file_as_in_the_variable
         let config = config.unwrap();
         let last = config.sinks.len() - 1;
         assert_eq!(mongo(&config, last).uri, "mongodb://us$$er:${P}$@db/");
-        assert_eq!(config.ingest.keys["APIkey"].expose(), "se$$cret${X}");
+        assert_eq!(config.ingest.auth.keys["APIkey"].expose(), "se$$cret${X}");
         if last > 0 {
             let Target::Redis(redis) = &config.sinks[0].target else { panic!("no redis sink") };
             assert_eq!(redis.url, "redis://u%24%24:%24%24%7Bp%7D@h:1/0");
@@ -224,7 +224,7 @@ fn livekits_sections_mean_what_they_mean_to_livekit_in_a_file_as_in_the_variable
     }
     // In a file of ours, `keys` is a section as any other.
     let config = with_environment(Some("keys: {a: '${P}'}\nsinks: [{name: f, type: file}]"), &variables(None)).unwrap();
-    assert_eq!(config.ingest.keys["a"].expose(), "expanded");
+    assert_eq!(config.ingest.auth.keys["a"].expose(), "expanded");
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn livekits_yaml_may_say_yes_and_merge() {
     let merged = "x-common: &x {mongo_url: 'mongodb://db', enabled: yes}\nopenvidu:\n  analytics:\n    <<: *x\n    database: mine\n";
     let config = parse(merged).unwrap();
     assert_eq!((mongo(&config, 0).uri.as_str(), mongo(&config, 0).database.as_str()), ("mongodb://db", "mine"));
-    assert_error("documents: {time: yes}", &["is no truth value"]);
+    assert_error("documents: {time: yes}", &["is not a boolean"]);
 }
 
 #[test]
@@ -262,7 +262,7 @@ fn livekits_other_keys_are_refused_in_a_file_of_ours_with_the_key_that_was_meant
         let name = key.split(':').next().unwrap();
         assert_error(
             &format!("sinks: [{{name: f, type: file}}]\n{key}\n"),
-            &[&format!("c.yaml:2: {name}: unknown key"), meant],
+            &[&format!("c.yaml:2:1: {name}: unknown key"), meant],
         );
         for livekits in ["rtc: {tcp_port: 1}\nsinks: [{name: f, type: file}]\n", OPENVIDU] {
             assert!(parse(&format!("{livekits}{key}\n")).is_ok(), "{livekits}{key}");
@@ -292,34 +292,34 @@ fn without_any_sink_it_refuses_and_says_why() {
 fn an_unknown_key_names_its_line_its_path_the_nearest_and_what_is_allowed() {
     assert_error(
         "data_dir: x\nflush:\n  intervall: 1s\n",
-        &["c.yaml:3: flush.intervall: unknown key", "did you mean interval?", "batch_records"],
+        &["c.yaml:3:3: flush.intervall: unknown key", "did you mean interval?", "batch_records"],
     );
-    assert_error("sink: []\n", &["c.yaml:1: sink: unknown key; did you mean sinks?"]);
+    assert_error("sink: []\n", &["c.yaml:1:1: sink: unknown key; did you mean sinks?"]);
     assert_error("data_dri: x\nopenvidu: {}\n", &["data_dri: unknown key; did you mean data_dir?"]);
-    assert_error("data_dir: x\nzzz: 1\n", &["c.yaml:2: zzz: unknown key (allowed here: admin, data_dir,"]);
+    assert_error("data_dir: x\nzzz: 1\n", &["c.yaml:2:1: zzz: unknown key (allowed here: admin, data_dir,"]);
     assert_error(
         "openvidu:\n  analytics:\n    enabled: true\n    mongo_ulr: x\n",
-        &["c.yaml:4: openvidu.analytics.mongo_ulr", "did you mean mongo_url?"],
+        &["c.yaml:4:5: openvidu.analytics.mongo_ulr", "did you mean mongo_url?"],
     );
-    assert_error("sinks:\n  - name: a\n    type: file\n    uri: x\n", &["c.yaml:4: sinks[0].uri: unknown key"]);
+    assert_error("sinks:\n  - name: a\n    type: file\n    uri: x\n", &["c.yaml:4:5: sinks[0].uri: unknown key"]);
     assert_error("ingest: {grpc: {listn: 'x'}}", &["ingest.grpc.listn", "did you mean listen?"]);
 }
 
 #[test]
 fn a_wrong_type_names_what_is_expected() {
-    assert_error("flush: 5\n", &["c.yaml:1: flush: expected keys and values, found a single value"]);
-    assert_error("flush:\n  interval: [1s]\n", &["c.yaml:2: flush.interval: expected a duration", "found a list"]);
+    assert_error("flush: 5\n", &["c.yaml:1:8: flush: expected keys and values, found a single value"]);
+    assert_error("flush:\n  interval: [1s]\n", &["c.yaml:2:14: flush.interval: expected a duration", "found a list"]);
     assert_error(
         "flush: {batch_records: many}",
-        &["flush.batch_records: \"many\" is no whole number; expected a whole number from 1 to"],
+        &["flush.batch_records: \"many\" is not a whole number; expected a whole number from 1 to"],
     );
     assert_error("flush: {batch_records: '5'}", &["is a text in quotes"]);
-    assert_error("flush: {batch_records: 1.5}", &["is no whole number"]);
-    assert_error("documents: {time: yes}", &["documents.time: \"yes\" is no truth value; expected true or false"]);
+    assert_error("flush: {batch_records: 1.5}", &["is not a whole number"]);
+    assert_error("documents: {time: yes}", &["documents.time: \"yes\" is not a boolean; expected true or false"]);
     assert_error("sinks: {}\n", &["sinks: expected a list, found keys and values"]);
     assert_error("sinks: [files]\n", &["sinks[0]: expected keys and values"]);
-    assert_error("spool: {max_bytes: lots}", &["spool.max_bytes: \"lots\" is no size", "64MiB"]);
-    assert_error("- a\n- b\n", &["c.yaml:1: expected keys and values, found a list"]);
+    assert_error("spool: {max_bytes: lots}", &["spool.max_bytes: \"lots\" is not a size", "64MiB"]);
+    assert_error("- a\n- b\n", &["c.yaml:1:3: expected keys and values, found a list"]);
     assert_error("ingest: {grpc: {listen: 7890}}", &["ingest.grpc.listen", "has no port"]);
     assert_error("log: {level: inof}", &["log.level", "did you mean info?", "one of error, warn"]);
 }
@@ -350,7 +350,10 @@ fn all_problems_are_reported_at_once_in_the_order_of_their_lines() {
 #[test]
 fn broken_yaml_and_a_missing_file_are_named() {
     assert_error("a: [1\nb: 2\n", &["c.yaml:", "no YAML"]);
-    assert_error("flush: {interval: 1s}\nflush: {interval: 2s}\n", &["c.yaml:2", "stands here twice: first on line 1"]);
+    assert_error(
+        "flush: {interval: 1s}\nflush: {interval: 2s}\n",
+        &["c.yaml:2:1", "duplicate key \"flush\", first on line 1"],
+    );
     let error = config::load(Some(Path::new("/nowhere/config.yaml")), &|_| None).unwrap_err();
     assert!(error.to_string().contains("/nowhere/config.yaml"), "{error}");
 }
@@ -373,16 +376,19 @@ fn variables_are_expanded_in_values_of_every_kind_and_never_change_the_structure
     assert!(mongo(&config, 0).labels.contains_key("${DIR}"), "keys stay as they are");
     assert_error(
         "data_dir: a\nadmin:\n  token: ${NOT_SET}\n",
-        &["c.yaml:3: admin.token: needs the environment variable NOT_SET"],
+        &["c.yaml:3:10: admin.token: needs the environment variable NOT_SET"],
     );
 }
 
 #[test]
 fn sinks_are_checked_each_by_its_type() {
-    assert_error("sinks:\n  - type: file\n", &["c.yaml:2: sinks[0].name: missing"]);
+    assert_error("sinks:\n  - type: file\n", &["c.yaml:2:5: sinks[0].name: missing"]);
     assert_error("sinks:\n  - name: a\n", &["sinks[0].type: missing; expected one of mongodb, redis, file"]);
     assert_error("sinks: [{name: A/b, type: file}]", &["sinks[0].name: \"A/b\" cannot name a folder"]);
-    assert_error("sinks: [{name: a, type: file}, {name: a, type: file}]", &["sinks[1].name", "stands here twice"]);
+    assert_error(
+        "sinks: [{name: a, type: file}, {name: a, type: file}]",
+        &["sinks[1].name", "is the name of two sinks"],
+    );
     assert_error("sinks: [{name: a, type: mongo}]", &["sinks[0].type: \"mongo\" is not known (did you mean mongodb?)"]);
     assert_error("sinks: [{name: a, type: mongodb}]", &["sinks[0].uri: missing"]);
     assert_error("sinks: [{name: a, type: redis}]", &["sinks[0].url: missing"]);
@@ -412,7 +418,10 @@ fn a_sink_inherits_the_common_sections_and_overrides_them_key_by_key() {
     let [a, b] = &config.sinks[..] else { panic!("two sinks") };
     assert_eq!((a.spool.max_bytes, b.spool.max_bytes), (1 << 30, 2 << 30));
     assert_eq!((a.spool.when_full, b.spool.when_full), (WhenFull::DropOldest, WhenFull::DropOldest));
-    assert_eq!(b.spool.compression, config::CompressionConfig::Zstd { level: 3, dictionary: false });
+    assert_eq!(
+        b.spool.options(&b.name).compression,
+        livekit_spool::spool::Compression::Zstd { level: 3, dictionary: false }
+    );
     assert_eq!((a.flush.interval, b.flush.interval), (Duration::from_secs(5), Duration::from_millis(1)));
     assert_eq!((a.flush.batch_records, b.flush.batch_records), (10, 10));
     assert_eq!((a.streams.as_slice(), a.required, b.required), (&[Stream::Stats][..], true, false));
@@ -443,7 +452,7 @@ fn of_livekits_redis_a_cluster_and_tls_are_taken_and_what_cannot_be_is_refused_w
         ("address: 'r:1', tls: {enabled: true, ca_cert_file: /ca.pem}", "give a rediss:// url"),
         ("address: 'r:1', tls: {enabled: true, insecure: true}", "give a rediss:// url"),
     ] {
-        assert_error(&format!("redis: {{{redis}}}\n{sink}"), &["c.yaml:2: sinks[0].url: missing", words]);
+        assert_error(&format!("redis: {{{redis}}}\n{sink}"), &["c.yaml:2:10: sinks[0].url: missing", words]);
         let own = format!("redis: {{{redis}}}\nsinks: [{{name: cache, type: redis, url: 'redis://own'}}]\n");
         assert!(parse(&own).is_ok(), "with an address of its own, LiveKit's does not matter: {redis}");
     }
@@ -456,11 +465,11 @@ fn livekits_key_file_is_read_as_livekit_reads_it() {
     std::fs::write(&file, "# made by hand\nAPIa: \"hunter2\"\nAPIb:   x # the old one\n").unwrap();
     let with = |path: &Path| format!("keys: {{APIc: y, APIa: z}}\nkey_file: {}\n{OPENVIDU}", path.display());
     let config = parse(&with(&file)).unwrap();
-    let keys: Vec<_> = config.ingest.keys.iter().map(|(key, secret)| (key.as_str(), secret.expose())).collect();
+    let keys: Vec<_> = config.ingest.auth.keys.iter().map(|(key, secret)| (key.as_str(), secret.expose())).collect();
     assert_eq!(keys, [("APIa", "hunter2"), ("APIb", "x"), ("APIc", "y")]);
     assert!(parse(&format!("key_file: {}\ningest: {{auth: livekit}}\n", file.display())).is_ok());
     let missing = folder.path().join("missing.yaml");
-    assert_error(&with(&missing), &["c.yaml:2: key_file: cannot read", "missing.yaml"]);
+    assert_error(&with(&missing), &["c.yaml:2:1: key_file: cannot read", "missing.yaml"]);
     std::fs::write(&file, "hunter2").unwrap();
     assert_error(&with(&file), &["key_file: what", "holds is something else; expected `key: secret`, one a line"]);
     assert!(!errors(&with(&file)).contains("hunter2"));
@@ -471,7 +480,7 @@ fn limits_that_the_memory_can_never_hold_are_refused_with_both_values_and_the_wa
     assert_error(
         "ingest:\n  memory: {max_bytes: 8MiB}\n  grpc: {max_message_bytes: 7MiB}\n  http: {max_body_bytes: 6MiB}\n",
         &[
-            "c.yaml:3: ingest.grpc.max_message_bytes: 7MiB never fits: of ingest.memory.max_bytes (8MiB) one sender gets \
+            "c.yaml:3:10: ingest.grpc.max_message_bytes: 7MiB never fits: of ingest.memory.max_bytes (8MiB) one sender gets \
              6MiB at most; lower max_message_bytes, or raise ingest.memory.max_bytes to 10MiB or more",
         ],
     );
@@ -502,14 +511,17 @@ fn an_address_that_others_reach_needs_authentication() {
 
 #[test]
 fn who_may_send_is_a_word_or_a_section() {
-    assert!(matches!(parse("ingest: {auth: none}").unwrap().ingest.auth, AuthOptions::None));
-    assert!(matches!(parse("ingest: {auth: livekit}\nkeys: {a: b}").unwrap().ingest.auth, AuthOptions::Livekit));
+    assert!(matches!(parse("ingest: {auth: none}").unwrap().ingest.auth.options(), AuthOptions::None));
+    assert!(matches!(
+        parse("ingest: {auth: livekit}\nkeys: {a: b}").unwrap().ingest.auth.options(),
+        AuthOptions::Livekit
+    ));
     let from_environment = with_environment(
         Some("ingest: {auth: {mode: livekit, keys: '${LIVEKIT_KEYS}'}}"),
         &[("LIVEKIT_KEYS", "APIa: hunter2\nAPIb: x\n")],
     );
-    assert_eq!(from_environment.unwrap().ingest.keys.keys().collect::<Vec<_>>(), ["APIa", "APIb"]);
-    let tokens = parse("ingest: {auth: {mode: tokens, tokens: [sixteen-and-more]}}").unwrap().ingest.auth;
+    assert_eq!(from_environment.unwrap().ingest.auth.keys.keys().collect::<Vec<_>>(), ["APIa", "APIb"]);
+    let tokens = parse("ingest: {auth: {mode: tokens, tokens: [sixteen-and-more]}}").unwrap().ingest.auth.options();
     assert!(matches!(tokens, AuthOptions::Tokens(tokens) if tokens[0].matches("sixteen-and-more")));
     assert_error("ingest: {auth: tokens}", &["ingest.auth.tokens: missing"]);
     assert_error(
@@ -520,10 +532,10 @@ fn who_may_send_is_a_word_or_a_section() {
     assert_error("ingest: {auth: mtls}", &["mtls needs ingest.tls with a client_ca"]);
     assert_error("ingest: {tls: {key: x}}", &["ingest.tls.certificate: missing"]);
     assert!(matches!(
-        parse("ingest: {grpc: {listen: 'unix:/run/x.sock'}}").unwrap().ingest.grpc_listen,
+        parse("ingest: {grpc: {listen: 'unix:/run/x.sock'}}").unwrap().ingest.grpc.listen,
         Some(Listen::Unix(_))
     ));
-    assert!(parse("ingest: {http: {listen: none}}").unwrap().ingest.http_listen.is_none());
+    assert!(parse("ingest: {http: {listen: none}}").unwrap().ingest.http.listen.is_none());
 }
 
 #[test]
@@ -534,7 +546,7 @@ fn secrets_come_from_files_too() {
     let config = parse(&format!("admin: {{token_file: {}}}", file.display())).unwrap();
     assert!(config.admin.token.unwrap().matches("hunter2-hunter2"));
     assert_error("admin: {token_file: /nowhere/token}", &["admin.token_file: cannot read /nowhere/token"]);
-    assert_error("admin: {token: hunter2-hunter2, token_file: b}", &["admin.token_file: stands beside token"]);
+    assert_error("admin: {token: hunter2-hunter2, token_file: b}", &["admin.token_file: is given beside token"]);
 }
 
 #[test]
@@ -552,12 +564,12 @@ fn a_line_end_after_a_secret_is_cut_wherever_the_secret_stands() {
     for (kind, value) in &plain {
         let token = of(&format!("admin:\n  token: {value}\n")).admin.token.unwrap();
         assert!(token.matches("hunter2-hunter2-hunter2"), "{kind}");
-        let keys = of(&format!("ingest:\n auth:\n  keys:\n   API: {value}\n")).ingest.keys;
+        let keys = of(&format!("ingest:\n auth:\n  keys:\n   API: {value}\n")).ingest.auth.keys;
         assert!(keys["API"].matches("hunter2-hunter2-hunter2"), "{kind}");
-        let keys = of(&format!("sinks: [{{name: f, type: file}}]\nkeys:\n  API: {value}\n")).ingest.keys;
+        let keys = of(&format!("sinks: [{{name: f, type: file}}]\nkeys:\n  API: {value}\n")).ingest.auth.keys;
         assert!(keys["API"].matches("hunter2-hunter2-hunter2"), "{kind}");
         let AuthOptions::Tokens(tokens) =
-            of(&format!("ingest:\n auth:\n  mode: tokens\n  tokens:\n  - {value}\n")).ingest.auth
+            of(&format!("ingest:\n auth:\n  mode: tokens\n  tokens:\n  - {value}\n")).ingest.auth.options()
         else {
             panic!("tokens")
         };
@@ -637,9 +649,83 @@ fn secrets_that_can_be_guessed_are_refused_or_warned_of() {
     }
     let variable =
         with_environment(Some("sinks: [{name: f, type: file}]"), &[("LIVEKIT_CONFIG", "keys: {API: x}")]).unwrap();
-    assert!(variable.warnings[0].starts_with("LIVEKIT_CONFIG:1: keys: shorter than 32"), "{:?}", variable.warnings);
+    assert!(variable.warnings[0].starts_with("LIVEKIT_CONFIG:1:1: keys: shorter than 32"), "{:?}", variable.warnings);
     let good = "keys: {API: a-secret-of-at-least-32-characters}\nadmin: {token: sixteen-and-more}\nsinks: [{name: f, type: file}]";
     assert!(parse(good).unwrap().warnings.is_empty());
+}
+
+#[test]
+fn what_is_wrong_in_a_section_that_sinks_inherit_is_told_once() {
+    let sinks = "sinks: [{name: a, type: file}, {name: b, type: file, spool: {max_age: 1h}}]\n";
+    let message = errors(&format!("spool: {{max_bytes: x, unknown: 5}}\n{sinks}"));
+    assert_eq!(message.lines().count(), 2, "{message}");
+    assert!(message.starts_with("c.yaml:1:20: spool.max_bytes: \"x\" is not a size"), "{message}");
+}
+
+#[test]
+fn an_empty_variable_switches_off_neither_encryption_nor_tls_nor_a_sink() {
+    for (text, missing) in [
+        ("spool: {encryption: {key: '${NONE:-}'}}", "spool.encryption.key: missing"),
+        ("spool: {encryption: '${NONE:-}'}", "spool.encryption: expected keys and values"),
+        ("ingest: {tls: {certificate: '${NONE:-}', key: k}}", "ingest.tls.certificate: missing"),
+        ("sinks: [{name: f, type: file}, {name: '${NONE:-}', type: file}]", "sinks[1].name: missing"),
+        ("sinks: [{name: f, type: file}, {name: m, type: mongodb, uri: '${NONE:-}'}]", "sinks[1].uri: missing"),
+        ("sinks: [{name: f, type: file}, {name: r, type: redis, url: '${NONE:-}'}]", "sinks[1].url: missing"),
+    ] {
+        assert_error(text, &[missing]);
+    }
+}
+
+#[test]
+fn what_is_in_force_is_shown_with_where_each_value_comes_from_and_without_secrets() {
+    let text = "spool:\n  max_bytes: ${SIZE}\n  encryption: {key: '${KEY}'}\nkeys: {APIa: hunter2}\n\
+                redis: {address: 'h:1', password: hunter2}\nadmin: {token: hunter2-hunter2}\n\
+                sinks:\n- {name: r, type: redis, labels: {region: eu}, flush: {max_rate: 5}}\n\
+                - {name: m, type: mongodb, uri: 'mongodb://u:hunter2@h/'}\n";
+    let livekit = "openvidu: {analytics: {enabled: yes, mongo_url: 'mongodb://u:hunter2@l/', interval: 7s}}";
+    let environment = |name: &str| match name {
+        "SIZE" => Some("1GiB".to_owned()),
+        "KEY" => Some(KEY.to_owned()),
+        "LIVEKIT_CONFIG" => Some(livekit.to_owned()),
+        _ => None,
+    };
+    let text = text.replace("name: m,", "name: m1,");
+    let shown = config::show_text(Some(("c.yaml", &text)), &environment).unwrap();
+    for line in [
+        "  max_bytes: 1GiB # c.yaml:2:14, ${SIZE}",
+        "    key: '***' # c.yaml:3:21, ${KEY}",
+        "  token: '***' # c.yaml:6:16",
+        "    keys: {APIa: '***'} # c.yaml:4:8",
+        "      max_bytes: 1GiB # c.yaml:2:14, ${SIZE}",
+        "      max_rate: 5 # c.yaml:8:66",
+        "    url: redis://h:1/0 # c.yaml:5:1",
+        "    uri: mongodb://h/ # c.yaml:9:34",
+        "    uri: mongodb://l/ # LIVEKIT_CONFIG:1:49",
+        "      interval: 7s # LIVEKIT_CONFIG:1:85",
+        "  level: info # default",
+    ] {
+        let found = shown.yaml.lines().any(|shown| {
+            let (value, source) = shown.split_once(" # ").unwrap_or((shown, ""));
+            format!("{} # {source}", value.trim_end()) == line
+        });
+        assert!(found, "{line} is missing in:\n{}", shown.yaml);
+    }
+    let json = serde_json::to_string(&shown).unwrap();
+    for secret in ["hunter2", "4242"] {
+        assert!(!shown.yaml.contains(secret) && !json.contains(secret), "{}{json}", shown.yaml);
+    }
+    assert_eq!(shown.sources["sinks[0].flush.max_rate"], "c.yaml:8:66");
+}
+
+#[test]
+fn what_is_shown_reads_back_as_the_same_configuration() {
+    let text = "spool: {max_bytes: 1000000000, max_age: 90m}\nflush: {interval: 1500us}\ningest: {grpc: {listen: none}}\n\
+                sinks: [{name: '7', type: file, labels: {a: 'true', b: '007', c: 'x: y', '#d': ' '' '}, streams: [stats]}]";
+    for text in [text, ""] {
+        let shown = config::show_text(Some(("c.yaml", text)), &|_| None).unwrap().yaml;
+        let (written, read) = (parse(text).unwrap(), parse(&shown).unwrap_or_else(|error| panic!("{error}\n{shown}")));
+        assert_eq!(format!("{written:#?}"), format!("{read:#?}"), "{shown}");
+    }
 }
 
 #[test]

@@ -23,7 +23,9 @@ static ENCODERS: LazyLock<Vec<Encoder>> = LazyLock::new(|| {
     let mut encoders = Vec::new();
     for redact in [Redact::None, Redact::Secrets, Redact::Pii] {
         for (enums, pii_key) in [(Enums::Compatible, None), (Enums::Names, Some(PiiKey::from_secret("fuzz")))] {
-            encoders.push(Encoder::new(DocumentOptions { redact, enums, time: true, pii_key, max_bytes: MAX_BYTES }));
+            let options =
+                DocumentOptions { redact, enums, time: true, pii_key, max_bytes: MAX_BYTES, ..Default::default() };
+            encoders.push(Encoder::new(options));
         }
     }
     encoders

@@ -181,7 +181,7 @@ mod tests {
             listen: None,
             token: token.map(Secret::new),
             hosts: vec!["spool.example".to_owned()],
-            public_metrics: false,
+            ..AdminConfig::default()
         }
     }
 

@@ -107,7 +107,7 @@ impl App {
                 done.applied.push(key.to_owned());
             }
         }
-        match self.gate.replace(new.ingest.auth.clone(), new.ingest.keys.clone()) {
+        match self.gate.replace(new.ingest.auth.options(), new.ingest.auth.keys.clone()) {
             Ok(true) => done.applied.push("ingest.auth".to_owned()),
             Ok(false) => {}
             Err(error) => done.needs_restart.push(format!("ingest.auth is not used: {error}")),
@@ -136,20 +136,13 @@ fn read(file: Option<&Path>, data_dir: &Path) -> Result<Config, ReloadError> {
 
 /// What differs and cannot change while running.
 fn restarts(old: &Config, new: &Config) -> Vec<String> {
-    // Options of others have no `==`; their Debug output shows all but secrets, and none of these holds one.
-    let differ = |a: &dyn std::fmt::Debug, b: &dyn std::fmt::Debug| format!("{a:?}") != format!("{b:?}");
+    let (was, is) = (&old.ingest, &new.ingest);
     [
         ("data_dir", old.data_dir != new.data_dir),
-        (
-            "ingest.grpc",
-            differ(&(&old.ingest.grpc_listen, &old.ingest.grpc), &(&new.ingest.grpc_listen, &new.ingest.grpc)),
-        ),
-        (
-            "ingest.http",
-            differ(&(&old.ingest.http_listen, &old.ingest.http), &(&new.ingest.http_listen, &new.ingest.http)),
-        ),
-        ("ingest.memory", differ(&old.ingest.memory, &new.ingest.memory)),
-        ("ingest.tls", differ(&old.ingest.tls, &new.ingest.tls)),
+        ("ingest.grpc", was.grpc != is.grpc),
+        ("ingest.http", was.http != is.http),
+        ("ingest.memory", was.memory != is.memory),
+        ("ingest.tls", was.tls != is.tls),
         ("admin.listen", old.admin.listen != new.admin.listen),
         ("documents", old.documents != new.documents),
         ("log.format", old.log.format != new.log.format),
@@ -166,7 +159,7 @@ fn in_force(old: &Config, new: Config) -> Config {
         data_dir: old.data_dir.clone(),
         documents: old.documents.clone(),
         admin: AdminConfig { listen: old.admin.listen, ..new.admin },
-        ingest: IngestConfig { auth: new.ingest.auth, keys: new.ingest.keys, ..old.ingest.clone() },
+        ingest: IngestConfig { auth: new.ingest.auth, ..old.ingest.clone() },
         log: LogConfig { format: old.log.format, ..new.log },
         ..new
     }

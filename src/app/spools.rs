@@ -21,7 +21,7 @@ pub fn spool_options(config: &Config, sink: &SinkName) -> SpoolOptions {
 #[must_use]
 pub fn keys(config: &Config) -> Option<Keys> {
     let sinks = config.sinks.iter().filter_map(|sink| sink.spool.encryption.as_ref());
-    let mut all = sinks.chain(&config.default_encryption).map(EncryptionConfig::keys);
+    let mut all = sinks.chain(&config.spool.encryption).map(EncryptionConfig::keys);
     let mut keys = all.next()?;
     for more in all {
         keys.previous.push(more.current);

@@ -118,8 +118,8 @@ pub fn check(config: &Config) -> Result<Option<Tls>, RunError> {
 fn check_addresses(config: &Config) -> Result<(), RunError> {
     let admin = config.admin.listen.map(Listen::Tcp);
     let servers = [
-        ("ingest.grpc.listen", config.ingest.grpc_listen.as_ref()),
-        ("ingest.http.listen", config.ingest.http_listen.as_ref()),
+        ("ingest.grpc.listen", config.ingest.grpc.listen.as_ref()),
+        ("ingest.http.listen", config.ingest.http.listen.as_ref()),
         ("admin.listen", admin.as_ref()),
     ];
     let mut before: Vec<(&'static str, &Listen)> = Vec::new();
@@ -186,7 +186,7 @@ pub(crate) async fn open(config: Config) -> Result<Opened, RunError> {
     let encoder = Arc::new(Encoder::new(config.documents.clone()));
     let sinks = sinks(&config, &encoder).await?;
     let intake = Arc::new(Intake::new(sinks.iter().map(|sink| sink.target()).collect(), &config.ingest.memory));
-    let gate = Arc::new(Gate::new(config.ingest.auth.clone(), config.ingest.keys.clone(), tls));
+    let gate = Arc::new(Gate::new(config.ingest.auth.options(), config.ingest.auth.keys.clone(), tls));
     Ok(Opened { config, data, encoder, sinks, intake, gate })
 }
 
@@ -211,8 +211,8 @@ impl Opened {
         logging: Logging,
     ) -> Result<Bound, RunError> {
         let Self { config, data, encoder, sinks, intake, gate } = self;
-        let http = bind("ingest.http.listen", config.ingest.http_listen.as_ref()).await?;
-        let grpc = bind("ingest.grpc.listen", config.ingest.grpc_listen.as_ref()).await?;
+        let http = bind("ingest.http.listen", config.ingest.http.listen.as_ref()).await?;
+        let grpc = bind("ingest.grpc.listen", config.ingest.grpc.listen.as_ref()).await?;
         for listener in [&grpc, &http].into_iter().flatten() {
             gate.check_listener(listener)?;
         }

@@ -123,11 +123,11 @@ fn finding(sink: &SinkStatus) -> Option<String> {
 fn overview(config: &Config) -> Vec<(&'static str, String)> {
     let at = |listen: Option<String>| listen.unwrap_or_else(|| "switched off".to_owned());
     let tls = if config.ingest.tls.is_some() { ", TLS" } else { "" };
-    let auth = auth(&config.ingest.auth);
+    let auth = auth(&config.ingest.auth.options());
     let admin_token = if config.admin.token.is_some() { "with a token" } else { "no token: no actions over TCP" };
     vec![
-        ("gRPC", format!("{} (auth {auth}{tls})", at(config.ingest.grpc_listen.as_ref().map(ToString::to_string)))),
-        ("HTTP", format!("{} (auth {auth}{tls})", at(config.ingest.http_listen.as_ref().map(ToString::to_string)))),
+        ("gRPC", format!("{} (auth {auth}{tls})", at(config.ingest.grpc.listen.as_ref().map(ToString::to_string)))),
+        ("HTTP", format!("{} (auth {auth}{tls})", at(config.ingest.http.listen.as_ref().map(ToString::to_string)))),
         ("admin", format!("{} ({admin_token})", at(config.admin.listen.map(|address| address.to_string())))),
         ("data", config.data_dir.display().to_string()),
         ("documents", format!("redact {}, enums {}", word(&config.documents.redact), word(&config.documents.enums))),
@@ -220,10 +220,10 @@ fn as_json(config: &Config, findings: &[String], refused: &BTreeMap<SinkName, Op
         "valid": true,
         "source": config.source,
         "data_dir": config.data_dir,
-        "grpc": config.ingest.grpc_listen.as_ref().map(ToString::to_string),
-        "http": config.ingest.http_listen.as_ref().map(ToString::to_string),
+        "grpc": config.ingest.grpc.listen.as_ref().map(ToString::to_string),
+        "http": config.ingest.http.listen.as_ref().map(ToString::to_string),
         "admin": config.admin.listen,
-        "auth": auth(&config.ingest.auth),
+        "auth": auth(&config.ingest.auth.options()),
         "tls": config.ingest.tls.is_some(),
         "sinks": sinks,
         "findings": findings,

@@ -11,6 +11,7 @@ mod backlog;
 mod check_config;
 mod client;
 mod completions;
+mod config;
 mod dead;
 pub mod doc;
 mod drain;
@@ -101,6 +102,8 @@ pub enum Command {
     Send(send::SendArgs),
     /// Check the configuration, show what will run, and hold the existing spool against it
     CheckConfig(check_config::Args),
+    /// Print the configuration in force, its documented defaults, its JSON Schema
+    Config(config::Args),
     /// Print records from a file as the documents that a sink would store
     Doc(doc::DocArgs),
     /// Print a completion script for a shell
@@ -150,6 +153,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Reload => actions::reload(&common),
         Command::Send(args) => block_on(send::run(&common, &args)),
         Command::CheckConfig(args) => check_config::run(&common, &args),
+        Command::Config(args) => config::run(&common, &args),
         Command::Doc(args) => doc::run(&args),
         Command::Completions(args) => completions::completions(&args, &mut Cli::command()),
         Command::Man(args) => completions::man(&args, Cli::command()),

@@ -36,7 +36,7 @@ pub(super) fn of_command() -> usize {
 
 /// What `run` needs to start and to take records.
 pub(super) fn of_run(config: &Config) -> usize {
-    let servers = [&config.ingest.grpc_listen, &config.ingest.http_listen].into_iter().flatten().count();
+    let servers = [&config.ingest.grpc.listen, &config.ingest.http.listen].into_iter().flatten().count();
     of_command() + LOG + QUEUES + config.sinks.len() * A_SINK + servers * CONVERSION_THREADS
 }
 

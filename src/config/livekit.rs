@@ -3,46 +3,31 @@
 //!
 //! LiveKit reads the same text, so it means the same here: nothing in it is expanded, and `yes` is a boolean.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
+
+use schemars::{JsonSchema, json_schema};
+use serde::Deserialize;
+use serde_with::serde_as;
 
 use super::{
-    kinds::{api_keys, duration, go_boolean, integer, or_never, secret, secret_file, text, uri},
-    read::{read_file, warn_of_short_secrets},
-    reader::Section,
+    check::Check,
+    files::take_files,
+    reader::{Problem, read},
+    tree::Node,
 };
-use crate::secret::Secret;
+use crate::{
+    ingest::LivekitKeys,
+    secret::Secret,
+    setting::{DAY, Expiration, Integer, Is, Span, Text, YEAR, kind},
+    sink::url::MongodbUri,
+};
 
 /// Top-level keys of LiveKit's config, besides those read here.
+#[rustfmt::skip]
 pub(super) const OTHER_KEYS: [&str; 29] = [
-    "agents",
-    "api",
-    "audio",
-    "bind_addresses",
-    "debug_handler_port",
-    "development",
-    "enable_data_tracks",
-    "environment",
-    "ingress",
-    "limit",
-    "log_level",
-    "logging",
-    "metric",
-    "node_ip",
-    "node_selector",
-    "node_stats",
-    "port",
-    "prometheus",
-    "prometheus_port",
-    "psrpc",
-    "region",
-    "room",
-    "rtc",
-    "signal_relay",
-    "sip",
-    "trace",
-    "turn",
-    "video",
-    "webhook",
+    "agents", "api", "audio", "bind_addresses", "debug_handler_port", "development", "enable_data_tracks", "environment",
+    "ingress", "limit", "log_level", "logging", "metric", "node_ip", "node_selector", "node_stats", "port", "prometheus",
+    "prometheus_port", "psrpc", "region", "room", "rtc", "signal_relay", "sip", "trace", "turn", "video", "webhook",
 ];
 
 /// Top-level keys of LiveKit's config that are read here.
@@ -53,8 +38,8 @@ pub(super) const READ_KEYS: [&str; 4] = ["openvidu", "redis", "keys", "key_file"
 const MARKS: [&str; 2] = ["rtc", "openvidu"];
 
 /// Whether the file is (also) LiveKit's: it has a section that only LiveKit's has, or no key of ours.
-pub(super) fn is_livekits(root: &Section<'_>, has_own: bool) -> bool {
-    let mut keys = root.keys();
+pub(super) fn is_livekits(root: &Node, has_own: bool) -> bool {
+    let mut keys = root.entries().iter().map(|(key, _)| key.text.as_str());
     if has_own {
         keys.any(|key| MARKS.contains(&key))
     } else {
@@ -74,101 +59,206 @@ pub(super) fn counterpart(key: &str) -> Option<&'static str> {
     })
 }
 
-/// What a LiveKit config says that concerns this program.
-#[derive(Default)]
-pub(super) struct Livekit {
-    pub(super) analytics: Option<Analytics>,
-    /// The Redis server, as a URL, or why it cannot be reached as LiveKit does.
-    pub(super) redis: Option<Result<Secret, &'static str>>,
-    pub(super) keys: BTreeMap<String, Secret>,
+/// What LiveKit's config says that concerns this program.
+#[serde_as]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+pub(super) struct File {
+    /// LiveKit's own config is understood too: a file with nothing but this runs, everything else at its default. It may
+    /// also come in the LIVEKIT_CONFIG environment variable. LiveKit's other top-level keys are ignored.
+    openvidu: Openvidu,
+    /// LiveKit's own: the server of a redis sink without a url.
+    redis: Option<Redis>,
+    /// LiveKit's own: API keys and their secrets, where ingest.auth.keys has none.
+    #[serde_as(as = "std::collections::BTreeMap<_, Is<Text>>")]
+    keys: LivekitKeys,
+    /// LiveKit's own: a file of API keys and their secrets, over `keys`.
+    #[serde_as(as = "Option<Is<Text>>")]
+    #[expect(dead_code, reason = "it is in `keys` already")]
+    key_file: Option<String>,
 }
 
-/// `openvidu.analytics`
-pub(super) struct Analytics {
-    pub(super) enabled: bool,
-    pub(super) mongo_url: Option<Secret>,
-    pub(super) database: Option<String>,
-    pub(super) interval: Option<Duration>,
-    /// `Some(None)`: never.
-    pub(super) expiration: Option<Option<Duration>>,
+/// OpenVidu's section of LiveKit's config.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+struct Openvidu {
+    /// A MongoDB sink named mongo.
+    analytics: Option<Analytics>,
+}
+
+/// OpenVidu's own export of analytics.
+#[serde_as]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[expect(dead_code, reason = "what the sink is made of is only checked here")]
+struct Analytics {
+    /// true: there is such a sink
+    #[serde_as(as = "Is<GoBool>")]
+    enabled: bool,
+    /// where the MongoDB server is
+    #[serde_as(as = "Option<Is<MongodbUri>>")]
+    mongo_url: Option<String>,
+    /// another spelling of mongo_url
+    #[serde_as(as = "Option<Is<MongodbUri>>")]
+    #[serde(rename = "mongoUrl")]
+    mongo_url_2: Option<String>,
+    /// the database
+    #[serde_as(as = "Option<Is<Text>>")]
+    database: Option<String>,
+    /// a batch that is not full goes out after this
+    #[serde_as(as = "Option<Is<Span<1, DAY>>>")]
+    interval: Option<Duration>,
+    /// documents expire after this; never: they stay
+    #[serde_as(as = "Is<Expiration>")]
+    expiration: Option<Duration>,
+    /// of the fork's part that makes up events of rooms whose node died: nothing here does that
+    #[serde_as(as = "Option<Is<Span<0, { 10 * YEAR }>>>")]
+    fixer_interval: Option<Duration>,
+}
+
+/// LiveKit's Redis server.
+#[serde_as]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+struct Redis {
+    /// host:port
+    #[serde_as(as = "Option<Is<Text>>")]
+    address: Option<String>,
+    /// the user
+    #[serde_as(as = "Option<Is<Text>>")]
+    username: Option<String>,
+    /// the user's password
+    #[serde_as(as = "Option<Is<Text>>")]
+    password: Option<Secret>,
+    /// the database's number
+    #[serde_as(as = "Is<Integer<0, 1_000_000>>")]
+    db: i64,
+    /// true: TLS, checked with the system's authorities
+    #[serde_as(as = "Is<GoBool>")]
+    use_tls: bool,
+    /// TLS as newer versions of LiveKit write it
+    tls: RedisTls,
+    /// cannot be used: a sink needs a url of its own
+    #[serde_as(as = "Vec<Is<Text>>")]
+    sentinel_addresses: Vec<String>,
+    /// the first one is used: any node names the others
+    #[serde_as(as = "Vec<Is<Text>>")]
+    cluster_addresses: Vec<String>,
+}
+
+/// TLS of LiveKit's Redis server.
+#[serde_as]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default)]
+struct RedisTls {
+    /// true: TLS
+    #[serde_as(as = "Is<GoBool>")]
+    enabled: bool,
+    /// true: the certificate is not checked, which a sink cannot do
+    #[serde_as(as = "Is<GoBool>")]
+    insecure: bool,
+}
+
+/// A boolean as LiveKit's own reader takes it: the words of YAML 1.1 too, those also in quotes.
+struct GoBool;
+
+fn go_words(text: &str) -> Result<bool, String> {
+    match text {
+        "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Ok(true),
+        "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => Ok(false),
+        _ => Err("is not a boolean".to_owned()),
+    }
+}
+
+kind!([] GoBool => bool, "true or false",
+    |text| match text {
+        "true" | "True" | "TRUE" => Ok(true),
+        "false" | "False" | "FALSE" => Ok(false),
+        text => go_words(text),
+    },
+    |value| value,
+    json_schema!({ "type": ["boolean", "string"] }),
+    go_words);
+
+/// What a LiveKit config means for this program.
+#[derive(Default)]
+pub(super) struct Livekit {
+    /// What `openvidu.analytics` says, as a sink without its name; `None` inside: it is switched off.
+    pub(super) sink: Option<Option<Node>>,
+    /// The Redis server's URL, or why it cannot be reached as LiveKit does.
+    pub(super) redis: Option<Result<Node, &'static str>>,
+    /// API keys and their secrets.
+    pub(super) keys: Option<Node>,
 }
 
 impl Livekit {
-    /// Reads what concerns this program out of the root section.
-    ///
-    /// `is_livekits`: LiveKit reads the same text and expands nothing in it.
-    pub(super) fn read(root: &mut Section<'_>, is_livekits: bool) -> Self {
-        root.literally(is_livekits, |root| {
-            let analytics = root.has("openvidu").then(|| root.section("openvidu")).and_then(read_analytics);
-            let redis = root.has("redis").then(|| read_redis(root.section("redis"))).flatten();
-            Self { analytics, redis, keys: read_keys(root) }
-        })
+    /// Reads what concerns this program out of a document.
+    pub(super) fn read(root: &mut Node, problems: &mut Vec<Problem>, warnings: &mut Vec<Problem>) -> Self {
+        take_files(root, "", &[("key_file", "keys")], problems);
+        let file: File = read(root, "", &[], problems).unwrap_or_default();
+        let mut check = Check { root, problems, warnings, openvidu: None };
+        check.warn_of_short_secrets("keys", &file.keys);
+        let sink = file.openvidu.analytics.map(|analytics| sink(&analytics, &mut check));
+        let redis = file.redis.and_then(|redis| url(&redis, root));
+        Self { sink, redis, keys: root.get("keys").filter(|_| !file.keys.is_empty()).cloned() }
+    }
+
+    /// What the environment variable says comes before what the file says.
+    pub(super) fn over(self, file: Self) -> Self {
+        Self { sink: self.sink.or(file.sink), redis: self.redis.or(file.redis), keys: self.keys.or(file.keys) }
     }
 }
 
-/// `keys`, and those of the `key_file` over them, as LiveKit does.
-fn read_keys(root: &mut Section<'_>) -> BTreeMap<String, Secret> {
-    let mut keys = root.map("keys", &secret());
-    if let Some(file) = root.get("key_file", &secret_file()) {
-        keys.extend(read_file(root, "key_file", &file, &api_keys()).unwrap_or_default());
+/// The sink of our own that the section asks for, each value at its place in LiveKit's config.
+fn sink(analytics: &Analytics, check: &mut Check<'_>) -> Option<Node> {
+    let section = check.root.find("openvidu.analytics")?;
+    if section.has("mongo_url") && section.has("mongoUrl") {
+        check.problem("openvidu.analytics.mongoUrl", "is given beside mongo_url: keep one of them");
+    } else if analytics.enabled && !section.has("mongo_url") && !section.has("mongoUrl") {
+        let message = "missing: analytics are enabled; expected mongodb://… or mongodb+srv://…";
+        check.problem("openvidu.analytics.mongo_url", message);
     }
-    warn_of_short_secrets(root, "keys", &keys);
-    keys
-}
-
-fn read_analytics(mut openvidu: Section<'_>) -> Option<Analytics> {
-    if !openvidu.has("analytics") {
+    if !analytics.enabled || (analytics.mongo_url.is_none() && analytics.mongo_url_2.is_none()) {
         return None;
     }
-    let mut section = openvidu.section("analytics");
-    let enabled = section.get_or("enabled", false, &go_boolean());
-    let mongo = uri(&["mongodb", "mongodb+srv"]);
-    let (snake, camel) = (section.get("mongo_url", &mongo), section.get("mongoUrl", &mongo));
-    if section.has("mongo_url") && section.has("mongoUrl") {
-        section.problem("mongoUrl", "stands beside mongo_url: keep one of them");
-    } else if enabled && !section.has("mongo_url") && !section.has("mongoUrl") {
-        section.problem("mongo_url", "missing: analytics are enabled; expected mongodb://… or mongodb+srv://…");
+    let mut sink = Node::map(&section.place);
+    let mut flush = sink.clone();
+    sink.set("type", Node::text(&section.place, "mongodb"));
+    for (key, own) in
+        [("mongo_url", "uri"), ("mongoUrl", "uri"), ("database", "database"), ("expiration", "expiration")]
+    {
+        if let Some(node) = section.get(key).filter(|node| !node.is_silent()) {
+            sink.set(own, node.clone());
+        }
     }
-    let analytics = Analytics {
-        enabled,
-        mongo_url: snake.or(camel),
-        database: section.get("database", &text()),
-        interval: section.get("interval", &duration(Duration::from_millis(1), Duration::from_secs(86_400))),
-        expiration: section.get("expiration", &or_never()),
-    };
-    // Of the part of the fork that makes up events of rooms whose node died: nothing here does that.
-    section.get("fixer_interval", &duration(Duration::ZERO, Duration::from_secs(10 * 365 * 86_400)));
-    section.finish();
-    Some(analytics)
+    if let Some(interval) = section.get("interval") {
+        flush.set("interval", interval.clone());
+        sink.set("flush", flush);
+    }
+    Some(sink)
 }
 
-fn read_redis(mut section: Section<'_>) -> Option<Result<Secret, &'static str>> {
+fn url(redis: &Redis, root: &Node) -> Option<Result<Node, &'static str>> {
     // LiveKit's order: sentinels, else a cluster, else the address.
-    if section.list("sentinel_addresses", &text()).is_some_and(|addresses| !addresses.is_empty()) {
+    if !redis.sentinel_addresses.is_empty() {
         return Some(Err("it names sentinels (sentinel_addresses); give the master's own address in url"));
     }
-    let cluster = section.list("cluster_addresses", &text()).unwrap_or_default();
-    let address = section.get("address", &text());
-    // Any node names the others.
-    let address = cluster.into_iter().next().or(address)?;
-    let mut tls = section.section("tls");
-    let own_tls = tls.get_or("enabled", false, &go_boolean());
-    let unverified = tls.get_or("insecure", false, &go_boolean());
-    if own_tls && (unverified || ["server_name", "ca_cert_file", "client_cert_file"].iter().any(|key| tls.has(key))) {
+    let address = redis.cluster_addresses.first().or(redis.address.as_ref())?;
+    let has = |key: &str| root.find("redis.tls").is_some_and(|tls| tls.has(key));
+    let own_checks = redis.tls.insecure || ["server_name", "ca_cert_file", "client_cert_file"].into_iter().any(has);
+    if redis.tls.enabled && own_checks {
         return Some(Err("its tls: names certificates or checks of its own; give a rediss:// url, whose certificate \
                          the system's authorities have to vouch for"));
     }
-    let tls = own_tls || section.get_or("use_tls", false, &go_boolean());
-    let user = section.get("username", &text()).unwrap_or_default();
-    let password = section.get("password", &secret());
-    let database = section.get_or("db", 0, &integer(0, 1_000_000));
-    let credentials = match password {
-        Some(password) => format!("{}:{}@", percent_encoded(&user), percent_encoded(password.expose())),
+    let user = redis.username.as_deref().unwrap_or_default();
+    let credentials = match &redis.password {
+        Some(password) => format!("{}:{}@", percent_encoded(user), percent_encoded(password.expose())),
         None if user.is_empty() => String::new(),
-        None => format!("{}@", percent_encoded(&user)),
+        None => format!("{}@", percent_encoded(user)),
     };
-    let scheme = if tls { "rediss" } else { "redis" };
-    Some(Ok(Secret::new(format!("{scheme}://{credentials}{address}/{database}"))))
+    let scheme = if redis.tls.enabled || redis.use_tls { "rediss" } else { "redis" };
+    let url = format!("{scheme}://{credentials}{address}/{}", redis.db);
+    Some(Ok(Node::text(&root.place_of("redis"), url)))
 }
 
 fn percent_encoded(text: &str) -> String {

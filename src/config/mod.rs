@@ -1,46 +1,53 @@
 //! Configuration: from `config.yaml`, from LiveKit's own config, from the `LIVEKIT_CONFIG` environment variable.
 //!
-//! A file is parsed into a tree that knows its lines ([`yaml`]), read section by section ([`read`], [`livekit`]) into
-//! plain values ([`model`]); everything wrong is reported at once, each with source, line, path and what is allowed.
+//! A file is parsed into a tree that knows its places (`yaml`, `tree`), variables in it are expanded (`expand`), what it may
+//! say in other ways is brought into our own form (`livekit`, `arrange`), serde reads it (`reader`) into one struct a section
+//! (`sections`, and the modules' options), and what spans several keys is checked (`check`). Everything wrong is reported
+//! with source, line, column, path and what is allowed. The same structs give the schema (`schema`), the documented default
+//! file and what `config show` prints (`show`).
+//!
+//! Uses `document`, `flush`, `ingest`, `record`, `secret`, `setting`, `sink`, `spool`, `units`.
 
+mod arrange;
+mod check;
 mod expand;
-mod ingest;
-mod kinds;
+mod files;
 mod livekit;
-mod model;
-mod read;
 mod reader;
-pub mod units;
+mod schema;
+mod sections;
+mod show;
+mod tree;
 mod yaml;
 
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 pub use expand::Environment;
-pub use model::{
-    AdminConfig, CompressionConfig, Config, EncryptionConfig, EncryptionKey, IngestConfig, Listen, LogConfig,
-    LogFormat, LogLevel, SinkConfig, SpoolConfig, Target, WhenFull,
-};
 pub use reader::Problem;
+pub use schema::schema;
+pub use sections::{
+    AdminConfig, AuthConfig, AuthMode, Codec, CompressionConfig, Config, DeadLettersConfig, EncryptionConfig,
+    EncryptionKey, IngestConfig, LogConfig, LogFormat, LogLevel, SinkConfig, SinkType, SpoolConfig, Target, WhenFull,
+};
+pub use show::{Shown, default_file};
 
-use crate::{flush::FlushOptions, record::SinkName, sink::mongodb::MongoOptions};
-use livekit::{Analytics, Livekit};
-use reader::{Reader, Section, unknown_key};
+pub use crate::{ingest::Listen, units};
+
+use arrange::arrange;
+use check::Check;
+use livekit::Livekit;
+use reader::{read, unknown_key};
+use sections::{KEYS_OF_SINKS, OWN_KEYS};
+use tree::{Key, Node, Value};
 
 /// The file that is taken where none is named.
 pub const DEFAULT_FILE: &str = "config.yaml";
 
 /// The environment variable that may hold LiveKit's configuration.
 pub const LIVEKIT_VARIABLE: &str = "LIVEKIT_CONFIG";
-
-/// The sink that `openvidu.analytics` defines.
-const OPENVIDU_SINK: &str = "mongo";
-
-/// The sink that runs where nothing else is said.
-const DEFAULT_SINK: &str = "files";
 
 /// Why there is no configuration to run with.
 #[derive(Debug, thiserror::Error)]
@@ -85,6 +92,10 @@ impl fmt::Display for Listed<'_> {
 /// # Errors
 /// When a file cannot be read, when anything in it is wrong, or when no sink is left.
 pub fn load(file: Option<&Path>, environment: Environment<'_>) -> Result<Config, ConfigError> {
+    load_parsed(file, environment).map(|parsed| parsed.config)
+}
+
+fn load_parsed(file: Option<&Path>, environment: Environment<'_>) -> Result<Parsed, ConfigError> {
     let path = match file {
         Some(path) => Some(path.to_owned()),
         None => Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists()),
@@ -96,8 +107,9 @@ pub fn load(file: Option<&Path>, environment: Environment<'_>) -> Result<Config,
         None => None,
     };
     let named = path.as_ref().map(|path| path.display().to_string());
-    let config = parse(text.as_deref().map(|text| (named.as_deref().unwrap_or_default(), text)), environment)?;
-    Ok(Config { file: path, ..config })
+    let mut parsed = parse_all(text.as_deref().map(|text| (named.as_deref().unwrap_or_default(), text)), environment)?;
+    parsed.config.file = path;
+    Ok(parsed)
 }
 
 /// As [`load`], from a text (with its name) instead of a file.
@@ -105,68 +117,135 @@ pub fn load(file: Option<&Path>, environment: Environment<'_>) -> Result<Config,
 /// # Errors
 /// When anything in it is wrong, or when no sink is left.
 pub fn parse(file: Option<(&str, &str)>, environment: Environment<'_>) -> Result<Config, ConfigError> {
-    let (mut problems, mut warnings) = (Vec::new(), Vec::new());
-    let variable = environment(LIVEKIT_VARIABLE).filter(|text| !text.trim().is_empty());
-    let from_variable = variable.as_deref().map(|text| {
-        // LiveKit expands nothing in it: a password with a dollar must mean the same to both.
-        let found = (&mut problems, &mut warnings);
-        read_document(LIVEKIT_VARIABLE, text, None, found, |root, _| Livekit::read(root, true)).unwrap_or_default()
-    });
-    let from_variable_given = from_variable.is_some();
+    parse_all(file, environment).map(|parsed| parsed.config)
+}
 
+/// What is in force, as [`load`] finds it: every value, and where it comes from.
+///
+/// # Errors
+/// As [`load`].
+pub fn show(file: Option<&Path>, environment: Environment<'_>) -> Result<Shown, ConfigError> {
+    load_parsed(file, environment).map(|parsed| Shown::of(&parsed.config, &parsed.tree))
+}
+
+/// As [`show`], from a text (with its name) instead of a file.
+///
+/// # Errors
+/// As [`parse`].
+pub fn show_text(file: Option<(&str, &str)>, environment: Environment<'_>) -> Result<Shown, ConfigError> {
+    parse_all(file, environment).map(|parsed| Shown::of(&parsed.config, &parsed.tree))
+}
+
+/// A configuration, and what was written for it, where.
+struct Parsed {
+    config: Config,
+    tree: Node,
+}
+
+fn parse_all(file: Option<(&str, &str)>, environment: Environment<'_>) -> Result<Parsed, ConfigError> {
+    let (mut problems, mut warnings) = (Vec::new(), Vec::new());
+    let mut document = |name: &str, text: &str| {
+        let wrong = match yaml::parse(name, text) {
+            Ok(root) if matches!(root.value, Value::Map(_)) => return root,
+            Ok(root) if root.is_null() => return Node::map(&root.place),
+            Ok(root) => (root.place.clone(), format!("expected keys and values, found {}", root.kind())),
+            Err(error) => (error.place, error.message),
+        };
+        problems.push(Problem::new(&wrong.0, "", wrong.1));
+        Node::map(&wrong.0)
+    };
+    let variable = environment(LIVEKIT_VARIABLE).filter(|text| !text.trim().is_empty());
+    let variable_tree = variable.as_deref().map(|text| document(LIVEKIT_VARIABLE, text));
     let (name, text) = file.unwrap_or(("defaults", ""));
-    let config = read_document(name, text, Some(environment), (&mut problems, &mut warnings), |root, reader| {
-        let style = Style::of(root);
-        let livekit = merge(Livekit::read(root, style.is_livekits), from_variable);
-        let use_default_sink = style.has_own || !(style.is_livekits || from_variable_given);
-        let parts = read_own(root, &livekit, use_default_sink);
-        complain_about_keys(root, reader, &style);
-        (parts, livekit, style)
-    });
+    let mut tree = document(name, text);
     if !problems.is_empty() {
         return Err(ConfigError::Invalid(problems));
     }
-    let Some((mut config, livekit, style)) = config else { return Err(ConfigError::Invalid(problems)) };
 
-    let source = match (file.is_some(), from_variable_given) {
+    // LiveKit expands nothing: a password with a dollar must mean the same to both.
+    let from_variable = variable_tree.map(|mut tree| Livekit::read(&mut tree, &mut problems, &mut warnings));
+    let style = Style::of(&tree);
+    complain_about_keys(&tree, &style, &mut problems);
+    if let Value::Map(entries) = &mut tree.value {
+        for (Key { text: key, .. }, node) in entries {
+            let is_ours_to_read = livekit::READ_KEYS.contains(&key.as_str()) && !style.is_livekits;
+            if OWN_KEYS.contains(&key.as_str()) || is_ours_to_read {
+                node.expand(environment);
+            }
+        }
+    }
+    let of_file = Livekit::read(&mut tree, &mut problems, &mut warnings);
+    let from_variable_given = from_variable.is_some();
+    let livekit = from_variable.unwrap_or_default().over(of_file);
+    if let Value::Map(entries) = &mut tree.value {
+        entries.retain(|(key, _)| OWN_KEYS.contains(&key.text.as_str()));
+    }
+    let use_default_sink = style.has_own || !(style.is_livekits || from_variable_given);
+    let openvidu = arrange(&mut tree, &livekit, use_default_sink, &mut problems);
+    let config = read_config(&tree, &mut problems);
+    if let Some(config) = config.as_ref().filter(|_| problems.is_empty()) {
+        Check { root: &tree, problems: &mut problems, warnings: &mut warnings, openvidu }.config(config);
+    }
+    let Some(mut config) = config.filter(|_| problems.is_empty()) else {
+        problems.sort_by_key(|problem| (problem.source != LIVEKIT_VARIABLE, problem.line, problem.column));
+        return Err(ConfigError::Invalid(problems));
+    };
+
+    config.source = match (file.is_some(), from_variable_given) {
         (true, true) => format!("{name} and {LIVEKIT_VARIABLE}"),
         (false, true) => LIVEKIT_VARIABLE.to_owned(),
         _ => name.to_owned(),
     };
     if config.sinks.is_empty() {
-        let reason = match &livekit.analytics {
-            Some(analytics) if !analytics.enabled => "openvidu.analytics.enabled is not true, and sinks: names none",
+        let reason = match &livekit.sink {
+            Some(None) => "openvidu.analytics.enabled is not true, and sinks: names none",
             _ if style.has_sinks => "sinks: is empty",
             _ => "it is a LiveKit config without openvidu.analytics",
         };
-        return Err(ConfigError::NoSink { source_name: source, reason });
+        return Err(ConfigError::NoSink { source_name: config.source, reason });
     }
-    config.source = source;
+    warnings.sort_by_key(|warning| (warning.source != LIVEKIT_VARIABLE, warning.line));
     config.warnings = warnings.iter().map(ToString::to_string).collect();
-    Ok(config)
+    Ok(Parsed { config, tree })
 }
 
-/// Parses one document and runs `read` over its root; problems and warnings are added, the result of a broken document is
-/// dropped.
-fn read_document<T>(
-    name: &str,
-    text: &str,
-    environment: Option<Environment<'_>>,
-    (problems, warnings): (&mut Vec<Problem>, &mut Vec<Problem>),
-    read: impl for<'r> FnOnce(&mut Section<'r>, &Reader<'_>) -> T,
-) -> Option<T> {
-    let reader = Reader::new(name, environment);
-    let value = match yaml::parse(text) {
-        Ok(node) => Some(read(&mut Section::new(&reader, "", &node), &reader)),
-        Err(error) => {
-            reader.problem(error.line, "", error.message);
-            None
+/// Reads the tree into the structs: of each sink what all sinks have, and then what its type has.
+fn read_config(tree: &Node, problems: &mut Vec<Problem>) -> Option<Config> {
+    let (mut common, mut own) = (tree.clone(), tree.clone());
+    let is_common = |(key, _): &(Key, Node)| KEYS_OF_SINKS.contains(&key.text.as_str());
+    for item in common.get_mut("sinks").into_iter().flat_map(Node::items_mut) {
+        if let Value::Map(entries) = &mut item.value {
+            entries.retain(is_common);
         }
-    };
-    let (its_problems, its_warnings) = reader.into_found();
-    problems.extend(its_problems);
-    warnings.extend(its_warnings);
-    value
+    }
+    let mut config: Option<Config> = read(&mut common, "", &[], problems);
+    let mut targets = Vec::new();
+    for (index, item) in own.get_mut("sinks").into_iter().flat_map(Node::items_mut).enumerate() {
+        let kind = item.get("type").and_then(Node::as_text).map(str::to_owned);
+        if let Value::Map(entries) = &mut item.value {
+            entries.retain(|entry| !is_common(entry));
+        }
+        let path = format!("sinks[{index}]");
+        // Without a type no other key can be judged.
+        targets.push(match kind.as_deref() {
+            Some("mongodb") => read(item, &path, &KEYS_OF_SINKS, problems).map(Target::Mongodb),
+            Some("redis") => read(item, &path, &KEYS_OF_SINKS, problems).map(Target::Redis),
+            Some("file") => read(item, &path, &KEYS_OF_SINKS, problems).map(Target::File),
+            _ => None,
+        });
+    }
+    let config = config.as_mut().filter(|config| problems.is_empty() && config.sinks.len() == targets.len())?;
+    for (sink, target) in config.sinks.iter_mut().zip(targets) {
+        sink.target = target?;
+        let (labels, streams, limit) = (sink.labels.clone(), sink.streams.clone(), sink.flush.timeout);
+        match &mut sink.target {
+            Target::Mongodb(options) => (options.labels, options.streams, options.timeout) = (labels, streams, limit),
+            Target::Redis(options) => (options.labels, options.streams, options.timeout) = (labels, streams, limit),
+            Target::File(options) => options.labels = labels,
+        }
+    }
+    config.set_shutdown_timeout(config.shutdown_timeout);
+    Some(config.clone())
 }
 
 /// Whose file it is, by its top-level keys.
@@ -177,133 +256,31 @@ struct Style {
 }
 
 impl Style {
-    fn of(root: &Section<'_>) -> Self {
-        let has = |keys: &[&str]| root.keys().any(|key| keys.contains(&key));
-        let has_own = has(&read::OWN_KEYS);
+    fn of(root: &Node) -> Self {
+        let has_own = root.entries().iter().any(|(key, _)| OWN_KEYS.contains(&key.text.as_str()));
         Self { has_own, has_sinks: root.has("sinks"), is_livekits: livekit::is_livekits(root, has_own) }
     }
 }
 
 /// LiveKit's keys are LiveKit's business in a file of LiveKit's; where that is only LiveKit's so is all the rest, as long as
 /// it does not look like a misspelt key of ours. In a file of ours they do nothing, and would be taken to do something.
-fn complain_about_keys(root: &Section<'_>, reader: &Reader<'_>, style: &Style) {
-    for (key, line) in root.keys_and_lines() {
+fn complain_about_keys(root: &Node, style: &Style, problems: &mut Vec<Problem>) {
+    for (Key { place, text: key }, _) in root.entries() {
+        let key = key.as_str();
         let is_of_livekit = livekit::OTHER_KEYS.contains(&key);
         let known =
-            read::OWN_KEYS.contains(&key) || livekit::READ_KEYS.contains(&key) || (is_of_livekit && style.is_livekits);
-        let foreign = style.is_livekits && !style.has_own && reader::nearest(key, &read::OWN_KEYS).is_none();
+            OWN_KEYS.contains(&key) || livekit::READ_KEYS.contains(&key) || (is_of_livekit && style.is_livekits);
+        let foreign = style.is_livekits && !style.has_own && reader::nearest(key, &OWN_KEYS).is_none();
         if known || foreign {
             continue;
         }
-        let allowed = [&read::OWN_KEYS[..], &livekit::READ_KEYS].concat();
+        let allowed = [&OWN_KEYS[..], &livekit::READ_KEYS].concat();
         let unknown = match livekit::counterpart(key).filter(|_| is_of_livekit) {
             Some(ours) => {
                 format!("unknown key; it is LiveKit's: did you mean {ours}? (allowed here: {})", allowed.join(", "))
             }
             None => unknown_key(key, &allowed),
         };
-        reader.problem(line, key, unknown);
+        problems.push(Problem::new(place, key, unknown));
     }
-}
-
-fn merge(file: Livekit, variable: Option<Livekit>) -> Livekit {
-    let Some(variable) = variable else { return file };
-    Livekit {
-        analytics: variable.analytics.or(file.analytics),
-        redis: variable.redis.or(file.redis),
-        keys: if variable.keys.is_empty() { file.keys } else { variable.keys },
-    }
-}
-
-fn read_own(root: &mut Section<'_>, livekit: &Livekit, use_default_sink: bool) -> Config {
-    let data_dir = root.get_or("data_dir", PathBuf::from("./data"), &kinds::path());
-    let shutdown_timeout = root.get_or("shutdown_timeout", Duration::from_secs(10), &read::shutdown_timeout());
-    let mut ingest = ingest::ingest(root.section("ingest"));
-    if ingest.keys.is_empty() {
-        ingest.keys.clone_from(&livekit.keys);
-    }
-    if matches!(ingest.auth, crate::ingest::AuthOptions::Livekit) && ingest.keys.is_empty() {
-        root.problem("ingest", "auth mode livekit needs API keys: ingest.auth.keys, or LiveKit's keys:");
-    }
-    let admin = read::admin(root.section("admin"));
-    let documents = read::documents(root.section("documents"));
-    let log = read::log(root.section("log"));
-    let spool = read::spool(root.section("spool"), SpoolConfig::default());
-    let flush = read::flush(root.section("flush"), &FlushOptions::default());
-    let defaults = read::SinkDefaults { spool: &spool, flush: &flush, livekit };
-
-    let mut sinks: Vec<SinkConfig> = Vec::new();
-    let has_list = root.has("sinks");
-    for section in root.sections("sinks").unwrap_or_default() {
-        let line = section.line();
-        let path = section.path_of("name");
-        let Some(sink) = read::sink(section, &defaults) else { continue };
-        if sinks.iter().any(|other| other.name == sink.name) {
-            root.problem_at(
-                line,
-                path,
-                format!("{:?} stands here twice: a sink's name is its identity", sink.name.as_str()),
-            );
-        }
-        sinks.push(sink);
-    }
-    match &livekit.analytics {
-        Some(analytics) => {
-            if let Some(sink) = openvidu_sink(root, analytics, &spool, &flush, &sinks) {
-                sinks.push(sink);
-            }
-        }
-        None if use_default_sink && !has_list => {
-            sinks.extend(SinkName::new(DEFAULT_SINK).ok().map(|name| read::default_sink(name, &spool, &flush)));
-        }
-        None => {}
-    }
-    let default_encryption = spool.encryption;
-    let (source, warnings) = (String::new(), Vec::new());
-    let mut config = Config {
-        source,
-        file: None,
-        warnings,
-        data_dir,
-        ingest,
-        admin,
-        documents,
-        sinks,
-        default_encryption,
-        log,
-        shutdown_timeout,
-    };
-    config.set_shutdown_timeout(shutdown_timeout);
-    config
-}
-
-/// The MongoDB sink of `openvidu.analytics`.
-fn openvidu_sink(
-    root: &Section<'_>,
-    analytics: &Analytics,
-    spool: &SpoolConfig,
-    flush: &FlushOptions,
-    others: &[SinkConfig],
-) -> Option<SinkConfig> {
-    let uri = analytics.mongo_url.as_ref().filter(|_| analytics.enabled)?;
-    let name = SinkName::new(OPENVIDU_SINK).ok()?;
-    if others.iter().any(|sink| sink.name == name) {
-        root.problem("openvidu", format!("defines a sink named {OPENVIDU_SINK:?}, and so does sinks: rename that one"));
-        return None;
-    }
-    let flush = FlushOptions { interval: analytics.interval.unwrap_or(flush.interval), ..flush.clone() };
-    let defaults = MongoOptions::default();
-    let options = MongoOptions {
-        uri: uri.expose().to_owned(),
-        database: analytics.database.clone().unwrap_or(defaults.database),
-        expiration: analytics.expiration.unwrap_or(defaults.expiration),
-        timeout: flush.timeout,
-        ..defaults
-    };
-    if let Err(error) = options.check() {
-        root.problem("openvidu", error.to_string());
-        return None;
-    }
-    let files = read::default_sink(name, spool, &flush);
-    Some(SinkConfig { target: Target::Mongodb(options), ..files })
 }

@@ -1,13 +1,21 @@
-//! Reads sections out of a parsed file, key by key, and gathers everything that is wrong instead of stopping at the
-//! first: each problem names source, line, path and what is allowed.
+//! A serde deserializer over a [`Node`] tree, which complains as people need it: each [`Fault`] has the place, the path,
+//! the value, what is allowed, the nearest word.
+//!
+//! serde stops at the first fault. [`read`] takes what is at fault for not written, and begins again until nothing is: so
+//! all that is wrong is told at once.
 
-use std::{cell::RefCell, collections::BTreeMap, fmt};
+use std::fmt;
 
-use super::{
-    expand::{Environment, expand},
-    kinds::{Found, Kind},
-    yaml::{Node, Scalar, Value},
+use serde::de::{
+    self, DeserializeOwned, Deserializer, IntoDeserializer, Visitor,
+    value::{MapDeserializer, SeqDeserializer, StrDeserializer},
 };
+
+use super::tree::{Node, Place, Scalar, Value, above, below};
+use crate::setting::SECRET;
+
+/// More faults than anybody mends at once.
+const MAX_PROBLEMS: usize = 100;
 
 /// One thing that is wrong in a config.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,17 +24,26 @@ pub struct Problem {
     pub source: String,
     /// The line in it, 1-based; 0 where there is none (a section that is missing).
     pub line: usize,
+    /// The column in the line, 1-based, in characters.
+    pub column: usize,
     /// The key's path: `sinks[0].flush.interval`.
     pub path: String,
     /// What is wrong and what is allowed.
     pub message: String,
 }
 
+impl Problem {
+    pub(super) fn new(place: &Place, path: impl Into<String>, message: impl Into<String>) -> Self {
+        let Place { source, line, column } = place.clone();
+        Self { source: source.to_string(), line, column, path: path.into(), message: message.into() }
+    }
+}
+
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.source)?;
         if self.line > 0 {
-            write!(f, ":{}", self.line)?;
+            write!(f, ":{}:{}", self.line, self.column)?;
         }
         if !self.path.is_empty() {
             write!(f, ": {}", self.path)?;
@@ -35,264 +52,241 @@ impl fmt::Display for Problem {
     }
 }
 
-/// One source of configuration while it is read.
-pub(super) struct Reader<'a> {
-    source: String,
-    /// `None`: `${VAR}` stays as it is.
-    environment: Option<Environment<'a>>,
-    problems: RefCell<Vec<Problem>>,
-    /// What works and should not stay so.
-    warnings: RefCell<Vec<Problem>>,
-}
-
-impl<'a> Reader<'a> {
-    pub(super) fn new(source: impl Into<String>, environment: Option<Environment<'a>>) -> Self {
-        Self { source: source.into(), environment, problems: RefCell::default(), warnings: RefCell::default() }
-    }
-
-    pub(super) fn problem(&self, line: usize, path: impl Into<String>, message: impl Into<String>) {
-        self.problems.borrow_mut().push(self.found(line, path.into(), message.into()));
-    }
-
-    fn found(&self, line: usize, path: String, message: String) -> Problem {
-        Problem { source: self.source.clone(), line, path, message }
-    }
-
-    /// All problems, and all warnings, in the order of their lines.
-    pub(super) fn into_found(self) -> (Vec<Problem>, Vec<Problem>) {
-        let (mut problems, mut warnings) = (self.problems.into_inner(), self.warnings.into_inner());
-        problems.sort_by_key(|problem| problem.line);
-        warnings.sort_by_key(|warning| warning.line);
-        (problems, warnings)
-    }
-
-    fn expanded(&self, scalar: &Scalar) -> Result<(String, bool), String> {
-        match self.environment {
-            Some(environment) if scalar.text.contains('$') => Ok((expand(&scalar.text, environment)?, true)),
-            _ => Ok((scalar.text.clone(), false)),
-        }
-    }
-}
-
-/// A mapping of the config. Keys asked for are the allowed ones; [`Section::finish`] complains about the others.
-pub(super) struct Section<'r> {
-    reader: &'r Reader<'r>,
-    path: String,
-    line: usize,
-    entries: Vec<(&'r str, usize, &'r Node)>,
-    known: Vec<&'static str>,
-    /// Nothing in its values is expanded.
-    literal: bool,
-}
-
-impl<'r> Section<'r> {
-    /// The section at `node`; empty (every key at its default) where the node is null.
-    pub(super) fn new(reader: &'r Reader<'r>, path: impl Into<String>, node: &'r Node) -> Self {
-        let path = path.into();
-        let entries = match &node.value {
-            Value::Map(entries) => entries.iter().map(|(key, node)| (key.text.as_str(), key.line, node)).collect(),
-            Value::Scalar(scalar) if scalar.is_null() => Vec::new(),
-            other => {
-                reader.problem(node.line, path.clone(), format!("expected keys and values, found {}", named(other)));
-                Vec::new()
-            }
+/// Reads the value at this path of a document. What is at fault is added to the problems, and skipped: `None` where nothing
+/// is left. `also` are keys that are allowed beside it.
+pub(super) fn read<T: DeserializeOwned>(
+    root: &mut Node,
+    at: &str,
+    also: &[&str],
+    problems: &mut Vec<Problem>,
+) -> Option<T> {
+    loop {
+        let (path, fault) = match serde_path_to_error::deserialize(Reader(root)) {
+            Ok(value) => return Some(value),
+            Err(error) => (error.path().to_string(), error.into_inner()),
         };
-        Self { reader, path, line: node.line, entries, known: Vec::new(), literal: false }
-    }
-
-    /// Reads something whose values stand for themselves: `$` has no meaning in them.
-    pub(super) fn literally<T>(&mut self, is_literal: bool, read: impl FnOnce(&mut Self) -> T) -> T {
-        let before = std::mem::replace(&mut self.literal, is_literal);
-        let value = read(self);
-        self.literal = before;
-        value
-    }
-
-    /// The line the section starts on.
-    pub(super) fn line(&self) -> usize {
-        self.line
-    }
-
-    /// The names of all keys that are there.
-    pub(super) fn keys(&self) -> impl Iterator<Item = &'r str> {
-        self.entries.iter().map(|(key, ..)| *key)
-    }
-
-    /// The names and lines of all keys that are there.
-    pub(super) fn keys_and_lines(&self) -> impl Iterator<Item = (&'r str, usize)> {
-        self.entries.iter().map(|(key, line, _)| (*key, *line))
-    }
-
-    /// The path of a key of this section.
-    pub(super) fn path_of(&self, key: &str) -> String {
-        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
-    }
-
-    /// Records a problem with a key, on its line (or the section's, where the key is missing).
-    pub(super) fn problem(&self, key: &str, message: impl Into<String>) {
-        self.reader.problem(self.line_of(key), self.path_of(key), message);
-    }
-
-    /// Records what works with a key and should not stay so.
-    pub(super) fn warn(&self, key: &str, message: impl Into<String>) {
-        let warning = self.reader.found(self.line_of(key), self.path_of(key), message.into());
-        self.reader.warnings.borrow_mut().push(warning);
-    }
-
-    fn line_of(&self, key: &str) -> usize {
-        self.entries.iter().find(|(name, ..)| *name == key).map_or(self.line, |(_, line, _)| *line)
-    }
-
-    /// Records a problem at a place that is no key of this section.
-    pub(super) fn problem_at(&self, line: usize, path: impl Into<String>, message: impl Into<String>) {
-        self.reader.problem(line, path, message);
-    }
-
-    fn node(&mut self, key: &'static str) -> Option<&'r Node> {
-        self.known.push(key);
-        self.entries.iter().find(|(name, ..)| *name == key).map(|(.., node)| *node).filter(|node| !node.is_null())
-    }
-
-    /// True where the key stands there with a value.
-    pub(super) fn has(&self, key: &str) -> bool {
-        self.entries.iter().any(|(name, _, node)| *name == key && !node.is_null())
-    }
-
-    /// A value, if it is there and right.
-    pub(super) fn get<T>(&mut self, key: &'static str, kind: &Kind<T>) -> Option<T> {
-        let node = self.node(key)?;
-        self.read(&self.path_of(key), node, kind)
-    }
-
-    /// A value, or its default.
-    pub(super) fn get_or<T>(&mut self, key: &'static str, default: T, kind: &Kind<T>) -> T {
-        self.get(key, kind).unwrap_or(default)
-    }
-
-    /// A section below this one; empty where it is missing.
-    pub(super) fn section(&mut self, key: &'static str) -> Section<'r> {
-        let path = self.path_of(key);
-        match self.node(key) {
-            Some(node) => Section { literal: self.literal, ..Section::new(self.reader, path, node) },
-            None => self.of_entries(path, self.line, Vec::new()),
-        }
-    }
-
-    /// A section below this one that may also be one plain value, which then counts as its `short` key:
-    /// `auth: livekit` for `auth: {mode: livekit}`.
-    pub(super) fn section_or_value(&mut self, key: &'static str, short: &'static str) -> Section<'r> {
-        match self.entries.iter().find(|(name, ..)| *name == key) {
-            Some((_, line, node)) if matches!(&node.value, Value::Scalar(scalar) if !scalar.is_null()) => {
-                let (line, node) = (*line, *node);
-                self.known.push(key);
-                self.of_entries(self.path_of(key), line, vec![(short, line, node)])
-            }
-            _ => self.section(key),
-        }
-    }
-
-    fn of_entries(&self, path: String, line: usize, entries: Vec<(&'r str, usize, &'r Node)>) -> Self {
-        Section { reader: self.reader, path, line, entries, known: Vec::new(), literal: self.literal }
-    }
-
-    /// A list of sections, if the key is there.
-    pub(super) fn sections(&mut self, key: &'static str) -> Option<Vec<Section<'r>>> {
-        let path = self.path_of(key);
-        let node = self.node(key)?;
-        let items = self.items(&path, node)?;
-        Some(
-            items.iter().enumerate().map(|(i, item)| Section::new(self.reader, format!("{path}[{i}]"), item)).collect(),
-        )
-    }
-
-    /// A list of values, if the key is there.
-    pub(super) fn list<T>(&mut self, key: &'static str, kind: &Kind<T>) -> Option<Vec<T>> {
-        let path = self.path_of(key);
-        let node = self.node(key)?;
-        let items = self.items(&path, node)?;
-        Some(items.iter().enumerate().filter_map(|(i, item)| self.read(&format!("{path}[{i}]"), item, kind)).collect())
-    }
-
-    /// Free keys with values of one kind.
-    pub(super) fn map<T>(&mut self, key: &'static str, kind: &Kind<T>) -> BTreeMap<String, T> {
-        let path = self.path_of(key);
-        let Some(node) = self.node(key) else { return BTreeMap::new() };
-        Section::new(self.reader, path.clone(), node)
-            .entries
-            .into_iter()
-            .filter_map(|(name, _, node)| Some((name.to_owned(), self.read(&format!("{path}.{name}"), node, kind)?)))
-            .collect()
-    }
-
-    /// True where the key holds one plain value.
-    pub(super) fn is_value(&self, key: &str) -> bool {
-        self.entries.iter().any(|(name, _, node)| *name == key && matches!(node.value, Value::Scalar(_)))
-    }
-
-    fn items(&self, path: &str, node: &'r Node) -> Option<&'r [Node]> {
-        match &node.value {
-            Value::List(items) => Some(items),
-            other => {
-                self.reader.problem(node.line, path, format!("expected a list, found {}", named(other)));
-                None
-            }
-        }
-    }
-
-    fn read<T>(&self, path: &str, node: &Node, kind: &Kind<T>) -> Option<T> {
-        let Value::Scalar(scalar) = &node.value else {
-            let message = format!("expected {}, found {}", kind.expected(), named(&node.value));
-            self.reader.problem(node.line, path, message);
-            return None;
+        let path = below(path.trim_start_matches('.'), fault.missing.unwrap_or_default());
+        let place = match root.find(&path) {
+            Some(node) if fault.unknown.is_none() => node.place.clone(),
+            _ => root.place_of(&path),
         };
-        let expanded = if self.literal { Ok((scalar.text.clone(), false)) } else { self.reader.expanded(scalar) };
-        let (text, from_environment) = match expanded {
-            Ok(expanded) => expanded,
-            Err(message) => {
-                self.reader.problem(node.line, path, message);
-                return None;
-            }
+        let message = match fault.unknown {
+            Some((key, known)) => unknown_key(&key, &[known, also].concat()),
+            None => fault.message,
         };
-        // `${VAR:-}` that came out empty says nothing, as `key:` does.
-        if from_environment && text.is_empty() {
+        let problem = Problem::new(&place, below(at, &path), message);
+        let file = format!("{}_file", problem.path);
+        // One in a section that sinks inherit is found in each of them.
+        let is_known = |old: &Problem| {
+            (old.line, old.column, &old.message) == (problem.line, problem.column, &problem.message)
+                || (fault.missing.is_some() && (old.path == problem.path || old.path == file))
+        };
+        if !fault.is_empty && !problems.iter().any(is_known) {
+            problems.push(problem);
+        }
+        let mut path = path.as_str();
+        // Without an item the paths of those behind it would be others.
+        while root.find(path).is_none_or(|node| node.is_skipped() || (path.ends_with(']') && !fault.is_empty)) {
+            path = above(path).map_or("", |(parent, _)| parent);
+        }
+        if path.is_empty() || problems.len() >= MAX_PROBLEMS {
             return None;
         }
-        let found = Found { text: &text, quoted: scalar.quoted && !from_environment, written: &scalar.text };
-        match kind.read(&found) {
-            Ok(value) => Some(value),
-            Err(reason) => {
-                // What a variable holds is not repeated: it may be the wrong one.
-                let shown = if kind.is_secret() { "the value".to_owned() } else { format!("{:?}", scalar.text) };
-                let message = format!("{shown} {reason}; expected {}", kind.expected());
-                self.reader.problem(node.line, path, message);
-                None
-            }
-        }
-    }
-
-    /// Complains about every key that nobody asked for.
-    pub(super) fn finish(self) {
-        for (key, line, _) in &self.entries {
-            if !self.known.contains(key) {
-                self.reader.problem(*line, self.path_of(key), unknown_key(key, &self.known));
-            }
+        if let Some((list, index)) = above(path)
+            && let Some(Node { value: Value::List(items), .. }) = root.find_mut(list)
+        {
+            items.remove(index.parse().ok()?);
+        } else {
+            root.find_mut(path)?.value = Value::Skipped;
         }
     }
 }
 
-fn named(value: &Value) -> &'static str {
-    match value {
-        Value::Scalar(_) => "a single value",
-        Value::List(_) => "a list",
-        Value::Map(_) => "keys and values",
+/// Why a value cannot be read.
+#[derive(Debug, Default)]
+struct Fault {
+    message: String,
+    /// A key that is not known, and those that are.
+    unknown: Option<(String, &'static [&'static str])>,
+    /// A key that has to be there.
+    missing: Option<&'static str>,
+    /// It is none: a variable came out empty, and the default stands.
+    is_empty: bool,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
     }
+}
+
+impl std::error::Error for Fault {}
+
+impl de::Error for Fault {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self { message: message.to_string(), ..Self::default() }
+    }
+
+    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
+        Self { unknown: Some((field.to_owned(), expected)), ..Self::default() }
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        let message = match field {
+            "type" => "missing; expected one of mongodb, redis, file",
+            "name" => "missing; expected 1 to 64 lower-case letters, digits, - or _",
+            "certificate" | "key" => "missing: this section needs it",
+            _ => "missing",
+        };
+        Self { missing: Some(field), ..Self::custom(message) }
+    }
+}
+
+/// The deserializer of a node.
+#[derive(Clone, Copy)]
+struct Reader<'de>(&'de Node);
+
+impl<'de> Reader<'de> {
+    /// Reads a scalar; the fault of `read` is the second half of a sentence about it.
+    fn scalar<T>(
+        self,
+        expected: impl fmt::Display,
+        is_secret: bool,
+        read: impl FnOnce(&'de Scalar) -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        if matches!(self.0.value, Value::Empty) {
+            return Err(Fault { is_empty: true, ..Fault::default() });
+        }
+        let Value::Scalar(scalar) = &self.0.value else { return self.unexpected(expected) };
+        if let Some(fault) = &scalar.fault {
+            return custom(fault);
+        }
+        read(scalar).map_err(|fault| {
+            let written = match &scalar.written {
+                Some(written) if written.starts_with("what ") => written.clone(),
+                _ if is_secret => "the value".to_owned(),
+                _ => format!("{:?}", scalar.written()),
+            };
+            de::Error::custom(format!("{written} {}", fault.message))
+        })
+    }
+
+    /// Reads keys and values; of the keys of a section those that say nothing have their default.
+    fn map<V: Visitor<'de>>(self, known: &[&str], visitor: V) -> Result<V::Value, Fault> {
+        let entries = match &self.0.value {
+            Value::Map(entries) => entries.as_slice(),
+            _ if self.0.is_null() => &[],
+            _ => return self.unexpected("keys and values"),
+        };
+        let says_something = |key: &str, node: &Node| !node.is_skipped() && (!node.is_null() || !known.contains(&key));
+        let entries = entries.iter().map(|(key, node)| (key.text.as_str(), node));
+        visitor.visit_map(MapDeserializer::new(entries.filter(|(key, node)| says_something(key, node))))
+    }
+
+    fn unexpected<T>(self, expected: impl fmt::Display) -> Result<T, Fault> {
+        custom(format!("expected {expected}, found {}", self.0.kind()))
+    }
+}
+
+fn custom<T>(message: impl fmt::Display) -> Result<T, Fault> {
+    Err(de::Error::custom(message))
+}
+
+impl<'de> IntoDeserializer<'de, Fault> for &'de Node {
+    type Deserializer = Reader<'de>;
+
+    fn into_deserializer(self) -> Reader<'de> {
+        Reader(self)
+    }
+}
+
+impl<'de> Deserializer<'de> for Reader<'de> {
+    type Error = Fault;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.deserialize_str(visitor)
+    }
+
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.scalar("true or false", false, |scalar| match (scalar.text.as_str(), scalar.quoted) {
+            ("true" | "True" | "TRUE", false) => visitor.visit_bool(true),
+            ("false" | "False" | "FALSE", false) => visitor.visit_bool(false),
+            (_, true) => custom("is a text in quotes; expected true or false"),
+            _ => custom("is not a boolean; expected true or false"),
+        })
+    }
+
+    /// A value of one of our kinds, told by the name whether it may be shown. A visitor gets what is in quotes as a borrowed
+    /// text.
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Fault> {
+        let expected = (&visitor as &dyn de::Expected).to_string();
+        self.scalar(expected, name == SECRET, |scalar| {
+            if scalar.quoted { visitor.visit_borrowed_str(&scalar.text) } else { visitor.visit_str(&scalar.text) }
+        })
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.scalar("a text", false, |scalar| visitor.visit_str(&scalar.text))
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        if self.0.is_null() { visitor.visit_none() } else { visitor.visit_some(self) }
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        let Value::List(items) = &self.0.value else { return self.unexpected("a list") };
+        visitor.visit_seq(SeqDeserializer::new(items.iter().filter(|item| !item.is_skipped())))
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        self.map(&[], visitor)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        known: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        self.map(known, visitor)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        words: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Fault> {
+        let expected = format!("one of {}", words.join(", "));
+        self.scalar(expected, false, |scalar| {
+            if words.contains(&scalar.text.as_str()) {
+                let word: StrDeserializer<'_, Fault> = scalar.text.as_str().into_deserializer();
+                visitor.visit_enum(word)
+            } else {
+                custom(unknown_word(&scalar.text, words))
+            }
+        })
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        visitor.visit_unit()
+    }
+
+    serde::forward_to_deserialize_any! {
+        i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char string bytes byte_buf unit unit_struct tuple tuple_struct identifier
+    }
+}
+
+/// Says that a word is unknown, what it may have been meant to be, and what is allowed in its place.
+pub(super) fn unknown_word(word: &str, known: &[&str]) -> String {
+    let meant = nearest(word, known).map(|name| format!(" (did you mean {name}?)")).unwrap_or_default();
+    format!("is not known{meant}; expected one of {}", known.join(", "))
 }
 
 /// Says that a key is unknown, what it may have been meant to be, and what is allowed in its place.
 pub(super) fn unknown_key(key: &str, known: &[&str]) -> String {
     let mut allowed = known.to_vec();
     allowed.sort_unstable();
-    allowed.dedup();
     let meant = nearest(key, &allowed).map(|name| format!("; did you mean {name}?")).unwrap_or_default();
     format!("unknown key{meant} (allowed here: {})", allowed.join(", "))
 }
@@ -300,13 +294,10 @@ pub(super) fn unknown_key(key: &str, known: &[&str]) -> String {
 /// The name that was probably meant, if one is near enough.
 pub(super) fn nearest<'n>(name: &str, candidates: &[&'n str]) -> Option<&'n str> {
     let plain = |text: &str| text.to_lowercase().replace(['-', '_'], "");
-    candidates
-        .iter()
-        .map(|candidate| {
-            let distance = strsim::damerau_levenshtein(&plain(name), &plain(candidate));
-            (distance, strsim::damerau_levenshtein(name, candidate), *candidate)
-        })
-        .min()
-        .filter(|(distance, _, candidate)| *distance <= 1 + candidate.len() / 5)
-        .map(|(.., candidate)| candidate)
+    let distance = |candidate: &&'n str| {
+        let distance = strsim::damerau_levenshtein(&plain(name), &plain(candidate));
+        (distance, strsim::damerau_levenshtein(name, candidate), *candidate)
+    };
+    let (distance, _, candidate) = candidates.iter().map(distance).min()?;
+    (distance <= 1 + candidate.len() / 5).then_some(candidate)
 }

@@ -1,261 +1,345 @@
-//! A YAML document as a tree that knows its lines, so that every complaint can name one.
+//! YAML to a tree and back, by serde_yaml: the one file that names it.
+//!
+//! A configuration needs what serde's data model drops: where a value is written, whether it was quoted, and numbers as
+//! they were written (`007`, `0x10`, `1_000`). Two passes over a document keep it. The first asks for the shape of each
+//! value; the second, which knows the shapes, asks for each scalar as text, and serde_yaml hands that out as a slice of the
+//! document: where the slice lies in it is where the value is written.
 
-use std::{collections::HashMap, fmt};
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    fmt,
+    sync::Arc,
+};
 
-use saphyr_parser::{Event, Parser, ScalarStyle};
+use serde::{
+    Serialize,
+    de::{
+        self, DeserializeSeed, Deserializer, EnumAccess, Error as _, IgnoredAny, MapAccess, SeqAccess, VariantAccess,
+        Visitor,
+    },
+};
+use serde_yaml::Error;
+
+use super::tree::{Key, Node, Place, Scalar, Value};
 
 /// A config file has hundreds of nodes; aliases of aliases could make billions.
 const MAX_NODES: usize = 100_000;
 
-/// A node and the line it starts on (1-based).
-#[derive(Clone)]
-pub(super) struct Node {
-    pub(super) line: usize,
-    pub(super) value: Value,
-}
+/// serde_yaml follows 128 levels, and needs a time that grows with their square to find that there are more.
+const MAX_DEPTH: usize = 1_000;
 
-#[derive(Clone)]
-pub(super) enum Value {
-    Scalar(Scalar),
-    List(Vec<Node>),
-    Map(Vec<(Key, Node)>),
-}
+/// What merges the mapping behind it into the mapping it is in.
+const MERGE: &str = "<<";
 
-#[derive(Clone)]
-pub(super) struct Key {
-    pub(super) line: usize,
-    pub(super) text: String,
-    /// `<<`: what stands behind it is merged into the mapping.
-    is_merge: bool,
-}
-
-/// A scalar's text, and whether it was quoted (`"5"` is a text, `5` a number).
-#[derive(Clone, PartialEq, Eq)]
-pub(super) struct Scalar {
-    pub(super) text: String,
-    pub(super) quoted: bool,
-}
-
-impl Scalar {
-    /// `key:`, `key: ~` and `key: null` say nothing.
-    pub(super) fn is_null(&self) -> bool {
-        !self.quoted && matches!(self.text.as_str(), "" | "~" | "null" | "Null" | "NULL")
-    }
-}
-
-impl Node {
-    pub(super) fn is_null(&self) -> bool {
-        matches!(&self.value, Value::Scalar(scalar) if scalar.is_null())
-    }
-
-    fn size(&self) -> usize {
-        1 + match &self.value {
-            Value::Scalar(_) => 0,
-            Value::List(items) => items.iter().map(Self::size).sum(),
-            Value::Map(entries) => entries.iter().map(|(_, node)| node.size()).sum(),
-        }
-    }
-}
-
-/// The nodes may hold secrets.
-impl fmt::Debug for Node {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Node(line {})", self.line)
-    }
-}
-
-/// Text that is no YAML document.
-#[derive(Debug, PartialEq, Eq)]
+/// Text that is no YAML document: where, and why.
+#[derive(Debug)]
 pub(super) struct SyntaxError {
-    pub(super) line: usize,
+    pub(super) place: Place,
     pub(super) message: String,
 }
 
-/// A collection under construction.
-enum Open {
-    List { line: usize, anchor: usize, items: Vec<Node> },
-    Map { line: usize, anchor: usize, entries: Vec<(Key, Node)>, key: Option<Key> },
+/// Parses one document; an empty one is a null.
+pub(super) fn parse(source: &str, text: &str) -> Result<Node, SyntaxError> {
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let document = Document::new(source, text);
+    let mut depth = 0_usize;
+    for (offset, byte) in text.bytes().enumerate() {
+        match byte {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return Err(SyntaxError {
+                place: document.place(offset),
+                message: "no YAML: nested too deeply".to_owned(),
+            });
+        }
+    }
+    let deserializer = || serde_yaml::Deserializer::from_str(text);
+    let nodes = Cell::new(0);
+    let shape = ShapeSeed(&nodes).deserialize(deserializer()).map_err(|error| document.error(&error))?;
+    if matches!(shape, Shape::Nothing) {
+        return Ok(Node { place: document.place(0), value: Value::Scalar(Scalar::default()) });
+    }
+    let seed = NodeSeed { shape: &shape, document: &document, fallback: document.place(0) };
+    seed.deserialize(deserializer()).map_err(|error| document.error(&error))
 }
 
-/// Parses one document; an empty one is a null scalar.
-pub(super) fn parse(text: &str) -> Result<Node, SyntaxError> {
-    let mut tree = Tree::default();
-    for event in Parser::new_from_str(text) {
-        let (event, span) = event.map_err(|error| SyntaxError {
+/// The tree that a value is written as, its keys in the order of its fields.
+pub(super) fn tree(value: &impl Serialize) -> Node {
+    fn node(value: serde_yaml::Value) -> Node {
+        let plain = |text: String| Value::Scalar(Scalar { text, ..Scalar::default() });
+        let value = match value {
+            serde_yaml::Value::Sequence(items) => Value::List(items.into_iter().map(node).collect()),
+            serde_yaml::Value::Mapping(entries) => {
+                let entry = |(key, value)| {
+                    let key = node(key);
+                    (Key { text: key.as_text().unwrap_or_default().to_owned(), place: key.place }, node(value))
+                };
+                Value::Map(entries.into_iter().map(entry).collect())
+            }
+            serde_yaml::Value::Tagged(tagged) => return node(tagged.value),
+            serde_yaml::Value::String(text) => Value::Scalar(Scalar { text, quoted: true, ..Scalar::default() }),
+            serde_yaml::Value::Null => plain(String::new()),
+            serde_yaml::Value::Bool(value) => plain(value.to_string()),
+            serde_yaml::Value::Number(value) => plain(value.to_string()),
+        };
+        Node { place: Place { source: Arc::from(""), line: 0, column: 0 }, value }
+    }
+    node(serde_yaml::to_value(value).unwrap_or_default())
+}
+
+/// A text as a scalar that reads back as this text, in quotes where it would be something else.
+pub(super) fn scalar(text: &str) -> String {
+    let plain = serde_yaml::to_string(text).map(|line| line.trim_end().to_owned()).unwrap_or_default();
+    // In a flow collection some more have to be quoted, and a block is no line.
+    if plain.contains('\n') || (plain == text && text.contains(['{', '}', '[', ']', ','])) {
+        return serde_json::Value::from(text).to_string();
+    }
+    plain
+}
+
+/// A text and where its lines begin.
+struct Document<'t> {
+    source: Arc<str>,
+    text: &'t str,
+    lines: Vec<usize>,
+    /// What was found wrong that serde_yaml knows no place of.
+    fault: RefCell<Option<SyntaxError>>,
+}
+
+impl<'t> Document<'t> {
+    fn new(source: &str, text: &'t str) -> Self {
+        let mut lines = vec![0];
+        lines.extend(text.match_indices('\n').map(|(at, _)| at + 1));
+        Self { source: source.into(), text, lines, fault: RefCell::default() }
+    }
+
+    fn place(&self, offset: usize) -> Place {
+        let line = self.lines.partition_point(|start| *start <= offset);
+        let start = self.lines[line - 1];
+        let column = self.text.get(start..offset).map_or(0, |before| before.chars().count()) + 1;
+        Place { source: Arc::clone(&self.source), line, column }
+    }
+
+    /// Where this part of the text lies in it.
+    fn offset(&self, part: &str) -> Option<usize> {
+        let offset = (part.as_ptr() as usize).checked_sub(self.text.as_ptr() as usize)?;
+        (offset + part.len() <= self.text.len()).then_some(offset)
+    }
+
+    /// A quote behind a text is not part of a plain one, which would go on with it; an empty one is between two.
+    fn is_quoted(&self, offset: usize, length: usize) -> bool {
+        let byte = |at: usize| self.text.as_bytes().get(at).copied();
+        let behind = byte(offset + length);
+        matches!(behind, Some(b'"' | b'\'')) && (length > 0 || offset.checked_sub(1).and_then(byte) == behind)
+    }
+
+    fn refuse<E: de::Error>(&self, place: &Place, message: String) -> E {
+        let error = E::custom(&message);
+        self.fault.replace(Some(SyntaxError { place: place.clone(), message }));
+        error
+    }
+
+    fn error(&self, error: &Error) -> SyntaxError {
+        if let Some(fault) = self.fault.take() {
+            return fault;
+        }
+        let mut message = error.to_string();
+        let (mut line, mut column) = (1, 1);
+        if let Some(location) = error.location() {
             // The parser counts a line more where the last one has no end.
-            line: error.marker().line().min(text.split(['\n', '\r']).count()),
-            message: format!("no YAML: {}", error.info()),
-        })?;
-        tree.take(event, span.start.line())?;
+            line = location.line().clamp(1, self.text.split(['\n', '\r']).count());
+            column = location.column();
+            message = message.replacen(&format!(" at line {} column {column}", location.line()), "", 1);
+        }
+        if message.contains("more than one document") {
+            message = "a second document: a config file is one".to_owned();
+        }
+        let place = Place { source: Arc::clone(&self.source), line, column };
+        SyntaxError { place, message: format!("no YAML: {message}") }
     }
-    Ok(tree.root.unwrap_or(Node { line: 1, value: Value::Scalar(Scalar { text: String::new(), quoted: false }) }))
 }
 
-#[derive(Default)]
-struct Tree {
-    root: Option<Node>,
-    open: Vec<Open>,
-    anchors: HashMap<usize, Node>,
-    nodes: usize,
+/// What a value is.
+enum Shape {
+    Nothing,
+    Scalar,
+    List(Vec<Shape>),
+    Map(Vec<Shape>),
 }
 
-impl Tree {
-    fn take(&mut self, event: Event<'_>, line: usize) -> Result<(), SyntaxError> {
-        match event {
-            Event::Scalar(text, style, anchor, _) => {
-                let scalar = Scalar { text: text.into_owned(), quoted: style != ScalarStyle::Plain };
-                self.add(Node { line, value: Value::Scalar(scalar) }, anchor)
-            }
-            Event::SequenceStart(anchor, _) => {
-                self.open.push(Open::List { line, anchor, items: Vec::new() });
-                Ok(())
-            }
-            Event::MappingStart(anchor, _) => {
-                self.open.push(Open::Map { line, anchor, entries: Vec::new(), key: None });
-                Ok(())
-            }
-            Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
-                Some(Open::List { line, anchor, items }) => self.add(Node { line, value: Value::List(items) }, anchor),
-                Some(Open::Map { line, anchor, entries, .. }) => {
-                    self.add(Node { line, value: Value::Map(merged(entries)?) }, anchor)
-                }
-                None => Ok(()),
-            },
-            Event::Alias(anchor) => match self.anchors.get(&anchor).cloned() {
-                Some(node) => self.add(node, 0),
-                None => Err(SyntaxError { line, message: "an alias inside its own anchor".to_owned() }),
-            },
-            Event::DocumentStart(_) if self.root.is_some() => {
-                Err(SyntaxError { line, message: "a second document: a config file is one".to_owned() })
-            }
-            _ => Ok(()),
+/// Reads shapes, and counts them.
+#[derive(Clone, Copy)]
+struct ShapeSeed<'a>(&'a Cell<usize>);
+
+impl<'de> DeserializeSeed<'de> for ShapeSeed<'_> {
+    type Value = Shape;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Shape, D::Error> {
+        self.0.set(self.0.get() + 1);
+        if self.0.get() > MAX_NODES {
+            return Err(D::Error::custom("too many values (aliases of aliases?)"));
         }
+        deserializer.deserialize_any(self)
+    }
+}
+
+/// Implements the visits of scalars, which are all alike.
+macro_rules! scalars {
+    ($($visit:ident: $kind:ty),*) => {
+        $(fn $visit<E>(self, _: $kind) -> Result<Shape, E> { Ok(Shape::Scalar) })*
+    };
+}
+
+impl<'de> Visitor<'de> for ShapeSeed<'_> {
+    type Value = Shape;
+
+    scalars!(visit_bool: bool, visit_i64: i64, visit_u64: u64, visit_i128: i128, visit_u128: u128, visit_f64: f64, visit_str: &str);
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
     }
 
-    fn add(&mut self, node: Node, anchor: usize) -> Result<(), SyntaxError> {
-        self.nodes += node.size();
-        if self.nodes > MAX_NODES {
-            return Err(SyntaxError { line: node.line, message: "too many values (aliases of aliases?)".to_owned() });
+    fn visit_unit<E>(self) -> Result<Shape, E> {
+        Ok(Shape::Scalar)
+    }
+
+    fn visit_none<E>(self) -> Result<Shape, E> {
+        Ok(Shape::Nothing)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Shape, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = seq.next_element_seed(self)? {
+            items.push(item);
         }
-        if anchor > 0 {
-            self.anchors.insert(anchor, node.clone());
+        Ok(Shape::List(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape, A::Error> {
+        let mut values = Vec::new();
+        while let Some(key) = map.next_key_seed(self)? {
+            if !matches!(key, Shape::Scalar) {
+                return Err(A::Error::custom("a key must be a plain text"));
+            }
+            values.push(map.next_value_seed(self)?);
         }
-        match self.open.last_mut() {
-            None => self.root = Some(node),
-            Some(Open::List { items, .. }) => items.push(node),
-            Some(Open::Map { entries, key, .. }) => match key.take() {
-                Some(key) => entries.push((key, node)),
-                None => {
-                    let Value::Scalar(scalar) = node.value else {
-                        return Err(SyntaxError { line: node.line, message: "a key must be a plain text".to_owned() });
-                    };
-                    if let Some((first, _)) = entries.iter().find(|(key, _)| key.text == scalar.text) {
-                        return Err(SyntaxError {
-                            line: node.line,
-                            message: format!("{:?} stands here twice: first on line {}", scalar.text, first.line),
-                        });
-                    }
-                    let is_merge = scalar.text == "<<" && !scalar.quoted;
-                    *key = Some(Key { line: node.line, text: scalar.text, is_merge });
-                }
-            },
+        Ok(Shape::Map(values))
+    }
+
+    /// A tag of somebody's own (`!custom`) changes nothing.
+    fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<Shape, A::Error> {
+        let (_, content) = tagged.variant::<IgnoredAny>()?;
+        content.newtype_variant_seed(self)
+    }
+}
+
+/// Reads values of known shapes.
+struct NodeSeed<'a> {
+    shape: &'a Shape,
+    document: &'a Document<'a>,
+    /// Where the key is, for a value whose own place is not known: a block, a text with escapes.
+    fallback: Place,
+}
+
+impl NodeSeed<'_> {
+    fn scalar(&self, text: &str, place: Place, quoted: bool) -> Node {
+        Node { place, value: Value::Scalar(Scalar { text: text.to_owned(), quoted, ..Scalar::default() }) }
+    }
+
+    fn of<'a>(&'a self, shape: &'a Shape, fallback: &Place) -> NodeSeed<'a> {
+        NodeSeed { shape, document: self.document, fallback: fallback.clone() }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for NodeSeed<'_> {
+    type Value = Node;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Node, D::Error> {
+        match self.shape {
+            Shape::Nothing | Shape::Scalar => deserializer.deserialize_str(self),
+            Shape::List(_) => deserializer.deserialize_seq(self),
+            Shape::Map(_) => deserializer.deserialize_map(self),
         }
-        Ok(())
+    }
+}
+
+impl<'de> Visitor<'de> for NodeSeed<'_> {
+    type Value = Node;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the value that was here before")
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Node, E> {
+        let Some(offset) = self.document.offset(text) else {
+            return Ok(self.scalar(text, self.fallback.clone(), true));
+        };
+        let quoted = self.document.is_quoted(offset, text.len());
+        Ok(self.scalar(text, self.document.place(offset - usize::from(quoted)), quoted))
+    }
+
+    /// A block, a text with escapes or over several lines: no number and no boolean is written so.
+    fn visit_str<E>(self, text: &str) -> Result<Node, E> {
+        Ok(self.scalar(text, self.fallback.clone(), true))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Node, A::Error> {
+        let Shape::List(shapes) = self.shape else { return Err(A::Error::custom("a list where none was before")) };
+        let mut items = Vec::new();
+        for shape in shapes {
+            items.extend(seq.next_element_seed(self.of(shape, &self.fallback))?);
+        }
+        let place = items.first().map_or_else(|| self.fallback.clone(), |first: &Node| first.place.clone());
+        Ok(Node { place, value: Value::List(items) })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Node, A::Error> {
+        let Shape::Map(shapes) = self.shape else { return Err(A::Error::custom("keys where none were before")) };
+        let (mut entries, mut merges) = (Vec::new(), Vec::new());
+        let mut lines: HashMap<String, usize> = HashMap::new();
+        for shape in shapes {
+            let key = map.next_key_seed(self.of(&Shape::Scalar, &self.fallback))?;
+            let Some(Node { place, value: Value::Scalar(key) }) = key else { break };
+            if let Some(first) = lines.insert(key.text.clone(), place.line) {
+                return Err(self
+                    .document
+                    .refuse(&place, format!("duplicate key {:?}, first on line {first}", key.text)));
+            }
+            let value = map.next_value_seed(self.of(shape, &place))?;
+            if key.text == MERGE && !key.quoted {
+                merges.push((place, value));
+            } else {
+                entries.push((Key { place, text: key.text }, value));
+            }
+        }
+        let place = entries.first().map_or_else(|| self.fallback.clone(), |(key, _): &(Key, Node)| key.place.clone());
+        for (place, source) in merges {
+            merge(&mut entries, source).map_err(|message| self.document.refuse(&place, message.to_owned()))?;
+        }
+        Ok(Node { place, value: Value::Map(entries) })
     }
 }
 
 /// Takes up what `<<` names, a mapping or a list of them: the mapping's own keys come before it, and an earlier one of the
 /// list before a later one.
-fn merged(entries: Vec<(Key, Node)>) -> Result<Vec<(Key, Node)>, SyntaxError> {
-    let (merges, mut entries): (Vec<_>, Vec<_>) = entries.into_iter().partition(|(key, _)| key.is_merge);
-    for (key, node) in merges {
-        let sources = match node.value {
-            Value::List(items) => items.into_iter().map(|item| item.value).collect(),
-            other => vec![other],
+fn merge(entries: &mut Vec<(Key, Node)>, source: Node) -> Result<(), &'static str> {
+    let sources = if let Value::List(items) = source.value { items } else { vec![source] };
+    for source in sources {
+        let Value::Map(source) = source.value else {
+            return Err("<< takes keys and values (or a list of such), by an alias as a rule");
         };
-        for source in sources {
-            let Value::Map(source) = source else {
-                let message = "<< takes keys and values (or a list of such), by an alias as a rule".to_owned();
-                return Err(SyntaxError { line: key.line, message });
-            };
-            for (name, value) in source {
-                if entries.iter().all(|(own, _)| own.text != name.text) {
-                    entries.push((name, value));
-                }
+        for (key, value) in source {
+            if entries.iter().all(|(own, _)| own.text != key.text) {
+                entries.push((key, value));
             }
         }
     }
-    Ok(entries)
+    Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_wrong_at_the_end_is_on_the_last_line() {
-        for (text, line) in [("[", 1), ("a: 1\nb: [1,", 2), ("a: \"x", 1)] {
-            assert_eq!(parse(text).err().map(|error| error.line), Some(line), "{text:?}");
-        }
-    }
-
-    #[test]
-    fn nodes_know_their_lines() {
-        let node = parse("a: 1\nb:\n  - x\n  - y: \"2\"\n").unwrap();
-        let Value::Map(entries) = node.value else { panic!("no map") };
-        assert_eq!(
-            entries.iter().map(|(key, _)| (key.text.as_str(), key.line)).collect::<Vec<_>>(),
-            [("a", 1), ("b", 2)]
-        );
-        let Value::List(items) = &entries[1].1.value else { panic!("no list") };
-        assert_eq!(items.iter().map(|item| item.line).collect::<Vec<_>>(), [3, 4]);
-    }
-
-    #[test]
-    fn an_empty_document_is_null_and_broken_yaml_names_its_line() {
-        assert!(parse("# only a comment\n").unwrap().is_null());
-        assert!(parse("").unwrap().is_null());
-        assert_eq!(parse("a: 1\nb: [1, 2\nc: 3\n").unwrap_err().line, 3);
-    }
-
-    #[test]
-    fn a_key_that_stands_twice_and_a_second_document_are_refused() {
-        let twice = parse("a: 1\nb: 2\na: 3\n").unwrap_err();
-        assert_eq!((twice.line, twice.message.as_str()), (3, "\"a\" stands here twice: first on line 1"));
-        assert!(parse("a: 1\n---\nb: 2\n").unwrap_err().message.contains("second document"));
-    }
-
-    #[test]
-    fn a_merge_takes_up_what_the_mapping_does_not_say_itself() {
-        let value = |text: &str, key: &str| {
-            let Value::Map(entries) = parse(text).unwrap().value else { panic!("no map") };
-            let Value::Map(inner) = &entries.last().unwrap().1.value else { panic!("no map") };
-            inner.iter().find(|(name, _)| name.text == key).map(|(_, node)| match &node.value {
-                Value::Scalar(scalar) => scalar.text.clone(),
-                _ => panic!("no scalar"),
-            })
-        };
-        let one = "a: &x {k: 1, l: 2}\nb: {<<: *x, k: 3}\n";
-        assert_eq!((value(one, "k").as_deref(), value(one, "l").as_deref()), (Some("3"), Some("2")));
-        assert_eq!(value(one, "<<"), None);
-        let list = "a: &x {k: 1}\nc: &y {k: 2, m: 4}\nb: {<<: [*x, *y]}\n";
-        assert_eq!((value(list, "k").as_deref(), value(list, "m").as_deref()), (Some("1"), Some("4")));
-        assert_eq!(value("b: {'<<': x}\n", "<<").as_deref(), Some("x"), "in quotes it is a key as any other");
-        for wrong in ["b: {<<: 1}", "a: &x [1]\nb: {<<: *x}"] {
-            assert!(parse(wrong).unwrap_err().message.starts_with("<< takes keys"), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn aliases_are_followed_and_bombs_refused() {
-        let node = parse("a: &x {k: 1}\nb: *x\n").unwrap();
-        let Value::Map(entries) = node.value else { panic!("no map") };
-        assert!(matches!(&entries[1].1.value, Value::Map(inner) if inner[0].0.text == "k"));
-        let mut bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
-        for i in 1..9 {
-            let previous = format!("*a{}", i - 1);
-            bomb.push_str(&format!("a{i}: &a{i} [{}]\n", vec![previous; 10].join(", ")));
-        }
-        assert!(parse(&bomb).unwrap_err().message.contains("too many values"));
-    }
-}
+mod tests;

@@ -1,26 +1,41 @@
 //! What the user may choose about documents, and what a sink adds to each.
 
-use std::fmt;
+use std::{fmt, path::PathBuf};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_with::serde_as;
 
-use crate::record::UnixMillis;
+use crate::{
+    record::UnixMillis,
+    secret::Secret,
+    setting::{Is, Kind, Text, kind},
+};
 
 /// The largest document MongoDB takes.
 pub const MONGODB_MAX_DOCUMENT: usize = 16 * 1024 * 1024;
 
-/// How documents are made; the default is what OpenVidu's users expect, without secrets.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What records become in a sink; the default is what OpenVidu's users expect, without secrets.
+#[serde_as]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct DocumentOptions {
-    /// What is kept out of the documents.
+    /// secrets: credentials are left out; pii: personal data too; none: nothing
     pub redact: Redact,
-    /// Whether enums are numbers or names.
+    /// compatible: as OpenVidu's fork writes them; names: every enum by name
     pub enums: Enums,
-    /// Adds `time`, a BSON date of the record's own timestamp, for charts and time queries.
+    /// adds `time`, a date of the record's own timestamp, for charts and time queries
     pub time: bool,
-    /// The key of the hashes that stand for personal data under [`Redact::Pii`]; without one such data goes altogether.
+    /// redact: pii then keeps keyed hashes to join on
+    #[serde_as(as = "Option<Is<Text>>")]
+    #[schemars(example = "${SPOOL_PII_KEY}")]
     pub pii_key: Option<PiiKey>,
+    /// a file that holds it
+    #[serde_as(as = "Option<Is<Text>>")]
+    #[schemars(example = "/run/secrets/spool_pii_key")]
+    pub pii_key_file: Option<PathBuf>,
     /// Larger documents are an error.
+    #[serde(skip)]
     pub max_bytes: usize,
 }
 
@@ -31,13 +46,14 @@ impl Default for DocumentOptions {
             enums: Enums::default(),
             time: true,
             pii_key: None,
+            pii_key_file: None,
             max_bytes: MONGODB_MAX_DOCUMENT,
         }
     }
 }
 
 /// What is kept out of the documents (docs/redaction.md lists every field).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Redact {
     /// Nothing: secrets lie in the database in clear.
@@ -50,7 +66,7 @@ pub enum Redact {
 }
 
 /// How enum values are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Enums {
     /// As OpenVidu's LiveKit fork: some by name and present even at zero, the others as numbers and absent at zero.
@@ -76,6 +92,16 @@ impl PiiKey {
     pub fn hash(&self, value: &str) -> String {
         format!("pii:{}", &blake3::keyed_hash(&self.0, value.as_bytes()).to_hex()[..32])
     }
+}
+
+kind!([] Text => PiiKey, @SECRET, <Self as Kind<Secret>>::expected(),
+    |text| <Self as Kind<Secret>>::read(text).map(|secret| PiiKey::from_secret(secret.expose())),
+    |_key| "***",
+    <Self as Kind<Secret>>::schema(),
+    quoted_key);
+
+fn quoted_key(text: &str) -> Result<PiiKey, String> {
+    <Text as Kind<Secret>>::read_quoted(text).map(|secret| PiiKey::from_secret(secret.expose()))
 }
 
 impl fmt::Debug for PiiKey {

@@ -2,29 +2,44 @@
 
 use std::time::Duration;
 
-/// How a sink's worker makes batches, limits their rate and retries.
-#[derive(Debug, Clone, PartialEq, Eq)]
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_with::serde_as;
+
+use crate::setting::{Count, DAY, GIB, HOUR, Is, KIB, Size, Span};
+
+/// How a sink is delivered to.
+#[serde_as]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct FlushOptions {
-    /// A batch that is not full goes out when its first record has waited this long.
+    /// (reload) a batch that is not full goes out when its first record has waited this long
+    #[serde_as(as = "Is<Span<1, DAY>>")]
     pub interval: Duration,
-    /// Records in a batch at most, at least 1.
+    /// (reload) in a batch at most
+    #[serde_as(as = "Is<Count<1, 100_000>>")]
     pub batch_records: usize,
-    /// Bytes of records in a batch at most; a larger record goes alone.
+    /// (reload) in a batch at most; a larger record goes alone
+    #[serde_as(as = "Is<Size<KIB, GIB>>")]
     pub batch_bytes: usize,
-    /// Batches in flight at once at most, at least 1; 1 keeps strict order. Where the sink answers slowly there are fewer.
+    /// (reload) batches on their way at once, fewer while the sink is slow; 1: strict order
+    #[serde_as(as = "Is<Count<1, 64>>")]
     pub max_in_flight: usize,
-    /// Records a second at most; 0: no limit. What is in flight follows the sink's latency by itself, so this is not needed
-    /// to protect a server that recovers. It is for what latency does not show: a share of the server that others must
-    /// keep, a quota or a price per request, a network that is paid by its use.
+    // What is in flight follows the sink's latency by itself: this is for what latency does not show.
+    /// (reload) records a second at most, for a quota, a price per request, or to leave others room; 0: no limit
+    #[serde_as(as = "Is<Count<0, 1_000_000_000>>")]
     pub max_rate: u64,
-    /// The pauses while the sink is unavailable.
+    /// While a sink is unavailable: doubling, with full jitter.
     pub backoff: BackoffOptions,
-    /// How long one batch may take before it counts as failed.
+    /// (reload) a batch without an answer is tried again
+    #[serde_as(as = "Is<Span<100, HOUR>>")]
     pub timeout: Duration,
     /// How long a record that its sink refuses by name, for a reason that may pass, has to go on failing alone, others being
     /// delivered just before it fails again, before it becomes a dead letter.
+    #[serde(skip)]
     pub reject_after: Duration,
     /// How long the last flush at shutdown may take; what is left stays on disk.
+    #[serde(skip)]
     pub shutdown_timeout: Duration,
 }
 
@@ -45,11 +60,15 @@ impl Default for FlushOptions {
 }
 
 /// Exponential backoff with full jitter: each pause is random, up to a limit that doubles from `initial` to `max`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[serde_as]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct BackoffOptions {
-    /// The first pause at most.
+    /// (reload) the first pause at most
+    #[serde_as(as = "Is<Span<1, HOUR>>")]
     pub initial: Duration,
-    /// Any pause at most.
+    /// (reload) any pause at most
+    #[serde_as(as = "Is<Span<1, DAY>>")]
     pub max: Duration,
 }
 

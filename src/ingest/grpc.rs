@@ -67,7 +67,7 @@ pub async fn serve(
     let (side_services, health) =
         SideServices::new(options.message_timeout, stop.clone(), Arc::clone(intake.status()))?;
     health.set_service_status(SERVICE_NAME, tonic_health::ServingStatus::Serving).await;
-    let (connections, status) = (options.connections.clone(), Arc::clone(intake.status()));
+    let (connections, status) = (options.connections(), Arc::clone(intake.status()));
     let server = Server::new(Protocol::Grpc, connections, status, http2(&options)).over(gate.tls().cloned(), Alpn::H2);
     let recorder = Recorder {
         conversions: Conversions::new("grpc")?,

@@ -62,8 +62,8 @@ pub async fn serve(
 ) -> Result<(), ServeError> {
     gate.check_listener(&listener)?;
     let stop = CancellationToken::new();
-    let (connections, status) = (options.connections.clone(), Arc::clone(intake.status()));
-    let spoken = http1(options.idle_timeout.max(options.connections.header_timeout));
+    let (connections, status) = (options.connections(), Arc::clone(intake.status()));
+    let spoken = http1(options.idle_timeout.max(options.header_timeout));
     let server = Server::new(Protocol::Http, connections, status, spoken).over(gate.tls().cloned(), Alpn::Http1);
     let hosts = options.hosts.clone().into();
     let (to_ask, to_count) = (Arc::clone(&gate), Arc::clone(&intake));

@@ -60,7 +60,7 @@ pub use dropped::{Accepted, Dropped, DroppedRecords};
 pub use fanout::{Filter, Intake, Target};
 pub use listener::Listener;
 pub use options::{
-    AuthOptions, ConnectionOptions, GrpcOptions, HttpOptions, LivekitKeys, MemoryOptions, Secret, TlsOptions,
+    AuthOptions, ConnectionOptions, GrpcOptions, HttpOptions, Listen, LivekitKeys, MemoryOptions, Secret, TlsOptions,
 };
 pub use refusal::Refusal;
 pub use rules::{AUDIENCE, MIN_TOKEN_LENGTH};

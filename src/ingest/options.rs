@@ -1,11 +1,19 @@
 //! What the intake can be told: addresses' limits, timeouts, who may send. The config file's `ingest:` section becomes these.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_with::serde_as;
 
 pub use crate::secret::Secret;
-
-const KIB: usize = 1024;
-const MIB: usize = 1024 * KIB;
+use crate::setting::{Address, Count, GIB, HOUR, Is, KIB, MIB, OrNone, Size, Span, TIB, Text, YEAR, kind};
 
 /// Limits on connections, alike for gRPC and HTTP; each listener counts its own.
 #[derive(Debug, Clone)]
@@ -32,94 +40,213 @@ impl Default for ConnectionOptions {
     }
 }
 
-/// The gRPC port.
-#[derive(Debug, Clone)]
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Listen {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A Unix socket at this path.
+    Unix(PathBuf),
+}
+
+impl Listen {
+    /// A port on loopback.
+    fn local(port: u16) -> Self {
+        Self::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
+    }
+
+    /// True where only this machine can connect.
+    #[must_use]
+    pub fn is_local(&self) -> bool {
+        match self {
+            Self::Tcp(address) => address.ip().to_canonical().is_loopback(),
+            Self::Unix(_) => true,
+        }
+    }
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => write!(f, "{address}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+kind!([] Address => Listen,
+    "an address and port such as 127.0.0.1:7890, or unix:/path/to/socket",
+    |text| match text.strip_prefix("unix:") {
+        Some("") => Err("names no path".to_owned()),
+        Some(path) => Ok(Listen::Unix(path.into())),
+        None => Self::read(text).map(Listen::Tcp),
+    },
+    |value| value,
+    schemars::json_schema!({ "type": "string", "pattern": "^unix:.+|:[+0-9]+$" }));
+
+/// The gRPC server.
+#[serde_as]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct GrpcOptions {
-    /// Connections: how many, how long until they must speak.
-    pub connections: ConnectionOptions,
-    /// A message's size, compressed and decompressed; a larger one is answered OUT_OF_RANGE.
+    /// an address and port, or unix:/run/livekit-spool/grpc.sock; none: switched off
+    #[serde_as(as = "Is<OrNone<Address>>")]
+    pub listen: Option<Listen>,
+    /// compressed and decompressed; more: OUT_OF_RANGE
+    #[serde_as(as = "Is<Size<KIB, GIB>>")]
     pub max_message_bytes: usize,
-    /// Records in one message; more are answered OUT_OF_RANGE.
+    /// in one message; more: OUT_OF_RANGE
+    #[serde_as(as = "Is<Count<1, 10_000_000>>")]
     pub max_message_records: u32,
-    /// Bytes a stream may have taken off and not yet durable; then it is read no further.
+    /// of a stream, taken off the network and not yet durable; then it is read no further
+    #[serde_as(as = "Is<Size<KIB, GIB>>")]
     pub stream_window: usize,
-    /// Streams at once on one connection (HTTP/2 makes the sender wait).
-    pub max_streams_per_connection: u32,
-    /// Streams at once on all connections; one more ends one that is silent, or of a peer with more than its share, with
-    /// UNAVAILABLE, or is answered so itself.
+    /// at once, on all connections; one more ends one that is silent, or of a peer with more than its share (UNAVAILABLE)
+    #[serde_as(as = "Is<Count<1, 1_000_000>>")]
     pub max_streams: usize,
-    /// From a message's first byte to its last; then DEADLINE_EXCEEDED.
+    /// at once, on one connection (HTTP/2 makes the sender wait)
+    #[serde_as(as = "Is<Count<1, 1_000_000>>")]
+    pub max_streams_per_connection: u32,
+    /// one more closes one without credentials, idle, or silent
+    #[serde_as(as = "Is<Count<1, 1_000_000>>")]
+    pub max_connections: usize,
+    /// of TLS, from the connection on
+    #[serde_as(as = "Is<Span<1, HOUR>>")]
+    pub handshake_timeout: Duration,
+    /// until a request's headers are complete
+    #[serde_as(as = "Is<Span<1, HOUR>>")]
+    pub header_timeout: Duration,
+    /// from a message's first byte to its last; then DEADLINE_EXCEEDED
+    #[serde_as(as = "Is<Span<1, HOUR>>")]
     pub message_timeout: Duration,
-    /// A stream without any message for this long is ended with DEADLINE_EXCEEDED; LiveKit opens a new one.
+    /// a stream without any message; then DEADLINE_EXCEEDED, and LiveKit opens another one
+    #[serde_as(as = "Is<Span<1, YEAR>>")]
     pub idle_stream_timeout: Duration,
-    /// HTTP/2 PING after this much silence; a peer that does not answer within `keepalive_timeout` is disconnected.
+    /// HTTP/2 PING after this much silence
+    #[serde_as(as = "Is<Span<1, HOUR>>")]
     pub keepalive_interval: Duration,
-    /// See `keepalive_interval`.
+    /// and its answer
+    #[serde_as(as = "Is<Span<1, HOUR>>")]
     pub keepalive_timeout: Duration,
+    /// See [`ConnectionOptions::drain_timeout`].
+    #[serde(skip)]
+    pub drain_timeout: Duration,
 }
 
 impl Default for GrpcOptions {
     fn default() -> Self {
+        let ConnectionOptions { max_connections, handshake_timeout, header_timeout, drain_timeout } =
+            Default::default();
         Self {
-            connections: ConnectionOptions::default(),
-            max_message_bytes: 4 * MIB,
+            listen: Some(Listen::local(7890)),
+            max_message_bytes: 4 << 20,
             max_message_records: 20_000,
-            stream_window: MIB,
-            max_streams_per_connection: 100,
+            stream_window: 1 << 20,
             max_streams: 2048,
+            max_streams_per_connection: 100,
+            max_connections,
+            handshake_timeout,
+            header_timeout,
             message_timeout: Duration::from_secs(30),
             idle_stream_timeout: Duration::from_secs(60 * 60),
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(20),
+            drain_timeout,
         }
     }
 }
 
-/// The HTTP port.
-#[derive(Debug, Clone)]
+impl GrpcOptions {
+    /// What its connections are told.
+    pub(super) const fn connections(&self) -> ConnectionOptions {
+        let Self { max_connections, handshake_timeout, header_timeout, drain_timeout, .. } = *self;
+        ConnectionOptions { max_connections, handshake_timeout, header_timeout, drain_timeout }
+    }
+}
+
+/// The HTTP server.
+#[serde_as]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct HttpOptions {
-    /// Connections: how many, how long until they must speak.
-    pub connections: ConnectionOptions,
-    /// A request body's size, compressed and decompressed; a larger one is answered 413.
+    /// an address and port, or unix:/path; none: switched off
+    #[serde_as(as = "Is<OrNone<Address>>")]
+    pub listen: Option<Listen>,
+    /// compressed and decompressed; more: 413
+    #[serde_as(as = "Is<Size<KIB, GIB>>")]
     pub max_body_bytes: usize,
-    /// Records in one request; more are answered 413.
+    /// in one request; more: 413
+    #[serde_as(as = "Is<Count<1, 100_000_000>>")]
     pub max_request_records: u32,
-    /// From a request's headers to its body's last byte; then 408.
+    /// one more closes one without credentials, idle, or silent
+    #[serde_as(as = "Is<Count<1, 1_000_000>>")]
+    pub max_connections: usize,
+    /// of TLS, from the connection on
+    #[serde_as(as = "Is<Span<1, HOUR>>")]
+    pub handshake_timeout: Duration,
+    /// until a request's headers are complete
+    #[serde_as(as = "Is<Span<1, HOUR>>")]
+    pub header_timeout: Duration,
+    /// from a request's headers to its body's last byte; then 408
+    #[serde_as(as = "Is<Span<1, HOUR>>")]
     pub body_timeout: Duration,
-    /// How long a connection may idle between two requests, to the end of the second one's headers. Longer than a load
-    /// balancer keeps one (60 s, mostly): it would send the next request into a connection that is being closed, and answer 502.
+    /// between requests of a connection: longer than a load balancer in front keeps it (60 s, mostly), which would send the next
+    /// request into a connection that is being closed
+    #[serde_as(as = "Is<Span<1, HOUR>>")]
     pub idle_timeout: Duration,
-    /// Names that requests may call this server while nobody is asked for credentials, besides `localhost`, IP addresses and
-    /// names without a dot (DNS rebinding).
+    /// auth none: names a request may call this by, besides localhost, IP addresses, names without a dot (DNS rebinding)
+    #[serde_as(as = "Vec<Is<Text>>")]
+    #[schemars(example = ["spool.example.com"])]
     pub hosts: Vec<String>,
+    /// See [`ConnectionOptions::drain_timeout`].
+    #[serde(skip)]
+    pub drain_timeout: Duration,
 }
 
 impl Default for HttpOptions {
     fn default() -> Self {
+        let ConnectionOptions { max_connections, handshake_timeout, header_timeout, drain_timeout } =
+            Default::default();
         Self {
-            connections: ConnectionOptions::default(),
-            max_body_bytes: 16 * MIB,
+            listen: Some(Listen::local(7891)),
+            max_body_bytes: 16 << 20,
             max_request_records: 100_000,
+            max_connections,
+            handshake_timeout,
+            header_timeout,
             body_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(75),
             hosts: Vec::new(),
+            drain_timeout,
         }
     }
 }
 
-/// Bytes of records that may wait in memory, of all senders together, until they are durable. When it is used up,
-/// senders wait for a while and are then answered UNAVAILABLE or 503. A quarter is kept for those who hold little.
-#[derive(Debug, Clone)]
+impl HttpOptions {
+    /// What its connections are told.
+    pub(super) const fn connections(&self) -> ConnectionOptions {
+        let Self { max_connections, handshake_timeout, header_timeout, drain_timeout, .. } = *self;
+        ConnectionOptions { max_connections, handshake_timeout, header_timeout, drain_timeout }
+    }
+}
+
+/// Records of all senders that are in memory and not yet durable. When it is used up, senders wait for a while and are then
+/// answered UNAVAILABLE or 503. A quarter is kept for those who hold little.
+#[serde_as]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct MemoryOptions {
-    /// Bytes at most.
+    /// one message or body gets three quarters of it at most
+    #[serde_as(as = "Is<Size<MIB, TIB>>")]
     pub max_bytes: usize,
-    /// How long a sender may wait for its share.
+    /// for memory; then UNAVAILABLE, or 503
+    #[serde_as(as = "Is<Span<0, HOUR>>")]
     pub wait: Duration,
 }
 
 impl Default for MemoryOptions {
     fn default() -> Self {
-        Self { max_bytes: 64 * MIB, wait: Duration::from_secs(5) }
+        Self { max_bytes: 64 << 20, wait: Duration::from_secs(5) }
     }
 }
 
@@ -140,13 +267,19 @@ pub enum AuthOptions {
 /// LiveKit's API keys and their secrets: for `auth: livekit` and for webhooks.
 pub type LivekitKeys = BTreeMap<String, Secret>;
 
-/// TLS for both ports; the files are read again when they change.
-#[derive(Debug, Clone)]
+/// TLS for both servers, with PEM files, which are read again when they change.
+#[serde_as]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct TlsOptions {
-    /// PEM: the certificate, then its intermediates.
+    /// the certificate, then its intermediates
+    #[serde_as(as = "Is<Text>")]
     pub certificate: PathBuf,
-    /// PEM: the private key.
+    /// the private key
+    #[serde_as(as = "Is<Text>")]
     pub key: PathBuf,
-    /// PEM: the CAs of client certificates; set, every client must show one.
+    /// mode mtls: the CAs of client certificates; every client must show one
+    #[serde_as(as = "Option<Is<Text>>")]
+    #[serde(default)]
     pub client_ca: Option<PathBuf>,
 }

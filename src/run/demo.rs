@@ -35,10 +35,10 @@ fn target(config: &Config, address: Option<&str>) -> Result<Target, String> {
     if config.ingest.tls.is_some() {
         return Err("it speaks no TLS: try it without ingest.tls, or use `livekit-spool send`".to_owned());
     }
-    let credentials = match &config.ingest.auth {
+    let credentials = match &config.ingest.auth.options() {
         AuthOptions::None => Credentials::None,
         AuthOptions::Tokens(tokens) => tokens.first().cloned().map_or(Credentials::None, Credentials::Token),
-        AuthOptions::Livekit => match config.ingest.keys.first_key_value() {
+        AuthOptions::Livekit => match config.ingest.auth.keys.first_key_value() {
             Some((key, secret)) => Credentials::Livekit { key: key.clone(), secret: secret.clone() },
             None => Credentials::None,
         },

@@ -1,5 +1,37 @@
 //! Connection strings for people: where to, never with what secret.
 
+use schemars::json_schema;
+
+use crate::setting::kind;
+
+/// Where a MongoDB server is.
+pub struct MongodbUri;
+
+kind!([] MongodbUri => String, @SECRET, "mongodb://… or mongodb+srv://…",
+    |text| address(text, &["mongodb", "mongodb+srv"]),
+    |uri| without_secrets(uri),
+    json_schema!({ "type": "string", "pattern": r"^\s*mongodb(\+srv)?://." }));
+
+/// Where a Redis server is.
+pub struct RedisUrl;
+
+kind!([] RedisUrl => String, @SECRET, "redis://… or rediss://…",
+    |text| address(text, &["redis", "rediss"]),
+    |url| without_secrets(url),
+    json_schema!({ "type": "string", "pattern": r"^\s*rediss?://." }));
+
+/// Reads a URI with one of these schemes. It may hold a password, and is never repeated.
+fn address(text: &str, schemes: &[&str]) -> Result<String, String> {
+    let text = text.trim();
+    let wrong = match text.split_once("://") {
+        Some((scheme, rest)) if schemes.contains(&scheme) && !rest.is_empty() => return Ok(text.to_owned()),
+        Some((scheme, _)) if schemes.contains(&scheme) => "names no host",
+        Some(_) => "has another scheme",
+        None => "is not a URI",
+    };
+    Err(wrong.to_owned())
+}
+
 /// Stands for what may be a secret.
 const HIDDEN: &str = "***";
 

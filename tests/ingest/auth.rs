@@ -370,8 +370,7 @@ async fn tls_serves_both_ports_and_plain_text_is_refused() {
 async fn a_tls_handshake_that_takes_too_long_is_ended_and_counted() {
     let authority = Authority::new();
     authority.write_server_files();
-    let mut options = GrpcOptions::default();
-    options.connections.handshake_timeout = Duration::from_millis(50);
+    let options = GrpcOptions { handshake_timeout: Duration::from_millis(50), ..GrpcOptions::default() };
     let server = serve_grpc(options, Gate::new(tokens(), keys(), Some(authority.tls(false)))).await;
     let mut silent = tokio::net::TcpStream::connect(server.address).await.unwrap();
     let mut answer = Vec::new();

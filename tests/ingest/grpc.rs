@@ -329,8 +329,7 @@ async fn a_shutdown_keeps_what_was_taken_and_tells_the_sender_to_connect_again()
 
 #[tokio::test]
 async fn a_peer_that_never_ends_its_stream_cannot_hold_up_the_shutdown() {
-    let mut options = GrpcOptions::default();
-    options.connections.drain_timeout = Duration::from_millis(100);
+    let options = GrpcOptions { drain_timeout: Duration::from_millis(100), ..GrpcOptions::default() };
     let server = serve_grpc(options, open_gate()).await;
     server.spool.set(Mood::Hangs);
     let mut client = server.client().await;
@@ -343,8 +342,7 @@ async fn a_peer_that_never_ends_its_stream_cannot_hold_up_the_shutdown() {
 
 #[tokio::test]
 async fn whoever_watches_the_health_does_not_hold_up_the_shutdown() {
-    let mut options = GrpcOptions::default();
-    options.connections.drain_timeout = Duration::from_secs(600);
+    let options = GrpcOptions { drain_timeout: Duration::from_secs(600), ..GrpcOptions::default() };
     let server = serve_grpc(options, open_gate()).await;
     let mut health = HealthClient::new(server.channel().await);
     let mut watched = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();

@@ -221,8 +221,7 @@ async fn a_request_under_way_is_answered_before_the_server_ends() {
 async fn a_connection_may_idle_between_requests_for_longer_than_a_load_balancer_keeps_it() {
     assert!(HttpOptions::default().idle_timeout > Duration::from_secs(60));
     let soon = Duration::from_millis(200);
-    let mut options = HttpOptions::default();
-    options.connections.header_timeout = soon;
+    let options = HttpOptions { header_timeout: soon, ..HttpOptions::default() };
     let patient = serve_http(options.clone(), open_gate()).await;
     let impatient = serve_http(HttpOptions { idle_timeout: soon, ..options }, open_gate()).await;
     let request = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n{\"id\": \"AE_1\"}";

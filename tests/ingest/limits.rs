@@ -7,7 +7,7 @@ use futures::StreamExt;
 use livekit_protocol::{AnalyticsEvent, AnalyticsEvents};
 use livekit_spool::{
     ingest::{
-        AuthOptions, ConnectionOptions, Gate, GrpcOptions, HttpOptions, LivekitKeys, Refused, Secret,
+        AuthOptions, Gate, GrpcOptions, HttpOptions, LivekitKeys, Refused, Secret,
         proto::analytics_recorder_service_client::AnalyticsRecorderServiceClient,
     },
     record::Stream,
@@ -19,10 +19,6 @@ use tokio::{
 use tonic::Code;
 
 use crate::support::{Running, eventually, open_gate, serve_grpc, serve_http, within};
-
-fn connections(max_connections: usize, header_timeout: Duration) -> ConnectionOptions {
-    ConnectionOptions { max_connections, header_timeout, ..Default::default() }
-}
 
 const SOON: Duration = Duration::from_millis(100);
 const LATE: Duration = Duration::from_secs(600);
@@ -46,7 +42,8 @@ async fn closed(mut stream: TcpStream) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_connection_that_says_nothing_or_whispers_its_headers_is_closed() {
-    let http = serve_http(HttpOptions { connections: connections(10, SOON), ..Default::default() }, open_gate()).await;
+    let http =
+        serve_http(HttpOptions { max_connections: 10, header_timeout: SOON, ..Default::default() }, open_gate()).await;
     closed(TcpStream::connect(http.address).await.unwrap()).await;
 
     let (mut reader, mut writer) = TcpStream::connect(http.address).await.unwrap().into_split();
@@ -62,7 +59,8 @@ async fn a_connection_that_says_nothing_or_whispers_its_headers_is_closed() {
     let _ = within(reader.read_to_end(&mut answer)).await;
     within(whisper).await.unwrap();
 
-    let grpc = serve_grpc(GrpcOptions { connections: connections(10, SOON), ..Default::default() }, open_gate()).await;
+    let grpc =
+        serve_grpc(GrpcOptions { max_connections: 10, header_timeout: SOON, ..Default::default() }, open_gate()).await;
     closed(TcpStream::connect(grpc.address).await.unwrap()).await;
     let mut preface_only = TcpStream::connect(grpc.address).await.unwrap();
     preface_only.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
@@ -103,7 +101,7 @@ async fn garbage_on_either_port_costs_the_connection_and_nothing_else() {
 
 #[tokio::test]
 async fn idle_connections_keep_nobody_out_and_busy_ones_stay() {
-    let options = GrpcOptions { connections: connections(4, LATE), ..Default::default() };
+    let options = GrpcOptions { max_connections: 4, header_timeout: LATE, ..Default::default() };
     let server = serve_grpc(options, open_gate()).await;
     let (sender, messages) = tokio::sync::mpsc::channel(10);
     let mut busy = server.client().await;
@@ -129,7 +127,7 @@ async fn idle_connections_keep_nobody_out_and_busy_ones_stay() {
 
 #[tokio::test]
 async fn where_all_connections_are_busy_one_more_is_refused_until_one_ends() {
-    let options = GrpcOptions { connections: connections(1, LATE), ..Default::default() };
+    let options = GrpcOptions { max_connections: 1, header_timeout: LATE, ..Default::default() };
     let server = serve_grpc(options, open_gate()).await;
     let mut busy = server.client().await;
     let long = tokio::spawn(async move { busy.ingest_events(futures::stream::pending()).await });
@@ -315,7 +313,7 @@ async fn requests_without_credentials_that_never_end_lock_nobody_out_who_has_the
     const TOKEN: &str = "a token of twenty-five...";
     let gate = || Gate::new(AuthOptions::Tokens(vec![Secret::new(TOKEN)]), LivekitKeys::new(), None);
     for method in ["grpc.health.v1.Health/Check", "grpc.health.v1.Health/Watch"] {
-        let options = GrpcOptions { connections: connections(4, LATE), ..Default::default() };
+        let options = GrpcOptions { max_connections: 4, header_timeout: LATE, ..Default::default() };
         let server = serve_grpc(options, gate()).await;
         let mut crowd = Vec::new();
         for _ in 0..8 {
@@ -354,7 +352,7 @@ async fn from_elsewhere(server: &Running) -> TcpStream {
 #[tokio::test]
 async fn a_peer_that_holds_all_connections_or_all_streams_makes_room_for_another_one() {
     let recorder = "livekit.AnalyticsRecorderService/IngestEvents";
-    let few_connections = GrpcOptions { connections: connections(4, LATE), ..Default::default() };
+    let few_connections = GrpcOptions { max_connections: 4, header_timeout: LATE, ..Default::default() };
     let few_streams = GrpcOptions { max_streams: 4, ..Default::default() };
     for options in [few_connections, few_streams] {
         let server = serve_grpc(options, open_gate()).await;
@@ -412,7 +410,7 @@ const ALMOST: &[u8] = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-T
 
 #[tokio::test]
 async fn a_request_under_way_is_answered_although_its_connection_is_needed_and_says_that_it_closes() {
-    let options = HttpOptions { connections: connections(2, LATE), ..Default::default() };
+    let options = HttpOptions { max_connections: 2, header_timeout: LATE, ..Default::default() };
     let server = serve_http(options, open_gate()).await;
     let mut crowd = Vec::new();
     for _ in 0..2 {
@@ -436,7 +434,7 @@ async fn a_request_under_way_is_answered_although_its_connection_is_needed_and_s
 
 #[tokio::test]
 async fn connections_that_are_being_closed_are_few_and_go_for_good() {
-    let options = GrpcOptions { connections: connections(8, LATE), ..Default::default() };
+    let options = GrpcOptions { max_connections: 8, header_timeout: LATE, ..Default::default() };
     let server = serve_grpc(options, open_gate()).await;
     let mut crowd = Vec::new();
     for _ in 0..40 {

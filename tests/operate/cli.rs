@@ -614,6 +614,21 @@ fn commands_that_need_a_process_say_that_none_runs() {
 }
 
 #[test]
+fn config_prints_what_is_in_force_the_defaults_and_the_schema() {
+    let spool = nowhere("mongo").prepare();
+    let shown = ok(&spool, &["config", "show"]);
+    assert!(shown.contains("  - name: mongo") && shown.contains(" # config.yaml:"), "{shown}");
+    let shown: Value = serde_json::from_str(&ok(&spool, &["config", "show", "--json"])).unwrap();
+    assert_eq!((&shown["config"]["log"]["level"], &shown["sources"]["log.level"]), (&"info".into(), &"default".into()));
+    assert!(ok(&spool, &["config", "default"]).starts_with("# yaml-language-server: $schema="));
+    let schema: Value = serde_json::from_str(&ok(&spool, &["config", "schema"])).unwrap();
+    assert!(schema["properties"]["spool"]["properties"]["max_bytes"]["description"].is_string());
+    assert_eq!(ok(&spool, &["config", "check"]), ok(&spool, &["check-config"]));
+    fs::write(spool.folder().join("config.yaml"), "flush: {intervall: 1s}\n").unwrap();
+    fails(&spool, &["config", "show"], 2, "config.yaml:1:9: flush.intervall: unknown key; did you mean interval?");
+}
+
+#[test]
 fn every_command_has_completions_a_manual_page_and_help_with_the_common_flags() {
     let spool = nowhere("mongo").prepare();
     for shell in ["bash", "zsh", "fish"] {
@@ -638,6 +653,7 @@ fn every_command_has_completions_a_manual_page_and_help_with_the_common_flags() 
         "send",
         "doc",
         "check-config",
+        "config",
         "reload",
         "ready",
         "completions",

@@ -2,20 +2,34 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use crate::document::Labels;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_with::serde_as;
+
+use crate::{
+    document::Labels,
+    setting::{Is, KIB, SECOND, Size, Span, TIB, Text, YEAR},
+};
 
 /// Where and how the file sink writes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[serde_as]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct FileOptions {
-    /// The folder; made if it is not there.
+    /// file: NDJSON here, one file a stream at a time; not in a spool's directory (data_dir/NAME), nor above one
+    #[serde_as(as = "Is<Text>")]
     pub path: PathBuf,
-    /// A file is closed when it has reached this size.
+    /// file: a file is closed at this size,
+    #[serde_as(as = "Is<Size<{ 4 * KIB }, TIB>>")]
     pub rotate_bytes: u64,
-    /// A file is closed when it is this old.
+    /// file: or at this age,
+    #[serde_as(as = "Is<Span<SECOND, YEAR>>")]
     pub rotate_age: Duration,
-    /// What becomes of a closed file.
+    /// file: and then compressed: none, gzip, zstd
+    #[serde(rename = "compress")]
     pub compression: FileCompression,
     /// Static fields added to each document.
+    #[serde(skip)]
     pub labels: BTreeMap<String, String>,
 }
 
@@ -53,7 +67,7 @@ impl FileOptions {
 pub struct FileOptionsError(String);
 
 /// How closed files are compressed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum FileCompression {
     /// They stay as they are: `.ndjson`.

@@ -1,29 +1,49 @@
 //! Where the MongoDB sink delivers to, and the checks that need no server.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use mongodb::options::{Acknowledgment, ConnectionString};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_with::serde_as;
 
 use super::objection;
-use crate::{document::Labels, record::Stream, sink::url::without_secrets};
+use crate::{
+    document::Labels,
+    record::Stream,
+    setting::{Expiration, Is, Text},
+    sink::url::{MongodbUri, without_secrets},
+};
 
 /// Where OpenVidu's fork writes.
 const DEFAULT_DATABASE: &str = "openvidu";
 
 /// Where and how the MongoDB sink delivers.
-#[derive(Clone, PartialEq, Eq)]
+#[serde_as]
+#[derive(Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct MongoOptions {
-    /// Any connection string the driver takes; it may hold a password and never shows in logs or `Debug`.
+    /// mongodb: where, as the driver takes it; or uri_file; majority + journal unless it says otherwise; w=0 is refused
+    #[serde_as(as = "Is<MongodbUri>")]
+    #[schemars(example = "mongodb://127.0.0.1:27017/")]
     pub uri: String,
-    /// The database; its collections are named after the streams.
+    /// mongodb: a file that holds the uri
+    #[serde_as(as = "Option<Is<Text>>")]
+    pub uri_file: Option<PathBuf>,
+    /// mongodb: its collections are named after the streams
+    #[serde_as(as = "Is<Text>")]
     pub database: String,
-    /// How long documents live (`openvidu_expire_at`, a TTL index); `None`: for ever.
+    /// mongodb, redis: documents expire after this (in MongoDB by a TTL index on openvidu_expire_at); never: they stay
+    #[serde_as(as = "Is<Expiration>")]
     pub expiration: Option<Duration>,
     /// Static fields added to each document.
+    #[serde(skip)]
     pub labels: BTreeMap<String, String>,
     /// The streams that are sent here: their collections get indexes.
+    #[serde(skip)]
     pub streams: Vec<Stream>,
     /// How long a command, a connection or the choice of a server may take, where the URI says nothing.
+    #[serde(skip)]
     pub timeout: Duration,
 }
 
@@ -31,6 +51,7 @@ impl Default for MongoOptions {
     fn default() -> Self {
         Self {
             uri: "mongodb://127.0.0.1:27017".to_owned(),
+            uri_file: None,
             database: DEFAULT_DATABASE.to_owned(),
             expiration: Some(Duration::from_secs(768 * 3600)),
             labels: BTreeMap::new(),

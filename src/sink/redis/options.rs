@@ -1,23 +1,42 @@
 //! Where the Redis sink delivers to, and the checks that need no server.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
 use redis::{ConnectionInfo, IntoConnectionInfo};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_with::serde_as;
 
-use crate::{document::Labels, record::Stream, sink::url::without_secrets};
+use crate::{
+    document::Labels,
+    record::Stream,
+    setting::{Expiration, Is, Text},
+    sink::url::{RedisUrl, without_secrets},
+};
 
 /// Where and how the Redis sink delivers.
-#[derive(Clone, PartialEq, Eq)]
+#[serde_as]
+#[derive(Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub struct RedisOptions {
-    /// `redis://` or `rediss://` (TLS), with user and password where the server has ACLs; never shows in logs or `Debug`.
+    /// redis: where; or url_file, or LiveKit's `redis:` at the top level; rediss:// for TLS
+    #[serde_as(as = "Is<RedisUrl>")]
+    #[schemars(example = "redis://127.0.0.1:6379/")]
     pub url: String,
-    /// How long documents live (EXPIRE); `None`: for ever.
+    /// redis: a file that holds the url
+    #[serde_as(as = "Option<Is<Text>>")]
+    pub url_file: Option<PathBuf>,
+    /// mongodb, redis: documents expire after this (in MongoDB by a TTL index on openvidu_expire_at); never: they stay
+    #[serde_as(as = "Is<Expiration>")]
     pub expiration: Option<Duration>,
     /// Static fields added to each document.
+    #[serde(skip)]
     pub labels: BTreeMap<String, String>,
     /// The streams that are sent here: they get search indexes.
+    #[serde(skip)]
     pub streams: Vec<Stream>,
     /// How long connecting or one pipeline may take.
+    #[serde(skip)]
     pub timeout: Duration,
 }
 
@@ -25,6 +44,7 @@ impl Default for RedisOptions {
     fn default() -> Self {
         Self {
             url: "redis://127.0.0.1:6379".to_owned(),
+            url_file: None,
             expiration: Some(Duration::from_secs(768 * 3600)),
             labels: BTreeMap::new(),
             streams: Stream::ALL.to_vec(),

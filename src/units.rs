@@ -39,7 +39,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
     }
     go_duration(text)
         .or_else(|| humantime::parse_duration(text).ok())
-        .ok_or_else(|| "is no duration: write 500ms, 30s, 1h30m, 1.5h or \"2 days\"".to_owned())
+        .ok_or_else(|| "is not a duration: write 500ms, 30s, 1h30m, 1.5h or \"2 days\"".to_owned())
 }
 
 fn go_duration(text: &str) -> Option<Duration> {
@@ -67,7 +67,7 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     if text.starts_with('-') {
         return Err("is negative".to_owned());
     }
-    let wrong = || "is no size: write 65536, 512KiB, 64MiB, 8GiB or 500MB".to_owned();
+    let wrong = || "is not a size: write 65536, 512KiB, 64MiB, 8GiB or 500MB".to_owned();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let number: f64 = text[..digits].parse().map_err(|_| wrong())?;
     let unit = text[digits..].trim();
@@ -92,6 +92,26 @@ pub fn human_size(bytes: u64) -> String {
     }
     let text = if value >= 100.0 { format!("{value:.0}") } else { format!("{value:.1}") };
     format!("{}{}", text.strip_suffix(".0").unwrap_or(&text), UNITS[unit])
+}
+
+/// A size as a config says it, to the byte: `8GiB`, `65537`.
+pub(crate) fn exact_size(bytes: u64) -> String {
+    let units = [("TiB", 1_u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
+    let unit = units.iter().find(|(_, unit)| bytes > 0 && bytes.is_multiple_of(*unit));
+    unit.map_or_else(|| bytes.to_string(), |(name, unit)| format!("{}{name}", bytes / unit))
+}
+
+/// A duration as a config says it, to the nanosecond: `768h`, `75s`, `1500ms`.
+pub(crate) fn exact_duration(duration: Duration) -> String {
+    let units =
+        [("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1_000)];
+    let nanos = duration.as_nanos();
+    let unit = units.iter().find(|(_, unit)| nanos > 0 && nanos.is_multiple_of(*unit));
+    match unit {
+        Some((name, unit)) => format!("{}{name}", nanos / unit),
+        None if nanos == 0 => "0s".to_owned(),
+        None => format!("{nanos}ns"),
+    }
 }
 
 /// A duration for people, two units at most: `850ms`, `12s`, `3m 20s`, `2h 5m`, `4d 3h`.
@@ -160,7 +180,7 @@ mod tests {
         assert_eq!(parse_duration("-1s").unwrap_err(), "is negative");
         assert_eq!(parse_duration("10").unwrap_err(), "has no unit: write 10s for seconds");
         for text in ["", "fast", "1x", "1h30", "h", "1..5h"] {
-            assert!(parse_duration(text).unwrap_err().starts_with("is no duration"), "{text}");
+            assert!(parse_duration(text).unwrap_err().starts_with("is not a duration"), "{text}");
         }
     }
 

@@ -1,0 +1,36 @@
+//! `config`: the configuration's schema, its documented defaults, and what is in force.
+
+use super::{Common, Failure, Outcome, check_config, output};
+use crate::config;
+
+/// Arguments of `config`.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// Print what is in force as YAML: every value, and where it comes from; secrets as ***
+    Show,
+    /// Print the config file that says every default, documented key by key
+    Default,
+    /// Print the JSON Schema of a config file, for editors
+    Schema,
+    /// Check the configuration, as `check-config` does
+    Check(check_config::Args),
+}
+
+pub(super) fn run(common: &Common, args: &Args) -> Outcome {
+    match &args.what {
+        What::Show => {
+            let shown = config::show(common.config.as_deref(), &|name| std::env::var(name).ok())
+                .map_err(|error| Failure::usage(error.to_string()))?;
+            if common.json { output::json(&shown) } else { output::line(shown.yaml.trim_end()) }
+        }
+        What::Default => output::line(config::default_file().trim_end()),
+        What::Schema => output::json(&config::schema()),
+        What::Check(args) => check_config::run(common, args),
+    }
+}

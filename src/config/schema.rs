@@ -1,0 +1,101 @@
+//! The JSON Schema of a config file, for editors: out of the same structs that read it.
+
+use schemars::{JsonSchema, generate::SchemaSettings};
+use serde_json::{Map, Value, json};
+
+use super::{livekit, sections::Config};
+use crate::sink::{file::FileOptions, mongodb::MongoOptions, redis::RedisOptions};
+
+/// Where the schema is in the repository, beside `config.yaml`.
+pub(super) const FILE: &str = "config.schema.json";
+
+/// What says something about a value and does not restrict it.
+const ANNOTATIONS: [&str; 4] = ["title", "description", "default", "examples"];
+
+/// The schema of a config file (draft 7, which editors know). Every key has a description.
+///
+/// What a schema cannot say it lets pass: bounds of sizes and durations that are written with a unit, what spans several
+/// keys, what is in an environment variable.
+#[must_use]
+pub fn schema() -> Value {
+    let mut schema = of::<Config>();
+    let livekits = of::<livekit::File>();
+    if let (Some(own), Value::Object(livekits)) = (schema["properties"].as_object_mut(), &livekits["properties"]) {
+        own.extend(livekits.clone());
+        let ignored = json!({ "description": "LiveKit's own, in a LiveKit config: it is ignored here" });
+        own.extend(livekit::OTHER_KEYS.iter().map(|key| ((*key).to_owned(), ignored.clone())));
+    }
+    if let Some(text) = schema["description"].as_str() {
+        schema["description"] = one_line(text).into();
+    }
+    schema["title"] = "livekit-spool's configuration".into();
+    restrict_sinks(&mut schema["properties"]["sinks"]["items"]);
+    if let Some(properties) = schema["properties"].as_object_mut() {
+        properties.values_mut().for_each(relax);
+    }
+    schema
+}
+
+fn of<T: JsonSchema>() -> Value {
+    let settings = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true);
+    settings.into_generator().into_root_schema_for::<T>().to_value()
+}
+
+/// Each type of sink has keys of its own.
+fn restrict_sinks(sink: &mut Value) {
+    let kinds = [("mongodb", of::<MongoOptions>()), ("redis", of::<RedisOptions>()), ("file", of::<FileOptions>())];
+    let keys = |kind: &Value| kind["properties"].as_object().cloned().unwrap_or_default();
+    let rules = kinds.each_ref().map(|(word, own)| {
+        let others = kinds.iter().flat_map(|(_, other)| keys(other)).filter(|(key, _)| !keys(own).contains_key(key));
+        let none: Map<String, Value> = others.map(|(key, _)| (key, false.into())).collect();
+        json!({
+            "if": { "properties": { "type": { "const": word } }, "required": ["type"] },
+            "then": { "properties": none }
+        })
+    });
+    if let Some(properties) = sink["properties"].as_object_mut() {
+        properties.extend(kinds.iter().flat_map(|(_, kind)| keys(kind)));
+    }
+    sink["allOf"] = json!(rules);
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A key without a value says nothing, and any value may come from the environment. Defaults that are not one value, and
+/// line ends of comments, go.
+fn relax(schema: &mut Value) {
+    let Value::Object(object) = schema else { return };
+    if let Some(Value::String(description)) = object.get_mut("description") {
+        *description = one_line(description);
+    }
+    if object.get("default").is_some_and(|default| default.is_null() || default.is_object() || default.is_array()) {
+        object.remove("default");
+    }
+    if let Some(Value::Object(properties)) = object.get_mut("properties") {
+        properties.values_mut().for_each(relax);
+    }
+    for key in ["items", "additionalProperties"] {
+        if let Some(inner) = object.get_mut(key) {
+            relax(inner);
+        }
+    }
+    let is_collection = ["properties", "items", "additionalProperties"].iter().any(|key| object.contains_key(*key));
+    if is_collection {
+        match object.get_mut("type") {
+            Some(Value::Array(types)) if !types.contains(&json!("null")) => types.push(json!("null")),
+            Some(kind @ Value::String(_)) => *kind = json!([kind.take(), "null"]),
+            _ => {}
+        }
+    } else if object.keys().any(|key| !ANNOTATIONS.contains(&key.as_str())) {
+        let (annotations, restrictions): (Map<_, _>, Map<_, _>) =
+            std::mem::take(object).into_iter().partition(|(key, _)| ANNOTATIONS.contains(&key.as_str()));
+        let variable = json!({ "type": "string", "pattern": r"\$" });
+        object.extend(annotations);
+        object.insert("anyOf".to_owned(), json!([restrictions, { "type": "null" }, variable]));
+    }
+}
+
+#[cfg(test)]
+mod tests;

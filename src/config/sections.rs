@@ -1,0 +1,605 @@
+//! The sections of a config file: one struct each, whose fields are the keys with their documentation, kind, bounds and
+//! default. Most are the options of the modules they are for; here are the others.
+//!
+//! The documentation is the schema's and `config.yaml`'s too.
+
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
+
+use schemars::{JsonSchema, json_schema};
+use serde::{Deserialize, Serialize};
+use serde_with::serde_as;
+
+use super::reader::unknown_word;
+use crate::{
+    document::DocumentOptions,
+    flush::FlushOptions,
+    ingest::{AuthOptions, GrpcOptions, HttpOptions, LivekitKeys, MemoryOptions, TlsOptions},
+    record::{SinkName, Stream},
+    secret::Secret,
+    setting::{Address, Age, GIB, HOUR, Integer, Is, KIB, Kind, MIB, OrNone, Size, Span, TIB, Text, kind},
+    sink::{file::FileOptions, mongodb::MongoOptions, redis::RedisOptions, url::without_secrets},
+    spool::{self, Compression, MIN_MAX_BYTES, SpoolOptions},
+};
+
+/// Durations: 500ms, 30s, 1h30m, 1.5h, "2 days". Sizes: 512KiB, 64MiB, 8GiB, 500MB.
+/// ${VARIABLE} and ${VARIABLE:-default} are taken from the environment, inside values only; $$ is a dollar sign. What a
+/// reload (SIGHUP) takes over without a restart is marked (reload).
+#[serde_as]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where it was read from, for people: `config.yaml`, `LIVEKIT_CONFIG`, `defaults`.
+    #[serde(skip)]
+    pub source: String,
+    /// The file that it was read from, if any.
+    #[serde(skip)]
+    pub file: Option<PathBuf>,
+    /// What works and should not stay so, for people: where, and what to do about it.
+    #[serde(skip)]
+    pub warnings: Vec<String>,
+    /// The directory of all spools, the lock and the admin socket. On a local disk: not NFS, not tmpfs.
+    #[serde_as(as = "Is<Text>")]
+    pub data_dir: PathBuf,
+    /// How long a stop (SIGTERM, SIGINT) may take: requests in flight, then one last flush. What is left stays on disk.
+    #[serde_as(as = "Is<Span<0, HOUR>>")]
+    pub shutdown_timeout: Duration,
+    /// Records come in.
+    pub ingest: IngestConfig,
+    /// Status page, API, metrics.
+    pub admin: AdminConfig,
+    /// The spool: defaults of every sink; each may say otherwise under its own `spool:`.
+    pub spool: SpoolConfig,
+    /// Delivery: defaults of every sink; each may say otherwise under its own `flush:`.
+    pub flush: FlushOptions,
+    /// Documents: what records become in a sink.
+    pub documents: DocumentOptions,
+    /// Where records go: each sink has a spool of its own. (reload)
+    pub sinks: Vec<SinkConfig>,
+    /// What is logged and how.
+    pub log: LogConfig,
+}
+
+/// The keys of [`Config`].
+pub(super) const OWN_KEYS: [&str; 9] =
+    ["data_dir", "ingest", "admin", "spool", "flush", "documents", "sinks", "log", "shutdown_timeout"];
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            source: String::new(),
+            file: None,
+            warnings: Vec::new(),
+            data_dir: "./data".into(),
+            shutdown_timeout: Duration::from_secs(10),
+            ingest: IngestConfig::default(),
+            admin: AdminConfig::default(),
+            spool: SpoolConfig::default(),
+            flush: FlushOptions::default(),
+            documents: DocumentOptions::default(),
+            sinks: Vec::new(),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+impl Config {
+    /// Sets how long a stop may take, and what its parts may take of it: one half is for requests under way, the other for
+    /// the last flush.
+    pub(crate) fn set_shutdown_timeout(&mut self, timeout: Duration) {
+        self.shutdown_timeout = timeout;
+        self.ingest.grpc.drain_timeout = timeout / 2;
+        self.ingest.http.drain_timeout = timeout / 2;
+        for sink in &mut self.sinks {
+            sink.flush.shutdown_timeout = timeout / 2;
+        }
+    }
+}
+
+/// The servers that take records.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct IngestConfig {
+    /// livekit.AnalyticsRecorderService, as LiveKit calls it.
+    pub grpc: GrpcOptions,
+    /// POST /v1/events and /v1/stats (protobuf, JSON, NDJSON; gzip, zstd), POST /webhook (LiveKit's webhooks).
+    pub http: HttpOptions,
+    /// Records of all senders that are in memory and not yet durable.
+    pub memory: MemoryOptions,
+    /// Who may send. `none` is accepted on loopback and Unix sockets only. One word is the mode: `auth: livekit`.
+    #[schemars(extend("type" = ["object", "string"], "pattern" = r"^(none|livekit|tokens|mtls)$|\$"))]
+    pub auth: AuthConfig,
+    /// TLS for both servers; the files are read again when they change.
+    #[schemars(example = serde_json::json!({ "certificate": "/etc/livekit-spool/tls.crt", "key": "/etc/livekit-spool/tls.key" }))]
+    pub tls: Option<TlsOptions>,
+}
+
+/// How senders are known.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "`AuthOptions` says it")]
+pub enum AuthMode {
+    #[default]
+    None,
+    Livekit,
+    Tokens,
+    Mtls,
+}
+
+/// Who may send.
+#[serde_as]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AuthConfig {
+    /// (reload) none, livekit, tokens or mtls
+    pub mode: AuthMode,
+    /// (reload) mode tokens: Authorization: Bearer …
+    #[serde_as(as = "Vec<Is<Text>>")]
+    #[schemars(example = ["${SPOOL_TOKEN}"])]
+    pub tokens: Vec<Secret>,
+    /// (reload) files that hold one each
+    #[serde_as(as = "Vec<Is<Text>>")]
+    #[schemars(example = ["/run/secrets/spool_token"])]
+    pub token_files: Vec<PathBuf>,
+    /// (reload) mode livekit, and the webhooks' signatures; LiveKit's own `keys:` and `key_file:` at the top level are taken
+    /// too; "key: secret" lines: ${LIVEKIT_KEYS}
+    #[serde_as(as = "BTreeMap<_, Is<Text>>")]
+    #[schemars(example = serde_json::json!({ "APIxxxxxxx": "${LIVEKIT_API_SECRET}" }), extend("type" = ["object", "string"]))]
+    pub keys: LivekitKeys,
+    /// (reload) a file of such lines
+    #[serde_as(as = "Option<Is<Text>>")]
+    #[schemars(example = "/run/secrets/livekit_keys")]
+    pub keys_file: Option<PathBuf>,
+}
+
+impl AuthConfig {
+    /// What the servers are told.
+    #[must_use]
+    pub fn options(&self) -> AuthOptions {
+        match self.mode {
+            AuthMode::None => AuthOptions::None,
+            AuthMode::Livekit => AuthOptions::Livekit,
+            AuthMode::Tokens => AuthOptions::Tokens(self.tokens.clone()),
+            AuthMode::Mtls => AuthOptions::MutualTls,
+        }
+    }
+}
+
+/// The status page, API and metrics.
+#[serde_as]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct AdminConfig {
+    /// an address and port; none: only the Unix socket in the data directory, which the CLI uses
+    #[serde_as(as = "Is<OrNone<Address>>")]
+    pub listen: Option<SocketAddr>,
+    /// (reload) for actions; beyond loopback for reading too
+    #[serde_as(as = "Option<Is<AdminToken>>")]
+    #[schemars(example = "${SPOOL_ADMIN_TOKEN}")]
+    pub token: Option<Secret>,
+    /// (reload) a file that holds it
+    #[serde_as(as = "Option<Is<Text>>")]
+    #[schemars(example = "/run/secrets/spool_admin_token")]
+    pub token_file: Option<PathBuf>,
+    /// (reload) names browsers may use, besides localhost and IP addresses (DNS rebinding)
+    #[serde_as(as = "Vec<Is<Text>>")]
+    #[schemars(example = ["spool.example.com"])]
+    pub hosts: Vec<String>,
+    /// (reload) true: /metrics without the token beyond loopback
+    pub public_metrics: bool,
+}
+
+impl Default for AdminConfig {
+    fn default() -> Self {
+        let listen = Some(SocketAddr::from(([127, 0, 0, 1], 7892)));
+        Self { listen, token: None, token_file: None, hosts: Vec::new(), public_metrics: false }
+    }
+}
+
+/// What can be guessed over the network within hours opens no admin port.
+const MIN_ADMIN_TOKEN_LENGTH: usize = 8;
+
+/// What opens the admin port.
+struct AdminToken;
+
+fn long_enough(token: Secret) -> Result<Secret, String> {
+    let is_short = token.expose().chars().count() < MIN_ADMIN_TOKEN_LENGTH;
+    if is_short { Err("is too easily guessed".to_owned()) } else { Ok(token) }
+}
+
+fn quoted_token(text: &str) -> Result<Secret, String> {
+    Text::read_quoted(text).and_then(long_enough)
+}
+
+kind!([] AdminToken => Secret, @SECRET,
+    format!("{MIN_ADMIN_TOKEN_LENGTH} characters or more (`openssl rand -hex 16` makes such a token)"),
+    |text| Text::read(text).and_then(long_enough),
+    |token| token,
+    json_schema!({ "type": ["string", "number"], "minLength": MIN_ADMIN_TOKEN_LENGTH }),
+    quoted_token);
+
+/// One place that records are delivered to, with a spool of its own. Its type says which other keys it has.
+#[serde_as]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SinkConfig {
+    /// its identity: a renamed sink is a new one
+    #[serde_as(as = "Is<Name>")]
+    pub name: SinkName,
+    /// mongodb, redis or file
+    #[serde(rename = "type")]
+    pub kind: SinkType,
+    /// true: a call fails when this sink's spool does not take it; false: it alone misses out
+    #[serde(default = "yes")]
+    pub required: bool,
+    /// the streams it gets
+    #[serde(default = "all_streams")]
+    #[schemars(example = ["events", "stats", "node_rooms"])]
+    pub streams: Vec<Stream>,
+    /// only these events; left out: all
+    #[serde_as(as = "Vec<Is<EventType>>")]
+    #[serde(default)]
+    #[schemars(example = ["ROOM_CREATED", "ROOM_ENDED"])]
+    pub event_types: Vec<String>,
+    /// fields added to each document
+    #[serde_as(as = "BTreeMap<_, Is<Text>>")]
+    #[serde(default)]
+    #[schemars(example = serde_json::json!({ "region": "eu" }))]
+    pub labels: BTreeMap<String, String>,
+    /// what is different from the common `spool:`
+    #[serde(default)]
+    #[schemars(example = serde_json::json!({ "max_bytes": "20GiB" }))]
+    pub spool: SpoolConfig,
+    /// what is different from the common `flush:`
+    #[serde(default)]
+    #[schemars(example = serde_json::json!({ "batch_records": 5000 }))]
+    pub flush: FlushOptions,
+    /// What it is, and where.
+    #[serde(skip)]
+    pub target: Target,
+}
+
+/// The keys of a sink of any type.
+pub(super) const KEYS_OF_SINKS: [&str; 8] =
+    ["name", "type", "required", "streams", "event_types", "labels", "spool", "flush"];
+
+const fn yes() -> bool {
+    true
+}
+
+fn all_streams() -> Vec<Stream> {
+    Stream::ALL.to_vec()
+}
+
+/// What a sink is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "`Target` says it")]
+pub enum SinkType {
+    Mongodb,
+    Redis,
+    File,
+}
+
+/// What a sink is, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Target {
+    /// A MongoDB-compatible server.
+    Mongodb(MongoOptions),
+    /// A Redis server with RedisJSON.
+    Redis(RedisOptions),
+    /// NDJSON files in a directory.
+    File(FileOptions),
+}
+
+impl Default for Target {
+    fn default() -> Self {
+        Self::File(FileOptions::default())
+    }
+}
+
+impl Target {
+    /// As the config writes it.
+    #[must_use]
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Self::Mongodb(_) => "mongodb",
+            Self::Redis(_) => "redis",
+            Self::File(_) => "file",
+        }
+    }
+
+    /// Where it is, without secrets.
+    #[must_use]
+    pub fn address(&self) -> String {
+        match self {
+            Self::Mongodb(options) => {
+                format!("{} (database {})", without_secrets(&options.uri), options.database)
+            }
+            Self::Redis(options) => without_secrets(&options.url),
+            Self::File(options) => options.path.display().to_string(),
+        }
+    }
+}
+
+/// A sink's name.
+struct Name;
+
+kind!([] Name => SinkName,
+    "1 to 64 lower-case letters, digits, - or _",
+    |text| match text {
+        // The data folder's own file has that name.
+        "lock" => Err("is the name of a file in the data folder".to_owned()),
+        name => SinkName::new(name).map_err(|_| "cannot name a folder".to_owned()),
+    },
+    |name| name,
+    json_schema!({ "type": ["string", "number", "boolean"], "pattern": "^[a-z0-9_-]{1,64}$", "not": { "const": "lock" } }));
+
+/// An event type as LiveKit's schema names it; a misspelt one would silently filter everything away.
+struct EventType;
+
+impl EventType {
+    fn names() -> Vec<&'static str> {
+        use livekit_protocol::AnalyticsEventType as Type;
+        (0..1_000).filter_map(|number| Type::try_from(number).ok()).map(|kind| kind.as_str_name()).collect()
+    }
+}
+
+kind!([] EventType => String,
+    format!("one of {}", Self::names().join(", ")),
+    |text| if Self::names().contains(&text) { Ok(text.to_owned()) } else { Err(unknown_word(text, &Self::names())) },
+    |name| name,
+    json_schema!({ "enum": Self::names() }));
+
+/// A spool: how much it holds, and how.
+#[serde_as]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SpoolConfig {
+    /// (reload) journal, queue and dead letters together; never exceeded
+    #[serde_as(as = "Is<Size<MIN_MAX_BYTES, { 8_000 * TIB }>>")]
+    pub max_bytes: u64,
+    /// (reload) left free on the disk
+    #[serde_as(as = "Is<Size<0, { 8 * TIB }>>")]
+    pub min_free_bytes: u64,
+    /// (reload) older records are dropped, counted
+    #[serde_as(as = "Is<Age>")]
+    pub max_age: Option<Duration>,
+    /// (reload) reject: the sender is told; block: it waits; drop_oldest: they make room; drop_newest: what comes is
+    /// dropped, counted. The sender gets OK with what was dropped: the only OK that does not mean kept
+    pub when_full: WhenFull,
+    /// (reload) with block: how long it waits
+    #[serde_as(as = "Is<Span<1, HOUR>>")]
+    pub block_timeout: Duration,
+    /// a journal file; smaller under a small max_bytes
+    #[serde_as(as = "Is<Size<{ 64 * KIB }, { 4 * GIB }>>")]
+    pub segment_bytes: u64,
+    /// How blocks are compressed.
+    pub compression: CompressionConfig,
+    /// XChaCha20-Poly1305; a key is 32 bytes, as 64 hex digits or Base64
+    #[schemars(example = serde_json::json!({ "key_file": "/etc/livekit-spool/key" }))]
+    pub encryption: Option<EncryptionConfig>,
+    /// What a sink rejected for good.
+    pub dead_letters: DeadLettersConfig,
+}
+
+impl Default for SpoolConfig {
+    fn default() -> Self {
+        Self {
+            max_bytes: 8 * GIB,
+            min_free_bytes: 256 * MIB,
+            max_age: None,
+            when_full: WhenFull::Reject,
+            block_timeout: Duration::from_secs(10),
+            segment_bytes: 64 * MIB,
+            compression: CompressionConfig::default(),
+            encryption: None,
+            dead_letters: DeadLettersConfig { max_bytes: 256 * MIB },
+        }
+    }
+}
+
+impl SpoolConfig {
+    /// What the spool of this sink is told.
+    #[must_use]
+    pub fn options(&self, sink: &SinkName) -> SpoolOptions {
+        SpoolOptions {
+            name: sink.to_string(),
+            max_bytes: self.max_bytes,
+            segment_bytes: self.segment_bytes,
+            min_free_bytes: self.min_free_bytes,
+            max_age: self.max_age,
+            when_full: match self.when_full {
+                WhenFull::Reject => spool::WhenFull::Reject,
+                WhenFull::Block => spool::WhenFull::Block { timeout: self.block_timeout },
+                WhenFull::DropOldest => spool::WhenFull::DropOldest,
+                WhenFull::DropNewest => spool::WhenFull::DropNewest,
+            },
+            dead_max_bytes: self.dead_letters.max_bytes,
+            compression: match self.compression {
+                CompressionConfig { codec: Codec::Zstd, level, dictionary } => Compression::Zstd { level, dictionary },
+                CompressionConfig { codec: Codec::None, .. } => Compression::None,
+            },
+            encryption: self.encryption.as_ref().map(EncryptionConfig::keys),
+        }
+    }
+}
+
+/// What a full spool does with new records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenFull {
+    /// The call fails; the sender keeps them.
+    Reject,
+    /// The call waits for space, at most `block_timeout`.
+    Block,
+    /// The oldest records go, counted.
+    DropOldest,
+    /// The new records go, counted.
+    DropNewest,
+}
+
+/// What compresses blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Codec {
+    Zstd,
+    None,
+}
+
+/// How journal blocks are compressed.
+#[serde_as]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CompressionConfig {
+    /// zstd or none
+    pub codec: Codec,
+    /// -7 (quickest) to 19 (smallest)
+    #[serde_as(as = "Is<Integer<-7, 19>>")]
+    pub level: i32,
+    /// the built-in one, for small blocks
+    pub dictionary: bool,
+}
+
+impl Default for CompressionConfig {
+    fn default() -> Self {
+        Self { codec: Codec::Zstd, level: -1, dictionary: true }
+    }
+}
+
+/// What a sink rejected for good.
+#[serde_as]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DeadLettersConfig {
+    /// when they are full their sink pauses, and says so
+    #[serde_as(as = "Is<Size<{ 64 * KIB }, { 8 * TIB }>>")]
+    #[serde(default = "dead_letters_max_bytes")]
+    pub max_bytes: u64,
+}
+
+fn dead_letters_max_bytes() -> u64 {
+    SpoolConfig::default().dead_letters.max_bytes
+}
+
+/// How journal blocks are encrypted.
+#[serde_as]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EncryptionConfig {
+    /// the key new blocks are written with, as "${SPOOL_KEY}"
+    #[serde_as(as = "Is<EncryptionKey>")]
+    pub key: EncryptionKey,
+    /// a file that holds it
+    #[serde_as(as = "Option<Is<Text>>")]
+    #[serde(default)]
+    pub key_file: Option<PathBuf>,
+    /// what older blocks were written with
+    #[serde_as(as = "Vec<Is<EncryptionKey>>")]
+    #[serde(default)]
+    pub old_keys: Vec<EncryptionKey>,
+    /// files that hold one each
+    #[serde_as(as = "Vec<Is<Text>>")]
+    #[serde(default)]
+    pub old_key_files: Vec<PathBuf>,
+}
+
+impl EncryptionConfig {
+    /// The keys as a spool takes them.
+    #[must_use]
+    pub fn keys(&self) -> spool::Keys {
+        let key = |key: &EncryptionKey| spool::Key::new(*key.expose());
+        spool::Keys { current: key(&self.key), previous: self.old_keys.iter().map(key).collect() }
+    }
+}
+
+/// A key's 32 bytes; shown by nothing, wiped when dropped.
+#[derive(Clone, PartialEq, Eq)]
+pub struct EncryptionKey(zeroize::Zeroizing<[u8; 32]>);
+
+impl EncryptionKey {
+    /// Reads 64 hex digits, or Base64 of 32 bytes.
+    fn parse(text: &str) -> Option<Self> {
+        use base64::{Engine, engine::general_purpose::STANDARD};
+        let text = text.trim();
+        let bytes = if text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            (0..64).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).ok()).collect::<Option<Vec<u8>>>()?
+        } else {
+            STANDARD.decode(text).ok()?
+        };
+        Some(Self(zeroize::Zeroizing::new(bytes.try_into().ok()?)))
+    }
+
+    /// The bytes, for the spool.
+    #[must_use]
+    pub fn expose(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+kind!([] EncryptionKey => EncryptionKey, @SECRET,
+    "32 bytes, as 64 hex digits or in Base64 (`openssl rand -hex 32` makes such a key)",
+    |text| Self::parse(text).ok_or_else(|| "is not a key".to_owned()),
+    |_key| "***",
+    json_schema!({ "type": ["string", "number"] }));
+
+impl std::fmt::Debug for EncryptionKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// What is logged and how.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogConfig {
+    /// (reload) error, warn, info, debug, trace; RUST_LOG overrides it
+    pub level: LogLevel,
+    /// auto: human on a terminal, JSON otherwise; or human, json
+    pub format: LogFormat,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: LogLevel::Info, format: LogFormat::Auto }
+    }
+}
+
+/// How important a log line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl LogLevel {
+    /// As a filter directive.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema, clap::ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum LogFormat {
+    /// Human on a terminal, JSON otherwise.
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}

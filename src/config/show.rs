@@ -1,0 +1,271 @@
+//! The configuration as YAML for people: the documented default file, and what is in force with where it comes from.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value as Json;
+
+use super::{
+    schema::{self, schema},
+    sections::{Config, SinkConfig},
+    tree::{Node, Place, Value, below},
+    yaml,
+};
+
+/// The column that comments begin at, and the one they end at.
+const COMMENTS: usize = 38;
+const WIDTH: usize = 130;
+
+const HEAD: &str = "\
+livekit-spool: every key, with its default. Works as it is: records come in on loopback, documents appear in ./data/out. This is \
+what `livekit-spool config default` prints; `livekit-spool check-config` checks it. Unknown keys, wrong types and absurd values \
+are errors, with their line.";
+
+/// The sinks that the default file shows: the first one runs. Keys of every sink are explained once.
+const SINKS: [(&str, &str, &[&str]); 3] = [
+    ("files", "file", &["name", "type", "path", "rotate_bytes", "rotate_age", "compress"]),
+    (
+        "mongo",
+        "mongodb",
+        &[
+            "name",
+            "type",
+            "required",
+            "streams",
+            "event_types",
+            "labels",
+            "spool",
+            "flush",
+            "uri",
+            "database",
+            "expiration",
+        ],
+    ),
+    ("cache", "redis", &["name", "type", "url", "expiration"]),
+];
+
+/// The settings of LiveKit's own file that the default file shows.
+const OPENVIDU: [(&str, &str); 5] = [
+    ("enabled", "true"),
+    ("mongo_url", "mongodb://127.0.0.1:27017/"),
+    ("database", "openvidu"),
+    ("interval", "10s"),
+    ("expiration", "768h"),
+];
+
+/// The config file that says every default, documented key by key.
+#[must_use]
+pub fn default_file() -> String {
+    let schema = schema();
+    let mut text = Text(format!("# yaml-language-server: $schema={}\n", schema::FILE));
+    text.comment("", HEAD);
+    text.comment("", documentation(&schema));
+    for (key, node) in yaml::tree(&Config::default()).entries() {
+        let property = &schema["properties"][&key.text];
+        text.0.push('\n');
+        if key.text == "sinks" {
+            text.comment("", documentation(property));
+            text.0.push_str("sinks:\n");
+            SINKS.iter().for_each(|sink| text.sink(*sink, &property["items"]["properties"]));
+        } else {
+            text.setting("", &key.text, node, property);
+        }
+    }
+    let openvidu = &schema["properties"]["openvidu"];
+    text.0.push('\n');
+    text.comment("", documentation(openvidu));
+    text.0.push_str("#openvidu:\n#  analytics:\n");
+    for (key, value) in OPENVIDU {
+        let property = &openvidu["properties"]["analytics"]["properties"][key];
+        text.line(&format!("#    {key}: {value}"), documentation(property), "#    ");
+    }
+    text.0
+}
+
+fn documentation(schema: &Json) -> &str {
+    schema["description"].as_str().unwrap_or_default()
+}
+
+/// A documented file under construction.
+struct Text(String);
+
+impl Text {
+    /// A comment of its own, above what it is about.
+    fn comment(&mut self, indent: &str, text: &str) {
+        for line in wrapped(text, WIDTH - indent.len() - 2) {
+            self.0.push_str(&format!("{indent}# {line}\n"));
+        }
+    }
+
+    /// A line and the comment behind it, which goes on below it; above it where it leaves no place for one.
+    fn line(&mut self, line: &str, comment: &str, prefix: &str) {
+        if line.chars().count() >= COMMENTS || comment.is_empty() {
+            self.comment(prefix, comment);
+            self.0.push_str(&format!("{line}\n"));
+            return;
+        }
+        let mut before = line;
+        for part in wrapped(comment, WIDTH - COMMENTS - 2) {
+            self.0.push_str(&format!("{before:<COMMENTS$}# {part}\n"));
+            before = prefix.trim_end();
+        }
+    }
+
+    /// A key, or a section with its keys; what has no default is shown as an example.
+    fn setting(&mut self, indent: &str, key: &str, node: &Node, schema: &Json) {
+        let comment = documentation(schema);
+        if schema["properties"].is_object() && !node.entries().is_empty() {
+            self.comment(indent, comment);
+            self.0.push_str(&format!("{indent}{key}:\n"));
+            for (inner, node) in node.entries() {
+                self.setting(&format!("{indent}  "), &inner.text, node, &schema["properties"][&inner.text]);
+            }
+        } else if says_nothing(node) {
+            self.line(&format!("{indent}#{key}: {}", example(schema)), comment, indent);
+        } else if indent.is_empty() {
+            self.comment(indent, comment);
+            self.0.push_str(&format!("{key}: {}\n", flow(node)));
+        } else {
+            self.line(&format!("{indent}{key}: {}", flow(node)), comment, indent);
+        }
+    }
+
+    fn sink(&mut self, (name, kind, keys): (&str, &str, &[&str]), properties: &Json) {
+        let mark = if name == SINKS[0].0 { "" } else { "#" };
+        for key in keys {
+            let property = &properties[key];
+            let value = match (*key, &property["default"]) {
+                ("name", _) => name.to_owned(),
+                ("type", _) => kind.to_owned(),
+                (_, Json::Null) => example(property),
+                (_, default) => flow(&yaml::tree(default)),
+            };
+            let dash = if *key == "name" { "- " } else { "  " };
+            self.line(&format!("  {mark}{dash}{key}: {value}"), documentation(property), &format!("  {mark}  "));
+        }
+    }
+}
+
+fn example(schema: &Json) -> String {
+    flow(&yaml::tree(&schema["examples"][0]))
+}
+
+/// What is in force: as YAML with where each value comes from, and the same for programs.
+#[derive(Debug, serde::Serialize)]
+pub struct Shown {
+    /// YAML; secrets are `***`.
+    #[serde(skip)]
+    pub yaml: String,
+    /// The values alone.
+    pub config: Json,
+    /// Where each value comes from, by its path: a place in a file, with the variable if there is one, or `default`.
+    pub sources: BTreeMap<String, String>,
+}
+
+impl Shown {
+    pub(super) fn of(effective: &Config, tree: &Node) -> Self {
+        let mut shown = Self { yaml: String::new(), config: Json::Null, sources: BTreeMap::new() };
+        let mut config = yaml::tree(effective);
+        let sinks = config.get_mut("sinks").into_iter().flat_map(Node::items_mut);
+        for (node, SinkConfig { target, .. }) in sinks.zip(&effective.sinks) {
+            yaml::tree(target).entries().iter().for_each(|(key, value)| node.set(&key.text, value.clone()));
+        }
+        shown.config = shown.section(tree, &config, "", "");
+        shown
+    }
+
+    fn section(&mut self, tree: &Node, node: &Node, path: &str, first: &str) -> Json {
+        // Below the dash of a list's item.
+        let indent = " ".repeat(first.len());
+        let (mut lead, mut json) = (first, serde_json::Map::new());
+        for (key, node) in node.entries().iter().filter(|(_, node)| !says_nothing(node)) {
+            let (key, path) = (&key.text, below(path, &key.text));
+            let value = match &node.value {
+                Value::Map(_) if !matches!(key.as_str(), "labels" | "keys") => {
+                    self.yaml.push_str(&format!("{lead}{key}:\n"));
+                    self.section(tree, node, &path, &format!("{indent}  "))
+                }
+                Value::List(items) if items.iter().any(|item| matches!(item.value, Value::Map(_))) => {
+                    self.yaml.push_str(&format!("{lead}{key}:\n"));
+                    let first = format!("{indent}  - ");
+                    let items = items.iter().enumerate();
+                    items.map(|(index, item)| self.section(tree, item, &format!("{path}[{index}]"), &first)).collect()
+                }
+                _ => {
+                    let source = source(tree, &path);
+                    let line = format!("{lead}{key}: {}", flow(node));
+                    self.yaml.push_str(&format!("{line:<47} # {source}\n"));
+                    self.sources.insert(path, source);
+                    json_of(node)
+                }
+            };
+            json.insert(key.clone(), value);
+            lead = &indent;
+        }
+        Json::Object(json)
+    }
+}
+
+fn source(tree: &Node, path: &str) -> String {
+    match tree.find(path) {
+        Some(Node { place: place @ Place { line: 1.., .. }, value: Value::Scalar(scalar) })
+            if !scalar.text.is_empty() =>
+        {
+            // The variable is named, not shown: the text around it may be a secret's.
+            let variables = scalar.written.as_deref().map(variables).unwrap_or_default();
+            if variables.is_empty() { place.to_string() } else { format!("{place}, {}", variables.join(", ")) }
+        }
+        Some(node) if !node.is_silent() && node.place.line > 0 => node.place.to_string(),
+        _ => "default".to_owned(),
+    }
+}
+
+/// The names of the variables in a text.
+fn variables(written: &str) -> Vec<String> {
+    let parts = written.split("${").skip(1).filter_map(|part| part.split_once('}'));
+    parts.map(|(name, _)| format!("${{{}}}", name.split(":-").next().unwrap_or(name))).collect()
+}
+
+fn says_nothing(node: &Node) -> bool {
+    match &node.value {
+        Value::List(items) => items.is_empty(),
+        Value::Map(entries) => entries.is_empty(),
+        _ => node.is_silent(),
+    }
+}
+
+fn json_of(node: &Node) -> Json {
+    match &node.value {
+        Value::Scalar(scalar) if scalar.quoted => scalar.text.clone().into(),
+        Value::Scalar(scalar) => serde_json::from_str(&scalar.text).unwrap_or_else(|_| scalar.text.clone().into()),
+        Value::List(items) => items.iter().map(json_of).collect(),
+        Value::Map(entries) => entries.iter().map(|(key, node)| (key.text.clone(), json_of(node))).collect(),
+        Value::Empty | Value::Skipped => Json::Null,
+    }
+}
+
+/// A value on one line.
+fn flow(node: &Node) -> String {
+    let joined = |parts: Vec<String>| parts.join(", ");
+    match &node.value {
+        Value::Scalar(scalar) if scalar.quoted => yaml::scalar(&scalar.text),
+        Value::Scalar(scalar) => scalar.text.clone(),
+        Value::List(items) => format!("[{}]", joined(items.iter().map(flow).collect())),
+        Value::Map(entries) => {
+            let entries = entries.iter().map(|(key, node)| format!("{}: {}", yaml::scalar(&key.text), flow(node)));
+            format!("{{{}}}", joined(entries.collect()))
+        }
+        Value::Empty | Value::Skipped => String::new(),
+    }
+}
+
+/// The text in lines of this many characters at most, where its words allow that.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => line.extend([" ", word]),
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}

@@ -1,0 +1,228 @@
+//! A parsed document as a tree that knows where each value is written, so that every complaint can name the place.
+//!
+//! What a file may say in other ways is brought into one form here, each value keeping its place; then serde reads it.
+//! Paths are written as people write them: `sinks[0].flush.interval`.
+
+use std::{fmt, sync::Arc};
+
+use super::expand::{Environment, expand};
+
+/// Where something is written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    /// The file, or the environment variable that holds the YAML.
+    pub(super) source: Arc<str>,
+    /// 1-based; 0: nowhere in particular.
+    pub(super) line: usize,
+    /// 1-based, in characters.
+    pub(super) column: usize,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.source)?;
+        if self.line > 0 { write!(f, ":{}:{}", self.line, self.column) } else { Ok(()) }
+    }
+}
+
+/// A value and where it begins.
+#[derive(Clone)]
+pub(super) struct Node {
+    pub(super) place: Place,
+    pub(super) value: Value,
+}
+
+#[derive(Clone)]
+pub(super) enum Value {
+    Scalar(Scalar),
+    List(Vec<Node>),
+    Map(Vec<(Key, Node)>),
+    /// A variable that came out empty: where a scalar may be, it says nothing.
+    Empty,
+    /// What says nothing, or was complained about already.
+    Skipped,
+}
+
+#[derive(Clone)]
+pub(super) struct Key {
+    pub(super) place: Place,
+    pub(super) text: String,
+}
+
+/// A scalar's text, and whether it was quoted (`"5"` is a text, `5` a number).
+#[derive(Clone, Default)]
+pub(super) struct Scalar {
+    pub(super) text: String,
+    pub(super) quoted: bool,
+    /// What stands in the file, where the text is from a variable or from another file. That one may be the wrong one:
+    /// its text is not shown.
+    pub(super) written: Option<String>,
+    /// Why a variable in it could not be expanded: an error for whoever needs the value.
+    pub(super) fault: Option<String>,
+}
+
+impl Scalar {
+    pub(super) fn written(&self) -> &str {
+        self.written.as_ref().unwrap_or(&self.text)
+    }
+}
+
+/// The path of a key, or of an index such as `[0]`, below this one.
+pub(super) fn below(path: &str, step: &str) -> String {
+    let dot = if path.is_empty() || step.is_empty() || step.starts_with('[') { "" } else { "." };
+    format!("{path}{dot}{step}")
+}
+
+/// The path above this one, and its last step.
+pub(super) fn above(path: &str) -> Option<(&str, &str)> {
+    let at = path.rfind(['.', '['])?;
+    Some((&path[..at], path[at..].trim_matches(['.', '[', ']'])))
+}
+
+impl Node {
+    pub(super) fn new(place: &Place, value: Value) -> Self {
+        Self { place: place.clone(), value }
+    }
+
+    /// A text that nobody wrote there.
+    pub(super) fn text(place: &Place, text: impl Into<String>) -> Self {
+        Self::new(place, Value::Scalar(Scalar { text: text.into(), quoted: true, ..Scalar::default() }))
+    }
+
+    pub(super) fn map(place: &Place) -> Self {
+        Self::new(place, Value::Map(Vec::new()))
+    }
+
+    /// `key:`, `key: ~` and `key: null` say nothing.
+    pub(super) fn is_null(&self) -> bool {
+        matches!(&self.value, Value::Scalar(Scalar { text, quoted: false, written: None, .. })
+            if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
+    }
+
+    /// True where nothing is left to be read.
+    pub(super) fn is_skipped(&self) -> bool {
+        matches!(self.value, Value::Skipped)
+    }
+
+    /// True where nothing is to be read from it.
+    pub(super) fn is_silent(&self) -> bool {
+        matches!(self.value, Value::Empty) || self.is_skipped() || self.is_null()
+    }
+
+    /// What it is, for people.
+    pub(super) fn kind(&self) -> &'static str {
+        match &self.value {
+            Value::List(_) => "a list",
+            Value::Map(_) => "keys and values",
+            _ => "a single value",
+        }
+    }
+
+    /// A scalar's text, variables expanded.
+    pub(super) fn as_text(&self) -> Option<&str> {
+        if let Value::Scalar(scalar) = &self.value { Some(&scalar.text) } else { None }
+    }
+
+    /// The keys and values of a mapping; none of anything else.
+    pub(super) fn entries(&self) -> &[(Key, Self)] {
+        if let Value::Map(entries) = &self.value { entries } else { &[] }
+    }
+
+    /// The items of a list; none of anything else.
+    pub(super) fn items_mut(&mut self) -> &mut [Self] {
+        if let Value::List(items) = &mut self.value { items } else { &mut [] }
+    }
+
+    /// The value of a key, null or not.
+    pub(super) fn get(&self, key: &str) -> Option<&Self> {
+        self.entries().iter().find(|(name, _)| name.text == key).map(|(_, node)| node)
+    }
+
+    pub(super) fn get_mut(&mut self, key: &str) -> Option<&mut Self> {
+        let Value::Map(entries) = &mut self.value else { return None };
+        entries.iter_mut().find(|(name, _)| name.text == key).map(|(_, node)| node)
+    }
+
+    /// True where the key is written with a value.
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.get(key).is_some_and(|node| !node.is_null())
+    }
+
+    /// Sets a key of a mapping, whatever it was before.
+    pub(super) fn set(&mut self, key: &str, node: Self) {
+        if let Some(value) = self.get_mut(key) {
+            *value = node;
+        } else if let Value::Map(entries) = &mut self.value {
+            entries.push((Key { place: node.place.clone(), text: key.to_owned() }, node));
+        }
+    }
+
+    /// The value at this path, if it is written.
+    pub(super) fn find(&self, path: &str) -> Option<&Self> {
+        path.split(['.', '[']).filter(|step| !step.is_empty()).try_fold(self, |node, step| match &node.value {
+            Value::List(items) => items.get(step.strip_suffix(']')?.parse::<usize>().ok()?),
+            _ => node.get(step),
+        })
+    }
+
+    pub(super) fn find_mut(&mut self, path: &str) -> Option<&mut Self> {
+        path.split(['.', '[']).filter(|step| !step.is_empty()).try_fold(self, |node, step| match &mut node.value {
+            Value::List(items) => items.get_mut(step.strip_suffix(']')?.parse::<usize>().ok()?),
+            Value::Map(entries) => entries.iter_mut().find(|(name, _)| name.text == step).map(|(_, node)| node),
+            _ => None,
+        })
+    }
+
+    /// Where a path is written: its key, or the next one above it that is there.
+    pub(super) fn place_of(&self, path: &str) -> Place {
+        let (parent, step) = above(path).unwrap_or(("", path));
+        let key = self.find(parent).and_then(|node| node.entries().iter().find(|(key, _)| key.text == step));
+        match (key, self.find(path)) {
+            (Some((key, _)), _) => key.place.clone(),
+            (None, Some(node)) => node.place.clone(),
+            (None, None) if parent.is_empty() => self.place.clone(),
+            (None, None) => self.place_of(parent),
+        }
+    }
+
+    /// Adds what `defaults` says and this does not, key by key and section by section; `encryption` is taken as a whole.
+    pub(super) fn inherit(&mut self, defaults: &Self) {
+        if self.is_null() {
+            self.value = Value::Map(Vec::new());
+        }
+        let Value::Map(entries) = &mut self.value else { return };
+        for (key, default) in defaults.entries() {
+            match entries.iter_mut().find(|(name, _)| name.text == key.text) {
+                None => entries.push((key.clone(), default.clone())),
+                Some((_, own)) if own.is_null() => *own = default.clone(),
+                Some((_, own)) if own.is_silent() && !matches!(default.value, Value::Map(_)) => *own = default.clone(),
+                Some((_, own)) if key.text != "encryption" => own.inherit(default),
+                Some(_) => {}
+            }
+        }
+    }
+
+    /// Expands variables in all scalars.
+    pub(super) fn expand(&mut self, environment: Environment<'_>) {
+        match &mut self.value {
+            Value::List(items) => items.iter_mut().for_each(|item| item.expand(environment)),
+            Value::Map(entries) => entries.iter_mut().for_each(|(_, node)| node.expand(environment)),
+            Value::Scalar(scalar) if scalar.text.contains('$') => match expand(&scalar.text, environment) {
+                Ok(text) if text.is_empty() => self.value = Value::Empty,
+                Ok(text) => {
+                    scalar.written = Some(std::mem::replace(&mut scalar.text, text));
+                    scalar.quoted = false;
+                }
+                Err(fault) => scalar.fault = Some(fault),
+            },
+            _ => {}
+        }
+    }
+}
+
+/// The nodes may hold secrets.
+impl fmt::Debug for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Node({})", self.place)
+    }
+}

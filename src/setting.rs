@@ -1,0 +1,286 @@
+//! What one scalar of the configuration says: the kinds of values with their bounds, each with how it is read, what is
+//! expected in its place, how it is shown, and its JSON Schema.
+//!
+//! An option names its kind beside its documentation: `#[serde_as(as = "Is<Span<1, HOUR>>")]`. Reading is strict where a
+//! slip would go unseen: a number in quotes is a text.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    marker::PhantomData,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use schemars::{Schema, SchemaGenerator, json_schema};
+use serde::{Deserializer, Serializer, de};
+use serde_with::{DeserializeAs, SerializeAs, schemars_1::JsonSchemaAs};
+
+use crate::{
+    secret::Secret,
+    units::{exact_duration, exact_size, human_duration, human_size, parse_duration, parse_size},
+};
+
+pub(crate) const KIB: u64 = 1 << 10;
+pub(crate) const MIB: u64 = 1 << 20;
+pub(crate) const GIB: u64 = 1 << 30;
+pub(crate) const TIB: u64 = 1 << 40;
+
+/// Durations' bounds are in milliseconds.
+pub(crate) const SECOND: u64 = 1_000;
+pub(crate) const HOUR: u64 = 3_600 * SECOND;
+pub(crate) const DAY: u64 = 24 * HOUR;
+pub(crate) const YEAR: u64 = 365 * DAY;
+
+/// The name by which a deserializer knows a value that must not be repeated in a message.
+pub(crate) const SECRET: &str = "secret";
+
+/// How a `T` is written in a configuration.
+pub trait Kind<T> {
+    /// It is repeated in no message.
+    const SECRET: bool = false;
+
+    /// In quotes it is a text, and not this.
+    const PLAIN: bool = false;
+
+    /// What is expected in its place.
+    fn expected() -> String;
+
+    /// Reads it; what is wrong, as the second half of a sentence.
+    ///
+    /// # Errors
+    /// When the text says something else.
+    fn read(text: &str) -> Result<T, String>;
+
+    /// As the configuration writes it.
+    fn write(value: &T) -> String;
+
+    /// What a schema can say about it.
+    fn schema() -> Schema;
+
+    /// Reads what is in quotes.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    fn read_quoted(text: &str) -> Result<T, String> {
+        if Self::PLAIN { Err("is a text in quotes".to_owned()) } else { Self::read(text) }
+    }
+}
+
+/// Reads, writes and describes a field as this kind.
+#[derive(Debug)]
+pub struct Is<K>(PhantomData<K>);
+
+impl<'de, T, K: Kind<T>> DeserializeAs<'de, T> for Is<K> {
+    fn deserialize_as<D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+        let name = if K::SECRET { SECRET } else { "value" };
+        deserializer.deserialize_newtype_struct(name, KindVisitor::<T, K>(PhantomData))
+    }
+}
+
+struct KindVisitor<T, K>(PhantomData<(T, K)>);
+
+impl<'de, T, K: Kind<T>> de::Visitor<'de> for KindVisitor<T, K> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&K::expected())
+    }
+
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        K::read(text).map_err(|reason| E::custom(format!("{reason}; expected {}", K::expected())))
+    }
+
+    /// The deserializer hands out what is in quotes as a borrowed text.
+    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<T, E> {
+        K::read_quoted(text).map_err(|reason| E::custom(format!("{reason}; expected {}", K::expected())))
+    }
+}
+
+/// A number where it is written as one.
+impl<T, K: Kind<T>> SerializeAs<T> for Is<K> {
+    fn serialize_as<S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        let written = K::write(value);
+        match written.parse::<i64>() {
+            Ok(number) if number.to_string() == written => serializer.serialize_i64(number),
+            _ => serializer.serialize_str(&written),
+        }
+    }
+}
+
+impl<T, K: Kind<T>> JsonSchemaAs<T> for Is<K> {
+    fn schema_name() -> Cow<'static, str> {
+        std::any::type_name::<K>().into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        K::schema()
+    }
+}
+
+/// Implements a kind: what is expected, how it is read and written, its schema.
+macro_rules! kind {
+    ([$($bound:tt)*] $kind:ty => $value:ty, $(@$flag:ident,)? $expected:expr, |$text:ident| $read:expr,
+     |$this:ident| $write:expr, $schema:expr $(, $quoted:ident)?) => {
+        impl<$($bound)*> $crate::setting::Kind<$value> for $kind {
+            $(const $flag: bool = true;)?
+            fn expected() -> String { $expected.to_string() }
+            fn read($text: &str) -> Result<$value, String> { $read }
+            fn write($this: &$value) -> String { $write.to_string() }
+            fn schema() -> schemars::Schema { $schema }
+            $(fn read_quoted(text: &str) -> Result<$value, String> { $quoted(text) })?
+        }
+    };
+}
+pub(crate) use kind;
+
+/// What a value outside its bounds is refused for.
+fn within<T: PartialOrd>(value: T, (min, low): (T, &str), (max, high): (T, &str)) -> Result<T, String> {
+    match () {
+        () if value < min => Err(low.to_owned()),
+        () if value > max => Err(high.to_owned()),
+        () => Ok(value),
+    }
+}
+
+fn number<T: TryFrom<U>, U>(value: U) -> Result<T, String> {
+    T::try_from(value).map_err(|_| "is too large".to_owned())
+}
+
+/// A duration; the bounds are in milliseconds.
+pub struct Span<const MIN: u64, const MAX: u64>;
+
+kind!([const MIN: u64, const MAX: u64] Span<MIN, MAX> => Duration,
+    format!("a duration from {} to {}, such as 500ms or 1h30m",
+        human_duration(Duration::from_millis(MIN)), human_duration(Duration::from_millis(MAX))),
+    |text| within(parse_duration(text)?, (Duration::from_millis(MIN), "is too short"), (Duration::from_millis(MAX), "is too long")),
+    |value| exact_duration(*value),
+    json_schema!({ "anyOf": [{ "type": "string", "pattern": r"^ *([0-9.]+ *[a-zµμ]+ *)+$|^ *0 *$" }, { "const": 0 }] }));
+
+/// A size in bytes.
+pub struct Size<const MIN: u64, const MAX: u64>;
+
+kind!([T: TryFrom<u64> + TryInto<u64> + Copy, const MIN: u64, const MAX: u64] Size<MIN, MAX> => T,
+format!("a size from {} to {}, such as 64MiB or 8GiB", human_size(MIN), human_size(MAX)),
+|text| number(within(parse_size(text)?, (MIN, "is too small"), (MAX, "is too large"))?),
+|value| exact_size((*value).try_into().unwrap_or(MAX)),
+json_schema!({
+    "type": ["string", "number"], "minimum": MIN, "maximum": MAX,
+    "pattern": r"^ *[0-9.]+ *(|B|[KMGT]iB|[kKMGT]B|[kM]) *$"
+}));
+
+/// A whole number, in plain digits with `_` between them.
+pub struct Count<const MIN: u64, const MAX: u64>;
+
+kind!([T: TryFrom<u64> + fmt::Display, const MIN: u64, const MAX: u64] Count<MIN, MAX> => T, @PLAIN,
+    format!("a whole number from {MIN} to {MAX}"),
+    |text| {
+        let value: i128 = text.replace('_', "").parse().map_err(|_| "is not a whole number".to_owned())?;
+        let low = if value < 0 { "is negative" } else { "is too small" };
+        number(within(value, (MIN.into(), low), (MAX.into(), "is too large"))? as u64)
+    },
+    |value| value,
+    json_schema!({ "type": ["integer", "string"], "pattern": r"^[-+]?[0-9_]+$", "minimum": MIN, "maximum": MAX }));
+
+/// A whole number of either sign, also in quotes.
+pub struct Integer<const MIN: i64, const MAX: i64>;
+
+kind!([T: TryFrom<i64> + fmt::Display, const MIN: i64, const MAX: i64] Integer<MIN, MAX> => T,
+    format!("a whole number from {MIN} to {MAX}"),
+    |text| {
+        let value = text.parse().map_err(|_| "is not a whole number".to_owned())?;
+        number(within(value, (MIN, "is out of range"), (MAX, "is out of range"))?)
+    },
+    |value| value,
+    json_schema!({ "type": ["integer", "string"], "pattern": "^[-+0-9]+$", "minimum": MIN, "maximum": MAX }));
+
+/// The word for no value.
+const NONE: &str = "none";
+
+/// A value, or `none`.
+pub struct OrNone<K>(PhantomData<K>);
+
+impl<T, K: Kind<T>> Kind<Option<T>> for OrNone<K> {
+    fn expected() -> String {
+        format!("{} or {}", K::expected(), NONE)
+    }
+
+    fn read(text: &str) -> Result<Option<T>, String> {
+        if text == NONE { Ok(None) } else { K::read(text).map(Some) }
+    }
+
+    fn write(value: &Option<T>) -> String {
+        value.as_ref().map_or_else(|| NONE.to_owned(), K::write)
+    }
+
+    fn schema() -> Schema {
+        json_schema!({ "anyOf": [{ "const": NONE }, K::schema()] })
+    }
+}
+
+type Lifetime = Span<SECOND, { 100 * YEAR }>;
+
+/// How long something is kept; `None` is `never`.
+pub struct Age;
+
+kind!([] Age => Option<Duration>,
+    format!("{} or never", <Lifetime as Kind<Duration>>::expected()),
+    |text| if text == "never" { Ok(None) } else { Lifetime::read(text).map(Some) },
+    |value| value.map_or_else(|| "never".to_owned(), |value| Lifetime::write(&value)),
+    json_schema!({ "anyOf": [{ "const": "never" }, Lifetime::schema()] }));
+
+/// How long documents live: as [`Age`], `0` is `never` too.
+pub struct Expiration;
+
+kind!([] Expiration => Option<Duration>,
+    format!("{} or 0", Age::expected()),
+    |text| if matches!(text, "0" | "0s") { Ok(None) } else { Age::read(text) },
+    |value| Age::write(value),
+    Age::schema());
+
+fn any_text() -> Schema {
+    json_schema!({ "type": ["string", "number", "boolean", "null"], "minLength": 1 })
+}
+
+/// A text that is not empty: also a path, or a secret.
+pub struct Text;
+
+fn text(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() { Err("is empty".to_owned()) } else { Ok(text.to_owned()) }
+}
+
+/// Spaces around a secret are a slip of the tool that wrote it, unless somebody put quotes around them.
+fn quoted_secret(quoted: &str) -> Result<Secret, String> {
+    text(quoted.trim_end_matches(['\n', '\r'])).map(Secret::new)
+}
+
+kind!([] Text => String, "a text", |written| text(written), |value| value, any_text());
+kind!([] Text => PathBuf, "a path", |written| text(written).map(PathBuf::from), |value| value.display(), any_text());
+kind!([] Text => Secret, @SECRET, "a text (it is never shown)", |written| text(written.trim()).map(Secret::new),
+    |value| value, any_text(), quoted_secret);
+
+/// `127.0.0.1:7890`, `[::1]:7890`, `localhost:7890`, `:7890` (every interface, as in Go).
+pub struct Address;
+
+kind!([] Address => SocketAddr,
+    "an address and port such as 127.0.0.1:7890 or [::1]:7890",
+    |text| {
+        if let Ok(address) = text.parse() {
+            return Ok(address);
+        }
+        let (host, port) = text.rsplit_once(':').ok_or_else(|| "has no port".to_owned())?;
+        let port = port.parse().map_err(|_| "has no port from 0 to 65535".to_owned())?;
+        let ip: IpAddr = match host {
+            "localhost" => Ipv4Addr::LOCALHOST.into(),
+            "" => Ipv6Addr::UNSPECIFIED.into(),
+            _ => return Err("is not an IP address and port".to_owned()),
+        };
+        Ok(SocketAddr::new(ip, port))
+    },
+    |value| value,
+    json_schema!({ "type": "string", "pattern": ":[+0-9]+$" }));
