@@ -4,7 +4,7 @@
 use std::{env, error::Error, fs, path::PathBuf};
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let protos = livekit_protocol_folder()?.join("protocol/protobufs");
+    let protos = livekit_protocol_directory()?.join("protocol/protobufs");
     let out = PathBuf::from(env::var("OUT_DIR")?);
     println!("cargo::rerun-if-changed=build.rs");
     println!("cargo::rerun-if-changed=Cargo.lock");
@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// Where cargo unpacked livekit-protocol.
-fn livekit_protocol_folder() -> Result<PathBuf, Box<dyn Error>> {
+fn livekit_protocol_directory() -> Result<PathBuf, Box<dyn Error>> {
     let manifest = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("Cargo.toml");
     let target = format!("--filter-platform={}", env::var("TARGET")?);
     let metadata = |more: &[&str]| {
@@ -48,5 +48,5 @@ fn livekit_protocol_folder() -> Result<PathBuf, Box<dyn Error>> {
         .iter()
         .find(|package| package.name.as_str() == "livekit-protocol")
         .ok_or("livekit-protocol is not among the dependencies")?;
-    Ok(package.manifest_path.parent().ok_or("livekit-protocol's manifest has no folder")?.as_std_path().to_owned())
+    Ok(package.manifest_path.parent().ok_or("livekit-protocol's manifest has no directory")?.as_std_path().to_owned())
 }

@@ -134,8 +134,8 @@ async fn bare_driver(uri: &str, documents: &[RawDocumentBuf], options: &FlushOpt
 
 /// From the start of the worker over a full spool until the queue is empty.
 async fn drain_backlog(uri: &str, events: &[AnalyticsEvent], options: &FlushOptions) -> Duration {
-    let folder = support::folder("drain");
-    let spool = Arc::new(Spool::open(folder.path(), SpoolOptions::default()).expect("a spool"));
+    let directory = support::directory("drain");
+    let spool = Arc::new(Spool::open(directory.path(), SpoolOptions::default()).expect("a spool"));
     for part in events.chunks(1000) {
         let mut batch = RecordBatchBuilder::new(Stream::Events);
         for event in part {

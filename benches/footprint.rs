@@ -62,14 +62,14 @@ fn now(batch: &RecordBatch) -> RecordBatch {
     batch
 }
 
-fn open(folder: &Path) -> Spool {
-    Spool::open(folder, options()).expect("the spool opens")
+fn open(directory: &Path) -> Spool {
+    Spool::open(directory, options()).expect("the spool opens")
 }
 
 /// Appends until the backlog has this size; then tells so and, if asked to, goes on until it is killed.
-async fn fill(folder: &Path, bytes: u64, for_ever: bool) -> Value {
+async fn fill(directory: &Path, bytes: u64, for_ever: bool) -> Value {
     let batches = batches(BATCHES, BATCH_RECORDS);
-    let spool = open(folder);
+    let spool = open(directory);
     let (start, mut records) = (Instant::now(), 0);
     for (n, batch) in batches.iter().cycle().enumerate() {
         spool.append(now(batch)).await.expect("taken");
@@ -95,9 +95,9 @@ async fn continue_until_killed(spool: &Spool, batches: &[RecordBatch]) {
 }
 
 /// One record a call.
-async fn trickle(folder: &Path, seconds: u64) -> Value {
+async fn trickle(directory: &Path, seconds: u64) -> Value {
     let batches = batches(3000, 1);
-    let spool = open(folder);
+    let spool = open(directory);
     let events = if seconds > 0 { seconds * TRICKLE_RATE } else { TRICKLE_EVENTS };
     let mut pace = tokio::time::interval(Duration::from_millis(1000 / TRICKLE_RATE));
     for batch in batches.iter().cycle().take(events as usize) {
@@ -108,14 +108,14 @@ async fn trickle(folder: &Path, seconds: u64) -> Value {
     }
     let stream = spool.status().streams[&Stream::Events].clone();
     spool.close().await;
-    let disk = Contents::of_stopped(folder, options()).expect("readable").status().disk;
+    let disk = Contents::of_stopped(directory, options()).expect("readable").status().disk;
     json!({"records": events, "blocks_bytes": stream.bytes, "journal": disk.journal, "queue": disk.queue})
 }
 
 /// Looks at the stopped spool as `backlog` and `peek` do.
-fn inspect(folder: &Path) -> Value {
+fn inspect(directory: &Path) -> Value {
     let start = Instant::now();
-    let spool = Contents::of_stopped(folder, options()).expect("readable");
+    let spool = Contents::of_stopped(directory, options()).expect("readable");
     let status = spool.status();
     let seconds = start.elapsed().as_secs_f64();
     for from in [PeekFrom::Oldest, PeekFrom::Newest] {
@@ -127,10 +127,10 @@ fn inspect(folder: &Path) -> Value {
 }
 
 /// From nothing to the first record taken.
-async fn start(folder: &Path) -> Value {
+async fn start(directory: &Path) -> Value {
     let batch = batches(1, 1).remove(0);
     let start = Instant::now();
-    let spool = open(folder);
+    let spool = open(directory);
     let opened = start.elapsed().as_secs_f64();
     spool.append(batch).await.expect("taken");
     let seconds = start.elapsed().as_secs_f64();
@@ -139,8 +139,8 @@ async fn start(folder: &Path) -> Value {
 }
 
 /// Takes everything out, a thousand records a batch, two in flight, and waits for the disk to be given back.
-async fn drain(folder: &Path, most: u64) -> Value {
-    let spool = open(folder);
+async fn drain(directory: &Path, most: u64) -> Value {
+    let spool = open(directory);
     let (start, mut records) = (Instant::now(), 0_u64);
     let limit = LeaseLimit { records: 1000, bytes: 4 << 20 };
     let mut before = None;
@@ -173,9 +173,9 @@ async fn drain(folder: &Path, most: u64) -> Value {
 }
 
 /// Spools side by side, each with a small backlog: what one more costs.
-async fn several(folder: &Path, spools: u64) -> Value {
+async fn several(directory: &Path, spools: u64) -> Value {
     let batches = batches(BATCHES, BATCH_RECORDS);
-    let spools: Vec<Spool> = (0..spools).map(|n| open(&folder.join(n.to_string()))).collect();
+    let spools: Vec<Spool> = (0..spools).map(|n| open(&directory.join(n.to_string()))).collect();
     for batch in batches.iter().cycle().take(400) {
         for spool in &spools {
             spool.append(batch.clone()).await.expect("taken");
@@ -194,21 +194,21 @@ async fn several(folder: &Path, spools: u64) -> Value {
     json!({"peak_mb": memory("VmHWM")})
 }
 
-fn child(phase: &str, folder: &Path, number: u64) -> Value {
-    let output = command(phase, folder, number).output().expect("the phase runs");
+fn child(phase: &str, directory: &Path, number: u64) -> Value {
+    let output = command(phase, directory, number).output().expect("the phase runs");
     assert!(output.status.success(), "{phase}: {}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("its figures")
 }
 
-fn command(phase: &str, folder: &Path, number: u64) -> Command {
+fn command(phase: &str, directory: &Path, number: u64) -> Command {
     let mut command = Command::new(std::env::current_exe().expect("this program"));
-    command.arg("--phase").arg(phase).arg(folder).arg(number.to_string());
+    command.arg("--phase").arg(phase).arg(directory).arg(number.to_string());
     command
 }
 
 /// Fills a spool and kills it -9 in the midst of writing.
-fn fill_and_kill(folder: &Path, bytes: u64) {
-    let mut child = command("fill-for-ever", folder, bytes).stdout(Stdio::piped()).spawn().expect("the phase runs");
+fn fill_and_kill(directory: &Path, bytes: u64) {
+    let mut child = command("fill-for-ever", directory, bytes).stdout(Stdio::piped()).spawn().expect("the phase runs");
     let mut line = String::new();
     BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("its word");
     std::thread::sleep(Duration::from_secs(1));
@@ -217,18 +217,18 @@ fn fill_and_kill(folder: &Path, bytes: u64) {
 }
 
 fn run_phase(arguments: &[String]) -> Value {
-    let (phase, folder) = (arguments[0].as_str(), PathBuf::from(&arguments[1]));
+    let (phase, directory) = (arguments[0].as_str(), PathBuf::from(&arguments[1]));
     let number: u64 = arguments[2].parse().expect("a number");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     runtime.block_on(async {
         match phase {
-            "fill" => fill(&folder, number, false).await,
-            "fill-for-ever" => fill(&folder, number, true).await,
-            "trickle" => trickle(&folder, number).await,
-            "inspect" => inspect(&folder),
-            "start" => start(&folder).await,
-            "drain" => drain(&folder, number).await,
-            "several" => several(&folder, number).await,
+            "fill" => fill(&directory, number, false).await,
+            "fill-for-ever" => fill(&directory, number, true).await,
+            "trickle" => trickle(&directory, number).await,
+            "inspect" => inspect(&directory),
+            "start" => start(&directory).await,
+            "drain" => drain(&directory, number).await,
+            "several" => several(&directory, number).await,
             other => panic!("no phase {other}"),
         }
     })
@@ -240,17 +240,17 @@ fn number(value: &Value, field: &str) -> f64 {
 
 /// The phases over one backlog.
 fn backlog(mb: u64) {
-    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
-    let folder = place.path();
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
+    let directory = place.path();
     println!("backlog of {mb} MB on disk");
-    let filled = child("fill", folder, mb * 1_000_000);
+    let filled = child("fill", directory, mb * 1_000_000);
     let records = number(&filled, "records");
     println!(
         "  written   {records:.0} events in {:.1} s, peak {:.0} MB",
         number(&filled, "seconds"),
         number(&filled, "peak_mb")
     );
-    let seen = child("inspect", folder, 0);
+    let seen = child("inspect", directory, 0);
     let per_event = number(&seen, "disk_bytes") / records;
     println!("  disk      {per_event:.1} B an event");
     println!(
@@ -259,20 +259,20 @@ fn backlog(mb: u64) {
         number(&seen, "peek_seconds"),
         number(&seen, "peak_mb")
     );
-    let started = child("start", folder, 0);
+    let started = child("start", directory, 0);
     println!(
         "  started   in {:.3} s, first record taken after {:.3} s",
         number(&started, "open_seconds"),
         number(&started, "seconds")
     );
-    fill_and_kill(folder, 0);
-    let started = child("start", folder, 0);
+    fill_and_kill(directory, 0);
+    let started = child("start", directory, 0);
     println!(
         "  after kill -9: in {:.3} s, first record taken after {:.3} s",
         number(&started, "open_seconds"),
         number(&started, "seconds")
     );
-    let drained = child("drain", folder, u64::MAX);
+    let drained = child("drain", directory, u64::MAX);
     println!(
         "  drained   {:.0} events/s, peak {:.0} MB; {:.1} MB left after {:.1} s, {:.2} MB at rest",
         number(&drained, "records") / number(&drained, "seconds"),
@@ -294,7 +294,7 @@ fn main() {
     let mb = value("--backlog-mb", DEFAULT_BACKLOG_MB);
     backlog(mb / SHARE);
     backlog(mb);
-    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+    let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
     let one = number(&child("several", &place.path().join("one"), 1), "peak_mb");
     let four = number(&child("several", &place.path().join("four"), 4), "peak_mb");
     println!("each further spool: {:.1} MB (one {one:.0} MB, four {four:.0} MB)", (four - one) / 3.0);

@@ -14,8 +14,8 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use livekit_spool::{
     demo::Playback,
     ingest::{
-        Append, AuthOptions, CannotAppend, Filter, Gate, GrpcOptions, Intake, Listener, LivekitKeys, MemoryOptions,
-        Target as Sink,
+        Append, AuthOptions, Authenticator, CannotAppend, Filter, GrpcOptions, Intake, Listener, LivekitKeys,
+        MemoryOptions, Target as Sink,
         client::{Client, Credentials, Target},
         grpc,
     },
@@ -55,10 +55,10 @@ async fn serve(spool: Arc<dyn Append>) -> SocketAddr {
         missed: 0,
     };
     let intake = Arc::new(Intake::new(vec![sink], &MemoryOptions::default()));
-    let gate = Arc::new(Gate::new(AuthOptions::None, LivekitKeys::new(), None));
+    let authenticator = Arc::new(Authenticator::new(AuthOptions::None, LivekitKeys::new(), None));
     let listener = Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");
     let address = listener.tcp_address().expect("TCP");
-    tokio::spawn(grpc::serve(listener, intake, gate, GrpcOptions::default(), std::future::pending()));
+    tokio::spawn(grpc::serve(listener, intake, authenticator, GrpcOptions::default(), std::future::pending()));
     address
 }
 
@@ -69,10 +69,10 @@ fn client(address: SocketAddr) -> Client {
 
 fn ingest(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
-    // on the disk that is built on: the folder for temporary files may be memory
-    let folder = tempfile::tempdir_in(PathBuf::from(env!("CARGO_TARGET_TMPDIR"))).expect("a folder");
+    // on the disk that is built on: the directory for temporary files may be memory
+    let directory = tempfile::tempdir_in(PathBuf::from(env!("CARGO_TARGET_TMPDIR"))).expect("a directory");
     let options = SpoolOptions { name: "bench".into(), min_free_bytes: 0, max_bytes: 64 << 30, ..Default::default() };
-    let spool = Arc::new(Spool::open(folder.path(), options).expect("the spool opens"));
+    let spool = Arc::new(Spool::open(directory.path(), options).expect("the spool opens"));
     let (durable, nowhere) = runtime
         .block_on(async { (client(serve(Arc::clone(&spool) as _).await), client(serve(Arc::new(Nowhere)).await)) });
     let stream = batch(EVENTS);

@@ -48,10 +48,10 @@ fn batches(records: usize) -> Vec<RecordBatch> {
     (0..count.min(1024)).map(batch).collect()
 }
 
-/// A folder on the disk that is built on: the one for temporary files may be memory.
-fn folder() -> TempDir {
+/// A directory on the disk that is built on: the one for temporary files may be memory.
+fn directory() -> TempDir {
     let parent = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    tempfile::tempdir_in(parent).expect("a folder")
+    tempfile::tempdir_in(parent).expect("a directory")
 }
 
 /// The limit: compress, write, `fdatasync`.
@@ -63,9 +63,9 @@ struct PlainFile {
 }
 
 impl PlainFile {
-    fn new(folder: &Path) -> Self {
+    fn new(directory: &Path) -> Self {
         Self {
-            file: File::create(folder.join("plain")).expect("a file"),
+            file: File::create(directory.join("plain")).expect("a file"),
             plain: Compressor::new(LEVEL).expect("a compressor"),
             small: Compressor::with_dictionary(SMALL_LEVEL, DICTIONARY).expect("a compressor"),
             block: Vec::new(),
@@ -84,9 +84,9 @@ impl PlainFile {
     }
 }
 
-fn open(folder: &Path) -> Arc<Spool> {
+fn open(directory: &Path) -> Arc<Spool> {
     let options = SpoolOptions { name: "bench".into(), min_free_bytes: 0, max_bytes: 64 << 30, ..Default::default() };
-    Arc::new(Spool::open(folder, options).expect("the spool opens"))
+    Arc::new(Spool::open(directory, options).expect("the spool opens"))
 }
 
 /// `rounds` appends one after another.
@@ -128,14 +128,14 @@ fn appends(criterion: &mut Criterion, runtime: &Runtime) {
         let batches = batches(records);
         let mut group = criterion.benchmark_group(format!("append {records} at a time"));
         group.throughput(Throughput::Elements(records as u64)).sample_size(20);
-        let place = folder();
+        let place = directory();
         let mut file = PlainFile::new(place.path());
         group.bench_function("plain file", |bencher| {
             bencher.iter_custom(|rounds| {
                 timed(|| batches.iter().cycle().take(rounds as usize).for_each(|batch| file.append(batch)))
             });
         });
-        let place = folder();
+        let place = directory();
         let spool = open(place.path());
         group.bench_function("spool", |bencher| {
             bencher.iter_custom(|rounds| timed(|| runtime.block_on(append(&spool, &batches, rounds))));
@@ -146,7 +146,7 @@ fn appends(criterion: &mut Criterion, runtime: &Runtime) {
     let batches = Arc::new(batches(64));
     let mut group = criterion.benchmark_group("append 64 at a time from 16 callers");
     group.throughput(Throughput::Elements(64 * CALLERS as u64)).sample_size(20);
-    let place = folder();
+    let place = directory();
     let spool = open(place.path());
     group.bench_function("spool", |bencher| {
         bencher.iter_custom(|rounds| timed(|| drop(runtime.block_on(append_together(&spool, &batches, rounds)))));
@@ -219,7 +219,7 @@ fn ratios(runtime: &Runtime) {
     };
     for (records, target) in [(1, 0.95), (64, 0.0), (1024, 0.95)] {
         let batches = batches(records);
-        let place = folder();
+        let place = directory();
         let mut file = PlainFile::new(place.path());
         let spool = open(place.path());
         let (mut a, mut b) = (batches.iter().cycle(), batches.iter().cycle());
@@ -234,7 +234,7 @@ fn ratios(runtime: &Runtime) {
         runtime.block_on(spool.close());
     }
     let (whole, parts) = (batches(64 * CALLERS), Arc::new(batches(64)));
-    let place = folder();
+    let place = directory();
     let mut file = PlainFile::new(place.path());
     let spool = open(place.path());
     let mut a = whole.iter().cycle();

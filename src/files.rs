@@ -1,8 +1,8 @@
-//! Files of ours in folders that others may write to: one place says how they are opened, whose they have to be, and how they
+//! Files of ours in directories that others may write to: one place says how they are opened, whose they have to be, and how they
 //! are locked.
 //!
-//! - A link in a file's place is not followed: whoever may write to the folder would choose which file is written.
-//! - A file has to be a regular one, and to belong to this user, to root, or to the folder's own user, who may replace it
+//! - A link in a file's place is not followed: whoever may write to the directory would choose which file is written.
+//! - A file has to be a regular one, and to belong to this user, to root, or to the directory's own user, who may replace it
 //!   anyhow. Nothing waits for the other end of a pipe in its place.
 //! - A file that has a second name elsewhere (a hard link) is not written, and keeps its mode.
 //! - What is private is made with mode 0600, and gets it where it was left with another.
@@ -47,7 +47,7 @@ pub(crate) fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     if !metadata.is_file() {
         return Err(refused(NO_FILE.to_owned()));
     }
-    if !is_ours(&metadata, folder_of(path).metadata().ok().as_ref()) {
+    if !is_ours(&metadata, directory_of(path).metadata().ok().as_ref()) {
         let owner = metadata.uid();
         return Err(refused(format!(
             "belongs to another user (uid {owner}): give it to this user (chown), or remove it"
@@ -82,7 +82,7 @@ pub(crate) fn make_private(directory: &Path) -> io::Result<()> {
     if !metadata.is_dir() {
         return Err(io::ErrorKind::NotADirectory.into());
     }
-    if !is_ours(&metadata, folder_of(directory).metadata().ok().as_ref()) {
+    if !is_ours(&metadata, directory_of(directory).metadata().ok().as_ref()) {
         let why = format!("Permission denied: it belongs to another user (uid {})", metadata.uid());
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, why));
     }
@@ -131,14 +131,14 @@ fn private_mode(metadata: &Metadata) -> Option<Permissions> {
         .then(|| Permissions::from_mode(metadata.mode() & !OTHERS & 0o7777))
 }
 
-/// Whether a file in a folder may be taken for one of ours: see the module's header.
-pub(crate) fn is_ours(file: &Metadata, folder: Option<&Metadata>) -> bool {
-    is_owner_ours(file.uid(), folder.map(MetadataExt::uid), rustix::process::geteuid().as_raw())
+/// Whether a file in a directory may be taken for one of ours: see the module's header.
+pub(crate) fn is_ours(file: &Metadata, directory: Option<&Metadata>) -> bool {
+    is_owner_ours(file.uid(), directory.map(MetadataExt::uid), rustix::process::geteuid().as_raw())
 }
 
-fn is_owner_ours(owner: u32, of_folder: Option<u32>, user: u32) -> bool {
+fn is_owner_ours(owner: u32, of_directory: Option<u32>, user: u32) -> bool {
     const ROOT: u32 = 0;
-    owner == user || owner == ROOT || of_folder == Some(owner)
+    owner == user || owner == ROOT || of_directory == Some(owner)
 }
 
 /// Locks a file until it is closed; false where another process holds it.
@@ -198,8 +198,8 @@ pub(crate) fn is_refusal(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|error| error.is::<Refused>())
 }
 
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+fn directory_of(path: &Path) -> &Path {
+    path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]
@@ -214,18 +214,18 @@ mod tests {
 
     #[test]
     fn what_others_put_in_a_files_place_is_neither_followed_nor_waited_for() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
         fs::write(at("precious"), "precious").unwrap();
         symlink(at("precious"), at("link")).unwrap();
         symlink(at("nowhere"), at("dangling")).unwrap();
-        fs::create_dir(at("folder")).unwrap();
+        fs::create_dir(at("directory")).unwrap();
         rustix::fs::mknodat(rustix::fs::CWD, at("pipe"), rustix::fs::FileType::Fifo, 0o666.into(), 0).unwrap();
         for (name, why) in [
             ("link", "symbolic link"),
             ("dangling", "symbolic link"),
             ("pipe", "no regular file"),
-            ("folder", "no regular file"),
+            ("directory", "no regular file"),
         ] {
             for options in [&mut writing(), OpenOptions::new().append(true)] {
                 let error = open_private(&at(name), options).unwrap_err().to_string();
@@ -238,12 +238,12 @@ mod tests {
 
     #[test]
     fn a_private_file_is_private_also_where_it_was_left_open_to_all() {
-        let folder = tempfile::tempdir().unwrap();
-        let mode = |name: &str| fs::metadata(folder.path().join(name)).unwrap().mode() & 0o777;
-        fs::write(folder.path().join("left"), "").unwrap();
-        fs::set_permissions(folder.path().join("left"), Permissions::from_mode(0o666)).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let mode = |name: &str| fs::metadata(directory.path().join(name)).unwrap().mode() & 0o777;
+        fs::write(directory.path().join("left"), "").unwrap();
+        fs::set_permissions(directory.path().join("left"), Permissions::from_mode(0o666)).unwrap();
         for name in ["left", "new"] {
-            open_private(&folder.path().join(name), &mut writing()).unwrap();
+            open_private(&directory.path().join(name), &mut writing()).unwrap();
             assert_eq!(mode(name), 0o600, "{name}");
         }
     }
@@ -252,32 +252,32 @@ mod tests {
     fn a_file_is_ours_if_it_belongs_to_this_user_to_root_or_to_whom_the_folder_belongs() {
         const OTHER: u32 = 12_345;
         let user = 1000;
-        for (owner, of_folder, ours) in [
+        for (owner, of_directory, ours) in [
             (user, Some(OTHER), true),
             (0, Some(OTHER), true),
             (OTHER, Some(OTHER), true),
             (OTHER, Some(user), false),
             (OTHER, None, false),
         ] {
-            assert_eq!(is_owner_ours(owner, of_folder, user), ours, "{owner} in a folder of {of_folder:?}");
+            assert_eq!(is_owner_ours(owner, of_directory, user), ours, "{owner} in a directory of {of_directory:?}");
         }
         // Nobody but root can give files away.
         if rustix::process::geteuid().is_root() {
-            let folder = tempfile::tempdir().unwrap();
-            let path = folder.path().join("theirs");
+            let directory = tempfile::tempdir().unwrap();
+            let path = directory.path().join("theirs");
             fs::write(&path, "").unwrap();
             std::os::unix::fs::chown(&path, Some(OTHER), None).unwrap();
             let error = open(&path, &mut writing()).unwrap_err();
             assert!(is_refusal(&error) && error.to_string().contains("another user (uid 12345)"), "{error}");
-            std::os::unix::fs::chown(folder.path(), Some(OTHER), None).unwrap();
+            std::os::unix::fs::chown(directory.path(), Some(OTHER), None).unwrap();
             open(&path, &mut writing()).unwrap();
         }
     }
 
     #[test]
     fn a_file_with_a_second_name_is_read_and_not_written() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
+        let directory = tempfile::tempdir().unwrap();
+        let at = |name: &str| directory.path().join(name);
         fs::write(at("precious"), "precious").unwrap();
         fs::hard_link(at("precious"), at("linked")).unwrap();
         for options in [&mut writing(), OpenOptions::new().append(true), OpenOptions::new().write(true)] {
@@ -289,8 +289,8 @@ mod tests {
 
     #[test]
     fn a_file_with_a_second_name_keeps_its_mode_in_a_directory_that_becomes_private() {
-        let folder = tempfile::tempdir().unwrap();
-        let (outside, directory) = (folder.path().join("precious"), folder.path().join("directory"));
+        let directory = tempfile::tempdir().unwrap();
+        let (outside, directory) = (directory.path().join("precious"), directory.path().join("directory"));
         fs::create_dir(&directory).unwrap();
         fs::write(&outside, "precious").unwrap();
         fs::set_permissions(&outside, Permissions::from_mode(0o640)).unwrap();

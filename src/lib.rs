@@ -19,7 +19,7 @@
 pub mod admin;
 pub mod app;
 mod caller;
-mod caught;
+mod catch_panic;
 pub mod cli;
 pub mod config;
 pub mod demo;
@@ -32,8 +32,8 @@ pub mod flush;
 pub mod fuzzing;
 pub mod histogram;
 pub mod ingest;
+pub mod inspect;
 pub mod logging;
-pub mod look;
 mod printable;
 pub mod record;
 pub mod run;

@@ -1,12 +1,12 @@
 //! One snapshot of everything, for the CLI, the status page, the API and the metrics alike: they cannot disagree.
 //!
-//! A running process makes it from its own figures, `livekit-spool backlog` on a stopped one from the folders.
+//! A running process makes it from its own figures, `livekit-spool backlog` on a stopped one from the directories.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::{flush::FlushState as State, spool::StreamStatus};
+pub use crate::{flush::SinkState, spool::StreamStatus};
 use crate::{
     histogram::HistogramSnapshot,
     ingest::IngestSnapshot,
@@ -20,15 +20,15 @@ pub struct Snapshot {
     pub at: UnixMillis,
     /// The version of the program that made it.
     pub version: String,
-    /// The folder of all spools.
+    /// The directory of all spools.
     pub data_dir: String,
-    /// The disk the folder is on.
+    /// The disk the directory is on.
     pub disk: Disk,
-    /// The process; `None`: none runs, the folders were looked at.
+    /// The process; `None`: none runs, the directories were looked at.
     pub process: Option<Process>,
     /// What came in since the process started; `None`: none runs.
     pub ingest: Option<Ingest>,
-    /// By name. Also folders of sinks that the config does not name (`configured: false`).
+    /// By name. Also directories of sinks that the config does not name (`configured: false`).
     pub sinks: Vec<SinkStatus>,
     /// What changed last, the newest at the end.
     pub changes: Vec<Change>,
@@ -92,7 +92,7 @@ pub struct SinkStatus {
     /// Whether calls fail when its spool is full.
     pub required: bool,
     /// What it is doing.
-    pub state: State,
+    pub state: SinkState,
     /// Since when.
     pub since: Option<UnixMillis>,
     /// What went wrong last; stays after it has recovered.
@@ -218,8 +218,10 @@ impl SinkStatus {
 
     /// A sink that seems to be well is not, where some of its records cannot be read.
     pub(crate) fn judge_unread(&mut self) {
-        if self.unread_segments > 0 && matches!(self.state, State::Delivering | State::Idle | State::Stopped) {
-            self.state = State::SpoolFailed;
+        if self.unread_segments > 0
+            && matches!(self.state, SinkState::Delivering | SinkState::Idle | SinkState::Stopped)
+        {
+            self.state = SinkState::SpoolFailed;
         }
     }
 
@@ -228,36 +230,36 @@ impl SinkStatus {
         let name = &self.name;
         let mut advice = Vec::new();
         match self.state {
-            State::Unavailable => advice.push(
+            SinkState::Unavailable => advice.push(
                 "mend the sink or the way to it: records wait on disk, delivery goes on by itself".to_owned(),
             ),
-            State::Unauthorized => advice.push(
+            SinkState::Unauthorized => advice.push(
                 "mend user, password or rights: there, or in the configuration and then `livekit-spool reload`; \
                  nothing is thrown away"
                     .to_owned(),
             ),
-            State::Rejecting => advice.push(format!(
+            SinkState::Rejecting => advice.push(format!(
                 "nothing passes: mend what the last error names, then `livekit-spool dead retry {name} --all`"
             )),
-            State::Paused => advice.push(format!("`livekit-spool resume {name}` delivers again")),
-            State::DeadLettersFull => advice.push(format!(
+            SinkState::Paused => advice.push(format!("`livekit-spool resume {name}` delivers again")),
+            SinkState::DeadLettersFull => advice.push(format!(
                 "make room among the dead letters: mend the cause and `livekit-spool dead retry {name} --all`, or \
                  `dead drop`, or raise dead_letters.max_bytes and `livekit-spool reload`"
             )),
-            State::SpoolFailed => advice.push(
+            SinkState::SpoolFailed => advice.push(
                 "mend what the error names (the disk, rights, a key); `livekit-spool verify` checks the files".to_owned(),
             ),
-            State::NotConfigured => advice.push(format!(
+            SinkState::NotConfigured => advice.push(format!(
                 "the configuration does not name it: name it again to deliver, `livekit-spool export {name} -o FILE` to \
                  take it out, `livekit-spool purge {name}` to remove it"
             )),
-            State::Stopped if self.records > 0 => {
+            SinkState::Stopped if self.records > 0 => {
                 advice.push(format!("`livekit-spool run` delivers them, or `livekit-spool drain {name}`"));
             }
-            State::Connecting | State::Delivering | State::Idle | State::Stopping | State::Stopped => {}
+            SinkState::Connecting | SinkState::Delivering | SinkState::Idle | SinkState::Stopping | SinkState::Stopped => {}
         }
         advice.extend(spool.map(str::to_owned));
-        if self.dead_letters > 0 && self.state != State::DeadLettersFull {
+        if self.dead_letters > 0 && self.state != SinkState::DeadLettersFull {
             advice.push(format!("`livekit-spool dead list {name}` says why records were set aside"));
         }
         self.advice = advice;
@@ -325,8 +327,8 @@ mod tests {
         let json = serde_json::to_string(&stream).unwrap();
         let expected = concat!(
             r#"{"records":1,"blocks":0,"bytes":0,"oldest_received_at":null,"oldest_age_seconds":0.5,"dead_letters":0,"#,
-            r#""delivered":0,"set_aside":0,"dropped":{"damaged":2,"oldest":1},"#,
-            r#""passed_bytes":{"appended":0,"delivered":0,"set_aside":0,"dropped":{}}}"#
+            r#""delivered":0,"dead_lettered":0,"dropped":{"damaged":2,"oldest":1},"#,
+            r#""byte_totals":{"appended":0,"delivered":0,"dead_lettered":0,"dropped":{}}}"#
         );
         assert_eq!(json, expected);
         let read: StreamStatus = serde_json::from_str(&json).unwrap();
@@ -335,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_state_has_one_name_in_json_and_in_words() {
-        for state in State::ALL {
+        for state in SinkState::ALL {
             assert_eq!(serde_json::to_value(state).unwrap(), state.as_str());
         }
     }

@@ -1,7 +1,7 @@
 //! The structure of the code, read from the code: which file uses which. No two files use each other, directly or through
 //! others, and neither do two modules.
 //!
-//! A module is what lies directly in `src/`: a folder, or a file. A file uses another one if it names something that is defined
+//! A module is what lies directly in `src/`: a directory, or a file. A file uses another one if it names something that is defined
 //! there, however the name got there: a path (`crate::…`, `super::…`), an import, a re-export. Tests do not count, and neither do
 //! re-exports (`pub use`).
 //!
@@ -168,8 +168,8 @@ impl Code {
             match inline {
                 Some(body) => self.read_module(file, child, body),
                 None => {
-                    let folder = child.join("/");
-                    let candidates = [format!("{folder}.rs"), format!("{folder}/mod.rs")];
+                    let directory = child.join("/");
+                    let candidates = [format!("{directory}.rs"), format!("{directory}/mod.rs")];
                     let found = candidates.iter().find(|file| self.root.join("src").join(file).is_file());
                     self.read_file(&found.expect("a module's file").clone(), child);
                 }

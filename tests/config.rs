@@ -384,7 +384,7 @@ fn variables_are_expanded_in_values_of_every_kind_and_never_change_the_structure
 fn sinks_are_checked_each_by_its_type() {
     assert_error("sinks:\n  - type: file\n", &["c.yaml:2:5: sinks[0].name: missing"]);
     assert_error("sinks:\n  - name: a\n", &["sinks[0].type: missing; expected one of mongodb, redis, file"]);
-    assert_error("sinks: [{name: A/b, type: file}]", &["sinks[0].name: \"A/b\" cannot name a folder"]);
+    assert_error("sinks: [{name: A/b, type: file}]", &["sinks[0].name: \"A/b\" cannot name a directory"]);
     assert_error(
         "sinks: [{name: a, type: file}, {name: a, type: file}]",
         &["sinks[1].name", "is the name of two sinks"],
@@ -460,15 +460,15 @@ fn of_livekits_redis_a_cluster_and_tls_are_taken_and_what_cannot_be_is_refused_w
 
 #[test]
 fn livekits_key_file_is_read_as_livekit_reads_it() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("keys.yaml");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("keys.yaml");
     std::fs::write(&file, "# made by hand\nAPIa: \"hunter2\"\nAPIb:   x # the old one\n").unwrap();
     let with = |path: &Path| format!("keys: {{APIc: y, APIa: z}}\nkey_file: {}\n{OPENVIDU}", path.display());
     let config = parse(&with(&file)).unwrap();
     let keys: Vec<_> = config.ingest.auth.keys.iter().map(|(key, secret)| (key.as_str(), secret.expose())).collect();
     assert_eq!(keys, [("APIa", "hunter2"), ("APIb", "x"), ("APIc", "y")]);
     assert!(parse(&format!("key_file: {}\ningest: {{auth: livekit}}\n", file.display())).is_ok());
-    let missing = folder.path().join("missing.yaml");
+    let missing = directory.path().join("missing.yaml");
     assert_error(&with(&missing), &["c.yaml:2:1: key_file: cannot read", "missing.yaml"]);
     std::fs::write(&file, "hunter2").unwrap();
     assert_error(&with(&file), &["key_file: what", "holds is something else; expected `key: secret`, one a line"]);
@@ -540,8 +540,8 @@ fn who_may_send_is_a_word_or_a_section() {
 
 #[test]
 fn secrets_come_from_files_too() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("token");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
     std::fs::write(&file, "hunter2-hunter2\n").unwrap();
     let config = parse(&format!("admin: {{token_file: {}}}", file.display())).unwrap();
     assert!(config.admin.token.unwrap().matches("hunter2-hunter2"));
@@ -551,8 +551,8 @@ fn secrets_come_from_files_too() {
 
 #[test]
 fn a_line_end_after_a_secret_is_cut_wherever_the_secret_stands() {
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("secret");
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("secret");
     std::fs::write(&file, "hunter2-hunter2-hunter2\n").unwrap();
     let in_file = file.display();
     let plain = [

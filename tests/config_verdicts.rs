@@ -14,7 +14,7 @@ mod cases;
 
 use cases::{KEYS, VALUES, case, documents, environment};
 
-fn folder() -> PathBuf {
+fn directory() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -52,7 +52,7 @@ fn table() -> String {
 
 #[test]
 fn every_verdict_is_the_one_in_the_table() {
-    let file = folder().join("tests/data/config_verdicts.txt");
+    let file = directory().join("tests/data/config_verdicts.txt");
     let now = table();
     if std::env::var_os("WRITE_VERDICTS").is_some() {
         std::fs::write(file, now).unwrap();

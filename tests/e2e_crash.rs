@@ -139,7 +139,7 @@ async fn crash_inside(step: &'static str, seed: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_a_power_cut_leaves_on_disk_what_was_answered_before_it_arrives_or_is_set_aside() {
+async fn whatever_a_power_cut_leaves_on_disk_what_was_answered_before_it_arrives_or_is_dead_lettered() {
     let images = std::env::var("SPOOL_TEST_IMAGES").map_or(30, |n| n.parse().expect("SPOOL_TEST_IMAGES is a number"));
     let seed = support::seed();
     let (recorded, recording, delivered) = record(seed).await;
@@ -166,9 +166,9 @@ async fn whatever_a_power_cut_leaves_on_disk_what_was_answered_before_it_arrives
                 .filter(|id| !arrived.contains(*id) && delivered.get(*id).is_none_or(|at| *at >= cut))
                 .collect();
             if !missing.is_empty() {
-                let kept = support::keep(spool.folder());
+                let kept = support::keep(spool.directory());
                 panic!(
-                    "power cut {n} at {:.3} of {:.3} s: {} answered OK never arrived: {}; the folder: {}",
+                    "power cut {n} at {:.3} of {:.3} s: {} answered OK never arrived: {}; the directory: {}",
                     cut - first,
                     last - first,
                     missing.len(),
@@ -206,7 +206,7 @@ async fn record(seed: u64) -> (Recorded, Recording, HashMap<String, f64>) {
         })
         .await
     };
-    let traces = support::folder("trace");
+    let traces = support::directory("trace");
     let prefix = traces.path().join("strace");
     let words = trace::strace(&prefix);
     let setup = Setup::new().mongo("mongo", &server.uri(), DATABASE).section(SMALL_SEGMENTS);
@@ -226,7 +226,7 @@ async fn record(seed: u64) -> (Recorded, Recording, HashMap<String, f64>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn between_the_last_sync_of_the_journal_and_an_answer_lies_no_write_to_it() {
     let nobody = format!("mongodb://127.0.0.1:{}/?directConnection=true", support::free_port());
-    let traces = support::folder("trace");
+    let traces = support::directory("trace");
     let prefix = traces.path().join("strace");
     let words = trace::strace(&prefix);
     let setup = Setup::new().mongo("mongo", &nobody, DATABASE).section(SMALL_SEGMENTS);

@@ -198,7 +198,7 @@ async fn a_disk_that_hangs_on_a_read_does_not_hold_up_the_end() {
 
     // From now on a read of the journal takes longer than this test waits.
     let journal = spool.data().join("mongo/journal/000000000001.journal");
-    let traces = support::folder("trace");
+    let traces = support::directory("trace");
     let mut strace = hang_reads(spool.process().pid(), &journal, &traces.path().join("log"));
     proxy.set(Mode::Pass).await;
     support::eventually("a read hangs", || async { strace.output().contains("pread64(") }).await;

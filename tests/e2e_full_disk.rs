@@ -67,8 +67,8 @@ fn setup(server: &WireServer) -> Setup {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_with_the_reason_drains_and_takes_again_when_there_is_space() {
-    let folder = support::folder("disk");
-    let disk = SmallDisk::mount(&folder.path().join("disk"), 24).await;
+    let directory = support::directory("disk");
+    let disk = SmallDisk::mount(&directory.path().join("disk"), 24).await;
     let (server, away) = server().await;
     let mut spool = setup(&server).on(&disk).start().await;
     let mut livekit = spool.recorder();
@@ -104,8 +104,8 @@ async fn a_full_disk_refuses_with_the_reason_drains_and_takes_again_when_there_i
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_start_on_a_full_disk_drains_what_is_there() {
-    let folder = support::folder("disk");
-    let disk = SmallDisk::mount(&folder.path().join("disk"), 24).await;
+    let directory = support::directory("disk");
+    let disk = SmallDisk::mount(&directory.path().join("disk"), 24).await;
     let (server, away) = server().await;
     let mut spool: Spool = setup(&server).on(&disk).start().await;
     let events: Vec<_> = records::numbered_events("start").take(2_000).collect();

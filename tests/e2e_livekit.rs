@@ -15,7 +15,7 @@ use bson::{Bson, Document, doc};
 use futures::TryStreamExt;
 use mongodb::{Collection, Database};
 use serde::Deserialize;
-use support::{PATIENCE, child::Process, eventually, free_port, mongo::Mongo, process::Setup, test_server};
+use support::{TIMEOUT, child::Process, eventually, free_port, mongo::Mongo, process::Setup, test_server};
 use tempfile::TempDir;
 
 mod support;
@@ -31,13 +31,13 @@ const SUBSCRIBER: usize = 1;
 struct Livekit {
     port: u16,
     metrics: String,
-    process: Process, // before the folder: what it logged there is shown when the test fails
-    _folder: TempDir,
+    process: Process, // before the directory: what it logged there is shown when the test fails
+    _directory: TempDir,
 }
 
 impl Livekit {
     async fn start(spool: &str) -> Self {
-        let folder = support::folder("livekit");
+        let directory = support::directory("livekit");
         let (port, metrics, media) = (free_port(), free_port(), free_port());
         // Without a STUN server of their own, clients would ask one on the internet.
         let config = format!(
@@ -49,7 +49,7 @@ impl Livekit {
              room: {{ empty_timeout: 1, departure_timeout: 1 }}\n\
              keys: {{ {API_KEY}: {API_SECRET} }}\n"
         );
-        let file = folder.path().join("livekit.yaml");
+        let file = directory.path().join("livekit.yaml");
         fs::write(&file, config).expect("LiveKit's config");
         let analytics = [("LIVEKIT_ANALYTICS_URL", spool), ("LIVEKIT_ANALYTICS_API_KEY", API_KEY)];
         let process = Process::start(
@@ -57,9 +57,10 @@ impl Livekit {
             &test_server("livekit/livekit-server"),
             &["--config", utf8(&file)],
             &analytics,
-            &folder.path().join("log"),
+            &directory.path().join("log"),
         );
-        let livekit = Self { port, metrics: format!("http://127.0.0.1:{metrics}/metrics"), process, _folder: folder };
+        let livekit =
+            Self { port, metrics: format!("http://127.0.0.1:{metrics}/metrics"), process, _directory: directory };
         eventually("livekit-server is up", || async { reqwest::get(&livekit.metrics).await.is_ok() }).await;
         livekit
     }
@@ -97,23 +98,23 @@ struct Room {
 
 struct Clients {
     process: Process,
-    folder: TempDir,
+    directory: TempDir,
 }
 
 impl Clients {
     fn start(livekit: &Livekit) -> Self {
-        let folder = support::folder("clients");
+        let directory = support::directory("clients");
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("integrations/livekit-server/e2e/clients.py");
         let (url, rooms) = (format!("ws://127.0.0.1:{}", livekit.port), ROOMS.to_string());
         let args = [utf8(&script), "--url", &url, "--key", API_KEY, "--secret", API_SECRET, "--rooms", &rooms];
-        let args = [&args[..], &["--folder", utf8(folder.path())]].concat();
-        let log = folder.path().join("log");
+        let args = [&args[..], &["--folder", utf8(directory.path())]].concat();
+        let log = directory.path().join("log");
         let process = Process::start("the clients", &test_server("venv/bin/python"), &args, &[], &log);
-        Self { folder, process }
+        Self { directory, process }
     }
 
     async fn written(&mut self, name: &str) -> PathBuf {
-        let file = self.folder.path().join(name);
+        let file = self.directory.path().join(name);
         let process = &mut self.process;
         eventually(name, || {
             let there = file.exists();
@@ -128,9 +129,9 @@ impl Clients {
 
     /// Everybody leaves.
     async fn end(&mut self) -> Vec<Room> {
-        fs::write(self.folder.path().join("end"), "").expect("a file that tells the clients to end");
+        fs::write(self.directory.path().join("end"), "").expect("a file that tells the clients to end");
         let file = self.written("done.json").await;
-        assert!(self.process.wait(PATIENCE).success(), "the clients failed");
+        assert!(self.process.wait(TIMEOUT).success(), "the clients failed");
         serde_json::from_slice(&fs::read(file).expect("done.json")).expect("what the clients tell")
     }
 }

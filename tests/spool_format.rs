@@ -18,7 +18,7 @@ use livekit_spool::{
 use serde_json::Value;
 
 const RECEIVED_AT: i64 = 1_790_000_000_000;
-/// Where to write a spool of the present format, for a new folder under tests/data: see `the_fixture_is_made_like_this`.
+/// Where to write a spool of the present format, for a new directory under tests/data: see `the_fixture_is_made_like_this`.
 const KEEP_IN: &str = "LIVEKIT_SPOOL_KEEP_FIXTURE";
 
 fn data(file: &str) -> PathBuf {
@@ -60,9 +60,9 @@ struct Written {
 
 /// Writes a spool with something of everything: big and small blocks, several segments, records that were delivered (the
 /// middle ones too), purged, rejected; a dead letter that was dropped.
-async fn write(folder: &Path, compression: Compression) -> Written {
+async fn write(directory: &Path, compression: Compression) -> Written {
     let (events, stats) = (real(Stream::Events), real(Stream::Stats));
-    let spool = Spool::open(folder, options(compression)).expect("opens");
+    let spool = Spool::open(directory, options(compression)).expect("opens");
     let mut written = Vec::new();
     let mut at = RECEIVED_AT;
     for round in 0..6 {
@@ -115,11 +115,11 @@ struct SecondReader {
     torn: u64,
 }
 
-fn second_reader(folder: &Path) -> SecondReader {
+fn second_reader(directory: &Path) -> SecondReader {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let (script, dictionary) = (root.join("tests/spool_reader.py"), root.join("src/spool/journal/dictionary-1.zstd"));
     let output = Command::new("python3")
-        .args([script.as_os_str(), folder.join("journal").as_os_str(), dictionary.as_os_str()])
+        .args([script.as_os_str(), directory.join("journal").as_os_str(), dictionary.as_os_str()])
         .output()
         .expect("python3 is installed");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -165,7 +165,7 @@ fn peeked(spool: &Contents) -> Expected {
 
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("made");
-    for entry in fs::read_dir(from).expect("a folder").map(|entry| entry.expect("an entry")) {
+    for entry in fs::read_dir(from).expect("a directory").map(|entry| entry.expect("an entry")) {
         let place = to.join(entry.file_name());
         if entry.path().is_dir() {
             copy(&entry.path(), &place);
@@ -177,21 +177,22 @@ fn copy(from: &Path, to: &Path) {
 
 #[tokio::test]
 async fn a_second_reader_reads_an_uncompressed_spool() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let written = write(folder.path(), Compression::None).await;
-    assert_read_whole(&second_reader(folder.path()), &written.above_floor);
+    let directory = tempfile::tempdir().expect("a directory");
+    let written = write(directory.path(), Compression::None).await;
+    assert_read_whole(&second_reader(directory.path()), &written.above_floor);
 }
 
 #[tokio::test]
 async fn a_second_reader_reads_a_compressed_spool() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let written = write(folder.path(), Compression::default()).await;
-    assert_read_whole(&second_reader(folder.path()), &written.above_floor);
+    let directory = tempfile::tempdir().expect("a directory");
+    let written = write(directory.path(), Compression::default()).await;
+    assert_read_whole(&second_reader(directory.path()), &written.above_floor);
 }
 
 /// The newest segment, and where its last block begins.
-fn last_block(folder: &Path) -> (PathBuf, Vec<u8>, usize) {
-    let segments = fs::read_dir(folder.join("journal")).expect("a folder").map(|entry| entry.expect("one").path());
+fn last_block(directory: &Path) -> (PathBuf, Vec<u8>, usize) {
+    let segments =
+        fs::read_dir(directory.join("journal")).expect("a directory").map(|entry| entry.expect("one").path());
     let path = segments.max().expect("a segment");
     let bytes = fs::read(&path).expect("a segment");
     let at = bytes.windows(4).rposition(|window| window == b"LKSB").expect("a block");
@@ -200,11 +201,11 @@ fn last_block(folder: &Path) -> (PathBuf, Vec<u8>, usize) {
 
 #[tokio::test]
 async fn a_second_reader_tells_a_torn_group_from_damage() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let written = write(folder.path(), Compression::None).await;
-    let (path, bytes, at) = last_block(folder.path());
+    let directory = tempfile::tempdir().expect("a directory");
+    let written = write(directory.path(), Compression::None).await;
+    let (path, bytes, at) = last_block(directory.path());
     fs::write(&path, &bytes[..at + 20]).expect("written");
-    let read = second_reader(folder.path());
+    let read = second_reader(directory.path());
     assert_eq!((read.damaged, read.torn), (0, 20));
     assert_eq!(read.records[&Stream::Events], written.above_floor[&Stream::Events]);
     assert!(!read.records.contains_key(&Stream::Stats), "they were in the torn group");
@@ -213,7 +214,7 @@ async fn a_second_reader_tells_a_torn_group_from_damage() {
     let mut bytes = fs::read(&first).expect("a segment");
     bytes[300] ^= 1;
     fs::write(&first, bytes).expect("written");
-    let read = second_reader(folder.path());
+    let read = second_reader(directory.path());
     assert!(read.damaged > 100_000, "the block of 400 events: {}", read.damaged);
 }
 
@@ -221,12 +222,12 @@ async fn a_second_reader_tells_a_torn_group_from_damage() {
 /// `LIVEKIT_SPOOL_KEEP_FIXTURE=tests/data/format-N cargo test --test spool_format fixture`.
 #[tokio::test]
 async fn the_fixture_is_made_like_this() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let written = write(folder.path(), Compression::default()).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let written = write(directory.path(), Compression::default()).await;
     if let Some(keep) = std::env::var_os(KEEP_IN) {
-        copy(folder.path(), Path::new(&keep));
+        copy(directory.path(), Path::new(&keep));
     }
-    let spool = Contents::of_stopped(folder.path(), options(Compression::default())).expect("readable");
+    let spool = Contents::of_stopped(directory.path(), options(Compression::default())).expect("readable");
     assert_eq!(peeked(&spool), written.to_deliver);
     let fixture = Contents::of_stopped(&data("format-2"), options(Compression::default())).expect("readable");
     assert_eq!(peeked(&fixture), written.to_deliver);
@@ -235,20 +236,20 @@ async fn the_fixture_is_made_like_this() {
 
 #[tokio::test]
 async fn a_spool_of_format_version_2_is_read_and_gone_on_with() {
-    let folder = tempfile::tempdir().expect("a folder");
-    copy(&data("format-2"), folder.path());
-    let report = verify(folder.path(), options(Compression::default())).expect("readable");
+    let directory = tempfile::tempdir().expect("a directory");
+    copy(&data("format-2"), directory.path());
+    let report = verify(directory.path(), options(Compression::default())).expect("readable");
     assert!(report.is_sound() && report.findings.is_empty(), "{:?}", report.findings);
-    let expected = peeked(&Contents::of_stopped(folder.path(), options(Compression::default())).expect("readable"));
+    let expected = peeked(&Contents::of_stopped(directory.path(), options(Compression::default())).expect("readable"));
 
-    let spool = Spool::open(folder.path(), options(Compression::default())).expect("opens");
+    let spool = Spool::open(directory.path(), options(Compression::default())).expect("opens");
     let status = spool.status();
     let events = &status.streams[&Stream::Events];
-    assert_eq!((events.delivered, events.set_aside, events.dead_letters), (610, 2, 1));
+    assert_eq!((events.delivered, events.dead_lettered, events.dead_letters), (610, 2, 1));
     assert_eq!(status.streams[&Stream::Stats].dropped[&DropReason::Purged], 18);
-    let letters = spool.dead_letters(&DeadFilter::default(), 0, 10).expect("readable");
-    assert_eq!((letters[0].reason.as_str(), letters[0].attempts), ("number 450 is too odd", 3));
-    assert_eq!(letters[0].first_attempt_at, RECEIVED_AT + 1);
+    let dead_letters = spool.dead_letters(&DeadFilter::default(), 0, 10).expect("readable");
+    assert_eq!((dead_letters[0].reason.as_str(), dead_letters[0].attempts), ("number 450 is too odd", 3));
+    assert_eq!(dead_letters[0].first_attempt_at, RECEIVED_AT + 1);
 
     spool.append(batch(Stream::Events, RECEIVED_AT, &[b"new".to_vec()])).await.expect("taken");
     let mut taken = Expected::new();
@@ -266,9 +267,9 @@ async fn a_spool_of_format_version_2_is_read_and_gone_on_with() {
 }
 
 /// All files and directories below one, with contents and times.
-fn contents(folder: &Path) -> BTreeMap<PathBuf, (Option<Vec<u8>>, SystemTime)> {
+fn contents(directory: &Path) -> BTreeMap<PathBuf, (Option<Vec<u8>>, SystemTime)> {
     let mut all = BTreeMap::new();
-    for entry in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+    for entry in fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").path()) {
         let changed = entry.metadata().and_then(|metadata| metadata.modified()).expect("a time");
         if entry.is_dir() {
             all.extend(contents(&entry));
@@ -282,25 +283,25 @@ fn contents(folder: &Path) -> BTreeMap<PathBuf, (Option<Vec<u8>>, SystemTime)> {
 
 #[tokio::test]
 async fn a_spool_of_format_version_1_is_refused_and_left_as_it_is() {
-    let whole = tempfile::tempdir().expect("a folder");
+    let whole = tempfile::tempdir().expect("a directory");
     copy(&data("format-1"), whole.path());
     // Its dead letters alone tell it, too.
-    let dead_alone = tempfile::tempdir().expect("a folder");
+    let dead_alone = tempfile::tempdir().expect("a directory");
     copy(&data("format-1").join("dead"), &dead_alone.path().join("dead"));
-    for folder in [whole.path(), dead_alone.path()] {
-        let before = contents(folder);
+    for directory in [whole.path(), dead_alone.path()] {
+        let before = contents(directory);
         let options = || options(Compression::default());
         let refusals = [
-            Spool::open(folder, options()).map(drop),
-            Contents::of_stopped(folder, options()).map(drop),
-            inspect(folder, options()).map(drop),
-            verify(folder, options()).map(drop),
+            Spool::open(directory, options()).map(drop),
+            Contents::of_stopped(directory, options()).map(drop),
+            inspect(directory, options()).map(drop),
+            verify(directory, options()).map(drop),
         ];
         for refused in refusals {
             let error = refused.expect_err("it is refused");
             assert!(matches!(error, OpenError::OtherFormat { found: 1, known: 2, .. }), "{error}");
             assert!(error.to_string().contains("000000000001.journal is of format version 1"), "{error}");
         }
-        assert_eq!(contents(folder), before, "nothing is made or changed");
+        assert_eq!(contents(directory), before, "nothing is made or changed");
     }
 }

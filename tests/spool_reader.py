@@ -134,9 +134,9 @@ class Bincode:
         return {"segment": self.u64(), "len": self.u64(), "records": self.u64(), "next": self.per_stream()}
 
     def totals(self):
-        delivered, set_aside = self.u64(), self.u64()
+        delivered, dead_lettered = self.u64(), self.u64()
         dropped = {self.u64(): self.u64() for _ in range(self.u64())}
-        return {"delivered": delivered, "set_aside": set_aside, "dropped": dropped}
+        return {"delivered": delivered, "dead_lettered": dead_lettered, "dropped": dropped}
 
     def front(self):
         front = {

@@ -247,8 +247,8 @@ fn the_real_records_are_763_events_and_482_stats_each_with_an_id_of_its_own() {
 
 #[test]
 fn the_images_of_a_power_cut_hold_what_was_synced_and_any_part_of_what_was_not() {
-    let folder = support::folder("power");
-    let (root, prefix) = (folder.path().join("root"), folder.path().join("trace"));
+    let directory = support::directory("power");
+    let (root, prefix) = (directory.path().join("root"), directory.path().join("trace"));
     fs::create_dir(&root).unwrap();
     // Names that are made and synced, then more in the same file, a file of its own, and a rename, none of it synced.
     let script = "printf A > kept; sync kept; sync .; printf B >> kept; printf C > loose; mv kept moved";
@@ -274,7 +274,7 @@ fn the_images_of_a_power_cut_hold_what_was_synced_and_any_part_of_what_was_not()
         if n >= 400 && seen == possible {
             break;
         }
-        let image = folder.path().join(format!("image-{n}"));
+        let image = directory.path().join(format!("image-{n}"));
         recording.image(&root, f64::INFINITY, &mut random, &image);
         let read = |name| fs::read_to_string(image.join(name)).ok();
         seen.insert([read("kept"), read("moved"), read("loose")]);

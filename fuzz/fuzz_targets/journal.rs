@@ -49,15 +49,15 @@ fuzz_target!(|input: &[u8]| {
     }
 
     if choice & 2 == 2 {
-        look(&segment, &records);
+        inspect(&segment, &records);
     }
 });
 
 /// Looks at a spool whose only segment this is.
-fn look(segment: &[u8], records: &HashSet<(Stream, Vec<u8>)>) {
-    let home = tempfile::tempdir().expect("a folder");
+fn inspect(segment: &[u8], records: &HashSet<(Stream, Vec<u8>)>) {
+    let home = tempfile::tempdir().expect("a directory");
     let journal = home.path().join("journal");
-    fs::create_dir(&journal).expect("a folder");
+    fs::create_dir(&journal).expect("a directory");
     fs::write(journal.join("000000000001.journal"), segment).expect("a file");
     let options = || SpoolOptions { name: "fuzz".to_owned(), ..SpoolOptions::default() };
     if let Ok(spool) = Contents::of_stopped(home.path(), options()) {

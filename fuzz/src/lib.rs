@@ -8,7 +8,7 @@ use http::{Request, StatusCode};
 use livekit_spool::{
     document::{DocumentContext, DocumentErrorReason, DocumentOptions, Encoder},
     fuzzing::HttpPort,
-    ingest::{Append, AuthOptions, CannotAppend, Filter, Gate, HttpOptions, Intake, LivekitKeys, Target},
+    ingest::{Append, AuthOptions, Authenticator, CannotAppend, Filter, HttpOptions, Intake, LivekitKeys, Target},
     record::{RecordBatch, SinkName},
     spool::Appended,
 };
@@ -47,8 +47,8 @@ impl Port {
         let intake = Arc::new(Intake::new(vec![target(&spool)], &Default::default()));
         let options =
             HttpOptions { max_body_bytes: MAX_BODY_BYTES, max_request_records: MAX_RECORDS, ..HttpOptions::default() };
-        let gate = Arc::new(Gate::new(AuthOptions::None, keys, None));
-        let port = HttpPort::new(Arc::clone(&intake), gate, &options).expect("a port");
+        let authenticator = Arc::new(Authenticator::new(AuthOptions::None, keys, None));
+        let port = HttpPort::new(Arc::clone(&intake), authenticator, &options).expect("a port");
         Self { runtime, intake, port, spool, encoder: Encoder::new(DocumentOptions::default()) }
     }
 

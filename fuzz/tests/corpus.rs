@@ -12,8 +12,8 @@ const TARGETS: [(&str, &str); 7] = [
     ("wire", env!("CARGO_BIN_EXE_wire")),
 ];
 
-fn names(folder: &Path) -> Vec<String> {
-    let entries = fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
     let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     names
@@ -24,10 +24,10 @@ fn every_target_takes_its_corpus() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     assert_eq!(names(&corpus), TARGETS.map(|(name, _)| name), "a corpus for each target, a target for each corpus");
     for (name, target) in TARGETS {
-        let folder = corpus.join(name);
-        let files: Vec<_> = names(&folder).into_iter().map(|file| folder.join(file)).collect();
+        let directory = corpus.join(name);
+        let files: Vec<_> = names(&directory).into_iter().map(|file| directory.join(file)).collect();
         assert!(!files.is_empty(), "{name}");
-        // Files, not the folder: each is run once, and nothing is added to them.
+        // Files, not the directory: each is run once, and nothing is added to them.
         let run = Command::new(target).args(&files).current_dir(env!("CARGO_TARGET_TMPDIR")).output().unwrap();
         assert!(run.status.success(), "{name}: {}\n{}", run.status, String::from_utf8_lossy(&run.stderr));
     }

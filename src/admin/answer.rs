@@ -27,23 +27,23 @@ const PIECE: usize = 64 * 1024;
 pub(super) struct Answer {
     pieces: mpsc::Sender<Bytes>,
     runtime: tokio::runtime::Handle,
-    patience: Duration,
+    timeout: Duration,
     piece: Vec<u8>,
     gone: usize,
     stalled: bool,
 }
 
-/// Makes an answer by `make`, on a thread for what blocks. A reader that takes nothing for as long as `patience` has left.
+/// Makes an answer by `make`, on a thread for what blocks. A reader that takes nothing for as long as `timeout` has left.
 pub(super) async fn make(
     media: &'static str,
-    patience: Duration,
+    timeout: Duration,
     make: impl FnOnce(&mut Answer) -> Result<(), Problem> + Send + 'static,
 ) -> Result<Response, Problem> {
     let content_type = [(header::CONTENT_TYPE, HeaderValue::from_static(media))];
     let (pieces, mut made) = mpsc::channel(1);
     let runtime = tokio::runtime::Handle::current();
     let making = tokio::task::spawn_blocking(move || {
-        let mut answer = Answer { pieces, runtime, patience, piece: Vec::new(), gone: 0, stalled: false };
+        let mut answer = Answer { pieces, runtime, timeout, piece: Vec::new(), gone: 0, stalled: false };
         make(&mut answer)?;
         // Nobody reads on where this fails.
         let _ = answer.flush();
@@ -94,7 +94,7 @@ impl Answer {
     }
 
     fn send(&mut self, piece: Bytes) -> io::Result<()> {
-        match self.runtime.block_on(tokio::time::timeout(self.patience, self.pieces.send(piece))) {
+        match self.runtime.block_on(tokio::time::timeout(self.timeout, self.pieces.send(piece))) {
             Ok(sent) => sent.map_err(|_| io::ErrorKind::BrokenPipe.into()),
             Err(_) => {
                 self.stalled = true;

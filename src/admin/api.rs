@@ -30,7 +30,7 @@ use crate::{
 };
 
 /// So long an answer waits for a status of now; whoever looks whether a process is alive waits for 5 s and longer.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 /// Statuses made at once.
 static AT_ONCE: Semaphore = Semaphore::const_new(8);
 const DESCRIPTION: &str = include_str!("openapi.json");
@@ -80,7 +80,7 @@ pub(super) async fn snapshot(app: Arc<App>) -> Snapshot {
         let place = AT_ONCE.acquire().await;
         tokio::task::spawn_blocking(move || (now.snapshot(), drop(place)).0).await
     };
-    match tokio::time::timeout(PATIENCE, making).await {
+    match tokio::time::timeout(TIMEOUT, making).await {
         Ok(Ok(snapshot)) => snapshot,
         Ok(Err(_)) | Err(_) => app.last_snapshot(),
     }

@@ -2,7 +2,7 @@
 //!
 //! | over | see | do |
 //! |---|---|---|
-//! | the socket in the data folder (0600) | yes | yes |
+//! | the socket in the data directory (0600) | yes | yes |
 //! | TCP, bound to loopback, `Host` is this machine | yes | with the token |
 //! | TCP otherwise | with the token | with the token |
 //!
@@ -33,7 +33,7 @@ use crate::{
 /// How a connection came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
-    /// Over the socket: whoever can open it owns the data folder.
+    /// Over the socket: whoever can open it owns the data directory.
     Socket,
     /// Over TCP.
     Tcp {
@@ -53,7 +53,7 @@ pub(super) fn guarded(routes: Router, app: Arc<App>, access: Access) -> Router {
 
 async fn check(State((app, access)): State<(Arc<App>, Access)>, mut request: Request, next: Next) -> Response {
     request.extensions_mut().insert(access);
-    let verdict = admit(&app, access, request.method(), request.uri(), request.headers());
+    let admitted = admit(&app, access, request.method(), request.uri(), request.headers());
     let may_know = match access {
         Access::Socket => true,
         Access::Tcp { is_private } => {
@@ -62,7 +62,7 @@ async fn check(State((app, access)): State<(Arc<App>, Access)>, mut request: Req
         }
     };
     request.extensions_mut().insert(MayKnow(may_know));
-    let mut response = match verdict {
+    let mut response = match admitted {
         Ok(()) => {
             request.extensions().get::<Visit>().inspect(|visit| visit.let_in());
             next.run(request).await
@@ -193,8 +193,8 @@ mod tests {
             headers.insert(header::AUTHORIZATION, HeaderValue::from_str(&format!("Bearer {presented}")).unwrap());
         }
         let caller = Caller { config: &config(token), is_private, headers: &headers };
-        let verdict = caller.admit(&method.parse().unwrap(), &path.parse().unwrap());
-        verdict.map_or_else(|problem| problem.status.as_u16(), |()| 200)
+        let admitted = caller.admit(&method.parse().unwrap(), &path.parse().unwrap());
+        admitted.map_or_else(|problem| problem.status.as_u16(), |()| 200)
     }
 
     #[test]
@@ -238,8 +238,8 @@ mod tests {
             headers.insert(*name, HeaderValue::from_static(value));
         }
         let caller = Caller { config: &config(None), is_private: true, headers: &headers };
-        let verdict = caller.admit(&method.parse().unwrap(), &path.parse().unwrap());
-        verdict.map_or_else(|problem| problem.status.as_u16(), |()| 200)
+        let admitted = caller.admit(&method.parse().unwrap(), &path.parse().unwrap());
+        admitted.map_or_else(|problem| problem.status.as_u16(), |()| 200)
     }
 
     #[test]
@@ -273,8 +273,8 @@ mod tests {
         headers.insert(header::HOST, HeaderValue::from_static("spool.monitoring.svc.cluster.local:7892"));
         let admit = |config: &AdminConfig, headers: &HeaderMap, path: &str| {
             let caller = Caller { config, is_private: false, headers };
-            let verdict = caller.admit(&Method::GET, &path.parse().unwrap());
-            verdict.map_or_else(|problem| problem.status.as_u16(), |()| 200)
+            let admitted = caller.admit(&Method::GET, &path.parse().unwrap());
+            admitted.map_or_else(|problem| problem.status.as_u16(), |()| 200)
         };
         assert_eq!(admit(&public, &headers, "/metrics"), 200);
         assert_eq!(admit(&public, &headers, "/api/v1/status"), 421);

@@ -10,7 +10,7 @@ use crate::{
     ingest::TakenCount,
     record::UnixMillis,
     spool::DropReason,
-    status::{Ingest, SinkStatus, Snapshot, State, StreamStatus},
+    status::{Ingest, SinkState, SinkStatus, Snapshot, StreamStatus},
 };
 
 /// A metric: name, type, what it means.
@@ -36,8 +36,8 @@ metrics! {
     BUILD = "livekit_spool_build_info", "gauge", "1, labelled with the version.";
     START = "livekit_spool_start_time_seconds", "gauge", "When the process started, seconds since the Unix epoch.";
     READY = "livekit_spool_ready", "gauge", "1 while calls are answered OK, else 0.";
-    DISK_FREE = "livekit_spool_disk_free_bytes", "gauge", "Free on the disk of the data folder.";
-    DISK_TOTAL = "livekit_spool_disk_size_bytes", "gauge", "Size of the disk of the data folder.";
+    DISK_FREE = "livekit_spool_disk_free_bytes", "gauge", "Free on the disk of the data directory.";
+    DISK_TOTAL = "livekit_spool_disk_size_bytes", "gauge", "Size of the disk of the data directory.";
     IN_RECORDS = "livekit_spool_received_records_total", "counter",
         "Records answered OK, by protocol and stream; what a full spool dropped by drop_newest too.";
     IN_BYTES = "livekit_spool_received_bytes_total", "counter", "Bytes of these records.";
@@ -71,14 +71,14 @@ metrics! {
         "Records that came for the sink since its spool was made, by stream; survives restarts.";
     OUT_ALL = "livekit_spool_acknowledged_records_total", "counter",
         "Records the sink acknowledged since its spool was made, by stream; survives restarts.";
-    SET_ASIDE = "livekit_spool_set_aside_records_total", "counter",
+    DEAD_LETTERED = "livekit_spool_dead_lettered_records_total", "counter",
         "Records set aside since the spool was made, by stream; survives restarts.";
     DROPPED = "livekit_spool_dropped_records_total", "counter",
         "Records dropped since the spool was made, by stream and reason; survives restarts.";
     APPENDED_BYTES = "livekit_spool_appended_bytes_total", "counter", "Bytes of records that came for the sink, by stream.";
     OUT_ALL_BYTES = "livekit_spool_acknowledged_bytes_total", "counter",
         "Bytes of records the sink acknowledged, by stream; a block's with its last record.";
-    SET_ASIDE_BYTES = "livekit_spool_set_aside_bytes_total", "counter",
+    DEAD_LETTERED_BYTES = "livekit_spool_dead_lettered_bytes_total", "counter",
         "Bytes of records set aside, by stream; a block's with its last record.";
     DROPPED_BYTES = "livekit_spool_dropped_bytes_total", "counter",
         "Bytes of records dropped, by stream and reason; a block's with its last record.";
@@ -161,7 +161,7 @@ fn ingest(out: &mut Output, ingest: &Ingest) {
 fn state(out: &mut Output, sinks: &[&SinkStatus]) {
     out.family(STATE, |out, metric| {
         for sink in sinks {
-            for state in State::ALL {
+            for state in SinkState::ALL {
                 let value = u8::from(sink.state == state);
                 out.sample(metric, &[("sink", &sink.name), ("state", state.as_str())], f64::from(value));
             }
@@ -187,15 +187,15 @@ fn backlog(out: &mut Output, sinks: &[&SinkStatus]) {
 fn fates(out: &mut Output, sinks: &[&SinkStatus]) {
     // Each waits, or met one of the fates.
     out.by_stream(APPENDED, sinks, |stream| {
-        (stream.records + stream.delivered + stream.set_aside + stream.dropped.values().sum::<u64>()) as f64
+        (stream.records + stream.delivered + stream.dead_lettered + stream.dropped.values().sum::<u64>()) as f64
     });
     out.by_stream(OUT_ALL, sinks, |stream| stream.delivered as f64);
-    out.by_stream(SET_ASIDE, sinks, |stream| stream.set_aside as f64);
+    out.by_stream(DEAD_LETTERED, sinks, |stream| stream.dead_lettered as f64);
     out.by_reason(DROPPED, sinks, |stream, reason| stream.dropped.get(&reason).copied());
-    out.by_stream(APPENDED_BYTES, sinks, |stream| stream.passed_bytes.appended as f64);
-    out.by_stream(OUT_ALL_BYTES, sinks, |stream| stream.passed_bytes.delivered as f64);
-    out.by_stream(SET_ASIDE_BYTES, sinks, |stream| stream.passed_bytes.set_aside as f64);
-    out.by_reason(DROPPED_BYTES, sinks, |stream, reason| stream.passed_bytes.dropped.get(&reason).copied());
+    out.by_stream(APPENDED_BYTES, sinks, |stream| stream.byte_totals.appended as f64);
+    out.by_stream(OUT_ALL_BYTES, sinks, |stream| stream.byte_totals.delivered as f64);
+    out.by_stream(DEAD_LETTERED_BYTES, sinks, |stream| stream.byte_totals.dead_lettered as f64);
+    out.by_reason(DROPPED_BYTES, sinks, |stream, reason| stream.byte_totals.dropped.get(&reason).copied());
 }
 
 fn delivery(out: &mut Output, sinks: &[&SinkStatus]) {

@@ -6,7 +6,7 @@
 //! - [`metrics`] renders `/metrics`;
 //! - `page.html`, `page.css`, `page.js`, `plot.js`: the page, served as one document.
 //!
-//! Uses `app`, `caller`, `config`, `document`, `flush`, `histogram`, `ingest`, `look`, `record`, `spool`, `status`.
+//! Uses `app`, `caller`, `config`, `document`, `flush`, `histogram`, `ingest`, `inspect`, `record`, `spool`, `status`.
 
 mod answer;
 mod api;

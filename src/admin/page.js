@@ -61,7 +61,7 @@ function number(name, value, field, extra) {
 
 const STATES = {
   delivering: 'busy', idle: 'good', connecting: 'busy', paused: 'warn', stopping: 'warn',
-  away: 'bad', unauthorized: 'bad', rejecting: 'bad', 'dead-letters-full': 'bad', 'spool-failed': 'bad', 'not-configured': 'warn', stopped: 'warn',
+  unavailable: 'bad', unauthorized: 'bad', rejecting: 'bad', 'dead-letters-full': 'bad', 'spool-failed': 'bad', 'not-configured': 'warn', stopped: 'warn',
 };
 
 /** A sink's card: built once, its texts renewed with every snapshot. */

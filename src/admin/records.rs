@@ -30,7 +30,7 @@ use crate::{
         body::{self, BodyLimits},
         memory::Budget,
     },
-    look::{self, Looked, Query, Source},
+    inspect::{self, Inspected, Query, Source},
     record::{Stream, UnixMillis},
     spool::{DeadFilter, VerifyReport},
 };
@@ -42,12 +42,12 @@ const PEEK: usize = 500;
 const ANSWER_BYTES: usize = 8 << 20;
 /// Looks at a time: each has a thread, reads the disk, holds a block, a document and the next piece of its answer. The command
 /// line's come beside those over the port.
-static LOOKS_OVER_TCP: Semaphore = Semaphore::const_new(4);
-static LOOKS_OVER_SOCKET: Semaphore = Semaphore::const_new(16);
+static INSPECTIONS_OVER_TCP: Semaphore = Semaphore::const_new(4);
+static INSPECTIONS_OVER_SOCKET: Semaphore = Semaphore::const_new(16);
 /// How long one more waits for its turn.
 const TURN_WAIT: Duration = Duration::from_secs(2);
 /// Dead letters that one answer holds at most.
-const LETTERS: usize = 1_000;
+const DEAD_LETTERS: usize = 1_000;
 
 /// Which records: the query part of `peek` and `records`.
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -96,9 +96,9 @@ pub(super) async fn peek(
 ) -> Result<Response, Problem> {
     let limit = which.n.unwrap_or(20).min(PEEK);
     let query = Which { n: Some(limit), raw: false, ..which }.query()?;
-    look(&app, (&name, access), "application/json", move |source, encoder, answer| {
+    inspect(&app, (&name, access), "application/json", move |source, encoder, answer| {
         list(answer, "records", |over, add| {
-            look::look(source, encoder, &query, over, &mut |record| add(&record)).map_err(OperateError::from)
+            inspect::inspect(source, encoder, &query, over, &mut |record| add(&record)).map_err(OperateError::from)
         })
     })
     .await
@@ -116,11 +116,11 @@ pub(super) async fn records(
         return Err(Problem::new(StatusCode::FORBIDDEN, message));
     }
     let query = which.query()?;
-    look(&app, (&name, access), "application/x-ndjson", move |source, encoder, answer| {
+    inspect(&app, (&name, access), "application/x-ndjson", move |source, encoder, answer| {
         let over = answer.is_over();
-        let mut line = |record: &Looked| answer.add(record) && answer.add_text("\n");
-        let looked = look::look(source, encoder, &query, &over, &mut |record| line(&record));
-        if let Err(error) = looked {
+        let mut line = |record: &Inspected| answer.add(record) && answer.add_text("\n");
+        let inspected = inspect::inspect(source, encoder, &query, &over, &mut |record| line(&record));
+        if let Err(error) = inspected {
             // Whoever has gone does not miss it.
             let _ = answer.add(&json!({ "failed": error.to_string() })) && answer.add_text("\n");
         }
@@ -130,18 +130,18 @@ pub(super) async fn records(
 }
 
 /// Looks at a sink's records as one of a few, on a thread of its own.
-async fn look(
+async fn inspect(
     app: &Arc<App>,
     (name, access): (&str, Access),
     media: &'static str,
-    look: impl FnOnce(&Source, &Encoder, &mut Answer) -> Result<(), Problem> + Send + 'static,
+    inspect: impl FnOnce(&Source, &Encoder, &mut Answer) -> Result<(), Problem> + Send + 'static,
 ) -> Result<Response, Problem> {
     let turn = turn(access).await?;
     let source = app.source(name).await?;
     let encoder = Arc::clone(app.encoder());
-    answer::make(media, patience(access), move |answer| {
+    answer::make(media, timeout(access), move |answer| {
         let _turn = turn;
-        look(&source, &encoder, answer)
+        inspect(&source, &encoder, answer)
     })
     .await
 }
@@ -176,8 +176,8 @@ fn list<T: Serialize>(
 /// Waits for a moment until it is the turn of one more look; over when dropped.
 async fn turn(access: Access) -> Result<SemaphorePermit<'static>, Problem> {
     let turns = match access {
-        Access::Socket => &LOOKS_OVER_SOCKET,
-        Access::Tcp { .. } => &LOOKS_OVER_TCP,
+        Access::Socket => &INSPECTIONS_OVER_SOCKET,
+        Access::Tcp { .. } => &INSPECTIONS_OVER_TCP,
     };
     match tokio::time::timeout(TURN_WAIT, turns.acquire()).await {
         Ok(Ok(turn)) => Ok(turn),
@@ -188,8 +188,8 @@ async fn turn(access: Access) -> Result<SemaphorePermit<'static>, Problem> {
     }
 }
 
-/// How long a reader may take nothing. Whoever owns the data folder may leave a pager open.
-const fn patience(access: Access) -> Duration {
+/// How long a reader may take nothing. Whoever owns the data directory may leave a pager open.
+const fn timeout(access: Access) -> Duration {
     match access {
         Access::Socket => Duration::from_secs(24 * 60 * 60),
         Access::Tcp { .. } => Duration::from_secs(30),
@@ -198,7 +198,7 @@ const fn patience(access: Access) -> Duration {
 
 /// Which dead letters: the query part.
 #[derive(Debug, Clone, Default, Deserialize)]
-pub(super) struct WhichLetters {
+pub(super) struct WhichDeadLetters {
     stream: Option<Stream>,
     id: Option<String>,
     reason: Option<String>,
@@ -208,7 +208,7 @@ pub(super) struct WhichLetters {
     n: Option<usize>,
 }
 
-impl WhichLetters {
+impl WhichDeadLetters {
     fn filter(&self) -> DeadFilter {
         DeadFilter { stream: self.stream, id: self.id.clone(), reason: self.reason.clone(), before: self.before }
     }
@@ -219,14 +219,14 @@ pub(super) async fn dead_letters(
     State(app): State<Arc<App>>,
     Extension(access): Extension<Access>,
     Name(name): Name,
-    Parameters(which): Parameters<WhichLetters>,
+    Parameters(which): Parameters<WhichDeadLetters>,
 ) -> Result<Response, Problem> {
-    look(&app, (&name, access), "application/json", move |source, encoder, answer| {
+    inspect(&app, (&name, access), "application/json", move |source, encoder, answer| {
         list(answer, "dead_letters", |over, add| {
-            let limit = which.n.unwrap_or(100).min(LETTERS);
+            let limit = which.n.unwrap_or(100).min(DEAD_LETTERS);
             source
-                .each_dead_letter(&which.filter(), (which.skip, limit), over, &mut |letter| {
-                    add(&look::dead_letter(letter, encoder))
+                .each_dead_letter(&which.filter(), (which.skip, limit), over, &mut |dead_letter| {
+                    add(&inspect::dead_letter(dead_letter, encoder))
                 })
                 .map_err(OperateError::from)
         })
@@ -246,7 +246,7 @@ pub(super) struct RetryAnswer {
 pub(super) async fn retry(
     State(app): State<Arc<App>>,
     Name(name): Name,
-    Parameters(which): Parameters<WhichLetters>,
+    Parameters(which): Parameters<WhichDeadLetters>,
 ) -> Result<Json<RetryAnswer>, Problem> {
     let retried = app.retry_dead_letters(&name, which.filter()).await?;
     let mut message = format!("{} delivered, {} rejected again", retried.delivered, retried.rejected);
@@ -260,7 +260,7 @@ pub(super) async fn retry(
 pub(super) async fn drop(
     State(app): State<Arc<App>>,
     Name(name): Name,
-    Parameters(which): Parameters<WhichLetters>,
+    Parameters(which): Parameters<WhichDeadLetters>,
 ) -> Result<Response, Problem> {
     let dropped = app.drop_dead_letters(&name, which.filter()).await?;
     Ok(Json(json!({ "dropped": dropped, "message": format!("{dropped} dropped") })).into_response())

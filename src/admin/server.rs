@@ -1,4 +1,4 @@
-//! Serves the admin port and the socket in the data folder, a bounded number of connections each.
+//! Serves the admin port and the socket in the data directory, a bounded number of connections each.
 
 use std::{
     fs, io,
@@ -41,7 +41,7 @@ pub struct Bound {
     socket: Listener,
 }
 
-/// Binds the admin port, and the socket in the (locked) data folder.
+/// Binds the admin port, and the socket in the (locked) data directory.
 ///
 /// # Errors
 /// When either cannot be bound, or the port would show personal data to anyone.
@@ -67,7 +67,7 @@ pub async fn bind(config: &Config) -> Result<Bound, RunError> {
 }
 
 fn bind_socket(path: &Path) -> io::Result<Listener> {
-    // The folder is locked: whoever bound it is gone.
+    // The directory is locked: whoever bound it is gone.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{record::UnixMillis, status::State};
+use crate::{record::UnixMillis, status::SinkState};
 
 /// Length of a step.
 const STEP_MILLIS: i64 = 10_000;
@@ -60,7 +60,7 @@ pub struct StateChange {
     /// When, milliseconds since the Unix epoch.
     pub at: UnixMillis,
     /// The state since then.
-    pub state: State,
+    pub state: SinkState,
     /// Why, where something is wrong.
     pub reason: Option<String>,
 }
@@ -115,7 +115,7 @@ impl History {
     }
 
     /// Notes a sink's new state.
-    pub(super) fn note(&mut self, at: UnixMillis, sink: &str, state: State, reason: Option<&str>) {
+    pub(super) fn note(&mut self, at: UnixMillis, sink: &str, state: SinkState, reason: Option<&str>) {
         let changes = &mut self.sinks.entry(sink.to_owned()).or_default().changes;
         if changes.len() == CHANGES {
             changes.pop_front();
@@ -127,7 +127,7 @@ impl History {
 
 /// As much of a text as is kept.
 fn beginning(text: &str) -> &str {
-    let ends = text.char_indices().map(|(at, letter)| at + letter.len_utf8());
+    let ends = text.char_indices().map(|(at, dead_letter)| at + dead_letter.len_utf8());
     &text[..ends.take_while(|end| *end <= REASON_BYTES).last().unwrap_or_default()]
 }
 
@@ -189,7 +189,7 @@ mod tests {
     fn a_clock_that_is_set_back_leaves_a_gap_and_takes_the_changes_with_it() {
         let mut history = History::default();
         history.sample(START, &[("a", point(0))]);
-        history.note(START + 3000, "a", State::Unavailable, Some("refused"));
+        history.note(START + 3000, "a", SinkState::Unavailable, Some("refused"));
         history.sample(START + 10_000, &[("a", point(1))]);
         history.sample(START + 9_000, &[("a", point(2))]);
         assert_eq!(records(&history, "a"), [Some(0), Some(1)], "a small adjustment is waited for");
@@ -205,7 +205,7 @@ mod tests {
     fn a_later_sink_has_fewer_points_and_one_that_is_removed_none() {
         let mut history = History::default();
         history.sample(START, &[("a", point(1))]);
-        history.note(START + 12_000, "b", State::Connecting, None);
+        history.note(START + 12_000, "b", SinkState::Connecting, None);
         history.sample(START + 20_000, &[("a", point(2)), ("b", point(3))]);
         assert_eq!(records(&history, "a"), [Some(1), None, Some(2)]);
         assert_eq!(records(&history, "b"), [Some(3)]);
@@ -227,7 +227,7 @@ mod tests {
         let mut history = History::default();
         history.sample(START, &[("a", point(0))]);
         for number in 0..3 * CHANGES as i64 {
-            history.note(START + number, "a", State::Unavailable, Some(&"é".repeat(10_000)));
+            history.note(START + number, "a", SinkState::Unavailable, Some(&"é".repeat(10_000)));
         }
         let changes = &history.sinks["a"].changes;
         assert_eq!((changes.len(), changes[0].at), (CHANGES, START + 2 * CHANGES as i64));
@@ -242,7 +242,7 @@ mod tests {
     fn it_reads_what_it_writes() {
         let mut history = History::default();
         history.sample(START, &[("a", Point { records: 3, rate_in: 99.1, rate_out: 0.5 })]);
-        history.note(START, "a", State::SpoolFailed, Some("\"<x>\""));
+        history.note(START, "a", SinkState::SpoolFailed, Some("\"<x>\""));
         history.sample(START + 20_000, &[("a", point(u64::MAX))]);
         let text = serde_json::to_string(&history).unwrap();
         assert!(text.contains(r#"{"records":3,"rate_in":99.1,"rate_out":0.5},null,"#), "{text}");
@@ -258,7 +258,7 @@ mod tests {
             let (mut history, mut at) = (History::default(), START);
             for (number, (by, kind)) in moves.into_iter().enumerate() {
                 at += match kind { 0 => by, 1 => by / 500, _ => STEP_MILLIS };
-                history.note(at, "a", State::Unavailable, None);
+                history.note(at, "a", SinkState::Unavailable, None);
                 let (before, newest) = (history.sinks["a"].points.len(), history.at);
                 history.sample(at, &[("a", point(number as u64))]);
                 let points = &history.sinks["a"].points;

@@ -1,14 +1,14 @@
 //! The process: what it opens, what it works with, and what can be done with it, running or stopped. It knows nothing of those
 //! who look at it or tell it something.
 //!
-//! Uses `caught`, `config`, `document`, `durable_fs`, `files`, `flush`, `histogram`, `ingest`, `logging`, `look`, `record`,
-//! `sink`, `spool`, `status`.
+//! Uses `catch_panic`, `config`, `document`, `durable_fs`, `files`, `flush`, `histogram`, `ingest`, `inspect`, `logging`,
+//! `record`, `sink`, `spool`, `status`, `units`.
 
-mod folder;
+mod dead_letters;
+mod directory;
 mod history;
 mod import;
-mod letters;
-mod looking;
+mod inspecting;
 mod open_files;
 mod operate;
 mod parts;
@@ -28,10 +28,10 @@ mod spools;
 mod start;
 mod stop;
 
-pub use folder::{DataFolder, FolderError, socket, spools_in, with_short_path};
+pub use dead_letters::Retried;
+pub use directory::{DataDirectory, DirectoryError, socket, spools_in, with_short_path};
 pub use history::{History, POINTS, Point, SinkHistory, StateChange};
 pub(crate) use import::batches;
-pub use letters::Retried;
 pub use operate::{OperateError, Stopped, look_at};
 pub use paths::{PathInSpool, SamePath};
 pub use process::{App, NoSuchSink};

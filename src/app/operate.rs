@@ -1,11 +1,11 @@
-//! What an operator can do with a sink, on a running process and on a stopped one's folder.
+//! What an operator can do with a sink, on a running process and on a stopped one's directory.
 
 use std::{sync::Arc, time::Duration};
 
 use super::{
     App, NoSuchSink,
-    folder::{DataFolder, FolderError},
-    letters::{self, Retried, blocking},
+    dead_letters::{self, Retried, blocking},
+    directory::{DataDirectory, DirectoryError},
     paths::{PathInSpool, check_paths},
     remove::RemoveError,
     sinks::{Running, build},
@@ -18,7 +18,7 @@ use crate::{
     document::Encoder,
     flush::Handle,
     ingest::Refusal,
-    look::Source,
+    inspect::Source,
     record::SinkName,
     spool::{self, Contents, DeadFilter, OpenError, QueueError, Spool, VerifyReport},
     status::SinkStatus,
@@ -70,9 +70,9 @@ pub enum OperateError {
     /// The sink does not start.
     #[error(transparent)]
     Start(#[from] SinkStartError),
-    /// The data folder is in use.
+    /// The data directory is in use.
     #[error(transparent)]
-    Folder(#[from] FolderError),
+    Directory(#[from] DirectoryError),
     /// A spool's directory is not removed.
     #[error(transparent)]
     Remove(#[from] RemoveError),
@@ -98,12 +98,12 @@ impl App {
 
     /// A sink whose spool is not open: it lies there as that of a stopped process does.
     async fn at_rest(&self, name: &str) -> Option<SinkName> {
-        let is_unclaimed = self.unclaimed.lock().iter().any(|sink| sink.name == name);
+        let is_orphaned = self.orphaned.lock().iter().any(|sink| sink.name == name);
         let not_open = match self.sink(name) {
             Some(sink) => sink.slot.not_open().await.is_some(),
             None => false,
         };
-        SinkName::new(name).ok().filter(|_| is_unclaimed || not_open)
+        SinkName::new(name).ok().filter(|_| is_orphaned || not_open)
     }
 
     /// Something to look at a sink's records with; also where the configuration does not name the sink.
@@ -150,7 +150,7 @@ impl App {
     /// When there is no such sink, or its dead letters cannot be read or written.
     pub async fn retry_dead_letters(&self, name: &str, filter: DeadFilter) -> Result<Retried, OperateError> {
         let sink = self.running(name).await?;
-        let retried = letters::retry(&self.spool(name).await?, &*sink.sink, filter).await?;
+        let retried = dead_letters::retry(&self.spool(name).await?, &*sink.sink, filter).await?;
         sink.tell(Handle::flush_now);
         Ok(retried)
     }
@@ -172,8 +172,8 @@ impl App {
     /// When there is no such sink, or its spool cannot be read.
     pub async fn verify(&self, name: &str) -> Result<VerifyReport, OperateError> {
         if let Some(sink) = self.at_rest(name).await {
-            let (folder, options) = (self.data_dir().join(name), spool_options(&self.config(), &sink));
-            let verified = tokio::task::spawn_blocking(move || spool::verify(&folder, options)).await;
+            let (directory, options) = (self.data_dir().join(name), spool_options(&self.config(), &sink));
+            let verified = tokio::task::spawn_blocking(move || spool::verify(&directory, options)).await;
             return Ok(verified.map_err(|panic| OperateError::Panicked(panic.to_string()))??);
         }
         Ok(blocking(&self.spool(name).await?, |spool| spool.verify()).await?)
@@ -193,25 +193,25 @@ impl App {
 /// # Errors
 /// When it cannot be read.
 pub async fn look_at(config: &Config, sink: &SinkName) -> Result<Source, OperateError> {
-    let (folder, options) = (config.data_dir.join(sink.as_str()), spool_options(config, sink));
-    let looked = tokio::task::spawn_blocking(move || Contents::of_stopped(&folder, options)).await;
-    Ok(Source::Stopped(looked.map_err(|panic| OperateError::Panicked(panic.to_string()))??))
+    let (directory, options) = (config.data_dir.join(sink.as_str()), spool_options(config, sink));
+    let inspected = tokio::task::spawn_blocking(move || Contents::of_stopped(&directory, options)).await;
+    Ok(Source::Stopped(inspected.map_err(|panic| OperateError::Panicked(panic.to_string()))??))
 }
 
 /// The sinks of a stopped process, locked and open for an operation.
 pub struct Stopped {
     pub(super) config: Config,
-    pub(super) data: DataFolder,
+    pub(super) data: DataDirectory,
     encoder: Arc<Encoder>,
 }
 
 impl Stopped {
-    /// Locks the data folder, which is not made.
+    /// Locks the data directory, which is not made.
     ///
     /// # Errors
     /// When it is not there, or a process works on it.
     pub fn open(config: Config) -> Result<Self, OperateError> {
-        let data = DataFolder::open_existing(&config.data_dir)?;
+        let data = DataDirectory::open_existing(&config.data_dir)?;
         let encoder = Arc::new(Encoder::new(config.documents.clone()));
         Ok(Self { config, data, encoder })
     }
@@ -245,7 +245,7 @@ impl Stopped {
         if let Err(error) = sink.initialize().await {
             return Ok(Retried { stopped_by: Some(error.message), ..Retried::default() });
         }
-        let done = self.with_spool(name, async |spool| Ok(letters::retry(spool, &*sink, filter).await?)).await;
+        let done = self.with_spool(name, async |spool| Ok(dead_letters::retry(spool, &*sink, filter).await?)).await;
         sink.close().await;
         done
     }

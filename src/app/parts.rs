@@ -8,7 +8,7 @@ use futures::FutureExt;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::caught;
+use crate::catch_panic;
 
 /// What has become of the parts.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ impl Parts {
                 Ok(Ok(())) if stopping.is_cancelled() => return,
                 Ok(Ok(())) => "nobody told it to".to_owned(),
                 Ok(Err(error)) => error.to_string(),
-                Err(panic) => caught::message(&*panic),
+                Err(panic) => catch_panic::message(&*panic),
             };
             let ended = format!("{name} has ended: {why}");
             tracing::error!("{ended}");

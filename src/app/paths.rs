@@ -7,7 +7,7 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-use super::folder::spools_in;
+use super::directory::spools_in;
 use crate::{
     config::{SinkConfig, Target},
     record::SinkName,
@@ -68,7 +68,7 @@ pub(super) fn check_paths(sinks: &[SinkConfig], data_dir: &Path) -> Result<(), P
     Ok(())
 }
 
-/// Two file sinks on one folder.
+/// Two file sinks on one directory.
 #[derive(Debug, thiserror::Error)]
 #[error("sinks {first} and {second} both write into {}: give each a path of its own", path.display())]
 pub struct SamePath {
@@ -76,11 +76,11 @@ pub struct SamePath {
     pub first: SinkName,
     /// The other.
     pub second: SinkName,
-    /// The folder, as the other's path has it.
+    /// The directory, as the other's path has it.
     pub path: PathBuf,
 }
 
-/// Refuses two file sinks that would write into one folder: only one of them could lock it.
+/// Refuses two file sinks that would write into one directory: only one of them could lock it.
 ///
 /// # Errors
 /// The first two such sinks.

@@ -12,11 +12,11 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use super::{folder::DataFolder, history::History, parts::Parts, rates::Rates, sinks::Running};
+use super::{directory::DataDirectory, history::History, parts::Parts, rates::Rates, sinks::Running};
 use crate::{
     config::Config,
     document::Encoder,
-    ingest::{self, Gate, IngestStatus, Intake, Listener},
+    ingest::{self, Authenticator, IngestStatus, Intake, Listener},
     logging::Logging,
     record::UnixMillis,
     status::{Disk, SinkStatus, Snapshot},
@@ -27,15 +27,15 @@ pub struct App {
     pub(super) started_at: UnixMillis,
     pub(super) config: ArcSwap<Config>,
     pub(super) config_file: Option<PathBuf>,
-    pub(super) data: DataFolder,
+    pub(super) data: DataDirectory,
     pub(super) logging: Logging,
     pub(super) encoder: Arc<Encoder>,
     pub(super) intake: Arc<Intake>,
-    pub(super) gate: Arc<Gate>,
+    pub(super) authenticator: Arc<Authenticator>,
     pub(super) sinks: ArcSwap<Vec<Arc<Running>>>,
     /// Spools that the configuration does not name.
-    pub(super) unclaimed: Mutex<Vec<SinkStatus>>,
-    /// The data folder's disk, as it was seen last: asking it may take as long as it likes.
+    pub(super) orphaned: Mutex<Vec<SinkStatus>>,
+    /// The data directory's disk, as it was seen last: asking it may take as long as it likes.
     pub(super) disk: Mutex<Disk>,
     pub(super) rates: Mutex<Rates>,
     pub(super) latest: watch::Sender<Arc<Snapshot>>,
@@ -59,7 +59,7 @@ impl App {
         self.config.load_full()
     }
 
-    /// The data folder.
+    /// The data directory.
     #[must_use]
     pub fn data_dir(&self) -> &Path {
         self.data.path()
@@ -78,7 +78,7 @@ impl App {
 
     /// Counts, and logs once in a while, that somebody at the admin port did not have the token.
     pub fn count_refused(&self, why: &str) {
-        self.gate.refuse_admin(why, self.intake.status());
+        self.authenticator.refuse_admin(why, self.intake.status());
     }
 
     /// The snapshot of each second, and of each change at once.
@@ -124,16 +124,16 @@ impl App {
         let mut servers = Vec::new();
         if let Some(listener) = grpc {
             let stop = self.stopping.clone().cancelled_owned();
-            let (intake, gate, options) =
-                (Arc::clone(&self.intake), Arc::clone(&self.gate), config.ingest.grpc.clone());
-            let serving = ingest::grpc::serve(listener, intake, gate, options, stop);
+            let (intake, authenticator, options) =
+                (Arc::clone(&self.intake), Arc::clone(&self.authenticator), config.ingest.grpc.clone());
+            let serving = ingest::grpc::serve(listener, intake, authenticator, options, stop);
             servers.push(self.parts.run("the gRPC server", self.stopping.clone(), serving));
         }
         if let Some(listener) = http {
             let stop = self.stopping.clone().cancelled_owned();
-            let (intake, gate, options) =
-                (Arc::clone(&self.intake), Arc::clone(&self.gate), config.ingest.http.clone());
-            let serving = ingest::http::serve(listener, intake, gate, options, stop);
+            let (intake, authenticator, options) =
+                (Arc::clone(&self.intake), Arc::clone(&self.authenticator), config.ingest.http.clone());
+            let serving = ingest::http::serve(listener, intake, authenticator, options, stop);
             servers.push(self.parts.run("the HTTP server", self.stopping.clone(), serving));
         }
         servers
@@ -159,8 +159,8 @@ impl App {
             "livekit-spool {} takes records",
             env!("CARGO_PKG_VERSION"),
         );
-        for sink in self.unclaimed.lock().iter() {
-            warn_unclaimed(sink);
+        for sink in self.orphaned.lock().iter() {
+            warn_orphaned(sink);
         }
     }
 
@@ -177,7 +177,7 @@ impl App {
 }
 
 /// Says what to do about a spool that the configuration does not name.
-pub(super) fn warn_unclaimed(sink: &SinkStatus) {
+pub(super) fn warn_orphaned(sink: &SinkStatus) {
     let (name, records) = (&sink.name, sink.records);
     if let Some(error) = sink.last_error.as_ref().filter(|_| sink.spool_error.is_some()) {
         tracing::warn!(sink = %name, error, "a spool that the configuration does not name cannot be read; it is kept");

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     App, OperateError, Stopped,
-    letters::blocking,
+    dead_letters::blocking,
     remove::{RemoveError, remove_spool},
     snapshot,
 };
@@ -36,7 +36,7 @@ impl App {
     /// # Errors
     /// When there is no such sink, or its spool cannot be written.
     pub async fn purge(&self, name: &str, dead: bool) -> Result<Removed, OperateError> {
-        if let Some(removed) = self.remove_unclaimed(name).await? {
+        if let Some(removed) = self.remove_orphaned(name).await? {
             return Ok(removed);
         }
         let removed = purge(&self.spool(name).await?, dead).await?;
@@ -52,8 +52,8 @@ impl App {
     }
 
     /// Removes the spool of a sink that the configuration does not name; `None` where it is not such a one.
-    async fn remove_unclaimed(&self, name: &str) -> Result<Option<Removed>, OperateError> {
-        let find = || self.unclaimed.lock().iter().find(|sink| sink.name == name).cloned();
+    async fn remove_orphaned(&self, name: &str) -> Result<Option<Removed>, OperateError> {
+        let find = || self.orphaned.lock().iter().find(|sink| sink.name == name).cloned();
         if find().is_none() {
             return Ok(None);
         }
@@ -64,10 +64,10 @@ impl App {
         let (data_dir, config) = (self.data_dir().to_owned(), self.config());
         let removing = tokio::task::spawn_blocking(move || {
             let removed = remove(&data_dir, &sink);
-            (removed, snapshot::unclaimed_spools(&config))
+            (removed, snapshot::orphaned_spools(&config))
         });
-        let (removed, unclaimed) = removing.await.map_err(|panic| OperateError::Panicked(panic.to_string()))?;
-        *self.unclaimed.lock() = unclaimed;
+        let (removed, orphaned) = removing.await.map_err(|panic| OperateError::Panicked(panic.to_string()))?;
+        *self.orphaned.lock() = orphaned;
         Ok(Some(removed?))
     }
 }
@@ -78,7 +78,7 @@ impl Stopped {
     /// # Errors
     /// As there.
     pub async fn purge(&self, name: &str, dead: bool) -> Result<Removed, OperateError> {
-        if let Some(sink) = snapshot::unclaimed_spools(&self.config).iter().find(|sink| sink.name == name) {
+        if let Some(sink) = snapshot::orphaned_spools(&self.config).iter().find(|sink| sink.name == name) {
             check_readable(sink)?;
             return Ok(remove(self.data.path(), sink)?);
         }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use super::history::{History, Point};
 use crate::{
     record::UnixMillis,
-    status::{Change, SinkStatus, State},
+    status::{Change, SinkState, SinkStatus},
 };
 
 /// Seconds that a rate looks back on.
@@ -25,7 +25,7 @@ pub(super) struct Counters {
 #[derive(Debug, Default)]
 struct Samples {
     counters: VecDeque<Counters>,
-    state: Option<State>,
+    state: Option<SinkState>,
 }
 
 /// Keeps the samples.
@@ -61,11 +61,11 @@ impl Rates {
             let samples = self.sinks.entry(sink.name.clone()).or_default();
             let was = samples.state.replace(sink.state);
             // Delivering and idle alternate with every batch: that is no news.
-            let healthy = |state| matches!(state, State::Delivering | State::Idle);
+            let healthy = |state| matches!(state, SinkState::Delivering | SinkState::Idle);
             if was == Some(sink.state) || was.is_some_and(|was| healthy(was) && healthy(sink.state)) {
                 continue;
             }
-            let reason = sink.last_error.clone().filter(|_| sink.state.is_trouble());
+            let reason = sink.last_error.clone().filter(|_| sink.state.is_failing());
             self.history.note(at, &sink.name, sink.state, reason.as_deref());
             let state = sink.state.as_str().to_owned();
             push(&mut self.changes, Change { at, sink: sink.name.clone(), state, reason }, CHANGES);
@@ -139,15 +139,15 @@ mod tests {
     #[test]
     fn each_change_is_news_also_after_more_of_them_than_are_kept() {
         let name = SinkName::new("a").unwrap();
-        let looked = |state| [snapshot::blank(&name, state)];
+        let inspected = |state| [snapshot::blank(&name, state)];
         let mut rates = Rates::default();
         for number in 0..3 * CHANGES as i64 {
-            let state = if number % 2 == 0 { State::Unavailable } else { State::Idle };
-            assert!(rates.note_changes(number, &looked(state)), "change {number}");
-            assert!(!rates.note_changes(number, &looked(state)), "the same again");
+            let state = if number % 2 == 0 { SinkState::Unavailable } else { SinkState::Idle };
+            assert!(rates.note_changes(number, &inspected(state)), "change {number}");
+            assert!(!rates.note_changes(number, &inspected(state)), "the same again");
         }
         assert_eq!(rates.changes().len(), CHANGES);
         assert_eq!(rates.history().sinks["a"].changes.len(), CHANGES);
-        assert!(!rates.note_changes(0, &looked(State::Delivering)), "idle and delivering are one");
+        assert!(!rates.note_changes(0, &inspected(SinkState::Delivering)), "idle and delivering are one");
     }
 }

@@ -1,7 +1,7 @@
 //! SIGHUP: takes over what can change without losing a record, says what cannot, and keeps the old configuration where
 //! the new one is bad.
 //!
-//! Other sinks are [`replace`](super::replace)'s. Addresses, TLS files' paths, memory and the data folder need a restart. A spool
+//! Other sinks are [`replace`](super::replace)'s. Addresses, TLS files' paths, memory and the data directory need a restart. A spool
 //! that did not open is tried again.
 
 use std::{path::Path, sync::Arc, time::Duration};
@@ -9,7 +9,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use super::{
     App,
     paths::check_paths,
-    replace::{Reloaded, patience, unclaimed_within},
+    replace::{Reloaded, orphaned_within, timeout},
     slot::SinkStartError,
     start::{RunError, check, warn_of},
 };
@@ -52,13 +52,13 @@ impl App {
     /// # Errors
     /// When the new one cannot work: then nothing has changed.
     pub async fn reload(self: &Arc<Self>) -> Result<Reloaded, ReloadError> {
-        let patience = patience(&self.config());
-        let mut result = match tokio::time::timeout(patience, self.reloading.lock()).await {
-            Ok(_one_at_a_time) => self.try_reload(patience).await,
-            Err(_) => Err(ReloadError::Busy(patience)),
+        let timeout = timeout(&self.config());
+        let mut result = match tokio::time::timeout(timeout, self.reloading.lock()).await {
+            Ok(_one_at_a_time) => self.try_reload(timeout).await,
+            Err(_) => Err(ReloadError::Busy(timeout)),
         };
         if let Ok(done) = &mut result {
-            self.open_again(patience, done).await;
+            self.open_again(timeout, done).await;
         }
         let (state, reason) = match &result {
             Ok(reloaded) => {
@@ -76,13 +76,13 @@ impl App {
         result
     }
 
-    async fn try_reload(self: &Arc<Self>, patience: Duration) -> Result<Reloaded, ReloadError> {
+    async fn try_reload(self: &Arc<Self>, timeout: Duration) -> Result<Reloaded, ReloadError> {
         let old = self.config();
         let (file, data_dir) = (self.config_file.clone().or_else(|| old.file.clone()), old.data_dir.clone());
         let reading = tokio::task::spawn_blocking(move || read(file.as_deref(), &data_dir));
-        let mut new = match tokio::time::timeout(patience, reading).await {
+        let mut new = match tokio::time::timeout(timeout, reading).await {
             Ok(read) => read.map_err(|panic| ReloadError::Panicked(panic.to_string()))??,
-            Err(_) => return Err(ReloadError::Slow(patience)),
+            Err(_) => return Err(ReloadError::Slow(timeout)),
         };
         warn_of(&new);
         let mut done = Reloaded::default();
@@ -92,8 +92,8 @@ impl App {
         }
         done.needs_restart.extend(restarts(&old, &new));
 
-        let added = self.start_added(&old, &new, patience).await?;
-        self.swap_sinks(&old, &new, added, patience, &mut done).await;
+        let added = self.start_added(&old, &new, timeout).await?;
+        self.swap_sinks(&old, &new, added, timeout, &mut done).await;
         if new.log.level != old.log.level {
             self.logging.set_level(new.log.level);
             done.applied.push(format!("log.level: {}", new.log.level.as_str()));
@@ -107,14 +107,14 @@ impl App {
                 done.applied.push(key.to_owned());
             }
         }
-        match self.gate.replace(new.ingest.auth.options(), new.ingest.auth.keys.clone()) {
+        match self.authenticator.replace(new.ingest.auth.options(), new.ingest.auth.keys.clone()) {
             Ok(true) => done.applied.push("ingest.auth".to_owned()),
             Ok(false) => {}
             Err(error) => done.needs_restart.push(format!("ingest.auth is not used: {error}")),
         }
         self.config.store(Arc::new(in_force(&old, new)));
-        if let Some(unclaimed) = unclaimed_within(patience, self.config()).await {
-            *self.unclaimed.lock() = unclaimed;
+        if let Some(orphaned) = orphaned_within(timeout, self.config()).await {
+            *self.orphaned.lock() = orphaned;
         }
         Ok(done)
     }
@@ -129,7 +129,7 @@ fn read(file: Option<&Path>, data_dir: &Path) -> Result<Config, ReloadError> {
         return Err(ReloadError::Empty(file.display().to_string()));
     }
     check(&new)?;
-    // Another data folder waits for a restart; until then the spools lie in this one.
+    // Another data directory waits for a restart; until then the spools lie in this one.
     check_paths(&new.sinks, data_dir).map_err(RunError::from)?;
     Ok(new)
 }

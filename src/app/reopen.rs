@@ -11,13 +11,13 @@ const OPEN_PERIOD: Duration = Duration::from_secs(30);
 
 impl App {
     /// Opens spools that did not open before, side by side.
-    pub(super) async fn open_again(self: &Arc<Self>, patience: Duration, done: &mut Reloaded) {
+    pub(super) async fn open_again(self: &Arc<Self>, timeout: Duration, done: &mut Reloaded) {
         let sinks = self.sinks.load_full();
         let opened = join_all(sinks.iter().map(|sink| async {
             let why = sink.slot.not_open_now()?;
             let opening = tokio::spawn(Arc::clone(self).open_beside(Arc::clone(sink)));
             let name = &sink.config.name;
-            Some(match tokio::time::timeout(patience, opening).await {
+            Some(match tokio::time::timeout(timeout, opening).await {
                 Ok(Ok(true)) => Ok(format!("sink {name}: its spool is open again")),
                 Err(_) => Err(format!("sink {name}: its spool is not open yet: its disk does not answer")),
                 Ok(_) => {

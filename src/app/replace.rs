@@ -1,4 +1,4 @@
-//! Other sinks for the running process: they come and go, and a changed one is stopped (one last flush) and started anew on the
+//! Other sinks for the running process: they come and go, and a changed one is stopped (one last flush) and started again on the
 //! same spool, all of them side by side; senders wait for a spool that is opened with other limits.
 //!
 //! Whatever waits for a disk does so in a task of its own, and the reload for that task only so long: what comes later is taken
@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::{
     App,
-    process::warn_unclaimed,
+    process::warn_orphaned,
     sinks::Running,
     slot::{SinkStartError, Slot},
     snapshot,
@@ -27,11 +27,11 @@ use crate::{
 };
 
 /// So long a reload waits at least for a disk. At the most it is `shutdown_timeout`.
-const MIN_PATIENCE: Duration = Duration::from_secs(2);
+const MIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a reload waits for a disk.
-pub(super) fn patience(config: &Config) -> Duration {
-    config.shutdown_timeout.max(MIN_PATIENCE)
+pub(super) fn timeout(config: &Config) -> Duration {
+    config.shutdown_timeout.max(MIN_TIMEOUT)
 }
 
 /// What a reload did.
@@ -52,11 +52,11 @@ impl App {
         &self,
         old: &Config,
         new: &Config,
-        patience: Duration,
+        timeout: Duration,
     ) -> Result<Vec<Arc<Running>>, SinkStartError> {
         let fresh = new.sinks.iter().filter(|sink| named(old, sink).is_none());
         let started = join_all(fresh.map(|sink| async {
-            let slot = open_within(patience, sink, &old.data_dir).await?;
+            let slot = open_within(timeout, sink, &old.data_dir).await?;
             Running::start(Arc::new(sink.clone()), slot, &self.encoder).await
         }));
         let (mut added, mut failed) = (Vec::new(), None);
@@ -78,7 +78,7 @@ impl App {
         old: &Config,
         new: &Config,
         added: Vec<Arc<Running>>,
-        patience: Duration,
+        timeout: Duration,
         done: &mut Reloaded,
     ) {
         let present = self.sinks.load_full();
@@ -91,23 +91,23 @@ impl App {
         let stopped = join_all(removed.iter().map(|sink| async {
             let stopping = Arc::clone(sink);
             let closing = tokio::spawn(async move { stopping.stop_and_close().await });
-            if tokio::time::timeout(patience, closing).await.is_err() {
+            if tokio::time::timeout(timeout, closing).await.is_err() {
                 tracing::warn!(sink = %sink.config.name, "its spool is not closed yet, its disk does not answer: going on without it");
             }
         }));
         let restarted = join_all(kept.into_iter().map(|sink| async {
             let changed = new.sinks.iter().find(|named| named.name == sink.config.name && **named != *sink.config);
             match changed {
-                Some(changed) => self.restart_within(patience, sink, changed, old).await,
+                Some(changed) => self.restart_within(timeout, sink, changed, old).await,
                 None => (sink, Reloaded::default()),
             }
         }));
         let (_, restarted) = tokio::join!(stopped, restarted);
-        let unclaimed = unclaimed_within(patience, Arc::new(new.clone())).await.unwrap_or_default();
+        let orphaned = orphaned_within(timeout, Arc::new(new.clone())).await.unwrap_or_default();
         for sink in removed {
             done.applied.push(format!("sink {} removed", sink.config.name));
-            for left in unclaimed.iter().filter(|left| left.name == sink.config.name.as_str()) {
-                warn_unclaimed(left);
+            for left in orphaned.iter().filter(|left| left.name == sink.config.name.as_str()) {
+                warn_orphaned(left);
             }
         }
         let mut sinks = added;
@@ -125,7 +125,7 @@ impl App {
     /// As [`Self::restart`]; where a disk does not answer in time, the sink stands still until it does, and goes on then.
     async fn restart_within(
         self: &Arc<Self>,
-        patience: Duration,
+        timeout: Duration,
         sink: Arc<Running>,
         new: &SinkConfig,
         old: &Config,
@@ -146,7 +146,7 @@ impl App {
                 app.catch_up(running, new).await;
             }
         });
-        match tokio::time::timeout(patience, answered).await {
+        match tokio::time::timeout(timeout, answered).await {
             Ok(Ok(restarted)) => restarted,
             late => {
                 let why = if late.is_err() {
@@ -182,7 +182,7 @@ impl App {
             let wanted = named(&config, &tried).filter(|wanted| **wanted != tried && **wanted != *sink.config);
             let is_there = self.sinks.load().iter().any(|running| Arc::ptr_eq(running, &sink));
             let Some(wanted) = wanted.filter(|_| is_there && !self.stopping.is_cancelled()) else { return };
-            let (running, done) = self.restart_within(patience(&config), Arc::clone(&sink), wanted, &config).await;
+            let (running, done) = self.restart_within(timeout(&config), Arc::clone(&sink), wanted, &config).await;
             self.replace_sink(&sink, &running);
             let (applied, failed) = (done.applied.join("; "), done.failed.join("; "));
             tracing::info!(sink = %sink.config.name, applied, failed, "it takes over what changed while it waited for its disk");
@@ -199,7 +199,7 @@ impl App {
         true
     }
 
-    /// Starts a sink anew with other options; where they do not work, with the old ones.
+    /// Starts a sink again with other options; where they do not work, with the old ones.
     async fn restart(&self, sink: &Arc<Running>, new: &SinkConfig, old: &Config, done: &mut Reloaded) -> Arc<Running> {
         let was_paused = sink.is_paused();
         sink.stop().await;
@@ -245,7 +245,7 @@ impl App {
 }
 
 /// Opens the spool of a new sink; one that opens when nobody waits any more is closed again.
-async fn open_within(patience: Duration, sink: &SinkConfig, data_dir: &Path) -> Result<Arc<Slot>, SinkStartError> {
+async fn open_within(timeout: Duration, sink: &SinkConfig, data_dir: &Path) -> Result<Arc<Slot>, SinkStartError> {
     let (answer, answered) = oneshot::channel();
     let (name, data_dir, options) = (sink.name.clone(), data_dir.to_owned(), sink.spool.clone());
     tokio::spawn(async move {
@@ -253,7 +253,7 @@ async fn open_within(patience: Duration, sink: &SinkConfig, data_dir: &Path) -> 
             late.close().await;
         }
     });
-    match tokio::time::timeout(patience, answered).await {
+    match tokio::time::timeout(timeout, answered).await {
         Ok(Ok(opened)) => opened,
         _ => {
             let message = "its disk does not answer: reload again when it does".to_owned();
@@ -263,9 +263,9 @@ async fn open_within(patience: Duration, sink: &SinkConfig, data_dir: &Path) -> 
 }
 
 /// The spools that a configuration does not name; `None` where a disk does not answer.
-pub(super) async fn unclaimed_within(patience: Duration, config: Arc<Config>) -> Option<Vec<SinkStatus>> {
-    let looking = tokio::task::spawn_blocking(move || snapshot::unclaimed_spools(&config));
-    tokio::time::timeout(patience, looking).await.ok()?.ok()
+pub(super) async fn orphaned_within(timeout: Duration, config: Arc<Config>) -> Option<Vec<SinkStatus>> {
+    let inspecting = tokio::task::spawn_blocking(move || snapshot::orphaned_spools(&config));
+    tokio::time::timeout(timeout, inspecting).await.ok()?.ok()
 }
 
 fn named<'a>(config: &'a Config, sink: &SinkConfig) -> Option<&'a SinkConfig> {

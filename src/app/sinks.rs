@@ -9,7 +9,7 @@ use super::slot::{SinkStartError, Slot};
 use crate::{
     config::{SinkConfig, Target},
     document::Encoder,
-    flush::{FlushState, FlushStatus, Handle, Worker},
+    flush::{FlushStatus, Handle, SinkState, Worker},
     ingest::{self, Append, Filter},
     record::Stream,
     sink::{Sink, file::FileSink, mongodb::MongoSink, redis::RedisSink},
@@ -91,7 +91,7 @@ impl Running {
 
     /// Whether the user paused it.
     pub(super) fn is_paused(&self) -> bool {
-        self.status().is_some_and(|status| status.state == FlushState::Paused)
+        self.status().is_some_and(|status| status.state == SinkState::Paused)
     }
 
     /// Lets the worker flush once more and end.
@@ -144,11 +144,11 @@ mod tests {
     use crate::{config, document::DocumentOptions};
 
     /// A file sink whose spool does not open: there is a file in its place.
-    async fn standing_still(folder: &Path) -> Arc<Running> {
-        let text = format!("sinks:\n  - {{ name: files, type: file, path: {} }}\n", folder.join("out").display());
+    async fn standing_still(directory: &Path) -> Arc<Running> {
+        let text = format!("sinks:\n  - {{ name: files, type: file, path: {} }}\n", directory.join("out").display());
         let config = config::parse(Some(("c.yaml", &text)), &|_| None).unwrap().sinks.remove(0);
-        fs::write(folder.join("files"), "").unwrap();
-        let slot = Slot::open_or_tell(&config.name, folder, &config.spool).await.unwrap();
+        fs::write(directory.join("files"), "").unwrap();
+        let slot = Slot::open_or_tell(&config.name, directory, &config.spool).await.unwrap();
         let encoder = Arc::new(Encoder::new(DocumentOptions::default()));
         let sink = Running::start(Arc::new(config), slot, &encoder).await.unwrap();
         assert!(sink.slot.not_open().await.is_some() && sink.status().is_none());
@@ -157,33 +157,33 @@ mod tests {
 
     #[tokio::test]
     async fn a_spool_that_opens_again_is_left_to_the_sink_that_is_in_force() {
-        let folder = tempfile::tempdir().unwrap();
-        let sink = standing_still(folder.path()).await;
+        let directory = tempfile::tempdir().unwrap();
+        let sink = standing_still(directory.path()).await;
         let in_force = || async { Some(()) };
-        assert!(!sink.open_again(folder.path(), in_force()).await, "the file is still there");
-        fs::remove_file(folder.path().join("files")).unwrap();
-        assert!(!sink.open_again(folder.path(), async { None::<()> }).await, "another one took its place");
+        assert!(!sink.open_again(directory.path(), in_force()).await, "the file is still there");
+        fs::remove_file(directory.path().join("files")).unwrap();
+        assert!(!sink.open_again(directory.path(), async { None::<()> }).await, "another one took its place");
         assert!(sink.slot.not_open().await.is_some());
         let meanwhile = async {
-            assert!(!sink.open_again(folder.path(), in_force()).await, "it is being tried already");
+            assert!(!sink.open_again(directory.path(), in_force()).await, "it is being tried already");
             Some(())
         };
-        assert!(sink.open_again(folder.path(), meanwhile).await, "and was let go before");
+        assert!(sink.open_again(directory.path(), meanwhile).await, "and was let go before");
         assert!(sink.slot.get().await.is_some() && sink.status().is_some());
         sink.stop_and_close().await;
     }
 
     #[tokio::test]
     async fn a_slot_that_was_closed_while_its_spool_opened_stays_closed() {
-        let folder = tempfile::tempdir().unwrap();
-        let sink = standing_still(folder.path()).await;
-        fs::remove_file(folder.path().join("files")).unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        let sink = standing_still(directory.path()).await;
+        fs::remove_file(directory.path().join("files")).unwrap();
         let closed = async {
             sink.stop_and_close().await;
             Some(())
         };
-        assert!(!sink.open_again(folder.path(), closed).await);
+        assert!(!sink.open_again(directory.path(), closed).await);
         assert!(sink.slot.get().await.is_none() && sink.status().is_none());
-        Slot::open(&sink.config.name, folder.path(), &sink.config.spool).await.unwrap().close().await;
+        Slot::open(&sink.config.name, directory.path(), &sink.config.spool).await.unwrap().close().await;
     }
 }

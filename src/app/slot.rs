@@ -291,6 +291,6 @@ async fn not_open(name: &SinkName, data_dir: &Path, config: &SpoolConfig, error:
         "the spool does not open: the sink stands still, the others go on; `livekit-spool reload` tries again"
     );
     let (directory, options) = (data_dir.join(name.as_str()), config.options(name));
-    let looked = tokio::task::spawn_blocking(move || inspect(&directory, options).ok()).await;
-    Arc::new(NotOpen { error, since: now_millis(), figures: looked.ok().flatten() })
+    let inspected = tokio::task::spawn_blocking(move || inspect(&directory, options).ok()).await;
+    Arc::new(NotOpen { error, since: now_millis(), figures: inspected.ok().flatten() })
 }

@@ -1,4 +1,4 @@
-//! Makes [`Snapshot`]s: of a running process, or of a stopped one's folder.
+//! Makes [`Snapshot`]s: of a running process, or of a stopped one's directory.
 
 use std::{fs, io, path::Path};
 
@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 
 use super::{
     Running,
-    folder::spools_in,
+    directory::spools_in,
     rates::{Counters, Rates, drain_seconds},
     refusing::Refusing,
     spools::spool_options,
@@ -18,30 +18,30 @@ use crate::{
     ingest::IngestSnapshot,
     record::{SinkName, UnixMillis, now_millis},
     spool::{self, OpenError, SpoolStatus},
-    status::{Delivery, Disk, Ingest, SinkStatus, Snapshot, State, StreamStatus},
+    status::{Delivery, Disk, Ingest, SinkState, SinkStatus, Snapshot, StreamStatus},
 };
 
-/// Looks at the spools of a data folder that no process works on; changes no byte of it.
+/// Looks at the spools of a data directory that no process works on; changes no byte of it.
 ///
 /// # Errors
-/// When the folder cannot be read. A spool that cannot be read is told of in its sink's part.
+/// When the directory cannot be read. A spool that cannot be read is told of in its sink's part.
 pub fn of_stopped(config: &Config) -> Result<Snapshot, OpenError> {
     let now = now_millis();
     let mut sinks = Vec::new();
     let listed = |source: io::Error| OpenError::Io { path: config.data_dir.clone(), source };
     let on_disk = spools_in(&config.data_dir).map_err(listed)?;
     for sink in &config.sinks {
-        let mut entry = blank(&sink.name, State::Stopped);
+        let mut entry = blank(&sink.name, SinkState::Stopped);
         describe(&mut entry, sink);
         // Something is there, though it may not be a spool's directory.
         if fs::symlink_metadata(config.data_dir.join(sink.name.as_str())).is_ok() {
-            look(config, &sink.name, &mut entry);
+            inspect(config, &sink.name, &mut entry);
         } else {
             entry.advise(None);
         }
         sinks.push(entry);
     }
-    sinks.extend(unclaimed_of(config, &on_disk));
+    sinks.extend(orphaned_of(config, &on_disk));
     Ok(Snapshot {
         at: now,
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -55,25 +55,25 @@ pub fn of_stopped(config: &Config) -> Result<Snapshot, OpenError> {
 }
 
 /// The spools that no configured sink claims.
-pub(super) fn unclaimed_spools(config: &Config) -> Vec<SinkStatus> {
-    unclaimed_of(config, &spools_in(&config.data_dir).unwrap_or_default())
+pub(super) fn orphaned_spools(config: &Config) -> Vec<SinkStatus> {
+    orphaned_of(config, &spools_in(&config.data_dir).unwrap_or_default())
 }
 
-fn unclaimed_of(config: &Config, on_disk: &[SinkName]) -> Vec<SinkStatus> {
-    let is_unclaimed = |name: &&SinkName| config.sinks.iter().all(|sink| sink.name != **name);
-    let unclaimed = |name: &SinkName| {
-        let mut entry = blank(name, State::NotConfigured);
+fn orphaned_of(config: &Config, on_disk: &[SinkName]) -> Vec<SinkStatus> {
+    let is_orphaned = |name: &&SinkName| config.sinks.iter().all(|sink| sink.name != **name);
+    let orphaned = |name: &SinkName| {
+        let mut entry = blank(name, SinkState::NotConfigured);
         entry.configured = false;
         entry.required = false;
-        look(config, name, &mut entry);
+        inspect(config, name, &mut entry);
         entry.max_bytes = 0;
         entry
     };
-    on_disk.iter().filter(is_unclaimed).map(unclaimed).collect()
+    on_disk.iter().filter(is_orphaned).map(orphaned).collect()
 }
 
 /// Looks at a spool that is not open; where it cannot be read, the entry says why.
-fn look(config: &Config, name: &SinkName, entry: &mut SinkStatus) {
+fn inspect(config: &Config, name: &SinkName, entry: &mut SinkStatus) {
     match spool::inspect(&config.data_dir.join(name.as_str()), spool_options(config, name)) {
         Ok(status) => {
             fill(entry, &status);
@@ -82,7 +82,7 @@ fn look(config: &Config, name: &SinkName, entry: &mut SinkStatus) {
         }
         Err(error) => {
             if entry.configured {
-                entry.state = State::SpoolFailed;
+                entry.state = SinkState::SpoolFailed;
             }
             refused_by(entry, &error, now_millis());
             entry.advise(Some(error.remedy()));
@@ -97,7 +97,7 @@ fn refused_by(entry: &mut SinkStatus, error: &OpenError, at: UnixMillis) {
 }
 
 /// A running sink, as it was looked at.
-pub(super) struct Looked {
+pub(super) struct Inspected {
     pub(super) status: SinkStatus,
     /// For the rates.
     pub(super) counters: Counters,
@@ -108,8 +108,8 @@ pub(super) struct Looked {
 /// Looks at a running sink.
 ///
 /// Looking at the spool may read its disk, and nobody should have to wait for that who only wants the rates.
-pub(super) fn of_running(sink: &Running, rates: &Mutex<Rates>, lost: u64) -> Looked {
-    let mut entry = blank(&sink.config.name, State::Stopping);
+pub(super) fn of_running(sink: &Running, rates: &Mutex<Rates>, lost: u64) -> Inspected {
+    let mut entry = blank(&sink.config.name, SinkState::Stopping);
     describe(&mut entry, &sink.config);
     let mut counters = Counters::default();
     let spool = sink.slot.get_now().map(|spool| spool.status());
@@ -128,7 +128,7 @@ pub(super) fn of_running(sink: &Running, rates: &Mutex<Rates>, lost: u64) -> Loo
         entry.grow_older(now_millis());
         refused_by(&mut entry, &why.error, why.since);
         entry.queue_on_disk = None;
-        (entry.state, entry.since) = (State::SpoolFailed, Some(why.since));
+        (entry.state, entry.since) = (SinkState::SpoolFailed, Some(why.since));
         entry.delivery = Some(Delivery { lost_records: lost, ..Delivery::default() });
     }
     if let Some(status) = sink.status() {
@@ -138,10 +138,10 @@ pub(super) fn of_running(sink: &Running, rates: &Mutex<Rates>, lost: u64) -> Loo
     entry.advise(refusing.as_ref().map(Refusing::remedy));
     let not_ready = refusing.filter(|refusing| sink.config.required && refusing.fails_calls());
     let not_ready = not_ready.map(|refusing| format!("sink {}: {refusing}: {}", sink.config.name, refusing.remedy()));
-    Looked { status: entry, counters, not_ready }
+    Inspected { status: entry, counters, not_ready }
 }
 
-pub(super) fn blank(name: &SinkName, state: State) -> SinkStatus {
+pub(super) fn blank(name: &SinkName, state: SinkState) -> SinkStatus {
     SinkStatus {
         name: name.to_string(),
         configured: true,
@@ -238,7 +238,7 @@ pub(super) fn ingest(counts: IngestSnapshot, rate: f64) -> Ingest {
     }
 }
 
-/// The disk that holds a folder (or its nearest parent that is there).
+/// The disk that holds a directory (or its nearest parent that is there).
 pub(super) fn disk(path: &Path) -> Disk {
     let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
     rustix::fs::statvfs(there).map_or_else(

@@ -15,8 +15,8 @@ use tokio::{net::TcpListener, sync::watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    folder::{self, DataFolder, FolderError},
-    looking, open_files,
+    directory::{self, DataDirectory, DirectoryError},
+    inspecting, open_files,
     parts::Parts,
     paths::{PathInSpool, SamePath, check_paths, check_same_paths},
     process::{Addresses, App},
@@ -27,7 +27,7 @@ use super::{
 use crate::{
     config::{Config, Listen},
     document::Encoder,
-    ingest::{Gate, Intake, Listener, ServeError, Tls, TlsError},
+    ingest::{Authenticator, Intake, Listener, ServeError, Tls, TlsError},
     logging::Logging,
     record::now_millis,
 };
@@ -35,9 +35,9 @@ use crate::{
 /// Why the process did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The data folder.
+    /// The data directory.
     #[error(transparent)]
-    Folder(#[from] FolderError),
+    Directory(#[from] DirectoryError),
     /// A sink.
     #[error(transparent)]
     Sink(#[from] SinkStartError),
@@ -72,7 +72,7 @@ pub enum RunError {
     /// What has to run as long as the process does ended by itself.
     #[error("{0}; what was answered OK is safe on disk")]
     PartEnded(String),
-    /// Two file sinks would write into one folder.
+    /// Two file sinks would write into one directory.
     #[error(transparent)]
     SamePath(#[from] SamePath),
     /// Two servers would listen on one address.
@@ -158,23 +158,23 @@ pub(super) fn warn_of(config: &Config) {
 /// What is open and delivers, before anything is bound.
 pub(crate) struct Opened {
     config: Config,
-    data: DataFolder,
+    data: DataDirectory,
     encoder: Arc<Encoder>,
     sinks: Vec<Arc<Running>>,
     intake: Arc<Intake>,
-    gate: Arc<Gate>,
+    authenticator: Arc<Authenticator>,
 }
 
-/// Locks the data folder, opens the spools, starts the workers.
+/// Locks the data directory, opens the spools, starts the workers.
 ///
 /// # Errors
-/// What [`check`] refuses; and when the folder, or a sink's options, cannot be used.
+/// What [`check`] refuses; and when the directory, or a sink's options, cannot be used.
 pub(crate) async fn open(config: Config) -> Result<Opened, RunError> {
     // Disks may take their time, and must not hold up those who wait for a signal.
     let preparing = tokio::task::spawn_blocking(move || {
         let tls = check(&config)?.map(Arc::new);
-        let data = DataFolder::open(&config.data_dir)?;
-        let volatile = folder::volatile(&config.data_dir);
+        let data = DataDirectory::open(&config.data_dir)?;
+        let volatile = directory::volatile(&config.data_dir);
         Ok::<_, RunError>((config, tls, data, volatile))
     });
     let (config, tls, data, volatile) = preparing.await.map_err(|panic| RunError::Failed(panic.to_string()))??;
@@ -186,8 +186,9 @@ pub(crate) async fn open(config: Config) -> Result<Opened, RunError> {
     let encoder = Arc::new(Encoder::new(config.documents.clone()));
     let sinks = sinks(&config, &encoder).await?;
     let intake = Arc::new(Intake::new(sinks.iter().map(|sink| sink.target()).collect(), &config.ingest.memory));
-    let gate = Arc::new(Gate::new(config.ingest.auth.options(), config.ingest.auth.keys.clone(), tls));
-    Ok(Opened { config, data, encoder, sinks, intake, gate })
+    let authenticator =
+        Arc::new(Authenticator::new(config.ingest.auth.options(), config.ingest.auth.keys.clone(), tls));
+    Ok(Opened { config, data, encoder, sinks, intake, authenticator })
 }
 
 /// What has bound its ports, and does not serve them yet.
@@ -210,23 +211,23 @@ impl Opened {
         config_file: Option<PathBuf>,
         logging: Logging,
     ) -> Result<Bound, RunError> {
-        let Self { config, data, encoder, sinks, intake, gate } = self;
+        let Self { config, data, encoder, sinks, intake, authenticator } = self;
         let http = bind("ingest.http.listen", config.ingest.http.listen.as_ref()).await?;
         let grpc = bind("ingest.grpc.listen", config.ingest.grpc.listen.as_ref()).await?;
         for listener in [&grpc, &http].into_iter().flatten() {
-            gate.check_listener(listener)?;
+            authenticator.check_listener(listener)?;
         }
         let addresses = Addresses {
             grpc: grpc.as_ref().map(ToString::to_string),
             http: http.as_ref().map(ToString::to_string),
             admin: admin.map(|address| address.to_string()),
         };
-        let looking = tokio::task::spawn_blocking(move || {
-            let (unclaimed, disk) = (snapshot::unclaimed_spools(&config), snapshot::disk(&config.data_dir));
-            (config, unclaimed, disk)
+        let inspecting = tokio::task::spawn_blocking(move || {
+            let (orphaned, disk) = (snapshot::orphaned_spools(&config), snapshot::disk(&config.data_dir));
+            (config, orphaned, disk)
         });
-        let (config, unclaimed, disk) = looking.await.map_err(|panic| RunError::Failed(panic.to_string()))?;
-        let (latest, _) = watch::channel(Arc::new(looking::empty_snapshot(&config, disk)));
+        let (config, orphaned, disk) = inspecting.await.map_err(|panic| RunError::Failed(panic.to_string()))?;
+        let (latest, _) = watch::channel(Arc::new(inspecting::empty_snapshot(&config, disk)));
         let app = Arc::new(App {
             started_at: now_millis(),
             config: ArcSwap::from_pointee(config),
@@ -235,9 +236,9 @@ impl Opened {
             logging,
             encoder,
             intake,
-            gate,
+            authenticator,
             sinks: ArcSwap::from_pointee(sinks),
-            unclaimed: Mutex::new(unclaimed),
+            orphaned: Mutex::new(orphaned),
             disk: Mutex::new(disk),
             rates: Mutex::default(),
             latest,

@@ -23,8 +23,8 @@ impl App {
         if let Some(demo) = demo {
             demo.abort();
         }
-        let (begun, patience) = (Instant::now(), self.config().shutdown_timeout);
-        let served_by = begun + patience / 2 + GIVE_UP;
+        let (begun, timeout) = (Instant::now(), self.config().shutdown_timeout);
+        let served_by = begun + timeout / 2 + GIVE_UP;
         // A reload that is under way ends first, and none begins any more: it would start workers that nobody stops.
         let (served, _no_reload) =
             tokio::join!(timeout_at(served_by, join_all(servers)), timeout_at(served_by, self.reloading.lock()));
@@ -34,7 +34,7 @@ impl App {
                  answered OK"
             );
         }
-        let delivered_by = begun + patience + GIVE_UP;
+        let delivered_by = begun + timeout + GIVE_UP;
         let sinks = self.sinks.load_full();
         let stopped = join_all(sinks.iter().map(|sink| stop(sink, delivered_by, delivered_by + GIVE_UP))).await;
         let not_closed: Vec<_> = sinks
@@ -49,7 +49,7 @@ impl App {
         } else {
             tracing::warn!(
                 sinks = not_closed.join(", "),
-                "spools were not closed within {patience:?}, their disk does not answer: stopping without them; what was \
+                "spools were not closed within {timeout:?}, their disk does not answer: stopping without them; what was \
                  answered OK is safe"
             );
         }

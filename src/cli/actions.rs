@@ -60,7 +60,7 @@ pub(super) fn ready(common: &Common) -> Outcome {
     block_on(async {
         let snapshot: Snapshot = Client::need(&config.data_dir).await?.get("status").await?;
         let process = snapshot.process.ok_or("the answer tells of no process")?;
-        let blocked = snapshot.sinks.iter().filter(|sink| sink.state.is_trouble());
+        let blocked = snapshot.sinks.iter().filter(|sink| sink.state.is_failing());
         let blocked =
             blocked.map(|sink| (&sink.name, sink.state.as_str(), sink.last_error.as_deref().unwrap_or_default()));
         if common.json {

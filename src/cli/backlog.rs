@@ -10,7 +10,7 @@ use crate::{
         units::{human_count, human_duration, human_size},
     },
     printable::one_line,
-    status::{SinkStatus, Snapshot, State},
+    status::{SinkState, SinkStatus, Snapshot},
 };
 
 /// Arguments of `backlog`.
@@ -45,7 +45,7 @@ pub(super) fn run(common: &Common, args: &Args) -> Outcome {
     })
 }
 
-/// Everything now: from the running process, else from the folders.
+/// Everything now: from the running process, else from the directories.
 pub(super) async fn snapshot(config: &Config) -> Result<Snapshot, Failure> {
     match Client::find(&config.data_dir).await? {
         Some(client) => client.get("status").await,
@@ -98,7 +98,7 @@ fn show(snapshot: &Snapshot) -> Outcome {
 fn headline(sink: &SinkStatus) -> String {
     let to = [sink.kind.as_deref(), sink.address.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(" ");
     let since = match (sink.since, sink.state) {
-        (Some(since), state) if state != State::Idle && state != State::Delivering => {
+        (Some(since), state) if state != SinkState::Idle && state != SinkState::Delivering => {
             format!(" since {}", humantime::format_rfc3339_seconds(time(since)))
         }
         _ => String::new(),
@@ -113,7 +113,7 @@ fn remarks(sink: &SinkStatus) -> Vec<String> {
     lines.push(format!("on disk {}{quota}", human_size(sink.disk_bytes)));
     if let Some(delivery) = &sink.delivery {
         let drained = match delivery.drain_seconds {
-            Some(seconds) if sink.records > 0 && sink.state != State::Idle => {
+            Some(seconds) if sink.records > 0 && sink.state != SinkState::Idle => {
                 format!(", drained in {}", age(Some(seconds)))
             }
             _ => String::new(),

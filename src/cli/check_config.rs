@@ -73,7 +73,7 @@ fn valid(common: &Common) -> Result<Config, Failure> {
 fn findings(config: &Config) -> Vec<String> {
     let running = if super::client::is_locked(&config.data_dir) {
         Some(
-            "a livekit-spool runs on this data folder: `livekit-spool reload` (or SIGHUP) lets it take this over"
+            "a livekit-spool runs on this data directory: `livekit-spool reload` (or SIGHUP) lets it take this over"
                 .to_owned(),
         )
     } else {

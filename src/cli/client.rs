@@ -1,4 +1,4 @@
-//! Talks to the running process over the socket in its data folder.
+//! Talks to the running process over the socket in its data directory.
 
 use std::{
     fs::{self, OpenOptions},
@@ -21,8 +21,8 @@ use crate::{
     files,
 };
 
-/// How long a process may take from locking its folder to answering, or from closing its socket to its end.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How long a process may take from locking its directory to answering, or from closing its socket to its end.
+const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A running process.
 #[derive(Debug)]
@@ -31,10 +31,10 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// The process that works on the data folder; `None`: none does.
+    /// The process that works on the data directory; `None`: none does.
     pub(super) async fn find(data_dir: &Path) -> Result<Option<Self>, Failure> {
         let client = Self { socket: socket(data_dir) };
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + TIMEOUT;
         loop {
             client.check_socket(data_dir)?;
             if client.connect().await.is_ok() {
@@ -74,7 +74,7 @@ impl Client {
         Err(Failure::new(Exit::NotRunning, message))
     }
 
-    /// The process that works on the data folder.
+    /// The process that works on the data directory.
     pub(super) async fn need(data_dir: &Path) -> Result<Self, Failure> {
         Self::find(data_dir).await?.ok_or_else(|| {
             let message = format!("no livekit-spool runs on {}: start it with `livekit-spool run`", data_dir.display());
@@ -174,13 +174,13 @@ fn refused(status: StatusCode, body: &[u8]) -> Failure {
     Failure::new(if is_usage { Exit::Usage } else { Exit::Failed }, reason)
 }
 
-/// Whether a process works on the data folder.
+/// Whether a process works on the data directory.
 pub(super) fn is_running(data_dir: &Path) -> bool {
     let connected = with_short_path(&socket(data_dir), |path| std::os::unix::net::UnixStream::connect(path));
     connected.is_ok() || is_locked(data_dir)
 }
 
-/// Whether a process holds the data folder's lock; looks only, changes nothing.
+/// Whether a process holds the data directory's lock; looks only, changes nothing.
 pub(super) fn is_locked(data_dir: &Path) -> bool {
     match files::open(&data_dir.join("lock"), OpenOptions::new().read(true)) {
         // Where nothing can be locked no process runs: it would have been refused.

@@ -14,7 +14,7 @@ use crate::{
         units::{human_count, parse_duration},
     },
     document::Encoder,
-    look,
+    inspect,
     record::{Stream, UnixMillis, now_millis},
     spool::DeadFilter,
 };
@@ -110,8 +110,8 @@ pub(super) fn run(common: &Common, args: &Args) -> Outcome {
 }
 
 async fn list(common: &Common, config: &Config, args: &ListArgs) -> Outcome {
-    let letters = letters(config, &args.sink, &args.filter.filter(), args.n).await?;
-    show_list(common, &letters)?;
+    let dead_letters = dead_letters(config, &args.sink, &args.filter.filter(), args.n).await?;
+    show_list(common, &dead_letters)?;
     all_were_read(config, &args.sink).await
 }
 
@@ -123,22 +123,22 @@ async fn all_were_read(config: &Config, sink: &str) -> Outcome {
     sink.unread_dead_letters.clone().map_or(Ok(()), |error| Err(Failure::new(Exit::Partial, error)))
 }
 
-fn show_list(common: &Common, letters: &[Value]) -> Outcome {
+fn show_list(common: &Common, dead_letters: &[Value]) -> Outcome {
     if common.json {
-        return output::json(&letters);
+        return output::json(&dead_letters);
     }
-    if letters.is_empty() {
+    if dead_letters.is_empty() {
         return output::line("no dead letters");
     }
     let mut table = output::table(&["last attempt", "stream", "id", ">tries", "reason"]);
-    for letter in letters {
-        let at = letter["last_attempt_at"].as_i64().unwrap_or_default();
-        let text = |field: &str| letter[field].as_str().unwrap_or_default().to_owned();
+    for dead_letter in dead_letters {
+        let at = dead_letter["last_attempt_at"].as_i64().unwrap_or_default();
+        let text = |field: &str| dead_letter[field].as_str().unwrap_or_default().to_owned();
         let cells = [
             humantime::format_rfc3339_seconds(backlog::time(at)).to_string(),
             text("stream"),
             text("id"),
-            letter["attempts"].to_string(),
+            dead_letter["attempts"].to_string(),
             text("reason"),
         ];
         output::add_row(&mut table, cells);
@@ -148,7 +148,7 @@ fn show_list(common: &Common, letters: &[Value]) -> Outcome {
 
 async fn show(config: &Config, sink: &str, id: &str) -> Outcome {
     let filter = DeadFilter { id: Some(id.to_owned()), ..DeadFilter::default() };
-    let found = letters(config, sink, &filter, 3).await?;
+    let found = dead_letters(config, sink, &filter, 3).await?;
     if found.is_empty() {
         all_were_read(config, sink).await?;
         return Err(Failure::from(format!("sink {sink} has no dead letter with the id {id:?}")));
@@ -157,7 +157,7 @@ async fn show(config: &Config, sink: &str, id: &str) -> Outcome {
 }
 
 /// Dead letters as the API shows them.
-async fn letters(config: &Config, sink: &str, filter: &DeadFilter, n: usize) -> Result<Vec<Value>, Failure> {
+async fn dead_letters(config: &Config, sink: &str, filter: &DeadFilter, n: usize) -> Result<Vec<Value>, Failure> {
     if let Some(client) = Client::find(&config.data_dir).await? {
         let path = format!("sinks/{}/dead?n={n}{}", encoded(sink), parameters(filter));
         let mut answer: Value = client.get(&path).await?;
@@ -170,12 +170,12 @@ async fn letters(config: &Config, sink: &str, filter: &DeadFilter, n: usize) -> 
     let source = app::look_at(config, &name).await?;
     let (filter, encoder) = (filter.clone(), Encoder::new(config.documents.clone()));
     let listed = tokio::task::spawn_blocking(move || {
-        let mut letters = Vec::new();
-        source.each_dead_letter(&filter, (0, n), &|| false, &mut |letter| {
-            letters.push(serde_json::to_value(look::dead_letter(letter, &encoder)).unwrap_or_default());
+        let mut dead_letters = Vec::new();
+        source.each_dead_letter(&filter, (0, n), &|| false, &mut |dead_letter| {
+            dead_letters.push(serde_json::to_value(inspect::dead_letter(dead_letter, &encoder)).unwrap_or_default());
             true
         })?;
-        Ok::<_, Failure>(letters)
+        Ok::<_, Failure>(dead_letters)
     });
     listed.await?
 }

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     app::{Removed, Stopped},
     config::units::{human_count, human_duration, human_size, parse_duration},
-    status::{SinkStatus, Snapshot, State},
+    status::{SinkState, SinkStatus, Snapshot},
 };
 
 const LOOK: Duration = Duration::from_millis(200);
@@ -51,7 +51,7 @@ pub(super) fn drain(common: &Common, args: &DrainArgs) -> Outcome {
     let config = common.config_of_spools()?;
     block_on(async {
         let mut meter = Meter::new();
-        let looked = config.clone();
+        let inspected = config.clone();
         let is_empty = match Client::find(&config.data_dir).await? {
             Some(client) => drain_running(&client, args, &mut meter).await?,
             None => {
@@ -62,7 +62,7 @@ pub(super) fn drain(common: &Common, args: &DrainArgs) -> Outcome {
         };
         let others = match args.sink {
             Some(_) => Vec::new(),
-            None => backlog::snapshot(&looked)
+            None => backlog::snapshot(&inspected)
                 .await?
                 .sinks
                 .into_iter()
@@ -95,7 +95,7 @@ async fn drain_running(client: &Client, args: &DrainArgs, meter: &mut Meter) -> 
             is_first = false;
         }
         meter.show(&sinks);
-        if sinks.iter().all(|sink| sink.is_drained() && sink.state != State::SpoolFailed) {
+        if sinks.iter().all(|sink| sink.is_drained() && sink.state != SinkState::SpoolFailed) {
             return Ok(true);
         }
         if args.timeout.is_some_and(|timeout| begun.elapsed() >= timeout) {
@@ -120,7 +120,7 @@ struct Meter {
 #[derive(Debug, Clone, Copy, Default)]
 struct Fates {
     delivered: u64,
-    set_aside: u64,
+    dead_lettered: u64,
 }
 
 impl Fates {
@@ -128,7 +128,7 @@ impl Fates {
         let streams = || sinks.iter().flat_map(|sink| sink.streams.values());
         Self {
             delivered: streams().map(|stream| stream.delivered).sum(),
-            set_aside: streams().map(|stream| stream.set_aside).sum(),
+            dead_lettered: streams().map(|stream| stream.dead_lettered).sum(),
         }
     }
 }
@@ -147,12 +147,12 @@ impl Meter {
         let first = *self.first.get_or_insert(now);
         self.gone = Fates {
             delivered: now.delivered.saturating_sub(first.delivered),
-            set_aside: now.set_aside.saturating_sub(first.set_aside),
+            dead_lettered: now.dead_lettered.saturating_sub(first.dead_lettered),
         };
         self.left = sinks.iter().map(|sink| sink.records).sum();
         self.obstacle =
-            sinks.iter().filter(|sink| !sink.is_drained() || sink.state == State::SpoolFailed).find_map(obstacle);
-        let done = self.gone.delivered + self.gone.set_aside;
+            sinks.iter().filter(|sink| !sink.is_drained() || sink.state == SinkState::SpoolFailed).find_map(obstacle);
+        let done = self.gone.delivered + self.gone.dead_lettered;
         let seconds = self.begun.elapsed().as_secs_f64();
         let rate = if seconds > 0.0 { done as f64 / seconds } else { 0.0 };
         let left = if rate > 0.0 {
@@ -174,7 +174,7 @@ impl Meter {
             output::json(&json!({
                 "drained": is_empty,
                 "records": self.gone.delivered,
-                "set_aside": self.gone.set_aside,
+                "dead_lettered": self.gone.dead_lettered,
                 "left": self.left,
                 "not_configured": others.iter().map(|sink| (sink.name.clone(), sink.records)).collect::<BTreeMap<_, _>>(),
                 "seconds": self.begun.elapsed().as_secs_f64(),
@@ -183,10 +183,10 @@ impl Meter {
         } else if is_empty {
             let took = human_duration(self.begun.elapsed());
             output::line(format!("drained: {} records in {took}", human_count(self.gone.delivered)))?;
-            if self.gone.set_aside > 0 {
-                let set_aside = human_count(self.gone.set_aside);
+            if self.gone.dead_lettered > 0 {
+                let dead_lettered = human_count(self.gone.dead_lettered);
                 output::line(format!(
-                    "{set_aside} were rejected and set aside: `livekit-spool dead list SINK` says why"
+                    "{dead_lettered} were rejected and set aside: `livekit-spool dead list SINK` says why"
                 ))?;
             }
         }
@@ -216,11 +216,11 @@ fn left_of(sink: &SinkStatus) -> String {
 /// Why a sink's records do not go: its error, or what to do where there is none (it is paused); or that some cannot be read.
 fn obstacle(sink: &SinkStatus) -> Option<String> {
     let reason = match sink.state {
-        State::Paused => sink.advice.first(),
-        state if state.is_trouble() => sink.last_error.as_ref(),
+        SinkState::Paused => sink.advice.first(),
+        state if state.is_failing() => sink.last_error.as_ref(),
         _ => None,
     };
-    let is_unread = sink.records == 0 || sink.state == State::SpoolFailed;
+    let is_unread = sink.records == 0 || sink.state == SinkState::SpoolFailed;
     let reason = sink.unread_error.as_ref().filter(|_| is_unread).or(reason);
     Some(format!("{} is {}: {}", sink.name, sink.state.as_str(), reason?))
 }

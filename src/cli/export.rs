@@ -23,7 +23,7 @@ use crate::{
     config::units::human_count,
     files,
     ingest::{Accepted, Dropped},
-    look::{Looked, Query},
+    inspect::{Inspected, Query},
     record::Stream,
     spool::raw::{RawReader, RawWriter},
 };
@@ -102,8 +102,8 @@ pub(super) fn export(common: &Common, args: &ExportArgs) -> Outcome {
         let shared = Arc::new(Mutex::new(export));
         let result = records::each(&config, &args.sink, query, {
             let (shared, bar) = (Arc::clone(&shared), bar.clone());
-            move |looked| {
-                shared.lock().map_err(|_| "the export broke off")?.push(&looked)?;
+            move |inspected| {
+                shared.lock().map_err(|_| "the export broke off")?.push(&inspected)?;
                 bar.inc(1);
                 Ok(true)
             }
@@ -145,7 +145,7 @@ impl Export {
         } else if let Some(text) = read_progress(&beside)? {
             progress = serde_json::from_slice(&text)?;
             if (&progress.sink, progress.stream, progress.raw) != (&args.sink, args.stream, args.raw) {
-                let message = format!("{} belongs to another export: --force begins anew", beside.display());
+                let message = format!("{} belongs to another export: --force begins again", beside.display());
                 return Err(Failure::usage(message));
             }
         } else if fs::symlink_metadata(&args.output).is_ok() {
@@ -174,9 +174,9 @@ impl Export {
         Ok(())
     }
 
-    fn push(&mut self, looked: &Looked) -> Outcome {
+    fn push(&mut self, inspected: &Inspected) -> Outcome {
         match self.out.as_mut().ok_or("the export's file is closed")? {
-            Out::Lines(out) => match &looked.document {
+            Out::Lines(out) => match &inspected.document {
                 Some(document) => {
                     out.write_all(document.get().as_bytes())?;
                     out.write_all(b"\n")?;
@@ -184,20 +184,20 @@ impl Export {
                 }
                 None => {
                     self.skipped += 1;
-                    let reason = looked.error.as_deref().unwrap_or("no document");
+                    let reason = inspected.error.as_deref().unwrap_or("no document");
                     output::complain(format!(
                         "livekit-spool: {} record {}: {reason}: left out",
-                        looked.stream, looked.seq
+                        inspected.stream, inspected.seq
                     ));
                 }
             },
             Out::Raw(out) => {
-                let record = STANDARD.decode(looked.record.as_deref().unwrap_or_default())?;
-                out.push(looked.stream, looked.received_at, &record)?;
+                let record = STANDARD.decode(inspected.record.as_deref().unwrap_or_default())?;
+                out.push(inspected.stream, inspected.received_at, &record)?;
                 self.progress.records += 1;
             }
         }
-        self.progress.next.insert(looked.stream, looked.seq + 1);
+        self.progress.next.insert(inspected.stream, inspected.seq + 1);
         if self.renewed.elapsed() >= CHECKPOINT {
             self.checkpoint()?;
             self.begin()?;

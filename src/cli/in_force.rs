@@ -1,8 +1,8 @@
-//! The data folder in force: where `data_dir` is another one than that of the process that runs with the same file (it was
+//! The data directory in force: where `data_dir` is another one than that of the process that runs with the same file (it was
 //! changed, or is relative and this is another working directory), that process's.
 //!
 //! A running process is found by what the system tells of it (`/proc`): the same config file on its command line, in its
-//! environment or beside it, and the lock of a data folder among its open files.
+//! environment or beside it, and the lock of a data directory among its open files.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -16,7 +16,7 @@ use crate::{app::socket, config};
 /// The program's name, as the system has it.
 const NAME: &[u8] = b"livekit-spool";
 
-/// The data folder of a process that runs with this config file; `None` where there is no such process, or it is not this
+/// The data directory of a process that runs with this config file; `None` where there is no such process, or it is not this
 /// user's.
 pub(super) fn data_dir(file: &Path) -> Option<PathBuf> {
     let file = fs::canonicalize(file).ok()?;
@@ -61,11 +61,11 @@ fn nul_separated(path: &Path) -> Option<Vec<OsString>> {
     Some(bytes.split(|byte| *byte == 0).map(|word| OsStr::from_bytes(word).to_owned()).collect())
 }
 
-/// The folder whose lock a process has open beside its socket.
+/// The directory whose lock a process has open beside its socket.
 fn data_dir_of(process: &Path) -> Option<PathBuf> {
     let open = fs::read_dir(process.join("fd")).ok()?;
     open.flatten().filter_map(|entry| fs::read_link(entry.path()).ok()).find_map(|path| {
-        let folder = path.parent().filter(|_| path.file_name() == Some(OsStr::new("lock")))?;
-        socket(folder).exists().then(|| folder.to_owned())
+        let directory = path.parent().filter(|_| path.file_name() == Some(OsStr::new("lock")))?;
+        socket(directory).exists().then(|| directory.to_owned())
     })
 }

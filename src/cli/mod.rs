@@ -1,10 +1,10 @@
 //! The command line: one file a command, one style.
 //!
 //! Every command takes `--config` and `--json`; what it prints for people fits 80 columns. Commands that look at sinks ask
-//! the running process over the socket in its data folder, and where none runs they look at the folder itself.
+//! the running process over the socket in its data directory, and where none runs they look at the directory itself.
 //!
-//! Uses `app`, `config`, `demo`, `document`, `files`, `flush`, `ingest`, `logging`, `look`, `printable`, `record`, `run`,
-//! `secret`, `sink`, `spool`, `status`.
+//! Uses `app`, `config`, `demo`, `document`, `files`, `flush`, `ingest`, `inspect`, `logging`, `printable`, `record`, `run`,
+//! `secret`, `sink`, `spool`, `status`, `units`.
 
 mod actions;
 mod backlog;
@@ -84,7 +84,7 @@ pub enum Command {
     Dead(dead::Args),
     /// Check every checksum of the spools, live or stopped, and say what is wrong where
     Verify(verify::VerifyArgs),
-    /// Take records out of any folder that holds parts of a spool, damaged ones too
+    /// Take records out of any directory that holds parts of a spool, damaged ones too
     Recover(verify::RecoverArgs),
     /// Show the indexes each sink has against those it should have
     Indexes(indexes::Args),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{client, in_force, outcome::Failure, output, threads};
 use crate::{
-    app::FolderError,
+    app::DirectoryError,
     config::{self, Config, ConfigError, LogFormat},
 };
 
@@ -34,7 +34,7 @@ impl Common {
     }
 
     /// The configuration that a command works with which talks to the running process, or to what it left: with the data
-    /// folder of the process that runs with this file, where data_dir is another one by now, or from here.
+    /// directory of the process that runs with this file, where data_dir is another one by now, or from here.
     ///
     /// # Errors
     /// When it is missing or wrong.
@@ -43,25 +43,25 @@ impl Common {
         if client::is_running(&config.data_dir) {
             return Ok(config);
         }
-        if let Some(folder) = config.file.as_deref().and_then(in_force::data_dir) {
-            let (named, used) = (config.data_dir.display(), folder.display());
+        if let Some(directory) = config.file.as_deref().and_then(in_force::data_dir) {
+            let (named, used) = (config.data_dir.display(), directory.display());
             output::complain(format!(
                 "livekit-spool: the process that runs with this configuration works on {used}, and data_dir is {named} \
                  here: this is about {used}"
             ));
-            config.data_dir = folder;
+            config.data_dir = directory;
         }
         Ok(config)
     }
 
-    /// The same, for a command that looks at spools or changes them: the data folder has to be there.
+    /// The same, for a command that looks at spools or changes them: the data directory has to be there.
     ///
     /// # Errors
-    /// When it is missing or wrong, or there is no data folder.
+    /// When it is missing or wrong, or there is no data directory.
     pub(super) fn config_of_spools(&self) -> Result<Config, Failure> {
         let config = self.config_in_force()?;
         if std::fs::metadata(&config.data_dir).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
-            return Err(Failure::usage(FolderError::Missing { path: config.data_dir }.to_string()));
+            return Err(Failure::usage(DirectoryError::Missing { path: config.data_dir }.to_string()));
         }
         Ok(config)
     }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::{
-    app::{FolderError, OperateError, RunError, SinkStartError},
+    app::{DirectoryError, OperateError, RunError, SinkStartError},
     ingest::ServeError,
     spool::OpenError,
 };
@@ -44,14 +44,14 @@ impl Failure {
         Self::new(Exit::Usage, message)
     }
 
-    /// An operation on a stopped process's folder that failed; the exit code is the one that a running process's answer
+    /// An operation on a stopped process's directory that failed; the exit code is the one that a running process's answer
     /// would give.
     pub(super) fn operation(error: OperateError) -> Self {
         let exit = match &error {
             OperateError::NoSuchSink(_)
             | OperateError::PathInSpool(_)
-            | OperateError::Folder(FolderError::Missing { .. }) => Exit::Usage,
-            OperateError::Folder(FolderError::InUse { .. }) => Exit::NotRunning,
+            | OperateError::Directory(DirectoryError::Missing { .. }) => Exit::Usage,
+            OperateError::Directory(DirectoryError::InUse { .. }) => Exit::NotRunning,
             _ => Exit::Failed,
         };
         Self::new(exit, error.to_string())
@@ -60,7 +60,7 @@ impl Failure {
     /// What kept the process from starting.
     pub(super) fn start(error: RunError) -> Self {
         let exit = match &error {
-            RunError::Folder(FolderError::InUse { .. })
+            RunError::Directory(DirectoryError::InUse { .. })
             | RunError::Sink(SinkStartError::Spool { source: OpenError::InUse { .. }, .. }) => Exit::NotRunning,
             RunError::AdminExposed { .. }
             | RunError::PathInSpool(_)

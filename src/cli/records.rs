@@ -11,7 +11,7 @@ use crate::{
     app::{self, NoSuchSink},
     config::Config,
     document::Encoder,
-    look::{self, Condition, Looked, Query},
+    inspect::{self, Condition, Inspected, Query},
     record::{SinkName, Stream},
     status::Snapshot,
 };
@@ -45,11 +45,11 @@ pub(super) fn peek(common: &Common, args: &PeekArgs) -> Outcome {
     };
     let json = common.json;
     block_on(async {
-        let unread = each(&config, &args.sink, query, move |looked| {
+        let unread = each(&config, &args.sink, query, move |inspected| {
             // With --json what is known besides the document comes along.
-            let text = match (&looked.document, json) {
+            let text = match (&inspected.document, json) {
                 (Some(document), false) => document.get().to_owned(),
-                _ => serde_json::to_string(&looked)?,
+                _ => serde_json::to_string(&inspected)?,
             };
             output::line_while_read(text)
         })
@@ -59,7 +59,7 @@ pub(super) fn peek(common: &Common, args: &PeekArgs) -> Outcome {
 }
 
 /// A line of the process's answer; the last one says why there are no more, where they cannot be read on.
-fn record(line: &[u8]) -> Result<Looked, Failure> {
+fn record(line: &[u8]) -> Result<Inspected, Failure> {
     #[derive(serde::Deserialize)]
     struct Failed {
         failed: String,
@@ -70,13 +70,13 @@ fn record(line: &[u8]) -> Result<Looked, Failure> {
     }
 }
 
-/// Looks at records, of the running process or in the folder, until `each` answers false. Answers which segments could not be
+/// Looks at records, of the running process or in the directory, until `each` answers false. Answers which segments could not be
 /// read, where there are such: what lies in them is not among the records.
 pub(super) async fn each(
     config: &Config,
     sink: &str,
     query: Query,
-    mut each: impl FnMut(Looked) -> Result<bool, Failure> + Send + 'static,
+    mut each: impl FnMut(Inspected) -> Result<bool, Failure> + Send + 'static,
 ) -> Result<Option<String>, Failure> {
     if let Some(client) = Client::find(&config.data_dir).await? {
         // One that could be read meanwhile may have been passed over, and another may have joined it.
@@ -90,7 +90,7 @@ pub(super) async fn each(
     let encoder = Arc::new(Encoder::new(config.documents.clone()));
     tokio::task::spawn_blocking(move || {
         let mut failed = None;
-        look::look(&source, &encoder, &query, &|| false, &mut |looked| match each(looked) {
+        inspect::inspect(&source, &encoder, &query, &|| false, &mut |inspected| match each(inspected) {
             Ok(more) => more,
             Err(failure) => {
                 failed = Some(failure);
@@ -107,7 +107,7 @@ async fn unread_error(client: &Client, sink: &str) -> Result<Option<String>, Fai
     Ok(backlog::sink_of(&snapshot, sink)?.unread_error.clone())
 }
 
-/// A sink's spool in the folder; `None` where the configuration names the sink and it has had no record yet.
+/// A sink's spool in the directory; `None` where the configuration names the sink and it has had no record yet.
 pub(super) fn stopped_spool(config: &Config, sink: &str) -> Result<Option<SinkName>, Failure> {
     let name = SinkName::new(sink).map_err(|error| Failure::usage(error.to_string()))?;
     let mut there = app::spools_in(&config.data_dir)?;

@@ -189,9 +189,9 @@ mod tests {
 
     #[test]
     fn files_are_known_by_content_and_name() {
-        let folder = tempfile::tempdir().unwrap();
+        let directory = tempfile::tempdir().unwrap();
         let write = |name: &str, content: &[u8]| {
-            let path = folder.path().join(name);
+            let path = directory.path().join(name);
             fs::write(&path, content).unwrap();
             path
         };

@@ -11,7 +11,7 @@ use ratatui::{
 use crate::{
     app::{History, POINTS, Point, SinkHistory},
     config::units::human_count,
-    status::State,
+    status::SinkState,
 };
 
 /// From nothing to the highest value.
@@ -39,7 +39,8 @@ const LABEL: usize = 7;
 const MIN_BARS: usize = 8;
 const MAX_NAME: usize = 16;
 const HIGHEST: &str = "highest";
-const LEGEND: [(State, &str); 3] = [(State::Unavailable, "trouble"), (State::Idle, "well"), (State::Paused, "other")];
+const LEGEND: [(SinkState, &str); 3] =
+    [(SinkState::Unavailable, "trouble"), (SinkState::Idle, "well"), (SinkState::Paused, "other")];
 
 /// What fits in so many columns and lines: a heading and as many sinks as there is room for; nothing, where no sink fits.
 pub(super) fn draw(history: &History, columns: u16, lines: u16) -> Vec<Line<'static>> {
@@ -91,10 +92,10 @@ fn cut(name: &str, columns: usize) -> String {
 }
 
 /// What a change to this state is shown by.
-fn mark(state: State) -> char {
+fn mark(state: SinkState) -> char {
     match state {
-        state if state.is_trouble() => '▼',
-        State::Idle | State::Delivering => '▲',
+        state if state.is_failing() => '▼',
+        SinkState::Idle | SinkState::Delivering => '▲',
         _ => '◆',
     }
 }
@@ -107,7 +108,7 @@ fn changes(history: &History, sink: &SinkHistory, span: usize, columns: usize) -
         let column = since * columns / (history.step_millis.unsigned_abs() as usize * span);
         // Of several changes in a column trouble is shown.
         let column = &mut shown[column.min(columns - 1)];
-        if *column != mark(State::Unavailable) {
+        if *column != mark(SinkState::Unavailable) {
             *column = mark(change.state);
         }
     }
@@ -172,7 +173,8 @@ mod tests {
     fn an_hour_is_drawn_with_its_gap_its_changes_and_its_highest_values() {
         let mut mongo = sink((0..360).map(|step| (!(90..180).contains(&step)).then_some(step * 10)));
         let change = |minutes_ago: i64, state| StateChange { at: NOW - minutes_ago * 60_000, state, reason: None };
-        mongo.changes = [change(59, State::Idle), change(44, State::Unavailable), change(1, State::Paused)].into();
+        mongo.changes =
+            [change(59, SinkState::Idle), change(44, SinkState::Unavailable), change(1, SinkState::Paused)].into();
         assert_eq!(
             text(&of(&[("mongo", mongo)]), 70, 5),
             [

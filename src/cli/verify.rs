@@ -1,4 +1,4 @@
-//! `verify`: every checksum of every spool, live and stopped. `recover`: records out of any folder.
+//! `verify`: every checksum of every spool, live and stopped. `recover`: records out of any directory.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +26,7 @@ use crate::{
 /// Arguments of `verify`.
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
-    /// The sink [default: every spool in the data folder]
+    /// The sink [default: every spool in the data directory]
     sink: Option<String>,
 }
 
@@ -34,7 +34,7 @@ pub struct VerifyArgs {
 #[derive(Debug, clap::Args)]
 pub struct RecoverArgs {
     /// A spool, a part of one, its quarantine, or a file of it
-    folder: PathBuf,
+    directory: PathBuf,
     /// Where to; in the format that `import` reads, not redacted, readable for this user only
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
@@ -71,13 +71,13 @@ pub(super) fn verify(common: &Common, args: &VerifyArgs) -> Outcome {
 }
 
 async fn check(config: &Config, sink: SinkName) -> Result<VerifyReport, Failure> {
-    let (folder, options) = (config.data_dir.join(sink.as_str()), app::spool_options(config, &sink));
-    Ok(tokio::task::spawn_blocking(move || spool::verify(&folder, options)).await??)
+    let (directory, options) = (config.data_dir.join(sink.as_str()), app::spool_options(config, &sink));
+    Ok(tokio::task::spawn_blocking(move || spool::verify(&directory, options)).await??)
 }
 
 fn show(report: &VerifyReport) -> Outcome {
     let verdict = if report.problems == 0 { "sound" } else { "damaged" };
-    output::line(format!("{}: {verdict}", report.folder.display()))?;
+    output::line(format!("{}: {verdict}", report.directory.display()))?;
     output::line(format!(
         "  {} files, {} blocks, {}; {} records, {} dead letters, {} queue entries",
         human_count(report.files),
@@ -119,11 +119,12 @@ pub(super) fn recover(common: &Common, args: &RecoverArgs) -> Outcome {
         _ => named(&error),
     })?;
     let mut out = RawWriter::new(BufWriter::with_capacity(1 << 20, file)).map_err(|error| named(&error))?;
-    let recovered = spool::recover(&args.folder, keys.as_ref(), &mut out).map_err(Failure::from).and_then(|report| {
-        let file = out.finish().map_err(|error| named(&error))?;
-        file.into_inner().map_err(|error| named(&error.into_error()))?.sync_all().map_err(|error| named(&error))?;
-        Ok(report)
-    });
+    let recovered =
+        spool::recover(&args.directory, keys.as_ref(), &mut out).map_err(Failure::from).and_then(|report| {
+            let file = out.finish().map_err(|error| named(&error))?;
+            file.into_inner().map_err(|error| named(&error.into_error()))?.sync_all().map_err(|error| named(&error))?;
+            Ok(report)
+        });
     let report = recovered.inspect_err(|_| {
         // What is there is not all: it would stand in the way of the next try.
         let _ = std::fs::remove_file(&args.output);

@@ -21,7 +21,7 @@ use crate::{
         units::{human_count, human_size},
     },
     printable::{one_line, printable},
-    status::{Change, SinkStatus, Snapshot, State, age_seconds},
+    status::{Change, SinkState, SinkStatus, Snapshot, age_seconds},
 };
 
 const REFRESH: Duration = Duration::from_secs(1);
@@ -120,12 +120,12 @@ fn draw(frame: &mut Frame<'_>, snapshot: &Snapshot, history: &History) {
     if area.width < LEAST_COLUMNS || area.height < LEAST_LINES {
         return draw_small(frame, snapshot, history);
     }
-    let mut troubles: Vec<Line<'_>> = snapshot.sinks.iter().flat_map(|sink| trouble(snapshot, sink)).collect();
-    if troubles.is_empty() {
-        troubles.push(Line::from("none").green());
+    let mut problems: Vec<Line<'_>> = snapshot.sinks.iter().flat_map(|sink| problem(snapshot, sink)).collect();
+    if problems.is_empty() {
+        problems.push(Line::from("none").green());
     }
     // Long errors go on in the next line; all of them together get half the screen at most.
-    let troubles_height = (height(&troubles, area.width - 2) + 2).min(area.height / 2);
+    let troubles_height = (height(&problems, area.width - 2) + 2).min(area.height / 2);
     let left = area.height.saturating_sub(3 + troubles_height);
     // A line that is free stands below the table, where there is one.
     let table_height = u16::try_from(snapshot.sinks.len() + 2).unwrap_or(u16::MAX).min(left);
@@ -143,7 +143,7 @@ fn draw(frame: &mut Frame<'_>, snapshot: &Snapshot, history: &History) {
     frame.render_widget(Paragraph::new(headline(snapshot)), areas[0]);
     frame.render_widget(sinks(snapshot, areas[1]), areas[1]);
     frame.render_widget(Paragraph::new(drawn), areas[2]);
-    let errors = Paragraph::new(troubles).wrap(Wrap { trim: true });
+    let errors = Paragraph::new(problems).wrap(Wrap { trim: true });
     frame.render_widget(errors.block(Block::bordered().title(" last errors ")), areas[4]);
     frame.render_widget(Paragraph::new("q leaves").dark_gray(), areas[5]);
 }
@@ -233,7 +233,7 @@ fn cells(sink: &SinkStatus) -> [String; 8] {
     let rate = |rate: Option<f64>| rate.map_or_else(|| "–".to_owned(), |rate| format!("{rate:.0}"));
     let drained = match delivery.map(|delivery| delivery.drain_seconds) {
         // Between two flushes some records always wait.
-        _ if sink.records == 0 || sink.state == State::Idle => "–".to_owned(),
+        _ if sink.records == 0 || sink.state == SinkState::Idle => "–".to_owned(),
         Some(Some(seconds)) => backlog::age(Some(seconds)),
         Some(None) => "grows".to_owned(),
         None => "–".to_owned(),
@@ -251,10 +251,10 @@ fn cells(sink: &SinkStatus) -> [String; 8] {
 }
 
 /// What is wrong with a sink, for how long, and what to do; in grey what went wrong and is over.
-fn trouble<'s>(snapshot: &Snapshot, sink: &'s SinkStatus) -> Vec<Line<'s>> {
-    let is_now = sink.state.is_trouble() || sink.spool_error.is_some() || sink.unread_error.is_some();
+fn problem<'s>(snapshot: &Snapshot, sink: &'s SinkStatus) -> Vec<Line<'s>> {
+    let is_now = sink.state.is_failing() || sink.spool_error.is_some() || sink.unread_error.is_some();
     let style = Style::new().fg(if is_now { Color::Red } else { Color::DarkGray });
-    let since = sink.since.filter(|_| sink.state.is_trouble()).map_or_else(String::new, |since| {
+    let since = sink.since.filter(|_| sink.state.is_failing()).map_or_else(String::new, |since| {
         format!(" {} for {}", sink.state.as_str(), backlog::age(Some(age_seconds(snapshot.at, since))))
     });
     let texts = [sink.spool_error.as_ref(), sink.unread_error.as_ref(), sink.last_error.as_ref()];
@@ -267,11 +267,11 @@ fn trouble<'s>(snapshot: &Snapshot, sink: &'s SinkStatus) -> Vec<Line<'s>> {
         .collect()
 }
 
-fn colour(state: State) -> Style {
+fn colour(state: SinkState) -> Style {
     Style::new().fg(match state {
-        State::Idle => Color::Green,
-        State::Delivering | State::Connecting => Color::Blue,
-        state if state.is_trouble() => Color::Red,
+        SinkState::Idle => Color::Green,
+        SinkState::Delivering | SinkState::Connecting => Color::Blue,
+        state if state.is_failing() => Color::Red,
         _ => Color::Yellow,
     })
 }

@@ -328,9 +328,9 @@ struct Name;
 kind!([] Name => SinkName,
     "1 to 64 lower-case letters, digits, - or _",
     |text| match text {
-        // The data folder's own file has that name.
-        "lock" => Err("is the name of a file in the data folder".to_owned()),
-        name => SinkName::new(name).map_err(|_| "cannot name a folder".to_owned()),
+        // The data directory's own file has that name.
+        "lock" => Err("is the name of a file in the data directory".to_owned()),
+        name => SinkName::new(name).map_err(|_| "cannot name a directory".to_owned()),
     },
     |name| name,
     json_schema!({ "type": ["string", "number", "boolean"], "pattern": "^[a-z0-9_-]{1,64}$", "not": { "const": "lock" } }));

@@ -50,7 +50,7 @@ pub(super) enum Way {
     /// They are in a short one that was tried in vain.
     Exact,
     /// All are looked at: one was tried in vain before.
-    Look,
+    Inspect,
 }
 
 /// Why the encoding of a message ended early.

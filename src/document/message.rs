@@ -41,7 +41,7 @@ impl<'a> Encoding<'a> {
         match self.way {
             Way::TryShort if message.len() <= SHORT => self.tried(table, message, depth)?,
             Way::Quick => self.fields(table, message, depth)?,
-            Way::TryShort | Way::Exact | Way::Look => self.looked_at(table, message, depth)?,
+            Way::TryShort | Way::Exact | Way::Inspect => self.looked_at(table, message, depth)?,
         }
         self.check_size().map_err(Stop::from)
     }
@@ -56,7 +56,7 @@ impl<'a> Encoding<'a> {
             self.writer.rewind(start);
             self.way = Way::Exact;
             self.exact_message(table, message, depth)?;
-            self.way = Way::Look;
+            self.way = Way::Inspect;
             return Ok(());
         }
         tried
@@ -67,7 +67,7 @@ impl<'a> Encoding<'a> {
         let exact = match self.way {
             Way::Exact => true,
             // Only here is what comes of a message the same either way, errors too: all in it is looked at as well.
-            Way::Look if self.out_of_order => true,
+            Way::Inspect if self.out_of_order => true,
             _ => !self.is_in_order(table, message)?,
         };
         if !exact { self.fields(table, message, depth) } else { self.exact_message(table, message, depth) }

@@ -27,7 +27,7 @@
 //!
 //! What cannot be a document is a [`DocumentError`] with the field's path; nothing panics, whatever the bytes.
 //!
-//! Uses `record`.
+//! Uses `record`, `secret`, `setting`.
 
 mod encoder;
 mod encoding;

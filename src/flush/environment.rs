@@ -66,7 +66,7 @@ impl Environment {
             Threads::Blocking => tokio::task::spawn_blocking(call).await.map_err(|panic| panic.to_string()),
             #[cfg(test)]
             Threads::Inline => std::panic::catch_unwind(std::panic::AssertUnwindSafe(call))
-                .map_err(|panic| crate::caught::message(&*panic)),
+                .map_err(|panic| crate::catch_panic::message(&*panic)),
         }
     }
 

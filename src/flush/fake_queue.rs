@@ -33,7 +33,7 @@ struct Inner {
     redelivers_since: Option<UnixMillis>,
     refuse_leases: bool,
     /// The next look at what waits panics, once something is handed out.
-    panic_in_look: bool,
+    panic_in_inspection: bool,
     hang: Hang,
     /// Someone waits for it.
     hanging: bool,
@@ -115,8 +115,8 @@ impl MemoryQueue {
         self.inner.lock().refuse_leases = refuse;
     }
 
-    pub(super) fn panic_in_look(&self) {
-        self.inner.lock().panic_in_look = true;
+    pub(super) fn panic_in_inspection(&self) {
+        self.inner.lock().panic_in_inspection = true;
     }
 
     /// A disk that does not answer, or answers again.
@@ -198,7 +198,7 @@ impl Queue for MemoryQueue {
     fn dead_letter(&self, _: Stream, rejections: Vec<Rejection>) -> Result<(), QueueError> {
         let mut inner = self.inner.lock();
         if inner.dead_full {
-            return Err(QueueError::DeadLettersFull { sink: "fake".to_owned(), letters: 1, bytes: 1 });
+            return Err(QueueError::DeadLettersFull { sink: "fake".to_owned(), dead_letters: 1, bytes: 1 });
         }
         for rejection in rejections {
             inner.leased.remove(&rejection.record.seq);
@@ -223,7 +223,7 @@ impl Queue for MemoryQueue {
         }
         let mut inner = self.inner.lock();
         if !inner.leased.is_empty() {
-            assert!(!std::mem::take(&mut inner.panic_in_look), "a bug of these tests");
+            assert!(!std::mem::take(&mut inner.panic_in_inspection), "a bug of these tests");
         }
         (inner.waiting.len() as u64, inner.waiting.values().map(|record| record.bytes.len() as u64).sum())
     }

@@ -10,14 +10,14 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    FlushOptions, FlushState, FlushStatus, backoff,
+    FlushOptions, FlushStatus, SinkState, backoff,
     context::Context,
     environment::Environment,
     status::{Meters, Shared},
     worker::{Command, Loop},
 };
 use crate::{
-    caught,
+    catch_panic,
     record::{SinkName, Stream},
     sink::Sink,
     spool::Queue,
@@ -70,7 +70,7 @@ async fn run(
 ) {
     let mut panics = 0;
     loop {
-        let paused = shared.snapshot().state == FlushState::Paused;
+        let paused = shared.snapshot().state == SinkState::Paused;
         let flushing = Loop::new(context.clone(), options.clone(), Arc::clone(&shared), paused);
         let run = flushing.run(&mut commands, shutdown.clone());
         let Err(panic) = AssertUnwindSafe(run).catch_unwind().await else { return };
@@ -78,12 +78,12 @@ async fn run(
             context.queue.release(stream, &[0..u64::MAX]);
         }
         panics += 1;
-        let error = format!("the sink's worker panicked, and is started again: {}", caught::message(&*panic));
+        let error = format!("the sink's worker panicked, and is started again: {}", catch_panic::message(&*panic));
         if shutdown.is_cancelled() {
-            shared.enter(FlushState::Stopped, Some(&error));
+            shared.enter(SinkState::Stopped, Some(&error));
             return;
         }
-        shared.enter(FlushState::Unavailable, Some(&error));
+        shared.enter(SinkState::Unavailable, Some(&error));
         tokio::time::sleep(backoff::pause(options.backoff, panics, 1.0)).await;
     }
 }

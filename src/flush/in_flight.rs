@@ -26,7 +26,7 @@ pub(super) struct InFlightBatch {
     /// When they were tried alone last.
     pub(super) tried_alone: Option<Instant>,
     /// Others were delivered while these were not.
-    pub(super) passed: bool,
+    pub(super) others_delivered: bool,
     /// How often all of it failed as not available in a row, while others were delivered.
     pub(super) left_behind: u32,
     /// Records that the sink had taken when this failed last, or when it was first sent.
@@ -46,7 +46,7 @@ impl InFlightBatch {
             suspect: false,
             suspicion: None,
             tried_alone: None,
-            passed: false,
+            others_delivered: false,
             left_behind: 0,
             delivered_then: None,
             not_before: None,

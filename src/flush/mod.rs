@@ -7,7 +7,7 @@
 //!           └───── release at the end ───┴─ Retry ─────► held, tried again without end
 //! ```
 //!
-//! Uses `caught`, `histogram`, `record`, `sink`, `spool`.
+//! Uses `catch_panic`, `histogram`, `record`, `setting`, `sink`, `spool`.
 
 mod backoff;
 mod context;
@@ -33,4 +33,4 @@ mod worker;
 
 pub use handle::{Handle, Worker};
 pub use options::{BackoffOptions, FlushOptions};
-pub use status::{FlushState, FlushStatus};
+pub use status::{FlushStatus, SinkState};

@@ -15,7 +15,7 @@ use crate::{
 /// What a sink is doing: as its worker says, or as can be seen where none works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum FlushState {
+pub enum SinkState {
     /// The sink has not answered yet; nothing failed so far.
     Connecting,
     /// Records are on their way.
@@ -23,7 +23,6 @@ pub enum FlushState {
     /// Nothing waits.
     Idle,
     /// The sink does not take records: backing off, see the last error.
-    #[serde(rename = "away")]
     Unavailable,
     /// The sink refuses the credentials, or their rights do not suffice: backing off, see the last error.
     Unauthorized,
@@ -43,7 +42,7 @@ pub enum FlushState {
     NotConfigured,
 }
 
-impl FlushState {
+impl SinkState {
     /// All of them.
     pub const ALL: [Self; 12] = [
         Self::Connecting,
@@ -67,7 +66,7 @@ impl FlushState {
             Self::Connecting => "connecting",
             Self::Delivering => "delivering",
             Self::Idle => "idle",
-            Self::Unavailable => "away",
+            Self::Unavailable => "unavailable",
             Self::Unauthorized => "unauthorized",
             Self::Rejecting => "rejecting",
             Self::Paused => "paused",
@@ -81,7 +80,7 @@ impl FlushState {
 
     /// True where records wait because something is wrong.
     #[must_use]
-    pub const fn is_trouble(self) -> bool {
+    pub const fn is_failing(self) -> bool {
         matches!(
             self,
             Self::Unavailable
@@ -94,7 +93,7 @@ impl FlushState {
     }
 }
 
-impl From<SinkErrorKind> for FlushState {
+impl From<SinkErrorKind> for SinkState {
     fn from(kind: SinkErrorKind) -> Self {
         match kind {
             SinkErrorKind::Unauthorized => Self::Unauthorized,
@@ -117,7 +116,7 @@ pub struct FlushStatus {
     /// Where it delivers to, without secrets.
     pub address: String,
     /// What it is doing.
-    pub state: FlushState,
+    pub state: SinkState,
     /// Since when it is in this state (delivering and idle count as one), by the wall clock.
     pub since: UnixMillis,
     /// What went wrong last; stays after the sink has recovered.
@@ -177,7 +176,7 @@ impl Shared {
             sink: sink.to_owned(),
             kind: kind.to_owned(),
             address,
-            state: FlushState::Connecting,
+            state: SinkState::Connecting,
             since: environment.now_millis(),
             last_error: None,
             last_error_at: None,
@@ -210,20 +209,20 @@ impl Shared {
     }
 
     /// Enters a state; one log line where it is news.
-    pub(super) fn enter(&self, state: FlushState, error: Option<&str>) {
+    pub(super) fn enter(&self, state: SinkState, error: Option<&str>) {
         let mut status = self.status.lock();
         if let Some(error) = error {
             status.last_error = Some(error.to_owned());
             status.last_error_at = Some(self.environment.now_millis());
         }
         let was = std::mem::replace(&mut status.state, state);
-        let healthy = |state| matches!(state, FlushState::Delivering | FlushState::Idle);
+        let healthy = |state| matches!(state, SinkState::Delivering | SinkState::Idle);
         if was == state || (healthy(was) && healthy(state)) {
             return;
         }
         let now = self.environment.now_millis();
         let after_seconds = (now - std::mem::replace(&mut status.since, now)) / 1000;
-        let are_rejected = state == FlushState::Rejecting;
+        let are_rejected = state == SinkState::Rejecting;
         let (sink, address, state) = (&status.sink, &status.address, state.as_str());
         match error {
             Some(error) if are_rejected => {

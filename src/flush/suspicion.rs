@@ -44,17 +44,17 @@ impl Suspicion {
 pub(super) struct Evidence {
     reject_after: Duration,
     /// When a record was taken last that had failed for this kind of reason.
-    passed: BTreeMap<Arc<str>, Instant>,
+    delivered: BTreeMap<Arc<str>, Instant>,
 }
 
 impl Evidence {
     pub(super) fn new(reject_after: Duration) -> Self {
-        Self { reject_after, passed: BTreeMap::new() }
+        Self { reject_after, delivered: BTreeMap::new() }
     }
 
     /// They failed alone just before and just after another record was taken; true where they are at fault.
     pub(super) fn failed_alone(&self, suspicion: &mut Suspicion, now: Instant) -> bool {
-        let begun = suspicion.since.filter(|since| self.passed.get(&suspicion.kind).is_none_or(|at| at < since));
+        let begun = suspicion.since.filter(|since| self.delivered.get(&suspicion.kind).is_none_or(|at| at < since));
         if begun.is_none() {
             suspicion.rounds = 0;
         }
@@ -65,18 +65,18 @@ impl Evidence {
     }
 
     /// Some of those that had failed were taken after all.
-    pub(super) fn passed(&mut self, suspicion: &Suspicion, now: Instant) {
-        self.passed.insert(Arc::clone(&suspicion.kind), now);
-        if self.passed.len() > MAX_KINDS
-            && let Some(oldest) = self.passed.iter().min_by_key(|(_, at)| **at).map(|(kind, _)| Arc::clone(kind))
+    pub(super) fn delivered(&mut self, suspicion: &Suspicion, now: Instant) {
+        self.delivered.insert(Arc::clone(&suspicion.kind), now);
+        if self.delivered.len() > MAX_KINDS
+            && let Some(oldest) = self.delivered.iter().min_by_key(|(_, at)| **at).map(|(kind, _)| Arc::clone(kind))
         {
-            self.passed.remove(&oldest);
+            self.delivered.remove(&oldest);
         }
     }
 
     /// When to try these alone again, at the earliest: not while their kind of reason passes by itself.
     pub(super) fn next_trial(&self, suspicion: &Suspicion, tried: Option<Instant>) -> Option<Instant> {
-        let last = tried.max(self.passed.get(&suspicion.kind).copied());
+        let last = tried.max(self.delivered.get(&suspicion.kind).copied());
         last.map(|last| last + self.reject_after / ROUNDS)
     }
 }
@@ -134,7 +134,7 @@ mod tests {
         for suspicion in [&mut same, &mut other] {
             assert!((0..ROUNDS).all(|_| !evidence.failed_alone(suspicion, start)));
         }
-        evidence.passed(&suspicion(), start + LONG / 2);
+        evidence.delivered(&suspicion(), start + LONG / 2);
         assert!(!evidence.failed_alone(&mut same, start + LONG) && evidence.failed_alone(&mut other, start + LONG));
         assert!((1..ROUNDS).all(|_| !evidence.failed_alone(&mut same, start + LONG)));
         assert!(evidence.failed_alone(&mut same, start + 2 * LONG));
@@ -157,8 +157,8 @@ mod tests {
     fn kinds_are_few_however_many_reasons_there_are() {
         let mut evidence = Evidence::new(LONG);
         for code in 0..1000 {
-            evidence.passed(&Suspicion::after_failure(None, &format!("code {code}")), Instant::now());
+            evidence.delivered(&Suspicion::after_failure(None, &format!("code {code}")), Instant::now());
         }
-        assert_eq!(evidence.passed.len(), MAX_KINDS);
+        assert_eq!(evidence.delivered.len(), MAX_KINDS);
     }
 }

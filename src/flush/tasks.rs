@@ -48,7 +48,7 @@ pub(super) struct Sent {
     /// What is to be tried again, and why: what the sink left, and what it refused by name.
     pub(super) leftovers: Vec<(InFlightBatch, SinkError)>,
     /// Others were delivered since these were sent first, or failed last.
-    pub(super) others_passed: bool,
+    pub(super) others_delivered: bool,
     /// Records that were delivered, all tasks together, when this one ended.
     pub(super) delivered_total: u64,
     /// What the queue would not record.
@@ -121,7 +121,7 @@ pub(super) async fn complete(context: &Context, batch: &InFlightBatch, result: D
         latency,
         rejected_for: None,
         leftovers: Vec::new(),
-        others_passed: batch.delivered_then.is_some_and(|then| then < delivered_total),
+        others_delivered: batch.delivered_then.is_some_and(|then| then < delivered_total),
         delivered_total,
         unsettled: None,
     };
@@ -161,7 +161,7 @@ pub(super) async fn complete(context: &Context, batch: &InFlightBatch, result: D
     if sent.delivered > 0 {
         sent.lag_millis = lag(context, batch);
         if let Some(suspicion) = &batch.suspicion {
-            context.evidence.lock().passed(suspicion, now);
+            context.evidence.lock().delivered(suspicion, now);
         }
     }
     let outcomes = Unsettled { stream: batch.stream, acknowledged: ranges(delivered), rejections };

@@ -25,8 +25,8 @@ pub(super) async fn try_alone(context: Context, suspects: InFlightBatch, witness
     };
     let failed_before = trial.round().await;
     let seen = deliver(&context, &witness).await;
-    let passed = seen.outcomes.iter().all(|outcome| *outcome == Outcome::Delivered);
-    let is_evidence = failed_before && passed && trial.round().await;
+    let delivered = seen.outcomes.iter().all(|outcome| *outcome == Outcome::Delivered);
+    let is_evidence = failed_before && delivered && trial.round().await;
     let result = DeliveryResult {
         outcomes: trial.outcomes,
         error: trial.error,

@@ -20,7 +20,7 @@ use super::{
 
 /// Decides who may send, and with which certificates this side presents itself.
 #[derive(Debug)]
-pub struct Gate {
+pub struct Authenticator {
     rules: watch::Sender<Arc<Rules>>,
     /// The first listener that others can reach, once there is one.
     exposed: OnceLock<String>,
@@ -28,8 +28,8 @@ pub struct Gate {
     failures: Throttle,
 }
 
-impl Gate {
-    /// A gate. What it lets through is decided per listener, see [`Gate::check_listener`].
+impl Authenticator {
+    /// A gate. What it lets through is decided per listener, see [`Authenticator::check_listener`].
     #[must_use]
     pub fn new(auth: AuthOptions, keys: LivekitKeys, tls: Option<Arc<Tls>>) -> Self {
         let rules = watch::Sender::new(Arc::new(Rules { auth, keys }));

@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     Refusal, Refused,
     conversions::Conversions,
-    inflate::Encoding,
+    decompress::Encoding,
     memory::{Budget, Share},
     wire,
 };

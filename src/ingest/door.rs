@@ -8,7 +8,7 @@ use http::request::Parts;
 use http_body_util::BodyExt;
 
 use super::{
-    Gate, HttpOptions, Intake, Protocol, Refusal, Refused,
+    Authenticator, HttpOptions, Intake, Protocol, Refusal, Refused,
     body::{self, BodyBytes, BodyLimits, Converter},
     listener::Peer,
     memory::Share,
@@ -22,7 +22,7 @@ use super::{
 #[derive(Clone)]
 pub(super) struct Door {
     pub intake: Arc<Intake>,
-    pub gate: Arc<Gate>,
+    pub authenticator: Arc<Authenticator>,
     pub converter: Converter,
     pub limits: BodyLimits,
     pub repeats: Arc<Repeats>,
@@ -33,12 +33,16 @@ pub(super) struct Door {
 impl Door {
     /// # Errors
     /// When the threads that convert bodies cannot be started.
-    pub(super) fn new(intake: Arc<Intake>, gate: Arc<Gate>, options: &HttpOptions) -> io::Result<Self> {
+    pub(super) fn new(
+        intake: Arc<Intake>,
+        authenticator: Arc<Authenticator>,
+        options: &HttpOptions,
+    ) -> io::Result<Self> {
         Ok(Self {
             converter: Converter::new(options.max_body_bytes, options.max_request_records)?,
             limits: BodyLimits { max_bytes: options.max_body_bytes, timeout: options.body_timeout },
             intake,
-            gate,
+            authenticator,
             repeats: Arc::default(),
             astray: Arc::default(),
         })
@@ -73,7 +77,7 @@ impl Door {
         tokio::select! {
             why = turned_away => Err(why),
             read = body::read(body, &head.headers, limits, self.intake.memory()) => read,
-            why = pass.ended() => Err(self.gate.refuse(protocol, &why, peer, self.intake.status())),
+            why = pass.ended() => Err(self.authenticator.refuse(protocol, &why, peer, self.intake.status())),
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout_at};
 use super::{
     Refusal, Refused,
     conversions::{Conversions, Converting},
-    inflate::Encoding,
+    decompress::Encoding,
     memory::{Budget, Share},
 };
 
@@ -38,11 +38,11 @@ pub(super) struct Message {
 
 /// A message that is being decompressed, and the room it has.
 #[derive(Debug)]
-struct Inflating {
+struct Decompressing {
     converting: Converting<Bytes>,
     share: Share,
     /// For the most that it may become.
-    room: Share,
+    space: Share,
 }
 
 /// Reads messages off a request's body.
@@ -61,7 +61,7 @@ pub(super) struct Frames<B> {
     /// A message that waits for the room that it may need once decompressed.
     packed: Option<Message>,
     /// A message that is being decompressed.
-    inflating: Option<Inflating>,
+    decompressing: Option<Decompressing>,
     /// When the message that has begun must be complete, or the next one must have begun.
     deadline: Instant,
     begun: bool,
@@ -90,16 +90,16 @@ where
             elsewhere: 0,
             conversions,
             packed: None,
-            inflating: None,
+            decompressing: None,
             deadline,
             begun: false,
         }
     }
 
-    /// Starts the clock anew: after a time in which nothing was read on purpose.
+    /// Starts the clock again: after a time in which nothing was read on purpose.
     pub(super) fn rearm(&mut self) {
-        let patience = if self.begun { self.limits.message_timeout } else { self.limits.idle_timeout };
-        self.deadline = Instant::now() + patience;
+        let timeout = if self.begun { self.limits.message_timeout } else { self.limits.idle_timeout };
+        self.deadline = Instant::now() + timeout;
     }
 
     /// Says how much the stream's earlier messages hold.
@@ -114,15 +114,15 @@ where
                 let lacking = self.buffer.len() - self.share.bytes();
                 self.memory.take(&mut self.share, lacking, self.elsewhere).await?;
             }
-            if let Some(inflating) = &mut self.inflating {
-                let inflated = (&mut inflating.converting).await;
-                let Some(Inflating { mut share, mut room, .. }) = self.inflating.take() else { continue };
+            if let Some(decompressing) = &mut self.decompressing {
+                let inflated = (&mut decompressing.converting).await;
+                let Some(Decompressing { mut share, mut space, .. }) = self.decompressing.take() else { continue };
                 let bytes = inflated?;
-                share.merge(room.split(bytes.len().saturating_sub(share.bytes())));
+                share.merge(space.split(bytes.len().saturating_sub(share.bytes())));
                 return Ok(Some(Message { bytes, share }));
             }
             if self.packed.is_some() {
-                self.inflate().await?;
+                self.decompress().await?;
                 continue;
             }
             if let Some((message, compressed)) = self.cut()? {
@@ -174,16 +174,16 @@ where
     }
 
     /// Begins to decompress the message that waits for it, once there is room. Cancel-safe.
-    async fn inflate(&mut self) -> Result<(), Refusal> {
+    async fn decompress(&mut self) -> Result<(), Refusal> {
         let encoding = self.encoding.ok_or_else(|| {
             Refusal::new(Refused::Invalid, "a message is flagged as compressed, but there is no grpc-encoding")
         })?;
         let max = self.limits.max_message_bytes;
         let length = self.packed.as_ref().map_or(0, |message| message.bytes.len());
-        let room = self.memory.unpack(encoding.most(length, max)).await?;
+        let space = self.memory.unpack(encoding.most(length, max)).await?;
         let Some(Message { bytes, share }) = self.packed.take() else { return Ok(()) };
         let converting = self.conversions.begin(move || encoding.decompress(&bytes, max))?;
-        self.inflating = Some(Inflating { converting, share, room });
+        self.decompressing = Some(Decompressing { converting, share, space });
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use http_body_util::BodyExt;
 use hyper::{Request, StatusCode};
 use tower::ServiceExt;
 
-use super::{Gate, HttpOptions, Intake, Refusal, door::Door, http, inflate::Encoding, listener::Peer};
+use super::{Authenticator, HttpOptions, Intake, Refusal, decompress::Encoding, door::Door, http, listener::Peer};
 
 /// Answers requests as the HTTP port does, from their path on.
 #[derive(Debug)]
@@ -17,8 +17,8 @@ pub struct HttpPort(Router);
 impl HttpPort {
     /// # Errors
     /// When the threads that convert bodies cannot be started.
-    pub fn new(intake: Arc<Intake>, gate: Arc<Gate>, options: &HttpOptions) -> io::Result<Self> {
-        Ok(Self(http::router(Door::new(intake, gate, options)?)))
+    pub fn new(intake: Arc<Intake>, authenticator: Arc<Authenticator>, options: &HttpOptions) -> io::Result<Self> {
+        Ok(Self(http::router(Door::new(intake, authenticator, options)?)))
     }
 
     /// The answer's status and body.

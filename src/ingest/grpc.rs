@@ -29,10 +29,10 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use super::{
-    Dropped, Gate, GrpcOptions, Intake, Listener, Protocol, Refusal, Refused, ServeError,
+    Authenticator, Dropped, GrpcOptions, Intake, Listener, Protocol, Refusal, Refused, ServeError,
     conversions::Conversions,
+    decompress::Encoding,
     frames::{FrameLimits, Frames},
-    inflate::Encoding,
     listener::Peer,
     pass::Pass,
     places::{Places, Visit},
@@ -58,24 +58,25 @@ const HTTP2_HEADER_BYTES: u32 = 16 * 1024;
 pub async fn serve(
     listener: Listener,
     intake: Arc<Intake>,
-    gate: Arc<Gate>,
+    authenticator: Arc<Authenticator>,
     options: GrpcOptions,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    gate.check_listener(&listener)?;
+    authenticator.check_listener(&listener)?;
     let stop = CancellationToken::new();
     let (side_services, health) =
         SideServices::new(options.message_timeout, stop.clone(), Arc::clone(intake.status()))?;
     health.set_service_status(SERVICE_NAME, tonic_health::ServingStatus::Serving).await;
     let (connections, status) = (options.connections(), Arc::clone(intake.status()));
-    let server = Server::new(Protocol::Grpc, connections, status, http2(&options)).over(gate.tls().cloned(), Alpn::H2);
+    let server =
+        Server::new(Protocol::Grpc, connections, status, http2(&options)).over(authenticator.tls().cloned(), Alpn::H2);
     let recorder = Recorder {
         conversions: Conversions::new("grpc")?,
         streams: Places::new(options.max_streams, Refused::Streams),
         options: Arc::new(options),
         side_services,
         intake,
-        gate,
+        authenticator,
         astray: Arc::default(),
         stop: stop.clone(),
     };
@@ -105,7 +106,7 @@ fn http2(options: &GrpcOptions) -> Builder<TokioExecutor> {
 #[derive(Clone)]
 struct Recorder {
     intake: Arc<Intake>,
-    gate: Arc<Gate>,
+    authenticator: Arc<Authenticator>,
     options: Arc<GrpcOptions>,
     streams: Arc<Places>,
     conversions: Conversions,
@@ -139,7 +140,7 @@ impl Handler for Recorder {
                 let closed = async move { Some(status(&visit.closed().await)) };
                 self.side_services.answer(request, peer.holder(), closed).await
             }
-            _ => match self.gate.admit(Protocol::Grpc, request.headers(), peer, self.intake.status()) {
+            _ => match self.authenticator.admit(Protocol::Grpc, request.headers(), peer, self.intake.status()) {
                 Ok(pass) => {
                     visit.let_in();
                     if !called.is_some_and(|(service, _)| SideServices::has(service)) {
@@ -189,7 +190,7 @@ impl Recorder {
         visit: &Visit,
     ) -> Result<Dropped, Refusal> {
         let status = self.intake.status();
-        let pass = self.gate.admit(Protocol::Grpc, request.headers(), peer, status)?;
+        let pass = self.authenticator.admit(Protocol::Grpc, request.headers(), peer, status)?;
         visit.let_in();
         let ended = self.ended(pass, peer, visit.clone());
         let taken = self.take(stream, request, (peer, visit.clone()), ended).await;
@@ -203,10 +204,10 @@ impl Recorder {
 
     /// Returns when somebody who was let in has to go, alone or with the connection.
     fn ended(&self, mut pass: Pass, peer: Peer, visit: Visit) -> impl Future<Output = Refusal> + Send + use<> {
-        let (gate, intake) = (Arc::clone(&self.gate), Arc::clone(&self.intake));
+        let (authenticator, intake) = (Arc::clone(&self.authenticator), Arc::clone(&self.intake));
         async move {
             tokio::select! {
-                why = pass.ended() => gate.refuse(Protocol::Grpc, &why, peer, intake.status()),
+                why = pass.ended() => authenticator.refuse(Protocol::Grpc, &why, peer, intake.status()),
                 why = visit.closed() => why,
             }
         }
@@ -221,7 +222,7 @@ impl Recorder {
     ) -> Result<Dropped, Refusal> {
         let encoding = encoding(request.headers())?;
         let max = self.options.max_streams;
-        let place = self.streams.room(peer.holder()).await.map(Arc::new).ok_or_else(|| {
+        let place = self.streams.space(peer.holder()).await.map(Arc::new).ok_or_else(|| {
             Refusal::new(Refused::Streams, format!("{max} streams are open already, and none is silent"))
         })?;
         let visit = place.begin_request();

@@ -24,7 +24,7 @@ const NAME: u8 = 1 << 3;
 const COMMENT: u8 = 1 << 4;
 const RESERVED: u8 = 0xE0;
 /// The first room for what comes out; it doubles.
-const FIRST_ROOM: usize = 16 * 1024;
+const FIRST_SPACE: usize = 16 * 1024;
 const FLAGS: u32 =
     inflate_flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF | inflate_flags::TINFL_FLAG_STOP_ON_BLOCK_BOUNDARY;
 
@@ -112,8 +112,8 @@ fn inflate<'a>(
                     return Err(Failure::TooLarge);
                 }
                 // One byte beyond the limit tells what is too large from what fits exactly.
-                let room = (plain.len() * 2).clamp(FIRST_ROOM.min(max + 1), max + 1);
-                plain.resize(room, 0);
+                let space = (plain.len() * 2).clamp(FIRST_SPACE.min(max + 1), max + 1);
+                plain.resize(space, 0);
             }
             TINFLStatus::NeedsMoreInput | TINFLStatus::FailedCannotMakeProgress => return Err(Failure::Truncated),
             _ => return Err(Failure::Unreadable("the deflate stream is damaged")),

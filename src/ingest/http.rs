@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::{
-    Accepted, Gate, HttpOptions, Intake, Listener, Protocol, Refusal, Refused, ServeError,
+    Accepted, Authenticator, HttpOptions, Intake, Listener, Protocol, Refusal, Refused, ServeError,
     body::Format,
     door::Door,
     listener::Peer,
@@ -56,19 +56,20 @@ const WEBHOOK_MEDIA: &[u8] = b"application/webhook";
 pub async fn serve(
     listener: Listener,
     intake: Arc<Intake>,
-    gate: Arc<Gate>,
+    authenticator: Arc<Authenticator>,
     options: HttpOptions,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
-    gate.check_listener(&listener)?;
+    authenticator.check_listener(&listener)?;
     let stop = CancellationToken::new();
     let (connections, status) = (options.connections(), Arc::clone(intake.status()));
     let spoken = http1(options.idle_timeout.max(options.header_timeout));
-    let server = Server::new(Protocol::Http, connections, status, spoken).over(gate.tls().cloned(), Alpn::Http1);
+    let server =
+        Server::new(Protocol::Http, connections, status, spoken).over(authenticator.tls().cloned(), Alpn::Http1);
     let hosts = options.hosts.clone().into();
-    let (to_ask, to_count) = (Arc::clone(&gate), Arc::clone(&intake));
-    let door = Door::new(intake, gate, &options)?;
-    let routes = Routes { router: router(door), gate: to_ask, intake: to_count, hosts };
+    let (to_ask, to_count) = (Arc::clone(&authenticator), Arc::clone(&intake));
+    let door = Door::new(intake, authenticator, &options)?;
+    let routes = Routes { router: router(door), authenticator: to_ask, intake: to_count, hosts };
     let stopping = async {
         shutdown.await;
         stop.cancel();
@@ -129,7 +130,7 @@ async fn astray(
 #[derive(Clone)]
 struct Routes {
     router: Router,
-    gate: Arc<Gate>,
+    authenticator: Arc<Authenticator>,
     intake: Arc<Intake>,
     hosts: Arc<[String]>,
 }
@@ -139,7 +140,7 @@ impl Handler for Routes {
         if let Err((status, why)) = self.check_caller(&request, peer) {
             return problem(
                 status,
-                self.gate.refuse(Protocol::Http, &why, peer, self.intake.status()).reason.as_str(),
+                self.authenticator.refuse(Protocol::Http, &why, peer, self.intake.status()).reason.as_str(),
                 &why,
             );
         }
@@ -161,7 +162,7 @@ impl Routes {
             let why = "a web page of another site asks for this: nothing is done for it";
             return Err((StatusCode::FORBIDDEN, why.to_owned()));
         }
-        if self.gate.asks_nothing() {
+        if self.authenticator.asks_nothing() {
             Host::of(request.headers(), request.uri(), &self.hosts).map_err(|name| {
                 let why =
                     format!("the name {name:?} is not known here: add it to ingest.http.hosts, or use the IP address");
@@ -175,7 +176,7 @@ impl Routes {
 /// Takes a request's records.
 async fn take(door: &Door, stream: Stream, peer: Peer, request: Request<Body>) -> Result<Accepted, Refusal> {
     let (head, body) = request.into_parts();
-    let pass = door.gate.admit(Protocol::Http, &head.headers, peer, door.intake.status())?;
+    let pass = door.authenticator.admit(Protocol::Http, &head.headers, peer, door.intake.status())?;
     let format = Format::of(&head.headers)?;
     let (bytes, mut share) = door.read(Protocol::Http, &head, body, &door.limits, (pass, peer)).await?;
     let most = format.encoding.most(share.bytes(), door.limits.max_bytes);

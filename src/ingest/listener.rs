@@ -49,7 +49,7 @@ impl Listener {
     /// Binds a Unix socket; a socket file that nobody listens on is replaced.
     ///
     /// # Errors
-    /// When another process listens there, another file is in the way, or the folder cannot be written.
+    /// When another process listens there, another file is in the way, or the directory cannot be written.
     pub async fn unix(path: &Path) -> io::Result<Self> {
         remove_stale_socket(path).await?;
         let listener = UnixListener::bind(path)?;
@@ -163,14 +163,14 @@ mod tests {
             let listener = Listener::tcp(address.parse().unwrap()).await.unwrap();
             assert_eq!(listener.is_private(), private, "{address}");
         }
-        let folder = tempfile::tempdir().unwrap();
-        assert!(Listener::unix(&folder.path().join("s")).await.unwrap().is_private());
+        let directory = tempfile::tempdir().unwrap();
+        assert!(Listener::unix(&directory.path().join("s")).await.unwrap().is_private());
     }
 
     #[tokio::test]
     async fn a_stale_socket_is_replaced_a_living_one_and_other_files_are_not() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("s");
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("s");
         drop(UnixListener::bind(&path).unwrap());
         let living = Listener::unix(&path).await.unwrap();
         assert_eq!(Listener::unix(&path).await.unwrap_err().kind(), io::ErrorKind::AddrInUse);

@@ -10,7 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{MemoryOptions, Refusal, Refused};
 
 /// Who holds no more than this is served from the reserve, which those who hold more cannot use up.
-const MODEST: usize = 64 * 1024;
+const SMALL: usize = 64 * 1024;
 /// The reserve is this part of the whole.
 const RESERVE_PART: usize = 4;
 
@@ -75,19 +75,19 @@ impl Budget {
         Self { common: Pool::new(common), reserve, unpacked: Pool::new(common), wait: options.wait }
     }
 
-    /// Adds room for `bytes` to a share of a sender that holds `elsewhere` besides it. Cancel-safe.
-    pub(super) async fn take(&self, share: &mut Share, bytes: usize, elsewhere: usize) -> Result<(), Refusal> {
-        let modest = elsewhere + share.bytes() + bytes <= MODEST;
-        if modest && let Some(room) = self.reserve.try_take(bytes) {
-            share.merge(Share { reserve: Some(room), ..Share::default() });
+    /// Adds room for `bytes` to a share of a sender that holds `held_by_others` besides it. Cancel-safe.
+    pub(super) async fn take(&self, share: &mut Share, bytes: usize, held_by_others: usize) -> Result<(), Refusal> {
+        let is_small = held_by_others + share.bytes() + bytes <= SMALL;
+        if is_small && let Some(space) = self.reserve.try_take(bytes) {
+            share.merge(Share { reserve: Some(space), ..Share::default() });
             return Ok(());
         }
-        let room = match self.common.try_take(bytes) {
-            Some(room) => Some(room),
+        let space = match self.common.try_take(bytes) {
+            Some(space) => Some(space),
             None => self.common.take(bytes, self.wait).await,
         };
-        let room = room.ok_or_else(|| none_left(self.common.max + self.reserve.max))?;
-        share.merge(Share { common: Some(room), ..Share::default() });
+        let space = space.ok_or_else(|| none_left(self.common.max + self.reserve.max))?;
+        share.merge(Share { common: Some(space), ..Share::default() });
         Ok(())
     }
 
@@ -96,8 +96,8 @@ impl Budget {
         if bytes == 0 {
             return Ok(Share::default());
         }
-        let room = self.unpacked.take(bytes, self.wait).await.ok_or_else(|| none_left(self.unpacked.max))?;
-        Ok(Share { unpacked: Some(room), ..Share::default() })
+        let space = self.unpacked.take(bytes, self.wait).await.ok_or_else(|| none_left(self.unpacked.max))?;
+        Ok(Share { unpacked: Some(space), ..Share::default() })
     }
 
     /// Bytes taken now.
@@ -199,8 +199,8 @@ mod tests {
         let mut greedy = Share::default();
         while budget.take(&mut greedy, 10_000, 0).await.is_ok() {}
         assert!(greedy.bytes() > 1 << 19);
-        let modest = [taken(&budget, MODEST).await, taken(&budget, MODEST).await];
-        assert!(modest.iter().all(Result::is_ok));
+        let is_small = [taken(&budget, SMALL).await, taken(&budget, SMALL).await];
+        assert!(is_small.iter().all(Result::is_ok));
     }
 
     #[tokio::test]
@@ -210,9 +210,9 @@ mod tests {
         assert_eq!(budget.unpack(1).await.unwrap_err().reason, Refused::Memory);
         taken(&budget, 3 << 18).await.unwrap();
         drop(unpacked);
-        let mut room = budget.unpack(1000).await.unwrap();
-        let kept = room.split(10);
-        drop(room);
+        let mut space = budget.unpack(1000).await.unwrap();
+        let kept = space.split(10);
+        drop(space);
         assert_eq!((kept.bytes(), budget.used()), (10, 10));
     }
 

@@ -5,15 +5,16 @@
 //! - [`grpc`]: the service `livekit.AnalyticsRecorderService`;
 //! - [`http`]: records as protobuf, JSON or NDJSON, and LiveKit's webhooks;
 //! - [`client`]: the other end, for `send`, `run --demo` and tests;
-//! - [`Gate`] and [`Tls`]: who may send;
+//! - [`Authenticator`] and [`Tls`]: who may send;
 //! - [`Dropped`]: what a call that was answered OK did not keep.
 //!
-//! Uses `caller`, `document`, `record`, `secret`, `spool`.
+//! Uses `caller`, `document`, `record`, `secret`, `setting`, `spool`.
 
 mod auth;
 pub(crate) mod body;
 pub mod client;
 mod conversions;
+mod decompress;
 mod decompression_work;
 mod door;
 #[cfg(test)]
@@ -27,7 +28,6 @@ pub mod grpc;
 mod gzip;
 mod hs256;
 pub mod http;
-mod inflate;
 mod listener;
 pub(crate) mod memory;
 mod optional;
@@ -53,7 +53,7 @@ pub(crate) use places::Visit;
 use places::{Holder, Places};
 pub(crate) use server::{Handler, Server, http1};
 
-pub use auth::Gate;
+pub use auth::Authenticator;
 pub(crate) use conversions::AT_ONCE as CONVERSION_THREADS;
 pub(crate) use dropped::drops_newest;
 pub use dropped::{Accepted, Dropped, DroppedRecords};

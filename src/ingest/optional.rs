@@ -71,7 +71,7 @@ impl Lane {
     /// Notes on disk that records were lost; waits for that, but not for a disk that hangs.
     async fn note(self: Arc<Self>, spool: Arc<dyn Append>, records: u64) {
         self.unnoted.fetch_add(records, Relaxed);
-        let patience = if self.hangs() { Duration::ZERO } else { HOLD_TIMEOUT };
+        let timeout = if self.hangs() { Duration::ZERO } else { HOLD_TIMEOUT };
         let noted = async {
             let turn = Arc::clone(&self.noting).lock_owned().await;
             let lane = Arc::clone(&self);
@@ -84,7 +84,7 @@ impl Lane {
             };
             tokio::task::spawn_blocking(note).await
         };
-        let _ = tokio::time::timeout(patience, noted).await;
+        let _ = tokio::time::timeout(timeout, noted).await;
     }
 
     /// Space for so many bytes, when it is this copy's turn.

@@ -90,7 +90,7 @@ impl Close {
 
 /// There is no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum NoRoom {
+enum NoSpace {
     /// All are under way.
     AllBusy,
     /// One may go for another after this time.
@@ -99,7 +99,7 @@ enum NoRoom {
 
 impl Open {
     /// Who goes for one more of this holder.
-    fn next_to_go(&self, newcomer: Holder, max: usize) -> Result<u64, NoRoom> {
+    fn next_to_go(&self, newcomer: Holder, max: usize) -> Result<u64, NoSpace> {
         let now = Instant::now();
         let mut held = HashMap::from([(newcomer, 0_usize)]);
         self.taken.values().for_each(|state| *held.entry(state.holder).or_default() += 1);
@@ -117,7 +117,7 @@ impl Open {
             ((class, !is_over, state.silent_since), left, id)
         });
         let candidates: Vec<_> = candidates.collect();
-        let &((class, ..), left, id) = candidates.iter().min_by_key(|(rank, ..)| *rank).ok_or(NoRoom::AllBusy)?;
+        let &((class, ..), left, id) = candidates.iter().min_by_key(|(rank, ..)| *rank).ok_or(NoSpace::AllBusy)?;
         if left.is_zero() {
             return Ok(id);
         }
@@ -127,7 +127,7 @@ impl Open {
                 return Ok(id);
             }
         }
-        if left <= GRACE { Err(NoRoom::For(left)) } else { Err(NoRoom::AllBusy) }
+        if left <= GRACE { Err(NoSpace::For(left)) } else { Err(NoSpace::AllBusy) }
     }
 }
 
@@ -138,17 +138,17 @@ impl Places {
     }
 
     /// A place, if need be by having another one go; whoever comes next waits meanwhile. `None` where all are under way.
-    pub(crate) async fn room(self: &Arc<Self>, holder: Holder) -> Option<Place> {
+    pub(crate) async fn space(self: &Arc<Self>, holder: Holder) -> Option<Place> {
         loop {
             match self.admit(holder) {
                 Ok(place) => return Some(place),
-                Err(NoRoom::AllBusy) => return None,
-                Err(NoRoom::For(wait)) => tokio::time::sleep(wait).await,
+                Err(NoSpace::AllBusy) => return None,
+                Err(NoSpace::For(wait)) => tokio::time::sleep(wait).await,
             }
         }
     }
 
-    fn admit(self: &Arc<Self>, holder: Holder) -> Result<Place, NoRoom> {
+    fn admit(self: &Arc<Self>, holder: Holder) -> Result<Place, NoSpace> {
         let mut open = self.open.lock();
         if open.taken.len() >= self.max {
             let next = open.next_to_go(holder, self.max)?;
@@ -333,14 +333,14 @@ mod tests {
         age(&places, GRACE);
         let _newcomers = [(); 2].map(|()| taken(&places, HERE));
         assert_eq!(idle.iter().filter(|place| place.close.0.1.is_cancelled()).count(), 2);
-        assert!(matches!(places.admit(HERE), Err(NoRoom::For(_))), "a flood of them leaves the others their places");
+        assert!(matches!(places.admit(HERE), Err(NoSpace::For(_))), "a flood of them leaves the others their places");
     }
 
     #[test]
     fn each_has_a_moment_to_speak_before_it_goes_for_another() {
         let places = Places::new(1, Refused::Connections);
         let first = taken(&places, HERE);
-        assert!(matches!(places.admit(HERE), Err(NoRoom::For(wait)) if wait <= GRACE));
+        assert!(matches!(places.admit(HERE), Err(NoSpace::For(wait)) if wait <= GRACE));
         assert!(!first.close.0.1.is_cancelled());
         age(&places, GRACE);
         assert!(places.admit(HERE).is_ok() && first.close.0.1.is_cancelled());
@@ -351,13 +351,13 @@ mod tests {
         let places = Places::new(2, Refused::Connections);
         let [a, b] = [(); 2].map(|()| taken(&places, HERE));
         let [_busy, silent] = [busy(&a), busy(&b)];
-        assert_eq!(places.admit(HERE).err(), Some(NoRoom::AllBusy));
+        assert_eq!(places.admit(HERE).err(), Some(NoSpace::AllBusy));
         age(&places, SILENT);
         silent.is_alive();
         let c = taken(&places, HERE);
         assert_eq!(gone([&a, &b]), [true, false]);
         let _busy = busy(&c);
-        assert_eq!(places.admit(HERE).err(), Some(NoRoom::AllBusy));
+        assert_eq!(places.admit(HERE).err(), Some(NoSpace::AllBusy));
         drop(silent);
         age(&places, GRACE);
         assert!(places.admit(HERE).is_ok() && b.close.0.1.is_cancelled());
@@ -370,12 +370,12 @@ mod tests {
         let modest = taken(&places, holder(2));
         let _visits: Vec<_> = greedy.iter().chain([&modest]).map(busy).collect();
         age(&places, GRACE);
-        assert_eq!(places.admit(holder(1)).err(), Some(NoRoom::AllBusy), "it has its share");
+        assert_eq!(places.admit(holder(1)).err(), Some(NoSpace::AllBusy), "it has its share");
         let second = taken(&places, holder(2));
         let _busy = busy(&second);
         assert_eq!(greedy.iter().filter(|place| place.close.0.1.is_cancelled()).count(), 1);
         assert!(!modest.close.0.1.is_cancelled());
-        assert_eq!(places.admit(holder(2)).err(), Some(NoRoom::AllBusy), "both have their share");
+        assert_eq!(places.admit(holder(2)).err(), Some(NoSpace::AllBusy), "both have their share");
     }
 
     #[test]

@@ -107,7 +107,7 @@ impl Server {
             match accepted {
                 Ok((io, peer)) => {
                     let place = tokio::select! {
-                        place = server.places.room(peer.holder()) => place,
+                        place = server.places.space(peer.holder()) => place,
                         () = stop.cancelled() => break,
                     };
                     match place {
@@ -223,7 +223,7 @@ impl Server {
             // There is nothing to tell.
             return;
         }
-        let Some((_room, moment)) = self.may_close_with_care(&place) else { return };
+        let Some((_space, moment)) = self.may_close_with_care(&place) else { return };
         let deadline = Instant::now() + moment;
         connection.as_mut().graceful_shutdown();
         tokio::select! {
@@ -248,8 +248,8 @@ impl Server {
     /// Room for one more that is being closed, and how long that may take. `None`: it is cut.
     fn may_close_with_care(&self, place: &Place) -> Option<(SemaphorePermit<'_>, Duration)> {
         let is_let_in = place.is_let_in();
-        let room = self.closing[usize::from(is_let_in)].try_acquire().ok()?;
-        Some((room, if is_let_in { WITH_CARE } else { BRIEFLY }))
+        let space = self.closing[usize::from(is_let_in)].try_acquire().ok()?;
+        Some((space, if is_let_in { WITH_CARE } else { BRIEFLY }))
     }
 }
 
@@ -258,11 +258,11 @@ async fn turned_away(tls: &Tls, chain: Vec<CertificateDer<'static>>) -> Refusal 
     if chain.is_empty() {
         return std::future::pending().await;
     }
-    let mut looks = interval(CERTIFICATE_CHECK);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut inspections = interval(CERTIFICATE_CHECK);
+    inspections.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         // The first one at once: a TLS session that is resumed shows a certificate that nobody looked at again.
-        looks.tick().await;
+        inspections.tick().await;
         if let Err(why) = tls.accepts(&chain) {
             let why = format!("the client certificate is no longer accepted: {why}");
             return Refusal::new(Refused::Unauthenticated, why);

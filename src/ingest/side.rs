@@ -78,7 +78,7 @@ impl SideServices {
             Status::unavailable("others ask, too: ask again")
         };
         // None of them is ever under way for longer than another one wants its place.
-        let Some(place) = self.places.room(holder).await else { return busy().into_http() };
+        let Some(place) = self.places.space(holder).await else { return busy().into_http() };
         let request = request.map(|body| {
             tonic::body::Body::new(Bounded {
                 body,

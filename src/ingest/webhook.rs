@@ -14,8 +14,8 @@ use subtle::ConstantTimeEq;
 use super::{
     Accepted, Dropped, Protocol, Refusal, Refused,
     body::{BodyLimits, check_json_size},
+    decompress::Encoding,
     door::Door,
-    inflate::Encoding,
     listener::Peer,
     repeats::ContentHash,
 };
@@ -30,8 +30,8 @@ const MAX_BODY_BYTES: usize = 1024 * 1024;
 /// Takes a webhook.
 pub(super) async fn take(door: &Door, peer: Peer, request: Request<Body>) -> Result<Accepted, Refusal> {
     let (head, body) = request.into_parts();
-    let refuse = |why: &str| door.gate.refuse(Protocol::Webhook, why, peer, door.intake.status());
-    let (pass, claims) = door.gate.webhook(&head.headers, peer).map_err(|why| refuse(&why))?;
+    let refuse = |why: &str| door.authenticator.refuse(Protocol::Webhook, why, peer, door.intake.status());
+    let (pass, claims) = door.authenticator.webhook(&head.headers, peer).map_err(|why| refuse(&why))?;
     let limits = BodyLimits { max_bytes: door.limits.max_bytes.min(MAX_BODY_BYTES), ..door.limits.clone() };
     let encoding = Encoding::of(&head.headers)?;
     let (body, share) = door.read(Protocol::Webhook, &head, body, &limits, (pass, peer)).await?;

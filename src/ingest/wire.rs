@@ -74,7 +74,7 @@ pub fn record(stream: Stream, received_at: UnixMillis, bytes: &[u8]) -> Result<R
 }
 
 /// Records framed as field 1. The bytes are kept as they are, unless the wrapper holds unknown fields or odd tags:
-/// then the records alone, byte for byte, are framed anew.
+/// then the records alone, byte for byte, are framed again.
 ///
 /// # Errors
 /// When the bytes are no such wrapper, or hold more than `max_records`.

@@ -74,8 +74,8 @@ impl Lines {
     }
 
     /// Waits until all are written, so long at most.
-    pub(super) fn flush(&self, patience: Duration) {
-        let end = Instant::now() + patience;
+    pub(super) fn flush(&self, timeout: Duration) {
+        let end = Instant::now() + timeout;
         let mut waiting = self.waiting.lock();
         while waiting.writing || !waiting.lines.is_empty() {
             if self.changed.wait_until(&mut waiting, end).timed_out() {

@@ -32,7 +32,7 @@ use crate::{
 const VARIABLE: &str = "RUST_LOG";
 
 /// How long the end waits for lines to be read.
-const PATIENCE: Duration = Duration::from_millis(500);
+const TIMEOUT: Duration = Duration::from_millis(500);
 
 static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
 static KINDS: LazyLock<Kinds> = LazyLock::new(Kinds::default);
@@ -76,7 +76,7 @@ pub fn start(config: &LogConfig, format: Option<LogFormat>) -> Result<Logging, i
 /// Waits for a moment until what was logged is written: before the process ends, or writes to stderr itself.
 pub(crate) fn flush() {
     if let Some(lines) = LINES.get() {
-        lines.flush(PATIENCE);
+        lines.flush(TIMEOUT);
     }
 }
 

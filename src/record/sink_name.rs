@@ -1,10 +1,10 @@
-//! A sink's name: its identity in the config, in metrics, and the name of its folder.
+//! A sink's name: its identity in the config, in metrics, and the name of its directory.
 
 use std::{borrow::Borrow, fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-/// A sink's name, its identity: lower-case letters, digits, `-` and `_`, at most 64 of them. It names the folder too.
+/// A sink's name, its identity: lower-case letters, digits, `-` and `_`, at most 64 of them. It names the directory too.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct SinkName(String);
@@ -55,7 +55,7 @@ impl<'de> Deserialize<'de> for SinkName {
     }
 }
 
-/// A sink name that cannot name a folder safely.
+/// A sink name that cannot name a directory safely.
 #[derive(Debug, thiserror::Error)]
 #[error("{0:?} is no sink name: use 1 to 64 lower-case letters, digits, '-' or '_'")]
 pub struct BadSinkName(String);

@@ -1,6 +1,6 @@
 //! `run`: the process from its start to its end, who waits for whom.
 //!
-//! Start: lock the data folder → open the spools → start the workers → bind and serve. A spool that does not open stops its
+//! Start: lock the data directory → open the spools → start the workers → bind and serve. A spool that does not open stops its
 //! sink, not the process. Stop: the servers and a reload first (open requests end), then of each sink the worker (one last
 //! flush), then its spool. The servers have half of `shutdown_timeout`, all of it together not two seconds more than the whole:
 //! what a disk holds up by then is left where it is, as a kill would leave it.

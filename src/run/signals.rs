@@ -83,8 +83,8 @@ fn ignores_hangup() -> bool {
 
 /// Keeps systemd's watchdog quiet for as long as tasks are run at all.
 pub(super) async fn keep_watchdog_quiet() {
-    let Some(patience) = sd_notify::watchdog_enabled() else { return };
-    let mut alive = tokio::time::interval(patience / 3);
+    let Some(timeout) = sd_notify::watchdog_enabled() else { return };
+    let mut alive = tokio::time::interval(timeout / 3);
     loop {
         alive.tick().await;
         notify(&[NotifyState::Watchdog]);

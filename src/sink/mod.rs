@@ -1,6 +1,6 @@
 //! Where records end up: MongoDB, Redis, files. A sink says of every record what became of it.
 //!
-//! Uses `document`, `durable_fs`, `files`, `record`, `spool`.
+//! Uses `document`, `durable_fs`, `files`, `record`, `setting`.
 
 mod encoding;
 pub mod file;

@@ -24,7 +24,7 @@ use super::{
     store::PackedGroup,
 };
 use crate::{
-    caught::caught,
+    catch_panic::catch_panic,
     record::{RecordBatch, Stream},
 };
 
@@ -133,7 +133,7 @@ impl Shared {
     /// Makes a group durable and answers it.
     pub(super) fn append_group(&self, group: Group) {
         let batches = group.0.len();
-        if let Err(panic) = caught(|| self.append_packing(group)) {
+        if let Err(panic) = catch_panic(|| self.append_packing(group)) {
             // Who waited is told by the answer's end.
             self.reports.error(format!("appending {batches} batches panicked, and goes on: {panic}"));
         }

@@ -85,7 +85,7 @@ pub enum QueueError {
     /// The journal could not be read or written; the operation may be tried again.
     #[error("spool {path}: {source}")]
     Io {
-        /// The file or folder.
+        /// The file or directory.
         path: String,
         /// What the operating system said.
         source: std::io::Error,
@@ -100,14 +100,14 @@ pub enum QueueError {
     },
     /// The dead letters reached their quota.
     #[error(
-        "dead letters of sink {sink} are full ({letters} in {bytes} bytes): look with `livekit-spool dead list {sink}`, \
+        "dead letters of sink {sink} are full ({dead_letters} in {bytes} bytes): look with `livekit-spool dead list {sink}`, \
          then retry or drop some, or raise spool.dead_letters.max_bytes"
     )]
     DeadLettersFull {
         /// The sink.
         sink: String,
         /// How many there are.
-        letters: u64,
+        dead_letters: u64,
         /// Their size.
         bytes: u64,
     },

@@ -227,30 +227,30 @@ impl DiskFile for RealFile {
     }
 }
 
-/// Fails where no file can be made in a folder, though the folder is there.
-pub(crate) fn check_writable(folder: &Path) -> io::Result<()> {
+/// Fails where no file can be made in a directory, though the directory is there.
+pub(crate) fn check_writable(directory: &Path) -> io::Result<()> {
     let access = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
-    match accessat(CWD, folder, access, AtFlags::EACCESS) {
+    match accessat(CWD, directory, access, AtFlags::EACCESS) {
         // Older container runtimes answer so for a system call that they do not know (faccessat2). The older call asks for
         // the real user, who is the effective one here.
-        Err(Errno::PERM | Errno::NOSYS | Errno::INVAL) => Ok(accessat(CWD, folder, access, AtFlags::empty())?),
+        Err(Errno::PERM | Errno::NOSYS | Errno::INVAL) => Ok(accessat(CWD, directory, access, AtFlags::empty())?),
         answer => Ok(answer?),
     }
 }
 
-/// All files below a folder, in the order of their paths; the file itself if it is one.
+/// All files below a directory, in the order of their paths; the file itself if it is one.
 pub(crate) fn files_below(path: &Path) -> io::Result<Vec<PathBuf>> {
     if fs::metadata(path)?.is_file() {
         return Ok(vec![path.to_owned()]);
     }
     let mut files = Vec::new();
-    let mut folders = vec![path.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder)? {
+    let mut directories = vec![path.to_owned()];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory)? {
             let entry = entry?;
             // Symbolic links are not followed: they may lead anywhere, or round in a circle.
             match entry.file_type()? {
-                kind if kind.is_dir() => folders.push(entry.path()),
+                kind if kind.is_dir() => directories.push(entry.path()),
                 kind if kind.is_file() => files.push(entry.path()),
                 _ => {}
             }
@@ -260,14 +260,14 @@ pub(crate) fn files_below(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// A private folder for temporary files, removed with this value.
+/// A private directory for temporary files, removed with this value.
 #[derive(Debug)]
 pub(crate) struct TemporaryDirectory(PathBuf);
 
 impl TemporaryDirectory {
     pub(crate) fn new_in(directory: &Path, prefix: &str) -> io::Result<Self> {
         let path = directory.join(format!("{prefix}-{}-{:016x}", std::process::id(), rand::random::<u64>()));
-        // Not recursive: a folder that somebody else has put there is an error.
+        // Not recursive: a directory that somebody else has put there is an error.
         DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Self(path))
     }
@@ -276,7 +276,7 @@ impl TemporaryDirectory {
         &self.0
     }
 
-    /// Copies all files below a folder into this one; false if there is none.
+    /// Copies all files below a directory into this one; false if there is none.
     pub(crate) fn fill(&self, from: &Path) -> io::Result<bool> {
         let files = match files_below(from) {
             Ok(files) => files,
@@ -286,8 +286,8 @@ impl TemporaryDirectory {
         for file in &files {
             let Ok(place) = file.strip_prefix(from) else { continue };
             let copy = self.0.join(place);
-            if let Some(folder) = copy.parent() {
-                DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+            if let Some(directory) = copy.parent() {
+                DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
             }
             let (mut from, mut to) = (
                 files::open(file, OpenOptions::new().read(true))?,
@@ -302,26 +302,26 @@ impl TemporaryDirectory {
 impl Drop for TemporaryDirectory {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::warn!(folder = %self.0.display(), %error, "a temporary folder is left behind");
+            tracing::warn!(directory = %self.0.display(), %error, "a temporary directory is left behind");
         }
     }
 }
 
-/// The lock on a spool's folder; the operating system lets go of it when the process ends, however it ends.
+/// The lock on a spool's directory; the operating system lets go of it when the process ends, however it ends.
 #[derive(Debug)]
 pub(crate) struct DirectoryLock(#[expect(dead_code, reason = "held, not used: closing it unlocks")] File);
 
 impl DirectoryLock {
-    /// Locks the folder, or answers `None` if another process (or another spool of this one) holds it.
-    pub(crate) fn take(folder: &Path) -> io::Result<Option<Self>> {
+    /// Locks the directory, or answers `None` if another process (or another spool of this one) holds it.
+    pub(crate) fn take(directory: &Path) -> io::Result<Option<Self>> {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false);
-        let file = files::open_private(&lock_path(folder), file)?;
+        let file = files::open_private(&lock_path(directory), file)?;
         Ok(files::lock(&file)?.then_some(Self(file)))
     }
 }
 
 /// The file whose lock a spool's process holds.
-pub(crate) fn lock_path(folder: &Path) -> PathBuf {
-    folder.join("lock")
+pub(crate) fn lock_path(directory: &Path) -> PathBuf {
+    directory.join("lock")
 }

@@ -7,10 +7,10 @@ use crate::files;
 /// Why a spool could not be opened. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The folder is not there and cannot be made, or cannot be read or written.
+    /// The directory is not there and cannot be made, or cannot be read or written.
     #[error("spool {path}: {source}: {}", remedy(source))]
     Io {
-        /// The file or folder.
+        /// The file or directory.
         path: PathBuf,
         /// What the operating system said.
         source: io::Error,
@@ -18,7 +18,7 @@ pub enum OpenError {
     /// Another process has it open.
     #[error("spool {path} is in use by another process: stop that one, or use another data_dir")]
     InUse {
-        /// The spool's folder.
+        /// The spool's directory.
         path: PathBuf,
     },
     /// Another version of livekit-spool wrote it.
@@ -54,7 +54,7 @@ pub enum OpenError {
     },
 }
 
-/// What to do about a folder that cannot be used.
+/// What to do about a directory that cannot be used.
 pub(crate) fn remedy(error: &io::Error) -> String {
     if files::is_refusal(error) {
         return "nothing was read from it or written to it".to_owned();

@@ -10,7 +10,7 @@ use super::{
     queue::Entry,
     rejecting,
     shared::Shared,
-    store::reader::{Reader, Sought},
+    store::reader::{Lookup, Reader},
     totals::{Disposition, DropReason},
 };
 use crate::record::{QueuedRecord, Stream, UnixMillis};
@@ -47,8 +47,8 @@ impl Shared {
                 from = wanted.end;
                 continue;
             }
-            let sought = match reader.seek(&self.store, key, &entry, wanted.start) {
-                Ok(sought) => sought,
+            let lookup = match reader.seek(&self.store, key, &entry, wanted.start) {
+                Ok(lookup) => lookup,
                 // It is gone meanwhile: purged, or dropped.
                 Err(_) if self.is_gone(stream, key, &entry) => continue,
                 Err(_) if passing_over && reader.passes_over(entry.segment) => continue,
@@ -56,9 +56,9 @@ impl Shared {
                 Err(_) if !records.is_empty() => break,
                 Err(error) => return Err(error),
             };
-            let lost = match sought {
-                Sought::Lost(lost) => lost,
-                Sought::Block => {
+            let lost = match lookup {
+                Lookup::Lost(lost) => lost,
+                Lookup::Block => {
                     let before = records.len();
                     let full = take(reader, &wanted, limit, &mut records, &mut bytes);
                     self.note_leased(stream, &records[before..]);

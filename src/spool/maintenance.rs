@@ -8,11 +8,11 @@ use std::{
 };
 
 use super::{
-    ages::{Ages, Times},
+    expiry::{Expiry, Times},
     shared::Shared,
 };
 use crate::{
-    caught::caught,
+    catch_panic::catch_panic,
     record::{instant, now_millis},
 };
 
@@ -28,7 +28,7 @@ const IDLE_TIME: Duration = Duration::from_secs(5);
 /// The maintenance's own state.
 #[derive(Debug)]
 pub(super) struct Maintenance {
-    ages: Option<Ages>,
+    expiry: Option<Expiry>,
     clock_noted: Option<Instant>,
     drained_since: Option<Instant>,
 }
@@ -37,8 +37,8 @@ impl Maintenance {
     /// `times` is what an earlier run has noted of the time.
     pub(super) fn new(shared: &Shared, times: Option<Times>) -> Self {
         let next = shared.store.state.lock().streams.each_ref().map(|stream| stream.next);
-        let ages = shared.options.max_age.map(|max_age| Ages::new(max_age, now_millis(), times, instant(), next));
-        Self { ages, clock_noted: None, drained_since: None }
+        let expiry = shared.options.max_age.map(|max_age| Expiry::new(max_age, now_millis(), times, instant(), next));
+        Self { expiry, clock_noted: None, drained_since: None }
     }
 
     /// Runs until the spool is closed.
@@ -51,7 +51,7 @@ impl Maintenance {
             let closing = state.closing;
             state.woken = false;
             drop(state);
-            if let Err(panic) = caught(|| self.tick(shared, closing)) {
+            if let Err(panic) = catch_panic(|| self.tick(shared, closing)) {
                 shared.reports.error(format!("maintenance panicked, and is tried again: {panic}"));
             }
             if closing {
@@ -65,8 +65,8 @@ impl Maintenance {
         shared.refresh_free();
         let free = shared.usage.free.load(Ordering::Relaxed);
         shared.store.enter();
-        if let Some(ages) = &mut self.ages {
-            shared.expire(ages);
+        if let Some(expiry) = &mut self.expiry {
+            shared.expire(expiry);
         }
         self.note_clock(shared, closing);
         if shared.store.maintain(free) {
@@ -95,8 +95,8 @@ impl Maintenance {
         }
         self.clock_noted = Some(instant());
         let floor = shared.store.state.lock().streams.each_ref().map(|stream| stream.ack_floor);
-        shared.store.note_clock(match &mut self.ages {
-            Some(ages) => ages.times(instant(), floor),
+        shared.store.note_clock(match &mut self.expiry {
+            Some(expiry) => expiry.times(instant(), floor),
             None => Times::at(now_millis()),
         });
     }

@@ -26,7 +26,7 @@
 //!
 //! `ingest` appends, `flush` delivers (the trait [`Queue`]), `app` opens and closes; `admin` and `cli` look on.
 //!
-//! Uses `caught`, `files`, `histogram`, `record`.
+//! Uses `catch_panic`, `files`, `histogram`, `record`.
 
 use std::{collections::HashSet, io, ops::Deref, path::Path, sync::Arc};
 
@@ -35,7 +35,6 @@ use tokio::runtime::RuntimeFlavor;
 
 use crate::record::{RecordBatch, Stream};
 
-mod ages;
 mod appending;
 mod contents;
 mod dead_letters;
@@ -43,6 +42,7 @@ mod delivery;
 mod disk;
 mod encoding;
 mod error;
+mod expiry;
 pub mod failpoint;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
@@ -86,7 +86,7 @@ pub use self::{
         recover::{DamagedPlace, RecoverError, RecoverReport, recover},
         verify::{Finding, Severity, VerifyReport},
     },
-    totals::{DropReason, PassedBytes, Totals},
+    totals::{ByteTotals, DropReason, Totals},
 };
 pub(crate) use self::{
     disk::{DirectoryLock, check_writable},
@@ -199,15 +199,15 @@ impl Spool {
     /// As [`Self::drop_dead_letters`]; and when some cannot be read, which are left: the others are gone.
     pub fn purge_dead_letters(&self) -> Result<u64, QueueError> {
         let dropped = self.drop_dead_letters(&DeadFilter::default())?;
-        purge::check_letters_read(&self.shared).map(|()| dropped)
+        purge::check_dead_letters_read(&self.shared).map(|()| dropped)
     }
 
     /// Keeps letters again after another attempt failed: what is known of earlier ones is added to. Blocking.
     ///
     /// # Errors
     /// When the dead letters are full or cannot be written.
-    pub fn keep_dead_letters(&self, letters: &[DeadLetter]) -> Result<(), QueueError> {
-        rejecting::keep_again(&self.shared, letters)
+    pub fn keep_dead_letters(&self, dead_letters: &[DeadLetter]) -> Result<(), QueueError> {
+        rejecting::keep_again(&self.shared, dead_letters)
     }
 
     /// Removes letters by stream and `_id`, for good; answers how many there were. Blocking.

@@ -130,7 +130,7 @@ fn open_queue(place: &Place) -> Option<Arc<dyn QueueStore>> {
         Err(error) => error,
     };
     place.reports.warn(&format!("{}: {error}: it is made again from the journal", directory.display()));
-    if let Err(error) = set_queue_aside(place, &directory) {
+    if let Err(error) = quarantine_queue(place, &directory) {
         place.reports.error(format!("{}: {error}: the queue is kept in memory", directory.display()));
         return None;
     }
@@ -144,7 +144,7 @@ fn open_queue(place: &Place) -> Option<Arc<dyn QueueStore>> {
 }
 
 /// A queue that failed is of use to look into, the last one alone.
-fn set_queue_aside(place: &Place, directory: &Path) -> io::Result<()> {
+fn quarantine_queue(place: &Place, directory: &Path) -> io::Result<()> {
     let quarantine = place.home.join("quarantine");
     place.disk.make_directory(&quarantine)?;
     place.disk.remove_directory(&quarantine.join("queue"))?;

@@ -7,7 +7,7 @@ use super::{
     delivery::QueueError,
     queue::Entry,
     shared::Shared,
-    store::reader::{Reader, Sought},
+    store::reader::{Lookup, Reader},
 };
 use crate::record::{QueuedRecord, Stream};
 
@@ -56,8 +56,8 @@ impl Peek {
             let wanted = if self.backwards { part.end - 1 } else { part.start };
             // A block may say that it has more records than it has, billions: where it has none, all of it is stepped over.
             let (records, none) = match self.reader.seek(&self.shared.store, key, &entry, wanted) {
-                Ok(Sought::Block) => (self.records_of_block(&part), self.reader.block_seqs()),
-                Ok(Sought::Lost(_)) => (Vec::new(), None),
+                Ok(Lookup::Block) => (self.records_of_block(&part), self.reader.block_seqs()),
+                Ok(Lookup::Lost(_)) => (Vec::new(), None),
                 // It is delivered meanwhile.
                 Err(_) if self.next_part().is_none_or(|(_, now, _)| now != entry) => continue,
                 Err(error) => return Err(error),

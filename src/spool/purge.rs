@@ -53,7 +53,7 @@ pub(super) fn purge(shared: &Shared, streams: &[Stream]) -> Result<Vec<Purged>, 
 }
 
 /// Says where some dead letters could not be read and so not be dropped.
-pub(super) fn check_letters_read(shared: &Shared) -> Result<(), QueueError> {
+pub(super) fn check_dead_letters_read(shared: &Shared) -> Result<(), QueueError> {
     check_read(shared.dead.store())
 }
 

@@ -5,8 +5,8 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use super::{
-    ages::Ages,
     error::FullLimit,
+    expiry::Expiry,
     options::SpoolOptions,
     shared::Shared,
     totals::{Disposition, DropReason},
@@ -122,16 +122,16 @@ impl Shared {
     }
 
     /// Drops what is older than `max_age`.
-    pub(crate) fn expire(&self, ages: &mut Ages) {
+    pub(crate) fn expire(&self, expiry: &mut Expiry) {
         let now = instant();
-        ages.mark(now, self.store.state.lock().streams.each_ref().map(|stream| stream.next));
+        expiry.mark(now, self.store.state.lock().streams.each_ref().map(|stream| stream.next));
         for stream in Stream::ALL {
             let (mut at, mut over) = (0, Vec::new());
             while over.len() < MAX_EXPIRED
                 && let Some((key, entry)) = self.store.entry_from(stream, at)
             {
                 let seqs = entry.seqs(key);
-                if !ages.is_over(now, stream, seqs.end - 1, entry.newest()) {
+                if !expiry.is_over(now, stream, seqs.end - 1, entry.newest()) {
                     break;
                 }
                 at = seqs.end;

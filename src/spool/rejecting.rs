@@ -21,15 +21,15 @@ pub(super) fn dead_letter(shared: &Shared, stream: Stream, rejections: Vec<Rejec
     };
     // An attempt that did not get all of them in may have been made before.
     let open = rejections.into_iter().filter(is_open);
-    let (seqs, letters): (Vec<u64>, Vec<DeadLetter>) =
-        open.map(|rejection| (rejection.record.seq, letter(stream, rejection, now))).unzip();
-    for group in dead_letters::groups(&letters, shared.dead.group_bytes()) {
-        keep(shared, stream, &seqs[group.clone()], &letters[group])?;
+    let (seqs, dead_letters): (Vec<u64>, Vec<DeadLetter>) =
+        open.map(|rejection| (rejection.record.seq, as_dead_letter(stream, rejection, now))).unzip();
+    for group in dead_letters::groups(&dead_letters, shared.dead.group_bytes()) {
+        keep(shared, stream, &seqs[group.clone()], &dead_letters[group])?;
     }
     Ok(())
 }
 
-fn letter(stream: Stream, rejection: Rejection, now: UnixMillis) -> DeadLetter {
+fn as_dead_letter(stream: Stream, rejection: Rejection, now: UnixMillis) -> DeadLetter {
     DeadLetter {
         stream,
         id: RecordId::of(stream, &rejection.record.bytes).to_string(),
@@ -52,18 +52,18 @@ fn cut(mut reason: String) -> String {
 }
 
 /// Keeps as many as fit, in order.
-fn keep(shared: &Shared, stream: Stream, seqs: &[u64], letters: &[DeadLetter]) -> Result<(), QueueError> {
-    match shared.dead.add(letters.to_vec()) {
+fn keep(shared: &Shared, stream: Stream, seqs: &[u64], dead_letters: &[DeadLetter]) -> Result<(), QueueError> {
+    match shared.dead.add(dead_letters.to_vec()) {
         Ok(()) => {
             let ranges: Vec<_> = seqs.iter().map(|&seq| seq..seq + 1).collect();
             shared.store.finish(stream, &ranges, Disposition::DeadLettered);
             failpoint::reach("dead_noted");
             Ok(())
         }
-        Err(DeadError::Full { .. }) if letters.len() > 1 => {
-            let half = letters.len() / 2;
-            keep(shared, stream, &seqs[..half], &letters[..half])?;
-            keep(shared, stream, &seqs[half..], &letters[half..])
+        Err(DeadError::Full { .. }) if dead_letters.len() > 1 => {
+            let half = dead_letters.len() / 2;
+            keep(shared, stream, &seqs[..half], &dead_letters[..half])?;
+            keep(shared, stream, &seqs[half..], &dead_letters[half..])
         }
         Err(error) => Err(shared.dead_error(error)),
     }
@@ -71,15 +71,15 @@ fn keep(shared: &Shared, stream: Stream, seqs: &[u64], letters: &[DeadLetter]) -
 
 /// Keeps letters that are there already and failed once more. Where they do not fit beside what is there of them yet,
 /// fewer at a time do.
-pub(super) fn keep_again(shared: &Shared, letters: &[DeadLetter]) -> Result<(), QueueError> {
-    let groups = dead_letters::groups(letters, shared.dead.group_bytes());
-    groups.into_iter().try_for_each(|group| keep_group_again(shared, &letters[group]))
+pub(super) fn keep_again(shared: &Shared, dead_letters: &[DeadLetter]) -> Result<(), QueueError> {
+    let groups = dead_letters::groups(dead_letters, shared.dead.group_bytes());
+    groups.into_iter().try_for_each(|group| keep_group_again(shared, &dead_letters[group]))
 }
 
-fn keep_group_again(shared: &Shared, letters: &[DeadLetter]) -> Result<(), QueueError> {
-    match shared.dead.add(letters.to_vec()) {
-        Err(DeadError::Full { .. }) if letters.len() > 1 => {
-            let (first, second) = letters.split_at(letters.len() / 2);
+fn keep_group_again(shared: &Shared, dead_letters: &[DeadLetter]) -> Result<(), QueueError> {
+    match shared.dead.add(dead_letters.to_vec()) {
+        Err(DeadError::Full { .. }) if dead_letters.len() > 1 => {
+            let (first, second) = dead_letters.split_at(dead_letters.len() / 2);
             keep_group_again(shared, first)?;
             keep_group_again(shared, second)
         }

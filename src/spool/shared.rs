@@ -161,11 +161,11 @@ impl Shared {
 
     /// The same where that is known; nothing where there were never any.
     pub(crate) fn say_dead_letters_gone(&self) -> Option<String> {
-        let set_aside: u64 = self.store.state.lock().streams.iter().map(|stream| stream.totals.set_aside).sum();
+        let dead_lettered: u64 = self.store.state.lock().streams.iter().map(|stream| stream.totals.dead_lettered).sum();
         let dead = self.dead.store().home.display();
-        (set_aside > 0).then(|| {
+        (dead_lettered > 0).then(|| {
             format!(
-                "{dead}: it was removed, moved or replaced, and the dead letters in it are gone with it (of {set_aside} records that were \
+                "{dead}: it was removed, moved or replaced, and the dead letters in it are gone with it (of {dead_lettered} records that were \
                  ever set aside, what was not retried or dropped): stop livekit-spool, and put it back if you have it"
             )
         })
@@ -176,7 +176,7 @@ impl Shared {
         match error {
             DeadError::Full { .. } => QueueError::DeadLettersFull {
                 sink: self.options.name.clone(),
-                letters: Stream::ALL.iter().map(|&stream| self.dead.count(stream)).sum(),
+                dead_letters: Stream::ALL.iter().map(|&stream| self.dead.count(stream)).sum(),
                 bytes: self.dead.bytes(),
             },
             error @ DeadError::NotDurable { .. } => self.io_error(io::Error::other(error.to_string())),

@@ -9,7 +9,7 @@ use super::{
     reports::LastError,
     shared::{DiskBytes, Shared},
     store::Store,
-    totals::{DropReason, PassedBytes},
+    totals::{ByteTotals, DropReason},
 };
 use crate::histogram::HistogramSnapshot;
 use crate::record::{Stream, UnixMillis, now_millis};
@@ -72,13 +72,13 @@ pub struct StreamStatus {
     /// Delivered since the spool was made.
     pub delivered: u64,
     /// Set aside since the spool was made.
-    pub set_aside: u64,
+    pub dead_lettered: u64,
     /// Dropped since the spool was made, by reason; absent means none. Dead letters that were lost to damage are among the
     /// damaged ones, at least those that are known.
     #[serde(serialize_with = "in_the_order_of_names")]
     pub dropped: BTreeMap<DropReason, u64>,
     /// Bytes that came, and what became of them, since the process started.
-    pub passed_bytes: PassedBytes,
+    pub byte_totals: ByteTotals,
     /// The sequence number of the first record to be delivered.
     #[serde(skip)]
     pub head: u64,
@@ -178,12 +178,12 @@ fn named(store: &Store, segments: &[u64]) -> Option<(String, &'static str, &'sta
 }
 
 fn stream_status(shared: &Shared, stream: Stream, now: UnixMillis) -> StreamStatus {
-    let (dead_letters, lost_letters) = (shared.dead.count(stream), shared.dead.lost(stream));
+    let (dead_letters, lost_dead_letters) = (shared.dead.count(stream), shared.dead.lost(stream));
     let state = shared.store.state.lock();
     let of_stream = &state.streams[stream as usize];
     let mut dropped = of_stream.totals.dropped.clone();
-    if lost_letters > 0 {
-        *dropped.entry(DropReason::Damaged).or_default() += lost_letters;
+    if lost_dead_letters > 0 {
+        *dropped.entry(DropReason::Damaged).or_default() += lost_dead_letters;
     }
     StreamStatus {
         records: of_stream.records,
@@ -194,9 +194,9 @@ fn stream_status(shared: &Shared, stream: Stream, now: UnixMillis) -> StreamStat
         oldest_age_seconds: of_stream.oldest.map(|at| now.saturating_sub(at).max(0) as f64 / 1000.0),
         dead_letters,
         delivered: of_stream.totals.delivered,
-        set_aside: of_stream.totals.set_aside,
+        dead_lettered: of_stream.totals.dead_lettered,
         dropped,
-        passed_bytes: of_stream.passed.clone(),
+        byte_totals: of_stream.byte_totals.clone(),
         head: of_stream.ack_floor,
         next: of_stream.next,
     }

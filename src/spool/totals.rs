@@ -1,6 +1,6 @@
 //! What becomes of records, and how many went each way: counted in the journal's fronts, in the queue and in the status alike.
 //!
-//! Totals count records since the spool was made, and outlast the process. [`PassedBytes`] count since the process started.
+//! Totals count records since the spool was made, and outlast the process. [`ByteTotals`] count since the process started.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -75,7 +75,7 @@ pub struct Totals {
     /// Acknowledged by the sink.
     pub delivered: u64,
     /// Set aside as dead letters.
-    pub set_aside: u64,
+    pub dead_lettered: u64,
     /// Dropped, by reason; absent means none.
     pub dropped: BTreeMap<DropReason, u64>,
 }
@@ -83,7 +83,7 @@ pub struct Totals {
 impl Totals {
     /// Counts what became of records.
     pub(crate) fn count(&mut self, disposition: Disposition, records: u64) {
-        disposition.add(records, &mut self.delivered, &mut self.set_aside, &mut self.dropped);
+        disposition.add(records, &mut self.delivered, &mut self.dead_lettered, &mut self.dropped);
     }
 
     /// Counts so many records as damaged where so many were.
@@ -96,7 +96,7 @@ impl Totals {
     /// Counts at least what was counted elsewhere.
     pub(crate) fn rise_to(&mut self, other: &Self) {
         self.delivered = self.delivered.max(other.delivered);
-        self.set_aside = self.set_aside.max(other.set_aside);
+        self.dead_lettered = self.dead_lettered.max(other.dead_lettered);
         for (reason, records) in &other.dropped {
             let dropped = self.dropped.entry(*reason).or_default();
             *dropped = (*dropped).max(*records);
@@ -107,20 +107,20 @@ impl Totals {
 /// Bytes of records as they came, since the process started. What leaves a queue counts with its share of its blocks; with the
 /// last record of a block all of its bytes are counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PassedBytes {
+pub struct ByteTotals {
     /// Came for the sink: appended, or dropped as the newest.
     pub appended: u64,
     /// Acknowledged by the sink.
     pub delivered: u64,
     /// Set aside as dead letters.
-    pub set_aside: u64,
+    pub dead_lettered: u64,
     /// Dropped, by reason; absent means none.
     pub dropped: BTreeMap<DropReason, u64>,
 }
 
-impl PassedBytes {
+impl ByteTotals {
     /// Counts bytes that left the queue.
     pub(crate) fn leave(&mut self, disposition: Disposition, bytes: u64) {
-        disposition.add(bytes, &mut self.delivered, &mut self.set_aside, &mut self.dropped);
+        disposition.add(bytes, &mut self.delivered, &mut self.dead_lettered, &mut self.dropped);
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use bson::{RawDocumentBuf, doc};
 use livekit_protocol::AnalyticsEvent;
 use livekit_spool::{
-    flush::{FlushOptions, FlushState},
+    flush::{FlushOptions, SinkState},
     sink::mongodb::MongoOptions,
 };
 
@@ -39,11 +39,11 @@ fn sink_of(server: &WireServer) -> Arc<dyn livekit_spool::sink::Sink> {
     mongo_sink(&server.uri(), "openvidu")
 }
 
-/// Sends 500 events through a server that does `trouble` to the first inserts; all must arrive, none twice.
-async fn delivers_through(trouble: impl Fn(&Command, u32) -> Reply + Send + Sync + 'static) -> (WireServer, Pipeline) {
+/// Sends 500 events through a server that does `problem` to the first inserts; all must arrive, none twice.
+async fn delivers_through(problem: impl Fn(&Command, u32) -> Reply + Send + Sync + 'static) -> (WireServer, Pipeline) {
     let inserts = AtomicU32::new(0);
     let server = WireServer::scripted(move |command| match command.name.as_str() {
-        "insert" => trouble(command, inserts.fetch_add(1, Ordering::SeqCst)),
+        "insert" => problem(command, inserts.fetch_add(1, Ordering::SeqCst)),
         _ => Reply::Healthy,
     })
     .await;
@@ -116,7 +116,7 @@ async fn a_failed_log_in_is_told_in_one_line_with_the_user_and_without_the_passw
     let uri = server.uri().replace("mongodb://", "mongodb://stranger:hunter2@");
     let pipeline = Pipeline::start(mongo_sink(&uri, "openvidu"), options());
     pipeline.send_events(&some_events("t", 1)).await;
-    eventually("unauthorized", || async { pipeline.status().state == FlushState::Unauthorized }).await;
+    eventually("unauthorized", || async { pipeline.status().state == SinkState::Unauthorized }).await;
     // The first attempt fails to log in; later ones may find no server for it. Both say the same.
     for _ in 0..3 {
         let status = pipeline.status();
@@ -148,7 +148,7 @@ async fn missing_rights_and_wrong_passwords_throw_nothing_away() {
         let events = some_events("t", 50);
         pipeline.send_events(&events).await;
         eventually("refused several times", || async { refused.load(Ordering::SeqCst) >= 5 }).await;
-        assert_eq!(pipeline.status().state, FlushState::Unauthorized);
+        assert_eq!(pipeline.status().state, SinkState::Unauthorized);
         assert!(pipeline.status().last_error.is_some_and(|error| error.contains("role readWrite on openvidu")));
         assert_eq!(pipeline.backlog(), 50);
         allowed.store(true, Ordering::SeqCst);
@@ -159,7 +159,7 @@ async fn missing_rights_and_wrong_passwords_throw_nothing_away() {
 }
 
 #[tokio::test]
-async fn documents_the_server_refuses_for_good_are_set_aside_alone_with_its_reason() {
+async fn documents_the_server_refuses_for_good_are_dead_lettered_alone_with_its_reason() {
     let bad = |id: &str| id.ends_with('7');
     let server = WireServer::scripted(move |command| {
         if command.name != "insert" {
@@ -174,11 +174,11 @@ async fn documents_the_server_refuses_for_good_are_set_aside_alone_with_its_reas
     let events = some_events("t", 300);
     pipeline.send_events(&events).await;
     pipeline.drained().await;
-    let (set_aside, delivered): (BTreeSet<_>, BTreeSet<_>) = event_ids(&events).into_iter().partition(|id| bad(id));
+    let (dead_lettered, delivered): (BTreeSet<_>, BTreeSet<_>) = event_ids(&events).into_iter().partition(|id| bad(id));
     assert_eq!(ids(&server.kept(EVENTS)), delivered);
     let dead = pipeline.dead_letters();
-    assert_eq!(dead.iter().map(|letter| letter.id.to_string()).collect::<BTreeSet<_>>(), set_aside);
-    assert!(dead.iter().all(|letter| letter.reason.contains("Document failed validation (code 121)")));
+    assert_eq!(dead.iter().map(|dead_letter| dead_letter.id.to_string()).collect::<BTreeSet<_>>(), dead_lettered);
+    assert!(dead.iter().all(|dead_letter| dead_letter.reason.contains("Document failed validation (code 121)")));
 }
 
 #[tokio::test]
@@ -210,7 +210,7 @@ async fn errors_of_every_class_at_random_records_each_get_their_own_outcome() {
     let expected = |number: u64| !matches!(number % 13, 3 | 7);
     let kept: Vec<u64> = server.kept(EVENTS).values().map(number_of).filter(|number| *number < 500).collect();
     assert_eq!(kept, (0..500).filter(|&number| expected(number)).collect::<Vec<_>>());
-    let dead: BTreeSet<String> = pipeline.dead_letters().iter().map(|letter| letter.id.to_string()).collect();
+    let dead: BTreeSet<String> = pipeline.dead_letters().iter().map(|dead_letter| dead_letter.id.to_string()).collect();
     assert_eq!(dead.len(), 500 - kept.len());
     assert_eq!(server.inserted(), server.kept(EVENTS).len() as u64);
 }
@@ -247,7 +247,7 @@ async fn an_error_that_names_no_record_is_bisected_down_to_the_records_at_fault(
     pipeline.send_events(&events).await;
     drained_with_traffic(&pipeline, 1300).await;
     assert_eq!(server.kept(EVENTS).values().filter(|kept| number_of(kept) < 150).count(), 147);
-    let dead: BTreeSet<String> = pipeline.dead_letters().iter().map(|letter| letter.id.to_string()).collect();
+    let dead: BTreeSet<String> = pipeline.dead_letters().iter().map(|dead_letter| dead_letter.id.to_string()).collect();
     assert_eq!(dead, ["AE_t_000017", "AE_t_000018", "AE_t_000083"].map(str::to_owned).into());
 }
 
@@ -282,7 +282,7 @@ async fn a_clash_with_a_users_own_unique_index_is_rejected_unless_the_record_is_
     pipeline.drained().await;
     assert_eq!(server.kept(EVENTS).len(), 9);
     assert!(server.commands("find") >= 2, "a majority read decided");
-    let dead: Vec<String> = pipeline.dead_letters().iter().map(|letter| letter.id.to_string()).collect();
+    let dead: Vec<String> = pipeline.dead_letters().iter().map(|dead_letter| dead_letter.id.to_string()).collect();
     assert_eq!(dead, ["AE_t_000003"], "number 5 was there");
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use bson::{Document, doc, oid::ObjectId};
-use livekit_spool::flush::FlushState;
+use livekit_spool::flush::SinkState;
 
 use crate::{
     pipeline::{Pipeline, mongo_sink, options},
@@ -53,7 +53,7 @@ async fn nothing_is_sent_to_a_view_or_a_time_series_collection_until_it_is_anoth
         let pipeline = Pipeline::start(mongo_sink(&server.uri(), "openvidu"), options());
         let events: Vec<_> = numbered_events("t").take(50).collect();
         pipeline.send_events(&events).await;
-        eventually("it says so", || async { pipeline.status().state == FlushState::Unavailable }).await;
+        eventually("it says so", || async { pipeline.status().state == SinkState::Unavailable }).await;
         let error = pipeline.status().last_error.expect("why");
         assert!(
             error.contains("openvidu.events") && error.contains(text) && error.contains("drop or rename"),
@@ -93,8 +93,8 @@ async fn another_primary_and_a_server_that_was_away_are_looked_at_again_while_de
     let pipeline = Pipeline::start(mongo_sink(&uri, "openvidu"), options());
     pipeline.send_events(&numbered_events("a").take(10).collect::<Vec<_>>()).await;
     pipeline.drained().await;
-    let looks = server.commands("createIndexes");
-    assert_eq!(looks, 3, "one a collection");
+    let inspections = server.commands("createIndexes");
+    assert_eq!(inspections, 3, "one a collection");
 
     server.set_hello(election(2));
     let mut more = numbered_events("b");
@@ -104,7 +104,7 @@ async fn another_primary_and_a_server_that_was_away_are_looked_at_again_while_de
         async move {
             pipeline.send_events(&[event]).await;
             tokio::time::sleep(Duration::from_millis(100)).await;
-            server.commands("createIndexes") >= looks + 3
+            server.commands("createIndexes") >= inspections + 3
         }
     })
     .await;
@@ -119,7 +119,7 @@ async fn another_primary_and_a_server_that_was_away_are_looked_at_again_while_de
         async move {
             pipeline.send_events(&[event]).await;
             tokio::time::sleep(Duration::from_millis(100)).await;
-            pipeline.status().state == FlushState::Unavailable
+            pipeline.status().state == SinkState::Unavailable
         }
     })
     .await;
@@ -164,7 +164,7 @@ async fn a_set_up_that_fails_for_whatever_reason_or_is_never_answered_holds_up_n
         let drained = tokio::time::timeout(Duration::from_secs(15), pipeline.drained()).await;
         assert!(drained.is_ok(), "{commands:?} {code}: {:?}", pipeline.status());
         assert_eq!(server.kept(EVENTS).len(), 50, "{commands:?} {code}");
-        assert!(!pipeline.status().state.is_trouble(), "{commands:?} {code}: {:?}", pipeline.status());
+        assert!(!pipeline.status().state.is_failing(), "{commands:?} {code}: {:?}", pipeline.status());
     });
     futures::future::join_all(cases).await;
 }
@@ -219,7 +219,7 @@ async fn what_cannot_keep_records_is_sent_nothing_either_while_nobody_can_look()
     .await;
     let pipeline = Pipeline::start(mongo_sink(&server.uri(), "openvidu"), options());
     pipeline.send_events(&numbered_events("t").take(10).collect::<Vec<_>>()).await;
-    eventually("it says so", || async { pipeline.status().state == FlushState::Unavailable }).await;
+    eventually("it says so", || async { pipeline.status().state == SinkState::Unavailable }).await;
     *listed.lock().unwrap() = None;
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!((server.commands("insert"), pipeline.backlog()), (0, 10));
@@ -232,6 +232,6 @@ async fn a_server_that_answers_nothing_but_hello_is_away_and_not_for_ever_connec
     let server = WireServer::scripted(|_| Reply::Silence).await;
     let pipeline = Pipeline::start(mongo_sink(&server.uri(), "openvidu"), options());
     pipeline.send_events(&numbered_events("t").take(10).collect::<Vec<_>>()).await;
-    eventually("it says so", || async { pipeline.status().state == FlushState::Unavailable }).await;
+    eventually("it says so", || async { pipeline.status().state == SinkState::Unavailable }).await;
     assert_eq!((pipeline.backlog(), pipeline.dead_letters().len()), (10, 0));
 }

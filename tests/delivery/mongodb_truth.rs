@@ -10,7 +10,7 @@ use std::{
 };
 
 use bson::doc;
-use livekit_spool::flush::{FlushOptions, FlushState};
+use livekit_spool::flush::{FlushOptions, SinkState};
 
 use crate::{
     pipeline::{Pipeline, mongo_sink, options},
@@ -62,10 +62,10 @@ async fn a_server_that_refuses_all_by_any_code_in_any_shape_is_away_and_loses_no
         let pipeline = Pipeline::start(mongo_sink(&server.uri(), "openvidu"), patient());
         let events: Vec<_> = numbered_events("t").take(150).collect();
         pipeline.send_events(&events).await;
-        eventually("it says so", || async { pipeline.status().state == FlushState::Unavailable }).await;
+        eventually("it says so", || async { pipeline.status().state == SinkState::Unavailable }).await;
         tokio::time::sleep(Duration::from_millis(1500)).await;
         let status = pipeline.status();
-        assert_eq!(status.state, FlushState::Unavailable, "{code} {shape:?}");
+        assert_eq!(status.state, SinkState::Unavailable, "{code} {shape:?}");
         assert!(status.last_error.as_ref().is_some_and(|error| error.contains("told to refuse")), "{status:?}");
         assert_eq!((pipeline.backlog(), pipeline.dead_letters().len()), (150, 0), "{code} {shape:?}");
         refusing.store(false, Ordering::SeqCst);
@@ -88,7 +88,7 @@ async fn a_server_that_rejects_all_for_good_is_told_as_such_until_something_pass
     .await;
     let pipeline = Pipeline::start(mongo_sink(&server.uri(), "openvidu"), patient());
     pipeline.send_events(&numbered_events("t").take(50).collect::<Vec<_>>()).await;
-    eventually("it says so", || async { pipeline.status().state == FlushState::Rejecting }).await;
+    eventually("it says so", || async { pipeline.status().state == SinkState::Rejecting }).await;
     assert!(
         pipeline.status().last_error.is_some_and(|error| error.contains("nothing passes") && error.contains("121"))
     );
@@ -97,7 +97,7 @@ async fn a_server_that_rejects_all_for_good_is_told_as_such_until_something_pass
     refusing.store(false, Ordering::SeqCst);
     pipeline.send_events(&numbered_events("u").take(5).collect::<Vec<_>>()).await;
     pipeline.drained().await;
-    eventually("well again", || async { !pipeline.status().state.is_trouble() }).await;
+    eventually("well again", || async { !pipeline.status().state.is_failing() }).await;
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use livekit_protocol::AnalyticsEvent;
 use livekit_spool::{
-    flush::{FlushOptions, FlushState},
+    flush::{FlushOptions, SinkState},
     record::Stream,
 };
 
@@ -30,7 +30,7 @@ async fn a_server_that_is_away_at_start_is_no_error() {
     let (events, stats) = (real_events(), real_stats());
     pipeline.send_events(&events).await;
     pipeline.send(Stream::Stats, &stats).await;
-    eventually("away", || async { pipeline.status().state == FlushState::Unavailable }).await;
+    eventually("away", || async { pipeline.status().state == SinkState::Unavailable }).await;
     assert_eq!(pipeline.backlog(), 763 + 482);
     mongo.restart().await;
     pipeline.drained().await;

@@ -72,20 +72,20 @@ pub(crate) struct Pipeline {
     pub(crate) spool: Arc<Spool>,
     handle: Handle,
     shutdown: CancellationToken,
-    folder: TempDir,
+    directory: TempDir,
 }
 
 impl Pipeline {
     pub(crate) fn start(sink: Arc<dyn Sink>, options: FlushOptions) -> Self {
-        Self::start_in(crate::support::folder("delivery"), sink, options)
+        Self::start_in(crate::support::directory("delivery"), sink, options)
     }
 
-    fn start_in(folder: TempDir, sink: Arc<dyn Sink>, options: FlushOptions) -> Self {
-        let spool = Arc::new(open(folder.path()));
+    fn start_in(directory: TempDir, sink: Arc<dyn Sink>, options: FlushOptions) -> Self {
+        let spool = Arc::new(open(directory.path()));
         let shutdown = CancellationToken::new();
         let name = SinkName::new("sink").expect("a name");
         let handle = Worker::spawn(&name, Arc::clone(&spool) as _, sink, options, shutdown.clone());
-        Self { spool, handle, shutdown, folder }
+        Self { spool, handle, shutdown, directory }
     }
 
     pub(crate) async fn send(&self, stream: Stream, records: &[impl Message]) {
@@ -112,22 +112,22 @@ impl Pipeline {
         self.spool.dead_letters(&DeadFilter::default(), 0, 10_000).expect("dead letters")
     }
 
-    /// Ends the worker and closes the spool; its folder stays.
+    /// Ends the worker and closes the spool; its directory stays.
     pub(crate) async fn stop(self) -> TempDir {
         self.shutdown.cancel();
         self.handle.stopped().await;
         self.spool.close().await;
-        self.folder
+        self.directory
     }
 
     /// As a new process would begin where this one stopped.
     pub(crate) async fn restart(self, sink: Arc<dyn Sink>, options: FlushOptions) -> Self {
-        let folder = self.stop().await;
-        Self::start_in(folder, sink, options)
+        let directory = self.stop().await;
+        Self::start_in(directory, sink, options)
     }
 }
 
-fn open(folder: &Path) -> Spool {
-    Spool::open(folder, SpoolOptions { name: "sink".to_owned(), min_free_bytes: 0, ..SpoolOptions::default() })
+fn open(directory: &Path) -> Spool {
+    Spool::open(directory, SpoolOptions { name: "sink".to_owned(), min_free_bytes: 0, ..SpoolOptions::default() })
         .expect("a spool")
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use livekit_protocol::AnalyticsEvent;
-use livekit_spool::{flush::FlushState, record::Stream, sink::redis::RedisOptions};
+use livekit_spool::{flush::SinkState, record::Stream, sink::redis::RedisOptions};
 
 use crate::{
     pipeline::{Pipeline, options, redis_sink, redis_sink_with},
@@ -84,11 +84,11 @@ async fn a_server_without_search_or_file_is_a_warning_and_keeps_the_documents() 
     assert_eq!(keys(&redis, "event:*").await.len(), 50);
 }
 
-/// Sends 200 events through a server that answers `trouble` to the first JSON.SETs; all must arrive.
-async fn delivers_through(trouble: &'static str) -> Pipeline {
+/// Sends 200 events through a server that answers `problem` to the first JSON.SETs; all must arrive.
+async fn delivers_through(problem: &'static str) -> Pipeline {
     let sets = AtomicU32::new(0);
     let server = RespServer::start(move |command| match &*command[0] {
-        "JSON.SET" if sets.fetch_add(1, Ordering::SeqCst) < 150 => match trouble {
+        "JSON.SET" if sets.fetch_add(1, Ordering::SeqCst) < 150 => match problem {
             "" => Answer::HangUp,
             text => Answer::Error(text.to_owned()),
         },
@@ -99,14 +99,14 @@ async fn delivers_through(trouble: &'static str) -> Pipeline {
     let events = some_events(200);
     pipeline.send_events(&events).await;
     pipeline.drained().await;
-    assert_eq!(ids(server.kept().into_keys()), event_ids(&events), "{trouble}");
-    assert!(pipeline.dead_letters().is_empty(), "{trouble}");
+    assert_eq!(ids(server.kept().into_keys()), event_ids(&events), "{problem}");
+    assert!(pipeline.dead_letters().is_empty(), "{problem}");
     pipeline
 }
 
 #[tokio::test]
 async fn answers_that_say_not_now_are_retried() {
-    for trouble in [
+    for problem in [
         "OOM command not allowed when used memory > 'maxmemory'.",
         "READONLY You can't write against a read only replica.",
         "LOADING Redis is loading the dataset in memory",
@@ -119,8 +119,8 @@ async fn answers_that_say_not_now_are_retried() {
         "NOPERM this user has no permissions to run the 'json.set' command",
         "",
     ] {
-        let pipeline = delivers_through(trouble).await;
-        assert!(pipeline.status().last_error.is_some(), "{trouble}");
+        let pipeline = delivers_through(problem).await;
+        assert!(pipeline.status().last_error.is_some(), "{problem}");
     }
 }
 
@@ -166,7 +166,7 @@ async fn a_redirection_to_a_node_that_is_away_is_retried_where_the_slot_was() {
     let pipeline = Pipeline::start(redis_sink(&server.url()), options());
     let events = in_one_room(some_events(100));
     pipeline.send_events(&events).await;
-    eventually("away", || async { pipeline.status().state == FlushState::Unavailable }).await;
+    eventually("away", || async { pipeline.status().state == SinkState::Unavailable }).await;
     assert_eq!(pipeline.backlog(), 100);
     moved.store(false, Ordering::SeqCst);
     pipeline.drained().await;
@@ -197,7 +197,7 @@ async fn a_server_that_is_no_cluster_or_lists_no_such_node_cannot_have_anything_
             let pipeline = Pipeline::start(redis_sink(&url), options());
             let events = in_one_room(some_events(20));
             pipeline.send_events(&events).await;
-            eventually("away", || async { pipeline.status().state == FlushState::Unavailable }).await;
+            eventually("away", || async { pipeline.status().state == SinkState::Unavailable }).await;
             let came = tokio::time::timeout(Duration::from_millis(200), thief.accept()).await;
             assert!(came.is_err(), "{redirection} {cluster}: somebody connects to the thief");
             assert!(
@@ -250,7 +250,7 @@ async fn a_key_of_another_type_rejects_its_record_alone() {
     pipeline.send_events(&events).await;
     pipeline.drained().await;
     let dead = pipeline.dead_letters();
-    assert_eq!(dead.iter().map(|letter| letter.id.to_string()).collect::<Vec<_>>(), [events[0].id.clone()]);
+    assert_eq!(dead.iter().map(|dead_letter| dead_letter.id.to_string()).collect::<Vec<_>>(), [events[0].id.clone()]);
     assert_eq!(keys(&redis, "event:*").await.len(), 30);
 }
 

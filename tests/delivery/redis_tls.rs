@@ -21,8 +21,8 @@ async fn send(spool: &Spool, events: Vec<AnalyticsEvent>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_go_over_tls_as_the_urls_user_once_the_servers_ca_is_trusted() {
-    let folder = support::folder("tls");
-    let path = |name: &str| folder.path().join(name).to_str().expect("a UTF-8 path").to_owned();
+    let directory = support::directory("tls");
+    let path = |name: &str| directory.path().join(name).to_str().expect("a UTF-8 path").to_owned();
     let mut params = CertificateParams::new(Vec::new()).expect("parameters");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("a key")).expect("a CA");

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use livekit_spool::flush::{FlushOptions, FlushState};
+use livekit_spool::flush::{FlushOptions, SinkState};
 
 use crate::{
     pipeline::{Pipeline, options, redis_sink},
@@ -40,10 +40,10 @@ const ERRORS: [&str; 10] = [
 async fn all_waits_until_it_ends(server: &RespServer, wrong: &AtomicBool, case: &str) -> Option<String> {
     let pipeline = Pipeline::start(redis_sink(&server.url()), patient());
     pipeline.send_events(&numbered_events("t").take(150).collect::<Vec<_>>()).await;
-    eventually("it says so", || async { pipeline.status().state == FlushState::Unavailable }).await;
+    eventually("it says so", || async { pipeline.status().state == SinkState::Unavailable }).await;
     tokio::time::sleep(Duration::from_millis(1500)).await;
     let status = pipeline.status();
-    assert_eq!(status.state, FlushState::Unavailable, "{case}: {status:?}");
+    assert_eq!(status.state, SinkState::Unavailable, "{case}: {status:?}");
     assert_eq!((pipeline.backlog(), pipeline.dead_letters().len()), (150, 0), "{case}");
     wrong.store(false, Ordering::SeqCst);
     pipeline.drained().await;
@@ -166,7 +166,7 @@ async fn a_node_of_the_cluster_cannot_send_on_to_a_host_that_only_it_lists() {
         event
     };
     pipeline.send_events(&events.map(in_one_room).collect::<Vec<_>>()).await;
-    eventually("away", || async { pipeline.status().state == FlushState::Unavailable }).await;
+    eventually("away", || async { pipeline.status().state == SinkState::Unavailable }).await;
     assert!(tokio::time::timeout(Duration::from_millis(500), thief.accept()).await.is_err(), "somebody came");
     assert!(pipeline.status().last_error.is_some_and(|error| error.contains("CLUSTER SHARDS")));
 }

@@ -31,22 +31,22 @@ const EVENT_BYTES: usize = 2_000;
 
 /// Which bytes of which files cannot be read.
 struct BadSectors {
-    folder: TempDir,
+    directory: TempDir,
 }
 
 impl BadSectors {
     fn new() -> Self {
-        let folder = support::folder("sectors");
+        let directory = support::directory("sectors");
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e_faults/bad_sectors.c");
-        let library = folder.path().join("bad_sectors.so");
+        let library = directory.path().join("bad_sectors.so");
         let compiler = Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(library).arg(source).output();
         let compiler = compiler.expect("a C compiler (cc), which the build needs too");
         assert!(compiler.status.success(), "{}", String::from_utf8_lossy(&compiler.stderr));
-        Self { folder }
+        Self { directory }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
     /// From now on these cannot be read, and all else can.
@@ -79,7 +79,7 @@ impl Backlog {
             .env("LD_PRELOAD", sectors.path("bad_sectors.so").to_str().unwrap())
             .env("BAD_SECTORS", sectors.path("list").to_str().unwrap())
             .prepare();
-        fs::write(spool.folder().join("damaged-out"), "").unwrap();
+        fs::write(spool.directory().join("damaged-out"), "").unwrap();
         spool.start().await;
         let room = Some(Room { name: "x".repeat(EVENT_BYTES), ..Default::default() });
         let events = records::numbered_events("sector").map(|event| AnalyticsEvent { room: room.clone(), ..event });
@@ -88,7 +88,7 @@ impl Backlog {
     }
 
     fn out(&self, sink: &str) -> PathBuf {
-        self.spool.folder().join(format!("{sink}-out"))
+        self.spool.directory().join(format!("{sink}-out"))
     }
 
     fn end_outage(&self) {
@@ -145,10 +145,10 @@ impl Backlog {
             "peek shows the others"
         );
         self.assert_names(bad, &["export", "damaged", "--force", "-o", "export"]);
-        let exported = crate::ids_in(&fs::read(self.spool.folder().join("export")).unwrap());
+        let exported = crate::ids_in(&fs::read(self.spool.directory().join("export")).unwrap());
         assert_eq!(exported.into_iter().collect::<BTreeSet<_>>(), *readable, "the others are exported");
         // It may hold records between those that were exported: the next one does not go on behind them.
-        assert!(!self.spool.folder().join("export.progress").exists());
+        assert!(!self.spool.directory().join("export.progress").exists());
     }
 
     /// From now on these bytes cannot be read.
@@ -295,7 +295,7 @@ async fn a_stopped_spool_is_not_drained_while_a_segment_that_the_queue_does_not_
     // An export that was interrupted before may have gone past records that nobody saw then.
     let unread = format!("{} cannot be read now", bad.display());
     let progress = json!({ "sink": "damaged", "raw": false, "bytes": 0, "records": 0, "next": {}, "unread": unread });
-    fs::write(backlog.spool.folder().join("part.progress"), progress.to_string()).unwrap();
+    fs::write(backlog.spool.directory().join("part.progress"), progress.to_string()).unwrap();
     backlog.assert_names(&bad, &["export", "damaged", "-o", "part"]);
     let whole = backlog.spool.command(&["export", "damaged", "--force", "-o", "part"]);
     assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
@@ -381,7 +381,7 @@ async fn dead_letters_that_cannot_be_read_are_told_of_and_no_spool_is_removed_th
         let (code, said) = ended(&spool, &["purge", "mongo", "--dead", "--yes"]);
         assert!(code == Some(1) && said.contains("it cannot be read now"), "live {is_live}: {code:?} {said}");
         // Of a sink that the configuration does not name the whole spool would go.
-        let config = spool.folder().join("config.yaml");
+        let config = spool.directory().join("config.yaml");
         let text = fs::read_to_string(&config).unwrap();
         let renamed = text.replace("name: mongo", "name: other");
         assert_ne!(text, renamed);

@@ -22,8 +22,9 @@ use crate::{
 const EXPIRATION_HOURS: u64 = 72;
 
 fn libfaketime() -> PathBuf {
-    let folders = fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path());
-    let found = folders.map(|folder| folder.join("faketime/libfaketime.so.1")).find(|library| library.exists());
+    let directories = fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path());
+    let found =
+        directories.map(|directory| directory.join("faketime/libfaketime.so.1")).find(|library| library.exists());
     found.expect("libfaketime is missing: `tests/servers` installs it (package libfaketime)")
 }
 
@@ -78,8 +79,8 @@ async fn a_clock_that_jumps_while_records_wait_drops_none_and_keeps_order_ages_a
         Reply::Healthy
     })
     .await;
-    let folder = support::folder("clock");
-    let file = folder.path().join("time");
+    let directory = support::directory("clock");
+    let file = directory.path().join("time");
     set(&file, "+0");
     let begun = Instant::now();
     let real = millis_now();
@@ -106,8 +107,8 @@ async fn a_clock_that_jumps_while_records_wait_drops_none_and_keeps_order_ages_a
 #[tokio::test(flavor = "multi_thread")]
 async fn a_clock_that_jumps_between_runs_drops_nothing() {
     let (server, away) = server().await;
-    let folder = support::folder("clock");
-    let file = folder.path().join("time");
+    let directory = support::directory("clock");
+    let file = directory.path().join("time");
     set(&file, "+0");
     let real = millis_now();
     let mut spool = setup(&server, &file).start().await;

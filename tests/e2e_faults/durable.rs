@@ -34,7 +34,7 @@ fn assert_lasts(events: &[Event], path: &Path, is_made: impl Fn(&Call) -> bool, 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_directory_that_is_made_lasts_before_an_answer_depends_on_it() {
-    let (root, traces) = (support::folder("deep"), support::folder("trace"));
+    let (root, traces) = (support::directory("deep"), support::directory("trace"));
     let below = |path: &str| root.path().join(path);
     let prefix = traces.path().join("strace");
     let words = trace::strace(&prefix);
@@ -52,7 +52,7 @@ async fn every_directory_that_is_made_lasts_before_an_answer_depends_on_it() {
     let out = ["x", "x/y", "x/y/out"];
     for (directories, until) in [(&data[..], answered), (&out, delivered)] {
         for path in directories.iter().map(|directory| below(directory)) {
-            let made = Call::MakeFolder { path: path.clone() };
+            let made = Call::MakeDirectory { path: path.clone() };
             assert_lasts(&events, &path, |call| *call == made, until);
         }
     }

@@ -24,15 +24,15 @@ fn load(seed: u64) -> LoadOptions {
 
 /// Has some of a program's system calls fail, and notes them in a file.
 pub(super) struct Failing {
-    folder: TempDir,
+    directory: TempDir,
     words: Vec<String>,
 }
 
 impl Failing {
     /// `calls` fail with `error` at `when`, as strace has it; with `file`, only those on it.
     pub(super) fn new(calls: &str, error: &str, when: &str, file: Option<&Path>) -> Self {
-        let folder = support::folder("strace");
-        let trace = folder.path().join("trace");
+        let directory = support::directory("strace");
+        let trace = directory.path().join("trace");
         let inject = format!("inject={calls}:error={error}:when={when}");
         // -D: strace is the child, so that killing what the test started kills the program.
         let mut words = vec!["strace", "-D", "-f", "-qq", "-o", trace.to_str().unwrap()];
@@ -40,7 +40,7 @@ impl Failing {
         let which = format!("trace={calls}");
         words.extend(["-e", &which, "-e", &inject, "--"]);
         let words = words.into_iter().map(str::to_owned).collect();
-        Self { folder, words }
+        Self { directory, words }
     }
 
     pub(super) fn words(&self) -> Vec<&str> {
@@ -49,7 +49,7 @@ impl Failing {
 
     /// How many calls failed so far.
     pub(super) fn count(&self) -> usize {
-        let trace = fs::read_to_string(self.folder.path().join("trace")).unwrap_or_default();
+        let trace = fs::read_to_string(self.directory.path().join("trace")).unwrap_or_default();
         trace.matches("(INJECTED)").count()
     }
 }
@@ -147,7 +147,7 @@ async fn with_refused_requests(calls: &str) {
     assert!(refused > 0 && refused == failing.count(), "{refused} refused, {} calls failed", failing.count());
     spool.wait_until_drained().await;
     spool.terminate();
-    let mut arrived = lines(&spool.folder().join("out"));
+    let mut arrived = lines(&spool.directory().join("out"));
     arrived.sort();
     assert_eq!(arrived, events.iter().map(|event| event.id.clone()).collect::<Vec<_>>(), "all, once");
 }

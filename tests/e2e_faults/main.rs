@@ -1,4 +1,4 @@
-//! What goes wrong around the real binary: folders that cannot be used, disks that fail, kills at any moment, clocks that jump,
+//! What goes wrong around the real binary: directories that cannot be used, disks that fail, kills at any moment, clocks that jump,
 //! eyes that should not see.
 
 #[path = "../support/mod.rs"]

@@ -75,7 +75,7 @@ impl Case {
     }
 
     fn aside(&self) -> PathBuf {
-        self.spool.folder().join("aside")
+        self.spool.directory().join("aside")
     }
 
     fn foreign_segment(&self) -> PathBuf {
@@ -83,7 +83,7 @@ impl Case {
     }
 
     fn configure(&self, from: &str, to: &str) {
-        let path = self.spool.folder().join("config.yaml");
+        let path = self.spool.directory().join("config.yaml");
         let text = fs::read_to_string(&path).unwrap();
         assert!(text.contains(from), "{from:?} is not in {text}");
         fs::write(path, text.replace(from, to)).unwrap();
@@ -159,7 +159,7 @@ impl Case {
     /// Runs a command as the process runs.
     fn command(&self, words: &[&str]) -> Output {
         let mut command = Command::new("env");
-        command.arg("-C").arg(self.spool.folder()).args(&self.wrapper).arg(BINARY).args(words);
+        command.arg("-C").arg(self.spool.directory()).args(&self.wrapper).arg(BINARY).args(words);
         command.args(["--config", "config.yaml"]).output().expect("the binary starts")
     }
 
@@ -175,15 +175,15 @@ impl Case {
         line.unwrap_or_else(|| panic!("{name} is not in {text}")).trim().to_owned()
     }
 
-    fn written(&self, folder: &str) -> BTreeSet<String> {
-        let files = fs::read_dir(self.spool.folder().join(folder)).into_iter().flatten();
+    fn written(&self, directory: &str) -> BTreeSet<String> {
+        let files = fs::read_dir(self.spool.directory().join(directory)).into_iter().flatten();
         let texts: Vec<String> = files.map(|file| fs::read_to_string(file.unwrap().path()).unwrap()).collect();
         let id = |line: &str| serde_json::from_str::<Value>(line).ok()?["_id"].as_str().map(str::to_owned);
         texts.iter().flat_map(|text| text.lines()).filter_map(id).collect()
     }
 
-    async fn assert_written(&self, folder: &str, ids: &BTreeSet<String>) {
-        support::eventually("all is written", || async { self.written(folder).is_superset(ids) }).await;
+    async fn assert_written(&self, directory: &str, ids: &BTreeSet<String>) {
+        support::eventually("all is written", || async { self.written(directory).is_superset(ids) }).await;
     }
 }
 
@@ -345,14 +345,14 @@ async fn a_spool_whose_disk_does_not_answer_keeps_no_reload_from_being_stopped()
     let journal = directory.join("journal");
     fs::remove_file(&directory).unwrap();
     fs::create_dir_all(&journal).unwrap();
-    let (traces, pid) = (support::folder("trace"), spool.process().pid());
+    let (traces, pid) = (support::directory("trace"), spool.process().pid());
     let (traced, path) = (pid.to_string(), journal.to_str().unwrap());
     let inject = "inject=fsync,fdatasync:delay_enter=600s";
     let words = ["-f", "-p", &traced, "-P", path, "-e", "trace=fsync,fdatasync", "-e", inject];
     let mut strace = Process::start("strace", Path::new("strace"), &words, &[], &traces.path().join("log"));
     support::eventually("strace is there", || async { strace.output().contains("attached") }).await;
     let mut caller = Command::new(BINARY)
-        .current_dir(spool.folder())
+        .current_dir(spool.directory())
         .args(["reload", "--config", "config.yaml"])
         .stdout(Stdio::null())
         .stderr(Stdio::null())

@@ -1,4 +1,4 @@
-//! Nobody else reads what lies on disk: modes of all files and folders, and nothing in clear where a key is given.
+//! Nobody else reads what lies on disk: modes of all files and directories, and nothing in clear where a key is given.
 
 use std::{
     fs,
@@ -26,15 +26,15 @@ fn events(from: usize, count: usize) -> Vec<AnalyticsEvent> {
     (from..from + count).map(event).collect()
 }
 
-fn below(folder: &Path) -> Vec<PathBuf> {
-    let paths = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+fn below(directory: &Path) -> Vec<PathBuf> {
+    let paths = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     paths
         .flat_map(|path| if path.is_dir() { [vec![path.clone()], below(&path)].concat() } else { vec![path] })
         .collect()
 }
 
-fn assert_private(folder: &Path) {
-    for path in below(folder) {
+fn assert_private(directory: &Path) {
+    for path in below(directory) {
         let metadata = fs::symlink_metadata(&path).unwrap();
         let mode = metadata.permissions().mode() & 0o7777;
         let wanted = if metadata.is_dir() { 0o700 } else { 0o600 };
@@ -43,8 +43,8 @@ fn assert_private(folder: &Path) {
 }
 
 /// Fails where the marker stands in a file; answers how many files were looked at.
-fn assert_not_in_clear(folder: &Path) -> usize {
-    let files: Vec<_> = below(folder).into_iter().filter(|path| path.is_file()).collect();
+fn assert_not_in_clear(directory: &Path) -> usize {
+    let files: Vec<_> = below(directory).into_iter().filter(|path| path.is_file()).collect();
     for path in &files {
         let bytes = fs::read(path).unwrap();
         let found = bytes.windows(MARKER.len()).any(|window| window == MARKER.as_bytes());
@@ -70,7 +70,7 @@ async fn all_files_are_for_this_user_only_and_with_a_key_nothing_is_in_clear() {
         _ => Reply::Healthy,
     })
     .await;
-    let temporary = support::folder("temporary");
+    let temporary = support::directory("temporary");
     let mut spool = Setup::new()
         .mongo("mongo", &server.uri(), "test")
         .sink("name: files, type: file, path: data/out")
@@ -87,7 +87,7 @@ async fn all_files_are_for_this_user_only_and_with_a_key_nothing_is_in_clear() {
     support::eventually("the file sink has written all", || async { spool.records("files", "events") == 0 }).await;
 
     let data = spool.data();
-    let exported = spool.folder().join("exported.raw");
+    let exported = spool.directory().join("exported.raw");
     ok(&spool, &["export", "mongo", "--raw", "-o", exported.to_str().unwrap()]);
     assert_eq!(fs::metadata(&exported).unwrap().permissions().mode() & 0o777, 0o600);
     let socket = data.join("livekit-spool.sock");
@@ -95,7 +95,7 @@ async fn all_files_are_for_this_user_only_and_with_a_key_nothing_is_in_clear() {
     assert_private(&data);
     assert!(assert_not_in_clear(&data.join("mongo")) >= 5, "journal, dead letters, queue, lock");
 
-    // A damaged block is copied to the quarantine, and the queue is made anew.
+    // A damaged block is copied to the quarantine, and the queue is made again.
     spool.kill();
     assert_private(&data);
     let segment = below(&data.join("mongo/journal")).into_iter().max().unwrap();

@@ -1,4 +1,4 @@
-//! Starts that cannot work end at once, say which folder it is and what to do about it, and change nothing. What concerns one sink's
+//! Starts that cannot work end at once, say which directory it is and what to do about it, and change nothing. What concerns one sink's
 //! spool stops that sink.
 
 use std::{
@@ -61,10 +61,10 @@ async fn assert_stands_still(spool: &mut Spool, parts: &[&str]) {
     spool.terminate();
 }
 
-fn below(folder: &Path) -> Vec<PathBuf> {
-    let mut all = vec![folder.to_owned()];
-    if folder.is_dir() {
-        all.extend(fs::read_dir(folder).unwrap().flat_map(|entry| below(&entry.unwrap().path())));
+fn below(directory: &Path) -> Vec<PathBuf> {
+    let mut all = vec![directory.to_owned()];
+    if directory.is_dir() {
+        all.extend(fs::read_dir(directory).unwrap().flat_map(|entry| below(&entry.unwrap().path())));
     }
     all
 }
@@ -83,16 +83,16 @@ async fn a_read_only_data_folder_is_refused() {
         chmod(path, if path.is_dir() { 0o500 } else { 0o400 });
     }
     let user = format!("uid {}", rustix::process::geteuid().as_raw());
-    assert_refused(&mut spool, &["data folder", data.to_str().unwrap(), "Permission denied", &user, "chown"]);
+    assert_refused(&mut spool, &["data directory", data.to_str().unwrap(), "Permission denied", &user, "chown"]);
     for path in &all {
         chmod(path, if path.is_dir() { 0o700 } else { 0o600 });
     }
-    // One folder of one sink stops that sink.
+    // One directory of one sink stops that sink.
     for part in ["files", "files/journal", "files/dead", "files/dead/journal"] {
-        let folder = data.join(part);
-        chmod(&folder, 0o500);
-        assert_stands_still(&mut spool, &[folder.to_str().unwrap(), "Permission denied", &user, "chown"]).await;
-        chmod(&folder, 0o700);
+        let directory = data.join(part);
+        chmod(&directory, 0o500);
+        assert_stands_still(&mut spool, &[directory.to_str().unwrap(), "Permission denied", &user, "chown"]).await;
+        chmod(&directory, 0o700);
     }
     spool.start().await;
     assert!(spool.command(&["ready"]).status.success());
@@ -107,7 +107,10 @@ async fn a_read_only_file_system_is_refused() {
     let words = ["unshare", "-rm", "sh", "-c", mount, data.to_str().unwrap()];
     support::require(support::MOUNTS, &[&words[..], &["true"]].concat());
     spool.set_wrapper(&words);
-    assert_refused(&mut spool, &["data folder", data.to_str().unwrap(), "Read-only file system", "mount it writable"]);
+    assert_refused(
+        &mut spool,
+        &["data directory", data.to_str().unwrap(), "Read-only file system", "mount it writable"],
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -118,7 +121,10 @@ async fn a_data_folder_of_somebody_else_is_refused() {
         let data = spool.data();
         spool.set_wrapper(unprivileged());
         std::os::unix::fs::chown(&data, Some(NOBODY), Some(NOBODY)).unwrap();
-        assert_refused(&mut spool, &["data folder", data.to_str().unwrap(), "Permission denied", "(uid 0)", "chown"]);
+        assert_refused(
+            &mut spool,
+            &["data directory", data.to_str().unwrap(), "Permission denied", "(uid 0)", "chown"],
+        );
         std::os::unix::fs::chown(&data, Some(0), Some(0)).unwrap();
         // A spool that was once written by somebody else.
         for path in below(&data.join("files")) {
@@ -129,14 +135,14 @@ async fn a_data_folder_of_somebody_else_is_refused() {
         let root = Path::new("/livekit-spool-of-a-test");
         assert_eq!(fs::metadata("/").unwrap().uid(), 0);
         let mut spool = Setup::new().files("files").data(root).prepare();
-        assert_refused(&mut spool, &["data folder", root.to_str().unwrap(), "Permission denied", "chown"]);
+        assert_refused(&mut spool, &["data directory", root.to_str().unwrap(), "Permission denied", "chown"]);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_process_on_the_same_spool_is_refused_even_by_another_way() {
     let mut first = Setup::new().files("files").start().await;
-    let other = support::folder("other");
+    let other = support::directory("other");
     fs::create_dir(other.path().join("data")).unwrap();
     symlink(first.data().join("files"), other.path().join("data/files")).unwrap();
     let mut second = Setup::new().files("files").prepare_in(other);
@@ -149,8 +155,8 @@ async fn a_second_process_on_the_same_spool_is_refused_even_by_another_way() {
 async fn a_spool_of_a_newer_format_is_refused_and_left_as_it_is() {
     for part in ["journal", "dead/journal"] {
         let mut spool = stopped().await;
-        let folder = spool.data().join("files").join(part);
-        let segment = folder.join("000000000009.journal");
+        let directory = spool.data().join("files").join(part);
+        let segment = directory.join("000000000009.journal");
         let journal = spool.data().join("files/journal");
         let oldest = fs::read_dir(&journal).unwrap().map(|entry| entry.unwrap().path()).min().unwrap();
         let mut bytes = fs::read(oldest).unwrap();
@@ -183,9 +189,9 @@ async fn a_data_folder_in_memory_gets_a_warning() {
     spool.terminate();
     let mut spool = Setup::new().files("files").start().await;
     let said = spool.said();
-    let folder = spool.data();
+    let directory = spool.data();
     assert!(
-        said.contains("tmpfs") == (rustix::fs::statfs(&folder).unwrap().f_type == 0x0102_1994),
+        said.contains("tmpfs") == (rustix::fs::statfs(&directory).unwrap().f_type == 0x0102_1994),
         "no warning without a cause: {said}"
     );
     spool.terminate();
@@ -193,9 +199,9 @@ async fn a_data_folder_in_memory_gets_a_warning() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_data_folder_in_a_containers_layer_gets_a_warning() {
-    let layers = support::folder("layers");
-    for folder in ["lower", "upper", "work", "merged"] {
-        fs::create_dir(layers.path().join(folder)).unwrap();
+    let layers = support::directory("layers");
+    for directory in ["lower", "upper", "work", "merged"] {
+        fs::create_dir(layers.path().join(directory)).unwrap();
     }
     let mount = "mount -t overlay overlay -o lowerdir=lower,upperdir=upper,workdir=work merged && exec \"$@\"";
     let at = format!("cd {} && {mount}", layers.path().display());
@@ -203,9 +209,9 @@ async fn a_data_folder_in_a_containers_layer_gets_a_warning() {
     support::require(support::MOUNTS, &[&words[..], &["true"]].concat());
     let back = "cd \"$0\" && exec \"$@\"";
     let mut spool = Setup::new().files("files").data(&layers.path().join("merged/data")).prepare();
-    let folder = spool.folder().to_str().unwrap().to_owned();
+    let directory = spool.directory().to_str().unwrap().to_owned();
     let mut all = words.to_vec();
-    all.extend(["sh", "-c", back, &folder]);
+    all.extend(["sh", "-c", back, &directory]);
     spool.set_wrapper(&all);
     spool.start().await;
     let said = spool.said();

@@ -10,8 +10,8 @@ use std::{
 use livekit_protocol::{AnalyticsEvent, AnalyticsEvents};
 use livekit_spool::{
     ingest::{
-        AuthOptions, Gate, GrpcOptions, HttpOptions, Listener, LivekitKeys, MemoryOptions, Refused, Secret, ServeError,
-        Tls, TlsOptions,
+        AuthOptions, Authenticator, GrpcOptions, HttpOptions, Listener, LivekitKeys, MemoryOptions, Refused, Secret,
+        ServeError, Tls, TlsOptions,
         client::{Client, Credentials, Target},
         grpc,
     },
@@ -28,7 +28,8 @@ use crate::{
     jwt::signed,
     limits::{http2, status_of, unfinished},
     support::{
-        Running, eventually, intake, open_gate, serve_grpc, serve_grpc_through, serve_http, serve_http_through, within,
+        Running, eventually, intake, open_authenticator, serve_grpc, serve_grpc_through, serve_http,
+        serve_http_through, within,
     },
 };
 
@@ -40,8 +41,8 @@ fn keys() -> LivekitKeys {
     LivekitKeys::from([(KEY.to_owned(), Secret::new(SECRET)), ("APIother".to_owned(), Secret::new("other"))])
 }
 
-fn gate(auth: AuthOptions) -> Gate {
-    Gate::new(auth, keys(), None)
+fn authenticator(auth: AuthOptions) -> Authenticator {
+    Authenticator::new(auth, keys(), None)
 }
 
 fn tokens() -> AuthOptions {
@@ -69,14 +70,14 @@ async fn post(server: &Running, authorization: Option<String>) -> u16 {
 
 #[tokio::test]
 async fn a_known_token_passes_and_all_else_is_unauthenticated() {
-    let grpc = serve_grpc(GrpcOptions::default(), gate(tokens())).await;
+    let grpc = serve_grpc(GrpcOptions::default(), authenticator(tokens())).await;
     send(&grpc, Credentials::Token(Secret::new(TOKEN))).await.unwrap();
     for credentials in [Credentials::None, Credentials::Token(Secret::new("sixteen characters or morE"))] {
         assert_eq!(send(&grpc, credentials).await.unwrap_err().code(), Code::Unauthenticated);
     }
     assert_eq!((grpc.spool.records(Stream::Events).len(), grpc.refused(Refused::Unauthenticated)), (1, 2));
 
-    let http = serve_http(HttpOptions::default(), gate(tokens())).await;
+    let http = serve_http(HttpOptions::default(), authenticator(tokens())).await;
     assert_eq!(post(&http, Some(format!("Bearer {TOKEN}"))).await, 200);
     for wrong in [None, Some(TOKEN.to_owned()), Some("Bearer ".to_owned()), Some(format!("Basic {TOKEN}"))] {
         assert_eq!(post(&http, wrong).await, 401);
@@ -100,12 +101,12 @@ fn jwt(changes: Value) -> String {
 #[tokio::test]
 async fn a_short_lived_token_signed_with_an_api_secret_for_this_audience_passes() {
     let credentials = Credentials::Livekit { key: KEY.into(), secret: Secret::new(SECRET) };
-    let grpc = serve_grpc(GrpcOptions::default(), gate(AuthOptions::Livekit)).await;
+    let grpc = serve_grpc(GrpcOptions::default(), authenticator(AuthOptions::Livekit)).await;
     send(&grpc, credentials).await.unwrap();
     let wrong = Credentials::Livekit { key: KEY.into(), secret: Secret::new("another secret") };
     assert_eq!(send(&grpc, wrong).await.unwrap_err().code(), Code::Unauthenticated);
 
-    let http = serve_http(HttpOptions::default(), gate(AuthOptions::Livekit)).await;
+    let http = serve_http(HttpOptions::default(), authenticator(AuthOptions::Livekit)).await;
     let now = now_millis() / 1000;
     for good in [json!({}), json!({"nbf": null, "iat": now, "exp": now + 600}), json!({"aud": ["x", "livekit-spool"]})]
     {
@@ -124,7 +125,7 @@ async fn a_short_lived_token_signed_with_an_api_secret_for_this_audience_passes(
 
 #[tokio::test]
 async fn a_participants_join_token_and_all_other_tokens_of_the_same_secret_are_refused() {
-    let http = serve_http(HttpOptions::default(), gate(AuthOptions::Livekit)).await;
+    let http = serve_http(HttpOptions::default(), authenticator(AuthOptions::Livekit)).await;
     let now = now_millis() / 1000;
     let join = json!({"aud": null, "sub": "user0", "exp": now + 300, "video": {"room": "r", "roomJoin": true}});
     for (what, bad) in [
@@ -153,9 +154,9 @@ async fn a_participants_join_token_and_all_other_tokens_of_the_same_secret_are_r
 }
 
 /// How an open stream, and an open body, of a sender with these credentials end.
-async fn ends(gate: &Arc<Gate>, authorization: &str, end: impl Future<Output = ()>) {
-    let grpc = serve_grpc_through(Arc::clone(gate)).await;
-    let http = serve_http_through(Arc::clone(gate)).await;
+async fn ends(authenticator: &Arc<Authenticator>, authorization: &str, end: impl Future<Output = ()>) {
+    let grpc = serve_grpc_through(Arc::clone(authenticator)).await;
+    let http = serve_http_through(Arc::clone(authenticator)).await;
     let (events, messages) = tokio::sync::mpsc::channel(4);
     let mut request = tonic::Request::new(tokio_stream::wrappers::ReceiverStream::new(messages));
     request.metadata_mut().insert("authorization", authorization.parse().unwrap());
@@ -191,31 +192,35 @@ async fn ends(gate: &Arc<Gate>, authorization: &str, end: impl Future<Output = (
 async fn what_is_open_ends_when_its_token_expires() {
     let now = now_millis() as f64 / 1000.0;
     let authorization = jwt(json!({"nbf": now - 100.0, "exp": now + 2.5}));
-    ends(&Arc::new(gate(AuthOptions::Livekit)), &authorization, async {}).await;
+    ends(&Arc::new(authenticator(AuthOptions::Livekit)), &authorization, async {}).await;
     assert!(now_millis() as f64 / 1000.0 >= now + 2.5, "not before");
 }
 
 #[tokio::test]
 async fn what_is_open_ends_when_a_reload_takes_its_token_or_key_away_and_no_other() {
-    let gates = || Arc::new(gate(tokens()));
+    let gates = || Arc::new(authenticator(tokens()));
     let others = AuthOptions::Tokens(vec![Secret::new("another token of enough length")]);
-    let gate = gates();
-    ends(&gate, &format!("Bearer {TOKEN}"), async { assert!(gate.replace(others, keys()).unwrap()) }).await;
-    let gate = gates();
-    let by_keys = async { assert!(gate.replace(AuthOptions::Livekit, keys()).unwrap()) };
-    ends(&gate, &format!("bearer {TOKEN}"), by_keys).await;
+    let authenticator = gates();
+    ends(&authenticator, &format!("Bearer {TOKEN}"), async { assert!(authenticator.replace(others, keys()).unwrap()) })
+        .await;
+    let authenticator = gates();
+    let by_keys = async { assert!(authenticator.replace(AuthOptions::Livekit, keys()).unwrap()) };
+    ends(&authenticator, &format!("bearer {TOKEN}"), by_keys).await;
 
-    let gate = Arc::new(Gate::new(AuthOptions::Livekit, keys(), None));
+    let authenticator = Arc::new(Authenticator::new(AuthOptions::Livekit, keys(), None));
     let without = LivekitKeys::from([("APIother".to_owned(), Secret::new("other"))]);
-    let removed = async { assert!(gate.replace(AuthOptions::Livekit, without).unwrap()) };
-    ends(&gate, &jwt(json!({})), removed).await;
+    let removed = async { assert!(authenticator.replace(AuthOptions::Livekit, without).unwrap()) };
+    ends(&authenticator, &jwt(json!({})), removed).await;
 
-    let gate = Arc::new(Gate::new(AuthOptions::Livekit, keys(), None));
+    let authenticator = Arc::new(Authenticator::new(AuthOptions::Livekit, keys(), None));
     let changed = LivekitKeys::from([(KEY.to_owned(), Secret::new("the same key, with a secret that is new"))]);
-    ends(&gate, &jwt(json!({})), async { assert!(gate.replace(AuthOptions::Livekit, changed).unwrap()) }).await;
+    ends(&authenticator, &jwt(json!({})), async {
+        assert!(authenticator.replace(AuthOptions::Livekit, changed).unwrap())
+    })
+    .await;
 
-    let gate = gates();
-    let server = serve_grpc_through(Arc::clone(&gate)).await;
+    let authenticator = gates();
+    let server = serve_grpc_through(Arc::clone(&authenticator)).await;
     let (events, messages) = tokio::sync::mpsc::channel::<AnalyticsEvents>(4);
     let mut request = tonic::Request::new(tokio_stream::wrappers::ReceiverStream::new(messages));
     request.metadata_mut().insert("authorization", format!("Bearer {TOKEN}").parse().unwrap());
@@ -223,7 +228,7 @@ async fn what_is_open_ends_when_a_reload_takes_its_token_or_key_away_and_no_othe
     let call = tokio::spawn(async move { client.ingest_events(request).await });
     eventually("it is open", || async { server.intake.snapshot().streams == 1 }).await;
     let kept = AuthOptions::Tokens(vec![Secret::new(TOKEN)]);
-    assert!(gate.replace(kept, keys()).unwrap());
+    assert!(authenticator.replace(kept, keys()).unwrap());
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(!call.is_finished());
     drop(events);
@@ -232,7 +237,7 @@ async fn what_is_open_ends_when_a_reload_takes_its_token_or_key_away_and_no_othe
 
 #[tokio::test]
 async fn the_case_of_the_scheme_does_not_matter() {
-    let http = serve_http(HttpOptions::default(), gate(tokens())).await;
+    let http = serve_http(HttpOptions::default(), authenticator(tokens())).await;
     for scheme in ["Bearer", "bearer", "BEARER"] {
         assert_eq!(post(&http, Some(format!("{scheme} {TOKEN}"))).await, 200, "{scheme}");
     }
@@ -241,7 +246,7 @@ async fn the_case_of_the_scheme_does_not_matter() {
 #[tokio::test]
 async fn health_needs_no_credentials_and_reflection_does() {
     use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
-    let server = serve_grpc(GrpcOptions::default(), gate(tokens())).await;
+    let server = serve_grpc(GrpcOptions::default(), authenticator(tokens())).await;
     let channel = server.channel().await;
     HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await.unwrap();
     let request = futures::stream::iter([ServerReflectionRequest::default()]);
@@ -252,40 +257,41 @@ async fn health_needs_no_credentials_and_reflection_does() {
 #[tokio::test]
 async fn without_authentication_only_this_machine_may_be_listened_to() {
     let (intake, _) = intake(&MemoryOptions::default());
-    let serve = async |address: &str, gate: Gate| {
+    let serve = async |address: &str, authenticator: Authenticator| {
         let listener = Listener::tcp(address.parse().unwrap()).await.unwrap();
         let stopped = std::future::ready(());
-        grpc::serve(listener, Arc::clone(&intake), Arc::new(gate), GrpcOptions::default(), stopped).await
+        grpc::serve(listener, Arc::clone(&intake), Arc::new(authenticator), GrpcOptions::default(), stopped).await
     };
-    let refused = serve("0.0.0.0:0", open_gate()).await.unwrap_err();
+    let refused = serve("0.0.0.0:0", open_authenticator()).await.unwrap_err();
     assert!(matches!(refused, ServeError::Exposed { .. }));
     assert!(refused.to_string().contains("listen on 127.0.0.1 or a Unix socket, or set `ingest.auth`"), "{refused}");
-    within(serve("127.0.0.1:0", open_gate())).await.unwrap();
-    within(serve("0.0.0.0:0", gate(tokens()))).await.unwrap();
+    within(serve("127.0.0.1:0", open_authenticator())).await.unwrap();
+    within(serve("0.0.0.0:0", authenticator(tokens()))).await.unwrap();
     let incomplete = [
         (AuthOptions::Tokens(vec![]), "at least one"),
         (AuthOptions::Tokens(vec![Secret::new("short")]), "16 characters"),
         (AuthOptions::MutualTls, "client_ca"),
     ];
     for (auth, words) in incomplete {
-        let refused = serve("127.0.0.1:0", gate(auth)).await.unwrap_err();
+        let refused = serve("127.0.0.1:0", authenticator(auth)).await.unwrap_err();
         assert!(refused.to_string().contains(words), "{refused}");
     }
-    let no_keys = Gate::new(AuthOptions::Livekit, LivekitKeys::new(), None);
+    let no_keys = Authenticator::new(AuthOptions::Livekit, LivekitKeys::new(), None);
     assert!(matches!(serve("127.0.0.1:0", no_keys).await, Err(ServeError::NoKeys)));
 }
 
 #[tokio::test]
 async fn a_unix_socket_takes_records() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("ingest.sock");
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ingest.sock");
     let (intake, spool) = intake(&MemoryOptions::default());
     let listener = Listener::unix(&path).await.unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let shutdown = async {
         let _ = stopped.await;
     };
-    let serving = tokio::spawn(grpc::serve(listener, intake, Arc::new(open_gate()), GrpcOptions::default(), shutdown));
+    let serving =
+        tokio::spawn(grpc::serve(listener, intake, Arc::new(open_authenticator()), GrpcOptions::default(), shutdown));
     let target = Target { url: format!("unix:{}", path.display()), ca: None, credentials: Credentials::None };
     Client::new(&target).unwrap().send(&event(), 1).await.unwrap();
     assert_eq!(spool.records(Stream::Events).len(), 1);
@@ -294,9 +300,9 @@ async fn a_unix_socket_takes_records() {
     assert!(!path.exists(), "the socket file is removed");
 }
 
-/// A CA, and what it signs, as PEM files in a folder.
+/// A CA, and what it signs, as PEM files in a directory.
 struct Authority {
-    folder: TempDir,
+    directory: TempDir,
     ca: CertifiedIssuer<'static, KeyPair>,
 }
 
@@ -305,13 +311,13 @@ impl Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("ca.pem"), ca.pem()).unwrap();
-        Self { folder, ca }
+        let directory = tempfile::tempdir().unwrap();
+        fs::write(directory.path().join("ca.pem"), ca.pem()).unwrap();
+        Self { directory, ca }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
+        self.directory.path().join(name)
     }
 
     /// A certificate for loopback and its key, as PEM.
@@ -356,12 +362,12 @@ async fn tls_serves_both_ports_and_plain_text_is_refused() {
     let authority = Authority::new();
     authority.write_server_files();
     let tls = authority.tls(false);
-    let grpc = serve_grpc(GrpcOptions::default(), Gate::new(tokens(), keys(), Some(Arc::clone(&tls)))).await;
+    let grpc = serve_grpc(GrpcOptions::default(), Authenticator::new(tokens(), keys(), Some(Arc::clone(&tls)))).await;
     send_tls(&grpc, &authority).await.unwrap();
     send(&grpc, Credentials::Token(Secret::new(TOKEN))).await.unwrap_err();
     assert_eq!((grpc.spool.records(Stream::Events).len(), grpc.refused(Refused::Handshake)), (1, 1));
 
-    let http = serve_http(HttpOptions::default(), Gate::new(AuthOptions::None, keys(), Some(tls))).await;
+    let http = serve_http(HttpOptions::default(), Authenticator::new(AuthOptions::None, keys(), Some(tls))).await;
     let answer = tls_connect(&authority, http.address, None).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
 }
@@ -371,7 +377,7 @@ async fn a_tls_handshake_that_takes_too_long_is_ended_and_counted() {
     let authority = Authority::new();
     authority.write_server_files();
     let options = GrpcOptions { handshake_timeout: Duration::from_millis(50), ..GrpcOptions::default() };
-    let server = serve_grpc(options, Gate::new(tokens(), keys(), Some(authority.tls(false)))).await;
+    let server = serve_grpc(options, Authenticator::new(tokens(), keys(), Some(authority.tls(false)))).await;
     let mut silent = tokio::net::TcpStream::connect(server.address).await.unwrap();
     let mut answer = Vec::new();
     // a reset is a way of closing, too
@@ -383,8 +389,8 @@ async fn a_tls_handshake_that_takes_too_long_is_ended_and_counted() {
 async fn a_changed_certificate_is_taken_without_a_restart_and_a_broken_one_is_not() {
     let authority = Authority::new();
     authority.write_server_files();
-    let gate = Gate::new(tokens(), keys(), Some(authority.tls(false)));
-    let server = serve_grpc(GrpcOptions::default(), gate).await;
+    let authenticator = Authenticator::new(tokens(), keys(), Some(authority.tls(false)));
+    let server = serve_grpc(GrpcOptions::default(), authenticator).await;
     let first = served_certificate(&authority, &server).await;
 
     fs::write(authority.path("server.pem"), "half written").unwrap();
@@ -406,8 +412,8 @@ async fn a_changed_certificate_is_taken_without_a_restart_and_a_broken_one_is_no
 async fn with_mtls_a_client_needs_a_certificate_of_the_ca() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     authority.write_server_files();
-    let gate = Gate::new(AuthOptions::MutualTls, keys(), Some(authority.tls(true)));
-    let server = serve_http(HttpOptions::default(), gate).await;
+    let authenticator = Authenticator::new(AuthOptions::MutualTls, keys(), Some(authority.tls(true)));
+    let server = serve_http(HttpOptions::default(), authenticator).await;
     let answer = tls_connect(&authority, server.address, Some(authority.sign())).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
     assert!(tls_connect(&authority, server.address, None).await.is_err());
@@ -418,8 +424,8 @@ async fn with_mtls_a_client_needs_a_certificate_of_the_ca() {
 /// How what is open over mTLS ends: a stream, an open body, a connection between two requests.
 async fn ends_with_its_certificate(authority: &Authority, client: (String, String), end: impl Future<Output = ()>) {
     let tls = authority.tls(true);
-    let gate = || Arc::new(Gate::new(AuthOptions::MutualTls, keys(), Some(Arc::clone(&tls))));
-    let (grpc, http) = (serve_grpc_through(gate()).await, serve_http_through(gate()).await);
+    let authenticator = || Arc::new(Authenticator::new(AuthOptions::MutualTls, keys(), Some(Arc::clone(&tls))));
+    let (grpc, http) = (serve_grpc_through(authenticator()).await, serve_http_through(authenticator()).await);
     let connect = async |address| within(handshake(authority, address, Some(client.clone()))).await.unwrap();
     let (mut stream, mut idle) = (connect(http.address).await, connect(http.address).await);
     let (mut connection, task) = http2(connect(grpc.address).await).await;

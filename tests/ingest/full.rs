@@ -63,8 +63,8 @@ async fn what_can_never_fit_is_refused_for_good_in_every_mode_and_drops_nothing(
         WhenFull::DropOldest,
         WhenFull::DropNewest,
     ] {
-        let folder = tempfile::tempdir().unwrap();
-        let spool = Arc::new(Spool::open(folder.path(), options(when_full)).unwrap());
+        let directory = tempfile::tempdir().unwrap();
+        let spool = Arc::new(Spool::open(directory.path(), options(when_full)).unwrap());
         let server = serve_both_into(GrpcOptions::default(), vec![required("own", &spool)]).await;
         assert_eq!(post(server.http, event(1000)).await.0, 200, "{when_full:?}");
         let beyond = event(3_700_000);
@@ -101,8 +101,8 @@ async fn fill(server: &Both) -> u64 {
 
 #[tokio::test]
 async fn a_spool_that_drops_the_newest_answers_ok_and_says_what_it_dropped_each_record_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Arc::new(Spool::open(folder.path(), options(WhenFull::DropNewest)).unwrap());
+    let directory = tempfile::tempdir().unwrap();
+    let spool = Arc::new(Spool::open(directory.path(), options(WhenFull::DropNewest)).unwrap());
     let server = serve_both_into(GrpcOptions::default(), vec![required("own", &spool)]).await;
     let kept = within(fill(&server)).await;
 
@@ -128,8 +128,8 @@ async fn a_spool_that_drops_the_newest_answers_ok_and_says_what_it_dropped_each_
 
 #[tokio::test]
 async fn where_there_is_room_no_answer_says_that_something_was_dropped() {
-    let folder = tempfile::tempdir().unwrap();
-    let spool = Arc::new(Spool::open(folder.path(), options(WhenFull::DropNewest)).unwrap());
+    let directory = tempfile::tempdir().unwrap();
+    let spool = Arc::new(Spool::open(directory.path(), options(WhenFull::DropNewest)).unwrap());
     let server = serve_both_into(GrpcOptions::default(), vec![required("own", &spool)]).await;
     assert_eq!(post(server.http, event(10)).await, (200, serde_json::json!({ "records": 1 })));
     assert!(call(server.grpc, event(10)).await.unwrap().get("livekit-spool-dropped").is_none());

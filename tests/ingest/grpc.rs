@@ -7,7 +7,7 @@ use futures::StreamExt;
 use livekit_protocol::{AnalyticsEvent, AnalyticsEvents, AnalyticsNodeRooms, AnalyticsStat, AnalyticsStats};
 use livekit_spool::{
     ingest::{
-        AuthOptions, Gate, GrpcOptions, LivekitKeys, MemoryOptions, Refused, Secret,
+        AuthOptions, Authenticator, GrpcOptions, LivekitKeys, MemoryOptions, Refused, Secret,
         client::{BytesCodec, Client, Credentials, Target},
     },
     record::{RecordBatchBuilder, Stream},
@@ -24,7 +24,7 @@ use tonic_reflection::pb::v1::{
 };
 
 use crate::support::{
-    Mood, bundled, eventually, open_gate, required, serve_both_into, serve_grpc, serve_grpc_with, within,
+    Mood, bundled, eventually, open_authenticator, required, serve_both_into, serve_grpc, serve_grpc_with, within,
 };
 
 fn events(count: usize, error_bytes: usize) -> AnalyticsEvents {
@@ -34,7 +34,7 @@ fn events(count: usize, error_bytes: usize) -> AnalyticsEvents {
 
 #[tokio::test]
 async fn real_records_one_event_a_message_are_stored_in_order_and_answered_empty() {
-    let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    let server = serve_grpc(GrpcOptions::default(), open_authenticator()).await;
     let mut client = server.client().await;
     let records: Vec<AnalyticsEvent> =
         bundled("livekit-1.11/events.pb").iter().map(|record| AnalyticsEvent::decode(&record[..]).unwrap()).collect();
@@ -56,7 +56,7 @@ async fn real_records_one_event_a_message_are_stored_in_order_and_answered_empty
 
 #[tokio::test]
 async fn the_answer_waits_until_all_of_the_stream_is_durable() {
-    let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    let server = serve_grpc(GrpcOptions::default(), open_authenticator()).await;
     server.spool.set(Mood::Hangs);
     let mut client = server.client().await;
     let call = tokio::spawn(async move { client.ingest_events(futures::stream::iter([events(3, 0)])).await });
@@ -69,7 +69,7 @@ async fn the_answer_waits_until_all_of_the_stream_is_durable() {
 
 #[tokio::test]
 async fn messages_that_come_while_a_batch_is_written_share_the_next_one() {
-    let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    let server = serve_grpc(GrpcOptions::default(), open_authenticator()).await;
     server.spool.set(Mood::Hangs);
     let mut client = server.client().await;
     let (sender, messages) = mpsc::channel(1000);
@@ -90,7 +90,7 @@ async fn messages_that_come_while_a_batch_is_written_share_the_next_one() {
 #[tokio::test]
 async fn batches_wait_at_the_spool_while_an_earlier_one_is_written_and_one_refusal_answers_for_all() {
     let window = 64 * 1024;
-    let server = serve_grpc(GrpcOptions { stream_window: window, ..Default::default() }, open_gate()).await;
+    let server = serve_grpc(GrpcOptions { stream_window: window, ..Default::default() }, open_authenticator()).await;
     server.spool.set(Mood::Hangs);
     let mut client = server.client().await;
     let messages = futures::stream::iter(std::iter::repeat_n(events(1, 8 * 1024), 100));
@@ -104,7 +104,7 @@ async fn batches_wait_at_the_spool_while_an_earlier_one_is_written_and_one_refus
 
 #[tokio::test]
 async fn what_several_batches_of_a_stream_lose_is_told_at_its_end() {
-    let server = serve_grpc(GrpcOptions { stream_window: 16 * 1024, ..Default::default() }, open_gate()).await;
+    let server = serve_grpc(GrpcOptions { stream_window: 16 * 1024, ..Default::default() }, open_authenticator()).await;
     server.spool.set(Mood::Drops);
     let mut client = server.client().await;
     let messages = futures::stream::iter(std::iter::repeat_n(events(2, 1024), 100));
@@ -116,7 +116,7 @@ async fn what_several_batches_of_a_stream_lose_is_told_at_its_end() {
 #[tokio::test]
 async fn messages_that_would_not_fit_together_are_not_put_together() {
     let window = 64 << 20;
-    let server = serve_grpc(GrpcOptions { stream_window: window, ..Default::default() }, open_gate()).await;
+    let server = serve_grpc(GrpcOptions { stream_window: window, ..Default::default() }, open_authenticator()).await;
     server.spool.set(Mood::Hangs);
     let mut client = server.client().await;
     let sizes = [[1_000_usize; 2000].as_slice(), &[3_000_000, 1_000, 3_000_000]].concat();
@@ -134,9 +134,9 @@ async fn messages_that_would_not_fit_together_are_not_put_together() {
 
 #[tokio::test]
 async fn a_streams_records_lie_in_the_spool_in_the_order_they_came() {
-    let folder = tempfile::tempdir().unwrap();
+    let directory = tempfile::tempdir().unwrap();
     let options = SpoolOptions { name: "own".into(), min_free_bytes: 0, ..Default::default() };
-    let spool = Arc::new(Spool::open(folder.path(), options).unwrap());
+    let spool = Arc::new(Spool::open(directory.path(), options).unwrap());
     // small pieces, so that many batches are on their way at once
     let options = GrpcOptions { stream_window: 16 * 1024, ..Default::default() };
     let address = serve_both_into(options, vec![required("own", &spool)]).await.grpc;
@@ -154,7 +154,7 @@ async fn a_streams_records_lie_in_the_spool_in_the_order_they_came() {
 #[tokio::test]
 async fn no_more_than_the_window_is_taken_off_a_stream_before_it_is_durable() {
     let window = 64 * 1024;
-    let server = serve_grpc(GrpcOptions { stream_window: window, ..Default::default() }, open_gate()).await;
+    let server = serve_grpc(GrpcOptions { stream_window: window, ..Default::default() }, open_authenticator()).await;
     server.spool.set(Mood::Hangs);
     let mut client = server.client().await;
     let message = events(1, 8 * 1024);
@@ -174,7 +174,7 @@ async fn no_more_than_the_window_is_taken_off_a_stream_before_it_is_durable() {
 
 #[tokio::test]
 async fn fields_this_schema_does_not_know_are_stored_as_they_came() {
-    let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    let server = serve_grpc(GrpcOptions::default(), open_authenticator()).await;
     let mut record = AnalyticsEvent { id: "AE_new".into(), ..Default::default() }.encode_to_vec();
     record.extend([0xA2, 0x7D, 0x03, b'n', b'e', b'w']); // field 2004
     let mut message = vec![0x0A, u8::try_from(record.len()).unwrap()];
@@ -185,7 +185,7 @@ async fn fields_this_schema_does_not_know_are_stored_as_they_came() {
 
 #[tokio::test]
 async fn gzip_and_zstd_messages_are_taken() {
-    let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    let server = serve_grpc(GrpcOptions::default(), open_authenticator()).await;
     for encoding in [CompressionEncoding::Gzip, CompressionEncoding::Zstd] {
         let mut client = server.client().await.send_compressed(encoding);
         client.ingest_events(futures::stream::iter([events(100, 50)])).await.unwrap();
@@ -195,7 +195,7 @@ async fn gzip_and_zstd_messages_are_taken() {
 
 #[tokio::test]
 async fn a_gzip_message_of_empty_blocks_is_refused() {
-    let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    let server = serve_grpc(GrpcOptions::default(), open_authenticator()).await;
     let header = [0x1F, 0x8B, 8, 0, 0, 0, 0, 0, 0, 255];
     let bomb = [&header[..], &[0, 0, 0, 0xFF, 0xFF].repeat(800_000), &[1, 0, 0, 0xFF, 0xFF], &[0; 8]].concat();
     let framed = [&[1][..], &u32::try_from(bomb.len()).unwrap().to_be_bytes(), &bomb].concat();
@@ -222,7 +222,7 @@ async fn each_refusal_has_its_code() {
         stream_window: 1 << 20,
         ..Default::default()
     };
-    let server = serve_grpc(options, open_gate()).await;
+    let server = serve_grpc(options, open_authenticator()).await;
     let mut client = server.client().await;
 
     let too_large = client.ingest_events(futures::stream::iter([events(1, 20_000)])).await.unwrap_err();
@@ -245,7 +245,8 @@ async fn each_refusal_has_its_code() {
 
 #[tokio::test]
 async fn whole_messages_before_a_bad_one_are_kept() {
-    let server = serve_grpc(GrpcOptions { max_message_bytes: 10_000, ..Default::default() }, open_gate()).await;
+    let server =
+        serve_grpc(GrpcOptions { max_message_bytes: 10_000, ..Default::default() }, open_authenticator()).await;
     let mut client = server.client().await;
     let messages = [events(2, 0), events(3, 0), events(1, 20_000), events(4, 0)];
     client.ingest_events(futures::stream::iter(messages)).await.unwrap_err();
@@ -254,7 +255,7 @@ async fn whole_messages_before_a_bad_one_are_kept() {
 
 #[tokio::test]
 async fn what_was_taken_off_a_stream_that_breaks_is_kept() {
-    let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    let server = serve_grpc(GrpcOptions::default(), open_authenticator()).await;
     server.spool.set(Mood::Hangs);
     let mut client = server.client().await;
     let messages = futures::stream::iter([events(1, 0), events(2, 0)]).chain(futures::stream::pending());
@@ -272,7 +273,7 @@ async fn what_was_taken_off_a_stream_that_breaks_is_kept() {
 #[tokio::test]
 async fn a_silent_stream_ends_with_deadline_exceeded() {
     let options = GrpcOptions { idle_stream_timeout: Duration::from_millis(50), ..Default::default() };
-    let server = serve_grpc(options, open_gate()).await;
+    let server = serve_grpc(options, open_authenticator()).await;
     let mut client = server.client().await;
     let messages = futures::stream::iter([events(1, 0)]).chain(futures::stream::pending());
     let status = within(client.ingest_events(messages)).await.unwrap_err();
@@ -282,7 +283,7 @@ async fn a_silent_stream_ends_with_deadline_exceeded() {
 
 #[tokio::test]
 async fn a_stream_too_many_is_told_to_come_again() {
-    let server = serve_grpc(GrpcOptions { max_streams: 2, ..Default::default() }, open_gate()).await;
+    let server = serve_grpc(GrpcOptions { max_streams: 2, ..Default::default() }, open_authenticator()).await;
     let client = server.client().await;
     let open: Vec<_> = (0..2)
         .map(|_| {
@@ -301,7 +302,7 @@ async fn a_stream_too_many_is_told_to_come_again() {
 #[tokio::test]
 async fn where_no_memory_is_left_senders_are_told_to_come_again() {
     let memory = MemoryOptions { max_bytes: 200_000, wait: Duration::from_millis(50) };
-    let server = serve_grpc_with(GrpcOptions::default(), open_gate(), &memory).await;
+    let server = serve_grpc_with(GrpcOptions::default(), open_authenticator(), &memory).await;
     server.spool.set(Mood::Hangs);
     let client = server.client().await;
     let mut greedy = client.clone();
@@ -316,7 +317,7 @@ async fn where_no_memory_is_left_senders_are_told_to_come_again() {
 
 #[tokio::test]
 async fn a_shutdown_keeps_what_was_taken_and_tells_the_sender_to_connect_again() {
-    let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    let server = serve_grpc(GrpcOptions::default(), open_authenticator()).await;
     let mut client = server.client().await;
     let messages = futures::stream::iter([events(5, 0)]).chain(futures::stream::pending());
     let call = tokio::spawn(async move { client.ingest_events(messages).await });
@@ -330,7 +331,7 @@ async fn a_shutdown_keeps_what_was_taken_and_tells_the_sender_to_connect_again()
 #[tokio::test]
 async fn a_peer_that_never_ends_its_stream_cannot_hold_up_the_shutdown() {
     let options = GrpcOptions { drain_timeout: Duration::from_millis(100), ..GrpcOptions::default() };
-    let server = serve_grpc(options, open_gate()).await;
+    let server = serve_grpc(options, open_authenticator()).await;
     server.spool.set(Mood::Hangs);
     let mut client = server.client().await;
     let call = tokio::spawn(async move { client.ingest_events(futures::stream::iter([events(5, 0)])).await });
@@ -343,7 +344,7 @@ async fn a_peer_that_never_ends_its_stream_cannot_hold_up_the_shutdown() {
 #[tokio::test]
 async fn whoever_watches_the_health_does_not_hold_up_the_shutdown() {
     let options = GrpcOptions { drain_timeout: Duration::from_secs(600), ..GrpcOptions::default() };
-    let server = serve_grpc(options, open_gate()).await;
+    let server = serve_grpc(options, open_authenticator()).await;
     let mut health = HealthClient::new(server.channel().await);
     let mut watched = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     assert_eq!(watched.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
@@ -353,7 +354,7 @@ async fn whoever_watches_the_health_does_not_hold_up_the_shutdown() {
 
 #[tokio::test]
 async fn health_and_reflection_answer() {
-    let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    let server = serve_grpc(GrpcOptions::default(), open_authenticator()).await;
     let channel = Channel::from_shared(format!("http://{}", server.address)).unwrap().connect().await.unwrap();
     for service in ["", "livekit.AnalyticsRecorderService"] {
         let request = HealthCheckRequest { service: service.into() };
@@ -396,7 +397,7 @@ async fn answered(address: std::net::SocketAddr, request: http::request::Builder
 async fn an_error_is_headers_alone_that_end_the_stream_whatever_is_called() {
     let token = "sixteen characters or more";
     let tokens = AuthOptions::Tokens(vec![Secret::new(token)]);
-    let server = serve_grpc(GrpcOptions::default(), Gate::new(tokens, LivekitKeys::new(), None)).await;
+    let server = serve_grpc(GrpcOptions::default(), Authenticator::new(tokens, LivekitKeys::new(), None)).await;
     for (path, code) in [
         ("/nowhere.Service/Method", Code::Unimplemented),
         ("/nowhere", Code::Unimplemented),

@@ -4,7 +4,7 @@ use std::{io::Write, time::Duration};
 
 use livekit_protocol::{AnalyticsEvent, AnalyticsEvents, AnalyticsStat, AnalyticsStats};
 use livekit_spool::{
-    ingest::{AuthOptions, Gate, HttpOptions, LivekitKeys, Refused, Secret},
+    ingest::{AuthOptions, Authenticator, HttpOptions, LivekitKeys, Refused, Secret},
     record::Stream,
 };
 use prost::Message;
@@ -15,14 +15,14 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{Mood, Running, bundled, open_gate, serve_http, within};
+use crate::support::{Mood, Running, bundled, open_authenticator, serve_http, within};
 
 const PROTOBUF: &str = "application/x-protobuf";
 const JSON: &str = "application/json";
 const NDJSON: &str = "application/x-ndjson";
 
 async fn server() -> Running {
-    serve_http(HttpOptions::default(), open_gate()).await
+    serve_http(HttpOptions::default(), open_authenticator()).await
 }
 
 async fn post(
@@ -140,7 +140,7 @@ async fn the_answer_waits_until_the_records_are_durable() {
 #[tokio::test]
 async fn each_refusal_has_its_status_its_reason_and_says_what_to_do() {
     let options = HttpOptions { max_body_bytes: 10_000, max_request_records: 5, ..Default::default() };
-    let server = serve_http(options, open_gate()).await;
+    let server = serve_http(options, open_authenticator()).await;
     let bomb = gzip(&[b' '; 5_000_000]);
     let six = "{\"id\": \"AE\"}\n".repeat(6);
     for (headers, body, status, reason) in [
@@ -194,7 +194,8 @@ async fn a_body_that_is_announced_as_too_large_is_refused_before_it_comes() {
 #[tokio::test]
 async fn a_body_that_takes_too_long_is_answered_408() {
     let server =
-        serve_http(HttpOptions { body_timeout: Duration::from_millis(50), ..Default::default() }, open_gate()).await;
+        serve_http(HttpOptions { body_timeout: Duration::from_millis(50), ..Default::default() }, open_authenticator())
+            .await;
     let mut stream = TcpStream::connect(server.address).await.unwrap();
     let head = "POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{";
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -222,8 +223,8 @@ async fn a_connection_may_idle_between_requests_for_longer_than_a_load_balancer_
     assert!(HttpOptions::default().idle_timeout > Duration::from_secs(60));
     let soon = Duration::from_millis(200);
     let options = HttpOptions { header_timeout: soon, ..HttpOptions::default() };
-    let patient = serve_http(options.clone(), open_gate()).await;
-    let impatient = serve_http(HttpOptions { idle_timeout: soon, ..options }, open_gate()).await;
+    let patient = serve_http(options.clone(), open_authenticator()).await;
+    let impatient = serve_http(HttpOptions { idle_timeout: soon, ..options }, open_authenticator()).await;
     let request = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n{\"id\": \"AE_1\"}";
     for (server, keeps) in [(&patient, true), (&impatient, false)] {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
@@ -252,9 +253,11 @@ async fn asked(server: &Running, head: &str, body: &str) -> u16 {
 
 #[tokio::test]
 async fn without_credentials_no_web_page_can_send_by_a_browser_of_this_machine() {
-    let server =
-        serve_http(HttpOptions { hosts: vec!["spool.example".to_owned()], ..HttpOptions::default() }, open_gate())
-            .await;
+    let server = serve_http(
+        HttpOptions { hosts: vec!["spool.example".to_owned()], ..HttpOptions::default() },
+        open_authenticator(),
+    )
+    .await;
     let json = "Content-Type: application/json";
     let mut sent = 0;
     for (path, body) in [
@@ -307,8 +310,8 @@ async fn without_credentials_no_web_page_can_send_by_a_browser_of_this_machine()
 #[tokio::test]
 async fn with_credentials_the_name_does_not_matter_and_another_site_still_does() {
     let token = "sixteen characters or more";
-    let gate = Gate::new(AuthOptions::Tokens(vec![Secret::new(token)]), LivekitKeys::new(), None);
-    let server = serve_http(HttpOptions::default(), gate).await;
+    let authenticator = Authenticator::new(AuthOptions::Tokens(vec![Secret::new(token)]), LivekitKeys::new(), None);
+    let server = serve_http(HttpOptions::default(), authenticator).await;
     let head = format!(
         "POST /v1/events HTTP/1.1\r\nHost: spool.example\r\nContent-Type: application/json\r\nAuthorization: Bearer {token}"
     );

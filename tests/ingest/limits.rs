@@ -7,7 +7,7 @@ use futures::StreamExt;
 use livekit_protocol::{AnalyticsEvent, AnalyticsEvents};
 use livekit_spool::{
     ingest::{
-        AuthOptions, Gate, GrpcOptions, HttpOptions, LivekitKeys, Refused, Secret,
+        AuthOptions, Authenticator, GrpcOptions, HttpOptions, LivekitKeys, Refused, Secret,
         proto::analytics_recorder_service_client::AnalyticsRecorderServiceClient,
     },
     record::Stream,
@@ -18,7 +18,7 @@ use tokio::{
 };
 use tonic::Code;
 
-use crate::support::{Running, eventually, open_gate, serve_grpc, serve_http, within};
+use crate::support::{Running, eventually, open_authenticator, serve_grpc, serve_http, within};
 
 const SOON: Duration = Duration::from_millis(100);
 const LATE: Duration = Duration::from_secs(600);
@@ -42,8 +42,11 @@ async fn closed(mut stream: TcpStream) -> Vec<u8> {
 
 #[tokio::test]
 async fn a_connection_that_says_nothing_or_whispers_its_headers_is_closed() {
-    let http =
-        serve_http(HttpOptions { max_connections: 10, header_timeout: SOON, ..Default::default() }, open_gate()).await;
+    let http = serve_http(
+        HttpOptions { max_connections: 10, header_timeout: SOON, ..Default::default() },
+        open_authenticator(),
+    )
+    .await;
     closed(TcpStream::connect(http.address).await.unwrap()).await;
 
     let (mut reader, mut writer) = TcpStream::connect(http.address).await.unwrap().into_split();
@@ -59,8 +62,11 @@ async fn a_connection_that_says_nothing_or_whispers_its_headers_is_closed() {
     let _ = within(reader.read_to_end(&mut answer)).await;
     within(whisper).await.unwrap();
 
-    let grpc =
-        serve_grpc(GrpcOptions { max_connections: 10, header_timeout: SOON, ..Default::default() }, open_gate()).await;
+    let grpc = serve_grpc(
+        GrpcOptions { max_connections: 10, header_timeout: SOON, ..Default::default() },
+        open_authenticator(),
+    )
+    .await;
     closed(TcpStream::connect(grpc.address).await.unwrap()).await;
     let mut preface_only = TcpStream::connect(grpc.address).await.unwrap();
     preface_only.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
@@ -84,8 +90,8 @@ fn goes_away(mut frames: &[u8]) -> bool {
 
 #[tokio::test]
 async fn garbage_on_either_port_costs_the_connection_and_nothing_else() {
-    let http = serve_http(HttpOptions::default(), open_gate()).await;
-    let grpc = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    let http = serve_http(HttpOptions::default(), open_authenticator()).await;
+    let grpc = serve_grpc(GrpcOptions::default(), open_authenticator()).await;
     for garbage in [&[0_u8; 4096][..], b"\x16\x03\x01\x02\0\x01\0\x01\xFC", b"SSH-2.0-x\r\n\r\n", &[0xFF; 100_000]] {
         for address in [http.address, grpc.address] {
             let mut stream = TcpStream::connect(address).await.unwrap();
@@ -102,7 +108,7 @@ async fn garbage_on_either_port_costs_the_connection_and_nothing_else() {
 #[tokio::test]
 async fn idle_connections_keep_nobody_out_and_busy_ones_stay() {
     let options = GrpcOptions { max_connections: 4, header_timeout: LATE, ..Default::default() };
-    let server = serve_grpc(options, open_gate()).await;
+    let server = serve_grpc(options, open_authenticator()).await;
     let (sender, messages) = tokio::sync::mpsc::channel(10);
     let mut busy = server.client().await;
     let long =
@@ -128,7 +134,7 @@ async fn idle_connections_keep_nobody_out_and_busy_ones_stay() {
 #[tokio::test]
 async fn where_all_connections_are_busy_one_more_is_refused_until_one_ends() {
     let options = GrpcOptions { max_connections: 1, header_timeout: LATE, ..Default::default() };
-    let server = serve_grpc(options, open_gate()).await;
+    let server = serve_grpc(options, open_authenticator()).await;
     let mut busy = server.client().await;
     let long = tokio::spawn(async move { busy.ingest_events(futures::stream::pending()).await });
     eventually("the stream is open", || async { server.intake.snapshot().streams == 1 }).await;
@@ -142,7 +148,7 @@ async fn where_all_connections_are_busy_one_more_is_refused_until_one_ends() {
 #[tokio::test]
 async fn half_a_message_ends_the_stream_and_gives_its_memory_back() {
     let options = GrpcOptions { message_timeout: SOON, ..Default::default() };
-    let server = serve_grpc(options, open_gate()).await;
+    let server = serve_grpc(options, open_authenticator()).await;
     let (mut connection, task) = http2(TcpStream::connect(server.address).await.unwrap()).await;
     let request = http::Request::post("http://x/livekit.AnalyticsRecorderService/IngestEvents");
     let request = request.header("content-type", "application/grpc").header("te", "trailers");
@@ -161,7 +167,7 @@ async fn a_peer_that_does_not_answer_a_ping_is_disconnected_in_the_middle_of_its
     // long enough for a busy machine to answer in
     let keepalive_timeout = Duration::from_secs(3);
     let options = GrpcOptions { keepalive_interval: SOON, keepalive_timeout, ..Default::default() };
-    let server = serve_grpc(options, open_gate()).await;
+    let server = serve_grpc(options, open_authenticator()).await;
     let (near, mut far) = tokio::io::duplex(64 * 1024);
     let mut wire = TcpStream::connect(server.address).await.unwrap();
     let (cut, was_cut) = tokio::sync::oneshot::channel::<()>();
@@ -191,7 +197,8 @@ async fn a_peer_that_does_not_answer_a_ping_is_disconnected_in_the_middle_of_its
 
 #[tokio::test]
 async fn one_stream_more_than_a_connection_may_have_waits_for_another_to_end() {
-    let server = serve_grpc(GrpcOptions { max_streams_per_connection: 1, ..Default::default() }, open_gate()).await;
+    let server =
+        serve_grpc(GrpcOptions { max_streams_per_connection: 1, ..Default::default() }, open_authenticator()).await;
     let client = server.client().await;
     let (sender, messages) = tokio::sync::mpsc::channel(1);
     let mut first = client.clone();
@@ -231,7 +238,7 @@ where
 
 #[tokio::test]
 async fn a_gigabyte_without_an_announced_length_is_refused_at_the_limit() {
-    let server = serve_http(HttpOptions::default(), open_gate()).await;
+    let server = serve_http(HttpOptions::default(), open_authenticator()).await;
     let chunk = Bytes::from(vec![b' '; 1 << 20]);
     let chunks = futures::stream::iter((0..1024).map(move |_| Ok::<_, std::io::Error>(chunk.clone())));
     let request = reqwest::Client::new().post(format!("http://{}/v1/events", server.address));
@@ -246,7 +253,7 @@ async fn a_gigabyte_without_an_announced_length_is_refused_at_the_limit() {
 
 #[tokio::test]
 async fn a_stream_that_never_ends_is_taken_as_it_comes_and_others_are_served_beside_it() {
-    let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    let server = serve_grpc(GrpcOptions::default(), open_authenticator()).await;
     let mut endless = server.client().await;
     let flood = tokio::spawn(async move { endless.ingest_events(futures::stream::repeat(events(50))).await });
     eventually("records come and come", || async { server.spool.batches() > 20 }).await;
@@ -293,7 +300,7 @@ pub(crate) async fn status_of(response: http::Response<hyper::body::Incoming>) -
 
 #[tokio::test]
 async fn what_is_served_beside_the_recorder_takes_small_messages_only_and_in_time() {
-    let server = serve_grpc(GrpcOptions { message_timeout: SOON, ..Default::default() }, open_gate()).await;
+    let server = serve_grpc(GrpcOptions { message_timeout: SOON, ..Default::default() }, open_authenticator()).await;
     let large = [&[0, 0, 0x3B, 0x82, 0x60][..], &[1; 8192]].concat();
     for method in SIDE {
         for (begin, code) in [(&large[..], Code::OutOfRange), (&[0, 0, 0][..], Code::DeadlineExceeded)] {
@@ -311,10 +318,10 @@ async fn what_is_served_beside_the_recorder_takes_small_messages_only_and_in_tim
 #[tokio::test]
 async fn requests_without_credentials_that_never_end_lock_nobody_out_who_has_them() {
     const TOKEN: &str = "a token of twenty-five...";
-    let gate = || Gate::new(AuthOptions::Tokens(vec![Secret::new(TOKEN)]), LivekitKeys::new(), None);
+    let authenticator = || Authenticator::new(AuthOptions::Tokens(vec![Secret::new(TOKEN)]), LivekitKeys::new(), None);
     for method in ["grpc.health.v1.Health/Check", "grpc.health.v1.Health/Watch"] {
         let options = GrpcOptions { max_connections: 4, header_timeout: LATE, ..Default::default() };
-        let server = serve_grpc(options, gate()).await;
+        let server = serve_grpc(options, authenticator()).await;
         let mut crowd = Vec::new();
         for _ in 0..8 {
             let (mut connection, task) = http2(TcpStream::connect(server.address).await.unwrap()).await;
@@ -355,7 +362,7 @@ async fn a_peer_that_holds_all_connections_or_all_streams_makes_room_for_another
     let few_connections = GrpcOptions { max_connections: 4, header_timeout: LATE, ..Default::default() };
     let few_streams = GrpcOptions { max_streams: 4, ..Default::default() };
     for options in [few_connections, few_streams] {
-        let server = serve_grpc(options, open_gate()).await;
+        let server = serve_grpc(options, open_authenticator()).await;
         let mut crowd = Vec::new();
         for _ in 0..4 {
             let (mut connection, task) = http2(from_elsewhere(&server).await).await;
@@ -381,7 +388,7 @@ async fn a_peer_that_holds_all_connections_or_all_streams_makes_room_for_another
 
 #[tokio::test]
 async fn what_comes_to_an_address_where_nothing_is_taken_is_counted_and_a_slash_more_costs_nothing() {
-    let server = serve_http(HttpOptions::default(), open_gate()).await;
+    let server = serve_http(HttpOptions::default(), open_authenticator()).await;
     let client = reqwest::Client::new();
     for (method, path, media, status) in [
         ("POST", "/v1/events/", "application/json", 200),
@@ -411,7 +418,7 @@ const ALMOST: &[u8] = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-T
 #[tokio::test]
 async fn a_request_under_way_is_answered_although_its_connection_is_needed_and_says_that_it_closes() {
     let options = HttpOptions { max_connections: 2, header_timeout: LATE, ..Default::default() };
-    let server = serve_http(options, open_gate()).await;
+    let server = serve_http(options, open_authenticator()).await;
     let mut crowd = Vec::new();
     for _ in 0..2 {
         let mut connection = from_elsewhere(&server).await;
@@ -435,7 +442,7 @@ async fn a_request_under_way_is_answered_although_its_connection_is_needed_and_s
 #[tokio::test]
 async fn connections_that_are_being_closed_are_few_and_go_for_good() {
     let options = GrpcOptions { max_connections: 8, header_timeout: LATE, ..Default::default() };
-    let server = serve_grpc(options, open_gate()).await;
+    let server = serve_grpc(options, open_authenticator()).await;
     let mut crowd = Vec::new();
     for _ in 0..40 {
         let (mut connection, task) = http2(from_elsewhere(&server).await).await;

@@ -10,7 +10,7 @@ use livekit_spool::{
 };
 use tonic::Code;
 
-use crate::support::{Mood, Running, eventually, open_gate, serve_grpc, within};
+use crate::support::{Mood, Running, eventually, open_authenticator, serve_grpc, within};
 
 fn client(server: &Running) -> Client {
     let target = Target { url: format!("http://{}", server.address), ca: None, credentials: Credentials::None };
@@ -19,7 +19,7 @@ fn client(server: &Running) -> Client {
 
 #[tokio::test]
 async fn the_demo_plays_all_bundled_records_through_the_grpc_port() {
-    let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    let server = serve_grpc(GrpcOptions::default(), open_authenticator()).await;
     let (playback, progress) = (Playback::new(), Progress::default());
     let round = playback.round();
     demo::send(&client(&server), playback.take(round), 0, &progress).await.unwrap();
@@ -30,7 +30,7 @@ async fn the_demo_plays_all_bundled_records_through_the_grpc_port() {
 
 #[tokio::test]
 async fn what_is_refused_for_the_moment_is_sent_again_until_it_is_taken() {
-    let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    let server = serve_grpc(GrpcOptions::default(), open_authenticator()).await;
     server.spool.set(Mood::Full);
     let progress = Progress::default();
     let client = client(&server);
@@ -46,7 +46,7 @@ async fn what_is_refused_for_the_moment_is_sent_again_until_it_is_taken() {
 
 #[tokio::test]
 async fn what_the_receiver_dropped_is_told_and_not_sent_again() {
-    let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    let server = serve_grpc(GrpcOptions::default(), open_authenticator()).await;
     server.spool.set(Mood::Drops);
     let progress = Progress::default();
     demo::send(&client(&server), Playback::new().take(10), 0, &progress).await.unwrap();
@@ -59,7 +59,7 @@ async fn what_the_receiver_dropped_is_told_and_not_sent_again() {
 
 #[tokio::test]
 async fn what_is_refused_for_good_ends_the_sending() {
-    let server = serve_grpc(GrpcOptions { max_message_bytes: 1000, ..Default::default() }, open_gate()).await;
+    let server = serve_grpc(GrpcOptions { max_message_bytes: 1000, ..Default::default() }, open_authenticator()).await;
     let records = [(Stream::Stats, vec![0xFF; 2000])];
     let status = within(demo::send(&client(&server), records.into_iter(), 0, &Progress::default())).await.unwrap_err();
     assert_eq!(status.code(), Code::OutOfRange, "{status:?}");
@@ -67,14 +67,14 @@ async fn what_is_refused_for_good_ends_the_sending() {
 
 #[tokio::test]
 async fn the_demo_ends_when_told() {
-    let server = serve_grpc(GrpcOptions::default(), open_gate()).await;
+    let server = serve_grpc(GrpcOptions::default(), open_authenticator()).await;
     let shutdown = eventually("records arrive", || async { server.spool.batches() > 2 });
     within(demo::run(&client(&server), 1000, shutdown)).await.unwrap();
 }
 
 #[tokio::test]
 async fn node_rooms_go_one_a_message_and_others_as_many_as_asked() {
-    let server = serve_grpc(GrpcOptions { max_message_records: 3, ..Default::default() }, open_gate()).await;
+    let server = serve_grpc(GrpcOptions { max_message_records: 3, ..Default::default() }, open_authenticator()).await;
     let client = client(&server);
     for stream in Stream::ALL {
         let mut batch = RecordBatchBuilder::new(stream);

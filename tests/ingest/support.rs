@@ -5,8 +5,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use livekit_spool::{
     ingest::{
-        Append, AuthOptions, CannotAppend, Filter, Gate, GrpcOptions, HttpOptions, Intake, Listener, LivekitKeys,
-        MemoryOptions, Refused, Target, grpc, http,
+        Append, AuthOptions, Authenticator, CannotAppend, Filter, GrpcOptions, HttpOptions, Intake, Listener,
+        LivekitKeys, MemoryOptions, Refused, Target, grpc, http,
         proto::analytics_recorder_service_client::AnalyticsRecorderServiceClient,
     },
     record::{RecordBatch, SinkName, Stream, wire::delimited},
@@ -132,8 +132,8 @@ impl Running {
 }
 
 /// Who may send, as most tests need it: anyone.
-pub(crate) fn open_gate() -> Gate {
-    Gate::new(AuthOptions::None, LivekitKeys::new(), None)
+pub(crate) fn open_authenticator() -> Authenticator {
+    Authenticator::new(AuthOptions::None, LivekitKeys::new(), None)
 }
 
 pub(crate) fn intake(memory: &MemoryOptions) -> (Arc<Intake>, Arc<MemorySpool>) {
@@ -147,12 +147,16 @@ enum Port {
     Http(HttpOptions),
 }
 
-pub(crate) async fn serve_grpc(options: GrpcOptions, gate: Gate) -> Running {
-    serve_grpc_with(options, gate, &MemoryOptions::default()).await
+pub(crate) async fn serve_grpc(options: GrpcOptions, authenticator: Authenticator) -> Running {
+    serve_grpc_with(options, authenticator, &MemoryOptions::default()).await
 }
 
-pub(crate) async fn serve_grpc_with(options: GrpcOptions, gate: Gate, memory: &MemoryOptions) -> Running {
-    serve(Port::Grpc(options), Arc::new(gate), memory).await
+pub(crate) async fn serve_grpc_with(
+    options: GrpcOptions,
+    authenticator: Authenticator,
+    memory: &MemoryOptions,
+) -> Running {
+    serve(Port::Grpc(options), Arc::new(authenticator), memory).await
 }
 
 /// gRPC and HTTP into spools of the test's own. They run as long as the test.
@@ -168,9 +172,9 @@ pub(crate) async fn serve_both_into(options: GrpcOptions, targets: Vec<Target>) 
     let (for_grpc, for_http) = (listener().await, listener().await);
     let address = |listener: &Listener| listener.tcp_address().unwrap();
     let both = Both { grpc: address(&for_grpc), http: address(&for_http), intake: Arc::clone(&intake) };
-    let (gate, never) = (Arc::new(open_gate()), std::future::pending);
-    tokio::spawn(grpc::serve(for_grpc, Arc::clone(&intake), Arc::clone(&gate), options, never()));
-    tokio::spawn(http::serve(for_http, intake, gate, HttpOptions::default(), never()));
+    let (authenticator, never) = (Arc::new(open_authenticator()), std::future::pending);
+    tokio::spawn(grpc::serve(for_grpc, Arc::clone(&intake), Arc::clone(&authenticator), options, never()));
+    tokio::spawn(http::serve(for_http, intake, authenticator, HttpOptions::default(), never()));
     both
 }
 
@@ -185,21 +189,21 @@ pub(crate) fn required(name: &str, spool: &Arc<impl Append>) -> Target {
     }
 }
 
-pub(crate) async fn serve_http(options: HttpOptions, gate: Gate) -> Running {
-    serve(Port::Http(options), Arc::new(gate), &MemoryOptions::default()).await
+pub(crate) async fn serve_http(options: HttpOptions, authenticator: Authenticator) -> Running {
+    serve(Port::Http(options), Arc::new(authenticator), &MemoryOptions::default()).await
 }
 
 /// With the defaults, through a gate that the test goes on holding.
-pub(crate) async fn serve_grpc_through(gate: Arc<Gate>) -> Running {
-    serve(Port::Grpc(GrpcOptions::default()), gate, &MemoryOptions::default()).await
+pub(crate) async fn serve_grpc_through(authenticator: Arc<Authenticator>) -> Running {
+    serve(Port::Grpc(GrpcOptions::default()), authenticator, &MemoryOptions::default()).await
 }
 
 /// As [`serve_grpc_through`].
-pub(crate) async fn serve_http_through(gate: Arc<Gate>) -> Running {
-    serve(Port::Http(HttpOptions::default()), gate, &MemoryOptions::default()).await
+pub(crate) async fn serve_http_through(authenticator: Arc<Authenticator>) -> Running {
+    serve(Port::Http(HttpOptions::default()), authenticator, &MemoryOptions::default()).await
 }
 
-async fn serve(port: Port, gate: Arc<Gate>, memory: &MemoryOptions) -> Running {
+async fn serve(port: Port, authenticator: Arc<Authenticator>, memory: &MemoryOptions) -> Running {
     let (intake, spool) = intake(memory);
     let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.tcp_address().unwrap();
@@ -210,8 +214,8 @@ async fn serve(port: Port, gate: Arc<Gate>, memory: &MemoryOptions) -> Running {
     let served = Arc::clone(&intake);
     let task = tokio::spawn(async move {
         match port {
-            Port::Grpc(options) => grpc::serve(listener, served, gate, options, shutdown).await,
-            Port::Http(options) => http::serve(listener, served, gate, options, shutdown).await,
+            Port::Grpc(options) => grpc::serve(listener, served, authenticator, options, shutdown).await,
+            Port::Http(options) => http::serve(listener, served, authenticator, options, shutdown).await,
         }
         .expect("the gate allows this listener");
     });

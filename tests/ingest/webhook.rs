@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use livekit_protocol::{AnalyticsEvent, AnalyticsEventType};
 use livekit_spool::{
-    ingest::{AuthOptions, Gate, HttpOptions, LivekitKeys, Refused, Secret},
+    ingest::{AuthOptions, Authenticator, HttpOptions, LivekitKeys, Refused, Secret},
     record::{Stream, now_millis},
 };
 use prost::Message;
@@ -23,7 +23,7 @@ const SECRET: &str = "a secret of at least thirty-two bytes";
 
 async fn server() -> Running {
     let keys = LivekitKeys::from([(KEY.to_owned(), Secret::new(SECRET))]);
-    serve_http(HttpOptions::default(), Gate::new(AuthOptions::None, keys, None)).await
+    serve_http(HttpOptions::default(), Authenticator::new(AuthOptions::None, keys, None)).await
 }
 
 /// The claims as LiveKit sets them, some of them replaced.
@@ -168,7 +168,8 @@ async fn what_livekit_did_not_sign_is_refused() {
 
 #[tokio::test]
 async fn without_keys_no_webhook_is_taken() {
-    let server = serve_http(HttpOptions::default(), Gate::new(AuthOptions::None, LivekitKeys::new(), None)).await;
+    let server =
+        serve_http(HttpOptions::default(), Authenticator::new(AuthOptions::None, LivekitKeys::new(), None)).await;
     let body = r#"{"event": "room_started"}"#;
     assert_eq!(post(&server, body, &token(body, json!({}), SECRET)).await.status(), 401);
 }

@@ -73,7 +73,7 @@ async fn slowest_answers(spool: &Spool, until: impl Future) -> [Duration; 2] {
         let record = client.post(format!("{}/v1/events", spool.http())).header("content-type", "application/json");
         for (slowest, request) in slowest.iter_mut().zip([metrics, record.body(r#"{"id": "AE_meanwhile"}"#)]) {
             let began = Instant::now();
-            let answer = tokio::time::timeout(support::PATIENCE, request.send()).await.expect("an answer at all");
+            let answer = tokio::time::timeout(support::TIMEOUT, request.send()).await.expect("an answer at all");
             assert!(answer.expect("an answer").status().is_success());
             *slowest = (*slowest).max(began.elapsed());
         }
@@ -213,7 +213,7 @@ async fn looks_at_the_largest_documents_take_a_few_of_them_at_a_time() {
             }
             read
         }));
-        let read = tokio::time::timeout(support::PATIENCE, read).await.expect("answers end");
+        let read = tokio::time::timeout(support::TIMEOUT, read).await.expect("answers end");
         println!("{path}: {read:?} bytes were read");
         memory.assert_took_at_most(120 * MIB, path);
     }

@@ -28,7 +28,7 @@ use crate::{
     ALONE,
     memory::status_bytes,
     support::{
-        self, PATIENCE,
+        self, TIMEOUT,
         process::{Setup, Spool},
     },
     wire::{RECORDER, address, call, http2},
@@ -55,7 +55,7 @@ async fn under_every_attack_at_once_memory_stays_below_300_mb_and_senders_are_se
     assert_open_files_were_raised(&mut spool);
     let (grpc, http, admin) = (address(&spool.grpc()), address(&spool.http()), address(&spool.admin()));
 
-    // one sender that was there before, one that connects anew each time
+    // one sender that was there before, one that connects again each time
     let (steady, progress) = (client(grpc), Progress::default());
     demo::send(&steady, Playback::new().take(20), 0, &progress).await.expect("nobody disturbs yet");
 
@@ -87,7 +87,7 @@ async fn under_every_attack_at_once_memory_stays_below_300_mb_and_senders_are_se
     let began = Instant::now();
     // how fast depends on the machine; that they are served at all does not
     let goes_on = |enough: bool| {
-        assert!(began.elapsed() < PATIENCE, "the steady sender got {} records through", progress.acknowledged());
+        assert!(began.elapsed() < TIMEOUT, "the steady sender got {} records through", progress.acknowledged());
         began.elapsed() < SIEGE || !enough || progress.acknowledged() < RECORDS
     };
     let newcomers = async {

@@ -40,7 +40,7 @@ async fn the_api_shows_what_the_command_line_shows() {
     support::eventually("history has the backlog and why it grows", || async {
         let history = get(&spool, "/api/v1/history").await;
         let (points, changes) = (&history["sinks"]["mongo"]["points"], &history["sinks"]["mongo"]["changes"]);
-        let is_there = |change: &Value| change["state"] == "away" && change["reason"] == status_error(&spool);
+        let is_there = |change: &Value| change["state"] == "unavailable" && change["reason"] == status_error(&spool);
         points.as_array().is_some_and(|all| all.iter().any(|point| point["records"] == 9))
             && changes.as_array().is_some_and(|all| all.iter().any(is_there))
             && history["step_millis"] == 10_000
@@ -187,7 +187,7 @@ async fn a_web_page_of_another_site_has_nothing_done() {
 #[tokio::test(flavor = "multi_thread")]
 async fn beyond_loopback_it_does_not_start_without_a_token() {
     let mut spool = nowhere("mongo").prepare();
-    let config = spool.folder().join("config.yaml");
+    let config = spool.directory().join("config.yaml");
     let text = std::fs::read_to_string(&config).unwrap();
     let admin = text.lines().find(|line| line.starts_with("admin:")).unwrap().to_owned();
     std::fs::write(&config, text.replace(&admin, &admin.replace("127.0.0.1", "0.0.0.0"))).unwrap();
@@ -234,13 +234,13 @@ async fn snapshots_come_as_server_sent_events_and_a_change_comes_at_once() {
     let read = async {
         while let Some(piece) = response.chunk().await.expect("more of the stream") {
             text.push_str(&String::from_utf8_lossy(&piece));
-            if text.contains("\"state\":\"away\"") {
+            if text.contains("\"state\":\"unavailable\"") {
                 return;
             }
         }
         panic!("the stream ended");
     };
-    tokio::time::timeout(support::PATIENCE, read).await.expect("the outage in the stream");
+    tokio::time::timeout(support::TIMEOUT, read).await.expect("the outage in the stream");
     assert!(text.starts_with("event: status\ndata: {"), "{}", &text[..100]);
 }
 
@@ -251,13 +251,13 @@ async fn the_stream_of_snapshots_ends_with_the_token_that_opened_it() {
     let request = Client::new().get(format!("{}/api/v1/stream", spool.admin())).bearer_auth(TOKEN);
     let mut response = request.send().await.expect("an answer");
     assert!(response.chunk().await.expect("a snapshot").is_some());
-    let config = spool.folder().join("config.yaml");
+    let config = spool.directory().join("config.yaml");
     let text = std::fs::read_to_string(&config).unwrap();
     assert!(text.contains(TOKEN));
     std::fs::write(&config, text.replace(TOKEN, "another-token-for-the-tests")).unwrap();
     assert!(spool.command(&["reload"]).status.success());
     let ended = async { while response.chunk().await.expect("more of the stream").is_some() {} };
-    tokio::time::timeout(support::PATIENCE, ended).await.expect("its end");
+    tokio::time::timeout(support::TIMEOUT, ended).await.expect("its end");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -301,7 +301,7 @@ async fn a_connection_may_idle_for_as_long_as_a_load_balancer_keeps_it() {
 async fn a_piece_to_import_is_bounded_before_it_is_read() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let mut spool = nowhere("mongo").start().await;
-    let socket = std::fs::read_dir(spool.data()).expect("a folder").map(|entry| entry.expect("an entry").path());
+    let socket = std::fs::read_dir(spool.data()).expect("a directory").map(|entry| entry.expect("an entry").path());
     let socket = socket.into_iter().find(|path| path.extension().is_some_and(|end| end == "sock"));
     let mut connection = tokio::net::UnixStream::connect(socket.expect("a socket")).await.expect("a connection");
     let head = "POST /api/v1/import HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000000\r\n\r\n";

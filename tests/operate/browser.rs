@@ -53,7 +53,7 @@ async fn it_loads_without_an_error_and_shows_the_apis_figures() {
         page.go(&url);
         page.wait_for(LOADED);
         page.wait_for("document.querySelector('[data-sink=files] [data-field=delivered]').textContent === '1,234'");
-        page.wait_for("document.querySelector('[data-sink=mongo] [data-field=state]').textContent === 'away'");
+        page.wait_for("document.querySelector('[data-sink=mongo] [data-field=state]').textContent === 'unavailable'");
         page.wait_for(
             "document.querySelector('[data-sink=mongo] [data-field=advice]').textContent.includes('delivery goes on')",
         );
@@ -116,7 +116,7 @@ async fn an_outage_shows_within_two_seconds_and_so_does_its_end() {
         let mut page = Page::open(1000, 800);
         page.go(&url);
         page.wait_for(LOADED);
-        // Notes when the page shows each state: `away` after what the worker knew, by the same clock.
+        // Notes when the page shows each state: `unavailable` after what the worker knew, by the same clock.
         page.value(
             "window.seen = {}; new MutationObserver(() => { const state = document.querySelector('[data-field=state]').textContent; \
              seen[state] = Date.now(); }).observe(document.querySelector('[data-field=state]'), {childList: true, characterData: true, subtree: true}); 0",
@@ -124,7 +124,9 @@ async fn an_outage_shows_within_two_seconds_and_so_does_its_end() {
         page
     })
     .await;
-    for (mode, states, id) in [(Mode::Refuse, &["away"][..], "AE_2"), (Mode::Pass, &["idle", "delivering"], "AE_3")] {
+    for (mode, states, id) in
+        [(Mode::Refuse, &["unavailable"][..], "AE_2"), (Mode::Pass, &["idle", "delivering"], "AE_3")]
+    {
         page = in_browser(move || {
             page.value("seen = {}; 0");
             page
@@ -175,7 +177,7 @@ async fn a_page_opened_after_an_outage_shows_rates_backlog_and_the_states_as_mar
     support::eventually("it is delivered", || async { server.inserted() == 1 }).await;
     proxy.set(Mode::Refuse).await;
     send(&spool, (0..1_000).map(|i| event(&format!("AE_more_{i}"), "r")).collect()).await;
-    state_is(&["away"]).await;
+    state_is(&["unavailable"]).await;
     // A point of the history has them.
     support::eventually("the backlog is in the history", || async {
         let history = reqwest::get(format!("{}/api/v1/history", spool.admin())).await.unwrap().text().await.unwrap();
@@ -199,7 +201,7 @@ async fn a_page_opened_after_an_outage_shows_rates_backlog_and_the_states_as_mar
             }
             // What a mark says is text, and its form tells it from the others.
             let bad = page.value(&format!("{}.textContent", plot(".mark.bad title")));
-            assert!(bad.as_str().is_some_and(|text| text.contains(" away: mongodb://")), "{bad}");
+            assert!(bad.as_str().is_some_and(|text| text.contains(" unavailable: mongodb://")), "{bad}");
             let forms = "new Set([...document.querySelectorAll('.legend svg.bad path, .legend svg.good path, .legend \
                          svg.other path')].map((sign) => sign.getAttribute('d'))).size";
             assert_eq!(page.value(forms), 3);

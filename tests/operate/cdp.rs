@@ -14,7 +14,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::support::{PATIENCE, child::Process, folder};
+use super::support::{TIMEOUT, child::Process, directory};
 
 /// A page in a browser of its own; both end with this.
 pub(crate) struct Page {
@@ -25,7 +25,7 @@ pub(crate) struct Page {
     /// Console errors, exceptions, refused loads.
     complaints: Vec<String>,
     _browser: Process,
-    _folder: TempDir,
+    _directory: TempDir,
 }
 
 impl Page {
@@ -34,8 +34,8 @@ impl Page {
     /// # Panics
     /// Where there is no Chromium: `tests/servers` installs one.
     pub(crate) fn open(width: u32, height: u32) -> Self {
-        let folder = folder("browser");
-        let (to, from) = (folder.path().join("to"), folder.path().join("from"));
+        let directory = directory("browser");
+        let (to, from) = (directory.path().join("to"), directory.path().join("from"));
         for pipe in [&to, &from] {
             assert!(Command::new("mkfifo").arg(pipe).status().expect("mkfifo").success());
         }
@@ -43,11 +43,11 @@ impl Page {
             "exec {} --headless=new --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --disable-extensions \
              --user-data-dir='{}' --remote-debugging-pipe about:blank 3<'{}' 4>'{}'",
             browser(),
-            folder.path().join("profile").display(),
+            directory.path().join("profile").display(),
             to.display(),
             from.display()
         );
-        let log = folder.path().join("log");
+        let log = directory.path().join("log");
         let browser = Process::start("chromium", Path::new("sh"), &["-c", &script], &[], &log);
         // Opened for both directions: opening a pipe for one of them waits for the other side.
         let open = |path: &PathBuf| OpenOptions::new().read(true).write(true).open(path).expect("a pipe");
@@ -69,7 +69,7 @@ impl Page {
             next: 0,
             complaints: Vec::new(),
             _browser: browser,
-            _folder: folder,
+            _directory: directory,
         };
         let target = page.call("Target.createTarget", json!({"url": "about:blank"}));
         let attached = page.call("Target.attachToTarget", json!({"targetId": target["targetId"], "flatten": true}));
@@ -92,7 +92,7 @@ impl Page {
         let mut text = serde_json::to_vec(&command).expect("JSON");
         text.push(0);
         self.commands.write_all(&text).expect("the browser takes commands");
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let message = self.messages.recv_timeout(left).unwrap_or_else(|_| panic!("no answer to {method}"));
@@ -142,7 +142,7 @@ impl Page {
 
     /// Waits until an expression is true.
     pub(crate) fn wait_for(&mut self, expression: &str) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while self.value(expression) != Value::Bool(true) {
             let body = self.value("document.body.innerText");
             assert!(Instant::now() < deadline, "never true: {expression}\n{}", body.as_str().unwrap_or_default());
@@ -157,12 +157,12 @@ impl Page {
         self.complaints.clone()
     }
 
-    /// Saves a picture in the folder that SPOOL_TEST_SCREENSHOTS names, if it names one.
+    /// Saves a picture in the directory that SPOOL_TEST_SCREENSHOTS names, if it names one.
     pub(crate) fn picture(&mut self, name: &str) {
-        let Some(folder) = env::var_os("SPOOL_TEST_SCREENSHOTS") else { return };
+        let Some(directory) = env::var_os("SPOOL_TEST_SCREENSHOTS") else { return };
         let answer = self.call("Page.captureScreenshot", json!({"format": "png", "captureBeyondViewport": true}));
         let png = STANDARD.decode(answer["data"].as_str().expect("a picture")).expect("Base64");
-        std::fs::write(Path::new(&folder).join(format!("{name}.png")), png).expect("a picture");
+        std::fs::write(Path::new(&directory).join(format!("{name}.png")), png).expect("a picture");
     }
 }
 

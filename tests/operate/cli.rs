@@ -81,13 +81,13 @@ async fn backlog_shows_the_same_figures_live_and_stopped_and_changes_no_byte() {
     assert_eq!(Spool::sink_of(&stopped, "mongo")["state"], "stopped");
     ok(&spool, &["backlog"]);
     ok(&spool, &["peek", "mongo"]);
-    assert_eq!(before, listing(&spool), "looking changed the data folder");
+    assert_eq!(before, listing(&spool), "looking changed the data directory");
 }
 
-/// Every file of the data folder with its bytes.
+/// Every file of the data directory with its bytes.
 fn listing(spool: &Spool) -> Vec<(std::path::PathBuf, Vec<u8>)> {
-    fn walk(folder: &std::path::Path, files: &mut Vec<(std::path::PathBuf, Vec<u8>)>) {
-        for entry in fs::read_dir(folder).expect("a folder") {
+    fn walk(directory: &std::path::Path, files: &mut Vec<(std::path::PathBuf, Vec<u8>)>) {
+        for entry in fs::read_dir(directory).expect("a directory") {
             let path = entry.expect("an entry").path();
             if path.is_dir() {
                 walk(&path, files)
@@ -105,12 +105,14 @@ fn listing(spool: &Spool) -> Vec<(std::path::PathBuf, Vec<u8>)> {
 #[tokio::test(flavor = "multi_thread")]
 async fn backlog_for_people_fits_80_columns_and_names_state_and_error() {
     let spool = with_backlog(3).await;
-    support::eventually("the sink is away", || async { Spool::sink_of(&spool.backlog(), "mongo")["state"] == "away" })
-        .await;
+    support::eventually("the sink is unavailable", || async {
+        Spool::sink_of(&spool.backlog(), "mongo")["state"] == "unavailable"
+    })
+    .await;
     let text = ok(&spool, &["backlog"]);
     let table: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).collect();
     assert!(table.len() == 4 && table.iter().all(|line| line.chars().count() <= 80), "{text}");
-    assert!(text.contains("mongo → mongodb mongodb://127.0.0.1:9") && text.contains(": away since"), "{text}");
+    assert!(text.contains("mongo → mongodb mongodb://127.0.0.1:9") && text.contains(": unavailable since"), "{text}");
     assert!(text.contains("last error: "), "{text}");
 }
 
@@ -145,7 +147,7 @@ async fn an_export_is_private_resumes_and_comes_back_by_import() {
     let lines = ok(&spool, &["export", "mongo", "-o", "all.ndjson", "--json"]);
     assert_eq!(serde_json::from_str::<Value>(&lines).unwrap()["records"], 20);
 
-    let path = spool.folder().join("all.ndjson");
+    let path = spool.directory().join("all.ndjson");
     let whole = fs::read_to_string(&path).unwrap();
     assert_eq!(whole.lines().count(), 20);
     use std::os::unix::fs::PermissionsExt;
@@ -155,7 +157,7 @@ async fn an_export_is_private_resumes_and_comes_back_by_import() {
     let seven: usize = whole.lines().take(7).map(|line| line.len() + 1).sum();
     fs::write(&path, &whole[..seven + 10]).unwrap();
     let progress = format!(r#"{{"sink":"mongo","raw":false,"bytes":{seven},"records":7,"next":{{"events":7}}}}"#);
-    fs::write(spool.folder().join("all.ndjson.progress"), progress).unwrap();
+    fs::write(spool.directory().join("all.ndjson.progress"), progress).unwrap();
     let resumed: Value = serde_json::from_str(&ok(&spool, &["export", "mongo", "-o", "all.ndjson", "--json"])).unwrap();
     assert_eq!((&resumed["records"], &resumed["resumed_after"]), (&Value::from(20), &Value::from(7)));
     assert_eq!(fs::read_to_string(&path).unwrap(), whole);
@@ -168,8 +170,8 @@ async fn an_export_is_private_resumes_and_comes_back_by_import() {
     ok(&spool, &["purge", "mongo", "--yes"]);
     ok(&spool, &["import", "all.raw", "--sink", "mongo"]);
     assert_eq!(spool.records("mongo", "events"), 20);
-    let torn = fs::read(spool.folder().join("all.raw")).unwrap();
-    fs::write(spool.folder().join("torn.raw"), &torn[..torn.len() / 2]).unwrap();
+    let torn = fs::read(spool.directory().join("all.raw")).unwrap();
+    fs::write(spool.directory().join("torn.raw"), &torn[..torn.len() / 2]).unwrap();
     fails(&spool, &["import", "torn.raw"], 4, "torn.raw");
 }
 
@@ -251,7 +253,7 @@ async fn drain_delivers_all_and_exits_or_runs_out_of_time() {
     fails(&spool, &["drain", "mongo", "--timeout", "300ms"], 4, "40 records are left");
     spool.terminate();
     fails(&spool, &["drain", "--timeout", "300ms"], 4, "40 records are left");
-    let config = spool.folder().join("config.yaml");
+    let config = spool.directory().join("config.yaml");
     let text = fs::read_to_string(&config).unwrap();
     let uri = text.split('"').find(|part| part.starts_with("mongodb://")).unwrap().to_owned();
     fs::write(&config, text.replace(&uri, &server.uri())).unwrap();
@@ -305,7 +307,7 @@ async fn a_sink_that_is_not_there_is_exit_code_2_live_and_stopped_and_leaves_no_
         }
     }
     fails(&spool, &["recover", "nowhere", "-o", "out"], 1, "nowhere");
-    let left: Vec<_> = fs::read_dir(spool.folder()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let left: Vec<_> = fs::read_dir(spool.directory()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(!left.iter().any(|name| name.to_string_lossy().starts_with("out")), "{left:?}");
 }
 
@@ -325,12 +327,12 @@ async fn a_drain_says_what_keeps_it_and_what_the_sink_rejected() {
         Reply::WriteErrors(odd.map(|i| WriteError::new(i, 121, "too odd")).collect())
     };
     let server = WireServer::scripted(refusing).await;
-    let config = spool.folder().join("config.yaml");
+    let config = spool.directory().join("config.yaml");
     let text = fs::read_to_string(&config).unwrap();
     let uri = text.split('"').find(|part| part.starts_with("mongodb://")).unwrap().to_owned();
     fs::write(&config, text.replace(&uri, &server.uri())).unwrap();
     let drained: Value = serde_json::from_str(&ok(&spool, &["drain", "--json"])).unwrap();
-    let figures = ["drained", "records", "set_aside", "left"].map(|key| drained[key].to_string());
+    let figures = ["drained", "records", "dead_lettered", "left"].map(|key| drained[key].to_string());
     assert_eq!(figures, ["true", "19", "1", "0"], "{drained}");
     assert_eq!(server.kept("openvidu.events").len(), 19);
     assert!(ok(&spool, &["drain"]).starts_with("drained: 0 records"));
@@ -366,7 +368,7 @@ async fn output_ends_when_its_reader_has_gone() {
     let spool = with_backlog(5).await;
     let mut watch = std::process::Command::new(support::process::BINARY)
         .args(["backlog", "--watch", "--json", "--config", "config.yaml"])
-        .current_dir(spool.folder())
+        .current_dir(spool.directory())
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
@@ -377,7 +379,7 @@ async fn output_ends_when_its_reader_has_gone() {
     assert_eq!(Spool::stream_of(&first, "mongo", "events")["records"], 5);
     drop(output);
     let ended = tokio::task::spawn_blocking(move || watch.wait().unwrap());
-    let status = tokio::time::timeout(support::PATIENCE, ended).await.expect("it ends").unwrap();
+    let status = tokio::time::timeout(support::TIMEOUT, ended).await.expect("it ends").unwrap();
     assert!(status.success(), "{status}");
 }
 
@@ -391,7 +393,7 @@ fn what_run_would_refuse_is_refused_by_check_config_too() {
         ("  http:", "  tls: { certificate: no.crt, key: no.key }\n  http:", "no.crt"),
         ("  http:", "  auth: { mode: tokens, tokens: [short] }\n  http:", "16 characters"),
         ("sinks:\n", "spool: { max_bytes: 2MiB }\nsinks:\n", "expected a size from 4MiB"),
-        ("sinks:\n", "sinks:\n  - { name: lock, type: file, path: out }\n", "name of a file in the data folder"),
+        ("sinks:\n", "sinks:\n  - { name: lock, type: file, path: out }\n", "name of a file in the data directory"),
         ("sinks:\n", "sinks:\n  - { name: x, type: file, path: out, labels: { \"\": v } }\n", "labels: label name"),
         (
             "sinks:\n",
@@ -409,7 +411,7 @@ fn what_run_would_refuse_is_refused_by_check_config_too() {
         ("data_dir:", "log_level: debug\ndata_dir:", "did you mean log.level"),
     ] {
         let spool = nowhere("mongo").prepare();
-        let config = spool.folder().join("config.yaml");
+        let config = spool.directory().join("config.yaml");
         let text = fs::read_to_string(&config).unwrap();
         assert!(text.contains(from), "{from:?} is not in {text}");
         fs::write(&config, text.replacen(from, to, 1)).unwrap();
@@ -431,7 +433,7 @@ fn one_address_for_two_servers_is_refused_by_check_config_and_by_run() {
              tokens: [a-token-of-enough-characters] }}\nadmin: {{ listen: '{admin}', token: a-token-of-enough-characters }}\n\
              sinks: [{{ name: f, type: file, path: out }}]\n"
         );
-        fs::write(spool.folder().join("config.yaml"), text).unwrap();
+        fs::write(spool.directory().join("config.yaml"), text).unwrap();
         spool
     };
     let port = support::free_port();
@@ -477,9 +479,9 @@ async fn dead_letters_are_listed_shown_retried_and_dropped_live_and_stopped() {
         // Live, then stopped.
         let again = ok(&spool, &["dead", "retry", "mongo", "--id", "AE_3"]);
         assert!(again.contains("0 delivered, 1 rejected again"), "{again}");
-        let letters: Value =
+        let dead_letters: Value =
             serde_json::from_str(&ok(&spool, &["dead", "list", "mongo", "--id", "AE_3", "--json"])).unwrap();
-        assert_eq!(letters[0]["attempts"], attempts, "its history is kept: {letters}");
+        assert_eq!(dead_letters[0]["attempts"], attempts, "its history is kept: {dead_letters}");
         if spool.backlog()["process"].is_object() {
             assert_eq!(ok(&spool, &["dead", "drop", "mongo", "--id", "AE_0"]).trim(), "1 dropped");
             spool.terminate();
@@ -497,7 +499,7 @@ async fn dead_letters_are_listed_shown_retried_and_dropped_live_and_stopped() {
 async fn a_sink_that_the_config_no_longer_names_is_kept_and_reported_with_what_to_do() {
     let mut spool = with_backlog(5).await;
     spool.terminate();
-    let config = spool.folder().join("config.yaml");
+    let config = spool.directory().join("config.yaml");
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replace("name: mongo", "name: renamed")).unwrap();
     let report = ok(&spool, &["check-config"]);
@@ -518,7 +520,7 @@ async fn a_sink_that_the_config_no_longer_names_is_kept_and_reported_with_what_t
 async fn a_reload_adds_changes_and_removes_sinks_without_losing_a_record_and_refuses_a_bad_config() {
     let (first, second) = (WireServer::acknowledging().await, WireServer::acknowledging().await);
     let mut spool = Setup::new().mongo("one", &first.uri(), "openvidu").start().await;
-    let config = spool.folder().join("config.yaml");
+    let config = spool.directory().join("config.yaml");
     let original = fs::read_to_string(&config).unwrap();
     send(&spool, vec![event("AE_1", "r")]).await;
     support::eventually("AE_1 is at the first", || async { first.inserted() == 1 }).await;
@@ -559,7 +561,7 @@ async fn a_reload_adds_changes_and_removes_sinks_without_losing_a_record_and_ref
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_says_of_every_change_whether_it_is_in_force_and_refuses_what_a_start_would_refuse() {
     let spool = nowhere("mongo").section("documents: { redact: pii, pii_key: a-key-to-hash-with }").start().await;
-    let config = spool.folder().join("config.yaml");
+    let config = spool.directory().join("config.yaml");
     let original = fs::read_to_string(&config).unwrap();
     let reloaded = |text: &str| -> Value {
         fs::write(&config, text).unwrap();
@@ -608,7 +610,7 @@ fn commands_that_need_a_process_say_that_none_runs() {
     for words in [&["pause", "mongo"][..], &["ready"], &["reload"]] {
         fails(&spool, words, 3, "no livekit-spool runs");
     }
-    fs::write(spool.folder().join("config.yaml"), "sinks: []\n").unwrap();
+    fs::write(spool.directory().join("config.yaml"), "sinks: []\n").unwrap();
     fails(&spool, &["run"], 2, "no sink: sinks: is empty");
     fails(&spool, &["check-config"], 2, "no sink: sinks: is empty");
 }
@@ -624,7 +626,7 @@ fn config_prints_what_is_in_force_the_defaults_and_the_schema() {
     let schema: Value = serde_json::from_str(&ok(&spool, &["config", "schema"])).unwrap();
     assert!(schema["properties"]["spool"]["properties"]["max_bytes"]["description"].is_string());
     assert_eq!(ok(&spool, &["config", "check"]), ok(&spool, &["check-config"]));
-    fs::write(spool.folder().join("config.yaml"), "flush: {intervall: 1s}\n").unwrap();
+    fs::write(spool.directory().join("config.yaml"), "flush: {intervall: 1s}\n").unwrap();
     fails(&spool, &["config", "show"], 2, "config.yaml:1:9: flush.intervall: unknown key; did you mean interval?");
 }
 

@@ -54,7 +54,7 @@ fn send_in_vain(spool: &Spool) -> tokio::task::JoinHandle<()> {
 
 async fn stops_in_time(alone: bool, calls: &str, file: Option<&str>) {
     let mut spool = started(alone).await;
-    let (traces, pid) = (support::folder("trace"), spool.process().pid());
+    let (traces, pid) = (support::directory("trace"), spool.process().pid());
     let file = file.map(|file| spool.data().join(file));
     let mut strace = hang(pid, calls, file.as_deref(), &traces.path().join("log")).await;
     let sending = send_in_vain(&spool);
@@ -75,7 +75,7 @@ async fn stops_in_time(alone: bool, calls: &str, file: Option<&str>) {
     spool.start().await;
     send(&spool, vec![event("AE_3", "room")]).await;
     spool.wait_until_drained().await;
-    let written: String = fs::read_dir(spool.folder().join("out"))
+    let written: String = fs::read_dir(spool.directory().join("out"))
         .unwrap()
         .map(|file| fs::read_to_string(file.unwrap().path()).unwrap())
         .collect();
@@ -101,7 +101,7 @@ async fn a_stop_is_over_in_time_whichever_call_hangs() {
 async fn readiness_and_metrics_do_not_wait_for_a_disk() {
     for calls in ["statfs,fstatfs", "openat,statx,newfstatat,unlink,unlinkat,statfs,fstatfs", "fdatasync,fsync"] {
         let mut spool = started(true).await;
-        let (traces, pid) = (support::folder("trace"), spool.process().pid());
+        let (traces, pid) = (support::directory("trace"), spool.process().pid());
         let mut strace = hang(pid, calls, None, &traces.path().join("log")).await;
         let sending = send_in_vain(&spool);
         tokio::time::sleep(Duration::from_secs(1)).await;

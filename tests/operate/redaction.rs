@@ -65,9 +65,9 @@ async fn a_secret_stands_in_no_output_but_the_raw_export_which_is_bit_by_bit_wha
             assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&said));
             assert!(!String::from_utf8_lossy(&said).contains(SECRET), "{words:?}");
         }
-        let documents = fs::read_to_string(spool.folder().join("documents.ndjson")).unwrap();
+        let documents = fs::read_to_string(spool.directory().join("documents.ndjson")).unwrap();
         assert!(documents.contains("lobby") && !documents.contains(SECRET), "{documents}");
-        let raw = fs::File::open(spool.folder().join("records.raw")).unwrap();
+        let raw = fs::File::open(spool.directory().join("records.raw")).unwrap();
         let records: Vec<_> = RawReader::new(raw).unwrap().map(|record| record.unwrap().bytes).collect();
         assert_eq!(records, [record.as_slice()]);
         if is_live {

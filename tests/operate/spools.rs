@@ -23,7 +23,7 @@ fn mongo(name: &str, keys: &str) -> String {
 
 /// Takes a sink's line out of the config; puts it back.
 fn without(spool: &Spool, name: &str) -> (String, String) {
-    let text = fs::read_to_string(spool.folder().join("config.yaml")).unwrap();
+    let text = fs::read_to_string(spool.directory().join("config.yaml")).unwrap();
     let is_its = |line: &&str| !line.contains(&format!("{{ name: {name},"));
     let less: String = text.lines().filter(is_its).flat_map(|line| [line, "\n"]).collect();
     assert_ne!(text, less);
@@ -31,11 +31,11 @@ fn without(spool: &Spool, name: &str) -> (String, String) {
 }
 
 fn configure(spool: &Spool, text: &str) {
-    rewrite(&spool.folder().join("config.yaml"), text);
+    rewrite(&spool.directory().join("config.yaml"), text);
 }
 
 /// Two sinks with a record each, the second of them no longer named; stopped.
-async fn with_an_unclaimed_one(keys: &str) -> Spool {
+async fn with_an_orphaned_one(keys: &str) -> Spool {
     let mut spool = Setup::new().sink(&mongo("one", "")).sink(&mongo("two", keys)).start().await;
     send(&spool, vec![event("AE_1", "a room")]).await;
     spool.terminate();
@@ -47,7 +47,7 @@ async fn with_an_unclaimed_one(keys: &str) -> Spool {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_purge_removes_what_the_spool_made_and_names_what_it_left_live_and_stopped() {
     for is_live in [true, false] {
-        let mut spool = with_an_unclaimed_one("").await;
+        let mut spool = with_an_orphaned_one("").await;
         let directory = spool.data().join("two");
         fs::create_dir(directory.join("out")).unwrap();
         let foreign = ["events-20261122T010203.456Z.ndjson", "out/notes.txt", "journal/notes.txt"];
@@ -72,7 +72,7 @@ async fn a_purge_removes_what_the_spool_made_and_names_what_it_left_live_and_sto
 async fn a_purge_and_a_reload_that_names_the_sink_again_do_not_meet() {
     // So many files take a while to remove.
     const FILES: usize = 20_000;
-    let mut spool = with_an_unclaimed_one("").await;
+    let mut spool = with_an_orphaned_one("").await;
     let quarantine = spool.data().join("two/quarantine");
     fs::create_dir_all(&quarantine).unwrap();
     for file in 0..FILES {
@@ -80,7 +80,7 @@ async fn a_purge_and_a_reload_that_names_the_sink_again_do_not_meet() {
     }
     spool.start().await;
     let left = || fs::read_dir(&quarantine).map_or(0, Iterator::count);
-    let less = fs::read_to_string(spool.folder().join("config.yaml")).unwrap();
+    let less = fs::read_to_string(spool.directory().join("config.yaml")).unwrap();
     let both = less.replace("sinks:\n", &format!("sinks:\n  - {{ {} }}\n", mongo("two", "")));
     std::thread::scope(|scope| {
         let purge = scope.spawn(|| spool.command(&["purge", "two", "--yes"]));
@@ -103,9 +103,9 @@ async fn a_purge_and_a_reload_that_names_the_sink_again_do_not_meet() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_sink_that_writes_into_a_spool_is_refused_by_every_way_to_start_it() {
-    let mut spool = with_an_unclaimed_one("").await;
+    let mut spool = with_an_orphaned_one("").await;
     let (good, _) = without(&spool, "one");
-    std::os::unix::fs::symlink(spool.data().join("one"), spool.folder().join("link")).unwrap();
+    std::os::unix::fs::symlink(spool.data().join("one"), spool.directory().join("link")).unwrap();
     for (path, directory) in [
         ("data/one", "one"),
         ("data/two/out", "two"),
@@ -128,7 +128,7 @@ async fn a_file_sink_that_writes_into_a_spool_is_refused_by_every_way_to_start_i
     spool.start().await;
     configure(&spool, &good.replace("sinks:\n", "sinks:\n  - { name: files, type: file, path: data/one }\n"));
     fails(&spool, &["reload"], 2, "spool of sink one");
-    // Another data folder waits for a restart, the sink would not.
+    // Another data directory waits for a restart, the sink would not.
     let moved = good.replace("data_dir: ", "data_dir: /elsewhere");
     configure(&spool, &moved.replace("sinks:\n", "sinks:\n  - { name: files, type: file, path: data/one }\n"));
     spool.process().signal(rustix::process::Signal::HUP);
@@ -166,8 +166,8 @@ async fn an_unclaimed_spool_is_read_with_every_key_that_the_configuration_knows_
         ("an old key of another sink", "", &rotated, ""),
         ("the key for all sinks, each of which has its own", &*other, &other, &*own),
     ] {
-        let mut spool = with_an_unclaimed_one(&own).await;
-        let config = fs::read_to_string(spool.folder().join("config.yaml")).unwrap();
+        let mut spool = with_an_orphaned_one(&own).await;
+        let config = fs::read_to_string(spool.directory().join("config.yaml")).unwrap();
         let sinks = config.replace(&mongo("one", ""), &mongo("first", first));
         configure(&spool, &format!("{for_all}\n{sinks}  - {{ {} }}\n", mongo("second", second)));
         for is_live in [true, false] {
@@ -182,7 +182,7 @@ async fn an_unclaimed_spool_is_read_with_every_key_that_the_configuration_knows_
             assert!(peeked.contains("AE_1"), "{at}: {peeked}");
             assert!(ok(&spool, &["verify", "two"]).contains("two: sound"), "{at}");
             ok(&spool, &["export", "two", "-o", "out.ndjson", "--force"]);
-            assert!(fs::read_to_string(spool.folder().join("out.ndjson")).unwrap().contains("AE_1"), "{at}");
+            assert!(fs::read_to_string(spool.directory().join("out.ndjson")).unwrap().contains("AE_1"), "{at}");
             let raw = ok(&spool, &["export", "two", "--raw", "-o", "out.raw", "--force", "--json"]);
             assert_eq!(serde_json::from_str::<Value>(&raw).unwrap()["records"], 1, "{at}");
             assert!(ok(&spool, &["dead", "list", "two"]).contains("no dead letters"), "{at}");
@@ -195,7 +195,7 @@ async fn an_unclaimed_spool_is_read_with_every_key_that_the_configuration_knows_
                 spool.terminate();
             }
         }
-        let _ = fs::remove_file(spool.folder().join("saved.raw"));
+        let _ = fs::remove_file(spool.directory().join("saved.raw"));
         assert!(ok(&spool, &["recover", "data/two", "-o", "saved.raw"]).contains("1 records"), "{what}");
     }
 }
@@ -308,7 +308,7 @@ async fn an_import_of_what_can_never_fit_is_refused_for_good_live_and_stopped() 
     let mut spool = Setup::new().sink(&mongo("large", &large)).start().await;
     send(&spool, vec![event("AE_0", &"x".repeat(3_700_000))]).await;
     ok(&spool, &["export", "large", "--raw", "-o", "one.raw"]);
-    let text = fs::read_to_string(spool.folder().join("config.yaml")).unwrap();
+    let text = fs::read_to_string(spool.directory().join("config.yaml")).unwrap();
     configure(&spool, &text.replace("sinks:\n", &format!("sinks:\n  - {{ {} }}\n", mongo("small", &small))));
     ok(&spool, &["reload"]);
     for is_live in [true, false] {

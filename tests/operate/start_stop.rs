@@ -26,18 +26,18 @@ const SOON: Duration = Duration::from_secs(15);
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_whose_file_is_gone_is_refused_and_the_sinks_stay() {
     let mut spool = nowhere("mongo").prepare();
-    let config = spool.folder().join("config.yaml");
+    let config = spool.directory().join("config.yaml");
     // Without --config, beside ./config.yaml.
     spool.set_wrapper(&["sh", "-c", "exec \"$0\" run"]);
     spool.start().await;
-    fs::rename(&config, spool.folder().join("away")).unwrap();
+    fs::rename(&config, spool.directory().join("away")).unwrap();
     spool.process().signal(Signal::HUP);
     support::eventually("it says so", || {
         let log = spool.said();
         async move { log.contains("config.yaml") && log.contains("the old one stays in force") }
     })
     .await;
-    fs::rename(spool.folder().join("away"), &config).unwrap();
+    fs::rename(spool.directory().join("away"), &config).unwrap();
     assert_eq!(spool.backlog()["sinks"].as_array().unwrap().len(), 1);
     send(&spool, vec![event("AE_1", "room")]).await;
     assert_eq!(spool.records("mongo", "events"), 1);
@@ -47,9 +47,9 @@ async fn a_reload_whose_file_is_gone_is_refused_and_the_sinks_stay() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_is_heard_while_the_start_waits() {
     let mut spool = Setup::new().files("files").prepare();
-    let pipe = spool.folder().join("pipe");
+    let pipe = spool.directory().join("pipe");
     rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
-    let config = spool.folder().join("config.yaml");
+    let config = spool.directory().join("config.yaml");
     let text = fs::read_to_string(&config).unwrap();
     // Certificates are read when it starts; nobody ever writes into the pipe.
     let waits = text.replacen("  http:", "  tls: { certificate: pipe, key: pipe }\n  http:", 1);
@@ -79,7 +79,7 @@ async fn a_stop_during_a_reload_with_hanging_sinks_is_over_in_time() {
     }
     let mut spool = setup.start().await;
     send(&spool, vec![event("AE_1", "room")]).await;
-    let config = spool.folder().join("config.yaml");
+    let config = spool.directory().join("config.yaml");
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replace("type: mongodb", "type: mongodb, labels: { x: y }")).unwrap();
     spool.process().signal(Signal::HUP);
@@ -105,10 +105,10 @@ async fn a_reload_and_a_stop_wait_for_no_disk_and_the_sink_goes_on_when_it_answe
             .await;
         send(&spool, vec![event("AE_1", "room")]).await;
         let journal = spool.data().join("slow/journal/000000000001.journal");
-        let traces = support::folder("trace");
+        let traces = support::directory("trace");
         let pid = spool.process().pid();
         let mut strace = hang(pid, &journal, &traces.path().join("log")).await;
-        let config = spool.folder().join("config.yaml");
+        let config = spool.directory().join("config.yaml");
         let text = fs::read_to_string(&config).unwrap();
         let changed = text.replace("type: file", "spool: { max_bytes: 77MiB }, type: file");
         assert_ne!(text, changed);
@@ -151,9 +151,9 @@ async fn a_sink_whose_disk_answers_again_takes_over_what_the_last_reload_wanted(
     let mut spool = Setup::new().files("slow").section("shutdown_timeout: 2s").start().await;
     send(&spool, vec![event("AE_1", "room")]).await;
     let journal = spool.data().join("slow/journal/000000000001.journal");
-    let traces = support::folder("trace");
+    let traces = support::directory("trace");
     let mut strace = hang(spool.process().pid(), &journal, &traces.path().join("log")).await;
-    let config = spool.folder().join("config.yaml");
+    let config = spool.directory().join("config.yaml");
     let text = fs::read_to_string(&config).unwrap();
     for size in ["77MiB", "78MiB"] {
         fs::write(&config, text.replace("type: file", &format!("spool: {{ max_bytes: {size} }}, type: file"))).unwrap();
@@ -194,7 +194,7 @@ async fn a_spool_that_does_not_open_takes_no_more_files_with_each_attempt() {
 #[test]
 fn from_another_folder_nothing_is_made_and_its_absence_is_an_error() {
     let spool = nowhere("mongo").prepare();
-    let config = spool.folder().join("config.yaml");
+    let config = spool.directory().join("config.yaml");
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replacen(&spool.data().display().to_string(), "./data", 1)).unwrap();
     let elsewhere = tempfile::tempdir().unwrap();
@@ -221,7 +221,7 @@ fn from_another_folder_nothing_is_made_and_its_absence_is_an_error() {
             .unwrap();
         assert!(!output.status.success(), "{words:?}: {}", said(&output));
         assert_eq!(fs::read_dir(elsewhere.path()).unwrap().count(), 0, "{words:?} made something");
-        assert!(said(&output).contains("there is no data folder ./data (from "), "{words:?}: {}", said(&output));
+        assert!(said(&output).contains("there is no data directory ./data (from "), "{words:?}: {}", said(&output));
     }
 }
 
@@ -229,7 +229,7 @@ fn from_another_folder_nothing_is_made_and_its_absence_is_an_error() {
 async fn the_running_process_is_found_also_where_data_dir_is_another_one_by_now() {
     let mut spool = nowhere("mongo").start().await;
     send(&spool, vec![event("AE_1", "room")]).await;
-    let config = spool.folder().join("config.yaml");
+    let config = spool.directory().join("config.yaml");
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replacen(&spool.data().display().to_string(), "elsewhere", 1)).unwrap();
     for words in [
@@ -243,10 +243,10 @@ async fn the_running_process_is_found_also_where_data_dir_is_another_one_by_now(
         ok(&spool, words);
     }
     assert_eq!(spool.records("mongo", "events"), 0);
-    assert!(!spool.folder().join("elsewhere").exists());
+    assert!(!spool.directory().join("elsewhere").exists());
     spool.terminate();
     fails(&spool, &["ready"], 3, "no livekit-spool runs");
-    fails(&spool, &["drain"], 2, "there is no data folder elsewhere");
+    fails(&spool, &["drain"], 2, "there is no data directory elsewhere");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -255,9 +255,9 @@ async fn a_start_is_never_taken_for_a_second_one_because_a_command_looks() {
     spool.terminate();
     let lock = spool.data().join("lock");
     let done = std::sync::atomic::AtomicBool::new(false);
-    let looking = std::sync::Arc::new(done);
-    let (stop, at) = (std::sync::Arc::clone(&looking), lock.clone());
-    let looks = std::thread::spawn(move || {
+    let inspecting = std::sync::Arc::new(done);
+    let (stop, at) = (std::sync::Arc::clone(&inspecting), lock.clone());
+    let inspections = std::thread::spawn(move || {
         while !stop.load(std::sync::atomic::Ordering::Relaxed) {
             let file = fs::File::open(&at).unwrap();
             let _ = rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockShared);
@@ -267,8 +267,8 @@ async fn a_start_is_never_taken_for_a_second_one_because_a_command_looks() {
         spool.start().await;
         spool.terminate();
     }
-    looking.store(true, std::sync::atomic::Ordering::Relaxed);
-    looks.join().unwrap();
+    inspecting.store(true, std::sync::atomic::Ordering::Relaxed);
+    inspections.join().unwrap();
 }
 
 /// Runs `run` through strace, which has a system call fail; what it says comes along, and whether it takes records.
@@ -357,17 +357,19 @@ async fn a_limit_on_file_sizes_ends_no_process() {
 }
 
 /// Runs `run` as a terminal's foreground process: the terminal, which `script` holds, and the process's pid.
-async fn in_terminal(folder: &Path, before: &str) -> (std::process::Child, u32) {
-    let run =
-        format!("cd {}; echo $$ > pid; exec {before} {BINARY} run --config config.yaml > log 2>&1", folder.display());
+async fn in_terminal(directory: &Path, before: &str) -> (std::process::Child, u32) {
+    let run = format!(
+        "cd {}; echo $$ > pid; exec {before} {BINARY} run --config config.yaml > log 2>&1",
+        directory.display()
+    );
     let mut command = Command::new("script");
     command.args(["-qfc", &run, "/dev/null"]).stdin(Stdio::null()).stdout(Stdio::null());
     let terminal = command.spawn().expect("script (util-linux)");
     support::eventually("it takes records", || async {
-        fs::read_to_string(folder.join("log")).is_ok_and(|log| log.contains("takes records"))
+        fs::read_to_string(directory.join("log")).is_ok_and(|log| log.contains("takes records"))
     })
     .await;
-    (terminal, fs::read_to_string(folder.join("pid")).unwrap().trim().parse().unwrap())
+    (terminal, fs::read_to_string(directory.join("pid")).unwrap().trim().parse().unwrap())
 }
 
 fn is_alive(pid: u32) -> bool {
@@ -378,7 +380,7 @@ fn is_alive(pid: u32) -> bool {
 async fn a_run_in_the_foreground_ends_with_its_terminal_and_nohup_lets_it_run_on() {
     for (before, lives_on) in [("", false), ("nohup", true)] {
         let spool = Setup::new().files("files").prepare();
-        let (mut terminal, pid) = in_terminal(spool.folder(), before).await;
+        let (mut terminal, pid) = in_terminal(spool.directory(), before).await;
         let raw = Pid::from_raw(pid.cast_signed()).unwrap();
         // A reload that is asked for is one.
         kill_process(raw, Signal::HUP).unwrap();
@@ -388,7 +390,7 @@ async fn a_run_in_the_foreground_ends_with_its_terminal_and_nohup_lets_it_run_on
         terminal.wait().unwrap();
         if !lives_on {
             support::eventually("it ends", || async { !is_alive(pid) }).await;
-            let log = fs::read_to_string(spool.folder().join("log")).unwrap();
+            let log = fs::read_to_string(spool.directory().join("log")).unwrap();
             assert!(log.contains("the terminal is closed") && log.contains("stopped; what is left"), "{log}");
             continue;
         }
@@ -405,7 +407,7 @@ async fn an_export_follows_no_link_and_leaves_nothing_open_to_all() {
     use std::os::unix::fs::{PermissionsExt, symlink};
     let spool = nowhere("mongo").start().await;
     send(&spool, vec![event("AE_1", "room")]).await;
-    let at = |name: &str| spool.folder().join(name);
+    let at = |name: &str| spool.directory().join(name);
     fs::write(at("precious"), "precious").unwrap();
     symlink(at("precious"), at("out.progress-new")).unwrap();
     ok(&spool, &["export", "mongo", "-o", "out"]);
@@ -429,7 +431,7 @@ async fn an_export_follows_no_link_and_leaves_nothing_open_to_all() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_stands_in_the_place_of_the_socket_is_told_at_once() {
     let spool = Setup::new().files("files").start().await;
-    let (socket, elsewhere) = (spool.data().join("livekit-spool.sock"), spool.folder().join("elsewhere"));
+    let (socket, elsewhere) = (spool.data().join("livekit-spool.sock"), spool.directory().join("elsewhere"));
     let _somebody = std::os::unix::net::UnixListener::bind(&elsewhere).unwrap();
     for (what, said_of_it) in [("link", "a symbolic link"), ("dangling", "a symbolic link"), ("file", "no socket")] {
         fs::remove_file(&socket).unwrap();

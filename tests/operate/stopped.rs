@@ -14,9 +14,9 @@ use support::{
 };
 
 /// All files and directories below one; a directory has no bytes. Sockets are left out.
-fn contents(folder: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+fn contents(directory: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
     let mut all = BTreeMap::new();
-    for path in fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+    for path in fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").path()) {
         if path.is_dir() {
             all.extend(contents(&path));
             all.insert(path, None);
@@ -57,13 +57,13 @@ async fn a_temporary_directory_that_takes_nothing_hides_no_record() {
     fill(&mut spool).await;
     let before = contents(&spool.data());
     spool.set_env("TMPDIR", "/proc");
-    assert_shown(&spool, &spool.folder().join("exported"));
+    assert_shown(&spool, &spool.directory().join("exported"));
     assert_eq!(contents(&spool.data()), before);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_hides_no_record() {
-    let place = support::folder("small-disk");
+    let place = support::directory("small-disk");
     let disk = SmallDisk::mount(&place.path().join("disk"), 16).await;
     let section = "spool: { max_bytes: 8MiB, min_free_bytes: 1MiB }\n";
     let mut spool = nowhere("mongo").section(section).on(&disk).prepare();
@@ -71,7 +71,7 @@ async fn a_full_disk_hides_no_record() {
     disk.fill();
     // Temporary files lie on the full disk too.
     spool.set_env("TMPDIR", disk.path().to_str().expect("UTF-8"));
-    assert_shown(&spool, &spool.folder().join("exported"));
+    assert_shown(&spool, &spool.directory().join("exported"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,7 +91,7 @@ async fn a_spool_of_format_version_1_is_refused_by_every_command_that_reads_it()
     }
     let before = contents(&home);
     let word = "is of format version 1, this build reads version 2 alone";
-    let exported = spool.folder().join("exported");
+    let exported = spool.directory().join("exported");
     let commands: [(&[&str], i32); 5] = [
         (&["backlog"], 0),
         (&["check-config"], 4),

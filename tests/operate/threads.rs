@@ -11,7 +11,7 @@ use livekit_protocol::AnalyticsEvents;
 use super::{
     event,
     support::{
-        PATIENCE, free_port,
+        TIMEOUT, free_port,
         process::{BINARY, Setup, Spool},
     },
 };
@@ -34,7 +34,7 @@ fn limited(user: u32, threads: usize) -> Spool {
     );
     words.extend(["bash", "-c", &limited]);
     let spool = Setup::new().files("files").through(&words).prepare();
-    for path in [spool.folder().to_owned(), spool.folder().join("config.yaml")] {
+    for path in [spool.directory().to_owned(), spool.directory().join("config.yaml")] {
         chown(path, Some(user), Some(user)).expect("root may give files away");
     }
     spool
@@ -76,7 +76,7 @@ async fn where_threads_cannot_be_started_it_ends_at_once_and_says_which_limit_to
         }
         if spool.process().is_running() {
             assert!(serves && is_ready(&spool).await, "with {limit} threads it hangs: {}", spool.said());
-            spool.process().terminate(PATIENCE);
+            spool.process().terminate(TIMEOUT);
             assert!(!spool.said().contains("panicked"), "with {limit} threads it said:\n{}", spool.said());
             serves_with.get_or_insert(limit);
             if limit > serves_with.unwrap_or_default() + 2 {

@@ -29,7 +29,7 @@ impl Terminal {
         );
         let mut shell = Command::new("script")
             .args(["--quiet", "--flush", "--command", &commands, "/dev/null"])
-            .current_dir(spool.folder())
+            .current_dir(spool.directory())
             .env("TERM", "xterm-256color")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -79,7 +79,7 @@ async fn the_live_screen_shows_queues_and_errors_and_gives_the_terminal_back() {
     for key in [&b"q"[..], b"\x1b", b"\x03"] {
         let mut terminal = Terminal::open(&spool, 80, 24);
         // Words: what stands between them is a move of the cursor.
-        for word in ["taking", "mongo", "files", "away", "1,234", "errors", "refused", "delivery", "leaves"] {
+        for word in ["taking", "mongo", "files", "unavailable", "1,234", "errors", "refused", "delivery", "leaves"] {
             terminal.shows(word).await;
         }
         terminal.press(key);

@@ -95,7 +95,7 @@ pub(crate) struct Look {
 pub(crate) struct Report {
     clock: Clock,
     /// One at the outage's begin, one at the end of each part.
-    pub(crate) looks: Vec<Look>,
+    pub(crate) inspections: Vec<Look>,
     /// Processor time for a record of a backlog that is delivered before the outage.
     pub(crate) before: Duration,
     /// The same for the backlog that waited through it.
@@ -167,15 +167,18 @@ pub(crate) async fn run(clock: Clock) -> Report {
 
     servers.set_away(true).await;
     let begun = Instant::now();
-    let first = look(&mut spool, &servers, begun).await;
-    let mut looks = vec![first];
+    let first = inspect(&mut spool, &servers, begun).await;
+    let mut inspections = vec![first];
     for part in 1..=PARTS {
         sender.send(clock.records() / PARTS as usize).await;
         match clock {
             Clock::Real(time) => tokio::time::sleep_until((begun + time * part as u32 / PARTS as u32).into()).await,
             Clock::Attempts => {
-                let goals: Vec<u64> =
-                    SINKS.iter().zip(&looks[0].attempts).map(|((_, hour), had)| had + hour * part / PARTS).collect();
+                let goals: Vec<u64> = SINKS
+                    .iter()
+                    .zip(&inspections[0].attempts)
+                    .map(|((_, hour), had)| had + hour * part / PARTS)
+                    .collect();
                 eventually("an hour's attempts are made", || async {
                     let made = attempts(&spool).await;
                     made.iter().zip(&goals).all(|(made, goal)| made >= goal)
@@ -183,7 +186,7 @@ pub(crate) async fn run(clock: Clock) -> Report {
                 .await;
             }
         }
-        looks.push(look(&mut spool, &servers, begun).await);
+        inspections.push(inspect(&mut spool, &servers, begun).await);
     }
     let idle = processor(spool.process().pid());
     servers.set_away(false).await;
@@ -192,7 +195,7 @@ pub(crate) async fn run(clock: Clock) -> Report {
     let after = processor(spool.process().pid()) - idle;
     spool.terminate();
     let records = clock.records() as u32;
-    Report { clock, looks, before: before / records, after: after / records }
+    Report { clock, inspections, before: before / records, after: after / records }
 }
 
 /// Tells all sinks something.
@@ -216,7 +219,7 @@ impl Sender {
     }
 }
 
-async fn look(spool: &mut Spool, servers: &Servers, begun: Instant) -> Look {
+async fn inspect(spool: &mut Spool, servers: &Servers, begun: Instant) -> Look {
     let pid = spool.process().pid();
     Look {
         at: begun.elapsed(),
@@ -294,16 +297,16 @@ impl Report {
     /// A line a look, for people.
     pub(crate) fn print(&self) {
         println!("{:>9} {:>11} {:>10} {:>6}  attempts, connections by sink", "at", "processor", "memory", "files");
-        for look in &self.looks {
-            let by_sink = SINKS.iter().zip(look.attempts.iter().zip(&look.connections));
+        for inspect in &self.inspections {
+            let by_sink = SINKS.iter().zip(inspect.attempts.iter().zip(&inspect.connections));
             let by_sink: Vec<String> =
                 by_sink.map(|((sink, _), (attempts, open))| format!("{sink} {attempts}, {open}")).collect();
             println!(
                 "{:>7.1} s {:>9.2} s {:>7.1} MB {:>6}  {}",
-                look.at.as_secs_f64(),
-                look.processor.as_secs_f64(),
-                look.memory,
-                look.files,
+                inspect.at.as_secs_f64(),
+                inspect.processor.as_secs_f64(),
+                inspect.memory,
+                inspect.files,
                 by_sink.join("; ")
             );
         }
@@ -318,35 +321,35 @@ impl Report {
         let mut complaints = Vec::new();
         let (_, last) = self.ends();
         // The first part holds what an outage costs once; the others are held against each other.
-        let (early, late) = self.looks[1..].split_at(PARTS as usize / 2);
-        let cost = |looks: &[Look]| {
-            let (first, last) = (&looks[0], &looks[looks.len() - 1]);
+        let (early, late) = self.inspections[1..].split_at(PARTS as usize / 2);
+        let cost = |inspections: &[Look]| {
+            let (first, last) = (&inspections[0], &inspections[inspections.len() - 1]);
             let attempts = last.attempts.iter().sum::<u64>() - first.attempts.iter().sum::<u64>();
             (last.processor - first.processor) / attempts.max(1) as u32
         };
-        let most = |looks: &[Look], of: fn(&Look) -> f64| looks.iter().map(of).fold(0.0, f64::max);
+        let most = |inspections: &[Look], of: fn(&Look) -> f64| inspections.iter().map(of).fold(0.0, f64::max);
         // Ticks of 10 ms are coarse.
         if cost(late) > cost(early) * 2 + Duration::from_millis(1) {
             let (early, late) = (cost(early), cost(late));
             complaints.push(format!("processor time for an attempt grows: {early:?}, then {late:?}"));
         }
-        let grown = most(late, |look| look.memory) - most(early, |look| look.memory);
+        let grown = most(late, |inspect| inspect.memory) - most(early, |inspect| inspect.memory);
         if grown > MEMORY_SLACK {
             complaints.push(format!("memory grows: by {grown:.1} MB"));
         }
-        let grown = most(late, |look| look.files as f64) - most(early, |look| look.files as f64);
+        let grown = most(late, |inspect| inspect.files as f64) - most(early, |inspect| inspect.files as f64);
         if grown > FILES_SLACK as f64 {
             complaints.push(format!("open files grow: by {grown}"));
         }
-        for look in &self.looks {
-            for ((sink, _), &open) in SINKS.iter().zip(&look.connections) {
+        for inspect in &self.inspections {
+            for ((sink, _), &open) in SINKS.iter().zip(&inspect.connections) {
                 if open > CONNECTIONS {
-                    complaints.push(format!("{sink}: {open} connections after {:?}", look.at));
+                    complaints.push(format!("{sink}: {open} connections after {:?}", inspect.at));
                 }
             }
         }
         if let Clock::Real(time) = self.clock {
-            let made = last.attempts.iter().zip(&self.looks[0].attempts).map(|(last, first)| last - first);
+            let made = last.attempts.iter().zip(&self.inspections[0].attempts).map(|(last, first)| last - first);
             for ((sink, hour), made) in SINKS.iter().zip(made) {
                 let usual = *hour as f64 * time.as_secs_f64() / 3600.0;
                 // Pauses are random, and short at first.
@@ -363,6 +366,6 @@ impl Report {
     }
 
     fn ends(&self) -> (&Look, &Look) {
-        (&self.looks[0], &self.looks[self.looks.len() - 1])
+        (&self.inspections[0], &self.inspections[self.inspections.len() - 1])
     }
 }

@@ -62,19 +62,19 @@ impl Process {
     }
 
     /// SIGTERM, and waits until it has ended by itself.
-    pub fn terminate(&mut self, patience: Duration) -> ExitStatus {
+    pub fn terminate(&mut self, timeout: Duration) -> ExitStatus {
         self.signal(Signal::TERM);
-        self.wait(patience)
+        self.wait(timeout)
     }
 
     /// Waits until it has ended by itself.
-    pub fn wait(&mut self, patience: Duration) -> ExitStatus {
-        let deadline = Instant::now() + patience;
+    pub fn wait(&mut self, timeout: Duration) -> ExitStatus {
+        let deadline = Instant::now() + timeout;
         loop {
             if let Some(status) = self.child.try_wait().expect("waiting for a child") {
                 return status;
             }
-            assert!(Instant::now() < deadline, "{} has not ended after {patience:?}", self.name);
+            assert!(Instant::now() < deadline, "{} has not ended after {timeout:?}", self.name);
             thread::sleep(Duration::from_millis(5));
         }
     }

@@ -20,7 +20,7 @@ impl SmallDisk {
     /// # Panics
     /// Where the machine does not let us (no user namespaces).
     pub async fn mount(path: &Path, megabytes: u32) -> Self {
-        fs::create_dir_all(path).expect("a folder to mount at");
+        fs::create_dir_all(path).expect("a directory to mount at");
         let at = path.to_str().expect("a UTF-8 path");
         super::require(super::MOUNTS, &["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", at]);
         let script =
@@ -44,7 +44,7 @@ impl SmallDisk {
         &self.path
     }
 
-    /// The disk's folder as this process sees it.
+    /// The disk's directory as this process sees it.
     pub fn outside(&self) -> PathBuf {
         let inside = self.path.strip_prefix("/").expect("an absolute path");
         Path::new("/proc").join(self.holder.pid().to_string()).join("root").join(inside)

@@ -7,19 +7,19 @@ use std::{
 };
 
 /// How long a test waits for what must happen before it fails: generous, since machines under test are slow.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Polls until `done` says so.
 ///
 /// # Panics
-/// After [`PATIENCE`], saying what did not happen.
+/// After [`TIMEOUT`], saying what did not happen.
 pub async fn eventually<F>(what: &str, mut done: impl FnMut() -> F)
 where
     F: Future<Output = bool>,
 {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !done().await {
-        assert!(Instant::now() < deadline, "still not after {PATIENCE:?}: {what}");
+        assert!(Instant::now() < deadline, "still not after {TIMEOUT:?}: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -4,7 +4,7 @@
 //! - [`disk`]: a disk that can be filled.
 //! - [`jwt`] makes tokens.
 //! - [`mongo`], [`redis`]: real servers on free ports: kill -9, restart on the same data.
-//! - [`power`]: the folders that a power cut may leave, from a recording of system calls.
+//! - [`power`]: the directories that a power cut may leave, from a recording of system calls.
 //! - [`proxy`]: a TCP proxy that cuts, delays, swallows, refuses and heals.
 //! - [`wire`]: a MongoDB server in a few lines: acknowledges as fast as it reads, or answers by script.
 //! - [`process`]: `livekit-spool` itself, with a config of the test's making; [`load`]: senders that keep it busy.
@@ -25,7 +25,7 @@ use std::{
     },
 };
 
-pub use eventually::{PATIENCE, eventually};
+pub use eventually::{TIMEOUT, eventually};
 use tempfile::TempDir;
 
 pub mod child;
@@ -64,15 +64,16 @@ pub fn free_port() -> u16 {
 /// # Panics
 /// When it is not there.
 pub fn test_server(path: &str) -> PathBuf {
-    // The test binary lies somewhere under the target folder.
+    // The test binary lies somewhere under the target directory.
     let exe = env::current_exe().expect("the test's own path");
-    exe.ancestors().map(|folder| folder.join("test-servers").join(path)).find(|file| file.exists()).unwrap_or_else(
-        || {
+    exe.ancestors()
+        .map(|directory| directory.join("test-servers").join(path))
+        .find(|file| file.exists())
+        .unwrap_or_else(|| {
             panic!(
-                "test-servers/{path} is not in the target folder: run `tests/servers` (or all tests with `tests/run`)"
+                "test-servers/{path} is not in the target directory: run `tests/servers` (or all tests with `tests/run`)"
             )
-        },
-    )
+        })
 }
 
 /// Mounts in namespaces of a test's own.
@@ -92,10 +93,10 @@ pub fn require(need: &str, words: &[&str]) {
     panic!("this test cannot run here, it needs {need}; `{}` says: {said}", words.join(" "));
 }
 
-/// An empty folder for a server or a spool, removed when dropped.
+/// An empty directory for a server or a spool, removed when dropped.
 ///
 /// What tests share is never dropped: what a process that is gone left behind is removed here.
-pub fn folder(name: &str) -> TempDir {
+pub fn directory(name: &str) -> TempDir {
     static SWEPT: Once = Once::new();
     let all = env::temp_dir();
     SWEPT.call_once(|| {
@@ -108,14 +109,14 @@ pub fn folder(name: &str) -> TempDir {
         }
     });
     let prefix = format!("spool-test-{}-{name}-", std::process::id());
-    tempfile::Builder::new().prefix(&prefix).tempdir_in(all).expect("a temporary folder")
+    tempfile::Builder::new().prefix(&prefix).tempdir_in(all).expect("a temporary directory")
 }
 
-/// Saves a folder from being removed with the test, for a look at what went wrong.
-pub fn keep(folder: &Path) -> PathBuf {
-    let mut to = folder.as_os_str().to_owned();
+/// Saves a directory from being removed with the test, for a look at what went wrong.
+pub fn keep(directory: &Path) -> PathBuf {
+    let mut to = directory.as_os_str().to_owned();
     to.push("-kept");
-    let _ = Command::new("cp").arg("-a").arg(folder).arg(&to).status();
+    let _ = Command::new("cp").arg("-a").arg(directory).arg(&to).status();
     to.into()
 }
 

@@ -18,7 +18,7 @@ use mongodb::{Client, Collection, Database, options::ClientOptions};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
-use super::{PATIENCE, child::Process, free_port, test_server};
+use super::{TIMEOUT, child::Process, free_port, test_server};
 
 /// A server, running or stopped; its data stays until this is dropped.
 pub struct Mongo {
@@ -28,11 +28,11 @@ pub struct Mongo {
 
 /// A server that the test started itself.
 struct Own {
-    /// Before the folder: dropped first, it shows the log that lies there.
+    /// Before the directory: dropped first, it shows the log that lies there.
     process: Option<Process>,
     program: Program,
     port: u16,
-    folder: TempDir,
+    directory: TempDir,
 }
 
 enum Program {
@@ -41,13 +41,13 @@ enum Program {
 }
 
 impl Mongo {
-    /// Starts a server of the test's own, with an empty data folder.
+    /// Starts a server of the test's own, with an empty data directory.
     pub async fn start() -> Self {
-        let folder = super::folder("mongo");
+        let directory = super::directory("mongo");
         let port = free_port();
         // directConnection: the server names its own address in `hello`, and a test may go through a proxy.
         let uri = format!("mongodb://127.0.0.1:{port}/?directConnection=true");
-        let mut mongo = Self { uri, own: Some(Own { program: find_program(), port, folder, process: None }) };
+        let mut mongo = Self { uri, own: Some(Own { program: find_program(), port, directory, process: None }) };
         mongo.restart().await;
         if matches!(mongo.own().program, Program::Secantus(_)) {
             mongo.make_tables().await;
@@ -108,7 +108,7 @@ impl Mongo {
         format!("spool_test_{}_{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// A client of the test's own. Made anew each time: a client belongs to the runtime it was made in.
+    /// A client of the test's own. Made again each time: a client belongs to the runtime it was made in.
     pub async fn client(&self) -> Client {
         connect(&self.uri).await
     }
@@ -125,7 +125,7 @@ impl Mongo {
 
     /// SIGTERM, and waits until it has ended.
     pub fn stop(&mut self) {
-        self.own_mut().process.take().expect("the server runs").terminate(PATIENCE);
+        self.own_mut().process.take().expect("the server runs").terminate(TIMEOUT);
     }
 
     /// Starts it on the same data at the same address, and waits until it answers.
@@ -133,7 +133,7 @@ impl Mongo {
         let own = self.own_mut();
         assert!(own.process.is_none(), "the server runs already");
         own.process = Some(own.launch());
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let uri = self.uri.clone();
         let client = connect(&uri).await;
         while let Err(e) = client.database("admin").run_command(doc! { "ping": 1 }).await {
@@ -154,10 +154,10 @@ impl Mongo {
 
 impl Own {
     fn launch(&self) -> Process {
-        let data = self.folder.path().join("data");
-        fs::create_dir_all(&data).expect("a folder for the server's data");
+        let data = self.directory.path().join("data");
+        fs::create_dir_all(&data).expect("a directory for the server's data");
         let (port, data) = (self.port.to_string(), data.to_str().expect("a temporary path is UTF-8"));
-        let log = self.folder.path().join("log");
+        let log = self.directory.path().join("log");
         let (program, args) = match &self.program {
             Program::Mongod(path) => (
                 path,
@@ -176,7 +176,7 @@ impl Own {
 fn find_program() -> Program {
     let on_path = |name: &str| {
         let path = env::var_os("PATH").unwrap_or_default();
-        env::split_paths(&path).map(|folder| folder.join(name)).find(|file| file.is_file())
+        env::split_paths(&path).map(|directory| directory.join(name)).find(|file| file.is_file())
     };
     if let Some(mongod) = on_path("mongod") {
         return Program::Mongod(mongod);
@@ -243,7 +243,7 @@ pub async fn assert_each_once(
 
 /// Waits until a collection holds at least `count` documents.
 pub async fn wait_for_count(collection: &Collection<Document>, count: u64) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         // Errors are waited out too: the server may be on its way up.
         let there = collection.count_documents(doc! {}).await;

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{
-    PATIENCE,
+    TIMEOUT,
     child::{Process, describe},
     disk::SmallDisk,
     free_port,
@@ -59,7 +59,7 @@ impl Setup {
         self.sink(&format!("name: {name}, type: mongodb, uri: \"{uri}\", database: {database}, flush: {QUICK}"))
     }
 
-    /// A file sink in the folder `out` beside the data folder.
+    /// A file sink in the directory `out` beside the data directory.
     #[must_use]
     pub fn files(self, name: &str) -> Self {
         self.sink(&format!("name: {name}, type: file, path: out, flush: {QUICK}"))
@@ -109,10 +109,10 @@ impl Setup {
         self
     }
 
-    /// Keeps the data in this folder.
+    /// Keeps the data in this directory.
     #[must_use]
-    pub fn data(mut self, folder: &Path) -> Self {
-        self.data = Some(folder.to_owned());
+    pub fn data(mut self, directory: &Path) -> Self {
+        self.data = Some(directory.to_owned());
         self
     }
 
@@ -125,16 +125,16 @@ impl Setup {
 
     /// Writes the config and starts nothing yet.
     pub fn prepare(self) -> Spool {
-        self.prepare_in(super::folder("spool"))
+        self.prepare_in(super::directory("spool"))
     }
 
-    /// The same in a folder that may hold data already.
-    pub fn prepare_in(self, folder: TempDir) -> Spool {
+    /// The same in a directory that may hold data already.
+    pub fn prepare_in(self, directory: TempDir) -> Spool {
         let (grpc, http, admin) = (free_port(), free_port(), free_port());
         let sinks = &self.sinks;
         let auth = self.auth.map(|keys| format!("  auth: {{ {keys} }}\n")).unwrap_or_default();
         let token = self.admin_token.map(|token| format!(", token: {token}")).unwrap_or_default();
-        let data = self.data.unwrap_or_else(|| folder.path().join("data"));
+        let data = self.data.unwrap_or_else(|| directory.path().join("data"));
         let (data_dir, sections) = (data.display(), &self.sections);
         let config = format!(
             "data_dir: {data_dir}\n\
@@ -142,9 +142,9 @@ impl Setup {
              admin: {{ listen: \"127.0.0.1:{admin}\"{token} }}\n\
              sinks:\n{sinks}{sections}"
         );
-        fs::write(folder.path().join("config.yaml"), config).expect("a config file");
+        fs::write(directory.path().join("config.yaml"), config).expect("a config file");
         Spool {
-            folder,
+            directory,
             data,
             grpc,
             http,
@@ -162,9 +162,9 @@ pub const QUICK: &str = "{ interval: 50ms, backoff: { initial: 20ms, max: 500ms 
 
 /// A livekit-spool, running or stopped; its data stays until this is dropped.
 pub struct Spool {
-    /// Before the folder: dropped first, it shows the log that lies there.
+    /// Before the directory: dropped first, it shows the log that lies there.
     process: Option<Process>,
-    folder: TempDir,
+    directory: TempDir,
     data: PathBuf,
     grpc: u16,
     http: u16,
@@ -175,12 +175,12 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// The folder that holds the config, the data folder and what file sinks write.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
+    /// The directory that holds the config, the data directory and what file sinks write.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
     }
 
-    /// The data folder.
+    /// The data directory.
     pub fn data(&self) -> PathBuf {
         self.data.clone()
     }
@@ -240,20 +240,20 @@ impl Spool {
     /// Starts the binary and returns at once.
     pub fn launch(&mut self) {
         assert!(self.process.is_none(), "livekit-spool runs already");
-        let folder = self.folder.path().to_str().expect("a UTF-8 path");
+        let directory = self.directory.path().to_str().expect("a UTF-8 path");
         let envs: Vec<(&str, &str)> = self.envs.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-        // In its own folder: the paths in its config are relative, and so is what it prints.
+        // In its own directory: the paths in its config are relative, and so is what it prints.
         let mut words: Vec<&str> = self.entry.iter().map(String::as_str).collect();
-        words.extend(["env", "-C", folder]);
+        words.extend(["env", "-C", directory]);
         words.extend(self.wrapper.iter().map(String::as_str));
         words.extend([BINARY, "run", "--config", "config.yaml"]);
-        let log = self.folder.path().join("log");
+        let log = self.directory.path().join("log");
         self.process = Some(Process::start("livekit-spool", Path::new("env"), &words, &envs, &log));
     }
 
     /// Returns when the gRPC port takes connections; the test fails when the process ends instead.
     pub async fn wait_until_it_takes_records(&mut self) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         let address = format!("127.0.0.1:{}", self.grpc);
         while tokio::net::TcpStream::connect(&address).await.is_err() {
             self.process().assert_running();
@@ -270,21 +270,21 @@ impl Spool {
     /// SIGTERM; the test fails unless it ends by itself, and well.
     pub fn terminate(&mut self) {
         let mut process = self.process.take().expect("livekit-spool runs");
-        let status = process.terminate(PATIENCE);
+        let status = process.terminate(TIMEOUT);
         assert!(status.success(), "after SIGTERM it ended with {}:\n{}", describe(status), process.output());
     }
 
     /// Waits until it has ended without being told to; what it printed comes along.
     pub fn wait_for_its_end(&mut self) -> (ExitStatus, String) {
         let mut process = self.process.take().expect("livekit-spool runs");
-        let status = process.wait(PATIENCE);
+        let status = process.wait(TIMEOUT);
         (status, process.output())
     }
 
     /// Runs a command of the binary (`backlog`, `dead list` …) with this config and returns what it said.
     pub fn command(&self, words: &[&str]) -> Output {
         let mut command = Command::new("env");
-        command.args(&self.entry).args(["env", "-C"]).arg(self.folder.path());
+        command.args(&self.entry).args(["env", "-C"]).arg(self.directory.path());
         command.arg(BINARY).args(words).args(["--config", "config.yaml"]);
         command.envs(self.envs.iter().map(|(name, value)| (name, value)));
         command.output().expect("the binary starts")
@@ -321,8 +321,8 @@ impl Spool {
         let output = self.command(&["dead", "list", sink, "-n", "1000000", "--json"]);
         assert!(output.status.success(), "dead list failed: {}", String::from_utf8_lossy(&output.stderr));
         let listed: Value = serde_json::from_slice(&output.stdout).expect("dead list --json is JSON");
-        let letters = listed.as_array().expect("a list of dead letters");
-        letters.iter().map(|letter| letter["id"].as_str().expect("an id").to_owned()).collect()
+        let dead_letters = listed.as_array().expect("a list of dead letters");
+        dead_letters.iter().map(|dead_letter| dead_letter["id"].as_str().expect("an id").to_owned()).collect()
     }
 
     /// Waits until no sink has anything left to deliver.

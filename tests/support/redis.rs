@@ -8,13 +8,13 @@ use std::{
 use redis::AsyncConnectionConfig;
 use tempfile::TempDir;
 
-use super::{PATIENCE, child::Process, free_port, test_server};
+use super::{TIMEOUT, child::Process, free_port, test_server};
 
 /// A server, running or stopped; its data stays until this is dropped.
 pub struct Redis {
-    /// Before the folder: dropped first, it shows the log that lies there.
+    /// Before the directory: dropped first, it shows the log that lies there.
     process: Option<Process>,
-    folder: TempDir,
+    directory: TempDir,
     port: u16,
     options: Vec<String>,
 }
@@ -28,7 +28,7 @@ impl Redis {
     /// A server with RedisJSON, with or without RediSearch, and options of the command line
     /// (`--requirepass`, `--maxmemory`, `--rename-command` …).
     pub async fn start_with(search: bool, options: &[&str]) -> Self {
-        let folder = super::folder("redis");
+        let directory = super::directory("redis");
         let mut modules = vec!["rejson.so"];
         if search {
             modules.push("redisearch.so");
@@ -38,7 +38,7 @@ impl Redis {
             let file = test_server("redis/lib").join(module);
             all.extend(["--loadmodule".to_owned(), file.to_str().expect("a UTF-8 path").to_owned()]);
         }
-        let mut redis = Self { folder, port: free_port(), options: all, process: None };
+        let mut redis = Self { directory, port: free_port(), options: all, process: None };
         redis.restart().await;
         redis
     }
@@ -65,7 +65,7 @@ impl Redis {
 
     /// SIGTERM, and waits until it has ended.
     pub fn stop(&mut self) {
-        self.process.take().expect("the server runs").terminate(PATIENCE);
+        self.process.take().expect("the server runs").terminate(TIMEOUT);
     }
 
     /// Starts it on the same data at the same address, and waits until it has loaded them.
@@ -73,16 +73,16 @@ impl Redis {
         assert!(self.process.is_none(), "the server runs already");
         let libraries = test_server("redis/lib");
         let libraries = libraries.to_str().expect("a UTF-8 path");
-        let data = self.folder.path().join("data");
-        fs::create_dir_all(&data).expect("a folder for the server's data");
+        let data = self.directory.path().join("data");
+        fs::create_dir_all(&data).expect("a directory for the server's data");
         let port = self.port.to_string();
         let mut args = vec!["--bind", "127.0.0.1", "--port", &port, "--save", "", "--appendonly", "yes"];
         args.extend(["--appendfsync", "always", "--dir", data.to_str().expect("a UTF-8 path")]);
         args.extend(self.options.iter().map(String::as_str));
-        let log = self.folder.path().join("log");
+        let log = self.directory.path().join("log");
         let program = test_server("redis/bin/redis-server");
         let mut process = Process::start("redis-server", &program, &args, &[("LD_LIBRARY_PATH", libraries)], &log);
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         while !self.answers().await {
             process.assert_running();
             assert!(Instant::now() < deadline, "Redis at {} does not answer", self.address());
@@ -94,7 +94,7 @@ impl Redis {
     async fn try_connect(&self) -> redis::RedisResult<redis::aio::MultiplexedConnection> {
         // The client's own limits are for machines with nothing else to do.
         let patient =
-            AsyncConnectionConfig::new().set_connection_timeout(Some(PATIENCE)).set_response_timeout(Some(PATIENCE));
+            AsyncConnectionConfig::new().set_connection_timeout(Some(TIMEOUT)).set_response_timeout(Some(TIMEOUT));
         redis::Client::open(self.url())?.get_multiplexed_async_connection_with_config(&patient).await
     }
 

@@ -12,7 +12,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    BackoffOptions, FlushOptions, FlushState, Handle, Worker,
+    BackoffOptions, FlushOptions, Handle, SinkState, Worker,
     environment::Environment,
     fake_queue::{Hang, MemoryQueue},
     fake_sink::{Behaviour, ScriptedSink, Throttle},
@@ -106,7 +106,7 @@ async fn every_record_arrives_once_and_leaves_the_queue() {
 #[tokio::test(start_paused = true)]
 async fn a_batch_that_is_not_full_goes_when_its_interval_is_over() {
     let bench = start(&MemoryQueue::with(0), Behaviour::default(), options());
-    bench.until("idle", |bench| bench.handle.status().state == FlushState::Idle).await;
+    bench.until("idle", |bench| bench.handle.status().state == SinkState::Idle).await;
     bench.queue.push(3);
     let began = tokio::time::Instant::now();
     bench.drained().await;
@@ -119,7 +119,7 @@ async fn a_batch_that_is_not_full_goes_when_its_interval_is_over() {
 async fn flush_now_does_not_wait_for_the_interval() {
     let options = FlushOptions { interval: Duration::from_secs(3600), ..options() };
     let bench = start(&MemoryQueue::with(3), Behaviour::default(), options);
-    bench.until("idle", |bench| bench.handle.status().state == FlushState::Idle).await;
+    bench.until("idle", |bench| bench.handle.status().state == SinkState::Idle).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(bench.queue.backlog(), 3);
     let began = tokio::time::Instant::now();
@@ -156,12 +156,12 @@ async fn one_batch_in_flight_keeps_strict_order_through_failures() {
 async fn an_hour_long_outage_makes_few_attempts_and_loses_nothing() {
     let behaviour = Behaviour { fails: Some(SinkErrorKind::Unavailable), ..Behaviour::default() };
     let bench = start(&MemoryQueue::with(100), behaviour, options());
-    bench.until("unavailable", |bench| bench.handle.status().state == FlushState::Unavailable).await;
+    bench.until("unavailable", |bench| bench.handle.status().state == SinkState::Unavailable).await;
     tokio::time::sleep(Duration::from_secs(3600)).await;
     bench.sink.set(|behaviour| behaviour.fails = None);
     bench.drained().await;
     assert_eq!(bench.sorted(), all_but(100, &[]));
-    assert!(matches!(bench.handle.status().state, FlushState::Idle | FlushState::Delivering));
+    assert!(matches!(bench.handle.status().state, SinkState::Idle | SinkState::Delivering));
     assert!(bench.handle.status().last_error.is_some());
 }
 
@@ -184,7 +184,7 @@ async fn a_sink_that_fails_later_is_probed_with_one_batch_at_growing_pauses() {
 async fn a_wrong_password_throws_nothing_away_and_is_loud() {
     let behaviour = Behaviour { fails: Some(SinkErrorKind::Unauthorized), ..Behaviour::default() };
     let bench = start(&MemoryQueue::with(50), behaviour, options());
-    bench.until("unauthorized", |bench| bench.handle.status().state == FlushState::Unauthorized).await;
+    bench.until("unauthorized", |bench| bench.handle.status().state == SinkState::Unauthorized).await;
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(bench.queue.backlog(), 50);
     bench.sink.set(|behaviour| behaviour.fails = None);
@@ -227,7 +227,7 @@ async fn where_nothing_is_accepted_nothing_is_rejected() {
     let bench = start(&MemoryQueue::with(500), behaviour, options());
     tokio::time::sleep(Duration::from_secs(1800)).await;
     assert!(bench.queue.dead().is_empty() && bench.queue.backlog() == 500);
-    assert_eq!(bench.handle.status().state, FlushState::Unavailable);
+    assert_eq!(bench.handle.status().state, SinkState::Unavailable);
     bench.sink.set(|behaviour| behaviour.poison.clear());
     bench.drained().await;
     assert_eq!(bench.sorted(), all_but(500, &[]));
@@ -278,7 +278,7 @@ async fn full_dead_letters_pause_the_sink_until_there_is_room() {
     queue.fill_dead_letters(true);
     let behaviour = Behaviour { bad: BTreeSet::from([0]), ..Behaviour::default() };
     let bench = start(&queue, behaviour, options());
-    bench.until("paused", |bench| bench.handle.status().state == FlushState::DeadLettersFull).await;
+    bench.until("paused", |bench| bench.handle.status().state == SinkState::DeadLettersFull).await;
     let arrived = bench.sink.arrived().len();
     tokio::time::sleep(Duration::from_secs(120)).await;
     assert_eq!(bench.sink.arrived().len(), arrived, "nothing goes out meanwhile");
@@ -294,7 +294,7 @@ async fn deliveries_that_the_queue_would_not_record_are_recorded_later_not_sent_
     let queue = MemoryQueue::with(100);
     queue.refuse_acknowledgements(true);
     let bench = start(&queue, Behaviour::default(), options());
-    bench.until("the spool failed", |bench| bench.handle.status().state == FlushState::SpoolFailed).await;
+    bench.until("the spool failed", |bench| bench.handle.status().state == SinkState::SpoolFailed).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     queue.refuse_acknowledgements(false);
     bench.drained().await;
@@ -323,7 +323,7 @@ async fn the_sink_looks_back_before_the_first_batch_as_far_as_the_queue_may_deli
     queue.redeliver_since(Some(1000));
     let behaviour = Behaviour { cannot_look_back: [SinkErrorKind::Unavailable; 2].into(), ..Behaviour::default() };
     let bench = start(&queue, behaviour, options());
-    bench.until("it failed", |bench| bench.handle.status().state == FlushState::Unavailable).await;
+    bench.until("it failed", |bench| bench.handle.status().state == SinkState::Unavailable).await;
     bench.drained().await;
     assert_eq!(*bench.sink.looked_back.lock(), [(1000, 0); 3], "until it could");
 }
@@ -353,7 +353,7 @@ async fn a_queue_that_cannot_be_read_is_tried_again() {
     let queue = MemoryQueue::with(100);
     queue.refuse_leases(true);
     let bench = start(&queue, Behaviour::default(), options());
-    bench.until("the spool failed", |bench| bench.handle.status().state == FlushState::SpoolFailed).await;
+    bench.until("the spool failed", |bench| bench.handle.status().state == SinkState::SpoolFailed).await;
     queue.refuse_leases(false);
     bench.drained().await;
     assert_eq!(bench.sorted(), all_but(100, &[]));
@@ -372,7 +372,7 @@ async fn max_rate_limits_the_drain() {
 async fn a_paused_worker_sends_nothing_until_it_is_resumed() {
     let bench = start(&MemoryQueue::with(0), Behaviour::default(), options());
     bench.handle.pause();
-    bench.until("paused", |bench| bench.handle.status().state == FlushState::Paused).await;
+    bench.until("paused", |bench| bench.handle.status().state == SinkState::Paused).await;
     bench.queue.push(50);
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!(bench.queue.backlog(), 50);
@@ -384,9 +384,9 @@ async fn a_paused_worker_sends_nothing_until_it_is_resumed() {
 async fn a_worker_that_panics_is_started_again_and_sends_what_was_in_flight() {
     let slow = Behaviour { delay: Duration::from_millis(10), ..Behaviour::default() };
     let queue = MemoryQueue::with(100);
-    queue.panic_in_look();
+    queue.panic_in_inspection();
     let bench = start(&queue, slow, options());
-    bench.until("it is said", |bench| bench.handle.status().state == FlushState::Unavailable).await;
+    bench.until("it is said", |bench| bench.handle.status().state == SinkState::Unavailable).await;
     let error = bench.handle.status().last_error.expect("why");
     assert!(error.contains("panicked") && error.contains("a bug of these tests"), "{error}");
     bench.until("the queue is empty", |bench| bench.queue.backlog() + bench.queue.leased() == 0).await;

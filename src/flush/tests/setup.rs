@@ -13,7 +13,7 @@ async fn the_setup_is_checked_every_few_minutes_and_soon_after_an_outage_or_a_do
 
     bench.sink.set(|behaviour| behaviour.fails = Some(SinkErrorKind::Unavailable));
     bench.queue.push(20);
-    bench.until("away", |bench| bench.handle.status().state == FlushState::Unavailable).await;
+    bench.until("away", |bench| bench.handle.status().state == SinkState::Unavailable).await;
     let before = bench.sink.checked.lock().len();
     tokio::time::sleep(Duration::from_secs(600)).await;
     assert_eq!(bench.sink.checked.lock().len(), before, "none while it is away");
@@ -62,7 +62,7 @@ async fn what_cannot_keep_records_stops_deliveries_until_it_is_another_and_what_
     assert_eq!(*bench.sink.initialized.lock(), 1);
     bench.until("a third check", |bench| bench.sink.checked.lock().len() == 3).await;
     bench.sink.set(|behaviour| behaviour.fails = Some(SinkErrorKind::Unsuitable));
-    bench.until("it says so", |bench| bench.handle.status().state == FlushState::Unavailable).await;
+    bench.until("it says so", |bench| bench.handle.status().state == SinkState::Unavailable).await;
     let arrived = bench.sink.arrived().len();
     bench.queue.push(10);
     tokio::time::sleep(Duration::from_secs(300)).await;

@@ -6,7 +6,7 @@ use super::*;
 async fn the_last_flush_sends_what_waits_without_waiting_for_the_interval() {
     let options = FlushOptions { interval: Duration::from_secs(3600), ..options() };
     let bench = start(&MemoryQueue::with(25), Behaviour::default(), options);
-    bench.until("ready", |bench| bench.handle.status().state != FlushState::Connecting).await;
+    bench.until("ready", |bench| bench.handle.status().state != SinkState::Connecting).await;
     bench.shutdown.cancel();
     bench.handle.stopped().await;
     assert_eq!(bench.queue.backlog(), 0);
@@ -31,7 +31,7 @@ async fn a_dead_sink_gets_one_last_attempt_at_the_end() {
     let behaviour = Behaviour { fails: Some(SinkErrorKind::Unavailable), ..Behaviour::default() };
     let slow_to_return = BackoffOptions { initial: Duration::from_secs(3600), max: Duration::from_secs(3600) };
     let bench = start(&MemoryQueue::with(30), behaviour, FlushOptions { backoff: slow_to_return, ..options() });
-    bench.until("unavailable", |bench| bench.handle.status().state == FlushState::Unavailable).await;
+    bench.until("unavailable", |bench| bench.handle.status().state == SinkState::Unavailable).await;
     bench.sink.set(|behaviour| behaviour.fails = None);
     bench.shutdown.cancel();
     bench.handle.stopped().await;
@@ -39,7 +39,7 @@ async fn a_dead_sink_gets_one_last_attempt_at_the_end() {
 
     let behaviour = Behaviour { fails: Some(SinkErrorKind::Unavailable), ..Behaviour::default() };
     let bench = start(&MemoryQueue::with(30), behaviour, options());
-    bench.until("unavailable", |bench| bench.handle.status().state == FlushState::Unavailable).await;
+    bench.until("unavailable", |bench| bench.handle.status().state == SinkState::Unavailable).await;
     bench.shutdown.cancel();
     bench.handle.stopped().await;
     assert_eq!((bench.queue.backlog(), bench.queue.leased()), (30, 0));

@@ -3,37 +3,37 @@
 use super::*;
 
 /// What is wrong, how the sink is told, and what the state says then.
-type Trouble = (&'static str, fn(&mut Behaviour), FlushState);
+type Trouble = (&'static str, fn(&mut Behaviour), SinkState);
 
 /// What can be wrong with all records, and what the state has to be.
-fn troubles() -> Vec<Trouble> {
+fn problems() -> Vec<Trouble> {
     use SinkErrorKind::{Full, Timeout, Unauthorized, Unavailable, Unnamed, Unsuitable};
     fn all() -> BTreeSet<u64> {
         (0..10_000).collect()
     }
     vec![
-        ("each is refused by name", |b| b.failing = all(), FlushState::Unavailable),
-        ("each fails its batch", |b| b.poison = all(), FlushState::Unavailable),
-        ("each is left for later", |b| b.later = all(), FlushState::Unavailable),
-        ("each is rejected", |b| b.bad = all(), FlushState::Rejecting),
+        ("each is refused by name", |b| b.failing = all(), SinkState::Unavailable),
+        ("each fails its batch", |b| b.poison = all(), SinkState::Unavailable),
+        ("each is left for later", |b| b.later = all(), SinkState::Unavailable),
+        ("each is rejected", |b| b.bad = all(), SinkState::Rejecting),
         (
             "one is rejected, the others fail",
             |b| (b.bad, b.failing) = ((100..104).collect(), all()),
-            FlushState::Unavailable,
+            SinkState::Unavailable,
         ),
-        ("unavailable", |b| b.fails = Some(Unavailable), FlushState::Unavailable),
-        ("timeout", |b| b.fails = Some(Timeout), FlushState::Unavailable),
-        ("unauthorized", |b| b.fails = Some(Unauthorized), FlushState::Unauthorized),
-        ("full", |b| b.fails = Some(Full), FlushState::Unavailable),
-        ("unsuitable", |b| b.fails = Some(Unsuitable), FlushState::Unavailable),
-        ("unnamed", |b| b.fails = Some(Unnamed), FlushState::Unavailable),
+        ("unavailable", |b| b.fails = Some(Unavailable), SinkState::Unavailable),
+        ("timeout", |b| b.fails = Some(Timeout), SinkState::Unavailable),
+        ("unauthorized", |b| b.fails = Some(Unauthorized), SinkState::Unauthorized),
+        ("full", |b| b.fails = Some(Full), SinkState::Unavailable),
+        ("unsuitable", |b| b.fails = Some(Unsuitable), SinkState::Unavailable),
+        ("unnamed", |b| b.fails = Some(Unnamed), SinkState::Unavailable),
     ]
 }
 
 #[tokio::test(start_paused = true)]
 async fn where_nothing_passes_the_state_says_so_within_seconds_whatever_the_reason() {
     for max_in_flight in [1, 2] {
-        for (what, break_it, state) in troubles() {
+        for (what, break_it, state) in problems() {
             for records in [1, 40, 1000] {
                 let bench =
                     start(&MemoryQueue::with(0), Behaviour::default(), FlushOptions { max_in_flight, ..options() });
@@ -44,10 +44,10 @@ async fn where_nothing_passes_the_state_says_so_within_seconds_whatever_the_reas
                 for _ in 0..100 {
                     let status = bench.handle.status();
                     assert_eq!(status.state, state, "{what}, {records} records, {max_in_flight} in flight: {status:?}");
-                    assert!(status.state.is_trouble() && status.last_error.is_some());
+                    assert!(status.state.is_failing() && status.last_error.is_some());
                     tokio::time::sleep(Duration::from_millis(570)).await;
                 }
-                if state != FlushState::Rejecting {
+                if state != SinkState::Rejecting {
                     let rejected = bench.handle.status().rejected_records;
                     assert!(
                         rejected <= 4 && bench.queue.dead().len() as u64 == rejected,
@@ -60,7 +60,7 @@ async fn where_nothing_passes_the_state_says_so_within_seconds_whatever_the_reas
                 bench.drained().await;
                 assert!(began.elapsed() < Duration::from_secs(100), "{what}: {:?}", began.elapsed());
                 let state = bench.handle.status().state;
-                assert!(matches!(state, FlushState::Idle | FlushState::Delivering), "{what}: {state:?}");
+                assert!(matches!(state, SinkState::Idle | SinkState::Delivering), "{what}: {state:?}");
             }
         }
     }
@@ -102,7 +102,7 @@ async fn records_that_fail_by_name_for_long_while_others_pass_become_dead_letter
         dead.sort();
         assert_eq!(dead, [203, 204, 231].map(|seq| (seq, "told to fail by name".to_owned())));
         assert_eq!(bench.sorted(), all_but(bench.queue.pushed(), &[203, 204, 231]));
-        assert!(!bench.handle.status().state.is_trouble());
+        assert!(!bench.handle.status().state.is_failing());
     }
 }
 
@@ -187,7 +187,7 @@ async fn no_more_is_held_in_the_last_flush_than_before() {
     bench
         .until("over", |bench| {
             most = most.max(bench.handle.in_memory());
-            bench.handle.status().state == FlushState::Stopped
+            bench.handle.status().state == SinkState::Stopped
         })
         .await;
     assert!(most < 1000, "{most} records were in memory, of 60 that may be held and 400 in flight");

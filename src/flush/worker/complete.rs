@@ -10,7 +10,7 @@ use tokio::{
 use super::{Loop, Outage, Parked};
 use crate::{
     flush::{
-        FlushState, backoff,
+        SinkState, backoff,
         in_flight::InFlightBatch,
         tasks::{Sent, TaskResult, count_retries},
     },
@@ -57,7 +57,7 @@ impl Loop {
                 for (stream, seqs) in self.take_leases(panic.id()) {
                     self.context.queue.release(stream, &seqs);
                 }
-                self.fail(FlushState::Unavailable, format!("the sink's code failed: {panic}"));
+                self.fail(SinkState::Unavailable, format!("the sink's code failed: {panic}"));
             }
         }
     }
@@ -89,7 +89,7 @@ impl Loop {
         if sent.delivered > 0 {
             self.delivered_at = Some(Instant::now());
             self.rejecting = None;
-        } else if let Some(reason) = sent.rejected_for.take().filter(|_| !sent.others_passed) {
+        } else if let Some(reason) = sent.rejected_for.take().filter(|_| !sent.others_delivered) {
             let before = self.rejecting.as_ref().map_or(0, |(records, _)| *records);
             self.rejecting = Some((before + sent.rejected, reason));
         }
@@ -123,20 +123,20 @@ impl Loop {
         let unnamed = kind == SinkErrorKind::Unnamed;
         let delivered_since = batch.delivered_then.replace(delivered_total).is_some_and(|then| then < delivered_total);
         // What was delivered while it was away for the first time says little: that was perhaps just before.
-        let others_passed = delivered || (delivered_since && (unnamed || batch.attempts > 1));
+        let others_delivered = delivered || (delivered_since && (unnamed || batch.attempts > 1));
         batch.suspect |= unnamed;
-        batch.passed = others_passed;
+        batch.others_delivered = others_delivered;
         batch.not_before = Some(Instant::now() + self.pause(batch.attempts));
         if delivered {
             batch.left_behind = 0;
-        } else if others_passed && !unnamed {
+        } else if others_delivered && !unnamed {
             batch.left_behind += 1;
             self.hold_left_behind(batch, &message);
             return;
         }
         self.record_error(&message);
         let just_now = self.delivered_at.is_some_and(|at| at.elapsed() < RECENTLY);
-        if others_passed || (unnamed && just_now && self.deadline.is_none()) {
+        if others_delivered || (unnamed && just_now && self.deadline.is_none()) {
             self.keep(batch);
             return;
         }
@@ -188,19 +188,19 @@ impl Loop {
 
     pub(super) fn fail_to_settle(&mut self, error: &QueueError) {
         let state = match error {
-            QueueError::DeadLettersFull { .. } => FlushState::DeadLettersFull,
-            QueueError::Io { .. } | QueueError::NoKey { .. } => FlushState::SpoolFailed,
+            QueueError::DeadLettersFull { .. } => SinkState::DeadLettersFull,
+            QueueError::Io { .. } | QueueError::NoKey { .. } => SinkState::SpoolFailed,
         };
         self.fail(state, error.to_string());
     }
 
     /// Backs off; failures of batches that were in flight together count once.
-    pub(super) fn fail(&mut self, state: FlushState, message: String) {
+    pub(super) fn fail(&mut self, state: SinkState, message: String) {
         self.fail_for(state, message, false);
     }
 
     /// The same; where it is perhaps the records' fault the pauses stay short, so that others are soon tried.
-    fn fail_for(&mut self, state: FlushState, message: String, records_are_suspect: bool) {
+    fn fail_for(&mut self, state: SinkState, message: String, records_are_suspect: bool) {
         self.record_error(&message);
         self.gave_up |= self.deadline.is_some();
         let now = Instant::now();
@@ -209,7 +209,7 @@ impl Loop {
             Some(outage) => outage.failures + 1,
             None => 1,
         };
-        if matches!(state, FlushState::Unavailable | FlushState::Unauthorized) && !records_are_suspect {
+        if matches!(state, SinkState::Unavailable | SinkState::Unauthorized) && !records_are_suspect {
             self.window.restart();
         }
         let pause = self.pause(failures);

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{Loop, MAX_HELD_EXTRA, Next, Wait};
 use crate::{
     flush::{
-        FlushState,
+        SinkState,
         context::Context,
         in_flight::{InFlightBatch, ranges},
         tasks::{initialize, look_back, panicked, send, settle},
@@ -106,11 +106,11 @@ impl Loop {
         let strict = self.options.max_in_flight <= 1;
         let fresh_probe =
             self.outage.as_ref().is_some_and(|outage| outage.records_are_suspect || outage.failures % 2 == 1);
-        let room = self.has_room();
+        let space = self.has_space();
         let blocked = strict && self.held.iter().any(|batch| !batch.suspect);
         let held = self.held.iter().position(|batch| batch.is_due(now));
         let mut wait = Wait::Event;
-        if room
+        if space
             && !blocked
             && let Some(i) = self.suspects_to_try(now)
             && let Next::Batch(witness) = self.lease(now, LeaseLimit { records: 1, ..limit }).await
@@ -119,7 +119,7 @@ impl Loop {
             self.held.extend(suspects.split_off(MAX_SUSPECTS));
             return Next::Trial(suspects, witness);
         }
-        if room && !blocked && (fresh_probe || held.is_none()) {
+        if space && !blocked && (fresh_probe || held.is_none()) {
             match self.lease(now, limit).await {
                 Next::Wait(later) => wait = later,
                 batch => {
@@ -157,8 +157,8 @@ impl Loop {
     }
 
     /// Whether fresh records may be taken beside those that are held; those that others go past are not in the way.
-    fn has_room(&self) -> bool {
-        let blocking = self.held.iter().filter(|batch| !batch.suspect && !batch.passed).count();
+    fn has_space(&self) -> bool {
+        let blocking = self.held.iter().filter(|batch| !batch.suspect && !batch.others_delivered).count();
         blocking < self.options.max_in_flight + MAX_HELD_EXTRA
     }
 
@@ -200,11 +200,11 @@ impl Loop {
         let Some(stream) = self.due.next(&*self.context.queue, now, limit, flushing) else {
             return Next::Wait(self.due.next_look(now).map_or(Wait::Ready, Wait::Until));
         };
-        let room = self.room_for_unflushed(stream);
-        if room == 0 {
+        let space = self.space_for_unflushed(stream);
+        if space == 0 {
             return Next::Wait(Wait::Until(now + self.due.tick()));
         }
-        let limit = LeaseLimit { records: limit.records.min(room), ..limit };
+        let limit = LeaseLimit { records: limit.records.min(space), ..limit };
         match lease(&self.context, stream, limit).await {
             Ok(Some(lease)) if !lease.records.is_empty() => {
                 self.due.taken(stream, lease.records.len());
@@ -217,7 +217,7 @@ impl Loop {
                     self.record_error(&error.to_string());
                     return Next::Wait(Wait::Until(now + self.due.tick()));
                 }
-                self.fail(FlushState::SpoolFailed, error.to_string());
+                self.fail(SinkState::SpoolFailed, error.to_string());
                 Next::Wait(self.outage.as_ref().map_or(Wait::Event, |outage| Wait::Until(outage.retry_at)))
             }
         }
@@ -225,7 +225,7 @@ impl Loop {
 
     /// How many records of a stream may go out before the queue was flushed of those before them: no more than the sink
     /// would recognise if a crash brought them again.
-    fn room_for_unflushed(&self, stream: Stream) -> usize {
+    fn space_for_unflushed(&self, stream: Stream) -> usize {
         let Some(recognized) = self.context.sink.recognizes() else { return usize::MAX };
         let leased = self.leased.iter().filter(|(_, of, _)| *of == stream).flat_map(|(.., seqs)| seqs);
         let leased: u64 = leased.map(|seqs| seqs.end - seqs.start).sum();
@@ -260,25 +260,25 @@ async fn lease(context: &Context, stream: Stream, limit: LeaseLimit) -> Result<O
     let queue = Arc::clone(&context.queue);
     let leased = context.environment.run_blocking(move || {
         let lease = queue.lease(stream, limit)?;
-        Ok(lease.map(|lease| Unclaimed { queue, lease: Some(lease) }))
+        Ok(lease.map(|lease| Orphaned { queue, lease: Some(lease) }))
     });
     let leased = leased.await.unwrap_or_else(|panic| Err(panicked(panic)))?;
-    Ok(leased.and_then(Unclaimed::claim))
+    Ok(leased.and_then(Orphaned::claim))
 }
 
 /// A lease that nobody holds yet: dropped, its records are released.
-struct Unclaimed {
+struct Orphaned {
     queue: Arc<dyn Queue>,
     lease: Option<Lease>,
 }
 
-impl Unclaimed {
+impl Orphaned {
     fn claim(mut self) -> Option<Lease> {
         self.lease.take()
     }
 }
 
-impl Drop for Unclaimed {
+impl Drop for Orphaned {
     fn drop(&mut self) {
         if let Some(Lease { stream, records }) = self.lease.take() {
             self.queue.release(stream, &ranges(records.iter().map(|record| record.seq)));

@@ -28,7 +28,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    FlushOptions, FlushState,
+    FlushOptions, SinkState,
     context::Context,
     due::Due,
     in_flight::{InFlightBatch, ranges},
@@ -99,7 +99,7 @@ pub(super) struct Loop {
 }
 
 struct Outage {
-    state: FlushState,
+    state: SinkState,
     message: String,
     failures: u32,
     retry_at: Instant,
@@ -299,7 +299,7 @@ impl Loop {
             self.record_error("closing the sink took too long");
         }
         self.shared.update(|status| status.in_flight = 0);
-        self.shared.enter(FlushState::Stopped, None);
+        self.shared.enter(SinkState::Stopped, None);
     }
 
     fn publish_status(&self) {
@@ -318,13 +318,13 @@ impl Loop {
             format!("nothing passes: the last {records} records were rejected, the last one for: {reason}")
         });
         let (state, error) = match &self.outage {
-            _ if self.deadline.is_some() => (FlushState::Stopping, None),
-            _ if self.paused => (FlushState::Paused, None),
+            _ if self.deadline.is_some() => (SinkState::Stopping, None),
+            _ if self.paused => (SinkState::Paused, None),
             Some(outage) => (outage.state, Some(outage.message.as_str())),
-            None if !self.initialized || self.has_to_look_back() => (FlushState::Connecting, None),
-            None if self.rejecting.is_some() => (FlushState::Rejecting, rejecting.as_deref()),
-            None if in_flight > 0 => (FlushState::Delivering, None),
-            None => (FlushState::Idle, None),
+            None if !self.initialized || self.has_to_look_back() => (SinkState::Connecting, None),
+            None if self.rejecting.is_some() => (SinkState::Rejecting, rejecting.as_deref()),
+            None if in_flight > 0 => (SinkState::Delivering, None),
+            None => (SinkState::Idle, None),
         };
         self.shared.enter(state, error);
     }

@@ -10,7 +10,7 @@ use std::{
 use super::{
     names::{EXTENSION, is_file_of},
     options::FileCompression,
-    output::sync_folder_of,
+    output::sync_directory_of,
     recent::{REMEMBERED, id_of_line},
 };
 use crate::{files, record::Stream};
@@ -37,7 +37,7 @@ pub(super) fn compress(path: &Path, compression: FileCompression) -> io::Result<
         let _ = fs::remove_file(&unfinished);
         return Err(error);
     }
-    sync_folder_of(&finished)?;
+    sync_directory_of(&finished)?;
     fs::remove_file(path)
 }
 
@@ -68,8 +68,8 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 }
 
 /// Removes what a crash left half compressed.
-pub(super) fn remove_unfinished(folder: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
+pub(super) fn remove_unfinished(directory: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
         let path = entry?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let whole = name.strip_suffix(UNFINISHED);
@@ -168,8 +168,8 @@ mod tests {
 
     #[test]
     fn as_much_of_the_end_is_read_as_holds_the_ids_to_remember() {
-        let folder = tempfile::tempdir().expect("folder");
-        let path = folder.path().join("file");
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("file");
         let lines: Vec<String> =
             (0..3000).map(|i| format!("{{\"_id\":\"AE_{i}\",\"x\":\"{}\"}}\n", "y".repeat(i % 90))).collect();
         let text = lines.concat();

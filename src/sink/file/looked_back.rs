@@ -99,9 +99,9 @@ mod tests {
 
     #[test]
     fn of_too_many_lines_the_newest_are_remembered() {
-        let folder = tempfile::tempdir().expect("a folder");
+        let directory = tempfile::tempdir().expect("a directory");
         let files = [("1.ndjson", ["a", "b", "c"]), ("2.ndjson", ["d", "e", "f"])].map(|(name, ids)| {
-            let path = folder.path().join(name);
+            let path = directory.path().join(name);
             let lines: String = ids.iter().map(|id| format!("{{\"_id\":\"{id}\"}}\n")).collect();
             fs::write(&path, lines).expect("written");
             path

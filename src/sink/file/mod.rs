@@ -43,7 +43,7 @@ use crate::{
     record::{Stream, UnixMillis},
 };
 
-/// Held while the folder is in use, so that no second sink writes into the same files.
+/// Held while the directory is in use, so that no second sink writes into the same files.
 const LOCK: &str = ".livekit-spool.lock";
 
 /// Delivers to files.
@@ -61,7 +61,7 @@ struct Inner {
     lock: Mutex<Option<fs::File>>,
     /// Held while closed files are compressed.
     compressing: Mutex<()>,
-    /// Set once the folder is to be let go: no other file is compressed.
+    /// Set once the directory is to be let go: no other file is compressed.
     closing: AtomicBool,
 }
 
@@ -72,7 +72,7 @@ impl fmt::Debug for FileSink {
 }
 
 impl FileSink {
-    /// A sink that has not touched its folder yet.
+    /// A sink that has not touched its directory yet.
     ///
     /// # Errors
     /// When a label cannot be a key.
@@ -136,23 +136,23 @@ impl Sink for FileSink {
 
 impl Inner {
     fn prepare(&self) -> io::Result<()> {
-        let folder = &self.options.path;
-        make_directories(folder, DIRECTORY_MODE)?;
+        let directory = &self.options.path;
+        make_directories(directory, DIRECTORY_MODE)?;
         let mut lock = self.lock.lock();
         if lock.is_none() {
             let mut options = fs::OpenOptions::new();
             let named = |error: io::Error| io::Error::new(error.kind(), format!("{LOCK}: {error}"));
             let file =
-                files::open(&folder.join(LOCK), options.write(true).create(true).truncate(false)).map_err(named)?;
+                files::open(&directory.join(LOCK), options.write(true).create(true).truncate(false)).map_err(named)?;
             if !files::lock(&file).map_err(named)? {
-                let busy = "another sink or process writes into this folder";
+                let busy = "another sink or process writes into this directory";
                 return Err(io::Error::new(io::ErrorKind::ResourceBusy, busy));
             }
             *lock = Some(file);
         }
-        closed::remove_unfinished(folder)?;
+        closed::remove_unfinished(directory)?;
         for (&stream, file) in &self.streams {
-            *file.lock() = Some(StreamFile::recover(stream, folder, Arc::clone(&self.disk))?);
+            *file.lock() = Some(StreamFile::recover(stream, directory, Arc::clone(&self.disk))?);
         }
         Ok(())
     }
@@ -277,7 +277,7 @@ impl Inner {
 
     fn release(&self) {
         self.closing.store(true, Ordering::Relaxed);
-        // Whoever gets the folder next goes on with its newest file: that must not be one that is replaced by its
+        // Whoever gets the directory next goes on with its newest file: that must not be one that is replaced by its
         // compressed copy right now.
         let _none_is_compressed = self.compressing.lock();
         for file in self.streams.values() {
@@ -300,7 +300,7 @@ impl Inner {
 }
 
 fn not_in_use() -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, "the folder is not in use yet")
+    io::Error::new(io::ErrorKind::NotFound, "the directory is not in use yet")
 }
 
 /// A record as it will stand in the file.

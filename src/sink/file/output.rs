@@ -9,7 +9,7 @@ use std::{
 
 use crate::files;
 
-/// The permissions of the folder, where it has to be made; less the umask.
+/// The permissions of the directory, where it has to be made; less the umask.
 pub(super) const DIRECTORY_MODE: u32 = 0o777;
 
 /// A file that lines are appended to.
@@ -40,7 +40,7 @@ pub(super) struct RealDisk;
 impl Disk for RealDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn Output>> {
         let file = files::open(path, OpenOptions::new().append(true).create_new(true))?;
-        if let Err(error) = sync_folder_of(path) {
+        if let Err(error) = sync_directory_of(path) {
             // The next attempt makes another one.
             let _ = fs::remove_file(path);
             return Err(error);
@@ -76,10 +76,10 @@ impl Output for File {
     }
 }
 
-/// Makes a name in a folder durable.
-pub(super) fn sync_folder_of(path: &Path) -> io::Result<()> {
+/// Makes a name in a directory durable.
+pub(super) fn sync_directory_of(path: &Path) -> io::Result<()> {
     match path.parent() {
-        Some(folder) => File::open(folder)?.sync_all(),
+        Some(directory) => File::open(directory)?.sync_all(),
         None => Ok(()),
     }
 }

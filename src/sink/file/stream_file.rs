@@ -36,7 +36,7 @@ pub(super) struct Rotation {
 /// The file of a stream that is being written, if any, and what was written last.
 pub(super) struct StreamFile {
     stream: Stream,
-    folder: PathBuf,
+    directory: PathBuf,
     disk: Arc<dyn Disk>,
     open: Option<Open>,
     recent: RecentIds,
@@ -57,11 +57,11 @@ struct Open {
 
 impl StreamFile {
     /// Takes up the stream's files where a run before this one left them.
-    pub(super) fn recover(stream: Stream, folder: &Path, disk: Arc<dyn Disk>) -> io::Result<Self> {
-        let mut files = files_of(stream, folder)?;
+    pub(super) fn recover(stream: Stream, directory: &Path, disk: Arc<dyn Disk>) -> io::Result<Self> {
+        let mut files = files_of(stream, directory)?;
         let mut file = Self {
             stream,
-            folder: folder.to_owned(),
+            directory: directory.to_owned(),
             disk,
             open: None,
             recent: RecentIds::default(),
@@ -107,8 +107,8 @@ impl StreamFile {
     pub(super) fn look_back(&mut self, since: UnixMillis) -> io::Result<()> {
         self.looked_back = LookedBack::default();
         if since < UnixMillis::MAX {
-            let files = match files_of(self.stream, &self.folder) {
-                // Someone removed the folder; the next line makes it again.
+            let files = match files_of(self.stream, &self.directory) {
+                // Someone removed the directory; the next line makes it again.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
                 files => files?,
             };
@@ -202,15 +202,15 @@ impl StreamFile {
     /// Files that are closed and still as they were written.
     pub(super) fn closed(&self) -> io::Result<Vec<PathBuf>> {
         let open = self.open.as_ref().map(|open| &open.path);
-        let files = files_of(self.stream, &self.folder)?.into_iter().map(|(_, path)| path);
+        let files = files_of(self.stream, &self.directory)?.into_iter().map(|(_, path)| path);
         Ok(files.filter(|path| Some(path) != open && path.to_string_lossy().ends_with(EXTENSION)).collect())
     }
 
     fn create(&mut self) -> io::Result<Open> {
-        make_directories(&self.folder, DIRECTORY_MODE)?;
+        make_directories(&self.directory, DIRECTORY_MODE)?;
         let since = now_millis();
         let named = since.max(self.last_named + 1);
-        let path = self.folder.join(format!("{}-{}{EXTENSION}", self.stream, name_of(named)));
+        let path = self.directory.join(format!("{}-{}{EXTENSION}", self.stream, name_of(named)));
         let output = self.disk.create(&path)?;
         self.last_named = named;
         Ok(Open { path, output, bytes: 0, unsynced: 0, since })
@@ -218,10 +218,10 @@ impl StreamFile {
 }
 
 /// A stream's files, oldest first, with the time in their names.
-fn files_of(stream: Stream, folder: &Path) -> io::Result<Vec<(UnixMillis, PathBuf)>> {
+fn files_of(stream: Stream, directory: &Path) -> io::Result<Vec<(UnixMillis, PathBuf)>> {
     let mut found = Vec::new();
-    let whose = fs::metadata(folder).ok();
-    for entry in fs::read_dir(folder)? {
+    let whose = fs::metadata(directory).ok();
+    for entry in fs::read_dir(directory)? {
         let entry = entry?;
         let path = entry.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();

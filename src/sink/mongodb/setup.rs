@@ -20,7 +20,7 @@ use super::{
 
 /// What a look at the collections and indexes found.
 #[derive(Debug)]
-struct Look {
+struct Findings {
     warnings: Vec<String>,
     /// Something could not be looked at or made now.
     failed: bool,
@@ -28,7 +28,7 @@ struct Look {
     unfinished: bool,
 }
 
-impl Look {
+impl Findings {
     fn fail(&mut self, what: String, why: &str) {
         self.failed = true;
         self.warnings.push(format!("{what}, which is tried again soon; records are delivered meanwhile: {why}"));
@@ -61,20 +61,20 @@ impl MongoSink {
     }
 
     /// Looks at the collections, and makes the indexes that are not there. Records are worth more than either: what fails, or
-    /// takes longer than `patience`, is a warning. Only what cannot keep records is an error.
-    async fn look(&self, database: &Database, patience: Duration) -> Result<Look, SinkError> {
-        let mut look = Look { warnings: Vec::new(), failed: false, unfinished: false };
+    /// takes longer than `limit`, is a warning. Only what cannot keep records is an error.
+    async fn findings(&self, database: &Database, limit: Duration) -> Result<Findings, SinkError> {
+        let mut findings = Findings { warnings: Vec::new(), failed: false, unfinished: false };
         let name = database.name();
-        let unusual = timeout(patience, unusual_collections(database, &self.options.streams)).await;
-        let unusual =
-            unusual.map_or_else(|_| Err("no answer in time".to_owned()), |looked| looked.map_err(|e| self.told(&e)));
+        let unusual = timeout(limit, unusual_collections(database, &self.options.streams)).await;
+        let unusual = unusual
+            .map_or_else(|_| Err("no answer in time".to_owned()), |inspected| inspected.map_err(|e| self.told(&e)));
         match unusual {
             Ok(unusual) => {
                 let (suitable, unsuitable): (Vec<_>, Vec<_>) = unusual.into_iter().partition(|found| found.is_suitable);
                 *self.unsuitable.lock() = unsuitable.into_iter().next().map(|found| found.message);
-                look.warnings.extend(suitable.into_iter().map(|found| found.message));
+                findings.warnings.extend(suitable.into_iter().map(|found| found.message));
             }
-            Err(why) => look.fail(format!("the collections of {name} were not looked at"), &why),
+            Err(why) => findings.fail(format!("the collections of {name} were not looked at"), &why),
         }
         // Also where that was found before, and nobody knows of a change.
         if let Some(unsuitable) = &*self.unsuitable.lock() {
@@ -83,43 +83,45 @@ impl MongoSink {
         let indexes = self.options.streams.iter().map(|&stream| async move {
             let made_before = self.indexed.lock().contains(&stream);
             let made = indexes::create(database, stream, self.options.expiration.is_some(), made_before);
-            (stream, timeout(patience, made).await)
+            (stream, timeout(limit, made).await)
         });
         // One that hangs keeps none of the others from being made.
         for (stream, made) in join_all(indexes).await {
             match made {
                 Ok(Ok(warnings)) => {
                     self.indexed.lock().insert(stream);
-                    look.warnings.extend(warnings);
+                    findings.warnings.extend(warnings);
                 }
-                Ok(Err(error)) => look.fail(format!("indexes of {name}.{stream} were not made"), &self.told(&error)),
+                Ok(Err(error)) => {
+                    findings.fail(format!("indexes of {name}.{stream} were not made"), &self.told(&error))
+                }
                 // A large collection takes its time, and goes on without us.
                 Err(_) => {
-                    look.unfinished = true;
-                    look.warnings.push(format!("indexes of {name}.{stream} are still being built"));
+                    findings.unfinished = true;
+                    findings.warnings.push(format!("indexes of {name}.{stream} are still being built"));
                 }
             }
         }
-        Ok(look)
+        Ok(findings)
     }
 
     /// Reaches the server and looks; where that failed it is looked at again soon.
-    pub(super) async fn set_up(&self, patience: Duration) -> Result<Vec<String>, SinkError> {
+    pub(super) async fn set_up(&self, limit: Duration) -> Result<Vec<String>, SinkError> {
         let doubts = self.identity.doubts();
-        let looked = async {
+        let inspected = async {
             let ready = self.reach().await?;
-            let look = self.look(&ready.database, patience).await?;
-            Ok::<_, SinkError>((ready, look))
+            let findings = self.findings(&ready.database, limit).await?;
+            Ok::<_, SinkError>((ready, findings))
         };
-        let (ready, look) = looked.await.inspect_err(|_| self.identity.doubt())?;
+        let (ready, findings) = inspected.await.inspect_err(|_| self.identity.doubt())?;
         *self.ready.write() = Some(Arc::new(ready));
         // What takes a long time is not begun again and again beside itself.
-        if look.failed || (look.unfinished && patience < self.options.timeout) {
+        if findings.failed || (findings.unfinished && limit < self.options.timeout) {
             self.identity.doubt();
         } else {
             self.identity.believe(doubts);
         }
-        Ok(look.warnings)
+        Ok(findings.warnings)
     }
 }
 

@@ -90,10 +90,10 @@ impl RedisSink {
     }
 
     /// Sends some entries to one node; says of each what became of it.
-    async fn send_to(&self, node: &str, entries: &[&Entry]) -> Vec<Fate> {
+    async fn send_to(&self, node: &str, entries: &[&Entry]) -> Vec<EntryResult> {
         let failed = |error: &redis::RedisError| {
             let kind = kind_of(error);
-            vec![Fate::Failed(kind, error.to_string()); entries.len()]
+            vec![EntryResult::Failed(kind, error.to_string()); entries.len()]
         };
         let mut connection = match self.nodes.take(node).await {
             Ok(connection) => connection,
@@ -116,13 +116,14 @@ impl RedisSink {
         if replies.len() != expected {
             self.nodes.forget(node);
             let text = format!("{} replies to {expected} commands", replies.len());
-            return vec![Fate::Failed(SinkErrorKind::Unavailable, text); entries.len()];
+            return vec![EntryResult::Failed(SinkErrorKind::Unavailable, text); entries.len()];
         }
-        let mut fates: Vec<Fate> = replies.chunks(per_entry).take(entries.len()).map(Fate::of).collect();
+        let mut results: Vec<EntryResult> =
+            replies.chunks(per_entry).take(entries.len()).map(EntryResult::of).collect();
         if connection.fsyncs() {
             match command::fsynced(replies.last()) {
                 Ok(()) => {}
-                Err((kind, text)) => not_durable(&mut fates, kind, &text),
+                Err((kind, text)) => not_durable(&mut results, kind, &text),
             }
         }
         if command::are_in_order(&replies, seconds.is_some(), connection.fsyncs()) {
@@ -130,18 +131,18 @@ impl RedisSink {
         } else {
             // Whose replies these are is unknown, and its next ones may be to these commands.
             not_durable(
-                &mut fates,
+                &mut results,
                 SinkErrorKind::Unnamed,
                 "a reply of another type than its command's came beside it",
             );
         }
-        fates
+        results
     }
 }
 
 /// What became of an entry.
 #[derive(Debug, Clone)]
-enum Fate {
+enum EntryResult {
     Delivered,
     /// A cluster's other node has it.
     Moved {
@@ -154,7 +155,7 @@ enum Fate {
     Failed(SinkErrorKind, String),
 }
 
-impl Fate {
+impl EntryResult {
     /// Of an entry's replies: to JSON.SET, and to EXPIRE where it was sent. Nothing but OK and 1 is success.
     fn of(replies: &[Value]) -> Self {
         let mut replies = replies.iter();
@@ -189,10 +190,10 @@ impl Fate {
 }
 
 /// Takes back what was delivered.
-fn not_durable(fates: &mut [Fate], kind: SinkErrorKind, text: &str) {
-    for fate in fates {
-        if matches!(fate, Fate::Delivered) {
-            *fate = Fate::Failed(kind, text.to_owned());
+fn not_durable(results: &mut [EntryResult], kind: SinkErrorKind, text: &str) {
+    for result in results {
+        if matches!(result, EntryResult::Delivered) {
+            *result = EntryResult::Failed(kind, text.to_owned());
         }
     }
 }
@@ -217,7 +218,7 @@ impl Sink for RedisSink {
         let mut warnings: Vec<String> = connection.why_not_fsynced().map(str::to_owned).into_iter().collect();
         let made = indexes::create(&mut connection, &self.options.streams);
         // Records are worth more than indexes: whether the server is there they will tell by themselves.
-        let trouble = match tokio::time::timeout(INDEXES_TIMEOUT.min(self.options.timeout), made).await {
+        let problem = match tokio::time::timeout(INDEXES_TIMEOUT.min(self.options.timeout), made).await {
             Ok(Ok(more)) => {
                 warnings.extend(more);
                 self.nodes.give_back(nodes::FIRST, connection);
@@ -227,7 +228,7 @@ impl Sink for RedisSink {
             Err(_) => "the server does not answer FT.CREATE in time".to_owned(),
         };
         warnings.push(format!(
-            "{}: the search indexes were not all made, which is tried again within minutes: {trouble}",
+            "{}: the search indexes were not all made, which is tried again within minutes: {problem}",
             self.address
         ));
         Ok(warnings)
@@ -285,20 +286,22 @@ impl RedisSink {
                 by_node.entry(self.nodes.node_of(entry.slot)).or_default().push(entry);
             }
             for (node, entries) in by_node {
-                for (entry, fate) in entries.iter().zip(self.send_to(&node, &entries).await) {
-                    match fate {
-                        Fate::Delivered => outcomes[entry.record] = Outcome::Delivered,
-                        Fate::Rejected(reason) => outcomes[entry.record] = Outcome::Rejected(reason),
-                        Fate::Moved { slot, node } => match self.check_redirection(&node, &mut asked).await {
+                for (entry, result) in entries.iter().zip(self.send_to(&node, &entries).await) {
+                    match result {
+                        EntryResult::Delivered => outcomes[entry.record] = Outcome::Delivered,
+                        EntryResult::Rejected(reason) => outcomes[entry.record] = Outcome::Rejected(reason),
+                        EntryResult::Moved { slot, node } => match self.check_redirection(&node, &mut asked).await {
                             Ok(()) => {
                                 self.nodes.learn(slot, node);
                                 todo.push(entry);
                             }
                             Err(failure) => *away = Some(failure),
                         },
-                        Fate::Refused(text) => outcomes[entry.record] = Outcome::Failed(text),
-                        Fate::Failed(SinkErrorKind::Unnamed, text) => *unnamed = Some((SinkErrorKind::Unnamed, text)),
-                        Fate::Failed(kind, text) => *away = Some((kind, text)),
+                        EntryResult::Refused(text) => outcomes[entry.record] = Outcome::Failed(text),
+                        EntryResult::Failed(SinkErrorKind::Unnamed, text) => {
+                            *unnamed = Some((SinkErrorKind::Unnamed, text))
+                        }
+                        EntryResult::Failed(kind, text) => *away = Some((kind, text)),
                     }
                 }
             }
@@ -344,15 +347,22 @@ mod tests {
     #[test]
     fn only_ok_to_a_document_and_one_to_its_expiry_is_delivered() {
         for (i, set) in replies().into_iter().enumerate() {
-            let fate = Fate::of(std::slice::from_ref(&set));
-            assert_eq!(matches!(fate, Fate::Delivered), i == 0, "{set:?}: {fate:?}");
+            let result = EntryResult::of(std::slice::from_ref(&set));
+            assert_eq!(matches!(result, EntryResult::Delivered), i == 0, "{set:?}: {result:?}");
             for expire in replies() {
                 let both = [set.clone(), expire.clone()];
-                let fate = Fate::of(&both);
-                assert_eq!(matches!(fate, Fate::Delivered), i == 0 && expire == Value::Int(1), "{both:?}: {fate:?}");
-                assert!(!matches!(fate, Fate::Rejected(_) | Fate::Moved { .. }), "{both:?}: {fate:?}");
+                let result = EntryResult::of(&both);
+                assert_eq!(
+                    matches!(result, EntryResult::Delivered),
+                    i == 0 && expire == Value::Int(1),
+                    "{both:?}: {result:?}"
+                );
+                assert!(
+                    !matches!(result, EntryResult::Rejected(_) | EntryResult::Moved { .. }),
+                    "{both:?}: {result:?}"
+                );
             }
         }
-        assert!(!matches!(Fate::of(&[]), Fate::Delivered));
+        assert!(!matches!(EntryResult::of(&[]), EntryResult::Delivered));
     }
 }

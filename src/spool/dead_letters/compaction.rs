@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use super::{DeadError, DeadLetters, Letters};
+use super::{DeadError, DeadLetters, State};
 use crate::{
     record::Stream,
     spool::{journal::writer::Refusal, queue::Size},
@@ -34,7 +34,7 @@ impl DeadLetters {
     }
 
     /// Gives back space where letters were removed, as far as it is worth it.
-    pub(super) fn reclaim(&self, inner: &mut Letters) -> Result<(), DeadError> {
+    pub(super) fn reclaim(&self, inner: &mut State) -> Result<(), DeadError> {
         self.store.retain();
         if inner.index.is_empty() {
             // Without a queue on disk, nothing but that makes the removal last.
@@ -52,7 +52,7 @@ impl DeadLetters {
     }
 
     /// Appends again what is left of segments, so that these go, until at most `enough` bytes are taken.
-    pub(super) fn compact(&self, inner: &mut Letters, enough: u64) -> Result<(), DeadError> {
+    pub(super) fn compact(&self, inner: &mut State, enough: u64) -> Result<(), DeadError> {
         let mut segments = self.what_is_left();
         segments.sort_by_key(|(allocated, _, left)| left.size.bytes.saturating_mul(1000) / (*allocated).max(1));
         for (allocated, segment, left) in segments {
@@ -65,7 +65,7 @@ impl DeadLetters {
             if self.store.active_segment() == Some(segment) {
                 self.begin_segment()?;
             }
-            match self.move_letters(inner, &left) {
+            match self.move_dead_letters(inner, &left) {
                 // There is no space for these; there may be for those of another.
                 Err(DeadError::Full { .. }) => {}
                 moved => moved?,
@@ -95,15 +95,15 @@ impl DeadLetters {
             .collect()
     }
 
-    fn move_letters(&self, inner: &mut Letters, left: &Left) -> Result<(), DeadError> {
+    fn move_dead_letters(&self, inner: &mut State, left: &Left) -> Result<(), DeadError> {
         // One that is longer than the quota is there alone: then what is moved goes beyond it too, for a moment.
         let limit = if self.bytes() > self.limits.max_bytes { u64::MAX } else { self.limits.max_bytes };
         let (mut group, mut bytes) = (Vec::new(), 0);
         for (stream, seqs) in &left.seqs {
             let mut moved = Ok(());
-            self.each(inner, *stream, seqs.clone(), &|_| true, &mut |inner, _, letter| {
-                bytes += letter.approximate_bytes();
-                group.push(letter);
+            self.each(inner, *stream, seqs.clone(), &|_| true, &mut |inner, _, dead_letter| {
+                bytes += dead_letter.approximate_bytes();
+                group.push(dead_letter);
                 if bytes >= self.limits.group_bytes {
                     moved = self.append(inner, &std::mem::take(&mut group), limit);
                     bytes = 0;

@@ -11,7 +11,7 @@
 //! - A letter that is alone is kept whatever its length: no record stops its sink for good.
 //! - What damage costs is counted as "at least": what the queue knew to be there.
 //!
-//! Locks: [`Letters`] first, then those of the store.
+//! Locks: [`State`] first, then those of the store.
 
 use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc};
 
@@ -28,23 +28,23 @@ use super::{
 use crate::record::{PerStream, Stream};
 
 mod compaction;
+mod dead_letter;
 mod index;
-mod letter;
 mod reading;
 mod writing;
 
+pub use self::dead_letter::{DeadFilter, DeadLetter};
+pub(crate) use self::dead_letter::{Key, groups};
 use self::index::Index;
-pub use self::letter::{DeadFilter, DeadLetter};
-pub(crate) use self::letter::{Key, groups};
 
 /// Segments end at about this length; at a sixteenth of a small quota.
 const MAX_SEGMENT_BYTES: u64 = 4 << 20;
 /// Letters that are appended together, unpacked, are at most about this long; a thirty-second of a small quota.
 const MAX_GROUP_BYTES: u64 = 256 << 10;
 /// A letter's place in memory takes some hundred bytes: there are no more letters than this much of the quota for each …
-const MIN_BYTES_A_LETTER: u64 = 1 << 10;
+const MIN_BYTES_PER_DEAD_LETTER: u64 = 1 << 10;
 /// … and never more than these.
-const MAX_LETTERS: u64 = 500_000;
+const MAX_DEAD_LETTERS: u64 = 500_000;
 
 /// Why dead letters could not be kept or read.
 #[derive(Debug, thiserror::Error)]
@@ -67,13 +67,13 @@ pub(crate) enum DeadError {
 pub(crate) struct DeadLetters {
     store: Store,
     limits: Limits,
-    inner: Mutex<Letters>,
+    inner: Mutex<State>,
 }
 
 #[derive(Debug)]
 struct Limits {
     max_bytes: u64,
-    max_letters: u64,
+    max_dead_letters: u64,
     segment_bytes: u64,
     group_bytes: u64,
     /// What only appending letters again may use.
@@ -84,14 +84,14 @@ impl Limits {
     fn of(max_bytes: u64) -> Self {
         let segment_bytes = MAX_SEGMENT_BYTES.min(max_bytes / 16);
         let group_bytes = MAX_GROUP_BYTES.min(max_bytes / 32);
-        let max_letters = (max_bytes / MIN_BYTES_A_LETTER).clamp(1, MAX_LETTERS);
-        Self { max_bytes, max_letters, segment_bytes, group_bytes, spare_bytes: segment_bytes + 2 * group_bytes }
+        let max_dead_letters = (max_bytes / MIN_BYTES_PER_DEAD_LETTER).clamp(1, MAX_DEAD_LETTERS);
+        Self { max_bytes, max_dead_letters, segment_bytes, group_bytes, spare_bytes: segment_bytes + 2 * group_bytes }
     }
 }
 
 /// Which letters there are.
 #[derive(Debug)]
-struct Letters {
+struct State {
     index: Index,
     is_loaded: bool,
     /// Segments that could not be read when the index was filled.
@@ -126,7 +126,7 @@ impl DeadLetters {
         let (store, findings) = Store::open(place, store_options, queue)?;
         let reader = |stream| Reader::new(&store, stream).map_err(OpenError::io(&home));
         let readers = [reader(Stream::Events)?, reader(Stream::Stats)?, reader(Stream::NodeRooms)?];
-        let inner = Letters {
+        let inner = State {
             index: Index::default(),
             is_loaded: false,
             unread: BTreeSet::new(),

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    DeadError, DeadFilter, DeadLetter, DeadLetters, Key, Letters,
+    DeadError, DeadFilter, DeadLetter, DeadLetters, Key, State,
     index::{Fingerprint, Location},
 };
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
         delivery::QueueError,
         encoding::decode,
         queue::Entry,
-        store::reader::Sought,
+        store::reader::Lookup,
         totals::{Disposition, DropReason},
     },
 };
@@ -48,9 +48,9 @@ impl DeadLetters {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, DeadError> {
         let (mut found, mut bytes) = (Vec::new(), 0);
-        self.each_listed(filter, except, (skip, limit), &|| false, &mut |letter| {
-            bytes += letter.record.len();
-            found.push(letter);
+        self.each_listed(filter, except, (skip, limit), &|| false, &mut |dead_letter| {
+            bytes += dead_letter.record.len();
+            found.push(dead_letter);
             bytes < MAX_LISTED_BYTES
         })?;
         Ok(found)
@@ -84,18 +84,18 @@ impl DeadLetters {
             if is_over() {
                 break;
             }
-            let letter = {
+            let dead_letter = {
                 let inner = &mut *self.inner.lock();
                 match inner.index.at(key) {
                     Some(location) => self.read(inner, location)?,
                     None => None,
                 }
             };
-            match letter.filter(|letter| filter.matches(letter)) {
+            match dead_letter.filter(|dead_letter| filter.matches(dead_letter)) {
                 Some(_) if to_skip > 0 => to_skip -= 1,
-                Some(letter) => {
+                Some(dead_letter) => {
                     left -= 1;
-                    if !each(letter) {
+                    if !each(dead_letter) {
                         break;
                     }
                 }
@@ -107,7 +107,7 @@ impl DeadLetters {
 
     /// Makes the index agree with the queue: fills it at first, later takes in segments that could not be read then. Where the
     /// queue was made again from the journal, what was removed is in it again, and is removed again.
-    pub(super) fn settle(&self, inner: &mut Letters) -> Result<(), DeadError> {
+    pub(super) fn settle(&self, inner: &mut State) -> Result<(), DeadError> {
         let failures = self.store.queue_health().1;
         if !inner.is_loaded {
             inner.queue_failures = failures;
@@ -135,11 +135,11 @@ impl DeadLetters {
     }
 
     /// Takes the letters of entries into the index; an earlier letter with the same key leaves the queue.
-    fn load(&self, inner: &mut Letters, wanted: &dyn Fn(&Entry) -> bool) -> Result<(), DeadError> {
+    fn load(&self, inner: &mut State, wanted: &dyn Fn(&Entry) -> bool) -> Result<(), DeadError> {
         let mut replaced: PerStream<Vec<Range<u64>>> = PerStream::default();
         for stream in Stream::ALL {
-            self.each(inner, stream, 0..u64::MAX, wanted, &mut |inner, location, letter| {
-                if let Some(earlier) = inner.index.insert(&letter.id, location) {
+            self.each(inner, stream, 0..u64::MAX, wanted, &mut |inner, location, dead_letter| {
+                if let Some(earlier) = inner.index.insert(&dead_letter.id, location) {
                     replaced[stream as usize].push(earlier.seq..earlier.seq + 1);
                 }
                 true
@@ -150,10 +150,10 @@ impl DeadLetters {
     }
 
     /// Removes what is in the queue and not in the index, except where that does not know all letters yet.
-    fn remove_again(&self, inner: &Letters) {
+    fn remove_again(&self, inner: &State) {
         let mut removed: PerStream<Vec<Range<u64>>> = PerStream::default();
         for stream in Stream::ALL {
-            let letters = inner.index.seqs(stream);
+            let dead_letters = inner.index.seqs(stream);
             let mut at = 0;
             while let Some((key, entry)) = self.store.entry_from(stream, at) {
                 let seqs = entry.seqs(key);
@@ -162,9 +162,9 @@ impl DeadLetters {
                     continue;
                 }
                 let mut from = seqs.start;
-                for letter in letters.overlap(&seqs) {
-                    removed[stream as usize].push(from..letter.start);
-                    from = letter.end;
+                for dead_letter in dead_letters.overlap(&seqs) {
+                    removed[stream as usize].push(from..dead_letter.start);
+                    from = dead_letter.end;
                 }
                 removed[stream as usize].push(from..seqs.end);
             }
@@ -184,11 +184,11 @@ impl DeadLetters {
     /// Reads the letters of a stream that lie in wanted entries, in order, until `visit` answers false.
     pub(super) fn each(
         &self,
-        inner: &mut Letters,
+        inner: &mut State,
         stream: Stream,
         seqs: Range<u64>,
         wanted: &dyn Fn(&Entry) -> bool,
-        visit: &mut dyn FnMut(&mut Letters, Location, DeadLetter) -> bool,
+        visit: &mut dyn FnMut(&mut State, Location, DeadLetter) -> bool,
     ) -> Result<(), DeadError> {
         let mut at = seqs.start;
         while at < seqs.end
@@ -202,20 +202,20 @@ impl DeadLetters {
                 at = part.end;
                 continue;
             }
-            let sought = inner.readers[stream as usize].seek(&self.store, key, &entry, part.start);
-            if let Sought::Lost(lost) = sought.map_err(read_error)? {
+            let lookup = inner.readers[stream as usize].seek(&self.store, key, &entry, part.start);
+            if let Lookup::Lost(lost) = lookup.map_err(read_error)? {
                 at = self.lose(inner, stream, lost.start..lost.end.min(part.end));
                 continue;
             }
             let mut next = part.start;
             while let Some(record) = inner.readers[stream as usize].take(next, part.end) {
                 next = record.seq + 1;
-                let Some(letter) = decode::<DeadLetter>(&record.bytes) else {
+                let Some(dead_letter) = decode::<DeadLetter>(&record.bytes) else {
                     self.lose(inner, stream, record.seq..next);
                     continue;
                 };
-                let location = Location { last_attempt_at: letter.last_attempt_at, stream, seq: record.seq };
-                if !visit(inner, location, letter) {
+                let location = Location { last_attempt_at: dead_letter.last_attempt_at, stream, seq: record.seq };
+                if !visit(inner, location, dead_letter) {
                     return Ok(());
                 }
             }
@@ -226,13 +226,13 @@ impl DeadLetters {
     }
 
     /// Counts letters as lost; answers where to go on.
-    fn lose(&self, inner: &mut Letters, stream: Stream, lost: Range<u64>) -> u64 {
+    fn lose(&self, inner: &mut State, stream: Stream, lost: Range<u64>) -> u64 {
         inner.index.forget(stream, &lost);
         if !self.store.is_read_only() {
-            let letters =
+            let dead_letters =
                 self.store.finish(stream, std::slice::from_ref(&lost), Disposition::Dropped(DropReason::Damaged));
             self.store.reports.error(format!(
-                "spool {}: at least {letters} dead letters of {stream} are lost to damage; see quarantine/",
+                "spool {}: at least {dead_letters} dead letters of {stream} are lost to damage; see quarantine/",
                 self.store.home.display()
             ));
         }
@@ -240,18 +240,18 @@ impl DeadLetters {
     }
 
     /// A letter of the index; `None` where it is lost.
-    pub(super) fn read(&self, inner: &mut Letters, location: Location) -> Result<Option<DeadLetter>, DeadError> {
+    pub(super) fn read(&self, inner: &mut State, location: Location) -> Result<Option<DeadLetter>, DeadError> {
         let Location { stream, seq, .. } = location;
         let reader = &mut inner.readers[stream as usize];
         // Neighbours lie in the same block.
         if reader.block_seqs().is_some_and(|seqs| seqs.contains(&seq))
-            && let Some(letter) = reader.take(seq, seq + 1).and_then(|record| decode(&record.bytes))
+            && let Some(dead_letter) = reader.take(seq, seq + 1).and_then(|record| decode(&record.bytes))
         {
-            return Ok(Some(letter));
+            return Ok(Some(dead_letter));
         }
         let mut found = None;
-        self.each(inner, stream, seq..seq + 1, &|_| true, &mut |_, _, letter| {
-            found = Some(letter);
+        self.each(inner, stream, seq..seq + 1, &|_| true, &mut |_, _, dead_letter| {
+            found = Some(dead_letter);
             false
         })?;
         Ok(found)

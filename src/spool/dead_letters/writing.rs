@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    DeadError, DeadFilter, DeadLetter, DeadLetters, Key, Letters,
+    DeadError, DeadFilter, DeadLetter, DeadLetters, Key, State,
     index::{Fingerprint, Location},
 };
 use crate::{
@@ -18,20 +18,20 @@ use crate::{
 impl DeadLetters {
     /// Keeps letters, durably, in one group: all of them, or none where they do not fit. A letter that is there already is
     /// replaced; its history is kept. A letter that is alone is kept whatever its length.
-    pub(crate) fn add(&self, letters: Vec<DeadLetter>) -> Result<(), DeadError> {
+    pub(crate) fn add(&self, dead_letters: Vec<DeadLetter>) -> Result<(), DeadError> {
         let inner = &mut *self.inner.lock();
         self.settle(inner)?;
-        let (letters, fresh) = self.with_history(inner, letters)?;
-        if letters.is_empty() {
+        let (dead_letters, fresh) = self.with_history(inner, dead_letters)?;
+        if dead_letters.is_empty() {
             return Ok(());
         }
-        if fresh > 0 && inner.index.len() + fresh > self.limits.max_letters {
+        if fresh > 0 && inner.index.len() + fresh > self.limits.max_dead_letters {
             return Err(DeadError::Full { over: 0 });
         }
         // Letters in place of earlier ones have some space of their own: the earlier ones are garbage then.
         let kept_free = if fresh > 0 { self.limits.spare_bytes } else { self.limits.segment_bytes };
         let limit = self.limits.max_bytes - kept_free;
-        let over = match self.append(inner, &letters, limit) {
+        let over = match self.append(inner, &dead_letters, limit) {
             Err(DeadError::Full { over }) => over,
             kept => return kept,
         };
@@ -39,22 +39,22 @@ impl DeadLetters {
         if garbage >= over && garbage > inner.residue {
             let enough = self.bytes().saturating_sub(over);
             self.compact(inner, enough)?;
-            match self.append(inner, &letters, limit) {
+            match self.append(inner, &dead_letters, limit) {
                 // No use in trying again for the same garbage.
                 Err(DeadError::Full { .. }) => inner.residue = self.garbage(),
                 kept => return kept,
             }
         }
-        if letters.len() > 1 || (fresh > 0 && !inner.index.is_empty()) {
+        if dead_letters.len() > 1 || (fresh > 0 && !inner.index.is_empty()) {
             return Err(DeadError::Full { over });
         }
-        self.append_beyond(inner, &letters)
+        self.append_beyond(inner, &dead_letters)
     }
 
     /// Appends one letter though the quota has no space for it: there is no other, or it takes the place of its earlier self.
-    fn append_beyond(&self, inner: &mut Letters, letter: &[DeadLetter]) -> Result<(), DeadError> {
+    fn append_beyond(&self, inner: &mut State, dead_letter: &[DeadLetter]) -> Result<(), DeadError> {
         self.reclaim(inner)?;
-        self.append(inner, letter, u64::MAX)?;
+        self.append(inner, dead_letter, u64::MAX)?;
         self.store.retain();
         let (bytes, max) = (self.bytes(), self.limits.max_bytes);
         if bytes > max {
@@ -68,35 +68,39 @@ impl DeadLetters {
     }
 
     /// Adds what is known of earlier attempts; answers how many letters are new.
-    fn with_history(&self, inner: &mut Letters, letters: Vec<DeadLetter>) -> Result<(Vec<DeadLetter>, u64), DeadError> {
-        let (mut merged, mut fresh): (Vec<DeadLetter>, _) = (Vec::with_capacity(letters.len()), 0);
+    fn with_history(
+        &self,
+        inner: &mut State,
+        dead_letters: Vec<DeadLetter>,
+    ) -> Result<(Vec<DeadLetter>, u64), DeadError> {
+        let (mut merged, mut fresh): (Vec<DeadLetter>, _) = (Vec::with_capacity(dead_letters.len()), 0);
         let mut positions: HashMap<Key, usize> = HashMap::new();
-        for mut letter in letters {
-            if let Some(&position) = positions.get(&letter.key()) {
-                letter.add_history(&merged[position]);
-                merged[position] = letter;
+        for mut dead_letter in dead_letters {
+            if let Some(&position) = positions.get(&dead_letter.key()) {
+                dead_letter.add_history(&merged[position]);
+                merged[position] = dead_letter;
                 continue;
             }
-            match inner.index.get(letter.stream, &letter.id) {
+            match inner.index.get(dead_letter.stream, &dead_letter.id) {
                 None => fresh += 1,
                 Some((_, location)) => {
                     if let Some(earlier) = self.read(inner, location)? {
-                        letter.add_history(&earlier);
+                        dead_letter.add_history(&earlier);
                     }
                 }
             }
-            positions.insert(letter.key(), merged.len());
-            merged.push(letter);
+            positions.insert(dead_letter.key(), merged.len());
+            merged.push(dead_letter);
         }
         Ok((merged, fresh))
     }
 
     /// Appends letters as one group, and lets go of those that they replace.
-    pub(super) fn append(&self, inner: &mut Letters, letters: &[DeadLetter], limit: u64) -> Result<(), DeadError> {
-        if letters.is_empty() {
+    pub(super) fn append(&self, inner: &mut State, dead_letters: &[DeadLetter], limit: u64) -> Result<(), DeadError> {
+        if dead_letters.is_empty() {
             return Ok(());
         }
-        let batches = batches(letters);
+        let batches = batches(dead_letters);
         loop {
             failpoint::reach("dead_write");
             let group = self.store.pack(&batches, false).map_err(|error| self.io_error(error))?;
@@ -120,11 +124,12 @@ impl DeadLetters {
             next[batch.stream as usize] -= u64::from(batch.count());
         }
         let mut replaced: PerStream<Vec<Range<u64>>> = PerStream::default();
-        for letter in letters {
-            let stream = letter.stream;
-            let location = Location { last_attempt_at: letter.last_attempt_at, stream, seq: next[stream as usize] };
+        for dead_letter in dead_letters {
+            let stream = dead_letter.stream;
+            let location =
+                Location { last_attempt_at: dead_letter.last_attempt_at, stream, seq: next[stream as usize] };
             next[stream as usize] += 1;
-            if let Some(earlier) = inner.index.insert(&letter.id, location) {
+            if let Some(earlier) = inner.index.insert(&dead_letter.id, location) {
                 replaced[stream as usize].push(earlier.seq..earlier.seq + 1);
             }
         }
@@ -157,7 +162,7 @@ impl DeadLetters {
         if filter.reason.is_some() {
             let mut meant = Vec::new();
             for (key, location) in gone {
-                if self.read(inner, location)?.is_some_and(|letter| filter.matches(&letter)) {
+                if self.read(inner, location)?.is_some_and(|dead_letter| filter.matches(&dead_letter)) {
                     meant.push((key, location));
                 }
             }
@@ -171,7 +176,7 @@ impl DeadLetters {
     }
 
     /// Takes letters out of index and queue; true where that is durable.
-    fn take_out(&self, inner: &mut Letters, gone: &[(Fingerprint, Location)]) -> bool {
+    fn take_out(&self, inner: &mut State, gone: &[(Fingerprint, Location)]) -> bool {
         if gone.is_empty() {
             return true;
         }
@@ -206,11 +211,14 @@ impl DeadLetters {
 }
 
 /// Letters as batches, each stream's in order.
-fn batches(letters: &[DeadLetter]) -> Vec<RecordBatch> {
+fn batches(dead_letters: &[DeadLetter]) -> Vec<RecordBatch> {
     let mut batches: Vec<RecordBatch> = Vec::new();
     for stream in Stream::ALL {
         let mut builder = RecordBatchBuilder::new(stream);
-        letters.iter().filter(|letter| letter.stream == stream).for_each(|letter| builder.push(&encode(letter)));
+        dead_letters
+            .iter()
+            .filter(|dead_letter| dead_letter.stream == stream)
+            .for_each(|dead_letter| builder.push(&encode(dead_letter)));
         if !builder.is_empty() {
             batches.push(builder.build(now_millis()));
         }

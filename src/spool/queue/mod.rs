@@ -21,7 +21,7 @@ use std::{collections::BTreeMap, fmt, ops::Range, path::Path, sync::Arc};
 use bincode::{Decode, Encode};
 
 use super::{
-    ages::Times,
+    expiry::Times,
     totals::{Disposition, DropReason, Totals},
 };
 use crate::record::{PerStream, Stream, UnixMillis};

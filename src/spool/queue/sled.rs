@@ -28,7 +28,7 @@ use sled::{
 
 use super::{Change, Entry, Progress, QueueFailed, QueueStore, Queues, Recorded};
 use crate::{
-    caught::caught,
+    catch_panic::catch_panic,
     files,
     record::Stream,
     spool::{
@@ -247,7 +247,7 @@ impl Drop for SledQueue {
         let_go(&db, &self.directory);
         let trees = mem::take(&mut self.trees);
         // Caught: two queues that are dropped one after the other and both panic would end the process.
-        if let Err(panic) = caught(move || drop((trees, db))) {
+        if let Err(panic) = catch_panic(move || drop((trees, db))) {
             tracing::warn!(directory = %self.directory.display(), panic, "the queue's files could not be synced as they were closed");
         }
     }
@@ -325,7 +325,7 @@ fn check_files(directory: &Path) -> io::Result<()> {
 
 /// Runs a call into sled; a panic becomes an error.
 fn guarded<T>(call: impl FnOnce() -> sled::Result<T>) -> Result<T, QueueFailed> {
-    match caught(call) {
+    match catch_panic(call) {
         Ok(result) => result.map_err(|error| QueueFailed(error.to_string())),
         Err(panic) => Err(QueueFailed(format!("sled panicked: {panic}"))),
     }

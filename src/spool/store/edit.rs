@@ -63,8 +63,8 @@ impl Store {
             let mut state = self.state.lock();
             let stream = &mut state.streams[stream as usize];
             stream.totals.count(disposition, records);
-            stream.passed.appended += raw;
-            stream.passed.leave(disposition, raw);
+            stream.byte_totals.appended += raw;
+            stream.byte_totals.leave(disposition, raw);
             Ok(())
         });
         self.mark_changed();
@@ -147,7 +147,7 @@ impl Store {
             Stream::Stats => stats,
             Stream::NodeRooms => node_rooms,
         };
-        of_stream.passed.leave(disposition, size.raw);
+        of_stream.byte_totals.leave(disposition, size.raw);
         for range in &removed {
             of_stream.leased.remove(range);
             of_stream.released.remove(range);

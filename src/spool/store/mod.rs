@@ -36,8 +36,8 @@ use parking_lot::Mutex;
 
 use self::state::State;
 use super::{
-    ages::Times,
     disk::Disk,
+    expiry::Times,
     journal::{
         block::Kind,
         packing::Packed,

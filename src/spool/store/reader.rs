@@ -45,7 +45,7 @@ pub(crate) struct Reader {
     /// Segments that could not be read: since when, and when it was tried last.
     unreadable: BTreeMap<u64, (Instant, Instant)>,
     /// A sector that cannot be read is tried for so long.
-    patience: Duration,
+    timeout: Duration,
     /// The segment of the one that was given up last, and when: others of it are tried no longer meanwhile.
     given_up: Option<(u64, Instant)>,
 }
@@ -62,7 +62,7 @@ struct OpenBlock {
 
 /// What stands at a sequence number.
 #[derive(Debug)]
-pub(crate) enum Sought {
+pub(crate) enum Lookup {
     /// A block is open that holds it.
     Block,
     /// These are nowhere.
@@ -80,13 +80,13 @@ pub(crate) struct ReadRecord {
 impl Reader {
     pub(crate) fn new(store: &Store, stream: Stream) -> io::Result<Self> {
         let unpacker = Unpacker::new(store.options.keys.as_ref())?;
-        let (unreadable, patience) = (BTreeMap::new(), Duration::ZERO);
-        Ok(Self { stream, unpacker, file: None, block: None, behind: None, unreadable, patience, given_up: None })
+        let (unreadable, timeout) = (BTreeMap::new(), Duration::ZERO);
+        Ok(Self { stream, unpacker, file: None, block: None, behind: None, unreadable, timeout, given_up: None })
     }
 
     /// Tries bad sectors for a while before what lies there is lost: they may be back.
     pub(crate) fn patient(self) -> Self {
-        Self { patience: UNREADABLE_TIME, ..self }
+        Self { timeout: UNREADABLE_TIME, ..self }
     }
 
     /// The open block's next record at or behind `seq` and before `end`; it is passed over with that.
@@ -118,9 +118,9 @@ impl Reader {
     ///
     /// # Errors
     /// When the segment cannot be opened or read now, or its key is missing.
-    pub(crate) fn seek(&mut self, store: &Store, key: u64, entry: &Entry, seq: u64) -> Result<Sought, QueueError> {
-        let sought = self.look_for(store, key, entry, seq);
-        if let Err(QueueError::Io { .. }) = sought {
+    pub(crate) fn seek(&mut self, store: &Store, key: u64, entry: &Entry, seq: u64) -> Result<Lookup, QueueError> {
+        let lookup = self.lookup(store, key, entry, seq);
+        if let Err(QueueError::Io { .. }) = lookup {
             let now = instant();
             self.unreadable.entry(entry.segment).or_insert((now, now)).1 = now;
         } else if !self.unreadable.is_empty() {
@@ -129,7 +129,7 @@ impl Reader {
             let segments = &store.state.lock().segments;
             self.unreadable.retain(|segment, _| segments.contains_key(segment));
         }
-        sought
+        lookup
     }
 
     /// Whether a segment could not be read for so long that others go before it.
@@ -145,10 +145,10 @@ impl Reader {
         self.unreadable.keys().any(|&segment| self.passes_over(segment))
     }
 
-    fn look_for(&mut self, store: &Store, key: u64, entry: &Entry, seq: u64) -> Result<Sought, QueueError> {
+    fn lookup(&mut self, store: &Store, key: u64, entry: &Entry, seq: u64) -> Result<Lookup, QueueError> {
         let open = self.block.as_ref().filter(|block| block.segment == entry.segment);
         if open.is_some_and(|block| block.header.seqs().contains(&seq)) {
-            return Ok(Sought::Block);
+            return Ok(Lookup::Block);
         }
         let place = self.behind.filter(|(segment, at)| {
             let is_before = open.is_some_and(|block| block.header.seqs().end <= seq);
@@ -160,7 +160,7 @@ impl Reader {
             let is_ours = header.kind == store.options.kind && header.stream == self.stream;
             if is_ours && header.seqs().contains(&seq) {
                 if self.open(store, entry.segment, at, &header)? {
-                    return Ok(Sought::Block);
+                    return Ok(Lookup::Block);
                 }
                 break;
             }
@@ -202,7 +202,7 @@ impl Reader {
     }
 
     /// Walks the segment in which `seq` should lie. What is damaged is copied to the quarantine.
-    fn search(&mut self, store: &Store, key: u64, entry: &Entry, seq: u64) -> Result<Sought, QueueError> {
+    fn search(&mut self, store: &Store, key: u64, entry: &Entry, seq: u64) -> Result<Lookup, QueueError> {
         let segment = entry.segment;
         let io = |error| io_error(store, segment, error);
         self.file = None;
@@ -234,7 +234,7 @@ impl Reader {
                 break;
             }
             if self.open(store, segment, offset, &header)? {
-                return Ok(Sought::Block);
+                return Ok(Lookup::Block);
             }
             // Its checksum holds and yet it cannot be unpacked: forged, or packed by something else.
             let bytes = offset..offset + header.block_len();
@@ -243,7 +243,7 @@ impl Reader {
             next = next.min(header.seqs().end);
             break;
         }
-        Ok(Sought::Lost(seq..next.max(seq + 1)))
+        Ok(Lookup::Lost(seq..next.max(seq + 1)))
     }
 
     /// Whether a segment was tried for long enough: each of many bad sectors would hold the stream up as long as the first one.
@@ -253,7 +253,7 @@ impl Reader {
             return true;
         }
         let tried = self.unreadable.get(&segment).map(|(since, _)| instant().duration_since(*since));
-        tried.unwrap_or_default() >= self.patience
+        tried.unwrap_or_default() >= self.timeout
     }
 
     fn file(&mut self, store: &Store, segment: u64) -> Result<&mut ChunkReader, QueueError> {

@@ -40,10 +40,10 @@ impl Store {
     /// The same, unless somebody has been at it for too long.
     pub(crate) fn try_with_queue<T>(
         &self,
-        patience: Duration,
+        timeout: Duration,
         mut work: impl FnMut(&dyn QueueStore) -> Result<T, QueueFailed>,
     ) -> Option<T> {
-        let mut queue = self.queue.try_lock_for(patience)?;
+        let mut queue = self.queue.try_lock_for(timeout)?;
         loop {
             match work(queue.as_ref()) {
                 Ok(result) => return Some(result),
@@ -104,8 +104,8 @@ impl Store {
     }
 
     /// Whether a flush that is under way ends in time.
-    pub(crate) fn can_flush(&self, patience: Duration) -> bool {
-        self.flushing.try_lock_for(patience).is_some()
+    pub(crate) fn can_flush(&self, timeout: Duration) -> bool {
+        self.flushing.try_lock_for(timeout).is_some()
     }
 
     /// Whether there is something to flush.

@@ -132,7 +132,7 @@ impl Segment {
 
 impl StreamState {
     /// Lets those of them be leased that the cursor has passed.
-    fn release_passed(&mut self, seqs: Range<u64>) {
+    fn release_extent(&mut self, seqs: Range<u64>) {
         if seqs.start < self.cursor {
             self.released.insert(seqs.start..seqs.end.min(self.cursor));
         }
@@ -152,7 +152,7 @@ impl State {
         }
         for (stream, key, entry) in entries {
             let Some(entry) = entry else { continue };
-            self.streams[*stream as usize].release_passed(entry.seqs(*key));
+            self.streams[*stream as usize].release_extent(entry.seqs(*key));
         }
         for stream in &mut self.streams {
             for leased in stream.leased.iter().collect::<Vec<_>>() {
@@ -259,7 +259,7 @@ impl Store {
             let stream = &mut state.streams[*stream as usize];
             stream.records += entry.records;
             stream.size.add(entry.size);
-            stream.release_passed(entry.seqs(*key));
+            stream.release_extent(entry.seqs(*key));
         }
         for (i, stream) in Stream::ALL.into_iter().enumerate() {
             state.streams[i].totals.recount_damaged(walked.counted[i], read.lost[i]);

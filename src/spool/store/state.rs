@@ -12,7 +12,7 @@ use crate::{
     spool::{
         journal::{block::Header, front::Ending, packing::FrontFacts, scan::Extent, writer::Committed},
         queue::{Progress, Size, ranges::RangeSet},
-        totals::{PassedBytes, Totals},
+        totals::{ByteTotals, Totals},
     },
 };
 
@@ -59,7 +59,7 @@ pub(crate) struct StreamState {
     pub(crate) oldest: Option<UnixMillis>,
     pub(crate) totals: Totals,
     /// Bytes that came and went since the start.
-    pub(crate) passed: PassedBytes,
+    pub(crate) byte_totals: ByteTotals,
     /// All before it were leased at least once.
     pub(crate) cursor: u64,
     pub(crate) leased: RangeSet,
@@ -149,7 +149,7 @@ impl State {
             let stream = &mut self.streams[header.stream as usize];
             stream.records += u64::from(header.count);
             stream.size.add(size_of(header));
-            stream.passed.appended += u64::from(header.raw_len);
+            stream.byte_totals.appended += u64::from(header.raw_len);
             stream.oldest.get_or_insert(header.received_at);
         }
         for (stream, next) in self.streams.iter_mut().zip(next) {

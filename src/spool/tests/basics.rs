@@ -4,8 +4,8 @@ use super::*;
 
 #[tokio::test]
 async fn records_come_out_as_they_went_in_and_in_order() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = open(folder.path());
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = open(directory.path());
     spool.append(batch(Stream::Events, 0..3)).await.expect("taken");
     spool.append(batch(Stream::Stats, 100..101)).await.expect("taken");
     spool.append(batch(Stream::Events, 3..2000)).await.expect("taken");
@@ -19,13 +19,13 @@ async fn records_come_out_as_they_went_in_and_in_order() {
 
 #[tokio::test]
 async fn what_is_not_acknowledged_is_there_after_a_restart() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = open(folder.path());
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = open(directory.path());
     spool.append(batch(Stream::Events, 0..100)).await.expect("taken");
     lease_all(&spool, Stream::Events);
     spool.acknowledge(Stream::Events, &[0..10, 50..60]).expect("noted");
     spool.close().await;
-    let spool = open(folder.path());
+    let spool = open(directory.path());
     let status = spool.status();
     assert_eq!(status.streams[&Stream::Events].records, 80);
     assert_eq!(status.streams[&Stream::Events].delivered, 20);
@@ -37,8 +37,8 @@ async fn what_is_not_acknowledged_is_there_after_a_restart() {
 
 #[tokio::test]
 async fn what_is_given_back_is_handed_out_again_at_its_place() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = open(folder.path());
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = open(directory.path());
     spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
     let first = spool.lease(Stream::Events, limit(4)).expect("readable").expect("records");
     assert_eq!(texts(&first.records), expected(0..4));
@@ -56,8 +56,8 @@ async fn what_is_given_back_is_handed_out_again_at_its_place() {
 
 #[tokio::test]
 async fn a_lease_keeps_to_its_limits_but_is_never_empty() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = open(folder.path());
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = open(directory.path());
     spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
     let one = record(0).len();
     let tiny = LeaseLimit { records: 5, bytes: 1 };
@@ -69,8 +69,8 @@ async fn a_lease_keeps_to_its_limits_but_is_never_empty() {
 
 #[tokio::test]
 async fn concurrent_callers_get_all_their_records_in() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = Arc::new(open(folder.path()));
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = Arc::new(open(directory.path()));
     let callers = (0..16_u64).map(|caller| {
         let spool = Arc::clone(&spool);
         tokio::spawn(async move {
@@ -98,9 +98,9 @@ async fn concurrent_callers_get_all_their_records_in() {
 
 #[tokio::test]
 async fn segments_go_when_they_are_delivered_and_the_count_survives() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let directory = tempfile::tempdir().expect("a directory");
     let small = SpoolOptions { segment_bytes: 256 << 10, compression: Compression::None, ..options() };
-    let spool = Spool::open(folder.path(), small.clone()).expect("opens");
+    let spool = Spool::open(directory.path(), small.clone()).expect("opens");
     for round in 0..40 {
         spool.append(batch(Stream::Events, round * 1000..(round + 1) * 1000)).await.expect("taken");
     }
@@ -112,7 +112,7 @@ async fn segments_go_when_they_are_delivered_and_the_count_survives() {
     let status = spool.status();
     assert_eq!((status.records(), status.streams[&Stream::Events].blocks), (0, 0));
     spool.close().await;
-    let spool = Spool::open(folder.path(), small).expect("opens");
+    let spool = Spool::open(directory.path(), small).expect("opens");
     assert_eq!(spool.status().streams[&Stream::Events].delivered, 40_000);
     spool.append(batch(Stream::Events, 7..8)).await.expect("taken");
     assert_eq!(lease_all(&spool, Stream::Events)[0].seq, 40_000, "sequence numbers go on");
@@ -121,17 +121,17 @@ async fn segments_go_when_they_are_delivered_and_the_count_survives() {
 
 #[tokio::test]
 async fn a_stopped_spool_shows_the_same_figures_and_no_byte_changes() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = open(folder.path());
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = open(directory.path());
     spool.append(batch(Stream::Events, 0..500)).await.expect("taken");
     spool.append(batch(Stream::Stats, 0..20)).await.expect("taken");
     spool.lease(Stream::Events, limit(100)).expect("readable");
     spool.acknowledge(Stream::Events, &[0..100]).expect("noted");
     let live = spool.status();
     spool.close().await;
-    let before = contents(folder.path());
-    let stopped = inspect(folder.path(), options()).expect("readable");
-    assert_eq!(contents(folder.path()), before);
+    let before = contents(directory.path());
+    let stopped = inspect(directory.path(), options()).expect("readable");
+    assert_eq!(contents(directory.path()), before);
     assert_eq!(stopped.writer, WriterState::Stopped);
     for stream in Stream::ALL {
         let (live, stopped) = (&live.streams[&stream], &stopped.streams[&stream]);
@@ -142,10 +142,10 @@ async fn a_stopped_spool_shows_the_same_figures_and_no_byte_changes() {
     }
 }
 
-/// Every file below a folder: path, contents, time of change.
-pub(super) fn contents(folder: &Path) -> Vec<(std::path::PathBuf, Vec<u8>, std::time::SystemTime)> {
+/// Every file below a directory: path, contents, time of change.
+pub(super) fn contents(directory: &Path) -> Vec<(std::path::PathBuf, Vec<u8>, std::time::SystemTime)> {
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+    for entry in std::fs::read_dir(directory).expect("a directory").map(|entry| entry.expect("an entry").path()) {
         if entry.is_dir() {
             files.extend(contents(&entry));
         } else {
@@ -159,17 +159,17 @@ pub(super) fn contents(folder: &Path) -> Vec<(std::path::PathBuf, Vec<u8>, std::
 
 #[tokio::test]
 async fn a_second_process_is_refused() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = open(folder.path());
-    assert!(matches!(Spool::open(folder.path(), options()), Err(OpenError::InUse { .. })));
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = open(directory.path());
+    assert!(matches!(Spool::open(directory.path(), options()), Err(OpenError::InUse { .. })));
     spool.close().await;
-    open(folder.path()).close().await;
+    open(directory.path()).close().await;
 }
 
 #[tokio::test]
 async fn ready_returns_when_records_come_and_when_they_come_back() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = Arc::new(open(folder.path()));
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = Arc::new(open(directory.path()));
     let waiter = tokio::spawn({
         let spool = Arc::clone(&spool);
         async move { spool.ready(Stream::Events).await }
@@ -189,27 +189,30 @@ async fn ready_returns_when_records_come_and_when_they_come_back() {
 
 #[tokio::test]
 async fn a_rejected_record_becomes_a_dead_letter_and_leaves_the_queue() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = open(folder.path());
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = open(directory.path());
     spool.append(batch(Stream::Events, 0..3)).await.expect("taken");
     let mut records = lease_all(&spool, Stream::Events);
     let rejection =
         Rejection { record: records.remove(1), reason: "too odd".into(), attempts: 3, first_attempt_at: 42 };
     spool.dead_letter(Stream::Events, vec![rejection]).expect("kept");
     spool.close().await;
-    let spool = open(folder.path());
+    let spool = open(directory.path());
     let status = spool.status();
     assert_eq!((status.records(), status.dead_letters()), (2, 1));
-    let letters = spool.dead_letters(&DeadFilter::default(), 0, 10).expect("readable");
-    assert_eq!(letters[0].record, record(1).as_bytes());
-    assert_eq!((letters[0].reason.as_str(), letters[0].attempts, letters[0].first_attempt_at), ("too odd", 3, 42));
+    let dead_letters = spool.dead_letters(&DeadFilter::default(), 0, 10).expect("readable");
+    assert_eq!(dead_letters[0].record, record(1).as_bytes());
+    assert_eq!(
+        (dead_letters[0].reason.as_str(), dead_letters[0].attempts, dead_letters[0].first_attempt_at),
+        ("too odd", 3, 42)
+    );
     spool.close().await;
 }
 
 #[tokio::test]
 async fn what_is_leased_and_out_of_the_queue_is_leased_no_more_once_it_is_acknowledged() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = Spool::open(folder.path(), options()).expect("opens");
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = Spool::open(directory.path(), options()).expect("opens");
     spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
     assert_eq!(lease_all(&spool, Stream::Events).len(), 10);
     spool.acknowledge(Stream::Events, &[0..5]).expect("noted");

@@ -23,8 +23,8 @@ fn small() -> SpoolOptions {
 }
 
 /// A stopped spool: 3 × 5,000 events in blocks of 500 over several segments, 20 stats, one dead letter (event 0).
-async fn filled(folder: &Path, options: SpoolOptions) {
-    let spool = Spool::open(folder, options).expect("opens");
+async fn filled(directory: &Path, options: SpoolOptions) {
+    let spool = Spool::open(directory, options).expect("opens");
     for round in 0..30 {
         spool.append(batch(Stream::Events, round * 500..(round + 1) * 500)).await.expect("taken");
     }
@@ -39,9 +39,11 @@ async fn reject_one(spool: &Spool) {
     spool.dead_letter(Stream::Events, vec![rejection]).expect("kept");
 }
 
-fn segments(folder: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> =
-        fs::read_dir(folder.join("journal")).expect("a folder").map(|entry| entry.expect("an entry").path()).collect();
+fn segments(directory: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(directory.join("journal"))
+        .expect("a directory")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
     files.sort();
     files
 }
@@ -66,13 +68,13 @@ fn flip(path: &Path, offset: u64) {
     fs::write(path, bytes).expect("written");
 }
 
-fn check(folder: &Path) -> VerifyReport {
-    verify(folder, small()).expect("readable")
+fn check(directory: &Path) -> VerifyReport {
+    verify(directory, small()).expect("readable")
 }
 
-fn recovered(folder: &Path) -> (RecoverReport, Vec<RawRecord>) {
+fn recovered(directory: &Path) -> (RecoverReport, Vec<RawRecord>) {
     let mut out = RawWriter::new(Vec::new()).expect("memory takes it");
-    let report = recover(folder, None, &mut out).expect("readable");
+    let report = recover(directory, None, &mut out).expect("readable");
     assert_eq!(report.total(), out.records());
     let bytes = out.finish().expect("memory takes it");
     let records = RawReader::new(&bytes[..]).expect("a header").collect::<Result<Vec<_>, _>>().expect("whole");
@@ -86,13 +88,13 @@ fn events(records: &[RawRecord]) -> BTreeSet<String> {
 
 #[tokio::test]
 async fn a_sound_spool_is_found_sound_stopped_and_live() {
-    let folder = tempfile::tempdir().expect("a folder");
-    filled(folder.path(), small()).await;
-    let stopped = check(folder.path());
+    let directory = tempfile::tempdir().expect("a directory");
+    filled(directory.path(), small()).await;
+    let stopped = check(directory.path());
     assert!(stopped.is_sound() && stopped.findings.is_empty(), "{:?}", stopped.findings);
     assert_eq!((stopped.records, stopped.dead_letters), (15_020, 1));
     assert!(stopped.queue_entries >= 4, "{}", stopped.queue_entries);
-    let spool = Spool::open(folder.path(), small()).expect("opens");
+    let spool = Spool::open(directory.path(), small()).expect("opens");
     let live = spool.verify().expect("readable");
     assert!(live.is_sound(), "{:?}", live.findings);
     assert_eq!((live.records, live.dead_letters), (15_020, 1));
@@ -101,8 +103,8 @@ async fn a_sound_spool_is_found_sound_stopped_and_live() {
 
 #[tokio::test]
 async fn verifying_beside_load_and_delivery_finds_nothing_wrong() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = Arc::new(Spool::open(folder.path(), small()).expect("opens"));
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = Arc::new(Spool::open(directory.path(), small()).expect("opens"));
     let stop = Arc::new(AtomicBool::new(false));
     let work = tokio::spawn({
         let (spool, stop) = (Arc::clone(&spool), Arc::clone(&stop));
@@ -129,15 +131,15 @@ async fn verifying_beside_load_and_delivery_finds_nothing_wrong() {
     stop.store(true, Ordering::Relaxed);
     work.await.expect("no panic");
     spool.close().await;
-    let report = check(folder.path());
+    let report = check(directory.path());
     assert!(report.is_sound(), "{:?}", report.findings);
 }
 
 #[tokio::test]
 async fn damage_is_named_with_its_place_and_what_it_cost() {
-    let folder = tempfile::tempdir().expect("a folder");
-    filled(folder.path(), small()).await;
-    let files = segments(folder.path());
+    let directory = tempfile::tempdir().expect("a directory");
+    filled(directory.path(), small()).await;
+    let files = segments(directory.path());
     assert!(files.len() >= 3);
     let hit: Vec<(u64, Header)> =
         blocks(&files[1]).into_iter().filter(|(_, header)| header.kind == Kind::Records).collect();
@@ -145,9 +147,9 @@ async fn damage_is_named_with_its_place_and_what_it_cost() {
     flip(&files[1], hit[1].0 + 60);
     flip(&files[1], hit[3].0 + 9);
     flip(&files[1], hit[4].0 + 2);
-    let before = basics::contents(folder.path());
-    let report = check(folder.path());
-    assert_eq!(basics::contents(folder.path()), before, "verify changes no byte");
+    let before = basics::contents(directory.path());
+    let report = check(directory.path());
+    assert_eq!(basics::contents(directory.path()), before, "verify changes no byte");
     assert!(!report.is_sound());
     assert_eq!(report.lost[&Stream::Events], 1500);
     let found: Vec<_> = report
@@ -161,52 +163,52 @@ async fn damage_is_named_with_its_place_and_what_it_cost() {
         [(files[1].clone(), hit[1].0, hit[1].1.block_len(), Some(500)), (files[1].clone(), hit[3].0, two, Some(1000)),],
     );
     // What the spool itself makes of it is the same.
-    let spool = Spool::open(folder.path(), small()).expect("opens");
+    let spool = Spool::open(directory.path(), small()).expect("opens");
     assert_eq!(lease_all(&spool, Stream::Events).len(), 15_000 - 1 - 1500);
     spool.close().await;
 }
 
 #[tokio::test]
 async fn damage_to_what_was_delivered_costs_no_record() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = Spool::open(folder.path(), small()).expect("opens");
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = Spool::open(directory.path(), small()).expect("opens");
     for round in 0..4 {
         spool.append(batch(Stream::Events, round * 500..(round + 1) * 500)).await.expect("taken");
     }
     spool.lease(Stream::Events, limit(1000)).expect("readable");
     spool.acknowledge(Stream::Events, &[0..1000]).expect("noted");
     spool.close().await;
-    let files = segments(folder.path());
+    let files = segments(directory.path());
     let (offset, _) = blocks(&files[0])[2];
     flip(&files[0], offset + 50);
-    let report = check(folder.path());
+    let report = check(directory.path());
     assert_eq!((report.problems, report.lost.len()), (1, 0), "{:?}", report.findings);
     assert_eq!(report.findings[0].records_lost, Some(0));
 }
 
 #[tokio::test]
 async fn a_missing_segment_is_named() {
-    let folder = tempfile::tempdir().expect("a folder");
-    filled(folder.path(), small()).await;
-    let files = segments(folder.path());
+    let directory = tempfile::tempdir().expect("a directory");
+    filled(directory.path(), small()).await;
+    let files = segments(directory.path());
     let gone: u64 = blocks(&files[1]).iter().map(|(_, header)| u64::from(header.count)).sum();
     fs::remove_file(&files[1]).expect("removed");
-    let report = check(folder.path());
+    let report = check(directory.path());
     assert_eq!(report.lost[&Stream::Events], gone);
     assert!(report.findings.iter().any(|finding| finding.file == files[1] && finding.records_lost == Some(gone)));
 }
 
 #[tokio::test]
 async fn a_torn_tail_is_a_note_and_no_problem() {
-    let folder = tempfile::tempdir().expect("a folder");
-    filled(folder.path(), small()).await;
-    let files = segments(folder.path());
+    let directory = tempfile::tempdir().expect("a directory");
+    filled(directory.path(), small()).await;
+    let files = segments(directory.path());
     let last = files.last().expect("a segment");
     let mut bytes = fs::read(last).expect("a file");
     let begun = bytes[..100].to_vec();
     bytes.extend_from_slice(&begun[..30]);
     fs::write(last, bytes).expect("written");
-    let report = check(folder.path());
+    let report = check(directory.path());
     assert!(report.is_sound(), "{:?}", report.findings);
     assert_eq!(report.findings.len(), 1);
     assert_eq!(report.findings[0].severity, Severity::Note);
@@ -214,37 +216,37 @@ async fn a_torn_tail_is_a_note_and_no_problem() {
 
 #[tokio::test]
 async fn a_broken_or_missing_queue_is_a_problem_that_costs_nothing() {
-    let folder = tempfile::tempdir().expect("a folder");
-    filled(folder.path(), small()).await;
-    fs::remove_dir_all(folder.path().join("queue")).expect("removed");
-    let report = check(folder.path());
+    let directory = tempfile::tempdir().expect("a directory");
+    filled(directory.path(), small()).await;
+    fs::remove_dir_all(directory.path().join("queue")).expect("removed");
+    let report = check(directory.path());
     assert_eq!((report.problems, report.lost.len()), (1, 0), "{:?}", report.findings);
-    fs::create_dir(folder.path().join("queue")).expect("made");
-    fs::write(folder.path().join("queue/db"), [0x5A; 5000]).expect("written");
-    fs::write(folder.path().join("queue/conf"), b"nonsense").expect("written");
-    let report = check(folder.path());
+    fs::create_dir(directory.path().join("queue")).expect("made");
+    fs::write(directory.path().join("queue/db"), [0x5A; 5000]).expect("written");
+    fs::write(directory.path().join("queue/conf"), b"nonsense").expect("written");
+    let report = check(directory.path());
     assert_eq!((report.problems, report.lost.len()), (1, 0), "{:?}", report.findings);
-    assert!(!folder.path().join("queue/blobs").exists(), "only a copy was opened");
+    assert!(!directory.path().join("queue/blobs").exists(), "only a copy was opened");
 }
 
 #[tokio::test]
 async fn a_damaged_dead_letter_is_named() {
-    let folder = tempfile::tempdir().expect("a folder");
-    filled(folder.path(), small()).await;
-    let dead = folder.path().join("dead/journal/000000000001.journal");
-    let (offset, letter) = blocks(&dead)[1];
-    assert_eq!((letter.kind, letter.count), (Kind::DeadLetters, 1));
+    let directory = tempfile::tempdir().expect("a directory");
+    filled(directory.path(), small()).await;
+    let dead = directory.path().join("dead/journal/000000000001.journal");
+    let (offset, dead_letter) = blocks(&dead)[1];
+    assert_eq!((dead_letter.kind, dead_letter.count), (Kind::DeadLetters, 1));
     flip(&dead, offset + 45);
-    let report = check(folder.path());
+    let report = check(directory.path());
     assert_eq!(report.problems, 1, "{:?}", report.findings);
     assert_eq!((report.findings[0].file.clone(), report.findings[0].records_lost), (dead, Some(1)));
 }
 
 #[tokio::test]
 async fn recover_takes_everything_out_of_a_sound_folder() {
-    let folder = tempfile::tempdir().expect("a folder");
-    filled(folder.path(), options()).await;
-    let (report, records) = recovered(folder.path());
+    let directory = tempfile::tempdir().expect("a directory");
+    filled(directory.path(), options()).await;
+    let (report, records) = recovered(directory.path());
     assert_eq!(events(&records), expected(0..15_000).into_iter().collect());
     assert_eq!((report.records[&Stream::Events], report.records[&Stream::Stats]), (15_001, 20));
     assert_eq!(report.from_dead_letters, 1, "it stands in the journal too");
@@ -253,10 +255,10 @@ async fn recover_takes_everything_out_of_a_sound_folder() {
 
 #[tokio::test]
 async fn recover_takes_what_is_whole_out_of_a_damaged_partial_folder_under_another_name() {
-    let folder = tempfile::tempdir().expect("a folder");
-    filled(folder.path(), small()).await;
-    let files = segments(folder.path());
-    let elsewhere = tempfile::tempdir().expect("a folder");
+    let directory = tempfile::tempdir().expect("a directory");
+    filled(directory.path(), small()).await;
+    let files = segments(directory.path());
+    let elsewhere = tempfile::tempdir().expect("a directory");
     // The first segment under another name, the second one damaged and cut, no queue, no front.
     fs::copy(&files[0], elsewhere.path().join("FILE0001.CHK")).expect("copied");
     let whole = blocks(&files[1]);
@@ -281,36 +283,36 @@ async fn recover_takes_what_is_whole_out_of_a_damaged_partial_folder_under_anoth
 
 #[tokio::test]
 async fn recover_takes_dead_letters_that_were_dropped_as_long_as_their_segment_is_there() {
-    let folder = tempfile::tempdir().expect("a folder");
-    filled(folder.path(), small()).await;
-    let spool = Spool::open(folder.path(), small()).expect("opens");
+    let directory = tempfile::tempdir().expect("a directory");
+    filled(directory.path(), small()).await;
+    let spool = Spool::open(directory.path(), small()).expect("opens");
     reject_one(&spool).await;
     let filter =
         DeadFilter { id: Some(RecordId::of(Stream::Events, record(1).as_bytes()).to_string()), ..Default::default() };
     assert_eq!(spool.drop_dead_letters(&filter).expect("written"), 1);
     spool.close().await;
-    let (report, _) = recovered(&folder.path().join("dead"));
+    let (report, _) = recovered(&directory.path().join("dead"));
     assert_eq!((report.total(), report.from_dead_letters), (2, 2));
 }
 
 #[tokio::test]
 async fn encrypted_records_need_the_key_and_are_counted_without_it() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let directory = tempfile::tempdir().expect("a directory");
     let keys = Keys { current: Key::new([7; 32]), previous: Vec::new() };
     let private = SpoolOptions { encryption: Some(keys.clone()), ..small() };
-    filled(folder.path(), private.clone()).await;
-    let (report, records) = recovered(folder.path());
+    filled(directory.path(), private.clone()).await;
+    let (report, records) = recovered(directory.path());
     assert_eq!((records.len(), report.locked.values().sum::<u64>()), (0, 15_021));
     let mut out = RawWriter::new(Vec::new()).expect("memory takes it");
-    let report = recover(folder.path(), Some(&keys), &mut out).expect("readable");
+    let report = recover(directory.path(), Some(&keys), &mut out).expect("readable");
     assert_eq!((report.total(), report.locked.len()), (15_021, 0));
-    let without = check(folder.path());
+    let without = check(directory.path());
     assert!(
         without.is_sound() && without.findings.len() == 2,
         "one each of journal and dead letters: {:?}",
         without.findings
     );
-    let with = verify(folder.path(), private).expect("readable");
+    let with = verify(directory.path(), private).expect("readable");
     assert!(with.findings.is_empty(), "{:?}", with.findings);
 }
 
@@ -318,14 +320,14 @@ async fn encrypted_records_need_the_key_and_are_counted_without_it() {
 async fn a_queue_that_contradicts_itself_or_the_journal_is_a_problem_that_costs_nothing() {
     use crate::spool::queue::{Change, Progress, QueueStore, sled::SledQueue};
 
-    let original = tempfile::tempdir().expect("a folder");
+    let original = tempfile::tempdir().expect("a directory");
     filled(original.path(), small()).await;
     let faults: [fn(&mut Progress, &mut crate::spool::queue::Entry); 3] =
         [|progress, _| progress.done += 1, |_, entry| entry.offset += 1000, |_, entry| entry.records -= 1];
     for (i, fault) in faults.into_iter().enumerate() {
-        let folder = tempfile::tempdir().expect("a folder");
-        copy(original.path(), folder.path());
-        let queue = SledQueue::open(&folder.path().join("queue")).expect("opens");
+        let directory = tempfile::tempdir().expect("a directory");
+        copy(original.path(), directory.path());
+        let queue = SledQueue::open(&directory.path().join("queue")).expect("opens");
         let (key, mut entry) = queue.entry_from(Stream::Events, 0).expect("readable").expect("an entry");
         let mut progress = queue.recorded().expect("readable").segments[&entry.segment];
         fault(&mut progress, &mut entry);
@@ -333,9 +335,9 @@ async fn a_queue_that_contradicts_itself_or_the_journal_is_a_problem_that_costs_
         queue.apply(&Change { entries, segments, ..Change::default() }).expect("written");
         queue.flush().expect("flushed");
         drop(queue);
-        let report = check(folder.path());
+        let report = check(directory.path());
         assert!(report.problems > 0 && report.lost.is_empty(), "{i}: {:?}", report.findings);
-        let spool = Spool::open(folder.path(), small()).expect("opens");
+        let spool = Spool::open(directory.path(), small()).expect("opens");
         let shown = texts(&lease_all(&spool, Stream::Events));
         assert!(expected(1..15_000).iter().eq(shown.iter().skip(usize::from(shown.len() == 15_000))), "{i}");
         spool.close().await;
@@ -344,29 +346,29 @@ async fn a_queue_that_contradicts_itself_or_the_journal_is_a_problem_that_costs_
 
 #[tokio::test]
 async fn a_segment_on_its_way_out_is_a_note() {
-    let folder = tempfile::tempdir().expect("a folder");
-    filled(folder.path(), small()).await;
-    let spool = Spool::open(folder.path(), small()).expect("opens");
+    let directory = tempfile::tempdir().expect("a directory");
+    filled(directory.path(), small()).await;
+    let spool = Spool::open(directory.path(), small()).expect("opens");
     let records = lease_all(&spool, Stream::Events);
     spool.acknowledge(Stream::Events, &[0..records[records.len() - 1].seq + 1]).expect("noted");
-    let done = folder.path().join("journal/000000000001.done");
+    let done = directory.path().join("journal/000000000001.done");
     eventually("the first segment is done", || done.exists()).await;
     spool.close().await;
-    let report = check(folder.path());
+    let report = check(directory.path());
     assert!(report.is_sound(), "{:?}", report.findings);
     assert!(report.findings.iter().any(|finding| finding.file == done), "{:?}", report.findings);
 }
 
 #[tokio::test]
 async fn blocks_that_are_not_where_they_were_written_are_named() {
-    let original = tempfile::tempdir().expect("a folder");
+    let original = tempfile::tempdir().expect("a directory");
     filled(original.path(), small()).await;
     // The second segment's file in the third one's place; a block that comes twice.
-    let folder = tempfile::tempdir().expect("a folder");
-    copy(original.path(), folder.path());
-    let files = segments(folder.path());
+    let directory = tempfile::tempdir().expect("a directory");
+    copy(original.path(), directory.path());
+    let files = segments(directory.path());
     fs::copy(&files[1], &files[2]).expect("copied");
-    let report = check(folder.path());
+    let report = check(directory.path());
     assert!(report.findings.iter().any(|finding| finding.what.contains("something else")), "{:?}", report.findings);
     assert!(report.findings.iter().any(|finding| finding.what.contains("come twice")), "{:?}", report.findings);
     assert!(report.lost[&Stream::Events] > 0, "what was in the third one is nowhere");

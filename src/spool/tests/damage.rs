@@ -18,8 +18,8 @@ const BLOCK: u64 = 100;
 const BLOCKS: u64 = 120;
 
 /// A spool with several segments, acknowledged in part, closed.
-async fn filled(folder: &Path) {
-    let spool = Spool::open(folder, small()).expect("opens");
+async fn filled(directory: &Path) {
+    let spool = Spool::open(directory, small()).expect("opens");
     for block in 0..BLOCKS {
         spool.append(long_batch(block * BLOCK..(block + 1) * BLOCK)).await.expect("taken");
         if block == BLOCKS / 2 {
@@ -54,21 +54,26 @@ struct Outcome {
 }
 
 /// Opens and drains a damaged copy, twice: what was found stays found.
-async fn drain(folder: &Path) -> Outcome {
-    let spool = Spool::open(folder, small()).expect("damage never keeps a spool from opening");
+async fn drain(directory: &Path) -> Outcome {
+    let spool = Spool::open(directory, small()).expect("damage never keeps a spool from opening");
     let records = lease_all(&spool, Stream::Events);
     // What is lost of dead letters is known once they are looked at.
-    let letters = spool.dead_letters(&DeadFilter::default(), 0, 10).expect("readable").len() as u64;
+    let dead_letters = spool.dead_letters(&DeadFilter::default(), 0, 10).expect("readable").len() as u64;
     let damaged = damaged(&spool);
     spool.close().await;
-    let spool = Spool::open(folder, small()).expect("opens again");
+    let spool = Spool::open(directory, small()).expect("opens again");
     assert_eq!(self::damaged(&spool), damaged, "the count survives");
     assert_eq!(lease_all(&spool, Stream::Events), records, "what was not acknowledged comes again");
-    assert_eq!(spool.dead_letters(&DeadFilter::default(), 0, 10).expect("readable").len() as u64, letters);
+    assert_eq!(spool.dead_letters(&DeadFilter::default(), 0, 10).expect("readable").len() as u64, dead_letters);
     let dead = spool.status().dead_letters();
-    assert_eq!(dead, letters, "the status counts them");
+    assert_eq!(dead, dead_letters, "the status counts them");
     spool.close().await;
-    Outcome { records: texts(&records), damaged, dead, quarantined: folder.join("quarantine/report.ndjson").exists() }
+    Outcome {
+        records: texts(&records),
+        damaged,
+        dead,
+        quarantined: directory.join("quarantine/report.ndjson").exists(),
+    }
 }
 
 fn damaged(spool: &Spool) -> u64 {
@@ -102,12 +107,12 @@ fn flip_any(file: &Path, random: &mut StdRng) -> u64 {
 
 #[tokio::test]
 async fn a_flipped_bit_in_the_journal_costs_its_block_and_is_counted_exactly() {
-    let origin = tempfile::tempdir().expect("a folder");
+    let origin = tempfile::tempdir().expect("a directory");
     filled(origin.path()).await;
     let mut random = StdRng::seed_from_u64(1);
     let all = all();
     for round in 0..rounds() {
-        let copied = tempfile::tempdir().expect("a folder");
+        let copied = tempfile::tempdir().expect("a directory");
         copy(origin.path(), copied.path());
         let files = files(&copied.path().join("journal"));
         assert!(files.len() > 4);
@@ -126,12 +131,12 @@ async fn a_flipped_bit_in_the_journal_costs_its_block_and_is_counted_exactly() {
 
 #[tokio::test]
 async fn a_flipped_bit_in_the_queue_costs_a_redelivery_at_the_most() {
-    let origin = tempfile::tempdir().expect("a folder");
+    let origin = tempfile::tempdir().expect("a directory");
     filled(origin.path()).await;
     let mut random = StdRng::seed_from_u64(2);
     let (all, everything) = (all(), (0..BLOCK * BLOCKS).map(long_record).collect::<Vec<_>>());
     for round in 0..rounds() {
-        let copied = tempfile::tempdir().expect("a folder");
+        let copied = tempfile::tempdir().expect("a directory");
         copy(origin.path(), copied.path());
         let mut files = files(&copied.path().join("queue"));
         files.extend(self::files(&copied.path().join("queue")).into_iter().filter(|path| path.ends_with("db")));
@@ -147,12 +152,12 @@ async fn a_flipped_bit_in_the_queue_costs_a_redelivery_at_the_most() {
 
 #[tokio::test]
 async fn a_flipped_bit_in_the_dead_letters_costs_no_queued_record() {
-    let origin = tempfile::tempdir().expect("a folder");
+    let origin = tempfile::tempdir().expect("a directory");
     filled(origin.path()).await;
     let mut random = StdRng::seed_from_u64(3);
     let all = all();
     for round in 0..rounds() {
-        let copied = tempfile::tempdir().expect("a folder");
+        let copied = tempfile::tempdir().expect("a directory");
         copy(origin.path(), copied.path());
         let file = &files(&copied.path().join("dead/journal"))[0];
         let bit = flip_any(file, &mut random);
@@ -164,12 +169,12 @@ async fn a_flipped_bit_in_the_dead_letters_costs_no_queued_record() {
 
 #[tokio::test]
 async fn a_deleted_segment_costs_its_records_counted() {
-    let origin = tempfile::tempdir().expect("a folder");
+    let origin = tempfile::tempdir().expect("a directory");
     filled(origin.path()).await;
     let segments = files(&origin.path().join("journal")).len();
     let all = all();
     for deleted in 0..segments {
-        let copied = tempfile::tempdir().expect("a folder");
+        let copied = tempfile::tempdir().expect("a directory");
         copy(origin.path(), copied.path());
         fs::remove_file(&files(&copied.path().join("journal"))[deleted]).expect("removed");
         let outcome = drain(copied.path()).await;
@@ -182,21 +187,21 @@ async fn a_deleted_segment_costs_its_records_counted() {
 
 #[tokio::test]
 async fn a_deleted_file_of_the_queue_costs_nothing() {
-    let origin = tempfile::tempdir().expect("a folder");
+    let origin = tempfile::tempdir().expect("a directory");
     filled(origin.path()).await;
     let all = all();
     for deleted in 0..files(&origin.path().join("queue")).len() {
-        let copied = tempfile::tempdir().expect("a folder");
+        let copied = tempfile::tempdir().expect("a directory");
         copy(origin.path(), copied.path());
         fs::remove_file(&files(&copied.path().join("queue"))[deleted]).expect("removed");
         let outcome = drain(copied.path()).await;
         assert!(outcome.records == all && outcome.damaged == 0, "file {deleted}");
     }
-    let copied = tempfile::tempdir().expect("a folder");
+    let copied = tempfile::tempdir().expect("a directory");
     copy(origin.path(), copied.path());
     fs::remove_dir_all(copied.path().join("queue")).expect("removed");
     let outcome = drain(copied.path()).await;
-    assert!(outcome.records == all && outcome.damaged == 0, "the whole folder");
+    assert!(outcome.records == all && outcome.damaged == 0, "the whole directory");
 }
 
 /// Cuts a file, or fills it with zeros, from a random place on; answers where.
@@ -214,12 +219,12 @@ fn cut_or_zero(file: &Path, cut: bool, random: &mut StdRng) -> usize {
 
 #[tokio::test]
 async fn a_cut_or_zeroed_end_costs_what_lay_there_counted() {
-    let origin = tempfile::tempdir().expect("a folder");
+    let origin = tempfile::tempdir().expect("a directory");
     filled(origin.path()).await;
     let mut random = StdRng::seed_from_u64(4);
     let all = all();
     for round in 0..rounds() {
-        let copied = tempfile::tempdir().expect("a folder");
+        let copied = tempfile::tempdir().expect("a directory");
         copy(origin.path(), copied.path());
         let files = files(&copied.path().join("journal"));
         let file = &files[random.random_range(0..files.len())];
@@ -233,12 +238,12 @@ async fn a_cut_or_zeroed_end_costs_what_lay_there_counted() {
 
 #[tokio::test]
 async fn a_cut_or_zeroed_file_of_the_queue_or_of_the_dead_letters_costs_no_queued_record() {
-    let origin = tempfile::tempdir().expect("a folder");
+    let origin = tempfile::tempdir().expect("a directory");
     filled(origin.path()).await;
     let mut random = StdRng::seed_from_u64(5);
     let all = all();
     for round in 0..rounds() / 2 {
-        let copied = tempfile::tempdir().expect("a folder");
+        let copied = tempfile::tempdir().expect("a directory");
         copy(origin.path(), copied.path());
         let files = files(&copied.path().join(["queue", "dead/queue", "dead/journal"][round % 3]));
         let file = &files[random.random_range(0..files.len())];
@@ -251,9 +256,9 @@ async fn a_cut_or_zeroed_file_of_the_queue_or_of_the_dead_letters_costs_no_queue
 
 #[tokio::test]
 async fn a_block_that_was_cut_off_while_it_was_written_is_no_loss() {
-    let folder = tempfile::tempdir().expect("a folder");
-    filled(folder.path()).await;
-    let newest = files(&folder.path().join("journal")).pop().expect("a segment");
+    let directory = tempfile::tempdir().expect("a directory");
+    filled(directory.path()).await;
+    let newest = files(&directory.path().join("journal")).pop().expect("a segment");
     let mut bytes = fs::read(&newest).expect("a segment");
     let header = Header {
         kind: Kind::Records,
@@ -271,7 +276,7 @@ async fn a_block_that_was_cut_off_while_it_was_written_is_no_loss() {
     block::write_block(&mut block, header, &[7; 50_000]);
     bytes.extend_from_slice(&block[..30_000]);
     fs::write(&newest, bytes).expect("written");
-    let outcome = drain(folder.path()).await;
+    let outcome = drain(directory.path()).await;
     assert!(outcome.records == all());
     assert_eq!(outcome.damaged, 0, "nobody was told that it was kept");
 }

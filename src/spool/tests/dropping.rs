@@ -21,7 +21,7 @@ async fn fill(spool: &Spool, batches: u64) {
 
 /// What is there after a `kill -9`: all that was written, synced or not.
 fn killed(home: &Path) -> tempfile::TempDir {
-    let after = tempfile::tempdir().expect("a folder");
+    let after = tempfile::tempdir().expect("a directory");
     copy(home, after.path());
     after
 }
@@ -53,8 +53,8 @@ async fn nothing_is_dropped_where_another_program_takes_the_disk() {
 async fn what_never_fits_is_refused_for_good_and_drops_nothing_in_all_modes() {
     let timeout = Duration::from_secs(60);
     for when_full in [WhenFull::Reject, WhenFull::Block { timeout }, WhenFull::DropOldest, WhenFull::DropNewest] {
-        let folder = tempfile::tempdir().expect("a folder");
-        let spool = Spool::open(folder.path(), small(when_full)).expect("opens");
+        let directory = tempfile::tempdir().expect("a directory");
+        let spool = Spool::open(directory.path(), small(when_full)).expect("opens");
         fill(&spool, 20).await;
         let error = spool.append(big_batch(0..9000)).await.expect_err("it never fits");
         assert!(matches!(error, AppendError::NeverFits { .. }) && !error.is_retryable(), "{when_full:?}: {error}");
@@ -67,14 +67,14 @@ async fn what_never_fits_is_refused_for_good_and_drops_nothing_in_all_modes() {
 
 #[tokio::test]
 async fn a_segment_that_somebody_holds_open_gives_its_space_back_all_the_same() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = Spool::open(folder.path(), small(WhenFull::DropOldest)).expect("opens");
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = Spool::open(directory.path(), small(WhenFull::DropOldest)).expect("opens");
     let mut number = 0;
     let mut held = Vec::new();
     while dropped(&spool) == 0 {
         spool.append(big_batch(number * 100..(number + 1) * 100)).await.expect("space is made");
         number += 1;
-        held = files(&folder.path().join("journal")).iter().map(|path| File::open(path).expect("there")).collect();
+        held = files(&directory.path().join("journal")).iter().map(|path| File::open(path).expect("there")).collect();
     }
     let segment = dropped(&spool);
     for _ in 0..5 {
@@ -88,8 +88,8 @@ async fn a_segment_that_somebody_holds_open_gives_its_space_back_all_the_same() 
 
 #[tokio::test]
 async fn leased_records_are_dropped_too_and_their_late_acknowledgement_counts_nothing() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = Spool::open(folder.path(), small(WhenFull::DropOldest)).expect("opens");
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = Spool::open(directory.path(), small(WhenFull::DropOldest)).expect("opens");
     fill(&spool, 5).await;
     assert_eq!(lease_all(&spool, Stream::Events).len(), 500);
     let mut appended = 500;
@@ -108,9 +108,9 @@ async fn leased_records_are_dropped_too_and_their_late_acknowledgement_counts_no
 
 #[tokio::test]
 async fn what_an_answer_says_was_dropped_as_the_newest_is_counted_after_a_kill_just_then_whatever_the_queue_says() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let directory = tempfile::tempdir().expect("a directory");
     let options = || small(WhenFull::DropNewest);
-    let spool = Spool::open(folder.path(), options()).expect("opens");
+    let spool = Spool::open(directory.path(), options()).expect("opens");
     let mut told = 0;
     for number in 0..100 {
         let appended = spool.append(big_batch(number * 100..(number + 1) * 100)).await.expect("answered OK");
@@ -119,7 +119,7 @@ async fn what_an_answer_says_was_dropped_as_the_newest_is_counted_after_a_kill_j
             continue;
         }
         assert_eq!(dropped(&spool), told);
-        let after = killed(folder.path());
+        let after = killed(directory.path());
         if number % 2 == 0 {
             // Kept in memory: the disk was full.
             fs::remove_dir_all(after.path().join("queue")).expect("there");
@@ -137,9 +137,9 @@ async fn what_an_answer_says_was_dropped_as_the_newest_is_counted_after_a_kill_j
 
 #[tokio::test]
 async fn what_was_dropped_as_the_oldest_is_counted_as_such_after_a_kill_just_then_whatever_the_queue_says() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let directory = tempfile::tempdir().expect("a directory");
     let options = || small(WhenFull::DropOldest);
-    let spool = Spool::open(folder.path(), options()).expect("opens");
+    let spool = Spool::open(directory.path(), options()).expect("opens");
     let (mut appended, mut drops) = (0, 0);
     while drops < 4 {
         let before = dropped(&spool);
@@ -150,7 +150,7 @@ async fn what_was_dropped_as_the_oldest_is_counted_as_such_after_a_kill_just_the
             continue;
         }
         drops += 1;
-        let after = killed(folder.path());
+        let after = killed(directory.path());
         if drops % 2 == 0 {
             fs::remove_dir_all(after.path().join("queue")).expect("there");
         }
@@ -165,30 +165,30 @@ async fn what_was_dropped_as_the_oldest_is_counted_as_such_after_a_kill_just_the
 
 #[tokio::test]
 async fn what_an_optional_sink_missed_is_counted_after_a_kill_whether_its_spool_is_open_or_not() {
-    let folder = tempfile::tempdir().expect("a folder");
-    assert_eq!(missed(folder.path()), 0);
-    add_missed(folder.path(), 3).expect("counted without a spool");
-    let spool = Spool::open(folder.path(), small(WhenFull::Reject)).expect("opens");
+    let directory = tempfile::tempdir().expect("a directory");
+    assert_eq!(missed(directory.path()), 0);
+    add_missed(directory.path(), 3).expect("counted without a spool");
+    let spool = Spool::open(directory.path(), small(WhenFull::Reject)).expect("opens");
     spool.count_missed(4);
-    assert_eq!(missed(killed(folder.path()).path()), 7);
-    assert!(add_missed(folder.path(), 1).is_err(), "an open spool counts itself");
+    assert_eq!(missed(killed(directory.path()).path()), 7);
+    assert!(add_missed(directory.path(), 1).is_err(), "an open spool counts itself");
     spool.close().await;
-    add_missed(folder.path(), 5).expect("counted");
-    assert_eq!(missed(folder.path()), 12);
-    let losses = folder.path().join("losses");
+    add_missed(directory.path(), 5).expect("counted");
+    assert_eq!(missed(directory.path()), 12);
+    let losses = directory.path().join("losses");
     let mut bytes = fs::read(&losses).expect("readable");
     bytes[35] ^= 1;
     fs::write(&losses, bytes).expect("written");
-    assert_eq!(missed(folder.path()), 0, "damaged: begun again");
-    let spool = Spool::open(folder.path(), small(WhenFull::Reject)).expect("opens all the same");
+    assert_eq!(missed(directory.path()), 0, "damaged: begun again");
+    let spool = Spool::open(directory.path(), small(WhenFull::Reject)).expect("opens all the same");
     assert!(spool.status().last_error.is_some(), "and says so");
     spool.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn appends_that_make_space_at_once_all_find_some() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = Arc::new(Spool::open(folder.path(), small(WhenFull::DropOldest)).expect("opens"));
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = Arc::new(Spool::open(directory.path(), small(WhenFull::DropOldest)).expect("opens"));
     let sender = |sender: u64| {
         let spool = Arc::clone(&spool);
         tokio::spawn(async move {

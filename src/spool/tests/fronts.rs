@@ -22,8 +22,8 @@ fn stat(number: u64) -> String {
 }
 
 /// Several segments of events, with stats in the older ones alone, nothing delivered; closed.
-async fn filled(folder: &Path) {
-    let spool = Spool::open(folder, small()).expect("opens");
+async fn filled(directory: &Path) {
+    let spool = Spool::open(directory, small()).expect("opens");
     for (events, stats) in (0..EVENTS / 100).zip(0..) {
         if stats < STATS / 100 {
             let stats = batch_of(Stream::Stats, (stats * 100..(stats + 1) * 100).map(stat));
@@ -103,34 +103,34 @@ fn dropped(status: &SpoolStatus, stream: Stream) -> u64 {
 
 #[tokio::test]
 async fn a_newest_segment_without_its_front_costs_no_other_one() {
-    let original = tempfile::tempdir().expect("a folder");
+    let original = tempfile::tempdir().expect("a directory");
     filled(original.path()).await;
     let mut cases = Vec::new();
     for newest in ALL_NEWEST {
         for (queue_is_there, bad_block) in [(true, false), (false, false), (true, true), (false, true)] {
-            let folder = tempfile::tempdir().expect("a folder");
-            copy(original.path(), folder.path());
-            let journal = folder.path().join("journal");
+            let directory = tempfile::tempdir().expect("a directory");
+            copy(original.path(), directory.path());
+            let journal = directory.path().join("journal");
             newest.happen(&journal);
             if !queue_is_there {
-                fs::remove_dir_all(folder.path().join("queue")).expect("removed");
+                fs::remove_dir_all(directory.path().join("queue")).expect("removed");
             }
             if bad_block {
                 flip(&files(&journal)[1], 100_000);
             }
             let case = format!("{newest:?}, queue: {queue_is_there}, a bad block elsewhere: {bad_block}");
-            cases.push(survives(folder, newest, bad_block, case));
+            cases.push(survives(directory, newest, bad_block, case));
         }
     }
     // Side by side: each waits for the keeper.
     futures::future::join_all(cases).await;
 }
 
-async fn survives(folder: tempfile::TempDir, newest: Newest, bad_block: bool, case: String) {
-    let folder = folder.path();
-    let stopped = inspect(folder, small()).expect("readable");
+async fn survives(directory: tempfile::TempDir, newest: Newest, bad_block: bool, case: String) {
+    let directory = directory.path();
+    let stopped = inspect(directory, small()).expect("readable");
     assert_eq!(stopped.streams[&Stream::Stats].records, STATS, "{case}: the stopped spool still shows them");
-    let spool = Spool::open(folder, small()).expect("opens");
+    let spool = Spool::open(directory, small()).expect("opens");
     spool.append(big_batch(EVENTS..EVENTS + 10)).await.expect("taken");
     // Long enough for the maintenance to let go of what it holds for done.
     tokio::time::sleep(Duration::from_millis(3500)).await;
@@ -150,16 +150,16 @@ async fn survives(folder: tempfile::TempDir, newest: Newest, bad_block: bool, ca
 async fn a_segment_that_is_begun_while_the_one_before_is_on_its_way_lets_nothing_go() {
     // Anew, and after a restart with nothing to deliver: no segment is known to hold anything then.
     for drained in [0, 10] {
-        let folder = tempfile::tempdir().expect("a folder");
+        let directory = tempfile::tempdir().expect("a directory");
         if drained > 0 {
-            let spool = open(folder.path());
+            let spool = open(directory.path());
             spool.append(batch(Stream::Events, 0..drained)).await.expect("taken");
             assert_eq!(lease_all(&spool, Stream::Events).len() as u64, drained);
             spool.acknowledge(Stream::Events, &[0..drained]).expect("noted");
             eventually("all is done", || spool.status().records() == 0).await;
             spool.close().await;
         }
-        let spool = open(folder.path());
+        let spool = open(directory.path());
         let store = &spool.shared.store;
         let packed = [(0..10, false), (10..20, true), (20..30, true)]
             .map(|(numbers, roll)| store.pack(&[batch(Stream::Events, numbers)], roll).expect("packed"));
@@ -169,9 +169,9 @@ async fn a_segment_that_is_begun_while_the_one_before_is_on_its_way_lets_nothing
         spool.close().await;
         for queue in ["kept", "gone"] {
             if queue == "gone" {
-                fs::remove_dir_all(folder.path().join("queue")).expect("removed");
+                fs::remove_dir_all(directory.path().join("queue")).expect("removed");
             }
-            let spool = open(folder.path());
+            let spool = open(directory.path());
             assert_eq!(
                 texts(&lease_all(&spool, Stream::Events)),
                 expected(0..30),
@@ -185,22 +185,22 @@ async fn a_segment_that_is_begun_while_the_one_before_is_on_its_way_lets_nothing
 #[tokio::test]
 async fn records_of_a_segment_that_is_gone_are_counted_where_the_queue_is_gone_too() {
     for gone in 1..=3 {
-        let folder = tempfile::tempdir().expect("a folder");
-        let spool = open(folder.path());
+        let directory = tempfile::tempdir().expect("a directory");
+        let spool = open(directory.path());
         for part in 0..4 {
             let group = spool.shared.store.pack(&[batch(Stream::Events, part * 10..part * 10 + 10)], true);
             spool.shared.store.commit(group.expect("packed"), |_| Ok(u64::MAX)).expect("synced");
         }
         spool.close().await;
-        fs::remove_dir_all(folder.path().join("queue")).expect("removed");
-        fs::remove_file(segment::path(&folder.path().join("journal"), gone)).expect("removed");
+        fs::remove_dir_all(directory.path().join("queue")).expect("removed");
+        fs::remove_file(segment::path(&directory.path().join("journal"), gone)).expect("removed");
         for start in ["first", "second"] {
-            let spool = open(folder.path());
+            let spool = open(directory.path());
             let all = &spool.status().streams[&Stream::Events];
             assert_eq!((all.records, all.dropped[&DropReason::Damaged]), (30, 10), "segment {gone}, the {start} start");
             spool.close().await;
         }
-        let spool = open(folder.path());
+        let spool = open(directory.path());
         let left: Vec<String> = expected(0..40)
             .into_iter()
             .enumerate()

@@ -24,11 +24,11 @@ async fn append(home: &Path, numbers: Range<u64>) {
 }
 
 async fn with_segments(segments: u64) -> tempfile::TempDir {
-    let folder = tempfile::tempdir().expect("a folder");
+    let directory = tempfile::tempdir().expect("a directory");
     for number in 0..segments {
-        append(folder.path(), number * SEGMENT..(number + 1) * SEGMENT).await;
+        append(directory.path(), number * SEGMENT..(number + 1) * SEGMENT).await;
     }
-    folder
+    directory
 }
 
 /// How many records a start finds and has counted as damaged.
@@ -45,9 +45,9 @@ fn segment_of(home: &Path, number: u64) -> PathBuf {
 
 #[tokio::test]
 async fn a_queue_that_belongs_to_another_history_is_made_again() {
-    let folder = with_segments(2).await;
-    let parent = tempfile::tempdir().expect("a folder");
-    let (home, before, other_queue) = (folder.path(), parent.path().join("before"), parent.path().join("queue"));
+    let directory = with_segments(2).await;
+    let parent = tempfile::tempdir().expect("a directory");
+    let (home, before, other_queue) = (directory.path(), parent.path().join("before"), parent.path().join("queue"));
     copy(home, &before);
     // All is delivered in one history, and its queue lies beside the journal of another one.
     append(home, 1000..1000 + SEGMENT).await;
@@ -70,8 +70,8 @@ async fn a_queue_that_belongs_to_another_history_is_made_again() {
 #[tokio::test]
 async fn damage_before_a_jump_in_sequence_numbers_is_counted_once() {
     for queue_is_kept in [true, false] {
-        let folder = with_segments(2).await;
-        let home = folder.path();
+        let directory = with_segments(2).await;
+        let home = directory.path();
         fs::remove_file(segment_of(home, 2)).expect("removed");
         assert_eq!(counts(home).await, (SEGMENT, SEGMENT), "the newest one is gone");
         append(home, 100..100 + SEGMENT).await;
@@ -96,8 +96,8 @@ async fn damage_before_a_jump_in_sequence_numbers_is_counted_once() {
 
 #[tokio::test]
 async fn a_journal_with_a_jump_in_sequence_numbers_is_sound() {
-    let folder = with_segments(2).await;
-    let home = folder.path();
+    let directory = with_segments(2).await;
+    let home = directory.path();
     fs::remove_file(segment_of(home, 2)).expect("removed");
     append(home, 100..110).await;
     let report = verify(home, small()).expect("readable");
@@ -109,8 +109,8 @@ async fn a_journal_with_a_jump_in_sequence_numbers_is_sound() {
 async fn a_segment_that_returns_after_the_journal_went_on_without_it_is_kept_in_the_quarantine() {
     for (gone, deliver) in [(1, false), (1, true), (2, true), (3, true)] {
         let case = format!("segment {gone}, the others delivered: {deliver}");
-        let folder = with_segments(3).await;
-        let (home, away) = (folder.path(), tempfile::tempdir().expect("a folder"));
+        let directory = with_segments(3).await;
+        let (home, away) = (directory.path(), tempfile::tempdir().expect("a directory"));
         let (path, away) = (segment_of(home, gone), away.path().join("away"));
         fs::rename(&path, &away).expect("moved");
         let spool = open_small(home);
@@ -142,8 +142,8 @@ async fn a_segment_that_returns_is_delivered_and_counts_as_damaged_no_more() {
         [(1, 0, true), (2, 0, true), (2, 40, true), (3, 0, true), (3, 40, true), (2, 40, false)]
     {
         let case = format!("segment {gone}, {more} more, the queue kept: {queue_is_kept}");
-        let folder = with_segments(3).await;
-        let (home, away) = (folder.path(), tempfile::tempdir().expect("a folder"));
+        let directory = with_segments(3).await;
+        let (home, away) = (directory.path(), tempfile::tempdir().expect("a directory"));
         let (path, away) = (segment_of(home, gone), away.path().join("away"));
         fs::rename(&path, &away).expect("moved");
         if !queue_is_kept {

@@ -28,11 +28,11 @@ async fn fill(spool: &Spool) -> (u64, Result<Appended, AppendError>) {
     unreachable!("a spool of {MAX} bytes takes no end of records")
 }
 
-/// What the folder takes on disk.
-fn on_disk(folder: &Path) -> u64 {
+/// What the directory takes on disk.
+fn on_disk(directory: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
-    std::fs::read_dir(folder)
-        .expect("a folder")
+    std::fs::read_dir(directory)
+        .expect("a directory")
         .map(|entry| entry.expect("an entry"))
         .map(|entry| {
             let metadata = entry.metadata().expect("metadata");
@@ -47,32 +47,32 @@ fn on_disk(folder: &Path) -> u64 {
 
 #[tokio::test]
 async fn a_full_spool_refuses_then_takes_again_as_it_drains() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = Spool::open(folder.path(), small(WhenFull::Reject)).expect("opens");
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = Spool::open(directory.path(), small(WhenFull::Reject)).expect("opens");
     let (taken, refused) = fill(&spool).await;
     let error = refused.expect_err("it is full");
     assert!(matches!(error, AppendError::Full { limit: FullLimit::Quota { .. }, .. }), "{error}");
     assert!(error.is_retryable() && error.is_full());
     assert!(taken > 3000, "most of the room is for records: {taken}");
     assert!(spool.status().segments >= 4, "at least four segments");
-    assert!(on_disk(folder.path()) <= MAX, "{} bytes", on_disk(folder.path()));
+    assert!(on_disk(directory.path()) <= MAX, "{} bytes", on_disk(directory.path()));
     let records = lease_all(&spool, Stream::Events);
     assert_eq!(records.len() as u64, taken);
     spool.acknowledge(Stream::Events, &[0..taken]).expect("noted");
     eventually("there is room again", || spool.status().disk.journal < MAX / 2).await;
     spool.append(big_batch(0..100)).await.expect("taken again, without a restart");
-    assert!(on_disk(folder.path()) <= MAX);
+    assert!(on_disk(directory.path()) <= MAX);
     spool.close().await;
 }
 
 #[tokio::test]
 async fn a_full_spool_that_drops_the_newest_says_so_and_counts_them() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = Spool::open(folder.path(), small(WhenFull::DropNewest)).expect("opens");
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = Spool::open(directory.path(), small(WhenFull::DropNewest)).expect("opens");
     let (taken, dropped) = fill(&spool).await;
     assert!(matches!(dropped, Ok(Appended::Dropped { .. })), "{dropped:?}");
     spool.close().await;
-    let spool = Spool::open(folder.path(), small(WhenFull::DropNewest)).expect("opens");
+    let spool = Spool::open(directory.path(), small(WhenFull::DropNewest)).expect("opens");
     let status = spool.status();
     let events = &status.streams[&Stream::Events];
     assert_eq!((events.records, events.dropped.get(&DropReason::Newest)), (taken, Some(&100)));
@@ -82,23 +82,23 @@ async fn a_full_spool_that_drops_the_newest_says_so_and_counts_them() {
 
 #[tokio::test]
 async fn bytes_that_come_and_go_are_counted_as_what_became_of_them() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = Spool::open(folder.path(), small(WhenFull::DropNewest)).expect("opens");
-    let passed = || spool.status().streams[&Stream::Events].passed_bytes.clone();
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = Spool::open(directory.path(), small(WhenFull::DropNewest)).expect("opens");
+    let byte_totals = || spool.status().streams[&Stream::Events].byte_totals.clone();
     let bytes = |numbers: Range<u64>| big_batch(numbers).bytes().len() as u64;
     spool.append(big_batch(0..100)).await.expect("taken");
     spool.append(big_batch(100..200)).await.expect("taken");
     let came = bytes(0..100) + bytes(100..200);
-    assert_eq!(passed(), PassedBytes { appended: came, ..Default::default() });
+    assert_eq!(byte_totals(), ByteTotals { appended: came, ..Default::default() });
     lease_all(&spool, Stream::Events);
     spool.acknowledge(Stream::Events, &[0..150]).expect("noted");
-    assert!(passed().delivered.abs_diff(came * 3 / 4) <= 1, "records count with their share of their blocks");
+    assert!(byte_totals().delivered.abs_diff(came * 3 / 4) <= 1, "records count with their share of their blocks");
     spool.acknowledge(Stream::Events, &[150..200]).expect("noted");
-    assert_eq!(passed(), PassedBytes { appended: came, delivered: came, ..Default::default() });
+    assert_eq!(byte_totals(), ByteTotals { appended: came, delivered: came, ..Default::default() });
     let _ = fill(&spool).await;
-    let appended = passed().appended;
+    let appended = byte_totals().appended;
     spool.purge(&[Stream::Events]).await.expect("purged");
-    let dropped = &passed().dropped;
+    let dropped = &byte_totals().dropped;
     let newest = dropped[&DropReason::Newest];
     assert!((100_000..110_000).contains(&newest), "the batch that did not fit: {newest}");
     assert_eq!(came + newest + dropped[&DropReason::Purged], appended);
@@ -107,15 +107,15 @@ async fn bytes_that_come_and_go_are_counted_as_what_became_of_them() {
 
 #[tokio::test]
 async fn a_full_spool_that_drops_the_oldest_keeps_the_newest_in_order_and_counts_the_rest() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = Spool::open(folder.path(), small(WhenFull::DropOldest)).expect("opens");
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = Spool::open(directory.path(), small(WhenFull::DropOldest)).expect("opens");
     let appended = 20_000;
     for batch in 0..appended / 100 {
         spool.append(big_batch(batch * 100..(batch + 1) * 100)).await.expect("room is made");
-        assert!(on_disk(folder.path()) <= MAX, "{} bytes", on_disk(folder.path()));
+        assert!(on_disk(directory.path()) <= MAX, "{} bytes", on_disk(directory.path()));
     }
     spool.close().await;
-    let spool = Spool::open(folder.path(), small(WhenFull::DropOldest)).expect("opens");
+    let spool = Spool::open(directory.path(), small(WhenFull::DropOldest)).expect("opens");
     let status = spool.status();
     let events = &status.streams[&Stream::Events];
     let dropped = events.dropped[&DropReason::Oldest];
@@ -129,14 +129,14 @@ async fn a_full_spool_that_drops_the_oldest_keeps_the_newest_in_order_and_counts
 
 #[tokio::test]
 async fn a_caller_waits_for_room_and_gets_it() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let directory = tempfile::tempdir().expect("a directory");
     let patient = small(WhenFull::Block { timeout: Duration::from_millis(50) });
-    let spool = Spool::open(folder.path(), patient).expect("opens");
+    let spool = Spool::open(directory.path(), patient).expect("opens");
     let (taken, refused) = fill(&spool).await;
     assert!(matches!(refused, Err(AppendError::Full { .. })), "it waited in vain: {refused:?}");
     spool.close().await;
     let patient = small(WhenFull::Block { timeout: Duration::from_secs(60) });
-    let spool = Arc::new(Spool::open(folder.path(), patient).expect("opens"));
+    let spool = Arc::new(Spool::open(directory.path(), patient).expect("opens"));
     let waiting = tokio::spawn({
         let spool = Arc::clone(&spool);
         async move { spool.append(big_batch(0..100)).await }
@@ -149,9 +149,9 @@ async fn a_caller_waits_for_room_and_gets_it() {
 
 #[tokio::test]
 async fn full_dead_letters_refuse_and_the_records_stay() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let directory = tempfile::tempdir().expect("a directory");
     let tight = SpoolOptions { dead_max_bytes: 100_000, compression: Compression::None, ..options() };
-    let spool = Spool::open(folder.path(), tight).expect("opens");
+    let spool = Spool::open(directory.path(), tight).expect("opens");
     spool.append(big_batch(0..300)).await.expect("taken");
     let records = lease_all(&spool, Stream::Events);
     let reject = |record: &QueuedRecord| Rejection {
@@ -178,9 +178,9 @@ async fn full_dead_letters_refuse_and_the_records_stay() {
 
 #[tokio::test]
 async fn what_is_too_old_is_dropped_and_counted() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let directory = tempfile::tempdir().expect("a directory");
     let brief = SpoolOptions { max_age: Some(Duration::from_millis(500)), ..options() };
-    let spool = Spool::open(folder.path(), brief).expect("opens");
+    let spool = Spool::open(directory.path(), brief).expect("opens");
     spool.append(batch(Stream::Events, 0..100)).await.expect("taken");
     eventually("they are dropped", || spool.status().records() == 0).await;
     let status = spool.status();
@@ -190,18 +190,18 @@ async fn what_is_too_old_is_dropped_and_counted() {
 
 #[tokio::test]
 async fn a_clock_that_jumped_between_runs_drops_nothing_for_its_age() {
-    let folder = tempfile::tempdir().expect("a folder");
+    let directory = tempfile::tempdir().expect("a directory");
     let day = SpoolOptions { max_age: Some(Duration::from_secs(24 * 3600)), ..options() };
-    let spool = Spool::open(folder.path(), day.clone()).expect("opens");
+    let spool = Spool::open(directory.path(), day.clone()).expect("opens");
     // Received half a day ago, and yet nothing after the checkpoint tells what time it was at the end.
     let received_at = now_millis() - 12 * 3_600_000;
     let mut builder = RecordBatchBuilder::new(Stream::Events);
     builder.push(b"young");
     spool.append(builder.build(received_at)).await.expect("taken");
     spool.close().await;
-    let core = Contents::of_stopped(folder.path(), day).expect("readable");
+    let core = Contents::of_stopped(directory.path(), day).expect("readable");
     assert_eq!(core.status().records(), 1);
-    let queue = SledQueue::open(&folder.path().join("queue")).expect("sled opens");
+    let queue = SledQueue::open(&directory.path().join("queue")).expect("sled opens");
     let recorded = queue.recorded().expect("readable");
     let noted = recorded.clock.expect("the time of the end is noted").written_at;
     assert!((now_millis() - noted).abs() < 60_000, "{noted}");
@@ -214,7 +214,7 @@ async fn a_write_of_dead_letters_that_hangs_holds_up_neither_the_status_nor_inta
     spool.append(batch(Stream::Events, 0..100)).await.expect("taken");
     let record = spool.lease(Stream::Events, limit(1)).expect("readable").expect("a record").records.remove(0);
     *disk.faults.held.lock() = Some("/spool/dead/journal".into());
-    let setting_aside = tokio::spawn({
+    let dead_lettering = tokio::spawn({
         let spool = Arc::clone(&spool);
         async move {
             let rejection = Rejection { record, reason: "no".into(), attempts: 1, first_attempt_at: 0 };
@@ -240,7 +240,7 @@ async fn a_write_of_dead_letters_that_hangs_holds_up_neither_the_status_nor_inta
     let done = tokio::time::timeout(Duration::from_secs(60), work).await;
     disk.faults.release();
     done.expect("it goes on while the write hangs").expect("no panic");
-    setting_aside.await.expect("no panic").expect("kept");
+    dead_lettering.await.expect("no panic").expect("kept");
     assert_eq!((spool.status().dead_letters(), spool.status().records()), (1, 0));
     spool.close().await;
 }
@@ -300,8 +300,8 @@ async fn after_a_failed_sync_no_sequence_number_is_used_twice() {
 
 #[tokio::test]
 async fn what_is_acknowledged_counts_as_unflushed_until_the_queue_is_flushed() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = open(folder.path());
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = open(directory.path());
     spool.append(batch(Stream::Events, 0..100)).await.expect("taken");
     assert_eq!(lease_all(&spool, Stream::Events).len(), 100);
     assert_eq!(spool.unflushed(Stream::Events), 0, "leased is not done");

@@ -13,16 +13,16 @@ use crate::record::{QueuedRecord, RecordBatchBuilder, now_millis};
 mod basics;
 mod checking;
 mod damage;
+mod dead_letters;
+mod dead_letters_attack;
+mod dead_letters_model;
 mod displaced;
 mod dropping;
 mod fronts;
 mod histories;
-mod letters;
-mod letters_attack;
-mod letters_model;
+mod inspecting;
 mod limits;
-mod looking;
-mod lost_letters;
+mod lost_dead_letters;
 mod memory;
 mod panics;
 mod planted;
@@ -35,8 +35,8 @@ fn options() -> SpoolOptions {
     SpoolOptions { name: "test".into(), min_free_bytes: 0, ..SpoolOptions::default() }
 }
 
-fn open(folder: &Path) -> Spool {
-    Spool::open(folder, options()).expect("the spool opens")
+fn open(directory: &Path) -> Spool {
+    Spool::open(directory, options()).expect("the spool opens")
 }
 
 /// A batch of records, each of which says its number.
@@ -98,8 +98,8 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// Copies a directory with all below it.
 fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("a folder");
-    for entry in fs::read_dir(from).expect("a folder").map(|entry| entry.expect("an entry").path()) {
+    fs::create_dir_all(to).expect("a directory");
+    for entry in fs::read_dir(from).expect("a directory").map(|entry| entry.expect("an entry").path()) {
         let target = to.join(entry.file_name().expect("a name"));
         if entry.is_dir() {
             copy(&entry, &target);
@@ -110,9 +110,9 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// The files of a directory that hold something, by name.
-fn files(folder: &Path) -> Vec<PathBuf> {
-    let mut files: Vec<PathBuf> = fs::read_dir(folder)
-        .expect("a folder")
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = fs::read_dir(directory)
+        .expect("a directory")
         .map(|entry| entry.expect("an entry").path())
         .filter(|path| path.is_file() && path.metadata().is_ok_and(|metadata| metadata.len() > 0))
         .collect();

@@ -21,7 +21,7 @@ const PLANTS: [(&str, &str); 7] = [
 fn plant(what: &str, file: &Path, outside: &Path) -> bool {
     if what == "another user" {
         return rustix::process::geteuid().is_root() && {
-            // Root's files are taken for ours, and so are those of the folder's own user.
+            // Root's files are taken for ours, and so are those of the directory's own user.
             fs::write(file, PRECIOUS).expect("written");
             std::os::unix::fs::chown(file, Some(12_345), None).expect("given away");
             true
@@ -82,13 +82,13 @@ async fn what_stands_in_a_files_place_is_not_followed_written_or_waited_for() {
         ("dead/queue/db", true),
         ("dead/queue/conf", true),
     ];
-    let source = tempfile::tempdir().expect("a folder");
+    let source = tempfile::tempdir().expect("a directory");
     let source = source.path().join("spool");
     spool_with_everything(&source).await;
     for (name, opens) in files {
         assert!(source.join(name).is_file(), "{name}");
         for (what, said) in PLANTS {
-            let parent = tempfile::tempdir().expect("a folder");
+            let parent = tempfile::tempdir().expect("a directory");
             let (home, outside) = (parent.path().join("spool"), parent.path().join(PRECIOUS));
             copy(&source, &home);
             fs::write(&outside, PRECIOUS).expect("written");
@@ -129,7 +129,7 @@ async fn what_stands_in_a_files_place_is_not_followed_written_or_waited_for() {
 
 #[tokio::test]
 async fn a_directory_that_belongs_to_somebody_else_is_refused_and_one_that_is_open_to_all_closed() {
-    let parent = tempfile::tempdir().expect("a folder");
+    let parent = tempfile::tempdir().expect("a directory");
     let home = parent.path().join("spool");
     spool_with_everything(&home).await;
     for part in ["", "journal", "dead", "queue"] {
@@ -151,7 +151,7 @@ async fn a_directory_that_belongs_to_somebody_else_is_refused_and_one_that_is_op
 #[tokio::test]
 async fn a_report_of_damage_goes_to_no_other_file() {
     for (what, said) in PLANTS.iter().filter(|(what, _)| !matches!(*what, "open to all" | "another user")) {
-        let parent = tempfile::tempdir().expect("a folder");
+        let parent = tempfile::tempdir().expect("a directory");
         let (home, outside) = (parent.path().join("spool"), parent.path().join(PRECIOUS));
         spool_with_everything(&home).await;
         fs::write(&outside, PRECIOUS).expect("written");

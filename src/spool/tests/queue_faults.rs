@@ -154,15 +154,15 @@ async fn what_may_come_again_is_told_until_all_that_the_journal_held_then_is_don
 
 #[tokio::test]
 async fn a_start_without_a_queue_tells_what_may_come_again_until_it_is_done() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = open(folder.path());
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = open(directory.path());
     spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
     spool.close().await;
-    let spool = open(folder.path());
+    let spool = open(directory.path());
     assert_eq!(spool.redelivers_since(), None, "the queue is believed");
     spool.close().await;
-    fs::remove_dir_all(folder.path().join("queue")).expect("removed");
-    let spool = open(folder.path());
+    fs::remove_dir_all(directory.path().join("queue")).expect("removed");
+    let spool = open(directory.path());
     spool.append(batch(Stream::Events, 10..20)).await.expect("taken");
     assert_eq!(lease_all(&spool, Stream::Events).len(), 20);
     assert!(spool.redelivers_since().is_some());

@@ -110,13 +110,13 @@ pub enum RecoverError {
 /// # Errors
 /// When the directory cannot be listed, or `out` cannot be written. Damage is none, nor is a file that cannot be read.
 pub fn recover<W: Write>(
-    folder: &Path,
+    directory: &Path,
     keys: Option<&Keys>,
     out: &mut RawWriter<W>,
 ) -> Result<RecoverReport, RecoverError> {
-    let unreadable = |source| RecoverError::Read { path: folder.to_owned(), source };
-    let files = files_below(folder).map_err(unreadable)?;
-    let named = files.len() == 1 && files[0] == folder;
+    let unreadable = |source| RecoverError::Read { path: directory.to_owned(), source };
+    let files = files_below(directory).map_err(unreadable)?;
+    let named = files.len() == 1 && files[0] == directory;
     let unpacker = Unpacker::new(keys).map_err(unreadable)?;
     let mut search = Search { unpacker, out, report: RecoverReport::default() };
     let files: Vec<PathBuf> = files.into_iter().filter(|file| named || search.looks_like_ours(file)).collect();
@@ -212,10 +212,10 @@ impl<W: Write> Search<'_, W> {
             return Ok(());
         };
         for record in &batch {
-            let letter;
+            let dead_letter;
             let (received_at, record) = if header.kind == Kind::DeadLetters {
-                letter = decode::<DeadLetter>(record);
-                let Some(letter) = &letter else {
+                dead_letter = decode::<DeadLetter>(record);
+                let Some(dead_letter) = &dead_letter else {
                     self.report.damage(
                         path,
                         offset,
@@ -225,7 +225,7 @@ impl<W: Write> Search<'_, W> {
                     continue;
                 };
                 self.report.from_dead_letters += 1;
-                (letter.received_at, &letter.record[..])
+                (dead_letter.received_at, &dead_letter.record[..])
             } else {
                 (header.received_at, record)
             };
@@ -246,6 +246,6 @@ fn segment_of(path: &Path) -> u64 {
     digits.parse().unwrap_or(0)
 }
 
-fn is_in(path: &Path, folder: &str) -> bool {
-    path.parent().and_then(Path::file_name).is_some_and(|name| name == folder)
+fn is_in(path: &Path, directory: &str) -> bool {
+    path.parent().and_then(Path::file_name).is_some_and(|name| name == directory)
 }

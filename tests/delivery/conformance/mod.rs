@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use livekit_protocol::AnalyticsEvent;
 use livekit_spool::{
-    flush::{FlushOptions, FlushState},
+    flush::{FlushOptions, SinkState},
     record::{QueuedRecord, Stream},
     sink::{Batch, BatchOutcome, Outcome, Sink, SinkError},
 };
@@ -102,8 +102,8 @@ async fn a_batch_dropped_half_way_comes_again_and_makes_no_second_document<S: Su
     sink.initialize().await.expect("ready");
     let events = some_events("dropped", 200);
     for micros in (0..4000).step_by(200) {
-        let patience = Duration::from_micros(micros);
-        let _ = tokio::time::timeout(patience, sink.send_batch(batch(&events))).await;
+        let timeout = Duration::from_micros(micros);
+        let _ = tokio::time::timeout(timeout, sink.send_batch(batch(&events))).await;
     }
     until_delivered(&*sink, &events).await;
     assert_eq!(subject.ids(Stream::Events).await, once(&event_ids(&events)));
@@ -168,13 +168,13 @@ async fn a_sink_that_is_away_at_start_is_waited_for<S: Subject>() {
     let pipeline = Pipeline::start(subject.sink(), options());
     let events = some_events("away", 500);
     pipeline.send_events(&events).await;
-    eventually("away", || async { pipeline.status().state == FlushState::Unavailable }).await;
+    eventually("away", || async { pipeline.status().state == SinkState::Unavailable }).await;
     assert_eq!(pipeline.backlog(), 500);
     assert!(pipeline.status().last_error.is_some_and(|error| error.contains(&pipeline.status().address)));
     subject.bring_back().await;
     pipeline.drained().await;
     assert_eq!(subject.ids(Stream::Events).await, once(&event_ids(&events)));
-    assert!(!pipeline.status().state.is_trouble());
+    assert!(!pipeline.status().state.is_failing());
 }
 
 async fn a_sink_that_goes_away_under_load_gets_each_record_once<S: Subject>() {

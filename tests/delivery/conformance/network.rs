@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use livekit_spool::{
-    flush::{FlushOptions, FlushState},
+    flush::{FlushOptions, SinkState},
     record::Stream,
 };
 
@@ -80,7 +80,7 @@ async fn a_wrong_password_is_loud_and_throws_nothing_away<S: Server>() {
     let pipeline = Pipeline::start(server.sink_of_a_stranger(), options());
     let events = some_events("stranger", 50);
     pipeline.send_events(&events).await;
-    eventually("unauthorized", || async { pipeline.status().state == FlushState::Unauthorized }).await;
+    eventually("unauthorized", || async { pipeline.status().state == SinkState::Unauthorized }).await;
     let status = pipeline.status();
     assert!(status.last_error.as_ref().is_some_and(|error| error.contains("check user")), "{status:?}");
     assert!(!format!("{status:?}").contains("hunter2"), "{status:?}");

@@ -178,7 +178,7 @@ impl Server for RedisSubject {
 pub(crate) struct FileSubject(TempDir);
 
 impl FileSubject {
-    fn folder(&self) -> PathBuf {
+    fn directory(&self) -> PathBuf {
         self.0.path().join("out")
     }
 
@@ -189,32 +189,32 @@ impl FileSubject {
 
 impl Subject for FileSubject {
     async fn start() -> Self {
-        Self(support::folder("files"))
+        Self(support::directory("files"))
     }
 
     fn sink_with(&self, labels: Labels) -> Arc<dyn Sink> {
-        let options = FileOptions { path: self.folder(), rotate_bytes: 64 << 10, labels, ..FileOptions::default() };
+        let options = FileOptions { path: self.directory(), rotate_bytes: 64 << 10, labels, ..FileOptions::default() };
         Arc::new(FileSink::new(options, encoder()).expect("options"))
     }
 
-    /// A file stands where its folder should be. What is open goes on until it is full.
+    /// A file stands where its directory should be. What is open goes on until it is full.
     async fn take_away(&mut self) {
-        if self.folder().exists() {
-            fs::rename(self.folder(), self.aside()).expect("moved");
+        if self.directory().exists() {
+            fs::rename(self.directory(), self.aside()).expect("moved");
         }
-        fs::write(self.folder(), "in the way").expect("a file");
+        fs::write(self.directory(), "in the way").expect("a file");
     }
 
     async fn bring_back(&mut self) {
-        fs::remove_file(self.folder()).expect("removed");
+        fs::remove_file(self.directory()).expect("removed");
         if self.aside().exists() {
-            fs::rename(self.aside(), self.folder()).expect("moved");
+            fs::rename(self.aside(), self.directory()).expect("moved");
         }
     }
 
     async fn stored(&self, stream: Stream) -> Vec<Stored> {
         let mut stored = Vec::new();
-        for entry in fs::read_dir(self.folder()).expect("the folder") {
+        for entry in fs::read_dir(self.directory()).expect("the directory") {
             let path = entry.expect("an entry").path();
             if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&format!("{stream}-"))) {
                 stored.extend(fs::read_to_string(path).expect("text").lines().map(of_json));

@@ -26,7 +26,7 @@ use rustix::process::Signal;
 use crate::{
     lines, records,
     support::{
-        self, PATIENCE,
+        self, TIMEOUT,
         process::{QUICK, Recorder, Setup, Spool},
     },
 };
@@ -104,12 +104,12 @@ fn prepare() -> Spool {
 }
 
 fn out(spool: &Spool, sink: &str) -> PathBuf {
-    spool.folder().join(format!("{sink}-out"))
+    spool.directory().join(format!("{sink}-out"))
 }
 
 async fn points_of_a_whole_run() -> Vec<Point> {
-    let folder = support::folder("trace");
-    let trace = folder.path().join("trace");
+    let directory = support::directory("trace");
+    let trace = directory.path().join("trace");
     let mut spool = prepare();
     run_through(&mut spool, &points::tracing(&trace));
     let was_killed = Workload::default().run(&mut spool).await;
@@ -125,9 +125,9 @@ fn run_through(spool: &mut Spool, words: &[String]) {
 
 /// Kills a run there, and fails unless the next one loses nothing; answers the point where the run came to it.
 async fn kill_at(point: Point) -> Option<Point> {
-    let folder = support::folder("trace");
+    let directory = support::directory("trace");
     let mut spool = prepare();
-    let words = point.killing(&spool.data(), &folder.path().join("trace"));
+    let words = point.killing(&spool.data(), &directory.path().join("trace"));
     run_through(&mut spool, &words);
     let mut workload = Workload::default();
     let was_killed = workload.run(&mut spool).await;
@@ -224,7 +224,7 @@ impl Workload {
 
 /// Waits for something; false where the process ends before.
 async fn until(spool: &mut Spool, done: impl Fn() -> bool) -> bool {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     while !done() {
         if !spool.process().is_running() {
             return false;

@@ -1,9 +1,9 @@
-//! Power cuts: from a recording of what a process did to a folder (strace), the folders that a cut may leave.
+//! Power cuts: from a recording of what a process did to a directory (strace), the directories that a cut may leave.
 //!
 //! What is taken for granted after a cut at time `t`: what an fsync or fdatasync that had returned before `t` covered,
-//! for a file its bytes and its length, for a folder its entries. Everything later may be there or not: each 4 KiB page
+//! for a file its bytes and its length, for a directory its entries. Everything later may be there or not: each 4 KiB page
 //! as it stood at any moment since the file's last sync, the length as it was at any such moment, each change of a
-//! folder's entries for itself. `sync_file_range` counts for nothing.
+//! directory's entries for itself. `sync_file_range` counts for nothing.
 
 use std::{
     collections::BTreeMap,
@@ -40,7 +40,7 @@ enum Contents {
     Length(u64),
 }
 
-/// A change of a folder's entries.
+/// A change of a directory's entries.
 #[derive(Debug, Clone)]
 struct Entry {
     at: f64,
@@ -58,15 +58,15 @@ enum Naming {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Node {
     File(usize),
-    Folder,
+    Directory,
 }
 
-/// All that a process did to a folder that was empty (or not there) when the recording began.
+/// All that a process did to a directory that was empty (or not there) when the recording began.
 #[derive(Debug, Default)]
 pub struct Recording {
     files: Vec<File>,
     entries: Vec<Entry>,
-    folder_syncs: BTreeMap<PathBuf, Vec<(f64, f64)>>,
+    directory_syncs: BTreeMap<PathBuf, Vec<(f64, f64)>>,
     first: f64,
     last: f64,
 }
@@ -114,9 +114,9 @@ impl Recording {
                 }
                 _ => {}
             },
-            Call::MakeFolder { path } if inside(path) => {
-                live.insert(path.clone(), Node::Folder);
-                self.name(at, end, Naming::Make { path: path.clone(), node: Node::Folder });
+            Call::MakeDirectory { path } if inside(path) => {
+                live.insert(path.clone(), Node::Directory);
+                self.name(at, end, Naming::Make { path: path.clone(), node: Node::Directory });
             }
             Call::Write { path, offset, bytes } if inside(path) => {
                 // Not in the tree any more: removed while open, and gone with the cut.
@@ -134,8 +134,8 @@ impl Recording {
             }
             Call::Sync { path } if inside(path) => match live.get(path) {
                 Some(Node::File(file)) => self.files[*file].syncs.push((at, end)),
-                Some(Node::Folder) => self.folder_syncs.entry(path.clone()).or_default().push((at, end)),
-                None if path == root => self.folder_syncs.entry(path.clone()).or_default().push((at, end)),
+                Some(Node::Directory) => self.directory_syncs.entry(path.clone()).or_default().push((at, end)),
+                None if path == root => self.directory_syncs.entry(path.clone()).or_default().push((at, end)),
                 None => {}
             },
             Call::Remove { path } if inside(path) => {
@@ -143,7 +143,7 @@ impl Recording {
                 self.name(at, end, Naming::Remove { path: path.clone() });
             }
             Call::Rename { from, to } if inside(from) || inside(to) => {
-                assert!(inside(from) && inside(to), "a rename across the folder's border: {from:?} to {to:?}");
+                assert!(inside(from) && inside(to), "a rename across the directory's border: {from:?} to {to:?}");
                 let moved: Vec<_> = live.keys().filter(|path| path.starts_with(from)).cloned().collect();
                 for path in moved {
                     let node = live.remove(&path).expect("just seen");
@@ -174,7 +174,7 @@ impl Recording {
         (self.first, self.last) = (self.first.min(at), self.last.max(last));
     }
 
-    /// Writes a folder that a power cut at `cut` may leave of `root` into `target`.
+    /// Writes a directory that a power cut at `cut` may leave of `root` into `target`.
     pub fn image(&self, root: &Path, cut: f64, random: &mut StdRng, target: &Path) {
         let mut tree: BTreeMap<PathBuf, Node> = BTreeMap::new();
         for entry in self.entries.iter().filter(|entry| entry.at < cut) {
@@ -202,17 +202,17 @@ impl Recording {
                 }
             }
         }
-        fs::create_dir_all(target).expect("the image's folder");
+        fs::create_dir_all(target).expect("the image's directory");
         for (path, node) in &tree {
-            let inside = path.strip_prefix(root).expect("all paths lie in the folder");
+            let inside = path.strip_prefix(root).expect("all paths lie in the directory");
             let to = join(target, inside);
-            // An entry whose folder was lost is lost with it.
+            // An entry whose directory was lost is lost with it.
             let parent = path.parent().expect("a parent");
-            if parent != root && tree.get(parent) != Some(&Node::Folder) {
+            if parent != root && tree.get(parent) != Some(&Node::Directory) {
                 continue;
             }
             match node {
-                Node::Folder => fs::create_dir_all(&to).expect("a folder of the image"),
+                Node::Directory => fs::create_dir_all(&to).expect("a directory of the image"),
                 Node::File(file) => {
                     if to.parent().is_some_and(Path::is_dir) {
                         fs::write(&to, self.files[*file].after(cut, random)).expect("a file of the image");
@@ -224,13 +224,13 @@ impl Recording {
 
     fn is_entry_synced(&self, entry: &Entry, cut: f64) -> bool {
         let synced = |path: &Path| {
-            let folder = path.parent().expect("a parent");
-            let syncs = self.folder_syncs.get(folder).map_or(&[][..], Vec::as_slice);
+            let directory = path.parent().expect("a parent");
+            let syncs = self.directory_syncs.get(directory).map_or(&[][..], Vec::as_slice);
             syncs.iter().any(|&(begun, done)| begun >= entry.end && done <= cut)
         };
         match &entry.what {
             Naming::Make { path, .. } | Naming::Remove { path } => synced(path),
-            // One fsync of either folder carries the whole rename: it is atomic.
+            // One fsync of either directory carries the whole rename: it is atomic.
             Naming::Rename { from, to } => synced(from) || synced(to),
         }
     }
@@ -306,6 +306,6 @@ impl Contents {
 }
 
 /// `Path::join` that leaves no trailing slash for an empty rest.
-fn join(folder: &Path, rest: &Path) -> PathBuf {
-    if rest.as_os_str().is_empty() { folder.to_owned() } else { folder.join(rest) }
+fn join(directory: &Path, rest: &Path) -> PathBuf {
+    if rest.as_os_str().is_empty() { directory.to_owned() } else { directory.join(rest) }
 }

@@ -35,17 +35,17 @@ pub struct Event {
 pub enum Call {
     /// A file was opened, and perhaps made or emptied.
     Open { path: PathBuf, create: bool, truncate: bool },
-    /// A folder was made.
-    MakeFolder { path: PathBuf },
+    /// A directory was made.
+    MakeDirectory { path: PathBuf },
     /// Bytes were written, at an offset or (`None`) at the file's end.
     Write { path: PathBuf, offset: Option<u64>, bytes: Vec<u8> },
     /// The length was set, or only raised to at least this.
     Length { path: PathBuf, length: u64, only_extend: bool },
     /// fsync or fdatasync.
     Sync { path: PathBuf },
-    /// A file or folder was removed.
+    /// A file or directory was removed.
     Remove { path: PathBuf },
-    /// A file or folder was renamed.
+    /// A file or directory was renamed.
     Rename { from: PathBuf, to: PathBuf },
     /// Nothing that changes a file.
     Harmless,
@@ -77,9 +77,9 @@ pub fn read(prefix: &Path) -> Vec<Event> {
 }
 
 fn traces(prefix: &Path) -> Vec<String> {
-    let folder = prefix.parent().expect("the traces lie in a folder");
+    let directory = prefix.parent().expect("the traces lie in a directory");
     let name = format!("{}.", prefix.file_name().expect("a name").to_str().expect("a UTF-8 name"));
-    let entries = fs::read_dir(folder).expect("the traces' folder").map(|entry| entry.expect("an entry"));
+    let entries = fs::read_dir(directory).expect("the traces' directory").map(|entry| entry.expect("an entry"));
     let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&name));
     ours.map(|entry| fs::read_to_string(entry.path()).expect("a trace is ASCII")).collect()
 }
@@ -112,19 +112,19 @@ impl Positions {
         let path = || fd_path(args.first()?);
         Some(match name {
             "open" | "openat" | "creat" => {
-                let (folder, path, flags) = match (name, args) {
-                    ("openat", [folder, path, flags, ..]) => (Some(*folder), *path, *flags),
+                let (directory, path, flags) = match (name, args) {
+                    ("openat", [directory, path, flags, ..]) => (Some(*directory), *path, *flags),
                     ("open", [path, flags, ..]) => (None, *path, *flags),
                     _ => return None,
                 };
                 if let Some(fd) = returned {
                     self.offsets.insert(fd, (!flags.contains("O_APPEND")).then_some(0));
                 }
-                let path = resolve(folder, path)?;
+                let path = resolve(directory, path)?;
                 Call::Open { path, create: flags.contains("O_CREAT"), truncate: flags.contains("O_TRUNC") }
             }
-            "mkdir" => Call::MakeFolder { path: resolve(None, args.first()?)? },
-            "mkdirat" => Call::MakeFolder { path: resolve(Some(args.first()?), args.get(1)?)? },
+            "mkdir" => Call::MakeDirectory { path: resolve(None, args.first()?)? },
+            "mkdirat" => Call::MakeDirectory { path: resolve(Some(args.first()?), args.get(1)?)? },
             "pwrite64" => {
                 let bytes = unquote(args.get(1)?)?;
                 Call::Write { path: path()?, offset: Some(args.get(3)?.parse().ok()?), bytes: kept(bytes, returned) }
@@ -226,14 +226,14 @@ fn fd_path(arg: &str) -> Option<PathBuf> {
     path.starts_with('/').then(|| PathBuf::from(path))
 }
 
-/// A path argument, seen from the folder it is relative to.
-fn resolve(folder: Option<&str>, path: &str) -> Option<PathBuf> {
+/// A path argument, seen from the directory it is relative to.
+fn resolve(directory: Option<&str>, path: &str) -> Option<PathBuf> {
     let path = PathBuf::from(String::from_utf8(unquote(path)?).ok()?);
     if path.is_absolute() {
         return Some(clean(&path));
     }
-    // Without a folder argument it is relative to the working folder, which strace does not tell: have it absolute.
-    Some(clean(&fd_path(folder?)?.join(path)))
+    // Without a directory argument it is relative to the working directory, which strace does not tell: have it absolute.
+    Some(clean(&fd_path(directory?)?.join(path)))
 }
 
 fn clean(path: &Path) -> PathBuf {

@@ -67,9 +67,9 @@ impl Output for FaultyOutput {
 
 #[tokio::test]
 async fn a_full_disk_is_retry_and_leaves_no_half_line() {
-    let folder = tempfile::tempdir().expect("folder");
+    let directory = tempfile::tempdir().expect("directory");
     let faults = Arc::new(Faults::default());
-    let sink = open_on(options(folder.path()), FaultyDisk(Arc::clone(&faults))).await;
+    let sink = open_on(options(directory.path()), FaultyDisk(Arc::clone(&faults))).await;
     sink.send_batch(events(0..10)).await;
     faults.appends.store(3, Ordering::SeqCst);
     for _ in 0..3 {
@@ -77,79 +77,79 @@ async fn a_full_disk_is_retry_and_leaves_no_half_line() {
         assert_eq!(outcome.records, vec![Outcome::Retry; 10]);
         let error = outcome.error.expect("a reason");
         assert!(error.kind == SinkErrorKind::Full && error.message.contains("make room"), "{error:?}");
-        assert_eq!(ids(folder.path()), numbered(0..10));
+        assert_eq!(ids(directory.path()), numbered(0..10));
     }
     assert!(all_delivered(&sink.send_batch(events(10..20)).await));
-    assert_eq!(ids(folder.path()), numbered(0..20));
-    assert_eq!(files(folder.path()).len(), 1);
+    assert_eq!(ids(directory.path()), numbered(0..20));
+    assert_eq!(files(directory.path()).len(), 1);
 }
 
 #[tokio::test]
 async fn documents_much_larger_than_their_records_are_written_a_part_at_a_time() {
-    let folder = tempfile::tempdir().expect("folder");
+    let directory = tempfile::tempdir().expect("directory");
     let faults = Arc::new(Faults::default());
-    let sink = open_on(options(folder.path()), FaultyDisk(Arc::clone(&faults))).await;
+    let sink = open_on(options(directory.path()), FaultyDisk(Arc::clone(&faults))).await;
     let batch = small_records_of_large_documents(150);
     let records: usize = batch.records.iter().map(|record| record.bytes.len()).sum();
     assert!(all_delivered(&sink.send_batch(batch).await));
-    assert_eq!(ids(folder.path()), numbered(0..150));
-    let (lines, longest) = (text(&files(folder.path())[0]).len(), faults.longest.load(Ordering::SeqCst));
+    assert_eq!(ids(directory.path()), numbered(0..150));
+    let (lines, longest) = (text(&files(directory.path())[0]).len(), faults.longest.load(Ordering::SeqCst));
     assert!(lines > 2 * PART_BYTES && lines > 20 * records, "{lines} bytes of {records}");
     assert!(longest < PART_BYTES + PART_BYTES / 4, "{longest} bytes at once");
 }
 
 #[tokio::test]
 async fn a_batch_that_fails_in_its_last_part_leaves_nothing_of_the_others() {
-    let folder = tempfile::tempdir().expect("folder");
+    let directory = tempfile::tempdir().expect("directory");
     let faults = Arc::new(Faults::default());
-    let sink = open_on(options(folder.path()), FaultyDisk(Arc::clone(&faults))).await;
+    let sink = open_on(options(directory.path()), FaultyDisk(Arc::clone(&faults))).await;
     sink.send_batch(events(1000..1010)).await;
     let batch = small_records_of_large_documents(150);
     faults.syncs.store(1, Ordering::SeqCst);
     assert_eq!(sink.send_batch(batch.clone()).await.records, vec![Outcome::Retry; 150]);
-    assert_eq!(ids(folder.path()), numbered(1000..1010));
+    assert_eq!(ids(directory.path()), numbered(1000..1010));
     assert!(all_delivered(&sink.send_batch(batch).await));
-    assert_eq!(ids(folder.path()), [numbered(1000..1010), numbered(0..150)].concat());
+    assert_eq!(ids(directory.path()), [numbered(1000..1010), numbered(0..150)].concat());
 }
 
 #[tokio::test]
 async fn a_batch_that_nobody_waits_for_any_more_is_not_written_to_its_end() {
-    let folder = tempfile::tempdir().expect("folder");
-    let sink = open(options(folder.path())).await;
+    let directory = tempfile::tempdir().expect("directory");
+    let sink = open(options(directory.path())).await;
     sink.send_batch(events(1000..1010)).await;
     let batch = small_records_of_large_documents(150);
     let left = tokio::time::timeout(Duration::from_millis(1), sink.send_batch(batch.clone())).await;
     assert!(left.is_err(), "150 large documents within a millisecond");
     // The next one has its turn when that one has ended, and taken back what it had written.
     assert!(all_delivered(&sink.send_batch(events(1010..1020)).await));
-    assert_eq!(ids(folder.path()), numbered(1000..1020));
+    assert_eq!(ids(directory.path()), numbered(1000..1020));
 }
 
 #[tokio::test]
 async fn after_a_failed_sync_the_file_is_left_and_a_new_one_begun() {
-    let folder = tempfile::tempdir().expect("folder");
+    let directory = tempfile::tempdir().expect("directory");
     let faults = Arc::new(Faults::default());
-    let sink = open_on(options(folder.path()), FaultyDisk(Arc::clone(&faults))).await;
+    let sink = open_on(options(directory.path()), FaultyDisk(Arc::clone(&faults))).await;
     sink.send_batch(events(0..10)).await;
     faults.syncs.store(1, Ordering::SeqCst);
     let outcome = sink.send_batch(events(10..20)).await;
     assert_eq!(outcome.records, vec![Outcome::Retry; 10]);
     assert!(all_delivered(&sink.send_batch(events(10..20)).await));
-    assert_eq!(files(folder.path()).len(), 2);
-    assert_eq!(ids(folder.path()), numbered(0..20));
+    assert_eq!(files(directory.path()).len(), 2);
+    assert_eq!(ids(directory.path()), numbered(0..20));
 }
 
 #[tokio::test]
 async fn where_half_a_line_cannot_be_cut_the_next_line_begins_in_a_new_file() {
-    let folder = tempfile::tempdir().expect("folder");
+    let directory = tempfile::tempdir().expect("directory");
     let faults = Arc::new(Faults::default());
-    let sink = open_on(options(folder.path()), FaultyDisk(Arc::clone(&faults))).await;
+    let sink = open_on(options(directory.path()), FaultyDisk(Arc::clone(&faults))).await;
     sink.send_batch(events(0..10)).await;
     faults.appends.store(1, Ordering::SeqCst);
     faults.cuts.store(1, Ordering::SeqCst);
     sink.send_batch(events(10..20)).await;
     assert!(all_delivered(&sink.send_batch(events(10..20)).await));
-    assert_eq!(files(folder.path()).len(), 2);
-    let second = text(&files(folder.path())[1]);
+    assert_eq!(files(directory.path()).len(), 2);
+    let second = text(&files(directory.path())[1]);
     assert!(second.starts_with(r#"{"_id":"AE_10""#) && second.lines().count() == 10, "{second}");
 }

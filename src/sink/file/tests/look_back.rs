@@ -5,8 +5,8 @@ use super::*;
 /// So many lines as no run remembers, in an open file and in closed ones, compressed or not.
 const MANY: u64 = 300_000;
 
-fn write_many(folder: &Path, at: i64) {
-    let name = |at: i64, suffix| folder.join(format!("events-{}.ndjson{suffix}", name_of(at)));
+fn write_many(directory: &Path, at: i64) {
+    let name = |at: i64, suffix| directory.join(format!("events-{}.ndjson{suffix}", name_of(at)));
     let gzip = fs::File::create(name(at, ".gz")).expect("a file");
     let mut gzip = flate2::write::GzEncoder::new(gzip, flate2::Compression::fast());
     io::Write::write_all(&mut gzip, lines(0..100_000).as_bytes()).expect("written");
@@ -25,13 +25,13 @@ async fn deliver_all(sink: &FileSink, records: u64) {
 
 #[tokio::test]
 async fn after_it_looked_back_no_line_stands_twice_however_many_come_again() {
-    let folder = tempfile::tempdir().expect("folder");
+    let directory = tempfile::tempdir().expect("directory");
     let began = now_millis();
-    write_many(folder.path(), began);
-    let sink = open(options(folder.path())).await;
+    write_many(directory.path(), began);
+    let sink = open(options(directory.path())).await;
     sink.look_back(began).await.expect("readable");
     deliver_all(&sink, MANY + 10).await;
-    let mut ids = ids(folder.path());
+    let mut ids = ids(directory.path());
     assert_eq!(ids.len() as u64, MANY + 10);
     ids.sort_unstable();
     ids.dedup();
@@ -40,10 +40,10 @@ async fn after_it_looked_back_no_line_stands_twice_however_many_come_again() {
 
 #[tokio::test]
 async fn it_looks_into_no_file_that_was_written_before() {
-    let folder = tempfile::tempdir().expect("folder");
+    let directory = tempfile::tempdir().expect("directory");
     let (day, now) = (86_400_000, now_millis());
     let file = |at: i64, lines: &str| {
-        let path = folder.path().join(format!("events-{}.ndjson", name_of(at)));
+        let path = directory.path().join(format!("events-{}.ndjson", name_of(at)));
         fs::write(&path, lines).expect("written");
         let modified = std::time::UNIX_EPOCH + Duration::from_millis(at as u64 + 3_600_000);
         fs::File::options().write(true).open(path).and_then(|file| file.set_modified(modified)).expect("a time");
@@ -53,9 +53,9 @@ async fn it_looks_into_no_file_that_was_written_before() {
         file(at, lines);
     }
     let seen = |since: i64| {
-        let folder = folder.path();
+        let directory = directory.path();
         async move {
-            let sink = open(options(folder)).await;
+            let sink = open(options(directory)).await;
             sink.look_back(since).await.expect("readable");
             let file = sink.inner.streams[&Stream::Events].lock();
             let file = file.as_ref().expect("in use");
@@ -71,8 +71,8 @@ async fn it_looks_into_no_file_that_was_written_before() {
 
 #[tokio::test]
 async fn a_folder_that_someone_removed_holds_no_lines_to_look_back_at() {
-    let folder = tempfile::tempdir().expect("folder");
-    let path = folder.path().join("out");
+    let directory = tempfile::tempdir().expect("directory");
+    let path = directory.path().join("out");
     let sink = open(options(&path)).await;
     sink.send_batch(events(0..10)).await;
     fs::remove_dir_all(&path).expect("removed");

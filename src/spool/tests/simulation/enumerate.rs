@@ -8,7 +8,7 @@ use super::{
     disk::{Fault, Kind},
     medium::{End, Pages},
     queue::Remembers,
-    story::{Letters, Limits, NARROW, Offer, Outcome, Part, Step, WIDE},
+    story::{Limits, NARROW, Offer, Outcome, Part, State, Step, WIDE},
     world::{Ended, Ruins, World},
 };
 use crate::{record::Stream, spool::options::WhenFull};
@@ -221,9 +221,9 @@ fn a_crash_anywhere_with_dead_letters() {
         delivered(0, Part::All),
         Step::Lease(STATS, 2),
         rejected(Part::All),
-        Step::Letters(Letters::RetryInVain(2)),
+        Step::State(State::RetryInVain(2)),
         Step::Time(1),
-        Step::Letters(Letters::Retry(3)),
+        Step::State(State::Retry(3)),
         Step::Time(1),
     ]);
 }
@@ -235,9 +235,9 @@ fn a_crash_anywhere_while_dead_letters_are_compacted() {
         story.push(append(stream, 6, 700));
         story.push(Step::Lease(stream, 6));
         story.push(Step::Answer(0, Outcome::Rejected, Part::All));
-        story.push(Step::Letters(Letters::RetryInVain(3)));
+        story.push(Step::State(State::RetryInVain(3)));
     }
-    story.push(Step::Letters(Letters::Drop(EVENTS)));
+    story.push(Step::State(State::Drop(EVENTS)));
     story.push(Step::Time(1));
     crash_everywhere(&story);
 }

@@ -22,7 +22,7 @@ pub(super) struct Id {
     pub(super) number: u32,
 }
 
-const LETTERS: [u8; 3] = *b"esn";
+const DEAD_LETTERS: [u8; 3] = *b"esn";
 pub(super) const MARKER_BYTES: usize = 16;
 
 impl fmt::Display for Id {
@@ -33,7 +33,7 @@ impl fmt::Display for Id {
 
 impl fmt::Debug for Id {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{}", LETTERS[self.stream as usize] as char, self.number)
+        write!(f, "{}{}", DEAD_LETTERS[self.stream as usize] as char, self.number)
     }
 }
 
@@ -42,7 +42,7 @@ impl Id {
     pub(super) fn record(self, bytes: usize) -> Vec<u8> {
         let bytes = bytes.max(MARKER_BYTES);
         let mut record =
-            format!("<{}{:08}:{:04}>", LETTERS[self.stream as usize] as char, self.number, bytes).into_bytes();
+            format!("<{}{:08}:{:04}>", DEAD_LETTERS[self.stream as usize] as char, self.number, bytes).into_bytes();
         record.resize(bytes, b'.');
         record
     }
@@ -50,9 +50,9 @@ impl Id {
     /// The record at the front of these bytes, and how long it is.
     pub(super) fn of(bytes: &[u8]) -> Option<(Self, usize)> {
         let marker = std::str::from_utf8(bytes.get(..MARKER_BYTES)?).ok()?;
-        let letter = LETTERS.iter().position(|letter| bytes[1] == *letter)?;
+        let dead_letter = DEAD_LETTERS.iter().position(|dead_letter| bytes[1] == *dead_letter)?;
         let (number, length) = marker.get(2..15)?.split_once(':')?;
-        Some((Self { stream: Stream::ALL[letter], number: number.parse().ok()? }, length.parse().ok()?))
+        Some((Self { stream: Stream::ALL[dead_letter], number: number.parse().ok()? }, length.parse().ok()?))
     }
 }
 
@@ -97,7 +97,7 @@ struct Fate {
     /// In which life of the process that was acknowledged.
     acknowledged: Option<u32>,
     /// It is a dead letter, as the spool said.
-    letter: bool,
+    dead_letter: bool,
     /// … and was removed.
     removed: bool,
     dropped: bool,
@@ -125,7 +125,7 @@ pub(super) struct Ledger {
     pub(super) unordered: bool,
     pub(super) life: u32,
     /// What came to light with this life was looked at.
-    pub(super) looked: bool,
+    pub(super) inspected: bool,
     /// Something failed in this life: what was acknowledged may come again.
     pub(super) faulted: bool,
     /// A queue may have forgotten something: the process ended without a stop, or it was kept in memory.
@@ -153,7 +153,7 @@ impl Ledger {
             leased: false,
             delivered: false,
             acknowledged: None,
-            letter: false,
+            dead_letter: false,
             removed: false,
             dropped: false,
             damaged: false,
@@ -185,7 +185,7 @@ impl Ledger {
         let (disturbed, last) = (self.disturbed || self.unordered, self.last_leased[id.stream as usize]);
         let Some(fate) = self.fate(id) else { return self.fail(format!("{id} was leased and never offered")) };
         let (first, batch) = (!std::mem::replace(&mut fate.leased, true), fate.batch);
-        if !self.looked
+        if !self.inspected
             && let Some(ids) = self.unsure.get(&batch).cloned()
         {
             self.answer(&ids, Answer::Kept);
@@ -209,12 +209,12 @@ impl Ledger {
         self.fate(id).into_iter().for_each(|fate| fate.acknowledged = Some(life));
     }
 
-    pub(super) fn set_aside(&mut self, id: Id) {
-        self.fate(id).into_iter().for_each(|fate| fate.letter = true);
+    pub(super) fn dead_lettered(&mut self, id: Id) {
+        self.fate(id).into_iter().for_each(|fate| fate.dead_letter = true);
     }
 
     /// A letter is removed, or about to be.
-    pub(super) fn remove_letter(&mut self, id: Id) {
+    pub(super) fn remove_dead_letter(&mut self, id: Id) {
         self.open.remove(&id);
         self.fate(id).into_iter().for_each(|fate| fate.removed = true);
     }
@@ -268,20 +268,20 @@ impl Ledger {
     }
 
     /// What is owed and not pending is a dead letter, or was dropped, or damaged.
-    pub(super) fn check_missing(&mut self, missing: Vec<Id>, letters: &BTreeSet<Id>) {
+    pub(super) fn check_missing(&mut self, missing: Vec<Id>, dead_letters: &BTreeSet<Id>) {
         for id in missing {
             let may_drop = self.may_drop[id.stream as usize];
             let Some(fate) = self.fate(id) else { continue };
-            if letters.contains(&id) {
+            if dead_letters.contains(&id) {
                 // Perhaps among those that fitted before the dead letters were full.
-                fate.letter = true;
-            } else if may_drop && !fate.letter {
+                fate.dead_letter = true;
+            } else if may_drop && !fate.dead_letter {
                 fate.dropped = true;
                 let damaged = fate.damaged;
                 self.open.remove(&id);
                 self.dropped[id.stream as usize] += u64::from(!damaged);
             } else if !fate.damaged {
-                let was = if fate.letter { "set aside" } else { "kept" };
+                let was = if fate.dead_letter { "set aside" } else { "kept" };
                 self.fail(format!("{id} was {was}, and is gone"));
             }
         }

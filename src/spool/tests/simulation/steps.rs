@@ -8,7 +8,7 @@ use super::{
     disk::Meanwhile,
     ledger::Id,
     medium::PAGE,
-    story::{Letters, Offer, Outcome, Part, Step},
+    story::{Offer, Outcome, Part, State, Step},
     world::{World, ranges},
 };
 use crate::{
@@ -44,7 +44,7 @@ impl World {
             Step::Time(seconds) => self.time(seconds),
             Step::Lease(stream, records) => self.lease(stream, records),
             Step::Answer(lease, outcome, part) => self.answer(lease, outcome, part),
-            Step::Letters(action) => self.letters(action),
+            Step::State(action) => self.dead_letters(action),
             Step::Purge(stream) => self.purge(stream),
             Step::Restart(limits) => {
                 self.close();
@@ -203,7 +203,7 @@ impl World {
                             .copied()
                             .collect::<Vec<_>>()
                             .into_iter()
-                            .for_each(|id| ledger.set_aside(id));
+                            .for_each(|id| ledger.dead_lettered(id));
                     }
                     Err(error) => {
                         if quiet && !matches!(error, crate::spool::QueueError::DeadLettersFull { .. }) {
@@ -217,27 +217,28 @@ impl World {
         }
     }
 
-    pub(super) fn letters(&mut self, action: Letters) {
+    pub(super) fn dead_letters(&mut self, action: State) {
         let Some(process) = &self.process else { return };
         let dead = &process.shared.dead;
         let (filter, most) = match action {
-            Letters::Retry(most) | Letters::RetryInVain(most) => (DeadFilter::default(), most),
-            Letters::Drop(stream) => (DeadFilter { stream: Some(stream), ..DeadFilter::default() }, usize::MAX),
+            State::Retry(most) | State::RetryInVain(most) => (DeadFilter::default(), most),
+            State::Drop(stream) => (DeadFilter { stream: Some(stream), ..DeadFilter::default() }, usize::MAX),
         };
-        let Ok(letters) = dead.list(&filter, &HashSet::new(), 0, most) else { return };
-        let ids: Vec<Id> = letters.iter().filter_map(|letter| Id::of(&letter.record)).map(|(id, _)| id).collect();
+        let Ok(dead_letters) = dead.list(&filter, &HashSet::new(), 0, most) else { return };
+        let ids: Vec<Id> =
+            dead_letters.iter().filter_map(|dead_letter| Id::of(&dead_letter.record)).map(|(id, _)| id).collect();
         // What fails, is tried again by who asked for it.
         match action {
-            Letters::Retry(_) => {
-                ids.iter().for_each(|id| self.machine.state().ledger.remove_letter(*id));
-                let keys: Vec<_> = letters.iter().map(DeadLetter::key).collect();
+            State::Retry(_) => {
+                ids.iter().for_each(|id| self.machine.state().ledger.remove_dead_letter(*id));
+                let keys: Vec<_> = dead_letters.iter().map(DeadLetter::key).collect();
                 let _ = dead.remove(&keys);
             }
-            Letters::Drop(_) => {
-                ids.iter().for_each(|id| self.machine.state().ledger.remove_letter(*id));
+            State::Drop(_) => {
+                ids.iter().for_each(|id| self.machine.state().ledger.remove_dead_letter(*id));
                 let _ = dead.drop_matching(&filter);
             }
-            Letters::RetryInVain(_) => _ = rejecting::keep_again(&process.shared, &letters),
+            State::RetryInVain(_) => _ = rejecting::keep_again(&process.shared, &dead_letters),
         }
     }
 

@@ -41,7 +41,7 @@ pub(super) enum Part {
 
 /// What is done to the dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Letters {
+pub(super) enum State {
     /// The sink takes some now.
     Retry(usize),
     /// It does not, again.
@@ -73,7 +73,7 @@ pub(super) enum Step {
     Lease(Stream, usize),
     /// One of the leases that are under way is answered.
     Answer(usize, Outcome, Part),
-    Letters(Letters),
+    State(State),
     Purge(Stream),
     /// Closed, and opened with these limits.
     Restart(Limits),
@@ -142,7 +142,7 @@ fn step(random: &mut StdRng, faulty: bool, damaging: bool, tight: bool) -> Step 
         30..40 => Step::Time(pick(random, &[1, 1, 1, 2, 8])),
         40..55 => Step::Lease(stream(random), pick(random, &[1, 4, 20, 100])),
         55..72 => Step::Answer(random.random_range(0..4), outcome(random), part(random)),
-        72..75 => Step::Letters(letters(random)),
+        72..75 => Step::State(dead_letters(random)),
         75..76 => Step::Purge(stream(random)),
         76..79 => Step::Restart(limits(random, tight)),
         79..88 => crash(random),
@@ -176,11 +176,11 @@ fn part(random: &mut StdRng) -> Part {
     pick(random, &[Part::All, Part::All, Part::FirstHalf, Part::SecondHalf, Part::EveryOther])
 }
 
-fn letters(random: &mut StdRng) -> Letters {
+fn dead_letters(random: &mut StdRng) -> State {
     match random.random_range(0..4) {
-        0 | 1 => Letters::Retry(random.random_range(1..20)),
-        2 => Letters::RetryInVain(random.random_range(1..20)),
-        _ => Letters::Drop(stream(random)),
+        0 | 1 => State::Retry(random.random_range(1..20)),
+        2 => State::RetryInVain(random.random_range(1..20)),
+        _ => State::Drop(stream(random)),
     }
 }
 

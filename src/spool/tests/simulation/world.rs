@@ -178,7 +178,7 @@ impl World {
             let state = &mut *self.machine.state();
             state.max_bytes = self.limits.max_bytes;
             state.ledger.life += 1;
-            state.ledger.looked = false;
+            state.ledger.inspected = false;
             state.ledger.faulted = !state.faults.is_empty();
             let hidden: Vec<Id> = state
                 .medium
@@ -327,7 +327,7 @@ impl World {
         };
         let mut state = self.machine.state();
         let ledger = &mut state.ledger;
-        if !std::mem::replace(&mut ledger.looked, true) {
+        if !std::mem::replace(&mut ledger.inspected, true) {
             ledger.check_batches(&pending);
         }
         ledger.dropped = PerStream::default();
@@ -336,9 +336,13 @@ impl World {
             let listed = parking_lot::MutexGuard::unlocked(&mut state, || {
                 shared.dead.list(&DeadFilter::default(), &HashSet::new(), 0, usize::MAX)
             });
-            let letters =
-                listed.iter().flatten().filter_map(|letter| Id::of(&letter.record)).map(|(id, _)| id).collect();
-            state.ledger.check_missing(missing, &letters);
+            let dead_letters = listed
+                .iter()
+                .flatten()
+                .filter_map(|dead_letter| Id::of(&dead_letter.record))
+                .map(|(id, _)| id)
+                .collect();
+            state.ledger.check_missing(missing, &dead_letters);
         }
         let ledger = &mut state.ledger;
         ledger.may_drop = PerStream::default();
@@ -404,7 +408,7 @@ impl World {
     fn drain(&mut self) {
         let Some(process) = &mut self.process else { return };
         let shared = Arc::clone(&process.shared);
-        let mut patience = if self.has_bad_pages() { 100 } else { 0 };
+        let mut timeout = if self.has_bad_pages() { 100 } else { 0 };
         for stream in Stream::ALL {
             loop {
                 match shared.lease(stream, LeaseLimit { records: 100, bytes: usize::MAX }) {
@@ -418,15 +422,15 @@ impl World {
                         shared.store.finish(stream, &ranges(&lease.records), Disposition::Delivered);
                     }
                     Ok(None) => break,
-                    Err(_) if patience > 0 => {
-                        patience -= 1;
+                    Err(_) if timeout > 0 => {
+                        timeout -= 1;
                         simulated::advance(Duration::from_secs(1));
                     }
                     Err(error) => return self.machine.state().ledger.fail(format!("in the end: {error}")),
                 }
             }
         }
-        self.letters(super::story::Letters::Retry(usize::MAX));
+        self.dead_letters(super::story::State::Retry(usize::MAX));
         self.check();
     }
 
@@ -462,7 +466,7 @@ fn damaged(totals: &Totals) -> u64 {
 
 /// All that came and went; what was dropped as the newest never came.
 fn left(totals: &Totals) -> u64 {
-    totals.delivered + totals.set_aside + damaged(totals) + by_policy(totals)
+    totals.delivered + totals.dead_lettered + damaged(totals) + by_policy(totals)
 }
 
 fn by_policy(totals: &Totals) -> u64 {

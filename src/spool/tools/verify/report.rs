@@ -14,7 +14,7 @@ const MAX_FINDINGS: usize = 1000;
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct VerifyReport {
     /// The spool's directory.
-    pub folder: PathBuf,
+    pub directory: PathBuf,
     /// Files of journal and dead letters.
     pub files: u64,
     /// Whole blocks in them.
@@ -92,7 +92,7 @@ impl VerifyReport {
 
     pub(super) fn new(shared: &Shared) -> Self {
         Self {
-            folder: shared.home.clone(),
+            directory: shared.home.clone(),
             files: 0,
             blocks: 0,
             bytes: 0,
@@ -118,7 +118,7 @@ impl VerifyReport {
 
     /// Counts records that are nowhere; what becomes of dead letters is told by the findings alone.
     pub(super) fn lose(&mut self, subject: &Subject<'_>, stream: Stream, records: u64) {
-        if records > 0 && !subject.holds_letters() {
+        if records > 0 && !subject.holds_dead_letters() {
             *self.lost.entry(stream).or_default() += records;
         }
     }

@@ -93,7 +93,7 @@ impl<'a> Subject<'a> {
     }
 
     /// Whether dead letters are what it holds.
-    pub(super) fn holds_letters(&self) -> bool {
+    pub(super) fn holds_dead_letters(&self) -> bool {
         self.store.options.kind == Kind::DeadLetters
     }
 

@@ -277,7 +277,7 @@ impl<'a> Walk<'a> {
     /// Adds what was met to a report.
     pub(super) fn report_to(self, report: &mut VerifyReport) {
         report.blocks += self.blocks;
-        let records = if self.subject.holds_letters() { &mut report.dead_letters } else { &mut report.records };
+        let records = if self.subject.holds_dead_letters() { &mut report.dead_letters } else { &mut report.records };
         *records += self.records;
         for stream in Stream::ALL {
             report.lose(self.subject, stream, self.lost[stream as usize]);
@@ -292,5 +292,5 @@ fn is_readable(segment: u64, header: &Header, raw: Vec<u8>) -> bool {
     }
     let Ok(batch) = RecordBatch::from_wrapper(header.stream, 0, raw.into()) else { return false };
     batch.count() == header.count
-        && (header.kind == Kind::Records || batch.iter().all(|letter| decode::<DeadLetter>(letter).is_some()))
+        && (header.kind == Kind::Records || batch.iter().all(|dead_letter| decode::<DeadLetter>(dead_letter).is_some()))
 }

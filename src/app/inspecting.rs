@@ -7,7 +7,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use super::{
     App,
-    snapshot::{self, Looked},
+    snapshot::{self, Inspected},
 };
 use crate::{
     config::Config,
@@ -18,7 +18,7 @@ use crate::{
 /// How often states are looked at.
 const LOOK: Duration = Duration::from_millis(250);
 /// How often rates are sampled and the status page hears of them, in looks.
-const LOOKS_A_SAMPLE: u32 = 4;
+const CHECKS_PER_SAMPLE: u32 = 4;
 
 /// What there is to tell before the first look.
 pub(super) fn empty_snapshot(config: &Config, disk: Disk) -> Snapshot {
@@ -45,8 +45,8 @@ impl App {
     /// Everything now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
-        let (mut snapshot, _) = self.look();
-        for mut sink in self.unclaimed.lock().iter().cloned() {
+        let (mut snapshot, _) = self.inspect();
+        for mut sink in self.orphaned.lock().iter().cloned() {
             sink.grow_older(snapshot.at);
             snapshot.sinks.push(sink);
         }
@@ -60,7 +60,7 @@ impl App {
         let mut not_ready = snapshot.process.take().map(|process| process.not_ready).unwrap_or_default();
         let age = Duration::from_millis(now_millis().saturating_sub(snapshot.at).max(0).unsigned_abs());
         not_ready.push(format!(
-            "the status is {} s old: a disk does not answer; see to the disks of the data folder and of the sinks",
+            "the status is {} s old: a disk does not answer; see to the disks of the data directory and of the sinks",
             age.as_secs()
         ));
         snapshot.process = Some(self.process(not_ready));
@@ -81,9 +81,9 @@ impl App {
     }
 
     /// The configured sinks' part, and what it was made of.
-    fn look(&self) -> (Snapshot, Vec<Looked>) {
+    fn inspect(&self) -> (Snapshot, Vec<Inspected>) {
         let ingest = self.intake.snapshot();
-        let looked: Vec<_> = self
+        let inspected: Vec<_> = self
             .sinks
             .load()
             .iter()
@@ -92,8 +92,8 @@ impl App {
                 snapshot::of_running(sink, &self.rates, lost)
             })
             .collect();
-        let sinks = looked.iter().map(|looked| looked.status.clone()).collect();
-        let mut not_ready: Vec<String> = looked.iter().filter_map(|looked| looked.not_ready.clone()).collect();
+        let sinks = inspected.iter().map(|inspected| inspected.status.clone()).collect();
+        let mut not_ready: Vec<String> = inspected.iter().filter_map(|inspected| inspected.not_ready.clone()).collect();
         not_ready.extend(self.parts.ended());
         if self.stopping.is_cancelled() {
             not_ready.push("stopping".to_owned());
@@ -108,26 +108,26 @@ impl App {
             changes: rates.changes(),
             ..empty_snapshot(&config, disk)
         };
-        (snapshot, looked)
+        (snapshot, inspected)
     }
 
     /// Samples and notes changes, for ever.
     pub(crate) async fn watch(self: Arc<Self>) {
         let mut interval = every(LOOK);
-        for look in (0..LOOKS_A_SAMPLE).cycle() {
+        for inspect in (0..CHECKS_PER_SAMPLE).cycle() {
             interval.tick().await;
             let app = Arc::clone(&self);
             // Reading the oldest records' times may touch the disk.
-            let watched = tokio::task::spawn_blocking(move || app.watch_once(look == 0)).await;
+            let watched = tokio::task::spawn_blocking(move || app.watch_once(inspect == 0)).await;
             if let Err(error) = watched {
                 tracing::error!(%error, "making the status failed");
             }
         }
     }
 
-    /// Looks at the data folder's disk, for ever. It alone waits for it.
+    /// Looks at the data directory's disk, for ever. It alone waits for it.
     pub(crate) async fn watch_disk(self: Arc<Self>) {
-        let mut interval = every(LOOK * LOOKS_A_SAMPLE);
+        let mut interval = every(LOOK * CHECKS_PER_SAMPLE);
         loop {
             interval.tick().await;
             let config = self.config();
@@ -138,15 +138,15 @@ impl App {
     }
 
     fn watch_once(&self, sample: bool) {
-        let (snapshot, looked) = self.look();
+        let (snapshot, inspected) = self.inspect();
         let changed = {
             let mut rates = self.rates.lock();
             if sample {
                 let taken = snapshot.ingest.as_ref().map_or(0, |ingest| ingest.records);
-                let sinks: Vec<_> = looked.iter().map(|looked| (&looked.status, looked.counters)).collect();
+                let sinks: Vec<_> = inspected.iter().map(|inspected| (&inspected.status, inspected.counters)).collect();
                 rates.sample(snapshot.at, taken, &sinks);
             }
-            rates.note_changes(snapshot.at, looked.iter().map(|looked| &looked.status))
+            rates.note_changes(snapshot.at, inspected.iter().map(|inspected| &inspected.status))
         };
         if sample || changed {
             self.latest.send_replace(Arc::new(self.snapshot()));

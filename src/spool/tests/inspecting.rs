@@ -8,8 +8,8 @@ fn peeked(peek: Peek) -> Vec<QueuedRecord> {
 }
 
 /// Events 0..300 in blocks of ten, over several segments, of which 0..40 and 100..105 are delivered.
-async fn holed(folder: &Path) -> Spool {
-    let spool = Spool::open(folder, small()).expect("opens");
+async fn holed(directory: &Path) -> Spool {
+    let spool = Spool::open(directory, small()).expect("opens");
     for tens in 0..30 {
         spool.append(batch(Stream::Events, tens * 10..(tens + 1) * 10)).await.expect("taken");
         spool.append(fat(Stream::Stats)).await.expect("taken");
@@ -38,8 +38,8 @@ fn open_events() -> Vec<String> {
 
 #[tokio::test]
 async fn peeking_shows_what_is_to_be_delivered_and_takes_nothing() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = holed(folder.path()).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = holed(directory.path()).await;
     let peek = |from| peeked(spool.peek(Stream::Events, from).expect("a reader"));
     assert_eq!(texts(&peek(PeekFrom::Oldest)), open_events());
     let mut backwards = open_events();
@@ -58,9 +58,9 @@ async fn peeking_shows_what_is_to_be_delivered_and_takes_nothing() {
 
 #[tokio::test]
 async fn a_stopped_spool_is_peeked_at_like_an_open_one() {
-    let folder = tempfile::tempdir().expect("a folder");
-    holed(folder.path()).await.close().await;
-    let stopped = Contents::of_stopped(folder.path(), small()).expect("readable");
+    let directory = tempfile::tempdir().expect("a directory");
+    holed(directory.path()).await.close().await;
+    let stopped = Contents::of_stopped(directory.path(), small()).expect("readable");
     assert!(stopped.status().segments > 3);
     let peek = |from| peeked(stopped.peek(Stream::Events, from).expect("a reader"));
     assert_eq!(texts(&peek(PeekFrom::Oldest)), open_events());
@@ -72,8 +72,8 @@ async fn a_stopped_spool_is_peeked_at_like_an_open_one() {
 
 #[tokio::test]
 async fn what_is_acknowledged_while_one_peeks_is_left_out_and_nothing_is_lost() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = holed(folder.path()).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = holed(directory.path()).await;
     let mut peek = spool.peek(Stream::Events, PeekFrom::Oldest).expect("a reader");
     let first = peek.next().expect("a record").expect("readable");
     assert_eq!(texts(&[first]), expected(40..41));
@@ -90,8 +90,8 @@ async fn what_is_acknowledged_while_one_peeks_is_left_out_and_nothing_is_lost() 
 
 #[tokio::test]
 async fn a_purged_queue_is_empty_counted_and_its_space_comes_back() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = holed(folder.path()).await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = holed(directory.path()).await;
     let purged = spool.purge(&[Stream::Events]).await.expect("durable");
     assert_eq!((purged[0].stream, purged[0].records), (Stream::Events, 255));
     assert!(purged[0].bytes > 0 && purged[0].blocks >= 25, "{purged:?}");
@@ -107,15 +107,15 @@ async fn a_purged_queue_is_empty_counted_and_its_space_comes_back() {
     spool.acknowledge(Stream::Events, &[300..302]).expect("noted");
     eventually("one segment is left", || spool.status().segments == 1).await;
     spool.close().await;
-    let again = inspect(folder.path(), small()).expect("readable");
+    let again = inspect(directory.path(), small()).expect("readable");
     assert_eq!(again.records(), 0);
     assert_eq!(again.streams[&Stream::Events].dropped[&DropReason::Purged], 255, "also after a restart");
 }
 
 #[tokio::test]
 async fn purging_an_empty_queue_removes_nothing() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let spool = open(folder.path());
+    let directory = tempfile::tempdir().expect("a directory");
+    let spool = open(directory.path());
     let purged = spool.purge(&Stream::ALL).await.expect("nothing to do");
     assert!(purged.iter().all(|purged| purged.records == 0));
     spool.close().await;
@@ -134,10 +134,10 @@ enum Spoiled {
 
 const SPOILED: [Spoiled; 3] = [Spoiled::EmptyNewest, Spoiled::TornFirstGroup, Spoiled::NewestFront];
 
-fn spoil(folder: &Path, how: Spoiled) {
-    let segments = files(&folder.join("journal"));
+fn spoil(directory: &Path, how: Spoiled) {
+    let segments = files(&directory.join("journal"));
     let newest = segments.last().expect("a segment");
-    let next = folder.join(format!("journal/{:012}.journal", segments.len() + 1));
+    let next = directory.join(format!("journal/{:012}.journal", segments.len() + 1));
     let mut bytes = fs::read(newest).expect("a segment");
     match how {
         Spoiled::EmptyNewest => fs::write(next, "").expect("written"),
@@ -151,36 +151,36 @@ fn spoil(folder: &Path, how: Spoiled) {
 
 #[tokio::test]
 async fn whatever_the_newest_segment_is_a_stopped_spool_shows_what_is_to_be_delivered() {
-    let original = tempfile::tempdir().expect("a folder");
+    let original = tempfile::tempdir().expect("a directory");
     holed(original.path()).await.close().await;
     for how in SPOILED {
-        let folder = tempfile::tempdir().expect("a folder");
-        copy(original.path(), folder.path());
-        spoil(folder.path(), how);
-        let before = basics::contents(folder.path());
-        let stopped = Contents::of_stopped(folder.path(), small()).expect("readable");
+        let directory = tempfile::tempdir().expect("a directory");
+        copy(original.path(), directory.path());
+        spoil(directory.path(), how);
+        let before = basics::contents(directory.path());
+        let stopped = Contents::of_stopped(directory.path(), small()).expect("readable");
         assert_eq!(stopped.status().streams[&Stream::Events].records, 255, "{how:?}");
         assert_eq!(stopped.status().streams[&Stream::Stats].records, 30, "{how:?}");
         let shown = peeked(stopped.peek(Stream::Events, PeekFrom::Oldest).expect("a reader"));
         assert_eq!(texts(&shown), open_events(), "{how:?}");
-        let report = verify(folder.path(), small()).expect("readable");
+        let report = verify(directory.path(), small()).expect("readable");
         assert!(report.lost.is_empty(), "{how:?}: {report:?}");
         assert_eq!(report.problems, u64::from(matches!(how, Spoiled::NewestFront)), "{how:?}: {:?}", report.findings);
-        assert_eq!(basics::contents(folder.path()), before, "{how:?}: looking changes nothing");
+        assert_eq!(basics::contents(directory.path()), before, "{how:?}: looking changes nothing");
     }
 }
 
 #[tokio::test]
 async fn without_its_queue_a_stopped_spool_shows_too_much_and_never_too_little() {
-    let original = tempfile::tempdir().expect("a folder");
+    let original = tempfile::tempdir().expect("a directory");
     holed(original.path()).await.close().await;
     fs::remove_dir_all(original.path().join("queue")).expect("removed");
     for how in [None].into_iter().chain(SPOILED.map(Some)) {
-        let folder = tempfile::tempdir().expect("a folder");
-        copy(original.path(), folder.path());
-        how.into_iter().for_each(|how| spoil(folder.path(), how));
-        let before = basics::contents(folder.path());
-        let stopped = Contents::of_stopped(folder.path(), small()).expect("readable");
+        let directory = tempfile::tempdir().expect("a directory");
+        copy(original.path(), directory.path());
+        how.into_iter().for_each(|how| spoil(directory.path(), how));
+        let before = basics::contents(directory.path());
+        let stopped = Contents::of_stopped(directory.path(), small()).expect("readable");
         let shown = texts(&peeked(stopped.peek(Stream::Events, PeekFrom::Oldest).expect("a reader")));
         assert_eq!(shown.len() as u64, stopped.status().streams[&Stream::Events].records, "{how:?}");
         assert!(
@@ -189,11 +189,11 @@ async fn without_its_queue_a_stopped_spool_shows_too_much_and_never_too_little()
             shown.len()
         );
         assert_eq!(stopped.status().streams[&Stream::Stats].records, 30, "{how:?}");
-        let report = verify(folder.path(), small()).expect("readable");
+        let report = verify(directory.path(), small()).expect("readable");
         assert!(report.lost.is_empty() && report.records == 330, "{how:?}: {report:?}");
-        assert_eq!(basics::contents(folder.path()), before, "{how:?}: looking changes nothing");
+        assert_eq!(basics::contents(directory.path()), before, "{how:?}: looking changes nothing");
         drop(stopped);
-        let spool = Spool::open(folder.path(), small()).expect("opens");
+        let spool = Spool::open(directory.path(), small()).expect("opens");
         assert_eq!(texts(&lease_all(&spool, Stream::Events)), shown, "{how:?}: the next start delivers what was shown");
         spool.close().await;
     }

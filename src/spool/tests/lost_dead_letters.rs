@@ -9,7 +9,7 @@ use crate::spool::{
     },
 };
 
-fn letter(number: u64) -> DeadLetter {
+fn dead_letter(number: u64) -> DeadLetter {
     DeadLetter {
         stream: Stream::ALL[number as usize % 3],
         id: format!("AE_{number:05}"),
@@ -25,9 +25,9 @@ fn letter(number: u64) -> DeadLetter {
 async fn filled(directory: &Path) -> u64 {
     let spool = open(directory);
     for first in (0..90).step_by(9) {
-        spool.keep_dead_letters(&(first..first + 9).map(letter).collect::<Vec<_>>()).expect("kept");
+        spool.keep_dead_letters(&(first..first + 9).map(dead_letter).collect::<Vec<_>>()).expect("kept");
     }
-    let gone: Vec<_> = (0..90).step_by(7).map(|number| letter(number).key()).collect();
+    let gone: Vec<_> = (0..90).step_by(7).map(|number| dead_letter(number).key()).collect();
     spool.remove_dead_letters(&gone).expect("removed");
     let there = spool.status().dead_letters();
     spool.close().await;
@@ -97,7 +97,7 @@ async fn damage_that_is_met_by_a_list_is_counted_and_listed_no_more() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool =
         Spool::open(directory.path(), SpoolOptions { compression: Compression::None, ..options() }).expect("opens");
-    let long = |number| DeadLetter { record: vec![7; 100_000], ..letter(number) };
+    let long = |number| DeadLetter { record: vec![7; 100_000], ..dead_letter(number) };
     (0..30).for_each(|number| spool.keep_dead_letters(&[long(number)]).expect("kept"));
     assert_eq!(spool.dead_letters(&DeadFilter::default(), 0, 1000).expect("readable").len(), 30);
     let path = journal(directory.path());

@@ -38,26 +38,27 @@ pub(super) async fn retry(spool: &Arc<Spool>, sink: &dyn Sink, filter: DeadFilte
     // Those that come meanwhile are not meant.
     let most = spool.status().dead_letters();
     while done.delivered + done.rejected < most {
-        let letters = blocking(spool, {
+        let dead_letters = blocking(spool, {
             let (filter, tried) = (filter.clone(), Arc::clone(&tried));
             move |spool| spool.dead_letters_except(&filter, &tried.lock(), PAGE)
         })
         .await?;
-        let Some(stream) = letters.first().map(|letter| letter.stream) else { break };
-        let letters: Vec<DeadLetter> = letters.into_iter().filter(|letter| letter.stream == stream).collect();
-        let (outcomes, error) = send(sink, stream, &letters).await;
+        let Some(stream) = dead_letters.first().map(|dead_letter| dead_letter.stream) else { break };
+        let dead_letters: Vec<DeadLetter> =
+            dead_letters.into_iter().filter(|dead_letter| dead_letter.stream == stream).collect();
+        let (outcomes, error) = send(sink, stream, &dead_letters).await;
         let (mut delivered, mut rejected) = (Vec::new(), Vec::new());
-        for (letter, outcome) in letters.into_iter().zip(outcomes) {
+        for (dead_letter, outcome) in dead_letters.into_iter().zip(outcomes) {
             match outcome {
-                Outcome::Delivered => delivered.push((stream, letter.id)),
+                Outcome::Delivered => delivered.push((stream, dead_letter.id)),
                 // The user had them tried: what fails by name stays a letter, with the newer reason.
                 Outcome::Rejected(reason) | Outcome::Failed(reason) => {
-                    tried.lock().insert(letter.key());
+                    tried.lock().insert(dead_letter.key());
                     // The spool adds the attempts that it knows of.
-                    rejected.push(DeadLetter { reason, attempts: 1, last_attempt_at: now_millis(), ..letter });
+                    rejected.push(DeadLetter { reason, attempts: 1, last_attempt_at: now_millis(), ..dead_letter });
                 }
                 Outcome::Retry => {
-                    done.stopped_by = Some(error.clone().unwrap_or_else(|| "the sink is away".to_owned()))
+                    done.stopped_by = Some(error.clone().unwrap_or_else(|| "the sink is unavailable".to_owned()))
                 }
             }
         }
@@ -76,14 +77,14 @@ pub(super) async fn retry(spool: &Arc<Spool>, sink: &dyn Sink, filter: DeadFilte
 }
 
 /// Sends letters together; where the sink fails without naming one, each alone.
-async fn send(sink: &dyn Sink, stream: Stream, letters: &[DeadLetter]) -> (Vec<Outcome>, Option<String>) {
-    let answer = sink.send_batch(batch(stream, letters)).await;
+async fn send(sink: &dyn Sink, stream: Stream, dead_letters: &[DeadLetter]) -> (Vec<Outcome>, Option<String>) {
+    let answer = sink.send_batch(batch(stream, dead_letters)).await;
     match answer.error {
-        Some(error) if error.kind == SinkErrorKind::Unnamed && letters.len() > 1 => {
-            let mut outcomes = Vec::with_capacity(letters.len());
-            for (letter, outcome) in letters.iter().zip(answer.records) {
+        Some(error) if error.kind == SinkErrorKind::Unnamed && dead_letters.len() > 1 => {
+            let mut outcomes = Vec::with_capacity(dead_letters.len());
+            for (dead_letter, outcome) in dead_letters.iter().zip(answer.records) {
                 outcomes.push(match outcome {
-                    Outcome::Retry => alone(sink, stream, letter).await,
+                    Outcome::Retry => alone(sink, stream, dead_letter).await,
                     known => known,
                 });
             }
@@ -94,8 +95,8 @@ async fn send(sink: &dyn Sink, stream: Stream, letters: &[DeadLetter]) -> (Vec<O
     }
 }
 
-async fn alone(sink: &dyn Sink, stream: Stream, letter: &DeadLetter) -> Outcome {
-    let mut answer = sink.send_batch(batch(stream, std::slice::from_ref(letter))).await;
+async fn alone(sink: &dyn Sink, stream: Stream, dead_letter: &DeadLetter) -> Outcome {
+    let mut answer = sink.send_batch(batch(stream, std::slice::from_ref(dead_letter))).await;
     match (answer.records.pop(), answer.error) {
         (Some(Outcome::Retry) | None, Some(error)) if error.kind == SinkErrorKind::Unnamed => {
             Outcome::Rejected(error.message)
@@ -104,11 +105,11 @@ async fn alone(sink: &dyn Sink, stream: Stream, letter: &DeadLetter) -> Outcome 
     }
 }
 
-fn batch(stream: Stream, letters: &[DeadLetter]) -> Batch {
-    let records = letters.iter().zip(0..).map(|(letter, seq)| QueuedRecord {
+fn batch(stream: Stream, dead_letters: &[DeadLetter]) -> Batch {
+    let records = dead_letters.iter().zip(0..).map(|(dead_letter, seq)| QueuedRecord {
         seq,
-        received_at: letter.received_at,
-        bytes: letter.record.clone().into(),
+        received_at: dead_letter.received_at,
+        bytes: dead_letter.record.clone().into(),
     });
     Batch { stream, records: records.collect() }
 }

@@ -67,27 +67,27 @@ pub struct DeadFilter {
 
 impl DeadFilter {
     /// Whether a letter is meant.
-    pub(super) fn matches(&self, letter: &DeadLetter) -> bool {
-        self.stream.is_none_or(|stream| letter.stream == stream)
-            && self.id.as_ref().is_none_or(|id| letter.id == *id)
-            && self.reason.as_ref().is_none_or(|text| letter.reason.contains(text))
-            && self.before.is_none_or(|time| letter.last_attempt_at < time)
+    pub(super) fn matches(&self, dead_letter: &DeadLetter) -> bool {
+        self.stream.is_none_or(|stream| dead_letter.stream == stream)
+            && self.id.as_ref().is_none_or(|id| dead_letter.id == *id)
+            && self.reason.as_ref().is_none_or(|text| dead_letter.reason.contains(text))
+            && self.before.is_none_or(|time| dead_letter.last_attempt_at < time)
     }
 }
 
 /// Cuts letters into groups that are appended together.
-pub(crate) fn groups(letters: &[DeadLetter], group_bytes: u64) -> Vec<Range<usize>> {
+pub(crate) fn groups(dead_letters: &[DeadLetter], group_bytes: u64) -> Vec<Range<usize>> {
     let (mut groups, mut start, mut bytes) = (Vec::new(), 0, 0);
-    for (i, letter) in letters.iter().enumerate() {
-        let length = letter.approximate_bytes();
+    for (i, dead_letter) in dead_letters.iter().enumerate() {
+        let length = dead_letter.approximate_bytes();
         if i > start && bytes + length > group_bytes {
             groups.push(start..i);
             (start, bytes) = (i, 0);
         }
         bytes += length;
     }
-    if start < letters.len() {
-        groups.push(start..letters.len());
+    if start < dead_letters.len() {
+        groups.push(start..dead_letters.len());
     }
     groups
 }

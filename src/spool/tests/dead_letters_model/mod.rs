@@ -91,7 +91,7 @@ fn open_dead(home: &Path, disk: &FaultyDisk, queue: &Arc<FakeQueue>) -> DeadLett
     DeadLetters::open(place, &options, QUOTA, Some(queue)).expect("opens").0
 }
 
-fn letter(id: u64, attempts: u32, length: usize) -> DeadLetter {
+fn dead_letter(id: u64, attempts: u32, length: usize) -> DeadLetter {
     DeadLetter {
         stream: Stream::Stats,
         id: id.to_string(),
@@ -156,7 +156,7 @@ impl World {
         ids.dedup();
         let attempts = |id| self.model.get(id).map_or(1, |(attempts, _)| attempts + 1);
         let added: Vec<_> = ids.iter().map(|id| (*id, (attempts(id), length))).collect();
-        match self.dead.add(ids.iter().map(|&id| letter(id, 1, length)).collect()) {
+        match self.dead.add(ids.iter().map(|&id| dead_letter(id, 1, length)).collect()) {
             Ok(()) => {
                 // The front of the next segment says where the one before it ends: what was refused is gone for good.
                 self.perhaps.clear();
@@ -165,7 +165,9 @@ impl World {
             Err(DeadError::Full { .. }) => {
                 assert!(ids.len() > 1 || !self.model.is_empty(), "one letter alone is always kept");
             }
-            Err(_) => added.into_iter().for_each(|(id, letter)| self.perhaps.entry(id).or_default().push(Some(letter))),
+            Err(_) => added
+                .into_iter()
+                .for_each(|(id, dead_letter)| self.perhaps.entry(id).or_default().push(Some(dead_letter))),
         }
     }
 
@@ -229,14 +231,14 @@ impl World {
     }
 
     fn found(&self) -> BTreeMap<u64, (u32, usize)> {
-        let letters = self.dead.list(&DeadFilter::default(), &HashSet::new(), 0, 1000).expect("readable");
-        let count = letters.len();
+        let dead_letters = self.dead.list(&DeadFilter::default(), &HashSet::new(), 0, 1000).expect("readable");
+        let count = dead_letters.len();
         let number = |found: DeadLetter| {
             let id: u64 = found.id.parse().expect("a number");
             assert_eq!(found.record, vec![id as u8; found.record.len()]);
             (id, (found.attempts, found.record.len()))
         };
-        let found: BTreeMap<_, _> = letters.into_iter().map(number).collect();
+        let found: BTreeMap<_, _> = dead_letters.into_iter().map(number).collect();
         assert_eq!(found.len(), count, "none twice");
         found
     }

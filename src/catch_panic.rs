@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Runs a call; a panic becomes its message. What the call had begun to change is the caller's to put in order.
-pub(crate) fn caught<T>(call: impl FnOnce() -> T) -> Result<T, String> {
+pub(crate) fn catch_panic<T>(call: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|panic| message(&*panic))
 }
 

@@ -114,24 +114,24 @@ impl Condition {
     /// Whether the value stands at the path; in a list, at any of its elements. The document is read, not built: it may be large.
     fn holds(&self, document: &str) -> bool {
         let mut reader = serde_json::Deserializer::from_str(document);
-        Sought { path: &self.path, value: &self.value }.deserialize(&mut reader).unwrap_or(false)
+        Lookup { path: &self.path, value: &self.value }.deserialize(&mut reader).unwrap_or(false)
     }
 }
 
 /// What is looked for in a part of a document; read as whether it is there.
 #[derive(Clone, Copy)]
-struct Sought<'a> {
+struct Lookup<'a> {
     path: &'a [String],
     value: &'a str,
 }
 
-impl Sought<'_> {
+impl Lookup<'_> {
     fn is(self, value: impl ToString) -> bool {
         self.path.is_empty() && value.to_string() == self.value
     }
 }
 
-impl<'de> DeserializeSeed<'de> for Sought<'_> {
+impl<'de> DeserializeSeed<'de> for Lookup<'_> {
     type Value = bool;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
@@ -139,7 +139,7 @@ impl<'de> DeserializeSeed<'de> for Sought<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Sought<'_> {
+impl<'de> Visitor<'de> for Lookup<'_> {
     type Value = bool;
 
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -151,7 +151,7 @@ impl<'de> Visitor<'de> for Sought<'_> {
         while let Some(name) = fields.next_key::<Cow<'de, str>>()? {
             match self.path {
                 [first, rest @ ..] if *first == name => {
-                    found |= fields.next_value_seed(Sought { path: rest, ..self })?;
+                    found |= fields.next_value_seed(Lookup { path: rest, ..self })?;
                 }
                 _ => {
                     fields.next_value::<IgnoredAny>()?;
@@ -196,7 +196,7 @@ impl<'de> Visitor<'de> for Sought<'_> {
 
 /// A record that was looked at.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Looked {
+pub struct Inspected {
     /// Its stream.
     pub stream: Stream,
     /// Its place in the stream's order.
@@ -220,12 +220,12 @@ pub struct Looked {
 ///
 /// # Errors
 /// When the spool cannot be read.
-pub fn look(
+pub fn inspect(
     source: &Source,
     encoder: &Encoder,
     query: &Query,
     is_over: &dyn Fn() -> bool,
-    each: &mut dyn FnMut(Looked) -> bool,
+    each: &mut dyn FnMut(Inspected) -> bool,
 ) -> Result<(), QueueError> {
     let mut left = query.limit.unwrap_or(usize::MAX);
     for &stream in &query.streams {
@@ -242,11 +242,11 @@ pub fn look(
             if is_over() {
                 return Ok(());
             }
-            let looked = of_record(stream, &record?, encoder, query.raw);
-            if !query.filters.is_empty() && !matches(&looked, query, encoder) {
+            let inspected = of_record(stream, &record?, encoder, query.raw);
+            if !query.filters.is_empty() && !matches(&inspected, query, encoder) {
                 continue;
             }
-            if !each(looked) {
+            if !each(inspected) {
                 return Ok(());
             }
             left -= 1;
@@ -258,7 +258,7 @@ pub fn look(
     Ok(())
 }
 
-fn of_record(stream: Stream, record: &QueuedRecord, encoder: &Encoder, raw: bool) -> Looked {
+fn of_record(stream: Stream, record: &QueuedRecord, encoder: &Encoder, raw: bool) -> Inspected {
     let (document, error, bytes) = if raw {
         (None, None, Some(STANDARD.encode(&record.bytes)))
     } else {
@@ -267,7 +267,7 @@ fn of_record(stream: Stream, record: &QueuedRecord, encoder: &Encoder, raw: bool
             Err(error) => (None, Some(error), None),
         }
     };
-    Looked { stream, seq: record.seq, received_at: record.received_at, document, error, record: bytes }
+    Inspected { stream, seq: record.seq, received_at: record.received_at, document, error, record: bytes }
 }
 
 /// A record's document as relaxed Extended JSON, redacted as the encoder was told.
@@ -289,7 +289,7 @@ pub fn document(stream: Stream, record: &[u8], encoder: &Encoder) -> Result<Box<
 #[derive(Debug, Serialize)]
 pub struct LookedLetter {
     #[serde(flatten)]
-    letter: DeadLetter,
+    dead_letter: DeadLetter,
     /// What a sink would store, redacted alike; Extended JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
     document: Option<Box<RawValue>>,
@@ -300,20 +300,20 @@ pub struct LookedLetter {
 
 /// A dead letter as it is shown, by the API and the command line alike.
 #[must_use]
-pub fn dead_letter(letter: DeadLetter, encoder: &Encoder) -> LookedLetter {
-    match document(letter.stream, &letter.record, encoder) {
-        Ok(document) => LookedLetter { letter, document: Some(document), document_error: None },
-        Err(error) => LookedLetter { letter, document: None, document_error: Some(error) },
+pub fn dead_letter(dead_letter: DeadLetter, encoder: &Encoder) -> LookedLetter {
+    match document(dead_letter.stream, &dead_letter.record, encoder) {
+        Ok(document) => LookedLetter { dead_letter, document: Some(document), document_error: None },
+        Err(error) => LookedLetter { dead_letter, document: None, document_error: Some(error) },
     }
 }
 
-fn matches(looked: &Looked, query: &Query, encoder: &Encoder) -> bool {
+fn matches(inspected: &Inspected, query: &Query, encoder: &Encoder) -> bool {
     let decoded;
-    let document = match (&looked.document, &looked.record) {
+    let document = match (&inspected.document, &inspected.record) {
         (Some(document), _) => document,
         (None, Some(record)) => {
             let bytes = STANDARD.decode(record).unwrap_or_default();
-            let Ok(document) = self::document(looked.stream, &bytes, encoder) else { return false };
+            let Ok(document) = self::document(inspected.stream, &bytes, encoder) else { return false };
             decoded = document;
             &decoded
         }

@@ -1,4 +1,4 @@
-//! The data folder: made private, locked for one process, searched for spools that no sink claims.
+//! The data directory: made private, locked for one process, searched for spools that no sink claims.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -15,33 +15,33 @@ use crate::{
     spool::{check_writable, remedy},
 };
 
-/// Why the data folder cannot be used.
+/// Why the data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub enum FolderError {
+pub enum DirectoryError {
     /// It cannot be made, read or written.
-    #[error("data folder {}: {source}: {}", path.display(), remedy(source))]
+    #[error("data directory {}: {source}: {}", path.display(), remedy(source))]
     Io {
-        /// The folder or file.
+        /// The directory or file.
         path: PathBuf,
         /// What the operating system said.
         source: io::Error,
     },
     /// A command works with what is there, and nothing is.
     #[error(
-        "there is no data folder {} (from {}): nothing was made; run the command where `run` runs, or name the folder \
+        "there is no data directory {} (from {}): nothing was made; run the command where `run` runs, or name the directory \
          absolutely in data_dir (the first `run` makes it)", path.display(), working_directory()
     )]
     Missing {
-        /// The folder, as it is configured.
+        /// The directory, as it is configured.
         path: PathBuf,
     },
     /// Another process works on it.
     #[error(
-        "another livekit-spool{} runs on the data folder {}: stop it, or choose another data_dir",
+        "another livekit-spool{} runs on the data directory {}: stop it, or choose another data_dir",
         pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default(), path.display()
     )]
     InUse {
-        /// The folder.
+        /// The directory.
         path: PathBuf,
         /// The other process, if it left its id.
         pid: Option<u32>,
@@ -53,12 +53,12 @@ fn working_directory() -> String {
 }
 
 /// A look at the lock (whether a process runs) is over within this time, however many look.
-const LOOKS_OVER: Duration = Duration::from_secs(2);
+const INSPECTIONS_OVER: Duration = Duration::from_secs(2);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-/// The data folder, locked until this is dropped (or the process ends, however it ends).
+/// The data directory, locked until this is dropped (or the process ends, however it ends).
 #[derive(Debug)]
-pub struct DataFolder {
+pub struct DataDirectory {
     path: PathBuf,
     _lock: File,
 }
@@ -72,42 +72,42 @@ pub fn socket(data_dir: &Path) -> PathBuf {
 /// Calls `with` with a path of the socket that fits the 107 bytes the kernel allows.
 ///
 /// # Errors
-/// What `with` answers, or why the folder cannot be opened.
+/// What `with` answers, or why the directory cannot be opened.
 pub fn with_short_path<T>(socket: &Path, with: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     const LONGEST: usize = 107;
-    let (Some(folder), Some(name)) = (socket.parent(), socket.file_name()) else { return with(socket) };
+    let (Some(directory), Some(name)) = (socket.parent(), socket.file_name()) else { return with(socket) };
     if socket.as_os_str().len() <= LONGEST {
         return with(socket);
     }
-    let folder = File::open(folder)?;
-    with(&Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string()).join(name))
+    let directory = File::open(directory)?;
+    with(&Path::new("/proc/self/fd").join(directory.as_raw_fd().to_string()).join(name))
 }
 
-impl DataFolder {
-    /// Makes the folder where it is missing (0700), durably, and locks it.
+impl DataDirectory {
+    /// Makes the directory where it is missing (0700), durably, and locks it.
     ///
     /// # Errors
     /// When it cannot be made or written, or another process has it.
-    pub fn open(path: &Path) -> Result<Self, FolderError> {
+    pub fn open(path: &Path) -> Result<Self, DirectoryError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
-            move |source| FolderError::Io { path, source }
+            move |source| DirectoryError::Io { path, source }
         };
         make_directories(path, 0o700).map_err(failed(path))?;
         Self::open_existing(path)
     }
 
-    /// Locks the folder, which has to be there.
+    /// Locks the directory, which has to be there.
     ///
     /// # Errors
     /// When it is not there, cannot be written, or another process has it.
-    pub fn open_existing(path: &Path) -> Result<Self, FolderError> {
+    pub fn open_existing(path: &Path) -> Result<Self, DirectoryError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
-            move |source| FolderError::Io { path, source }
+            move |source| DirectoryError::Io { path, source }
         };
         if fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-            return Err(FolderError::Missing { path: path.to_owned() });
+            return Err(DirectoryError::Missing { path: path.to_owned() });
         }
         check_writable(path).map_err(failed(path))?;
         let lock_path = path.join("lock");
@@ -118,7 +118,7 @@ impl DataFolder {
             let mut pid = String::new();
             // Only to name it.
             let _ = lock.read_to_string(&mut pid);
-            return Err(FolderError::InUse { path: path.to_owned(), pid: pid.trim().parse().ok() });
+            return Err(DirectoryError::InUse { path: path.to_owned(), pid: pid.trim().parse().ok() });
         }
         // Only to be named: a full disk may have no space for it.
         let _ = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{}", std::process::id()));
@@ -132,7 +132,7 @@ impl DataFolder {
     }
 }
 
-/// Takes the lock for this process; false where another process works on the folder. A command that only looks whether one
+/// Takes the lock for this process; false where another process works on the directory. A command that only looks whether one
 /// does holds the lock for a moment, beside others that look: that is waited out.
 fn take(lock: &File) -> io::Result<bool> {
     let begun = Instant::now();
@@ -140,17 +140,17 @@ fn take(lock: &File) -> io::Result<bool> {
         if files::lock(lock)? {
             return Ok(true);
         }
-        if files::is_locked(lock)? || begun.elapsed() >= LOOKS_OVER {
+        if files::is_locked(lock)? || begun.elapsed() >= INSPECTIONS_OVER {
             return Ok(false);
         }
         std::thread::sleep(LOOK_AGAIN);
     }
 }
 
-/// The sinks that have a spool in the data folder, by name.
+/// The sinks that have a spool in the data directory, by name.
 ///
 /// # Errors
-/// When the folder is there and cannot be read.
+/// When the directory is there and cannot be read.
 pub fn spools_in(data_dir: &Path) -> io::Result<Vec<SinkName>> {
     let entries = match fs::read_dir(data_dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -169,11 +169,11 @@ pub fn spools_in(data_dir: &Path) -> io::Result<Vec<SinkName>> {
     Ok(names)
 }
 
-/// A warning where the folder is on a file system that forgets, or that is thrown away with a container.
+/// A warning where the directory is on a file system that forgets, or that is thrown away with a container.
 #[must_use]
 pub(super) fn volatile(path: &Path) -> Option<String> {
     let why = why_volatile(rustix::fs::statfs(path).ok()?.f_type)?;
-    Some(format!("data folder {} {why}", path.display()))
+    Some(format!("data directory {} {why}", path.display()))
 }
 
 const TMPFS: rustix::fs::FsWord = 0x0102_1994;
@@ -199,29 +199,29 @@ mod tests {
     fn a_second_process_is_told_who_has_the_folder() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("data");
-        let folder = DataFolder::open(&path).unwrap();
-        let error = DataFolder::open(&path).unwrap_err().to_string();
+        let directory = DataDirectory::open(&path).unwrap();
+        let error = DataDirectory::open(&path).unwrap_err().to_string();
         assert!(error.contains(&format!("(pid {})", std::process::id())), "{error}");
-        drop(folder);
-        DataFolder::open(&path).unwrap();
+        drop(directory);
+        DataDirectory::open(&path).unwrap();
     }
 
     #[test]
     fn whoever_looks_at_the_lock_is_not_taken_for_a_second_process() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("data");
-        drop(DataFolder::open(&path).unwrap());
+        drop(DataDirectory::open(&path).unwrap());
         let done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
-            let look = || {
+            let inspect = || {
                 while !done.load(std::sync::atomic::Ordering::Relaxed) {
                     let lock = File::open(path.join("lock")).unwrap();
                     files::is_locked(&lock).unwrap();
                 }
             };
-            (0..3).for_each(|_| drop(scope.spawn(look)));
+            (0..3).for_each(|_| drop(scope.spawn(inspect)));
             for _ in 0..50 {
-                DataFolder::open(&path).unwrap();
+                DataDirectory::open(&path).unwrap();
             }
             done.store(true, std::sync::atomic::Ordering::Relaxed);
         });
@@ -231,10 +231,10 @@ mod tests {
     fn what_has_to_be_there_is_not_made() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("data");
-        let error = DataFolder::open_existing(&path).unwrap_err().to_string();
-        assert!(error.contains("there is no data folder") && !path.exists(), "{error}");
-        drop(DataFolder::open(&path).unwrap());
-        DataFolder::open_existing(&path).unwrap();
+        let error = DataDirectory::open_existing(&path).unwrap_err().to_string();
+        assert!(error.contains("there is no data directory") && !path.exists(), "{error}");
+        drop(DataDirectory::open(&path).unwrap());
+        DataDirectory::open_existing(&path).unwrap();
     }
 
     #[test]
@@ -243,7 +243,7 @@ mod tests {
         let precious = data.path().join("precious");
         fs::write(&precious, "precious").unwrap();
         std::os::unix::fs::symlink(&precious, data.path().join("lock")).unwrap();
-        let error = DataFolder::open(data.path()).unwrap_err().to_string();
+        let error = DataDirectory::open(data.path()).unwrap_err().to_string();
         assert!(error.contains("symbolic link"), "{error}");
         assert_eq!(fs::read(&precious).unwrap(), b"precious");
     }
@@ -260,8 +260,8 @@ mod tests {
     #[test]
     fn only_folders_with_a_journal_are_spools() {
         let data = tempfile::tempdir().unwrap();
-        for folder in ["mongo/journal", "files/journal", "out", "Not A Sink/journal"] {
-            fs::create_dir_all(data.path().join(folder)).unwrap();
+        for directory in ["mongo/journal", "files/journal", "out", "Not A Sink/journal"] {
+            fs::create_dir_all(data.path().join(directory)).unwrap();
         }
         let names = spools_in(data.path()).unwrap();
         assert_eq!(names.iter().map(SinkName::as_str).collect::<Vec<_>>(), ["files", "mongo"]);

@@ -49,7 +49,7 @@ struct Stretch {
 
 /// The judge of ages.
 #[derive(Debug)]
-pub(crate) struct Ages {
+pub(crate) struct Expiry {
     max_age: Duration,
     /// What the time was at the start, and when that was.
     start: (UnixMillis, Instant),
@@ -63,7 +63,7 @@ pub(crate) struct Ages {
     marks: VecDeque<(Instant, Seqs)>,
 }
 
-impl Ages {
+impl Expiry {
     /// `times` is what was noted last, if anything was.
     pub(crate) fn new(max_age: Duration, wall: UnixMillis, times: Option<Times>, now: Instant, next: Seqs) -> Self {
         let times = times.unwrap_or(Times::at(wall));
@@ -138,26 +138,26 @@ mod tests {
     const DAY: i64 = 24 * 3_600_000;
     const NOW: UnixMillis = 1_800_000_000_000;
 
-    fn ages(wall: UnixMillis, written_at: Option<UnixMillis>, start: Instant) -> Ages {
+    fn expiry(wall: UnixMillis, written_at: Option<UnixMillis>, start: Instant) -> Expiry {
         let times = written_at.map(Times::at);
-        Ages::new(HOUR, wall, times, start, [100; 3])
+        Expiry::new(HOUR, wall, times, start, [100; 3])
     }
 
     #[test]
     fn what_was_there_at_the_start_goes_by_its_time_of_receipt() {
         let start = Instant::now();
-        let ages = ages(NOW, Some(NOW - 60_000), start);
-        assert!(ages.is_over(start, Stream::Events, 99, NOW - 3_600_000));
-        assert!(!ages.is_over(start, Stream::Events, 99, NOW - 3_599_000));
-        assert!(ages.is_over(start + HOUR, Stream::Events, 99, NOW - 1));
+        let expiry = expiry(NOW, Some(NOW - 60_000), start);
+        assert!(expiry.is_over(start, Stream::Events, 99, NOW - 3_600_000));
+        assert!(!expiry.is_over(start, Stream::Events, 99, NOW - 3_599_000));
+        assert!(expiry.is_over(start + HOUR, Stream::Events, 99, NOW - 1));
     }
 
     #[test]
     fn a_clock_that_jumped_ahead_between_runs_drops_nothing_at_once() {
         let start = Instant::now();
-        let ages = ages(NOW + 365 * DAY, Some(NOW), start);
-        assert!(!ages.is_over(start, Stream::Events, 99, NOW + 1000), "received just before the stop");
-        assert!(ages.is_over(start + HOUR, Stream::Events, 99, NOW), "and yet nothing stays for ever");
+        let expiry = expiry(NOW + 365 * DAY, Some(NOW), start);
+        assert!(!expiry.is_over(start, Stream::Events, 99, NOW + 1000), "received just before the stop");
+        assert!(expiry.is_over(start + HOUR, Stream::Events, 99, NOW), "and yet nothing stays for ever");
     }
 
     #[test]
@@ -166,21 +166,21 @@ mod tests {
         for minutes in [1, 10, 60] {
             let max_age = Duration::from_secs(60 * minutes);
             let jumped = NOW + HOUR.as_millis() as i64;
-            let ages = Ages::new(max_age, jumped, Some(Times::at(NOW)), start, [100; 3]);
-            assert!(!ages.is_over(start, Stream::Events, 99, NOW - millis(max_age) * 7 / 8 + 1), "{minutes} minutes");
-            assert!(ages.is_over(start + max_age, Stream::Events, 99, NOW), "and yet nothing stays for ever");
+            let expiry = Expiry::new(max_age, jumped, Some(Times::at(NOW)), start, [100; 3]);
+            assert!(!expiry.is_over(start, Stream::Events, 99, NOW - millis(max_age) * 7 / 8 + 1), "{minutes} minutes");
+            assert!(expiry.is_over(start + max_age, Stream::Events, 99, NOW), "and yet nothing stays for ever");
         }
     }
 
     #[test]
     fn a_clock_that_jumped_ahead_and_back_between_runs_drops_nothing_and_nothing_stays_for_ever() {
         let start = Instant::now();
-        let ages = |wall, times, next| Ages::new(6 * HOUR, wall, times, start, next);
-        let noted = ages(NOW, Some(Times::at(NOW)), [100; 3]).times(start, [0; 3]);
+        let expiry = |wall, times, next| Expiry::new(6 * HOUR, wall, times, start, next);
+        let noted = expiry(NOW, Some(Times::at(NOW)), [100; 3]).times(start, [0; 3]);
         // A run with a clock a year ahead; it receives more. Then the clock is right again, as far as it may go back.
         let ahead = NOW + 365 * DAY;
-        let noted = ages(ahead, Some(noted), [100; 3]).times(start + HOUR / 4, [0; 3]);
-        let third = ages(ahead + 900_000, Some(noted), [200; 3]);
+        let noted = expiry(ahead, Some(noted), [100; 3]).times(start + HOUR / 4, [0; 3]);
+        let third = expiry(ahead + 900_000, Some(noted), [200; 3]);
         for (seq, received_at) in [(99, NOW - 1000), (150, ahead + 1000)] {
             assert!(!third.is_over(start, Stream::Events, seq, received_at), "{seq}");
             assert!(third.is_over(start + 6 * HOUR, Stream::Events, seq, received_at), "{seq}");
@@ -193,8 +193,8 @@ mod tests {
         let mut times = None;
         for run in 0..10 {
             let next = [run * 10; 3];
-            let mut ages = Ages::new(HOUR, NOW + run as i64 * DAY, times, start, next);
-            times = Some(ages.times(start, [(run * 10).saturating_sub(25); 3]));
+            let mut expiry = Expiry::new(HOUR, NOW + run as i64 * DAY, times, start, next);
+            times = Some(expiry.times(start, [(run * 10).saturating_sub(25); 3]));
             assert!(times.as_ref().is_some_and(|times| times.stretches.len() <= 4), "{times:?}");
         }
     }
@@ -202,21 +202,21 @@ mod tests {
     #[test]
     fn a_clock_that_jumped_back_between_runs_drops_nothing_at_once_and_nothing_stays_for_ever() {
         let start = Instant::now();
-        let ages = ages(0, Some(NOW), start);
-        assert!(!ages.is_over(start + HOUR * 63 / 64, Stream::Events, 99, NOW));
-        assert!(ages.is_over(start + HOUR, Stream::Events, 99, NOW), "it came before the start, whenever that was");
+        let expiry = expiry(0, Some(NOW), start);
+        assert!(!expiry.is_over(start + HOUR * 63 / 64, Stream::Events, 99, NOW));
+        assert!(expiry.is_over(start + HOUR, Stream::Events, 99, NOW), "it came before the start, whenever that was");
     }
 
     #[test]
     fn what_came_since_the_start_goes_by_the_monotonic_clock() {
         let start = Instant::now();
-        let mut ages = ages(NOW, None, start);
-        ages.mark(start, [100; 3]);
-        ages.mark(start + HOUR / 2, [200; 3]);
+        let mut expiry = expiry(NOW, None, start);
+        expiry.mark(start, [100; 3]);
+        expiry.mark(start + HOUR / 2, [200; 3]);
         // The clock stood in 1970 when these came.
-        assert!(!ages.is_over(start + HOUR / 2, Stream::Events, 150, 0));
-        ages.mark(start + HOUR * 3 / 2, [300; 3]);
-        assert!(ages.is_over(start + HOUR * 3 / 2, Stream::Events, 150, 0));
-        assert!(!ages.is_over(start + HOUR * 3 / 2, Stream::Events, 250, 0));
+        assert!(!expiry.is_over(start + HOUR / 2, Stream::Events, 150, 0));
+        expiry.mark(start + HOUR * 3 / 2, [300; 3]);
+        assert!(expiry.is_over(start + HOUR * 3 / 2, Stream::Events, 150, 0));
+        assert!(!expiry.is_over(start + HOUR * 3 / 2, Stream::Events, 250, 0));
     }
 }

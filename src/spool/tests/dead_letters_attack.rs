@@ -12,7 +12,7 @@ use super::{
     *,
 };
 
-fn letter(number: u64, record: Vec<u8>) -> DeadLetter {
+fn dead_letter(number: u64, record: Vec<u8>) -> DeadLetter {
     DeadLetter {
         stream: Stream::Events,
         id: format!("AE_{number:06}"),
@@ -32,15 +32,15 @@ fn noise(number: u64, length: usize) -> Vec<u8> {
 }
 
 fn ids(spool: &Spool) -> BTreeSet<String> {
-    let letters = spool.dead_letters(&DeadFilter::default(), 0, usize::MAX).expect("readable");
-    letters.into_iter().map(|letter| letter.id).collect()
+    let dead_letters = spool.dead_letters(&DeadFilter::default(), 0, usize::MAX).expect("readable");
+    dead_letters.into_iter().map(|dead_letter| dead_letter.id).collect()
 }
 
 fn is_full(result: Result<(), QueueError>) -> bool {
     match result {
         Ok(()) => false,
-        Err(error @ QueueError::DeadLettersFull { letters, .. }) => {
-            assert!(letters > 0, "{error}");
+        Err(error @ QueueError::DeadLettersFull { dead_letters, .. }) => {
+            assert!(dead_letters > 0, "{error}");
             true
         }
         Err(error) => panic!("{error}"),
@@ -49,11 +49,12 @@ fn is_full(result: Result<(), QueueError>) -> bool {
 
 #[tokio::test]
 async fn a_hundred_thousand_letters_are_listed_and_dropped_in_seconds() {
-    const LETTERS: u64 = 100_000;
+    const DEAD_LETTERS: u64 = 100_000;
     let directory = tempfile::tempdir().expect("a directory");
     let spool = open(directory.path());
-    for first in (0..LETTERS).step_by(1000) {
-        let some: Vec<_> = (first..first + 1000).map(|number| letter(number, record(number).into_bytes())).collect();
+    for first in (0..DEAD_LETTERS).step_by(1000) {
+        let some: Vec<_> =
+            (first..first + 1000).map(|number| dead_letter(number, record(number).into_bytes())).collect();
         spool.keep_dead_letters(&some).expect("kept");
     }
     spool.close().await;
@@ -61,17 +62,17 @@ async fn a_hundred_thousand_letters_are_listed_and_dropped_in_seconds() {
     let spool = open(directory.path());
     let opened = since.elapsed();
     let mut seen = 0;
-    for skip in (0..LETTERS).step_by(10_000) {
+    for skip in (0..DEAD_LETTERS).step_by(10_000) {
         seen += spool.dead_letters(&DeadFilter::default(), skip as usize, 10_000).expect("readable").len() as u64;
     }
     let listed = since.elapsed();
     let filter = |digit: u64| DeadFilter { reason: Some(format!("no {digit}")), ..DeadFilter::default() };
-    assert_eq!(spool.drop_dead_letters(&filter(3)).expect("dropped"), LETTERS / 10);
+    assert_eq!(spool.drop_dead_letters(&filter(3)).expect("dropped"), DEAD_LETTERS / 10);
     let dropped_some = since.elapsed();
-    assert_eq!(spool.drop_dead_letters(&DeadFilter::default()).expect("dropped"), LETTERS * 9 / 10);
+    assert_eq!(spool.drop_dead_letters(&DeadFilter::default()).expect("dropped"), DEAD_LETTERS * 9 / 10);
     let dropped = since.elapsed();
     eprintln!("opened {opened:?}, listed {listed:?}, dropped a tenth {dropped_some:?}, all {dropped:?}");
-    assert_eq!((seen, spool.status().dead_letters()), (LETTERS, 0));
+    assert_eq!((seen, spool.status().dead_letters()), (DEAD_LETTERS, 0));
     assert!(dropped < Duration::from_secs(60), "{dropped:?}");
     spool.close().await;
 }
@@ -81,9 +82,9 @@ async fn a_letter_longer_than_the_quota_is_kept_alone_and_the_sink_goes_on_when_
     let directory = tempfile::tempdir().expect("a directory");
     let tight = SpoolOptions { dead_max_bytes: 512 << 10, ..options() };
     let spool = Spool::open(directory.path(), tight.clone()).expect("opens");
-    let long = |number| letter(number, noise(number, 40 << 20));
+    let long = |number| dead_letter(number, noise(number, 40 << 20));
     spool.keep_dead_letters(&[long(1)]).expect("alone, it is kept");
-    assert!(is_full(spool.keep_dead_letters(&[letter(2, noise(2, 100))])), "there is no space for another");
+    assert!(is_full(spool.keep_dead_letters(&[dead_letter(2, noise(2, 100))])), "there is no space for another");
     assert!(is_full(spool.keep_dead_letters(&[long(3)])));
     let again = DeadLetter { reason: "still".into(), ..long(1) };
     spool.keep_dead_letters(&[again]).expect("its history is kept");
@@ -111,10 +112,10 @@ async fn a_small_quota_takes_letters_of_any_length_as_they_come_and_go() {
         let hash = blake3::hash(&[number as u8, 7]);
         let share = u64::from(hash.as_bytes()[0]);
         let length = (20_000 + share * share * share * 580_000 / 16_600_000) as usize;
-        while is_full(spool.keep_dead_letters(&[letter(number, noise(number, length))])) {
+        while is_full(spool.keep_dead_letters(&[dead_letter(number, noise(number, length))])) {
             let gone = *there.keys().nth(hash.as_bytes()[1] as usize % there.len()).expect("a letter");
             there.remove(&gone);
-            assert_eq!(spool.remove_dead_letters(&[letter(gone, Vec::new()).key()]).expect("removed"), 1);
+            assert_eq!(spool.remove_dead_letters(&[dead_letter(gone, Vec::new()).key()]).expect("removed"), 1);
         }
         there.insert(number, length);
         longest = longest.max(length as u64);
@@ -122,16 +123,19 @@ async fn a_small_quota_takes_letters_of_any_length_as_they_come_and_go() {
         assert!(bytes <= QUOTA + 8192 || there.len() == 1, "{bytes} bytes for {live}");
         if number % 50 == 49 {
             // A letter that fails again is kept whatever its length.
-            let again: Vec<_> = there.iter().map(|(&number, &length)| letter(number, noise(number, length))).collect();
+            let again: Vec<_> =
+                there.iter().map(|(&number, &length)| dead_letter(number, noise(number, length))).collect();
             spool.keep_dead_letters(&again).expect("kept");
             assert!(spool.status().disk.dead <= QUOTA + longest + 8192);
         }
     }
     spool.close().await;
     let spool = Spool::open(directory.path(), tight).expect("opens");
-    let letters = spool.dead_letters(&DeadFilter::default(), 0, 1000).expect("readable");
-    let found: BTreeMap<u64, usize> =
-        letters.iter().map(|letter| (letter.id[3..].parse().expect("a number"), letter.record.len())).collect();
+    let dead_letters = spool.dead_letters(&DeadFilter::default(), 0, 1000).expect("readable");
+    let found: BTreeMap<u64, usize> = dead_letters
+        .iter()
+        .map(|dead_letter| (dead_letter.id[3..].parse().expect("a number"), dead_letter.record.len()))
+        .collect();
     assert_eq!(found, there);
     spool.close().await;
 }
@@ -141,8 +145,8 @@ async fn a_quota_of_nothing_still_keeps_one_letter_at_a_time() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = Spool::open(directory.path(), SpoolOptions { dead_max_bytes: 0, ..options() }).expect("opens");
     for number in 0..5 {
-        spool.keep_dead_letters(&[letter(number, noise(number, 1000))]).expect("alone, it is kept");
-        assert!(is_full(spool.keep_dead_letters(&[letter(99, noise(99, 1000))])));
+        spool.keep_dead_letters(&[dead_letter(number, noise(number, 1000))]).expect("alone, it is kept");
+        assert!(is_full(spool.keep_dead_letters(&[dead_letter(99, noise(99, 1000))])));
         assert_eq!(spool.drop_dead_letters(&DeadFilter::default()).expect("dropped"), 1);
     }
     spool.close().await;
@@ -152,10 +156,10 @@ async fn a_quota_of_nothing_still_keeps_one_letter_at_a_time() {
 async fn on_a_full_disk_letters_are_refused_and_those_that_are_there_can_be_dropped_for_good() {
     let disk = MemoryDisk::new();
     let spool = over(&disk, None);
-    let some: Vec<_> = (0..100).map(|number| letter(number, noise(number, 1000))).collect();
+    let some: Vec<_> = (0..100).map(|number| dead_letter(number, noise(number, 1000))).collect();
     spool.keep_dead_letters(&some).expect("kept");
     *disk.faults.write.lock() = Some((0, std::io::ErrorKind::StorageFull));
-    let refused = spool.keep_dead_letters(&[letter(100, noise(100, 1000))]).expect_err("the disk is full");
+    let refused = spool.keep_dead_letters(&[dead_letter(100, noise(100, 1000))]).expect_err("the disk is full");
     assert!(matches!(refused, QueueError::Io { .. }), "{refused}");
     assert_eq!(spool.status().dead_letters(), 100);
     let one = DeadFilter { id: Some("AE_000003".into()), ..DeadFilter::default() };
@@ -182,7 +186,7 @@ fn encrypted(key: u8) -> SpoolOptions {
 async fn without_their_key_letters_are_not_opened_and_not_lost() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = Spool::open(directory.path(), encrypted(1)).expect("opens");
-    spool.keep_dead_letters(&[letter(1, noise(1, 100))]).expect("kept");
+    spool.keep_dead_letters(&[dead_letter(1, noise(1, 100))]).expect("kept");
     spool.close().await;
     for wrong in [options(), encrypted(2)] {
         let error = Spool::open(directory.path(), wrong.clone()).expect_err("the key is missing");
@@ -216,10 +220,11 @@ async fn child_that_is_killed() {
             .map(|record| Rejection { record, reason: "no".into(), attempts: 1, first_attempt_at: 1 })
             .collect();
         spool.dead_letter(Stream::Stats, rejections).expect("kept");
-        let some: Vec<_> = (round * 10..round * 10 + 15).map(|number| letter(number, noise(number, 1500))).collect();
+        let some: Vec<_> =
+            (round * 10..round * 10 + 15).map(|number| dead_letter(number, noise(number, 1500))).collect();
         spool.keep_dead_letters(&some).expect("kept");
         println!("\nkept {} {}", round * 10, round * 10 + 15);
-        let gone: Vec<_> = (round * 10..round * 10 + 9).map(|number| letter(number, Vec::new()).key()).collect();
+        let gone: Vec<_> = (round * 10..round * 10 + 9).map(|number| dead_letter(number, Vec::new()).key()).collect();
         println!("\nremoving {} {}", round * 10, round * 10 + 9);
         spool.remove_dead_letters(&gone).expect("removed");
         println!("\nremoved {} {}", round * 10, round * 10 + 9);
@@ -262,15 +267,15 @@ async fn a_kill_at_any_step_loses_no_letter_and_brings_none_back() {
         }
         let tight = SpoolOptions { dead_max_bytes: 256 << 10, compression: Compression::None, ..options() };
         let spool = Spool::open(directory.path(), tight).expect("opens");
-        let letters = spool.dead_letters(&DeadFilter::default(), 0, 10_000).expect("readable");
-        let found: BTreeSet<u64> = letters
+        let dead_letters = spool.dead_letters(&DeadFilter::default(), 0, 10_000).expect("readable");
+        let found: BTreeSet<u64> = dead_letters
             .iter()
-            .filter(|letter| letter.stream == Stream::Events)
-            .map(|letter| letter.id[3..].parse().expect("a number"))
+            .filter(|dead_letter| dead_letter.stream == Stream::Events)
+            .map(|dead_letter| dead_letter.id[3..].parse().expect("a number"))
             .collect();
         assert_eq!(
-            letters.iter().map(DeadLetter::key).collect::<BTreeSet<_>>().len(),
-            letters.len(),
+            dead_letters.iter().map(DeadLetter::key).collect::<BTreeSet<_>>().len(),
+            dead_letters.len(),
             "{context}: none twice"
         );
         assert!(
@@ -284,7 +289,7 @@ async fn a_kill_at_any_step_loses_no_letter_and_brings_none_back() {
         );
         // Records are in the queue, or among the letters, or both for a moment.
         let status = spool.status();
-        let dead = letters.iter().filter(|letter| letter.stream == Stream::Stats).count() as u64;
+        let dead = dead_letters.iter().filter(|dead_letter| dead_letter.stream == Stream::Stats).count() as u64;
         assert!(status.records() + dead >= taken, "{context}: {} and {dead} of {taken}", status.records());
         let events = &status.streams[&Stream::Events];
         assert!(events.dropped.is_empty(), "{context}: {:?}", events.dropped);
