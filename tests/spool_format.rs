@@ -178,7 +178,7 @@ fn copy(from: &Path, to: &Path) {
 #[tokio::test]
 async fn a_second_reader_reads_an_uncompressed_spool() {
     let directory = tempfile::tempdir().expect("a directory");
-    let written = write(directory.path(), Compression::None).await;
+    let written = write(directory.path(), Compression::NONE).await;
     assert_read_whole(&second_reader(directory.path()), &written.above_floor);
 }
 
@@ -202,7 +202,7 @@ fn last_block(directory: &Path) -> (PathBuf, Vec<u8>, usize) {
 #[tokio::test]
 async fn a_second_reader_tells_a_torn_group_from_damage() {
     let directory = tempfile::tempdir().expect("a directory");
-    let written = write(directory.path(), Compression::None).await;
+    let written = write(directory.path(), Compression::NONE).await;
     let (path, bytes, at) = last_block(directory.path());
     fs::write(&path, &bytes[..at + 20]).expect("written");
     let read = second_reader(directory.path());

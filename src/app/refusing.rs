@@ -4,9 +4,9 @@
 use std::fmt;
 
 use crate::{
-    config::{WhenFull, units::human_size},
+    config::units::human_size,
     ingest::{CannotAppend, Refused, drops_newest},
-    spool::{Appended, OpenError, SpoolStatus, WriterState},
+    spool::{Appended, OpenError, SpoolStatus, WhenFull, WriterState},
 };
 
 /// A spool that keeps no records.

@@ -8,13 +8,13 @@ use super::{Common, Exit, Failure, Outcome, output};
 use crate::{
     app,
     config::{
-        Config, SinkConfig, SpoolConfig, WhenFull,
+        Config, SinkConfig, SpoolConfig,
         units::{human_count, human_duration, human_size},
     },
     flush::FlushOptions,
     ingest::AuthOptions,
     record::{SinkName, Stream},
-    spool::{self, OpenError},
+    spool::{self, OpenError, WhenFull},
     status::SinkStatus,
 };
 

@@ -29,8 +29,8 @@ pub use expand::Environment;
 pub use reader::Problem;
 pub use schema::schema;
 pub use sections::{
-    AdminConfig, AuthConfig, AuthMode, Codec, CompressionConfig, Config, DeadLettersConfig, EncryptionConfig,
-    EncryptionKey, IngestConfig, LogConfig, LogFormat, LogLevel, SinkConfig, SinkType, SpoolConfig, Target, WhenFull,
+    AdminConfig, AuthConfig, AuthMode, Config, DeadLettersConfig, EncryptionConfig, EncryptionKey, IngestConfig,
+    LogConfig, LogFormat, LogLevel, SinkConfig, SinkType, SpoolConfig, Target,
 };
 pub use show::{Shown, default_file};
 

@@ -16,9 +16,9 @@ use crate::{
     ingest::{AuthOptions, GrpcOptions, HttpOptions, LivekitKeys, MemoryOptions, TlsOptions},
     record::{SinkName, Stream},
     secret::Secret,
-    setting::{Address, Age, GIB, HOUR, Integer, Is, KIB, Kind, MIB, OrNone, Size, Span, TIB, Text, kind},
+    setting::{Address, Age, GIB, HOUR, Is, KIB, Kind, MIB, OrNone, Size, Span, TIB, Text, kind},
     sink::{file::FileOptions, mongodb::MongoOptions, redis::RedisOptions, url::without_secrets},
-    spool::{self, Compression, MIN_MAX_BYTES, SpoolOptions},
+    spool::{self, Compression, MIN_MAX_BYTES, SpoolOptions, WhenFull},
 };
 
 /// Durations: 500ms, 30s, 1h30m, 1.5h, "2 days". Sizes: 512KiB, 64MiB, 8GiB, 500MB.
@@ -375,7 +375,7 @@ pub struct SpoolConfig {
     #[serde_as(as = "Is<Size<{ 64 * KIB }, { 4 * GIB }>>")]
     pub segment_bytes: u64,
     /// How blocks are compressed.
-    pub compression: CompressionConfig,
+    pub compression: Compression,
     /// XChaCha20-Poly1305; a key is 32 bytes, as 64 hex digits or Base64
     #[schemars(example = serde_json::json!({ "key_file": "/etc/livekit-spool/key" }))]
     pub encryption: Option<EncryptionConfig>,
@@ -392,7 +392,7 @@ impl Default for SpoolConfig {
             when_full: WhenFull::Reject,
             block_timeout: Duration::from_secs(10),
             segment_bytes: 64 * MIB,
-            compression: CompressionConfig::default(),
+            compression: Compression::default(),
             encryption: None,
             dead_letters: DeadLettersConfig { max_bytes: 256 * MIB },
         }
@@ -409,62 +409,12 @@ impl SpoolConfig {
             segment_bytes: self.segment_bytes,
             min_free_bytes: self.min_free_bytes,
             max_age: self.max_age,
-            when_full: match self.when_full {
-                WhenFull::Reject => spool::WhenFull::Reject,
-                WhenFull::Block => spool::WhenFull::Block { timeout: self.block_timeout },
-                WhenFull::DropOldest => spool::WhenFull::DropOldest,
-                WhenFull::DropNewest => spool::WhenFull::DropNewest,
-            },
+            when_full: self.when_full,
+            block_timeout: self.block_timeout,
             dead_max_bytes: self.dead_letters.max_bytes,
-            compression: match self.compression {
-                CompressionConfig { codec: Codec::Zstd, level, dictionary } => Compression::Zstd { level, dictionary },
-                CompressionConfig { codec: Codec::None, .. } => Compression::None,
-            },
+            compression: self.compression,
             encryption: self.encryption.as_ref().map(EncryptionConfig::keys),
         }
-    }
-}
-
-/// What a full spool does with new records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum WhenFull {
-    /// The call fails; the sender keeps them.
-    Reject,
-    /// The call waits for space, at most `block_timeout`.
-    Block,
-    /// The oldest records go, counted.
-    DropOldest,
-    /// The new records go, counted.
-    DropNewest,
-}
-
-/// What compresses blocks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "the names say it")]
-pub enum Codec {
-    Zstd,
-    None,
-}
-
-/// How journal blocks are compressed.
-#[serde_as]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct CompressionConfig {
-    /// zstd or none
-    pub codec: Codec,
-    /// -7 (quickest) to 19 (smallest)
-    #[serde_as(as = "Is<Integer<-7, 19>>")]
-    pub level: i32,
-    /// the built-in one, for small blocks
-    pub dictionary: bool,
-}
-
-impl Default for CompressionConfig {
-    fn default() -> Self {
-        Self { codec: Codec::Zstd, level: -1, dictionary: true }
     }
 }
 

@@ -46,7 +46,7 @@ impl Shared {
             return Ok(Appended::Kept);
         }
         let until = match self.options.when_full {
-            WhenFull::Block { timeout } => Some(Instant::now() + timeout),
+            WhenFull::Block => Some(Instant::now() + self.options.block_timeout),
             _ => None,
         };
         loop {

@@ -26,7 +26,7 @@
 //!
 //! `ingest` appends, `flush` delivers (the trait [`Queue`]), `app` opens and closes; `admin` and `cli` look on.
 //!
-//! Uses `catch_panic`, `files`, `histogram`, `record`.
+//! Uses `catch_panic`, `files`, `histogram`, `record`, `setting`.
 
 use std::{collections::HashSet, io, ops::Deref, path::Path, sync::Arc};
 
@@ -75,7 +75,7 @@ pub use self::{
     delivery::{Lease, LeaseLimit, Queue, QueueError, Rejection},
     error::{AppendError, Appended, FullLimit, OpenError},
     losses::{add_missed, missed},
-    options::{Compression, Key, Keys, SpoolOptions, WhenFull},
+    options::{Codec, Compression, Key, Keys, SpoolOptions, WhenFull},
     peek::{Peek, PeekFrom},
     purge::Purged,
     reports::LastError,

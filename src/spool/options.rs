@@ -2,6 +2,12 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_with::serde_as;
+
+use crate::setting::{Integer, Is};
+
 /// What a spool is told when it is opened. Sizes are in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpoolOptions {
@@ -17,6 +23,8 @@ pub struct SpoolOptions {
     pub max_age: Option<Duration>,
     /// What happens to new records when the spool is full.
     pub when_full: WhenFull,
+    /// How long a call waits with [`WhenFull::Block`].
+    pub block_timeout: Duration,
     /// Dead letters never take more on disk; when they reach it, their sink pauses.
     pub dead_max_bytes: u64,
     /// How payloads are packed.
@@ -34,6 +42,7 @@ impl Default for SpoolOptions {
             min_free_bytes: 256 << 20,
             max_age: None,
             when_full: WhenFull::Reject,
+            block_timeout: Duration::from_secs(10),
             dead_max_bytes: 256 << 20,
             compression: Compression::default(),
             encryption: None,
@@ -41,39 +50,51 @@ impl Default for SpoolOptions {
     }
 }
 
-/// What happens to new records when the spool is full.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What a full spool does with new records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum WhenFull {
-    /// They are refused; the caller may try again.
+    /// The call fails; the sender keeps them.
     Reject,
-    /// The caller waits for room, at most this long, then is refused.
-    Block {
-        /// How long.
-        timeout: Duration,
-    },
-    /// The oldest records make room, counted.
+    /// The call waits for space, at most `block_timeout`, then fails.
+    Block,
+    /// The oldest records are dropped, counted.
     DropOldest,
-    /// They are not kept, counted, and the caller is told so: it has nothing to send again.
+    /// The new records are dropped, counted; the call succeeds and says so.
     DropNewest,
 }
 
-/// How payloads are packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    /// Zstandard.
-    Zstd {
-        /// -7 (quickest) to 22 (smallest).
-        level: i32,
-        /// Pack small blocks with the built-in dictionary of LiveKit records.
-        dictionary: bool,
-    },
-    /// As they are.
+/// What compresses blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum Codec {
+    Zstd,
     None,
+}
+
+/// How journal blocks are compressed.
+#[serde_as]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Compression {
+    /// zstd or none
+    pub codec: Codec,
+    /// -7 (quickest) to 19 (smallest)
+    #[serde_as(as = "Is<Integer<-7, 19>>")]
+    pub level: i32,
+    /// the built-in one, for small blocks
+    pub dictionary: bool,
+}
+
+impl Compression {
+    /// Blocks as they are.
+    pub const NONE: Self = Self { codec: Codec::None, level: -1, dictionary: true };
 }
 
 impl Default for Compression {
     fn default() -> Self {
-        Self::Zstd { level: -1, dictionary: true }
+        Self { codec: Codec::Zstd, level: -1, dictionary: true }
     }
 }
 

@@ -21,13 +21,13 @@ use crate::support::{Both, required, serve_both_into, within};
 const QUOTA: u64 = 4 << 20;
 
 fn options(when_full: WhenFull) -> SpoolOptions {
-    let compression = Compression::None;
     SpoolOptions {
         name: "own".into(),
         max_bytes: QUOTA,
         min_free_bytes: 0,
         when_full,
-        compression,
+        block_timeout: Duration::from_secs(600),
+        compression: Compression::NONE,
         ..Default::default()
     }
 }
@@ -57,12 +57,7 @@ async fn call(address: SocketAddr, message: Vec<u8>) -> Result<MetadataMap, Stat
 
 #[tokio::test]
 async fn what_can_never_fit_is_refused_for_good_in_every_mode_and_drops_nothing() {
-    for when_full in [
-        WhenFull::Reject,
-        WhenFull::Block { timeout: Duration::from_secs(600) },
-        WhenFull::DropOldest,
-        WhenFull::DropNewest,
-    ] {
+    for when_full in [WhenFull::Reject, WhenFull::Block, WhenFull::DropOldest, WhenFull::DropNewest] {
         let directory = tempfile::tempdir().unwrap();
         let spool = Arc::new(Spool::open(directory.path(), options(when_full)).unwrap());
         let server = serve_both_into(GrpcOptions::default(), vec![required("own", &spool)]).await;

@@ -16,7 +16,7 @@ use zstd::{
 };
 
 use super::block::{Header, Kind, write_block};
-use crate::spool::options::{Compression, Key, Keys};
+use crate::spool::options::{Codec, Compression, Key, Keys};
 
 /// The dictionary of format version 1, trained on LiveKit records (see docs/format.md). It never changes: a better one
 /// gets a codec number of its own.
@@ -46,7 +46,8 @@ pub(crate) struct Packer {
 impl Packer {
     pub(crate) fn new(compression: Compression, keys: Option<&Keys>) -> io::Result<Self> {
         let (mut plain, mut small) = (None, None);
-        if let Compression::Zstd { level, dictionary } = compression {
+        let Compression { codec, level, dictionary } = compression;
+        if codec == Codec::Zstd {
             plain = Some(lean(Compressor::new(level)?)?);
             if dictionary {
                 small = Some(lean(Compressor::with_dictionary(level.max(SMALL_LEAST_LEVEL), DICTIONARY_1)?)?);

@@ -99,7 +99,7 @@ async fn concurrent_callers_get_all_their_records_in() {
 #[tokio::test]
 async fn segments_go_when_they_are_delivered_and_the_count_survives() {
     let directory = tempfile::tempdir().expect("a directory");
-    let small = SpoolOptions { segment_bytes: 256 << 10, compression: Compression::None, ..options() };
+    let small = SpoolOptions { segment_bytes: 256 << 10, compression: Compression::NONE, ..options() };
     let spool = Spool::open(directory.path(), small.clone()).expect("opens");
     for round in 0..40 {
         spool.append(batch(Stream::Events, round * 1000..(round + 1) * 1000)).await.expect("taken");

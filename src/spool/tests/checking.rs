@@ -19,7 +19,7 @@ use crate::{
 };
 
 fn small() -> SpoolOptions {
-    SpoolOptions { segment_bytes: 256 << 10, compression: Compression::None, ..options() }
+    SpoolOptions { segment_bytes: 256 << 10, compression: Compression::NONE, ..options() }
 }
 
 /// A stopped spool: 3 × 5,000 events in blocks of 500 over several segments, 20 stats, one dead letter (event 0).

@@ -11,7 +11,7 @@ pub(super) fn rounds() -> usize {
 }
 
 pub(super) fn small() -> SpoolOptions {
-    SpoolOptions { segment_bytes: 256 << 10, compression: Compression::None, ..options() }
+    SpoolOptions { segment_bytes: 256 << 10, compression: Compression::NONE, ..options() }
 }
 
 const BLOCK: u64 = 100;

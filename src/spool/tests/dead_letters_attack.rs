@@ -209,7 +209,7 @@ const CHILD: &str = "LIVEKIT_SPOOL_TEST_LETTERS";
 #[ignore = "no test by itself: `a_kill_at_any_step_loses_no_letter_and_brings_none_back` runs it"]
 async fn child_that_is_killed() {
     let directory = std::env::var_os(CHILD).expect("a directory to write to");
-    let tight = SpoolOptions { dead_max_bytes: 256 << 10, compression: Compression::None, ..options() };
+    let tight = SpoolOptions { dead_max_bytes: 256 << 10, compression: Compression::NONE, ..options() };
     let spool = Spool::open(Path::new(&directory), tight).expect("opens");
     println!("\nopened");
     for round in 0..20 {
@@ -265,7 +265,7 @@ async fn a_kill_at_any_step_loses_no_letter_and_brings_none_back() {
                 _ => {}
             }
         }
-        let tight = SpoolOptions { dead_max_bytes: 256 << 10, compression: Compression::None, ..options() };
+        let tight = SpoolOptions { dead_max_bytes: 256 << 10, compression: Compression::NONE, ..options() };
         let spool = Spool::open(directory.path(), tight).expect("opens");
         let dead_letters = spool.dead_letters(&DeadFilter::default(), 0, 10_000).expect("readable");
         let found: BTreeSet<u64> = dead_letters

@@ -4,7 +4,7 @@
 use super::*;
 
 fn small(home: &Path) -> Spool {
-    let options = SpoolOptions { segment_bytes: 256 << 10, compression: Compression::None, ..options() };
+    let options = SpoolOptions { segment_bytes: 256 << 10, compression: Compression::NONE, ..options() };
     Spool::open(home, options).expect("opens")
 }
 

@@ -14,7 +14,7 @@ const EVENTS: u64 = 2400;
 const STATS: u64 = 600;
 
 fn small() -> SpoolOptions {
-    SpoolOptions { segment_bytes: 256 << 10, compression: Compression::None, ..options() }
+    SpoolOptions { segment_bytes: 256 << 10, compression: Compression::NONE, ..options() }
 }
 
 fn stat(number: u64) -> String {

@@ -20,7 +20,7 @@ async fn holed(directory: &Path) -> Spool {
 }
 
 fn small() -> SpoolOptions {
-    SpoolOptions { segment_bytes: 256 << 10, compression: Compression::None, ..options() }
+    SpoolOptions { segment_bytes: 256 << 10, compression: Compression::NONE, ..options() }
 }
 
 /// A batch that fills a good part of a small segment.

@@ -14,7 +14,7 @@ use crate::spool::{
 const MAX: u64 = 8 << 20;
 
 fn small(when_full: WhenFull) -> SpoolOptions {
-    SpoolOptions { max_bytes: MAX, when_full, compression: Compression::None, ..options() }
+    SpoolOptions { max_bytes: MAX, when_full, compression: Compression::NONE, ..options() }
 }
 
 /// Appends batches of 100 until one is not kept; answers how many records were taken.
@@ -130,12 +130,12 @@ async fn a_full_spool_that_drops_the_oldest_keeps_the_newest_in_order_and_counts
 #[tokio::test]
 async fn a_caller_waits_for_room_and_gets_it() {
     let directory = tempfile::tempdir().expect("a directory");
-    let patient = small(WhenFull::Block { timeout: Duration::from_millis(50) });
+    let patient = SpoolOptions { block_timeout: Duration::from_millis(50), ..small(WhenFull::Block) };
     let spool = Spool::open(directory.path(), patient).expect("opens");
     let (taken, refused) = fill(&spool).await;
     assert!(matches!(refused, Err(AppendError::Full { .. })), "it waited in vain: {refused:?}");
     spool.close().await;
-    let patient = small(WhenFull::Block { timeout: Duration::from_secs(60) });
+    let patient = SpoolOptions { block_timeout: Duration::from_secs(60), ..small(WhenFull::Block) };
     let spool = Arc::new(Spool::open(directory.path(), patient).expect("opens"));
     let waiting = tokio::spawn({
         let spool = Arc::clone(&spool);
@@ -150,7 +150,7 @@ async fn a_caller_waits_for_room_and_gets_it() {
 #[tokio::test]
 async fn full_dead_letters_refuse_and_the_records_stay() {
     let directory = tempfile::tempdir().expect("a directory");
-    let tight = SpoolOptions { dead_max_bytes: 100_000, compression: Compression::None, ..options() };
+    let tight = SpoolOptions { dead_max_bytes: 100_000, compression: Compression::NONE, ..options() };
     let spool = Spool::open(directory.path(), tight).expect("opens");
     spool.append(big_batch(0..300)).await.expect("taken");
     let records = lease_all(&spool, Stream::Events);

@@ -96,7 +96,7 @@ async fn a_flipped_bit_costs_its_block_counted_once_whatever_restarts_and_the_re
 async fn damage_that_is_met_by_a_list_is_counted_and_listed_no_more() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool =
-        Spool::open(directory.path(), SpoolOptions { compression: Compression::None, ..options() }).expect("opens");
+        Spool::open(directory.path(), SpoolOptions { compression: Compression::NONE, ..options() }).expect("opens");
     let long = |number| DeadLetter { record: vec![7; 100_000], ..dead_letter(number) };
     (0..30).for_each(|number| spool.keep_dead_letters(&[long(number)]).expect("kept"));
     assert_eq!(spool.dead_letters(&DeadFilter::default(), 0, 1000).expect("readable").len(), 30);

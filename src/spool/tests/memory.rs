@@ -307,7 +307,7 @@ impl Queues for OneQueue {
 
 /// A spool on this medium, in small segments; without a queue, it goes on in memory.
 pub(super) fn over(disk: &MemoryDisk, queue: Option<Arc<dyn QueueStore>>) -> Spool {
-    over_with(disk, queue, SpoolOptions { segment_bytes: 256 << 10, compression: Compression::None, ..options() })
+    over_with(disk, queue, SpoolOptions { segment_bytes: 256 << 10, compression: Compression::NONE, ..options() })
 }
 
 pub(super) fn over_with(disk: &MemoryDisk, queue: Option<Arc<dyn QueueStore>>, options: SpoolOptions) -> Spool {

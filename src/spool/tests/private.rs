@@ -7,7 +7,7 @@ use super::*;
 fn encrypted(current: u8, previous: &[u8]) -> SpoolOptions {
     let key = |byte: u8| Key::new([byte; 32]);
     let keys = Keys { current: key(current), previous: previous.iter().map(|&byte| key(byte)).collect() };
-    SpoolOptions { encryption: Some(keys), compression: Compression::None, ..options() }
+    SpoolOptions { encryption: Some(keys), compression: Compression::NONE, ..options() }
 }
 
 fn visit(directory: &Path, file: &mut impl FnMut(&Path)) {

@@ -86,7 +86,7 @@ fn open_dead(home: &Path, disk: &FaultyDisk, queue: &Arc<FakeQueue>) -> DeadLett
     let quarantine = Arc::new(Quarantine::new(Arc::clone(&disk), home.to_owned(), Arc::clone(&reports), false));
     let place =
         Place { home: home.to_owned(), disk, queues: Arc::new(NoQueues), reports, quarantine, read_only: false };
-    let options = SpoolOptions { compression: Compression::None, ..options() };
+    let options = SpoolOptions { compression: Compression::NONE, ..options() };
     let queue: Arc<dyn QueueStore> = Arc::clone(queue) as _;
     DeadLetters::open(place, &options, QUOTA, Some(queue)).expect("opens").0
 }

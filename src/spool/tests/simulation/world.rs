@@ -162,9 +162,10 @@ impl World {
             min_free_bytes: 0,
             max_age: self.limits.max_age_seconds.map(Duration::from_secs),
             when_full: self.limits.when_full,
+            block_timeout: Duration::ZERO,
             dead_max_bytes: u64::MAX,
             // So that records can be seen in what is written.
-            compression: Compression::None,
+            compression: Compression::NONE,
             encryption: None,
         }
     }
