@@ -1,14 +1,14 @@
-//! The time that is written down: the wall clock's, but it never jumps.
+//! The clock for stored times: it follows the wall clock, but never jumps.
 //!
-//! Times of receipt, ages and expiry are all told by it. It begins with the wall clock and goes on by the monotonic one;
-//! small differences (NTP, drift) are followed, a jump is not: whether the time before it or after it was wrong cannot be
-//! known, and with either some records would look a year old that came a second ago. It is said once, and over with the
-//! next start.
+//! Times of receipt, ages and expiry all use it. It begins with the wall clock and continues by the monotonic one.
+//! Small differences (NTP, drift) are followed, a jump is not: whether the time before or after it was wrong is
+//! unknown, and either way some records could look a year old that were received a second ago. A jump is logged once,
+//! and ends with the next start.
 //!
-//! A start follows the wall clock where that is possible: not before this build was made. A machine that comes up in 1970 is
-//! known to be wrong, and goes on from what a spool noted last. Otherwise a note that is later than the wall clock is believed
-//! for a day's difference; one that is further ahead was made by a clock that was wrong, and harms nothing but what was received then.
-//! `run --trust-clock` believes the wall clock, whatever was noted.
+//! A start uses the wall clock if that is possible: not before this build was made. A machine that boots with a clock
+//! in 1970 is known to be wrong, and continues from the time that a spool last recorded. Otherwise a recorded time that
+//! is ahead of the wall clock by up to a day is trusted. One that is further ahead was recorded with a wrong clock, and
+//! affects only what was received then. `run --trust-clock` trusts the wall clock, whatever was recorded.
 
 use std::{
     sync::{
@@ -23,11 +23,11 @@ pub type UnixMillis = i64;
 
 /// Larger differences are jumps.
 const MOST_DRIFT: UnixMillis = 60_000;
-/// A note that is further ahead of a possible wall clock is not believed.
+/// A recorded time that is further ahead of a possible wall clock is not trusted.
 const MAX_BELIEVED: UnixMillis = 24 * 3_600_000;
-/// No wall clock that is right is earlier: 2026-11-25, when this was written.
+/// No correct wall clock is earlier: 2026-11-25, when this was written.
 const EARLIEST: UnixMillis = 1_795_564_800_000;
-/// Smaller ones are let be.
+/// Smaller differences are ignored.
 const LEAST_DRIFT: UnixMillis = 10;
 
 /// The wall clock now, in milliseconds since the Unix epoch, without the jumps it made since the start.
@@ -41,7 +41,7 @@ pub(crate) fn instant() -> Instant {
     with_clock(|_, now, _| now)
 }
 
-/// Waits for a moment.
+/// Sleeps.
 pub(crate) fn pause(time: Duration) {
     #[cfg(test)]
     if simulated::advance(time) {
@@ -50,7 +50,7 @@ pub(crate) fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// The wall clock now, wherever it stands: for what others check against their own.
+/// The wall clock itself: for times that others compare with their own clocks.
 #[must_use]
 pub fn wall_millis() -> UnixMillis {
     match SystemTime::now().duration_since(UNIX_EPOCH) {
@@ -59,7 +59,7 @@ pub fn wall_millis() -> UnixMillis {
     }
 }
 
-/// Tells the clock that it was this late once; answers whether it believes that.
+/// Passes a recorded time to the clock; returns true if the clock trusts it.
 pub(crate) fn was_noted(at: UnixMillis) -> bool {
     with_clock(|clock, now, wall| {
         let trusted = clock.trust.load(Ordering::Relaxed);
@@ -71,17 +71,17 @@ pub(crate) fn was_noted(at: UnixMillis) -> bool {
     })
 }
 
-/// Makes the clock believe the wall clock, whatever was noted.
+/// Makes the clock trust the wall clock, whatever was recorded.
 pub fn trust_wall_clock() {
     CLOCK.trust.store(true, Ordering::Relaxed);
 }
 
-/// Whether a time that was noted once can have been right, by a wall clock.
+/// True if a recorded time can have been right, according to a wall clock.
 fn is_believed(at: UnixMillis, wall: UnixMillis) -> bool {
     wall < EARLIEST || at <= wall.saturating_add(MAX_BELIEVED)
 }
 
-/// Calls with the clock, what the monotonic one says, and what the wall's says.
+/// Calls with the clock, the monotonic time, and the wall clock's time.
 fn with_clock<T>(call: impl FnOnce(&Clock, Instant, UnixMillis) -> T) -> T {
     #[cfg(test)]
     if simulated::is_on() {
@@ -90,7 +90,7 @@ fn with_clock<T>(call: impl FnOnce(&Clock, Instant, UnixMillis) -> T) -> T {
     call(&CLOCK, Instant::now(), wall_millis())
 }
 
-/// A clock that a test moves, for the thread that asks for it.
+/// A clock that a test moves, for the calling thread.
 #[cfg(test)]
 pub(crate) mod simulated {
     use std::cell::RefCell;
@@ -107,7 +107,7 @@ pub(crate) mod simulated {
         static CLOCK: RefCell<Option<Simulated>> = const { RefCell::new(None) };
     }
 
-    /// A process starts at this time.
+    /// Simulates the start of a process at this time.
     pub(crate) fn start(wall: UnixMillis) {
         CLOCK.with_borrow_mut(|simulated| {
             let clock = Clock::new(wall);
@@ -115,7 +115,7 @@ pub(crate) mod simulated {
         });
     }
 
-    /// Time passes, on both clocks; false where the thread has no simulated clock.
+    /// Advances both clocks; false if the thread has no simulated clock.
     pub(crate) fn advance(time: Duration) -> bool {
         CLOCK.with_borrow_mut(|simulated| {
             let Some(simulated) = simulated else { return false };
@@ -125,7 +125,7 @@ pub(crate) mod simulated {
         })
     }
 
-    /// The wall clock jumps.
+    /// Makes the wall clock jump.
     pub(crate) fn jump(millis: UnixMillis) {
         CLOCK.with_borrow_mut(|simulated| simulated.iter_mut().for_each(|simulated| simulated.wall += millis));
     }
@@ -141,7 +141,7 @@ pub(crate) mod simulated {
         })
     }
 
-    /// What the wall's clock says.
+    /// The wall clock's time.
     pub(crate) fn wall() -> UnixMillis {
         with_clock(|_, _, wall| wall)
     }
@@ -151,11 +151,11 @@ static CLOCK: LazyLock<Clock> = LazyLock::new(|| Clock::new(wall_millis()));
 
 struct Clock {
     start: Instant,
-    /// What the time was at `start`.
+    /// The time at `start`.
     base: AtomicI64,
-    /// The last jump that was told of.
+    /// The last jump that was logged.
     told: AtomicI64,
-    /// What was noted is not listened to.
+    /// Recorded times are ignored.
     trust: AtomicBool,
 }
 
@@ -176,7 +176,7 @@ impl Clock {
         match ahead.saturating_abs() {
             0..=LEAST_DRIFT => now,
             ..=MOST_DRIFT => {
-                // Who else follows at the same moment does it once.
+                // Only one of several concurrent callers applies it.
                 let _ =
                     self.base.compare_exchange(base, base.saturating_add(ahead), Ordering::Relaxed, Ordering::Relaxed);
                 wall

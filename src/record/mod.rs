@@ -1,4 +1,4 @@
-//! What travels: streams, records as the bytes that came, batches of them, ids, times; and the wire format they are in.
+//! Records: streams, records as the received bytes, batches of them, ids, times; and their wire format.
 //!
 //! Uses no other module.
 
