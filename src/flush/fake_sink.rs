@@ -1,4 +1,4 @@
-//! A sink for the worker's tests: it does as it is told.
+//! A scripted sink for the worker's tests.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -15,7 +15,7 @@ use crate::{
     sink::{Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind},
 };
 
-/// A bucket of tokens.
+/// A token bucket.
 #[derive(Clone, Copy)]
 pub(super) struct Throttle {
     pub(super) per_second: f64,
@@ -41,39 +41,39 @@ impl Throttle {
 /// What the scripted sink does with records.
 #[derive(Default)]
 pub(super) struct Behaviour {
-    /// All fail with this.
+    /// All records fail with this.
     pub(super) fails: Option<SinkErrorKind>,
-    /// These fail the batch they are in, unnamed.
+    /// These fail their batch, without being named.
     pub(super) poison: BTreeSet<u64>,
     /// These are rejected by name.
     pub(super) bad: BTreeSet<u64>,
-    /// These are refused by name, for a reason that may pass.
+    /// These fail by name, for a reason that may pass.
     pub(super) failing: BTreeSet<u64>,
-    /// It takes so many records a second, and refuses the others by name.
+    /// The sink accepts this many records a second, and fails the others by name.
     pub(super) throttle: Option<Throttle>,
-    /// It refuses a random half by name.
+    /// The sink fails a random half by name.
     pub(super) coin: Option<StdRng>,
     /// These make it drop the connection, whatever else is in the batch.
     pub(super) drops: BTreeSet<u64>,
-    /// What checking its set-up answers, in turn; then that all is well.
+    /// The results of its set-up checks, in turn; after them all is well.
     pub(super) checks: VecDeque<Result<Vec<String>, SinkErrorKind>>,
     /// It doubts its set-up until it has checked it.
     pub(super) doubts: bool,
     /// How long a check takes.
     pub(super) check_delay: Duration,
-    /// These are left for later, as not available.
+    /// These are left for later, as unavailable.
     pub(super) later: BTreeSet<u64>,
     /// How long an answer takes, per record.
     pub(super) delay: Duration,
-    /// What looking back fails with, in turn.
+    /// The errors of looking back, in turn.
     pub(super) cannot_look_back: VecDeque<SinkErrorKind>,
-    /// How many it recognises when they come again.
+    /// How many redelivered records it recognizes.
     pub(super) recognizes: Option<u64>,
-    /// Answers to come before the behaviour applies: each fails its batch with that kind.
+    /// Answers before the behaviour applies: each fails its batch with that kind.
     pub(super) first: VecDeque<SinkErrorKind>,
 }
 
-/// A sink that keeps sequence numbers in memory and fails as told.
+/// A sink that keeps sequence numbers in memory and fails as scripted.
 #[derive(Default)]
 pub(super) struct ScriptedSink {
     pub(super) behaviour: Mutex<Behaviour>,
@@ -84,7 +84,7 @@ pub(super) struct ScriptedSink {
     /// How far it was asked to look back, and after how many batches.
     pub(super) looked_back: Mutex<Vec<(UnixMillis, usize)>>,
     pub(super) in_flight: Mutex<(usize, usize)>,
-    /// How often it was made ready, and when its set-up was checked.
+    /// How often it was initialized, and when its set-up was checked.
     pub(super) initialized: Mutex<usize>,
     pub(super) checked: Mutex<Vec<tokio::time::Instant>>,
 }

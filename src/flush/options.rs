@@ -1,4 +1,4 @@
-//! How a worker makes batches, and what it does when its sink does not take them.
+//! How a worker makes batches, and what it does when its sink does not accept them.
 
 use std::time::Duration;
 
