@@ -1,7 +1,8 @@
-//! Opens a spool, in this order: version, directories, lock, queues, what is found in the journals. Its threads start last ([`threads`](super::threads)).
+//! Opens a spool, in this order: version, directories, lock, queues, recovery of the journals. Its threads start last
+//! ([`threads`](super::threads)).
 //!
-//! Nothing is made or changed before the version is known, and nothing but directories before the lock is held. [`assemble`] puts a
-//! spool's parts together for a look from outside, too, which locks nothing.
+//! Nothing is created or changed before the version is known, and only directories are before the lock is held.
+//! [`assemble`] also assembles a spool that is inspected from outside, which takes no lock.
 
 use std::{
     io,
@@ -38,13 +39,13 @@ use crate::{
 /// An entry's records were received within this time, and within a 64th of `max_age`: they expire together.
 const MAX_ENTRY_SPAN_MILLIS: u32 = 60_000;
 
-/// Opens or makes the spool in `home`, all but its threads.
+/// Opens or creates the spool in `home`, except its threads.
 pub(super) fn open(home: &Path, options: SpoolOptions) -> Result<(Shared, Maintenance, DirectoryLock), OpenError> {
     if options.max_bytes < MIN_MAX_BYTES {
         return Err(OpenError::TooSmall { name: options.name, max_bytes: options.max_bytes, least: MIN_MAX_BYTES });
     }
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    // Before anything is made or changed.
+    // Before anything is created or changed.
     refuse_other_versions(disk.as_ref(), home)?;
     match files::make_private(home) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -61,7 +62,8 @@ pub(super) fn open(home: &Path, options: SpoolOptions) -> Result<(Shared, Mainte
     sync_ancestors(disk.as_ref(), &dead);
     let lock = DirectoryLock::take(home).map_err(OpenError::io(lock_path(home)))?;
     let Some(lock) = lock else { return Err(OpenError::InUse { path: home.to_owned() }) };
-    // A start syncs it in any case. Where that fails no queue is opened: one whose files cannot be synced is never closed.
+    // A start syncs it in any case. If that fails, no queue is opened: one whose files cannot be synced is never
+    // closed.
     for journal in [home.join("journal"), dead.join("journal")] {
         disk.sync_directory(&journal).map_err(OpenError::io(journal))?;
     }
@@ -76,7 +78,7 @@ pub(super) fn open(home: &Path, options: SpoolOptions) -> Result<(Shared, Mainte
     Ok((shared, maintenance, lock))
 }
 
-/// Opens what lies at a place, all but its threads.
+/// Opens the spool at a place, except its threads.
 pub(super) fn open_at(place: Place, options: SpoolOptions) -> Result<(Shared, Maintenance), OpenError> {
     let queue = open_queue(&place);
     let dead_queue = open_queue(&Place { home: place.home.join("dead"), ..place.clone() });
@@ -102,8 +104,9 @@ pub(super) fn refuse_other_versions(disk: &dyn Disk, home: &Path) -> Result<(), 
     journals.iter().try_for_each(|journal| survey::check_version(disk, journal))
 }
 
-/// Makes the spool's directories last: a file is lost with the entry of any directory above it. The data directory and its own
-/// entry are among them; those made by others may not be ours to read, and then are theirs to sync.
+/// Makes the spool's directories durable: a file is lost with the entry of any directory above it. That includes the
+/// data directory and its own entry. Directories that others created may not be readable for this user; their creators
+/// have to sync them.
 fn sync_ancestors(disk: &dyn Disk, directory: &Path) {
     for ancestor in directory.ancestors().take(4) {
         let ancestor = if ancestor.as_os_str().is_empty() { Path::new(".") } else { ancestor };
@@ -113,7 +116,8 @@ fn sync_ancestors(disk: &dyn Disk, directory: &Path) {
     }
 }
 
-/// Opens a queue; where it does not open it is moved to the quarantine and a new one made. None where there is no space for one.
+/// Opens a queue. One that cannot be opened is moved to the quarantine, and a new one is created. Returns `None` if
+/// there is no space for one.
 fn open_queue(place: &Place) -> Option<Arc<dyn QueueStore>> {
     let directory = queue_directory(&place.home);
     let free = place.disk.free_bytes(&place.home).unwrap_or(u64::MAX);
@@ -143,7 +147,7 @@ fn open_queue(place: &Place) -> Option<Arc<dyn QueueStore>> {
     }
 }
 
-/// A queue that failed is of use to look into, the last one alone.
+/// A failed queue is kept for inspection, only the last one.
 fn quarantine_queue(place: &Place, directory: &Path) -> io::Result<()> {
     let quarantine = place.home.join("quarantine");
     place.disk.make_directory(&quarantine)?;
@@ -154,10 +158,10 @@ fn quarantine_queue(place: &Place, directory: &Path) -> io::Result<()> {
     }
 }
 
-/// What was found, of the journal and of the dead letters'.
+/// What recovery found in the journal and in the dead letters' journal.
 pub(super) type Found = (Findings, Findings);
 
-/// Puts a spool together over queues that were opened for it.
+/// Assembles a spool over queues that were opened for it.
 pub(super) fn assemble(
     place: Place,
     options: SpoolOptions,
@@ -206,7 +210,7 @@ pub(super) fn assemble(
     Ok((shared, (findings, dead_findings)))
 }
 
-/// A backlog that cannot be decrypted is named at the start; it stays as it is.
+/// Reports a backlog that cannot be decrypted at the start; the backlog stays as it is.
 pub(super) fn check_key(shared: &Shared) -> Result<(), OpenError> {
     if let Err(DeadError::NoKey { path, key }) = shared.dead.check_key() {
         return Err(OpenError::WrongKey { path, key });

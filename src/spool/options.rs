@@ -1,23 +1,23 @@
-//! How a spool is to behave.
+//! The options of a spool.
 
 use std::time::Duration;
 
-/// What a spool is told when it is opened. Sizes are in bytes.
+/// The options with which a spool is opened. Sizes are in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpoolOptions {
     /// The sink's name, for messages.
     pub name: String,
-    /// Journal, queue and dead letters together never take more on disk.
+    /// The most that journal, queue and dead letters together take on disk.
     pub max_bytes: u64,
-    /// Journal segments end at about this length; shortened where `max_bytes` would not hold four of them.
+    /// About the length at which journal segments are sealed; shorter if four of them would not fit into `max_bytes`.
     pub segment_bytes: u64,
-    /// No record is taken that would leave less than this free on the disk.
+    /// Records that would leave less than this free on the disk are not accepted.
     pub min_free_bytes: u64,
     /// Records older than this are dropped, counted; `None` keeps them until they are delivered.
     pub max_age: Option<Duration>,
     /// What happens to new records when the spool is full.
     pub when_full: WhenFull,
-    /// Dead letters never take more on disk; when they reach it, their sink pauses.
+    /// The most that dead letters take on disk; when they reach it, their sink pauses.
     pub dead_max_bytes: u64,
     /// How payloads are packed.
     pub compression: Compression,
@@ -46,14 +46,14 @@ impl Default for SpoolOptions {
 pub enum WhenFull {
     /// They are refused; the caller may try again.
     Reject,
-    /// The caller waits for room, at most this long, then is refused.
+    /// The caller waits for space, at most this long, and is refused then.
     Block {
-        /// How long.
+        /// The time.
         timeout: Duration,
     },
-    /// The oldest records make room, counted.
+    /// The oldest records are dropped, counted, to make space.
     DropOldest,
-    /// They are not kept, counted, and the caller is told so: it has nothing to send again.
+    /// They are dropped, counted, and the caller is told: it does not need to send them again.
     DropNewest,
 }
 
@@ -67,7 +67,7 @@ pub enum Compression {
         /// Pack small blocks with the built-in dictionary of LiveKit records.
         dictionary: bool,
     },
-    /// As they are.
+    /// Uncompressed.
     None,
 }
 
@@ -92,7 +92,7 @@ impl std::fmt::Debug for Keys {
     }
 }
 
-/// A 256-bit key; wiped from memory when dropped, never shown.
+/// A 256-bit key; wiped from memory when dropped, never displayed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Key([u8; 32]);
 

@@ -1,4 +1,4 @@
-//! Opens a store: looks at what lies there, has it recovered, and makes the writer that goes on behind it.
+//! Opens a store: surveys its directory, runs recovery, and creates the writer that continues after it.
 
 use std::{
     io,
@@ -27,7 +27,7 @@ use crate::{
 };
 
 impl Store {
-    /// Opens the store at a place over a queue that was opened there; without one, over its twin in memory. Blocking.
+    /// Opens the store at a place over a queue that was opened there, or without one over a queue in memory. Blocking.
     ///
     /// # Errors
     /// When the journal is of another version, or cannot be listed or read.

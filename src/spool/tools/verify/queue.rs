@@ -1,4 +1,5 @@
-//! A store's queue, held against its journal. Whatever is wrong here costs no record: a start walks the segments concerned again.
+//! Checks a store's queue against its journal. A problem here loses no record: a start walks the segments concerned
+//! again.
 
 use super::{
     report::{Finding, Severity, VerifyReport},
@@ -24,7 +25,7 @@ pub(super) fn check(subject: &Subject<'_>, report: &mut VerifyReport) {
         Err(error @ NoCopy::NotCopied(_)) => return problem(error.to_string()),
         Err(error) => return problem(format!("{error}; the next start makes it again from the journal")),
     };
-    // A spool that has begun its second segment has flushed its queue long ago.
+    // A spool that has begun its second segment flushed its queue long ago.
     if queue.recorded == Recorded::default() && subject.segments.len() > 1 {
         return problem("the queue holds nothing; the next start makes it from the journal".to_owned());
     }
@@ -52,7 +53,7 @@ pub(super) fn check(subject: &Subject<'_>, report: &mut VerifyReport) {
     }
 }
 
-/// What the next start enters: usual after a kill.
+/// Records that the next start enters: usual after a kill.
 fn check_entered(subject: &Subject<'_>, report: &mut VerifyReport) {
     let Ok(Some(queue)) = &subject.queue else { return };
     let needed_from = subject.store.state.lock().needed_from;

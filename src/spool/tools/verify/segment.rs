@@ -1,4 +1,5 @@
-//! A journal's segments, block by block: checksums, payloads, groups, fronts, sequence numbers, and where the queue's entries point.
+//! Checks a journal's segments, block by block: checksums, payloads, groups, fronts, sequence numbers, and where the
+//! queue's entries point.
 
 use std::{collections::BTreeMap, io, sync::Arc};
 
@@ -26,11 +27,11 @@ pub(super) struct Segments<'a, 'r> {
     subject: &'a Subject<'a>,
     report: &'r mut VerifyReport,
     unpacker: Unpacker,
-    /// What the segments' fronts say.
+    /// The segments' fronts.
     fronts: BTreeMap<u64, Front>,
-    /// The sequence numbers behind the last records that were seen.
+    /// The sequence numbers after the last records that were read.
     behind: PerStream<u64>,
-    /// Payloads by the key that is missing.
+    /// Payloads by the id of the missing key.
     locked: BTreeMap<String, u64>,
 }
 
@@ -40,7 +41,7 @@ impl<'a, 'r> Segments<'a, 'r> {
         let mut unpacker = Unpacker::new(store.options.keys.as_ref())?;
         let mut fronts = BTreeMap::new();
         for &number in subject.segments.keys() {
-            // What is wrong with it is met again by the walk.
+            // The walk reports what is wrong with it.
             if let Ok(FrontFound::Whole(front, _)) =
                 scan::front(store.disk.as_ref(), &store.journal(), number, &mut unpacker)
             {
@@ -54,7 +55,7 @@ impl<'a, 'r> Segments<'a, 'r> {
     /// Checks all of them.
     ///
     /// # Errors
-    /// When the length of a file cannot be told.
+    /// When the length of a file cannot be determined.
     pub(super) fn check(&mut self) -> io::Result<()> {
         for number in self.subject.numbers() {
             self.segment(number)?;
@@ -93,7 +94,7 @@ impl<'a, 'r> Segments<'a, 'r> {
         if readable {
             walk.finish(ending.as_ref());
         }
-        // It may have been let go of meanwhile, and cut to nothing with that.
+        // It may have been deleted meanwhile, and truncated.
         let is_there = || store.disk.identity(&path).is_ok_and(|there| file.identity().is_ok_and(|ours| ours == there));
         if self.subject.is_live && !is_there() {
             return self.gone(number);
@@ -106,7 +107,7 @@ impl<'a, 'r> Segments<'a, 'r> {
         Ok(())
     }
 
-    /// Walks over the blocks; false where the file cannot be read.
+    /// Walks the blocks; false if the file cannot be read.
     fn blocks(&mut self, walk: &mut Walk<'_>, file: &Arc<dyn DiskFile>, end: u64) -> io::Result<bool> {
         let mut walker = Walker::new(Arc::clone(file), 0, end);
         loop {
@@ -125,7 +126,7 @@ impl<'a, 'r> Segments<'a, 'r> {
         }
     }
 
-    /// What lies behind the last whole block, and what should.
+    /// Checks what follows the last whole block, and what should.
     fn check_end(&self, walk: &mut Walk<'_>, number: u64, known: &Segment, len: u64, ending: Option<&Ending>) {
         let synced = ending.map_or(known.end, |ending| ending.len.max(known.end));
         if let Some((_, torn)) = self.subject.torn.as_ref().filter(|(segment, _)| *segment == number) {
@@ -143,7 +144,7 @@ impl<'a, 'r> Segments<'a, 'r> {
         }
     }
 
-    /// A segment that is not there.
+    /// A missing segment.
     fn gone(&mut self, number: u64) -> io::Result<()> {
         let next = self.subject.next;
         let mut finding =
@@ -171,7 +172,7 @@ impl<'a, 'r> Segments<'a, 'r> {
         }
     }
 
-    /// Segments on their way out.
+    /// Segments that are being deleted.
     fn done_segments(&mut self) -> io::Result<()> {
         let store = self.subject.store;
         for &number in &self.subject.done {

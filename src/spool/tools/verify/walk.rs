@@ -1,4 +1,4 @@
-//! One segment's walk: what its blocks hold, and what that says of groups, sequence numbers and entries.
+//! Walks one segment: checks its blocks against groups, sequence numbers and entries.
 
 use std::{collections::BTreeMap, io, ops::Range, path::PathBuf};
 
@@ -22,14 +22,14 @@ use crate::{
     },
 };
 
-/// Where a walk stands among groups.
+/// The walk's position among groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Group {
     /// The next block begins one.
     Boundary,
-    /// In one that begins there.
+    /// In the group that begins there.
     In(u64),
-    /// Behind damage.
+    /// After damage.
     Unknown,
 }
 
@@ -37,18 +37,18 @@ pub(super) struct Walk<'a> {
     subject: &'a Subject<'a>,
     pub(super) segment: u64,
     path: PathBuf,
-    /// The sequence numbers behind the streams' last records.
+    /// The sequence numbers after the streams' last records.
     pub(super) behind: PerStream<u64>,
-    /// Sequence numbers before these were used before.
+    /// Sequence numbers below these were used before.
     used: PerStream<u64>,
     seen: PerStream<bool>,
     group: Group,
     blocks: u64,
     records: u64,
     damaged: bool,
-    /// What the queue says of it, as far as no block was met for it.
+    /// The queue's entries for which no block was found yet.
     entries: PerStream<&'a [(u64, Entry)]>,
-    /// Damage, to which a jump in sequence numbers behind it is put down.
+    /// Damage that explains a gap in sequence numbers after it.
     last_damage: Option<Finding>,
     findings: Vec<Finding>,
     lost: PerStream<u64>,
@@ -78,7 +78,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Holds the segment's front against the segments before it.
+    /// Checks the segment's front against the segments before it.
     pub(super) fn check_front(&mut self, front: &Front) {
         for stream in Stream::ALL {
             let (first, behind) = (front.first[stream as usize], self.behind[stream as usize]);
@@ -140,7 +140,7 @@ impl<'a> Walk<'a> {
         self.group = if header.ends_group { Group::Boundary } else { Group::In(begins) };
     }
 
-    /// Whether the entries that stand for records of a block point at it.
+    /// Checks that the entries for a block's records point at it.
     fn check_entries(&mut self, offset: u64, header: &Header) {
         let seqs = header.seqs();
         let entries = &mut self.entries[header.stream as usize];
@@ -163,7 +163,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Whether what is in a block can be read.
+    /// Checks that a block's contents can be read.
     fn check_payload(&mut self, offset: u64, header: &Header, raw: Result<Vec<u8>, BadPayload>) {
         let what = match raw.map(|raw| is_readable(self.segment, header, raw)) {
             Ok(true) => return,
@@ -190,7 +190,7 @@ impl<'a> Walk<'a> {
         self.bad(damage.bytes.clone(), format!("{}{unreadable}", damage.reason));
     }
 
-    /// Bytes that were synced are not there.
+    /// Reports that synced bytes are missing.
     pub(super) fn cut(&mut self, bytes: Range<u64>) {
         self.bad(bytes, "the file ends here, and was longer".to_owned());
     }
@@ -202,14 +202,15 @@ impl<'a> Walk<'a> {
         self.last_damage = Some(finding.at(bytes.start, bytes.end - bytes.start));
     }
 
-    /// The file cannot be read on.
+    /// Reports that the file cannot be read further.
     pub(super) fn unreadable(&mut self, error: &io::Error) {
         self.settle();
         let finding = Finding::of(Severity::Problem, self.path.clone(), format!("it cannot be read: {error}"));
         self.findings.push(Finding { records_lost: None, ..finding });
     }
 
-    /// Counts what is to be delivered of a gap, and puts it down to the damage in front of it, if there is any.
+    /// Counts the records of a gap that are to be delivered, and attributes them to the damage before it, if there is
+    /// any.
     fn missing(&mut self, stream: Stream, gap: Range<u64>) {
         let lost = if gap.is_empty() { 0 } else { self.subject.pending(self.segment, stream, &gap) };
         if lost == 0 {
@@ -269,12 +270,12 @@ impl<'a> Walk<'a> {
         });
     }
 
-    /// No more is put down to the last damage.
+    /// Attributes nothing more to the last damage.
     fn settle(&mut self) {
         self.findings.extend(self.last_damage.take());
     }
 
-    /// Adds what was met to a report.
+    /// Adds the findings to a report.
     pub(super) fn report_to(self, report: &mut VerifyReport) {
         report.blocks += self.blocks;
         let records = if self.subject.holds_dead_letters() { &mut report.dead_letters } else { &mut report.records };
