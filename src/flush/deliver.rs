@@ -174,5 +174,5 @@ async fn send_within(context: &Context, batch: Batch) -> BatchOutcome {
 }
 
 pub(super) fn unexplained() -> SinkError {
-    SinkError { kind: SinkErrorKind::Unavailable, message: "the sink left records without saying why".to_owned() }
+    SinkError { kind: SinkErrorKind::Unavailable, message: "the sink left records without a reason".to_owned() }
 }

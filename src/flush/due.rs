@@ -75,14 +75,14 @@ impl Due {
     }
 
     /// Counts records of a stream that were leased.
-    pub(super) fn taken(&mut self, stream: Stream, records: usize) {
+    pub(super) fn count_leased(&mut self, stream: Stream, records: usize) {
         let at = stream as usize;
         self.since[at] = None;
         self.forced[at] = self.forced[at].saturating_sub(records as u64);
     }
 
     /// When to check filling batches again; `None` if the backlog is empty.
-    pub(super) fn next_look(&self, now: Instant) -> Option<Instant> {
+    pub(super) fn next_check(&self, now: Instant) -> Option<Instant> {
         let first = self.since.iter().flatten().min()?;
         Some((now + self.tick()).min(*first + self.interval))
     }

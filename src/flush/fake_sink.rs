@@ -106,7 +106,7 @@ impl ScriptedSink {
         let mut behaviour = self.behaviour.lock();
         let failed = |kind: SinkErrorKind| BatchOutcome {
             records: vec![Outcome::Retry; batch.records.len()],
-            error: Some(SinkError { kind, message: format!("told to fail: {}", kind.as_str()) }),
+            error: Some(SinkError { kind, message: format!("scripted to fail: {}", kind.as_str()) }),
         };
         if let Some(kind) = behaviour.first.pop_front().or(behaviour.fails) {
             return failed(kind);
@@ -119,12 +119,12 @@ impl ScriptedSink {
         }
         let mut error = None;
         let records = batch.records.iter().map(|record| match record.seq {
-            bad if behaviour.bad.contains(&bad) => Outcome::Rejected("told to reject".to_owned()),
-            failing if behaviour.failing.contains(&failing) => Outcome::Failed("told to fail by name".to_owned()),
+            bad if behaviour.bad.contains(&bad) => Outcome::Rejected("scripted to reject".to_owned()),
+            failing if behaviour.failing.contains(&failing) => Outcome::Failed("scripted to fail by name".to_owned()),
             _ if behaviour.coin.as_mut().is_some_and(rand::Rng::random::<bool>)
                 || behaviour.throttle.as_mut().is_some_and(|throttle| !throttle.takes_one()) =>
             {
-                Outcome::Failed("told to fail by name".to_owned())
+                Outcome::Failed("scripted to fail by name".to_owned())
             }
             later if behaviour.later.contains(&later) => {
                 error = failed(SinkErrorKind::Unavailable).error;
@@ -166,13 +166,13 @@ impl Sink for ScriptedSink {
         self.checked.lock().push(tokio::time::Instant::now());
         tokio::time::sleep(delay).await;
         let answer = self.behaviour.lock().checks.pop_front().unwrap_or(Ok(Vec::new()));
-        answer.map_err(|kind| SinkError { kind, message: format!("told to find it {}", kind.as_str()) })
+        answer.map_err(|kind| SinkError { kind, message: format!("scripted to find it {}", kind.as_str()) })
     }
 
     async fn initialize(&self) -> Result<Vec<String>, SinkError> {
         *self.initialized.lock() += 1;
         match self.behaviour.lock().fails {
-            Some(kind) => Err(SinkError { kind, message: "told to fail".to_owned() }),
+            Some(kind) => Err(SinkError { kind, message: "scripted to fail".to_owned() }),
             None => Ok(Vec::new()),
         }
     }
@@ -182,7 +182,7 @@ impl Sink for ScriptedSink {
         tokio::time::sleep(Duration::from_secs(1)).await;
         self.looked_back.lock().push((since, self.batches.lock().len()));
         match self.behaviour.lock().cannot_look_back.pop_front() {
-            Some(kind) => Err(SinkError { kind, message: "told to fail".to_owned() }),
+            Some(kind) => Err(SinkError { kind, message: "scripted to fail".to_owned() }),
             None => Ok(()),
         }
     }

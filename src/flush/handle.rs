@@ -78,7 +78,7 @@ async fn run(
             context.queue.release(stream, &[0..u64::MAX]);
         }
         panics += 1;
-        let error = format!("the sink's worker panicked, and is started again: {}", catch_panic::message(&*panic));
+        let error = format!("the sink's worker panicked and was restarted: {}", catch_panic::message(&*panic));
         if shutdown.is_cancelled() {
             shared.enter(SinkState::Stopped, Some(&error));
             return;

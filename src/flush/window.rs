@@ -113,7 +113,7 @@ mod tests {
         Window::new(&FlushOptions::default())
     }
 
-    /// Keeps the window full, over a server that takes so many seconds.
+    /// Keeps the window full, with a server that takes this many seconds.
     fn answer(window: &mut Window, answers: usize, seconds: f64) {
         for _ in 0..answers {
             window.answered(window.limit().records, 0, Duration::from_secs_f64(seconds));

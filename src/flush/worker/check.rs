@@ -64,9 +64,9 @@ impl Loop {
             }
             // Deliveries detect and report an unavailable server.
             Ok(Err(error)) => {
-                tracing::debug!(sink = %self.shared.snapshot().sink, %error, "what the sink set up was not checked");
+                tracing::debug!(sink = %self.shared.snapshot().sink, %error, "could not check what the sink set up");
             }
-            Err(panic) => self.record_error(&format!("checking what the sink set up failed: {panic}")),
+            Err(panic) => self.record_error(&format!("could not check what the sink set up: {panic}")),
         }
     }
 

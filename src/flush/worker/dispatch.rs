@@ -199,7 +199,7 @@ impl Loop {
     async fn lease(&mut self, now: Instant, limit: LeaseLimit) -> Next {
         let flushing = self.deadline.is_some();
         let Some(stream) = self.due.next(&*self.context.queue, now, limit, flushing) else {
-            return Next::Wait(self.due.next_look(now).map_or(Wait::Ready, Wait::Until));
+            return Next::Wait(self.due.next_check(now).map_or(Wait::Ready, Wait::Until));
         };
         let space = self.space_for_unflushed(stream);
         if space == 0 {
@@ -208,7 +208,7 @@ impl Loop {
         let limit = LeaseLimit { records: limit.records.min(space), ..limit };
         match lease(&self.context, stream, limit).await {
             Ok(Some(lease)) if !lease.records.is_empty() => {
-                self.due.taken(stream, lease.records.len());
+                self.due.count_leased(stream, lease.records.len());
                 Next::Batch(InFlightBatch::new(lease, self.context.environment.now_millis()))
             }
             Ok(_) => Next::Wait(Wait::Until(now + self.due.tick())),
@@ -239,7 +239,7 @@ impl Loop {
     /// Retries recording the outcomes that the queue could not record; false if it still cannot.
     async fn settle_pending(&mut self) -> bool {
         while let Some(outcomes) = self.unsettled.last().cloned() {
-            // They stay in the list until then: if the task is dropped, their records are released.
+            // They stay in the list until then: if this is cancelled, the end releases their records.
             let settled = settle(&self.context, outcomes).await;
             self.unsettled.pop();
             if let Err(refused) = settled {

@@ -273,9 +273,7 @@ impl Loop {
 
     /// Stops waiting for the queue: records in flight are redelivered, unless the queue still records their outcomes.
     fn abandon_hung_calls(&mut self) {
-        self.record_error(
-            "the spool's disk does not answer: what was in flight is delivered again after the next start",
-        );
+        self.record_error("the spool's disk does not answer: records in flight are redelivered after the next start");
         self.context.cancel.cancel();
         self.tasks.abort_all();
         for (_, stream, seqs) in self.leased.drain(..) {
@@ -317,7 +315,7 @@ impl Loop {
             status.batch_records = batch_records;
         });
         let rejecting = self.rejecting.as_ref().map(|(records, reason)| {
-            format!("nothing passes: the last {records} records were rejected, the last one for: {reason}")
+            format!("nothing is accepted: the last {records} records were rejected, the last one for: {reason}")
         });
         let (state, error) = match &self.outage {
             _ if self.deadline.is_some() => (SinkState::Stopping, None),
