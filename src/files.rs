@@ -56,7 +56,7 @@ pub(crate) fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
         )));
     }
     if metadata.nlink() > 1 && fcntl_getfl(&file)?.intersects(OFlags::WRONLY | OFlags::RDWR) {
-        let why = "has a second name (a hard link), which would be written too: replace it by a copy".to_owned();
+        let why = "has a second name (a hard link), which would be written too: replace it with a copy".to_owned();
         return Err(io::Error::new(io::ErrorKind::TooManyLinks, Refused(why)));
     }
     Ok(file)
@@ -169,8 +169,8 @@ fn locked(result: Result<(), Errno>) -> io::Result<bool> {
         Ok(()) => Ok(true),
         Err(Errno::WOULDBLOCK) => Ok(false),
         Err(error @ (Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS)) => Err(io::Error::other(format!(
-            "its file system does not lock files ({}): mount it with locks (NFS: let lockd run, or local_lock=flock), or use \
-             a local disk",
+            "its file system does not lock files ({}): mount it with locks (NFS: let lockd run, or local_lock=flock), or \
+             use a local disk",
             io::Error::from(error)
         ))),
         Err(error) => Err(error.into()),
@@ -178,7 +178,7 @@ fn locked(result: Result<(), Errno>) -> io::Result<bool> {
 }
 
 const LINK: &str = "is a symbolic link, which is not followed here: put the file itself there, or remove it";
-const NO_FILE: &str = "is no regular file: remove it";
+const NO_FILE: &str = "is not a regular file: remove it";
 
 /// Why a file was not opened.
 #[derive(Debug)]
@@ -227,8 +227,8 @@ mod tests {
         for (name, why) in [
             ("link", "symbolic link"),
             ("dangling", "symbolic link"),
-            ("pipe", "no regular file"),
-            ("directory", "no regular file"),
+            ("pipe", "not a regular file"),
+            ("directory", "not a regular file"),
         ] {
             for options in [&mut writing(), OpenOptions::new().append(true)] {
                 let error = open_private(&at(name), options).unwrap_err().to_string();

@@ -22,13 +22,13 @@ use std::{
 pub type UnixMillis = i64;
 
 /// Larger differences are jumps.
-const MOST_DRIFT: UnixMillis = 60_000;
+const MAX_DRIFT: UnixMillis = 60_000;
 /// A recorded time that is further ahead of a possible wall clock is not trusted.
-const MAX_BELIEVED: UnixMillis = 24 * 3_600_000;
+const MAX_TRUSTED: UnixMillis = 24 * 3_600_000;
 /// No correct wall clock is earlier: 2026-11-25, when this was written.
 const EARLIEST: UnixMillis = 1_795_564_800_000;
 /// Smaller differences are ignored.
-const LEAST_DRIFT: UnixMillis = 10;
+const MIN_DRIFT: UnixMillis = 10;
 
 /// The wall clock now, in milliseconds since the Unix epoch, without the jumps it made since the start.
 #[must_use]
@@ -60,14 +60,14 @@ pub fn wall_millis() -> UnixMillis {
 }
 
 /// Passes a recorded time to the clock; returns true if the clock trusts it.
-pub(crate) fn was_noted(at: UnixMillis) -> bool {
+pub(crate) fn trusts_recorded(at: UnixMillis) -> bool {
     with_clock(|clock, now, wall| {
-        let trusted = clock.trust.load(Ordering::Relaxed);
-        let believed = if trusted { at <= wall } else { is_believed(at, wall) };
-        if believed {
+        let trusts_wall = clock.trust.load(Ordering::Relaxed);
+        let trusted = if trusts_wall { at <= wall } else { is_trusted(at, wall) };
+        if trusted {
             clock.not_before(now.duration_since(clock.start), at);
         }
-        believed
+        trusted
     })
 }
 
@@ -77,8 +77,8 @@ pub fn trust_wall_clock() {
 }
 
 /// True if a recorded time can have been right, according to a wall clock.
-fn is_believed(at: UnixMillis, wall: UnixMillis) -> bool {
-    wall < EARLIEST || at <= wall.saturating_add(MAX_BELIEVED)
+fn is_trusted(at: UnixMillis, wall: UnixMillis) -> bool {
+    wall < EARLIEST || at <= wall.saturating_add(MAX_TRUSTED)
 }
 
 /// Calls with the clock, the monotonic time, and the wall clock's time.
@@ -154,7 +154,7 @@ struct Clock {
     /// The time at `start`.
     base: AtomicI64,
     /// The last jump that was logged.
-    told: AtomicI64,
+    logged: AtomicI64,
     /// Recorded times are ignored.
     trust: AtomicBool,
 }
@@ -164,7 +164,7 @@ impl Clock {
         Self {
             start: Instant::now(),
             base: AtomicI64::new(wall),
-            told: AtomicI64::new(0),
+            logged: AtomicI64::new(0),
             trust: AtomicBool::new(false),
         }
     }
@@ -174,29 +174,29 @@ impl Clock {
         let now = base.saturating_add(millis(elapsed));
         let ahead = wall.saturating_sub(now);
         match ahead.saturating_abs() {
-            0..=LEAST_DRIFT => now,
-            ..=MOST_DRIFT => {
+            0..=MIN_DRIFT => now,
+            ..=MAX_DRIFT => {
                 // Only one of several concurrent callers applies it.
                 let _ =
                     self.base.compare_exchange(base, base.saturating_add(ahead), Ordering::Relaxed, Ordering::Relaxed);
                 wall
             }
             _ => {
-                self.tell(ahead);
+                self.log_jump(ahead);
                 now
             }
         }
     }
 
-    fn tell(&self, ahead: UnixMillis) {
-        let told = self.told.load(Ordering::Relaxed);
-        if ahead.saturating_sub(told).saturating_abs() > MOST_DRIFT
-            && self.told.compare_exchange(told, ahead, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    fn log_jump(&self, ahead: UnixMillis) {
+        let logged = self.logged.load(Ordering::Relaxed);
+        if ahead.saturating_sub(logged).saturating_abs() > MAX_DRIFT
+            && self.logged.compare_exchange(logged, ahead, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         {
             tracing::warn!(
                 ahead_seconds = ahead / 1000,
-                "the wall clock jumped, or is behind what the spool noted last: times go on without the jump until the \
-                 next start; nothing is dropped for it"
+                "the wall clock jumped, or is behind the time that the spool recorded last: times continue without the jump \
+                 until the next start; no record is dropped because of it"
             );
         }
     }
@@ -233,19 +233,19 @@ mod tests {
     }
 
     #[test]
-    fn what_was_noted_is_believed_where_it_can_be_right() {
+    fn recorded_times_are_trusted_where_they_can_be_right() {
         let day = 24 * 3_600_000;
         let now = EARLIEST + 100 * day;
-        assert!(is_believed(now - 400 * day, now), "the past");
-        assert!(is_believed(now + day, now), "a clock that went back by some hours");
-        assert!(!is_believed(now + 73 * YEAR, now), "a run in 2099");
-        assert!(!is_believed(now + 2 * day, now));
-        assert!(is_believed(now, 0), "a machine that comes up in 1970");
-        assert!(is_believed(now + YEAR, EARLIEST - 1), "no wall clock to hold it against");
+        assert!(is_trusted(now - 400 * day, now), "the past");
+        assert!(is_trusted(now + day, now), "a clock that went back by some hours");
+        assert!(!is_trusted(now + 73 * YEAR, now), "a run in 2099");
+        assert!(!is_trusted(now + 2 * day, now));
+        assert!(is_trusted(now, 0), "a machine that boots in 1970");
+        assert!(is_trusted(now + YEAR, EARLIEST - 1), "no wall clock to compare with");
     }
 
     #[test]
-    fn a_start_does_not_go_back_behind_what_was_noted() {
+    fn a_start_does_not_go_back_before_the_recorded_time() {
         let clock = Clock::new(5_000);
         clock.not_before(seconds(1), NOW);
         assert_eq!(clock.read(seconds(2), 7_000), NOW + 1000);

@@ -95,7 +95,7 @@ impl Shared {
             if self.inbox.lock().closing {
                 return Err(closed());
             }
-            let source = Arc::new(std::io::Error::other("appending panicked: what it held may or may not be kept"));
+            let source = Arc::new(std::io::Error::other("appending panicked: the batches may or may not be kept"));
             Err(AppendError::Io { path: self.store.journal(), source })
         })
     }
@@ -137,7 +137,7 @@ impl Shared {
         let batches = group.0.len();
         if let Err(panic) = catch_panic(|| self.append_packing(group)) {
             // The caller learns of it because its answer is dropped.
-            self.reports.error(format!("appending {batches} batches panicked, and goes on: {panic}"));
+            self.reports.error(format!("appending {batches} batches panicked, and continues: {panic}"));
         }
     }
 

@@ -151,7 +151,11 @@ fn own(home: &Path, queue: &Result<Option<MemoryQueue>, NoCopy>) -> Option<Arc<d
     match queue {
         Ok(queue) => queue.as_ref().map(|queue| Arc::new(queue.duplicate()) as Arc<dyn QueueStore>),
         Err(error) => {
-            tracing::warn!(spool = %home.display(), %error, "the queue cannot be looked at: more may be shown than is still to be delivered");
+            tracing::warn!(
+                spool = %home.display(),
+                %error,
+                "could not inspect the queue: more records may be shown than are still to be delivered"
+            );
             None
         }
     }

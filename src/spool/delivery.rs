@@ -101,8 +101,8 @@ pub enum QueueError {
     },
     /// The dead letters reached their quota.
     #[error(
-        "dead letters of sink {sink} are full ({dead_letters} in {bytes} bytes): look with `livekit-spool dead list {sink}`, \
-         then retry or drop some, or raise spool.dead_letters.max_bytes"
+        "dead letters of sink {sink} are full ({dead_letters} in {bytes} bytes): list them with `livekit-spool dead list \
+         {sink}`, then retry or drop some, or raise spool.dead_letters.max_bytes"
     )]
     DeadLettersFull {
         /// The sink.

@@ -52,7 +52,7 @@ pub(crate) struct Listed {
     pub(crate) name: String,
     /// Its length.
     pub(crate) len: u64,
-    /// Bytes it takes on the medium, reserved ones included.
+    /// Bytes that it takes on the medium, including reserved ones.
     pub(crate) allocated: u64,
 }
 
@@ -68,13 +68,13 @@ pub(crate) trait DiskFile: Send + Sync + std::fmt::Debug {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Makes the file's contents and length durable (`fdatasync`).
     fn sync(&self) -> io::Result<()>;
-    /// Cuts or extends the file; releases space that was reserved behind its new end.
+    /// Cuts or extends the file; releases space that was reserved after its new end.
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// The file's length.
     fn len(&self) -> io::Result<u64>;
     /// Identifies this file.
     fn identity(&self) -> io::Result<Identity>;
-    /// Reserves space on the medium without changing the length; does nothing where the file system cannot.
+    /// Reserves space on the medium without changing the length; does nothing if the file system cannot.
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()>;
 }
 

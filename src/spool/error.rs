@@ -23,8 +23,8 @@ pub enum OpenError {
     },
     /// Another version of livekit-spool wrote it.
     #[error(
-        "{path} is of format version {found}, this build reads version {known} alone: deliver it with the livekit-spool that wrote \
-         it, or move the spool's directory away"
+        "{path} has format version {found}, this build reads only version {known}: deliver it with the livekit-spool \
+         that wrote it, or move the spool's directory away"
     )]
     OtherFormat {
         /// The segment.
@@ -66,11 +66,11 @@ pub(crate) fn remedy(error: &io::Error) -> String {
             format!("it has to belong to this user (uid {user}): chown -R the data_dir, or choose another one")
         }
         io::ErrorKind::ReadOnlyFilesystem => "mount it writable, or choose another data_dir".to_owned(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "give the disk some space".to_owned(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some disk space".to_owned(),
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
             "a directory belongs there: move away what is in its place".to_owned()
         }
-        _ => "see to the disk, or choose another data_dir".to_owned(),
+        _ => "check the disk, or choose another data_dir".to_owned(),
     }
 }
 
@@ -88,7 +88,7 @@ impl OpenError {
             Self::Io { source, .. } => source.to_string(),
             Self::InUse { .. } => "another process uses it".to_owned(),
             Self::OtherFormat { found, known, .. } => {
-                format!("it is of format version {found}, this build reads version {known} alone")
+                format!("it has format version {found}, this build reads only version {known}")
             }
             Self::TooSmall { max_bytes, least, .. } => {
                 format!("max_bytes {max_bytes} is too small: at least {least} bytes are needed")
@@ -108,17 +108,19 @@ impl OpenError {
             }
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied => {
-                    "give the sink's directory in data_dir to the user that livekit-spool runs as (chown -R), then `livekit-spool reload`"
+                    "give the sink's directory in data_dir to the user that livekit-spool runs as (chown -R), then \
+                     `livekit-spool reload`"
                 }
                 io::ErrorKind::ReadOnlyFilesystem => "mount the data_dir writable, then `livekit-spool reload`",
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                    "give the disk some space, then `livekit-spool reload`"
+                    "free some disk space, then `livekit-spool reload`"
                 }
                 io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
                     "move away what is in the place of the sink's directory in data_dir, then `livekit-spool reload`"
                 }
                 _ => {
-                    "check the disk, then `livekit-spool reload`; `livekit-spool recover` takes records out of what can be read"
+                    "check the disk, then `livekit-spool reload`; `livekit-spool recover` extracts the records that can \
+                     be read"
                 }
             },
             Self::InUse { .. } => "stop the other process, then `livekit-spool reload`",
@@ -150,7 +152,8 @@ pub enum AppendError {
     },
     /// A batch that does not fit even into an empty spool.
     #[error(
-        "a request of {bytes} bytes never fits into the spool of sink {sink}: its max_bytes leaves {max} for one; send less at once, or raise max_bytes"
+        "a request of {bytes} bytes never fits into the spool of sink {sink}: its max_bytes leaves {max} for one; send \
+         less at once, or raise max_bytes"
     )]
     NeverFits {
         /// The sink.
@@ -191,7 +194,7 @@ impl AppendError {
         !matches!(self, Self::TooLong { .. } | Self::NeverFits { .. })
     }
 
-    /// True where the spool, its quota or the disk is full.
+    /// True if the spool, its quota or the disk is full.
     #[must_use]
     pub const fn is_full(&self) -> bool {
         matches!(self, Self::Full { .. })

@@ -62,7 +62,7 @@ impl Shared {
                 Lookup::Block => {
                     let before = records.len();
                     let full = take(reader, &wanted, limit, &mut records, &mut bytes);
-                    self.note_leased(stream, &records[before..]);
+                    self.record_leased(stream, &records[before..]);
                     if full {
                         break;
                     }
@@ -103,7 +103,7 @@ impl Shared {
         }
     }
 
-    fn note_leased(&self, stream: Stream, records: &[QueuedRecord]) {
+    fn record_leased(&self, stream: Stream, records: &[QueuedRecord]) {
         let (Some(first), Some(last)) = (records.first(), records.last()) else { return };
         let seqs = first.seq..last.seq + 1;
         let mut state = self.store.state.lock();
@@ -135,7 +135,8 @@ impl Shared {
         drop(state);
         if records > 0 {
             self.reports.error(format!(
-                "spool {}: {records} {stream} are lost (sequence numbers {} to {}): segment {} no longer holds them; see quarantine/",
+                "spool {}: {records} {stream} are lost (sequence numbers {} to {}): segment {} no longer holds them; see \
+                 quarantine/",
                 self.home.display(),
                 lost.start,
                 lost.end - 1,

@@ -107,7 +107,7 @@ impl Losses {
         match disk.open(&path(home)).and_then(|file| Counts::of(file.as_ref())) {
             Ok(Some(found)) => counts = found,
             Ok(None) => reports.error(format!(
-                "{}: it is damaged: what was lost before is counted as far as the queue knows it",
+                "{}: the file is damaged: earlier losses are counted as far as the queue knows them",
                 path(home).display()
             )),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -156,7 +156,7 @@ impl Losses {
 
     fn report(&self, error: &io::Error) {
         let path = path(&self.home);
-        self.reports.error(format!("{}: {error}: a kill may take what was counted as lost", path.display()));
+        self.reports.error(format!("{}: {error}: a kill may lose the counts of lost records", path.display()));
     }
 
     /// Makes the counts durable.

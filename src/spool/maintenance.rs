@@ -30,7 +30,7 @@ const IDLE_TIME: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Maintenance {
     expiry: Option<Expiry>,
-    clock_noted: Option<Instant>,
+    clock_recorded: Option<Instant>,
     drained_since: Option<Instant>,
 }
 
@@ -39,7 +39,7 @@ impl Maintenance {
     pub(super) fn new(shared: &Shared, times: Option<Times>) -> Self {
         let next = shared.store.state.lock().streams.each_ref().map(|stream| stream.next);
         let expiry = shared.options.max_age.map(|max_age| Expiry::new(max_age, now_millis(), times, instant(), next));
-        Self { expiry, clock_noted: None, drained_since: None }
+        Self { expiry, clock_recorded: None, drained_since: None }
     }
 
     /// Runs until the spool is closed.
@@ -53,7 +53,7 @@ impl Maintenance {
             state.woken = false;
             drop(state);
             if let Err(panic) = catch_panic(|| self.tick(shared, closing)) {
-                shared.reports.error(format!("maintenance panicked, and is tried again: {panic}"));
+                shared.reports.error(format!("maintenance panicked, and is retried: {panic}"));
             }
             if closing {
                 return;
@@ -69,7 +69,7 @@ impl Maintenance {
         if let Some(expiry) = &mut self.expiry {
             shared.expire(expiry);
         }
-        self.note_clock(shared, closing);
+        self.record_clock(shared, closing);
         if shared.store.maintain(free) {
             shared.ready.iter().for_each(tokio::sync::Notify::notify_waiters);
         }
@@ -89,14 +89,14 @@ impl Maintenance {
     }
 
     /// Records the time: the next start and expiry continue from it.
-    fn note_clock(&mut self, shared: &Shared, closing: bool) {
-        let due = closing || self.clock_noted.is_none_or(|at| instant().duration_since(at) >= CLOCK_PERIOD);
+    fn record_clock(&mut self, shared: &Shared, closing: bool) {
+        let due = closing || self.clock_recorded.is_none_or(|at| instant().duration_since(at) >= CLOCK_PERIOD);
         if !due && !shared.store.is_changed() {
             return;
         }
-        self.clock_noted = Some(instant());
+        self.clock_recorded = Some(instant());
         let floor = shared.store.state.lock().streams.each_ref().map(|stream| stream.ack_floor);
-        shared.store.note_clock(match &mut self.expiry {
+        shared.store.record_clock(match &mut self.expiry {
             Some(expiry) => expiry.times(instant(), floor),
             None => Times::at(now_millis()),
         });

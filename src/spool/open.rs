@@ -33,7 +33,7 @@ use super::{
 };
 use crate::{
     files,
-    record::{Stream, was_noted},
+    record::{Stream, trusts_recorded},
 };
 
 /// An entry's records were received within this time, and within a 64th of `max_age`: they expire together.
@@ -72,7 +72,7 @@ pub(super) fn open(home: &Path, options: SpoolOptions) -> Result<(Shared, Mainte
     let queues = Arc::new(BufferedQueues(SledQueues));
     let place = Place { home: home.to_owned(), disk, queues, reports, quarantine, read_only: false };
     let (shared, maintenance) = open_at(place, options)?;
-    if let Some(gone) = shared.say_dead_letters_gone().filter(|_| dead_is_gone) {
+    if let Some(gone) = shared.dead_letters_gone_error().filter(|_| dead_is_gone) {
         shared.reports.error(gone);
     }
     Ok((shared, maintenance, lock))
@@ -85,11 +85,11 @@ pub(super) fn open_at(place: Place, options: SpoolOptions) -> Result<(Shared, Ma
     let (shared, found) = assemble(place, options, queue, dead_queue)?;
     check_key(&shared)?;
     let clock = shared.store.clock();
-    let noted = [found.0.written_at, clock.as_ref().map(|clock| clock.written_at)];
-    if let Some(wrong) = noted.into_iter().flatten().filter(|&at| !was_noted(at)).max() {
+    let recorded = [found.0.written_at, clock.as_ref().map(|clock| clock.written_at)];
+    if let Some(wrong) = recorded.into_iter().flatten().filter(|&at| !trusts_recorded(at)).max() {
         let at = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(wrong.unsigned_abs()));
         shared.reports.warn(&format!(
-            "{}: an earlier run had the time {at}, which this machine's clock does not bear out: it is not believed",
+            "{}: an earlier run recorded the time {at}, which contradicts this machine's clock: it is ignored",
             shared.home.display()
         ));
     }
@@ -111,7 +111,7 @@ fn sync_ancestors(disk: &dyn Disk, directory: &Path) {
     for ancestor in directory.ancestors().take(4) {
         let ancestor = if ancestor.as_os_str().is_empty() { Path::new(".") } else { ancestor };
         if let Err(error) = disk.sync_directory(ancestor) {
-            tracing::warn!(directory = %ancestor.display(), %error, "cannot sync a directory: a power cut may take it");
+            tracing::warn!(directory = %ancestor.display(), %error, "could not sync a directory: a power cut may lose it");
         }
     }
 }
@@ -133,7 +133,7 @@ fn open_queue(place: &Place) -> Option<Arc<dyn QueueStore>> {
         Ok(queue) => return Some(queue),
         Err(error) => error,
     };
-    place.reports.warn(&format!("{}: {error}: it is made again from the journal", directory.display()));
+    place.reports.warn(&format!("{}: {error}: it is rebuilt from the journal", directory.display()));
     if let Err(error) = quarantine_queue(place, &directory) {
         place.reports.error(format!("{}: {error}: the queue is kept in memory", directory.display()));
         return None;
@@ -185,7 +185,7 @@ pub(super) fn assemble(
         Losses::open(&place.disk, &place.home, &place.reports, place.read_only, totals)
     };
     let reader =
-        |stream| Reader::new(&store, stream).map(Reader::patient).map(Mutex::new).map_err(OpenError::io(&place.home));
+        |stream| Reader::new(&store, stream).map(Reader::retrying).map(Mutex::new).map_err(OpenError::io(&place.home));
     let readers = [reader(Stream::Events)?, reader(Stream::Stats)?, reader(Stream::NodeRooms)?];
     let shared = Shared {
         home: place.home,

@@ -62,7 +62,7 @@ fn check_read(store: &Store) -> Result<(), QueueError> {
     let Some(&segment) = store.unread_segments().first() else { return Ok(()) };
     let path = segment::path(&store.journal(), segment).display().to_string();
     let source = std::io::Error::other(
-        "it cannot be read now, and what it holds is not purged; the rest is: purge again when it can be read",
+        "it cannot be read now: its records are not purged, the others are; purge again when it can be read",
     );
     Err(QueueError::Io { path, source })
 }

@@ -116,7 +116,9 @@ impl Shared {
         let queues = self.disk.directory_bytes(&queue_directory(&self.home));
         match queues.and_then(|bytes| Ok(bytes + self.dead.queue_bytes()?)) {
             Ok(bytes) => self.usage.queue.store(bytes, Ordering::Relaxed),
-            Err(error) => self.reports.error(format!("spool {}: measuring: {error}", self.home.display())),
+            Err(error) => {
+                self.reports.error(format!("spool {}: could not measure the disk usage: {error}", self.home.display()))
+            }
         }
         self.refresh_free();
     }
@@ -124,7 +126,9 @@ impl Shared {
     pub(crate) fn refresh_free(&self) {
         match self.disk.free_bytes(&self.home) {
             Ok(free) => self.usage.free.store(free, Ordering::Relaxed),
-            Err(error) => self.reports.error(format!("spool {}: free space: {error}", self.home.display())),
+            Err(error) => {
+                self.reports.error(format!("spool {}: could not read the free space: {error}", self.home.display()))
+            }
         }
     }
 
@@ -156,17 +160,18 @@ impl Shared {
         let store = self.dead.store();
         // If the queue's files are missing they are created again, and their directory with them.
         let is_gone = store.is_moved() || self.disk.identity(&store.journal()).is_err();
-        is_gone.then(|| self.say_dead_letters_gone()).flatten()
+        is_gone.then(|| self.dead_letters_gone_error()).flatten()
     }
 
     /// The same if it is certain; `None` if there were never dead letters.
-    pub(crate) fn say_dead_letters_gone(&self) -> Option<String> {
+    pub(crate) fn dead_letters_gone_error(&self) -> Option<String> {
         let dead_lettered: u64 = self.store.state.lock().streams.iter().map(|stream| stream.totals.dead_lettered).sum();
         let dead = self.dead.store().home.display();
         (dead_lettered > 0).then(|| {
             format!(
-                "{dead}: it was removed, moved or replaced, and the dead letters in it are gone with it (of {dead_lettered} records that were \
-                 ever set aside, what was not retried or dropped): stop livekit-spool, and put it back if you have it"
+                "{dead}: the directory was removed, moved or replaced, with all dead letters in it (of {dead_lettered} \
+                 records that were ever dead-lettered, those that were not retried or dropped): stop livekit-spool, and \
+                 put it back if you have it"
             )
         })
     }

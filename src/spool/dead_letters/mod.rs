@@ -59,8 +59,8 @@ pub(crate) enum DeadError {
     #[error("{path} is encrypted with key {key}")]
     NoKey { path: PathBuf, key: String },
     #[error(
-        "{path}: {removed} dead letters are removed, but a restart may bring some again, because the queue is kept in memory: \
-         make space on the disk, or see the last error of the spool"
+        "{path}: {removed} dead letters are removed, but a restart may bring some back, because the queue is kept in \
+         memory: make space on the disk, or see the last error of the spool"
     )]
     NotDurable { path: PathBuf, removed: u64 },
 }
@@ -182,7 +182,7 @@ impl DeadLetters {
         // Whoever holds the lock does the same.
         let Some(mut inner) = self.inner.try_lock() else { return };
         if let Err(error) = self.settle(&mut inner) {
-            self.store.reports.error(format!("the dead letters cannot be read: {error}"));
+            self.store.reports.error(format!("could not read the dead letters: {error}"));
         }
     }
 

@@ -172,7 +172,7 @@ impl DeadLetters {
         self.finish(&removed);
     }
 
-    /// Removes dead letters that are gone from the queue.
+    /// Removes from the queue the dead letters that are gone.
     pub(super) fn finish(&self, seqs: &PerStream<Vec<Range<u64>>>) {
         for stream in Stream::ALL {
             if !seqs[stream as usize].is_empty() {

@@ -60,8 +60,8 @@ impl DeadLetters {
         let (bytes, max) = (self.bytes(), self.limits.max_bytes);
         if bytes > max {
             self.store.reports.warn(&format!(
-                "spool {}: a dead letter is longer than the quota of {max} bytes: it is kept all the same ({bytes} bytes), and no \
-                 other is until it is retried or dropped",
+                "spool {}: a dead letter is longer than the quota of {max} bytes: it is kept ({bytes} bytes), and no \
+                 other is kept until it is retried or dropped",
                 self.store.home.display()
             ));
         }

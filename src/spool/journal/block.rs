@@ -10,7 +10,7 @@
 //!      8      8  sequence number of the first record
 //!     16      4  number of records
 //!     20      4  length of the payload, unpacked
-//!     24      4  length of the payload as it lies here (L)
+//!     24      4  length of the payload as stored (L)
 //!     28      8  received at, milliseconds since 1970
 //!     36      4  where the block's group begins: an offset in this segment
 //!     40      4  CRC-32 of bytes 0 to 39
@@ -214,7 +214,7 @@ pub(crate) enum BadBlock {
     HeaderChecksum,
     #[error("the block's checksum does not match")]
     Checksum,
-    #[error("the block is of format version {version}")]
+    #[error("the block has format version {version}")]
     OtherVersion { version: u8 },
     #[error("the block's kind, stream or length is unknown")]
     Unknown,

@@ -25,7 +25,7 @@ pub(crate) const DICTIONARY_1: &[u8] = include_bytes!("dictionary-1.zstd");
 /// Payloads up to this length are compressed with the dictionary; longer ones contain their own repetitions.
 const DICTIONARY_MAX_RAW: usize = 16 << 10;
 /// There are few small blocks a second, and they wait for the disk: a lower level would save time that does not matter.
-const SMALL_LEAST_LEVEL: i32 = 3;
+const MIN_SMALL_LEVEL: i32 = 3;
 const KEY_ID_BYTES: usize = 4;
 const NONCE_BYTES: usize = 24;
 const TAG_BYTES: usize = 16;
@@ -49,7 +49,7 @@ impl Packer {
         if let Compression::Zstd { level, dictionary } = compression {
             plain = Some(lean(Compressor::new(level)?)?);
             if dictionary {
-                small = Some(lean(Compressor::with_dictionary(level.max(SMALL_LEAST_LEVEL), DICTIONARY_1)?)?);
+                small = Some(lean(Compressor::with_dictionary(level.max(MIN_SMALL_LEVEL), DICTIONARY_1)?)?);
             }
         }
         Ok(Self { plain, small, cipher: keys.map(|keys| Cipher::new(&keys.current)), compressed: Vec::new() })
@@ -163,7 +163,7 @@ impl std::fmt::Debug for Unpacker {
 /// Why a payload whose checksum matches cannot be unpacked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadPayload {
-    #[error("it does not decompress")]
+    #[error("it cannot be decompressed")]
     Compression,
     #[error("its codec {codec} is unknown")]
     UnknownCodec { codec: u8 },

@@ -114,7 +114,7 @@ impl ChunkReader {
             let next = ((at / SECTOR_BYTES + 1) * SECTOR_BYTES).min(end);
             let part = &mut self.buffer[(at - offset) as usize..(next - offset) as usize];
             let attempts = if self.unreadable.len() + unreadable.len() < MAX_RETRIED { READ_ATTEMPTS } else { 1 };
-            match read_patiently(self.file.as_ref(), part, at, attempts) {
+            match read_with_retries(self.file.as_ref(), part, at, attempts) {
                 Ok(read) if read < part.len() => {
                     let read = (at - offset) as usize + read;
                     self.unreadable.append(&mut unreadable);
@@ -147,7 +147,7 @@ impl ChunkReader {
     }
 }
 
-fn read_patiently(file: &dyn DiskFile, part: &mut [u8], at: u64, attempts: u32) -> io::Result<usize> {
+fn read_with_retries(file: &dyn DiskFile, part: &mut [u8], at: u64, attempts: u32) -> io::Result<usize> {
     let mut left = attempts;
     loop {
         left -= 1;

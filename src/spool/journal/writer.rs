@@ -76,7 +76,7 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    /// True where the medium is full.
+    /// True if the medium is full.
     pub(crate) fn is_no_space(&self) -> bool {
         match self {
             Self::Full(_) => true,

@@ -7,7 +7,7 @@
 //! - After a failed write, `flush` and the drop of its handle hang for ever: a flush has a timeout, and the caller
 //!   leaks a handle that failed.
 //! - The drop of its last handle syncs, and a failure of that aborts the process: such a handle is leaked, see
-//!   [`let_go`], up to [`MAX_LEAKED`] in a process.
+//!   [`leak_unless_synced`], up to [`MAX_LEAKED`] in a process.
 //! - A value longer than a quarter of its segments goes to a file that is never synced: entries are far shorter.
 //! - Its handle releases the files some time after its drop: opening waits for that.
 
@@ -68,7 +68,7 @@ impl Queues for SledQueues {
         let leaked = LEAKED.load(Ordering::Relaxed);
         (leaked >= MAX_LEAKED).then(|| {
             QueueFailed(format!(
-                "{leaked} queues that failed are still open in this process: restart livekit-spool when the disk is well again"
+                "{leaked} queues that failed are still open in this process: restart livekit-spool when the disk works again"
             ))
         })
     }
@@ -125,7 +125,7 @@ impl SledQueue {
         match Self::trees(&db) {
             Ok(trees) => Ok(Self { trees: trees.into(), db: Some(db), directory: directory.to_owned() }),
             Err(error) => {
-                let_go(&db, directory);
+                leak_unless_synced(&db, directory);
                 Err(error)
             }
         }
@@ -250,11 +250,15 @@ impl QueueStore for SledQueue {
 impl Drop for SledQueue {
     fn drop(&mut self) {
         let Some(db) = self.db.take() else { return };
-        let_go(&db, &self.directory);
+        leak_unless_synced(&db, &self.directory);
         let trees = mem::take(&mut self.trees);
         // Caught: two queues that are dropped one after the other and both panic would end the process.
         if let Err(panic) = catch_panic(move || drop((trees, db))) {
-            tracing::warn!(directory = %self.directory.display(), panic, "the queue's files could not be synced as they were closed");
+            tracing::warn!(
+                directory = %self.directory.display(),
+                panic,
+                "could not sync the queue's files when closing them"
+            );
         }
     }
 }
@@ -262,7 +266,7 @@ impl Drop for SledQueue {
 /// Called before a handle is dropped: if its file cannot be synced now, the handle is leaked. sled syncs once more in
 /// its drop and panics if that fails, during other drops, which ends the process without a message. The leak costs some
 /// memory and the file; the spool's last error names the cause.
-fn let_go(db: &Db, directory: &Path) {
+fn leak_unless_synced(db: &Db, directory: &Path) {
     let db_file = files::open(&directory.join("db"), OpenOptions::new().read(true));
     // As sled does it: with metadata.
     let synced = db_file.and_then(|file| file.sync_all());

@@ -122,7 +122,7 @@ impl Store {
                 // A segment deleted since was done without these.
                 let Some(mut known) = state.segments.get(&segment).copied() else { continue };
                 known.progress.finish(stream, disposition, *records);
-                change.segments.push((segment, Some(known.noted())));
+                change.segments.push((segment, Some(known.progress_to_record())));
             }
             let mut totals = state.streams.each_ref().map(|stream| stream.totals.clone());
             totals[stream as usize].count(disposition, records);

@@ -106,7 +106,7 @@ impl Store {
         change.entries = entries.take();
         let mut state = self.state.lock();
         for group in groups {
-            state.note_entered(group, &mut change);
+            state.record_entered(group, &mut change);
         }
         drop(state);
         // If this fails, the queue is replaced by one that has everything that is synced.
@@ -117,13 +117,13 @@ impl Store {
 }
 
 impl State {
-    fn note_entered(&mut self, group: Group, change: &mut Change) {
+    fn record_entered(&mut self, group: Group, change: &mut Change) {
         let Some(segment) = self.segments.get_mut(&group.segment) else { return };
         segment.progress.entered_to = group.end;
         segment.progress.entered += group.blocks.iter().map(|(_, header)| u64::from(header.count)).sum::<u64>();
         match change.segments.last_mut() {
-            Some((last, progress)) if *last == group.segment => *progress = Some(segment.noted()),
-            _ => change.segments.push((group.segment, Some(segment.noted()))),
+            Some((last, progress)) if *last == group.segment => *progress = Some(segment.progress_to_record()),
+            _ => change.segments.push((group.segment, Some(segment.progress_to_record()))),
         }
     }
 }

@@ -37,7 +37,8 @@ impl Recovery<'_> {
         }
         let path = segment::path(&self.place.home.join("journal"), gone.segment);
         self.place.reports.error(format!(
-            "{}: it is gone, and {records} records with it that nothing says were delivered; they are counted as damaged",
+            "{}: the segment is missing, with {records} records that are not known to be delivered; they are counted as \
+             damaged",
             path.display()
         ));
         self.mark_gone(gone.segment, lost);
@@ -90,7 +91,7 @@ impl Recovery<'_> {
             }
             let path = segment::path(&self.place.home.join("journal"), segment);
             self.place.reports.error(format!(
-                "{}: it is gone, and {} records that were still to be delivered with it; they are counted as damaged",
+                "{}: the segment is missing, with {} records that were still to be delivered; they are counted as damaged",
                 path.display(),
                 known.records
             ));

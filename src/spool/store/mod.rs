@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! append    pack ─► write + fdatasync ─► publish (state) ─► answer                                                    commit
-//! enter     published groups ─► entries, in one change, by whoever looks at the queue next                            entering
+//! enter     published groups ─► entries, in one change, by whoever uses the queue next                                entering
 //! finish    entries removed or shrunk, the segment's count of done records and the totals: one change, written
 //!           with the next flush                                                                                       edit
 //! retain    a segment whose own count of records equals its count of done ones ─► .done ─► truncated ─► unlinked      retention
@@ -200,7 +200,7 @@ impl Store {
     /// which are not identified by them.
     pub(crate) fn seal(&self) {
         let Some(ended) = self.writer.leave_segment() else { return };
-        self.state.lock().note_sealed(ended);
+        self.state.lock().record_sealed(ended);
     }
 
     /// True if its directory is missing or was replaced since the start.
@@ -257,7 +257,7 @@ impl Store {
     }
 
     /// Records the time with the next flush.
-    pub(crate) fn note_clock(&self, clock: Times) {
+    pub(crate) fn record_clock(&self, clock: Times) {
         let change = super::queue::Change { clock: Some(clock), ..Default::default() };
         self.with_queue(|queue| queue.apply(&change));
         self.mark_changed();
@@ -266,12 +266,13 @@ impl Store {
     /// Enters the published groups, flushes the queue, and closes the journal.
     pub(crate) fn close(&self) {
         if let Err(error) = self.writer.close() {
-            self.reports.error(format!("spool {}: giving back reserved space: {error}", self.journal().display()));
+            self.reports
+                .error(format!("spool {}: could not release reserved space: {error}", self.journal().display()));
         }
         self.enter();
         self.flush();
         self.delete_done();
-        self.let_go_of_queue();
+        self.close_queue();
     }
 }
 

@@ -45,9 +45,7 @@ impl Store {
         let recovered = match Recovery::run(&place, &options, &survey, queue.as_ref()) {
             Err(Stop::Open(error)) => return Err(error),
             Err(Stop::Queue(error)) => {
-                place
-                    .reports
-                    .warn(&format!("spool {}: {error}; it is made again from the journal", place.home.display()));
+                place.reports.warn(&format!("spool {}: {error}; it is rebuilt from the journal", place.home.display()));
                 // Dropping the handle of a damaged database may hang.
                 let failed: Arc<dyn QueueStore> = std::mem::replace(&mut queue, Arc::new(MemoryQueue::default()));
                 failed.leak();

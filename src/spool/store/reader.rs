@@ -86,7 +86,7 @@ impl Reader {
     }
 
     /// Retries bad sectors for a while before their records are lost: they may become readable.
-    pub(crate) fn patient(self) -> Self {
+    pub(crate) fn retrying(self) -> Self {
         Self { timeout: UNREADABLE_TIME, ..self }
     }
 

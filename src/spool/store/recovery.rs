@@ -131,7 +131,7 @@ impl<'a> Recovery<'a> {
             let home = place.home.display();
             place
                 .reports
-                .warn(&format!("spool {home}: the queue belongs to another journal; it is made again from this one"));
+                .warn(&format!("spool {home}: the queue belongs to another journal; it is rebuilt from this one"));
             clear(queue, &recorded)?;
             recorded = queue.recorded()?;
         }
@@ -154,7 +154,7 @@ impl<'a> Recovery<'a> {
             findings: Findings::default(),
         };
         recovery.begin_totals();
-        let mut in_queue = recovery.look_at_entries()?;
+        let mut in_queue = recovery.sum_entries()?;
         for (number, listed, front) in &survey.segments {
             let known = in_queue.remove(number).unwrap_or_default();
             recovery.segment(*number, listed, front.as_ref(), &known)?;
@@ -173,7 +173,7 @@ impl<'a> Recovery<'a> {
         }
     }
 
-    fn look_at_entries(&self) -> Result<BTreeMap<u64, InQueue>, QueueFailed> {
+    fn sum_entries(&self) -> Result<BTreeMap<u64, InQueue>, QueueFailed> {
         let mut found: BTreeMap<u64, InQueue> = BTreeMap::new();
         each_entry(self.queue, &mut |stream, key, entry| {
             let of_segment = found.entry(entry.segment).or_default();
@@ -259,7 +259,7 @@ impl<'a> Recovery<'a> {
             Ok(walked) => self.take_walked(there, walked, entries, begins_in_it),
             Err((ScanError::OtherVersion { version }, _)) => return Err(Stop::Open(other_version(path, version))),
             Err((ScanError::Io(error), since)) => {
-                self.place.reports.error(format!("{}: {error}; it is read again later", path.display()));
+                self.place.reports.error(format!("{}: {error}; it is retried later", path.display()));
                 self.unseen |= ending.is_none();
                 let unread = Some(Unread { extent, held: None, floor: self.floor, expected, since });
                 self.keep(there, end, progress.entered, progress, unread);

@@ -123,8 +123,8 @@ impl Store {
             return;
         }
         match MemoryQueue::copy_of(queue.as_ref()) {
-            Ok(twin) => {
-                let closing = std::mem::replace(&mut *queue, Arc::new(twin));
+            Ok(in_memory) => {
+                let closing = std::mem::replace(&mut *queue, Arc::new(in_memory));
                 self.queue_is_lost.store(true, Ordering::Relaxed);
                 self.reports.warn(&format!("spool {}: {why}: the queue is kept in memory", self.home.display()));
                 let count = Arc::clone(&self.closing_queues);
@@ -135,7 +135,7 @@ impl Store {
                     count.fetch_sub(1, Ordering::Relaxed);
                 };
                 if let Err(error) = thread::Builder::new().name("spool-queue".to_owned()).spawn(close) {
-                    self.reports.error(format!("spool {}: closing the queue: {error}", self.home.display()));
+                    self.reports.error(format!("spool {}: could not close the queue: {error}", self.home.display()));
                 }
             }
             Err(error) => self.replace(&mut queue, &error),
@@ -145,11 +145,11 @@ impl Store {
     /// Replaces a queue that failed by one in memory.
     fn replace(&self, queue: &mut Arc<dyn QueueStore>, error: &QueueFailed) {
         self.reports.error(format!(
-            "spool {}: {error}; the queue is made again from the journal, and what was delivered just now may come again",
+            "spool {}: {error}; the queue is rebuilt from the journal, and recent deliveries may be repeated",
             self.home.display()
         ));
-        let twin = rereading::twin(self);
-        let failed = std::mem::replace(queue, Arc::new(twin));
+        let in_memory = rereading::fill_from_journal(self);
+        let failed = std::mem::replace(queue, Arc::new(in_memory));
         if failed.is_durable() {
             failed.leak();
             self.leaked_queues.fetch_add(1, Ordering::Relaxed);
@@ -161,10 +161,10 @@ impl Store {
     }
 
     /// Closes the queue's files, so that the next open need not wait for the store to be dropped.
-    pub(super) fn let_go_of_queue(&self) {
+    pub(super) fn close_queue(&self) {
         let mut queue = self.queue.lock();
-        if let Ok(twin) = MemoryQueue::copy_of(queue.as_ref()) {
-            *queue = Arc::new(twin);
+        if let Ok(in_memory) = MemoryQueue::copy_of(queue.as_ref()) {
+            *queue = Arc::new(in_memory);
         }
     }
 
@@ -193,10 +193,10 @@ impl Store {
             return;
         }
         let mut queue = self.queue.lock();
-        let restored = MemoryQueue::copy_of(queue.as_ref()).and_then(|twin| {
+        let restored = MemoryQueue::copy_of(queue.as_ref()).and_then(|in_memory| {
             self.empty_queue_directory().map_err(|error| QueueFailed(error.to_string()))?;
             let new = self.queues.open(&queue_directory(&self.home))?;
-            new.apply(&twin.as_change())?;
+            new.apply(&in_memory.as_change())?;
             Ok(new)
         });
         match restored {
@@ -206,7 +206,9 @@ impl Store {
                 self.mark_changed();
                 self.reports.warn(&format!("spool {}: the queue is on disk again", self.home.display()));
             }
-            Err(error) => self.reports.warn(&format!("spool {}: {error}; going on in memory", self.home.display())),
+            Err(error) => {
+                self.reports.warn(&format!("spool {}: {error}; the queue stays in memory", self.home.display()))
+            }
         }
     }
 }

@@ -28,8 +28,8 @@ use crate::{
 
 /// Fills a queue in memory from a store's journal, and makes the store's state agree with it. The queue is locked
 /// meanwhile.
-pub(super) fn twin(store: &Store) -> MemoryQueue {
-    let twin = MemoryQueue::default();
+pub(super) fn fill_from_journal(store: &Store) -> MemoryQueue {
+    let filled = MemoryQueue::default();
     let (segments, floor, next) = {
         let mut state = store.state.lock();
         state.unentered.clear();
@@ -42,13 +42,13 @@ pub(super) fn twin(store: &Store) -> MemoryQueue {
     let fronts = if store.unread_segments().is_empty() { Vec::new() } else { store.fronts() };
     for (&segment, known) in &segments {
         let whole = Extent { segment, from: 0, end: known.end, synced: u64::MAX, is_last: false };
-        // What could not be read before is not done either: the streams' ack floor does not exclude it.
+        // An unread segment has a floor of its own: its records are not done, though the streams' ack floor is beyond them.
         let before = Unread { extent: whole, held: Some(known.held), floor, expected, since: None };
         let Unread { extent, held, floor, since: failing_since, .. } = known.unread.unwrap_or(before);
         let extent = Extent { from: 0, end: known.end, ..extent };
         let mut start = Start { extent, progress: known.progress.unwalked(), floor, expected, next: None };
         if known.unread.is_some() {
-            start = told_by(&fronts, start);
+            start = corrected_by(&fronts, start);
         }
         let mut entries = Entries::new(store.options.max_entry_span);
         let mut now = Segment { unread: None, ..*known };
@@ -66,7 +66,7 @@ pub(super) fn twin(store: &Store) -> MemoryQueue {
             }
             Err((error, since)) => {
                 let path = segment::path(&store.journal(), segment);
-                store.reports.error(format!("{}: {}; it is read again later", path.display(), io::Error::from(error)));
+                store.reports.error(format!("{}: {}; it is retried later", path.display(), io::Error::from(error)));
                 now.progress = known.progress.unwalked();
                 now.unread = Some(Unread { extent, held, floor, expected, since: failing_since.or(since) });
             }
@@ -96,14 +96,14 @@ pub(super) fn twin(store: &Store) -> MemoryQueue {
     change.totals = Some(state.streams.each_ref().map(|stream| stream.totals.clone()));
     drop(state);
     // A queue in memory accepts every change.
-    let _ = twin.apply(&change);
-    twin
+    let _ = filled.apply(&change);
+    filled
 }
 
 /// The start of a walk over a segment that could not be read, corrected by fronts that could not be read then either:
 /// where it begins and ends, and what is done at least. After its end there may be a group that was refused, whose
 /// sequence numbers were used again.
-fn told_by(fronts: &[Front], mut start: Start) -> Start {
+fn corrected_by(fronts: &[Front], mut start: Start) -> Start {
     let rise = |at_least: &mut PerStream<u64>, by: &PerStream<u64>| {
         at_least.iter_mut().zip(by).for_each(|(at_least, by)| *at_least = (*at_least).max(*by));
     };
@@ -186,7 +186,7 @@ impl Store {
         let Some(unread) = known.unread else { return false };
         let Unread { extent, floor, expected, since, .. } = unread;
         let progress = known.progress.unwalked();
-        let start = told_by(fronts, Start { extent, progress, floor, expected, next: None });
+        let start = corrected_by(fronts, Start { extent, progress, floor, expected, next: None });
         let mut entries = Entries::new(self.options.max_entry_span);
         // The queue is not locked meanwhile: a failing medium takes long to answer. The unreadable segment was reported
         // before.

@@ -56,11 +56,11 @@ impl Store {
             if self.state.lock().remembers_others(segment) {
                 continue;
             }
-            match self.let_go(proof) {
+            match self.delete(proof) {
                 Ok(bytes) => freed += bytes,
                 Err(error) => {
                     let path = segment::path(&self.journal(), segment);
-                    self.reports.error(format!("spool {}: letting it go: {error}", path.display()));
+                    self.reports.error(format!("spool {}: could not delete the segment: {error}", path.display()));
                     break;
                 }
             }
@@ -69,7 +69,7 @@ impl Store {
         freed
     }
 
-    fn let_go(&self, proof: Proof) -> io::Result<u64> {
+    fn delete(&self, proof: Proof) -> io::Result<u64> {
         let Proof { segment } = proof;
         let journal = self.journal();
         let (path, done) = (segment::path(&journal, segment), segment::done_path(&journal, segment));
@@ -119,7 +119,7 @@ impl Store {
         };
         for segment in deletable {
             if let Err(error) = self.disk.remove(&segment::done_path(&self.journal(), segment)) {
-                self.reports.error(format!("spool {}: unlinking a segment: {error}", self.journal().display()));
+                self.reports.error(format!("spool {}: could not unlink a segment: {error}", self.journal().display()));
                 return;
             }
             self.state.lock().done.remove(&segment);

@@ -40,7 +40,7 @@ pub(super) fn settle_medium(place: &Place, survey: &Survey, findings: &Findings)
         let path = segment::path(&journal, *segment);
         place.quarantine.keep(&path, *segment, disk.open(&path)?.as_ref(), damage);
         place.reports.warn(&format!(
-            "{}: {} bytes at {} are no whole block ({}); kept in quarantine/",
+            "{}: {} bytes at {} are not a whole block ({}); kept in quarantine/",
             path.display(),
             damage.bytes.end - damage.bytes.start,
             damage.bytes.start,
@@ -55,8 +55,8 @@ pub(super) fn settle_medium(place: &Place, survey: &Survey, findings: &Findings)
         disk.sync_directory(&quarantine)?;
         disk.sync_directory(&place.home)?;
         place.reports.error(format!(
-            "{}: it was gone at an earlier start, its records are counted as damaged, and the journal has gone on without it; it is \
-             kept as {}: `livekit-spool recover` reads its records",
+            "{}: the segment was missing at an earlier start, its records are counted as damaged, and the journal \
+             continued without it; it is kept as {}: `livekit-spool recover` reads its records",
             path.display(),
             kept.display()
         ));
@@ -80,7 +80,7 @@ pub(super) fn settle_medium(place: &Place, survey: &Survey, findings: &Findings)
             // Space stays reserved until the next start: nothing depends on it.
             Err(error) if torn.is_none() && !walked => {
                 let path = segment::path(&journal, *number);
-                place.reports.error(format!("{}: giving back reserved space: {error}", path.display()));
+                place.reports.error(format!("{}: could not release reserved space: {error}", path.display()));
             }
             settled => settled?,
         }

@@ -112,7 +112,7 @@ pub(crate) struct Unread {
 impl Segment {
     /// What the queue records of it. Of a part that is still to be walked nothing is known, nor of what follows it: a
     /// start walks both.
-    pub(super) fn noted(&self) -> Progress {
+    pub(super) fn progress_to_record(&self) -> Progress {
         match self.unread {
             Some(Unread { extent: Extent { from: 0, .. }, .. }) => self.progress.unwalked(),
             Some(Unread { extent, .. }) => Progress { entered_to: extent.from, ..self.progress },
@@ -140,7 +140,7 @@ impl State {
     pub(super) fn publish(&mut self, committed: Committed) {
         let Committed { segment, blocks, front, end, allocated, next, sealed, .. } = committed;
         if let Some(ended) = sealed {
-            self.note_sealed(ended);
+            self.record_sealed(ended);
         }
         self.newest = self.newest.max(segment);
         let known = self.segments.entry(segment).or_default();
@@ -182,7 +182,7 @@ impl State {
         }
     }
 
-    pub(super) fn note_sealed(&mut self, Ending { segment, len, records, .. }: Ending) {
+    pub(super) fn record_sealed(&mut self, Ending { segment, len, records, .. }: Ending) {
         if let Some(ended) = self.segments.get_mut(&segment) {
             (ended.sealed, ended.end, ended.held) = (true, len, records);
             ended.allocated = ended.allocated.min(len.next_multiple_of(PAGE_BYTES));

@@ -194,7 +194,7 @@ impl From<ScanError> for io::Error {
     fn from(error: ScanError) -> Self {
         match error {
             ScanError::Io(error) => error,
-            ScanError::OtherVersion { version } => Self::other(format!("it is of format version {version}")),
+            ScanError::OtherVersion { version } => Self::other(format!("it has format version {version}")),
         }
     }
 }

@@ -28,7 +28,7 @@ pub(crate) enum NoCopy {
 impl fmt::Display for NoCopy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotCopied(error) => write!(f, "the queue could not be copied to be looked at: {error}"),
+            Self::NotCopied(error) => write!(f, "could not copy the queue to inspect it: {error}"),
             Self::NotReadable(error) => f.write_str(error),
         }
     }

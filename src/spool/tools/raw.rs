@@ -9,7 +9,7 @@
 //! frame    1  stream: 0 events, 1 stats, 2 node rooms
 //!          8  received at, milliseconds since 1970, signed
 //!          4  length of the record (L)
-//!          L  the record, as it came
+//!          L  the record, as received
 //!          4  CRC-32 of bytes 0 to 12+L
 //!
 //! end      1  0xFF
@@ -33,7 +33,7 @@ const CRC_BYTES: usize = 4;
 /// The value of the end's first byte, in place of a stream.
 const END: u8 = 0xFF;
 /// A longer record is damage: no spool accepts one (its blocks hold at most 64 MiB of a record).
-const LONGEST_RECORD_BYTES: u32 = 64 << 20;
+const MAX_RECORD_BYTES: u32 = 64 << 20;
 
 /// A record, its stream and its time of receipt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +73,7 @@ impl<W: Write> RawWriter<W> {
     /// # Errors
     /// When `out` fails, or the record is longer than any spool accepts.
     pub fn push(&mut self, stream: Stream, received_at: UnixMillis, record: &[u8]) -> io::Result<()> {
-        let length = u32::try_from(record.len()).ok().filter(|&length| length <= LONGEST_RECORD_BYTES);
+        let length = u32::try_from(record.len()).ok().filter(|&length| length <= MAX_RECORD_BYTES);
         let length =
             length.ok_or_else(|| io::Error::other(format!("a record of {} bytes is too long", record.len())))?;
         self.frame(stream as u8, received_at.to_le_bytes(), length, record)?;
@@ -164,7 +164,7 @@ impl<R: Read> RawReader<R> {
             let (number, length) = rest.split_at(8);
             let number: [u8; 8] = number.try_into().map_err(|_| RawError::Damaged { offset })?;
             let length = u32::from_le_bytes(length.try_into().map_err(|_| RawError::Damaged { offset })?);
-            if length > LONGEST_RECORD_BYTES {
+            if length > MAX_RECORD_BYTES {
                 return Err(RawError::Damaged { offset });
             }
             // Grows as bytes arrive: a damaged length costs no more memory than the file has bytes.
@@ -235,7 +235,7 @@ fn checksum(header: &[u8], bytes: &[u8]) -> u32 {
 #[derive(Debug, thiserror::Error)]
 pub enum RawError {
     /// It begins with something else.
-    #[error("byte {offset}: this is no file of raw records (`livekit-spool export --raw` and `recover` write them)")]
+    #[error("byte {offset}: this is not a file of raw records (`livekit-spool export --raw` and `recover` write them)")]
     NotRaw {
         /// Where a header should be.
         offset: u64,
@@ -255,13 +255,13 @@ pub enum RawError {
         offset: u64,
     },
     /// A checksum does not match.
-    #[error("byte {offset}: the file is damaged: a checksum does not hold; the records before it are whole")]
+    #[error("byte {offset}: the file is damaged: a checksum does not match; the records before it are whole")]
     Damaged {
         /// Where the bad frame begins.
         offset: u64,
     },
     /// It cannot be read.
-    #[error("reading raw records: {0}")]
+    #[error("could not read raw records: {0}")]
     Io(#[source] io::Error),
 }
 

@@ -100,7 +100,7 @@ pub enum RecoverError {
         source: io::Error,
     },
     /// The records could not be written.
-    #[error("writing the records: {0}")]
+    #[error("could not write the records: {0}")]
     Write(#[source] io::Error),
 }
 
@@ -209,7 +209,7 @@ impl<W: Write> Search<'_, W> {
         self.report.blocks += 1;
         let before = self.report.total();
         let Ok(batch) = RecordBatch::from_wrapper(header.stream, header.received_at, raw.into()) else {
-            self.report.damage(path, offset, header.block_len(), "its payload is no records".to_owned());
+            self.report.damage(path, offset, header.block_len(), "its payload is not records".to_owned());
             return Ok(());
         };
         for record in &batch {
@@ -217,12 +217,7 @@ impl<W: Write> Search<'_, W> {
             let (received_at, record) = if header.kind == Kind::DeadLetters {
                 dead_letter = decode::<DeadLetter>(record);
                 let Some(dead_letter) = &dead_letter else {
-                    self.report.damage(
-                        path,
-                        offset,
-                        header.block_len(),
-                        "a dead letter in it is something else".to_owned(),
-                    );
+                    self.report.damage(path, offset, header.block_len(), "a dead letter in it is invalid".to_owned());
                     continue;
                 };
                 self.report.from_dead_letters += 1;

@@ -1,6 +1,7 @@
 //! Checks everything that a spool has on disk, block by block, and reports problems with their place. Changes no byte.
 //!
-//! The spool's store and the dead letters' are checked the same way: the journal's segments ([`segment`]), then the queue ([`queue`]).
+//! The spool's store and the dead letters' store are checked the same way: the journal's segments ([`segment`]), then
+//! the queue ([`queue`]).
 //! Nothing is inferred: a record is lost if it is still to be delivered and no whole, readable block holds it.
 //!
 //! On a stopped spool the queue is read through a copy, and the records to be delivered are those that a start would

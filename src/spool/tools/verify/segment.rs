@@ -63,7 +63,7 @@ impl<'a, 'r> Segments<'a, 'r> {
         self.late_segments();
         self.done_segments()?;
         for (key, blocks) in std::mem::take(&mut self.locked) {
-            let what = format!("{blocks} payloads are encrypted with key {key}, which is not given: checksums hold");
+            let what = format!("{blocks} payloads are encrypted with key {key}, which is not given: checksums match");
             self.report.add(Finding::of(Severity::Note, self.subject.store.journal(), what));
         }
         Ok(())
@@ -130,17 +130,17 @@ impl<'a, 'r> Segments<'a, 'r> {
     fn check_end(&self, walk: &mut Walk<'_>, number: u64, known: &Segment, len: u64, ending: Option<&Ending>) {
         let synced = ending.map_or(known.end, |ending| ending.len.max(known.end));
         if let Some((_, torn)) = self.subject.torn.as_ref().filter(|(segment, _)| *segment == number) {
-            let what = "a write that was cut off; nobody was told that it is kept";
+            let what = "a torn write; its batches were not answered OK";
             walk.note(Some(torn.bytes.clone()), what);
         } else if len < synced {
             walk.cut(len..synced);
         } else if len == 0 {
-            walk.note(None, "an empty segment: its first write was cut off, or never came");
+            walk.note(None, "an empty segment: its first write was torn, or never began");
         } else if known.sealed && len > synced {
-            walk.note(Some(synced..len), "bytes behind the segment's end: a write that was refused");
+            walk.note(Some(synced..len), "bytes after the segment's end: a write that was refused");
         }
         if known.unread.is_some() {
-            walk.problem(None, "it could not be read when it was to be entered into the queue; it is read again later");
+            walk.problem(None, "it could not be read to be entered into the queue; it is retried later");
         }
     }
 
@@ -148,7 +148,7 @@ impl<'a, 'r> Segments<'a, 'r> {
     fn gone(&mut self, number: u64) -> io::Result<()> {
         let next = self.subject.next;
         let mut finding =
-            Finding::of(Severity::Problem, segment::path(&self.subject.store.journal(), number), "it is gone");
+            Finding::of(Severity::Problem, segment::path(&self.subject.store.journal(), number), "it is missing");
         for stream in Stream::ALL {
             let pending = self.subject.pending(number, stream, &(0..next[stream as usize]));
             if pending > 0 {
@@ -165,8 +165,9 @@ impl<'a, 'r> Segments<'a, 'r> {
     /// Segments that a start moves to the quarantine.
     fn late_segments(&mut self) {
         for &number in &self.subject.late {
-            let what = "it was gone at an earlier start, its records are counted as damaged, and the journal has gone on without it; \
-                        the next start moves it to quarantine/, where `livekit-spool recover` reads it";
+            let what = "it was missing at an earlier start, its records are counted as damaged, and the journal \
+                        continued without it; the next start moves it to quarantine/, where `livekit-spool recover` reads \
+                        it";
             let path = segment::path(&self.subject.store.journal(), number);
             self.report.add(Finding::of(Severity::Problem, path, what));
         }
@@ -182,12 +183,12 @@ impl<'a, 'r> Segments<'a, 'r> {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
-            let what = "all of it is done; the file goes when a newer segment's front says so";
+            let what = "all of it is done; the file is deleted when a newer segment's front says so";
             self.report.add(Finding { bytes, ..Finding::of(Severity::Note, path, what) });
         }
         let needed_from = store.state.lock().needed_from;
         for &number in self.subject.segments.keys().take_while(|number| **number < needed_from) {
-            let what = "all of it is done, as a newer segment's front says; the next start lets it go";
+            let what = "all of it is done, as a newer segment's front says; the next start deletes it";
             self.report.add(Finding::of(Severity::Note, segment::path(&store.journal(), number), what));
         }
         Ok(())
