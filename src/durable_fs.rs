@@ -1,5 +1,5 @@
-//! Directories that outlive a power cut: a directory is lost with its entry in the one above it, so each that is made is synced
-//! there.
+//! Directories that survive a power cut: a directory is lost with its entry in its parent, so the parent of each
+//! created directory is synced.
 
 use std::{
     fs::{DirBuilder, File},
@@ -8,14 +8,14 @@ use std::{
     path::Path,
 };
 
-/// Makes a directory, and those above it that are missing, durably; it may exist. Directories get `mode`, less the umask.
+/// Creates a directory and its missing parents durably; it may exist. Directories get `mode`, less the umask.
 ///
-/// The entry of the lowest directory that is there already is synced too: a process that was killed in here may have made it.
-/// Where that fails (the directory above it is not ours to read, or on a file system that cannot), it was made by others, and
-/// is theirs to sync.
+/// The entry of the lowest existing directory is synced too: a process that was killed in this function may have
+/// created it. If that fails (its parent is not readable for this user, or its file system cannot sync), others created
+/// it, and have to sync it.
 ///
 /// # Errors
-/// When a directory cannot be made, or a new one cannot be synced.
+/// When a directory cannot be created, or a new one cannot be synced.
 pub(crate) fn make_directories(path: &Path, mode: u32) -> io::Result<()> {
     make(path, mode, &mut |directory| File::open(directory)?.sync_all())
 }
@@ -28,7 +28,7 @@ fn make(path: &Path, mode: u32, sync: &mut dyn FnMut(&Path) -> io::Result<()>) -
     }
     for directory in missing.into_iter().rev() {
         match DirBuilder::new().mode(mode).create(directory) {
-            // Somebody else was quicker.
+            // Another process created it first.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists && directory.is_dir() => {}
             made => made?,
         }
@@ -39,7 +39,7 @@ fn make(path: &Path, mode: u32, sync: &mut dyn FnMut(&Path) -> io::Result<()>) -
     Ok(())
 }
 
-/// An empty path, what is above a relative one, is the working directory.
+/// An empty path, the parent of a relative one, is the working directory.
 fn is_there(directory: &Path) -> bool {
     named(directory).is_dir()
 }
@@ -54,11 +54,11 @@ mod tests {
 
     use super::*;
 
-    /// What was synced, in order, below a temporary directory.
+    /// The synced directories, in order, below a temporary directory.
     fn synced(below: &Path, path: &Path) -> Vec<PathBuf> {
         let mut synced = Vec::new();
         make(path, 0o700, &mut |directory| {
-            // At this moment the entry that is synced must be there.
+            // The entry that is synced must exist at this moment.
             assert!(directory.is_dir());
             synced.extend(directory.strip_prefix(below).ok().map(Path::to_owned));
             Ok(())
@@ -74,7 +74,7 @@ mod tests {
         assert_eq!(synced(below.path(), &path), ["", "a", "a/b"].map(PathBuf::from));
         assert!(path.is_dir());
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
-        // After a kill any of them may be there, and its entry not durable.
+        // After a kill any of them may exist, with an entry that is not durable.
         assert_eq!(synced(below.path(), &path), [PathBuf::from("a/b")]);
         assert_eq!(synced(below.path(), &path.join("d/e")), ["a/b", "a/b/c", "a/b/c/d"].map(PathBuf::from));
     }

@@ -1,14 +1,16 @@
-//! Files of ours in directories that others may write to: one place says how they are opened, whose they have to be, and how they
-//! are locked.
+//! Our files in directories that others may write to: one module defines how they are opened, who may own them, and how
+//! they are locked.
 //!
-//! - A link in a file's place is not followed: whoever may write to the directory would choose which file is written.
-//! - A file has to be a regular one, and to belong to this user, to root, or to the directory's own user, who may replace it
-//!   anyhow. Nothing waits for the other end of a pipe in its place.
-//! - A file that has a second name elsewhere (a hard link) is not written, and keeps its mode.
-//! - What is private is made with mode 0600, and gets it where it was left with another.
+//! - A link in a file's place is not followed: anyone who can write to the directory could choose which file is
+//!   written.
+//! - A file has to be a regular one, and to belong to this user, to root, or to the directory's owner, who could
+//!   replace it in any case. Opening a pipe in its place does not block.
+//! - A file with a second name elsewhere (a hard link) is not written, and keeps its mode.
+//! - A private file is created with mode 0600; an existing one with another mode is changed to it.
 //!
-//! What the user names is opened as it is, because it may well be a link or a pipe (a mounted secret, `<(command)`) and is only
-//! read: the configuration and the files that it names, TLS certificates, the input of `send`, `doc` and `import`.
+//! Files that the user names are opened without these checks, because they may be links or pipes (a mounted secret,
+//! `<(command)`) and are only read: the configuration and the files that it names, TLS certificates, the input of
+//! `send`, `doc` and `import`.
 
 use std::{
     fmt,
@@ -27,13 +29,13 @@ use rustix::{
 pub(crate) const PRIVATE: u32 = 0o600;
 const OTHERS: u32 = 0o077;
 
-/// Opens a file as the module's header says; `options` say for what, and whether it is made.
+/// Opens a file with the checks of the module's header; `options` set the access, and whether it is created.
 ///
 /// # Errors
-/// Also when a link or something else than a file is in its place, it belongs to another user, or it is opened for writing and
-/// has a second name: the last is [`io::ErrorKind::TooManyLinks`].
+/// Also when a link or anything but a regular file is in its place, when it belongs to another user, or when it is
+/// opened for writing and has a second name: the last is [`io::ErrorKind::TooManyLinks`].
 pub(crate) fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
-    // Without NONBLOCK a pipe in its place would hold up the open.
+    // Without NONBLOCK, opening a pipe would block.
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file =
         options.custom_flags(flags.bits().cast_signed()).open(path).map_err(|error| {
@@ -54,13 +56,13 @@ pub(crate) fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
         )));
     }
     if metadata.nlink() > 1 && fcntl_getfl(&file)?.intersects(OFlags::WRONLY | OFlags::RDWR) {
-        let why = "has a second name (a hard link), which would be written too: replace it by a copy".to_owned();
+        let why = "has a second name (a hard link), which would be written too: replace it with a copy".to_owned();
         return Err(io::Error::new(io::ErrorKind::TooManyLinks, Refused(why)));
     }
     Ok(file)
 }
 
-/// As [`open`], for what only this user may read.
+/// As [`open`], for files that only this user may read.
 ///
 /// # Errors
 /// As there.
@@ -72,11 +74,11 @@ pub(crate) fn open_private(path: &Path, options: &mut OpenOptions) -> io::Result
     Ok(file)
 }
 
-/// Makes a directory private, and all below it that belongs to this user: what was left open to others. Links are neither followed
-/// nor changed, of either kind.
+/// Makes a directory private, and everything below it that belongs to this user, if it was accessible to others. Links
+/// of either kind are neither followed nor changed.
 ///
 /// # Errors
-/// When it is not there, is no directory, belongs to another user (as [`open`] has it), or cannot be changed.
+/// When it is missing, is not a directory, belongs to another user (by the rules of [`open`]), or cannot be changed.
 pub(crate) fn make_private(directory: &Path) -> io::Result<()> {
     let metadata = fs::metadata(directory)?;
     if !metadata.is_dir() {
@@ -93,10 +95,10 @@ fn make_all_private(directory: &Path, metadata: &Metadata) -> io::Result<()> {
     if let Some(private) = private_mode(metadata) {
         fs::set_permissions(directory, private)?;
     }
-    // What cannot be listed says so when it is used.
+    // A directory that cannot be listed causes an error when it is used.
     let Ok(entries) = fs::read_dir(directory) else { return Ok(()) };
     for entry in entries.flatten() {
-        // Of a link itself, not of what it leads to. Files come and go.
+        // The metadata of a link, not of its target. Files come and go.
         match entry.metadata() {
             Ok(metadata) if metadata.is_dir() => make_all_private(&entry.path(), &metadata)?,
             Ok(metadata) if metadata.is_file() && private_mode(&metadata).is_some() => {
@@ -108,10 +110,10 @@ fn make_all_private(directory: &Path, metadata: &Metadata) -> io::Result<()> {
     Ok(())
 }
 
-/// Looks again at what is open: another file may stand under the name by now.
+/// Checks the open file again: another file may have its name by now.
 fn make_file_private(path: &Path) -> io::Result<()> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
-    // What cannot be opened says so when it is used.
+    // A file that cannot be opened causes an error when it is used.
     let Ok(file) = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path) else {
         return Ok(());
     };
@@ -122,8 +124,8 @@ fn make_file_private(path: &Path) -> io::Result<()> {
     }
 }
 
-/// What a file or directory of this user is to get, where others may do anything with it. A file that has a second name stays
-/// as it is: the mode belongs to both.
+/// The permissions to set on a file or directory of this user that is accessible to others. A file with a second name
+/// keeps its mode, because both names share it.
 fn private_mode(metadata: &Metadata) -> Option<Permissions> {
     let is_own = metadata.uid() == rustix::process::geteuid().as_raw();
     let is_shared = !metadata.is_dir() && metadata.nlink() > 1;
@@ -131,7 +133,7 @@ fn private_mode(metadata: &Metadata) -> Option<Permissions> {
         .then(|| Permissions::from_mode(metadata.mode() & !OTHERS & 0o7777))
 }
 
-/// Whether a file in a directory may be taken for one of ours: see the module's header.
+/// True if a file in a directory may be one of ours: see the module's header.
 pub(crate) fn is_ours(file: &Metadata, directory: Option<&Metadata>) -> bool {
     is_owner_ours(file.uid(), directory.map(MetadataExt::uid), rustix::process::geteuid().as_raw())
 }
@@ -141,18 +143,19 @@ fn is_owner_ours(owner: u32, of_directory: Option<u32>, user: u32) -> bool {
     owner == user || owner == ROOT || of_directory == Some(owner)
 }
 
-/// Locks a file until it is closed; false where another process holds it.
+/// Locks a file until it is closed; false if another process holds the lock.
 ///
 /// # Errors
-/// When the file system has no locks.
+/// When the file system does not support locks.
 pub(crate) fn lock(file: &File) -> io::Result<bool> {
     locked(flock(file, FlockOperation::NonBlockingLockExclusive))
 }
 
-/// Whether another process holds a file's lock for itself. It is held for a moment, beside others that look.
+/// True if another process holds an exclusive lock on a file. Takes a shared lock for a moment, which several callers
+/// can hold.
 ///
 /// # Errors
-/// When the file system has no locks.
+/// When the file system does not support locks.
 pub(crate) fn is_locked(file: &File) -> io::Result<bool> {
     let free = locked(flock(file, FlockOperation::NonBlockingLockShared))?;
     if free {
@@ -166,8 +169,8 @@ fn locked(result: Result<(), Errno>) -> io::Result<bool> {
         Ok(()) => Ok(true),
         Err(Errno::WOULDBLOCK) => Ok(false),
         Err(error @ (Errno::NOLCK | Errno::OPNOTSUPP | Errno::NOSYS)) => Err(io::Error::other(format!(
-            "its file system does not lock files ({}): mount it with locks (NFS: let lockd run, or local_lock=flock), or use \
-             a local disk",
+            "its file system does not lock files ({}): mount it with locks (NFS: let lockd run, or local_lock=flock), or \
+             use a local disk",
             io::Error::from(error)
         ))),
         Err(error) => Err(error.into()),
@@ -175,9 +178,9 @@ fn locked(result: Result<(), Errno>) -> io::Result<bool> {
 }
 
 const LINK: &str = "is a symbolic link, which is not followed here: put the file itself there, or remove it";
-const NO_FILE: &str = "is no regular file: remove it";
+const NO_FILE: &str = "is not a regular file: remove it";
 
-/// Why what is in a file's place is not opened.
+/// Why a file was not opened.
 #[derive(Debug)]
 struct Refused(String);
 
@@ -193,7 +196,7 @@ fn refused(why: String) -> io::Error {
     io::Error::new(io::ErrorKind::PermissionDenied, Refused(why))
 }
 
-/// Whether an error says that what is in a file's place was not opened, and what to do about it.
+/// True if an error says that a file was not opened because of these rules, and what to do about it.
 pub(crate) fn is_refusal(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|error| error.is::<Refused>())
 }
@@ -224,8 +227,8 @@ mod tests {
         for (name, why) in [
             ("link", "symbolic link"),
             ("dangling", "symbolic link"),
-            ("pipe", "no regular file"),
-            ("directory", "no regular file"),
+            ("pipe", "not a regular file"),
+            ("directory", "not a regular file"),
         ] {
             for options in [&mut writing(), OpenOptions::new().append(true)] {
                 let error = open_private(&at(name), options).unwrap_err().to_string();
@@ -261,7 +264,7 @@ mod tests {
         ] {
             assert_eq!(is_owner_ours(owner, of_directory, user), ours, "{owner} in a directory of {of_directory:?}");
         }
-        // Nobody but root can give files away.
+        // Only root can give files away.
         if rustix::process::geteuid().is_root() {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("theirs");

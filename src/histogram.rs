@@ -1,4 +1,5 @@
-//! Distributions, as Prometheus counts them: buckets with fixed upper bounds, a sum and a count. Lock-free to record.
+//! Distributions, as Prometheus counts them: buckets with fixed upper bounds, a sum and a count. Recording takes no
+//! lock.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -11,7 +12,7 @@ use serde::{Deserialize, Serialize};
 pub const LATENCY: &[f64] =
     &[0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
-/// Upper bounds for how many records go together.
+/// Upper bounds for numbers of records.
 pub const RECORDS: &[f64] =
     &[1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0];
 
@@ -19,14 +20,14 @@ pub const RECORDS: &[f64] =
 #[derive(Debug)]
 pub struct Histogram {
     bounds: &'static [f64],
-    /// One a bound, and one beyond the last.
+    /// One per bound, and one above the last.
     buckets: Vec<AtomicU64>,
     /// In millionths, so that an integer holds it.
     sum_micros: AtomicU64,
 }
 
 impl Histogram {
-    /// An empty one with these upper bounds, in order.
+    /// An empty histogram with these upper bounds, in ascending order.
     #[must_use]
     pub fn new(bounds: &'static [f64]) -> Self {
         Self { bounds, buckets: (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect(), sum_micros: AtomicU64::new(0) }
@@ -44,7 +45,7 @@ impl Histogram {
         self.record(time.as_secs_f64());
     }
 
-    /// The figures now.
+    /// The current figures.
     #[must_use]
     pub fn snapshot(&self) -> HistogramSnapshot {
         let counts: Vec<u64> = self.buckets.iter().map(|bucket| bucket.load(Relaxed)).collect();
@@ -60,13 +61,13 @@ impl Histogram {
 /// A distribution at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct HistogramSnapshot {
-    /// Upper bounds of the buckets but the last, which has none.
+    /// Upper bounds of all buckets but the last, which has none.
     pub bounds: Vec<f64>,
     /// Values in each bucket (not cumulative).
     pub counts: Vec<u64>,
-    /// All values together.
+    /// The sum of all values.
     pub sum: f64,
-    /// How many values.
+    /// The number of values.
     pub count: u64,
 }
 

@@ -300,7 +300,7 @@ async fn a_spool_of_format_version_1_is_refused_and_left_as_it_is() {
         for refused in refusals {
             let error = refused.expect_err("it is refused");
             assert!(matches!(error, OpenError::OtherFormat { found: 1, known: 2, .. }), "{error}");
-            assert!(error.to_string().contains("000000000001.journal is of format version 1"), "{error}");
+            assert!(error.to_string().contains("000000000001.journal has format version 1"), "{error}");
         }
         assert_eq!(contents(directory), before, "nothing is made or changed");
     }

@@ -1,14 +1,14 @@
-//! How long to wait before a sink that does not take records is tried again: exponential, with full jitter.
+//! How long to wait before a sink that accepts no records is tried again: exponential, with full jitter.
 //!
-//! Pure: the caller brings the random number and does the waiting.
+//! Pure: the caller provides the random number and waits.
 
 use std::time::Duration;
 
 use super::BackoffOptions;
 
-/// The pause before attempt `failures + 1`: `random` (0 to 1) of a limit that doubles from `initial` to `max`.
+/// The pause before attempt `failures + 1`: `random` (0 to 1) times a limit that doubles from `initial` to `max`.
 ///
-/// Full jitter, so that many forwarders that lost the same server do not come back to it in step.
+/// Full jitter prevents many forwarders that lost the same server from reconnecting at the same time.
 pub(super) fn pause(options: BackoffOptions, failures: u32, random: f64) -> Duration {
     let doubled = options.initial.saturating_mul(1_u32.checked_shl(failures.saturating_sub(1)).unwrap_or(u32::MAX));
     doubled.min(options.max).mul_f64(random.clamp(0.0, 1.0))

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{FlushOptions, environment::Environment, status::Meters, suspicion::Evidence};
 use crate::{sink::Sink, spool::Queue};
 
-/// What a task needs of its worker; cheap to clone.
+/// What a task needs from its worker; cheap to clone.
 #[derive(Clone)]
 pub(super) struct Context {
     pub(super) environment: Environment,
@@ -22,12 +22,12 @@ pub(super) struct Context {
     pub(super) sink: Arc<dyn Sink>,
     /// How long one batch may take.
     pub(super) timeout: Duration,
-    /// Cancels what is in flight at the end of the last flush.
+    /// Cancels the batches in flight at the end of the last flush.
     pub(super) cancel: CancellationToken,
     pub(super) meters: Arc<Meters>,
-    /// What speaks against records that fail while others pass.
+    /// The evidence against records that fail while others are delivered.
     pub(super) evidence: Arc<Mutex<Evidence>>,
-    /// Records that the sink took, all tasks together.
+    /// Records that the sink accepted, over all tasks.
     delivered: Arc<AtomicU64>,
 }
 
@@ -44,7 +44,8 @@ impl Context {
         Self { environment, queue, sink, timeout: options.timeout, cancel, meters, evidence, delivered }
     }
 
-    /// Records that the sink took so far, all tasks together: what passes. What it rejects says nothing of the others.
+    /// Records that the sink accepted so far, over all tasks. Rejected records are not counted: they say nothing about
+    /// the others.
     pub(super) fn delivered(&self) -> u64 {
         self.delivered.load(Ordering::Relaxed)
     }

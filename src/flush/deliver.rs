@@ -1,8 +1,9 @@
-//! One batch through the sink: sent whole; bisected where the sink fails without saying on which record.
+//! Sends one batch to the sink: as a whole at first; bisected if the sink fails without naming a record.
 //!
-//! A record that fails alone while others pass has failed by name, like one that the sink named: it is tried again, and
-//! [tried alone](super::trial) for the evidence that [`suspicion`](super::suspicion) asks for; it is never rejected because
-//! the sink was unavailable. Where nothing passes at all the fault is the sink's, and every record stays.
+//! A record that fails alone while others are delivered counts as failed by name, like one that the sink named: it is
+//! tried again, and [tried alone](super::trial) for the evidence that [`suspicion`](super::suspicion) requires. It is
+//! never rejected because the sink was unavailable. If nothing is delivered at all, the fault is the sink's, and every
+//! record stays.
 
 use std::time::Duration;
 
@@ -11,23 +12,23 @@ use tokio::time::Instant;
 use super::{context::Context, in_flight::InFlightBatch};
 use crate::sink::{Batch, BatchOutcome, Outcome, SinkError, SinkErrorKind};
 
-/// So many records that fail alone, and none delivered, end a bisection: the next one begins elsewhere.
+/// A bisection ends when this many records failed alone and none was delivered: the next one begins elsewhere.
 const MAX_ALONE_WHILE_NONE_PASSES: usize = 8;
 
-/// What became of a batch.
+/// The result of a batch.
 #[derive(Debug)]
 pub(super) struct DeliveryResult {
     /// One per record.
     pub(super) outcomes: Vec<Outcome>,
     /// Why some are to be retried.
     pub(super) error: Option<SinkError>,
-    /// Those that failed did so alone, just before and just after another record was taken.
+    /// The failed records failed alone, just before and just after another record was accepted.
     pub(super) failed_alone: bool,
-    /// How long the sink took to answer the whole batch, where it was sent whole.
+    /// How long the sink took to answer the whole batch, if it was sent as a whole.
     pub(super) latency: Option<Duration>,
-    /// How many batches it took.
+    /// How many batches were sent.
     pub(super) batches: u64,
-    /// How many records the sink has taken until now: a later retry is judged by what it took since.
+    /// How many records the sink has accepted so far: a later retry compares with it.
     pub(super) delivered_total: u64,
 }
 
@@ -57,15 +58,16 @@ struct Attempt<'a> {
     context: &'a Context,
     batch: &'a InFlightBatch,
     outcomes: Vec<Outcome>,
-    /// Records that the sink had taken when these failed before, or were first sent.
+    /// Records that the sink had accepted when these last failed, or were first sent.
     delivered_then: u64,
     batches: u64,
-    /// Records that failed alone, and why.
+    /// Records that failed alone, and the error of each.
     alone: Vec<(usize, String)>,
 }
 
 impl Attempt<'_> {
-    /// Sends some of the records and records their outcomes: how many were delivered, and the error where some are left.
+    /// Sends some of the records and records their outcomes. Returns how many were delivered, and the error if some are
+    /// left.
     async fn send(&mut self, indices: &[usize]) -> (u64, Option<SinkError>) {
         self.batches += 1;
         let answer = send(self.context, self.batch.part(indices)).await;
@@ -79,12 +81,12 @@ impl Attempt<'_> {
         (delivered, is_left.then(|| answer.error.unwrap_or_else(unexplained)))
     }
 
-    /// True where the sink takes other records.
+    /// True if the sink accepts other records.
     fn others_pass(&self) -> bool {
         self.context.delivered() > self.delivered_then
     }
 
-    /// Halves what failed until each record was answered for or failed alone.
+    /// Bisects the failed records until each has an outcome or failed alone.
     async fn bisect(&mut self, all: Vec<usize>, first: Option<SinkError>) -> Option<SinkError> {
         let (mut unnamed, mut unavailable, mut unavailable_in_a_row) = (first, None, 0);
         let mut todo = Vec::new();
@@ -101,7 +103,8 @@ impl Attempt<'_> {
                     self.push_failed(&mut todo, &group, &unnamed);
                 }
                 Some(failure) => {
-                    // A record may be unavailable by itself (a lock, a conflict); twice with none delivered it is the sink.
+                    // A record may be unavailable by itself (a lock, a conflict); if it happens twice with none
+                    // delivered, the fault is the sink's.
                     unavailable_in_a_row += 1;
                     unavailable = Some(failure);
                 }
@@ -119,7 +122,7 @@ impl Attempt<'_> {
         unavailable.or(unnamed).filter(|_| self.outcomes.contains(&Outcome::Retry))
     }
 
-    /// Queues what is left of a failed group in two halves, in random order; a single record counts as alone.
+    /// Queues the rest of a failed group in two halves, in random order; a single record counts as failed alone.
     fn push_failed(&mut self, todo: &mut Vec<Vec<usize>>, group: &[usize], error: &Option<SinkError>) {
         let left: Vec<usize> = group.iter().copied().filter(|&i| self.outcomes[i] == Outcome::Retry).collect();
         match left[..] {
@@ -137,7 +140,7 @@ impl Attempt<'_> {
     }
 }
 
-/// One batch, within the time it may take.
+/// Sends one batch, within its timeout.
 pub(super) async fn send(context: &Context, batch: Batch) -> BatchOutcome {
     let records = batch.records.len();
     let begun = Instant::now();
@@ -171,5 +174,5 @@ async fn send_within(context: &Context, batch: Batch) -> BatchOutcome {
 }
 
 pub(super) fn unexplained() -> SinkError {
-    SinkError { kind: SinkErrorKind::Unavailable, message: "the sink left records without saying why".to_owned() }
+    SinkError { kind: SinkErrorKind::Unavailable, message: "the sink left records without a reason".to_owned() }
 }

@@ -1,5 +1,5 @@
-//! Which stream's records go next, and when: as soon as a batch is full, when the first one has waited for the
-//! interval, at once where a flush was asked for.
+//! Which stream's records are sent next, and when: as soon as a batch is full, when the first record has waited for the
+//! interval, or at once if a flush was requested.
 
 use std::time::Duration;
 
@@ -10,18 +10,18 @@ use crate::{
     spool::{LeaseLimit, Queue},
 };
 
-/// How often a batch that is filling is looked at, at most and at least.
+/// How often a filling batch is checked, at most and at least.
 const TICK: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 
-/// Keeps since when each stream has records waiting.
+/// Tracks since when each stream has a backlog.
 pub(super) struct Due {
     interval: Duration,
     since: [Option<Instant>; Stream::ALL.len()],
-    /// Records to go without waiting for more.
+    /// Records to send without waiting for more.
     forced: [u64; Stream::ALL.len()],
-    /// Streams that could not be read are left alone until then: the others go on.
+    /// Streams that could not be read are skipped until then: the others continue.
     not_before: [Option<Instant>; Stream::ALL.len()],
-    /// The stream that is looked at first: they take turns.
+    /// The stream that is checked first: they take turns.
     turn: usize,
 }
 
@@ -36,7 +36,7 @@ impl Due {
         }
     }
 
-    /// A stream whose records are to go now.
+    /// A stream whose records are to be sent now.
     pub(super) fn next(
         &mut self,
         queue: &dyn Queue,
@@ -65,7 +65,7 @@ impl Due {
         None
     }
 
-    /// A stream cannot be read; true where another one has records that can be tried meanwhile.
+    /// Postpones a stream that cannot be read; true if another one has records that can be tried meanwhile.
     pub(super) fn postpone(&mut self, stream: Stream, now: Instant, until: Instant, queue: &dyn Queue) -> bool {
         self.not_before[stream as usize] = Some(until);
         let may_go = |&other: &Stream| {
@@ -74,30 +74,30 @@ impl Due {
         Stream::ALL.iter().any(may_go)
     }
 
-    /// Records of a stream went.
-    pub(super) fn taken(&mut self, stream: Stream, records: usize) {
+    /// Counts records of a stream that were leased.
+    pub(super) fn count_leased(&mut self, stream: Stream, records: usize) {
         let at = stream as usize;
         self.since[at] = None;
         self.forced[at] = self.forced[at].saturating_sub(records as u64);
     }
 
-    /// When to look again at batches that are filling; `None` where nothing waits.
-    pub(super) fn next_look(&self, now: Instant) -> Option<Instant> {
+    /// When to check filling batches again; `None` if the backlog is empty.
+    pub(super) fn next_check(&self, now: Instant) -> Option<Instant> {
         let first = self.since.iter().flatten().min()?;
         Some((now + self.tick()).min(*first + self.interval))
     }
 
-    /// How often to look at a batch that is filling.
+    /// How often to check a filling batch.
     pub(super) fn tick(&self) -> Duration {
         (self.interval / 20).clamp(TICK.0, TICK.1)
     }
 
-    /// What waits now goes without waiting for more.
+    /// Sends the current backlog without waiting for more.
     pub(super) fn force(&mut self, queue: &dyn Queue) {
         self.forced = Stream::ALL.map(|stream| queue.waiting(stream).0);
     }
 
-    /// True where no stream has anything to hand out.
+    /// True if no stream has records to lease.
     pub(super) fn is_empty(&self, queue: &dyn Queue) -> bool {
         Stream::ALL.iter().all(|&stream| queue.waiting(stream).0 == 0)
     }

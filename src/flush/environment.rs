@@ -1,8 +1,8 @@
-//! What a worker takes from outside its queue and its sink: threads for blocking calls, randomness, the wall clock.
+//! What a worker uses besides its queue and its sink: threads for blocking calls, randomness, the wall clock.
 //!
 //! In production these are the runtime's blocking threads, a generator seeded by the operating system and the system's
-//! clock. A simulation runs blocking calls inline, draws from a seed and brings its own clock: on a current-thread runtime
-//! with a paused clock, the same seed then gives the same run. Durations are measured by `tokio::time` only.
+//! clock. A simulation runs blocking calls inline, draws from a seed and provides its own clock: on a current-thread
+//! runtime with a paused clock, the same seed then gives the same run. Durations are measured by `tokio::time` only.
 
 use std::{fmt, sync::Arc};
 
@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use crate::record::{UnixMillis, now_millis};
 
-/// Where a worker runs; clones share their randomness.
+/// A worker's environment; clones share their randomness.
 #[derive(Clone)]
 pub(crate) struct Environment {
     threads: Threads,
@@ -23,7 +23,7 @@ pub(crate) struct Environment {
 enum Threads {
     /// Blocking calls run on the runtime's blocking threads.
     Blocking,
-    /// Blocking calls run where they are made.
+    /// Blocking calls run on the calling thread.
     #[cfg(test)]
     Inline,
 }
@@ -54,7 +54,7 @@ impl Environment {
         }
     }
 
-    /// Runs a blocking call. It runs to its end even where nobody waits for it any more.
+    /// Runs a blocking call. It runs to its end even if its caller is cancelled.
     ///
     /// # Errors
     /// The message of its panic.
@@ -75,12 +75,12 @@ impl Environment {
         self.random.lock().random()
     }
 
-    /// A coin toss.
+    /// True or false, with equal probability.
     pub(super) fn random_bool(&self) -> bool {
         self.random.lock().random()
     }
 
-    /// The wall clock, for what people read; never for durations.
+    /// The wall clock, for times that are displayed; never for durations.
     pub(super) fn now_millis(&self) -> UnixMillis {
         (self.wall_clock)()
     }

@@ -27,19 +27,19 @@ struct Inner {
     dead: Vec<Rejection>,
     dead_full: bool,
     refuse_acknowledgements: bool,
-    /// Acknowledgements are taken, and not flushed yet.
+    /// Acknowledgements are accepted, and not flushed yet.
     hold_flushes: bool,
     unflushed: u64,
     redelivers_since: Option<UnixMillis>,
     refuse_leases: bool,
-    /// The next look at what waits panics, once something is handed out.
+    /// The next call of `waiting` panics, once something is leased.
     panic_in_inspection: bool,
     hang: Hang,
-    /// Someone waits for it.
+    /// A thread is blocked by it.
     hanging: bool,
 }
 
-/// What does not return until it is let go.
+/// An operation that blocks until it is released.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) enum Hang {
     #[default]
@@ -67,7 +67,7 @@ impl MemoryQueue {
         self.changed.notify_waiters();
     }
 
-    /// Records that were put in, ever.
+    /// Records that were ever added.
     pub(super) fn pushed(&self) -> u64 {
         self.inner.lock().next
     }
@@ -82,7 +82,7 @@ impl MemoryQueue {
         self.inner.lock().leased.len()
     }
 
-    /// How many of those that are leased still share their memory with the queue's.
+    /// How many of the leased records still share their memory with the queue's.
     pub(super) fn shared(&self) -> usize {
         self.inner.lock().leased.values().filter(|record| !record.bytes.is_unique()).count()
     }
@@ -99,14 +99,14 @@ impl MemoryQueue {
         self.inner.lock().refuse_acknowledgements = refuse;
     }
 
-    /// While they are held, acknowledgements are not durable; what was held is, when they no longer are.
+    /// While flushes are held, acknowledgements are not durable; releasing them makes them durable.
     pub(super) fn hold_flushes(&self, hold: bool) {
         let mut inner = self.inner.lock();
         inner.hold_flushes = hold;
         inner.unflushed = 0;
     }
 
-    /// As if it had been rebuilt from the journal.
+    /// Behaves as if the queue had been rebuilt from the journal.
     pub(super) fn redeliver_since(&self, since: Option<UnixMillis>) {
         self.inner.lock().redelivers_since = since;
     }
@@ -119,12 +119,12 @@ impl MemoryQueue {
         self.inner.lock().panic_in_inspection = true;
     }
 
-    /// A disk that does not answer, or answers again.
+    /// Simulates a disk that does not answer, or answers again.
     pub(super) fn hang(&self, hang: Hang) {
         self.inner.lock().hang = hang;
     }
 
-    /// True once someone waits for what hangs.
+    /// True once a thread is blocked by the hanging operation.
     pub(super) fn is_hanging(&self) -> bool {
         self.inner.lock().hanging
     }

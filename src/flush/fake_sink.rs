@@ -1,4 +1,4 @@
-//! A sink for the worker's tests: it does as it is told.
+//! A scripted sink for the worker's tests.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -15,7 +15,7 @@ use crate::{
     sink::{Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind},
 };
 
-/// A bucket of tokens.
+/// A token bucket.
 #[derive(Clone, Copy)]
 pub(super) struct Throttle {
     pub(super) per_second: f64,
@@ -41,39 +41,39 @@ impl Throttle {
 /// What the scripted sink does with records.
 #[derive(Default)]
 pub(super) struct Behaviour {
-    /// All fail with this.
+    /// All records fail with this.
     pub(super) fails: Option<SinkErrorKind>,
-    /// These fail the batch they are in, unnamed.
+    /// These fail their batch, without being named.
     pub(super) poison: BTreeSet<u64>,
     /// These are rejected by name.
     pub(super) bad: BTreeSet<u64>,
-    /// These are refused by name, for a reason that may pass.
+    /// These fail by name, for a reason that may pass.
     pub(super) failing: BTreeSet<u64>,
-    /// It takes so many records a second, and refuses the others by name.
+    /// The sink accepts this many records a second, and fails the others by name.
     pub(super) throttle: Option<Throttle>,
-    /// It refuses a random half by name.
+    /// The sink fails a random half by name.
     pub(super) coin: Option<StdRng>,
     /// These make it drop the connection, whatever else is in the batch.
     pub(super) drops: BTreeSet<u64>,
-    /// What checking its set-up answers, in turn; then that all is well.
+    /// The results of its set-up checks, in turn; after them all is well.
     pub(super) checks: VecDeque<Result<Vec<String>, SinkErrorKind>>,
     /// It doubts its set-up until it has checked it.
     pub(super) doubts: bool,
     /// How long a check takes.
     pub(super) check_delay: Duration,
-    /// These are left for later, as not available.
+    /// These are left for later, as unavailable.
     pub(super) later: BTreeSet<u64>,
     /// How long an answer takes, per record.
     pub(super) delay: Duration,
-    /// What looking back fails with, in turn.
+    /// The errors of looking back, in turn.
     pub(super) cannot_look_back: VecDeque<SinkErrorKind>,
-    /// How many it recognises when they come again.
+    /// How many redelivered records it recognizes.
     pub(super) recognizes: Option<u64>,
-    /// Answers to come before the behaviour applies: each fails its batch with that kind.
+    /// Answers before the behaviour applies: each fails its batch with that kind.
     pub(super) first: VecDeque<SinkErrorKind>,
 }
 
-/// A sink that keeps sequence numbers in memory and fails as told.
+/// A sink that keeps sequence numbers in memory and fails as scripted.
 #[derive(Default)]
 pub(super) struct ScriptedSink {
     pub(super) behaviour: Mutex<Behaviour>,
@@ -84,7 +84,7 @@ pub(super) struct ScriptedSink {
     /// How far it was asked to look back, and after how many batches.
     pub(super) looked_back: Mutex<Vec<(UnixMillis, usize)>>,
     pub(super) in_flight: Mutex<(usize, usize)>,
-    /// How often it was made ready, and when its set-up was checked.
+    /// How often it was initialized, and when its set-up was checked.
     pub(super) initialized: Mutex<usize>,
     pub(super) checked: Mutex<Vec<tokio::time::Instant>>,
 }
@@ -106,7 +106,7 @@ impl ScriptedSink {
         let mut behaviour = self.behaviour.lock();
         let failed = |kind: SinkErrorKind| BatchOutcome {
             records: vec![Outcome::Retry; batch.records.len()],
-            error: Some(SinkError { kind, message: format!("told to fail: {}", kind.as_str()) }),
+            error: Some(SinkError { kind, message: format!("scripted to fail: {}", kind.as_str()) }),
         };
         if let Some(kind) = behaviour.first.pop_front().or(behaviour.fails) {
             return failed(kind);
@@ -119,12 +119,12 @@ impl ScriptedSink {
         }
         let mut error = None;
         let records = batch.records.iter().map(|record| match record.seq {
-            bad if behaviour.bad.contains(&bad) => Outcome::Rejected("told to reject".to_owned()),
-            failing if behaviour.failing.contains(&failing) => Outcome::Failed("told to fail by name".to_owned()),
+            bad if behaviour.bad.contains(&bad) => Outcome::Rejected("scripted to reject".to_owned()),
+            failing if behaviour.failing.contains(&failing) => Outcome::Failed("scripted to fail by name".to_owned()),
             _ if behaviour.coin.as_mut().is_some_and(rand::Rng::random::<bool>)
                 || behaviour.throttle.as_mut().is_some_and(|throttle| !throttle.takes_one()) =>
             {
-                Outcome::Failed("told to fail by name".to_owned())
+                Outcome::Failed("scripted to fail by name".to_owned())
             }
             later if behaviour.later.contains(&later) => {
                 error = failed(SinkErrorKind::Unavailable).error;
@@ -166,13 +166,13 @@ impl Sink for ScriptedSink {
         self.checked.lock().push(tokio::time::Instant::now());
         tokio::time::sleep(delay).await;
         let answer = self.behaviour.lock().checks.pop_front().unwrap_or(Ok(Vec::new()));
-        answer.map_err(|kind| SinkError { kind, message: format!("told to find it {}", kind.as_str()) })
+        answer.map_err(|kind| SinkError { kind, message: format!("scripted to find it {}", kind.as_str()) })
     }
 
     async fn initialize(&self) -> Result<Vec<String>, SinkError> {
         *self.initialized.lock() += 1;
         match self.behaviour.lock().fails {
-            Some(kind) => Err(SinkError { kind, message: "told to fail".to_owned() }),
+            Some(kind) => Err(SinkError { kind, message: "scripted to fail".to_owned() }),
             None => Ok(Vec::new()),
         }
     }
@@ -182,7 +182,7 @@ impl Sink for ScriptedSink {
         tokio::time::sleep(Duration::from_secs(1)).await;
         self.looked_back.lock().push((since, self.batches.lock().len()));
         match self.behaviour.lock().cannot_look_back.pop_front() {
-            Some(kind) => Err(SinkError { kind, message: "told to fail".to_owned() }),
+            Some(kind) => Err(SinkError { kind, message: "scripted to fail".to_owned() }),
             None => Ok(()),
         }
     }

@@ -1,4 +1,4 @@
-//! A worker from outside: its figures, and its commands.
+//! A worker's handle: its figures, and its commands.
 
 use std::{panic::AssertUnwindSafe, sync::Arc};
 
@@ -59,8 +59,8 @@ impl Worker {
     }
 }
 
-/// Runs the loop; where it panics, another one, which gets all that was in flight again: a sink that nobody serves would
-/// look as if nothing were to do.
+/// Runs the loop, and restarts it after a panic; the new loop leases everything that was in flight again. Without a
+/// worker, a sink would look as if it had nothing to do.
 async fn run(
     context: Context,
     options: FlushOptions,
@@ -78,7 +78,7 @@ async fn run(
             context.queue.release(stream, &[0..u64::MAX]);
         }
         panics += 1;
-        let error = format!("the sink's worker panicked, and is started again: {}", catch_panic::message(&*panic));
+        let error = format!("the sink's worker panicked and was restarted: {}", catch_panic::message(&*panic));
         if shutdown.is_cancelled() {
             shared.enter(SinkState::Stopped, Some(&error));
             return;
@@ -88,7 +88,7 @@ async fn run(
     }
 }
 
-/// A running worker. Dropping it lets the worker run on.
+/// A running worker, which keeps running when the handle is dropped.
 #[derive(Debug)]
 pub struct Handle {
     shared: Arc<Shared>,
@@ -104,7 +104,7 @@ impl Handle {
         self.shared.in_memory.load(std::sync::atomic::Ordering::Relaxed)
     }
 
-    /// Its figures now.
+    /// Its current figures.
     #[must_use]
     pub fn status(&self) -> FlushStatus {
         FlushStatus {
@@ -114,17 +114,17 @@ impl Handle {
         }
     }
 
-    /// Stops taking records; what is in flight ends.
+    /// Stops leasing records; batches in flight are completed.
     pub fn pause(&self) {
         self.send(Command::Pause);
     }
 
-    /// Takes records again, without waiting out a pause.
+    /// Leases records again, and ends a pause.
     pub fn resume(&self) {
         self.send(Command::Resume);
     }
 
-    /// Sends what waits now, full batch or not, without waiting out a pause.
+    /// Sends the backlog now, even if no batch is full, and ends a pause.
     pub fn flush_now(&self) {
         self.send(Command::FlushNow);
     }

@@ -1,4 +1,4 @@
-//! Batches in flight: what is tried together, how often it was, and what it waits for.
+//! Batches in flight: records that are tried together, their number of attempts, and when they are due.
 
 use std::{ops::Range, sync::Arc};
 
@@ -21,17 +21,17 @@ pub(super) struct InFlightBatch {
     pub(super) first_attempt_at: UnixMillis,
     /// The sink failed on these records without being unavailable: they may be at fault, and others may overtake them.
     pub(super) suspect: bool,
-    /// They failed by name: what speaks against them.
+    /// They failed by name: the evidence against them.
     pub(super) suspicion: Option<Suspicion>,
-    /// When they were tried alone last.
+    /// When they were last tried alone.
     pub(super) tried_alone: Option<Instant>,
     /// Others were delivered while these were not.
     pub(super) others_delivered: bool,
-    /// How often all of it failed as not available in a row, while others were delivered.
+    /// How often in a row all of them failed as unavailable while others were delivered.
     pub(super) left_behind: u32,
-    /// Records that the sink had taken when this failed last, or when it was first sent.
+    /// Records that the sink had accepted when this batch last failed, or was first sent.
     pub(super) delivered_then: Option<u64>,
-    /// Not to be tried before.
+    /// Not to be tried before then.
     pub(super) not_before: Option<Instant>,
 }
 
@@ -57,7 +57,7 @@ impl InFlightBatch {
         Batch { stream: self.stream, records: Arc::clone(&self.records) }
     }
 
-    /// Some of its records, by index, as a batch of their own.
+    /// Some of its records, by index, as a separate batch.
     pub(super) fn part(&self, indices: &[usize]) -> Batch {
         if indices.len() == self.records.len() {
             return self.batch();
@@ -65,7 +65,7 @@ impl InFlightBatch {
         Batch { stream: self.stream, records: indices.iter().map(|&i| self.records[i].clone()).collect() }
     }
 
-    /// Takes all but the first `records` off it, if there are more.
+    /// Splits off all but the first `records`, if there are more.
     pub(super) fn split_off(&mut self, records: usize) -> Option<Self> {
         if self.records.len() <= records {
             return None;

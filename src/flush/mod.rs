@@ -1,4 +1,4 @@
-//! Per sink: reads batches, delivers them, removes what was acknowledged.
+//! Per sink: leases batches, delivers them, removes what was acknowledged.
 //!
 //! ```text
 //! queue ─ lease ─► batch ─ send ─► sink ─┬─ Delivered ─► acknowledge

@@ -1,4 +1,4 @@
-//! How a worker makes batches, and what it does when its sink does not take them.
+//! How a worker makes batches, and what it does when its sink does not accept them.
 
 use std::time::Duration;
 
@@ -34,8 +34,8 @@ pub struct FlushOptions {
     /// (reload) a batch without an answer is tried again
     #[serde_as(as = "Is<Span<100, HOUR>>")]
     pub timeout: Duration,
-    /// How long a record that its sink refuses by name, for a reason that may pass, has to go on failing alone, others being
-    /// delivered just before it fails again, before it becomes a dead letter.
+    /// How long a record that its sink fails by name, for a reason that may pass, has to fail alone, while others are
+    /// delivered just before each failure, until it becomes a dead letter.
     #[serde(skip)]
     pub reject_after: Duration,
     /// How long the last flush at shutdown may take; what is left stays on disk.

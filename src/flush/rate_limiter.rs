@@ -1,6 +1,6 @@
-//! `max_rate`: a token bucket, so that a server back from a long outage is not run over by the backlog.
+//! `max_rate`: a token bucket, so that the backlog does not overload a server that is back after a long outage.
 //!
-//! Pure: the caller brings the time. The bucket holds a tenth of a second's worth, at least one record.
+//! Pure: the caller provides the time. The bucket holds the tokens of a tenth of a second, at least one record.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use std::time::Duration;
 pub(super) struct RateLimiter {
     /// Records a second; 0: no limit.
     rate: u64,
-    /// What may go now; below zero after a batch larger than what was left.
+    /// Records that may be sent now; negative after a batch larger than what was left.
     tokens: f64,
-    /// When `tokens` was right, since the worker's start.
+    /// The time of `tokens`, since the worker's start.
     at: Duration,
 }
 
@@ -24,12 +24,12 @@ impl RateLimiter {
         (rate as f64 / 10.0).max(1.0)
     }
 
-    /// How many records may go at once at most.
+    /// The most records that may be sent at once.
     pub(super) fn max_records(&self) -> usize {
         if self.rate == 0 { usize::MAX } else { Self::burst(self.rate) as usize }
     }
 
-    /// How long until the next batch may go; zero when it may now.
+    /// How long until the next batch may be sent; zero if it may be sent now.
     pub(super) fn wait(&mut self, now: Duration) -> Duration {
         if self.rate == 0 {
             return Duration::ZERO;
@@ -44,7 +44,7 @@ impl RateLimiter {
         }
     }
 
-    /// A batch of so many records went.
+    /// Counts a batch of `records` as sent.
     pub(super) fn spend(&mut self, records: usize) {
         if self.rate != 0 {
             self.tokens -= records as f64;

@@ -1,4 +1,4 @@
-//! What a worker says about itself: one snapshot for the CLI, the page and the metrics.
+//! A worker's status: one snapshot for the CLI, the page and the metrics.
 
 use std::collections::BTreeMap;
 
@@ -12,21 +12,21 @@ use crate::{
     sink::SinkErrorKind,
 };
 
-/// What a sink is doing: as its worker says, or as can be seen where none works.
+/// What a sink is doing: reported by its worker, or derived where no worker runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SinkState {
-    /// The sink has not answered yet; nothing failed so far.
+    /// The sink has not answered yet; nothing has failed so far.
     Connecting,
-    /// Records are on their way.
+    /// Records are being delivered.
     Delivering,
-    /// Nothing waits.
+    /// The backlog is empty.
     Idle,
-    /// The sink does not take records: backing off, see the last error.
+    /// The sink accepts no records: backing off, see the last error.
     Unavailable,
-    /// The sink refuses the credentials, or their rights do not suffice: backing off, see the last error.
+    /// The sink refuses the credentials, or their permissions are insufficient: backing off, see the last error.
     Unauthorized,
-    /// Nothing passes: the sink rejects all that it is given, and it becomes dead letters; see the last error.
+    /// The sink rejects all records, and they become dead letters; see the last error.
     Rejecting,
     /// Paused by the user.
     Paused,
@@ -34,11 +34,11 @@ pub enum SinkState {
     DeadLettersFull,
     /// The spool cannot be read, or cannot record deliveries: backing off, see the last error.
     SpoolFailed,
-    /// The last flush before the end.
+    /// The last flush at shutdown is running.
     Stopping,
     /// No process delivers.
     Stopped,
-    /// The configuration does not name it, and nobody delivers.
+    /// The configuration does not name it, and no process delivers.
     NotConfigured,
 }
 
@@ -59,7 +59,7 @@ impl SinkState {
         Self::NotConfigured,
     ];
 
-    /// The state's name, as JSON and the log have it.
+    /// The state's name, as JSON and the log show it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -78,7 +78,7 @@ impl SinkState {
         }
     }
 
-    /// True where records wait because something is wrong.
+    /// True if records wait because of a failure.
     #[must_use]
     pub const fn is_failing(self) -> bool {
         matches!(
@@ -119,35 +119,35 @@ pub struct FlushStatus {
     pub state: SinkState,
     /// Since when it is in this state (delivering and idle count as one), by the wall clock.
     pub since: UnixMillis,
-    /// What went wrong last; stays after the sink has recovered.
+    /// The last error; kept after the sink has recovered.
     pub last_error: Option<String>,
     /// When that was.
     pub last_error_at: Option<UnixMillis>,
     /// Records the sink acknowledged.
     pub delivered_records: u64,
-    /// Their bytes, as they came.
+    /// Their bytes, as received.
     pub delivered_bytes: u64,
-    /// Batches that went out, retries included.
+    /// Batches that were sent, including retries.
     pub batches: u64,
-    /// Records that were rejected, dead letters now.
+    /// Records that were rejected and became dead letters.
     pub rejected_records: u64,
     /// Records that had to be sent again, by reason.
     pub retried_records: BTreeMap<String, u64>,
     /// Batches in flight.
     pub in_flight: usize,
-    /// Records in a batch at most, now (it shrinks while the sink answers slowly).
+    /// The current limit of records in a batch (smaller while the sink answers slowly).
     pub batch_records: usize,
-    /// From a record's own time to its delivery, milliseconds; the slower end of the last batch.
+    /// From a record's own time to its delivery, in milliseconds; the slower end of the last batch.
     pub lag_millis: Option<i64>,
     /// When a batch was last acknowledged, by the wall clock.
     pub last_delivery_at: Option<UnixMillis>,
-    /// How long the sink took to answer a batch, seconds.
+    /// How long the sink took to answer a batch, in seconds.
     pub latency: HistogramSnapshot,
-    /// Records in the batches that went out.
+    /// Records in the batches that were sent.
     pub batch_sizes: HistogramSnapshot,
 }
 
-/// What is measured batch by batch.
+/// Measured at each batch.
 #[derive(Debug)]
 pub(super) struct Meters {
     pub(super) latency: Histogram,
@@ -160,7 +160,7 @@ impl Default for Meters {
     }
 }
 
-/// The status as the worker keeps it.
+/// The status as the worker maintains it.
 #[derive(Debug)]
 pub(super) struct Shared {
     environment: Environment,
@@ -208,7 +208,7 @@ impl Shared {
         change(&mut self.status.lock());
     }
 
-    /// Enters a state; one log line where it is news.
+    /// Enters a state; logs one line if it has changed.
     pub(super) fn enter(&self, state: SinkState, error: Option<&str>) {
         let mut status = self.status.lock();
         if let Some(error) = error {

@@ -1,35 +1,37 @@
-//! When a record that its sink refuses by name, for a reason that may pass, becomes a dead letter: the one rule for all sinks.
+//! When a record that its sink fails by name, for a reason that may pass, becomes a dead letter: one rule for all
+//! sinks.
 //!
-//! Only on this evidence: it was sent *alone*, another record was sent next and taken, and it failed alone again right after;
-//! this [`ROUNDS`] times, `reject_after` or more from the first to the last. What fails beside others in one batch says
-//! nothing: a throttled or broken server fails what comes just then.
+//! Only on this evidence: it was sent *alone*, another record was sent next and accepted, and it failed alone again
+//! right after. This has to happen [`ROUNDS`] times, with `reject_after` or more from the first to the last. A failure
+//! together with other records in one batch is no evidence: a throttled or broken server fails whatever arrives at that
+//! moment.
 //!
-//! A reason that passed is no evidence: where a record that failed before is taken later, all that failed for that kind of
-//! reason begins again. Pure: the caller brings the time, and what was delivered.
+//! A reason that passed is no evidence: if a record that failed before is accepted later, the evidence begins again for
+//! all records that failed for that kind of reason. Pure: the caller provides the time, and what was delivered.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
-/// Lone failures around another record's success, at least.
+/// The least number of lone failures around another record's success.
 const ROUNDS: u32 = 5;
-/// Words of a reason without a code that make its kind.
+/// Words of a reason without a code that define its kind.
 const KIND_WORDS: usize = 4;
-/// Kinds of reasons that are kept at most: the one that passed longest ago goes first.
+/// The most kinds of reasons that are kept: the one that passed longest ago is removed first.
 const MAX_KINDS: usize = 64;
 
-/// What speaks against records: each of them failed alone as often.
+/// The evidence against records: each of them failed alone this often.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Suspicion {
-    /// The kind of reason that they fail for.
+    /// The kind of reason for which they fail.
     kind: Arc<str>,
-    /// When the first failure that counts was.
+    /// When the first failure that counts occurred.
     since: Option<Instant>,
     rounds: u32,
 }
 
 impl Suspicion {
-    /// They failed for this reason, beside others or while nothing passed: no evidence yet.
+    /// They failed for this reason, together with others or while nothing was delivered: no evidence yet.
     pub(super) fn after_failure(before: Option<&Self>, reason: &str) -> Self {
         let kind = kind_of(reason);
         match before {
@@ -39,11 +41,11 @@ impl Suspicion {
     }
 }
 
-/// What a sink's failures have shown so far.
+/// The evidence of a sink's failures so far.
 #[derive(Debug)]
 pub(super) struct Evidence {
     reject_after: Duration,
-    /// When a record was taken last that had failed for this kind of reason.
+    /// When a record that had failed for this kind of reason was last accepted.
     delivered: BTreeMap<Arc<str>, Instant>,
 }
 
@@ -52,7 +54,7 @@ impl Evidence {
         Self { reject_after, delivered: BTreeMap::new() }
     }
 
-    /// They failed alone just before and just after another record was taken; true where they are at fault.
+    /// They failed alone just before and just after another record was accepted; true if they are at fault.
     pub(super) fn failed_alone(&self, suspicion: &mut Suspicion, now: Instant) -> bool {
         let begun = suspicion.since.filter(|since| self.delivered.get(&suspicion.kind).is_none_or(|at| at < since));
         if begun.is_none() {
@@ -64,7 +66,7 @@ impl Evidence {
         suspicion.rounds >= ROUNDS && now.duration_since(since) >= self.reject_after
     }
 
-    /// Some of those that had failed were taken after all.
+    /// Some of those that had failed were accepted after all.
     pub(super) fn delivered(&mut self, suspicion: &Suspicion, now: Instant) {
         self.delivered.insert(Arc::clone(&suspicion.kind), now);
         if self.delivered.len() > MAX_KINDS
@@ -81,7 +83,8 @@ impl Evidence {
     }
 }
 
-/// The kind of a reason: its code, or else its first words; rather too coarse than too fine, which makes fewer dead letters.
+/// The kind of a reason: its code, or else its first words. Too coarse is better than too fine, because it makes fewer
+/// dead letters.
 fn kind_of(reason: &str) -> String {
     let code = reason.rsplit_once("code ").map(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next());
     match code.flatten() {

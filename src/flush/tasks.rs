@@ -1,4 +1,4 @@
-//! What runs beside the worker's loop: a batch's delivery, and its removal from the queue.
+//! Tasks that run concurrently with the worker's loop: a batch's delivery, and its removal from the queue.
 
 use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 
@@ -17,45 +17,45 @@ use crate::{
     spool::{QueueError, Rejection},
 };
 
-/// Kinds of reasons that failed records of a batch are told apart by, at most.
+/// The most kinds of reasons by which failed records of a batch are distinguished.
 const MAX_REASONS: usize = 8;
 
 /// What a task reports.
 pub(super) enum TaskResult {
-    /// The sink was reached and made ready, with these warnings; or not.
+    /// The sink was initialized, with these warnings; or that failed.
     Initialized(Result<Vec<String>, SinkError>),
-    /// The sink has looked back as far as this; or not.
+    /// The sink has looked back as far as this; or that failed.
     LookedBack(Option<UnixMillis>, Result<(), SinkError>),
     /// A batch was tried.
     Sent(Box<Sent>),
-    /// Suspects were tried alone around another record: what became of that one, and of them.
+    /// Suspects were tried alone around another record: the result of that one, and theirs.
     Tried(Box<Sent>, Box<Sent>),
 }
 
-/// What became of a batch.
+/// The result of a batch.
 pub(super) struct Sent {
     pub(super) batches: u64,
     pub(super) delivered: u64,
     pub(super) delivered_bytes: u64,
     pub(super) rejected: u64,
     pub(super) lag_millis: Option<i64>,
-    /// How many records and bytes were sent first, and how long the sink took to answer where that was one batch.
+    /// How many records and bytes were sent first, and how long the sink took to answer if that was one batch.
     pub(super) records: usize,
     pub(super) bytes: u64,
     pub(super) latency: Option<Duration>,
-    /// Why the last of the rejected ones was.
+    /// Why the last rejected record was rejected.
     pub(super) rejected_for: Option<String>,
-    /// What is to be tried again, and why: what the sink left, and what it refused by name.
+    /// What is to be tried again, and why: what the sink left, and what it failed by name.
     pub(super) leftovers: Vec<(InFlightBatch, SinkError)>,
-    /// Others were delivered since these were sent first, or failed last.
+    /// Others were delivered since these were first sent, or last failed.
     pub(super) others_delivered: bool,
-    /// Records that were delivered, all tasks together, when this one ended.
+    /// Records that were delivered, over all tasks, when this one ended.
     pub(super) delivered_total: u64,
-    /// What the queue would not record.
+    /// The outcomes that the queue could not record.
     pub(super) unsettled: Option<(Unsettled, QueueError)>,
 }
 
-/// Outcomes that the queue has still to record.
+/// Outcomes that the queue still has to record.
 #[derive(Debug, Clone)]
 pub(super) struct Unsettled {
     pub(super) stream: Stream,
@@ -63,10 +63,10 @@ pub(super) struct Unsettled {
     pub(super) rejections: Vec<Rejection>,
 }
 
-/// Reaches the sink and makes it ready.
+/// Connects to the sink and initializes it.
 pub(super) async fn initialize(context: Context) -> TaskResult {
     let unavailable = |message| Err(SinkError { kind: SinkErrorKind::Unavailable, message });
-    // A sink may try several things in turn, each within the time a batch may take.
+    // A sink may try several things in turn, each within the timeout of a batch.
     let timeout = context.timeout * 4;
     TaskResult::Initialized(tokio::select! {
         biased;
@@ -78,7 +78,7 @@ pub(super) async fn initialize(context: Context) -> TaskResult {
     })
 }
 
-/// Has the sink check what it set up.
+/// Lets the sink check what it set up.
 pub(super) async fn check_setup(context: Context) -> Result<Vec<String>, SinkError> {
     let timeout = context.timeout * 4;
     let checked = tokio::time::timeout(timeout, context.sink.check_setup()).await;
@@ -88,10 +88,10 @@ pub(super) async fn check_setup(context: Context) -> Result<Vec<String>, SinkErr
     })
 }
 
-/// Has the sink take up what it delivered since then, as the queue may deliver that again.
+/// Lets the sink load what it delivered since then, because the queue may redeliver it.
 pub(super) async fn look_back(context: Context, since: Option<UnixMillis>) -> TaskResult {
     let stopping = || Err(SinkError { kind: SinkErrorKind::Unavailable, message: "stopping".to_owned() });
-    // It takes as long as it takes: there may be many files to read.
+    // Without a timeout: there may be many files to read.
     let result = tokio::select! {
         biased;
         () = context.cancel.cancelled() => stopping(),
@@ -100,13 +100,13 @@ pub(super) async fn look_back(context: Context, since: Option<UnixMillis>) -> Ta
     TaskResult::LookedBack(since, result)
 }
 
-/// Sends a batch, removes from the queue what was delivered, makes dead letters of what was rejected.
+/// Sends a batch, removes delivered records from the queue, makes dead letters of rejected ones.
 pub(super) async fn send(context: Context, batch: InFlightBatch) -> TaskResult {
     let result = deliver(&context, &batch).await;
     TaskResult::Sent(Box::new(complete(&context, &batch, result).await))
 }
 
-/// Removes from the queue what was delivered, makes dead letters of what was rejected.
+/// Removes delivered records from the queue, makes dead letters of rejected ones.
 pub(super) async fn complete(context: &Context, batch: &InFlightBatch, result: DeliveryResult) -> Sent {
     let DeliveryResult { outcomes, error, failed_alone, batches, latency, delivered_total } = result;
     let now = Instant::now();
@@ -184,7 +184,7 @@ pub(super) async fn complete(context: &Context, batch: &InFlightBatch, result: D
     sent
 }
 
-/// A copy that does not keep the whole block in memory which it was read with: few of a block may be held, for long.
+/// A copy that does not keep the whole block in memory: few records of a block may be held, for a long time.
 fn detached(record: &QueuedRecord) -> QueuedRecord {
     QueuedRecord { bytes: Bytes::copy_from_slice(&record.bytes), ..*record }
 }
@@ -196,7 +196,7 @@ struct Failed {
     reason: String,
 }
 
-/// Records outcomes in the queue; returns those it could not record.
+/// Records outcomes in the queue; returns those that it could not record.
 pub(super) async fn settle(context: &Context, outcomes: Unsettled) -> Result<(), Box<(Unsettled, QueueError)>> {
     let Unsettled { stream, acknowledged, rejections } = outcomes;
     let mut failed = None;
@@ -223,12 +223,13 @@ pub(super) async fn settle(context: &Context, outcomes: Unsettled) -> Result<(),
     }
 }
 
-/// A panic below a queue's trait, as the error it stands for.
+/// A panic in an implementation of the queue, as an error.
 pub(super) fn panicked(message: String) -> QueueError {
     QueueError::Io { path: "(queue)".to_owned(), source: std::io::Error::other(message) }
 }
 
-/// From a record's own time to now, the slower of the batch's ends: reading each record would cost more than it is worth.
+/// From a record's own time to now, the slower of the batch's ends: reading every record would cost more than the
+/// figure is worth.
 fn lag(context: &Context, batch: &InFlightBatch) -> Option<i64> {
     let now = context.environment.now_millis();
     let ends = [batch.records.first()?, batch.records.last()?];

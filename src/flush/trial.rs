@@ -1,7 +1,7 @@
-//! Suspects are tried: each is sent alone just before and just after another record, the witness, that the sink takes.
+//! Tries suspects: each is sent alone just before and just after another record, the witness, that the sink accepts.
 //!
-//! Only what fails both times, while the witness and nothing of the suspects passes, is evidence, see
-//! [`suspicion`](super::suspicion). A sink that is not available, or full, or slow, ends the trial without any.
+//! A suspect's failure is evidence only if it fails both times, the witness is delivered, and no suspect is, see
+//! [`suspicion`](super::suspicion). A sink that is unavailable, full or slow ends the trial without evidence.
 
 use super::{
     context::Context,
@@ -11,10 +11,10 @@ use super::{
 };
 use crate::sink::{Outcome, SinkError, SinkErrorKind};
 
-/// Records that are tried beside one witness, at most: few enough that no time passes between the sends.
+/// The most records that are tried around one witness: few enough that hardly any time passes between the sends.
 pub(super) const MAX_SUSPECTS: usize = 16;
 
-/// Tries them, and removes from the queue what is delivered or rejected.
+/// Tries them, and removes delivered or rejected records from the queue.
 pub(super) async fn try_alone(context: Context, suspects: InFlightBatch, witness: InFlightBatch) -> TaskResult {
     let mut trial = Trial {
         context: &context,
@@ -49,7 +49,7 @@ struct Trial<'a> {
 }
 
 impl Trial<'_> {
-    /// Sends each alone that is left; false where the sink takes one of them, or is not available.
+    /// Sends each remaining suspect alone; false if the sink accepts one of them, or is unavailable.
     async fn round(&mut self) -> bool {
         let mut all_failed = true;
         for i in 0..self.outcomes.len() {

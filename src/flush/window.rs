@@ -1,32 +1,32 @@
-//! How much a worker may have in flight, by how long its sink takes to answer: several batches, one, or smaller ones.
+//! How much a worker may have in flight, by the latency of its sink: several batches, one, or smaller ones.
 //!
-//! Forwarders that come back from an outage together must not overload their server, and must get equal shares of it. All
-//! of them see the queue before the server as the same latency, so each takes its window (the records it has in flight)
-//! from the latency alone: `full × (target / latency)²` above the target, as delay-based congestion control does (FAST
-//! TCP, the gradient of Netflix's concurrency limits). The same latency gives the same window, whoever came first.
-//! Additive increase with multiplicative decrease reaches equal shares too, but after many answers, and its step is too
-//! large for a share of a few records.
+//! Forwarders that reconnect after an outage together must not overload their server, and must get equal shares of it.
+//! All of them see the queue in front of the server as the same latency, so each derives its window (the records it has
+//! in flight) from the latency alone: `full × (target / latency)²` above the target, as delay-based congestion control
+//! does (FAST TCP, the gradient of Netflix's concurrency limits). The same latency gives the same window, whoever came
+//! first. Additive increase with multiplicative decrease reaches equal shares too, but after many answers, and its step
+//! is too large for a share of a few records.
 //!
-//! - **Start**: after an outage, and at first, the window is small. It doubles with each answered one.
+//! - **Start**: at first, and after an outage, the window is small. It doubles with each window that is answered.
 //! - **A timeout** halves the batch that timed out, and starts again.
-//! - A longer latency counts at once, a shorter one little by little: a queue that grows has to be met before it costs
-//!   timeouts, and a fleet whose every answer moved it by as much would swing.
+//! - A longer latency counts at once, a shorter one gradually: a growing queue needs a reaction before it causes
+//!   timeouts, and a fleet in which every answer had full weight would oscillate.
 //!
-//! A server that takes longer than the target however little it gets is not told from a queue: it gets smaller batches
-//! than it could take. Pure: the caller brings what was answered, and how long that took.
+//! A server that takes longer than the target however little it gets looks the same as a queue: it gets smaller batches
+//! than it could handle. Pure: the caller provides the answers and their latency.
 
 use std::time::Duration;
 
 use super::FlushOptions;
 use crate::spool::LeaseLimit;
 
-/// Up to this part of the timeout the window is full: no server that is merely far away takes 3 of 30 s.
+/// The window is full up to this part of the timeout: no server that is merely far away takes 3 of 30 s.
 const TARGET: u32 = 10;
 /// How steeply the window falls with the latency.
 const STEEPNESS: i32 = 2;
 /// The first window: a part of a batch, but at least a few records.
 const START: (f64, f64) = (1.0 / 64.0, 16.0);
-/// The weight of an answer that came sooner than those before, in a geometric mean.
+/// The weight of an answer that was faster than those before, in a geometric mean.
 const GAIN: f64 = 0.25;
 
 /// How much a worker may have in flight.
@@ -37,9 +37,9 @@ pub(super) struct Window {
     max_in_flight: usize,
     /// Seconds up to which the window is full.
     target: f64,
-    /// Records at most whatever the latency, while starting.
+    /// The most records while starting, whatever the latency.
     ceiling: f64,
-    /// The latency that counts, seconds.
+    /// The effective latency, in seconds.
     latency: f64,
 }
 
@@ -56,21 +56,21 @@ impl Window {
         window
     }
 
-    /// The sink was not available: begins with a small window.
+    /// The sink was unavailable: begins with a small window.
     pub(super) fn restart(&mut self) {
         let records = self.batch.records as f64;
         self.ceiling = self.ceiling.min((records * START.0).max(START.1).min(records));
         self.latency = 0.0;
     }
 
-    /// A batch of so many records was not answered in time.
+    /// A batch of `records` was not answered in time.
     pub(super) fn timed_out(&mut self, records: usize) {
         self.restart();
         self.ceiling = self.ceiling.min(records as f64 / 2.0).max(1.0);
     }
 
-    /// A batch of so many records and bytes was answered. It filled the window as far as the fuller of the two did: large
-    /// records reach the bytes long before the records.
+    /// A batch was answered. It filled the window by the larger of its shares of records and of bytes: large records
+    /// reach the limit of bytes long before that of records.
     pub(super) fn answered(&mut self, records: usize, bytes: u64, latency: Duration) {
         let part_of_batch = (records as f64 / self.batch.records as f64).max(bytes as f64 / self.batch.bytes as f64);
         let part = (part_of_batch * self.batch.records as f64 / self.records()).min(1.0);
@@ -80,12 +80,12 @@ impl Window {
             if seconds < self.latency { self.latency * (seconds / self.latency).powf(GAIN) } else { seconds };
     }
 
-    /// Batches that may be in flight.
+    /// The most batches in flight.
     pub(super) fn max_batches(&self) -> usize {
         ((self.records() / self.batch.records as f64).round() as usize).clamp(1, self.max_in_flight)
     }
 
-    /// What the next batch may hold.
+    /// The limit of the next batch.
     pub(super) fn limit(&self) -> LeaseLimit {
         let records = self.records() / self.max_batches() as f64;
         let records = (records as usize).clamp(1, self.batch.records);
@@ -113,7 +113,7 @@ mod tests {
         Window::new(&FlushOptions::default())
     }
 
-    /// Keeps the window full, over a server that takes so many seconds.
+    /// Keeps the window full, with a server that takes this many seconds.
     fn answer(window: &mut Window, answers: usize, seconds: f64) {
         for _ in 0..answers {
             window.answered(window.limit().records, 0, Duration::from_secs_f64(seconds));

@@ -1,4 +1,4 @@
-//! Batches of records, as the bytes that came.
+//! Batches of records, as the received bytes.
 //!
 //! A batch's bytes are the protobuf wire format of the stream's wrapper message (`AnalyticsEvents`,
 //! `AnalyticsStats`): field 1, length-delimited, once a record:
@@ -7,8 +7,8 @@
 //! 0x0A  varint length  record bytes   0x0A  varint length  record bytes  …
 //! ```
 //!
-//! Node room states have no wrapper in LiveKit's schema; they are framed the same way. The same bytes lie in the
-//! journal's blocks, so any protobuf library reads a block's payload.
+//! Node room states have no wrapper in LiveKit's schema; they are framed the same way. The journal's blocks contain the
+//! same bytes, so any protobuf library can read a block's payload.
 
 use bytes::{Bytes, BytesMut};
 
@@ -23,12 +23,12 @@ const RECORD_FIELD: u32 = 1;
 /// The tag byte before each record of a batch: field 1, length-delimited.
 pub const RECORD_TAG: u8 = (RECORD_FIELD << 3) as u8 | WireType::Length as u8;
 
-/// Records of one stream that arrived together, as the bytes that came (see this module's header).
+/// Records of one stream that arrived together, as the received bytes (see this module's header).
 ///
 /// Cloning shares the bytes: every sink's spool gets the same ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordBatch {
-    /// Which queue they belong to.
+    /// Their stream.
     pub stream: Stream,
     /// When they were received, by the wall clock.
     pub received_at: UnixMillis,
@@ -85,7 +85,7 @@ impl<'a> IntoIterator for &'a RecordBatch {
     }
 }
 
-/// Bytes that are no sequence of framed records.
+/// Bytes that are not a sequence of framed records.
 #[derive(Debug, thiserror::Error)]
 #[error("the framing breaks at byte {at}: expected field 1, length-delimited")]
 pub struct BadFraming {
@@ -100,7 +100,7 @@ pub struct Records<'a> {
 }
 
 impl<'a> Records<'a> {
-    /// Reads framed bytes that were checked before (a [`RecordBatch`], or a block whose checksum held).
+    /// Reads framed bytes that were checked before (a [`RecordBatch`], or a block with a matching checksum).
     #[must_use]
     pub const fn new(framed: &'a [u8]) -> Self {
         Self { rest: framed }
@@ -115,7 +115,7 @@ impl<'a> Iterator for Records<'a> {
     }
 }
 
-/// Takes one framed record off the front; `None` (and `rest` untouched) where there is none.
+/// Takes one framed record from the front; `None` (and `rest` unchanged) if there is none.
 fn next_record<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
     let (&RECORD_TAG, mut tail) = rest.split_first()? else { return None };
     let record = wire::length_delimited(&mut tail).ok()?;

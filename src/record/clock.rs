@@ -1,14 +1,14 @@
-//! The time that is written down: the wall clock's, but it never jumps.
+//! The clock for stored times: it follows the wall clock, but never jumps.
 //!
-//! Times of receipt, ages and expiry are all told by it. It begins with the wall clock and goes on by the monotonic one;
-//! small differences (NTP, drift) are followed, a jump is not: whether the time before it or after it was wrong cannot be
-//! known, and with either some records would look a year old that came a second ago. It is said once, and over with the
-//! next start.
+//! Times of receipt, ages and expiry all use it. It begins with the wall clock and continues by the monotonic one.
+//! Small differences (NTP, drift) are followed, a jump is not: whether the time before or after it was wrong is
+//! unknown, and either way some records could look a year old that were received a second ago. A jump is logged once,
+//! and ends with the next start.
 //!
-//! A start follows the wall clock where that is possible: not before this build was made. A machine that comes up in 1970 is
-//! known to be wrong, and goes on from what a spool noted last. Otherwise a note that is later than the wall clock is believed
-//! for a day's difference; one that is further ahead was made by a clock that was wrong, and harms nothing but what was received then.
-//! `run --trust-clock` believes the wall clock, whatever was noted.
+//! A start uses the wall clock if that is possible: not before this build was made. A machine that boots with a clock
+//! in 1970 is known to be wrong, and continues from the time that a spool last recorded. Otherwise a recorded time that
+//! is ahead of the wall clock by up to a day is trusted. One that is further ahead was recorded with a wrong clock, and
+//! affects only what was received then. `run --trust-clock` trusts the wall clock, whatever was recorded.
 
 use std::{
     sync::{
@@ -22,13 +22,13 @@ use std::{
 pub type UnixMillis = i64;
 
 /// Larger differences are jumps.
-const MOST_DRIFT: UnixMillis = 60_000;
-/// A note that is further ahead of a possible wall clock is not believed.
-const MAX_BELIEVED: UnixMillis = 24 * 3_600_000;
-/// No wall clock that is right is earlier: 2026-11-25, when this was written.
+const MAX_DRIFT: UnixMillis = 60_000;
+/// A recorded time that is further ahead of a possible wall clock is not trusted.
+const MAX_TRUSTED: UnixMillis = 24 * 3_600_000;
+/// No correct wall clock is earlier: 2026-11-25, when this was written.
 const EARLIEST: UnixMillis = 1_795_564_800_000;
-/// Smaller ones are let be.
-const LEAST_DRIFT: UnixMillis = 10;
+/// Smaller differences are ignored.
+const MIN_DRIFT: UnixMillis = 10;
 
 /// The wall clock now, in milliseconds since the Unix epoch, without the jumps it made since the start.
 #[must_use]
@@ -41,7 +41,7 @@ pub(crate) fn instant() -> Instant {
     with_clock(|_, now, _| now)
 }
 
-/// Waits for a moment.
+/// Sleeps.
 pub(crate) fn pause(time: Duration) {
     #[cfg(test)]
     if simulated::advance(time) {
@@ -50,7 +50,7 @@ pub(crate) fn pause(time: Duration) {
     std::thread::sleep(time);
 }
 
-/// The wall clock now, wherever it stands: for what others check against their own.
+/// The wall clock itself: for times that others compare with their own clocks.
 #[must_use]
 pub fn wall_millis() -> UnixMillis {
     match SystemTime::now().duration_since(UNIX_EPOCH) {
@@ -59,29 +59,29 @@ pub fn wall_millis() -> UnixMillis {
     }
 }
 
-/// Tells the clock that it was this late once; answers whether it believes that.
-pub(crate) fn was_noted(at: UnixMillis) -> bool {
+/// Passes a recorded time to the clock; returns true if the clock trusts it.
+pub(crate) fn trusts_recorded(at: UnixMillis) -> bool {
     with_clock(|clock, now, wall| {
-        let trusted = clock.trust.load(Ordering::Relaxed);
-        let believed = if trusted { at <= wall } else { is_believed(at, wall) };
-        if believed {
+        let trusts_wall = clock.trust.load(Ordering::Relaxed);
+        let trusted = if trusts_wall { at <= wall } else { is_trusted(at, wall) };
+        if trusted {
             clock.not_before(now.duration_since(clock.start), at);
         }
-        believed
+        trusted
     })
 }
 
-/// Makes the clock believe the wall clock, whatever was noted.
+/// Makes the clock trust the wall clock, whatever was recorded.
 pub fn trust_wall_clock() {
     CLOCK.trust.store(true, Ordering::Relaxed);
 }
 
-/// Whether a time that was noted once can have been right, by a wall clock.
-fn is_believed(at: UnixMillis, wall: UnixMillis) -> bool {
-    wall < EARLIEST || at <= wall.saturating_add(MAX_BELIEVED)
+/// True if a recorded time can have been right, according to a wall clock.
+fn is_trusted(at: UnixMillis, wall: UnixMillis) -> bool {
+    wall < EARLIEST || at <= wall.saturating_add(MAX_TRUSTED)
 }
 
-/// Calls with the clock, what the monotonic one says, and what the wall's says.
+/// Calls with the clock, the monotonic time, and the wall clock's time.
 fn with_clock<T>(call: impl FnOnce(&Clock, Instant, UnixMillis) -> T) -> T {
     #[cfg(test)]
     if simulated::is_on() {
@@ -90,7 +90,7 @@ fn with_clock<T>(call: impl FnOnce(&Clock, Instant, UnixMillis) -> T) -> T {
     call(&CLOCK, Instant::now(), wall_millis())
 }
 
-/// A clock that a test moves, for the thread that asks for it.
+/// A clock that a test moves, for the calling thread.
 #[cfg(test)]
 pub(crate) mod simulated {
     use std::cell::RefCell;
@@ -107,7 +107,7 @@ pub(crate) mod simulated {
         static CLOCK: RefCell<Option<Simulated>> = const { RefCell::new(None) };
     }
 
-    /// A process starts at this time.
+    /// Simulates the start of a process at this time.
     pub(crate) fn start(wall: UnixMillis) {
         CLOCK.with_borrow_mut(|simulated| {
             let clock = Clock::new(wall);
@@ -115,7 +115,7 @@ pub(crate) mod simulated {
         });
     }
 
-    /// Time passes, on both clocks; false where the thread has no simulated clock.
+    /// Advances both clocks; false if the thread has no simulated clock.
     pub(crate) fn advance(time: Duration) -> bool {
         CLOCK.with_borrow_mut(|simulated| {
             let Some(simulated) = simulated else { return false };
@@ -125,7 +125,7 @@ pub(crate) mod simulated {
         })
     }
 
-    /// The wall clock jumps.
+    /// Makes the wall clock jump.
     pub(crate) fn jump(millis: UnixMillis) {
         CLOCK.with_borrow_mut(|simulated| simulated.iter_mut().for_each(|simulated| simulated.wall += millis));
     }
@@ -141,7 +141,7 @@ pub(crate) mod simulated {
         })
     }
 
-    /// What the wall's clock says.
+    /// The wall clock's time.
     pub(crate) fn wall() -> UnixMillis {
         with_clock(|_, _, wall| wall)
     }
@@ -151,11 +151,11 @@ static CLOCK: LazyLock<Clock> = LazyLock::new(|| Clock::new(wall_millis()));
 
 struct Clock {
     start: Instant,
-    /// What the time was at `start`.
+    /// The time at `start`.
     base: AtomicI64,
-    /// The last jump that was told of.
-    told: AtomicI64,
-    /// What was noted is not listened to.
+    /// The last jump that was logged.
+    logged: AtomicI64,
+    /// Recorded times are ignored.
     trust: AtomicBool,
 }
 
@@ -164,7 +164,7 @@ impl Clock {
         Self {
             start: Instant::now(),
             base: AtomicI64::new(wall),
-            told: AtomicI64::new(0),
+            logged: AtomicI64::new(0),
             trust: AtomicBool::new(false),
         }
     }
@@ -174,29 +174,29 @@ impl Clock {
         let now = base.saturating_add(millis(elapsed));
         let ahead = wall.saturating_sub(now);
         match ahead.saturating_abs() {
-            0..=LEAST_DRIFT => now,
-            ..=MOST_DRIFT => {
-                // Who else follows at the same moment does it once.
+            0..=MIN_DRIFT => now,
+            ..=MAX_DRIFT => {
+                // Only one of several concurrent callers applies it.
                 let _ =
                     self.base.compare_exchange(base, base.saturating_add(ahead), Ordering::Relaxed, Ordering::Relaxed);
                 wall
             }
             _ => {
-                self.tell(ahead);
+                self.log_jump(ahead);
                 now
             }
         }
     }
 
-    fn tell(&self, ahead: UnixMillis) {
-        let told = self.told.load(Ordering::Relaxed);
-        if ahead.saturating_sub(told).saturating_abs() > MOST_DRIFT
-            && self.told.compare_exchange(told, ahead, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    fn log_jump(&self, ahead: UnixMillis) {
+        let logged = self.logged.load(Ordering::Relaxed);
+        if ahead.saturating_sub(logged).saturating_abs() > MAX_DRIFT
+            && self.logged.compare_exchange(logged, ahead, Ordering::Relaxed, Ordering::Relaxed).is_ok()
         {
             tracing::warn!(
                 ahead_seconds = ahead / 1000,
-                "the wall clock jumped, or is behind what the spool noted last: times go on without the jump until the \
-                 next start; nothing is dropped for it"
+                "the wall clock jumped, or is behind the time that the spool recorded last: times continue without the jump \
+                 until the next start; no record is dropped because of it"
             );
         }
     }
@@ -233,19 +233,19 @@ mod tests {
     }
 
     #[test]
-    fn what_was_noted_is_believed_where_it_can_be_right() {
+    fn recorded_times_are_trusted_where_they_can_be_right() {
         let day = 24 * 3_600_000;
         let now = EARLIEST + 100 * day;
-        assert!(is_believed(now - 400 * day, now), "the past");
-        assert!(is_believed(now + day, now), "a clock that went back by some hours");
-        assert!(!is_believed(now + 73 * YEAR, now), "a run in 2099");
-        assert!(!is_believed(now + 2 * day, now));
-        assert!(is_believed(now, 0), "a machine that comes up in 1970");
-        assert!(is_believed(now + YEAR, EARLIEST - 1), "no wall clock to hold it against");
+        assert!(is_trusted(now - 400 * day, now), "the past");
+        assert!(is_trusted(now + day, now), "a clock that went back by some hours");
+        assert!(!is_trusted(now + 73 * YEAR, now), "a run in 2099");
+        assert!(!is_trusted(now + 2 * day, now));
+        assert!(is_trusted(now, 0), "a machine that boots in 1970");
+        assert!(is_trusted(now + YEAR, EARLIEST - 1), "no wall clock to compare with");
     }
 
     #[test]
-    fn a_start_does_not_go_back_behind_what_was_noted() {
+    fn a_start_does_not_go_back_before_the_recorded_time() {
         let clock = Clock::new(5_000);
         clock.not_before(seconds(1), NOW);
         assert_eq!(clock.read(seconds(2), 7_000), NOW + 1000);

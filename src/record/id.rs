@@ -1,8 +1,8 @@
-//! A record's id: what makes a resend harmless.
+//! A record's id, which makes a redelivery harmless.
 //!
 //! - events, stats: LiveKit's own id (`AE_…`, `AS_…`: field 25 of `AnalyticsEvent`, field 14 of `AnalyticsStat`);
 //! - node room states: `<node id>:<sequence number>:<seconds>.<nanos>`;
-//! - anything that brings none of these: 128 bits of BLAKE3 over its bytes, as 32 hex digits.
+//! - anything without these: 128 bits of BLAKE3 over its bytes, as 32 hex digits.
 
 use std::fmt;
 
@@ -40,7 +40,7 @@ impl fmt::Display for RecordId {
 }
 
 impl Stream {
-    /// The number of the string field that holds LiveKit's own id, where the stream's records have one.
+    /// The number of the string field with LiveKit's own id, if the stream's records have one.
     pub(crate) const fn id_field(self) -> Option<u32> {
         match self {
             Self::Events => Some(25),
@@ -50,7 +50,7 @@ impl Stream {
     }
 }
 
-/// The last value of a string field at the top level, if it is there, UTF-8 and not empty.
+/// The last value of a string field at the top level, if it exists, is UTF-8 and is not empty.
 fn text_field(mut record: &[u8], number: u32) -> Option<String> {
     let mut found = None;
     while !record.is_empty() {

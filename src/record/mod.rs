@@ -1,4 +1,4 @@
-//! What travels: streams, records as the bytes that came, batches of them, ids, times; and the wire format they are in.
+//! Records: streams, records as the received bytes, batches of them, ids, times; and their wire format.
 //!
 //! Uses no other module.
 
@@ -15,7 +15,7 @@ pub use batch::{BadFraming, RECORD_TAG, RecordBatch, RecordBatchBuilder, Records
 #[cfg(test)]
 pub(crate) use clock::simulated;
 pub use clock::{UnixMillis, now_millis, trust_wall_clock, wall_millis};
-pub(crate) use clock::{instant, pause, was_noted};
+pub(crate) use clock::{instant, pause, trusts_recorded};
 pub use id::RecordId;
 pub use queued::QueuedRecord;
 pub use sink_name::{BadSinkName, SinkName};

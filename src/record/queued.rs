@@ -1,4 +1,4 @@
-//! A record that waits for delivery, as a queue hands it out and a sink takes it.
+//! A record to be delivered, as a queue leases it and a sink receives it.
 
 use bytes::Bytes;
 
@@ -11,6 +11,6 @@ pub struct QueuedRecord {
     pub seq: u64,
     /// When it was received, by the wall clock.
     pub received_at: UnixMillis,
-    /// The record as it came.
+    /// The record as it was received.
     pub bytes: Bytes,
 }

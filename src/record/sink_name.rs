@@ -57,5 +57,5 @@ impl<'de> Deserialize<'de> for SinkName {
 
 /// A sink name that cannot name a directory safely.
 #[derive(Debug, thiserror::Error)]
-#[error("{0:?} is no sink name: use 1 to 64 lower-case letters, digits, '-' or '_'")]
+#[error("{0:?} is not a sink name: use 1 to 64 lower-case letters, digits, '-' or '_'")]
 pub struct BadSinkName(String);

@@ -17,7 +17,7 @@ impl Stream {
     }
 }
 
-/// When the record was made, by its sender's clock; `None` where it does not say or cannot be read.
+/// When the record was made, by its sender's clock; `None` if it has no time or cannot be read.
 #[must_use]
 pub fn time_of(stream: Stream, mut record: &[u8]) -> Option<UnixMillis> {
     while !record.is_empty() {

@@ -1,4 +1,4 @@
-//! Protobuf's wire format: the one walker over it, and what writes it.
+//! Protobuf's wire format: the one walker over it, and functions that write it.
 //!
 //! ```text
 //! message   field…
@@ -10,21 +10,22 @@
 //!           5  4 bytes         little-endian
 //! ```
 //!
-//! What reads takes from the front of a slice. Bounds are checked before anything is taken, so nothing panics, whatever the
-//! bytes; after an error the slice is anywhere within what it was. Documents are made by these functions: each is as quick as
-//! the common case allows (tags and lengths of one or two bytes), and the rest is kept out of line.
+//! Reading functions take from the front of a slice. Bounds are checked before anything is taken, so nothing panics,
+//! whatever the bytes; after an error the slice is at any position within its original range. Documents are made by
+//! these functions: each is optimized for the common case (tags and lengths of one or two bytes), and the rest is out
+//! of line.
 
 use std::fmt;
 
 use bytes::BufMut;
 
-/// Messages, and groups, may be nested this deep, as protobuf's own implementations have it. LiveKit's records reach 9 levels.
+/// How deep messages and groups may be nested, as in protobuf's own implementations. LiveKit's records reach 9 levels.
 pub const MAX_DEPTH: usize = 100;
 
 /// The largest field number that protobuf allows.
 const MAX_FIELD_NUMBER: u64 = (1 << 29) - 1;
 
-/// How a protobuf value lies on the wire.
+/// How a protobuf value is encoded on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum WireType {
@@ -34,7 +35,7 @@ pub enum WireType {
     Fixed64 = 1,
     /// A length, then so many bytes: strings, bytes, messages, packed lists.
     Length = 2,
-    /// The begin of a group (proto2).
+    /// The start of a group (proto2).
     StartGroup = 3,
     /// The end of a group (proto2).
     EndGroup = 4,
@@ -91,7 +92,7 @@ pub enum BadWire {
     TooDeep,
 }
 
-/// A value as it lies on the wire, not yet given a meaning.
+/// An encoded value, not yet interpreted.
 #[derive(Debug, Clone, Copy)]
 pub enum Value<'a> {
     /// Wire type 0.
@@ -100,9 +101,9 @@ pub enum Value<'a> {
     Fixed64([u8; 8]),
     /// Wire type 2, without the length.
     Length(&'a [u8]),
-    /// A whole group, which was stepped over.
+    /// A whole group, which was skipped.
     Group {
-        /// How deep groups are nested in it, itself included.
+        /// How deep groups are nested in it, including itself.
         levels: usize,
     },
     /// Wire type 5, little-endian.
@@ -131,12 +132,12 @@ pub fn varint(input: &mut &[u8]) -> Result<u64, BadWire> {
 #[inline(never)]
 fn long_varint(input: &mut &[u8]) -> Result<u64, BadWire> {
     let mut value = 0;
-    // With ten bytes at hand there is nothing to check on the way but where it ends.
+    // With ten bytes available, only its end needs a check.
     if let Some(bytes) = input.first_chunk::<10>() {
         for (i, &byte) in bytes.iter().enumerate() {
             value |= u64::from(byte & 0x7F) << (7 * i);
             if byte < 0x80 {
-                // Of the tenth byte one bit is left.
+                // One bit of the tenth byte is left.
                 if i == 9 && byte > 1 {
                     break;
                 }
@@ -171,10 +172,10 @@ pub fn tag(input: &mut &[u8]) -> Result<u32, BadWire> {
     Ok(tag as u32)
 }
 
-/// Takes a length and as many bytes.
+/// Takes a length and that many bytes.
 ///
 /// # Errors
-/// When the length is no varint, or fewer bytes are there.
+/// When the length is not a varint, or there are fewer bytes.
 #[inline(always)]
 pub fn length_delimited<'a>(input: &mut &'a [u8]) -> Result<&'a [u8], BadWire> {
     let length = varint(input)?;
@@ -187,7 +188,7 @@ pub fn length_delimited<'a>(input: &mut &'a [u8]) -> Result<&'a [u8], BadWire> {
 /// Takes `N` bytes.
 ///
 /// # Errors
-/// When fewer are there.
+/// When there are fewer.
 #[inline]
 pub fn fixed<const N: usize>(input: &mut &[u8]) -> Result<[u8; N], BadWire> {
     let (head, tail) = input.split_first_chunk::<N>().ok_or(BadWire::Truncated)?;
@@ -195,10 +196,10 @@ pub fn fixed<const N: usize>(input: &mut &[u8]) -> Result<[u8; N], BadWire> {
     Ok(*head)
 }
 
-/// Takes a field: its number, and its value.
+/// Takes a field: its number and its value.
 ///
 /// # Errors
-/// When there is no whole one.
+/// When there is no whole field.
 pub fn field<'a>(input: &mut &'a [u8]) -> Result<(u32, Value<'a>), BadWire> {
     let tag = tag(input)?;
     Ok((tag >> 3, value(input, tag)?))
@@ -207,7 +208,7 @@ pub fn field<'a>(input: &mut &'a [u8]) -> Result<(u32, Value<'a>), BadWire> {
 /// Takes the value that follows `tag`.
 ///
 /// # Errors
-/// When there is no whole one, or the tag is the end of a group.
+/// When there is no whole value, or the tag is the end of a group.
 pub fn value<'a>(input: &mut &'a [u8], tag: u32) -> Result<Value<'a>, BadWire> {
     Ok(match WireType::from_tag(tag) {
         Some(WireType::Varint) => Value::Varint(varint(input)?),
@@ -219,7 +220,7 @@ pub fn value<'a>(input: &mut &'a [u8], tag: u32) -> Result<Value<'a>, BadWire> {
     })
 }
 
-/// Steps over the value that follows `tag`; a whole group if it is one.
+/// Skips the value that follows `tag`; a whole group if it is one.
 ///
 /// # Errors
 /// Those of [`value`].
@@ -227,7 +228,7 @@ pub fn skip(input: &mut &[u8], tag: u32) -> Result<(), BadWire> {
     contents(input, tag).map(|_| ())
 }
 
-/// Steps over a value too; what is in it, where it is length-delimited.
+/// Skips a value too; returns its contents if it is length-delimited.
 ///
 /// # Errors
 /// Those of [`value`].
@@ -247,7 +248,7 @@ fn other_contents<'a>(input: &mut &'a [u8], tag: u32) -> Result<&'a [u8], BadWir
     value(input, tag).map(|_| &[][..])
 }
 
-/// Steps over a group, `depth` levels deep; how many levels it has.
+/// Skips a group, `depth` levels deep; returns how many levels it has.
 fn skip_group(input: &mut &[u8], number: u32, depth: usize) -> Result<usize, BadWire> {
     let mut levels = 1;
     loop {
@@ -265,20 +266,20 @@ fn skip_group(input: &mut &[u8], number: u32, depth: usize) -> Result<usize, Bad
     }
 }
 
-/// The tag of the next field, and what follows it, where that is the field of `tag` once more.
+/// The tag of the next field, and the bytes after it, if that is the field of `tag` again.
 #[inline]
 pub fn again(mut input: &[u8], tag: u32) -> Option<(u32, &[u8])> {
     let next = self::tag(&mut input).ok()?;
     (next >> 3 == tag >> 3).then_some((next, input))
 }
 
-/// The opposite of `sint32` / `sint64`'s zigzag.
+/// The inverse of `sint32` / `sint64`'s zigzag.
 #[must_use]
 pub const fn unzigzag(value: u64) -> i64 {
     (value >> 1).cast_signed() ^ -((value & 1).cast_signed())
 }
 
-/// Messages that are each behind their length; ends where the bytes do not go on so.
+/// Messages that each follow their length; ends at the first bytes that do not fit this format.
 pub fn delimited(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || length_delimited(&mut bytes).ok())
 }

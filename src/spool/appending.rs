@@ -1,11 +1,12 @@
 //! Appending: group commit. A group is packed, written and synced, published, and then answered, in this order.
 //!
-//! What comes while a group is synced becomes the next one, of all callers; those who were just answered are waited for, a
-//! little. Where much waits, a second thread packs it meanwhile. A group that does not fit is tried in halves; a batch that does
-//! not fit is refused, or the oldest records make space for it. A panic refuses what it held.
+//! Batches that arrive while a group is synced become the next group, whoever sent them. A group that is smaller than
+//! the last one waits a moment for the callers who were just answered. When the inbox is long, a second thread packs
+//! the next group during the sync. A group that does not fit is tried in halves. A batch that does not fit is refused,
+//! or the oldest records are dropped to make space. A panic refuses the batches of its group.
 //!
-//! A caller that is alone need not wake a thread, and be woken by it: that takes as long as a fast medium's sync. It appends on
-//! its own thread, where it may.
+//! A single caller appends on its own thread where it can: waking another thread and being woken by it takes as long as
+//! a fast medium's sync.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -28,10 +29,11 @@ use crate::{
     record::{RecordBatch, Stream},
 };
 
-/// A group that is smaller than the last one waits so long for those who were answered with that: a sync takes longer.
+/// How long a group that is smaller than the last one waits for the callers who were just answered. A sync takes
+/// longer.
 const GATHER_TIME: Duration = Duration::from_micros(100);
 
-/// Runs until the spool is closed and nothing waits any more; on each of two threads.
+/// Runs on each of two threads until the spool is closed and the inbox is empty.
 pub(super) fn run(shared: &Arc<Shared>) {
     while let Some(group) = shared.next_group() {
         shared.append_group(group);
@@ -39,8 +41,8 @@ pub(super) fn run(shared: &Arc<Shared>) {
 }
 
 impl Shared {
-    /// Appends a batch, whole or not at all, and does what `when_full` says where it does not fit; `in_place`: on this thread, where no
-    /// other one appends.
+    /// Appends a batch as a whole or not at all, and applies `when_full` where it does not fit. With `in_place`, this
+    /// thread appends if no other one does.
     pub(super) async fn append(self: &Arc<Self>, batch: RecordBatch, in_place: bool) -> Result<Appended, AppendError> {
         if batch.is_empty() {
             return Ok(Appended::Kept);
@@ -50,7 +52,7 @@ impl Shared {
             _ => None,
         };
         loop {
-            // Listening begins before the attempt: space that comes meanwhile is not missed.
+            // Listen before the attempt, so that space which is freed meanwhile is not missed.
             let space = self.space.notified();
             let (sink, limit) = match self.append_once(batch.clone(), in_place).await {
                 Err(AppendError::Full { sink, limit }) => (sink, limit),
@@ -67,7 +69,7 @@ impl Shared {
         }
     }
 
-    /// Hands a batch to the threads that append, or appends it here.
+    /// Passes a batch to the threads that append, or appends it here.
     async fn append_once(&self, batch: RecordBatch, in_place: bool) -> Result<(), AppendError> {
         let closed = || AppendError::Closed { sink: self.options.name.clone() };
         if let Some(bytes) = builder::too_long(&batch) {
@@ -93,12 +95,12 @@ impl Shared {
             if self.inbox.lock().closing {
                 return Err(closed());
             }
-            let source = Arc::new(std::io::Error::other("appending panicked: what it held may or may not be kept"));
+            let source = Arc::new(std::io::Error::other("appending panicked: the batches may or may not be kept"));
             Err(AppendError::Io { path: self.store.journal(), source })
         })
     }
 
-    /// Counted where the disk may hang, off the async threads.
+    /// Runs off the async threads, because the disk may hang.
     async fn count_newest_dropped(self: &Arc<Self>, batch: &RecordBatch) {
         let (shared, stream) = (Arc::clone(self), batch.stream);
         let (records, bytes) = (u64::from(batch.count()), batch.bytes().len() as u64);
@@ -110,7 +112,7 @@ impl Shared {
         }
     }
 
-    /// Waits for a group that is due; `None` at the end.
+    /// Waits for a group that is due; `None` when the spool is closed.
     fn next_group(&self) -> Option<Group> {
         let mut inbox = self.inbox.lock();
         while !inbox.is_due() {
@@ -120,7 +122,7 @@ impl Shared {
             self.mail.wait(&mut inbox);
         }
         if inbox.committing == 0 && !inbox.closing {
-            // This thread's already, while others may look at the inbox.
+            // This thread has the group already: others may use the inbox.
             inbox.packing = true;
             let gathered = Instant::now() + GATHER_TIME;
             while inbox.awaits_more() && Instant::now() < gathered {
@@ -134,8 +136,8 @@ impl Shared {
     pub(super) fn append_group(&self, group: Group) {
         let batches = group.0.len();
         if let Err(panic) = catch_panic(|| self.append_packing(group)) {
-            // Who waited is told by the answer's end.
-            self.reports.error(format!("appending {batches} batches panicked, and goes on: {panic}"));
+            // The caller learns of it because its answer is dropped.
+            self.reports.error(format!("appending {batches} batches panicked, and continues: {panic}"));
         }
     }
 
@@ -146,7 +148,7 @@ impl Shared {
         self.commit_packed(packed, group, roll, &mut under_way);
     }
 
-    /// Packs what waits now, on this thread; what it answers makes that durable.
+    /// Packs the inbox on this thread; the returned closure makes the group durable.
     #[cfg(test)]
     pub(crate) fn pack_waiting(&self) -> Option<impl FnOnce(&Self) + Send + use<>> {
         let mut inbox = self.inbox.lock();
@@ -182,7 +184,7 @@ impl Shared {
             let bytes = packed.as_ref().map_or(0, PackedGroup::bytes);
             let committed = packed.and_then(|packed| {
                 if group.is_empty() {
-                    // A front alone lets other segments go: it is written wherever the medium takes it.
+                    // A front alone allows segments to be deleted: it is written wherever the medium has space.
                     self.store.commit(packed, |_| Ok(0))
                 } else {
                     self.store.commit(packed, |bytes| self.admit(bytes))
@@ -200,7 +202,7 @@ impl Shared {
             };
             match refusal {
                 Refusal::Stale => {}
-                // Perhaps a part of it fits.
+                // A part of it may fit.
                 Refusal::Full(_) if group.len() > 1 => {
                     let mut first = group;
                     let second = first.split_off(first.len() / 2);
@@ -216,7 +218,7 @@ impl Shared {
                     return answer(group, &AppendError::NeverFits { sink, bytes, max });
                 }
                 Refusal::Full(_) if self.options.when_full == WhenFull::DropOldest => match self.drop_oldest(bytes) {
-                    // What was dropped does not come again: a front tells of it before the call is answered.
+                    // Dropped records must not be redelivered: a front records them before the call is answered.
                     Some(dropped) => roll |= dropped > 0,
                     None => {
                         under_way.end();
@@ -239,7 +241,7 @@ impl Shared {
         for Waiting { batch, answer } in group {
             records += batch.count();
             came[batch.stream as usize] = true;
-            // Who no longer waits has its records kept all the same.
+            // If the caller no longer waits, its records are kept all the same.
             let _ = answer.send(Ok(()));
         }
         if records > 0 {
@@ -250,7 +252,7 @@ impl Shared {
         }
     }
 
-    /// What the callers are told, and what is remembered.
+    /// The error for the callers; it is also kept for the status.
     fn name_refusal(&self, refusal: Refusal) -> AppendError {
         let sink = self.options.name.clone();
         let path = self.store.journal();
@@ -272,7 +274,7 @@ impl Shared {
     }
 }
 
-/// A group that is being appended. This ends before the callers are answered: what they send next finds it over.
+/// A group that is being appended. It ends before the callers are answered, so that their next batch finds it over.
 struct UnderWay<'a> {
     shared: &'a Shared,
     batches: usize,

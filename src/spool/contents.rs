@@ -1,8 +1,8 @@
-//! What a spool holds, looked at without changing it: of one that is open, beside its work, or of one that no process has open.
+//! What a spool holds, read without changing it: of an open spool during its work, or of one that no process has open.
 //!
-//! A spool that is not open is put together as a start does, but over a copy of its queue, because sled writes when it opens; no byte
-//! of it is changed, and no lock is taken. Where the queue cannot be copied or opened, what the journal tells has to do: more may be
-//! shown than is still to be delivered.
+//! A spool that is not open is assembled as at a start, but over a copy of its queue, because sled writes when it
+//! opens. No byte of the spool is changed, and no lock is taken. If the queue cannot be copied or opened, the journal
+//! alone is used: more records may then be shown than are still to be delivered.
 
 use std::{collections::HashSet, fs, io, path::Path, sync::Arc};
 
@@ -27,11 +27,11 @@ use super::{
 };
 use crate::record::Stream;
 
-/// What a spool holds: an open one's, or one's that was looked at as it lies on disk.
+/// What a spool holds: an open one, or one on disk that no process has open.
 #[derive(Debug)]
 pub struct Contents {
     pub(super) shared: Arc<Shared>,
-    /// What was met of the journal and of the dead letters, where no process has it open.
+    /// What was found in the journal and the dead letters, if no process has the spool open.
     stopped: Option<Box<[Met; 2]>>,
 }
 
@@ -40,7 +40,7 @@ impl Contents {
         Self { shared, stopped: None }
     }
 
-    /// Reads what a spool holds that no process has open. Blocking.
+    /// Reads a spool that no process has open. Blocking.
     ///
     /// # Errors
     /// When the directory cannot be read or was written by another version.
@@ -60,30 +60,30 @@ impl Contents {
         Ok(Self { shared: Arc::new(shared), stopped: Some(Box::new(met)) })
     }
 
-    /// How much it holds, and how it does. Cheap: counters, and at most one block read per stream.
+    /// Its figures and state. Cheap: counters, and at most one block read per stream.
     #[must_use]
     pub fn status(&self) -> SpoolStatus {
         let mut status = status::of(&self.shared);
         if let Some(met) = &self.stopped {
             status.writer = WriterState::Stopped;
-            // What is looked at is a copy.
+            // The queue that was opened is a copy.
             status.queue_on_disk = met.iter().all(|met| matches!(met.queue, Ok(Some(_))));
             status.queue_failures = 0;
         }
         status
     }
 
-    /// The records of a stream that are still to be delivered, without taking them. Blocking.
+    /// The records of a stream that are still to be delivered, without leasing them. Blocking.
     ///
     /// # Errors
-    /// When no reader can be made for it.
+    /// When its reader cannot be created.
     pub fn peek(&self, stream: Stream, from: PeekFrom) -> Result<Peek, QueueError> {
         Peek::new(Arc::clone(&self.shared), stream, from)
     }
 
-    /// The dead letters that a filter means, those that were tried longest ago first: at most so many behind the first ones
-    /// (`range`: how many are passed over, how many are meant), until `each` answers false, or `is_over` true; it may take its time.
-    /// Blocking.
+    /// The dead letters that match a filter, those with the oldest last attempt first. `range` is how many of the first
+    /// matches to skip, and how many to return at most. Stops when `each` returns false or `is_over` returns true;
+    /// `each` may be slow. Blocking.
     ///
     /// # Errors
     /// When they cannot be read.
@@ -98,7 +98,7 @@ impl Contents {
         listed.map_err(|error| self.shared.dead_error(error))
     }
 
-    /// Checks all that is on disk; of an open spool beside the work that goes on. Blocking, as long as reading all of it takes.
+    /// Checks everything on disk, of an open spool during its work. Blocking, for as long as reading all of it takes.
     ///
     /// # Errors
     /// When a file cannot be read; damage is no error.
@@ -127,10 +127,10 @@ pub fn verify(home: &Path, options: SpoolOptions) -> Result<VerifyReport, OpenEr
     Contents::of_stopped(home, options)?.verified().map_err(OpenError::io(home))
 }
 
-/// What would keep the spool from being opened for work, besides another process that has it open.
+/// Reports what would prevent the spool from being opened for work, except that another process has it open.
 ///
 /// # Errors
-/// As [`Spool::open`](super::Spool::open); a directory that is missing is none, it is made.
+/// As [`Spool::open`](super::Spool::open). A missing directory is no error: opening creates it.
 pub fn check(home: &Path, options: SpoolOptions) -> Result<(), OpenError> {
     let dead = home.join("dead");
     for directory in [home.to_owned(), home.join("journal"), dead.join("journal"), dead] {
@@ -146,12 +146,16 @@ pub fn check(home: &Path, options: SpoolOptions) -> Result<(), OpenError> {
     open::check_key(&Contents::of_stopped(home, options)?.shared)
 }
 
-/// A queue for a start that changes it in memory.
+/// A queue in memory, so that recovery can change it.
 fn own(home: &Path, queue: &Result<Option<MemoryQueue>, NoCopy>) -> Option<Arc<dyn QueueStore>> {
     match queue {
         Ok(queue) => queue.as_ref().map(|queue| Arc::new(queue.duplicate()) as Arc<dyn QueueStore>),
         Err(error) => {
-            tracing::warn!(spool = %home.display(), %error, "the queue cannot be looked at: more may be shown than is still to be delivered");
+            tracing::warn!(
+                spool = %home.display(),
+                %error,
+                "could not inspect the queue: more records may be shown than are still to be delivered"
+            );
             None
         }
     }

@@ -1,4 +1,4 @@
-//! What the flusher needs of a spool: the [`Queue`] trait and what passes through it.
+//! What the flusher needs of a spool: the [`Queue`] trait and its types.
 
 use std::ops::Range;
 
@@ -11,11 +11,11 @@ use crate::record::{QueuedRecord, Stream, UnixMillis};
 pub struct Lease {
     /// The queue they come from.
     pub stream: Stream,
-    /// In queue order; sequence numbers may skip where records were dropped or lost.
+    /// In queue order; sequence numbers may have gaps where records were dropped or lost.
     pub records: Vec<QueuedRecord>,
 }
 
-/// At most this much in one lease; at least one record is leased if there is any.
+/// The limits of one lease; at least one record is leased if there is any.
 #[derive(Debug, Clone, Copy)]
 pub struct LeaseLimit {
     /// Records at most.
@@ -46,14 +46,15 @@ pub trait Queue: Send + Sync + 'static {
     /// When the journal cannot be read.
     fn lease(&self, stream: Stream, limit: LeaseLimit) -> Result<Option<Lease>, QueueError>;
 
-    /// Releases records at their place in the order; the next lease takes them again. Those that are not leased are passed
-    /// over.
+    /// Releases records at their place in the order; the next lease takes them again. Ignores records that are not
+    /// leased.
     fn release(&self, stream: Stream, seqs: &[Range<u64>]);
 
-    /// Removes delivered records. A crash before the queue is flushed, about once a second, brings them again.
+    /// Removes delivered records. After a crash before the next flush of the queue, about once a second, they are
+    /// redelivered.
     ///
     /// # Errors
-    /// When that could not be done.
+    /// When they could not be removed.
     fn acknowledge(&self, stream: Stream, seqs: &[Range<u64>]) -> Result<(), QueueError>;
 
     /// Makes rejected records dead letters, durably, then removes them from the queue.
@@ -72,22 +73,22 @@ pub trait Queue: Send + Sync + 'static {
     /// Records of `stream` that are done and that a crash now would bring again: the queue was not flushed since.
     fn unflushed(&self, stream: Stream) -> u64;
 
-    /// Where the queue was rebuilt from the journal: records received at this time or later may come again although they
-    /// were delivered, by the wall clock. `None`: none but those of [`Queue::unflushed`] may. It may change while the queue
-    /// is open; it has before the first record that comes again is leased. It is `None` again once all that the journal held
-    /// when the queue was rebuilt is done.
+    /// The wall-clock time of receipt from which records may be redelivered although they were delivered, if the queue
+    /// was rebuilt from the journal. `None`: only those of [`Queue::unflushed`] may. The value may change while the
+    /// queue is open, always before the first such record is leased. It is `None` again once everything is done that
+    /// the journal held when the queue was rebuilt.
     fn redelivers_since(&self) -> Option<UnixMillis>;
 }
 
 /// Why a queue operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
-    /// The journal could not be read or written; the operation may be tried again.
+    /// The journal could not be read or written; the operation can be retried.
     #[error("spool {path}: {source}")]
     Io {
         /// The file or directory.
         path: String,
-        /// What the operating system said.
+        /// The operating system's error.
         source: std::io::Error,
     },
     /// The backlog is encrypted with a key that is not among the configured ones. Nothing is lost.
@@ -100,8 +101,8 @@ pub enum QueueError {
     },
     /// The dead letters reached their quota.
     #[error(
-        "dead letters of sink {sink} are full ({dead_letters} in {bytes} bytes): look with `livekit-spool dead list {sink}`, \
-         then retry or drop some, or raise spool.dead_letters.max_bytes"
+        "dead letters of sink {sink} are full ({dead_letters} in {bytes} bytes): list them with `livekit-spool dead list \
+         {sink}`, then retry or drop some, or raise spool.dead_letters.max_bytes"
     )]
     DeadLettersFull {
         /// The sink.

@@ -1,6 +1,7 @@
-//! File I/O, behind a trait: the real one, and in tests a fake that fails, tears and forgets unsynced writes.
+//! File I/O, behind a trait: the real one, and in tests a fake that fails, tears and loses unsynced writes.
 //!
-//! Every file is made with mode 0600 and every directory with 0700: records are private. [`files`] says what is opened at all.
+//! Every file is created with mode 0600 and every directory with 0700: records are private. [`files`] decides what may
+//! be opened.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -19,61 +20,61 @@ use crate::files;
 
 /// A directory tree on some medium.
 pub(crate) trait Disk: Send + Sync + std::fmt::Debug + 'static {
-    /// Makes a new, empty file for reading and writing; fails if it is there.
+    /// Creates a new, empty file for reading and writing; fails if it exists.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
     /// Opens a file for reading only.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
     /// Opens a file for reading and writing.
     fn open_writable(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>>;
-    /// What has a name in a directory; empty where there is no such directory. What is no file cannot be opened.
+    /// The names in a directory; empty where there is no such directory. Names that are not files cannot be opened.
     fn list(&self, directory: &Path) -> io::Result<Vec<Listed>>;
-    /// Makes a directory, its parents too; it may exist.
+    /// Creates a directory and its parents; it may exist.
     fn make_directory(&self, directory: &Path) -> io::Result<()>;
-    /// Removes a file; gone already is fine.
+    /// Removes a file; it may be missing.
     fn remove(&self, path: &Path) -> io::Result<()>;
-    /// Removes a directory with all below it; gone already is fine.
+    /// Removes a directory and everything below it; it may be missing.
     fn remove_directory(&self, directory: &Path) -> io::Result<()>;
     /// Renames a file or directory.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     /// Makes the entries of a directory durable.
     fn sync_directory(&self, directory: &Path) -> io::Result<()>;
-    /// Which file or directory stands at a path: device and inode.
+    /// The file or directory at a path: device and inode.
     fn identity(&self, path: &Path) -> io::Result<Identity>;
-    /// Bytes that the medium of this directory has left for us.
+    /// Free bytes of this directory's medium that this user can write.
     fn free_bytes(&self, directory: &Path) -> io::Result<u64>;
-    /// Bytes that a directory's files take on the medium, sub-directories included.
+    /// Bytes that a directory's files take on the medium, subdirectories included.
     fn directory_bytes(&self, directory: &Path) -> io::Result<u64>;
 }
 
-/// What has a name in a directory: a file, as a rule.
+/// A name in a directory, usually of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Listed {
     pub(crate) name: String,
     /// Its length.
     pub(crate) len: u64,
-    /// Bytes it takes on the medium, reserved ones included.
+    /// Bytes that it takes on the medium, including reserved ones.
     pub(crate) allocated: u64,
 }
 
-/// What a file or directory is known by, whatever its path: device and inode.
+/// Identifies a file or directory, whatever its path: device and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Identity(pub(crate) u64, pub(crate) u64);
 
 /// An open file.
 pub(crate) trait DiskFile: Send + Sync + std::fmt::Debug {
-    /// Reads until `buffer` is full or the file ends; answers how much was read.
+    /// Reads until `buffer` is full or the file ends; returns how many bytes were read.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
     /// Writes all of `bytes`.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// Makes the file's contents and length durable (`fdatasync`).
     fn sync(&self) -> io::Result<()>;
-    /// Cuts or extends the file; gives back what was reserved behind its new end.
+    /// Cuts or extends the file; releases space that was reserved after its new end.
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// The file's length.
     fn len(&self) -> io::Result<u64>;
-    /// Which file this is.
+    /// Identifies this file.
     fn identity(&self) -> io::Result<Identity>;
-    /// Reserves space on the medium without changing the length; does nothing where the file system cannot.
+    /// Reserves space on the medium without changing the length; does nothing if the file system cannot.
     fn reserve(&self, offset: u64, len: u64) -> io::Result<()>;
 }
 
@@ -175,7 +176,7 @@ impl Disk for RealDisk {
     }
 }
 
-/// What the kernel counts a file's size on the medium in.
+/// The unit in which the kernel counts a file's size on the medium.
 const BLOCK_BYTES: u64 = 512;
 
 #[derive(Debug)]
@@ -227,12 +228,12 @@ impl DiskFile for RealFile {
     }
 }
 
-/// Fails where no file can be made in a directory, though the directory is there.
+/// Fails when the directory exists but no file can be created in it.
 pub(crate) fn check_writable(directory: &Path) -> io::Result<()> {
     let access = Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK;
     match accessat(CWD, directory, access, AtFlags::EACCESS) {
-        // Older container runtimes answer so for a system call that they do not know (faccessat2). The older call asks for
-        // the real user, who is the effective one here.
+        // Older container runtimes return this for a system call that they do not know (faccessat2). The older call
+        // checks the real user, which is the effective one here.
         Err(Errno::PERM | Errno::NOSYS | Errno::INVAL) => Ok(accessat(CWD, directory, access, AtFlags::empty())?),
         answer => Ok(answer?),
     }
@@ -248,7 +249,7 @@ pub(crate) fn files_below(path: &Path) -> io::Result<Vec<PathBuf>> {
     while let Some(directory) = directories.pop() {
         for entry in fs::read_dir(&directory)? {
             let entry = entry?;
-            // Symbolic links are not followed: they may lead anywhere, or round in a circle.
+            // Symbolic links are not followed: they may lead anywhere, or form a loop.
             match entry.file_type()? {
                 kind if kind.is_dir() => directories.push(entry.path()),
                 kind if kind.is_file() => files.push(entry.path()),
@@ -260,14 +261,14 @@ pub(crate) fn files_below(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// A private directory for temporary files, removed with this value.
+/// A private directory for temporary files, removed when this value is dropped.
 #[derive(Debug)]
 pub(crate) struct TemporaryDirectory(PathBuf);
 
 impl TemporaryDirectory {
     pub(crate) fn new_in(directory: &Path, prefix: &str) -> io::Result<Self> {
         let path = directory.join(format!("{prefix}-{}-{:016x}", std::process::id(), rand::random::<u64>()));
-        // Not recursive: a directory that somebody else has put there is an error.
+        // Not recursive: a directory that somebody else created there is an error.
         DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Self(path))
     }
@@ -276,7 +277,7 @@ impl TemporaryDirectory {
         &self.0
     }
 
-    /// Copies all files below a directory into this one; false if there is none.
+    /// Copies all files below a directory into this one; false if there are none.
     pub(crate) fn fill(&self, from: &Path) -> io::Result<bool> {
         let files = match files_below(from) {
             Ok(files) => files,
@@ -302,17 +303,17 @@ impl TemporaryDirectory {
 impl Drop for TemporaryDirectory {
     fn drop(&mut self) {
         if let Err(error) = fs::remove_dir_all(&self.0) {
-            tracing::warn!(directory = %self.0.display(), %error, "a temporary directory is left behind");
+            tracing::warn!(directory = %self.0.display(), %error, "could not remove a temporary directory");
         }
     }
 }
 
-/// The lock on a spool's directory; the operating system lets go of it when the process ends, however it ends.
+/// The lock on a spool's directory. The operating system releases it when the process ends, however it ends.
 #[derive(Debug)]
 pub(crate) struct DirectoryLock(#[expect(dead_code, reason = "held, not used: closing it unlocks")] File);
 
 impl DirectoryLock {
-    /// Locks the directory, or answers `None` if another process (or another spool of this one) holds it.
+    /// Locks the directory, or returns `None` if another process (or another spool of this one) holds the lock.
     pub(crate) fn take(directory: &Path) -> io::Result<Option<Self>> {
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false);

@@ -1,4 +1,4 @@
-//! What can go wrong, by cause; each error names the place and the remedy.
+//! Errors of a spool, by cause; each names the object and the remedy.
 
 use std::{io, path::PathBuf, sync::Arc};
 
@@ -7,12 +7,12 @@ use crate::files;
 /// Why a spool could not be opened. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The directory is not there and cannot be made, or cannot be read or written.
+    /// The directory is missing and cannot be created, or cannot be read or written.
     #[error("spool {path}: {source}: {}", remedy(source))]
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
     /// Another process has it open.
@@ -23,8 +23,8 @@ pub enum OpenError {
     },
     /// Another version of livekit-spool wrote it.
     #[error(
-        "{path} is of format version {found}, this build reads version {known} alone: deliver it with the livekit-spool that wrote \
-         it, or move the spool's directory away"
+        "{path} has format version {found}, this build reads only version {known}: deliver it with the livekit-spool \
+         that wrote it, or move the spool's directory away"
     )]
     OtherFormat {
         /// The segment.
@@ -39,12 +39,13 @@ pub enum OpenError {
     TooSmall {
         /// The sink's name.
         name: String,
-        /// What was asked for.
+        /// The configured value.
         max_bytes: u64,
-        /// What is needed.
+        /// The smallest possible value.
         least: u64,
     },
-    /// The backlog is encrypted and its key is not among the configured ones. Nothing is lost: it waits for the key.
+    /// The backlog is encrypted and its key is not among the configured ones. Nothing is lost: it can be read once the
+    /// key is configured.
     #[error("{path} is encrypted with key {key}, which is not among the configured keys: add it to spool.encryption")]
     WrongKey {
         /// The segment.
@@ -54,7 +55,7 @@ pub enum OpenError {
     },
 }
 
-/// What to do about a directory that cannot be used.
+/// The remedy for a directory that cannot be used.
 pub(crate) fn remedy(error: &io::Error) -> String {
     if files::is_refusal(error) {
         return "nothing was read from it or written to it".to_owned();
@@ -65,29 +66,29 @@ pub(crate) fn remedy(error: &io::Error) -> String {
             format!("it has to belong to this user (uid {user}): chown -R the data_dir, or choose another one")
         }
         io::ErrorKind::ReadOnlyFilesystem => "mount it writable, or choose another data_dir".to_owned(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "give the disk some space".to_owned(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some disk space".to_owned(),
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
             "a directory belongs there: move away what is in its place".to_owned()
         }
-        _ => "see to the disk, or choose another data_dir".to_owned(),
+        _ => "check the disk, or choose another data_dir".to_owned(),
     }
 }
 
 impl OpenError {
-    /// True where the cause may pass, so that trying again helps without a change of the configuration.
+    /// True if the cause may pass, so that a retry can succeed without a change of the configuration.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Io { .. } | Self::InUse { .. })
     }
 
-    /// Why, without a path of this machine: for whoever may ask.
+    /// The cause, without a path of this machine: safe to show to anyone.
     #[must_use]
     pub fn cause(&self) -> String {
         match self {
             Self::Io { source, .. } => source.to_string(),
             Self::InUse { .. } => "another process uses it".to_owned(),
             Self::OtherFormat { found, known, .. } => {
-                format!("it is of format version {found}, this build reads version {known} alone")
+                format!("it has format version {found}, this build reads only version {known}")
             }
             Self::TooSmall { max_bytes, least, .. } => {
                 format!("max_bytes {max_bytes} is too small: at least {least} bytes are needed")
@@ -98,7 +99,7 @@ impl OpenError {
         }
     }
 
-    /// What to do about it, without a path of this machine.
+    /// The remedy, without a path of this machine.
     #[must_use]
     pub fn remedy(&self) -> &'static str {
         match self {
@@ -107,17 +108,19 @@ impl OpenError {
             }
             Self::Io { source, .. } => match source.kind() {
                 io::ErrorKind::PermissionDenied => {
-                    "give the sink's directory in data_dir to the user that livekit-spool runs as (chown -R), then `livekit-spool reload`"
+                    "give the sink's directory in data_dir to the user that livekit-spool runs as (chown -R), then \
+                     `livekit-spool reload`"
                 }
                 io::ErrorKind::ReadOnlyFilesystem => "mount the data_dir writable, then `livekit-spool reload`",
                 io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                    "give the disk some space, then `livekit-spool reload`"
+                    "free some disk space, then `livekit-spool reload`"
                 }
                 io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
                     "move away what is in the place of the sink's directory in data_dir, then `livekit-spool reload`"
                 }
                 _ => {
-                    "check the disk, then `livekit-spool reload`; `livekit-spool recover` takes records out of what can be read"
+                    "check the disk, then `livekit-spool reload`; `livekit-spool recover` extracts the records that can \
+                     be read"
                 }
             },
             Self::InUse { .. } => "stop the other process, then `livekit-spool reload`",
@@ -136,10 +139,10 @@ impl OpenError {
     }
 }
 
-/// Why records were not taken. None of the batch is in the spool.
+/// Why records were not accepted. No record of the batch is in the spool.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum AppendError {
-    /// A limit is reached; room comes as the backlog drains.
+    /// A limit is reached; space is freed as the backlog is delivered.
     #[error("spool {sink} is full: {limit}")]
     Full {
         /// The sink.
@@ -147,16 +150,17 @@ pub enum AppendError {
         /// Which limit.
         limit: FullLimit,
     },
-    /// A request that no draining and no dropping makes fit.
+    /// A batch that does not fit even into an empty spool.
     #[error(
-        "a request of {bytes} bytes never fits into the spool of sink {sink}: its max_bytes leaves {max} for one; send less at once, or raise max_bytes"
+        "a request of {bytes} bytes never fits into the spool of sink {sink}: its max_bytes leaves {max} for one; send \
+         less at once, or raise max_bytes"
     )]
     NeverFits {
         /// The sink.
         sink: String,
-        /// What it takes on disk.
+        /// Its size on disk.
         bytes: u64,
-        /// What fits.
+        /// The largest size that fits.
         max: u64,
     },
     /// The journal could not be written or synced.
@@ -164,15 +168,15 @@ pub enum AppendError {
     Io {
         /// The segment.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: Arc<io::Error>,
     },
-    /// A batch beyond what a block may hold.
+    /// A record that is longer than a block can hold.
     #[error("a record of {bytes} bytes is too long: at most {most}")]
     TooLong {
         /// Its length.
         bytes: usize,
-        /// What fits.
+        /// The longest record that fits.
         most: usize,
     },
     /// The spool is closing.
@@ -184,32 +188,33 @@ pub enum AppendError {
 }
 
 impl AppendError {
-    /// True where the same batch may be taken later.
+    /// True if the same batch may be accepted later.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         !matches!(self, Self::TooLong { .. } | Self::NeverFits { .. })
     }
 
-    /// True where the spool, its quota or the disk is full.
+    /// True if the spool, its quota or the disk is full.
     #[must_use]
     pub const fn is_full(&self) -> bool {
         matches!(self, Self::Full { .. })
     }
 }
 
-/// What became of an append that succeeded.
+/// The result of an append that succeeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Appended {
     /// The records are durable.
     Kept,
-    /// The spool was full, and `when_full: drop_newest` dropped them, counted: the one success that does not mean kept.
+    /// The spool was full, and `when_full: drop_newest` dropped and counted the records: the only success without
+    /// keeping them.
     Dropped {
         /// Which limit was reached.
         limit: FullLimit,
     },
 }
 
-/// Which limit a spool has reached.
+/// The limit that a spool has reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FullLimit {
     /// The sink's own.

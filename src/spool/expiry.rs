@@ -1,10 +1,11 @@
-//! Which records are older than `max_age`, whatever the wall clock does.
+//! Expiry: which records are older than `max_age`, even when the wall clock jumps.
 //!
-//! A jump of the wall clock drops nothing: time passes here by the monotonic clock. What came in since the start is old
-//! only when that much time has passed since; what was there at the start is judged by its time of receipt. Time between
-//! two runs counts for an eighth of `max_age` at most, and for an hour at most, because longer may be a jump: so a jump drops nothing
-//! that is younger than seven eighths, and a long stop keeps records longer. What does not count for the records that were there is
-//! kept with the queue, per stretch of sequence numbers, so that further jumps, there and back, do not add up.
+//! A jump of the wall clock drops nothing, because time passes here by the monotonic clock. A record received since the
+//! start expires only when `max_age` has passed since then. A record that existed at the start expires by its time of
+//! receipt. The time between two runs counts for at most an eighth of `max_age` and at most an hour, because longer may
+//! be a jump. So a jump drops nothing that is younger than seven eighths of `max_age`, and after a long stop records
+//! are kept longer. The time that does not count for existing records is stored with the queue, per extent of sequence
+//! numbers, so that further jumps in both directions do not add up.
 
 use std::{
     collections::VecDeque,
@@ -18,82 +19,82 @@ use crate::record::{Stream, UnixMillis};
 const MAX_CLOSED: Duration = Duration::from_secs(3600);
 /// The same, as a part of `max_age`.
 const MAX_CLOSED_PART: u32 = 8;
-/// Marks per `max_age`: records go at most 1/64 of it late.
+/// Marks per `max_age`: records expire at most 1/64 of it late.
 const MARKS: u32 = 64;
-/// More stretches are not told apart: the oldest become one.
-const MAX_STRETCHES: usize = 64;
+/// The most extents that are kept apart: beyond that the oldest become one.
+const MAX_EXTENTS: usize = 64;
 
 type Seqs = [u64; Stream::ALL.len()];
 
-/// What the next run has to know of the time.
+/// The time that the next run needs.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct Times {
-    /// When it was noted.
+    /// When it was recorded.
     pub(crate) written_at: UnixMillis,
-    stretches: Vec<Stretch>,
+    extents: Vec<Extent>,
 }
 
 impl Times {
-    /// Only the time is known.
+    /// Only the time, without extents.
     pub(crate) const fn at(written_at: UnixMillis) -> Self {
-        Self { written_at, stretches: Vec::new() }
+        Self { written_at, extents: Vec::new() }
     }
 }
 
-/// Records, up to the next stretch, for which some of the time since does not count.
+/// Records, up to the next extent, for which some of the time since does not count.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
-struct Stretch {
+struct Extent {
     first: Seqs,
     uncounted: UnixMillis,
 }
 
-/// The judge of ages.
+/// Decides which records expire.
 #[derive(Debug)]
 pub(crate) struct Expiry {
     max_age: Duration,
-    /// What the time was at the start, and when that was.
+    /// The time at the start, by both clocks.
     start: (UnixMillis, Instant),
     /// Oldest first; the first one begins with the first record ever.
-    stretches: Vec<Stretch>,
+    extents: Vec<Extent>,
     /// Records before these were there at the start, or are older than `max_age` by the monotonic clock.
     judged: Seqs,
-    /// The first records that came since the start.
+    /// The first records received since the start.
     first: Seqs,
     /// When the streams' next records had these sequence numbers.
     marks: VecDeque<(Instant, Seqs)>,
 }
 
 impl Expiry {
-    /// `times` is what was noted last, if anything was.
+    /// `times` is what was recorded last, if anything.
     pub(crate) fn new(max_age: Duration, wall: UnixMillis, times: Option<Times>, now: Instant, next: Seqs) -> Self {
         let times = times.unwrap_or(Times::at(wall));
-        let mut stretches = times.stretches;
-        if stretches.is_empty() {
-            stretches.push(Stretch { first: Seqs::default(), uncounted: 0 });
+        let mut extents = times.extents;
+        if extents.is_empty() {
+            extents.push(Extent { first: Seqs::default(), uncounted: 0 });
         }
         let counted = MAX_CLOSED.min(max_age / MAX_CLOSED_PART);
         let uncounted = wall.saturating_sub(times.written_at).saturating_sub(millis(counted));
         if uncounted > 0 {
-            for stretch in &mut stretches {
-                stretch.uncounted = stretch.uncounted.saturating_add(uncounted);
+            for extent in &mut extents {
+                extent.uncounted = extent.uncounted.saturating_add(uncounted);
             }
-            stretches.push(Stretch { first: next, uncounted: 0 });
+            extents.push(Extent { first: next, uncounted: 0 });
         }
-        Self { max_age, start: (wall, now), stretches, judged: next, first: next, marks: VecDeque::new() }
+        Self { max_age, start: (wall, now), extents, judged: next, first: next, marks: VecDeque::new() }
     }
 
-    /// What is to be noted; records before `heads` are gone.
+    /// The times to record; records before `heads` are gone.
     pub(crate) fn times(&mut self, now: Instant, heads: Seqs) -> Times {
-        let gone = |stretch: &Stretch| stretch.first.iter().zip(heads).all(|(first, head)| *first <= head);
-        while let [_, second, ..] = self.stretches[..]
-            && (gone(&second) || self.stretches.len() > MAX_STRETCHES)
+        let gone = |extent: &Extent| extent.first.iter().zip(heads).all(|(first, head)| *first <= head);
+        while let [_, second, ..] = self.extents[..]
+            && (gone(&second) || self.extents.len() > MAX_EXTENTS)
         {
-            let oldest = self.stretches.remove(0);
+            let oldest = self.extents.remove(0);
             if !gone(&second) {
-                self.stretches[0].uncounted = oldest.uncounted;
+                self.extents[0].uncounted = oldest.uncounted;
             }
         }
-        Times { written_at: self.time(now), stretches: self.stretches.clone() }
+        Times { written_at: self.time(now), extents: self.extents.clone() }
     }
 
     fn time(&self, now: Instant) -> UnixMillis {
@@ -101,7 +102,7 @@ impl Expiry {
         start.saturating_add(millis(now.duration_since(at)))
     }
 
-    /// Notes how far the streams are; call it now and then.
+    /// Records the streams' next sequence numbers; call it regularly.
     pub(crate) fn mark(&mut self, now: Instant, next: Seqs) {
         while let Some((at, seqs)) = self.marks.front()
             && now.duration_since(*at) >= self.max_age
@@ -114,12 +115,12 @@ impl Expiry {
         }
     }
 
-    /// Whether a record is too old.
+    /// True if a record is too old.
     pub(crate) fn is_over(&self, now: Instant, stream: Stream, seq: u64, received_at: UnixMillis) -> bool {
         let i = stream as usize;
-        let stretch = self.stretches.iter().rfind(|stretch| stretch.first[i] <= seq);
-        let uncounted = stretch.map_or(0, |stretch| stretch.uncounted);
-        // One that was there at the start was received before it, whatever the clock said then.
+        let extent = self.extents.iter().rfind(|extent| extent.first[i] <= seq);
+        let uncounted = extent.map_or(0, |extent| extent.uncounted);
+        // A record that existed at the start was received before it, whatever the clock showed then.
         let received_at = if seq < self.first[i] { received_at.min(self.start.0) } else { received_at };
         let age = self.time(now).saturating_sub(received_at).saturating_sub(uncounted);
         seq < self.judged[i] && age >= millis(self.max_age)
@@ -176,11 +177,11 @@ mod tests {
     fn a_clock_that_jumped_ahead_and_back_between_runs_drops_nothing_and_nothing_stays_for_ever() {
         let start = Instant::now();
         let expiry = |wall, times, next| Expiry::new(6 * HOUR, wall, times, start, next);
-        let noted = expiry(NOW, Some(Times::at(NOW)), [100; 3]).times(start, [0; 3]);
+        let recorded = expiry(NOW, Some(Times::at(NOW)), [100; 3]).times(start, [0; 3]);
         // A run with a clock a year ahead; it receives more. Then the clock is right again, as far as it may go back.
         let ahead = NOW + 365 * DAY;
-        let noted = expiry(ahead, Some(noted), [100; 3]).times(start + HOUR / 4, [0; 3]);
-        let third = expiry(ahead + 900_000, Some(noted), [200; 3]);
+        let recorded = expiry(ahead, Some(recorded), [100; 3]).times(start + HOUR / 4, [0; 3]);
+        let third = expiry(ahead + 900_000, Some(recorded), [200; 3]);
         for (seq, received_at) in [(99, NOW - 1000), (150, ahead + 1000)] {
             assert!(!third.is_over(start, Stream::Events, seq, received_at), "{seq}");
             assert!(third.is_over(start + 6 * HOUR, Stream::Events, seq, received_at), "{seq}");
@@ -188,14 +189,14 @@ mod tests {
     }
 
     #[test]
-    fn stretches_go_with_their_records() {
+    fn extents_are_removed_with_their_records() {
         let start = Instant::now();
         let mut times = None;
         for run in 0..10 {
             let next = [run * 10; 3];
             let mut expiry = Expiry::new(HOUR, NOW + run as i64 * DAY, times, start, next);
             times = Some(expiry.times(start, [(run * 10).saturating_sub(25); 3]));
-            assert!(times.as_ref().is_some_and(|times| times.stretches.len() <= 4), "{times:?}");
+            assert!(times.as_ref().is_some_and(|times| times.extents.len() <= 4), "{times:?}");
         }
     }
 
@@ -213,7 +214,7 @@ mod tests {
         let mut expiry = expiry(NOW, None, start);
         expiry.mark(start, [100; 3]);
         expiry.mark(start + HOUR / 2, [200; 3]);
-        // The clock stood in 1970 when these came.
+        // The clock showed 1970 when these were received.
         assert!(!expiry.is_over(start + HOUR / 2, Stream::Events, 150, 0));
         expiry.mark(start + HOUR * 3 / 2, [300; 3]);
         assert!(expiry.is_over(start + HOUR * 3 / 2, Stream::Events, 150, 0));

@@ -1,6 +1,6 @@
 //! Failpoints: `LIVEKIT_SPOOL_FAILPOINT=block_written:abort` ends the process, as kill -9 would, the first time a named
-//! step is reached; `block_written:abort:5` the fifth time. Compiled in where debug assertions are on; release builds
-//! have none of it.
+//! step is reached; `block_written:abort:5` the fifth time. They are compiled only with debug assertions: release
+//! builds have none.
 
 /// The steps that can be named.
 pub const NAMES: [&str; 15] = [

@@ -1,4 +1,4 @@
-//! For fuzz targets: the journal's reader over any bytes. See [`crate::fuzzing`].
+//! For fuzz targets: runs the journal's reader over arbitrary bytes. See [`crate::fuzzing`].
 
 use std::{io, ops::Range, sync::Arc};
 
@@ -13,32 +13,32 @@ use super::{
 };
 use crate::record::{Records, Stream};
 
-/// What a scan of a segment met.
+/// The result of scanning a segment.
 #[derive(Debug)]
 pub struct Scanned {
-    /// In order.
+    /// The parts, in order.
     pub met: Vec<Met>,
-    /// What a write that was cut off has left, at the end.
+    /// What a torn write left at the end.
     pub torn: Option<Range<u64>>,
 }
 
 /// A part of a segment.
 #[derive(Debug)]
 pub enum Met {
-    /// A block that holds, of records or dead letters.
+    /// A whole block of records or dead letters.
     Block {
-        /// Where it lies.
+        /// Its place in the segment.
         bytes: Range<u64>,
-        /// Whose records it holds.
+        /// The stream of its records.
         stream: Stream,
-        /// They; `None` where its payload cannot be unpacked.
+        /// The records; `None` if the payload cannot be unpacked.
         records: Option<Vec<Vec<u8>>>,
     },
-    /// Bytes that are no whole block.
+    /// Bytes that are not a whole block.
     Damage(Range<u64>),
 }
 
-/// Scans a segment that holds these bytes; `is_last`: its last group may have been cut off. `None` where it is of another
+/// Scans a segment with these bytes. With `is_last`, its last group may be torn. Returns `None` if it is of another
 /// version.
 #[must_use]
 pub fn scan(bytes: &[u8], is_last: bool) -> Option<Scanned> {
@@ -68,7 +68,7 @@ pub fn scan(bytes: &[u8], is_last: bool) -> Option<Scanned> {
     Some(Scanned { met, torn: torn.ok()?.map(|torn| torn.bytes) })
 }
 
-/// A file that is read only.
+/// A read-only file in memory.
 #[derive(Debug)]
 struct Memory(Vec<u8>);
 

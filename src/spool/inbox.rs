@@ -1,6 +1,6 @@
-//! What waits to be appended, in the order it came, and when the next group is taken out of it.
+//! The inbox: batches that wait to be appended, in order of arrival, and when the next group is taken from it.
 //!
-//! One group is packed at a time ([`Inbox::packing`]) while others are on their way to the medium ([`Inbox::committing`]).
+//! One group is packed at a time ([`Inbox::packing`]) while others are being written ([`Inbox::committing`]).
 
 use std::collections::VecDeque;
 
@@ -11,31 +11,31 @@ use crate::record::RecordBatch;
 
 /// A group's records, unpacked, are at most this long (a longer batch is a group of its own).
 const GROUP_RAW_BYTES: usize = 4 << 20;
-/// While a group is synced, the next one is packed when this much waits; less is better packed when the sync is over, with
-/// all that has come until then.
+/// During a sync, the next group is packed when this many bytes wait. Fewer are better packed after the sync, with all
+/// that has arrived by then.
 const PACK_AHEAD_BYTES: usize = 512 << 10;
 
-/// A batch and who waits for it.
+/// A batch, and the caller that waits for its answer.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     pub(crate) batch: RecordBatch,
     pub(crate) answer: oneshot::Sender<Result<(), AppendError>>,
 }
 
-/// What waits to be appended.
+/// The batches that wait to be appended.
 #[derive(Debug, Default)]
 pub(crate) struct Inbox {
     appends: VecDeque<Waiting>,
-    /// Bytes of the records that wait, unpacked.
+    /// Unpacked bytes of the records that wait.
     bytes: usize,
-    /// Begin a new segment, so that the present one can go.
+    /// Begin a new segment, so that the current one can be deleted.
     pub(crate) roll: bool,
     pub(crate) closing: bool,
-    /// A thread packs a group: the next one comes after it.
+    /// A thread is packing a group: the next one has to wait for it.
     pub(super) packing: bool,
     /// Groups that are packed and not yet durable.
     pub(super) committing: usize,
-    /// Batches in the last group: who sent one sends the next as soon as it is answered.
+    /// Batches in the last group: their senders usually send the next batch as soon as they are answered.
     pub(super) last: usize,
 }
 
@@ -48,7 +48,7 @@ impl Inbox {
         self.appends.push_back(waiting);
     }
 
-    /// Refuses what waits: nobody is left to append it.
+    /// Refuses all batches: no thread is left to append them.
     pub(crate) fn clear(&mut self) {
         self.appends.clear();
     }
@@ -61,22 +61,23 @@ impl Inbox {
         !self.packing && self.committing == 0
     }
 
-    /// Whether the next group is to be packed now.
+    /// True if the next group is to be packed now.
     pub(crate) fn is_due(&self) -> bool {
         !self.is_empty() && !self.packing && (self.committing == 0 || self.bytes >= PACK_AHEAD_BYTES)
     }
 
-    /// Whether fewer batches wait than the last group had: who was answered with that may be about to send the next.
+    /// True if fewer batches wait than the last group had: the callers who were just answered may be about to send
+    /// more.
     pub(super) fn awaits_more(&self) -> bool {
         self.appends.len() < self.last
     }
 
-    /// The group that its only caller can append itself.
+    /// The group of a single caller, which can append it on its own thread.
     pub(super) fn take_alone(&mut self) -> Option<Group> {
         (self.last == 1 && self.is_idle() && self.appends.len() == 1).then(|| self.take_group())
     }
 
-    /// What comes first, up to a group's size. It has to be appended.
+    /// Takes the first batches, up to a group's size. The caller has to append them.
     pub(super) fn take_group(&mut self) -> Group {
         self.packing = true;
         let (mut group, mut raw) = (Vec::new(), 0);

@@ -1,4 +1,4 @@
-//! Delivery: the flusher leases records in order, and says what became of them. What is leased is noted in memory only.
+//! Delivery: the flusher leases records in order and reports the result of each. Leases are kept in memory only.
 
 use std::ops::Range;
 
@@ -15,14 +15,15 @@ use super::{
 };
 use crate::record::{QueuedRecord, Stream, UnixMillis};
 
-/// So many records done and not flushed make the queue be flushed before its time.
+/// This many records that are done and not flushed trigger an early flush of the queue.
 const MAX_UNFLUSHED: u64 = 50_000;
 
 impl Shared {
     /// Leases the next records of a stream, released ones first.
     ///
     /// # Errors
-    /// When the next segment cannot be read now. One that could not be for a while is passed over as long as there are others.
+    /// When the next segment cannot be read now. A segment that could not be read for a while is skipped if there are
+    /// others.
     pub(crate) fn lease(&self, stream: Stream, limit: LeaseLimit) -> Result<Option<Lease>, QueueError> {
         let mut reader = self.readers[stream as usize].lock();
         match self.lease_through(&mut reader, stream, limit, true)? {
@@ -49,10 +50,10 @@ impl Shared {
             }
             let lookup = match reader.seek(&self.store, key, &entry, wanted.start) {
                 Ok(lookup) => lookup,
-                // It is gone meanwhile: purged, or dropped.
+                // It was purged or dropped meanwhile.
                 Err(_) if self.is_gone(stream, key, &entry) => continue,
                 Err(_) if passing_over && reader.passes_over(entry.segment) => continue,
-                // What was read so far goes out; the error comes again.
+                // Return what was read so far; the error occurs again at the next call.
                 Err(_) if !records.is_empty() => break,
                 Err(error) => return Err(error),
             };
@@ -61,7 +62,7 @@ impl Shared {
                 Lookup::Block => {
                     let before = records.len();
                     let full = take(reader, &wanted, limit, &mut records, &mut bytes);
-                    self.note_leased(stream, &records[before..]);
+                    self.record_leased(stream, &records[before..]);
                     if full {
                         break;
                     }
@@ -77,7 +78,7 @@ impl Shared {
         Ok((!records.is_empty()).then_some(Lease { stream, records }))
     }
 
-    /// The next entry at `from` or behind it that is not leased, and what of it.
+    /// The next entry at or after `from` that is not leased, and its unleased part.
     fn next_to_lease(&self, stream: Stream, from: u64) -> Option<(u64, Entry, Range<u64>)> {
         loop {
             let (released, cursor) = {
@@ -102,7 +103,7 @@ impl Shared {
         }
     }
 
-    fn note_leased(&self, stream: Stream, records: &[QueuedRecord]) {
+    fn record_leased(&self, stream: Stream, records: &[QueuedRecord]) {
         let (Some(first), Some(last)) = (records.first(), records.last()) else { return };
         let seqs = first.seq..last.seq + 1;
         let mut state = self.store.state.lock();
@@ -112,7 +113,7 @@ impl Shared {
         stream.leased.insert(seqs);
     }
 
-    /// Lets later records be leased before these.
+    /// Allows later records to be leased before these.
     fn pass_over(&self, stream: Stream, seqs: &Range<u64>) {
         let mut state = self.store.state.lock();
         let stream = &mut state.streams[stream as usize];
@@ -124,17 +125,18 @@ impl Shared {
         self.store.entry_from(stream, key).is_none_or(|found| found != (key, *entry))
     }
 
-    /// Counts records as lost that the journal does not hold any more.
+    /// Counts records as lost that the journal no longer holds.
     fn lose(&self, stream: Stream, lost: Range<u64>, entry: &Entry) {
         let records = self.store.finish(stream, std::slice::from_ref(&lost), Disposition::Dropped(DropReason::Damaged));
         let mut state = self.store.state.lock();
         let of_stream = &mut state.streams[stream as usize];
-        // Gone already, or lost now: either way it is not looked for again.
+        // Gone already, or lost now: either way it is not searched for again.
         of_stream.released.remove(&lost);
         drop(state);
         if records > 0 {
             self.reports.error(format!(
-                "spool {}: {records} {stream} are lost (sequence numbers {} to {}): segment {} no longer holds them; see quarantine/",
+                "spool {}: {records} {stream} are lost (sequence numbers {} to {}): segment {} no longer holds them; see \
+                 quarantine/",
                 self.home.display(),
                 lost.start,
                 lost.end - 1,

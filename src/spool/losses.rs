@@ -1,4 +1,5 @@
-//! Records that were not kept although their call was answered OK, counted where a kill does not take it.
+//! Losses: records that were not kept although their call was answered OK, counted so that a kill does not lose the
+//! count.
 //!
 //! ```text
 //! <home>/losses   0   "LKSPLOSS"
@@ -8,9 +9,10 @@
 //!                 48  zeros, up to 512
 //! ```
 //!
-//! One sector that is there from the first start on, written in place before the call is answered: that needs no space, and no sync.
-//! A kill takes none of it; it is synced about once a second, and a power cut takes what was counted since. Counts only rise, and the
-//! queue and the fronts tell those of `drop_newest` too: the greatest is right.
+//! The file is one sector that exists from the first start on. It is written in place before the call is answered,
+//! which needs no space and no sync. A kill loses nothing. The file is synced about once a second, and a power cut
+//! loses what was counted since. Counts only rise, and the queue and the fronts record those of `drop_newest` too: the
+//! largest count is right.
 
 use std::{
     io,
@@ -28,12 +30,12 @@ use super::{
 use crate::record::{PerStream, Stream};
 
 const MAGIC: &[u8; 8] = b"LKSPLOSS";
-/// What a medium writes as a whole.
+/// The size that a medium writes as a whole.
 const SECTOR_BYTES: usize = 512;
-/// All that is summed up in the checksum.
+/// The bytes that the checksum covers.
 const SUMMED_BYTES: usize = 40;
 
-/// What was lost so far.
+/// The losses so far.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Counts {
     newest: PerStream<u64>,
@@ -60,7 +62,7 @@ impl Counts {
         holds.then(|| Self { newest: [number(0), number(1), number(2)], missed: number(3) })
     }
 
-    /// What a file says; `None` where it holds nothing that makes sense.
+    /// Reads the counts of a file; `None` if its contents are not valid.
     fn of(file: &dyn DiskFile) -> io::Result<Option<Self>> {
         let mut bytes = [0; SECTOR_BYTES];
         file.read_at(&mut bytes, 0)?;
@@ -86,14 +88,14 @@ pub(super) struct Losses {
 #[derive(Debug)]
 struct Inner {
     counts: Counts,
-    /// `None` where it could not be made or opened yet.
+    /// `None` if it could not be created or opened yet.
     file: Option<Arc<dyn DiskFile>>,
     is_synced: bool,
 }
 
 impl Losses {
-    /// Reads what was counted before; `totals` is what the queue and the fronts know, and is raised to it. The file is made where
-    /// it is missing, unless nothing may be changed.
+    /// Reads the earlier counts. `totals` is what the queue and the fronts recorded, and is raised to them. A missing
+    /// file is created, unless nothing may be changed.
     pub(super) fn open(
         disk: &Arc<dyn Disk>,
         home: &Path,
@@ -105,7 +107,7 @@ impl Losses {
         match disk.open(&path(home)).and_then(|file| Counts::of(file.as_ref())) {
             Ok(Some(found)) => counts = found,
             Ok(None) => reports.error(format!(
-                "{}: it is damaged: what was lost before is counted as far as the queue knows it",
+                "{}: the file is damaged: earlier losses are counted as far as the queue knows them",
                 path(home).display()
             )),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -147,17 +149,17 @@ impl Losses {
         inner.is_synced = false;
         match file.write_at(&inner.counts.to_bytes(), 0) {
             Ok(()) => inner.file = Some(file),
-            // Opened again the next time.
+            // Opened again next time.
             Err(error) => self.report(&error),
         }
     }
 
     fn report(&self, error: &io::Error) {
         let path = path(&self.home);
-        self.reports.error(format!("{}: {error}: a kill may take what was counted as lost", path.display()));
+        self.reports.error(format!("{}: {error}: a kill may lose the counts of lost records", path.display()));
     }
 
-    /// Makes it outlast a power cut.
+    /// Makes the counts durable.
     pub(super) fn sync(&self) {
         let file = {
             let mut inner = self.inner.lock();
@@ -176,7 +178,7 @@ fn path(home: &Path) -> PathBuf {
     home.join("losses")
 }
 
-/// Opens the file for writing, or makes it: its space is there before a disk is full.
+/// Opens the file for writing, or creates it: its space is allocated before the disk is full.
 fn open(disk: &dyn Disk, home: &Path) -> io::Result<Arc<dyn DiskFile>> {
     match disk.open_writable(&path(home)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -185,7 +187,7 @@ fn open(disk: &dyn Disk, home: &Path) -> io::Result<Arc<dyn DiskFile>> {
     let file = disk.create(&path(home))?;
     let made = file.write_at(&Counts::default().to_bytes(), 0).and_then(|()| file.sync());
     if let Err(error) = made.and_then(|()| disk.sync_directory(home)) {
-        // What is not whole would be taken for damaged.
+        // An incomplete file would be taken for a damaged one.
         let _ = disk.remove(&path(home));
         return Err(error);
     }
@@ -199,10 +201,10 @@ pub fn missed(home: &Path) -> u64 {
     counts.ok().flatten().unwrap_or_default().missed
 }
 
-/// Counts what an optional sink misses whose spool does not open. Blocking.
+/// Counts what an optional sink missed because its spool does not open. Blocking.
 ///
 /// # Errors
-/// When another process has the spool open, or the file cannot be made or written.
+/// When another process has the spool open, or the file cannot be created or written.
 pub fn add_missed(home: &Path, records: u64) -> io::Result<()> {
     let Some(_lock) = DirectoryLock::take(home)? else { return Err(io::ErrorKind::ResourceBusy.into()) };
     let file = open(&RealDisk, home)?;

@@ -1,6 +1,7 @@
-//! Maintenance: what is done about once a second, off the path of appends and deliveries.
+//! Maintenance: runs about once a second, outside the path of appends and deliveries.
 //!
-//! Enters what is synced, drops what is too old, flushes the queue, lets segments go that are proven to be needed no more, measures.
+//! It enters synced groups, drops expired records, flushes the queue, deletes segments that are proven to be done, and
+//! measures.
 
 use std::{
     sync::{Arc, atomic::Ordering},
@@ -16,29 +17,29 @@ use crate::{
     record::{instant, now_millis},
 };
 
-/// How often it looks, when nobody wakes it.
+/// The period, unless something wakes it earlier.
 const PERIOD: Duration = Duration::from_secs(1);
-/// The time is noted this often, where records have a `max_age`.
+/// How often the time is recorded, if records have a `max_age`.
 const CLOCK_PERIOD: Duration = Duration::from_secs(600);
-/// A drained spool begins a new segment when the journal is longer than this, so that it can go.
+/// A drained spool begins a new segment when the journal is longer than this, so that the old one can be deleted.
 const IDLE_BYTES: u64 = 64 << 10;
-/// How long a spool has to be drained for that.
+/// How long a spool has to be drained before that.
 const IDLE_TIME: Duration = Duration::from_secs(5);
 
 /// The maintenance's own state.
 #[derive(Debug)]
 pub(super) struct Maintenance {
     expiry: Option<Expiry>,
-    clock_noted: Option<Instant>,
+    clock_recorded: Option<Instant>,
     drained_since: Option<Instant>,
 }
 
 impl Maintenance {
-    /// `times` is what an earlier run has noted of the time.
+    /// `times` is the time as an earlier run recorded it.
     pub(super) fn new(shared: &Shared, times: Option<Times>) -> Self {
         let next = shared.store.state.lock().streams.each_ref().map(|stream| stream.next);
         let expiry = shared.options.max_age.map(|max_age| Expiry::new(max_age, now_millis(), times, instant(), next));
-        Self { expiry, clock_noted: None, drained_since: None }
+        Self { expiry, clock_recorded: None, drained_since: None }
     }
 
     /// Runs until the spool is closed.
@@ -52,7 +53,7 @@ impl Maintenance {
             state.woken = false;
             drop(state);
             if let Err(panic) = catch_panic(|| self.tick(shared, closing)) {
-                shared.reports.error(format!("maintenance panicked, and is tried again: {panic}"));
+                shared.reports.error(format!("maintenance panicked, and is retried: {panic}"));
             }
             if closing {
                 return;
@@ -60,7 +61,7 @@ impl Maintenance {
         }
     }
 
-    /// One look at everything.
+    /// One round of maintenance.
     pub(super) fn tick(&mut self, shared: &Shared, closing: bool) {
         shared.refresh_free();
         let free = shared.usage.free.load(Ordering::Relaxed);
@@ -68,7 +69,7 @@ impl Maintenance {
         if let Some(expiry) = &mut self.expiry {
             shared.expire(expiry);
         }
-        self.note_clock(shared, closing);
+        self.record_clock(shared, closing);
         if shared.store.maintain(free) {
             shared.ready.iter().for_each(tokio::sync::Notify::notify_waiters);
         }
@@ -87,21 +88,22 @@ impl Maintenance {
         shared.space.notify_waiters();
     }
 
-    /// Notes the time: a start goes by it, and ages go on from it.
-    fn note_clock(&mut self, shared: &Shared, closing: bool) {
-        let due = closing || self.clock_noted.is_none_or(|at| instant().duration_since(at) >= CLOCK_PERIOD);
+    /// Records the time: the next start and expiry continue from it.
+    fn record_clock(&mut self, shared: &Shared, closing: bool) {
+        let due = closing || self.clock_recorded.is_none_or(|at| instant().duration_since(at) >= CLOCK_PERIOD);
         if !due && !shared.store.is_changed() {
             return;
         }
-        self.clock_noted = Some(instant());
+        self.clock_recorded = Some(instant());
         let floor = shared.store.state.lock().streams.each_ref().map(|stream| stream.ack_floor);
-        shared.store.note_clock(match &mut self.expiry {
+        shared.store.record_clock(match &mut self.expiry {
             Some(expiry) => expiry.times(instant(), floor),
             None => Times::at(now_millis()),
         });
     }
 
-    /// Begins a new segment when all is delivered and the journal is long: its front lets the old ones go.
+    /// Begins a new segment when everything is delivered and the journal is long: its front allows the old segments to
+    /// be deleted.
     fn roll_if_idle(&mut self, shared: &Shared) {
         let (drained, long) = {
             let state = shared.store.state.lock();

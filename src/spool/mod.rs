@@ -10,21 +10,24 @@
 //! ```
 //!
 //! **Constraints.** The bytes are described in docs/format.md. What callers rely on:
-//! - A batch is answered after its `fdatasync`, whole or not at all. Sequence numbers are never used twice.
-//! - A record leaves the queue because it was acknowledged, is a dead letter that is synced, or fell to a policy, which is counted.
-//!   One that is damaged is lost by evidence alone, counted and named.
-//! - A segment goes by positive proof alone (`store`'s retention).
-//! - The queue is never needed: where it fails, its twin in memory is filled from the journal, and what was delivered may come again.
+//! - A batch is answered after its `fdatasync`, as a whole or not at all. Sequence numbers are never used twice.
+//! - A record leaves the queue when it was acknowledged, when it is a synced dead letter, or when a policy dropped it,
+//!   which is counted. A damaged record is lost only by evidence, counted and named.
+//! - A segment is deleted only by positive proof (`store`'s retention).
+//! - The queue can always be rebuilt: if it fails, a queue in memory is filled from the journal, and delivered records
+//!   may be redelivered.
 //!
 //! **Operation.**
-//! - Append (`appending`): pack, write, `fdatasync`, publish, answer. What waits meanwhile (`inbox`) is the next group.
+//! - Append (`appending`): pack, write, `fdatasync`, publish, answer. Batches that wait meanwhile (`inbox`) form the
+//!   next group.
 //! - Deliver (`leasing`): lease, then release, acknowledge, or dead-letter (`rejecting`).
-//! - About once a second (`maintenance`): enter what is synced into the queue, drop what is too old, flush the queue, let segments go.
-//! - Limits (`quota`) are asked before each write, and count all that lies on disk.
-//! - Start (`open`): what the journal and the queue say is brought together (`store`'s recovery).
-//! - A look (`contents`) changes nothing, whether the spool is open or not.
+//! - About once a second (`maintenance`): enter synced groups into the queue, drop expired records, flush the queue,
+//!   delete segments that are done.
+//! - Limits (`quota`) are checked before each write, and count everything on disk.
+//! - Start (`open`): journal and queue are reconciled (`store`'s recovery).
+//! - Inspecting (`contents`) changes nothing, whether the spool is open or not.
 //!
-//! `ingest` appends, `flush` delivers (the trait [`Queue`]), `app` opens and closes; `admin` and `cli` look on.
+//! `ingest` appends, `flush` delivers (the trait [`Queue`]), `app` opens and closes; `admin` and `cli` inspect.
 //!
 //! Uses `catch_panic`, `files`, `histogram`, `record`, `setting`.
 
@@ -95,7 +98,7 @@ pub(crate) use self::{
 };
 use self::{maintenance::Maintenance, shared::Shared, threads::Threads};
 
-/// One sink's spool, open. Share it in an `Arc`. What it holds is seen through [`Contents`].
+/// One sink's spool, open. Share it in an `Arc`. [`Contents`] shows what it holds.
 #[derive(Debug)]
 pub struct Spool {
     contents: Contents,
@@ -104,10 +107,10 @@ pub struct Spool {
 }
 
 impl Spool {
-    /// Opens the spool in `home`, or makes one there. Blocking.
+    /// Opens the spool in `home`, or creates one there. Blocking.
     ///
     /// # Errors
-    /// See [`OpenError`]. Damage is none: it is stepped over, counted and reported.
+    /// See [`OpenError`]. Damage is no error: it is skipped, counted and reported.
     pub fn open(home: &Path, options: SpoolOptions) -> Result<Self, OpenError> {
         let (shared, maintenance, lock) = open::open(home, options)?;
         Self::start(shared, maintenance, Some(lock)).map_err(OpenError::io(home))
@@ -120,10 +123,10 @@ impl Spool {
         Ok(Self { contents, threads: Mutex::new(Some(threads)), lock: Mutex::new(lock) })
     }
 
-    /// Takes a batch, whole or not at all; returns when it is durable (`fdatasync`). With `when_full: drop_newest`, a full spool
-    /// drops it and says so.
+    /// Accepts a batch, as a whole or not at all; returns when it is durable (`fdatasync`). With `when_full:
+    /// drop_newest`, a full spool drops it and returns [`Appended::Dropped`].
     ///
-    /// If the caller stops waiting, the batch may be kept all the same.
+    /// If the caller stops waiting, the batch may still be kept.
     ///
     /// # Errors
     /// See [`AppendError`]; nothing of the batch is kept then.
@@ -131,8 +134,8 @@ impl Spool {
         self.shared.append(batch, false).await
     }
 
-    /// [`append`](Self::append) for a caller that waits for nothing else meanwhile: where no other one appends, the calling
-    /// thread does it itself, which saves two thread switches.
+    /// [`append`](Self::append) for a caller that waits for nothing else meanwhile: if no other caller appends, the
+    /// calling thread appends by itself, which saves two thread switches.
     ///
     /// # Errors
     /// See [`AppendError`]; nothing of the batch is kept then.
@@ -141,29 +144,31 @@ impl Spool {
         self.shared.append(batch, matches!(runtime, Ok(RuntimeFlavor::MultiThread))).await
     }
 
-    /// True where `when_full` is `drop_newest`: records that it has no space for are dropped, and counted, with an OK.
+    /// True if `when_full` is `drop_newest`: records for which there is no space are dropped and counted, and their
+    /// call is answered OK.
     #[must_use]
     pub fn drops_newest(&self) -> bool {
         matches!(self.shared.options.when_full, WhenFull::DropNewest)
     }
 
-    /// Counts records that an optional sink missed though their call was answered OK: a kill does not take it. Blocking.
+    /// Counts records that an optional sink missed although their call was answered OK; a kill does not lose the count.
+    /// Blocking.
     pub fn count_missed(&self, records: u64) {
         self.shared.losses.add_missed(records);
     }
 
-    /// Drops all that these streams hold, counted as purged; returns what that was when it is durable.
+    /// Drops everything that these streams hold, counted as purged; returns what that was once it is durable.
     ///
     /// # Errors
-    /// When neither journal nor queue takes it: the records are gone, but a restart may bring them back.
+    /// When neither journal nor queue can record it: the records are dropped, but a restart may bring them back.
     pub async fn purge(&self, streams: &[Stream]) -> Result<Vec<Purged>, QueueError> {
         let (shared, streams) = (Arc::clone(&self.shared), streams.to_vec());
         let purged = tokio::task::spawn_blocking(move || purge::purge(&shared, &streams)).await;
         purged.unwrap_or_else(|panic| Err(self.shared.io_error(io::Error::other(panic))))
     }
 
-    /// The dead letters that a filter means, those that were tried longest ago first: at most `limit` of them behind the
-    /// first `skip`. Blocking.
+    /// The dead letters that match a filter, those with the oldest last attempt first: at most `limit` of them after
+    /// the first `skip`. Blocking.
     ///
     /// # Errors
     /// When they cannot be read.
@@ -171,8 +176,7 @@ impl Spool {
         self.shared.dead.list(filter, &HashSet::new(), skip, limit).map_err(|error| self.shared.dead_error(error))
     }
 
-    /// The dead letters that a filter means, at most `limit`, without those of these streams and `_id`s.
-    /// Blocking.
+    /// The dead letters that match a filter, at most `limit`, without those with these streams and `_id`s. Blocking.
     ///
     /// # Errors
     /// When they cannot be read.
@@ -185,7 +189,7 @@ impl Spool {
         self.shared.dead.list(filter, except, 0, limit).map_err(|error| self.shared.dead_error(error))
     }
 
-    /// Removes the dead letters that a filter means, for good; answers how many. Blocking.
+    /// Removes the dead letters that match a filter, for good; returns how many. Blocking.
     ///
     /// # Errors
     /// When they cannot be read or written.
@@ -193,16 +197,16 @@ impl Spool {
         self.shared.dead.drop_matching(filter).map_err(|error| self.shared.dead_error(error))
     }
 
-    /// Removes all dead letters, for good; answers how many. Blocking.
+    /// Removes all dead letters, for good; returns how many. Blocking.
     ///
     /// # Errors
-    /// As [`Self::drop_dead_letters`]; and when some cannot be read, which are left: the others are gone.
+    /// As [`Self::drop_dead_letters`]; and when some cannot be read: those are kept, and the others are removed.
     pub fn purge_dead_letters(&self) -> Result<u64, QueueError> {
         let dropped = self.drop_dead_letters(&DeadFilter::default())?;
         purge::check_dead_letters_read(&self.shared).map(|()| dropped)
     }
 
-    /// Keeps letters again after another attempt failed: what is known of earlier ones is added to. Blocking.
+    /// Keeps dead letters again after another attempt failed, and adds to their history. Blocking.
     ///
     /// # Errors
     /// When the dead letters are full or cannot be written.
@@ -210,7 +214,7 @@ impl Spool {
         rejecting::keep_again(&self.shared, dead_letters)
     }
 
-    /// Removes letters by stream and `_id`, for good; answers how many there were. Blocking.
+    /// Removes dead letters by stream and `_id`, for good; returns how many there were. Blocking.
     ///
     /// # Errors
     /// When they cannot be written.
@@ -218,7 +222,7 @@ impl Spool {
         self.shared.dead.remove(keys).map_err(|error| self.shared.dead_error(error))
     }
 
-    /// Takes no more records, makes durable what waits, brings the queue up to date, lets go of the directory.
+    /// Accepts no more records, makes waiting batches durable, updates the queue, and releases the directory.
     pub async fn close(&self) {
         let threads = self.threads.lock().take();
         if let Some(threads) = threads {

@@ -1,7 +1,8 @@
-//! Opens a spool, in this order: version, directories, lock, queues, what is found in the journals. Its threads start last ([`threads`](super::threads)).
+//! Opens a spool, in this order: version, directories, lock, queues, recovery of the journals. Its threads start last
+//! ([`threads`](super::threads)).
 //!
-//! Nothing is made or changed before the version is known, and nothing but directories before the lock is held. [`assemble`] puts a
-//! spool's parts together for a look from outside, too, which locks nothing.
+//! Nothing is created or changed before the version is known, and only directories are before the lock is held.
+//! [`assemble`] also assembles a spool that is inspected from outside, which takes no lock.
 
 use std::{
     io,
@@ -32,19 +33,19 @@ use super::{
 };
 use crate::{
     files,
-    record::{Stream, was_noted},
+    record::{Stream, trusts_recorded},
 };
 
 /// An entry's records were received within this time, and within a 64th of `max_age`: they expire together.
 const MAX_ENTRY_SPAN_MILLIS: u32 = 60_000;
 
-/// Opens or makes the spool in `home`, all but its threads.
+/// Opens or creates the spool in `home`, except its threads.
 pub(super) fn open(home: &Path, options: SpoolOptions) -> Result<(Shared, Maintenance, DirectoryLock), OpenError> {
     if options.max_bytes < MIN_MAX_BYTES {
         return Err(OpenError::TooSmall { name: options.name, max_bytes: options.max_bytes, least: MIN_MAX_BYTES });
     }
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    // Before anything is made or changed.
+    // Before anything is created or changed.
     refuse_other_versions(disk.as_ref(), home)?;
     match files::make_private(home) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -61,7 +62,8 @@ pub(super) fn open(home: &Path, options: SpoolOptions) -> Result<(Shared, Mainte
     sync_ancestors(disk.as_ref(), &dead);
     let lock = DirectoryLock::take(home).map_err(OpenError::io(lock_path(home)))?;
     let Some(lock) = lock else { return Err(OpenError::InUse { path: home.to_owned() }) };
-    // A start syncs it in any case. Where that fails no queue is opened: one whose files cannot be synced is never closed.
+    // A start syncs it in any case. If that fails, no queue is opened: one whose files cannot be synced is never
+    // closed.
     for journal in [home.join("journal"), dead.join("journal")] {
         disk.sync_directory(&journal).map_err(OpenError::io(journal))?;
     }
@@ -70,24 +72,24 @@ pub(super) fn open(home: &Path, options: SpoolOptions) -> Result<(Shared, Mainte
     let queues = Arc::new(BufferedQueues(SledQueues));
     let place = Place { home: home.to_owned(), disk, queues, reports, quarantine, read_only: false };
     let (shared, maintenance) = open_at(place, options)?;
-    if let Some(gone) = shared.say_dead_letters_gone().filter(|_| dead_is_gone) {
+    if let Some(gone) = shared.dead_letters_gone_error().filter(|_| dead_is_gone) {
         shared.reports.error(gone);
     }
     Ok((shared, maintenance, lock))
 }
 
-/// Opens what lies at a place, all but its threads.
+/// Opens the spool at a place, except its threads.
 pub(super) fn open_at(place: Place, options: SpoolOptions) -> Result<(Shared, Maintenance), OpenError> {
     let queue = open_queue(&place);
     let dead_queue = open_queue(&Place { home: place.home.join("dead"), ..place.clone() });
     let (shared, found) = assemble(place, options, queue, dead_queue)?;
     check_key(&shared)?;
     let clock = shared.store.clock();
-    let noted = [found.0.written_at, clock.as_ref().map(|clock| clock.written_at)];
-    if let Some(wrong) = noted.into_iter().flatten().filter(|&at| !was_noted(at)).max() {
+    let recorded = [found.0.written_at, clock.as_ref().map(|clock| clock.written_at)];
+    if let Some(wrong) = recorded.into_iter().flatten().filter(|&at| !trusts_recorded(at)).max() {
         let at = humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(wrong.unsigned_abs()));
         shared.reports.warn(&format!(
-            "{}: an earlier run had the time {at}, which this machine's clock does not bear out: it is not believed",
+            "{}: an earlier run recorded the time {at}, which contradicts this machine's clock: it is ignored",
             shared.home.display()
         ));
     }
@@ -102,18 +104,20 @@ pub(super) fn refuse_other_versions(disk: &dyn Disk, home: &Path) -> Result<(), 
     journals.iter().try_for_each(|journal| survey::check_version(disk, journal))
 }
 
-/// Makes the spool's directories last: a file is lost with the entry of any directory above it. The data directory and its own
-/// entry are among them; those made by others may not be ours to read, and then are theirs to sync.
+/// Makes the spool's directories durable: a file is lost with the entry of any directory above it. That includes the
+/// data directory and its own entry. Directories that others created may not be readable for this user; their creators
+/// have to sync them.
 fn sync_ancestors(disk: &dyn Disk, directory: &Path) {
     for ancestor in directory.ancestors().take(4) {
         let ancestor = if ancestor.as_os_str().is_empty() { Path::new(".") } else { ancestor };
         if let Err(error) = disk.sync_directory(ancestor) {
-            tracing::warn!(directory = %ancestor.display(), %error, "cannot sync a directory: a power cut may take it");
+            tracing::warn!(directory = %ancestor.display(), %error, "could not sync a directory: a power cut may lose it");
         }
     }
 }
 
-/// Opens a queue; where it does not open it is moved to the quarantine and a new one made. None where there is no space for one.
+/// Opens a queue. One that cannot be opened is moved to the quarantine, and a new one is created. Returns `None` if
+/// there is no space for one.
 fn open_queue(place: &Place) -> Option<Arc<dyn QueueStore>> {
     let directory = queue_directory(&place.home);
     let free = place.disk.free_bytes(&place.home).unwrap_or(u64::MAX);
@@ -129,7 +133,7 @@ fn open_queue(place: &Place) -> Option<Arc<dyn QueueStore>> {
         Ok(queue) => return Some(queue),
         Err(error) => error,
     };
-    place.reports.warn(&format!("{}: {error}: it is made again from the journal", directory.display()));
+    place.reports.warn(&format!("{}: {error}: it is rebuilt from the journal", directory.display()));
     if let Err(error) = quarantine_queue(place, &directory) {
         place.reports.error(format!("{}: {error}: the queue is kept in memory", directory.display()));
         return None;
@@ -143,7 +147,7 @@ fn open_queue(place: &Place) -> Option<Arc<dyn QueueStore>> {
     }
 }
 
-/// A queue that failed is of use to look into, the last one alone.
+/// A failed queue is kept for inspection, only the last one.
 fn quarantine_queue(place: &Place, directory: &Path) -> io::Result<()> {
     let quarantine = place.home.join("quarantine");
     place.disk.make_directory(&quarantine)?;
@@ -154,10 +158,10 @@ fn quarantine_queue(place: &Place, directory: &Path) -> io::Result<()> {
     }
 }
 
-/// What was found, of the journal and of the dead letters'.
+/// What recovery found in the journal and in the dead letters' journal.
 pub(super) type Found = (Findings, Findings);
 
-/// Puts a spool together over queues that were opened for it.
+/// Assembles a spool over queues that were opened for it.
 pub(super) fn assemble(
     place: Place,
     options: SpoolOptions,
@@ -181,7 +185,7 @@ pub(super) fn assemble(
         Losses::open(&place.disk, &place.home, &place.reports, place.read_only, totals)
     };
     let reader =
-        |stream| Reader::new(&store, stream).map(Reader::patient).map(Mutex::new).map_err(OpenError::io(&place.home));
+        |stream| Reader::new(&store, stream).map(Reader::retrying).map(Mutex::new).map_err(OpenError::io(&place.home));
     let readers = [reader(Stream::Events)?, reader(Stream::Stats)?, reader(Stream::NodeRooms)?];
     let shared = Shared {
         home: place.home,
@@ -206,7 +210,7 @@ pub(super) fn assemble(
     Ok((shared, (findings, dead_findings)))
 }
 
-/// A backlog that cannot be decrypted is named at the start; it stays as it is.
+/// Reports a backlog that cannot be decrypted at the start; the backlog stays as it is.
 pub(super) fn check_key(shared: &Shared) -> Result<(), OpenError> {
     if let Err(DeadError::NoKey { path, key }) = shared.dead.check_key() {
         return Err(OpenError::WrongKey { path, key });

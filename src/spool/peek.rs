@@ -1,5 +1,5 @@
-//! Looks at the records of a queue without taking them: on an open spool beside its flusher, and on a stopped one.
-//! A block at a time is held; records that are acknowledged meanwhile are left out from there on.
+//! Reads the records of a queue without leasing them: in an open spool during delivery, and in a stopped one. One block
+//! at a time is held; records that are acknowledged meanwhile are skipped from there on.
 
 use std::{fmt, ops::Range, sync::Arc};
 
@@ -11,16 +11,16 @@ use super::{
 };
 use crate::record::{QueuedRecord, Stream};
 
-/// Where a look at a queue begins, and which way it goes.
+/// Where peeking begins, and in which direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PeekFrom {
-    /// From the first record to be delivered on.
+    /// Forwards from the first record to be delivered.
     Oldest,
-    /// From this sequence number on, towards newer records.
+    /// Forwards from this sequence number, towards newer records.
     Seq(u64),
-    /// From the last record on, backwards.
+    /// Backwards from the last record.
     Newest,
-    /// From this sequence number on, backwards.
+    /// Backwards from this sequence number.
     SeqBackwards(u64),
 }
 
@@ -54,11 +54,11 @@ impl Peek {
     fn advance(&mut self) -> Result<bool, QueueError> {
         while let Some((key, entry, part)) = self.next_part() {
             let wanted = if self.backwards { part.end - 1 } else { part.start };
-            // A block may say that it has more records than it has, billions: where it has none, all of it is stepped over.
+            // A block may claim billions of records more than it has: if it has none, all of it is skipped.
             let (records, none) = match self.reader.seek(&self.shared.store, key, &entry, wanted) {
                 Ok(Lookup::Block) => (self.records_of_block(&part), self.reader.block_seqs()),
                 Ok(Lookup::Lost(_)) => (Vec::new(), None),
-                // It is delivered meanwhile.
+                // It was delivered meanwhile.
                 Err(_) if self.next_part().is_none_or(|(_, now, _)| now != entry) => continue,
                 Err(error) => return Err(error),
             };
@@ -76,7 +76,7 @@ impl Peek {
         Ok(false)
     }
 
-    /// The next entry, and what of it is to be shown.
+    /// The next entry, and the part of it to show.
     fn next_part(&self) -> Option<(u64, Entry, Range<u64>)> {
         let store = &self.shared.store;
         if self.backwards {
@@ -87,7 +87,7 @@ impl Peek {
         Some((key, entry, entry.seqs(key).start.max(self.at)..entry.seqs(key).end))
     }
 
-    /// The records of the open block, as far as they are in a range.
+    /// The records of the open block that are in a range.
     fn records_of_block(&mut self, part: &Range<u64>) -> Vec<QueuedRecord> {
         let begin = self.reader.block_seqs().map_or(part.start, |seqs| seqs.start.max(part.start));
         let (mut seq, mut records) = (begin, Vec::new());

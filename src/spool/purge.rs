@@ -1,4 +1,4 @@
-//! Empties queues at the user's word.
+//! Purges queues when the user asks for it.
 
 use serde::Serialize;
 
@@ -18,14 +18,15 @@ pub struct Purged {
     pub stream: Stream,
     /// Records that were to be delivered.
     pub records: u64,
-    /// The journal blocks that held them.
+    /// The journal blocks that contained them.
     pub blocks: u64,
-    /// Bytes of these blocks on disk; they are given back within seconds.
+    /// Bytes of these blocks on disk; they are freed within seconds.
     pub bytes: u64,
 }
 
-/// Drops all that the streams hold, leased records too, and says where some could not be read and so not be dropped; returns when that is durable: a new segment's front tells of it, or,
-/// on a full disk, the queue does. Blocking.
+/// Drops everything that the streams hold, including leased records, and fails if some could not be read and therefore
+/// not be dropped. Returns when it is durable: a new segment's front records it or, on a full disk, the queue does.
+/// Blocking.
 pub(super) fn purge(shared: &Shared, streams: &[Stream]) -> Result<Vec<Purged>, QueueError> {
     let mut removed = Vec::new();
     for &stream in streams {
@@ -52,7 +53,7 @@ pub(super) fn purge(shared: &Shared, streams: &[Stream]) -> Result<Vec<Purged>, 
     check_read(&shared.store).map(|()| removed)
 }
 
-/// Says where some dead letters could not be read and so not be dropped.
+/// Fails if some dead letters could not be read and therefore not be dropped.
 pub(super) fn check_dead_letters_read(shared: &Shared) -> Result<(), QueueError> {
     check_read(shared.dead.store())
 }
@@ -61,7 +62,7 @@ fn check_read(store: &Store) -> Result<(), QueueError> {
     let Some(&segment) = store.unread_segments().first() else { return Ok(()) };
     let path = segment::path(&store.journal(), segment).display().to_string();
     let source = std::io::Error::other(
-        "it cannot be read now, and what it holds is not purged; the rest is: purge again when it can be read",
+        "it cannot be read now: its records are not purged, the others are; purge again when it can be read",
     );
     Err(QueueError::Io { path, source })
 }

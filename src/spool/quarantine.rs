@@ -1,5 +1,5 @@
-//! Bytes that are no whole block are copied to `quarantine/` before anything is cut or deleted, with a report per line in
-//! `quarantine/report.ndjson`: when, which segment, which bytes, why.
+//! Bytes that are not a whole block are copied to `quarantine/` before anything is cut or deleted. Each line of
+//! `quarantine/report.ndjson` reports one copy: when, which segment, which bytes, why.
 
 use std::{
     io,
@@ -23,31 +23,31 @@ use super::{
 };
 use crate::record::now_millis;
 
-/// Copies stop at this much; reports go on.
+/// Copies stop at this size; reports continue.
 const MAX_BYTES: u64 = 256 << 20;
 const CHUNK_BYTES: u64 = 1 << 20;
-/// What a medium loses at once: where a chunk cannot be read, it is read in pieces of this.
+/// The smallest part that a medium loses: a chunk that cannot be read is read in pieces of this size.
 const SECTOR_BYTES: usize = 4096;
 
 /// One line of `report.ndjson`.
 #[derive(Serialize)]
 struct Report<'a> {
     at: i64,
-    /// The file, below the spool's directory.
+    /// The file, relative to the spool's directory.
     file: String,
     segment: u64,
     offset: u64,
     bytes: u64,
     reason: String,
-    /// What the header at the damage says, if that is known.
+    /// The contents of the header at the damage, if known.
     stream: Option<&'a str>,
     first_seq: Option<u64>,
     records: Option<u32>,
-    /// The copy's name; absent where there was no space for it.
+    /// The copy's name; absent if there was no space for it.
     copy: Option<&'a str>,
 }
 
-/// The quarantine of a spool: of its journal and of its dead letters'.
+/// A spool's quarantine: of its journal and of its dead letters' journal.
 #[derive(Debug)]
 pub(crate) struct Quarantine {
     disk: Arc<dyn Disk>,
@@ -69,7 +69,7 @@ impl Quarantine {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Keeps a copy of damaged bytes; where that fails, it is reported and delivery goes on.
+    /// Copies damaged bytes. A failure is reported, and delivery continues.
     pub(crate) fn keep(&self, path: &Path, segment: u64, file: &dyn DiskFile, damage: &Damage) {
         if self.read_only {
             return;
@@ -81,7 +81,7 @@ impl Quarantine {
     }
 }
 
-/// Copies damaged bytes into the quarantine of a spool and reports them; once, however often they are met.
+/// Copies damaged bytes into a spool's quarantine and reports them; once, however often they are found.
 fn copy(
     disk: &dyn Disk,
     home: &Path,
@@ -105,7 +105,7 @@ fn copy(
         let path = directory.join(&name);
         let copy = disk.create(&path)?;
         if let Err(error) = copy_bytes(file, copy.as_ref(), &damage.bytes) {
-            // It would keep the last space of a full disk, and be taken for the whole copy the next time.
+            // It would use the last space of a full disk, and be taken for the whole copy next time.
             let _ = disk.remove(&path);
             return Err(error);
         }
@@ -132,7 +132,7 @@ fn copy_bytes(file: &dyn DiskFile, copy: &dyn DiskFile, bytes: &Range<u64>) -> i
     copy.sync()
 }
 
-/// Reads; sectors that cannot be read are zeros.
+/// Reads a part; sectors that cannot be read are zeros.
 fn read_what_can_be(file: &dyn DiskFile, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     if let Ok(read) = file.read_at(buffer, offset) {
         return Ok(read);

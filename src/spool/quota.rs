@@ -1,6 +1,7 @@
 //! Limits: what may be appended, and what is dropped to make space for it.
 //!
-//! A policy that drops does so as far as that makes the append fit, by whole segments, oldest first, and not at all where it cannot.
+//! A policy that drops records drops whole segments, oldest first, only until the append fits, and none if it cannot be
+//! made to fit.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -15,42 +16,43 @@ use crate::record::{Stream, instant};
 
 /// How long making space may wait for the queue.
 const QUEUE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Entries that one look drops for their age.
+/// The most entries that one round drops because of their age.
 const MAX_EXPIRED: usize = 10_000;
 
 const MIN_SEGMENT_BYTES: u64 = if cfg!(test) { 16 << 10 } else { 256 << 10 };
 /// The smallest `max_bytes` that four segments and the queue fit into.
 pub(crate) const MIN_MAX_BYTES: u64 = 4 << 20;
 
-/// What of `max_bytes` is left for the queue to grow into, so that a full spool can drain.
+/// The part of `max_bytes` that is left for the queue to grow, so that a full spool can drain.
 fn queue_bytes(options: &SpoolOptions) -> u64 {
     (options.max_bytes / 16).min(1 << 20)
 }
 
-/// What dead letters may take: their own limit, and at most an eighth of the whole.
+/// The limit of the dead letters: their own, and at most an eighth of the whole.
 pub(crate) fn dead_max_bytes(options: &SpoolOptions) -> u64 {
     options.dead_max_bytes.min(options.max_bytes / 8)
 }
 
-/// How long segments get: at least four (and space for the queue) fit into `max_bytes`.
+/// The length of segments: at least four (and space for the queue) fit into `max_bytes`.
 pub(crate) fn segment_bytes(options: &SpoolOptions) -> u64 {
     options.segment_bytes.min(options.max_bytes / 6).max(MIN_SEGMENT_BYTES)
 }
 
 impl Shared {
-    /// What `max_bytes` leaves for appends: some is kept for the queue, and for the dead letters, so that they can be set aside.
+    /// What `max_bytes` leaves for appends: a part is reserved for the queue, and one for the dead letters, so that
+    /// records can be dead-lettered.
     fn append_limit(&self) -> u64 {
         let dead = dead_max_bytes(&self.options).saturating_sub(self.dead.bytes());
         (self.options.max_bytes - queue_bytes(&self.options)).saturating_sub(dead)
     }
 
-    /// What an append may take at the most, whatever is drained or dropped; `None` where so much fits.
+    /// The most that an append may take, even in an empty spool; `None` if `bytes` fit.
     pub(crate) fn never_fits(&self, bytes: u64) -> Option<u64> {
         let max = self.options.max_bytes - queue_bytes(&self.options) - dead_max_bytes(&self.options);
         (bytes > max).then_some(max)
     }
 
-    /// Whether `bytes` more fit on top of what is used; answers how much is left behind them.
+    /// Checks that `bytes` fit on top of what is used; returns how much is left after them.
     pub(crate) fn admit(&self, bytes: u64) -> Result<u64, FullLimit> {
         let (used, limit) = (self.used(), self.append_limit());
         if used + bytes > limit {
@@ -63,11 +65,11 @@ impl Shared {
         Ok((limit - used - bytes).min(free - min - bytes))
     }
 
-    /// Makes space for `bytes` by dropping the oldest segments; answers how many records that took. `None`, and nothing is dropped,
-    /// where that cannot make it fit.
+    /// Makes space for `bytes` by dropping the oldest segments; returns how many records were dropped. Returns `None`,
+    /// and drops nothing, if that cannot make it fit.
     pub(crate) fn drop_oldest(&self, bytes: u64) -> Option<u64> {
         self.measure();
-        // What is delivered goes first; it may do.
+        // Delivered segments are deleted first; that may suffice.
         self.store.enter();
         self.store.retain();
         self.refresh_free();
@@ -81,7 +83,7 @@ impl Shared {
         let mut dropped = 0;
         while let Some(segment) = self.next_to_drop(bytes) {
             dropped += self.store.drop_segment(segment);
-            // Nothing else tells after a kill that its records were dropped, once it is gone.
+            // Once it is deleted, nothing else records after a kill that its records were dropped.
             self.store.flush();
             self.store.retain();
             self.refresh_free();
@@ -90,7 +92,8 @@ impl Shared {
                 return Some(dropped);
             }
             if self.store.state.lock().segments.contains_key(&segment) {
-                // It holds what cannot be told yet, or does not go: dropping more would not help either.
+                // It holds records that cannot be recorded as dropped yet, or cannot be deleted: dropping more would
+                // not help either.
                 break;
             }
         }
@@ -101,8 +104,8 @@ impl Shared {
         None
     }
 
-    /// The oldest segment that can go; none where even all of them do not make `bytes` fit. Asked again after each: another append
-    /// may take the space that one gave back.
+    /// The oldest segment that can be dropped; `None` if dropping all of them does not make `bytes` fit. Called again
+    /// after each: another append may take the space that was freed.
     fn next_to_drop(&self, bytes: u64) -> Option<u64> {
         let (used, limit) = (self.used(), self.append_limit());
         let (free, min) = (self.usage.free.load(Ordering::Relaxed), self.options.min_free_bytes);
@@ -116,12 +119,12 @@ impl Shared {
 
     /// Counts records that `when_full: drop_newest` drops.
     pub(crate) fn count_newest(&self, stream: Stream, records: u64, bytes: u64) {
-        // First where a kill does not take it.
+        // First in the file that a kill does not lose.
         self.losses.add_newest(stream, records);
         self.store.count(stream, Disposition::Dropped(DropReason::Newest), records, bytes);
     }
 
-    /// Drops what is older than `max_age`.
+    /// Drops records older than `max_age`.
     pub(crate) fn expire(&self, expiry: &mut Expiry) {
         let now = instant();
         expiry.mark(now, self.store.state.lock().streams.each_ref().map(|stream| stream.next));

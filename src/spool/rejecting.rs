@@ -1,4 +1,4 @@
-//! What sinks reject for good: out of the queue, once it is among the dead letters.
+//! Records that sinks reject for good: removed from the queue once they are dead letters.
 
 use super::{
     QueueError, Rejection,
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::record::{RecordId, Stream, UnixMillis, now_millis};
 
-/// A reason is cut to about this length.
+/// About the length to which a reason is cut.
 const MAX_REASON_BYTES: usize = 16 << 10;
 
 /// Keeps rejected records as dead letters, durably, then removes them from the queue.
@@ -19,7 +19,7 @@ pub(super) fn dead_letter(shared: &Shared, stream: Stream, rejections: Vec<Rejec
         let seq = rejection.record.seq;
         shared.store.entry_from(stream, seq).is_some_and(|(key, entry)| entry.seqs(key).contains(&seq))
     };
-    // An attempt that did not get all of them in may have been made before.
+    // An earlier attempt may have kept a part of them.
     let open = rejections.into_iter().filter(is_open);
     let (seqs, dead_letters): (Vec<u64>, Vec<DeadLetter>) =
         open.map(|rejection| (rejection.record.seq, as_dead_letter(stream, rejection, now))).unzip();
@@ -69,8 +69,8 @@ fn keep(shared: &Shared, stream: Stream, seqs: &[u64], dead_letters: &[DeadLette
     }
 }
 
-/// Keeps letters that are there already and failed once more. Where they do not fit beside what is there of them yet,
-/// fewer at a time do.
+/// Keeps existing dead letters that failed once more. If they do not fit beside their earlier versions, fewer are
+/// written at a time.
 pub(super) fn keep_again(shared: &Shared, dead_letters: &[DeadLetter]) -> Result<(), QueueError> {
     let groups = dead_letters::groups(dead_letters, shared.dead.group_bytes());
     groups.into_iter().try_for_each(|group| keep_group_again(shared, &dead_letters[group]))

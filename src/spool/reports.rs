@@ -1,15 +1,15 @@
-//! What goes wrong, for people: logged, and remembered for the status.
+//! Reports errors to the user: in the log, and as the status's last error.
 
 use parking_lot::Mutex;
 
 use crate::record::{UnixMillis, now_millis};
 
-/// The last thing that went wrong, for people.
+/// The last error, for the user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LastError {
-    /// When, by the wall clock.
+    /// When it occurred, by the wall clock.
     pub at: UnixMillis,
-    /// What.
+    /// The error.
     pub message: String,
 }
 
@@ -26,7 +26,7 @@ impl Reports {
         Self { sink, last: Mutex::new(None), last_warning: Mutex::new(String::new()) }
     }
 
-    /// Remembers, and logs, what went wrong; the same thing again is not logged again.
+    /// Remembers and logs an error; a repeated one is not logged again.
     pub(crate) fn error(&self, message: String) {
         let mut last = self.last.lock();
         if last.as_ref().is_none_or(|last| last.message != message) {
@@ -35,7 +35,7 @@ impl Reports {
         *last = Some(LastError { at: now_millis(), message });
     }
 
-    /// Logs what is only worth a warning; the same thing again is not logged again.
+    /// Logs a warning; a repeated one is not logged again.
     pub(crate) fn warn(&self, message: &str) {
         let mut last = self.last_warning.lock();
         if *last != message {
@@ -44,7 +44,7 @@ impl Reports {
         }
     }
 
-    /// What went wrong last.
+    /// The last error.
     pub(crate) fn last(&self) -> Option<LastError> {
         self.last.lock().clone()
     }

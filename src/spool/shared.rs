@@ -1,4 +1,4 @@
-//! What a spool's threads share: two that append, one that keeps things in order, and the callers.
+//! The state that a spool's threads share: two that append, the maintenance, and the callers.
 
 use std::{
     io,
@@ -39,13 +39,13 @@ pub(crate) struct Shared {
     pub(crate) dead: DeadLetters,
     pub(crate) readers: [Mutex<Reader>; Stream::ALL.len()],
     pub(crate) inbox: Mutex<Inbox>,
-    /// Wakes who appends.
+    /// Wakes the threads that append.
     pub(crate) mail: Condvar,
     /// Wakes the maintenance.
     pub(crate) maintenance: Wakeup,
-    /// Per stream: records came or came back.
+    /// Per stream: records arrived or were released.
     pub(crate) ready: [Notify; Stream::ALL.len()],
-    /// Space was given back.
+    /// Space was freed.
     pub(crate) space: Notify,
     pub(crate) usage: Usage,
     pub(crate) reports: Arc<Reports>,
@@ -56,7 +56,7 @@ pub(crate) struct Shared {
     pub(crate) failing: AtomicBool,
 }
 
-/// What is measured sync by sync.
+/// Measured at each sync.
 #[derive(Debug)]
 pub(crate) struct Meters {
     pub(crate) sync_latency: Histogram,
@@ -69,7 +69,7 @@ impl Default for Meters {
     }
 }
 
-/// Wakes a thread, whether it sleeps already or not.
+/// Wakes a thread, whether or not it is asleep already.
 #[derive(Debug, Default)]
 pub(crate) struct Wakeup {
     pub(crate) state: Mutex<Woken>,
@@ -92,9 +92,9 @@ impl Wakeup {
 /// Bytes on disk, by part.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct DiskBytes {
-    /// Journal segments, what is reserved for the newest included.
+    /// Journal segments, including the space reserved for the newest.
     pub journal: u64,
-    /// The sled directories, of the records and of the dead letters.
+    /// The sled directories of the records and of the dead letters.
     pub queue: u64,
     /// Dead letters.
     pub dead: u64,
@@ -102,7 +102,7 @@ pub struct DiskBytes {
     pub quarantine: u64,
 }
 
-/// Bytes on disk beside the journal, as last seen.
+/// Bytes on disk besides the journal, as last measured.
 #[derive(Debug, Default)]
 pub(crate) struct Usage {
     pub(crate) queue: AtomicU64,
@@ -111,12 +111,14 @@ pub(crate) struct Usage {
 }
 
 impl Shared {
-    /// Measures what is on disk and what is free.
+    /// Measures the bytes on disk and the free space.
     pub(crate) fn measure(&self) {
         let queues = self.disk.directory_bytes(&queue_directory(&self.home));
         match queues.and_then(|bytes| Ok(bytes + self.dead.queue_bytes()?)) {
             Ok(bytes) => self.usage.queue.store(bytes, Ordering::Relaxed),
-            Err(error) => self.reports.error(format!("spool {}: measuring: {error}", self.home.display())),
+            Err(error) => {
+                self.reports.error(format!("spool {}: could not measure the disk usage: {error}", self.home.display()))
+            }
         }
         self.refresh_free();
     }
@@ -124,7 +126,9 @@ impl Shared {
     pub(crate) fn refresh_free(&self) {
         match self.disk.free_bytes(&self.home) {
             Ok(free) => self.usage.free.store(free, Ordering::Relaxed),
-            Err(error) => self.reports.error(format!("spool {}: free space: {error}", self.home.display())),
+            Err(error) => {
+                self.reports.error(format!("spool {}: could not read the free space: {error}", self.home.display()))
+            }
         }
     }
 
@@ -145,33 +149,34 @@ impl Shared {
         (journal && dead, failures + more)
     }
 
-    /// What `max_bytes` limits.
+    /// The bytes that `max_bytes` limits.
     pub(crate) fn used(&self) -> u64 {
         let DiskBytes { journal, queue, dead, quarantine: _ } = self.disk_bytes();
         journal + queue + dead
     }
 
-    /// What there is to say where the directory of the dead letters is gone as a whole.
+    /// The error if the whole directory of the dead letters is gone.
     pub(crate) fn dead_letters_gone(&self) -> Option<String> {
         let store = self.dead.store();
-        // The queue's files are made again where they are missed, and their directory with them.
+        // If the queue's files are missing they are created again, and their directory with them.
         let is_gone = store.is_moved() || self.disk.identity(&store.journal()).is_err();
-        is_gone.then(|| self.say_dead_letters_gone()).flatten()
+        is_gone.then(|| self.dead_letters_gone_error()).flatten()
     }
 
-    /// The same where that is known; nothing where there were never any.
-    pub(crate) fn say_dead_letters_gone(&self) -> Option<String> {
+    /// The same if it is certain; `None` if there were never dead letters.
+    pub(crate) fn dead_letters_gone_error(&self) -> Option<String> {
         let dead_lettered: u64 = self.store.state.lock().streams.iter().map(|stream| stream.totals.dead_lettered).sum();
         let dead = self.dead.store().home.display();
         (dead_lettered > 0).then(|| {
             format!(
-                "{dead}: it was removed, moved or replaced, and the dead letters in it are gone with it (of {dead_lettered} records that were \
-                 ever set aside, what was not retried or dropped): stop livekit-spool, and put it back if you have it"
+                "{dead}: the directory was removed, moved or replaced, with all dead letters in it (of {dead_lettered} \
+                 records that were ever dead-lettered, those that were not retried or dropped): stop livekit-spool, and \
+                 put it back if you have it"
             )
         })
     }
 
-    /// A failure of the dead letters, as the flusher is told.
+    /// A failure of the dead letters, as an error for the flusher.
     pub(crate) fn dead_error(&self, error: DeadError) -> QueueError {
         match error {
             DeadError::Full { .. } => QueueError::DeadLettersFull {

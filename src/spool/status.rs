@@ -1,4 +1,4 @@
-//! What a spool holds, as `backlog`, the status page and the metrics show it.
+//! The status of a spool, as `backlog`, the status page and the metrics show it.
 
 use std::{collections::BTreeMap, sync::atomic::Ordering};
 
@@ -14,7 +14,7 @@ use super::{
 use crate::histogram::HistogramSnapshot;
 use crate::record::{Stream, UnixMillis, now_millis};
 
-/// A snapshot of one spool. Records are counted as they come and go; nothing is scanned for it.
+/// A snapshot of one spool. Records are counted as they arrive and leave; nothing is scanned for it.
 #[derive(Debug, Clone)]
 pub struct SpoolStatus {
     /// The sink's name.
@@ -23,66 +23,67 @@ pub struct SpoolStatus {
     pub streams: BTreeMap<Stream, StreamStatus>,
     /// Bytes on disk: journal, queue and dead letters together (what `max_bytes` limits).
     pub disk_bytes: u64,
-    /// The part of each.
+    /// The same by part.
     pub disk: DiskBytes,
     /// The limit on `disk_bytes`.
     pub max_bytes: u64,
-    /// Free on the disk, as last seen.
+    /// Free on the disk, as last measured.
     pub free_bytes: u64,
     /// Journal segments.
     pub segments: u64,
-    /// Of these, how many could not be read when they were to be. Their records are not all among `streams`.
+    /// The segments that could not be read at their last attempt. Their records are not all included in `streams`.
     pub unread_segments: u64,
-    /// Which, and what that means; `None` where there is none.
+    /// Which segments, and the consequence; `None` if there are none.
     pub unread_error: Option<String>,
-    /// Which segments of the dead letters could not be read when they were to be, and what that means; `None` where there is none.
+    /// The segments of the dead letters that could not be read at their last attempt, and the consequence; `None` if
+    /// there are none.
     pub unread_dead_letters: Option<String>,
-    /// What becomes of new records.
+    /// What happens to new records.
     pub writer: WriterState,
     /// Whether the queue is on disk; it is in memory while the disk is full or the queue's files fail.
     pub queue_on_disk: bool,
-    /// How often the queue's files failed since the start; each time leaves some memory behind until the next one.
+    /// How often the queue's files failed since the start; each failure leaks some memory until the next start.
     pub queue_failures: u64,
-    /// What went wrong last, if anything did since the start.
+    /// The last error since the start, if any.
     pub last_error: Option<LastError>,
     /// How long the journal's syncs took, seconds, since the start.
     pub sync_latency: HistogramSnapshot,
-    /// Records that each of them made durable.
+    /// Records per sync.
     pub sync_records: HistogramSnapshot,
 }
 
-/// One stream's queue. In JSON as the fields are named.
+/// One stream's queue. JSON uses the fields' names.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct StreamStatus {
     /// Records to be delivered.
     pub records: u64,
-    /// Journal blocks that hold them.
+    /// Journal blocks that contain them.
     pub blocks: u64,
     /// Bytes of these blocks on disk.
     pub bytes: u64,
-    /// Of these records, how many are leased and not yet acknowledged.
+    /// Those of these records that are leased and not yet acknowledged.
     #[serde(skip)]
     pub in_flight: u64,
     /// When the first of them was received; `None` without records.
     pub oldest_received_at: Option<UnixMillis>,
-    /// How long ago that was, in seconds; never negative, and no jump of the wall clock since the start is in it.
+    /// Its age in seconds; never negative, and without the wall clock's jumps since the start.
     pub oldest_age_seconds: Option<f64>,
     /// Dead letters.
     pub dead_letters: u64,
-    /// Delivered since the spool was made.
+    /// Delivered since the spool was created.
     pub delivered: u64,
-    /// Set aside since the spool was made.
+    /// Dead-lettered since the spool was created.
     pub dead_lettered: u64,
-    /// Dropped since the spool was made, by reason; absent means none. Dead letters that were lost to damage are among the
-    /// damaged ones, at least those that are known.
+    /// Dropped since the spool was created, by reason; absent means none. The damaged ones include the dead letters
+    /// that are known to be lost to damage.
     #[serde(serialize_with = "in_the_order_of_names")]
     pub dropped: BTreeMap<DropReason, u64>,
-    /// Bytes that came, and what became of them, since the process started.
+    /// Bytes that arrived and left since the process started.
     pub byte_totals: ByteTotals,
     /// The sequence number of the first record to be delivered.
     #[serde(skip)]
     pub head: u64,
-    /// The sequence number that the next record gets.
+    /// The sequence number of the next record.
     #[serde(skip)]
     pub next: u64,
 }
@@ -92,10 +93,10 @@ fn in_the_order_of_names<S: Serializer>(dropped: &BTreeMap<DropReason, u64>, ser
     named.serialize(serializer)
 }
 
-/// What becomes of new records.
+/// What happens to new records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WriterState {
-    /// They are taken.
+    /// They are accepted.
     Taking,
     /// A limit is reached.
     Full,
@@ -119,7 +120,7 @@ impl SpoolStatus {
     }
 }
 
-/// The status of a spool, open or only looked at.
+/// The status of a spool, open or inspected from outside.
 pub(crate) fn of(shared: &Shared) -> SpoolStatus {
     let now = now_millis();
     let streams = Stream::ALL.map(|stream| (stream, stream_status(shared, stream, now)));
@@ -151,7 +152,7 @@ pub(crate) fn of(shared: &Shared) -> SpoolStatus {
     }
 }
 
-/// What cannot be read is not known to be delivered: nobody may take the other records for all there are.
+/// Records that cannot be read are not known to be delivered: the other records must not be taken for all there are.
 fn unread_error(store: &Store, unread: &[u64]) -> Option<String> {
     let (paths, its, they) = named(store, unread)?;
     Some(format!(
@@ -159,7 +160,7 @@ fn unread_error(store: &Store, unread: &[u64]) -> Option<String> {
     ))
 }
 
-/// The same of dead letters: nobody may take those that are listed for all there are.
+/// The same for dead letters: those that are listed must not be taken for all there are.
 pub(crate) fn unread_dead_letters(dead: &Store) -> Option<String> {
     let (paths, its, they) = named(dead, &dead.unread_segments())?;
     Some(format!(

@@ -1,4 +1,4 @@
-//! A spool's threads: two that append, and the maintenance. They end when [`Threads::stop`] has them; who holds them sees to that.
+//! A spool's threads: two that append, and the maintenance. They end when the owner calls [`Threads::stop`].
 
 use std::{io, sync::Arc, thread::JoinHandle};
 
@@ -23,7 +23,7 @@ impl Threads {
         Ok(Self { appenders, maintenance })
     }
 
-    /// Ends appending, then the maintenance, whose last look has all of it.
+    /// Ends appending, then the maintenance, whose last round includes everything.
     pub(super) fn stop(self, shared: &Shared) {
         let Self { appenders, maintenance } = self;
         shared.inbox.lock().closing = true;
@@ -33,7 +33,7 @@ impl Threads {
                 shared.reports.error("a thread that appends panicked".to_owned());
             }
         }
-        // Nobody is left to answer them.
+        // No thread is left to answer them.
         shared.inbox.lock().clear();
         shared.maintenance.state.lock().closing = true;
         shared.maintenance.condition.notify_one();

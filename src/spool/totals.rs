@@ -1,6 +1,7 @@
-//! What becomes of records, and how many went each way: counted in the journal's fronts, in the queue and in the status alike.
+//! Dispositions of records, and totals of each: counted in the journal's fronts, in the queue and in the status alike.
 //!
-//! Totals count records since the spool was made, and outlast the process. [`ByteTotals`] count since the process started.
+//! Totals count records since the spool was created, and outlast the process. [`ByteTotals`] count since the process
+//! started.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -11,9 +12,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DropReason {
-    /// The spool was full and `when_full: drop_oldest` made room.
+    /// The spool was full and `when_full: drop_oldest` made space.
     Oldest,
-    /// The spool was full and `when_full: drop_newest` did not take them.
+    /// The spool was full and `when_full: drop_newest` did not accept them.
     Newest,
     /// They were older than `max_age`.
     Expired,
@@ -24,7 +25,7 @@ pub enum DropReason {
 }
 
 impl DropReason {
-    /// All reasons, in the order they are counted in.
+    /// All reasons, in the order in which they are counted.
     pub const ALL: [Self; 5] = [Self::Oldest, Self::Newest, Self::Expired, Self::Purged, Self::Damaged];
 
     /// The reason's name, as JSON and metrics show it.
@@ -46,19 +47,20 @@ impl fmt::Display for DropReason {
     }
 }
 
-/// What became of records.
+/// Why records are done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Disposition {
-    /// The sink has them.
+    /// The sink stored them.
     Delivered,
     /// They are dead letters now.
     DeadLettered,
-    /// They are gone.
+    /// They were dropped.
     Dropped(DropReason),
 }
 
 impl Disposition {
-    /// Adds records, or their bytes, to the sum that they go by. A reason is not listed before something was dropped for it.
+    /// Adds records, or their bytes, to the sum of this disposition. A reason is not listed before something was
+    /// dropped for it.
     fn add(self, amount: u64, delivered: &mut u64, dead_lettered: &mut u64, dropped: &mut BTreeMap<DropReason, u64>) {
         match self {
             _ if amount == 0 => {}
@@ -69,31 +71,31 @@ impl Disposition {
     }
 }
 
-/// Records counted since the spool was made.
+/// Records counted since the spool was created.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode, Serialize)]
 pub struct Totals {
     /// Acknowledged by the sink.
     pub delivered: u64,
-    /// Set aside as dead letters.
+    /// Dead-lettered.
     pub dead_lettered: u64,
     /// Dropped, by reason; absent means none.
     pub dropped: BTreeMap<DropReason, u64>,
 }
 
 impl Totals {
-    /// Counts what became of records.
+    /// Counts records by disposition.
     pub(crate) fn count(&mut self, disposition: Disposition, records: u64) {
         disposition.add(records, &mut self.delivered, &mut self.dead_lettered, &mut self.dropped);
     }
 
-    /// Counts so many records as damaged where so many were.
+    /// Corrects the number of damaged records from `before` to `now`.
     pub(crate) fn recount_damaged(&mut self, before: u64, now: u64) {
         let damaged = self.dropped.entry(DropReason::Damaged).or_default();
         *damaged = (*damaged + now).saturating_sub(before);
         self.dropped.retain(|_, records| *records > 0);
     }
 
-    /// Counts at least what was counted elsewhere.
+    /// Raises each count to at least the other's.
     pub(crate) fn rise_to(&mut self, other: &Self) {
         self.delivered = self.delivered.max(other.delivered);
         self.dead_lettered = self.dead_lettered.max(other.dead_lettered);
@@ -104,15 +106,15 @@ impl Totals {
     }
 }
 
-/// Bytes of records as they came, since the process started. What leaves a queue counts with its share of its blocks; with the
-/// last record of a block all of its bytes are counted.
+/// Bytes of records as they were received, since the process started. Records that leave a queue count with their share
+/// of their blocks; with the last record of a block all of its bytes are counted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ByteTotals {
-    /// Came for the sink: appended, or dropped as the newest.
+    /// Received for the sink: appended, or dropped as the newest.
     pub appended: u64,
     /// Acknowledged by the sink.
     pub delivered: u64,
-    /// Set aside as dead letters.
+    /// Dead-lettered.
     pub dead_lettered: u64,
     /// Dropped, by reason; absent means none.
     pub dropped: BTreeMap<DropReason, u64>,

@@ -90,7 +90,10 @@ async fn a_server_that_rejects_all_for_good_is_told_as_such_until_something_pass
     pipeline.send_events(&numbered_events("t").take(50).collect::<Vec<_>>()).await;
     eventually("it says so", || async { pipeline.status().state == SinkState::Rejecting }).await;
     assert!(
-        pipeline.status().last_error.is_some_and(|error| error.contains("nothing passes") && error.contains("121"))
+        pipeline
+            .status()
+            .last_error
+            .is_some_and(|error| error.contains("nothing is accepted") && error.contains("121"))
     );
     pipeline.drained().await;
     assert_eq!(pipeline.dead_letters().len(), 50);

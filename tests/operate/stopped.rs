@@ -90,7 +90,7 @@ async fn a_spool_of_format_version_1_is_refused_by_every_command_that_reads_it()
         }
     }
     let before = contents(&home);
-    let word = "is of format version 1, this build reads version 2 alone";
+    let word = "has format version 1, this build reads only version 2";
     let exported = spool.directory().join("exported");
     let commands: [(&[&str], i32); 5] = [
         (&["backlog"], 0),

@@ -1,10 +1,11 @@
-//! What makes dead letters: records that fail alone while others pass, never those that a throttled or broken server fails.
+//! Evidence for dead letters: records that fail alone while others are delivered become dead letters, never those that
+//! a throttled or broken server fails.
 
 use rand::{SeedableRng, rngs::StdRng};
 
 use super::*;
 
-/// Drives a sink that refuses by name what passes later, and then takes all.
+/// Delivers to a sink that fails records by name that it accepts later, and that accepts everything in the end.
 async fn nothing_dies_of(behaviour: Behaviour, records: u64, seconds: u64, per_second: u64) {
     for max_in_flight in [1, 2] {
         let bench = start(
@@ -70,7 +71,7 @@ async fn fifty_records_that_never_pass_become_dead_letters_after_a_minute_and_so
 
 #[tokio::test(start_paused = true)]
 async fn a_record_that_fails_while_another_of_its_kind_passes_late_stays() {
-    // Two are refused; the one is taken after fifty seconds, and what is said of the other begins again.
+    // Two fail; one of them is accepted after fifty seconds, and the evidence against the other begins again.
     let behaviour = Behaviour { failing: BTreeSet::from([200, 201]), ..Behaviour::default() };
     let bench = start(&MemoryQueue::with(0), behaviour, options());
     bench.warmed_up().await;
@@ -89,7 +90,7 @@ async fn a_record_that_fails_while_another_of_its_kind_passes_late_stays() {
 
 #[tokio::test(start_paused = true)]
 async fn a_run_of_records_that_are_refused_does_not_hold_up_those_behind_it() {
-    // So many in a row, beside memory for all of them, or for few: those that are parked do not come back before the rest.
+    // This many in a row, with memory for all of them, or for few: parked ones are not retried before the rest.
     type Of = fn(&mut Behaviour) -> &mut BTreeSet<u64>;
     for of in [(|b| &mut b.failing) as Of, |b| &mut b.poison] {
         for (run, batch_records, batch_bytes, within) in
@@ -111,7 +112,7 @@ async fn a_run_of_records_that_are_refused_does_not_hold_up_those_behind_it() {
                 );
                 let began = tokio::time::Instant::now();
                 let mut most = 0;
-                // Some of those beside the run may have been given up with it for now.
+                // Some of the others may have been parked with them for now.
                 while bench.sink.arrived().len() < 490 {
                     tokio::time::sleep(Duration::from_millis(50)).await;
                     most = most.max(bench.handle.in_memory());

@@ -1,4 +1,4 @@
-//! The worker against fakes, on a paused clock: what it promises, and what it does when queue or sink fail.
+//! The worker with fakes, on a paused clock: its guarantees, and its behaviour when queue or sink fail.
 
 mod evidence;
 mod fleet;
@@ -64,13 +64,13 @@ impl Bench {
         self.until("all are counted", counted).await;
     }
 
-    /// Delivers some records, after which the window is full: at first it is small.
+    /// Delivers some records, after which the window is full: it starts small.
     async fn warmed_up(&self) {
         self.queue.push(200);
         self.drained().await;
     }
 
-    /// The same, with a good record a second, so that others pass while some do not.
+    /// The same, with a good record a second, so that others are delivered while some are not.
     async fn drained_with_traffic(&self) {
         for _ in 0..3600 {
             if self.queue.backlog() == 0 {
@@ -82,7 +82,7 @@ impl Bench {
         panic!("never drained; {:?}", self.handle.status());
     }
 
-    /// What arrived, in order of sequence numbers.
+    /// What arrived, sorted by sequence number.
     fn sorted(&self) -> Vec<u64> {
         let mut arrived = self.sink.arrived();
         arrived.sort_unstable();
@@ -181,7 +181,7 @@ async fn a_sink_that_fails_later_is_probed_with_one_batch_at_growing_pauses() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_wrong_password_throws_nothing_away_and_is_loud() {
+async fn a_wrong_password_drops_nothing_and_is_loud() {
     let behaviour = Behaviour { fails: Some(SinkErrorKind::Unauthorized), ..Behaviour::default() };
     let bench = start(&MemoryQueue::with(50), behaviour, options());
     bench.until("unauthorized", |bench| bench.handle.status().state == SinkState::Unauthorized).await;
@@ -202,7 +202,7 @@ async fn a_record_rejected_by_name_becomes_a_dead_letter_alone() {
     dead.sort_by_key(|dead| dead.record.seq);
     assert_eq!(
         dead.iter().map(|dead| (dead.record.seq, &*dead.reason)).collect::<Vec<_>>(),
-        [(3, "told to reject"), (17, "told to reject")]
+        [(3, "scripted to reject"), (17, "scripted to reject")]
     );
 }
 
@@ -273,7 +273,7 @@ async fn batches_shrink_under_timeouts_and_grow_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn full_dead_letters_pause_the_sink_until_there_is_room() {
+async fn full_dead_letters_pause_the_sink_until_there_is_space() {
     let queue = MemoryQueue::with(100);
     queue.fill_dead_letters(true);
     let behaviour = Behaviour { bad: BTreeSet::from([0]), ..Behaviour::default() };
@@ -302,7 +302,7 @@ async fn deliveries_that_the_queue_would_not_record_are_recorded_later_not_sent_
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_goes_out_unflushed_than_the_sink_recognizes_when_it_comes_again() {
+async fn no_more_is_sent_unflushed_than_the_sink_recognizes_when_it_is_redelivered() {
     for max_in_flight in [1, 3] {
         let queue = MemoryQueue::with(100);
         queue.hold_flushes(true);

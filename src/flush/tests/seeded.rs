@@ -1,11 +1,11 @@
-//! The same seed gives the same run: what a simulation needs of the worker.
+//! The same seed gives the same run, which a simulation requires of the worker.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use super::*;
 use crate::{record::UnixMillis, sink::SinkErrorKind::Unavailable};
 
-/// Whatever a run leaves behind that depends on order, randomness or time.
+/// Everything in a run's result that depends on order, randomness or time.
 #[derive(Debug, PartialEq)]
 struct Story {
     arrived: Vec<u64>,

@@ -1,4 +1,4 @@
-//! What the sink set up is checked again, beside the deliveries.
+//! The sink's set-up is checked again, concurrently with the deliveries.
 
 use super::*;
 
@@ -13,10 +13,10 @@ async fn the_setup_is_checked_every_few_minutes_and_soon_after_an_outage_or_a_do
 
     bench.sink.set(|behaviour| behaviour.fails = Some(SinkErrorKind::Unavailable));
     bench.queue.push(20);
-    bench.until("away", |bench| bench.handle.status().state == SinkState::Unavailable).await;
+    bench.until("unavailable", |bench| bench.handle.status().state == SinkState::Unavailable).await;
     let before = bench.sink.checked.lock().len();
     tokio::time::sleep(Duration::from_secs(600)).await;
-    assert_eq!(bench.sink.checked.lock().len(), before, "none while it is away");
+    assert_eq!(bench.sink.checked.lock().len(), before, "none while it is unavailable");
     bench.sink.set(|behaviour| behaviour.fails = None);
     bench.drained().await;
     let soon = |bench: &Bench| bench.sink.checked.lock().len() > before;

@@ -1,4 +1,4 @@
-//! The last flush: what waits is sent, within its time, whatever hangs.
+//! The last flush: the backlog is sent, within the timeout, whatever hangs.
 
 use super::*;
 
@@ -45,7 +45,7 @@ async fn a_dead_sink_gets_one_last_attempt_at_the_end() {
     assert_eq!((bench.queue.backlog(), bench.queue.leased()), (30, 0));
 }
 
-/// On the real clock: a thread that hangs holds up a paused one.
+/// On the real clock: a thread that hangs blocks a paused one.
 #[tokio::test]
 async fn a_disk_that_hangs_does_not_hold_up_the_end() {
     for hang in [Hang::Leases, Hang::Acknowledgements] {
@@ -57,7 +57,7 @@ async fn a_disk_that_hangs_does_not_hold_up_the_end() {
         bench.shutdown.cancel();
         let ended = tokio::time::timeout(Duration::from_secs(60), bench.handle.stopped());
         ended.await.expect("the end does not wait for the disk");
-        // What comes back from the disk after all is left to the next run, or recorded.
+        // What the disk returns in the end is left to the next run, or recorded.
         queue.hang(Hang::Nothing);
         for _ in 0..1000 {
             if queue.leased() == 0 {

@@ -1,12 +1,12 @@
-//! The state tells the truth, and only evidence makes dead letters.
+//! The state is true, and only evidence makes dead letters.
 
 use super::*;
 
-/// What is wrong, how the sink is told, and what the state says then.
-type Trouble = (&'static str, fn(&mut Behaviour), SinkState);
+/// The fault, how the sink is scripted, and the state that follows.
+type Fault = (&'static str, fn(&mut Behaviour), SinkState);
 
-/// What can be wrong with all records, and what the state has to be.
-fn problems() -> Vec<Trouble> {
+/// Faults that affect all records, and the state that has to follow.
+fn problems() -> Vec<Fault> {
     use SinkErrorKind::{Full, Timeout, Unauthorized, Unavailable, Unnamed, Unsuitable};
     fn all() -> BTreeSet<u64> {
         (0..10_000).collect()
@@ -100,7 +100,7 @@ async fn records_that_fail_by_name_for_long_while_others_pass_become_dead_letter
         assert!(took >= Duration::from_secs(60) && took < Duration::from_secs(300), "{took:?}");
         let mut dead: Vec<_> = bench.queue.dead().iter().map(|dead| (dead.record.seq, dead.reason.clone())).collect();
         dead.sort();
-        assert_eq!(dead, [203, 204, 231].map(|seq| (seq, "told to fail by name".to_owned())));
+        assert_eq!(dead, [203, 204, 231].map(|seq| (seq, "scripted to fail by name".to_owned())));
         assert_eq!(bench.sorted(), all_but(bench.queue.pushed(), &[203, 204, 231]));
         assert!(!bench.handle.status().state.is_failing());
     }
@@ -151,8 +151,8 @@ async fn what_is_held_is_bounded_and_what_is_more_goes_on_passing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_more_than_may_be_held_is_not_sent_again_whenever_there_is_a_little_room() {
-    // Memory for some sixty records. Now and then one of them passes, and makes room for another one.
+async fn what_is_more_than_may_be_held_is_not_sent_again_whenever_there_is_a_little_space() {
+    // Memory for some sixty records. Sometimes one of them is accepted, which frees space for another one.
     let stuck: Vec<u64> = (200..2200).filter(|seq| seq % 2 == 1).collect();
     let behaviour = Behaviour { failing: stuck.iter().copied().collect(), ..Behaviour::default() };
     let forever = Duration::from_secs(1_000_000);
@@ -168,7 +168,7 @@ async fn what_is_more_than_may_be_held_is_not_sent_again_whenever_there_is_a_lit
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     let sent = bench.sink.batches.lock().iter().sum::<usize>() - before;
-    // Each is sent again every half minute, those held some more often.
+    // Each is sent again every half minute, held ones somewhat more often.
     assert!(sent < stuck.len() * 3, "{sent} records were sent in a minute, of {} that are stuck", stuck.len());
 }
 
@@ -197,7 +197,7 @@ async fn no_more_is_held_in_the_last_flush_than_before() {
 
 #[tokio::test(start_paused = true)]
 async fn what_a_crash_of_the_sink_left_held_is_not_in_the_way_when_it_is_back() {
-    // More lone records that never pass than there is room for batches, and the sink away meanwhile.
+    // More lone records that are never accepted than there may be batches, and the sink is unavailable meanwhile.
     for max_in_flight in [1, 2] {
         let stuck: Vec<u64> = (200..220).collect();
         let behaviour = Behaviour { failing: stuck.iter().copied().collect(), ..Behaviour::default() };

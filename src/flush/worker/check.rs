@@ -1,7 +1,7 @@
-//! What the sink set up (indexes, say) is checked again: every few minutes, after an outage, and where the sink doubts it.
+//! Checks what the sink set up (indexes, for example): every few minutes, after an outage, and when the sink doubts it.
 //!
-//! Beside the deliveries: a check is a task of its own, one at a time, and takes no place of a batch. Only where it finds
-//! that what is there cannot keep records they stop, as in an outage.
+//! A check is a separate task, one at a time, concurrent with the deliveries, and uses no place of a batch. Deliveries
+//! stop, as in an outage, only if the check finds that the sink cannot store records.
 
 use std::time::Duration;
 
@@ -13,13 +13,14 @@ use crate::{
     sink::{SinkError, SinkErrorKind},
 };
 
-/// From one check to the next at most; the pauses are random from half of it, so that a fleet does not check in step.
+/// The longest time between two checks; the pauses are random from half of it, so that a fleet does not check at the
+/// same time.
 const INTERVAL: Duration = Duration::from_secs(120);
-/// From one check to the next at least, however much the sink doubts.
+/// The shortest time between two checks, however much the sink doubts.
 const MIN_PAUSE: Duration = Duration::from_secs(10);
 
 impl Loop {
-    /// The sink was made ready, with these warnings.
+    /// The sink was initialized, with these warnings.
     pub(super) fn set_up(&mut self, warnings: Vec<String>) {
         self.log_warnings(warnings);
         self.initialized = true;
@@ -27,12 +28,12 @@ impl Loop {
         self.plan_check();
     }
 
-    /// The server may be another one now, or have lost what it had.
+    /// The server may be a different one now, or have lost its data.
     pub(super) fn check_soon(&mut self) {
         self.check.next = Some(Instant::now());
     }
 
-    /// When the next check begins; `None` while there is none to come.
+    /// When the next check begins; `None` if none is planned.
     pub(super) fn check_at(&self) -> Option<Instant> {
         let waits = self.initialized
             && self.outage.is_none()
@@ -56,16 +57,16 @@ impl Loop {
         self.plan_check();
         match done {
             Ok(Ok(warnings)) => self.log_warnings(warnings),
-            // Known before, the first batch would not have gone out.
+            // Had this been known before, the first batch would not have been sent.
             Ok(Err(error)) if error.kind == SinkErrorKind::Unsuitable => {
                 self.initialized = false;
                 self.fail(error.kind.into(), error.message);
             }
-            // A server that is away is found out by the deliveries, which say so.
+            // Deliveries detect and report an unavailable server.
             Ok(Err(error)) => {
-                tracing::debug!(sink = %self.shared.snapshot().sink, %error, "what the sink set up was not checked");
+                tracing::debug!(sink = %self.shared.snapshot().sink, %error, "could not check what the sink set up");
             }
-            Err(panic) => self.record_error(&format!("checking what the sink set up failed: {panic}")),
+            Err(panic) => self.record_error(&format!("could not check what the sink set up: {panic}")),
         }
     }
 
@@ -74,7 +75,7 @@ impl Loop {
         self.check.next = Some(Instant::now() + pause);
     }
 
-    /// Logs what the last look did not warn of.
+    /// Logs the warnings that the last check did not have.
     fn log_warnings(&mut self, warnings: Vec<String>) {
         for warning in warnings.iter().filter(|warning| !self.check.warnings.contains(warning)) {
             tracing::warn!(sink = %self.shared.snapshot().sink, "{warning}");

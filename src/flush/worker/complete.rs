@@ -1,4 +1,4 @@
-//! What the loop makes of a task's end: count, hold what is left, back off where nothing passes.
+//! Handles a task's end: counts, holds what is left, backs off if nothing is delivered.
 
 use std::{ops::Range, time::Duration};
 
@@ -19,14 +19,14 @@ use crate::{
     spool::QueueError,
 };
 
-/// Where nothing was delivered for so long, what the sink fails on by name is its own trouble.
+/// If nothing was delivered for this long, failures by name count as an outage.
 const RECENTLY: Duration = Duration::from_secs(3);
-/// The pause before others are tried, at most, where it is perhaps the records' fault that nothing passes.
+/// The longest pause before others are tried, if the records may be the reason that nothing is delivered.
 const MAX_SUSPECT_PAUSE: Duration = Duration::from_secs(1);
 
-/// A batch of which nothing is taken so often, as not available, while others are delivered, is halved.
+/// A batch is halved after this many attempts that delivered none of it, as unavailable, while others were delivered.
 const MAX_LEFT_BEHIND: u32 = 2;
-/// From one part of such batches to the next, on average.
+/// The average pause between parts of such batches.
 const PART_PAUSE: Duration = Duration::from_millis(50);
 
 impl Loop {
@@ -62,7 +62,7 @@ impl Loop {
         }
     }
 
-    /// Forgets what a task has leased.
+    /// Removes and returns a task's leases.
     fn take_leases(&mut self, task: Id) -> Vec<(Stream, Vec<Range<u64>>)> {
         self.leased.extract_if(.., |(id, ..)| *id == task).map(|(_, stream, seqs)| (stream, seqs)).collect()
     }
@@ -79,7 +79,8 @@ impl Loop {
                 status.last_delivery_at = Some(self.context.environment.now_millis());
             }
         });
-        // What the sink fails on by itself it has answered, too: its next batch may be as large, which gets past them soon.
+        // A failure that the sink itself reports is an answer, too: its next batch may be as large, which gets past
+        // such records soon.
         let names_records = || sent.leftovers.iter().all(|(_, error)| error.kind == SinkErrorKind::Unnamed);
         if (sent.delivered + sent.rejected > 0 || names_records())
             && let Some(latency) = sent.latency
@@ -93,7 +94,7 @@ impl Loop {
             let before = self.rejecting.as_ref().map_or(0, |(records, _)| *records);
             self.rejecting = Some((before + sent.rejected, reason));
         }
-        // What is rejected beside records that fail was perhaps never seen by the sink.
+        // The sink may never have seen the records that were rejected, if others in the batch failed.
         let is_answered = sent.delivered > 0 || (sent.rejected > 0 && sent.leftovers.is_empty());
         if is_answered && self.unsettled.is_empty() {
             self.end_outage();
@@ -107,14 +108,14 @@ impl Loop {
         }
     }
 
-    /// The sink is back; what it set up may not be.
+    /// The sink is available again; what it set up may be gone.
     pub(super) fn end_outage(&mut self) {
         if self.outage.take().is_some() {
             self.check_soon();
         }
     }
 
-    /// Keeps what is to be tried again, and backs off where nothing passes.
+    /// Keeps what is to be tried again, and backs off if nothing is delivered.
     fn hold(&mut self, mut batch: InFlightBatch, error: SinkError, delivered_total: u64, delivered: bool) {
         let SinkError { kind, message } = error;
         if kind == SinkErrorKind::Timeout {
@@ -122,7 +123,7 @@ impl Loop {
         }
         let unnamed = kind == SinkErrorKind::Unnamed;
         let delivered_since = batch.delivered_then.replace(delivered_total).is_some_and(|then| then < delivered_total);
-        // What was delivered while it was away for the first time says little: that was perhaps just before.
+        // Deliveries during the first failure say little: they may have been just before it.
         let others_delivered = delivered || (delivered_since && (unnamed || batch.attempts > 1));
         batch.suspect |= unnamed;
         batch.others_delivered = others_delivered;
@@ -140,19 +141,19 @@ impl Loop {
             self.keep(batch);
             return;
         }
-        // The probe decides when to come back: no pause of the batch's own on top of it.
+        // The probe's backoff decides when to try again: the batch needs no pause of its own.
         batch.not_before = None;
         if self.options.max_in_flight <= 1 && !unnamed {
             self.held.push_front(batch);
         } else {
-            // The next probe is another one: this one may be at fault.
+            // The next probe is a different batch: this one may be at fault.
             self.keep(batch);
         }
         self.fail_for(kind.into(), message, unnamed);
     }
 
-    /// Holds a batch that failed as not available while others were delivered. One of its records may be the cause: it is
-    /// halved when it did so some times, and soon tried again, down to that one.
+    /// Holds a batch that failed as unavailable while others were delivered. One of its records may be the cause: after
+    /// some attempts it is halved, and soon tried again, down to that record.
     fn hold_left_behind(&mut self, mut batch: InFlightBatch, message: &str) {
         if let [record] = &batch.records[..] {
             let seq = record.seq;
@@ -163,11 +164,12 @@ impl Loop {
         self.record_error(message);
         let mut other_half = None;
         if batch.left_behind >= MAX_LEFT_BEHIND {
-            // The half without the cause passes; the other one need not prove itself as long.
+            // The half without the cause is delivered; the other one needs fewer attempts before it is halved.
             batch.left_behind = MAX_LEFT_BEHIND - 1;
             other_half = batch.split_off(batch.records.len() / 2);
         }
-        // Where most is left behind, throttled perhaps, its many parts are no load of their own.
+        // If most batches are left behind, for example by throttling, their many parts must not become a load of their
+        // own.
         let parts = self.held.iter().filter(|held| held.left_behind > 0).count();
         let spread = PART_PAUSE.saturating_mul(parts as u32).min(self.options.backoff.max);
         for mut part in [Some(batch), other_half].into_iter().flatten() {
@@ -176,7 +178,7 @@ impl Loop {
         }
     }
 
-    /// Holds a batch that others may go past. Where enough is held already, and nothing is known of it yet, it is parked.
+    /// Holds a batch that others may overtake. If enough is held already, and nothing is known of it yet, it is parked.
     fn keep(&mut self, batch: InFlightBatch) {
         if batch.attempts > 1 || self.holds_little() {
             self.held.push_back(batch);
@@ -199,7 +201,8 @@ impl Loop {
         self.fail_for(state, message, false);
     }
 
-    /// The same; where it is perhaps the records' fault the pauses stay short, so that others are soon tried.
+    /// The same; if the records may be the reason that nothing is delivered, the pauses stay short, so that others are
+    /// soon tried.
     fn fail_for(&mut self, state: SinkState, message: String, records_are_suspect: bool) {
         self.record_error(&message);
         self.gave_up |= self.deadline.is_some();

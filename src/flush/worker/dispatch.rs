@@ -1,4 +1,4 @@
-//! What the loop starts: batches held or leased, once they are due.
+//! Starts batches, held or leased, once they are due.
 
 use std::sync::Arc;
 
@@ -17,11 +17,11 @@ use crate::{
     spool::{Lease, LeaseLimit, Queue, QueueError},
 };
 
-/// What a held record takes up besides its bytes.
+/// The memory of a held record besides its bytes.
 const RECORD_OVERHEAD: u64 = 128;
 
 impl Loop {
-    /// Starts what may start now; returns what to wait for.
+    /// Starts whatever may start now; returns what to wait for.
     pub(super) async fn dispatch(&mut self) -> Wait {
         self.release_parked();
         loop {
@@ -73,7 +73,7 @@ impl Loop {
         }
     }
 
-    /// True where the queue may deliver again what the sink does not know of.
+    /// True if the queue may redeliver records that the sink does not recognize.
     pub(super) fn has_to_look_back(&self) -> bool {
         self.context.queue.redelivers_since() != self.looked_back
     }
@@ -100,7 +100,7 @@ impl Loop {
         self.leased.extend(leased.into_iter().map(|(stream, seqs)| (task, stream, seqs)));
     }
 
-    /// The next records to try: held ones whose time has come, else fresh ones.
+    /// The next records to try: held ones that are due, or else fresh ones.
     async fn next_batch(&mut self, now: Instant) -> Next {
         let limit = self.limit();
         let strict = self.options.max_in_flight <= 1;
@@ -142,7 +142,8 @@ impl Loop {
         }
     }
 
-    /// Held records that are to be tried alone now. They were retried together before: most of what fails in passing passes then.
+    /// Held records that are to be tried alone now. They were retried together before: most temporary failures end
+    /// then.
     fn suspects_to_try(&self, now: Instant) -> Option<usize> {
         if self.trial.is_some() || self.trial_was_last || self.outage.is_some() || self.deadline.is_some() {
             return None;
@@ -156,14 +157,14 @@ impl Loop {
         })
     }
 
-    /// Whether fresh records may be taken beside those that are held; those that others go past are not in the way.
+    /// True if fresh records may be leased besides the held ones; those that others may overtake do not count.
     fn has_space(&self) -> bool {
         let blocking = self.held.iter().filter(|batch| !batch.suspect && !batch.others_delivered).count();
         blocking < self.options.max_in_flight + MAX_HELD_EXTRA
     }
 
-    /// Gives back to the queue what was parked, where nothing is held any more or its time has come. With every little room it
-    /// would all go out again, and most of it come back.
+    /// Releases parked records, if nothing is held any more or they are due. Releasing them whenever there is a little
+    /// space would send all of them again, and most of them would fail again.
     fn release_parked(&mut self) {
         let now = Instant::now();
         let holds_none = self.held.is_empty();
@@ -174,15 +175,15 @@ impl Loop {
         }
     }
 
-    /// When the first of what is parked goes back to the queue; not before the others were reached, where it is perhaps the
-    /// records' fault that nothing passes: it would be in front of them.
+    /// When the first parked records are released. Not before the others were tried, if the records may be the reason
+    /// that nothing is delivered: the released ones would come first.
     pub(super) fn parked_until(&self) -> Option<Instant> {
         let first = self.parked.front()?;
         let suspect = self.outage.as_ref().is_some_and(|outage| outage.records_are_suspect);
         (!suspect || self.due.is_empty(&*self.context.queue)).then_some(first.until)
     }
 
-    /// True while what is held takes up no more memory than it may.
+    /// True while held records use no more memory than allowed.
     pub(super) fn holds_little(&self) -> bool {
         let batches = (self.options.max_in_flight + MAX_HELD_EXTRA) as u64;
         let held = self.held.iter().map(|batch| batch.bytes() + RECORD_OVERHEAD * batch.records.len() as u64);
@@ -198,7 +199,7 @@ impl Loop {
     async fn lease(&mut self, now: Instant, limit: LeaseLimit) -> Next {
         let flushing = self.deadline.is_some();
         let Some(stream) = self.due.next(&*self.context.queue, now, limit, flushing) else {
-            return Next::Wait(self.due.next_look(now).map_or(Wait::Ready, Wait::Until));
+            return Next::Wait(self.due.next_check(now).map_or(Wait::Ready, Wait::Until));
         };
         let space = self.space_for_unflushed(stream);
         if space == 0 {
@@ -207,7 +208,7 @@ impl Loop {
         let limit = LeaseLimit { records: limit.records.min(space), ..limit };
         match lease(&self.context, stream, limit).await {
             Ok(Some(lease)) if !lease.records.is_empty() => {
-                self.due.taken(stream, lease.records.len());
+                self.due.count_leased(stream, lease.records.len());
                 Next::Batch(InFlightBatch::new(lease, self.context.environment.now_millis()))
             }
             Ok(_) => Next::Wait(Wait::Until(now + self.due.tick())),
@@ -223,8 +224,8 @@ impl Loop {
         }
     }
 
-    /// How many records of a stream may go out before the queue was flushed of those before them: no more than the sink
-    /// would recognise if a crash brought them again.
+    /// How many records of a stream may be sent before the queue is flushed: no more than the sink would recognize if
+    /// they were redelivered after a crash.
     fn space_for_unflushed(&self, stream: Stream) -> usize {
         let Some(recognized) = self.context.sink.recognizes() else { return usize::MAX };
         let leased = self.leased.iter().filter(|(_, of, _)| *of == stream).flat_map(|(.., seqs)| seqs);
@@ -235,10 +236,10 @@ impl Loop {
         usize::try_from(recognized.saturating_sub(out)).unwrap_or(usize::MAX)
     }
 
-    /// Offers the queue again the outcomes it would not record; false where it still does not.
+    /// Retries recording the outcomes that the queue could not record; false if it still cannot.
     async fn settle_pending(&mut self) -> bool {
         while let Some(outcomes) = self.unsettled.last().cloned() {
-            // It stays among them until then: where nobody waits any more, its records are released.
+            // They stay in the list until then: if this is cancelled, the end releases their records.
             let settled = settle(&self.context, outcomes).await;
             self.unsettled.pop();
             if let Err(refused) = settled {
@@ -255,7 +256,7 @@ impl Loop {
     }
 }
 
-/// Leases off the async threads. What comes when nobody waits for it any more is released.
+/// Leases off the async threads. A lease that arrives after its caller is gone is released.
 async fn lease(context: &Context, stream: Stream, limit: LeaseLimit) -> Result<Option<Lease>, QueueError> {
     let queue = Arc::clone(&context.queue);
     let leased = context.environment.run_blocking(move || {
@@ -266,7 +267,7 @@ async fn lease(context: &Context, stream: Stream, limit: LeaseLimit) -> Result<O
     Ok(leased.and_then(Orphaned::claim))
 }
 
-/// A lease that nobody holds yet: dropped, its records are released.
+/// A lease without an owner: when dropped, it releases its records.
 struct Orphaned {
     queue: Arc<dyn Queue>,
     lease: Option<Lease>,

@@ -1,18 +1,20 @@
 //! A sink's worker: lease → send → acknowledge, dead-letter, or try again.
 //!
-//! One loop decides, tasks do: the loop starts a task per batch (up to `max_in_flight`) and waits for what happens
-//! first: a task's end, a command, a pause's end, new records.
+//! The loop decides, and tasks do the work: the loop starts a task per batch (up to `max_in_flight`) and waits for the
+//! first event: a task's end, a command, a pause's end, new records.
 //!
-//! - While nothing is accepted there is an *outage*: the loop backs off, then sends one batch as a probe. Each other
-//!   probe is a fresh one, so that a record that makes its server crash does not hide that the server is back. Where the
-//!   sink answers, and fails on the records by themselves, all are fresh and full: perhaps others pass behind them.
-//! - A batch that fails although others are delivered is *held*: it has its own backoff and the others go past it, except
-//!   with `max_in_flight: 1`, which keeps strict order (then only suspects are overtaken: those that the sink failed on
-//!   without being unavailable).
-//! - Records that failed by name are [tried alone](super::trial) around a fresh one, as others pass, and in turn with them.
-//! - Where nothing passes the state says so, whatever the reason: what fails by name is an outage too, and a sink that
-//!   rejects all is *rejecting*.
-//! - What the queue will not record stops new batches until it does: full dead letters pause their sink.
+//! - While nothing is accepted there is an *outage*: the loop backs off, then sends one batch as a probe. Every other
+//!   probe is a fresh batch, so that a record that makes its server crash does not hide that the server is available
+//!   again. If the sink answers, and fails the records by themselves, all probes are fresh and full: later records may
+//!   be accepted.
+//! - A batch that fails although others are delivered is *held*: it has its own backoff and others may overtake it,
+//!   except with `max_in_flight: 1`, which keeps strict order (then only suspects are overtaken: those on which the
+//!   sink failed without being unavailable).
+//! - Records that failed by name are [tried alone](super::trial) around a fresh record, while others are delivered, and
+//!   in turn with them.
+//! - If nothing is delivered the state reports it, whatever the reason: failures by name are an outage too, and a sink
+//!   that rejects all records is *rejecting*.
+//! - Outcomes that the queue cannot record stop new batches until it can: full dead letters pause their sink.
 
 mod check;
 mod complete;
@@ -43,22 +45,22 @@ use crate::{
     spool::Queue,
 };
 
-/// Batches that are held beyond those in flight before the loop stops taking new ones: what bounds its memory. Those that
-/// others go past are bounded by the bytes of as many full ones.
+/// The most batches that are held besides those in flight before the loop stops leasing: this limits its memory.
+/// Batches that others may overtake are limited by the bytes of as many full ones.
 const MAX_HELD_EXTRA: usize = 4;
 /// How long closing a sink may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the queue may take to record what was in flight when the last flush was over.
+/// How long the queue may take to record the batches in flight when the last flush is over.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a worker is told from outside.
+/// A command to a worker.
 #[derive(Debug)]
 pub(super) enum Command {
-    /// Stop taking records.
+    /// Stop leasing records.
     Pause,
-    /// Take records again, without waiting out a pause.
+    /// Lease records again, and end a pause.
     Resume,
-    /// Send what waits, full batch or not.
+    /// Send the backlog, even if no batch is full.
     FlushNow,
 }
 
@@ -68,14 +70,14 @@ pub(super) struct Loop {
     shared: Arc<Shared>,
     started: Instant,
     tasks: JoinSet<TaskResult>,
-    /// What each task has leased, should it panic.
+    /// Each task's leases, in case it panics.
     leased: Vec<(Id, Stream, Vec<Range<u64>>)>,
     held: VecDeque<InFlightBatch>,
     unsettled: Vec<Unsettled>,
     window: Window,
-    /// Suspects are being tried alone, by this task.
+    /// The task that tries suspects alone, if one runs.
     trial: Option<Id>,
-    /// They were since a fresh batch went out: that one is next.
+    /// No fresh batch was sent since the last trial: one is next.
     trial_was_last: bool,
     rate_limiter: RateLimiter,
     due: Due,
@@ -85,12 +87,12 @@ pub(super) struct Loop {
     paused: bool,
     /// Set while nothing is accepted.
     outage: Option<Outage>,
-    /// When a record was delivered last.
+    /// When a record was last delivered.
     delivered_at: Option<Instant>,
     /// Records that were rejected since one was delivered, and why the last one was.
     rejecting: Option<(u64, String)>,
     check: Check,
-    /// Records that failed while enough was held: still leased, so that those behind them go on, but not in memory.
+    /// Records that failed while enough was held: still leased, so that later records continue, but not in memory.
     parked: VecDeque<Parked>,
     /// When the last flush has to end.
     deadline: Option<Instant>,
@@ -103,24 +105,24 @@ struct Outage {
     message: String,
     failures: u32,
     retry_at: Instant,
-    /// It is perhaps the records' fault that nothing passes.
+    /// The records may be the reason that nothing is delivered.
     records_are_suspect: bool,
 }
 
 struct Parked {
     stream: Stream,
     seqs: Vec<Range<u64>>,
-    /// When they go back to the queue at the latest.
+    /// When they are released at the latest.
     until: Instant,
 }
 
-/// When what the sink set up was and will be checked.
+/// When the sink's set-up was and will be checked.
 #[derive(Default)]
 struct Check {
     running: JoinSet<Result<Vec<String>, SinkError>>,
     last: Option<Instant>,
     next: Option<Instant>,
-    /// What the last look warned of.
+    /// The warnings of the last check.
     warnings: Vec<String>,
 }
 
@@ -130,13 +132,13 @@ enum Wait {
     Event,
     /// New records.
     Ready,
-    /// A moment.
+    /// A point in time.
     Until(Instant),
 }
 
 enum Next {
     Batch(InFlightBatch),
-    /// Suspects, and the record to be sent between them.
+    /// Suspects, and the record to send between them.
     Trial(InFlightBatch, InFlightBatch),
     Wait(Wait),
 }
@@ -174,7 +176,7 @@ impl Loop {
     pub(super) async fn run(mut self, commands: &mut UnboundedReceiver<Command>, shutdown: CancellationToken) {
         let queue = Arc::clone(&self.context.queue);
         let mut commands_open = true;
-        // A disk that hangs holds up whoever reads or writes it, but not the end.
+        // A disk that hangs blocks its readers and writers, but not the shutdown.
         let latest_end = cancelled_for(&shutdown, self.options.shutdown_timeout + SETTLE_TIMEOUT);
         tokio::pin!(latest_end);
         loop {
@@ -196,7 +198,7 @@ impl Loop {
             };
             let until = [until, self.deadline, self.check_at(), self.parked_until()].into_iter().flatten().min();
             tokio::select! {
-                biased; // Commands and the end come first: tasks may always be ready.
+                biased; // Commands and the shutdown first: tasks may always be ready.
                 () = &mut latest_end => {
                     self.abandon_hung_calls();
                     break;
@@ -248,7 +250,7 @@ impl Loop {
         self.skip_backoff();
     }
 
-    /// True when the last flush is over. Past its deadline it cancels what is in flight, and waits for that.
+    /// True when the last flush is over. Past its deadline it cancels the batches in flight, and waits for them.
     fn is_over(&mut self) -> bool {
         let Some(deadline) = self.deadline else { return false };
         if Instant::now() >= deadline {
@@ -263,17 +265,15 @@ impl Loop {
             && self.unsettled.is_empty()
             && self.due.is_empty(queue);
         if nothing_left {
-            // A connection attempt may still be in flight; nobody needs it now.
+            // A connection attempt may still be running; it is no longer needed.
             self.context.cancel.cancel();
         }
         self.tasks.is_empty() && (self.gave_up || nothing_left)
     }
 
-    /// Waits no longer for the queue: what is in flight comes again, unless the queue still records it.
+    /// Stops waiting for the queue: records in flight are redelivered, unless the queue still records their outcomes.
     fn abandon_hung_calls(&mut self) {
-        self.record_error(
-            "the spool's disk does not answer: what was in flight is delivered again after the next start",
-        );
+        self.record_error("the spool's disk does not answer: records in flight are redelivered after the next start");
         self.context.cancel.cancel();
         self.tasks.abort_all();
         for (_, stream, seqs) in self.leased.drain(..) {
@@ -315,7 +315,7 @@ impl Loop {
             status.batch_records = batch_records;
         });
         let rejecting = self.rejecting.as_ref().map(|(records, reason)| {
-            format!("nothing passes: the last {records} records were rejected, the last one for: {reason}")
+            format!("nothing is accepted: the last {records} records were rejected, the last one for: {reason}")
         });
         let (state, error) = match &self.outage {
             _ if self.deadline.is_some() => (SinkState::Stopping, None),
@@ -330,13 +330,13 @@ impl Loop {
     }
 }
 
-/// Returns so long after a token was cancelled.
+/// Returns this long after a token was cancelled.
 async fn cancelled_for(token: &CancellationToken, time: Duration) {
     token.cancelled().await;
     tokio::time::sleep(time).await;
 }
 
-/// Returns when any stream has records to hand out.
+/// Returns when any stream has records to lease.
 async fn any_ready(queue: &dyn Queue) {
     let [a, b, c] = Stream::ALL;
     tokio::select! {

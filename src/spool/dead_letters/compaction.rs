@@ -1,7 +1,7 @@
-//! Gives back the space of letters that are gone.
+//! Compaction: frees the space of dead letters that are gone.
 //!
-//! A segment goes when no letter of it is left. Where removed letters take more than those that are left, what is left of a segment
-//! is appended again, and it goes too: first those of which the least is left.
+//! A segment is deleted when no dead letter in it is left. When removed dead letters take more space than the remaining
+//! ones, the rest of a segment is appended again and the segment is deleted: those with the least left come first.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -11,12 +11,12 @@ use crate::{
     spool::{journal::writer::Refusal, queue::Size},
 };
 
-/// Less space than this of a segment, or than an eighth, is not worth it.
+/// Less garbage than this in a segment, or than an eighth of it, is not worth a compaction.
 const MIN_GARBAGE_BYTES: u64 = 4 << 10;
-/// Without letters, so much may lie there until the next one comes.
+/// Without dead letters, this much may remain until the next one arrives.
 const IDLE_BYTES: u64 = 64 << 10;
 
-/// What is left of a segment.
+/// The dead letters left in a segment.
 #[derive(Debug, Default)]
 struct Left {
     size: Size,
@@ -24,7 +24,7 @@ struct Left {
 }
 
 impl DeadLetters {
-    /// Bytes of blocks that are taken by letters which are gone.
+    /// Bytes of blocks that belong to dead letters that are gone.
     pub(super) fn garbage(&self) -> u64 {
         self.bytes().saturating_sub(self.live_bytes())
     }
@@ -33,11 +33,11 @@ impl DeadLetters {
         self.store.state.lock().streams.iter().map(|stream| stream.size.bytes).sum()
     }
 
-    /// Gives back space where letters were removed, as far as it is worth it.
+    /// Frees space where dead letters were removed, as far as it is worth the work.
     pub(super) fn reclaim(&self, inner: &mut State) -> Result<(), DeadError> {
         self.store.retain();
         if inner.index.is_empty() {
-            // Without a queue on disk, nothing but that makes the removal last.
+            // Without a queue on disk, only this makes the removal durable.
             if self.bytes() > IDLE_BYTES.min(self.limits.segment_bytes) || !self.store.queue_health().0 {
                 self.begin_segment()?;
                 self.store.retain();
@@ -51,7 +51,7 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Appends again what is left of segments, so that these go, until at most `enough` bytes are taken.
+    /// Appends the rest of segments again, so that these can be deleted, until at most `enough` bytes are used.
     pub(super) fn compact(&self, inner: &mut State, enough: u64) -> Result<(), DeadError> {
         let mut segments = self.what_is_left();
         segments.sort_by_key(|(allocated, _, left)| left.size.bytes.saturating_mul(1000) / (*allocated).max(1));
@@ -66,7 +66,7 @@ impl DeadLetters {
                 self.begin_segment()?;
             }
             match self.move_dead_letters(inner, &left) {
-                // There is no space for these; there may be for those of another.
+                // There is no space for these; there may be for those of another segment.
                 Err(DeadError::Full { .. }) => {}
                 moved => moved?,
             }
@@ -75,7 +75,7 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Segments with their bytes on the medium and what is left of them.
+    /// Segments, with their bytes on the medium and the dead letters left in them.
     fn what_is_left(&self) -> Vec<(u64, u64, Left)> {
         let mut by_segment: BTreeMap<u64, Left> = BTreeMap::new();
         for stream in Stream::ALL {
@@ -96,7 +96,7 @@ impl DeadLetters {
     }
 
     fn move_dead_letters(&self, inner: &mut State, left: &Left) -> Result<(), DeadError> {
-        // One that is longer than the quota is there alone: then what is moved goes beyond it too, for a moment.
+        // A dead letter longer than the quota is alone in it: then the moved ones exceed the quota too, for a moment.
         let limit = if self.bytes() > self.limits.max_bytes { u64::MAX } else { self.limits.max_bytes };
         let (mut group, mut bytes) = (Vec::new(), 0);
         for (stream, seqs) in &left.seqs {
@@ -115,8 +115,8 @@ impl DeadLetters {
         self.append(inner, &group, limit)
     }
 
-    /// Leaves the segment that is written to, so that it can go: the next one's front is written, or, where there is no space for
-    /// it, awaited.
+    /// Seals the segment that is being written, so that it can be deleted: writes the next segment's front, or waits
+    /// for space for it.
     pub(super) fn begin_segment(&self) -> Result<(), DeadError> {
         match self.store.append(&[], true) {
             Ok(()) => Ok(()),

@@ -1,4 +1,4 @@
-//! A dead letter, which of them are meant, and which are kept together.
+//! A dead letter, filters, and which dead letters are appended together.
 
 use std::ops::Range;
 
@@ -12,7 +12,7 @@ use crate::record::{Stream, UnixMillis};
 pub struct DeadLetter {
     /// Its stream.
     pub stream: Stream,
-    /// Its `_id`; with the stream, the letter's key.
+    /// Its `_id`; with the stream, the dead letter's key.
     pub id: String,
     /// When it was received.
     pub received_at: UnixMillis,
@@ -24,35 +24,35 @@ pub struct DeadLetter {
     pub first_attempt_at: UnixMillis,
     /// The last attempt.
     pub last_attempt_at: UnixMillis,
-    /// The record as it came.
+    /// The record as it was received.
     #[serde(skip)]
     pub record: Vec<u8>,
 }
 
-/// A letter's key: its stream and `_id`.
+/// A dead letter's key: its stream and `_id`.
 pub(crate) type Key = (Stream, String);
 
 impl DeadLetter {
-    /// What it is known by.
+    /// Its key.
     #[must_use]
     pub fn key(&self) -> Key {
         (self.stream, self.id.clone())
     }
 
-    /// About what it takes, unpacked.
+    /// Its approximate length, unpacked.
     pub(super) fn approximate_bytes(&self) -> u64 {
         const NUMBERS: usize = 64;
         (self.record.len() + self.reason.len() + self.id.len() + NUMBERS) as u64
     }
 
-    /// Adds the attempts of its earlier self.
+    /// Adds the attempts of an earlier dead letter with the same key.
     pub(super) fn add_history(&mut self, earlier: &Self) {
         self.attempts = self.attempts.saturating_add(earlier.attempts);
         self.first_attempt_at = self.first_attempt_at.min(earlier.first_attempt_at);
     }
 }
 
-/// Which letters are meant; each condition that is set has to hold.
+/// Selects dead letters; each condition that is set has to match.
 #[derive(Debug, Clone, Default)]
 pub struct DeadFilter {
     /// Of this stream.
@@ -66,7 +66,7 @@ pub struct DeadFilter {
 }
 
 impl DeadFilter {
-    /// Whether a letter is meant.
+    /// True if a dead letter matches.
     pub(super) fn matches(&self, dead_letter: &DeadLetter) -> bool {
         self.stream.is_none_or(|stream| dead_letter.stream == stream)
             && self.id.as_ref().is_none_or(|id| dead_letter.id == *id)
@@ -75,7 +75,7 @@ impl DeadFilter {
     }
 }
 
-/// Cuts letters into groups that are appended together.
+/// Splits dead letters into groups that are appended together.
 pub(crate) fn groups(dead_letters: &[DeadLetter], group_bytes: u64) -> Vec<Range<usize>> {
     let (mut groups, mut start, mut bytes) = (Vec::new(), 0, 0);
     for (i, dead_letter) in dead_letters.iter().enumerate() {

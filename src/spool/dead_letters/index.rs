@@ -1,4 +1,4 @@
-//! Which dead letters there are, and where each lies: some hundred bytes a letter, in memory.
+//! The index of the dead letters and their places: about a hundred bytes each, in memory.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,10 +11,10 @@ use crate::{
     spool::queue::ranges::RangeSet,
 };
 
-/// Stands for a letter's key: 128 bits of BLAKE3, which no two keys share.
+/// Represents a dead letter's key: 128 bits of BLAKE3, which no two keys share.
 pub(super) type Fingerprint = u128;
 
-/// Where a letter lies. Ordered as letters are listed: those that were tried longest ago first.
+/// Where a dead letter is stored. Ordered as dead letters are listed: those with the oldest last attempt first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Location {
     pub(super) last_attempt_at: UnixMillis,
@@ -22,7 +22,7 @@ pub(super) struct Location {
     pub(super) seq: u64,
 }
 
-/// The letters by their keys.
+/// The dead letters by their keys.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     by_key: HashMap<Fingerprint, Location>,
@@ -42,12 +42,12 @@ impl Index {
         self.by_key.get(&key).map(|location| (key, *location))
     }
 
-    /// Where a letter lies now.
+    /// Where a dead letter is stored now.
     pub(super) fn at(&self, key: Fingerprint) -> Option<Location> {
         self.by_key.get(&key).copied()
     }
 
-    /// Enters a letter; answers which one it replaces. Of two, the one that was appended later is the letter.
+    /// Enters a dead letter; returns the one that it replaces. Of two with one key, the one appended later is kept.
     pub(super) fn insert(&mut self, id: &str, location: Location) -> Option<Location> {
         let known = self.by_key.entry(fingerprint(location.stream, id)).or_insert(location);
         if *known == location {
@@ -63,12 +63,12 @@ impl Index {
         self.by_key.remove(&key);
     }
 
-    /// Takes out letters that are lost.
+    /// Removes dead letters that are lost.
     pub(super) fn forget(&mut self, stream: Stream, lost: &Range<u64>) {
         self.by_key.retain(|_, location| location.stream != stream || !lost.contains(&location.seq));
     }
 
-    /// The letters that a filter may mean, in the order of a list; their reasons are not known here.
+    /// The dead letters that may match a filter, in the order of a list; their reasons are not known here.
     pub(super) fn matching(&self, filter: &DeadFilter, except: &HashSet<Key>) -> Vec<(Fingerprint, Location)> {
         let except: HashSet<Fingerprint> = except.iter().map(|(stream, id)| fingerprint(*stream, id)).collect();
         let is_meant = |(key, location): &(Fingerprint, Location)| {
@@ -84,7 +84,7 @@ impl Index {
         found
     }
 
-    /// The sequence numbers of a stream's letters.
+    /// The sequence numbers of a stream's dead letters.
     pub(super) fn seqs(&self, stream: Stream) -> RangeSet {
         let of_stream = self.by_key.values().filter(|location| location.stream == stream);
         let mut seqs: Vec<u64> = of_stream.map(|location| location.seq).collect();

@@ -1,15 +1,18 @@
-//! Dead letters: what a sink rejected for good, kept with its reason until it is retried or dropped.
+//! Dead letters: records that a sink rejected for good, kept with their reason until they are retried or dropped.
 //!
-//! A store of its own, the same two parts as the spool's: a journal whose records are letters (bincode), and a queue over it. A
-//! letter's key is its stream and `_id`: one that comes again takes the earlier one's place and its history. Which letters there
-//! are, and where, is kept in memory ([`index`]) and read soon after each start: some hundred bytes a letter, bounded by the quota.
+//! A store of its own, with the same two parts as the spool's: a journal whose records are dead letters (bincode), and
+//! a queue over it. A dead letter's key is its stream and `_id`: a later one with the same key replaces the earlier one
+//! and keeps its history. The index ([`index`]) is in memory and is read soon after each start: about a hundred bytes
+//! each, bounded by the quota.
 //!
-//! - Kept: appended and synced. Removed: out of the queue, and the queue flushed.
-//! - Two letters with one key, after a crash between keeping the later and removing the earlier, are one: the later.
-//! - Space is given back as the spool's is, by whole segments; where too little of one is left, its letters are appended again
-//!   and it goes ([`compaction`]). A part of the quota is kept for that, so that letters can be removed when no new ones fit.
-//! - A letter that is alone is kept whatever its length: no record stops its sink for good.
-//! - What damage costs is counted as "at least": what the queue knew to be there.
+//! - Keeping: append and sync. Removing: remove from the queue, and flush the queue.
+//! - After a crash between keeping a later dead letter and removing the earlier one with the same key, the later one
+//!   counts.
+//! - Space is freed as in the spool's store, by whole segments. When little of a segment is left, its dead letters are
+//!   appended again and it is deleted ([`compaction`]). A part of the quota is reserved for that, so that dead letters
+//!   can be removed when no new ones fit.
+//! - A single dead letter is kept whatever its length: no record stops its sink for good.
+//! - Losses to damage are counted as "at least": what the queue knew.
 //!
 //! Locks: [`State`] first, then those of the store.
 
@@ -37,13 +40,13 @@ pub use self::dead_letter::{DeadFilter, DeadLetter};
 pub(crate) use self::dead_letter::{Key, groups};
 use self::index::Index;
 
-/// Segments end at about this length; at a sixteenth of a small quota.
+/// About the length at which segments are sealed; a sixteenth of a small quota.
 const MAX_SEGMENT_BYTES: u64 = 4 << 20;
-/// Letters that are appended together, unpacked, are at most about this long; a thirty-second of a small quota.
+/// About the most unpacked bytes of dead letters that are appended together; a thirty-second of a small quota.
 const MAX_GROUP_BYTES: u64 = 256 << 10;
-/// A letter's place in memory takes some hundred bytes: there are no more letters than this much of the quota for each …
+/// A dead letter takes about a hundred bytes of memory: there is at most one for each such part of the quota …
 const MIN_BYTES_PER_DEAD_LETTER: u64 = 1 << 10;
-/// … and never more than these.
+/// … and never more than this many.
 const MAX_DEAD_LETTERS: u64 = 500_000;
 
 /// Why dead letters could not be kept or read.
@@ -56,8 +59,8 @@ pub(crate) enum DeadError {
     #[error("{path} is encrypted with key {key}")]
     NoKey { path: PathBuf, key: String },
     #[error(
-        "{path}: {removed} dead letters are removed, but a restart may bring some again, because the queue is kept in memory: \
-         make space on the disk, or see the last error of the spool"
+        "{path}: {removed} dead letters are removed, but a restart may bring some back, because the queue is kept in \
+         memory: make space on the disk, or see the last error of the spool"
     )]
     NotDurable { path: PathBuf, removed: u64 },
 }
@@ -76,7 +79,7 @@ struct Limits {
     max_dead_letters: u64,
     segment_bytes: u64,
     group_bytes: u64,
-    /// What only appending letters again may use.
+    /// Space that only compaction may use.
     spare_bytes: u64,
 }
 
@@ -89,22 +92,22 @@ impl Limits {
     }
 }
 
-/// Which letters there are.
+/// The dead letters that exist.
 #[derive(Debug)]
 struct State {
     index: Index,
     is_loaded: bool,
     /// Segments that could not be read when the index was filled.
     unread: BTreeSet<u64>,
-    /// How often the queue had failed when the index agreed with it last.
+    /// The queue's number of failures when the index last agreed with it.
     queue_failures: u64,
-    /// Garbage that compaction could not remove when it was tried last.
+    /// Garbage that compaction could not remove at its last attempt.
     residue: u64,
     readers: PerStream<Reader>,
 }
 
 impl DeadLetters {
-    /// Opens what there is over a queue that was opened for it. Blocking.
+    /// Opens the dead letters over a queue that was opened for them. Blocking.
     ///
     /// # Errors
     /// When the journal cannot be read.
@@ -137,7 +140,7 @@ impl DeadLetters {
         Ok((Self { store, limits, inner: Mutex::new(inner) }, findings))
     }
 
-    /// The journal and the queue that hold them.
+    /// Their journal and queue.
     pub(crate) const fn store(&self) -> &Store {
         &self.store
     }
@@ -152,12 +155,12 @@ impl DeadLetters {
         self.store.disk.directory_bytes(&queue_directory(&self.store.home))
     }
 
-    /// How many letters a stream has.
+    /// The number of dead letters of a stream.
     pub(crate) fn count(&self, stream: Stream) -> u64 {
         self.store.state.lock().streams[stream as usize].records
     }
 
-    /// How many letters of a stream were lost to damage, at least.
+    /// The number of dead letters of a stream that were lost to damage, at least.
     pub(crate) fn lost(&self, stream: Stream) -> u64 {
         let state = self.store.state.lock();
         state.streams[stream as usize].totals.dropped.get(&DropReason::Damaged).copied().unwrap_or(0)
@@ -168,22 +171,22 @@ impl DeadLetters {
         self.store.queue_health()
     }
 
-    /// Letters, unpacked, that are appended together should not be longer than this.
+    /// The most unpacked bytes of dead letters to append together.
     pub(crate) const fn group_bytes(&self) -> u64 {
         self.limits.group_bytes
     }
 
-    /// The store's own maintenance, and the index: about once a second.
+    /// Maintains the store and the index: about once a second.
     pub(crate) fn maintain(&self, free: u64) {
         self.store.maintain(free);
-        // Who holds it does the same.
+        // Whoever holds the lock does the same.
         let Some(mut inner) = self.inner.try_lock() else { return };
         if let Err(error) = self.settle(&mut inner) {
-            self.store.reports.error(format!("the dead letters cannot be read: {error}"));
+            self.store.reports.error(format!("could not read the dead letters: {error}"));
         }
     }
 
-    /// Lets go of the files.
+    /// Closes the files.
     pub(crate) fn close(&self) {
         self.store.close();
     }

@@ -1,4 +1,4 @@
-//! Reads dead letters: fills the index, lists, finds out what is lost.
+//! Reads dead letters: fills the index, lists, detects losses.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -20,11 +20,11 @@ use crate::{
     },
 };
 
-/// A list ends when its records are about this long together.
+/// A list ends at about this many bytes of records.
 const MAX_LISTED_BYTES: usize = 64 << 20;
 
 impl DeadLetters {
-    /// Fails where letters are encrypted with a key that is not there; looks at the first one of each stream.
+    /// Fails if dead letters are encrypted with a key that is not configured; checks the first one of each stream.
     pub(crate) fn check_key(&self) -> Result<(), DeadError> {
         let mut inner = self.inner.lock();
         for stream in Stream::ALL {
@@ -38,8 +38,8 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// The letters that a filter means and that are not among `except`, at most `limit` of them behind the first `skip`, fewer
-    /// where their records are long; those that were tried longest ago first.
+    /// The dead letters that match a filter and are not among `except`: at most `limit` of them after the first `skip`,
+    /// fewer if their records are long; those with the oldest last attempt first.
     pub(crate) fn list(
         &self,
         filter: &DeadFilter,
@@ -56,9 +56,9 @@ impl DeadLetters {
         Ok(found)
     }
 
-    /// The same letters one after another, until `each` answers false, or `is_over` true: it is asked before each letter is read,
-    /// whether that is one of those that are meant or not. It may take its time: nothing is locked meanwhile, and a letter that
-    /// is gone when its turn comes is left out.
+    /// The same dead letters one by one, until `each` returns false or `is_over` returns true. `is_over` is called
+    /// before each dead letter is read, whether it matches or not. `each` may be slow: nothing is locked meanwhile, and
+    /// a dead letter that is removed before its turn is skipped.
     pub(crate) fn each_listed(
         &self,
         filter: &DeadFilter,
@@ -105,8 +105,8 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Makes the index agree with the queue: fills it at first, later takes in segments that could not be read then. Where the
-    /// queue was made again from the journal, what was removed is in it again, and is removed again.
+    /// Makes the index agree with the queue: fills it at first, and later adds segments that could not be read then. If
+    /// the queue was rebuilt from the journal, removed dead letters are in it again, and are removed again.
     pub(super) fn settle(&self, inner: &mut State) -> Result<(), DeadError> {
         let failures = self.store.queue_health().1;
         if !inner.is_loaded {
@@ -134,7 +134,7 @@ impl DeadLetters {
         self.store.unread_segments().into_iter().collect()
     }
 
-    /// Takes the letters of entries into the index; an earlier letter with the same key leaves the queue.
+    /// Adds the dead letters of entries to the index; an earlier one with the same key leaves the queue.
     fn load(&self, inner: &mut State, wanted: &dyn Fn(&Entry) -> bool) -> Result<(), DeadError> {
         let mut replaced: PerStream<Vec<Range<u64>>> = PerStream::default();
         for stream in Stream::ALL {
@@ -149,7 +149,7 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Removes what is in the queue and not in the index, except where that does not know all letters yet.
+    /// Removes what is in the queue and not in the index, unless the index does not know all dead letters yet.
     fn remove_again(&self, inner: &State) {
         let mut removed: PerStream<Vec<Range<u64>>> = PerStream::default();
         for stream in Stream::ALL {
@@ -172,7 +172,7 @@ impl DeadLetters {
         self.finish(&removed);
     }
 
-    /// Takes letters out of the queue that are letters no more.
+    /// Removes from the queue the dead letters that are gone.
     pub(super) fn finish(&self, seqs: &PerStream<Vec<Range<u64>>>) {
         for stream in Stream::ALL {
             if !seqs[stream as usize].is_empty() {
@@ -181,7 +181,7 @@ impl DeadLetters {
         }
     }
 
-    /// Reads the letters of a stream that lie in wanted entries, in order, until `visit` answers false.
+    /// Reads the dead letters of a stream in wanted entries, in order, until `visit` returns false.
     pub(super) fn each(
         &self,
         inner: &mut State,
@@ -219,13 +219,13 @@ impl DeadLetters {
                     return Ok(());
                 }
             }
-            // A block that holds fewer letters than its header says.
+            // A block that holds fewer dead letters than its header says.
             at = if next > part.start { next } else { self.lose(inner, stream, part) };
         }
         Ok(())
     }
 
-    /// Counts letters as lost; answers where to go on.
+    /// Counts dead letters as lost; returns where to continue.
     fn lose(&self, inner: &mut State, stream: Stream, lost: Range<u64>) -> u64 {
         inner.index.forget(stream, &lost);
         if !self.store.is_read_only() {
@@ -239,11 +239,11 @@ impl DeadLetters {
         lost.end
     }
 
-    /// A letter of the index; `None` where it is lost.
+    /// A dead letter of the index; `None` if it is lost.
     pub(super) fn read(&self, inner: &mut State, location: Location) -> Result<Option<DeadLetter>, DeadError> {
         let Location { stream, seq, .. } = location;
         let reader = &mut inner.readers[stream as usize];
-        // Neighbours lie in the same block.
+        // Neighbours are in the same block.
         if reader.block_seqs().is_some_and(|seqs| seqs.contains(&seq))
             && let Some(dead_letter) = reader.take(seq, seq + 1).and_then(|record| decode(&record.bytes))
         {

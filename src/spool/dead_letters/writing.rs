@@ -1,4 +1,4 @@
-//! Letters come and go.
+//! Adds and removes dead letters.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,8 +16,8 @@ use crate::{
 };
 
 impl DeadLetters {
-    /// Keeps letters, durably, in one group: all of them, or none where they do not fit. A letter that is there already is
-    /// replaced; its history is kept. A letter that is alone is kept whatever its length.
+    /// Adds dead letters durably, in one group: all of them, or none if they do not fit. A dead letter replaces an
+    /// earlier one with the same key and keeps its history. A single dead letter is kept whatever its length.
     pub(crate) fn add(&self, dead_letters: Vec<DeadLetter>) -> Result<(), DeadError> {
         let inner = &mut *self.inner.lock();
         self.settle(inner)?;
@@ -28,7 +28,7 @@ impl DeadLetters {
         if fresh > 0 && inner.index.len() + fresh > self.limits.max_dead_letters {
             return Err(DeadError::Full { over: 0 });
         }
-        // Letters in place of earlier ones have some space of their own: the earlier ones are garbage then.
+        // Dead letters that replace earlier ones may use some reserved space: the earlier ones become garbage.
         let kept_free = if fresh > 0 { self.limits.spare_bytes } else { self.limits.segment_bytes };
         let limit = self.limits.max_bytes - kept_free;
         let over = match self.append(inner, &dead_letters, limit) {
@@ -40,7 +40,7 @@ impl DeadLetters {
             let enough = self.bytes().saturating_sub(over);
             self.compact(inner, enough)?;
             match self.append(inner, &dead_letters, limit) {
-                // No use in trying again for the same garbage.
+                // Do not try again for the same garbage.
                 Err(DeadError::Full { .. }) => inner.residue = self.garbage(),
                 kept => return kept,
             }
@@ -51,7 +51,8 @@ impl DeadLetters {
         self.append_beyond(inner, &dead_letters)
     }
 
-    /// Appends one letter though the quota has no space for it: there is no other, or it takes the place of its earlier self.
+    /// Appends one dead letter although the quota has no space for it: it is the only one, or it replaces an earlier
+    /// one.
     fn append_beyond(&self, inner: &mut State, dead_letter: &[DeadLetter]) -> Result<(), DeadError> {
         self.reclaim(inner)?;
         self.append(inner, dead_letter, u64::MAX)?;
@@ -59,15 +60,15 @@ impl DeadLetters {
         let (bytes, max) = (self.bytes(), self.limits.max_bytes);
         if bytes > max {
             self.store.reports.warn(&format!(
-                "spool {}: a dead letter is longer than the quota of {max} bytes: it is kept all the same ({bytes} bytes), and no \
-                 other is until it is retried or dropped",
+                "spool {}: a dead letter is longer than the quota of {max} bytes: it is kept ({bytes} bytes), and no \
+                 other is kept until it is retried or dropped",
                 self.store.home.display()
             ));
         }
         Ok(())
     }
 
-    /// Adds what is known of earlier attempts; answers how many letters are new.
+    /// Adds the history of earlier attempts; returns how many dead letters are new.
     fn with_history(
         &self,
         inner: &mut State,
@@ -95,7 +96,7 @@ impl DeadLetters {
         Ok((merged, fresh))
     }
 
-    /// Appends letters as one group, and lets go of those that they replace.
+    /// Appends dead letters as one group, and removes those that they replace.
     pub(super) fn append(&self, inner: &mut State, dead_letters: &[DeadLetter], limit: u64) -> Result<(), DeadError> {
         if dead_letters.is_empty() {
             return Ok(());
@@ -137,8 +138,8 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Removes letters, durably; answers how many there were. Where the queue is kept in memory, a restart may bring some again: it
-    /// is reported.
+    /// Removes dead letters durably; returns how many there were. If the queue is in memory, a restart may bring some
+    /// back: that is reported.
     pub(crate) fn remove(&self, keys: &[Key]) -> Result<u64, DeadError> {
         let inner = &mut *self.inner.lock();
         self.settle(inner)?;
@@ -151,10 +152,11 @@ impl DeadLetters {
         Ok(gone.len() as u64)
     }
 
-    /// Removes the letters that a filter means; answers how many there were.
+    /// Removes the dead letters that match a filter; returns how many there were.
     ///
     /// # Errors
-    /// When they cannot be read. They are removed, but a restart may bring some again, with [`DeadError::NotDurable`].
+    /// When they cannot be read; or, with [`DeadError::NotDurable`], when they are removed but a restart may bring some
+    /// back.
     pub(crate) fn drop_matching(&self, filter: &DeadFilter) -> Result<u64, DeadError> {
         let inner = &mut *self.inner.lock();
         self.settle(inner)?;
@@ -175,7 +177,7 @@ impl DeadLetters {
         Ok(removed)
     }
 
-    /// Takes letters out of index and queue; true where that is durable.
+    /// Removes dead letters from index and queue; true if that is durable.
     fn take_out(&self, inner: &mut State, gone: &[(Fingerprint, Location)]) -> bool {
         if gone.is_empty() {
             return true;
@@ -188,14 +190,15 @@ impl DeadLetters {
         self.finish(&seqs);
         self.store.flush();
         failpoint::reach("dead_delete");
-        // A queue that failed at that was made again from the journal. They are gone all the same; the next removal tries again.
+        // If the queue failed here, it was rebuilt from the journal. The dead letters are removed all the same; the
+        // next removal tries again.
         if let Err(error) = self.settle(inner).and_then(|()| self.reclaim(inner)) {
-            self.store.reports.warn(&format!("the space of removed dead letters is not given back yet: {error}"));
+            self.store.reports.warn(&format!("could not free the space of removed dead letters yet: {error}"));
         }
         if self.store.queue_health().0 {
             return true;
         }
-        // Without a queue on disk, what lies in segments that are gone is removed for good.
+        // Without a queue on disk, what was in deleted segments is removed for good.
         self.store.state.lock().segments.values().all(|segment| segment.held == 0)
     }
 
@@ -210,7 +213,7 @@ impl DeadLetters {
     }
 }
 
-/// Letters as batches, each stream's in order.
+/// Dead letters as batches, each stream's in order.
 fn batches(dead_letters: &[DeadLetter]) -> Vec<RecordBatch> {
     let mut batches: Vec<RecordBatch> = Vec::new();
     for stream in Stream::ALL {

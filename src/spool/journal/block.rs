@@ -1,4 +1,4 @@
-//! A block: header, payload, checksum. The only thing a journal segment is made of.
+//! A block: header, payload, checksum. A journal segment consists of blocks only.
 //!
 //! ```text
 //! offset  bytes
@@ -10,7 +10,7 @@
 //!      8      8  sequence number of the first record
 //!     16      4  number of records
 //!     20      4  length of the payload, unpacked
-//!     24      4  length of the payload as it lies here (L)
+//!     24      4  length of the payload as stored (L)
 //!     28      8  received at, milliseconds since 1970
 //!     36      4  where the block's group begins: an offset in this segment
 //!     40      4  CRC-32 of bytes 0 to 39
@@ -18,23 +18,23 @@
 //!   44+L      4  CRC-32 of bytes 0 to 43+L
 //! ```
 //!
-//! Integers are little-endian; the header is bincode with fixed-width integers. A group is what one write and one sync made
-//! durable; its blocks follow each other. A reader that stands at a bad block goes on to the next magic whose both checksums
-//! hold; the jump in sequence numbers then tells how many records the damage cost.
+//! Integers are little-endian; the header is bincode with fixed-width integers. A group is what one write and one sync
+//! made durable; its blocks are consecutive. A reader at a bad block continues at the next magic for which both
+//! checksums match; the gap in the sequence numbers then gives the number of records lost to the damage.
 
 use bincode::{Decode, Encode, config};
 
 use crate::record::{Stream, UnixMillis};
 
-/// What every block begins with.
+/// The first bytes of every block.
 pub(crate) const MAGIC: [u8; 4] = *b"LKSB";
 /// The version this build writes, and the only one it reads.
 pub(crate) const FORMAT_VERSION: u8 = 2;
-/// Bytes of a header, its own checksum included.
+/// Bytes of a header, including its own checksum.
 pub(crate) const HEADER_BYTES: usize = 44;
 /// Bytes around a payload: header and checksum.
 pub(crate) const BLOCK_OVERHEAD: usize = HEADER_BYTES + CRC_BYTES;
-/// No block's payload is longer, packed or not: a length beyond it is damage.
+/// The largest payload, packed or not: a longer length is damage.
 pub(crate) const MAX_PAYLOAD_BYTES: u32 = 96 << 20;
 
 const CRC_BYTES: usize = 4;
@@ -49,7 +49,7 @@ const ENDS_GROUP: u8 = 0x80;
 pub(crate) enum Kind {
     /// Records of one stream.
     Records = 1,
-    /// What a segment says about itself and those before it, see [`Front`](super::front::Front).
+    /// What a segment records about itself and those before it, see [`Front`](super::front::Front).
     Front = 2,
     /// Dead letters of one stream.
     DeadLetters = 3,
@@ -72,16 +72,16 @@ pub(crate) struct Header {
     pub(crate) kind: Kind,
     pub(crate) stream: Stream,
     pub(crate) codec: u8,
-    /// Of its first record.
+    /// The sequence number of its first record.
     pub(crate) seq: u64,
-    /// How many records it holds.
+    /// Its number of records.
     pub(crate) count: u32,
     pub(crate) raw_len: u32,
     pub(crate) stored_len: u32,
     pub(crate) received_at: UnixMillis,
-    /// Where its group begins in the segment.
+    /// The offset in the segment at which its group begins.
     pub(crate) group: u32,
-    /// It is the last one of its group.
+    /// True for the last block of a group.
     pub(crate) ends_group: bool,
 }
 
@@ -96,7 +96,7 @@ impl Header {
         self.seq..self.seq + self.count as u64
     }
 
-    /// The 40 checked bytes, as they lie on disk; also the associated data of an encrypted payload.
+    /// The 40 checked bytes, as stored on disk; also the associated data of an encrypted payload.
     pub(crate) fn to_bytes(self) -> [u8; CHECKED_HEADER_BYTES] {
         let mut bytes = [0; CHECKED_HEADER_BYTES];
         let wire = WireHeader {
@@ -157,7 +157,7 @@ impl Header {
         })
     }
 
-    /// What a header said before one of its bits flipped: two of them, or a write that was cut off, do not look like that.
+    /// The header before one of its bits flipped. Several flipped bits or a torn write do not match.
     pub(crate) fn before_flip(bytes: &[u8]) -> Option<Self> {
         let mut bytes = *bytes.first_chunk::<HEADER_BYTES>()?;
         (0..HEADER_BYTES * 8).find_map(|bit| {
@@ -170,7 +170,7 @@ impl Header {
     }
 }
 
-/// Version 1's header was four bytes shorter; its own checksum tells it from a damaged one of this version.
+/// Version 1's header was four bytes shorter; its own checksum distinguishes it from a damaged header of this version.
 fn is_of_version_1(bytes: &[u8]) -> bool {
     const CHECKED: usize = 36;
     bytes[MAGIC.len()] == 1
@@ -179,7 +179,7 @@ fn is_of_version_1(bytes: &[u8]) -> bool {
             .is_some_and(|crc| crc32fast::hash(&bytes[..CHECKED]).to_le_bytes() == crc)
 }
 
-/// Appends a block whose payload is packed already.
+/// Appends a block whose payload is already packed.
 pub(crate) fn write_block(out: &mut Vec<u8>, header: Header, payload: &[u8]) {
     debug_assert_eq!(payload.len(), header.stored_len as usize);
     let start = out.len();
@@ -203,18 +203,18 @@ pub(crate) fn check_block<'a>(header: &Header, block: &'a [u8]) -> Result<&'a [u
     Ok(&checked[HEADER_BYTES..])
 }
 
-/// Why bytes are no whole block.
+/// Why bytes are not a whole block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadBlock {
     #[error("the block is cut off")]
     Short,
     #[error("no block begins here")]
     Magic,
-    #[error("the header's checksum does not hold")]
+    #[error("the header's checksum does not match")]
     HeaderChecksum,
-    #[error("the block's checksum does not hold")]
+    #[error("the block's checksum does not match")]
     Checksum,
-    #[error("the block is of format version {version}")]
+    #[error("the block has format version {version}")]
     OtherVersion { version: u8 },
     #[error("the block's kind, stream or length is unknown")]
     Unknown,

@@ -1,15 +1,15 @@
-//! Which batches go into which blocks. Bytes are not looked at, except where a batch is too long for one block.
+//! Decides which batches go into which blocks. It reads the bytes only where a batch is too long for one block.
 
 use bytes::Bytes;
 
 use crate::record::{RecordBatch, Records, Stream, UnixMillis};
 
-/// A block's records, unpacked, are at most about this long: what is read and held at once when it is delivered.
+/// About the most unpacked bytes of a block's records: what delivery reads and holds at once.
 pub(crate) const BLOCK_RAW_BYTES: usize = 1 << 20;
 /// A block has one time of receipt; batches within this many milliseconds after its first share it.
 const SAME_TIME_MILLIS: i64 = 1000;
 
-/// No record is longer; well below what a block can hold.
+/// The longest record; well below what a block can hold.
 pub(crate) const MAX_RECORD_BYTES: usize = 64 << 20;
 
 /// The length of a record that is too long for a block, if there is one.
@@ -20,11 +20,11 @@ pub(crate) fn too_long(batch: &RecordBatch) -> Option<usize> {
     batch.iter().map(<[u8]>::len).find(|&bytes| bytes > MAX_RECORD_BYTES)
 }
 
-/// A block to be.
+/// A block that is being built.
 #[derive(Debug)]
 pub(crate) struct BlockBuilder {
     pub(crate) stream: Stream,
-    /// Of its first batch.
+    /// The time of receipt of its first batch.
     pub(crate) received_at: UnixMillis,
     pub(crate) count: u32,
     pub(crate) raw_len: u32,
@@ -48,7 +48,7 @@ impl BlockBuilder {
     }
 }
 
-/// Packs the batches into as few blocks as may be, each stream's in order.
+/// Packs the batches into as few blocks as possible, each stream's in order.
 pub(crate) fn blocks<'a>(group: impl IntoIterator<Item = &'a RecordBatch>) -> Vec<BlockBuilder> {
     let mut blocks: Vec<BlockBuilder> = Vec::new();
     for batch in group {
@@ -78,7 +78,7 @@ fn block(batch: &RecordBatch, bytes: Bytes, count: u32) -> BlockBuilder {
     }
 }
 
-/// Cuts a long batch between records.
+/// Splits a long batch between records.
 fn split(batch: &RecordBatch, blocks: &mut Vec<BlockBuilder>) {
     let bytes = batch.bytes();
     let (mut start, mut end, mut count) = (0, 0, 0);

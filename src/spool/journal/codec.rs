@@ -1,7 +1,7 @@
 //! Packs payloads (compression, then encryption) and unpacks them.
 //!
 //! An encrypted payload is `key id (4) | nonce (24) | ciphertext | tag (16)`. The segment's number and the block's
-//! header are its associated data: a block that was moved elsewhere does not decrypt.
+//! header are its associated data: a block that was moved to another place does not decrypt.
 
 use std::{io, sync::OnceLock};
 
@@ -22,10 +22,10 @@ use crate::spool::options::{Codec, Compression, Key, Keys};
 /// gets a codec number of its own.
 pub(crate) const DICTIONARY_1: &[u8] = include_bytes!("dictionary-1.zstd");
 
-/// Payloads up to this length are packed with the dictionary; longer ones find their own repetitions.
+/// Payloads up to this length are compressed with the dictionary; longer ones contain their own repetitions.
 const DICTIONARY_MAX_RAW: usize = 16 << 10;
-/// Small blocks are few a second and wait for the disk; a level below this would save time that nobody misses.
-const SMALL_LEAST_LEVEL: i32 = 3;
+/// There are few small blocks a second, and they wait for the disk: a lower level would save time that does not matter.
+const MIN_SMALL_LEVEL: i32 = 3;
 const KEY_ID_BYTES: usize = 4;
 const NONCE_BYTES: usize = 24;
 const TAG_BYTES: usize = 16;
@@ -50,13 +50,13 @@ impl Packer {
         if codec == Codec::Zstd {
             plain = Some(lean(Compressor::new(level)?)?);
             if dictionary {
-                small = Some(lean(Compressor::with_dictionary(level.max(SMALL_LEAST_LEVEL), DICTIONARY_1)?)?);
+                small = Some(lean(Compressor::with_dictionary(level.max(MIN_SMALL_LEVEL), DICTIONARY_1)?)?);
             }
         }
         Ok(Self { plain, small, cipher: keys.map(|keys| Cipher::new(&keys.current)), compressed: Vec::new() })
     }
 
-    /// Packs `raw` into a block behind `out`; the header's lengths and codec are filled in. Answers the final header.
+    /// Packs `raw` into a block appended to `out`; fills in the header's lengths and codec. Returns the final header.
     pub(crate) fn write(
         &mut self,
         out: &mut Vec<u8>,
@@ -69,7 +69,7 @@ impl Packer {
         let packed = if codec == PLAIN { raw } else { &self.compressed[..] };
         header.codec = codec;
         header.stored_len = packed.len() as u32;
-        // Fronts hold sequence numbers and counters only; they stay readable without a key.
+        // Fronts contain sequence numbers and counters only; they stay readable without a key.
         let private = header.kind != Kind::Front;
         match &self.cipher {
             Some(cipher) if private => {
@@ -83,7 +83,7 @@ impl Packer {
         Ok(header)
     }
 
-    /// Compresses into `compressed`, unless the codec it answers is `PLAIN`.
+    /// Compresses into `compressed`, unless the codec that it returns is `PLAIN`.
     fn compress(&mut self, raw: &[u8]) -> io::Result<u8> {
         let (codec, compressor) = match (&mut self.small, &mut self.plain) {
             (Some(small), _) if raw.len() <= DICTIONARY_MAX_RAW => (ZSTD_DICTIONARY_1, small),
@@ -161,16 +161,16 @@ impl std::fmt::Debug for Unpacker {
     }
 }
 
-/// Why a payload whose checksum holds cannot be unpacked.
+/// Why a payload whose checksum matches cannot be unpacked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadPayload {
-    #[error("it does not decompress")]
+    #[error("it cannot be decompressed")]
     Compression,
     #[error("its codec {codec} is unknown")]
     UnknownCodec { codec: u8 },
     #[error("it is encrypted with key {key}, which is not among the configured keys")]
     NoKey { key: String },
-    #[error("its authentication tag does not hold")]
+    #[error("its authentication tag does not match")]
     Forged,
 }
 
@@ -195,7 +195,7 @@ impl Cipher {
     }
 }
 
-/// What names a key on disk: a hash that tells nothing about it.
+/// Identifies a key on disk: a hash that does not reveal the key.
 fn key_id(key: &Key) -> [u8; KEY_ID_BYTES] {
     let hash = blake3::derive_key("livekit-spool 2026 key id", key.bytes());
     [hash[0], hash[1], hash[2], hash[3]]

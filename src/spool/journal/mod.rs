@@ -5,23 +5,24 @@
 //! journal/000000000001.done      a segment that is proven to be needed no more, on its way out (see retention)
 //! ```
 //!
-//! **Format.** A segment is blocks ([`block`]) and nothing else; its first one is its front ([`front`]). What one write and
-//! one `fdatasync` made durable is a group: its blocks say where it begins, and the last one that it ends. Sequence numbers
-//! count a stream's records; they grow through a segment and from segment to segment, and none is used twice.
+//! **Format.** A segment consists of blocks ([`block`]); the first is its front ([`front`]). What one write and one
+//! `fdatasync` made durable is a group: its blocks record where it begins, and the last one that it ends. Sequence
+//! numbers count a stream's records; they increase within a segment and from segment to segment, and none is used
+//! twice.
 //!
 //! **Invariants.**
-//! - A group is answered after its sync, and after its file was still found in its place.
-//! - A write that fails is undone; after a sync that failed, a file is never written to again, and the next front says where
-//!   it ends: what lies behind was refused.
-//! - A group behind which a later one lies was synced: what does not hold in it is damage. A last group that is not whole is
-//!   a write that was cut off: nobody was told that it is kept, and all of it goes.
-//! - Numbers of segments are never used twice.
+//! - A group is answered after its sync, and after a check that its file is still in its place.
+//! - A write that fails is undone. After a sync that failed, the file is never written to again, and the next front
+//!   records where it ends: bytes after that were refused.
+//! - A group that a later one follows was synced: bytes in it that fail their checksum are damage. A last group that is
+//!   incomplete is a torn group: its callers were not answered OK, and recovery removes all of it.
+//! - Segment numbers are never used twice.
 //!
-//! **Operation.** To write: batches become blocks ([`builder`]), blocks a group for one place ([`packing`], [`codec`]), and that is
-//! written, synced and answered in its turn ([`writer`]). To read: a segment is walked block by block, over damage ([`segment`]), and
-//! judged group by group ([`scan`]).
+//! **Operation.** To write: batches become blocks ([`builder`]), and blocks become a group for one place ([`packing`],
+//! [`codec`]), which is written, synced and answered in its turn ([`writer`]). To read: a segment is walked block by
+//! block, skipping damage ([`segment`]), and checked group by group ([`scan`]).
 //!
-//! Used by [`store`](super::store), which binds it to a queue, and by the tools that look from outside.
+//! Used by [`store`](super::store), which connects it to a queue, and by the tools that read a spool from outside.
 
 pub(crate) mod block;
 pub(crate) mod builder;

@@ -1,7 +1,7 @@
-//! Packs a group: its bytes, for the one place that it will have if all groups before it succeed.
+//! Packs a group: its bytes, for the place that it gets if all groups before it succeed.
 //!
-//! A group that begins a segment begins with that one's front. Each group has the next ticket, in the order of their places; a failure
-//! begins a new generation, and what was packed before that is void.
+//! A group that begins a segment begins with the segment's front. Groups get consecutive tickets in the order of their
+//! places. A failure begins a new generation: groups packed before it are void.
 
 use std::io;
 
@@ -17,7 +17,7 @@ use crate::{
     spool::totals::Totals,
 };
 
-/// What a front says of delivery; asked for when a segment is begun.
+/// What a front records of delivery; queried when a segment is begun.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct FrontFacts {
     pub(crate) needed_from: u64,
@@ -40,16 +40,16 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
-    /// Its length.
+    /// Its length in bytes.
     pub(crate) const fn bytes(&self) -> u64 {
         self.bytes.len() as u64
     }
 }
 
-/// Packs groups, each for the place behind the one that was packed before it.
+/// Packs groups, each for the place after the one packed before it.
 pub(super) struct Packing {
     kind: Kind,
-    /// A segment is left when it is about this long.
+    /// About the length at which a segment is sealed.
     segment_bytes: u64,
     packer: Packer,
     pub(super) position: Position,
@@ -57,7 +57,7 @@ pub(super) struct Packing {
     pub(super) generation: u64,
     /// A group's joined parts.
     raw: Vec<u8>,
-    /// Buffers of groups that are done.
+    /// Buffers of groups that are written, for reuse.
     pub(super) spare: Vec<Vec<u8>>,
 }
 
@@ -66,7 +66,7 @@ impl Packing {
         Self { kind, segment_bytes, packer, position, ticket: 0, generation: 0, raw: Vec::new(), spare: Vec::new() }
     }
 
-    /// Packs blocks into a group; `roll` begins a new segment with it, and `facts` are asked for where one is begun.
+    /// Packs blocks into a group. `roll` begins a new segment with it; `facts` is called when a segment is begun.
     ///
     /// # Errors
     /// When compression or encryption fails.

@@ -1,8 +1,8 @@
-//! What a segment holds: its blocks group by group, what in it is damaged, and what a write that was cut off has left.
+//! Scans a segment: its blocks group by group, what in it is damaged, and what a torn write left.
 //!
-//! A group is judged when it is known whether it was synced: it was where a later one follows, or where the caller knows. The
-//! last group of a journal may be one that was cut off: it lacks its end, or a sector of it was not written and holds nothing but
-//! zeros. Nobody was told that it is kept, and all of it is left out.
+//! A group is checked once it is known whether it was synced: it was if a later one follows, or if the caller knows it.
+//! The last group of a journal may be torn: it lacks its end, or one of its sectors was not written and contains only
+//! zeros. Its callers were not answered OK, and all of it is skipped.
 
 use std::{io, ops::Range, path::Path, sync::Arc};
 
@@ -14,33 +14,33 @@ use super::{
 };
 use crate::spool::disk::{Disk, DiskFile};
 
-/// A front's header lies in here.
+/// A front's header lies within this many bytes.
 const PAGE_BYTES: u64 = 4096;
-/// What a medium writes whole or not at all; many write more.
+/// The size that every medium writes as a whole; many write more.
 const SECTOR_BYTES: u64 = 512;
 
-/// What of a segment is scanned.
+/// The part of a segment to scan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Extent {
     pub(crate) segment: u64,
     pub(crate) from: u64,
     pub(crate) end: u64,
-    /// All before it is known to have been synced.
+    /// Everything before it is known to have been synced.
     pub(crate) synced: u64,
-    /// No segment after it holds anything: its last group may have been cut off.
+    /// No later segment contains anything: its last group may be torn.
     pub(crate) is_last: bool,
 }
 
-/// What is met, in order.
+/// What a scan finds, in order.
 #[derive(Debug)]
 pub(crate) enum Met<'a> {
     /// A block of records or dead letters, at its offset.
     Block(u64, &'a Header),
-    /// Bytes that were whole once.
+    /// Bytes that were synced and are damaged.
     Damage(&'a Damage),
 }
 
-/// Scans a segment; answers where a write that was cut off begins, and what is wrong with it.
+/// Scans a segment; returns where a torn write begins, and what is wrong with it.
 ///
 /// # Errors
 /// When the file cannot be read at all, or holds blocks of another version.
@@ -57,7 +57,7 @@ pub(crate) fn scan(
                 return Err(ScanError::OtherVersion { version });
             }
             Found::Block { header, offset, .. } => {
-                // Its group begins behind what was met so far: that was synced before.
+                // Its group begins after what was scanned so far, which was synced before.
                 if group.parts.first().is_some_and(|first| first.offset() < u64::from(header.group)) {
                     group.take().emit(meet);
                 }
@@ -104,11 +104,11 @@ impl From<io::Error> for ScanError {
     }
 }
 
-/// What is known of a group so far.
+/// A group as far as it was read.
 #[derive(Debug, Default)]
 struct Group {
     parts: Vec<Part>,
-    /// Its last block was met.
+    /// Its last block was read.
     ended: bool,
 }
 
@@ -146,7 +146,8 @@ impl Group {
         }
     }
 
-    /// Whether it is what a cut leaves, given that it may be: it lies in these bytes, up to the file's end.
+    /// True if this is what a torn write leaves. The caller knows that it may be one: it occupies these bytes, up to
+    /// the file's end.
     fn is_torn(&self, file: &Arc<dyn DiskFile>, bytes: &Range<u64>) -> io::Result<bool> {
         let (mut damaged, mut torn) = (false, false);
         for part in &self.parts {
@@ -159,9 +160,9 @@ impl Group {
     }
 }
 
-/// Whether damage in a group looks like what a cut leaves: the file ends in a block or in a header, or a sector that the broken
-/// checksum covers was not written, so that all that the group has in it is zeros. Where its header is broken and its sectors were
-/// written, it is damage, whatever the sectors behind it hold.
+/// True if damage in a group looks like a torn write: the file ends in a block or in a header, or a sector that the
+/// broken checksum covers was not written, so that everything of the group in it is zero. If the header is broken
+/// although its sectors were written, it is damage, whatever the later sectors contain.
 fn is_torn(file: &Arc<dyn DiskFile>, group: &Range<u64>, damage: &Damage) -> io::Result<bool> {
     let Damage { bytes, reason, unreadable, .. } = damage;
     let covered = match reason {
@@ -182,12 +183,12 @@ fn is_torn(file: &Arc<dyn DiskFile>, group: &Range<u64>, damage: &Damage) -> io:
     Ok(false)
 }
 
-/// What a segment's front says.
+/// The state of a segment's front.
 #[derive(Debug)]
 pub(crate) enum FrontFound {
-    /// It holds; its block's checksum.
+    /// It is intact, with its block's checksum.
     Whole(Box<Front>, u32),
-    /// It does not, or there is none.
+    /// It is damaged or missing.
     None,
     /// Another build wrote it.
     OtherVersion {

@@ -1,5 +1,4 @@
-//! Segments as files: their names, reading that goes on behind a bad sector, and a walk over their blocks that steps over
-//! damage.
+//! Segments as files: their names, reading past bad sectors, and a walk over their blocks that skips damage.
 
 use std::{
     io,
@@ -17,15 +16,15 @@ use crate::{
 
 const EXTENSION: &str = ".journal";
 const DONE_EXTENSION: &str = ".done";
-/// How much is read at once.
+/// Bytes read at once.
 pub(crate) const CHUNK_BYTES: usize = 256 << 10;
-/// What a medium loses at once.
+/// The smallest part that a medium loses.
 const SECTOR_BYTES: u64 = 4096;
-/// A read that fails like a bad sector is tried so often …
+/// Attempts for a read that fails like a bad sector …
 const READ_ATTEMPTS: u32 = 3;
-/// … with so long between …
+/// … with this pause between them …
 const READ_PAUSE: Duration = Duration::from_millis(20);
-/// … and once where so many were bad: a whole region of them would take minutes, at a start too.
+/// … and one attempt only after this many bad sectors: a large bad region would take minutes, at a start too.
 const MAX_RETRIED: usize = 16;
 
 /// The file of a segment.
@@ -33,17 +32,17 @@ pub(crate) fn path(directory: &Path, segment: u64) -> PathBuf {
     directory.join(format!("{segment:012}{EXTENSION}"))
 }
 
-/// The file of a segment that is needed no more.
+/// The file of a segment that is done.
 pub(crate) fn done_path(directory: &Path, segment: u64) -> PathBuf {
     directory.join(format!("{segment:012}{DONE_EXTENSION}"))
 }
 
-/// The segments of a directory with their files, by number.
+/// The segments in a directory, by number, with their files.
 pub(crate) fn list(disk: &dyn Disk, directory: &Path) -> io::Result<Vec<(u64, Listed)>> {
     numbered(disk, directory, EXTENSION)
 }
 
-/// The segments that are on their way out.
+/// The segments that are being deleted.
 pub(crate) fn list_done(disk: &dyn Disk, directory: &Path) -> io::Result<Vec<(u64, Listed)>> {
     numbered(disk, directory, DONE_EXTENSION)
 }
@@ -57,8 +56,9 @@ fn numbered(disk: &dyn Disk, directory: &Path, extension: &str) -> io::Result<Ve
 
 /// Reads slices of a file through a buffer.
 ///
-/// A sector that cannot be read is tried again a few times, then read as zeros: the block over it does not hold, and is damage
-/// like any other. Where nothing else of the file can be read either, it is not a sector that is bad, and the read fails.
+/// A sector that cannot be read is retried a few times, then read as zeros: the checksum of the block over it fails,
+/// and it is damage like any other. If nothing else of the file can be read either, the fault is not one sector, and
+/// the read fails.
 #[derive(Debug)]
 pub(crate) struct ChunkReader {
     file: Arc<dyn DiskFile>,
@@ -72,8 +72,8 @@ impl ChunkReader {
         Self { file, buffer: Vec::new(), start: 0, unreadable: Vec::new() }
     }
 
-    /// `len` bytes at `offset`; fewer where the file or `limit` ends. Nothing at or after `limit` is read, so that what
-    /// is being written meanwhile never gets into the buffer.
+    /// Returns `len` bytes at `offset`; fewer at the end of the file or at `limit`. Reads nothing at or after `limit`,
+    /// so that bytes that are being written never get into the buffer.
     pub(crate) fn slice(&mut self, offset: u64, len: usize, limit: u64) -> io::Result<&[u8]> {
         let have = self.start..self.start + self.buffer.len() as u64;
         let wanted_end = (offset + len as u64).min(limit);
@@ -95,7 +95,7 @@ impl ChunkReader {
         Ok(self.buffer.get(from..to).unwrap_or_default())
     }
 
-    /// Whether some of these bytes could not be read.
+    /// True if some of these bytes could not be read.
     pub(crate) fn is_unreadable(&self, bytes: &Range<u64>) -> bool {
         self.unreadable.iter().any(|bad| bad.start < bytes.end && bytes.start < bad.end)
     }
@@ -114,7 +114,7 @@ impl ChunkReader {
             let next = ((at / SECTOR_BYTES + 1) * SECTOR_BYTES).min(end);
             let part = &mut self.buffer[(at - offset) as usize..(next - offset) as usize];
             let attempts = if self.unreadable.len() + unreadable.len() < MAX_RETRIED { READ_ATTEMPTS } else { 1 };
-            match read_patiently(self.file.as_ref(), part, at, attempts) {
+            match read_with_retries(self.file.as_ref(), part, at, attempts) {
                 Ok(read) if read < part.len() => {
                     let read = (at - offset) as usize + read;
                     self.unreadable.append(&mut unreadable);
@@ -136,7 +136,7 @@ impl ChunkReader {
         Ok(self.buffer.len())
     }
 
-    /// Whether another sector of the file can be read.
+    /// True if another sector of the file can be read.
     fn answers_elsewhere(&self, bytes: Range<u64>) -> bool {
         let len = self.file.len().unwrap_or(0);
         let mut byte = [0];
@@ -147,7 +147,7 @@ impl ChunkReader {
     }
 }
 
-fn read_patiently(file: &dyn DiskFile, part: &mut [u8], at: u64, attempts: u32) -> io::Result<usize> {
+fn read_with_retries(file: &dyn DiskFile, part: &mut [u8], at: u64, attempts: u32) -> io::Result<usize> {
     let mut left = attempts;
     loop {
         left -= 1;
@@ -158,7 +158,7 @@ fn read_patiently(file: &dyn DiskFile, part: &mut [u8], at: u64, attempts: u32) 
     }
 }
 
-/// What the kernel answers where the medium has lost what lay there; anything else may pass.
+/// The kernel's errors for a medium that lost the data; other errors may pass.
 pub(crate) fn is_bad_sector(error: &io::Error) -> bool {
     use rustix::io::Errno;
     let lost = [Errno::IO, Errno::NODATA, Errno::ILSEQ, Errno::UCLEAN, Errno::BADMSG, Errno::REMOTEIO];
@@ -172,20 +172,20 @@ pub(crate) enum Found {
     Block {
         header: Header,
         offset: u64,
-        /// As it is packed.
+        /// The packed payload.
         payload: Vec<u8>,
     },
-    /// Bytes that are no whole block; a whole one, or the end, follows.
+    /// Bytes that are not a whole block; a whole block, or the end, follows.
     Damage(Damage),
 }
 
-/// Bytes that are no whole block.
+/// Bytes that are not a whole block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Damage {
     pub(crate) bytes: Range<u64>,
-    /// What was wrong at its start.
+    /// The error at its start.
     pub(crate) reason: BadBlock,
-    /// The header at its start, if that holds, or did before one of its bits flipped.
+    /// The header at its start, if it is intact, or was before one of its bits flipped.
     pub(crate) header: Option<Header>,
     /// Some of it could not be read.
     pub(crate) unreadable: bool,
@@ -226,7 +226,7 @@ impl Walker {
         Ok(Some(Found::Damage(Damage { bytes, reason, header, unreadable })))
     }
 
-    /// Goes on behind bytes that cannot be read; answers which they are.
+    /// Continues after bytes that cannot be read; returns which they are.
     pub(crate) fn step_over(&mut self, bytes: u64) -> Range<u64> {
         let start = self.offset;
         self.offset = (start + bytes).min(self.end);
@@ -274,7 +274,7 @@ mod tests {
         spool::disk::Identity,
     };
 
-    /// Nothing of it can be read but its first sector.
+    /// Only its first sector can be read.
     #[derive(Debug)]
     struct BadFile;
 

@@ -1,14 +1,16 @@
 //! The journal's writer: packs a group, writes it, syncs it.
 //!
-//! Two steps, so that one thread can pack the next group while another syncs the last one: [`Writer::pack`] makes a group's bytes
-//! for its place ([`packing`](super::packing)); [`Writer::commit`] writes and syncs it when its turn comes. A group packed for a
-//! place that a failure has made void is refused as [`Refusal::Stale`], and packed again.
+//! Two steps, so that one thread can pack the next group while another syncs the last one. [`Writer::pack`] makes a
+//! group's bytes for its place ([`packing`](super::packing)). [`Writer::commit`] writes and syncs it in its turn. A
+//! group packed for a place that a failure made void is refused as [`Refusal::Stale`], and packed again.
 //!
-//! **Order.** Admit, begin the segment's file where the group begins one, write, `fdatasync`, sync the directory of a new file, see
-//! that the file is still in its place; only then is the group published, and the next one's turn comes.
+//! **Order.** Check the limits, create the segment's file if the group begins one, write, `fdatasync`, sync the
+//! directory of a new file, check that the file is still in its place. Only then is the group published, and the next
+//! group's turn begins.
 //!
-//! A failed write is undone, or its file is left. After a failed sync nothing is known about a file: it is left, and the
-//! sequence numbers of what it should have held are not used again. So it is where a file is no longer in its place.
+//! A failed write is undone, or its file is abandoned. After a failed sync nothing is known about a file: it is
+//! abandoned, and the sequence numbers that it should have held are not used again. The same applies if a file is no
+//! longer in its place.
 
 use std::{
     io,
@@ -37,7 +39,7 @@ use crate::{
     },
 };
 
-/// Space on the medium is reserved in steps of this.
+/// Space on the medium is reserved in steps of this size.
 const RESERVE_BYTES: u64 = 4 << 20;
 
 /// A group that is durable.
@@ -48,13 +50,13 @@ pub(crate) struct Committed {
     pub(crate) blocks: Vec<(u64, Header)>,
     /// The checksum of its front, if it begins the segment.
     pub(crate) front: Option<u32>,
-    /// The segment is durable up to here.
+    /// The length up to which the segment is durable.
     pub(crate) end: u64,
-    /// What the segment takes on the medium.
+    /// Bytes that the segment takes on the medium.
     pub(crate) allocated: u64,
-    /// The sequence numbers that the streams' next records get.
+    /// The next sequence number of each stream.
     pub(crate) next: PerStream<u64>,
-    /// The segment before it, where this group begins a new one: it gets no more.
+    /// The segment before it, if this group begins a new one: it is sealed.
     pub(crate) sealed: Option<Ending>,
     /// How long the sync took.
     pub(crate) sync_time: Duration,
@@ -65,16 +67,16 @@ pub(crate) struct Committed {
 pub(crate) enum Refusal {
     /// It does not fit.
     Full(FullLimit),
-    /// Its segment could not be made, written or synced.
+    /// Its segment could not be created, written or synced.
     Io(io::Error),
     /// The directory, or the segment in it, was moved or removed.
     Moved,
-    /// What was packed before it failed: pack it again.
+    /// A group packed before it failed: pack it again.
     Stale,
 }
 
 impl Refusal {
-    /// True where the medium is full.
+    /// True if the medium is full.
     pub(crate) fn is_no_space(&self) -> bool {
         match self {
             Self::Full(_) => true,
@@ -92,7 +94,7 @@ pub(crate) fn is_no_space(error: &io::Error) -> bool {
 pub(crate) struct Writer {
     disk: Arc<dyn Disk>,
     directory: PathBuf,
-    /// The directory around it, and which one it was at the start.
+    /// The directory that contains it, with its identity at the start.
     home: (PathBuf, Option<Identity>),
     segment_bytes: u64,
     packing: Mutex<Packing>,
@@ -103,17 +105,17 @@ pub(crate) struct Writer {
 struct Writing {
     position: Position,
     file: Option<Active>,
-    /// A file that should have become a segment, holds what was refused, and could not be removed.
+    /// A file that should have become a segment, contains refused bytes, and could not be removed.
     leftover: Option<PathBuf>,
     ticket: u64,
     generation: u64,
 }
 
-/// The file that is written to.
+/// The file that is being written.
 struct Active {
     path: PathBuf,
     file: Arc<dyn DiskFile>,
-    /// What `path` has to lead to.
+    /// The identity that the file at `path` must have.
     identity: Option<Identity>,
     reserved: u64,
 }
@@ -125,7 +127,7 @@ impl std::fmt::Debug for Writer {
 }
 
 impl Writer {
-    /// A writer into `directory`, which lies in `home`. A `home` that cannot be seen now is never written to.
+    /// A writer into `directory`, which is in `home`. If `home` cannot be read now, it never writes there.
     pub(crate) fn new(
         disk: Arc<dyn Disk>,
         home: &Path,
@@ -149,13 +151,13 @@ impl Writer {
         }
     }
 
-    /// Whether the directory around it is not there, or another one than at the start.
+    /// True if the directory around it is missing or was replaced since the start.
     pub(crate) fn is_moved(&self) -> bool {
         let (home, identity) = &self.home;
         identity.is_none() || self.disk.identity(home).ok() != *identity
     }
 
-    /// Packs batches into a group; it has to be committed. `roll` begins a new segment with it.
+    /// Packs batches into a group, which has to be committed. `roll` begins a new segment with it.
     ///
     /// # Errors
     /// When compression or encryption fails.
@@ -169,11 +171,12 @@ impl Writer {
         self.packing.lock().pack(&builders, roll, facts)
     }
 
-    /// Writes and syncs a group, once those packed before it are committed. `admit` is asked for the space it takes beyond
-    /// what is reserved, and answers how much more may be reserved.
+    /// Writes and syncs a group, once those packed before it are committed. `admit` gets the space that it needs beyond
+    /// what is reserved, and returns how much more may be reserved.
     ///
     /// # Errors
-    /// See [`Refusal`]: nothing of the group counts then. `published` is called where it is durable, before the next group's turn.
+    /// See [`Refusal`]: nothing of the group is kept then. `published` is called when it is durable, before the next
+    /// group's turn.
     pub(crate) fn commit<T>(
         &self,
         packed: Packed,
@@ -203,22 +206,22 @@ impl Writer {
         Ok(answer)
     }
 
-    /// The segment that is written to, if one is.
+    /// The segment that is being written, if there is one.
     pub(crate) fn active_segment(&self) -> Option<u64> {
         self.writing.lock().position.active.map(|active| active.segment)
     }
 
-    /// Leaves the segment that is written to: the next group begins a new one. Answers how the last one ended.
+    /// Seals the segment that is being written: the next group begins a new one. Returns how the last one ended.
     pub(crate) fn leave_segment(&self) -> Option<Ending> {
         let mut writing = self.writing.lock();
-        // A failure may have left it already.
+        // A failure may have sealed it already.
         let Some(ActivePosition { end, .. }) = writing.position.active else { return writing.position.ended };
         if let Some(file) = writing.file.take() {
-            // What was reserved is given back; where that fails, a start does it.
+            // Release reserved space; where that fails, the next start does it.
             let _ = file.file.set_len(end);
         }
         writing.position.leave_active();
-        // What was packed for a place in it is packed again.
+        // Groups packed for a place in it are packed again.
         let mut packing = self.packing.lock();
         packing.generation += 1;
         writing.generation = packing.generation;
@@ -226,7 +229,7 @@ impl Writer {
         writing.position.ended
     }
 
-    /// Gives back what is reserved, for good: no more groups come.
+    /// Releases reserved space for good: no more groups follow.
     pub(crate) fn close(&self) -> io::Result<()> {
         let mut writing = self.writing.lock();
         let end = writing.position.active.map(|active| active.end);
@@ -273,27 +276,27 @@ impl Writer {
         Ok(syncing.elapsed())
     }
 
-    /// Makes the next segment's file.
+    /// Creates the next segment's file.
     fn begin(&self, writing: &mut Writing, number: u64) -> Result<(), Refusal> {
         if self.is_moved() {
             return Err(Refusal::Moved);
         }
         if let (Some(before), Some(active)) = (writing.file.take(), writing.position.active) {
-            // What was reserved is given back; where that fails, a start does it.
+            // Release reserved space; where that fails, the next start does it.
             let _ = before.file.set_len(active.end);
         }
         writing.position.leave_active();
         if let Some(leftover) = &writing.leftover {
-            // Behind a later segment it would be taken for one that was kept, and is damaged.
+            // Before a later segment, it would be taken for one that was kept and is damaged.
             self.disk.remove(leftover).map_err(Refusal::Io)?;
             writing.leftover = None;
         }
         let path = segment::path(&self.directory, number);
         failpoint::reach("segment_roll");
-        // It may have been removed with all that it held; the directory around it is the one that is locked.
+        // It may have been removed with everything in it; the directory around it is the locked one.
         self.disk.make_directory(&self.directory).map_err(Refusal::Io)?;
         let file = match self.disk.create(&path) {
-            // A segment that was out of sight when this began: its number is taken, and its sequence numbers may be.
+            // A segment that was not visible at the start: its number is taken, and its sequence numbers may be.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 writing.position.next_segment = number + 1;
                 writing.position.next.iter_mut().for_each(|next| *next = beyond_unseen(*next, number + 1));
@@ -306,7 +309,7 @@ impl Writer {
         Ok(())
     }
 
-    /// After a failed write: the file ends where it ended before. Where even that fails, it is abandoned.
+    /// After a failed write: cuts the file to its earlier end. Where even that fails, the file is abandoned.
     fn undo(&self, writing: &mut Writing, packed: &Packed, start: u64) {
         let undone = match &mut writing.file {
             Some(file) if start == 0 => self.disk.remove(&file.path),
@@ -320,11 +323,11 @@ impl Writer {
         }
     }
 
-    /// The file may or may not hold the group: it is left, and the group's sequence numbers are not used again.
+    /// The file may or may not contain the group: it is abandoned, and the group's sequence numbers are not used again.
     fn abandon(&self, writing: &mut Writing, packed: &Packed, start: u64) {
         let Some(file) = writing.file.take() else { return };
         if start > 0 {
-            // The cut may work; nothing depends on it.
+            // The cut may succeed; nothing depends on it.
             let _ = file.file.set_len(start);
         } else if self.disk.remove(&file.path).is_err() {
             writing.leftover = Some(file.path);
@@ -335,12 +338,12 @@ impl Writer {
     }
 }
 
-/// A group's turn to be written. When it is over, so is that of all that were packed for a place behind it, if it failed.
+/// A group's turn to be written. If it fails, all groups packed for a later place are void.
 struct Turn<'a> {
     writer: &'a Writer,
     writing: MutexGuard<'a, Writing>,
     failed: bool,
-    /// What is void where this ends in a panic: sequence numbers before these, segments before this one.
+    /// What is void if this ends in a panic: sequence numbers before these, segments before this one.
     under_way: Option<(PerStream<u64>, u64)>,
 }
 
@@ -368,7 +371,7 @@ impl Drop for Turn<'_> {
             self.failed = true;
         }
         if self.failed {
-            // Packing is never held while a turn is waited for.
+            // Packing is never locked while a turn is waited for.
             let mut packing = self.writer.packing.lock();
             packing.generation += 1;
             self.writing.generation = packing.generation;
@@ -385,7 +388,7 @@ impl Active {
             let reserve = step.max(end - self.reserved);
             match self.file.reserve(self.reserved, reserve) {
                 Ok(()) => self.reserved += reserve,
-                // Less may do.
+                // A smaller step may fit.
                 Err(_) => self.reserved = end,
             }
         }

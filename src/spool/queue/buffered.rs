@@ -1,7 +1,7 @@
-//! Gathers changes in memory; they reach the queue beneath together, with its next flush.
+//! Buffers changes in memory; the next flush writes them to the queue below together.
 //!
-//! sled writes twice for a transaction however small it is, and what is removed before the flush that would have written it need
-//! never be written. Nothing is less durable for it: what is not flushed may be lost either way.
+//! sled writes twice for a transaction however small it is, and what is removed before the flush that would have
+//! written it never needs to be written. Durability does not change: unflushed changes may be lost either way.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -10,10 +10,10 @@ use parking_lot::Mutex;
 use super::{Change, Entry, QueueFailed, QueueStore, Queues, Recorded};
 use crate::record::{PerStream, Stream};
 
-/// Beyond so many they go on without a flush: a look at the queue passes over those that were removed.
+/// After this many changes they are written without a flush: a lookup has to skip the removed entries.
 const MAX_CHANGES: usize = 1024;
 
-/// Opens queues that gather their changes.
+/// Opens queues that buffer their changes.
 #[derive(Debug, Clone)]
 pub(crate) struct BufferedQueues<Q>(pub(crate) Q);
 
@@ -33,7 +33,7 @@ struct BufferedQueue {
     changes: Mutex<Changes>,
 }
 
-/// The last word on each key.
+/// The last change of each key.
 #[derive(Debug, Default)]
 struct Changes {
     entries: PerStream<BTreeMap<u64, Option<Entry>>>,
@@ -61,7 +61,7 @@ impl Changes {
         self.entries.iter().map(BTreeMap::len).sum::<usize>() + self.rest.segments.len()
     }
 
-    /// Makes the changes in a queue. Where that fails they are still to be made, and seen meanwhile.
+    /// Writes the changes to a queue. If that fails, they stay buffered and visible.
     fn pass_on(&mut self, queue: &dyn QueueStore) -> Result<(), QueueFailed> {
         let of = |stream: Stream| self.entries[stream as usize].iter().map(move |(&key, &entry)| (stream, key, entry));
         let entries = Stream::ALL.into_iter().flat_map(of).collect();
@@ -153,7 +153,7 @@ mod tests {
         }
     }
 
-    /// Entries of 10 records, at one of so many places.
+    /// Entries of 10 records, at one of this many places.
     const PLACES: u64 = 12;
 
     fn entry(records: u64) -> Entry {

@@ -1,4 +1,5 @@
-//! The queue's twin in memory: serves where sled cannot, filled from the journal. Some hundred bytes for 256 KiB of journal.
+//! The queue in memory: used while sled cannot be, and filled from the journal. About a hundred bytes for 256 KiB of
+//! journal.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +19,7 @@ struct Contents {
 }
 
 impl MemoryQueue {
-    /// A copy of all that another queue holds.
+    /// A copy of everything that another queue holds.
     ///
     /// # Errors
     /// When that one cannot be read.
@@ -34,12 +35,12 @@ impl MemoryQueue {
         Ok(Self(Mutex::new(contents)))
     }
 
-    /// The same again.
+    /// A copy.
     pub(crate) fn duplicate(&self) -> Self {
         Self(Mutex::new(self.0.lock().clone()))
     }
 
-    /// All of it as one change to an empty queue.
+    /// Its whole contents as one change to an empty queue.
     pub(crate) fn as_change(&self) -> Change {
         let contents = self.0.lock();
         let Recorded { segments, totals, next, clock } = contents.recorded.clone();

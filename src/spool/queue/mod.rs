@@ -1,4 +1,4 @@
-//! The queue: which records are still to be delivered, and where they lie in the journal.
+//! The queue: which records are still to be delivered, and where they are in the journal.
 //!
 //! ```text
 //! tree events, stats, node_rooms   first sequence number (u64, big-endian) → Entry
@@ -6,15 +6,17 @@
 //! tree state                       "totals" → Totals of each stream, "next" → sequence numbers, "clock" → Times
 //! ```
 //!
-//! **Format.** An entry stands for records with consecutive sequence numbers that lie in one stretch of a segment; present means
-//! still to be delivered. Values are bincode, in its standard configuration.
+//! **Format.** An entry represents records with consecutive sequence numbers in one extent of a segment; it is present
+//! while they are still to be delivered. Values are bincode, in its standard configuration.
 //!
 //! **Invariants.**
-//! - What changes together is one [`Change`], and is there as a whole or not at all after a crash.
-//! - For each segment `entries + done == entered`. Where that does not hold, the segment is walked.
-//! - The queue is believed where the journal agrees, and is never needed: [`memory`] serves in its place, filled from the journal.
+//! - Changes that belong together are one [`Change`], which is there as a whole or not at all after a crash.
+//! - For each segment `entries + done == entered`. A segment for which that is false is walked.
+//! - The queue is trusted where the journal agrees, and can always be rebuilt: [`memory`] is used instead, filled from
+//!   the journal.
 //!
-//! [`sled`] is the only file that names sled. Used by [`store`](super::store) and the tools; nothing here touches the journal.
+//! [`sled`] is the only file that names sled. Used by [`store`](super::store) and the tools; nothing here accesses the
+//! journal.
 
 use std::{collections::BTreeMap, fmt, ops::Range, path::Path, sync::Arc};
 
@@ -54,33 +56,33 @@ impl Size {
         self.raw = self.raw.saturating_sub(other.raw);
     }
 
-    /// Its share for some of `all` records; the whole for all of them.
+    /// The share of some of `all` records; the whole for all of them.
     pub(crate) fn share(self, some: u64, all: u64) -> Self {
         let part = |amount: u64| (u128::from(amount) * u128::from(some) / u128::from(all.max(1))) as u64;
         Self { blocks: part(self.blocks), bytes: part(self.bytes), raw: part(self.raw) }
     }
 }
 
-/// Records with consecutive sequence numbers, and where they lie. The first number is its key.
+/// Records with consecutive sequence numbers, and their place. The first number is the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct Entry {
     pub(crate) segment: u64,
-    /// Where the first block of the stretch begins; it may hold records that are no longer the entry's.
+    /// Where the extent's first block begins; it may contain records that no longer belong to the entry.
     pub(crate) offset: u64,
-    /// Bytes from there to the last block's end; blocks of other streams may lie between.
+    /// Bytes from there to the last block's end; blocks of other streams may be in between.
     pub(crate) len: u64,
     /// How many records.
     pub(crate) records: u64,
     /// When the first block was received.
     pub(crate) received_at: UnixMillis,
-    /// How much later the last one was, in milliseconds.
+    /// How much later the last block was received, in milliseconds.
     pub(crate) span: u32,
-    /// What the records' blocks take.
+    /// The size of the records' blocks.
     pub(crate) size: Size,
 }
 
 impl Entry {
-    /// Where the stretch ends.
+    /// Where the extent ends.
     pub(crate) const fn end(&self) -> u64 {
         self.offset + self.len
     }
@@ -96,33 +98,34 @@ impl Entry {
     }
 }
 
-/// What was done of a segment. All of it counts only what a change has removed or entered.
+/// How much of a segment is entered and done. It counts only what a change removed or entered.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct Progress {
-    /// The checksum of the segment's front, if that was ever read: a segment with another one is of another history.
+    /// The checksum of the segment's front, if it was ever read: a segment with a different one has another history.
     pub(crate) front: Option<u32>,
     /// Blocks before this offset are entered.
     pub(crate) entered_to: u64,
-    /// Records that were entered, or found lost.
+    /// Records that were entered, or detected as lost.
     pub(crate) entered: u64,
     /// Records of these that are done.
     pub(crate) done: u64,
-    /// Records that are counted as damaged, by stream. A segment of which this alone is known was gone at a start.
+    /// Records that are counted as damaged, by stream. If nothing else is known of a segment, it was missing at a
+    /// start.
     pub(crate) lost: PerStream<u64>,
 }
 
 impl Progress {
-    /// Of a segment that is walked from its beginning: what is known of it whatever that finds.
+    /// For a segment that is walked from its beginning: what is known of it whatever the walk finds.
     pub(crate) fn unwalked(self) -> Self {
         Self { front: self.front, lost: self.lost, ..Self::default() }
     }
 
-    /// Whether records are counted as damaged.
+    /// True if records are counted as damaged.
     pub(crate) fn counts_lost(&self) -> bool {
         self.lost.iter().any(|&records| records > 0)
     }
 
-    /// Records of a stream are done.
+    /// Counts records of a stream as done.
     pub(crate) fn finish(&mut self, stream: Stream, disposition: Disposition, records: u64) {
         self.done += records;
         if disposition == Disposition::Dropped(DropReason::Damaged) {
@@ -131,19 +134,19 @@ impl Progress {
     }
 }
 
-/// What a queue holds besides its entries.
+/// The contents of a queue besides its entries.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Recorded {
     pub(crate) segments: BTreeMap<u64, Progress>,
     pub(crate) totals: PerStream<Totals>,
     /// Sequence numbers before these were used.
     pub(crate) next: PerStream<u64>,
-    /// The time, as it was noted last.
+    /// The time that was last recorded.
     pub(crate) clock: Option<Times>,
 }
 
 impl Recorded {
-    /// Makes a change, but for entries.
+    /// Applies a change, except its entries.
     pub(crate) fn change(&mut self, change: &Change) {
         for (segment, progress) in &change.segments {
             match progress {
@@ -163,7 +166,7 @@ impl Recorded {
     }
 }
 
-/// What changes in a queue, as a whole or not at all. `None` removes.
+/// A change of a queue, applied as a whole or not at all. `None` removes.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Change {
     pub(crate) entries: Vec<(Stream, u64, Option<Entry>)>,
@@ -173,37 +176,38 @@ pub(crate) struct Change {
     pub(crate) clock: Option<Times>,
 }
 
-/// A queue failed: it cannot be relied on any more.
+/// A queue failed: it cannot be trusted any more.
 #[derive(Debug, thiserror::Error)]
 #[error("queue: {0}")]
 pub(crate) struct QueueFailed(pub(crate) String);
 
-/// Where a queue is kept. One caller at a time, but for [`flush`](Self::flush).
+/// A place for a queue. One caller at a time, except for [`flush`](Self::flush).
 pub(crate) trait QueueStore: Send + Sync + fmt::Debug + 'static {
-    /// All that it holds besides its entries.
+    /// Its contents besides its entries.
     fn recorded(&self) -> Result<Recorded, QueueFailed>;
-    /// The first entry that holds `seq` or one behind it.
+    /// The first entry that holds `seq` or a later one.
     fn entry_from(&self, stream: Stream, seq: u64) -> Result<Option<(u64, Entry)>, QueueFailed>;
     /// The last entry that holds one before `seq`.
     fn entry_before(&self, stream: Stream, seq: u64) -> Result<Option<(u64, Entry)>, QueueFailed>;
-    /// Makes a change.
+    /// Applies a change.
     fn apply(&self, change: &Change) -> Result<(), QueueFailed>;
-    /// Makes all changes so far outlast the process, and a power cut as far as the medium does. Fails where that takes too long.
+    /// Makes all changes so far outlast the process, and a power cut as far as the medium does. Fails if that takes too
+    /// long.
     fn flush(&self) -> Result<(), QueueFailed>;
-    /// Whether changes outlast the process at all.
+    /// True if changes outlast the process.
     fn is_durable(&self) -> bool;
-    /// Lets go of a queue that failed without dropping it, which may hang.
+    /// Releases a queue that failed without dropping it, which may hang.
     fn leak(self: Arc<Self>) {
         std::mem::forget(self);
     }
 }
 
-/// Where queues are opened.
+/// Opens queues.
 pub(crate) trait Queues: Send + Sync + fmt::Debug + 'static {
-    /// Why no more are opened in this process, if it has leaked so many that failed.
+    /// Why no more queues are opened in this process, if it has leaked too many that failed.
     fn spent(&self) -> Option<QueueFailed> {
         None
     }
-    /// Opens the queue in a directory, or makes one there.
+    /// Opens the queue in a directory, or creates one there.
     fn open(&self, directory: &Path) -> Result<Arc<dyn QueueStore>, QueueFailed>;
 }

@@ -1,8 +1,8 @@
-//! Sets of sequence numbers, as ranges: what is acknowledged out of order, what was given back.
+//! Sets of sequence numbers, as ranges: what was acknowledged out of order, what was released.
 
 use std::{collections::BTreeMap, ops::Range};
 
-/// A set of sequence numbers; neighbouring ranges are merged, so it is as small as the set has holes.
+/// A set of sequence numbers. Adjacent ranges are merged, so that its size is the number of gaps.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RangeSet {
     /// start → end (exclusive)
@@ -20,7 +20,7 @@ impl RangeSet {
         self.ranges.iter().map(|(&start, &end)| start..end)
     }
 
-    /// What of the first range that does not end before `seq` lies at it or behind it.
+    /// The part at or after `seq` of the first range that ends after `seq`.
     pub(crate) fn first_from(&self, seq: u64) -> Option<Range<u64>> {
         let holds = self.range_at(seq).map(|range| seq..range.end);
         holds.or_else(|| self.ranges.range(seq..).next().map(|(&start, &end)| start..end))
@@ -32,14 +32,14 @@ impl RangeSet {
         (seq < end).then_some(start..end)
     }
 
-    /// Adds a range; answers how many of its sequence numbers were new.
+    /// Adds a range; returns how many of its sequence numbers were new.
     pub(crate) fn insert(&mut self, range: Range<u64>) -> u64 {
         if range.is_empty() {
             return 0;
         }
         let (mut start, mut end) = (range.start, range.end);
         let mut before = 0;
-        // Every range that overlaps or touches melts into one.
+        // All ranges that overlap or touch are merged into one.
         while let Some((&s, &e)) = self.ranges.range(..=end).next_back() {
             if e < start {
                 break;
@@ -55,7 +55,7 @@ impl RangeSet {
         added
     }
 
-    /// Takes a range out.
+    /// Removes a range.
     pub(crate) fn remove(&mut self, range: &Range<u64>) {
         if range.is_empty() {
             return;
@@ -77,7 +77,7 @@ impl RangeSet {
         }
     }
 
-    /// What of a range is in the set.
+    /// The parts of a range that are in the set.
     pub(crate) fn overlap(&self, range: &Range<u64>) -> Vec<Range<u64>> {
         let first = self.range_at(range.start).map_or(range.start, |found| found.start);
         let overlapping =

@@ -1,11 +1,15 @@
 //! The queue in sled, see [`queue`](super). The one file that names sled.
 //!
-//! What is known of sled 0.34 and met here: it panics on damaged files (each call is caught); a crash while it writes a snapshot
-//! leaves one that it cannot open (removed, it does not need it); `flush` is no fsync (its files are fsynced behind it); after a
-//! failed write, `flush` and the drop of its handle hang for ever (a flush is given a time, and the caller leaks a handle that
-//! failed); the drop of its last handle syncs, and a failure of that aborts the process (such a handle is leaked, see
-//! [`let_go`]; so many in a process, see [`MAX_LEAKED`]); a value longer than a quarter of its segments goes to a file that is never synced (entries are far shorter); its
-//! handle lets go of the files some time after its drop (waited for).
+//! Known problems of sled 0.34, and how they are handled:
+//! - It panics on damaged files: each call is caught.
+//! - A crash while it writes a snapshot leaves one that it cannot open: that is removed, because sled does not need it.
+//! - `flush` is no fsync: its files are fsynced after it.
+//! - After a failed write, `flush` and the drop of its handle hang for ever: a flush has a timeout, and the caller
+//!   leaks a handle that failed.
+//! - The drop of its last handle syncs, and a failure of that aborts the process: such a handle is leaked, see
+//!   [`leak_unless_synced`], up to [`MAX_LEAKED`] in a process.
+//! - A value longer than a quarter of its segments goes to a file that is never synced: entries are far shorter.
+//! - Its handle releases the files some time after its drop: opening waits for that.
 
 use std::{
     fmt,
@@ -40,13 +44,14 @@ use crate::{
 
 /// The page cache of one queue.
 const CACHE_BYTES: u64 = 2 << 20;
-/// sled grows in steps of this.
+/// sled grows in steps of this size.
 const STEP_BYTES: usize = 64 << 10;
-/// How long to wait for an earlier handle of this process to let go of the files.
+/// How long to wait for an earlier handle of this process to release the files.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a flush may take.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 3 } else { 30 });
-/// So many handles are leaked in one process, whichever spools they belong to: each takes a file, and about a megabyte.
+/// How many handles are leaked in one process, whichever spools they belong to: each takes a file, and about a
+/// megabyte.
 const MAX_LEAKED: u64 = if cfg!(test) { 1 << 20 } else { 32 };
 static LEAKED: AtomicU64 = AtomicU64::new(0);
 const TOTALS: &[u8] = b"totals";
@@ -63,7 +68,7 @@ impl Queues for SledQueues {
         let leaked = LEAKED.load(Ordering::Relaxed);
         (leaked >= MAX_LEAKED).then(|| {
             QueueFailed(format!(
-                "{leaked} queues that failed are still open in this process: restart livekit-spool when the disk is well again"
+                "{leaked} queues that failed are still open in this process: restart livekit-spool when the disk works again"
             ))
         })
     }
@@ -77,7 +82,7 @@ impl Queues for SledQueues {
 pub(crate) struct SledQueue {
     /// `None` while it is being dropped.
     db: Option<Db>,
-    /// Of the streams, of the segments, of the state: in this order.
+    /// Of the streams, the segments, and the state, in this order.
     trees: Vec<Tree>,
     directory: PathBuf,
 }
@@ -89,13 +94,13 @@ impl fmt::Debug for SledQueue {
 }
 
 impl SledQueue {
-    /// Opens or makes the database.
+    /// Opens or creates the database.
     ///
     /// # Errors
     /// When sled fails or panics.
     pub(crate) fn open(directory: &Path) -> Result<Self, QueueFailed> {
         remove_half_snapshots(directory);
-        // sled would let everyone in.
+        // sled would create it readable for everyone.
         RealDisk.make_directory(directory).map_err(|error| QueueFailed(format!("{}: {error}", directory.display())))?;
         check_files(directory).map_err(|error| QueueFailed(error.to_string()))?;
         let until = Instant::now() + RELEASE_TIMEOUT;
@@ -120,7 +125,7 @@ impl SledQueue {
         match Self::trees(&db) {
             Ok(trees) => Ok(Self { trees: trees.into(), db: Some(db), directory: directory.to_owned() }),
             Err(error) => {
-                let_go(&db, directory);
+                leak_unless_synced(&db, directory);
                 Err(error)
             }
         }
@@ -217,12 +222,13 @@ impl QueueStore for SledQueue {
             .name("spool-queue".to_owned())
             .spawn(move || {
                 let flushed = flush(&db, &directory);
-                // Where the store has let go of it meanwhile, this is the last handle: that hangs, if anything does, on this thread.
+                // If the store released its handle meanwhile, this is the last one: if its drop hangs, it hangs on this
+                // thread.
                 match &flushed {
                     Ok(()) => drop(db),
                     Err(_) => mem::forget(db),
                 }
-                // Who waited may have given up.
+                // The caller may have given up.
                 let _ = answer.send(flushed);
             })
             .map_err(|error| QueueFailed(error.to_string()))?;
@@ -244,19 +250,23 @@ impl QueueStore for SledQueue {
 impl Drop for SledQueue {
     fn drop(&mut self) {
         let Some(db) = self.db.take() else { return };
-        let_go(&db, &self.directory);
+        leak_unless_synced(&db, &self.directory);
         let trees = mem::take(&mut self.trees);
         // Caught: two queues that are dropped one after the other and both panic would end the process.
         if let Err(panic) = catch_panic(move || drop((trees, db))) {
-            tracing::warn!(directory = %self.directory.display(), panic, "the queue's files could not be synced as they were closed");
+            tracing::warn!(
+                directory = %self.directory.display(),
+                panic,
+                "could not sync the queue's files when closing them"
+            );
         }
     }
 }
 
-/// Before a handle is dropped: where its file cannot be synced now, it is never quite dropped. sled syncs once more in its
-/// drop and panics where that fails, in the middle of others, which ends the process without a word. What is leaked is some
-/// memory and the file; the spool's reader of the error says what failed.
-fn let_go(db: &Db, directory: &Path) {
+/// Called before a handle is dropped: if its file cannot be synced now, the handle is leaked. sled syncs once more in
+/// its drop and panics if that fails, during other drops, which ends the process without a message. The leak costs some
+/// memory and the file; the spool's last error names the cause.
+fn leak_unless_synced(db: &Db, directory: &Path) {
     let db_file = files::open(&directory.join("db"), OpenOptions::new().read(true));
     // As sled does it: with metadata.
     let synced = db_file.and_then(|file| file.sync_all());
@@ -266,7 +276,7 @@ fn let_go(db: &Db, directory: &Path) {
     }
 }
 
-/// Flushes, and syncs what that wrote.
+/// Flushes, and syncs what the flush wrote.
 fn flush(db: &Db, directory: &Path) -> Result<(), QueueFailed> {
     failpoint::reach("queue_flush");
     guarded(|| db.flush())?;
@@ -274,7 +284,7 @@ fn flush(db: &Db, directory: &Path) -> Result<(), QueueFailed> {
         for file in RealDisk.list(directory)? {
             match RealDisk.open(&directory.join(&file.name)) {
                 Ok(file) => file.sync()?,
-                // A snapshot that has made way for a newer one, or a directory.
+                // A snapshot that was replaced by a newer one, or a directory.
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound || files::is_refusal(&error) => {}
                 Err(error) => return Err(error),
             }
@@ -298,20 +308,20 @@ fn unreadable(what: &str) -> QueueFailed {
     QueueFailed(format!("{what} cannot be read"))
 }
 
-/// A crash while sled writes a snapshot leaves one that it cannot open (sled issues 1527, 1533); it does not need it.
+/// A crash while sled writes a snapshot leaves one that it cannot open (sled issues 1527, 1533); sled does not need it.
 fn remove_half_snapshots(directory: &Path) {
     let Ok(entries) = std::fs::read_dir(directory) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         if name.starts_with("snap.") && name.ends_with(".generating") {
-            // If it cannot be removed, sled does not open, and the queue is made from the journal.
+            // If it cannot be removed, sled does not open, and the queue is rebuilt from the journal.
             let _ = std::fs::remove_file(entry.path());
         }
     }
 }
 
-/// sled opens its files itself and follows whatever is in their place: that is looked at before.
+/// sled opens its files by itself and follows links in their place: they are checked before.
 fn check_files(directory: &Path) -> io::Result<()> {
     for entry in std::fs::read_dir(directory)? {
         let entry = entry?;

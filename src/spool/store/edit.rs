@@ -1,4 +1,4 @@
-//! Records leave the queue: one change removes or shrinks entries, and counts what that removed, nothing else.
+//! Removes records from the queue: one change removes or shrinks entries and counts exactly what it removed.
 
 use std::{collections::BTreeMap, ops::Range};
 
@@ -11,11 +11,11 @@ use crate::{
     },
 };
 
-/// So many entries are changed at once.
+/// How many entries one change covers.
 const MAX_ENTRIES: usize = 1000;
 
 impl Store {
-    /// Takes records out of the queue; answers how many of them were in it.
+    /// Removes records from the queue; returns how many of them were in it.
     pub(crate) fn finish(&self, stream: Stream, seqs: &[Range<u64>], disposition: Disposition) -> u64 {
         let seqs = in_order(seqs);
         let (mut from, mut finished) = (0, 0);
@@ -30,7 +30,7 @@ impl Store {
                 None => break,
             }
         }
-        // What was not in the queue any more is leased no more either.
+        // Records that were no longer in the queue are no longer leased either.
         let mut state = self.state.lock();
         let of_stream = &mut state.streams[stream as usize];
         for range in &seqs {
@@ -40,7 +40,7 @@ impl Store {
         finished
     }
 
-    /// Drops what a segment and those before it still hold, to make space; answers how many records that were.
+    /// Drops what a segment and those before it still hold, to make space; returns how many records that were.
     pub(crate) fn drop_segment(&self, segment: u64) -> u64 {
         let mut dropped = 0;
         for stream in Stream::ALL {
@@ -54,7 +54,7 @@ impl Store {
         dropped
     }
 
-    /// Counts records that were never taken.
+    /// Counts records that were never accepted.
     pub(crate) fn count(&self, stream: Stream, disposition: Disposition, records: u64, raw: u64) {
         self.with_queue(|queue| {
             let mut totals = self.state.lock().streams.each_ref().map(|stream| stream.totals.clone());
@@ -70,7 +70,7 @@ impl Store {
         self.mark_changed();
     }
 
-    /// Goes through the entries from `from` on; answers how many records were taken out, and where to go on.
+    /// Goes through the entries from `from` on; returns how many records were removed, and where to continue.
     fn finish_some(
         &self,
         queue: &dyn QueueStore,
@@ -119,10 +119,10 @@ impl Store {
         let totals = {
             let state = self.state.lock();
             for (&segment, records) in &done {
-                // One that is gone since was done without these.
+                // A segment deleted since was done without these.
                 let Some(mut known) = state.segments.get(&segment).copied() else { continue };
                 known.progress.finish(stream, disposition, *records);
-                change.segments.push((segment, Some(known.noted())));
+                change.segments.push((segment, Some(known.progress_to_record())));
             }
             let mut totals = state.streams.each_ref().map(|stream| stream.totals.clone());
             totals[stream as usize].count(disposition, records);
@@ -161,7 +161,7 @@ impl Store {
 }
 
 impl State {
-    /// Notes which entry is the first one of a stream.
+    /// Records which entry is the first one of a stream.
     pub(super) fn stand_at(&mut self, stream: Stream, first: Option<(u64, Entry)>) {
         let unentered = self.unentered.iter().flat_map(|group| &group.blocks);
         let unentered = unentered.map(|(_, header)| header).find(|header| header.stream == stream);
@@ -173,7 +173,7 @@ impl State {
     }
 }
 
-/// What one pass over the entries changes.
+/// The changes of one pass over the entries.
 #[derive(Debug, Default)]
 pub(super) struct Edit {
     pub(super) change: Change,
@@ -185,7 +185,7 @@ pub(super) struct Edit {
 }
 
 impl Edit {
-    /// Takes parts out of an entry; what is left of it are entries over the same stretch of journal.
+    /// Cuts parts out of an entry; the rest becomes entries over the same extent of the journal.
     pub(super) fn cut(&mut self, stream: Stream, key: u64, entry: &Entry, hits: &[Range<u64>]) {
         let all = entry.seqs(key);
         let (mut at, mut left, mut size) = (all.start, 0, entry.size);
@@ -216,7 +216,7 @@ impl Edit {
     }
 }
 
-/// Ranges in order, none of which overlap.
+/// Ranges in order, without overlaps.
 fn in_order(ranges: &[Range<u64>]) -> Vec<Range<u64>> {
     ranges.iter().cloned().collect::<RangeSet>().iter().collect()
 }

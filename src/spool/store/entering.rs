@@ -1,4 +1,4 @@
-//! Groups that are synced become entries of the queue. Small neighbours share one, so that a trickle makes few.
+//! Enters synced groups into the queue. Small neighbours share an entry, so that a trickle of records makes few.
 
 use super::{
     Store,
@@ -12,10 +12,10 @@ use crate::{
     },
 };
 
-/// An entry's stretch of journal grows up to this length.
+/// The length up to which an entry's extent of the journal grows.
 const MAX_ENTRY_BYTES: u64 = 256 << 10;
 
-/// Entries that are being made: the last one of each stream may still grow.
+/// Entries that are being built: the last one of each stream may still grow.
 #[derive(Debug)]
 pub(super) struct Entries {
     max_span: u32,
@@ -24,7 +24,7 @@ pub(super) struct Entries {
 }
 
 impl Entries {
-    /// Goes on behind the last entries of a queue.
+    /// Continues after the last entries of a queue.
     pub(super) fn behind(queue: &dyn QueueStore, max_span: u32) -> Result<Self, QueueFailed> {
         let mut entries = Self::new(max_span);
         for stream in Stream::ALL {
@@ -33,7 +33,7 @@ impl Entries {
         Ok(entries)
     }
 
-    /// Begins with new ones.
+    /// Begins with new entries.
     pub(super) const fn new(max_span: u32) -> Self {
         Self { max_span, tails: [None; Stream::ALL.len()], made: Vec::new() }
     }
@@ -75,14 +75,14 @@ impl Entries {
         self.made.push((header.stream, key, Some(entry)));
     }
 
-    /// Those that are new or have grown.
+    /// The entries that are new or have grown.
     pub(super) fn take(&mut self) -> Vec<(Stream, u64, Option<Entry>)> {
         std::mem::take(&mut self.made)
     }
 }
 
 impl Store {
-    /// Enters what is published.
+    /// Enters the published groups.
     pub(crate) fn enter(&self) {
         self.with_queue(|queue| self.enter_into(queue));
     }
@@ -106,10 +106,10 @@ impl Store {
         change.entries = entries.take();
         let mut state = self.state.lock();
         for group in groups {
-            state.note_entered(group, &mut change);
+            state.record_entered(group, &mut change);
         }
         drop(state);
-        // Where this fails, the queue is replaced by one that has all that is synced.
+        // If this fails, the queue is replaced by one that has everything that is synced.
         queue.apply(&change)?;
         self.mark_changed();
         Ok(())
@@ -117,13 +117,13 @@ impl Store {
 }
 
 impl State {
-    fn note_entered(&mut self, group: Group, change: &mut Change) {
+    fn record_entered(&mut self, group: Group, change: &mut Change) {
         let Some(segment) = self.segments.get_mut(&group.segment) else { return };
         segment.progress.entered_to = group.end;
         segment.progress.entered += group.blocks.iter().map(|(_, header)| u64::from(header.count)).sum::<u64>();
         match change.segments.last_mut() {
-            Some((last, progress)) if *last == group.segment => *progress = Some(segment.noted()),
-            _ => change.segments.push((group.segment, Some(segment.noted()))),
+            Some((last, progress)) if *last == group.segment => *progress = Some(segment.progress_to_record()),
+            _ => change.segments.push((group.segment, Some(segment.progress_to_record()))),
         }
     }
 }

@@ -1,6 +1,7 @@
-//! Segments that a start does not find: done, where a `.done`, a front or the queue says so, and lost otherwise.
+//! Segments that a start does not find: done if a `.done`, a front or the queue says so, and lost otherwise.
 //!
-//! What is lost is counted as damaged, and remembered by segment: where one returns, its records are taken back.
+//! Lost records are counted as damaged, and remembered by segment: if the segment returns, its records are counted
+//! back.
 
 use std::collections::BTreeMap;
 
@@ -15,8 +16,8 @@ use crate::{
 };
 
 impl Recovery<'_> {
-    /// Counts what lay in segments that are gone and that neither the queue nor a front knows to be done: the front behind them
-    /// says that there was one, and which sequence numbers are missing.
+    /// Counts records of missing segments that neither the queue nor a front knows to be done. The front after them
+    /// says that there was a segment, and which sequence numbers are missing.
     pub(super) fn count_gone_before(&mut self, front: &Front) {
         let Some(gone) = front.previous else { return };
         let there = self.survey.segments.binary_search_by_key(&gone.segment, |(number, ..)| *number);
@@ -27,7 +28,7 @@ impl Recovery<'_> {
         for (i, lost) in lost.iter_mut().enumerate() {
             let first = front.first[i];
             let from = self.next[i].max(self.floor[i]).max(self.recorded.next[i]);
-            // What was passed over because it could not be seen was never there.
+            // Skipped sequence numbers, of segments that could not be found, were never used.
             lost.insert(first - first.saturating_sub(from) % UNSEEN..first);
         }
         let records: u64 = lost.iter().map(RangeSet::len).sum();
@@ -36,13 +37,14 @@ impl Recovery<'_> {
         }
         let path = segment::path(&self.place.home.join("journal"), gone.segment);
         self.place.reports.error(format!(
-            "{}: it is gone, and {records} records with it that nothing says were delivered; they are counted as damaged",
+            "{}: the segment is missing, with {records} records that are not known to be delivered; they are counted as \
+             damaged",
             path.display()
         ));
         self.mark_gone(gone.segment, lost);
     }
 
-    /// Counts records of a segment that is gone; they are taken back where it returns.
+    /// Counts records of a missing segment; they are counted back if it returns.
     fn mark_gone(&mut self, segment: u64, lost: PerStream<RangeSet>) {
         let known = self.recorded.segments.entry(segment).or_default();
         let before = known.lost;
@@ -51,7 +53,7 @@ impl Recovery<'_> {
         self.recount_damaged(segment, before, now, lost);
     }
 
-    /// Counts records of a segment as damaged, so many of which were counted before.
+    /// Counts records of a segment as damaged, `before` of which were counted before.
     pub(super) fn recount_damaged(
         &mut self,
         segment: u64,
@@ -72,11 +74,11 @@ impl Recovery<'_> {
         }
     }
 
-    /// Entries of segments that are not there: done, where something says so, and lost otherwise.
+    /// Handles entries of missing segments: done if something says so, and lost otherwise.
     pub(super) fn drop_gone(&mut self, in_queue: BTreeMap<u64, InQueue>) -> Result<(), Stop> {
         for (segment, known) in in_queue {
             self.remove_entries(&known);
-            // A front that knows it is done has counted what became of it.
+            // A front that says it is done has counted its records.
             if segment < self.needed_from {
                 continue;
             }
@@ -89,7 +91,7 @@ impl Recovery<'_> {
             }
             let path = segment::path(&self.place.home.join("journal"), segment);
             self.place.reports.error(format!(
-                "{}: it is gone, and {} records that were still to be delivered with it; they are counted as damaged",
+                "{}: the segment is missing, with {} records that were still to be delivered; they are counted as damaged",
                 path.display(),
                 known.records
             ));
@@ -99,9 +101,9 @@ impl Recovery<'_> {
         for (&segment, known) in self.recorded.segments.iter().filter(|(segment, _)| !there.contains_key(segment)) {
             let wanted = segment >= self.needed_from && !self.survey.done.contains(&segment);
             let is_counted = known.counts_lost();
-            // That it is gone was seen before, or by the front behind it, unless some of it is entered.
+            // That it is missing was detected before, or by the front after it, unless some of it is entered.
             self.unseen |= wanted && (known.entered_to > 0 || !is_counted);
-            // Until it returns, fronts do not tell whether it was done or gone.
+            // Until it returns, fronts cannot say whether it was done or missing.
             let stays = is_counted && (wanted || known.entered_to == 0);
             self.change.segments.push((segment, stays.then(|| known.unwalked())));
         }

@@ -1,25 +1,25 @@
-//! A store: a journal and the queue over it. What holds a sink's records, and, a second time, its dead letters.
+//! A store: a journal and the queue over it. One store holds a sink's records, and a second one its dead letters.
 //!
 //! ```text
 //! append    pack ─► write + fdatasync ─► publish (state) ─► answer                                                    commit
-//! enter     published groups ─► entries, in one change, by whoever looks at the queue next                            entering
+//! enter     published groups ─► entries, in one change, by whoever uses the queue next                                entering
 //! finish    entries removed or shrunk, the segment's count of done records and the totals: one change, written
 //!           with the next flush                                                                                       edit
 //! retain    a segment whose own count of records equals its count of done ones ─► .done ─► truncated ─► unlinked      retention
 //! ```
 //!
-//! **What a crash leaves.** Before the sync: a torn group, which a start cuts off; nobody was told that it is kept. Between sync and
-//! change: blocks behind the last entered one, which a start enters. Between change and flush: records that are done and come again.
-//! Between the steps of retention: a `.done`, which says that all of it is done.
+//! **What a crash leaves.** Before the sync: a torn group, which recovery cuts off; its callers were not answered OK.
+//! Between sync and change: blocks after the last entered one, which recovery enters. Between change and flush: records
+//! that are done and are redelivered. Between the steps of retention: a `.done`, which says that all of it is done.
 //!
 //! **Invariants.**
-//! - What is synced and not done is in the queue, or among the published groups that are yet to be entered.
-//! - A segment goes by positive proof only ([`retention`]); what is missing, empty or damaged proves nothing.
-//! - A record is lost only by evidence ([`reader`], [`recovery`]): its own bytes were read and do not hold, or its segment is gone at
-//!   a start. Lost records are counted in the same change that removes them.
-//! - A queue that fails is replaced by its twin in memory, filled from the journal; nothing waits for it.
+//! - Every synced record that is not done is in the queue, or in the published groups that are not entered yet.
+//! - A segment is deleted only by positive proof ([`retention`]); what is missing, empty or damaged proves nothing.
+//! - A record is lost only by evidence ([`reader`], [`recovery`]): its own bytes were read and are damaged, or its
+//!   segment is missing at a start. Lost records are counted in the same change that removes them.
+//! - A queue that fails is replaced by one in memory, filled from the journal; nothing waits for it.
 //!
-//! Locks are taken in this order: flushing, queue, writer, state. The state's is held for moments only, never over I/O.
+//! Locks are taken in this order: flushing, queue, writer, state. The state is locked only briefly, never during I/O.
 
 use std::{
     io,
@@ -65,12 +65,12 @@ pub(crate) mod state;
 pub(crate) mod survey;
 mod walk;
 
-/// How a store is to behave.
+/// The options of a store.
 #[derive(Debug, Clone)]
 pub(crate) struct StoreOptions {
-    /// What its blocks hold.
+    /// The kind of its blocks.
     pub(crate) kind: Kind,
-    /// Segments end at about this length.
+    /// About the length at which segments are sealed.
     pub(crate) segment_bytes: u64,
     /// An entry's records were received within this time.
     pub(crate) max_entry_span: u32,
@@ -78,7 +78,7 @@ pub(crate) struct StoreOptions {
     pub(crate) keys: Option<Keys>,
 }
 
-/// Where a store lies, and what it needs of its surroundings.
+/// A store's directory, and what it needs from outside.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     pub(crate) home: PathBuf,
@@ -93,7 +93,7 @@ pub(crate) struct Place {
 /// A journal and the queue over it.
 #[derive(Debug)]
 pub(crate) struct Store {
-    /// The directory that holds both.
+    /// The directory that contains both.
     pub(crate) home: PathBuf,
     pub(crate) disk: Arc<dyn Disk>,
     queues: Arc<dyn Queues>,
@@ -103,32 +103,32 @@ pub(crate) struct Store {
     pub(crate) quarantine: Arc<Quarantine>,
     writer: Writer,
     queue: Mutex<Arc<dyn QueueStore>>,
-    /// The queue was replaced: its directory is to be made again.
+    /// The queue was replaced: its directory is to be created again.
     queue_is_lost: AtomicBool,
-    /// Handles of queues that failed, and were leaked because their drop hangs.
+    /// Handles of failed queues that were leaked because their drop hangs.
     leaked_queues: AtomicU64,
     /// Handles that are being closed, which may hang.
     closing_queues: Arc<AtomicU64>,
-    /// When it was tried last to put the queue on disk again.
+    /// The last attempt to put the queue on disk again.
     restored: Mutex<Instant>,
     /// Changes since the queue was flushed last.
     changed: AtomicBool,
-    /// Held while it is flushed, before any other lock.
+    /// Held during a flush, before any other lock.
     flushing: Mutex<()>,
     /// Nothing may be changed on the medium.
     read_only: bool,
 }
 
-/// A group on its way, and what it says of delivery if it begins a segment.
+/// A packed group, and what it records of delivery if it begins a segment.
 #[derive(Debug)]
 pub(crate) struct PackedGroup {
     packed: Packed,
-    /// Segments before it are said to be needed no more.
+    /// It says that segments before this one are no longer needed.
     needed_from: Option<u64>,
 }
 
 impl PackedGroup {
-    /// Its length.
+    /// Its length in bytes.
     pub(crate) fn bytes(&self) -> u64 {
         self.packed.bytes()
     }
@@ -139,7 +139,7 @@ impl Store {
         self.home.join("journal")
     }
 
-    /// Packs batches for the journal; has to be committed. `roll` begins a new segment with them.
+    /// Packs batches for the journal; they have to be committed. `roll` begins a new segment with them.
     ///
     /// # Errors
     /// When they cannot be packed.
@@ -157,8 +157,8 @@ impl Store {
         Ok(PackedGroup { packed, needed_from })
     }
 
-    /// Makes a group durable and publishes it; answers how long the sync took. `admit` is asked about the space it takes, and
-    /// answers how much more may be reserved.
+    /// Makes a group durable and publishes it; returns how long the sync took. `admit` gets the space that it needs,
+    /// and returns how much more may be reserved.
     ///
     /// # Errors
     /// See [`Refusal`].
@@ -181,7 +181,7 @@ impl Store {
         })
     }
 
-    /// Makes batches durable, one group, without a limit of space.
+    /// Makes batches durable as one group, without a limit of space.
     ///
     /// # Errors
     /// See [`Refusal`].
@@ -195,29 +195,30 @@ impl Store {
         }
     }
 
-    /// Leaves the segment that is written to, without a new one's front: it can go, and needs no space for it. A start that meets no
-    /// front and no queue may use sequence numbers again: this is for letters, which are not known by them.
+    /// Seals the segment that is being written, without a new segment's front: it can be deleted, and needs no space
+    /// for that. A start without any front or queue may then use sequence numbers again: this is for dead letters,
+    /// which are not identified by them.
     pub(crate) fn seal(&self) {
         let Some(ended) = self.writer.leave_segment() else { return };
-        self.state.lock().note_sealed(ended);
+        self.state.lock().record_sealed(ended);
     }
 
-    /// Whether its directory is not there, or another one than at the start.
+    /// True if its directory is missing or was replaced since the start.
     pub(crate) fn is_moved(&self) -> bool {
         self.writer.is_moved()
     }
 
-    /// Whether nothing may be changed on the medium.
+    /// True if nothing may be changed on the medium.
     pub(crate) const fn is_read_only(&self) -> bool {
         self.read_only
     }
 
-    /// The segment that is written to.
+    /// The segment that is being written.
     pub(crate) fn active_segment(&self) -> Option<u64> {
         self.writer.active_segment()
     }
 
-    /// The first entry that holds `seq` or one behind it, of all that is synced.
+    /// The first entry that holds `seq` or a later one, of everything that is synced.
     pub(crate) fn entry_from(&self, stream: Stream, seq: u64) -> Option<(u64, Entry)> {
         self.with_queue(|queue| {
             self.enter_into(queue)?;
@@ -225,7 +226,7 @@ impl Store {
         })
     }
 
-    /// The last entry that holds one before `seq`, of all that is synced.
+    /// The last entry that holds one before `seq`, of everything that is synced.
     pub(crate) fn entry_before(&self, stream: Stream, seq: u64) -> Option<(u64, Entry)> {
         self.with_queue(|queue| {
             self.enter_into(queue)?;
@@ -233,12 +234,12 @@ impl Store {
         })
     }
 
-    /// Whether the queue outlasts the process; where it does not, how many handles were leaked.
+    /// Whether the queue outlasts the process, and how many handles were leaked.
     pub(crate) fn queue_health(&self) -> (bool, u64) {
         (!self.queue_is_lost.load(Ordering::Relaxed), self.leaked_queues.load(Ordering::Relaxed))
     }
 
-    /// Releases leased records: the next lease takes them again. Others are passed over.
+    /// Releases leased records: the next lease takes them again. Ignores others.
     pub(crate) fn release(&self, stream: Stream, seqs: &[Range<u64>]) {
         let mut state = self.state.lock();
         let stream = &mut state.streams[stream as usize];
@@ -250,31 +251,32 @@ impl Store {
         }
     }
 
-    /// The time, as it was noted last.
+    /// The time that was last recorded.
     pub(crate) fn clock(&self) -> Option<Times> {
         self.with_queue(|queue| queue.recorded()).clock
     }
 
-    /// Notes the time with the next flush.
-    pub(crate) fn note_clock(&self, clock: Times) {
+    /// Records the time with the next flush.
+    pub(crate) fn record_clock(&self, clock: Times) {
         let change = super::queue::Change { clock: Some(clock), ..Default::default() };
         self.with_queue(|queue| queue.apply(&change));
         self.mark_changed();
     }
 
-    /// Enters what is published, makes the queue durable, and lets go of the journal.
+    /// Enters the published groups, flushes the queue, and closes the journal.
     pub(crate) fn close(&self) {
         if let Err(error) = self.writer.close() {
-            self.reports.error(format!("spool {}: giving back reserved space: {error}", self.journal().display()));
+            self.reports
+                .error(format!("spool {}: could not release reserved space: {error}", self.journal().display()));
         }
         self.enter();
         self.flush();
         self.delete_done();
-        self.let_go_of_queue();
+        self.close_queue();
     }
 }
 
-/// Where the queue of a store lies.
+/// The directory of a store's queue.
 pub(crate) fn queue_directory(home: &Path) -> PathBuf {
     home.join("queue")
 }

@@ -1,4 +1,4 @@
-//! Opens a store: looks at what lies there, has it recovered, and makes the writer that goes on behind it.
+//! Opens a store: surveys its directory, runs recovery, and creates the writer that continues after it.
 
 use std::{
     io,
@@ -27,7 +27,7 @@ use crate::{
 };
 
 impl Store {
-    /// Opens the store at a place over a queue that was opened there; without one, over its twin in memory. Blocking.
+    /// Opens the store at a place over a queue that was opened there, or without one over a queue in memory. Blocking.
     ///
     /// # Errors
     /// When the journal is of another version, or cannot be listed or read.
@@ -45,9 +45,7 @@ impl Store {
         let recovered = match Recovery::run(&place, &options, &survey, queue.as_ref()) {
             Err(Stop::Open(error)) => return Err(error),
             Err(Stop::Queue(error)) => {
-                place
-                    .reports
-                    .warn(&format!("spool {}: {error}; it is made again from the journal", place.home.display()));
+                place.reports.warn(&format!("spool {}: {error}; it is rebuilt from the journal", place.home.display()));
                 // Dropping the handle of a damaged database may hang.
                 let failed: Arc<dyn QueueStore> = std::mem::replace(&mut queue, Arc::new(MemoryQueue::default()));
                 failed.leak();

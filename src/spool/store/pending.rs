@@ -1,4 +1,4 @@
-//! All that a queue holds: gone through, added up, changed or emptied as a whole.
+//! The whole contents of a queue: iterate, add up, change or clear them.
 
 use super::state::{Group, State, size_of};
 use crate::{
@@ -6,10 +6,10 @@ use crate::{
     spool::queue::{Change, Entry, QueueFailed, QueueStore, Recorded, Size},
 };
 
-/// So many entries are changed at once.
+/// How many entries one change covers.
 const MAX_ENTRIES: usize = 1000;
 
-/// What is to be delivered, added up.
+/// Sums of what is to be delivered.
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     streams: PerStream<(u64, Size)>,
@@ -21,7 +21,7 @@ impl Pending {
         self.add_records(stream, key, entry.records, entry.size, entry.received_at);
     }
 
-    /// What is synced and not entered.
+    /// Adds records that are synced and not entered.
     pub(super) fn add_group(&mut self, group: &Group) {
         for (_, header) in &group.blocks {
             self.add_records(header.stream, header.seq, header.count.into(), size_of(header), header.received_at);
@@ -63,7 +63,8 @@ pub(crate) fn each_entry(
     Ok(())
 }
 
-/// Empties a queue. What it says of segments goes last: cut short, it is found to belong to another journal again.
+/// Clears a queue. Its segments are removed last: after an interruption, it is found again to belong to another
+/// journal.
 pub(super) fn clear(queue: &dyn QueueStore, recorded: &Recorded) -> Result<(), QueueFailed> {
     let mut change =
         Change { totals: Some(PerStream::default()), next: Some(PerStream::default()), ..Change::default() };
@@ -72,7 +73,7 @@ pub(super) fn clear(queue: &dyn QueueStore, recorded: &Recorded) -> Result<(), Q
     apply_in_parts(queue, change)
 }
 
-/// Makes a change of any length, its entries before what is counted of them: cut short, the next start walks again.
+/// Applies a change of any length, its entries before their counts: after an interruption, the next start walks again.
 pub(super) fn apply_in_parts(queue: &dyn QueueStore, mut change: Change) -> Result<(), QueueFailed> {
     let entries = std::mem::take(&mut change.entries);
     if entries.len() <= MAX_ENTRIES {

@@ -1,8 +1,8 @@
-//! Reads records: finds the block that an entry stands for, the record in the block.
+//! Reads records: finds the block of an entry, and the record in the block.
 //!
-//! What the queue says is checked against the blocks. Where the block is not at its place, the segment is walked; a record that
-//! it does not hold, though it was read, is lost. A file that cannot be opened or read is an error to try again; where that goes on
-//! for a while, its reader says that it is to be passed over meanwhile.
+//! The queue's data is checked against the blocks. If the block is not at its place, the segment is walked; a record
+//! that the segment does not hold, although it was read, is lost. A file that cannot be opened or read is an error that
+//! can be retried; if the error lasts, the reader reports that the segment is to be skipped meanwhile.
 
 use std::{
     collections::BTreeMap,
@@ -28,29 +28,30 @@ use crate::{
     },
 };
 
-/// A segment that cannot be read for so long is passed over, and a sector of it given up: until then the order is kept …
+/// A segment that cannot be read for this long is skipped, and its unreadable sectors are given up: until then the
+/// order is kept …
 pub(super) const UNREADABLE_TIME: Duration = Duration::from_secs(10);
-/// … and tried again after this.
+/// … and the segment is tried again after this pause.
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
 
-/// One reader's place in a journal.
+/// A reader's position in a journal.
 #[derive(Debug)]
 pub(crate) struct Reader {
     stream: Stream,
     unpacker: Unpacker,
     file: Option<(u64, ChunkReader)>,
     block: Option<OpenBlock>,
-    /// Where the block behind the open one begins.
+    /// Where the block after the open one begins.
     behind: Option<(u64, u64)>,
-    /// Segments that could not be read: since when, and when it was tried last.
+    /// Segments that could not be read: since when, and the last attempt.
     unreadable: BTreeMap<u64, (Instant, Instant)>,
-    /// A sector that cannot be read is tried for so long.
+    /// How long a sector that cannot be read is retried.
     timeout: Duration,
-    /// The segment of the one that was given up last, and when: others of it are tried no longer meanwhile.
+    /// The segment of the sector that was last given up, and when: its other sectors are not retried meanwhile.
     given_up: Option<(u64, Instant)>,
 }
 
-/// An unpacked block, and how far its records were taken.
+/// An unpacked block, and the position of its next record.
 #[derive(Debug)]
 struct OpenBlock {
     segment: u64,
@@ -60,12 +61,12 @@ struct OpenBlock {
     at: usize,
 }
 
-/// What stands at a sequence number.
+/// The result of looking up a sequence number.
 #[derive(Debug)]
 pub(crate) enum Lookup {
-    /// A block is open that holds it.
+    /// A block that holds it is open.
     Block,
-    /// These are nowhere.
+    /// These sequence numbers are nowhere.
     Lost(Range<u64>),
 }
 
@@ -84,12 +85,12 @@ impl Reader {
         Ok(Self { stream, unpacker, file: None, block: None, behind: None, unreadable, timeout, given_up: None })
     }
 
-    /// Tries bad sectors for a while before what lies there is lost: they may be back.
-    pub(crate) fn patient(self) -> Self {
+    /// Retries bad sectors for a while before their records are lost: they may become readable.
+    pub(crate) fn retrying(self) -> Self {
         Self { timeout: UNREADABLE_TIME, ..self }
     }
 
-    /// The open block's next record at or behind `seq` and before `end`; it is passed over with that.
+    /// Takes the open block's next record at or after `seq` and before `end`.
     pub(crate) fn take(&mut self, seq: u64, end: u64) -> Option<ReadRecord> {
         let block = self.block.as_mut()?;
         block.skip_to(seq);
@@ -114,7 +115,7 @@ impl Reader {
         self.block.as_ref().map(|block| block.header.seqs())
     }
 
-    /// Opens the block that holds `seq`, which an entry with this key stands for.
+    /// Opens the block that holds `seq`, for an entry with this key.
     ///
     /// # Errors
     /// When the segment cannot be opened or read now, or its key is missing.
@@ -125,14 +126,14 @@ impl Reader {
             self.unreadable.entry(entry.segment).or_insert((now, now)).1 = now;
         } else if !self.unreadable.is_empty() {
             self.unreadable.remove(&entry.segment);
-            // Those that were let go of, or dropped, are not met again.
+            // Segments that were deleted or dropped do not occur again.
             let segments = &store.state.lock().segments;
             self.unreadable.retain(|segment, _| segments.contains_key(segment));
         }
         lookup
     }
 
-    /// Whether a segment could not be read for so long that others go before it.
+    /// True if a segment could not be read for so long that others are read before it.
     pub(crate) fn passes_over(&self, segment: u64) -> bool {
         let unreadable = self.unreadable.get(&segment);
         unreadable.is_some_and(|&(since, tried)| {
@@ -140,7 +141,7 @@ impl Reader {
         })
     }
 
-    /// Whether there is such a segment.
+    /// True if there is such a segment.
     pub(crate) fn passes_over_some(&self) -> bool {
         self.unreadable.keys().any(|&segment| self.passes_over(segment))
     }
@@ -179,7 +180,7 @@ impl Reader {
         Ok(Header::parse(bytes).ok())
     }
 
-    /// Opens a block; false where it does not hold.
+    /// Opens a block; false if it is damaged.
     fn open(&mut self, store: &Store, segment: u64, offset: u64, header: &Header) -> Result<bool, QueueError> {
         let end = offset + header.block_len();
         let reader = self.file(store, segment)?;
@@ -201,7 +202,7 @@ impl Reader {
         }
     }
 
-    /// Walks the segment in which `seq` should lie. What is damaged is copied to the quarantine.
+    /// Walks the segment that should hold `seq`. Damage is copied to the quarantine.
     fn search(&mut self, store: &Store, key: u64, entry: &Entry, seq: u64) -> Result<Lookup, QueueError> {
         let segment = entry.segment;
         let io = |error| io_error(store, segment, error);
@@ -236,7 +237,7 @@ impl Reader {
             if self.open(store, segment, offset, &header)? {
                 return Ok(Lookup::Block);
             }
-            // Its checksum holds and yet it cannot be unpacked: forged, or packed by something else.
+            // Its checksum matches, yet it cannot be unpacked: it was forged, or packed by something else.
             let bytes = offset..offset + header.block_len();
             let damage = Damage { bytes, reason: BadBlock::Unknown, header: Some(header), unreadable: false };
             store.quarantine.keep(&path, segment, file.as_ref(), &damage);
@@ -246,7 +247,8 @@ impl Reader {
         Ok(Lookup::Lost(seq..next.max(seq + 1)))
     }
 
-    /// Whether a segment was tried for long enough: each of many bad sectors would hold the stream up as long as the first one.
+    /// True if a segment was tried for long enough: each of many bad sectors would delay the stream as long as the
+    /// first one.
     fn has_tried(&self, segment: u64) -> bool {
         let recent = |at: Instant| instant().duration_since(at) < UNREADABLE_TIME;
         if self.given_up.is_some_and(|(known, at)| known == segment && recent(at)) {

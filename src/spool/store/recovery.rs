@@ -1,14 +1,16 @@
-//! What a start finds, and how a queue is filled from the journal.
+//! Recovery: what a start finds, and how a queue is filled from the journal.
 //!
 //! For each segment, in order:
-//! - `entries + done == entered`, and all of it is entered: the queue is believed, nothing is read but the front behind it;
-//! - the same, but blocks lie behind the last entered one: those are entered;
-//! - either, but a front says that some of the entries are done: those are taken out, the rest is believed;
-//! - anything else, or no queue: what the queue says of it is dropped, and all of it is entered that is not known to be done: what lies
-//!   behind the ack floor that the fronts tell.
+//! - `entries + done == entered`, and all of it is entered: the queue is trusted, only the front after the segment is
+//!   read;
+//! - the same, but there are blocks after the last entered one: those are entered;
+//! - either, but a front says that some of the entries are done: those are removed, the rest is trusted;
+//! - anything else, or no queue: the queue's data on the segment is dropped, and everything in it is entered that is
+//!   not known to be done, which is everything after the ack floor that the fronts record.
 //!
-//! Lost is what lay in bytes that do not hold, by the jump in sequence numbers, and what lies in a segment that is gone, unless a
-//! `.done` or a front says that it was done. A write that was cut off at the end is cut away: nobody was told that it is kept.
+//! Records are lost if their bytes are damaged, which the gap in the sequence numbers shows, or if their segment is
+//! missing and neither a `.done` nor a front says that it was done. A torn group at the end is cut off: its callers
+//! were not answered OK.
 
 use std::collections::BTreeMap;
 
@@ -39,14 +41,14 @@ use crate::{
     },
 };
 
-/// What a recovery ends with.
+/// The result of a recovery.
 pub(super) struct Recovered {
     pub(super) state: State,
     pub(super) position: Position,
     pub(super) findings: Findings,
 }
 
-/// Why it could not be done.
+/// Why a recovery could not be completed.
 pub(super) enum Stop {
     Open(OpenError),
     Queue(QueueFailed),
@@ -58,28 +60,28 @@ impl From<QueueFailed> for Stop {
     }
 }
 
-/// What the queue's entries say of a segment.
+/// The queue's entries of a segment.
 #[derive(Default)]
 pub(super) struct InQueue {
     pub(super) records: u64,
     pub(super) keys: Vec<(Stream, u64)>,
 }
 
-/// A segment that lies there.
+/// A segment that exists.
 struct There {
     number: u64,
     /// Bytes it takes on the medium.
     allocated: u64,
-    /// Where it ends.
+    /// Its end.
     end: u64,
-    /// How it ended, if the front behind it tells.
+    /// How it ended, if the front after it says so.
     ending: Option<Ending>,
-    /// What the queue says of it.
+    /// The queue's data on it.
     recorded: Option<Progress>,
 }
 
 impl There {
-    /// It was gone at an earlier start, and its records were counted as lost.
+    /// It was missing at an earlier start, and its records were counted as lost.
     fn was_gone(&self) -> bool {
         self.recorded.is_some_and(|known| known.entered_to == 0 && known.counts_lost())
     }
@@ -89,14 +91,14 @@ impl There {
         progress.entered_to >= self.end && self.ending.is_none_or(|ending| ending.records == progress.entered)
     }
 
-    /// What the queue says of it adds up, and with what lies there.
+    /// The queue's data on it is consistent, in itself and with the file.
     fn is_usable(&self, progress: &Progress, in_queue: &InQueue) -> bool {
         in_queue.records + progress.done == progress.entered
             && (self.is_complete(progress) || progress.entered_to < self.end)
     }
 }
 
-/// What is known while the segments are gone through.
+/// The state while the segments are processed.
 pub(super) struct Recovery<'a> {
     pub(super) place: &'a Place,
     pub(super) survey: &'a Survey,
@@ -104,11 +106,11 @@ pub(super) struct Recovery<'a> {
     pub(super) recorded: Recorded,
     pub(super) needed_from: u64,
     pub(super) floor: PerStream<u64>,
-    /// The sequence numbers that the streams' next records should have at least, as far as is known.
+    /// The lowest possible sequence numbers of the streams' next records, as far as is known.
     pub(super) next: PerStream<u64>,
-    /// Those behind the last records of the segment that was met last.
+    /// The sequence numbers after the last records of the previous segment.
     behind: PerStream<u64>,
-    /// A segment may hold later ones than that, and cannot be seen.
+    /// A segment that cannot be found may hold later ones.
     pub(super) unseen: bool,
     max_entry_span: u32,
     pub(super) change: Change,
@@ -129,7 +131,7 @@ impl<'a> Recovery<'a> {
             let home = place.home.display();
             place
                 .reports
-                .warn(&format!("spool {home}: the queue belongs to another journal; it is made again from this one"));
+                .warn(&format!("spool {home}: the queue belongs to another journal; it is rebuilt from this one"));
             clear(queue, &recorded)?;
             recorded = queue.recorded()?;
         }
@@ -152,18 +154,18 @@ impl<'a> Recovery<'a> {
             findings: Findings::default(),
         };
         recovery.begin_totals();
-        let mut in_queue = recovery.look_at_entries()?;
+        let mut in_queue = recovery.sum_entries()?;
         for (number, listed, front) in &survey.segments {
             let known = in_queue.remove(number).unwrap_or_default();
             recovery.segment(*number, listed, front.as_ref(), &known)?;
         }
         recovery.drop_gone(in_queue)?;
-        // Behind all that are removed: an old one may have had the same key.
+        // After all removals: an old entry may have had the same key.
         recovery.change.entries.append(&mut recovery.entered);
         recovery.finish()
     }
 
-    /// A queue that knows nothing, or less than the newest front, goes on with what that one says.
+    /// A queue that knows nothing, or less than the newest front, continues with the front's totals.
     fn begin_totals(&mut self) {
         let newest = self.survey.fronts().next_back();
         if let Some(front) = newest.filter(|front| !self.recorded.segments.contains_key(&front.segment)) {
@@ -171,7 +173,7 @@ impl<'a> Recovery<'a> {
         }
     }
 
-    fn look_at_entries(&self) -> Result<BTreeMap<u64, InQueue>, QueueFailed> {
+    fn sum_entries(&self) -> Result<BTreeMap<u64, InQueue>, QueueFailed> {
         let mut found: BTreeMap<u64, InQueue> = BTreeMap::new();
         each_entry(self.queue, &mut |stream, key, entry| {
             let of_segment = found.entry(entry.segment).or_default();
@@ -181,7 +183,7 @@ impl<'a> Recovery<'a> {
         Ok(found)
     }
 
-    /// Takes in one segment: as done, as the queue knows it, or by walking it.
+    /// Processes one segment: as done, as the queue knows it, or by walking it.
     fn segment(&mut self, number: u64, listed: &Listed, front: Option<&Front>, in_queue: &InQueue) -> Result<(), Stop> {
         if let Some(front) = front {
             self.count_gone_before(front);
@@ -201,7 +203,7 @@ impl<'a> Recovery<'a> {
             return Ok(());
         }
         if number < self.needed_from || is_done {
-            // A front that is synced knows that all of it is done.
+            // A synced front says that all of it is done.
             self.remove_entries(in_queue);
             let progress = Progress { entered_to: there.end, ..Progress::default() };
             self.keep(&there, there.end, 0, progress, None);
@@ -225,7 +227,7 @@ impl<'a> Recovery<'a> {
         self.walk_segment(&there, known, in_queue)
     }
 
-    /// Enters the blocks behind the last entered one; or all of a segment, where what is `known` does not add up.
+    /// Enters the blocks after the last entered one; or all of a segment, if `known` is inconsistent.
     fn walk_segment(&mut self, there: &There, known: Option<Progress>, in_queue: &InQueue) -> Result<(), Stop> {
         let &There { number, end, ending, recorded, .. } = there;
         let mut progress = known.unwrap_or_else(|| recorded.unwrap_or_default().unwalked());
@@ -248,7 +250,7 @@ impl<'a> Recovery<'a> {
         let disk = self.place.disk.as_ref();
         let mut entries = Entries::new(self.max_entry_span);
         let walked = if self.place.read_only {
-            // Nobody waits for the medium who looks from outside.
+            // An inspection from outside does not wait for the medium.
             walk(disk, &journal, start, &mut entries).map_err(|error| (error, None))
         } else {
             walk_whole(disk, &journal, start, &mut entries)
@@ -257,7 +259,7 @@ impl<'a> Recovery<'a> {
             Ok(walked) => self.take_walked(there, walked, entries, begins_in_it),
             Err((ScanError::OtherVersion { version }, _)) => return Err(Stop::Open(other_version(path, version))),
             Err((ScanError::Io(error), since)) => {
-                self.place.reports.error(format!("{}: {error}; it is read again later", path.display()));
+                self.place.reports.error(format!("{}: {error}; it is retried later", path.display()));
                 self.unseen |= ending.is_none();
                 let unread = Some(Unread { extent, held: None, floor: self.floor, expected, since });
                 self.keep(there, end, progress.entered, progress, unread);
@@ -267,7 +269,7 @@ impl<'a> Recovery<'a> {
         Ok(())
     }
 
-    /// Takes in what was met of a segment; `begins_in_it`: behind what is entered already.
+    /// Adds the result of walking a segment; with `begins_in_it`, the walk began after what was entered before.
     fn take_walked(&mut self, there: &There, walked: Walked, mut entries: Entries, begins_in_it: bool) {
         let number = there.number;
         self.behind = walked.next;
@@ -281,7 +283,7 @@ impl<'a> Recovery<'a> {
         self.recount_damaged(number, walked.counted, walked.progress.lost, walked.lost);
         let progress = walked.progress;
         if begins_in_it {
-            // Done before a front was written, and the queue has lost it since.
+            // Done before a front was written; the queue has lost that since.
             for (totals, records) in self.recorded.totals.iter_mut().zip(walked.done_before) {
                 totals.count(Disposition::Delivered, records);
             }
@@ -297,14 +299,15 @@ impl<'a> Recovery<'a> {
         self.change.segments.push((number, Some(progress)));
     }
 
-    /// Puts a segment into the state; a start goes on in a new one, so it gets no more.
+    /// Adds a segment to the state; a start continues in a new one, so this one is sealed.
     fn keep(&mut self, there: &There, end: u64, held: u64, progress: Progress, unread: Option<Unread>) {
         let segment = Segment { allocated: there.allocated, end, held, sealed: true, progress, unread };
         self.state.segments.insert(there.number, segment);
     }
 
-    /// Takes out of a segment's entries what a front says is done: a queue that holds it is older than that front. What it says is
-    /// done is so all the same, and what was done since comes again. Answers how many records that were.
+    /// Removes from a segment's entries what a front says is done: a queue that still holds it is older than that
+    /// front. Those records are done all the same; records done since then are redelivered. Returns how many records
+    /// were removed.
     fn cut_done(&mut self, in_queue: &InQueue) -> Result<u64, QueueFailed> {
         let is_done = |&(stream, key): &(Stream, u64)| key < self.floor[stream as usize];
         if !in_queue.keys.iter().any(is_done) {
@@ -331,14 +334,15 @@ impl<'a> Recovery<'a> {
         self.change.entries.extend(known.keys.iter().map(|&(stream, key)| (stream, key, None)));
     }
 
-    /// The sequence numbers behind the last records of a segment of which all is entered, and how it ended nothing says.
+    /// The sequence numbers after the last records of a segment that is entered completely, if nothing says how it
+    /// ended.
     fn seqs_behind(&self, segment: u64, known: &Progress) -> PerStream<u64> {
         let next = self.recorded.next;
         let used: u64 = next.iter().zip(self.next).map(|(next, first)| next.saturating_sub(first)).sum();
         if used == known.entered {
             return next;
         }
-        // Some of those that the queue knows were used in a segment that is gone, or passed over.
+        // Some that the queue knows were used in a segment that is missing, or were skipped.
         let extent = Extent { segment, from: 0, end: known.entered_to, synced: u64::MAX, is_last: false };
         let floor = [u64::MAX; Stream::ALL.len()];
         let start = Start { extent, progress: Progress::default(), floor, expected: self.next, next: None };
@@ -388,7 +392,7 @@ impl<'a> Recovery<'a> {
         }
         state.expect_redeliveries(findings.redelivers_since);
         state.newest = next_segment - 1;
-        // How one ended that is yet to be read, the next front does not know.
+        // The next front does not know how a segment ended that could not be read yet.
         let ended = state.segments.last_key_value().filter(|(_, known)| known.unread.is_none());
         let ended =
             ended.map(|(&segment, known)| Ending { segment, len: known.end, records: known.held, next: behind });

@@ -1,6 +1,7 @@
-//! A queue that fails is replaced: by its twin in memory, filled from the journal, and by a new sled when there is space for one.
+//! Replaces a queue that fails: by one in memory, filled from the journal, and by a new sled database when there is
+//! space for it.
 //!
-//! A handle that failed is leaked, because its drop hangs; there are only so many of them, after which a store keeps to its
+//! A handle that failed is leaked, because its drop hangs. After a limited number of leaks, a store keeps its queue in
 //! memory until the next start.
 
 use std::{
@@ -17,16 +18,16 @@ use crate::{
     spool::queue::{QueueFailed, QueueStore, memory::MemoryQueue},
 };
 
-/// So many handles are leaked at the most.
+/// The most handles that are leaked.
 const MAX_LEAKED: u64 = 16;
-/// The queue is kept in memory while less than this is free: sled does not survive a write that fails.
+/// The queue is kept in memory while less than this is free: sled does not survive a failed write.
 pub(crate) const QUEUE_SPACE: u64 = 4 << 20;
-/// Between two attempts to put the queue on disk again.
+/// The time between two attempts to put the queue on disk again.
 const RESTORE_PERIOD: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
 impl Store {
-    /// Does something with the queue, nobody else meanwhile. Where it fails it is replaced, and the work done again: it may not
-    /// change anything before its last use of the queue.
+    /// Runs `work` with the queue locked. If the queue fails, it is replaced and `work` runs again: it must not change
+    /// anything before its last use of the queue.
     pub(crate) fn with_queue<T>(&self, mut work: impl FnMut(&dyn QueueStore) -> Result<T, QueueFailed>) -> T {
         let mut queue = self.queue.lock();
         loop {
@@ -37,7 +38,7 @@ impl Store {
         }
     }
 
-    /// The same, unless somebody has been at it for too long.
+    /// The same, unless the lock is not free within the timeout.
     pub(crate) fn try_with_queue<T>(
         &self,
         timeout: Duration,
@@ -56,8 +57,9 @@ impl Store {
         self.changed.store(true, Ordering::Relaxed);
     }
 
-    /// What is done about once a second: enters what is published, keeps the queue where there is space for it, flushes it, reads
-    /// again what could not be read, lets segments go. True where records are to be delivered now that could not be read before.
+    /// Runs about once a second: enters published groups, keeps the queue on disk if there is space, flushes it,
+    /// retries segments that could not be read, deletes segments that are done. True if records can be delivered now
+    /// that could not be read before.
     pub(crate) fn maintain(&self, free: u64) -> bool {
         self.enter();
         if free < QUEUE_SPACE {
@@ -76,7 +78,7 @@ impl Store {
         came_back
     }
 
-    /// Makes the queue's changes durable, if there are any; waits for whoever is at it.
+    /// Makes the queue's changes durable, if there are any; waits for a flush that is running.
     pub(crate) fn flush(&self) {
         let _turn = self.flushing.lock();
         if !self.changed.swap(false, Ordering::Relaxed) {
@@ -103,26 +105,26 @@ impl Store {
         }
     }
 
-    /// Whether a flush that is under way ends in time.
+    /// True if a running flush ends in time.
     pub(crate) fn can_flush(&self, timeout: Duration) -> bool {
         self.flushing.try_lock_for(timeout).is_some()
     }
 
-    /// Whether there is something to flush.
+    /// True if there is something to flush.
     pub(crate) fn is_changed(&self) -> bool {
         self.changed.load(Ordering::Relaxed)
     }
 
-    /// Keeps the queue in memory for now, before it fails for lack of space. What lies on disk of it grows old, and is a queue
-    /// to start from all the same.
+    /// Keeps the queue in memory for now, before it fails for lack of space. Its files on disk become outdated, and a
+    /// start can still use them.
     fn keep_in_memory(&self, why: &str) {
         let mut queue = self.queue.lock();
         if !queue.is_durable() {
             return;
         }
         match MemoryQueue::copy_of(queue.as_ref()) {
-            Ok(twin) => {
-                let closing = std::mem::replace(&mut *queue, Arc::new(twin));
+            Ok(in_memory) => {
+                let closing = std::mem::replace(&mut *queue, Arc::new(in_memory));
                 self.queue_is_lost.store(true, Ordering::Relaxed);
                 self.reports.warn(&format!("spool {}: {why}: the queue is kept in memory", self.home.display()));
                 let count = Arc::clone(&self.closing_queues);
@@ -133,21 +135,21 @@ impl Store {
                     count.fetch_sub(1, Ordering::Relaxed);
                 };
                 if let Err(error) = thread::Builder::new().name("spool-queue".to_owned()).spawn(close) {
-                    self.reports.error(format!("spool {}: closing the queue: {error}", self.home.display()));
+                    self.reports.error(format!("spool {}: could not close the queue: {error}", self.home.display()));
                 }
             }
             Err(error) => self.replace(&mut queue, &error),
         }
     }
 
-    /// Puts the twin in memory in the place of a queue that failed.
+    /// Replaces a queue that failed by one in memory.
     fn replace(&self, queue: &mut Arc<dyn QueueStore>, error: &QueueFailed) {
         self.reports.error(format!(
-            "spool {}: {error}; the queue is made again from the journal, and what was delivered just now may come again",
+            "spool {}: {error}; the queue is rebuilt from the journal, and recent deliveries may be repeated",
             self.home.display()
         ));
-        let twin = rereading::twin(self);
-        let failed = std::mem::replace(queue, Arc::new(twin));
+        let in_memory = rereading::fill_from_journal(self);
+        let failed = std::mem::replace(queue, Arc::new(in_memory));
         if failed.is_durable() {
             failed.leak();
             self.leaked_queues.fetch_add(1, Ordering::Relaxed);
@@ -158,15 +160,15 @@ impl Store {
         }
     }
 
-    /// Closes the queue's files: whoever opens them next need not wait for the store to be dropped.
-    pub(super) fn let_go_of_queue(&self) {
+    /// Closes the queue's files, so that the next open need not wait for the store to be dropped.
+    pub(super) fn close_queue(&self) {
         let mut queue = self.queue.lock();
-        if let Ok(twin) = MemoryQueue::copy_of(queue.as_ref()) {
-            *queue = Arc::new(twin);
+        if let Ok(in_memory) = MemoryQueue::copy_of(queue.as_ref()) {
+            *queue = Arc::new(in_memory);
         }
     }
 
-    /// Gives back the space of a queue that failed: open handles would keep it, so its files are cut to nothing first.
+    /// Frees the space of a queue that failed: open handles would keep it, so its files are truncated first.
     fn empty_queue_directory(&self) -> io::Result<()> {
         let directory = queue_directory(&self.home);
         for file in self.disk.list(&directory)? {
@@ -184,17 +186,17 @@ impl Store {
         Ok(())
     }
 
-    /// Makes a durable queue again in place of the twin in memory.
+    /// Creates a durable queue again in place of the one in memory.
     fn restore_queue(&self) {
         let handles = self.leaked_queues.load(Ordering::Relaxed) + self.closing_queues.load(Ordering::Relaxed);
         if handles >= MAX_LEAKED || self.queues.spent().is_some() {
             return;
         }
         let mut queue = self.queue.lock();
-        let restored = MemoryQueue::copy_of(queue.as_ref()).and_then(|twin| {
+        let restored = MemoryQueue::copy_of(queue.as_ref()).and_then(|in_memory| {
             self.empty_queue_directory().map_err(|error| QueueFailed(error.to_string()))?;
             let new = self.queues.open(&queue_directory(&self.home))?;
-            new.apply(&twin.as_change())?;
+            new.apply(&in_memory.as_change())?;
             Ok(new)
         });
         match restored {
@@ -204,7 +206,9 @@ impl Store {
                 self.mark_changed();
                 self.reports.warn(&format!("spool {}: the queue is on disk again", self.home.display()));
             }
-            Err(error) => self.reports.warn(&format!("spool {}: {error}; going on in memory", self.home.display())),
+            Err(error) => {
+                self.reports.warn(&format!("spool {}: {error}; the queue stays in memory", self.home.display()))
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
-//! Segments that are read again beside the work: all of them for a twin in memory, where the queue's files have failed, and those
-//! that could not be read when they were to be.
+//! Reads segments again during the work: all of them for a queue in memory, after the queue's files failed, and those
+//! that could not be read at their first attempt.
 //!
-//! What was done out of order is not known then, and comes again. What was lost is counted once.
+//! What was done out of order is unknown then, and is redelivered. Losses are counted once.
 
 use std::{io, ops::Range};
 
@@ -26,9 +26,10 @@ use crate::{
     },
 };
 
-/// Fills a twin in memory from a store's journal, and makes the store's state agree with it. The queue is locked meanwhile.
-pub(super) fn twin(store: &Store) -> MemoryQueue {
-    let twin = MemoryQueue::default();
+/// Fills a queue in memory from a store's journal, and makes the store's state agree with it. The queue is locked
+/// meanwhile.
+pub(super) fn fill_from_journal(store: &Store) -> MemoryQueue {
+    let filled = MemoryQueue::default();
     let (segments, floor, next) = {
         let mut state = store.state.lock();
         state.unentered.clear();
@@ -41,13 +42,13 @@ pub(super) fn twin(store: &Store) -> MemoryQueue {
     let fronts = if store.unread_segments().is_empty() { Vec::new() } else { store.fronts() };
     for (&segment, known) in &segments {
         let whole = Extent { segment, from: 0, end: known.end, synced: u64::MAX, is_last: false };
-        // What could not be read before was not done before either: the streams' floor is beyond it.
+        // An unread segment has a floor of its own: its records are not done, though the streams' ack floor is beyond them.
         let before = Unread { extent: whole, held: Some(known.held), floor, expected, since: None };
         let Unread { extent, held, floor, since: failing_since, .. } = known.unread.unwrap_or(before);
         let extent = Extent { from: 0, end: known.end, ..extent };
         let mut start = Start { extent, progress: known.progress.unwalked(), floor, expected, next: None };
         if known.unread.is_some() {
-            start = told_by(&fronts, start);
+            start = corrected_by(&fronts, start);
         }
         let mut entries = Entries::new(store.options.max_entry_span);
         let mut now = Segment { unread: None, ..*known };
@@ -65,7 +66,7 @@ pub(super) fn twin(store: &Store) -> MemoryQueue {
             }
             Err((error, since)) => {
                 let path = segment::path(&store.journal(), segment);
-                store.reports.error(format!("{}: {}; it is read again later", path.display(), io::Error::from(error)));
+                store.reports.error(format!("{}: {}; it is retried later", path.display(), io::Error::from(error)));
                 now.progress = known.progress.unwalked();
                 now.unread = Some(Unread { extent, held, floor, expected, since: failing_since.or(since) });
             }
@@ -82,26 +83,27 @@ pub(super) fn twin(store: &Store) -> MemoryQueue {
         if let Some(known) = state.segments.get_mut(&segment) {
             let Segment { progress, unread, .. } = now;
             (known.progress, known.unread) = (progress, unread);
-            // Groups may have been added to it meanwhile, but for one that was not known.
+            // Groups may have been added to it meanwhile, unless the segment was unknown.
             if known.held == segments[&segment].held {
                 (known.held, known.end) = (now.held, now.end);
             }
         }
     }
-    // What was synced meanwhile, and is entered next.
+    // Records that were synced meanwhile, and are entered next.
     state.unentered.iter().for_each(|group| pending.add_group(group));
     state.take_over(pending, &change.entries, lost);
     state.expect_redeliveries(since);
     change.totals = Some(state.streams.each_ref().map(|stream| stream.totals.clone()));
     drop(state);
-    // Memory takes every change.
-    let _ = twin.apply(&change);
-    twin
+    // A queue in memory accepts every change.
+    let _ = filled.apply(&change);
+    filled
 }
 
-/// A walk over a segment that could not be read, with what fronts tell that could not be read then either: where it begins and ends,
-/// and what is done at least. Behind its end may lie a group that was refused, and its sequence numbers given out again.
-fn told_by(fronts: &[Front], mut start: Start) -> Start {
+/// The start of a walk over a segment that could not be read, corrected by fronts that could not be read then either:
+/// where it begins and ends, and what is done at least. After its end there may be a group that was refused, whose
+/// sequence numbers were used again.
+fn corrected_by(fronts: &[Front], mut start: Start) -> Start {
     let rise = |at_least: &mut PerStream<u64>, by: &PerStream<u64>| {
         at_least.iter_mut().zip(by).for_each(|(at_least, by)| *at_least = (*at_least).max(*by));
     };
@@ -120,7 +122,7 @@ fn told_by(fronts: &[Front], mut start: Start) -> Start {
 }
 
 impl Segment {
-    /// It was walked up to `end`, or to where it turned out to end; how many records it holds is known then.
+    /// Records that the segment was walked up to `end`, or to its real end; its number of records is known then.
     fn take_walked(&mut self, walked: &Walked, progress: Progress, end: u64) {
         self.held = self.held.max(progress.entered);
         if walked.progress.entered_to < end {
@@ -131,7 +133,7 @@ impl Segment {
 }
 
 impl StreamState {
-    /// Lets those of them be leased that the cursor has passed.
+    /// Allows those of them to be leased that the cursor has passed.
     fn release_extent(&mut self, seqs: Range<u64>) {
         if seqs.start < self.cursor {
             self.released.insert(seqs.start..seqs.end.min(self.cursor));
@@ -140,8 +142,8 @@ impl StreamState {
 }
 
 impl State {
-    /// Goes on with the entries of a queue that was made again. What was done out of order is among them, and counts no more;
-    /// what was leased once and is not now is released.
+    /// Continues with the entries of a rebuilt queue. Records that were done out of order are among them, and count as
+    /// not done; records that were leased once and are not leased now are released.
     fn take_over(&mut self, pending: Pending, entries: &[(Stream, u64, Option<Entry>)], lost: PerStream<(u64, u64)>) {
         let before = self.streams.each_ref().map(|stream| stream.records);
         self.take_pending(pending);
@@ -163,7 +165,7 @@ impl State {
 }
 
 impl Store {
-    /// Enters the segments that could not be read when they were to be walked; true where one was.
+    /// Enters the segments that could not be read before; true if one was entered.
     pub(crate) fn read_again(&self) -> bool {
         let unread = self.unread_segments();
         if unread.is_empty() {
@@ -173,7 +175,7 @@ impl Store {
         unread.into_iter().filter(|segment| self.read_segment_again(*segment, &fronts)).count() > 0
     }
 
-    /// The segments that could not be read when they were to be walked, and have not been since.
+    /// The segments that could not be read, and have not been read since.
     pub(crate) fn unread_segments(&self) -> Vec<u64> {
         let state = self.state.lock();
         state.segments.iter().filter(|(_, known)| known.unread.is_some()).map(|(&segment, _)| segment).collect()
@@ -184,11 +186,12 @@ impl Store {
         let Some(unread) = known.unread else { return false };
         let Unread { extent, floor, expected, since, .. } = unread;
         let progress = known.progress.unwalked();
-        let start = told_by(fronts, Start { extent, progress, floor, expected, next: None });
+        let start = corrected_by(fronts, Start { extent, progress, floor, expected, next: None });
         let mut entries = Entries::new(self.options.max_entry_span);
-        // Nobody waits for the queue meanwhile: a medium that fails takes long to say so. It has been said that it cannot be read.
+        // The queue is not locked meanwhile: a failing medium takes long to answer. The unreadable segment was reported
+        // before.
         let Ok(walked) = walk(self.disk.as_ref(), &self.journal(), start, &mut entries) else { return false };
-        // The medium may be coming back just now.
+        // The medium may be recovering right now.
         if walked.damage.iter().any(|damage| damage.unreadable) {
             let since = since.unwrap_or_else(instant);
             if instant().duration_since(since) < UNREADABLE_TIME {
@@ -222,7 +225,7 @@ impl Store {
         segments.into_iter().filter_map(front).collect()
     }
 
-    /// Enters what was read of a segment, unless that was done meanwhile with a queue that was made again.
+    /// Enters what was read of a segment, unless that was done meanwhile with a rebuilt queue.
     fn enter_again(
         &self,
         queue: &dyn QueueStore,
@@ -265,7 +268,7 @@ impl Store {
             state.streams[i].totals.recount_damaged(walked.counted[i], read.lost[i]);
             state.stand_at(stream, firsts[stream as usize]);
         }
-        // What of it was done out of order is not known.
+        // Which of its records were done out of order is unknown.
         state.expect_redeliveries(walked.oldest);
         drop(state);
         self.mark_changed();

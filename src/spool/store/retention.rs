@@ -1,16 +1,18 @@
-//! Which segments go, and how.
+//! Retention: which segments are deleted, and how.
 //!
-//! A segment goes by a [`Proof`] only: it gets no more, all of it was entered, and as many of its records are done as it holds.
-//! Absence, emptiness, a damaged front, another segment's numbers prove nothing.
+//! A segment is deleted only by a [`Proof`]: it is sealed, all of it was entered, and as many of its records are done
+//! as it holds. Absence, emptiness, a damaged front and other segments' numbers prove nothing.
 //!
-//! The newest front says which segments before it are gone because they are done. It stays while one of them is left, or a start
-//! without a queue takes those that are gone for lost.
+//! The newest front says which earlier segments are missing because they are done. Its segment stays while one of them
+//! is left: otherwise a start without a queue would take the missing ones for lost.
 //!
-//! What was refused and could not be cut off the segment before it is cut off first: its front alone says where that one ends.
+//! Refused bytes that could not be cut off the previous segment are cut off first: only the front of this segment says
+//! where that one ends.
 //!
-//! How: renamed to `.done`, the directory synced, cut to nothing (which gives its space back, whoever holds it open, and needs none
-//! itself), unlinked when a newer front that is synced says that it is needed no more. A start that finds a `.done` knows that
-//! all of it is done; one that finds nothing knows it by that front.
+//! Deletion takes several steps. The segment is renamed to `.done`, and the directory is synced. The file is truncated,
+//! which frees its space even while others hold it open, and needs none itself. It is unlinked when a newer synced
+//! front says that it is no longer needed. A start that finds a `.done` knows that all of it is done; a start that
+//! finds nothing knows it from that front.
 
 use std::{io, path::Path};
 
@@ -20,7 +22,7 @@ use super::{
 };
 use crate::spool::{disk::Disk, failpoint, journal::segment, queue::Change};
 
-/// That a segment is needed no more. Made by [`Proof::of`] alone.
+/// Proof that a segment is no longer needed. Only [`Proof::of`] creates it.
 #[derive(Debug)]
 struct Proof {
     segment: u64,
@@ -35,14 +37,14 @@ impl Proof {
 }
 
 impl State {
-    /// Whether a segment's front is the only one that knows what became of segments before it, some of which are left.
+    /// True if only this segment's front records the disposition of earlier segments, some of which are left.
     fn remembers_others(&self, segment: u64) -> bool {
         segment == self.newest_front && self.segments.range(..segment).next().is_some()
     }
 }
 
 impl Store {
-    /// Lets segments go that are proven to be needed no more; answers how many bytes that gave back.
+    /// Deletes segments that are proven to be no longer needed; returns how many bytes that freed.
     pub(crate) fn retain(&self) -> u64 {
         let proofs: Vec<Proof> = {
             let state = self.state.lock();
@@ -54,11 +56,11 @@ impl Store {
             if self.state.lock().remembers_others(segment) {
                 continue;
             }
-            match self.let_go(proof) {
+            match self.delete(proof) {
                 Ok(bytes) => freed += bytes,
                 Err(error) => {
                     let path = segment::path(&self.journal(), segment);
-                    self.reports.error(format!("spool {}: letting it go: {error}", path.display()));
+                    self.reports.error(format!("spool {}: could not delete the segment: {error}", path.display()));
                     break;
                 }
             }
@@ -67,14 +69,14 @@ impl Store {
         freed
     }
 
-    fn let_go(&self, proof: Proof) -> io::Result<u64> {
+    fn delete(&self, proof: Proof) -> io::Result<u64> {
         let Proof { segment } = proof;
         let journal = self.journal();
         let (path, done) = (segment::path(&journal, segment), segment::done_path(&journal, segment));
         self.trim_before(segment)?;
         failpoint::reach("segment_delete");
         match self.disk.rename(&path, &done) {
-            // Somebody has removed it: all of it was done.
+            // Somebody removed it: all of it was done.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             renamed => renamed?,
         }
@@ -88,7 +90,8 @@ impl Store {
         Ok(state.segments.remove(&segment).map_or(0, |known| known.allocated))
     }
 
-    /// Cuts what was refused off the segment before one that goes: the front of that one alone says where it ends.
+    /// Cuts refused bytes off the segment before one that is deleted: only the latter's front says where the former
+    /// ends.
     fn trim_before(&self, segment: u64) -> io::Result<()> {
         let before = {
             let state = self.state.lock();
@@ -108,7 +111,7 @@ impl Store {
         file.sync()
     }
 
-    /// Unlinks what a synced front remembers as done.
+    /// Unlinks segments that a synced front records as done.
     pub(super) fn delete_done(&self) {
         let deletable: Vec<u64> = {
             let state = self.state.lock();
@@ -116,7 +119,7 @@ impl Store {
         };
         for segment in deletable {
             if let Err(error) = self.disk.remove(&segment::done_path(&self.journal(), segment)) {
-                self.reports.error(format!("spool {}: unlinking a segment: {error}", self.journal().display()));
+                self.reports.error(format!("spool {}: could not unlink a segment: {error}", self.journal().display()));
                 return;
             }
             self.state.lock().done.remove(&segment);
@@ -124,11 +127,11 @@ impl Store {
     }
 }
 
-/// Gives back a file's space.
+/// Frees a file's space.
 pub(super) fn truncate(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     match disk.open_writable(path) {
         Ok(file) => file.set_len(0),
-        // Whoever gave the file a second name keeps its bytes; it is unlinked under this one.
+        // A second name of the file keeps its bytes; this name is unlinked.
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::TooManyLinks) => Ok(()),
         Err(error) => Err(error),
     }

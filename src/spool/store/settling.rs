@@ -1,4 +1,4 @@
-//! What a start does to the medium before the queue knows of what was found.
+//! Applies what a start found to the medium, before the queue learns of it.
 
 use std::{collections::BTreeMap, io};
 
@@ -11,35 +11,36 @@ use crate::{
     },
 };
 
-/// What was found that is to be told.
+/// The findings of a start that are reported.
 #[derive(Debug, Default)]
 pub(crate) struct Findings {
-    /// Bytes that were whole once, by segment.
+    /// Bytes that were synced and are damaged, by segment.
     pub(crate) damage: Vec<(u64, Damage)>,
-    /// What a write that was cut off has left at the end.
+    /// What a torn write left at the end.
     pub(crate) torn: Option<(u64, Damage)>,
-    /// Sequence numbers of records lost to damage, or with a segment that is gone; by segment.
+    /// Sequence numbers of records lost to damage, or with a segment that is missing; by segment.
     pub(crate) lost: BTreeMap<u64, PerStream<RangeSet>>,
     /// Segments that were walked.
     pub(crate) walked: Vec<u64>,
-    /// Segments that were gone at an earlier start, their records counted as lost, and are back too late: fronts that were
-    /// written since say that what lies there is done.
+    /// Segments that were missing at an earlier start, their records counted as lost, and that returned too late:
+    /// fronts written since say that their records are done.
     pub(crate) late: Vec<u64>,
-    /// When the first record was received that comes again though it may be done.
+    /// When the first record was received that is redelivered although it may be done.
     pub(super) redelivers_since: Option<UnixMillis>,
-    /// When the newest front or block that was met was written.
+    /// When the newest front or block that was found was written.
     pub(crate) written_at: Option<UnixMillis>,
 }
 
-/// Copies damage to the quarantine, moves segments there that are back too late, cuts what a cut-off write left, gives back what was reserved, and makes durable what was
-/// found, before the queue knows of it: it may have been written just before a kill, and a power cut may still take it.
+/// Copies damage to the quarantine, moves segments there that returned too late, cuts off torn groups, releases
+/// reserved space, and syncs what was found before the queue learns of it: it may have been written just before a kill,
+/// and a power cut could still lose it.
 pub(super) fn settle_medium(place: &Place, survey: &Survey, findings: &Findings) -> io::Result<()> {
     let (disk, journal) = (place.disk.as_ref(), place.home.join("journal"));
     for (segment, damage) in findings.damage.iter().chain(&findings.torn) {
         let path = segment::path(&journal, *segment);
         place.quarantine.keep(&path, *segment, disk.open(&path)?.as_ref(), damage);
         place.reports.warn(&format!(
-            "{}: {} bytes at {} are no whole block ({}); kept in quarantine/",
+            "{}: {} bytes at {} are not a whole block ({}); kept in quarantine/",
             path.display(),
             damage.bytes.end - damage.bytes.start,
             damage.bytes.start,
@@ -54,8 +55,8 @@ pub(super) fn settle_medium(place: &Place, survey: &Survey, findings: &Findings)
         disk.sync_directory(&quarantine)?;
         disk.sync_directory(&place.home)?;
         place.reports.error(format!(
-            "{}: it was gone at an earlier start, its records are counted as damaged, and the journal has gone on without it; it is \
-             kept as {}: `livekit-spool recover` reads its records",
+            "{}: the segment was missing at an earlier start, its records are counted as damaged, and the journal \
+             continued without it; it is kept as {}: `livekit-spool recover` reads its records",
             path.display(),
             kept.display()
         ));
@@ -76,10 +77,10 @@ pub(super) fn settle_medium(place: &Place, survey: &Survey, findings: &Findings)
             file.sync()
         };
         match settle() {
-            // What is reserved stays so until the next start: nothing depends on it.
+            // Space stays reserved until the next start: nothing depends on it.
             Err(error) if torn.is_none() && !walked => {
                 let path = segment::path(&journal, *number);
-                place.reports.error(format!("{}: giving back reserved space: {error}", path.display()));
+                place.reports.error(format!("{}: could not release reserved space: {error}", path.display()));
             }
             settled => settled?,
         }

@@ -1,4 +1,4 @@
-//! What lies in a journal's directory, by its names and by the fronts of its segments. Nothing else is read.
+//! Surveys a journal's directory: file names, and the fronts of its segments. It reads nothing else.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +18,7 @@ use crate::spool::{
     queue::Recorded,
 };
 
-/// Refuses a journal that another build wrote; reads the segments' fronts only.
+/// Refuses a journal that another build wrote; reads only the segments' fronts.
 ///
 /// # Errors
 /// When it is of another version, or cannot be listed.
@@ -26,11 +26,11 @@ pub(crate) fn check_version(disk: &dyn Disk, journal: &Path) -> Result<(), OpenE
     Survey::of(disk, journal).map(drop)
 }
 
-/// What lies in a journal's directory.
+/// The contents of a journal's directory.
 pub(super) struct Survey {
     pub(super) segments: Vec<(u64, Listed, Option<Front>)>,
     pub(super) done: BTreeSet<u64>,
-    /// The checksums of the fronts that hold.
+    /// The checksums of the intact fronts.
     checksums: BTreeMap<u64, u32>,
 }
 
@@ -48,7 +48,7 @@ impl Survey {
                 }
                 Ok(FrontFound::None) => None,
                 Ok(FrontFound::OtherVersion { version }) => return Err(other_version(path, version)),
-                // Nothing of it can be read; the others do without it.
+                // It cannot be read; the others work without it.
                 Err(error) if segment::is_bad_sector(&error) => None,
                 Err(error) => return Err(OpenError::io(path)(error)),
             };
@@ -62,12 +62,12 @@ impl Survey {
         self.segments.iter().filter_map(|(_, _, front)| front.as_ref())
     }
 
-    /// The checksum of a segment's front, if that holds.
+    /// The checksum of a segment's front, if the front is intact.
     pub(super) fn checksum_of(&self, segment: u64) -> Option<u32> {
         self.checksums.get(&segment).copied()
     }
 
-    /// Whether a queue knows a segment by another front than it has: it lay beside another journal.
+    /// True if a queue knows a segment with a different front: it belonged to another journal.
     pub(super) fn is_of_another_history(&self, recorded: &Recorded) -> bool {
         let known = recorded.segments.iter().filter_map(|(segment, progress)| Some((*segment, progress.front?)));
         known.into_iter().any(|(segment, front)| self.checksum_of(segment).is_some_and(|found| found != front))
@@ -77,7 +77,7 @@ impl Survey {
         self.fronts().filter_map(|front| front.previous).find(|ending| ending.segment == segment)
     }
 
-    /// The front behind it does not know how it ended, or there is none: its last group may have been cut off.
+    /// The front after it does not know how it ended, or there is none: its last group may be torn.
     pub(super) fn is_last(&self, segment: u64) -> bool {
         let behind = self.fronts().find(|front| front.segment > segment);
         behind.and_then(|front| front.previous).is_none_or(|ending| ending.segment < segment)

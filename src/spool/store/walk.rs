@@ -1,4 +1,4 @@
-//! A segment's blocks become entries: at a start, where the queue does not know them, and where a queue is made again.
+//! Walks a segment and enters its blocks: at a start, if the queue does not know them, and when a queue is rebuilt.
 
 use std::{io, path::Path, sync::Arc, time::Instant};
 
@@ -17,44 +17,44 @@ use crate::{
     },
 };
 
-/// What a walk begins with.
+/// The start of a walk.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Start {
     pub(super) extent: Extent,
     pub(super) progress: Progress,
     /// Records before these are done.
     pub(super) floor: PerStream<u64>,
-    /// The sequence numbers that the streams' next records should have at least.
+    /// The lowest possible sequence numbers of the streams' next records.
     pub(super) expected: PerStream<u64>,
-    /// The sequence numbers behind the segment's last records, if a front tells.
+    /// The sequence numbers after the segment's last records, if a front records them.
     pub(super) next: Option<PerStream<u64>>,
 }
 
-/// What came of it.
+/// The result of a walk.
 #[derive(Debug)]
 pub(super) struct Walked {
     pub(super) progress: Progress,
-    /// Bytes that were whole once.
+    /// Bytes that were synced and are damaged.
     pub(super) damage: Vec<Damage>,
-    /// What a write that was cut off has left.
+    /// What a torn write left.
     pub(super) torn: Option<Damage>,
-    /// Records that were done before: they lie before the floor.
+    /// Records that were done before: they are below the ack floor.
     pub(super) done_before: PerStream<u64>,
-    /// Records that were entered and are to be delivered, and those that lay in damaged bytes, whether they were done or not.
+    /// Records that were entered and are to be delivered, and those in damaged bytes, whether they were done or not.
     pending: PerStream<u64>,
     damaged: PerStream<u64>,
     /// Records that were counted as lost before.
     pub(super) counted: PerStream<u64>,
-    /// Sequence numbers of records that lay in damaged bytes.
+    /// Sequence numbers of records in damaged bytes.
     pub(super) lost: PerStream<RangeSet>,
-    /// The sequence numbers that the streams' next records should have at least.
+    /// The lowest possible sequence numbers of the streams' next records.
     pub(super) next: PerStream<u64>,
     /// When the first of the entered records was received, and the last block.
     pub(super) oldest: Option<UnixMillis>,
     pub(super) newest: Option<UnixMillis>,
 }
 
-/// Walks over a segment and enters what is not done.
+/// Walks a segment and enters what is not done.
 ///
 /// # Errors
 /// When it cannot be read, or is of another version.
@@ -63,7 +63,8 @@ pub(super) fn walk(disk: &dyn Disk, journal: &Path, start: Start, entries: &mut 
     walk_file(file, start, entries)
 }
 
-/// The same where it can be walked again: then some of it that cannot be read just now makes it fail, and since when that is so.
+/// The same for a segment that can be walked again: if some of it cannot be read now, it fails and reports since when
+/// that is so.
 pub(super) fn walk_whole(
     disk: &dyn Disk,
     journal: &Path,
@@ -104,14 +105,15 @@ fn walk_file(file: Arc<dyn DiskFile>, start: Start, entries: &mut Entries) -> Re
             (Some(next), _) => Stream::ALL.into_iter().for_each(|stream| {
                 walked.lose(stream, next[stream as usize], floor[stream as usize]);
             }),
-            // The last block of all, as its header tells.
+            // The last block of all, according to its header.
             (None, Some(header)) => walked.lose(header.stream, header.seqs().end, floor[header.stream as usize]),
             (None, None) => {}
         }
     }
     walked.progress.lost = std::array::from_fn(|i| {
         let (lost, counted) = (walked.lost[i].len(), walked.counted[i]);
-        // Where it is not walked on but again, the same is met again, and what was gone may be back.
+        // If the walk does not continue an earlier one but repeats it, the same is found again, and what was missing
+        // may be back.
         let back = counted.saturating_sub(walked.damaged[i]).min(walked.pending[i]);
         if start.extent.from > 0 { counted + lost } else { lost.max(counted - back) }
     });
@@ -127,7 +129,8 @@ struct Walk<'a> {
 }
 
 impl Walked {
-    /// Whether records that were counted as lost are whole and said to be done: fronts were written while they were gone.
+    /// True if records that were counted as lost are intact and recorded as done: fronts were written while they were
+    /// missing.
     pub(super) fn holds_lost_as_done(&self) -> bool {
         let found = self.pending.iter().zip(self.damaged).map(|(pending, damaged)| pending + damaged);
         self.counted.iter().zip(found).any(|(counted, found)| *counted > found)
@@ -164,18 +167,18 @@ impl Walk<'_> {
 }
 
 impl Walked {
-    /// The progress of a segment that held so many records: what is not among its blocks any more was found lost, and counted,
-    /// before.
+    /// The progress of a segment that held this many records: those that are no longer in its blocks were counted as
+    /// lost before.
     pub(super) fn progress_of(&self, held: u64) -> Progress {
         let missing = held.saturating_sub(self.progress.entered);
         let (entered, done) = (self.progress.entered + missing, self.progress.done + missing);
         Progress { entered, done, ..self.progress }
     }
 
-    /// Records of a stream up to `end` lay in bytes that do not hold.
+    /// Records of a stream up to `end` were in damaged bytes.
     fn lose(&mut self, stream: Stream, end: u64, floor: u64) {
         let next = &mut self.next[stream as usize];
-        // What was passed over because it could not be seen was never there.
+        // Skipped sequence numbers, of segments that could not be found, were never used.
         let missing = end - end.saturating_sub(*next) % UNSEEN..end;
         let missing = missing.start.max(*next)..missing.end.max(*next);
         *next = missing.end;
@@ -191,7 +194,7 @@ impl From<ScanError> for io::Error {
     fn from(error: ScanError) -> Self {
         match error {
             ScanError::Io(error) => error,
-            ScanError::OtherVersion { version } => Self::other(format!("it is of format version {version}")),
+            ScanError::OtherVersion { version } => Self::other(format!("it has format version {version}")),
         }
     }
 }

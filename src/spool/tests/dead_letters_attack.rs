@@ -164,7 +164,7 @@ async fn on_a_full_disk_letters_are_refused_and_those_that_are_there_can_be_drop
     assert_eq!(spool.status().dead_letters(), 100);
     let one = DeadFilter { id: Some("AE_000003".into()), ..DeadFilter::default() };
     let told = spool.drop_dead_letters(&one).expect_err("no queue is on disk").to_string();
-    assert!(told.contains("a restart may bring some again"), "{told}");
+    assert!(told.contains("a restart may bring some back"), "{told}");
     assert_eq!(spool.status().dead_letters(), 99, "it is gone all the same");
     disk.faults.free.store(0, Ordering::Relaxed);
     *disk.faults.write.lock() = Some((0, std::io::ErrorKind::StorageFull));

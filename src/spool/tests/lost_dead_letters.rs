@@ -124,7 +124,7 @@ async fn a_directory_of_dead_letters_that_is_gone_is_named_stopped_and_running_a
     });
     spool.dead_letter(Stream::Events, rejected.collect()).expect("set aside");
     let named = |status: &SpoolStatus| {
-        status.last_error.as_ref().is_some_and(|error| error.message.contains("dead letters in it are gone"))
+        status.last_error.as_ref().is_some_and(|error| error.message.contains("with all dead letters in it"))
     };
     assert!(!named(&spool.status()) && spool.verify().expect("readable").is_sound());
     fs::rename(directory.path().join("dead"), directory.path().join("moved")).expect("moved");
@@ -134,7 +134,7 @@ async fn a_directory_of_dead_letters_that_is_gone_is_named_stopped_and_running_a
     assert!(named(&inspect(directory.path(), options()).expect("readable")));
     let report = verify(directory.path(), options()).expect("readable");
     assert!(
-        report.findings.iter().any(|finding| finding.what.contains("3 records that were ever set aside")),
+        report.findings.iter().any(|finding| finding.what.contains("3 records that were ever dead-lettered")),
         "{report:?}"
     );
     let spool = open(directory.path());

@@ -10,8 +10,8 @@ const PRECIOUS: &str = "precious";
 const PLANTS: [(&str, &str); 7] = [
     ("link", "symbolic link"),
     ("dangling", "symbolic link"),
-    ("pipe", "no regular file"),
-    ("directory", "no regular file"),
+    ("pipe", "not a regular file"),
+    ("directory", "not a regular file"),
     ("second name", "second name"),
     ("another user", "another user"),
     ("open to all", ""),

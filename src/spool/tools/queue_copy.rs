@@ -1,7 +1,7 @@
-//! A stopped spool's queue, looked at through a copy: sled writes when it opens.
+//! Reads a stopped spool's queue through a copy, because sled writes when it opens.
 //!
-//! The copy is made in the first of several temporary directories that takes it, because the usual one may be full or not writable. It
-//! holds no records, and is gone when this returns.
+//! The copy is made in the first of several temporary directories that works, because the usual one may be full or
+//! read-only. It contains no records, and is removed before this returns.
 
 use std::{fmt, path::Path, sync::mpsc, thread, time::Duration};
 
@@ -11,12 +11,12 @@ use crate::spool::{
     store::queue_directory,
 };
 
-/// Where a copy may be made, besides the usual directory: memory, mostly.
+/// Where a copy may be made besides the usual directory: mostly in memory.
 const OTHER_DIRECTORIES: [&str; 3] = ["/dev/shm", "/tmp", "/var/tmp"];
 /// sled may hang when the handle of a copy on a full disk is dropped.
 const DROP_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why a queue cannot be looked at.
+/// Why a queue cannot be inspected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum NoCopy {
     /// It could not be copied; nothing is known of it.
@@ -28,19 +28,19 @@ pub(crate) enum NoCopy {
 impl fmt::Display for NoCopy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotCopied(error) => write!(f, "the queue could not be copied to be looked at: {error}"),
+            Self::NotCopied(error) => write!(f, "could not copy the queue to inspect it: {error}"),
             Self::NotReadable(error) => f.write_str(error),
         }
     }
 }
 
-/// What the queue of a store holds, in memory; `None` where there is no queue.
+/// The contents of a store's queue, in memory; `None` if there is no queue.
 pub(crate) fn copy_of_queue(home: &Path) -> Result<Option<MemoryQueue>, NoCopy> {
     let usual = std::env::temp_dir();
     let mut failed: Option<NoCopy> = None;
     for directory in [usual.as_path()].into_iter().chain(OTHER_DIRECTORIES.map(Path::new)) {
         match copy_in(directory, home) {
-            // A copy that was made and does not open tells more than one that was not made.
+            // A copy that does not open says more than one that could not be made.
             Err(error @ NoCopy::NotReadable(_)) if !matches!(failed, Some(NoCopy::NotReadable(_))) => {
                 failed = Some(error)
             }
@@ -67,7 +67,7 @@ fn drop_in_time(queue: SledQueue) {
     let (done, dropped) = mpsc::channel();
     let drop_it = move || {
         drop(queue);
-        // Who waited may have given up.
+        // The caller may have given up.
         let _ = done.send(());
     };
     if thread::Builder::new().name("spool-queue".to_owned()).spawn(drop_it).is_ok() {

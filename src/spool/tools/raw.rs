@@ -1,4 +1,4 @@
-//! The framed format of exported records: what `export --raw` and `recover` write and `import` reads.
+//! The framed format of exported records: `export --raw` and `recover` write it, and `import` reads it.
 //!
 //! ```text
 //! header   8  magic "LKSRAW\r\n"
@@ -9,7 +9,7 @@
 //! frame    1  stream: 0 events, 1 stats, 2 node rooms
 //!          8  received at, milliseconds since 1970, signed
 //!          4  length of the record (L)
-//!          L  the record, as it came
+//!          L  the record, as received
 //!          4  CRC-32 of bytes 0 to 12+L
 //!
 //! end      1  0xFF
@@ -18,8 +18,8 @@
 //!          4  CRC-32 of bytes 0 to 12
 //! ```
 //!
-//! Integers are little-endian. A file without its end is torn, even where it ends between two frames. Behind an end
-//! another file may follow, header first: files can be joined with `cat`.
+//! Integers are little-endian. A file without its end is torn, even if it ends between two frames. Another file may
+//! follow an end, header first: files can be joined with `cat`.
 
 use std::io::{self, Read, Write};
 
@@ -30,23 +30,23 @@ const VERSION: u8 = 1;
 const FILE_HEADER_BYTES: usize = 16;
 const FRAME_HEADER_BYTES: usize = 13;
 const CRC_BYTES: usize = 4;
-/// Stands where a frame has its stream.
+/// The value of the end's first byte, in place of a stream.
 const END: u8 = 0xFF;
-/// A longer record is damage: no spool takes one (its blocks hold at most 64 MiB of a record).
-const LONGEST_RECORD_BYTES: u32 = 64 << 20;
+/// A longer record is damage: no spool accepts one (its blocks hold at most 64 MiB of a record).
+const MAX_RECORD_BYTES: u32 = 64 << 20;
 
-/// A record and what is known of it.
+/// A record, its stream and its time of receipt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RawRecord {
     /// Its stream.
     pub stream: Stream,
     /// When it was received.
     pub received_at: UnixMillis,
-    /// The record as it came.
+    /// The record as it was received.
     pub bytes: Vec<u8>,
 }
 
-/// Writes records; [`RawWriter::finish`] writes the end, without which readers call the file torn.
+/// Writes records. [`RawWriter::finish`] writes the end; readers report a file without it as torn.
 #[derive(Debug)]
 pub struct RawWriter<W> {
     out: W,
@@ -54,7 +54,7 @@ pub struct RawWriter<W> {
 }
 
 impl<W: Write> RawWriter<W> {
-    /// Begins a file. `out` is written to in small pieces: give it a buffer.
+    /// Begins a file. `out` gets small writes: pass a buffered writer.
     ///
     /// # Errors
     /// When `out` fails.
@@ -71,9 +71,9 @@ impl<W: Write> RawWriter<W> {
     /// Writes a record.
     ///
     /// # Errors
-    /// When `out` fails, or the record is longer than any spool takes.
+    /// When `out` fails, or the record is longer than any spool accepts.
     pub fn push(&mut self, stream: Stream, received_at: UnixMillis, record: &[u8]) -> io::Result<()> {
-        let length = u32::try_from(record.len()).ok().filter(|&length| length <= LONGEST_RECORD_BYTES);
+        let length = u32::try_from(record.len()).ok().filter(|&length| length <= MAX_RECORD_BYTES);
         let length =
             length.ok_or_else(|| io::Error::other(format!("a record of {} bytes is too long", record.len())))?;
         self.frame(stream as u8, received_at.to_le_bytes(), length, record)?;
@@ -87,7 +87,7 @@ impl<W: Write> RawWriter<W> {
         self.frames
     }
 
-    /// Writes the end, flushes, and gives `out` back.
+    /// Writes the end, flushes, and returns `out`.
     ///
     /// # Errors
     /// When `out` fails.
@@ -107,7 +107,7 @@ impl<W: Write> RawWriter<W> {
     }
 }
 
-/// Reads what [`RawWriter`] wrote, record by record; after an error it ends.
+/// Reads what [`RawWriter`] wrote, record by record; it ends after an error.
 #[derive(Debug)]
 pub struct RawReader<R> {
     input: R,
@@ -118,10 +118,10 @@ pub struct RawReader<R> {
 }
 
 impl<R: Read> RawReader<R> {
-    /// Reads the header. `input` is read in small pieces: give it a buffer.
+    /// Reads the header. `input` gets small reads: pass a buffered reader.
     ///
     /// # Errors
-    /// When this is no such file, or one of a newer version.
+    /// When this is not such a file, or of a newer version.
     pub fn new(input: R) -> Result<Self, RawError> {
         let mut reader = Self { input, frames: 0, offset: 0, done: false };
         let mut header = [0; FILE_HEADER_BYTES];
@@ -164,10 +164,10 @@ impl<R: Read> RawReader<R> {
             let (number, length) = rest.split_at(8);
             let number: [u8; 8] = number.try_into().map_err(|_| RawError::Damaged { offset })?;
             let length = u32::from_le_bytes(length.try_into().map_err(|_| RawError::Damaged { offset })?);
-            if length > LONGEST_RECORD_BYTES {
+            if length > MAX_RECORD_BYTES {
                 return Err(RawError::Damaged { offset });
             }
-            // Grows as bytes come: a damaged length costs no more memory than the file has bytes.
+            // Grows as bytes arrive: a damaged length costs no more memory than the file has bytes.
             let mut bytes = Vec::new();
             let wanted = u64::from(length) + CRC_BYTES as u64;
             let read = self.input.by_ref().take(wanted).read_to_end(&mut bytes).map_err(RawError::Io)?;
@@ -195,7 +195,7 @@ impl<R: Read> RawReader<R> {
         }
     }
 
-    /// Reads until `buffer` is full or the input ends; answers how much was read.
+    /// Reads until `buffer` is full or the input ends; returns how many bytes were read.
     fn fill(&mut self, buffer: &mut [u8]) -> Result<usize, RawError> {
         let mut done = 0;
         while done < buffer.len() {
@@ -231,11 +231,11 @@ fn checksum(header: &[u8], bytes: &[u8]) -> u32 {
     crc.finalize()
 }
 
-/// Why a raw file cannot be read (on). What came before is whole.
+/// Why a raw file cannot be read further. The records before that are intact.
 #[derive(Debug, thiserror::Error)]
 pub enum RawError {
     /// It begins with something else.
-    #[error("byte {offset}: this is no file of raw records (`livekit-spool export --raw` and `recover` write them)")]
+    #[error("byte {offset}: this is not a file of raw records (`livekit-spool export --raw` and `recover` write them)")]
     NotRaw {
         /// Where a header should be.
         offset: u64,
@@ -248,20 +248,20 @@ pub enum RawError {
         /// The newest one this build knows.
         known: u8,
     },
-    /// It ends too early: what wrote it was interrupted, or a part is missing.
+    /// It ends too early: writing it was interrupted, or a part is missing.
     #[error("byte {offset}: the file is torn: it ends without its end mark; the records before it are whole")]
     Torn {
         /// Where the incomplete frame begins.
         offset: u64,
     },
-    /// A checksum does not hold.
-    #[error("byte {offset}: the file is damaged: a checksum does not hold; the records before it are whole")]
+    /// A checksum does not match.
+    #[error("byte {offset}: the file is damaged: a checksum does not match; the records before it are whole")]
     Damaged {
         /// Where the bad frame begins.
         offset: u64,
     },
     /// It cannot be read.
-    #[error("reading raw records: {0}")]
+    #[error("could not read raw records: {0}")]
     Io(#[source] io::Error),
 }
 

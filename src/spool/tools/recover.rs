@@ -1,9 +1,9 @@
-//! Takes records out of whatever is left of a spool: damaged, partial, copied from elsewhere. Needs no queue, no front, no
-//! order; reads every block whose checksums hold, in the journal, the dead letters and the quarantine.
+//! Extracts records from whatever is left of a spool: damaged, partial, copied from elsewhere. Needs no queue, no
+//! front, no order; reads every block whose checksums match, in the journal, the dead letters and the quarantine.
 //!
-//! All records that are found are taken, those that were delivered before included: a sink knows them by their `_id`. So are
-//! dead letters that were retried or dropped, as long as their segments are there. What is not taken is named: bytes that do not hold or
-//! cannot be read, blocks of another version, payloads whose key is missing.
+//! All records that are found are extracted, including delivered ones: a sink recognizes them by their `_id`. So are
+//! dead letters that were retried or dropped, as long as their segments exist. What cannot be extracted is reported:
+//! bytes that are damaged or cannot be read, blocks of another version, payloads whose key is missing.
 
 use std::{
     collections::BTreeMap,
@@ -30,10 +30,10 @@ use crate::{
     },
 };
 
-/// So many bad places are named; the rest is counted.
+/// How many damaged places are listed; the rest is counted.
 const MAX_PLACES: usize = 1000;
 
-/// What was found.
+/// The result of a recovery.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct RecoverReport {
     /// Files that were read.
@@ -46,24 +46,24 @@ pub struct RecoverReport {
     pub from_dead_letters: u64,
     /// Of these, from the quarantine.
     pub from_quarantine: u64,
-    /// Records in whole blocks that could not be opened, by the id of the key that is missing.
+    /// Records in whole blocks that could not be decrypted, by the id of the key that is missing.
     pub locked: BTreeMap<String, u64>,
-    /// Where bytes are no whole block, or could not be read.
+    /// Bytes that are not a whole block, or could not be read.
     pub damaged: Vec<DamagedPlace>,
-    /// Such places beyond those.
+    /// Damaged places that are not listed.
     pub more_damaged: u64,
 }
 
-/// Bytes that gave nothing.
+/// Bytes from which nothing was extracted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DamagedPlace {
     /// The file.
     pub file: PathBuf,
-    /// Where in it.
+    /// The offset in the file.
     pub offset: u64,
-    /// How many.
+    /// The number of bytes.
     pub bytes: u64,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
@@ -88,27 +88,28 @@ impl RecoverReport {
     }
 }
 
-/// Why records could not be taken out.
+/// Why records could not be extracted.
 #[derive(Debug, thiserror::Error)]
 pub enum RecoverError {
-    /// There is no such directory or file, or it cannot be listed.
+    /// The directory or file is missing, or cannot be listed.
     #[error("{path}: {source}")]
     Read {
         /// The directory or file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// What was found could not be written.
-    #[error("writing the records: {0}")]
+    /// The records could not be written.
+    #[error("could not write the records: {0}")]
     Write(#[source] io::Error),
 }
 
-/// Takes the records out of a file, or of all files below a directory that look like a spool's: of a spool, of a data directory
-/// with several, of a part of either. Blocking.
+/// Extracts the records of a file, or of all files below a directory that look like a spool's: of a spool, of a data
+/// directory with several, or of a part of either. Blocking.
 ///
 /// # Errors
-/// When the directory cannot be listed, or `out` cannot be written. Damage is none, nor is a file that cannot be read.
+/// When the directory cannot be listed, or `out` cannot be written. Damage is no error, nor is a file that cannot be
+/// read.
 pub fn recover<W: Write>(
     directory: &Path,
     keys: Option<&Keys>,
@@ -134,7 +135,7 @@ struct Search<'a, W> {
 }
 
 impl<W: Write> Search<'_, W> {
-    /// By its name, or by how it begins.
+    /// By its name, or by its first bytes.
     fn looks_like_ours(&mut self, file: &Path) -> bool {
         if file.extension().is_some_and(|extension| extension == "journal" || extension == "bad") {
             return true;
@@ -162,7 +163,7 @@ impl<W: Write> Search<'_, W> {
                     if header.kind == Kind::Front
                         && let Ok(raw) = self.unpacker.unpack(0, &header, &payload)
                     {
-                        // The file may have got another name.
+                        // The file may have been renamed.
                         segment = decode::<Front>(&raw).map_or(segment, |front| front.segment);
                     }
                     self.take(path, segment, offset, &header, &payload)?;
@@ -174,7 +175,7 @@ impl<W: Write> Search<'_, W> {
                 }
                 Ok(Some(Found::Damage(_))) => {}
                 Err(error) => {
-                    // None of it could be read, sector by sector.
+                    // None of it could be read, not even sector by sector.
                     let bytes = walker.step_over(CHUNK_BYTES as u64);
                     self.report.damage(path, bytes.start, bytes.end - bytes.start, error.to_string());
                 }
@@ -208,7 +209,7 @@ impl<W: Write> Search<'_, W> {
         self.report.blocks += 1;
         let before = self.report.total();
         let Ok(batch) = RecordBatch::from_wrapper(header.stream, header.received_at, raw.into()) else {
-            self.report.damage(path, offset, header.block_len(), "its payload is no records".to_owned());
+            self.report.damage(path, offset, header.block_len(), "its payload is not records".to_owned());
             return Ok(());
         };
         for record in &batch {
@@ -216,12 +217,7 @@ impl<W: Write> Search<'_, W> {
             let (received_at, record) = if header.kind == Kind::DeadLetters {
                 dead_letter = decode::<DeadLetter>(record);
                 let Some(dead_letter) = &dead_letter else {
-                    self.report.damage(
-                        path,
-                        offset,
-                        header.block_len(),
-                        "a dead letter in it is something else".to_owned(),
-                    );
+                    self.report.damage(path, offset, header.block_len(), "a dead letter in it is invalid".to_owned());
                     continue;
                 };
                 self.report.from_dead_letters += 1;
@@ -239,7 +235,7 @@ impl<W: Write> Search<'_, W> {
     }
 }
 
-/// The segment's number, as file names have it: `000000000001.journal`, `000000000001-0000012345.bad`.
+/// The segment's number, from the file's name: `000000000001.journal`, `000000000001-0000012345.bad`.
 fn segment_of(path: &Path) -> u64 {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let digits = name.find(|c: char| !c.is_ascii_digit()).map_or(&name[..], |end| &name[..end]);

@@ -1,4 +1,4 @@
-//! A forwarder's queue with a backlog of any size: records are made when they are leased.
+//! A forwarder's queue with a backlog of any size: records are created when they are leased.
 
 use std::{collections::VecDeque, ops::Range};
 
@@ -11,7 +11,7 @@ use crate::{
     spool::{Lease, LeaseLimit, Queue, QueueError, Rejection},
 };
 
-/// What each record looks like.
+/// The bytes of each record.
 static RECORD: [u8; 200] = [0; 200];
 
 /// A queue of events that only shrinks.

@@ -1,8 +1,8 @@
-//! A fleet after an outage: real workers with a backlog each come back to one server, in virtual time and one thread.
+//! A fleet after an outage: real workers with a backlog each reconnect to one server, in virtual time and one thread.
 //!
-//! Measured: documents delivered of what the server can take, documents that timed out of those delivered, and what the
-//! slowest forwarder delivered beside the mean once all was settled. Before there was a window (full batches, two in
-//! flight, shrunk by timeouts only), and with it:
+//! Measured: documents delivered of what the server can accept, documents that timed out of those delivered, and what
+//! the slowest forwarder delivered relative to the mean once the fleet was settled. Before there was a window (full
+//! batches, two in flight, shrunk by timeouts only), and with it:
 //!
 //! ```text
 //! forwarders, server     before                 now
@@ -18,8 +18,8 @@
 //!                        0.46   0.27   0.16     0.94  0.02  0.97
 //! ```
 //!
-//! Each forwarder has one batch in flight at least, so 500 of them are always more than the 256 batches beyond which this
-//! server thrashes: it loses half of its rate to that, and nothing times out.
+//! Each forwarder has at least one batch in flight, so 500 of them always exceed the 256 batches beyond which this
+//! server thrashes: that costs it half of its rate, and nothing times out.
 
 mod backlog;
 mod server;
@@ -42,7 +42,7 @@ use crate::{
 #[derive(Debug, Clone)]
 struct Scenario {
     forwarders: usize,
-    /// Records each has waiting; the first one may have others.
+    /// The backlog of each; the first one may have a different one.
     backlog: u64,
     first_backlog: Option<u64>,
     server: ServerOptions,
@@ -68,21 +68,22 @@ impl Default for Scenario {
     }
 }
 
-/// What came of it.
+/// The result.
 #[derive(Debug, PartialEq)]
 struct Report {
-    /// Documents delivered, of what the server can take in that time in full batches.
+    /// Documents delivered, of what the server can accept in that time in full batches.
     goodput: f64,
     /// Documents in batches that timed out, of those delivered.
     timed_out: f64,
-    /// The least that a forwarder with a backlog delivered since all was settled, beside the mean; at each checkpoint.
+    /// The least that a forwarder with a backlog delivered since the fleet was settled, relative to the mean; at each
+    /// checkpoint.
     slowest: Vec<f64>,
     /// The most batches that waited at the server.
-    most_waiting: usize,
+    max_waiting: usize,
 }
 
 impl Report {
-    /// What the issue asks for.
+    /// Asserts what the issue requires.
     fn check(&self) {
         assert!(self.goodput >= 0.9, "{self:?}");
         assert!(self.timed_out <= 0.05, "{self:?}");
@@ -112,7 +113,7 @@ async fn drain(scenario: Scenario) -> Report {
     let settled = delivered();
     let mut slowest = Vec::new();
     let checkpoint = (scenario.watched - scenario.settled) / 4;
-    // The first one comes after two such times: a forwarder may send a batch a minute.
+    // The first checkpoint is after twice that time: a forwarder may send one batch a minute.
     tokio::time::sleep(checkpoint).await;
     for _ in 0..3 {
         tokio::time::sleep(checkpoint).await;
@@ -125,7 +126,7 @@ async fn drain(scenario: Scenario) -> Report {
     let retried = |forwarder: &Forwarder| forwarder.handle.status().retried_records.get("timeout").copied();
     let timed_out = fleet.iter().filter_map(retried).sum::<u64>() as f64;
     let can = server.options.capacity(scenario.flush.batch_records, scenario.watched);
-    Report { goodput: sum / can, timed_out: timed_out / sum, slowest, most_waiting: server.most_waiting() }
+    Report { goodput: sum / can, timed_out: timed_out / sum, slowest, max_waiting: server.max_waiting() }
 }
 
 fn forwarder(scenario: &Scenario, server: &Arc<Server>, i: usize) -> Forwarder {
@@ -198,7 +199,7 @@ fn a_fleet_that_starts_all_at_once_does_not_overload_its_server() {
 
 #[test]
 fn one_huge_backlog_takes_no_other_ones_share_and_the_whole_server_once_they_are_done() {
-    // Together the others need 100 s.
+    // The others together need 100 s.
     let scenario = Scenario { backlog: 10_000, first_backlog: Some(100_000_000), ..Scenario::default() };
     let report = run(Scenario { settled: seconds(30), ..scenario });
     assert!(report.goodput >= 0.9 && report.timed_out == 0.0, "{report:?}");
@@ -215,7 +216,7 @@ fn a_server_that_stalls_is_used_as_before_when_it_goes_on() {
     stalled(seconds(160)..seconds(220), 160, 360);
 }
 
-/// Records a second that one forwarder delivers to a server that takes its time, but any number of records.
+/// Records a second that one forwarder delivers to a server with this latency and no limit of records.
 async fn rate_of_one(constant: Duration, until: Duration) -> f64 {
     let server =
         ServerOptions { rate: 1e12, overhead: 0.0, constant, down_until: Duration::ZERO, ..ServerOptions::default() };

@@ -1,8 +1,8 @@
 //! A server that all forwarders of a fleet share, as a queueing model in virtual time.
 //!
-//! - Batches are worked off one after another, in order of arrival. A batch costs its documents and a fixed overhead.
+//! - Batches are processed one by one, in order of arrival. A batch costs its documents and a fixed overhead.
 //! - It thrashes: where more than `knee` batches wait, its rate falls with their number, to a fifth.
-//! - A batch whose client stopped waiting costs all the same, unless the server `cancels` and has not begun it yet.
+//! - A batch whose client stopped waiting still costs the same, unless the server `cancels` and has not begun it yet.
 //! - During an outage it refuses connections; during a stall it accepts batches and does nothing.
 
 use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
@@ -17,22 +17,22 @@ use tokio::{
 use crate::sink::{Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind};
 
 /// The part of its rate that a thrashing server keeps.
-const LEAST_EFFICIENCY: f64 = 0.2;
+const MIN_EFFICIENCY: f64 = 0.2;
 
-/// What a server can do.
+/// The server's capabilities.
 #[derive(Debug, Clone)]
 pub(super) struct ServerOptions {
-    /// Documents a second, in all.
+    /// Documents a second, in total.
     pub(super) rate: f64,
-    /// What a batch costs beside its documents, in documents.
+    /// What a batch costs besides its documents, in documents.
     pub(super) overhead: f64,
-    /// So many batches may wait before it thrashes.
+    /// The number of waiting batches beyond which it thrashes.
     pub(super) knee: usize,
-    /// Whether it leaves out batches whose client stopped waiting.
+    /// True if it skips batches whose client stopped waiting.
     pub(super) cancels: bool,
-    /// What each answer takes on top, whatever the load.
+    /// The latency that each answer has in addition, whatever the load.
     pub(super) constant: Duration,
-    /// Until then, since the start, connections are refused.
+    /// Connections are refused until this time since the start.
     pub(super) down_until: Duration,
     /// When it does nothing, since the start.
     pub(super) stall: Range<Duration>,
@@ -53,7 +53,7 @@ impl Default for ServerOptions {
 }
 
 impl ServerOptions {
-    /// Documents it can take in some time, in batches of `records`.
+    /// Documents that it can accept in some time, in batches of `records`.
     pub(super) fn capacity(&self, records: usize, time: Duration) -> f64 {
         let working = time - self.stall.end.saturating_sub(self.stall.start);
         working.as_secs_f64() * self.rate * records as f64 / (records as f64 + self.overhead)
@@ -72,7 +72,7 @@ pub(super) struct Server {
 struct State {
     waiting: VecDeque<Request>,
     /// The most batches that waited at once.
-    most_waiting: usize,
+    max_waiting: usize,
 }
 
 struct Request {
@@ -81,19 +81,19 @@ struct Request {
 }
 
 impl Server {
-    /// A server that works until the runtime ends.
+    /// Starts a server that runs until the runtime ends.
     pub(super) fn start(options: ServerOptions) -> Arc<Self> {
         let server = Arc::new(Self { options, began: Instant::now(), state: Mutex::default(), arrived: Notify::new() });
         tokio::spawn(Arc::clone(&server).work());
         server
     }
 
-    pub(super) fn most_waiting(&self) -> usize {
-        self.state.lock().most_waiting
+    pub(super) fn max_waiting(&self) -> usize {
+        self.state.lock().max_waiting
     }
 
     async fn work(self: Arc<Self>) {
-        // Exact, where the clock's sleeps are whole milliseconds: the time up to which work is done, since the start.
+        // The exact time up to which work is done, since the start; the clock's sleeps are whole milliseconds.
         let mut done = Duration::ZERO;
         loop {
             let (next, waiting) = {
@@ -110,7 +110,7 @@ impl Server {
                 tokio::time::sleep_until(self.began + done).await;
             }
             let documents = if self.options.cancels && answer.is_closed() { 0 } else { documents };
-            let efficiency = (self.options.knee as f64 / waiting as f64).clamp(LEAST_EFFICIENCY, 1.0);
+            let efficiency = (self.options.knee as f64 / waiting as f64).clamp(MIN_EFFICIENCY, 1.0);
             let cost = (documents as f64 + self.options.overhead) / (self.options.rate * efficiency);
             done += Duration::from_secs_f64(cost);
             tokio::time::sleep_until(self.began + done).await;
@@ -155,7 +155,7 @@ impl Sink for Connection {
         {
             let mut state = self.0.state.lock();
             state.waiting.push_back(Request { documents: records, answer });
-            state.most_waiting = state.most_waiting.max(state.waiting.len());
+            state.max_waiting = state.max_waiting.max(state.waiting.len());
         }
         self.0.arrived.notify_one();
         answered.await.expect("the server answers");

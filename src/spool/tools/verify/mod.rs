@@ -1,10 +1,12 @@
-//! Checks all that a spool has on disk, block by block, and says what is wrong where. Changes no byte.
+//! Checks everything that a spool has on disk, block by block, and reports problems with their place. Changes no byte.
 //!
-//! The spool's store and the dead letters' are checked the same way: the journal's segments ([`segment`]), then the queue ([`queue`]).
-//! Nothing is inferred: a record is lost where it is still to be delivered and no whole, readable block holds it.
+//! The spool's store and the dead letters' store are checked the same way: the journal's segments ([`segment`]), then
+//! the queue ([`queue`]).
+//! Nothing is inferred: a record is lost if it is still to be delivered and no whole, readable block holds it.
 //!
-//! On a stopped spool the queue is looked at through a copy, and what a start would make of it is what is to be delivered. On
-//! an open one the check runs beside the work: it keeps to what was synced when it began, and what goes meanwhile is not missed.
+//! On a stopped spool the queue is read through a copy, and the records to be delivered are those that a start would
+//! find. On an open one the check runs during the work: it covers what was synced when it began, and segments that are
+//! deleted meanwhile are not reported as missing.
 
 use std::io;
 
@@ -20,10 +22,11 @@ pub use self::report::{Finding, Severity, VerifyReport};
 pub(crate) use self::subject::Met;
 use self::{segment::Segments, subject::Subject};
 
-/// Checks a spool; `met` is what the look at one that no process has open has met, of the journal and of the dead letters. Blocking.
+/// Checks a spool. `met` is what was found in the journal and the dead letters if no process has the spool open.
+/// Blocking.
 ///
 /// # Errors
-/// When a file's length cannot be told; damage is no error.
+/// When the length of a file cannot be determined; damage is no error.
 pub(crate) fn verify(shared: &Shared, met: Option<&[Met; 2]>) -> io::Result<VerifyReport> {
     let (store, dead) = (&shared.store, shared.dead.store());
     let subjects = match met {

@@ -1,4 +1,5 @@
-//! A store's queue, held against its journal. Whatever is wrong here costs no record: a start walks the segments concerned again.
+//! Checks a store's queue against its journal. A problem here loses no record: a start walks the segments concerned
+//! again.
 
 use super::{
     report::{Finding, Severity, VerifyReport},
@@ -20,21 +21,21 @@ pub(super) fn check(subject: &Subject<'_>, report: &mut VerifyReport) {
     let queue = match &subject.queue {
         Ok(Some(queue)) => queue,
         Ok(None) if subject.segments.is_empty() => return,
-        Ok(None) => return problem("the queue is missing; the next start makes it from the journal".to_owned()),
+        Ok(None) => return problem("the queue is missing; the next start rebuilds it from the journal".to_owned()),
         Err(error @ NoCopy::NotCopied(_)) => return problem(error.to_string()),
-        Err(error) => return problem(format!("{error}; the next start makes it again from the journal")),
+        Err(error) => return problem(format!("{error}; the next start rebuilds it from the journal")),
     };
-    // A spool that has begun its second segment has flushed its queue long ago.
+    // A spool that has begun its second segment flushed its queue long ago.
     if queue.recorded == Recorded::default() && subject.segments.len() > 1 {
-        return problem("the queue holds nothing; the next start makes it from the journal".to_owned());
+        return problem("the queue is empty; the next start rebuilds it from the journal".to_owned());
     }
     for (&segment, &Progress { entered, done, .. }) in &queue.recorded.segments {
         let entries = queue.entries_of(segment).into_iter().flatten();
         let pending: u64 = entries.map(|(_, entry)| entry.records).sum();
         if pending + done != entered {
             problem(format!(
-                "of segment {segment} {entered} records were entered, {pending} are to be delivered and {done} are done, which is \
-                 another number; the next start enters it again"
+                "of segment {segment} {entered} records were entered, but {pending} are to be delivered and {done} are \
+                 done; the next start enters it again"
             ));
         }
     }
@@ -43,7 +44,7 @@ pub(super) fn check(subject: &Subject<'_>, report: &mut VerifyReport) {
     let without_row = queue.entries.keys().filter(|segment| !queue.recorded.segments.contains_key(segment));
     for segment in without_row {
         let what = format!(
-            "there are entries of segment {segment}, of which it knows nothing; the next start enters it again"
+            "there are entries of segment {segment}, but no progress is recorded for it; the next start enters it again"
         );
         report.add(Finding::of(Severity::Problem, directory.clone(), what));
     }
@@ -52,7 +53,7 @@ pub(super) fn check(subject: &Subject<'_>, report: &mut VerifyReport) {
     }
 }
 
-/// What the next start enters: usual after a kill.
+/// Records that the next start enters: usual after a kill.
 fn check_entered(subject: &Subject<'_>, report: &mut VerifyReport) {
     let Ok(Some(queue)) = &subject.queue else { return };
     let needed_from = subject.store.state.lock().needed_from;
@@ -60,7 +61,7 @@ fn check_entered(subject: &Subject<'_>, report: &mut VerifyReport) {
         let entered_to = queue.recorded.segments.get(&number).map_or(0, |progress| progress.entered_to);
         if entered_to < known.end && known.held > 0 {
             let path = segment::path(&subject.store.journal(), number);
-            let what = "synced, and not in the queue yet; the next start enters it";
+            let what = "synced, but not in the queue yet; the next start enters it";
             let finding = Finding::of(Severity::Note, path, what);
             report.add(finding.at(entered_to, known.end - entered_to));
         }

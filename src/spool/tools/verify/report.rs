@@ -1,4 +1,4 @@
-//! What a check has to say: findings, each about a place, and sums.
+//! The result of a check: findings, each with a place, and sums.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::subject::Subject;
 use crate::{record::Stream, spool::shared::Shared};
 
-/// So many findings are kept; the rest is counted.
+/// How many findings are listed; the rest is counted.
 const MAX_FINDINGS: usize = 1000;
 
-/// What a check found.
+/// The result of a check.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct VerifyReport {
     /// The spool's directory.
@@ -19,7 +19,7 @@ pub struct VerifyReport {
     pub files: u64,
     /// Whole blocks in them.
     pub blocks: u64,
-    /// Bytes looked at.
+    /// Bytes that were read.
     pub bytes: u64,
     /// Records in whole blocks of the journal; some may be delivered already.
     pub records: u64,
@@ -31,60 +31,60 @@ pub struct VerifyReport {
     pub lost: BTreeMap<Stream, u64>,
     /// Copies of damaged bytes in `quarantine/`, from earlier starts.
     pub quarantine_bytes: u64,
-    /// What is to be said, in the order it was met.
+    /// The findings, in the order of their discovery.
     pub findings: Vec<Finding>,
-    /// Findings beyond those.
+    /// Findings that are not listed.
     pub more_findings: u64,
     /// How many of all findings are problems.
     pub problems: u64,
 }
 
-/// Something to be said about a place.
+/// A finding about a place.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Finding {
-    /// Whether anything is wrong.
+    /// Whether it is a problem.
     pub severity: Severity,
     /// The file or directory.
     pub file: PathBuf,
-    /// Where in it.
+    /// The offset in the file.
     pub offset: Option<u64>,
-    /// How many bytes it concerns.
+    /// The number of bytes concerned.
     pub bytes: u64,
-    /// What it is.
+    /// The finding in words.
     pub what: String,
-    /// Records that are lost by it; `None` where that cannot be told.
+    /// Records that it loses; `None` if that is unknown.
     pub records_lost: Option<u64>,
 }
 
-/// Whether anything is wrong.
+/// Whether a finding is a problem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Severity {
-    /// Nothing is: it is said for completeness.
+    /// Not a problem: reported for completeness.
     Note,
-    /// Something is, even where it costs no record.
+    /// A problem, even if it loses no record.
     Problem,
 }
 
 impl Finding {
-    /// About a file or directory as a whole; it costs no record.
+    /// About a file or directory as a whole; it loses no record.
     pub(super) fn of(severity: Severity, file: PathBuf, what: impl Into<String>) -> Self {
         Self { severity, file, offset: None, bytes: 0, what: what.into(), records_lost: Some(0) }
     }
 
-    /// About bytes of it.
+    /// About some of its bytes.
     pub(super) fn at(self, offset: u64, bytes: u64) -> Self {
         Self { offset: Some(offset), bytes, ..self }
     }
 
-    /// That cost records.
+    /// Sets how many records it loses.
     pub(super) fn losing(self, records: u64) -> Self {
         Self { records_lost: Some(self.records_lost.unwrap_or(0) + records), ..self }
     }
 }
 
 impl VerifyReport {
-    /// True where nothing is wrong.
+    /// True if there are no problems.
     #[must_use]
     pub const fn is_sound(&self) -> bool {
         self.problems == 0
@@ -116,7 +116,7 @@ impl VerifyReport {
         }
     }
 
-    /// Counts records that are nowhere; what becomes of dead letters is told by the findings alone.
+    /// Counts records that are nowhere; for dead letters only the findings report losses.
     pub(super) fn lose(&mut self, subject: &Subject<'_>, stream: Stream, records: u64) {
         if records > 0 && !subject.holds_dead_letters() {
             *self.lost.entry(stream).or_default() += records;

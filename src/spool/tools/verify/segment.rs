@@ -1,4 +1,5 @@
-//! A journal's segments, block by block: checksums, payloads, groups, fronts, sequence numbers, and where the queue's entries point.
+//! Checks a journal's segments, block by block: checksums, payloads, groups, fronts, sequence numbers, and where the
+//! queue's entries point.
 
 use std::{collections::BTreeMap, io, sync::Arc};
 
@@ -26,11 +27,11 @@ pub(super) struct Segments<'a, 'r> {
     subject: &'a Subject<'a>,
     report: &'r mut VerifyReport,
     unpacker: Unpacker,
-    /// What the segments' fronts say.
+    /// The segments' fronts.
     fronts: BTreeMap<u64, Front>,
-    /// The sequence numbers behind the last records that were seen.
+    /// The sequence numbers after the last records that were read.
     behind: PerStream<u64>,
-    /// Payloads by the key that is missing.
+    /// Payloads by the id of the missing key.
     locked: BTreeMap<String, u64>,
 }
 
@@ -40,7 +41,7 @@ impl<'a, 'r> Segments<'a, 'r> {
         let mut unpacker = Unpacker::new(store.options.keys.as_ref())?;
         let mut fronts = BTreeMap::new();
         for &number in subject.segments.keys() {
-            // What is wrong with it is met again by the walk.
+            // The walk reports what is wrong with it.
             if let Ok(FrontFound::Whole(front, _)) =
                 scan::front(store.disk.as_ref(), &store.journal(), number, &mut unpacker)
             {
@@ -54,7 +55,7 @@ impl<'a, 'r> Segments<'a, 'r> {
     /// Checks all of them.
     ///
     /// # Errors
-    /// When the length of a file cannot be told.
+    /// When the length of a file cannot be determined.
     pub(super) fn check(&mut self) -> io::Result<()> {
         for number in self.subject.numbers() {
             self.segment(number)?;
@@ -62,7 +63,7 @@ impl<'a, 'r> Segments<'a, 'r> {
         self.late_segments();
         self.done_segments()?;
         for (key, blocks) in std::mem::take(&mut self.locked) {
-            let what = format!("{blocks} payloads are encrypted with key {key}, which is not given: checksums hold");
+            let what = format!("{blocks} payloads are encrypted with key {key}, which is not given: checksums match");
             self.report.add(Finding::of(Severity::Note, self.subject.store.journal(), what));
         }
         Ok(())
@@ -93,7 +94,7 @@ impl<'a, 'r> Segments<'a, 'r> {
         if readable {
             walk.finish(ending.as_ref());
         }
-        // It may have been let go of meanwhile, and cut to nothing with that.
+        // It may have been deleted meanwhile, and truncated.
         let is_there = || store.disk.identity(&path).is_ok_and(|there| file.identity().is_ok_and(|ours| ours == there));
         if self.subject.is_live && !is_there() {
             return self.gone(number);
@@ -106,7 +107,7 @@ impl<'a, 'r> Segments<'a, 'r> {
         Ok(())
     }
 
-    /// Walks over the blocks; false where the file cannot be read.
+    /// Walks the blocks; false if the file cannot be read.
     fn blocks(&mut self, walk: &mut Walk<'_>, file: &Arc<dyn DiskFile>, end: u64) -> io::Result<bool> {
         let mut walker = Walker::new(Arc::clone(file), 0, end);
         loop {
@@ -125,29 +126,29 @@ impl<'a, 'r> Segments<'a, 'r> {
         }
     }
 
-    /// What lies behind the last whole block, and what should.
+    /// Checks what follows the last whole block, and what should.
     fn check_end(&self, walk: &mut Walk<'_>, number: u64, known: &Segment, len: u64, ending: Option<&Ending>) {
         let synced = ending.map_or(known.end, |ending| ending.len.max(known.end));
         if let Some((_, torn)) = self.subject.torn.as_ref().filter(|(segment, _)| *segment == number) {
-            let what = "a write that was cut off; nobody was told that it is kept";
+            let what = "a torn write; its batches were not answered OK";
             walk.note(Some(torn.bytes.clone()), what);
         } else if len < synced {
             walk.cut(len..synced);
         } else if len == 0 {
-            walk.note(None, "an empty segment: its first write was cut off, or never came");
+            walk.note(None, "an empty segment: its first write was torn, or never began");
         } else if known.sealed && len > synced {
-            walk.note(Some(synced..len), "bytes behind the segment's end: a write that was refused");
+            walk.note(Some(synced..len), "bytes after the segment's end: a write that was refused");
         }
         if known.unread.is_some() {
-            walk.problem(None, "it could not be read when it was to be entered into the queue; it is read again later");
+            walk.problem(None, "it could not be read to be entered into the queue; it is retried later");
         }
     }
 
-    /// A segment that is not there.
+    /// A missing segment.
     fn gone(&mut self, number: u64) -> io::Result<()> {
         let next = self.subject.next;
         let mut finding =
-            Finding::of(Severity::Problem, segment::path(&self.subject.store.journal(), number), "it is gone");
+            Finding::of(Severity::Problem, segment::path(&self.subject.store.journal(), number), "it is missing");
         for stream in Stream::ALL {
             let pending = self.subject.pending(number, stream, &(0..next[stream as usize]));
             if pending > 0 {
@@ -164,14 +165,15 @@ impl<'a, 'r> Segments<'a, 'r> {
     /// Segments that a start moves to the quarantine.
     fn late_segments(&mut self) {
         for &number in &self.subject.late {
-            let what = "it was gone at an earlier start, its records are counted as damaged, and the journal has gone on without it; \
-                        the next start moves it to quarantine/, where `livekit-spool recover` reads it";
+            let what = "it was missing at an earlier start, its records are counted as damaged, and the journal \
+                        continued without it; the next start moves it to quarantine/, where `livekit-spool recover` reads \
+                        it";
             let path = segment::path(&self.subject.store.journal(), number);
             self.report.add(Finding::of(Severity::Problem, path, what));
         }
     }
 
-    /// Segments on their way out.
+    /// Segments that are being deleted.
     fn done_segments(&mut self) -> io::Result<()> {
         let store = self.subject.store;
         for &number in &self.subject.done {
@@ -181,12 +183,12 @@ impl<'a, 'r> Segments<'a, 'r> {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
-            let what = "all of it is done; the file goes when a newer segment's front says so";
+            let what = "all of it is done; the file is deleted when a newer segment's front says so";
             self.report.add(Finding { bytes, ..Finding::of(Severity::Note, path, what) });
         }
         let needed_from = store.state.lock().needed_from;
         for &number in self.subject.segments.keys().take_while(|number| **number < needed_from) {
-            let what = "all of it is done, as a newer segment's front says; the next start lets it go";
+            let what = "all of it is done, as a newer segment's front says; the next start deletes it";
             self.report.add(Finding::of(Severity::Note, segment::path(&store.journal(), number), what));
         }
         Ok(())

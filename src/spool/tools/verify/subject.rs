@@ -12,15 +12,15 @@ use crate::{
     },
 };
 
-/// What the look at a store that no process has open has met.
+/// What was found in a store that no process has open.
 #[derive(Debug)]
 pub(crate) struct Met {
     pub(crate) findings: Findings,
-    /// The queue as it lies there; `None` where there is none.
+    /// The queue on disk; `None` if there is none.
     pub(crate) queue: Result<Option<MemoryQueue>, NoCopy>,
 }
 
-/// What the queue says.
+/// The contents of the queue.
 #[derive(Debug, Default)]
 pub(super) struct QueueContents {
     pub(super) recorded: Recorded,
@@ -28,24 +28,24 @@ pub(super) struct QueueContents {
     pub(super) entries: BTreeMap<u64, PerStream<Vec<(u64, Entry)>>>,
 }
 
-/// A store, as it is to be checked.
+/// A store to check.
 #[derive(Debug)]
 pub(super) struct Subject<'a> {
     pub(super) store: &'a Store,
     pub(super) segments: BTreeMap<u64, Segment>,
-    /// Segments that are on their way out, their files empty.
+    /// Segments that are being deleted, with truncated files.
     pub(super) done: Vec<u64>,
-    /// The sequence numbers behind the streams' last records.
+    /// The sequence numbers after the streams' last records.
     pub(super) next: PerStream<u64>,
-    /// The queue as it is; `None` where there is none.
+    /// The queue; `None` if there is none.
     pub(super) queue: Result<Option<QueueContents>, NoCopy>,
-    /// It lies on disk.
+    /// It is on disk.
     pub(super) queue_is_on_disk: bool,
-    /// What a write that was cut off has left, and in which segment.
+    /// What a torn write left, and in which segment.
     pub(super) torn: Option<(u64, Damage)>,
     /// Records that a start counts as lost, by segment.
     lost: BTreeMap<u64, PerStream<RangeSet>>,
-    /// Segments that are back, but too late.
+    /// Segments that returned too late.
     pub(super) late: Vec<u64>,
     pub(super) is_live: bool,
 }
@@ -64,9 +64,9 @@ impl<'a> Subject<'a> {
         subject
     }
 
-    /// One beside whose work it is checked.
+    /// A store that is checked during its work.
     pub(super) fn live(store: &'a Store) -> Self {
-        // What is done to segments and queue goes on behind this.
+        // Later changes of segments and queue follow this snapshot.
         store.enter();
         let queue = store.with_queue(QueueContents::of);
         Self { is_live: true, ..Self::new(store, Ok(Some(queue)), store.queue_health().0) }
@@ -92,12 +92,12 @@ impl<'a> Subject<'a> {
         }
     }
 
-    /// Whether dead letters are what it holds.
+    /// True if it holds dead letters.
     pub(super) fn holds_dead_letters(&self) -> bool {
         self.store.options.kind == Kind::DeadLetters
     }
 
-    /// The segments that are there or that something lies in that is to be delivered.
+    /// The segments that exist, or that hold something to be delivered.
     pub(super) fn numbers(&self) -> Vec<u64> {
         let mut numbers: Vec<u64> = self.segments.keys().chain(self.lost.keys()).copied().collect();
         numbers.sort_unstable();
@@ -105,7 +105,7 @@ impl<'a> Subject<'a> {
         numbers
     }
 
-    /// How many of these records are still to be delivered, of those that lie in a segment.
+    /// How many of these records in a segment are still to be delivered.
     pub(super) fn pending(&self, segment: u64, stream: Stream, seqs: &Range<u64>) -> u64 {
         let lost = self.lost.get(&segment).map(|lost| lost[stream as usize].overlap(seqs)).unwrap_or_default();
         let mut count = lost.into_iter().map(|range| range.end - range.start).sum();

@@ -1,4 +1,4 @@
-//! One segment's walk: what its blocks hold, and what that says of groups, sequence numbers and entries.
+//! Walks one segment: checks its blocks against groups, sequence numbers and entries.
 
 use std::{collections::BTreeMap, io, ops::Range, path::PathBuf};
 
@@ -22,14 +22,14 @@ use crate::{
     },
 };
 
-/// Where a walk stands among groups.
+/// The walk's position among groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Group {
     /// The next block begins one.
     Boundary,
-    /// In one that begins there.
+    /// In the group that begins there.
     In(u64),
-    /// Behind damage.
+    /// After damage.
     Unknown,
 }
 
@@ -37,18 +37,18 @@ pub(super) struct Walk<'a> {
     subject: &'a Subject<'a>,
     pub(super) segment: u64,
     path: PathBuf,
-    /// The sequence numbers behind the streams' last records.
+    /// The sequence numbers after the streams' last records.
     pub(super) behind: PerStream<u64>,
-    /// Sequence numbers before these were used before.
+    /// Sequence numbers below these were used before.
     used: PerStream<u64>,
     seen: PerStream<bool>,
     group: Group,
     blocks: u64,
     records: u64,
     damaged: bool,
-    /// What the queue says of it, as far as no block was met for it.
+    /// The queue's entries for which no block was found yet.
     entries: PerStream<&'a [(u64, Entry)]>,
-    /// Damage, to which a jump in sequence numbers behind it is put down.
+    /// Damage that explains a gap in sequence numbers after it.
     last_damage: Option<Finding>,
     findings: Vec<Finding>,
     lost: PerStream<u64>,
@@ -78,13 +78,14 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Holds the segment's front against the segments before it.
+    /// Checks the segment's front against the segments before it.
     pub(super) fn check_front(&mut self, front: &Front) {
         for stream in Stream::ALL {
             let (first, behind) = (front.first[stream as usize], self.behind[stream as usize]);
             if first < behind {
-                let what =
-                    format!("its front says that {stream} begin at {first}, the segments before it go up to {behind}");
+                let what = format!(
+                    "its front says that {stream} begin at {first}, but the segments before it go up to {behind}"
+                );
                 self.problem(Some(0..0), what);
             }
             if front.ack_floor[stream as usize] > first {
@@ -98,7 +99,7 @@ impl<'a> Walk<'a> {
         if front.needed_from > self.segment {
             self.problem(
                 Some(0..0),
-                format!("its front says that segments before {} are needed no more", front.needed_from),
+                format!("its front says that segments before {} are no longer needed", front.needed_from),
             );
         }
     }
@@ -112,7 +113,7 @@ impl<'a> Walk<'a> {
         if header.kind != Kind::Front {
             let (stream, seqs) = (header.stream, header.seqs());
             if seqs.start < self.used[stream as usize] {
-                let what = format!("{stream} {} to {} come twice", seqs.start, seqs.end.saturating_sub(1));
+                let what = format!("{stream} {} to {} occur twice", seqs.start, seqs.end.saturating_sub(1));
                 self.problem(Some(offset..offset + header.block_len()), what);
             }
             self.missing(stream, self.behind[stream as usize]..seqs.start);
@@ -128,19 +129,19 @@ impl<'a> Walk<'a> {
 
     fn check_group(&mut self, offset: u64, header: &Header) {
         let begins = u64::from(header.group);
-        let is_so = match self.group {
+        let is_right = match self.group {
             Group::Boundary => begins == offset,
             Group::In(start) => begins == start,
             Group::Unknown => begins <= offset,
         };
-        if !is_so {
-            let what = format!("the block says that its group begins at byte {begins}, which is not so");
+        if !is_right {
+            let what = format!("the block says that its group begins at byte {begins}, which is wrong");
             self.problem(Some(offset..offset + header.block_len()), what);
         }
         self.group = if header.ends_group { Group::Boundary } else { Group::In(begins) };
     }
 
-    /// Whether the entries that stand for records of a block point at it.
+    /// Checks that the entries for a block's records point at it.
     fn check_entries(&mut self, offset: u64, header: &Header) {
         let seqs = header.seqs();
         let entries = &mut self.entries[header.stream as usize];
@@ -154,7 +155,7 @@ impl<'a> Walk<'a> {
         }
         for (key, at) in wrong {
             let what = format!(
-                "the entry of {} {key} points at byte {at} of {}, its record lies at byte {offset}",
+                "the entry of {} {key} points at byte {at} of {}, but its record is at byte {offset}",
                 header.stream,
                 self.path.display()
             );
@@ -163,16 +164,16 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Whether what is in a block can be read.
+    /// Checks that a block's contents can be read.
     fn check_payload(&mut self, offset: u64, header: &Header, raw: Result<Vec<u8>, BadPayload>) {
         let what = match raw.map(|raw| is_readable(self.segment, header, raw)) {
             Ok(true) => return,
-            Ok(false) => "the block's checksum holds, but its payload is something else".to_owned(),
+            Ok(false) => "the block's checksum matches, but its payload is invalid".to_owned(),
             Err(BadPayload::NoKey { key }) => {
                 *self.locked.entry(key).or_default() += 1;
                 return;
             }
-            Err(error) => format!("the block's checksum holds, but its payload is unreadable: {error}"),
+            Err(error) => format!("the block's checksum matches, but its payload is unreadable: {error}"),
         };
         let mut lost = 0;
         if header.kind != Kind::Front {
@@ -190,9 +191,9 @@ impl<'a> Walk<'a> {
         self.bad(damage.bytes.clone(), format!("{}{unreadable}", damage.reason));
     }
 
-    /// Bytes that were synced are not there.
+    /// Reports that synced bytes are missing.
     pub(super) fn cut(&mut self, bytes: Range<u64>) {
-        self.bad(bytes, "the file ends here, and was longer".to_owned());
+        self.bad(bytes, "the file ends here, but was longer".to_owned());
     }
 
     fn bad(&mut self, bytes: Range<u64>, what: String) {
@@ -202,14 +203,15 @@ impl<'a> Walk<'a> {
         self.last_damage = Some(finding.at(bytes.start, bytes.end - bytes.start));
     }
 
-    /// The file cannot be read on.
+    /// Reports that the file cannot be read further.
     pub(super) fn unreadable(&mut self, error: &io::Error) {
         self.settle();
         let finding = Finding::of(Severity::Problem, self.path.clone(), format!("it cannot be read: {error}"));
         self.findings.push(Finding { records_lost: None, ..finding });
     }
 
-    /// Counts what is to be delivered of a gap, and puts it down to the damage in front of it, if there is any.
+    /// Counts the records of a gap that are to be delivered, and attributes them to the damage before it, if there is
+    /// any.
     fn missing(&mut self, stream: Stream, gap: Range<u64>) {
         let lost = if gap.is_empty() { 0 } else { self.subject.pending(self.segment, stream, &gap) };
         if lost == 0 {
@@ -226,7 +228,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// What is missing at the end, and whether that is as the next segment's front tells.
+    /// Reports records that are missing at the end, and differences from the next segment's front.
     pub(super) fn finish(&mut self, ending: Option<&Ending>) {
         for stream in Stream::ALL {
             self.missing(stream, self.behind[stream as usize]..self.subject.next[stream as usize]);
@@ -236,31 +238,31 @@ impl<'a> Walk<'a> {
             return;
         }
         if matches!(self.group, Group::In(_)) {
-            self.problem(None, "its last group is not whole");
+            self.problem(None, "its last group is incomplete");
         }
         let Some(ending) = ending else { return };
         if ending.records != self.records {
-            let what = format!("it holds {} records, and {} as the front behind it says", self.records, ending.records);
+            let what = format!("it holds {} records, but the next front says {}", self.records, ending.records);
             self.problem(None, what);
         }
         for stream in Stream::ALL {
-            let (told, behind) = (ending.next[stream as usize], self.behind[stream as usize]);
-            if behind > told || (self.seen[stream as usize] && behind < told) {
-                let what = format!("its {stream} end before {behind}, and before {told} as the front behind it says");
+            let (next, behind) = (ending.next[stream as usize], self.behind[stream as usize]);
+            if behind > next || (self.seen[stream as usize] && behind < next) {
+                let what = format!("its {stream} end before {behind}, but before {next} according to the next front");
                 self.problem(None, what);
             }
         }
     }
 
     pub(super) fn note(&mut self, bytes: Option<Range<u64>>, what: impl Into<String>) {
-        self.say(Severity::Note, bytes, what);
+        self.add_finding(Severity::Note, bytes, what);
     }
 
     pub(super) fn problem(&mut self, bytes: Option<Range<u64>>, what: impl Into<String>) {
-        self.say(Severity::Problem, bytes, what);
+        self.add_finding(Severity::Problem, bytes, what);
     }
 
-    fn say(&mut self, severity: Severity, bytes: Option<Range<u64>>, what: impl Into<String>) {
+    fn add_finding(&mut self, severity: Severity, bytes: Option<Range<u64>>, what: impl Into<String>) {
         self.settle();
         let finding = Finding::of(severity, self.path.clone(), what);
         self.findings.push(match bytes {
@@ -269,12 +271,12 @@ impl<'a> Walk<'a> {
         });
     }
 
-    /// No more is put down to the last damage.
+    /// Attributes nothing more to the last damage.
     fn settle(&mut self) {
         self.findings.extend(self.last_damage.take());
     }
 
-    /// Adds what was met to a report.
+    /// Adds the findings to a report.
     pub(super) fn report_to(self, report: &mut VerifyReport) {
         report.blocks += self.blocks;
         let records = if self.subject.holds_dead_letters() { &mut report.dead_letters } else { &mut report.records };
