@@ -1,12 +1,12 @@
-//! What the headers of a request say about who sent it, judged alike on every HTTP port.
+//! What the headers of a request say about its sender. Every HTTP port uses these checks.
 //!
-//! Where this machine alone may ask and nobody is asked for credentials, a web browser on it is the way in for strangers: any
-//! page may have it send requests here. Two things tell such a request from one that was meant:
+//! A port that only this machine can reach, and that asks for no credentials, can still be reached by a web page: any page
+//! may have the browser on this machine send requests here. Two things reveal such a request:
 //!
-//! - `Host`, where the page's own name was pointed at this address (DNS rebinding): it has to be `localhost`, an IP address, a
-//!   name of the configuration, or one without a dot, which is none of the public DNS (`livekit-spool`, in a cluster);
-//! - `Sec-Fetch-Site` and `Origin`, where the page asks this address openly (a form, an image, `fetch` with and without CORS):
-//!   no browser lets a page forge or leave out both. Another port of this machine is another site, too.
+//! - `Host`, if the page's own name points at this address (DNS rebinding). It has to be `localhost`, an IP address, a name
+//!   of the configuration, or a name without a dot, which public DNS does not have (`livekit-spool`, in a cluster);
+//! - `Sec-Fetch-Site` and `Origin`, if the page requests this address openly (a form, an image, `fetch` with and without
+//!   CORS): no browser lets a page forge or omit both. Another port of this machine is another site, too.
 
 use std::net::IpAddr;
 
@@ -24,7 +24,7 @@ pub(crate) fn bearer(header: &HeaderValue) -> Option<&str> {
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
 }
 
-/// What a request calls this server.
+/// The name by which a request calls this server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Host {
     /// `localhost`, 127.0.0.1, `[::1]`
@@ -34,7 +34,7 @@ pub(crate) enum Host {
 }
 
 impl Host {
-    /// Of a request's headers and target; the name where it is none of ours.
+    /// From a request's headers and target; the error is a name that is not ours.
     pub(crate) fn of(headers: &HeaderMap, target: &Uri, hosts: &[String]) -> Result<Self, String> {
         let mut given = headers.get_all(HOST).iter();
         let (host, more) = (given.next().and_then(|host| host.to_str().ok()).unwrap_or_default(), given.next());
@@ -52,7 +52,7 @@ impl Host {
         }
         match name.parse::<IpAddr>().map(|ip| ip.to_canonical()) {
             Ok(ip) if ip.is_loopback() => Some(Self::Loopback),
-            // Browsers let pages ask 0.0.0.0, which is this machine, without saying from where.
+            // Browsers let pages request 0.0.0.0, which is this machine, without an origin.
             Ok(ip) => (!ip.is_unspecified()).then_some(Self::Known),
             Err(_) if is_listed(name, hosts) => Some(Self::Known),
             Err(_) => (!name.is_empty() && name.bytes().all(is_of_a_label)).then_some(Self::Known),
@@ -60,7 +60,7 @@ impl Host {
     }
 }
 
-/// Whether a browser sends this for a page of another site: then nothing is done for it.
+/// Tells whether a browser sends this for a page of another site: such a request is refused.
 pub(crate) fn is_cross_site(headers: &HeaderMap, hosts: &[String]) -> bool {
     let site_is_ours = |site: &HeaderValue| [&b"same-origin"[..], b"none"].contains(&site.as_bytes());
     let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();

@@ -22,7 +22,7 @@ impl Secret {
         &self.0
     }
 
-    /// Compares in a time that tells nothing about where the texts differ.
+    /// Compares in a time that does not depend on where the texts differ.
     #[must_use]
     pub fn matches(&self, presented: &str) -> bool {
         self.0.as_bytes().ct_eq(presented.as_bytes()).into()

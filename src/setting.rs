@@ -1,8 +1,7 @@
-//! What one scalar of the configuration says: the kinds of values with their bounds, each with how it is read, what is
-//! expected in its place, how it is shown, and its JSON Schema.
-//!
-//! An option names its kind beside its documentation: `#[serde_as(as = "Is<Span<1, HOUR>>")]`. Reading is strict where a
-//! slip would go unseen: a number in quotes is a text.
+//! The scalars of the configuration: the kinds of values with their bounds. Each kind says how it is read, what is expected
+//! in its place, how it is shown, and its JSON Schema.
+//! An option names its kind next to its documentation: `#[serde_as(as = "Is<Span<1, HOUR>>")]`. Reading is strict where a
+//! mistake would not be noticed: a number in quotes is text.
 
 use std::{
     borrow::Cow,
@@ -33,33 +32,33 @@ pub(crate) const HOUR: u64 = 3_600 * SECOND;
 pub(crate) const DAY: u64 = 24 * HOUR;
 pub(crate) const YEAR: u64 = 365 * DAY;
 
-/// The name by which a deserializer knows a value that must not be repeated in a message.
+/// The name that tells a deserializer that messages must not contain the value.
 pub(crate) const SECRET: &str = "secret";
 
 /// How a `T` is written in a configuration.
 pub trait Kind<T> {
-    /// It is repeated in no message.
+    /// True if no message may contain it.
     const SECRET: bool = false;
 
-    /// In quotes it is a text, and not this.
+    /// True if a quoted value is text, and not of this kind.
     const PLAIN: bool = false;
 
     /// What is expected in its place.
     fn expected() -> String;
 
-    /// Reads it; what is wrong, as the second half of a sentence.
+    /// Reads it; the error is the second half of a sentence.
     ///
     /// # Errors
-    /// When the text says something else.
+    /// When the text is not such a value.
     fn read(text: &str) -> Result<T, String>;
 
-    /// As the configuration writes it.
+    /// In the form that the configuration has.
     fn write(value: &T) -> String;
 
-    /// What a schema can say about it.
+    /// The part of it that a schema can express.
     fn schema() -> Schema;
 
-    /// Reads what is in quotes.
+    /// Reads a quoted value.
     ///
     /// # Errors
     /// As [`Self::read`].
@@ -92,13 +91,13 @@ impl<'de, T, K: Kind<T>> de::Visitor<'de> for KindVisitor<T, K> {
         K::read(text).map_err(|reason| E::custom(format!("{reason}; expected {}", K::expected())))
     }
 
-    /// The deserializer hands out what is in quotes as a borrowed text.
+    /// The deserializer returns quoted text as a borrowed string.
     fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<T, E> {
         K::read_quoted(text).map_err(|reason| E::custom(format!("{reason}; expected {}", K::expected())))
     }
 }
 
-/// A number where it is written as one.
+/// A number, if it is written as one.
 impl<T, K: Kind<T>> SerializeAs<T> for Is<K> {
     fn serialize_as<S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
         let written = K::write(value);
@@ -139,7 +138,7 @@ macro_rules! kind {
 }
 pub(crate) use kind;
 
-/// What a value outside its bounds is refused for.
+/// The messages for a value outside its bounds.
 fn within<T: PartialOrd>(value: T, (min, low): (T, &str), (max, high): (T, &str)) -> Result<T, String> {
     match () {
         () if value < min => Err(low.to_owned()),
@@ -254,7 +253,7 @@ fn text(text: &str) -> Result<String, String> {
     if text.trim().is_empty() { Err("is empty".to_owned()) } else { Ok(text.to_owned()) }
 }
 
-/// Spaces around a secret are a slip of the tool that wrote it, unless somebody put quotes around them.
+/// Spaces around a secret usually come from the tool that wrote it; in quotes they are kept.
 fn quoted_secret(quoted: &str) -> Result<Secret, String> {
     text(quoted.trim_end_matches(['\n', '\r'])).map(Secret::new)
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// Units Go knows, in nanoseconds; the longest spelling of a prefix first.
+/// Go's units, in nanoseconds; the longer of two with the same beginning comes first.
 const GO_UNITS: [(&str, f64); 8] =
     [("ns", 1.0), ("us", 1e3), ("µs", 1e3), ("μs", 1e3), ("ms", 1e6), ("s", 1e9), ("m", 60e9), ("h", 3_600e9)];
 
@@ -22,7 +22,7 @@ const SIZE_UNITS: [(&str, f64); 13] = [
     ("M", 1e6),
 ];
 
-/// Reads a duration: Go's forms (`1.5h`, `1h30m`, `100us`) and humantime's (`2 days`, `1h 30m`).
+/// Reads a duration in Go's forms (`1.5h`, `1h30m`, `100us`) or humantime's (`2 days`, `1h 30m`).
 ///
 /// # Errors
 /// What is wrong with the text, as the second half of a sentence.
@@ -54,7 +54,7 @@ fn go_duration(text: &str) -> Option<Duration> {
         nanos += number * unit;
         rest = &rest[end..];
     }
-    // Beyond 2^63 ns (292 years) Go refuses too.
+    // Go, too, refuses more than 2^63 ns (292 years).
     (nanos < 9.2e18).then(|| Duration::from_nanos(nanos.round() as u64))
 }
 
@@ -73,11 +73,11 @@ pub fn parse_size(text: &str) -> Result<u64, String> {
     let unit = text[digits..].trim();
     let (_, factor) = SIZE_UNITS.iter().find(|(name, _)| *name == unit).ok_or_else(wrong)?;
     let bytes = number * factor;
-    // 2^53: the last size a double holds to the byte, 8 PiB.
+    // 2^53: the largest size that a double holds exactly, 8 PiB.
     if bytes > 9_007_199_254_740_992.0 { Err("is more than 8 PiB".to_owned()) } else { Ok(bytes.round() as u64) }
 }
 
-/// A size for people: `8GiB` where that is exact, else two digits after the point.
+/// A size for people: `8GiB` if that is exact, else two digits after the point.
 #[must_use]
 pub fn human_size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
@@ -94,14 +94,14 @@ pub fn human_size(bytes: u64) -> String {
     format!("{}{}", text.strip_suffix(".0").unwrap_or(&text), UNITS[unit])
 }
 
-/// A size as a config says it, to the byte: `8GiB`, `65537`.
+/// A size in the form of the config, exact to the byte: `8GiB`, `65537`.
 pub(crate) fn exact_size(bytes: u64) -> String {
     let units = [("TiB", 1_u64 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)];
     let unit = units.iter().find(|(_, unit)| bytes > 0 && bytes.is_multiple_of(*unit));
     unit.map_or_else(|| bytes.to_string(), |(name, unit)| format!("{}{name}", bytes / unit))
 }
 
-/// A duration as a config says it, to the nanosecond: `768h`, `75s`, `1500ms`.
+/// A duration in the form of the config, exact to the nanosecond: `768h`, `75s`, `1500ms`.
 pub(crate) fn exact_duration(duration: Duration) -> String {
     let units =
         [("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1_000)];

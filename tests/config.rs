@@ -350,7 +350,7 @@ fn all_problems_are_reported_at_once_in_the_order_of_their_lines() {
 
 #[test]
 fn broken_yaml_and_a_missing_file_are_named() {
-    assert_error("a: [1\nb: 2\n", &["c.yaml:", "no YAML"]);
+    assert_error("a: [1\nb: 2\n", &["c.yaml:", "not valid YAML"]);
     assert_error(
         "flush: {interval: 1s}\nflush: {interval: 2s}\n",
         &["c.yaml:2:1", "duplicate key \"flush\", first on line 1"],
@@ -469,7 +469,7 @@ fn livekits_key_file_is_read_as_livekit_reads_it() {
     let missing = directory.path().join("missing.yaml");
     assert_error(&with(&missing), &["c.yaml:2:1: key_file: cannot read", "missing.yaml"]);
     std::fs::write(&file, "hunter2").unwrap();
-    assert_error(&with(&file), &["key_file: what", "holds is something else; expected `key: secret`, one a line"]);
+    assert_error(&with(&file), &["key_file: what", "holds is not valid; expected `key: secret`, one a line"]);
     assert!(!errors(&with(&file)).contains("hunter2"));
 }
 
@@ -544,7 +544,7 @@ fn secrets_come_from_files_too() {
     let config = parse(&format!("admin: {{token_file: {}}}", file.display())).unwrap();
     assert!(config.admin.token.unwrap().matches("hunter2-hunter2"));
     assert_error("admin: {token_file: /nowhere/token}", &["admin.token_file: cannot read /nowhere/token"]);
-    assert_error("admin: {token: hunter2-hunter2, token_file: b}", &["admin.token_file: is given beside token"]);
+    assert_error("admin: {token: hunter2-hunter2, token_file: b}", &["admin.token_file: is given together with token"]);
 }
 
 #[test]

@@ -119,7 +119,7 @@ impl Caller<'_> {
         if !is_page && caller::is_cross_site(self.headers, &config.hosts) {
             return Err(Problem::new(
                 StatusCode::FORBIDDEN,
-                "a web page of another site asks for this: nothing is done for it",
+                "a web page of another site sent this request: it is refused",
             ));
         }
         let token = self.token();

@@ -1,5 +1,5 @@
-//! Writes in the tree, as a file of ours would, what it says in other ways: one word for who may send, secrets in files of
-//! their own, LiveKit's sections, what sinks inherit, the sink that runs where nothing else is said.
+//! Brings the parsed tree into the form that our own config file has. It rewrites the short form of `ingest.auth`, secrets
+//! in separate files, LiveKit's sections, the settings that sinks inherit, and the default sink.
 
 use super::{
     files::{lines, take_files},
@@ -11,10 +11,10 @@ use super::{
 /// The sink that `openvidu.analytics` defines.
 const OPENVIDU_SINK: &str = "mongo";
 
-/// What holds an encryption's keys.
+/// The keys of a section that hold encryption keys.
 const KEY_FILES: [(&str, &str); 2] = [("key_file", "key"), ("old_key_files", "old_keys")];
 
-/// Brings a file into our form. The path of the sink of `openvidu.analytics`, if there is one.
+/// Brings a file into our form. Returns the path of the sink of `openvidu.analytics`, if there is one.
 pub(super) fn arrange(
     tree: &mut Node,
     livekit: &Livekit,
@@ -85,7 +85,7 @@ fn arrange_sinks(
     let mut openvidu = None;
     match &livekit.sink {
         Some(Some(sink)) if items.iter().any(|item| name(item) == Some(OPENVIDU_SINK)) => {
-            let message = format!("defines a sink named {OPENVIDU_SINK:?}, and so does sinks: rename that one");
+            let message = format!("defines a sink named {OPENVIDU_SINK:?}, and sinks does too: rename that one");
             problems.push(Problem::new(&sink.place, "openvidu", message));
         }
         Some(Some(sink)) => {
@@ -108,7 +108,7 @@ fn arrange_sinks(
             Some(url) if is_redis && !item.has("url") && !item.has("url_file") => match url {
                 Ok(url) => item.set("url", url.clone()),
                 Err(why) => {
-                    let message = format!("missing, and LiveKit's redis: section does not do: {why}");
+                    let message = format!("missing, and LiveKit's redis: section cannot be used: {why}");
                     problems.push(Problem::new(&item.place, format!("sinks[{index}].url"), message));
                 }
             },

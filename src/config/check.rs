@@ -1,4 +1,4 @@
-//! What spans several keys, checked after all were read, all of it at once.
+//! Checks what involves several keys. It runs after all keys are read, and reports every problem.
 
 use super::{
     reader::Problem,
@@ -16,7 +16,7 @@ use crate::{
 /// LiveKit's warning has the same bound: "secret is too short, should be at least 32 characters for security".
 const ENOUGH_API_SECRET_LENGTH: usize = 32;
 
-/// A document while what spans several of its keys is checked.
+/// A document during the checks that involve several keys.
 pub(super) struct Check<'a> {
     pub(super) root: &'a Node,
     pub(super) problems: &'a mut Vec<Problem>,
@@ -26,7 +26,7 @@ pub(super) struct Check<'a> {
 }
 
 impl Check<'_> {
-    /// True where the path is written with a value.
+    /// True if the path is written with a value.
     pub(super) fn is_written(&self, path: &str) -> bool {
         self.root.find(path).is_some_and(|node| !node.is_silent())
     }
@@ -45,7 +45,7 @@ impl Check<'_> {
     fn warn_if_short(&mut self, path: &str, secret: &str, enough: usize, because: &str) {
         if secret.chars().count() < enough {
             let found = self.found(path, format!("shorter than {enough} characters: {because}"));
-            // LiveKit's keys are used here where there are no others.
+            // LiveKit's keys are used here only if there are no others.
             let is_known = |old: &Problem| (&old.source, &old.message) == (&found.source, &found.message);
             if !self.warnings.iter().any(is_known) {
                 self.warnings.push(found);
@@ -53,7 +53,7 @@ impl Check<'_> {
         }
     }
 
-    /// Warns of API secrets as LiveKit does: each signs tokens that let anyone send, there and here.
+    /// Warns of short API secrets, as LiveKit does: a secret signs tokens that let anyone send, here and to LiveKit.
     pub(super) fn warn_of_short_secrets(&mut self, path: &str, keys: &LivekitKeys) {
         for (name, secret) in keys {
             let because = format!("whoever guesses the secret of {name:?} can sign tokens");
@@ -61,7 +61,7 @@ impl Check<'_> {
         }
     }
 
-    /// Checks all of it.
+    /// Runs all checks.
     pub(super) fn config(&mut self, config: &Config) {
         self.ingest(&config.ingest);
         self.warn_of_short_secrets("ingest.auth.keys", &config.ingest.auth.keys);
@@ -69,7 +69,7 @@ impl Check<'_> {
             let because = "whoever guesses it may read and purge records";
             self.warn_if_short("admin.token", token.expose(), MIN_TOKEN_LENGTH, because);
         }
-        // Of the options there is only a hash.
+        // The options hold only a hash of the key.
         if let Some(key) = self.root.find("documents.pii_key").and_then(Node::as_text).filter(|key| !key.is_empty()) {
             self.warn_if_short("documents.pii_key", key, MIN_TOKEN_LENGTH, "whoever guesses it can undo the hashes");
         }
@@ -117,7 +117,7 @@ impl Check<'_> {
         ] {
             let Some(listen) = listen else { continue };
             self.fits(path, key, limit, &ingest.memory);
-            // Refused here too, so that `check-config` tells what `run` would.
+            // Refused here too, so that `check-config` reports what `run` would.
             if auth.mode == AuthMode::None && !listen.is_local() {
                 let message = ServeError::Exposed { listener: listen.to_string() }.to_string();
                 self.problem(&below(path, "listen"), message);
@@ -125,7 +125,7 @@ impl Check<'_> {
         }
     }
 
-    /// What never gets the memory it takes would be answered "try again later" for ever.
+    /// Without this check, a request that can never get its memory would be told "try again later" forever.
     fn fits(&mut self, section: &str, key: &str, limit: usize, memory: &MemoryOptions) {
         if limit <= memory.largest_share() {
             return;

@@ -1,14 +1,15 @@
-//! `${VAR}` and `${VAR:-default}` inside scalars, after the YAML was parsed: what a variable holds cannot change the
-//! document's structure. `$$` is a dollar; a lone `$` stays as it is. Line ends at a variable's end are cut, as a shell's
-//! `$(…)` and our reading of secrets' files do: `export TOKEN=$(…; echo)` and `printf '%s\n'` must mean the same.
+//! Expands `${VAR}` and `${VAR:-default}` inside scalars, after the YAML is parsed: the value of a variable cannot change
+//! the structure of the document. `$$` is a dollar sign; a single `$` is kept. Line ends at the end of a variable's value
+//! are removed, as a shell's `$(…)` and our reader of secret files do: `export TOKEN=$(…; echo)` and `printf '%s
+//! '` must mean the same.
 
-/// Where variables come from: the process's environment, or a test's own.
+/// Where variables come from: the environment of the process, or a test.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// Replaces the variables in a scalar's text.
 ///
 /// # Errors
-/// Names the variable that is not set, or the form that is not understood.
+/// Names the variable that is not set, or the form that is not valid.
 pub(super) fn expand(text: &str, environment: Environment<'_>) -> Result<String, String> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

@@ -1,4 +1,4 @@
-//! Secrets in files of their own: what they hold stands in the tree where the value itself would.
+//! Reads secrets from separate files into the tree, at the place of the value itself.
 
 use std::fs;
 
@@ -8,14 +8,14 @@ use super::{
     yaml,
 };
 
-/// Takes what stands in files of their own (as Docker and Kubernetes hand out secrets) for what would stand here: a value, a
-/// list's items, or lines of API keys.
+/// Replaces references to files (as Docker and Kubernetes provide secrets) by what the files hold: a value, the items of a
+/// list, or lines of API keys.
 pub(super) fn take_files(root: &mut Node, path: &str, keys: &[(&str, &str)], problems: &mut Vec<Problem>) {
     for (file_key, key) in keys {
         let Some(section) = root.find(path).filter(|section| section.has(file_key)) else { continue };
         let (file, file_path) = (section.get(file_key).cloned(), below(path, file_key));
         if section.has(key) && *key != "keys" && !file_key.ends_with('s') {
-            let message = format!("is given beside {key}: keep one of them");
+            let message = format!("is given together with {key}: keep one of them");
             problems.push(Problem::new(&root.place_of(&file_path), &file_path, message));
         }
         let place = root.place_of(&file_path);
@@ -55,13 +55,13 @@ pub(super) fn take_files(root: &mut Node, path: &str, keys: &[(&str, &str)], pro
     }
 }
 
-/// What a file holds; skipped where it cannot be read.
+/// The content of a file; `None`, with a problem, if it cannot be read.
 fn content(file: &Node, path: &str, problems: &mut Vec<Problem>) -> Option<Node> {
     let Value::Scalar(scalar) = &file.value else { return None };
     if scalar.fault.is_some() || scalar.text.trim().is_empty() {
         return None;
     }
-    // The variable's value is not shown: it may be the secret itself.
+    // The value of the variable is not shown: it may be the secret itself.
     let shown = scalar.written();
     let value = match fs::read_to_string(&scalar.text) {
         Ok(content) => Value::Scalar(Scalar {
@@ -70,7 +70,7 @@ fn content(file: &Node, path: &str, problems: &mut Vec<Problem>) -> Option<Node>
             ..Scalar::default()
         }),
         Err(error) => {
-            let hint = if shown.contains("${") { "; it has to be a path, not the secret itself" } else { "" };
+            let hint = if shown.contains("${") { "; give a path, not the secret itself" } else { "" };
             problems.push(Problem::new(&file.place, path, format!("cannot read {shown}: {error}{hint}")));
             Value::Skipped
         }
@@ -85,7 +85,7 @@ pub(super) fn lines(path: &str, node: &Node, what: &str, problems: &mut Vec<Prob
     let keys = keys.filter(|keys| !keys.entries().is_empty() && keys.entries().iter().all(|(_, node)| is_secret(node)));
     let mut found = Node::map(&node.place);
     let Some(keys) = keys else {
-        let message = format!("{what} is something else; expected `key: secret`, one a line, as in LIVEKIT_KEYS");
+        let message = format!("{what} is not valid; expected `key: secret`, one a line, as in LIVEKIT_KEYS");
         problems.push(Problem::new(&node.place, path, message));
         found.value = Value::Skipped;
         return found;

@@ -1,7 +1,7 @@
 //! LiveKit's own config file, as OpenVidu's fork extends it: `openvidu.analytics` names the MongoDB server, `redis` the
-//! Redis server, `keys` and `key_file` the API keys. Its other keys are LiveKit's business and ignored.
+//! Redis server, `keys` and `key_file` the API keys. Its other keys are for LiveKit and ignored here.
 //!
-//! LiveKit reads the same text, so it means the same here: nothing in it is expanded, and `yes` is a boolean.
+//! LiveKit reads the same text, so it must mean the same here: no variables are expanded, and `yes` is a boolean.
 
 use std::time::Duration;
 
@@ -22,7 +22,7 @@ use crate::{
     sink::url::MongodbUri,
 };
 
-/// Top-level keys of LiveKit's config, besides those read here.
+/// Top-level keys of LiveKit's config that are not read here.
 #[rustfmt::skip]
 pub(super) const OTHER_KEYS: [&str; 29] = [
     "agents", "api", "audio", "bind_addresses", "debug_handler_port", "development", "enable_data_tracks", "environment",
@@ -33,11 +33,11 @@ pub(super) const OTHER_KEYS: [&str; 29] = [
 /// Top-level keys of LiveKit's config that are read here.
 pub(super) const READ_KEYS: [&str; 4] = ["openvidu", "redis", "keys", "key_file"];
 
-/// The sections by which a file that has keys of ours too is known for LiveKit's: its own program reads no file without
-/// the first, and only the fork's the second.
+/// The sections that identify a file as LiveKit's even if it also has keys of ours: LiveKit does not start without the
+/// first, and only the fork has the second.
 const MARKS: [&str; 2] = ["rtc", "openvidu"];
 
-/// Whether the file is (also) LiveKit's: it has a section that only LiveKit's has, or no key of ours.
+/// Tells whether the file is (also) LiveKit's: it has a section that only LiveKit's has, or no key of ours.
 pub(super) fn is_livekits(root: &Node, has_own: bool) -> bool {
     let mut keys = root.entries().iter().map(|(key, _)| key.text.as_str());
     if has_own {
@@ -47,7 +47,7 @@ pub(super) fn is_livekits(root: &Node, has_own: bool) -> bool {
     }
 }
 
-/// Of a LiveKit key in a file of ours: the key of ours that does what it was probably meant to do.
+/// For a LiveKit key in a file of ours: our key with probably the intended meaning.
 pub(super) fn counterpart(key: &str) -> Option<&'static str> {
     Some(match key {
         "log_level" | "logging" | "development" => "log.level",
@@ -59,20 +59,20 @@ pub(super) fn counterpart(key: &str) -> Option<&'static str> {
     })
 }
 
-/// What LiveKit's config says that concerns this program.
+/// The part of LiveKit's config that this program uses.
 #[serde_as]
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default)]
 pub(super) struct File {
-    /// LiveKit's own config is understood too: a file with nothing but this runs, everything else at its default. It may
-    /// also come in the LIVEKIT_CONFIG environment variable. LiveKit's other top-level keys are ignored.
+    /// LiveKit's own config is read too: a file with only this runs, everything else at its default. It can also come in
+    /// the LIVEKIT_CONFIG environment variable. LiveKit's other top-level keys are ignored.
     openvidu: Openvidu,
     /// LiveKit's own: the server of a redis sink without a url.
     redis: Option<Redis>,
-    /// LiveKit's own: API keys and their secrets, where ingest.auth.keys has none.
+    /// LiveKit's own: API keys and their secrets, if ingest.auth.keys has none.
     #[serde_as(as = "std::collections::BTreeMap<_, Is<Text>>")]
     keys: LivekitKeys,
-    /// LiveKit's own: a file of API keys and their secrets, over `keys`.
+    /// LiveKit's own: a file of API keys and their secrets; it replaces `keys`.
     #[serde_as(as = "Option<Is<Text>>")]
     #[expect(dead_code, reason = "it is in `keys` already")]
     key_file: Option<String>,
@@ -90,12 +90,12 @@ struct Openvidu {
 #[serde_as]
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-#[expect(dead_code, reason = "what the sink is made of is only checked here")]
+#[expect(dead_code, reason = "the keys of the sink are only checked here")]
 struct Analytics {
-    /// true: there is such a sink
+    /// true: this sink exists
     #[serde_as(as = "Is<GoBool>")]
     enabled: bool,
-    /// where the MongoDB server is
+    /// the URL of the MongoDB server
     #[serde_as(as = "Option<Is<MongodbUri>>")]
     mongo_url: Option<String>,
     /// another spelling of mongo_url
@@ -105,13 +105,13 @@ struct Analytics {
     /// the database
     #[serde_as(as = "Option<Is<Text>>")]
     database: Option<String>,
-    /// a batch that is not full goes out after this
+    /// a batch that is not full is sent after this time
     #[serde_as(as = "Option<Is<Span<1, DAY>>>")]
     interval: Option<Duration>,
-    /// documents expire after this; never: they stay
+    /// documents expire after this time; never: they are kept
     #[serde_as(as = "Is<Expiration>")]
     expiration: Option<Duration>,
-    /// of the fork's part that makes up events of rooms whose node died: nothing here does that
+    /// for the fork's part that creates events for rooms of a failed node; not used here
     #[serde_as(as = "Option<Is<Span<0, { 10 * YEAR }>>>")]
     fixer_interval: Option<Duration>,
 }
@@ -136,9 +136,9 @@ struct Redis {
     /// true: TLS, checked with the system's authorities
     #[serde_as(as = "Is<GoBool>")]
     use_tls: bool,
-    /// TLS as newer versions of LiveKit write it
+    /// TLS as newer versions of LiveKit configure it
     tls: RedisTls,
-    /// cannot be used: a sink needs a url of its own
+    /// cannot be used: give the sink its own url
     #[serde_as(as = "Vec<Is<Text>>")]
     sentinel_addresses: Vec<String>,
     /// the first one is used: any node names the others
@@ -154,12 +154,12 @@ struct RedisTls {
     /// true: TLS
     #[serde_as(as = "Is<GoBool>")]
     enabled: bool,
-    /// true: the certificate is not checked, which a sink cannot do
+    /// true: the certificate is not checked, which a sink does not support
     #[serde_as(as = "Is<GoBool>")]
     insecure: bool,
 }
 
-/// A boolean as LiveKit's own reader takes it: the words of YAML 1.1 too, those also in quotes.
+/// A boolean as LiveKit's own reader accepts it: also the words of YAML 1.1, and in quotes.
 struct GoBool;
 
 fn go_words(text: &str) -> Result<bool, String> {
@@ -183,16 +183,16 @@ kind!([] GoBool => bool, "true or false",
 /// What a LiveKit config means for this program.
 #[derive(Default)]
 pub(super) struct Livekit {
-    /// What `openvidu.analytics` says, as a sink without its name; `None` inside: it is switched off.
+    /// What `openvidu.analytics` says, as a sink without its name; `None` inside: it is disabled.
     pub(super) sink: Option<Option<Node>>,
-    /// The Redis server's URL, or why it cannot be reached as LiveKit does.
+    /// The URL of the Redis server, or why it cannot be reached as LiveKit does.
     pub(super) redis: Option<Result<Node, &'static str>>,
     /// API keys and their secrets.
     pub(super) keys: Option<Node>,
 }
 
 impl Livekit {
-    /// Reads what concerns this program out of a document.
+    /// Reads the part that this program uses from a document.
     pub(super) fn read(root: &mut Node, problems: &mut Vec<Problem>, warnings: &mut Vec<Problem>) -> Self {
         take_files(root, "", &[("key_file", "keys")], problems);
         let file: File = read(root, "", &[], problems).unwrap_or_default();
@@ -203,17 +203,17 @@ impl Livekit {
         Self { sink, redis, keys: root.get("keys").filter(|_| !file.keys.is_empty()).cloned() }
     }
 
-    /// What the environment variable says comes before what the file says.
+    /// The environment variable takes precedence over the file.
     pub(super) fn over(self, file: Self) -> Self {
         Self { sink: self.sink.or(file.sink), redis: self.redis.or(file.redis), keys: self.keys.or(file.keys) }
     }
 }
 
-/// The sink of our own that the section asks for, each value at its place in LiveKit's config.
+/// The sink that the section asks for, in our form; each value keeps its place in LiveKit's config.
 fn sink(analytics: &Analytics, check: &mut Check<'_>) -> Option<Node> {
     let section = check.root.find("openvidu.analytics")?;
     if section.has("mongo_url") && section.has("mongoUrl") {
-        check.problem("openvidu.analytics.mongoUrl", "is given beside mongo_url: keep one of them");
+        check.problem("openvidu.analytics.mongoUrl", "is given together with mongo_url: keep one of them");
     } else if analytics.enabled && !section.has("mongo_url") && !section.has("mongoUrl") {
         let message = "missing: analytics are enabled; expected mongodb://… or mongodb+srv://…";
         check.problem("openvidu.analytics.mongo_url", message);
@@ -239,7 +239,7 @@ fn sink(analytics: &Analytics, check: &mut Check<'_>) -> Option<Node> {
 }
 
 fn url(redis: &Redis, root: &Node) -> Option<Result<Node, &'static str>> {
-    // LiveKit's order: sentinels, else a cluster, else the address.
+    // LiveKit's order: sentinels, then a cluster, then the address.
     if !redis.sentinel_addresses.is_empty() {
         return Some(Err("it names sentinels (sentinel_addresses); give the master's own address in url"));
     }
@@ -247,8 +247,8 @@ fn url(redis: &Redis, root: &Node) -> Option<Result<Node, &'static str>> {
     let has = |key: &str| root.find("redis.tls").is_some_and(|tls| tls.has(key));
     let own_checks = redis.tls.insecure || ["server_name", "ca_cert_file", "client_cert_file"].into_iter().any(has);
     if redis.tls.enabled && own_checks {
-        return Some(Err("its tls: names certificates or checks of its own; give a rediss:// url, whose certificate \
-                         the system's authorities have to vouch for"));
+        return Some(Err("its tls: has its own certificates or checks; give a rediss:// url, whose certificate \
+                         is signed by one of the system's authorities"));
     }
     let user = redis.username.as_deref().unwrap_or_default();
     let credentials = match &redis.password {

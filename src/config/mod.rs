@@ -1,10 +1,10 @@
-//! Configuration: from `config.yaml`, from LiveKit's own config, from the `LIVEKIT_CONFIG` environment variable.
+//! Configuration, from `config.yaml`, LiveKit's own config, or the `LIVEKIT_CONFIG` environment variable.
 //!
-//! A file is parsed into a tree that knows its places (`yaml`, `tree`), variables in it are expanded (`expand`), what it may
-//! say in other ways is brought into our own form (`livekit`, `arrange`), serde reads it (`reader`) into one struct a section
-//! (`sections`, and the modules' options), and what spans several keys is checked (`check`). Everything wrong is reported
-//! with source, line, column, path and what is allowed. The same structs give the schema (`schema`), the documented default
-//! file and what `config show` prints (`show`).
+//! A file is parsed into a tree that keeps the place of each value (`yaml`, `tree`). Variables in it are expanded
+//! (`expand`), and other ways to write a setting are brought into our own form (`livekit`, `arrange`). serde reads the tree
+//! (`reader`) into one struct per section (`sections`, and the options of other modules). Then the checks that involve
+//! several keys run (`check`). Every problem is reported with source, line, column, path and what is allowed. The same
+//! structs give the schema (`schema`), the documented default file and the output of `config show` (`show`).
 //!
 //! Uses `document`, `flush`, `ingest`, `record`, `secret`, `setting`, `sink`, `spool`, `units`.
 
@@ -43,7 +43,7 @@ use reader::{read, unknown_key};
 use sections::{KEYS_OF_SINKS, OWN_KEYS};
 use tree::{Key, Node, Value};
 
-/// The file that is taken where none is named.
+/// The file that is used if none is named.
 pub const DEFAULT_FILE: &str = "config.yaml";
 
 /// The environment variable that may hold LiveKit's configuration.
@@ -57,20 +57,20 @@ pub enum ConfigError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// Something in it is wrong: all of it, in order.
+    /// The file has problems: all of them, in order.
     #[error("{}", Listed(.0))]
     Invalid(Vec<Problem>),
-    /// There is nowhere to deliver to.
+    /// There is no sink.
     #[error(
         "{source_name}: no sink: {reason}. Add one under sinks:, for example `sinks: [{{name: files, type: file}}]`"
     )]
     NoSink {
         /// Where the configuration came from.
         source_name: String,
-        /// Why none of the places that may define a sink does.
+        /// Why none of the places that can define a sink does.
         reason: &'static str,
     },
 }
@@ -86,11 +86,11 @@ impl fmt::Display for Listed<'_> {
     }
 }
 
-/// Loads the configuration: from `file`, else from `./config.yaml` if there is one, else the defaults; `LIVEKIT_CONFIG`
-/// of the environment adds (or replaces) what a LiveKit config says.
+/// Loads the configuration: from `file`, else from `./config.yaml` if it exists, else the defaults. `LIVEKIT_CONFIG` of the
+/// environment adds to what a LiveKit config says, or replaces it.
 ///
 /// # Errors
-/// When a file cannot be read, when anything in it is wrong, or when no sink is left.
+/// When a file cannot be read, when it has a problem, or when there is no sink.
 pub fn load(file: Option<&Path>, environment: Environment<'_>) -> Result<Config, ConfigError> {
     load_parsed(file, environment).map(|parsed| parsed.config)
 }
@@ -112,15 +112,15 @@ fn load_parsed(file: Option<&Path>, environment: Environment<'_>) -> Result<Pars
     Ok(parsed)
 }
 
-/// As [`load`], from a text (with its name) instead of a file.
+/// Like [`load`], from a text (with its name) instead of a file.
 ///
 /// # Errors
-/// When anything in it is wrong, or when no sink is left.
+/// When the text has a problem, or when there is no sink.
 pub fn parse(file: Option<(&str, &str)>, environment: Environment<'_>) -> Result<Config, ConfigError> {
     parse_all(file, environment).map(|parsed| parsed.config)
 }
 
-/// What is in force, as [`load`] finds it: every value, and where it comes from.
+/// The effective configuration, as [`load`] finds it: every value, and where it comes from.
 ///
 /// # Errors
 /// As [`load`].
@@ -128,7 +128,7 @@ pub fn show(file: Option<&Path>, environment: Environment<'_>) -> Result<Shown, 
     load_parsed(file, environment).map(|parsed| Shown::of(&parsed.config, &parsed.tree))
 }
 
-/// As [`show`], from a text (with its name) instead of a file.
+/// Like [`show`], from a text (with its name) instead of a file.
 ///
 /// # Errors
 /// As [`parse`].
@@ -136,7 +136,7 @@ pub fn show_text(file: Option<(&str, &str)>, environment: Environment<'_>) -> Re
     parse_all(file, environment).map(|parsed| Shown::of(&parsed.config, &parsed.tree))
 }
 
-/// A configuration, and what was written for it, where.
+/// A configuration, and what was written for it and where.
 struct Parsed {
     config: Config,
     tree: Node,
@@ -162,7 +162,7 @@ fn parse_all(file: Option<(&str, &str)>, environment: Environment<'_>) -> Result
         return Err(ConfigError::Invalid(problems));
     }
 
-    // LiveKit expands nothing: a password with a dollar must mean the same to both.
+    // LiveKit expands no variables: a password with a dollar sign must mean the same to both.
     let from_variable = variable_tree.map(|mut tree| Livekit::read(&mut tree, &mut problems, &mut warnings));
     let style = Style::of(&tree);
     complain_about_keys(&tree, &style, &mut problems);
@@ -209,7 +209,7 @@ fn parse_all(file: Option<(&str, &str)>, environment: Environment<'_>) -> Result
     Ok(Parsed { config, tree })
 }
 
-/// Reads the tree into the structs: of each sink what all sinks have, and then what its type has.
+/// Reads the tree into the structs: for each sink first the keys of all sinks, then those of its type.
 fn read_config(tree: &Node, problems: &mut Vec<Problem>) -> Option<Config> {
     let (mut common, mut own) = (tree.clone(), tree.clone());
     let is_common = |(key, _): &(Key, Node)| KEYS_OF_SINKS.contains(&key.text.as_str());
@@ -226,7 +226,7 @@ fn read_config(tree: &Node, problems: &mut Vec<Problem>) -> Option<Config> {
             entries.retain(|entry| !is_common(entry));
         }
         let path = format!("sinks[{index}]");
-        // Without a type no other key can be judged.
+        // Without a type, no other key can be checked.
         targets.push(match kind.as_deref() {
             Some("mongodb") => read(item, &path, &KEYS_OF_SINKS, problems).map(Target::Mongodb),
             Some("redis") => read(item, &path, &KEYS_OF_SINKS, problems).map(Target::Redis),
@@ -248,7 +248,7 @@ fn read_config(tree: &Node, problems: &mut Vec<Problem>) -> Option<Config> {
     Some(config.clone())
 }
 
-/// Whose file it is, by its top-level keys.
+/// Whose file it is, according to its top-level keys.
 struct Style {
     has_own: bool,
     has_sinks: bool,
@@ -262,8 +262,9 @@ impl Style {
     }
 }
 
-/// LiveKit's keys are LiveKit's business in a file of LiveKit's; where that is only LiveKit's so is all the rest, as long as
-/// it does not look like a misspelt key of ours. In a file of ours they do nothing, and would be taken to do something.
+/// In LiveKit's own file, LiveKit's keys are ignored. If the file is only LiveKit's, so are all other keys, unless they
+/// look like a misspelt key of ours. In a file of ours LiveKit's keys have no effect, and are refused because the user
+/// would expect one.
 fn complain_about_keys(root: &Node, style: &Style, problems: &mut Vec<Problem>) {
     for (Key { place, text: key }, _) in root.entries() {
         let key = key.as_str();

@@ -1,8 +1,8 @@
-//! A serde deserializer over a [`Node`] tree, which complains as people need it: each [`Fault`] has the place, the path,
-//! the value, what is allowed, the nearest word.
+//! A serde deserializer over a [`Node`] tree, with errors for people: each [`Fault`] has the place, the path, the value,
+//! what is allowed, and the nearest known word.
 //!
-//! serde stops at the first fault. [`read`] takes what is at fault for not written, and begins again until nothing is: so
-//! all that is wrong is told at once.
+//! serde stops at the first fault. [`read`] treats the faulty value as not written and starts again until there is no
+//! fault: this way all faults are reported at once.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use serde::de::{
 use super::tree::{Node, Place, Scalar, Value, above, below};
 use crate::setting::SECRET;
 
-/// More faults than anybody mends at once.
+/// More faults than anybody fixes at once.
 const MAX_PROBLEMS: usize = 100;
 
 /// One thing that is wrong in a config.
@@ -22,7 +22,7 @@ const MAX_PROBLEMS: usize = 100;
 pub struct Problem {
     /// The file, or the environment variable that holds the YAML.
     pub source: String,
-    /// The line in it, 1-based; 0 where there is none (a section that is missing).
+    /// The line in it, 1-based; 0 if there is none (a section that is missing).
     pub line: usize,
     /// The column in the line, 1-based, in characters.
     pub column: usize,
@@ -52,8 +52,8 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Reads the value at this path of a document. What is at fault is added to the problems, and skipped: `None` where nothing
-/// is left. `also` are keys that are allowed beside it.
+/// Reads the value at this path of a document. Faulty values are added to the problems and skipped: `None` if nothing is
+/// left. `also` are further keys that are allowed.
 pub(super) fn read<T: DeserializeOwned>(
     root: &mut Node,
     at: &str,
@@ -76,7 +76,7 @@ pub(super) fn read<T: DeserializeOwned>(
         };
         let problem = Problem::new(&place, below(at, &path), message);
         let file = format!("{}_file", problem.path);
-        // One in a section that sinks inherit is found in each of them.
+        // A fault in a section that sinks inherit is found in each of them.
         let is_known = |old: &Problem| {
             (old.line, old.column, &old.message) == (problem.line, problem.column, &problem.message)
                 || (fault.missing.is_some() && (old.path == problem.path || old.path == file))
@@ -85,7 +85,7 @@ pub(super) fn read<T: DeserializeOwned>(
             problems.push(problem);
         }
         let mut path = path.as_str();
-        // Without an item the paths of those behind it would be others.
+        // Removing an item would change the paths of those after it.
         while root.find(path).is_none_or(|node| node.is_skipped() || (path.ends_with(']') && !fault.is_empty)) {
             path = above(path).map_or("", |(parent, _)| parent);
         }
@@ -106,11 +106,11 @@ pub(super) fn read<T: DeserializeOwned>(
 #[derive(Debug, Default)]
 struct Fault {
     message: String,
-    /// A key that is not known, and those that are.
+    /// An unknown key, and the known ones.
     unknown: Option<(String, &'static [&'static str])>,
-    /// A key that has to be there.
+    /// A required key is missing.
     missing: Option<&'static str>,
-    /// It is none: a variable came out empty, and the default stands.
+    /// No fault: a variable is empty, and the default applies.
     is_empty: bool,
 }
 
@@ -147,7 +147,7 @@ impl de::Error for Fault {
 struct Reader<'de>(&'de Node);
 
 impl<'de> Reader<'de> {
-    /// Reads a scalar; the fault of `read` is the second half of a sentence about it.
+    /// Reads a scalar; the error of `read` is the second half of a sentence about it.
     fn scalar<T>(
         self,
         expected: impl fmt::Display,
@@ -171,7 +171,7 @@ impl<'de> Reader<'de> {
         })
     }
 
-    /// Reads keys and values; of the keys of a section those that say nothing have their default.
+    /// Reads a mapping; keys of a section without a value have their default.
     fn map<V: Visitor<'de>>(self, known: &[&str], visitor: V) -> Result<V::Value, Fault> {
         let entries = match &self.0.value {
             Value::Map(entries) => entries.as_slice(),
@@ -216,8 +216,7 @@ impl<'de> Deserializer<'de> for Reader<'de> {
         })
     }
 
-    /// A value of one of our kinds, told by the name whether it may be shown. A visitor gets what is in quotes as a borrowed
-    /// text.
+    /// A value of one of our kinds; the name says whether it may be shown. A visitor gets quoted text as a borrowed string.
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Fault> {
         let expected = (&visitor as &dyn de::Expected).to_string();
         self.scalar(expected, name == SECRET, |scalar| {
@@ -277,13 +276,13 @@ impl<'de> Deserializer<'de> for Reader<'de> {
     }
 }
 
-/// Says that a word is unknown, what it may have been meant to be, and what is allowed in its place.
+/// Reports an unknown word, with the nearest known one and what is allowed in its place.
 pub(super) fn unknown_word(word: &str, known: &[&str]) -> String {
     let meant = nearest(word, known).map(|name| format!(" (did you mean {name}?)")).unwrap_or_default();
     format!("is not known{meant}; expected one of {}", known.join(", "))
 }
 
-/// Says that a key is unknown, what it may have been meant to be, and what is allowed in its place.
+/// Reports an unknown key, with the nearest known one and what is allowed in its place.
 pub(super) fn unknown_key(key: &str, known: &[&str]) -> String {
     let mut allowed = known.to_vec();
     allowed.sort_unstable();
@@ -291,7 +290,7 @@ pub(super) fn unknown_key(key: &str, known: &[&str]) -> String {
     format!("unknown key{meant} (allowed here: {})", allowed.join(", "))
 }
 
-/// The name that was probably meant, if one is near enough.
+/// The name that was probably meant, if one is close enough.
 pub(super) fn nearest<'n>(name: &str, candidates: &[&'n str]) -> Option<&'n str> {
     let plain = |text: &str| text.to_lowercase().replace(['-', '_'], "");
     let distance = |candidate: &&'n str| {

@@ -1,4 +1,4 @@
-//! The JSON Schema of a config file, for editors: out of the same structs that read it.
+//! The JSON Schema of a config file, for editors; it comes from the same structs that read the file.
 
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
@@ -6,16 +6,16 @@ use serde_json::{Map, Value, json};
 use super::{livekit, sections::Config};
 use crate::sink::{file::FileOptions, mongodb::MongoOptions, redis::RedisOptions};
 
-/// Where the schema is in the repository, beside `config.yaml`.
+/// The path of the schema in the repository, next to `config.yaml`.
 pub(super) const FILE: &str = "config.schema.json";
 
-/// What says something about a value and does not restrict it.
+/// Keywords that describe a value and do not restrict it.
 const ANNOTATIONS: [&str; 4] = ["title", "description", "default", "examples"];
 
 /// The schema of a config file (draft 7, which editors know). Every key has a description.
 ///
-/// What a schema cannot say it lets pass: bounds of sizes and durations that are written with a unit, what spans several
-/// keys, what is in an environment variable.
+/// The schema accepts what it cannot express: bounds of sizes and durations with a unit, checks that involve several keys,
+/// and the content of environment variables.
 #[must_use]
 pub fn schema() -> Value {
     let mut schema = of::<Config>();
@@ -41,7 +41,7 @@ fn of<T: JsonSchema>() -> Value {
     settings.into_generator().into_root_schema_for::<T>().to_value()
 }
 
-/// Each type of sink has keys of its own.
+/// Each type of sink has its own keys.
 fn restrict_sinks(sink: &mut Value) {
     let kinds = [("mongodb", of::<MongoOptions>()), ("redis", of::<RedisOptions>()), ("file", of::<FileOptions>())];
     let keys = |kind: &Value| kind["properties"].as_object().cloned().unwrap_or_default();
@@ -63,8 +63,8 @@ fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// A key without a value says nothing, and any value may come from the environment. Defaults that are not one value, and
-/// line ends of comments, go.
+/// Allows a key without a value, and a variable in place of any value. Removes defaults that are not one value, and the
+/// line breaks of comments.
 fn relax(schema: &mut Value) {
     let Value::Object(object) = schema else { return };
     if let Some(Value::String(description)) = object.get_mut("description") {

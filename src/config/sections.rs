@@ -1,7 +1,7 @@
-//! The sections of a config file: one struct each, whose fields are the keys with their documentation, kind, bounds and
-//! default. Most are the options of the modules they are for; here are the others.
+//! The sections of a config file: one struct each. Its fields are the keys with their documentation, kind, bounds and
+//! default. Most sections are the options of other modules; the rest are here.
 //!
-//! The documentation is the schema's and `config.yaml`'s too.
+//! The schema and `config.yaml` contain the same documentation.
 
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, time::Duration};
 
@@ -22,38 +22,38 @@ use crate::{
 };
 
 /// Durations: 500ms, 30s, 1h30m, 1.5h, "2 days". Sizes: 512KiB, 64MiB, 8GiB, 500MB.
-/// ${VARIABLE} and ${VARIABLE:-default} are taken from the environment, inside values only; $$ is a dollar sign. What a
-/// reload (SIGHUP) takes over without a restart is marked (reload).
+/// ${VARIABLE} and ${VARIABLE:-default} are taken from the environment, inside values only; $$ is a dollar sign. A reload
+/// (SIGHUP) changes the keys marked (reload) without a restart.
 #[serde_as]
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Where it was read from, for people: `config.yaml`, `LIVEKIT_CONFIG`, `defaults`.
+    /// The source, for people: `config.yaml`, `LIVEKIT_CONFIG`, `defaults`.
     #[serde(skip)]
     pub source: String,
     /// The file that it was read from, if any.
     #[serde(skip)]
     pub file: Option<PathBuf>,
-    /// What works and should not stay so, for people: where, and what to do about it.
+    /// Warnings for people: what works but should be changed, where, and how.
     #[serde(skip)]
     pub warnings: Vec<String>,
     /// The directory of all spools, the lock and the admin socket. On a local disk: not NFS, not tmpfs.
     #[serde_as(as = "Is<Text>")]
     pub data_dir: PathBuf,
-    /// How long a stop (SIGTERM, SIGINT) may take: requests in flight, then one last flush. What is left stays on disk.
+    /// How long a stop (SIGTERM, SIGINT) may take: open requests, then one last flush. Records that are left stay on disk.
     #[serde_as(as = "Is<Span<0, HOUR>>")]
     pub shutdown_timeout: Duration,
-    /// Records come in.
+    /// The servers that receive records.
     pub ingest: IngestConfig,
     /// Status page, API, metrics.
     pub admin: AdminConfig,
-    /// The spool: defaults of every sink; each may say otherwise under its own `spool:`.
+    /// The spool: defaults for every sink; a sink can override them under its own `spool:`.
     pub spool: SpoolConfig,
-    /// Delivery: defaults of every sink; each may say otherwise under its own `flush:`.
+    /// Delivery: defaults for every sink; a sink can override them under its own `flush:`.
     pub flush: FlushOptions,
-    /// Documents: what records become in a sink.
+    /// Documents: the form of records in a sink.
     pub documents: DocumentOptions,
-    /// Where records go: each sink has a spool of its own. (reload)
+    /// The destinations of records: each sink has its own spool. (reload)
     pub sinks: Vec<SinkConfig>,
     /// What is logged and how.
     pub log: LogConfig,
@@ -83,8 +83,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Sets how long a stop may take, and what its parts may take of it: one half is for requests under way, the other for
-    /// the last flush.
+    /// Sets how long a stop may take. One half is for open requests, the other for the last flush.
     pub(crate) fn set_shutdown_timeout(&mut self, timeout: Duration) {
         self.shutdown_timeout = timeout;
         self.ingest.grpc.drain_timeout = timeout / 2;
@@ -95,7 +94,7 @@ impl Config {
     }
 }
 
-/// The servers that take records.
+/// The servers that receive records.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct IngestConfig {
@@ -103,9 +102,9 @@ pub struct IngestConfig {
     pub grpc: GrpcOptions,
     /// POST /v1/events and /v1/stats (protobuf, JSON, NDJSON; gzip, zstd), POST /webhook (LiveKit's webhooks).
     pub http: HttpOptions,
-    /// Records of all senders that are in memory and not yet durable.
+    /// Memory for records of all senders that are not yet durable.
     pub memory: MemoryOptions,
-    /// Who may send. `none` is accepted on loopback and Unix sockets only. One word is the mode: `auth: livekit`.
+    /// Who can send. `none` is accepted on loopback and Unix sockets only. Short form: `auth: livekit`.
     #[schemars(extend("type" = ["object", "string"], "pattern" = r"^(none|livekit|tokens|mtls)$|\$"))]
     pub auth: AuthConfig,
     /// TLS for both servers; the files are read again when they change.
@@ -113,7 +112,7 @@ pub struct IngestConfig {
     pub tls: Option<TlsOptions>,
 }
 
-/// How senders are known.
+/// How senders authenticate.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "`AuthOptions` says it")]
@@ -125,7 +124,7 @@ pub enum AuthMode {
     Mtls,
 }
 
-/// Who may send.
+/// Who can send.
 #[serde_as]
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -140,8 +139,8 @@ pub struct AuthConfig {
     #[serde_as(as = "Vec<Is<Text>>")]
     #[schemars(example = ["/run/secrets/spool_token"])]
     pub token_files: Vec<PathBuf>,
-    /// (reload) mode livekit, and the webhooks' signatures; LiveKit's own `keys:` and `key_file:` at the top level are taken
-    /// too; "key: secret" lines: ${LIVEKIT_KEYS}
+    /// (reload) for mode livekit, and for the signatures of webhooks; LiveKit's own `keys:` and `key_file:` at the top
+    /// level are used too; also "key: secret" lines: ${LIVEKIT_KEYS}
     #[serde_as(as = "BTreeMap<_, Is<Text>>")]
     #[schemars(example = serde_json::json!({ "APIxxxxxxx": "${LIVEKIT_API_SECRET}" }), extend("type" = ["object", "string"]))]
     pub keys: LivekitKeys,
@@ -152,7 +151,7 @@ pub struct AuthConfig {
 }
 
 impl AuthConfig {
-    /// What the servers are told.
+    /// The options of the servers.
     #[must_use]
     pub fn options(&self) -> AuthOptions {
         match self.mode {
@@ -172,7 +171,7 @@ pub struct AdminConfig {
     /// an address and port; none: only the Unix socket in the data directory, which the CLI uses
     #[serde_as(as = "Is<OrNone<Address>>")]
     pub listen: Option<SocketAddr>,
-    /// (reload) for actions; beyond loopback for reading too
+    /// (reload) required for actions; beyond loopback for reading too
     #[serde_as(as = "Option<Is<AdminToken>>")]
     #[schemars(example = "${SPOOL_ADMIN_TOKEN}")]
     pub token: Option<Secret>,
@@ -180,11 +179,11 @@ pub struct AdminConfig {
     #[serde_as(as = "Option<Is<Text>>")]
     #[schemars(example = "/run/secrets/spool_admin_token")]
     pub token_file: Option<PathBuf>,
-    /// (reload) names browsers may use, besides localhost and IP addresses (DNS rebinding)
+    /// (reload) names that browsers may use, besides localhost and IP addresses (against DNS rebinding)
     #[serde_as(as = "Vec<Is<Text>>")]
     #[schemars(example = ["spool.example.com"])]
     pub hosts: Vec<String>,
-    /// (reload) true: /metrics without the token beyond loopback
+    /// (reload) true: /metrics needs no token beyond loopback
     pub public_metrics: bool,
 }
 
@@ -195,10 +194,10 @@ impl Default for AdminConfig {
     }
 }
 
-/// What can be guessed over the network within hours opens no admin port.
+/// A token that can be guessed over the network within hours opens no admin port.
 const MIN_ADMIN_TOKEN_LENGTH: usize = 8;
 
-/// What opens the admin port.
+/// The token of the admin port.
 struct AdminToken;
 
 fn long_enough(token: Secret) -> Result<Secret, String> {
@@ -217,18 +216,18 @@ kind!([] AdminToken => Secret, @SECRET,
     json_schema!({ "type": ["string", "number"], "minLength": MIN_ADMIN_TOKEN_LENGTH }),
     quoted_token);
 
-/// One place that records are delivered to, with a spool of its own. Its type says which other keys it has.
+/// A destination of records, with its own spool. The type decides which other keys it has.
 #[serde_as]
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct SinkConfig {
-    /// its identity: a renamed sink is a new one
+    /// its identity: a renamed sink is a new sink
     #[serde_as(as = "Is<Name>")]
     pub name: SinkName,
     /// mongodb, redis or file
     #[serde(rename = "type")]
     pub kind: SinkType,
-    /// true: a call fails when this sink's spool does not take it; false: it alone misses out
+    /// true: a call fails if this sink's spool cannot keep its records; false: only this sink misses them
     #[serde(default = "yes")]
     pub required: bool,
     /// the streams it gets
@@ -245,15 +244,15 @@ pub struct SinkConfig {
     #[serde(default)]
     #[schemars(example = serde_json::json!({ "region": "eu" }))]
     pub labels: BTreeMap<String, String>,
-    /// what is different from the common `spool:`
+    /// overrides of the common `spool:`
     #[serde(default)]
     #[schemars(example = serde_json::json!({ "max_bytes": "20GiB" }))]
     pub spool: SpoolConfig,
-    /// what is different from the common `flush:`
+    /// overrides of the common `flush:`
     #[serde(default)]
     #[schemars(example = serde_json::json!({ "batch_records": 5000 }))]
     pub flush: FlushOptions,
-    /// What it is, and where.
+    /// Its type, with the options of the type.
     #[serde(skip)]
     pub target: Target,
 }
@@ -270,7 +269,7 @@ fn all_streams() -> Vec<Stream> {
     Stream::ALL.to_vec()
 }
 
-/// What a sink is.
+/// The type of a sink.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[expect(missing_docs, reason = "`Target` says it")]
@@ -280,7 +279,7 @@ pub enum SinkType {
     File,
 }
 
-/// What a sink is, and where.
+/// The type of a sink, with its options.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Target {
@@ -299,7 +298,7 @@ impl Default for Target {
 }
 
 impl Target {
-    /// As the config writes it.
+    /// The word in the config.
     #[must_use]
     pub const fn kind(&self) -> &'static str {
         match self {
@@ -309,7 +308,7 @@ impl Target {
         }
     }
 
-    /// Where it is, without secrets.
+    /// Its address, without secrets.
     #[must_use]
     pub fn address(&self) -> String {
         match self {
@@ -328,14 +327,14 @@ struct Name;
 kind!([] Name => SinkName,
     "1 to 64 lower-case letters, digits, - or _",
     |text| match text {
-        // The data directory's own file has that name.
+        // The data directory has a file with this name.
         "lock" => Err("is the name of a file in the data directory".to_owned()),
         name => SinkName::new(name).map_err(|_| "cannot name a directory".to_owned()),
     },
     |name| name,
     json_schema!({ "type": ["string", "number", "boolean"], "pattern": "^[a-z0-9_-]{1,64}$", "not": { "const": "lock" } }));
 
-/// An event type as LiveKit's schema names it; a misspelt one would silently filter everything away.
+/// An event type as LiveKit's schema names it; a misspelt one would silently filter out every event.
 struct EventType;
 
 impl EventType {
@@ -356,22 +355,23 @@ kind!([] EventType => String,
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct SpoolConfig {
-    /// (reload) journal, queue and dead letters together; never exceeded
+    /// (reload) limit of journal, queue and dead letters together; never exceeded
     #[serde_as(as = "Is<Size<MIN_MAX_BYTES, { 8_000 * TIB }>>")]
     pub max_bytes: u64,
-    /// (reload) left free on the disk
+    /// (reload) space that is left free on the disk
     #[serde_as(as = "Is<Size<0, { 8 * TIB }>>")]
     pub min_free_bytes: u64,
-    /// (reload) older records are dropped, counted
+    /// (reload) older records are dropped and counted
     #[serde_as(as = "Is<Age>")]
     pub max_age: Option<Duration>,
-    /// (reload) reject: the sender is told; block: it waits; drop_oldest: they make room; drop_newest: what comes is
-    /// dropped, counted. The sender gets OK with what was dropped: the only OK that does not mean kept
+    /// (reload) reject: the call fails; block: it waits; drop_oldest: the oldest records are dropped and counted;
+    /// drop_newest: the new records are dropped and counted. The sender then gets OK with the number dropped: the only OK
+    /// that does not mean kept
     pub when_full: WhenFull,
-    /// (reload) with block: how long it waits
+    /// (reload) with block: how long a call waits
     #[serde_as(as = "Is<Span<1, HOUR>>")]
     pub block_timeout: Duration,
-    /// a journal file; smaller under a small max_bytes
+    /// the size of a journal file; smaller if max_bytes is small
     #[serde_as(as = "Is<Size<{ 64 * KIB }, { 4 * GIB }>>")]
     pub segment_bytes: u64,
     /// How blocks are compressed.
@@ -379,7 +379,7 @@ pub struct SpoolConfig {
     /// XChaCha20-Poly1305; a key is 32 bytes, as 64 hex digits or Base64
     #[schemars(example = serde_json::json!({ "key_file": "/etc/livekit-spool/key" }))]
     pub encryption: Option<EncryptionConfig>,
-    /// What a sink rejected for good.
+    /// Records that the sink rejected for good.
     pub dead_letters: DeadLettersConfig,
 }
 
@@ -400,7 +400,7 @@ impl Default for SpoolConfig {
 }
 
 impl SpoolConfig {
-    /// What the spool of this sink is told.
+    /// The options of this sink's spool.
     #[must_use]
     pub fn options(&self, sink: &SinkName) -> SpoolOptions {
         SpoolOptions {
@@ -418,12 +418,12 @@ impl SpoolConfig {
     }
 }
 
-/// What a sink rejected for good.
+/// Records that a sink rejected for good.
 #[serde_as]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeadLettersConfig {
-    /// when they are full their sink pauses, and says so
+    /// when they are full, the sink pauses and reports it
     #[serde_as(as = "Is<Size<{ 64 * KIB }, { 8 * TIB }>>")]
     #[serde(default = "dead_letters_max_bytes")]
     pub max_bytes: u64,
@@ -438,25 +438,25 @@ fn dead_letters_max_bytes() -> u64 {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EncryptionConfig {
-    /// the key new blocks are written with, as "${SPOOL_KEY}"
+    /// the key for new blocks, as "${SPOOL_KEY}"
     #[serde_as(as = "Is<EncryptionKey>")]
     pub key: EncryptionKey,
-    /// a file that holds it
+    /// a file that holds the key
     #[serde_as(as = "Option<Is<Text>>")]
     #[serde(default)]
     pub key_file: Option<PathBuf>,
-    /// what older blocks were written with
+    /// the keys of older blocks
     #[serde_as(as = "Vec<Is<EncryptionKey>>")]
     #[serde(default)]
     pub old_keys: Vec<EncryptionKey>,
-    /// files that hold one each
+    /// files that hold one key each
     #[serde_as(as = "Vec<Is<Text>>")]
     #[serde(default)]
     pub old_key_files: Vec<PathBuf>,
 }
 
 impl EncryptionConfig {
-    /// The keys as a spool takes them.
+    /// The keys in the form that a spool needs.
     #[must_use]
     pub fn keys(&self) -> spool::Keys {
         let key = |key: &EncryptionKey| spool::Key::new(*key.expose());
@@ -464,7 +464,7 @@ impl EncryptionConfig {
     }
 }
 
-/// A key's 32 bytes; shown by nothing, wiped when dropped.
+/// The 32 bytes of a key; never shown, wiped when dropped.
 #[derive(Clone, PartialEq, Eq)]
 pub struct EncryptionKey(zeroize::Zeroizing<[u8; 32]>);
 
@@ -529,7 +529,7 @@ pub enum LogLevel {
 }
 
 impl LogLevel {
-    /// As a filter directive.
+    /// In the form of a filter directive.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -1,4 +1,5 @@
-//! The configuration as YAML for people: the documented default file, and what is in force with where it comes from.
+//! The configuration as YAML for people: the documented default file, and the effective configuration with the source of
+//! each value.
 
 use std::collections::BTreeMap;
 
@@ -11,16 +12,16 @@ use super::{
     yaml,
 };
 
-/// The column that comments begin at, and the one they end at.
+/// The columns at which comments begin and end.
 const COMMENTS: usize = 38;
 const WIDTH: usize = 130;
 
 const HEAD: &str = "\
-livekit-spool: every key, with its default. Works as it is: records come in on loopback, documents appear in ./data/out. This is \
-what `livekit-spool config default` prints; `livekit-spool check-config` checks it. Unknown keys, wrong types and absurd values \
-are errors, with their line.";
+livekit-spool: every key, with its default. It works unchanged: records are received on loopback, documents appear in \
+./data/out. This is what `livekit-spool config default` prints; `livekit-spool check-config` checks it. Unknown keys, wrong \
+types and absurd values are errors, with their line.";
 
-/// The sinks that the default file shows: the first one runs. Keys of every sink are explained once.
+/// The sinks that the default file shows: the first one is active. Keys that every sink has are explained once.
 const SINKS: [(&str, &str, &[&str]); 3] = [
     ("files", "file", &["name", "type", "path", "rotate_bytes", "rotate_age", "compress"]),
     (
@@ -52,7 +53,7 @@ const OPENVIDU: [(&str, &str); 5] = [
     ("expiration", "768h"),
 ];
 
-/// The config file that says every default, documented key by key.
+/// The config file that contains every default and documents each key.
 #[must_use]
 pub fn default_file() -> String {
     let schema = schema();
@@ -89,14 +90,14 @@ fn documentation(schema: &Json) -> &str {
 struct Text(String);
 
 impl Text {
-    /// A comment of its own, above what it is about.
+    /// A comment on lines of its own, above its subject.
     fn comment(&mut self, indent: &str, text: &str) {
         for line in wrapped(text, WIDTH - indent.len() - 2) {
             self.0.push_str(&format!("{indent}# {line}\n"));
         }
     }
 
-    /// A line and the comment behind it, which goes on below it; above it where it leaves no place for one.
+    /// A line and the comment after it, which continues below; the comment is above if the line leaves no space for it.
     fn line(&mut self, line: &str, comment: &str, prefix: &str) {
         if line.chars().count() >= COMMENTS || comment.is_empty() {
             self.comment(prefix, comment);
@@ -110,7 +111,7 @@ impl Text {
         }
     }
 
-    /// A key, or a section with its keys; what has no default is shown as an example.
+    /// A key, or a section with its keys; a key without a default is shown as an example.
     fn setting(&mut self, indent: &str, key: &str, node: &Node, schema: &Json) {
         let comment = documentation(schema);
         if schema["properties"].is_object() && !node.entries().is_empty() {
@@ -149,7 +150,7 @@ fn example(schema: &Json) -> String {
     flow(&yaml::tree(&schema["examples"][0]))
 }
 
-/// What is in force: as YAML with where each value comes from, and the same for programs.
+/// The effective configuration: as YAML with the source of each value, and the same for programs.
 #[derive(Debug, serde::Serialize)]
 pub struct Shown {
     /// YAML; secrets are `***`.
@@ -157,7 +158,7 @@ pub struct Shown {
     pub yaml: String,
     /// The values alone.
     pub config: Json,
-    /// Where each value comes from, by its path: a place in a file, with the variable if there is one, or `default`.
+    /// The source of each value, by its path: a place in a file, with the variable if there is one, or `default`.
     pub sources: BTreeMap<String, String>,
 }
 
@@ -174,7 +175,7 @@ impl Shown {
     }
 
     fn section(&mut self, tree: &Node, node: &Node, path: &str, first: &str) -> Json {
-        // Below the dash of a list's item.
+        // Indented below the dash of a list item.
         let indent = " ".repeat(first.len());
         let (mut lead, mut json) = (first, serde_json::Map::new());
         for (key, node) in node.entries().iter().filter(|(_, node)| !says_nothing(node)) {
@@ -210,7 +211,7 @@ fn source(tree: &Node, path: &str) -> String {
         Some(Node { place: place @ Place { line: 1.., .. }, value: Value::Scalar(scalar) })
             if !scalar.text.is_empty() =>
         {
-            // The variable is named, not shown: the text around it may be a secret's.
+            // The variable is named, not shown: the text around it may be part of a secret.
             let variables = scalar.written.as_deref().map(variables).unwrap_or_default();
             if variables.is_empty() { place.to_string() } else { format!("{place}, {}", variables.join(", ")) }
         }
@@ -258,7 +259,7 @@ fn flow(node: &Node) -> String {
     }
 }
 
-/// The text in lines of this many characters at most, where its words allow that.
+/// The text in lines of at most this many characters, unless a word is longer.
 fn wrapped(text: &str, width: usize) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for word in text.split_whitespace() {

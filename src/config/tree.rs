@@ -1,7 +1,7 @@
-//! A parsed document as a tree that knows where each value is written, so that every complaint can name the place.
+//! A parsed document as a tree that keeps where each value is written, so that every error can name the place.
 //!
-//! What a file may say in other ways is brought into one form here, each value keeping its place; then serde reads it.
-//! Paths are written as people write them: `sinks[0].flush.interval`.
+//! Other ways to write a setting are brought into one form here, and each value keeps its place; then serde reads it. Paths
+//! look as people write them: `sinks[0].flush.interval`.
 
 use std::{fmt, sync::Arc};
 
@@ -12,7 +12,7 @@ use super::expand::{Environment, expand};
 pub(super) struct Place {
     /// The file, or the environment variable that holds the YAML.
     pub(super) source: Arc<str>,
-    /// 1-based; 0: nowhere in particular.
+    /// 1-based; 0: no line.
     pub(super) line: usize,
     /// 1-based, in characters.
     pub(super) column: usize,
@@ -37,9 +37,9 @@ pub(super) enum Value {
     Scalar(Scalar),
     List(Vec<Node>),
     Map(Vec<(Key, Node)>),
-    /// A variable that came out empty: where a scalar may be, it says nothing.
+    /// An empty variable: in place of a scalar it means no value.
     Empty,
-    /// What says nothing, or was complained about already.
+    /// No value, or one that was already reported.
     Skipped,
 }
 
@@ -49,15 +49,15 @@ pub(super) struct Key {
     pub(super) text: String,
 }
 
-/// A scalar's text, and whether it was quoted (`"5"` is a text, `5` a number).
+/// The text of a scalar, and whether it was quoted (`"5"` is text, `5` a number).
 #[derive(Clone, Default)]
 pub(super) struct Scalar {
     pub(super) text: String,
     pub(super) quoted: bool,
-    /// What stands in the file, where the text is from a variable or from another file. That one may be the wrong one:
-    /// its text is not shown.
+    /// What the file itself says, if the text comes from a variable or another file. That may be the wrong variable or
+    /// file: its text is not shown.
     pub(super) written: Option<String>,
-    /// Why a variable in it could not be expanded: an error for whoever needs the value.
+    /// Why a variable in it could not be expanded: an error if the value is needed.
     pub(super) fault: Option<String>,
 }
 
@@ -84,7 +84,7 @@ impl Node {
         Self { place: place.clone(), value }
     }
 
-    /// A text that nobody wrote there.
+    /// A text that is not in the file.
     pub(super) fn text(place: &Place, text: impl Into<String>) -> Self {
         Self::new(place, Value::Scalar(Scalar { text: text.into(), quoted: true, ..Scalar::default() }))
     }
@@ -93,23 +93,23 @@ impl Node {
         Self::new(place, Value::Map(Vec::new()))
     }
 
-    /// `key:`, `key: ~` and `key: null` say nothing.
+    /// `key:`, `key: ~` and `key: null` mean no value.
     pub(super) fn is_null(&self) -> bool {
         matches!(&self.value, Value::Scalar(Scalar { text, quoted: false, written: None, .. })
             if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
     }
 
-    /// True where nothing is left to be read.
+    /// True if there is nothing left to read.
     pub(super) fn is_skipped(&self) -> bool {
         matches!(self.value, Value::Skipped)
     }
 
-    /// True where nothing is to be read from it.
+    /// True if nothing is to be read from it.
     pub(super) fn is_silent(&self) -> bool {
         matches!(self.value, Value::Empty) || self.is_skipped() || self.is_null()
     }
 
-    /// What it is, for people.
+    /// Its kind, for people.
     pub(super) fn kind(&self) -> &'static str {
         match &self.value {
             Value::List(_) => "a list",
@@ -123,12 +123,12 @@ impl Node {
         if let Value::Scalar(scalar) = &self.value { Some(&scalar.text) } else { None }
     }
 
-    /// The keys and values of a mapping; none of anything else.
+    /// The keys and values of a mapping; empty for anything else.
     pub(super) fn entries(&self) -> &[(Key, Self)] {
         if let Value::Map(entries) = &self.value { entries } else { &[] }
     }
 
-    /// The items of a list; none of anything else.
+    /// The items of a list; empty for anything else.
     pub(super) fn items_mut(&mut self) -> &mut [Self] {
         if let Value::List(items) = &mut self.value { items } else { &mut [] }
     }
@@ -143,12 +143,12 @@ impl Node {
         entries.iter_mut().find(|(name, _)| name.text == key).map(|(_, node)| node)
     }
 
-    /// True where the key is written with a value.
+    /// True if the key is written with a value.
     pub(super) fn has(&self, key: &str) -> bool {
         self.get(key).is_some_and(|node| !node.is_null())
     }
 
-    /// Sets a key of a mapping, whatever it was before.
+    /// Sets a key of a mapping, and replaces its old value.
     pub(super) fn set(&mut self, key: &str, node: Self) {
         if let Some(value) = self.get_mut(key) {
             *value = node;
@@ -173,7 +173,7 @@ impl Node {
         })
     }
 
-    /// Where a path is written: its key, or the next one above it that is there.
+    /// The place of a path: that of its key, or of the closest parent that exists.
     pub(super) fn place_of(&self, path: &str) -> Place {
         let (parent, step) = above(path).unwrap_or(("", path));
         let key = self.find(parent).and_then(|node| node.entries().iter().find(|(key, _)| key.text == step));
@@ -185,7 +185,7 @@ impl Node {
         }
     }
 
-    /// Adds what `defaults` says and this does not, key by key and section by section; `encryption` is taken as a whole.
+    /// Adds what only `defaults` says, key by key and section by section; `encryption` is inherited as a whole.
     pub(super) fn inherit(&mut self, defaults: &Self) {
         if self.is_null() {
             self.value = Value::Map(Vec::new());

@@ -1,9 +1,9 @@
 //! YAML to a tree and back, by serde_yaml: the one file that names it.
 //!
-//! A configuration needs what serde's data model drops: where a value is written, whether it was quoted, and numbers as
-//! they were written (`007`, `0x10`, `1_000`). Two passes over a document keep it. The first asks for the shape of each
-//! value; the second, which knows the shapes, asks for each scalar as text, and serde_yaml hands that out as a slice of the
-//! document: where the slice lies in it is where the value is written.
+//! A configuration needs what serde's data model drops: where a value is written, whether it is quoted, and numbers as they
+//! are written (`007`, `0x10`, `1_000`). Two passes over a document keep it. The first reads the shape of each value. The
+//! second uses the shapes to request each scalar as text, which serde_yaml returns as a slice of the document: the position
+//! of the slice is the position of the value.
 
 use std::{
     cell::{Cell, RefCell},
@@ -26,13 +26,13 @@ use super::tree::{Key, Node, Place, Scalar, Value};
 /// A config file has hundreds of nodes; aliases of aliases could make billions.
 const MAX_NODES: usize = 100_000;
 
-/// serde_yaml follows 128 levels, and needs a time that grows with their square to find that there are more.
+/// serde_yaml reads 128 levels; to find that there are more takes it time quadratic in their number.
 const MAX_DEPTH: usize = 1_000;
 
-/// What merges the mapping behind it into the mapping it is in.
+/// The key that merges another mapping into this one.
 const MERGE: &str = "<<";
 
-/// Text that is no YAML document: where, and why.
+/// Text that is not a YAML document: where, and why.
 #[derive(Debug)]
 pub(super) struct SyntaxError {
     pub(super) place: Place,
@@ -53,7 +53,7 @@ pub(super) fn parse(source: &str, text: &str) -> Result<Node, SyntaxError> {
         if depth > MAX_DEPTH {
             return Err(SyntaxError {
                 place: document.place(offset),
-                message: "no YAML: nested too deeply".to_owned(),
+                message: "not valid YAML: nested too deeply".to_owned(),
             });
         }
     }
@@ -67,7 +67,7 @@ pub(super) fn parse(source: &str, text: &str) -> Result<Node, SyntaxError> {
     seed.deserialize(deserializer()).map_err(|error| document.error(&error))
 }
 
-/// The tree that a value is written as, its keys in the order of its fields.
+/// The tree of a value, with its keys in the order of the fields.
 pub(super) fn tree(value: &impl Serialize) -> Node {
     fn node(value: serde_yaml::Value) -> Node {
         let plain = |text: String| Value::Scalar(Scalar { text, ..Scalar::default() });
@@ -91,10 +91,10 @@ pub(super) fn tree(value: &impl Serialize) -> Node {
     node(serde_yaml::to_value(value).unwrap_or_default())
 }
 
-/// A text as a scalar that reads back as this text, in quotes where it would be something else.
+/// A text as a scalar that reads back as this text; in quotes if needed.
 pub(super) fn scalar(text: &str) -> String {
     let plain = serde_yaml::to_string(text).map(|line| line.trim_end().to_owned()).unwrap_or_default();
-    // In a flow collection some more have to be quoted, and a block is no line.
+    // A flow collection needs quotes for more characters, and a block scalar is not one line.
     if plain.contains('\n') || (plain == text && text.contains(['{', '}', '[', ']', ','])) {
         return serde_json::Value::from(text).to_string();
     }
@@ -106,7 +106,7 @@ struct Document<'t> {
     source: Arc<str>,
     text: &'t str,
     lines: Vec<usize>,
-    /// What was found wrong that serde_yaml knows no place of.
+    /// The first error that serde_yaml gives no place for.
     fault: RefCell<Option<SyntaxError>>,
 }
 
@@ -124,13 +124,14 @@ impl<'t> Document<'t> {
         Place { source: Arc::clone(&self.source), line, column }
     }
 
-    /// Where this part of the text lies in it.
+    /// The position of this slice in the text.
     fn offset(&self, part: &str) -> Option<usize> {
         let offset = (part.as_ptr() as usize).checked_sub(self.text.as_ptr() as usize)?;
         (offset + part.len() <= self.text.len()).then_some(offset)
     }
 
-    /// A quote behind a text is not part of a plain one, which would go on with it; an empty one is between two.
+    /// Tells whether the scalar is quoted: a plain scalar that is followed by a quote would include it. An empty one is
+    /// between two quotes.
     fn is_quoted(&self, offset: usize, length: usize) -> bool {
         let byte = |at: usize| self.text.as_bytes().get(at).copied();
         let behind = byte(offset + length);
@@ -150,20 +151,20 @@ impl<'t> Document<'t> {
         let mut message = error.to_string();
         let (mut line, mut column) = (1, 1);
         if let Some(location) = error.location() {
-            // The parser counts a line more where the last one has no end.
+            // The parser counts one line more if the last one has no line end.
             line = location.line().clamp(1, self.text.split(['\n', '\r']).count());
             column = location.column();
             message = message.replacen(&format!(" at line {} column {column}", location.line()), "", 1);
         }
         if message.contains("more than one document") {
-            message = "a second document: a config file is one".to_owned();
+            message = "a second document: a config file has only one".to_owned();
         }
         let place = Place { source: Arc::clone(&self.source), line, column };
-        SyntaxError { place, message: format!("no YAML: {message}") }
+        SyntaxError { place, message: format!("not valid YAML: {message}") }
     }
 }
 
-/// What a value is.
+/// The kind of a value, with those of its parts.
 enum Shape {
     Nothing,
     Scalar,
@@ -171,7 +172,7 @@ enum Shape {
     Map(Vec<Shape>),
 }
 
-/// Reads shapes, and counts them.
+/// Reads shapes, and counts the values.
 #[derive(Clone, Copy)]
 struct ShapeSeed<'a>(&'a Cell<usize>);
 
@@ -187,7 +188,7 @@ impl<'de> DeserializeSeed<'de> for ShapeSeed<'_> {
     }
 }
 
-/// Implements the visits of scalars, which are all alike.
+/// Implements the visit methods of scalars, which are all alike.
 macro_rules! scalars {
     ($($visit:ident: $kind:ty),*) => {
         $(fn $visit<E>(self, _: $kind) -> Result<Shape, E> { Ok(Shape::Scalar) })*
@@ -230,7 +231,7 @@ impl<'de> Visitor<'de> for ShapeSeed<'_> {
         Ok(Shape::Map(values))
     }
 
-    /// A tag of somebody's own (`!custom`) changes nothing.
+    /// A custom tag (`!custom`) changes nothing.
     fn visit_enum<A: EnumAccess<'de>>(self, tagged: A) -> Result<Shape, A::Error> {
         let (_, content) = tagged.variant::<IgnoredAny>()?;
         content.newtype_variant_seed(self)
@@ -241,7 +242,7 @@ impl<'de> Visitor<'de> for ShapeSeed<'_> {
 struct NodeSeed<'a> {
     shape: &'a Shape,
     document: &'a Document<'a>,
-    /// Where the key is, for a value whose own place is not known: a block, a text with escapes.
+    /// The place of the key, for a value without a known place of its own: a block scalar, a text with escapes.
     fallback: Place,
 }
 
@@ -282,7 +283,7 @@ impl<'de> Visitor<'de> for NodeSeed<'_> {
         Ok(self.scalar(text, self.document.place(offset - usize::from(quoted)), quoted))
     }
 
-    /// A block, a text with escapes or over several lines: no number and no boolean is written so.
+    /// A block scalar, or a text with escapes or several lines: never a number or boolean.
     fn visit_str<E>(self, text: &str) -> Result<Node, E> {
         Ok(self.scalar(text, self.fallback.clone(), true))
     }
@@ -324,13 +325,13 @@ impl<'de> Visitor<'de> for NodeSeed<'_> {
     }
 }
 
-/// Takes up what `<<` names, a mapping or a list of them: the mapping's own keys come before it, and an earlier one of the
-/// list before a later one.
+/// Merges what `<<` names, a mapping or a list of them. The mapping's own keys take precedence, then earlier items of the
+/// list.
 fn merge(entries: &mut Vec<(Key, Node)>, source: Node) -> Result<(), &'static str> {
     let sources = if let Value::List(items) = source.value { items } else { vec![source] };
     for source in sources {
         let Value::Map(source) = source.value else {
-            return Err("<< takes keys and values (or a list of such), by an alias as a rule");
+            return Err("<< needs keys and values, or a list of them, usually an alias");
         };
         for (key, value) in source {
             if entries.iter().all(|(own, _)| own.text != key.text) {

@@ -1,4 +1,4 @@
-//! A record's whole document: `_id`, the record's fields, what is added at the end.
+//! The whole document of a record: `_id`, the fields of the record, and the fields added at the end.
 
 use prost_reflect::MessageDescriptor;
 
@@ -15,10 +15,10 @@ use crate::record::{
     wire::{self, BadWire, WireType},
 };
 
-/// About how many bytes of BSON come of one byte of protobuf; more is made room for when it is needed.
+/// The estimated bytes of BSON per byte of protobuf; the buffer grows if more are needed.
 const EXPANSION: usize = 4;
 
-/// Makes documents. Built once; sharing it (in an `Arc`) is cheap, and it has no state.
+/// Encodes documents. Build it once; sharing it (in an `Arc`) is cheap, and it has no state.
 #[derive(Debug)]
 pub struct Encoder {
     pub(super) options: DocumentOptions,
@@ -35,7 +35,7 @@ impl Encoder {
         Self::of(options, &Stream::ALL.map(pool::record))
     }
 
-    /// An encoder of these messages as the records of each stream.
+    /// An encoder that uses these messages as the records of each stream.
     pub(super) fn of(options: DocumentOptions, records: &[MessageDescriptor; Stream::ALL.len()]) -> Self {
         Self {
             schema: Schema::new(&options, records),
@@ -49,7 +49,7 @@ impl Encoder {
     /// Appends the record's document, raw BSON, to `out`.
     ///
     /// # Errors
-    /// When the record's bytes are not what the schema says, or the document would be larger than
+    /// When the record's bytes do not match the schema, or the document would be larger than
     /// [`DocumentOptions::max_bytes`]; `out` is then as it was.
     pub fn encode(
         &self,
@@ -80,7 +80,7 @@ impl Encoder {
         let start = encoding.writer.begin();
         encoding.writer.header(kind::STRING, &self.id);
         let mut own = Own::default();
-        // Where the record breaks, so does the encoding of its fields, which knows the path.
+        // If the record is malformed, encoding its fields fails too, and that error knows the path.
         let _ = own.find(stream, record);
         match own.id {
             Some(id) => encoding.writer.string(id),
@@ -106,10 +106,10 @@ impl Encoder {
     }
 }
 
-/// What of a record is needed before (`_id`) and after (`time`) its fields, found in one look over its top level.
+/// What is needed before (`_id`) and after (`time`) the fields of a record, found in one pass over its top level.
 #[derive(Default)]
 struct Own<'a> {
-    /// LiveKit's id; as [`RecordId`] has it. Not checked to be UTF-8: where it is not, its field is an error.
+    /// LiveKit's id, as in [`RecordId`]. Not checked to be UTF-8: if it is not, encoding its field fails.
     id: Option<&'a [u8]>,
     time: Option<UnixMillis>,
 }
@@ -117,7 +117,7 @@ struct Own<'a> {
 impl<'a> Own<'a> {
     fn find(&mut self, stream: Stream, record: &'a [u8]) -> Result<(), BadWire> {
         const LENGTH: u32 = WireType::Length as u32;
-        // Where the id is put together of several fields: 0 is no tag.
+        // For ids that are built from several fields: 0 is not a tag.
         let id_tag = stream.id_field().map_or(0, |field| field << 3 | LENGTH);
         let time_tag = stream.time_field() << 3 | LENGTH;
         let mut id: Option<&[u8]> = None;
@@ -161,7 +161,7 @@ impl Timestamp {
         Ok(())
     }
 
-    /// Rounded down; `None` beyond what BSON's dates hold.
+    /// Rounded down; `None` if a BSON date cannot hold it.
     fn millis(&self) -> Option<UnixMillis> {
         let millis = i128::from(self.seconds) * 1000 + i128::from(self.nanos).div_euclid(1_000_000);
         i64::try_from(millis).ok()

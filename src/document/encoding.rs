@@ -1,6 +1,6 @@
-//! What is needed on the way through one record, and the limits that it keeps to: depth, size, work.
+//! The state of encoding one record, and its limits: depth, size, work.
 //!
-//! Each part of the encoding is a method of [`Encoding`] in a file of its own, and they call each other as messages nest:
+//! Each part of the encoding is a method of [`Encoding`] in a file of its own. They call each other as messages nest:
 //!
 //! ```text
 //! message ── in order ──► fields ─┬─► value, oneof, list, map ─► message …
@@ -16,11 +16,11 @@ use super::{
 };
 use crate::record::wire::{BadWire, MAX_DEPTH};
 
-/// How often each byte of a record may be read. Three times is the most that was found: once by the quick way, once where
-/// the exact way gathers, once where it writes.
+/// How often each byte of a record may be read. The maximum found is three times: once by the quick path, once when the
+/// exact path gathers, once when it writes.
 pub(super) const WORK_PER_BYTE: usize = 4;
 
-/// What is needed on the way through one record.
+/// The state of encoding one record.
 pub(super) struct Encoding<'a> {
     pub(super) schema: &'a Schema,
     pub(super) record: &'a [u8],
@@ -29,40 +29,40 @@ pub(super) struct Encoding<'a> {
     /// Where the document begins.
     pub(super) start: usize,
     pub(super) max_bytes: usize,
-    /// Bytes of the record that were read: each as often as a walker came by. What is stepped over does not count.
+    /// Bytes of the record that were read, counted each time. Skipped bytes do not count.
     pub(super) work: usize,
     pub(super) max_work: usize,
     pub(super) way: Way,
-    /// The message that was looked at last was out of order: the next one, which is often like it, is taken for that too.
+    /// The message checked last was out of order: the next one, which is often like it, is assumed to be so too.
     pub(super) out_of_order: bool,
-    /// What the exact way has gathered of the messages that are being written, the outermost first.
+    /// What the exact path has gathered of the messages that are being written, the outermost first.
     pub(super) parts: Vec<Part>,
     pub(super) slots: Vec<Slot>,
 }
 
-/// How the messages that come next are encoded.
+/// How the next messages are encoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Way {
-    /// Long ones are looked at, short ones are tried.
+    /// Long ones are checked first, short ones are tried.
     TryShort,
-    /// They are in a short one that is tried the quick way.
+    /// They are in a short message that is tried on the quick path.
     Quick,
-    /// They are in a short one that was tried in vain.
+    /// They are in a short message for which the quick path failed.
     Exact,
-    /// All are looked at: one was tried in vain before.
+    /// All are checked first: the quick path failed for an earlier one.
     Inspect,
 }
 
 /// Why the encoding of a message ended early.
 #[derive(Debug)]
 pub(super) enum Stop {
-    /// Its fields are repeated or interleaved, and the quick way was tried.
+    /// Its fields are repeated or interleaved, and the quick path was tried.
     OutOfOrder,
     Failed(DocumentError),
 }
 
 impl Stop {
-    /// The same, seen from the message around it.
+    /// The same, seen from the enclosing message.
     #[cold]
     pub(super) fn within(self, segment: impl Into<String>) -> Self {
         match self {
@@ -103,7 +103,7 @@ impl From<DocumentErrorReason> for Stop {
     }
 }
 
-/// What an element is called.
+/// The name of an element.
 pub(super) trait Key {
     fn write(&self, writer: &mut Writer, kind: u8);
 }
@@ -123,7 +123,7 @@ impl Key for &Index {
 }
 
 impl<'a> Encoding<'a> {
-    /// An encoding of one record, which begins where `writer` stands.
+    /// An encoding of one record, which begins at the position of `writer`.
     pub(super) fn new(schema: &'a Schema, writer: Writer, options: &'a DocumentOptions, record: &'a [u8]) -> Self {
         Self {
             schema,
@@ -153,7 +153,7 @@ impl<'a> Encoding<'a> {
         Ok(())
     }
 
-    /// Checked after each message, so that a document that is much too large is not made to its end.
+    /// Checked after each message, so that encoding a document that is much too large stops early.
     #[inline]
     pub(super) fn check_size(&self) -> Result<(), DocumentError> {
         let bytes = self.writer.position() - self.start;

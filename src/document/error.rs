@@ -1,15 +1,16 @@
-//! Why a record makes no document. The path says where, the reason says what; neither holds a value of the record.
+//! Why a record cannot become a document. The path says where, the reason says what; neither contains a value of the
+//! record.
 
 use crate::record::wire::{BadWire, MAX_DEPTH, WireType};
 
-/// A record that cannot become a document, now or ever: the sink sets it aside as a dead letter.
+/// A record that can never become a document: for the sink it is a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {}", self.path(), self.0.reason)]
 pub struct DocumentError(Box<Place>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Place {
-    /// Innermost first: it is collected on the way out.
+    /// Innermost first: it is collected while the error returns.
     path: Vec<String>,
     reason: DocumentErrorReason,
 }
@@ -30,7 +31,7 @@ pub enum DocumentErrorReason {
     /// A group that is not closed by its own end tag.
     #[error("a protobuf group is not closed")]
     BadGroup,
-    /// The field is there with another wire type than the schema has for it.
+    /// The field has another wire type than the schema has for it.
     #[error(
         "wire type {found} where the schema of livekit-protocol has {expected}: the sender's LiveKit types this field differently"
     )]
@@ -46,19 +47,19 @@ pub enum DocumentErrorReason {
     /// Messages, or groups, nested deeper than [`MAX_DEPTH`].
     #[error("messages are nested deeper than {MAX_DEPTH} levels")]
     TooDeep,
-    /// More bytes had to be read than the record has, several times over.
-    #[error("encoding it takes more work than a record of its size may take")]
+    /// More bytes had to be read than the size of the record allows.
+    #[error("encoding it needs more work than is allowed for a record of its size")]
     TooMuchWork,
-    /// Its fields are in more parts than a record may have: fields out of order, a message in pieces, entries of maps.
+    /// Its fields are in more parts than a record may have: fields out of order, messages in pieces, entries of maps.
     #[error("its fields are repeated, interleaved, or entries of maps, in more than {limit} parts")]
     TooManyParts {
         /// The limit.
         limit: usize,
     },
-    /// The document grew over the limit.
+    /// The document exceeds the limit.
     #[error("the document is larger than the limit: {bytes} bytes or more, at most {limit} are allowed")]
     TooLarge {
-        /// How far it had grown when encoding stopped.
+        /// Its size when encoding stopped.
         bytes: usize,
         /// [`DocumentOptions::max_bytes`](super::DocumentOptions::max_bytes).
         limit: usize,
@@ -88,7 +89,7 @@ impl DocumentError {
         &self.0.reason
     }
 
-    /// The same error, seen from the message around it.
+    /// The same error, seen from the enclosing message.
     #[cold]
     pub(super) fn within(mut self, segment: impl Into<String>) -> Self {
         self.0.path.push(segment.into());

@@ -1,17 +1,17 @@
-//! The exact way for a record whose fields come repeated or interleaved: protobuf says that of a value the last one
-//! counts, that a message in several pieces is merged, and that a list goes on wherever its next element is.
+//! The exact path, for a record whose fields are repeated or interleaved. By protobuf's rules the last occurrence of a
+//! value counts, the pieces of a message are merged, and a list continues wherever its next element is.
 //!
-//! Nothing is copied: a message is gathered into *slots*, one per field (or oneof) in the order of their first
-//! occurrences, and a slot is a chain of *parts* of the record:
+//! Nothing is copied: a message is gathered into *slots*, one per field (or oneof) in the order of their first occurrences.
+//! A slot is a chain of *parts* of the record:
 //!
 //! | field | its parts |
 //! |---|---|
 //! | a value | the last occurrence, with its tag |
 //! | a message | the contents of each piece; of a oneof, those since another member |
-//! | a list, a map | its runs, with their tags |
+//! | a list, a map | its extents, with their tags |
 //!
-//! Then the slots are written, messages in them the same way from their pieces. Each byte is so read once by the message
-//! that it belongs to, and once where it is written, however deep it is. Parts and slots are stacks that a message
+//! Then the slots are written, and messages in them in the same way from their pieces. So each byte is read once by the
+//! message that it belongs to, and once where it is written, at any depth. Parts and slots are stacks, which a message
 //! leaves as it found them.
 
 use super::{
@@ -24,10 +24,10 @@ use super::{
 };
 use crate::record::wire::{self, WireType};
 
-/// Slots of a message that are found by their number alone.
+/// Slots of a message that are found by their number.
 const INDEXED: usize = 64;
 
-/// Where the slots of the message that is being gathered are.
+/// The slots of the message that is being gathered.
 struct Gathering {
     /// The slot of each number, plus one, counted from `base`.
     index: [u8; INDEXED],
@@ -36,7 +36,7 @@ struct Gathering {
 }
 
 impl<'a> Encoding<'a> {
-    /// Writes the fields of a message that lies in one piece.
+    /// Writes the fields of a message that is in one piece.
     pub(super) fn exact_message(&mut self, table: &Table, message: &'a [u8], depth: usize) -> Result<(), Stop> {
         let parts = self.parts.len();
         self.whole(table, depth, |encoding, gathering| {
@@ -52,7 +52,7 @@ impl<'a> Encoding<'a> {
         self.check_depth(depth)?;
         let (bytes, next) = self.bytes_and_next(first);
         if next == NONE {
-            self.looked_at(table, bytes, depth)?;
+            self.checked(table, bytes, depth)?;
             return Ok(self.check_size()?);
         }
         let parts = self.parts.len();
@@ -151,7 +151,7 @@ impl<'a> Encoding<'a> {
             return Ok(());
         };
         self.out_of_order = true;
-        // Fields one by one: what was just written in part is slow to read as a whole.
+        // Field by field: reading as a whole what was just written in parts is slow.
         let known = &mut self.slots[at];
         if known.number == number && (run || (message && known.message)) {
             if !bytes.is_empty() {
@@ -161,7 +161,7 @@ impl<'a> Encoding<'a> {
                 self.slots[at].last = part;
             }
         } else {
-            // What came before does not count any more.
+            // What came before is discarded.
             (known.number, known.message, known.last) = (number, message, known.first);
             self.parts[known.first as usize] = Part { span: Span::of(self.record, bytes), next: NONE };
         }
@@ -173,7 +173,7 @@ impl<'a> Encoding<'a> {
         match gathering.index.get(usize::from(field.slot)) {
             Some(0) => None,
             Some(&place) => Some(gathering.base + usize::from(place) - 1),
-            // Few messages have more slots than are indexed, and those not many more.
+            // Few messages have more slots than are indexed, and those have few more.
             None => {
                 let own = &self.slots[gathering.base..];
                 own.iter().position(|slot| slot.slot == field.slot).map(|at| gathering.base + at)
@@ -188,14 +188,14 @@ impl<'a> Encoding<'a> {
         Ok(u32::try_from(self.parts.len() - 1).unwrap_or(NONE))
     }
 
-    /// What a part is, and the one that goes on after it.
+    /// What a part is, and the part that continues after it.
     #[inline]
     fn bytes_and_next(&self, part: u32) -> (&'a [u8], u32) {
         let Part { span, next } = self.parts[part as usize];
         (span.within(self.record), next)
     }
 
-    /// Refuses a record of too many parts; `more` are to come besides those gathered.
+    /// Refuses a record with too many parts; `more` are needed in addition to those gathered.
     #[inline]
     pub(super) fn check_parts(&self, more: usize) -> Result<(), Stop> {
         if self.parts.len() + more > MAX_PARTS {
@@ -204,7 +204,7 @@ impl<'a> Encoding<'a> {
         Ok(())
     }
 
-    /// Writes what was gathered of a field.
+    /// Writes the gathered parts of a field.
     fn slot(&mut self, table: &Table, field: &Field, slot: Slot, depth: usize) -> Result<(), Stop> {
         match field.shape {
             Shape::Implicit | Shape::Explicit => {
@@ -256,7 +256,7 @@ impl<'a> Encoding<'a> {
         Ok(())
     }
 
-    /// Writes what was gathered of a field that is there once.
+    /// Writes the gathered parts of a field that occurs once.
     fn single<K: Key>(&mut self, key: K, field: &Field, slot: Slot, depth: usize, present: bool) -> Result<(), Stop> {
         if let (true, Value::Message(inner)) = (slot.message, field.value) {
             key.write(&mut self.writer, kind::DOCUMENT);
@@ -271,7 +271,7 @@ impl<'a> Encoding<'a> {
         self.value(key, field, tag, &mut input, depth, present)
     }
 
-    /// Writes the value of a map's entry that has it in pieces.
+    /// Writes the value of a map's entry that is in pieces.
     pub(super) fn exact_value<K: Key>(
         &mut self,
         key: K,

@@ -1,31 +1,31 @@
-//! Documents as JSON text, straight from the raw BSON: MongoDB Extended JSON (canonical keeps every type, relaxed reads
-//! well), and plain JSON for stores that know JSON's own types only.
+//! Documents as JSON text, directly from the raw BSON: MongoDB Extended JSON (canonical keeps every type, relaxed is easier
+//! to read), and plain JSON for stores that have only JSON's own types.
 
 use std::io::Write;
 
 use super::writer::{decimal, kind};
 
-/// How BSON's types are written where JSON has no such type.
+/// How to write BSON types that JSON does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JsonStyle {
     /// Canonical Extended JSON v2: `{"$numberLong": "7"}`, `{"$date": {"$numberLong": "1795301026000"}}`.
     Canonical,
     /// Relaxed Extended JSON v2: `7`, `{"$date": "2026-11-21T22:43:46Z"}`.
     Relaxed,
-    /// JSON alone: dates are milliseconds since the Unix epoch, NaN and infinities are null.
+    /// Plain JSON: dates are milliseconds since the Unix epoch, NaN and infinities are null.
     Plain,
 }
 
-/// Why a document cannot be JSON text.
+/// Why a document cannot be converted to JSON text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NoJson {
-    /// Bytes that are no document of ours: cut off, or with an element type that documents do not use.
-    #[error("no BSON document as this program writes it: byte {at} cannot be read")]
+    /// Bytes that are not a document of this program: cut off, or with an element type that documents do not use.
+    #[error("not a BSON document of this program: byte {at} cannot be read")]
     BadBson {
-        /// Offset of what cannot be read.
+        /// The offset of the first byte that cannot be read.
         at: usize,
     },
-    /// A control character becomes six: the text may be much larger than the document.
+    /// A control character needs six characters: the text may be much larger than the document.
     #[error("as JSON, the document is larger than the limit of {limit} bytes")]
     TooLarge {
         /// [`MAX_JSON`].
@@ -33,13 +33,13 @@ pub enum NoJson {
     },
 }
 
-/// Bytes of a document as JSON at most.
+/// The maximum size of a document as JSON, bytes.
 pub const MAX_JSON: usize = 2 * super::MONGODB_MAX_DOCUMENT;
 
 /// Deeper than any document of ours: a message adds at most three levels (oneof, array, document).
 const MAX_NESTING: usize = 3 * super::MAX_DEPTH;
 
-/// Appends `document`, raw BSON as the [`Encoder`](super::Encoder) makes it, to `out`: one line, without its line feed.
+/// Appends `document`, raw BSON from the [`Encoder`](super::Encoder), to `out`: one line, without its line feed.
 ///
 /// # Errors
 /// When the bytes are not such a document, or the text would be longer than [`MAX_JSON`]; `out` may then hold a part of it.
@@ -50,7 +50,7 @@ pub fn write_json(document: &[u8], style: JsonStyle, out: &mut Vec<u8>) -> Resul
     if reader.at == document.len() { Ok(()) } else { Err(reader.bad()) }
 }
 
-/// Bytes that JSON strings do not hold as they are.
+/// Bytes that must be escaped in JSON strings.
 const ESCAPED: [bool; 256] = {
     let mut escaped = [false; 256];
     let mut byte = 0;
@@ -68,7 +68,7 @@ struct Reader<'a, 'o> {
     at: usize,
     style: JsonStyle,
     out: &'o mut Vec<u8>,
-    /// How long `out` may become.
+    /// The maximum length of `out`.
     end: usize,
 }
 
@@ -170,7 +170,7 @@ impl<'a> Reader<'a, '_> {
     }
 
     fn format(&mut self, arguments: std::fmt::Arguments<'_>) {
-        // Writing to a Vec does not fail.
+        // Writing to a Vec never fails.
         let _ = self.out.write_fmt(arguments);
     }
 
@@ -209,7 +209,7 @@ impl<'a> Reader<'a, '_> {
 
     fn date(&mut self, millis: i64) {
         let text = match self.style {
-            // Relaxed has text from 1970 to 9999 only.
+            // The relaxed text form exists from 1970 to 9999 only.
             JsonStyle::Relaxed if (0..=253_402_300_799_999).contains(&millis) => {
                 bson::DateTime::from_millis(millis).try_to_rfc3339_string().ok()
             }
@@ -222,7 +222,7 @@ impl<'a> Reader<'a, '_> {
         }
     }
 
-    /// A JSON string: what has to be escaped is, runs between are copied whole.
+    /// A JSON string: escapes what has to be escaped, and copies everything between as a whole.
     fn text(&mut self, text: &str) -> Result<(), NoJson> {
         self.out.push(b'"');
         let mut rest = text.as_bytes();

@@ -1,7 +1,7 @@
-//! What in a document's shape comes from the way OpenVidu's LiveKit fork makes it: Go's `encoding/json` over the
-//! generated Go structs, then some enums replaced by their names. Its users' dashboards rely on it.
+//! The properties of a document that come from OpenVidu's LiveKit fork: it uses Go's `encoding/json` over the generated Go
+//! structs, then replaces some enums by their names. Dashboards rely on them.
 
-/// Where the fork writes an enum's name, present even at zero. `*` stands for each egress request that is encoded.
+/// The places where the fork writes an enum's name, even at zero. `*` stands for each egress request that is encoded.
 /// All other enums are numbers and absent at zero, even the same field of the same message elsewhere
 /// (`participant.state`, not `publisher.state`).
 const NAMED_ENUMS: [&str; 16] = [
@@ -33,7 +33,7 @@ impl NamedEnums {
         Self(NAMED_ENUMS.to_vec())
     }
 
-    /// The paths that go on below `segments` (a field; for a oneof's member, the oneof and the member), without them.
+    /// The paths that continue below `segments` (a field; for a oneof's member, the oneof and the member), without them.
     pub(super) fn below(&self, segments: &[&str]) -> Self {
         Self(self.0.iter().filter_map(|path| strip(path, segments)).filter(|rest| !rest.is_empty()).collect())
     }
@@ -57,7 +57,7 @@ fn strip<'a>(mut path: &'a str, segments: &[&str]) -> Option<&'a str> {
     Some(path)
 }
 
-/// A protobuf name as protoc-gen-go spells it: oneofs and their members have no JSON name of their own in Go.
+/// A protobuf name as protoc-gen-go writes it: oneofs and their members have no JSON name of their own in Go.
 pub(super) fn go_name(name: &str) -> String {
     let bytes = name.as_bytes();
     let mut go = String::with_capacity(name.len());

@@ -16,14 +16,14 @@ impl Index {
         Self { field, expire_after_seconds: None }
     }
 
-    /// The name that MongoDB gives the index when none is asked for: `room.sid_1`.
+    /// The name that MongoDB gives the index by default: `room.sid_1`.
     #[must_use]
     pub fn name(&self) -> String {
         format!("{}_1", self.field)
     }
 }
 
-/// Documents are removed once their own `openvidu_expire_at` has passed; documents without it stay.
+/// A document is removed once its own `openvidu_expire_at` has passed; documents without it are kept.
 const EXPIRY: Index = Index { field: "openvidu_expire_at", expire_after_seconds: Some(0) };
 
 const EVENTS: [Index; 5] =

@@ -1,9 +1,8 @@
-//! Records that come as JSON, by the protobuf JSON mapping (names in lowerCamelCase or snake_case, 64-bit integers as
+//! Records in JSON, by the protobuf JSON mapping (names in lowerCamelCase or snake_case, 64-bit integers as
 //! numbers or strings, enums by name or number, timestamps as RFC 3339, bytes as base64).
 //!
-//! They become protobuf bytes at the door, always the same bytes for the same content, so that a resend has the same id
-//! and everything behind the door knows one format only. A field that the schema does not know is refused: it could not
-//! be kept.
+//! Ingest converts them to protobuf bytes. The same content always gives the same bytes: a resend has the same id, and
+//! everything after ingest knows one format only. A field that the schema does not know is refused: it could not be kept.
 
 use std::{borrow::Cow, fmt};
 
@@ -13,15 +12,15 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use super::{pool, protobuf};
 use crate::record::{RecordBatchBuilder, Stream};
 
-/// JSON that is no record. Names the place, never a value: values may be secrets.
+/// JSON that is not a record. Names the place, never a value: values may be secrets.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}{}: {problem}", self.place(), self.at())]
 pub struct JsonError {
-    /// Line of the text, from 1; 0 where it is not known.
+    /// The line in the text, from 1; 0 if unknown.
     pub line: usize,
-    /// Column in that line, from 1; 0 where it is not known.
+    /// The column in that line, from 1; 0 if unknown.
     pub column: usize,
-    /// The field, as `events[2].room.sid`; empty where the text itself is broken.
+    /// The field, such as `events[2].room.sid`; empty if the text itself is malformed.
     pub path: String,
     /// What is wrong there.
     pub problem: String,
@@ -59,31 +58,31 @@ fn without_values(text: &str) -> String {
         return "no such value in this enum".to_owned();
     }
     if text.starts_with("invalid base64") {
-        return "no valid base64".to_owned();
+        return "not valid base64".to_owned();
     }
     text.to_owned()
 }
 
-/// Whether a field that the schema does not know is an error.
+/// Tells whether a field that the schema does not know is an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnknownFields {
-    /// It is: its value would be lost.
+    /// An error: its value would be lost.
     Refuse,
-    /// It is not: the text is somebody else's format, of which only a part is taken.
+    /// Not an error: the text has a foreign format, of which only a part is used.
     Ignore,
 }
 
 /// The records in a JSON text: one record, an array of records, or LiveKit's wrapper (`{"events": […]}`, `{"stats": […]}`).
 ///
 /// # Errors
-/// When any part of the text is not JSON, or not what the schema says.
+/// When any part of the text is not JSON, or does not match the schema.
 pub fn records_from_json(stream: Stream, text: &[u8]) -> Result<RecordBatchBuilder, JsonError> {
     let mut batch = RecordBatchBuilder::new(stream);
     push_text(&mut batch, stream, text)?;
     Ok(batch)
 }
 
-/// The records in a text with one JSON value a line (each as for [`records_from_json`]); empty lines are skipped.
+/// The records in a text with one JSON value per line (each as for [`records_from_json`]); empty lines are skipped.
 ///
 /// # Errors
 /// As for [`records_from_json`], with the line's number in the whole text.
@@ -100,7 +99,7 @@ pub fn records_from_ndjson(stream: Stream, text: &[u8]) -> Result<RecordBatchBui
 /// Protobuf bytes of one message, by its full name (`livekit.WebhookEvent`), from its JSON.
 ///
 /// # Errors
-/// When the text is not JSON, or not what the schema says.
+/// When the text is not JSON, or does not match the schema.
 ///
 /// # Panics
 /// When livekit-protocol has no message of that name.
@@ -135,7 +134,7 @@ fn push(batch: &mut RecordBatchBuilder, record: &DynamicMessage) {
     batch.push(&bytes);
 }
 
-/// The field that LiveKit's message around several records has them in, if the text is such a message.
+/// The field with the records in LiveKit's message around several records, if the text is such a message.
 pub fn wrapper(stream: Stream, text: &[u8]) -> Option<&'static str> {
     let list = match stream {
         Stream::Events => "events",
@@ -180,7 +179,7 @@ impl<'de> DeserializeSeed<'de> for MessageSeed {
     }
 }
 
-/// An array of records, each turned into bytes as it is read.
+/// An array of records, each converted into bytes as it is read.
 struct RecordsSeed<'a> {
     record: MessageSeed,
     batch: &'a mut RecordBatchBuilder,
@@ -209,7 +208,7 @@ impl<'de> Visitor<'de> for RecordsSeed<'_> {
     }
 }
 
-/// LiveKit's message around several records: read record by record, since all of them as messages would take up many
+/// LiveKit's message around several records. It is read record by record, since all of them as messages would need many
 /// times the memory of the text.
 struct WrapperSeed<'a> {
     list: &'static str,
@@ -228,7 +227,7 @@ impl<'de> Visitor<'de> for WrapperSeed<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "an object with nothing but {:?}", self.list)
+        write!(f, "an object with only {:?}", self.list)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {

@@ -1,4 +1,4 @@
-//! Lists: arrays whose elements come one by one, or packed, or (the exact way) in several runs.
+//! Lists: arrays whose elements come one by one, packed, or (on the exact path) in several extents.
 
 use super::{
     encoding::{Encoding, Stop},
@@ -15,7 +15,7 @@ fn at(index: &Index, stop: Stop) -> Stop {
 }
 
 impl<'a> Encoding<'a> {
-    /// A list that lies in one run.
+    /// A list in one extent.
     pub(super) fn list(&mut self, field: &Field, tag: u32, input: &mut &'a [u8], depth: usize) -> Result<(), Stop> {
         if field.value == Value::Removed {
             return Ok(wire::skip(input, tag)?);
@@ -33,7 +33,7 @@ impl<'a> Encoding<'a> {
         Ok(())
     }
 
-    /// A run of a list's elements, one by one or packed; the first has this index.
+    /// An extent of a list's elements, one by one or packed; the first has this index.
     pub(super) fn run(
         &mut self,
         field: &Field,
@@ -92,7 +92,7 @@ impl<'a> Encoding<'a> {
         Ok(())
     }
 
-    /// The elements of a list of messages that are empty, two bytes each; of the first, both have been taken.
+    /// The elements of a list of empty messages, two bytes each; both bytes of the first are already read.
     fn empty_messages(&mut self, tag: u32, input: &mut &'a [u8], index: &mut Index) -> Result<(), Stop> {
         loop {
             self.writer.empty_element(index);

@@ -1,8 +1,8 @@
 //! Protobuf maps: documents whose keys come from the record.
 //!
-//! Keys are kept as they are, `.`, `$` and the empty key too (MongoDB stores them since 3.6; queries reach them with
-//! `$getField`). Integer and boolean keys become text. A NUL, which BSON cannot have in a key, becomes U+2400 (␀).
-//! Of several entries with one key the last counts.
+//! Keys are kept unchanged, including `.`, `$` and the empty key (MongoDB stores them since 3.6; queries reach them with
+//! `$getField`). Integer and boolean keys become text. A NUL, which a BSON key cannot contain, becomes U+2400 (␀). If
+//! several entries have the same key, the last counts.
 
 use super::{
     encoding::{Encoding, Key, Stop, Way},
@@ -18,20 +18,20 @@ use crate::record::wire::{self, WireType};
 /// Field numbers of a map's entry.
 const KEY: u32 = 1;
 const VALUE: u32 = 2;
-/// So few keys are found by looking at all of them.
+/// Up to this many keys, a key is found by comparing with each.
 const FEW: usize = 16;
 
 /// An entry, without its bytes.
 struct Entry {
-    /// In the record, or where that has it in other bytes, in [`Entries::texts`].
+    /// In the record; or in [`Entries::texts`], if the record has it in other bytes.
     key: Span,
     key_is_made: bool,
     value_is_in_pieces: bool,
-    /// In the record: with its tag; none where it is absent. A message in pieces: the whole entry.
+    /// In the record, with its tag; none if it is absent. For a message in pieces: the whole entry.
     value: Span,
 }
 
-/// A key as it lies in the record, or another text that it is written as.
+/// A key in the bytes of the record, or another text that replaces it.
 enum Name<'a> {
     Text(&'a [u8]),
     WithNul(&'a [u8]),
@@ -41,7 +41,7 @@ enum Name<'a> {
 }
 
 impl Name<'_> {
-    /// Appends the text that is written, where it is not as in the record.
+    /// Appends the text that is written, if it differs from the record.
     fn make(&self, out: &mut Vec<u8>) {
         match *self {
             Name::Text(text) | Name::Made(text) => out.extend_from_slice(text),
@@ -75,7 +75,7 @@ impl Key for &[u8] {
 }
 
 impl<'a> Encoding<'a> {
-    /// A map that lies in one run, as a document.
+    /// A map in one extent, as a document.
     pub(super) fn map(
         &mut self,
         field: &Field,
@@ -97,13 +97,13 @@ impl<'a> Encoding<'a> {
 #[derive(Default)]
 pub(super) struct Entries {
     entries: Vec<Entry>,
-    /// Keys that are written otherwise than they lie in the record.
+    /// Keys that are written differently from the record.
     texts: Vec<u8>,
     places: Places,
 }
 
 impl Entries {
-    /// Takes up a run of entries.
+    /// Adds an extent of entries.
     pub(super) fn add_run<'a>(
         &mut self,
         encoding: &mut Encoding<'a>,
@@ -140,7 +140,7 @@ impl Entries {
             entry.key_is_made = true;
         }
         if let Some(known) = self.known(&entry, encoding.record) {
-            // The first one's key stays: it is the same text.
+            // The key of the first one stays: it is the same text.
             let known = &mut self.entries[known];
             *known = Entry { key: known.key, key_is_made: known.key_is_made, ..entry };
             self.texts.truncate(made);
@@ -151,7 +151,7 @@ impl Entries {
         Ok(())
     }
 
-    /// The place of the entry that has this one's key; where there is none, this one is the next.
+    /// The place of the entry with the same key; if there is none, this one is the next.
     #[inline]
     fn known(&mut self, entry: &Entry, record: &[u8]) -> Option<usize> {
         let (entries, texts) = (&self.entries, &self.texts);
@@ -194,7 +194,7 @@ impl Entry {
     }
 }
 
-/// An entry but for its key, which is not known to be a part of the record.
+/// An entry without its key, which may not be a part of the record.
 #[inline]
 fn entry<'a>(
     encoding: &mut Encoding<'a>,
@@ -276,7 +276,7 @@ fn value(encoding: &mut Encoding<'_>, table: &Table, key: &[u8], entry: &Entry, 
         return encoding.exact_value(key, table, VALUE, input, depth);
     }
     if input.is_empty() {
-        // An absent value is the type's zero, which these bytes are for each way of lying on the wire.
+        // An absent value is the type's zero, which these bytes are for every wire type.
         return encoding.value(key, field, field.wire as u32, &mut &[0; 8][..], depth, true);
     }
     encoding.work += input.len();

@@ -1,11 +1,12 @@
 //! Messages: wire bytes in, raw BSON out, field by field, by the tables of [`super::schema`].
 //!
-//! The quick way expects each field once and lists in one run, as every encoder writes them. Of a long message that is found
-//! out first, by a look at its tags; where it is not so, the message goes the exact way ([`super::exact`]). A short one is tried
-//! the quick way at once. Where that fails, what is short around it is encoded again, the exact way, and from then on every
-//! message is looked at first, unless the one before was out of order too. So each byte is read a fixed number of times, however
-//! deep and in whatever order its fields are: encoding is linear in the record. [`Encoding::work`] counts what was read, and ends
-//! a record that takes more than [`WORK_PER_BYTE`](super::encoding::WORK_PER_BYTE) allows.
+//! The quick path expects each field once and lists in one extent, as every encoder writes them. A long message is checked
+//! first, by a pass over its tags; if it does not meet this condition, it takes the exact path ([`super::exact`]). A short
+//! message is tried on the quick path at once. If that fails, the short messages around it are encoded again on the exact
+//! path. From then on every message is checked first, unless the one before was out of order too. So each byte is read a
+//! fixed number of times, whatever the depth and order of the fields: encoding is linear in the size of the record.
+//! [`Encoding::work`] counts what was read, and ends a record that takes more than
+//! [`WORK_PER_BYTE`](super::encoding::WORK_PER_BYTE) allows.
 
 use super::{
     encoding::{Encoding, Stop, Way},
@@ -15,14 +16,14 @@ use super::{
 };
 use crate::record::wire;
 
-/// What protobuf says that a message has at most: 2 GiB. Places in a record are counted in 32 bits ([`Span`](super::parts::Span)).
+/// Protobuf's maximum size of a message: 2 GiB. Places in a record are counted in 32 bits ([`Span`](super::parts::Span)).
 const MAX_RECORD: usize = i32::MAX as usize;
 
-/// Messages up to this length are tried the quick way without a look: to encode one again costs little.
+/// Messages up to this length are tried on the quick path without a check: encoding one again costs little.
 const SHORT: usize = 512;
 
 impl<'a> Encoding<'a> {
-    /// Writes the record's fields, without the document's length and end.
+    /// Writes the fields of the record, without the document's length and end.
     pub(super) fn record(&mut self, table: &Table) -> Result<(), DocumentError> {
         let bytes = self.record.len();
         if bytes > MAX_RECORD {
@@ -41,12 +42,12 @@ impl<'a> Encoding<'a> {
         match self.way {
             Way::TryShort if message.len() <= SHORT => self.tried(table, message, depth)?,
             Way::Quick => self.fields(table, message, depth)?,
-            Way::TryShort | Way::Exact | Way::Inspect => self.looked_at(table, message, depth)?,
+            Way::TryShort | Way::Exact | Way::Inspect => self.checked(table, message, depth)?,
         }
         self.check_size().map_err(Stop::from)
     }
 
-    /// Writes the fields of a short message the quick way, and where that fails the exact way.
+    /// Writes the fields of a short message on the quick path, and if that fails on the exact path.
     fn tried(&mut self, table: &Table, message: &'a [u8], depth: usize) -> Result<(), Stop> {
         let start = self.writer.position();
         self.way = Way::Quick;
@@ -62,18 +63,18 @@ impl<'a> Encoding<'a> {
         tried
     }
 
-    /// Writes the fields of a message the quick way where they are in order, else the exact way.
-    pub(super) fn looked_at(&mut self, table: &Table, message: &'a [u8], depth: usize) -> Result<(), Stop> {
+    /// Writes the fields of a message on the quick path if they are in order, else on the exact path.
+    pub(super) fn checked(&mut self, table: &Table, message: &'a [u8], depth: usize) -> Result<(), Stop> {
         let exact = match self.way {
             Way::Exact => true,
-            // Only here is what comes of a message the same either way, errors too: all in it is looked at as well.
+            // Only here both paths give the same result, including errors: everything in it is checked as well.
             Way::Inspect if self.out_of_order => true,
             _ => !self.is_in_order(table, message)?,
         };
         if !exact { self.fields(table, message, depth) } else { self.exact_message(table, message, depth) }
     }
 
-    /// Whether each field of a message comes once, lists and maps in one run. Messages in it are stepped over.
+    /// Tells whether each field of a message occurs once, and lists and maps in one extent. Nested messages are skipped.
     fn is_in_order(&mut self, table: &Table, message: &[u8]) -> Result<bool, Stop> {
         if table.wide {
             return Ok(false);
@@ -140,7 +141,7 @@ impl<'a> Encoding<'a> {
         Ok(())
     }
 
-    /// A oneof is a document of its own with the member as its only field, as Go's structs have it.
+    /// A oneof is a document of its own with the member as its only field, as in Go's structs.
     fn oneof(
         &mut self,
         oneof: &Header,

@@ -1,9 +1,9 @@
-//! Numbers off the wire, as documents have them.
+//! Numbers from the wire, as documents contain them.
 
 use super::schema::Value;
 use crate::record::wire::{self, BadWire};
 
-/// The low 32 bits: what protobuf takes of a varint for its 32-bit types.
+/// The low 32 bits: protobuf uses them of a varint for its 32-bit types.
 #[inline]
 pub(super) fn low_i32(value: u64) -> i32 {
     #[expect(clippy::cast_possible_truncation, reason = "by the protobuf encoding rules")]
@@ -35,7 +35,7 @@ pub(super) fn int64(value: Value, input: &mut &[u8]) -> Result<i64, BadWire> {
     })
 }
 
-/// A float as the double that its shortest decimal form means: 3.9586668, not 3.9586668014526367. So the fork has it.
+/// A float as the double of its shortest decimal form: 3.9586668, not 3.9586668014526367. The fork does the same.
 #[inline]
 pub(super) fn widen(value: f32) -> f64 {
     let wide = f64::from(value);

@@ -1,4 +1,4 @@
-//! What the user may choose about documents, and what a sink adds to each.
+//! The user's options for documents, and what a sink adds to each document.
 
 use std::{fmt, path::PathBuf};
 
@@ -12,25 +12,25 @@ use crate::{
     setting::{Is, Kind, Text, kind},
 };
 
-/// The largest document MongoDB takes.
+/// The largest document that MongoDB accepts.
 pub const MONGODB_MAX_DOCUMENT: usize = 16 * 1024 * 1024;
 
-/// What records become in a sink; the default is what OpenVidu's users expect, without secrets.
+/// How records become documents; the default is what OpenVidu's users expect, without secrets.
 #[serde_as]
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DocumentOptions {
-    /// secrets: credentials are left out; pii: personal data too; none: nothing
+    /// secrets: credentials are left out; pii: personal data too; none: everything is kept
     pub redact: Redact,
     /// compatible: as OpenVidu's fork writes them; names: every enum by name
     pub enums: Enums,
-    /// adds `time`, a date of the record's own timestamp, for charts and time queries
+    /// adds `time`, a date with the record's own timestamp, for charts and time queries
     pub time: bool,
-    /// redact: pii then keeps keyed hashes to join on
+    /// key for redact: pii: keyed hashes replace some personal data, for joins
     #[serde_as(as = "Option<Is<Text>>")]
     #[schemars(example = "${SPOOL_PII_KEY}")]
     pub pii_key: Option<PiiKey>,
-    /// a file that holds it
+    /// a file that holds the key
     #[serde_as(as = "Option<Is<Text>>")]
     #[schemars(example = "/run/secrets/spool_pii_key")]
     pub pii_key_file: Option<PathBuf>,
@@ -52,16 +52,16 @@ impl Default for DocumentOptions {
     }
 }
 
-/// What is kept out of the documents (docs/redaction.md lists every field).
+/// What is removed from the documents (docs/redaction.md lists every field).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Redact {
-    /// Nothing: secrets lie in the database in clear.
+    /// Nothing: the database stores secrets in clear.
     None,
     /// Credentials and authentication material are absent.
     #[default]
     Secrets,
-    /// Personal data too is absent, or a keyed hash where joining on it is useful.
+    /// Personal data too is absent, or a keyed hash if joins on it are useful.
     Pii,
 }
 
@@ -72,11 +72,12 @@ pub enum Enums {
     /// As OpenVidu's LiveKit fork: some by name and present even at zero, the others as numbers and absent at zero.
     #[default]
     Compatible,
-    /// Every enum by its name; a number that the schema has no name for stays a number.
+    /// Every enum by its name; a number without a name in the schema stays a number.
     Names,
 }
 
-/// A secret from which the hashes of personal data are keyed: the same on every node whose documents are to be joined.
+/// A secret from which the key for hashes of personal data is derived: use the same on every node whose documents are to be
+/// joined.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PiiKey([u8; 32]);
 
@@ -87,7 +88,7 @@ impl PiiKey {
         Self(blake3::derive_key("livekit-spool 2026 documents.pii_key", secret.as_bytes()))
     }
 
-    /// What stands for `value`: `pii:` and 32 hexadecimal digits, the same for the same value and key.
+    /// The replacement of `value`: `pii:` and 32 hexadecimal digits, the same for the same value and key.
     #[must_use]
     pub fn hash(&self, value: &str) -> String {
         format!("pii:{}", &blake3::keyed_hash(&self.0, value.as_bytes()).to_hex()[..32])
@@ -110,10 +111,10 @@ impl fmt::Debug for PiiKey {
     }
 }
 
-/// What differs from record to record, or from sink to sink.
+/// What differs between records or sinks.
 #[derive(Debug, Clone, Copy)]
 pub struct DocumentContext<'a> {
-    /// Becomes `openvidu_expire_at`; see [`expire_at`]. `None` leaves it out.
+    /// Becomes `openvidu_expire_at`; see [`expire_at`]. `None` omits it.
     pub expire_at: Option<UnixMillis>,
     /// Become `labels`.
     pub labels: &'a Labels,
@@ -126,8 +127,8 @@ impl Default for DocumentContext<'_> {
     }
 }
 
-/// When a record received at `received_at` is to expire: `expiration` (milliseconds) from then, or from `now` if that is
-/// later: a record from a long backlog, or from a node whose clock is behind, stays as long as any other.
+/// When a record received at `received_at` expires: `expiration` (milliseconds) after that time, or after `now` if that is
+/// later. A record from a long backlog, or from a node whose clock is behind, is kept as long as any other.
 #[must_use]
 pub const fn expire_at(received_at: UnixMillis, now: UnixMillis, expiration: u64) -> UnixMillis {
     let from = if received_at > now { received_at } else { now };
@@ -151,7 +152,7 @@ impl Labels {
     /// Labels by name.
     ///
     /// # Errors
-    /// When a name is empty or holds a NUL, which BSON cannot have in a key.
+    /// When a name is empty or contains a NUL, which a BSON key cannot contain.
     pub fn new<'a>(labels: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, BadLabel> {
         use super::writer::{Header, Writer, kind};
 
@@ -174,7 +175,7 @@ impl Labels {
     }
 }
 
-/// A label's name that cannot be a key.
+/// The name of a label that cannot be a key.
 #[derive(Debug, thiserror::Error)]
-#[error("label name {0:?} cannot be used: names are not empty and hold no NUL")]
+#[error("label name {0:?} cannot be used: use a name that is not empty and has no NUL")]
 pub struct BadLabel(String);

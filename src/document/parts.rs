@@ -1,8 +1,8 @@
-//! What is gathered of a record whose fields come out of order: places in it, half as large as slices, for a hostile one
-//! has them by the hundred thousand.
+//! What is gathered of a record whose fields are out of order. Places in it are half as large as slices, because a hostile
+//! record has hundreds of thousands.
 
-/// Parts of one record at most: each costs memory beyond the record's own. A list or map of so many elements would make
-/// about as large a document as is allowed.
+/// The maximum parts of one record: each costs memory in addition to the record. A list or map with so many elements would
+/// make a document close to the limit.
 pub(super) const MAX_PARTS: usize = 1 << 20;
 /// The end of a chain of parts.
 pub(super) const NONE: u32 = u32::MAX;
@@ -15,7 +15,7 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// Where `part`, which was taken out of `whole`, lies.
+    /// The place of `part`, which is a slice of `whole`.
     #[inline]
     #[expect(clippy::cast_possible_truncation, reason = "both are below 4 GiB")]
     pub(super) fn of(whole: &[u8], part: &[u8]) -> Self {
@@ -24,7 +24,7 @@ impl Span {
         Self { at: at as u32, len: part.len() as u32 }
     }
 
-    /// What lies there.
+    /// The bytes at this place.
     #[inline]
     pub(super) fn within(self, whole: &[u8]) -> &[u8] {
         let at = self.at as usize;
@@ -39,10 +39,10 @@ pub(super) struct Part {
     pub(super) next: u32,
 }
 
-/// What was gathered of a field.
+/// The gathered parts of a field.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Slot {
-    /// The field, or of a oneof the member that came last.
+    /// The field; for a oneof, the member that came last.
     pub(super) number: u32,
     pub(super) slot: u16,
     /// Its parts are contents of messages.

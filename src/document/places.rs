@@ -1,22 +1,22 @@
-//! Where the entries of a large map are, by their keys: a hash table of places, which a hostile record cannot make slow.
+//! The places of the entries of a large map, by their keys: a hash table that a hostile record cannot slow down.
 //!
-//! Open addressing, at most half full. A slot is four bytes: a part of the key's hash, and the entry's place plus one.
+//! Open addressing, at most half full. A slot has four bytes: a part of the key's hash, and the entry's place plus one.
 //!
-//! The hash is foldhash, for its speed with short keys. Its secret is made of addresses in memory, and it does not promise to
-//! withstand one who looks for keys that collide. So no search goes much further than chance has it: where one would, the table
-//! goes over to SipHash with keys from the system's random numbers, for which nobody can choose such keys.
+//! The hash is foldhash, for its speed with short keys. Its secret comes from addresses in memory, and it does not promise
+//! to resist deliberate collisions. So the length of a search is limited to what chance explains. At the limit the table
+//! changes to SipHash with random keys from the system, for which nobody can choose colliding keys.
 
 use std::hash::{BuildHasher, Hasher};
 
 use super::parts::MAX_PARTS;
 
-/// Bits of a slot that hold a place.
+/// Bits of a slot for the place.
 const PLACE: u32 = (1 << PLACE_BITS) - 1;
 const PLACE_BITS: u32 = 21;
 const _: () = assert!(MAX_PARTS < PLACE as usize);
 
-/// How many slots in use a search passes by at most. In the largest table, half full, chance makes a row of so many about once in
-/// ten thousand times, and to change the hash then costs little.
+/// The maximum slots in use that a search passes. In the largest table, half full, a chain of this length occurs by chance
+/// about once in ten thousand times, and changing the hash then costs little.
 const MAX_SEARCH: usize = 128;
 
 #[derive(Default)]
@@ -28,7 +28,7 @@ pub(super) struct Places {
 
 enum Hash {
     Quick(foldhash::fast::RandomState),
-    /// Once the quick one has put too many keys in a row.
+    /// After the quick hash put too many keys in a row.
     Keyed(std::hash::RandomState),
 }
 
@@ -58,7 +58,7 @@ impl Places {
         self.used == 0
     }
 
-    /// The place of a key, else the new one, which is taken. Places are given in order.
+    /// The place of a key; a new key gets the next one. Places are given in order.
     #[inline]
     pub(super) fn place_or_take<'k>(
         &mut self,
@@ -91,7 +91,7 @@ impl Places {
         }
     }
 
-    /// Makes a table of `len` slots, a power of two, for the entries that there are.
+    /// Builds a table of `len` slots, a power of two, for the existing entries.
     #[cold]
     pub(super) fn rebuild<'k>(&mut self, len: usize, entries: usize, key_of: impl Fn(usize) -> &'k [u8]) {
         self.slots.clear();
@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn keys_that_were_chosen_to_collide_are_found_by_another_hash() {
         let mut places = Places::default();
-        // As one who knew the secret could: they collide in every table of up to 2^12 slots.
+        // As an attacker who knew the secret could: they collide in every table of up to 2^12 slots.
         let colliding = |key: &Vec<u8>| places.hash.of(key) & 0xFFF == 0x123;
         let keys: Vec<_> =
             (0..).map(|n: u64| n.to_string().into_bytes()).filter(colliding).take(2 * MAX_SEARCH).collect();

@@ -1,4 +1,4 @@
-//! The descriptors of livekit-protocol's messages, compiled by build.rs from the .proto files that the crate ships.
+//! The descriptors of livekit-protocol's messages, compiled by build.rs from the .proto files of the crate.
 
 use std::sync::LazyLock;
 
@@ -16,7 +16,7 @@ pub(super) fn pool() -> &'static DescriptorPool {
     &POOL
 }
 
-/// A message by its full name; the names asked for are those of the schema this was built with.
+/// A message by its full name; callers ask only for names of the schema that this was built with.
 pub(super) fn message(full_name: &str) -> MessageDescriptor {
     POOL.get_message_by_name(full_name).unwrap_or_else(|| panic!("livekit-protocol has no message {full_name}"))
 }

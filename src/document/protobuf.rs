@@ -1,5 +1,5 @@
 //! Protobuf bytes of a dynamic message, always the same for the same content: fields in the order of their numbers, map
-//! entries in the order of their keys. (Protobuf's own encoders leave the order of a map to chance.)
+//! entries in the order of their keys. (Protobuf's own encoders write maps in random order.)
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, Value};
 
@@ -71,14 +71,14 @@ fn element(number: u32, kind: &Kind, value: &Value, out: &mut Vec<u8>) {
     }
 }
 
-/// A value that is neither string, bytes nor message, without its tag.
+/// A value other than string, bytes or message, without its tag.
 fn scalar(kind: &Kind, value: &Value, out: &mut Vec<u8>) {
     let fixed = wire_type(kind) != WireType::Varint;
     match *value {
         Value::Bool(value) => write_varint(out, u64::from(value)),
         Value::I32(value) if fixed => out.extend_from_slice(&value.to_le_bytes()),
         Value::I32(value) if matches!(kind, Kind::Sint32) => write_varint(out, zigzag(value.into())),
-        // Negative numbers are extended to 64 bits, as protobuf has it.
+        // Negative numbers are extended to 64 bits, as protobuf requires.
         Value::I32(value) | Value::EnumNumber(value) => write_varint(out, i64::from(value).cast_unsigned()),
         Value::I64(value) if fixed => out.extend_from_slice(&value.to_le_bytes()),
         Value::I64(value) if matches!(kind, Kind::Sint64) => write_varint(out, zigzag(value)),
@@ -93,7 +93,7 @@ fn scalar(kind: &Kind, value: &Value, out: &mut Vec<u8>) {
     }
 }
 
-/// How values of a kind lie on the wire, one by one.
+/// The wire form of a single value of a kind.
 pub(super) const fn wire_type(kind: &Kind) -> WireType {
     match kind {
         Kind::Bool

@@ -1,6 +1,6 @@
-//! Which fields are kept out of documents: by LiveKit's own marks in its .proto files, and by the lists below for what
-//! LiveKit left unmarked. docs/redaction.md lists every field of text with what was decided; a test holds it against the
-//! schema, so that a field of a newer LiveKit cannot slip in undecided.
+//! The fields that are removed from documents: by LiveKit's own marks in its .proto files, and by the lists below for
+//! fields that LiveKit left unmarked. docs/redaction.md lists every text field with its decision. A test compares it with
+//! the schema, so that a field of a newer LiveKit needs a decision.
 
 use std::sync::LazyLock;
 
@@ -23,7 +23,7 @@ const SECRETS: [&str; 9] = [
     "livekit.SIPDispatchRuleDirect.pin",
     "livekit.SIPDispatchRuleIndividual.pin",
     "livekit.WebhookConfig.signing_key",
-    // `SIPCallInfo.call_context`: anything at all, and nobody can look into it.
+    // `SIPCallInfo.call_context`: arbitrary content that nobody can check.
     "google.protobuf.Any.value",
 ];
 
@@ -47,7 +47,7 @@ const URLS: [&str; 16] = [
     "livekit.WebhookInfo.url",
 ];
 
-/// URLs that media is sent to: their path or query is the key to somebody's channel.
+/// URLs that media is sent to: their path or query is the key to a channel.
 const STREAM_URLS: [&str; 2] = ["livekit.StreamInfo.url", "livekit.StreamOutput.urls"];
 
 /// Messages for people, which may quote such URLs.
@@ -65,7 +65,7 @@ const TEXTS: [&str; 11] = [
     "livekit.WebhookInfo.service_status",
 ];
 
-/// Personal data, marked by LiveKit or not, that identifies somebody or something: hashed, since joining on it is useful.
+/// Personal data, marked by LiveKit or not, that identifies a person or thing: hashed, since joins on it are useful.
 const IDENTIFIERS: [&str; 32] = [
     "livekit.APICallInfo.participant_identity",
     "livekit.AnalyticsClientMeta.client_addr",
@@ -101,7 +101,7 @@ const IDENTIFIERS: [&str; 32] = [
     "livekit.WebhookInfo.participant_identity",
 ];
 
-/// Personal data that LiveKit left unmarked and that is of no use once hashed.
+/// Personal data that LiveKit left unmarked and that has no use as a hash.
 const PERSONAL: [&str; 5] = [
     "livekit.AnalyticsClientMeta.geo_hash",
     "livekit.AnalyticsRoomParticipant.name",
@@ -110,14 +110,14 @@ const PERSONAL: [&str; 5] = [
     "livekit.SendDataRequest.data",
 ];
 
-/// What was decided about a field.
+/// The decision about a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Decision {
-    /// Nothing to hide.
+    /// Nothing to redact.
     Plain,
     /// Credentials or authentication material: absent under `secrets` and `pii`.
     Secret,
-    /// Kept, but credentials in it are taken out under `secrets` and `pii`.
+    /// Kept, but credentials in it are removed under `secrets` and `pii`.
     Scrub(Scrub),
     /// Personal data: hashed under `pii`.
     Identifier,
@@ -134,7 +134,7 @@ pub(super) enum Treatment {
     Remove,
 }
 
-/// LiveKit's mark comes first; what it calls a secret stays one.
+/// LiveKit's mark takes precedence; a field that it marks as secret stays secret.
 pub(super) fn decision(field: &FieldDescriptor) -> Decision {
     const MARKED_PII: i32 = 1;
     const MARKED_SECRET: i32 = 2;
@@ -161,7 +161,7 @@ pub(super) fn decision(field: &FieldDescriptor) -> Decision {
     }
 }
 
-/// What `redact` makes of a field.
+/// What `redact` does with a field.
 pub(super) fn treatment(redact: Redact, field: &FieldDescriptor) -> Treatment {
     match (redact, decision(field)) {
         (Redact::None, _) => Treatment::Keep,
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
     use crate::record::Stream;
 
-    /// Every field that holds text (or any bytes), or that LiveKit marked, of all records.
+    /// Every field of all records that holds text (or arbitrary bytes), or that LiveKit marked.
     fn text_fields() -> BTreeMap<String, Decision> {
         fn walk(message: &MessageDescriptor, seen: &mut BTreeSet<String>, found: &mut BTreeMap<String, Decision>) {
             if !seen.insert(message.full_name().to_owned()) {

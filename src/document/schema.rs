@@ -1,4 +1,4 @@
-//! Tables that say, per message and place in the document, what becomes of each field: built once from the descriptors.
+//! Tables that say, per message and place in the document, how each field is encoded: built once from the descriptors.
 //!
 //! A message may have several tables, since the fork names some enums only at certain places ([`super::fork`]).
 
@@ -27,14 +27,14 @@ pub(super) struct Schema {
     records: [usize; Stream::ALL.len()],
 }
 
-/// A message at a place.
+/// A message at a certain place.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     fields: Vec<Field>,
     /// By field number: index into `fields` plus one.
     dense: Vec<u16>,
     sparse: HashMap<u32, u16>,
-    /// Enums that are written even where the record has none.
+    /// Enums that are written even if the record has none.
     pub(super) always: Vec<usize>,
     pub(super) oneofs: Vec<Header>,
     /// More fields than bits: each message of this kind takes the exact path.
@@ -47,15 +47,15 @@ pub(super) struct Field {
     pub(super) header: Header,
     pub(super) shape: Shape,
     pub(super) value: Value,
-    /// How one value lies on the wire.
+    /// The wire form of one value.
     pub(super) wire: WireType,
-    /// Set once the field (for a oneof: any member) was seen in a message.
+    /// The bit that marks the field (for a oneof: any member) as seen in a message.
     pub(super) bit: u64,
     /// Its number among the fields of its message; members of a oneof share one.
     pub(super) slot: u16,
 }
 
-/// How often a field occurs, and what an absent one means.
+/// How often a field occurs, and the meaning of an absent one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Shape {
     /// Zero, false and empty mean absent.
@@ -69,7 +69,7 @@ pub(super) enum Shape {
     Map(usize),
 }
 
-/// What a value is and how it is written.
+/// The type of a value, and how it is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Value {
     Bool,
@@ -89,12 +89,12 @@ pub(super) enum Value {
     NamedEnum(usize),
     String,
     Bytes,
-    /// A string of which only a keyed hash is written.
+    /// A string that is replaced by a keyed hash.
     Hashed,
-    /// A string without the credentials in it.
+    /// A string without its credentials.
     Scrubbed(Scrub),
     Message(usize),
-    /// Stepped over.
+    /// Skipped.
     Removed,
 }
 
@@ -112,7 +112,7 @@ impl EnumNames {
         Self(names, dense)
     }
 
-    /// The name of a value, if the schema has one for it.
+    /// The name of a value, if the schema has one.
     #[inline]
     pub(super) fn name(&self, number: i32) -> Option<&str> {
         match usize::try_from(number).ok().and_then(|number| self.1.get(number)) {
@@ -139,7 +139,7 @@ impl Table {
 }
 
 impl Schema {
-    /// Tables for the messages that are the records of each stream.
+    /// Tables for these messages as the records of each stream.
     pub(super) fn new(options: &DocumentOptions, records: &[MessageDescriptor; Stream::ALL.len()]) -> Self {
         let mut builder =
             Builder { options, tables: Vec::new(), enums: Vec::new(), known: HashMap::new(), named: HashMap::new() };
@@ -177,7 +177,7 @@ impl Builder<'_> {
         if let Some(&index) = self.known.get(&key) {
             return index;
         }
-        // Entered before its fields are looked at, so that a message may hold itself.
+        // Entered before its fields are processed, so that a message can contain itself.
         let index = self.tables.len();
         self.known.insert(key, index);
         self.tables.push(Table::default());
@@ -290,7 +290,7 @@ impl Builder<'_> {
     }
 }
 
-/// True for an enum that is written even where the record has none.
+/// True for an enum that is written even if the record has none.
 fn is_always(field: &FieldDescriptor, named: &NamedEnums) -> bool {
     !field.is_list()
         && !field.supports_presence()

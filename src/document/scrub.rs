@@ -1,35 +1,36 @@
-//! Takes credentials out of URLs, in fields that are URLs and in texts that quote some.
+//! Removes credentials from URLs, in fields that are URLs and in texts that quote some.
 //!
-//! `***` stands for what was taken out: user and password, the query and fragment (tokens, signatures, pass phrases), and
-//! in URLs that media is sent to or fetched from all that follows the host: RTMP has the stream key in its path, SRT in
-//! its query. `mux://KEY` and `twitch://KEY` have the key where others have the host. A path is kept of the schemes of the
-//! web and of storage only: what another scheme has there nobody knows.
+//! `***` replaces what was removed: user and password, the query and fragment (tokens, signatures, pass phrases). In URLs
+//! that media is sent to or fetched from it replaces everything after the host: RTMP has the stream key in its path, SRT in
+//! its query. `mux://KEY` and `twitch://KEY` have the key in place of the host. A path is kept for the schemes of web and
+//! storage only: the path of another scheme may be a secret.
 //!
-//! A URL may be escaped, in JSON (`https:\/\/`) or for another URL's path or query (`https%3A%2F%2F`): it is read without the
-//! escapes, and written with them again where something was taken out.
+//! A URL may be escaped, in JSON (`https:\/\/`) or for another URL's path or query (`https%3A%2F%2F`): it is read without
+//! the escapes, and if something is removed it is written with them again.
 //!
-//! Passwords are often written as they are, with a `/` or an `@` in them: the last `@` before the query ends them, and what
-//! cannot be a host and a port is no host. So a path with an `@` in it loses its host here; that is the lesser harm.
+//! Passwords are often written unescaped, with a `/` or an `@` in them: the last `@` before the query ends them, and what
+//! cannot be a host and a port is not taken for a host. So a path with an `@` in it loses its host; that is the lesser
+//! harm.
 
 use std::borrow::Cow;
 
-/// Stands for what was taken out.
+/// Replaces what was removed.
 const GONE: &str = "***";
 
-/// Schemes whose path says where something lies.
+/// Schemes whose path is a location.
 const WITH_PATH: [&str; 15] =
     ["http", "https", "ws", "wss", "s3", "gs", "gcs", "oss", "az", "abfs", "abfss", "wasb", "wasbs", "file", "grpc"];
-/// Schemes of media services that have the key in the host's place.
+/// Schemes of media services that have the key in place of the host.
 const WITHOUT_HOST: [&str; 2] = ["mux", "twitch"];
 
-/// What a text is.
+/// The kind of a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Scrub {
     /// A URL.
     Url,
     /// A URL that media is sent to.
     StreamUrl,
-    /// Prose, an error message say, that may hold URLs.
+    /// Prose, such as an error message, that may contain URLs.
     Text,
 }
 
@@ -56,14 +57,14 @@ fn url(text: &str, stream: bool) -> Cow<'_, str> {
     let user_end = rest[..query].rfind('@').map_or(0, |at| at + 1);
     let (user, place) = rest.split_at(user_end);
     let (host, tail) = place.split_at(place.find(['/', '?', '#']).unwrap_or(place.len()));
-    // A password with a `?` or a `#` in it: its `@` comes later. What has a scheme has a host.
+    // A password with a `?` or a `#` in it: its `@` comes later. A URL with a scheme has a host.
     let is_broken = scheme.is_some() && !is_host(host);
     let has_host = has_host && !is_broken;
     let host_only = host_only || is_broken;
     let kept_tail = if host_only { "" } else { &tail[..tail.find(['?', '#']).unwrap_or(tail.len())] };
 
     let keeps_all = user.is_empty() && kept_tail.len() == tail.len() && (has_host || rest.is_empty());
-    // A stream URL without a scheme, or of a scheme without a host, may be nothing but a key.
+    // A stream URL without a scheme, or with a scheme without a host, may be only a key.
     let key_only = host_only && (!has_host || (scheme.is_none() && !text.is_empty()));
     if keeps_all && !key_only {
         return Cow::Borrowed(text);
@@ -90,7 +91,7 @@ fn url(text: &str, stream: bool) -> Cow<'_, str> {
     Cow::Owned(kept)
 }
 
-/// A host, with a port or without: `a.example:80`, `[::1]:80`, `10.0.0.1`.
+/// A host, with or without a port: `a.example:80`, `[::1]:80`, `10.0.0.1`.
 fn is_host(text: &str) -> bool {
     let is_port = |port: &str| port.len() <= 5 && port.bytes().all(|byte| byte.is_ascii_digit());
     match text.strip_prefix('[') {
@@ -101,14 +102,14 @@ fn is_host(text: &str) -> bool {
     }
 }
 
-/// Where a URL in prose begins: back over the letters of its scheme.
+/// The start of a URL in prose: before the letters of its scheme.
 fn scheme_start(text: &str, colon: usize) -> usize {
     let scheme = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
     colon - text.as_bytes()[..colon].iter().rev().take_while(|byte| scheme(byte)).count()
 }
 
-/// Where a URL in prose ends, that begins at `start`: at its closing quote where it stands in quotes (Go quotes with `\\"` for a
-/// quote inside), at the next space otherwise, or behind the `@` that ends a password with spaces in it.
+/// The end of a URL in prose that begins at `start`: at its closing quote if it is in quotes (Go uses `\\"` for a quote
+/// inside), else at the next space, or after the `@` that ends a password with spaces in it.
 fn url_end(text: &str, start: usize, colon: usize) -> usize {
     let ends = |c: char| c.is_whitespace() || c.is_control();
     let at = colon + 3;
@@ -140,10 +141,10 @@ fn url_end(text: &str, start: usize, colon: usize) -> usize {
     }
 }
 
-/// What Go quotes of a URL that it could not read.
+/// Parts of an unreadable URL that Go quotes.
 const QUOTED_PARTS: [&str; 3] = ["invalid port \"", "invalid URL escape \"", "invalid userinfo \""];
 
-/// Where the escaped `://` is that comes first, and where it ends.
+/// The start and end of the first escaped `://`.
 fn escaped_separator(text: &str) -> Option<(usize, usize)> {
     let bytes = text.as_bytes();
     let colon = |at: usize| match bytes.get(at) {
@@ -166,7 +167,7 @@ fn escaped_separator(text: &str) -> Option<(usize, usize)> {
     })
 }
 
-/// The byte that a percent escape stands for, however often the percent sign is escaped itself, and where it ends.
+/// The byte of a percent escape, however often the percent sign itself is escaped, and the end of the escape.
 fn escape_at(bytes: &[u8], at: usize) -> Option<(u8, usize)> {
     let mut digits = at + 1;
     while bytes.get(digits..digits + 2) == Some(b"25") {
@@ -176,7 +177,7 @@ fn escape_at(bytes: &[u8], at: usize) -> Option<(u8, usize)> {
     Some((u8::from_str_radix(hex, 16).ok()?, digits + 2))
 }
 
-/// Takes what may be a secret out of URLs that are escaped within a text: all that follows the host, and the user.
+/// Removes possible secrets from URLs that are escaped within a text: everything after the host, and the user.
 fn unescaped_too(text: Cow<'_, str>) -> Cow<'_, str> {
     if !text.contains(['\\', '%']) {
         return text;
@@ -184,7 +185,7 @@ fn unescaped_too(text: Cow<'_, str>) -> Cow<'_, str> {
     let mut kept = String::with_capacity(text.len());
     let mut rest = &*text;
     while let Some((colon, after)) = escaped_separator(rest) {
-        // As a part of another URL it ends where that one's part does.
+        // As a part of another URL it ends where that part ends.
         let is_part = rest[colon..after].contains('%');
         let ends = |c: char| {
             c.is_whitespace() || c.is_control() || matches!(c, '"' | '`' | '<' | '>') || (is_part && c == '&')
@@ -212,7 +213,7 @@ fn unescaped_too(text: Cow<'_, str>) -> Cow<'_, str> {
     Cow::Owned(kept)
 }
 
-/// Without its escapes. What is no UTF-8 then is all one part.
+/// The text without its escapes. If it is not UTF-8 then, it is one part.
 fn plain_of(text: &str) -> String {
     let bytes = text.as_bytes();
     let (mut plain, mut at) = (Vec::with_capacity(text.len()), 0);

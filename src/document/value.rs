@@ -1,4 +1,4 @@
-//! Values: one at a time off the wire, with its key into the document.
+//! Values: read one at a time from the wire, written with their keys into the document.
 
 use super::{
     encoding::{Encoding, Key, Stop},
@@ -10,7 +10,7 @@ use super::{
 use crate::record::wire::{self, WireType};
 
 impl<'a> Encoding<'a> {
-    /// Writes the enums that are there although the message has none.
+    /// Writes the enums that are always present although the message has none.
     #[inline]
     pub(super) fn absent(&mut self, table: &Table, is_absent: impl Fn(&Field) -> bool) {
         for &index in &table.always {
@@ -21,7 +21,7 @@ impl<'a> Encoding<'a> {
         }
     }
 
-    /// One value with its key. `present` keeps what would mean "absent": zero, false, empty.
+    /// One value with its key. `present` keeps the values that would mean "absent": zero, false, empty.
     #[inline]
     pub(super) fn value<K: Key>(
         &mut self,
@@ -89,7 +89,7 @@ impl<'a> Encoding<'a> {
             }
             Value::String => {
                 let text = wire::length_delimited(input)?;
-                // Most are ASCII, which takes less to find out.
+                // Most are ASCII, which is quicker to check.
                 if !text.is_ascii() && std::str::from_utf8(text).is_err() {
                     return Err(DocumentErrorReason::NotUtf8.into());
                 }
@@ -154,7 +154,7 @@ impl<'a> Encoding<'a> {
         Ok(())
     }
 
-    /// BSON has no unsigned integers: what does not fit becomes a double.
+    /// BSON has no unsigned integers: a value that does not fit becomes a double.
     fn unsigned<K: Key>(&mut self, key: &K, value: u64) {
         if let Ok(value) = i64::try_from(value) {
             key.write(&mut self.writer, kind::INT64);

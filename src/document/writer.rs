@@ -1,4 +1,4 @@
-//! Writes raw BSON, in one go and without a tree: element headers are ready-made, lengths are filled in afterwards.
+//! Writes raw BSON sequentially, without a tree: element headers are prepared, lengths are filled in afterwards.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 
@@ -17,12 +17,12 @@ pub(super) mod kind {
 /// Bytes of a header that are copied at once, whatever its length.
 const INLINE: usize = 32;
 
-/// What comes before an element's value: room for its type, its key, a NUL.
+/// The bytes before an element's value: space for its type, its key, a NUL.
 #[derive(Debug, Clone)]
 pub(super) struct Header {
     bytes: [u8; INLINE],
     len: u8,
-    /// The whole, where it does not fit above.
+    /// The whole header, if it does not fit above.
     long: Option<Box<[u8]>>,
 }
 
@@ -44,20 +44,20 @@ impl Header {
     }
 }
 
-/// What comes before an element of an array: room for its type, its index in digits, a NUL. It is counted up in its digits,
-/// which takes less than to divide for each element.
+/// The bytes before an element of an array: space for its type, its index in digits, a NUL. Its digits are incremented,
+/// which is quicker than a division for each element.
 ///
-/// The bytes are one number, the first one its lowest: to change a byte in memory and then read all of them takes long.
+/// The bytes are one number, the first byte is its lowest: changing a byte in memory and then reading all of them is slow.
 #[derive(Debug, Clone)]
 pub(super) struct Index {
     bytes: u128,
-    /// What the last digit is counted up with.
+    /// The increment of the last digit.
     one: u128,
     len: u8,
     last: u8,
 }
 
-/// Room for the digits of more elements than a document has bytes.
+/// Space for the digits of more elements than a document has bytes.
 const INDEX: usize = size_of::<u128>();
 
 impl Default for Index {
@@ -67,7 +67,7 @@ impl Default for Index {
 }
 
 impl Index {
-    /// The next element's.
+    /// Moves to the next element.
     #[inline]
     pub(super) fn advance(&mut self) {
         self.bytes += self.one;
@@ -99,7 +99,7 @@ impl Index {
         self.bytes = u128::from_le_bytes(bytes);
     }
 
-    /// Whether it is the first element's.
+    /// Tells whether it is the first element.
     pub(super) fn is_first(&self) -> bool {
         self.bytes.to_le_bytes()[1] == b'0'
     }
@@ -117,7 +117,7 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Appends to `buffer`; about `expected` bytes will come.
+    /// Appends to `buffer`; about `expected` bytes will follow.
     pub(super) fn append_to(mut buffer: Vec<u8>, expected: usize) -> Self {
         buffer.reserve(expected + INLINE);
         Self { buffer }
@@ -128,19 +128,19 @@ impl Writer {
         self.buffer
     }
 
-    /// Where the next byte goes.
+    /// The position of the next byte.
     #[inline]
     pub(super) const fn position(&self) -> usize {
         self.buffer.len()
     }
 
-    /// Takes back everything from `position` on.
+    /// Removes everything from `position` on.
     pub(super) fn rewind(&mut self, position: usize) {
         self.buffer.truncate(position);
     }
 
-    /// Copies more than is needed and cuts it off again: a copy of a known length is a few instructions, one of an
-    /// unknown length a call.
+    /// Copies more than is needed and truncates again: a copy of a known length is a few instructions, one of an unknown
+    /// length a call.
     #[inline]
     pub(super) fn header(&mut self, kind: u8, header: &Header) {
         let start = self.buffer.len();
@@ -174,7 +174,7 @@ impl Writer {
         self.short_element(kind::INT32, index, value.to_le_bytes());
     }
 
-    /// An element whose header and value are mostly short enough to be written as one number.
+    /// An element whose header and value are usually short enough to be written as one number.
     #[inline]
     fn short_element<const N: usize>(&mut self, kind: u8, index: &Index, value: [u8; N]) {
         if usize::from(index.len) + N > INDEX {
@@ -270,7 +270,7 @@ impl Writer {
     }
 }
 
-/// A BSON length. Lengths over 2 GiB do not come up: documents are limited far below, and checked.
+/// A BSON length. Lengths over 2 GiB do not occur: documents are limited far below, and checked.
 #[inline]
 fn length(n: usize) -> [u8; 4] {
     #[expect(clippy::cast_possible_truncation, reason = "documents over the limit are refused before they are used")]

@@ -1,7 +1,7 @@
-//! Who may send records, by [`super::rules`]; who may not is counted, and logged once in a while.
+//! Decides who can send records, by [`super::rules`]. Refusals are counted, and logged at a limited rate.
 //!
-//! Whoever was let in is judged again for as long as what they opened is open, by the same function: a [`Pass`] ends with its
-//! token, and with the rules that let it in.
+//! A sender is checked again, by the same function, for as long as its connection or stream is open: a [`Pass`] ends with
+//! its token, and with the rules that accepted it.
 
 use std::sync::{Arc, OnceLock};
 
@@ -18,28 +18,28 @@ use super::{
     tls::Tls,
 };
 
-/// Decides who may send, and with which certificates this side presents itself.
+/// Decides who can send, and which certificate this side presents.
 #[derive(Debug)]
 pub struct Authenticator {
     rules: watch::Sender<Arc<Rules>>,
-    /// The first listener that others can reach, once there is one.
+    /// The first listener that other machines can reach, if there is one.
     exposed: OnceLock<String>,
     tls: Option<Arc<Tls>>,
     failures: Throttle,
 }
 
 impl Authenticator {
-    /// A gate. What it lets through is decided per listener, see [`Authenticator::check_listener`].
+    /// An authenticator. Each listener is checked by itself, see [`Authenticator::check_listener`].
     #[must_use]
     pub fn new(auth: AuthOptions, keys: LivekitKeys, tls: Option<Arc<Tls>>) -> Self {
         let rules = watch::Sender::new(Arc::new(Rules { auth, keys }));
         Self { rules, exposed: OnceLock::new(), tls, failures: Throttle::default() }
     }
 
-    /// Takes over other rules, also for what is open already; true where they differ.
+    /// Replaces the rules, also for what is already open; true if they differ.
     ///
     /// # Errors
-    /// When they would let anyone in by mistake: then the old ones stay.
+    /// When the new rules would let anyone in by mistake: then the old ones stay.
     pub fn replace(&self, auth: AuthOptions, keys: LivekitKeys) -> Result<bool, ServeError> {
         let rules = Rules { auth, keys };
         if rules == **self.rules.borrow() {
@@ -50,11 +50,11 @@ impl Authenticator {
         Ok(true)
     }
 
-    /// Refuses what would let anyone in by mistake.
+    /// Refuses a configuration that would let anyone in by mistake.
     ///
     /// # Errors
-    /// When the listener can be reached from outside and nobody is asked who they are, or what they are asked for cannot
-    /// be checked.
+    /// When the listener can be reached from outside and senders show no credentials, or when their credentials cannot be
+    /// checked.
     pub fn check_listener(&self, listener: &Listener) -> Result<(), ServeError> {
         if !listener.is_private() {
             self.exposed.get_or_init(|| listener.to_string());
@@ -70,7 +70,7 @@ impl Authenticator {
         }
     }
 
-    /// Whether what senders are asked for can be checked.
+    /// Tells whether the credentials of senders can be checked.
     fn check_means(&self, auth: &AuthOptions, keys: &LivekitKeys) -> Result<(), ServeError> {
         match auth {
             AuthOptions::MutualTls if !self.tls.as_ref().is_some_and(|tls| tls.verifies_clients()) => {
@@ -86,7 +86,7 @@ impl Authenticator {
         }
     }
 
-    /// True where anyone may send who reaches the port.
+    /// True if anyone who reaches the port can send.
     pub(super) fn asks_nothing(&self) -> bool {
         self.rules.borrow().auth == AuthOptions::None
     }
@@ -95,7 +95,7 @@ impl Authenticator {
         self.tls.as_ref()
     }
 
-    /// Lets a request with these headers pass, or says why not.
+    /// Accepts a request with these headers, or says why not.
     pub(super) fn admit(
         &self,
         protocol: Protocol,
@@ -109,7 +109,7 @@ impl Authenticator {
         Ok(Pass::new(rules, presented, until, |rules, presented| rules.sender(presented).map(drop)))
     }
 
-    /// The same for a webhook, which LiveKit signs; its claims.
+    /// The same for a webhook, which LiveKit signs; returns its claims.
     pub(super) fn webhook(&self, headers: &HeaderMap, peer: Peer) -> Result<(Pass, Claims), String> {
         let (rules, presented) = (self.rules.subscribe(), Presented::of(headers, peer));
         let claims = rules.borrow().webhook(&presented)?;
@@ -117,7 +117,7 @@ impl Authenticator {
         Ok((Pass::new(rules, presented, Some(claims.exp), still), claims))
     }
 
-    /// Counts and, once in a while, logs a refusal.
+    /// Counts a refusal, and logs it at a limited rate.
     pub(super) fn refuse(&self, protocol: Protocol, why: &str, peer: Peer, status: &IngestStatus) -> Refusal {
         status.count_refused(protocol, Refused::Unauthenticated);
         if let Some(more) = self.failures.admit() {
@@ -126,11 +126,11 @@ impl Authenticator {
         Refusal::new(Refused::Unauthenticated, why)
     }
 
-    /// The same for somebody at the admin port.
+    /// The same for a request at the admin port.
     pub(crate) fn refuse_admin(&self, why: &str, status: &IngestStatus) {
         status.count_refused(Protocol::Admin, Refused::Unauthenticated);
         if let Some(more) = self.failures.admit() {
-            tracing::warn!(protocol = Protocol::Admin.as_str(), why, more, "somebody was refused");
+            tracing::warn!(protocol = Protocol::Admin.as_str(), why, more, "an admin request was refused");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! HTTP bodies: read within the limits of size, time and memory, decompressed, turned into records.
+//! HTTP bodies: read within the limits of size, time and memory, decompressed, and converted into records.
 
 use std::{io, pin::pin, time::Duration};
 
@@ -23,19 +23,19 @@ use crate::{
     record::{RecordBatch, Stream, now_millis},
 };
 
-/// JSON values in one record. Each may take up a hundred times its text once parsed: `[{},{},…`.
+/// JSON values in one record. Each may need a hundred times the memory of its text once parsed: `[{},{},…`.
 const MAX_RECORD_VALUES: usize = 50_000;
-/// A body is kept in pieces of this size: growing one buffer would take up twice the body for a while.
+/// A body is kept in pieces of this size: growing one buffer would need twice the memory of the body for a while.
 const SEGMENT: usize = 64 * 1024;
 
-/// What a body has to keep to.
+/// The limits of a body.
 #[derive(Debug, Clone)]
 pub(crate) struct BodyLimits {
     pub max_bytes: usize,
     pub timeout: Duration,
 }
 
-/// Reads a whole body, as it came.
+/// Reads a whole body, still compressed.
 pub(crate) async fn read<B>(
     body: B,
     headers: &HeaderMap,
@@ -47,7 +47,7 @@ where
     B::Error: std::fmt::Display,
 {
     let too_large = || {
-        let message = format!("the body is over the limit of {} bytes: send smaller ones", limits.max_bytes);
+        let message = format!("the body is larger than the limit of {} bytes: send smaller bodies", limits.max_bytes);
         Refusal::new(Refused::TooLarge, message)
     };
     let announced = headers.get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
@@ -67,7 +67,9 @@ where
                 memory.take(&mut share, data.len(), 0).await?;
                 read.push(&data);
             }
-            Some(Err(error)) => return Err(Refusal::new(Refused::Aborted, format!("the body broke off: {error}"))),
+            Some(Err(error)) => {
+                return Err(Refusal::new(Refused::Aborted, format!("the body was interrupted: {error}")));
+            }
             None => return Ok((read, share)),
         }
     }
@@ -84,12 +86,12 @@ impl BodyBytes {
     fn push(&mut self, mut data: &[u8]) {
         self.length += data.len();
         while !data.is_empty() {
-            let room = self.segments.last().map_or(0, |last| SEGMENT - last.len());
-            if room == 0 {
+            let space = self.segments.last().map_or(0, |last| SEGMENT - last.len());
+            if space == 0 {
                 self.segments.push(Vec::with_capacity(data.len().min(SEGMENT)));
                 continue;
             }
-            let (head, tail) = data.split_at(room.min(data.len()));
+            let (head, tail) = data.split_at(space.min(data.len()));
             if let Some(last) = self.segments.last_mut() {
                 last.extend_from_slice(head);
             }
@@ -97,7 +99,7 @@ impl BodyBytes {
         }
     }
 
-    /// The whole of it; each piece is given back as soon as it is copied.
+    /// The whole body; each piece is released as soon as it is copied.
     pub(crate) fn join(self) -> Bytes {
         let mut whole = Vec::with_capacity(self.length);
         self.segments.into_iter().for_each(|segment| whole.extend_from_slice(&segment));
@@ -105,7 +107,7 @@ impl BodyBytes {
     }
 }
 
-/// What a body's headers say it is.
+/// The type and compression of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Format {
     content: Content,
@@ -140,7 +142,7 @@ impl Format {
     }
 }
 
-/// Turns bodies into records, off the async threads.
+/// Converts bodies into records, off the async threads.
 #[derive(Debug, Clone)]
 pub(super) struct Converter {
     conversions: Conversions,
@@ -184,7 +186,7 @@ impl Converter {
         .await
     }
 
-    /// Runs another conversion there.
+    /// Runs another conversion on these threads.
     pub(super) async fn convert<T: Send + 'static>(
         &self,
         conversion: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
@@ -193,7 +195,7 @@ impl Converter {
     }
 }
 
-/// How deep the records lie in a JSON text: in an array, in an array in a wrapper, or the text is one.
+/// Where the records are in a JSON text: in an array, in an array in a wrapper, or the text is one record.
 fn element_depth(stream: Stream, text: &[u8]) -> usize {
     if text.trim_ascii_start().starts_with(b"[") {
         1
@@ -204,8 +206,8 @@ fn element_depth(stream: Stream, text: &[u8]) -> usize {
     }
 }
 
-/// Refuses a record in JSON that would take up too much memory once parsed: more than [`MAX_RECORD_VALUES`], counted by
-/// their punctuation.
+/// Refuses a JSON record that would need too much memory once parsed: more than [`MAX_RECORD_VALUES`], counted by their
+/// punctuation.
 pub(super) fn check_json_size(text: &[u8], element_depth: usize) -> Result<(), Refusal> {
     let (mut depth, mut values, mut in_string, mut escaped) = (0_usize, 0_usize, false, false);
     for &byte in text {
@@ -227,7 +229,7 @@ pub(super) fn check_json_size(text: &[u8], element_depth: usize) -> Result<(), R
         if depth <= element_depth {
             values = 0;
         } else if values > MAX_RECORD_VALUES {
-            let message = format!("a record of more than {MAX_RECORD_VALUES} JSON values");
+            let message = format!("a record has more than {MAX_RECORD_VALUES} JSON values");
             return Err(Refusal::new(Refused::TooLarge, message));
         }
     }
@@ -269,7 +271,7 @@ mod tests {
     #[test]
     fn a_record_that_blows_up_when_parsed_is_refused_wherever_it_lies() {
         let codecs = "{},".repeat(MAX_RECORD_VALUES);
-        let bomb = format!(r#"{{"room": {{"enabledCodecs": [{codecs}{{}}]}}}}"#);
+        let bomb = format!(r#"{{"space": {{"enabledCodecs": [{codecs}{{}}]}}}}"#);
         for text in [bomb.clone(), format!("[{{}}, {bomb}]"), format!(r#"{{"events": [{bomb}]}}"#)] {
             let refusal = check_json_size(text.as_bytes(), element_depth(Stream::Events, text.as_bytes())).unwrap_err();
             assert_eq!(refusal.reason, Refused::TooLarge);
@@ -279,7 +281,7 @@ mod tests {
 
     #[test]
     fn many_small_records_and_punctuation_in_strings_are_no_bomb() {
-        let many = r#"{"id": "AE", "room": {"sid": "RM"}},"#.repeat(MAX_RECORD_VALUES);
+        let many = r#"{"id": "AE", "space": {"sid": "RM"}},"#.repeat(MAX_RECORD_VALUES);
         let commas = ",{[".repeat(MAX_RECORD_VALUES);
         for text in [
             format!("[{many}{{}}]"),

@@ -1,4 +1,5 @@
-//! A sender: records to any `livekit.AnalyticsRecorderService`, as bytes, a stream per batch so that each is acknowledged.
+//! A client: sends records to any `livekit.AnalyticsRecorderService`, as bytes, with a stream per batch so that each is
+//! acknowledged.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -15,20 +16,20 @@ use super::{AUDIENCE, Dropped, Secret, hs256};
 use crate::record::{RecordBatch, RecordBatchBuilder, Stream, wall_millis};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// An answer that does not come within this time is not waited for.
+/// How long to wait for an answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a token is valid that is made for one call.
+/// How long a token is valid that is created for one call.
 const TOKEN_SECONDS: i64 = 120;
 
-/// How a sender names itself.
+/// How a client authenticates.
 #[derive(Debug, Clone, Default)]
 pub enum Credentials {
-    /// Not at all.
+    /// No credentials.
     #[default]
     None,
-    /// By a token of `ingest.auth.tokens`.
+    /// A token of `ingest.auth.tokens`.
     Token(Secret),
-    /// By a JWT, made for each call, signed with a LiveKit API secret.
+    /// A JWT, created for each call and signed with a LiveKit API secret.
     Livekit {
         /// The API key.
         key: String,
@@ -37,22 +38,22 @@ pub enum Credentials {
     },
 }
 
-/// Where to send, and as whom.
+/// The address, and the credentials.
 #[derive(Debug, Clone)]
 pub struct Target {
     /// `http://host:port`, `https://host:port` or `unix:/path`.
     pub url: String,
     /// PEM: the CA of the server's certificate, for `https`.
     pub ca: Option<PathBuf>,
-    /// As whom.
+    /// The credentials.
     pub credentials: Credentials,
 }
 
-/// A sender that cannot begin.
+/// Why a client cannot be created.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    /// The address is not one.
-    #[error("{url:?} is no address to send to: use http://host:port, https://host:port or unix:/path")]
+    /// The address is not valid.
+    #[error("{url:?} is not an address to send to: use http://host:port, https://host:port or unix:/path")]
     Address {
         /// What was given.
         url: String,
@@ -62,10 +63,10 @@ pub enum ClientError {
     Ca {
         /// The file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// TLS is not possible with that.
+    /// TLS is not possible with these options.
     #[error("TLS to {url}: {problem}")]
     Tls {
         /// The address.
@@ -78,7 +79,7 @@ pub enum ClientError {
     Secret,
 }
 
-/// Sends batches; connects when it first needs to, and again when it has to.
+/// Sends batches; connects when it first needs to, and again after a failure.
 #[derive(Debug, Clone)]
 pub struct Client {
     channel: Channel,
@@ -86,7 +87,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// A sender to this target; nothing is connected yet.
+    /// A client for this target; it does not connect yet.
     ///
     /// # Errors
     /// When the address or the certificate cannot be used.
@@ -112,11 +113,11 @@ impl Client {
         Ok(Self { channel, credentials: target.credentials.clone() })
     }
 
-    /// Sends a batch, `per_message` records a message, and returns when it is acknowledged; what the receiver says that it
-    /// dropped all the same.
+    /// Sends a batch, `per_message` records per message, and returns when it is acknowledged, with what the receiver
+    /// reports as dropped.
     ///
     /// # Errors
-    /// When it was not: then nothing says how much of it was kept, and a resend is harmless.
+    /// When it was not acknowledged: part of it may have been kept, and a resend is harmless.
     pub async fn send(&self, batch: &RecordBatch, per_message: usize) -> Result<Dropped, Status> {
         let method = match batch.stream {
             Stream::Events => "/livekit.AnalyticsRecorderService/IngestEvents",
@@ -125,7 +126,8 @@ impl Client {
         };
         let mut request = Request::new(futures::stream::iter(messages(batch, per_message)));
         if let Some(header) = self.authorization().map_err(|error| Status::unauthenticated(error.to_string()))? {
-            let header = header.parse().map_err(|_| Status::unauthenticated("the token is no header value"))?;
+            let header =
+                header.parse().map_err(|_| Status::unauthenticated("the token is not a valid header value"))?;
             request.metadata_mut().insert("authorization", header);
         }
         let mut grpc = tonic::client::Grpc::new(self.channel.clone());
@@ -148,7 +150,7 @@ impl Client {
     }
 }
 
-/// tonic's transport errors say little themselves: their causes do.
+/// The causes of tonic's transport errors; the errors themselves say little.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -159,7 +161,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// A batch's records as messages of their method.
+/// The records of a batch as messages of their method.
 fn messages(batch: &RecordBatch, per_message: usize) -> Vec<Bytes> {
     let records: Vec<&[u8]> = batch.iter().collect();
     let wrapped = |records: &[&[u8]]| {
@@ -173,7 +175,7 @@ fn messages(batch: &RecordBatch, per_message: usize) -> Vec<Bytes> {
     }
 }
 
-/// For calls whose messages are bytes already, and whose answer holds nothing.
+/// For calls whose messages are already bytes, and whose answer is empty.
 #[derive(Debug, Clone, Copy)]
 pub struct BytesCodec;
 

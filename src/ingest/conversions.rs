@@ -1,7 +1,7 @@
-//! Work that is the processor's (decompressing, parsing), on threads of its own: a few pieces at a time, in the order they
-//! came in. What parsing takes up stays with a few threads' allocator arenas, and the async threads are never held up.
+//! CPU-bound work (decompressing, parsing) on threads of its own: a few jobs at a time, in the order of arrival. The memory
+//! of parsing stays in the allocator arenas of a few threads, and the async threads are never blocked.
 //!
-//! Each piece is bounded by itself; one whose sender has gone before its turn is not begun.
+//! Each job is bounded by itself; a job whose sender disconnects before its turn is not started.
 
 use std::{
     future::Future,
@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use super::{Refusal, Refused};
 
-/// Pieces of work at the same time, of each listener: this bounds their memory too.
+/// Jobs at the same time, per listener: this bounds their memory too.
 pub(crate) const AT_ONCE: usize = 2;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -28,7 +28,7 @@ pub(super) struct Conversions {
     jobs: mpsc::Sender<Job>,
 }
 
-/// A conversion under way. Cancel-safe: it may be awaited again and again, until it was ready once.
+/// A conversion in progress. Cancel-safe: it can be awaited again until it is ready.
 #[derive(Debug)]
 pub(super) struct Converting<T> {
     answer: oneshot::Receiver<Result<T, Refusal>>,
@@ -44,7 +44,7 @@ impl Conversions {
             let waiting = Arc::clone(&waiting);
             let work = move || {
                 loop {
-                    // taken in a statement of its own: the lock must not be held while the job runs
+                    // A statement of its own: the lock must not be held while the job runs.
                     let job = waiting.lock().recv();
                     match job {
                         Ok(job) => job(),
@@ -71,7 +71,7 @@ impl Conversions {
             let converted = panic::catch_unwind(conversion).unwrap_or_else(|_| {
                 Err(Refusal::new(Refused::Invalid, "these bytes make the conversion fail: please report this"))
             });
-            // nobody waits any more where the sender has gone
+            // Nobody waits for the result if the sender has disconnected.
             let _ = sender.send(converted);
         });
         self.jobs.send(job).map_err(|_| ended())?;

@@ -1,7 +1,7 @@
-//! Decompression of what senders compressed, bounded in bytes and in work: a bomb costs no more than an honest message.
+//! Decompression of what senders compressed, bounded in bytes and in work: a bomb costs no more than an ordinary message.
 //!
-//! What comes out is limited, and so is the number of blocks, which cost the same however little they hold
-//! ([`Work`]). It runs off the async threads, a few at a time ([`Conversions`](super::conversions::Conversions)).
+//! The output is limited, and so is the number of blocks, each of which has a fixed cost ([`Work`]). It runs off the async
+//! threads, a few at a time ([`Conversions`](super::conversions::Conversions)).
 
 use std::io::Read;
 
@@ -14,9 +14,9 @@ use super::{
     gzip, zstd_frames,
 };
 
-/// Windows above this are refused: a frame may ask for gigabytes.
+/// Larger windows are refused: a frame may request gigabytes.
 const MAX_ZSTD_WINDOW_LOG: u32 = 23;
-/// How many times its compressed bytes gzip can become.
+/// The maximum compression ratio of gzip.
 const GZIP_MAX_RATIO: usize = 1032;
 
 /// How a message or body is compressed.
@@ -28,7 +28,7 @@ pub(super) enum Encoding {
 }
 
 impl Encoding {
-    /// By its name in `grpc-encoding` and `Content-Encoding` (RFC 9110: in any case, `x-gzip` is `gzip`).
+    /// By its name in `grpc-encoding` and `Content-Encoding` (RFC 9110: case-insensitive, `x-gzip` is `gzip`).
     pub(super) fn named(name: &[u8]) -> Option<Self> {
         match name.to_ascii_lowercase().as_slice() {
             b"identity" => Some(Self::Identity),
@@ -38,7 +38,7 @@ impl Encoding {
         }
     }
 
-    /// From `Content-Encoding`, which may stand there several times; a body that is encoded twice is not taken.
+    /// From `Content-Encoding`, which may occur several times; a body that is encoded twice is refused.
     pub(super) fn of(headers: &HeaderMap) -> Result<Self, Refusal> {
         let unsupported = || Refusal::new(Refused::Unsupported, "Content-Encoding must be gzip, zstd or identity");
         let values = headers.get_all(CONTENT_ENCODING).iter().flat_map(|value| value.as_bytes().split(|&b| b == b','));
@@ -53,7 +53,7 @@ impl Encoding {
         Ok(encoding)
     }
 
-    /// Bytes that so many compressed ones can become, of the `max` that are allowed.
+    /// The size that so many compressed bytes can have decompressed, at most `max`.
     pub(super) fn most(self, compressed: usize, max: usize) -> usize {
         match self {
             Self::Identity => 0,
@@ -62,7 +62,7 @@ impl Encoding {
         }
     }
 
-    /// What was compressed; at most `max` bytes of it.
+    /// The decompressed content, at most `max` bytes.
     pub(super) fn decompress(self, compressed: &Bytes, max: usize) -> Result<Bytes, Refusal> {
         let plain = match self {
             Self::Identity => return Ok(compressed.clone()),
@@ -177,7 +177,7 @@ mod tests {
         }
     }
 
-    /// A gzip member of so many empty deflate blocks of a type, and a last one.
+    /// A gzip member of so many empty deflate blocks of a type, and a last block.
     fn empty_blocks(kind: u32, blocks: usize) -> Vec<u8> {
         let mut bits = Bits::default();
         for block in 0..=blocks {
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_empty_blocks_are_taken_and_a_body_of_them_is_refused_early() {
+    fn a_few_empty_blocks_are_accepted_and_a_body_of_them_is_refused_early() {
         for kind in 0..3 {
             let few = Bytes::from(empty_blocks(kind, 100));
             assert_eq!(Encoding::Gzip.decompress(&few, 1 << 20).unwrap(), b""[..], "type {kind}");
@@ -245,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn what_compresses_well_and_what_is_flushed_often_is_taken() {
+    fn what_compresses_well_and_what_is_flushed_often_is_accepted() {
         for plain in
             [vec![b' '; 4 << 20], (0..4_u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()]
         {
@@ -290,7 +290,7 @@ mod tests {
     #[test]
     fn what_follows_the_end_is_refused() {
         for encoding in ENCODINGS {
-            for tail in [&b"\0"[..], b"garbage behind the end", &[0; 512], &[0x1F, 0x8B]] {
+            for tail in [&b"\0"[..], b"garbage after the end", &[0; 512], &[0x1F, 0x8B]] {
                 let bytes = [&compressed(encoding, b"livekit")[..], tail].concat();
                 let refusal = encoding.decompress(&bytes.into(), 1000).unwrap_err();
                 assert_eq!(refusal.reason, Refused::Invalid, "{encoding:?}, {tail:?}: {refusal}");

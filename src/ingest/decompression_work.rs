@@ -1,14 +1,14 @@
-//! The work that decompression may take, and why it ends early. A block costs tables and buffers, however little it holds: so
-//! not only what comes out is limited, but the number of blocks too.
+//! The work that decompression may take, and why it ends early. A block costs tables and buffers, however little it holds:
+//! so both the output and the number of blocks are limited.
 
 use std::io;
 
-/// A block for so many bytes of the limit is allowed. Encoders make one for tens of kilobytes.
+/// One block is allowed for so many bytes of the limit. Encoders write one for tens of kilobytes.
 const BYTES_PER_BLOCK: usize = 1024;
-/// So many blocks are allowed however small the limit.
+/// So many blocks are always allowed.
 const FREE_BLOCKS: usize = 256;
 
-/// Blocks that may still be decompressed.
+/// The number of blocks that may still be decompressed.
 #[derive(Debug)]
 pub(super) struct Work {
     left: usize,
@@ -31,13 +31,13 @@ pub(super) enum Failure {
 }
 
 impl Work {
-    /// What may be spent on something that may have `max_bytes`.
+    /// The budget of a body or message that may have `max_bytes`.
     pub(super) fn of(max_bytes: usize) -> Self {
         let max = max_bytes / BYTES_PER_BLOCK + FREE_BLOCKS;
         Self { left: max, max }
     }
 
-    /// Takes so many blocks off.
+    /// Uses up so many blocks.
     pub(super) fn spend(&mut self, blocks: usize) -> Result<(), Failure> {
         self.left = self.left.checked_sub(blocks).ok_or(Failure::TooManyBlocks { max: self.max })?;
         Ok(())

@@ -1,10 +1,10 @@
-//! What a call that was answered OK did not keep, and where: the only OK that does not mean "kept".
+//! What a call that was answered OK did not keep, and in which sink: the only OK that does not mean "kept".
 //!
-//! A sink drops records of such a call where its spool is full and `when_full` is `drop_newest`, or where it is optional and
-//! its spool refused its copy. The answer says so, as far as it is known when the answer goes out:
+//! A sink drops records of such a call if its spool is full and `when_full` is `drop_newest`, or if it is optional and its
+//! spool refused its copy. The answer says so, as far as it is known by then:
 //!
-//! - HTTP: `"dropped": {"SINK": {"records": 3, "reason": "…"}}` in the JSON; absent where nothing was dropped;
-//! - gRPC: the trailers `livekit-spool-dropped: SINK=3` and `livekit-spool-dropped-reason: SINK: …`, one of each a sink.
+//! - HTTP: `"dropped": {"SINK": {"records": 3, "reason": "…"}}` in the JSON; absent if nothing was dropped;
+//! - gRPC: the trailers `livekit-spool-dropped: SINK=3` and `livekit-spool-dropped-reason: SINK: …`, one of each per sink.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -22,12 +22,12 @@ const REASON: &str = "livekit-spool-dropped-reason";
 #[serde(transparent)]
 pub struct Dropped(BTreeMap<SinkName, DroppedRecords>);
 
-/// The answer to records that were taken, as JSON.
+/// The answer to accepted records, as JSON.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Accepted {
-    /// How many came in.
+    /// How many records came in.
     pub records: u64,
-    /// Those of them that were not kept all the same.
+    /// Those of them that were not kept.
     #[serde(default, skip_serializing_if = "Dropped::is_empty")]
     pub dropped: Dropped,
 }
@@ -37,7 +37,7 @@ pub struct Accepted {
 pub struct DroppedRecords {
     /// How many.
     pub records: u64,
-    /// Why, the last time.
+    /// Why; the latest reason.
     pub reason: String,
 }
 
@@ -54,7 +54,7 @@ impl Dropped {
         other.0.into_iter().for_each(|(sink, dropped)| self.add(&sink, dropped.records, dropped.reason));
     }
 
-    /// True where all was kept.
+    /// True if everything was kept.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -65,9 +65,9 @@ impl Dropped {
         self.0.iter()
     }
 
-    /// The trailers of a gRPC answer that tell of it.
+    /// The trailers of a gRPC answer that report it.
     pub(super) fn add_trailers(&self, trailers: &mut HeaderMap) {
-        // What the operating system says may hold anything; a trailer holds ASCII.
+        // A message of the operating system may hold any character; a trailer holds ASCII.
         let ascii = |text: String| text.replace(|c: char| !(' '..='~').contains(&c), "?");
         for (sink, dropped) in &self.0 {
             for (name, text) in [
@@ -81,7 +81,7 @@ impl Dropped {
         }
     }
 
-    /// What the trailers of a gRPC answer tell; what is no such trailer is left out.
+    /// Reads the trailers of a gRPC answer; other trailers are ignored.
     pub(super) fn of_trailers(trailers: &MetadataMap) -> Self {
         let texts = |name: &'static str| trailers.get_all(name).iter().filter_map(|value| value.to_str().ok());
         let mut dropped = Self::default();
@@ -120,15 +120,15 @@ mod tests {
     }
 
     #[test]
-    fn trailers_tell_what_was_dropped_where_and_why() {
+    fn trailers_report_what_was_dropped_where_and_why() {
         let mut dropped = Dropped::default();
         dropped.add(&sink("a"), 3, "its spool is full");
         dropped.add(&sink("b-2"), 1, "ungültig\nand more");
         dropped.add(&sink("a"), 2, "its spool is full: a=7");
         let mut trailers = HeaderMap::new();
         dropped.add_trailers(&mut trailers);
-        let told = Dropped::of_trailers(&MetadataMap::from_headers(trailers));
-        assert_eq!(told.to_string(), "5 by sink a: its spool is full: a=7; 1 by sink b-2: ung?ltig?and more");
+        let read = Dropped::of_trailers(&MetadataMap::from_headers(trailers));
+        assert_eq!(read.to_string(), "5 by sink a: its spool is full: a=7; 1 by sink b-2: ung?ltig?and more");
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! One batch, every sink's spool: the call succeeds when each required one has it durably.
 //!
-//! - required: the call waits for it and fails with it. One that drops what it has no room for is asked last: of a call that
-//!   another refuses it drops nothing, and counts nothing twice when that comes again;
-//! - optional: it alone loses its copy, counted, and only where its spool refuses it or it cannot follow the required ones
-//!   (see [`optional`](super::optional));
-//! - where no sink is required, the call waits for all: something has to slow a sender down. What none of them can ever take
-//!   is refused.
+//! - required: the call waits for the sink and fails with it. A sink that drops records when its spool is full is asked
+//!   last: if another sink refuses the call, it drops nothing, and counts nothing twice after the resend;
+//! - optional: only this sink loses its copy, counted, and only if its spool refuses it or it cannot keep up with the
+//!   required ones (see [`optional`](super::optional));
+//! - if no sink is required, the call waits for all: something has to slow a sender down. A batch that is too large for all
+//!   of them is refused.
 
 use std::{
     collections::BTreeMap,
@@ -32,17 +32,17 @@ use crate::{
     spool::Appended,
 };
 
-/// Which records a sink wants.
+/// The records that a sink gets.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
     /// None: all streams.
     pub streams: Option<Vec<Stream>>,
-    /// Types of events by their numbers; none: all. Other streams have no types.
+    /// Event types by their numbers; none: all. Other streams have no types.
     pub event_types: Option<Vec<i32>>,
 }
 
 impl Filter {
-    /// What is left of a batch.
+    /// The records of a batch that the sink gets.
     pub(crate) fn apply(&self, batch: &RecordBatch) -> Option<RecordBatch> {
         if self.streams.as_ref().is_some_and(|streams| !streams.contains(&batch.stream)) {
             return None;
@@ -56,17 +56,17 @@ impl Filter {
     }
 }
 
-/// A sink's spool, and what it takes.
+/// A sink's spool, and the records it gets.
 pub struct Target {
     /// The sink.
     pub name: SinkName,
-    /// Whether calls fail where this spool fails.
+    /// True if calls fail when this spool fails.
     pub required: bool,
-    /// What it wants.
+    /// The records it gets.
     pub filter: Filter,
     /// Its spool.
     pub spool: Arc<dyn Append>,
-    /// What it missed before the process started, being optional.
+    /// What the sink missed, being optional, before the process started.
     pub missed: u64,
 }
 
@@ -76,7 +76,7 @@ struct Entry {
     lost: Arc<AtomicU64>,
 }
 
-/// Takes batches from all protocols and hands them to every sink's spool.
+/// Receives batches from all protocols and appends them to every sink's spool.
 pub struct Intake {
     entries: ArcSwap<Vec<Entry>>,
     lost: Mutex<BTreeMap<SinkName, Arc<AtomicU64>>>,
@@ -86,7 +86,7 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// An intake for these sinks.
+    /// Ingest for these sinks.
     #[must_use]
     pub fn new(targets: Vec<Target>, memory: &MemoryOptions) -> Self {
         let intake = Self {
@@ -100,7 +100,7 @@ impl Intake {
         intake
     }
 
-    /// Changes the sinks; calls that are under way end with the ones they began with.
+    /// Changes the sinks; open calls end with the ones they began with.
     pub fn replace(&self, targets: Vec<Target>) {
         let mut lost = self.lost.lock();
         let entries = targets.into_iter().map(|target| Entry {
@@ -112,10 +112,10 @@ impl Intake {
         self.replaced.fetch_add(1, Relaxed);
     }
 
-    /// Makes a batch durable in every required sink's spool; what was dropped all the same, by the user's policies.
+    /// Makes a batch durable in every required sink's spool; returns what the user's policies dropped.
     ///
     /// # Errors
-    /// When one of them does not take it; others may have it then, and the records' ids make a resend harmless.
+    /// When a required spool refuses it; others may have it then, and the ids of the records make a resend harmless.
     pub async fn append(&self, protocol: Protocol, batch: RecordBatch) -> Result<Dropped, Refusal> {
         if batch.is_empty() {
             return Ok(Dropped::default());
@@ -132,7 +132,7 @@ impl Intake {
             copied = copies.all().await;
             none_ever_takes_it(&copied)?;
         } else {
-            // A gRPC stream goes on reading meanwhile.
+            // A gRPC stream continues reading meanwhile.
             let alone = required.len() == 1 && copies.is_empty() && protocol != Protocol::Grpc;
             let (drop_newest, keep): (Vec<_>, Vec<_>) =
                 required.into_iter().partition(|(entry, _)| entry.target.spool.drops_newest());
@@ -161,7 +161,7 @@ impl Intake {
                 dropped.add(&sink, records, reason);
             }
         }
-        self.status.count_taken(protocol, &batch);
+        self.status.count_accepted(protocol, &batch);
         Ok(dropped)
     }
 
@@ -171,7 +171,7 @@ impl Intake {
         &self.status
     }
 
-    /// The figures now, what optional sinks lost among them.
+    /// The current figures, including what optional sinks lost.
     #[must_use]
     pub fn snapshot(&self) -> IngestSnapshot {
         let lost = self.lost.lock();
@@ -182,7 +182,7 @@ impl Intake {
         }
     }
 
-    /// Tells the sinks of one time from those of another.
+    /// Identifies the current set of sinks.
     pub(super) fn generation(&self) -> u64 {
         self.replaced.load(Relaxed)
     }
@@ -193,7 +193,7 @@ impl Intake {
 }
 
 impl Entry {
-    /// Appends to a required sink's spool; what it dropped.
+    /// Appends to a required sink's spool; returns what it dropped.
     async fn append(&self, batch: RecordBatch, alone: bool) -> Result<Option<(&SinkName, u64, String)>, Refusal> {
         let (records, spool) = (u64::from(batch.count()), &self.target.spool);
         match if alone { spool.append_alone(batch).await } else { spool.append(batch).await } {
@@ -213,7 +213,7 @@ impl Entry {
     }
 }
 
-/// What is too large for every sink, with none that is required to say so, is refused: the sender can cut it.
+/// Refuses a batch that is too large for every sink if none of them is required and would say so: the sender can split it.
 fn none_ever_takes_it(copied: &[Copied]) -> Result<(), Refusal> {
     let mut errors = copied.iter().map(|copy| Some((&copy.sink, copy.result.as_ref().err()?)));
     let Some(Some((sink, first))) = errors.next() else { return Ok(()) };
@@ -225,7 +225,7 @@ fn none_ever_takes_it(copied: &[Copied]) -> Result<(), Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ingest::double::{MemorySpool, Mood};
+    use crate::ingest::fake::{MemorySpool, Mode};
 
     fn events(types: &[u8]) -> RecordBatch {
         let mut batch = RecordBatchBuilder::new(Stream::Events);
@@ -253,7 +253,7 @@ mod tests {
     #[tokio::test]
     async fn one_required_sink_that_is_full_fails_the_call_and_is_named() {
         let (a, b) = (MemorySpool::new(), MemorySpool::new());
-        b.set(Mood::Full);
+        b.set(Mode::Full);
         let intake = intake(vec![target("a", true, Filter::default(), &a), target("b", true, Filter::default(), &b)]);
         let refusal = intake.append(Protocol::Grpc, events(&[1])).await.unwrap_err();
         assert_eq!((refusal.reason, refusal.message.starts_with("sink b: ")), (Refused::Full, true));
@@ -262,9 +262,9 @@ mod tests {
 
     #[tokio::test]
     async fn what_a_full_sink_drops_of_a_call_that_another_refuses_is_counted_once_when_it_is_sent_again() {
-        for refusal in [Mood::Full, Mood::NeverFits] {
+        for refusal in [Mode::Full, Mode::NeverFits] {
             let (drops, other) = (MemorySpool::new(), MemorySpool::new());
-            drops.set(Mood::DropsNewest);
+            drops.set(Mode::DropsNewest);
             other.set(refusal);
             let targets =
                 [("a", &drops), ("b", &other)].map(|(name, spool)| target(name, true, Filter::default(), spool));
@@ -273,7 +273,7 @@ mod tests {
                 intake.append(Protocol::Grpc, events(&[1, 2])).await.unwrap_err();
             }
             assert_eq!(drops.missed(), 0, "nothing is lost: the sender has them still");
-            other.set(Mood::Takes);
+            other.set(Mode::Accepts);
             let dropped = intake.append(Protocol::Grpc, events(&[1, 2])).await.unwrap();
             assert_eq!((drops.missed(), other.records(), dropped.is_empty()), (2, 2, false));
         }

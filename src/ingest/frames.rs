@@ -1,5 +1,5 @@
-//! The messages of a gRPC stream, as bytes: what tonic's own decoder would do, with three things it does not: the bytes
-//! count against the memory budget as they come, a message has to be complete in time, and a stream must not stay silent.
+//! The messages of a gRPC stream, as bytes. In addition to what tonic's decoder does, the bytes count against the memory
+//! budget as they arrive, a message has to be complete in time, and a stream must not stay silent.
 //!
 //! ```text
 //! flag (1 byte: compressed)   length (4 bytes, big-endian)   message
@@ -21,7 +21,7 @@ use super::{
 
 const HEADER: usize = 5;
 
-/// What a stream of messages has to keep to.
+/// The limits of a stream of messages.
 #[derive(Debug, Clone)]
 pub(super) struct FrameLimits {
     pub max_message_bytes: usize,
@@ -29,23 +29,23 @@ pub(super) struct FrameLimits {
     pub idle_timeout: Duration,
 }
 
-/// A whole message, and the memory it takes up.
+/// A whole message, and the memory it needs.
 #[derive(Debug)]
 pub(super) struct Message {
     pub bytes: Bytes,
     pub share: Share,
 }
 
-/// A message that is being decompressed, and the room it has.
+/// A message that is being decompressed, and its memory.
 #[derive(Debug)]
 struct Decompressing {
     converting: Converting<Bytes>,
     share: Share,
-    /// For the most that it may become.
+    /// Memory for its largest possible size.
     space: Share,
 }
 
-/// Reads messages off a request's body.
+/// Reads messages from a request's body.
 #[derive(Debug)]
 pub(super) struct Frames<B> {
     body: B,
@@ -53,16 +53,16 @@ pub(super) struct Frames<B> {
     limits: FrameLimits,
     memory: Arc<Budget>,
     buffer: BytesMut,
-    /// Room taken for `buffer`.
+    /// The memory of `buffer`.
     share: Share,
-    /// What the stream holds besides: messages that wait to be durable.
-    elsewhere: usize,
+    /// What the stream holds outside of this buffer: messages that are not yet durable.
+    held_besides: usize,
     conversions: Conversions,
-    /// A message that waits for the room that it may need once decompressed.
+    /// A message that waits for the memory of its decompressed content.
     packed: Option<Message>,
     /// A message that is being decompressed.
     decompressing: Option<Decompressing>,
-    /// When the message that has begun must be complete, or the next one must have begun.
+    /// The deadline for the message that has begun, or for the next one to begin.
     deadline: Instant,
     begun: bool,
 }
@@ -87,7 +87,7 @@ where
             memory,
             buffer: BytesMut::new(),
             share: Share::default(),
-            elsewhere: 0,
+            held_besides: 0,
             conversions,
             packed: None,
             decompressing: None,
@@ -96,15 +96,15 @@ where
         }
     }
 
-    /// Starts the clock again: after a time in which nothing was read on purpose.
+    /// Restarts the timeout, after a time in which the stream was not read on purpose.
     pub(super) fn rearm(&mut self) {
         let timeout = if self.begun { self.limits.message_timeout } else { self.limits.idle_timeout };
         self.deadline = Instant::now() + timeout;
     }
 
-    /// Says how much the stream's earlier messages hold.
-    pub(super) const fn holds(&mut self, elsewhere: usize) {
-        self.elsewhere = elsewhere;
+    /// Sets how much the stream's earlier messages hold.
+    pub(super) const fn holds(&mut self, held_besides: usize) {
+        self.held_besides = held_besides;
     }
 
     /// The next message; `None` at the end of the stream. Cancel-safe.
@@ -112,7 +112,7 @@ where
         loop {
             if self.buffer.len() > self.share.bytes() {
                 let lacking = self.buffer.len() - self.share.bytes();
-                self.memory.take(&mut self.share, lacking, self.elsewhere).await?;
+                self.memory.take(&mut self.share, lacking, self.held_besides).await?;
             }
             if let Some(decompressing) = &mut self.decompressing {
                 let inflated = (&mut decompressing.converting).await;
@@ -138,7 +138,7 @@ where
         }
     }
 
-    /// Cuts the first message off the buffer, if it is there as a whole.
+    /// Removes the first message from the buffer, if it is complete.
     fn cut(&mut self) -> Result<Option<(Message, bool)>, Refusal> {
         let Some(header) = self.buffer.first_chunk::<HEADER>() else {
             self.mark_begun(!self.buffer.is_empty());
@@ -147,11 +147,12 @@ where
         let &[flag, a, b, c, d] = header;
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
         if flag > 1 {
-            return Err(Refusal::new(Refused::Invalid, format!("{flag} is no gRPC compression flag")));
+            return Err(Refusal::new(Refused::Invalid, format!("{flag} is not a gRPC compression flag")));
         }
         if length > self.limits.max_message_bytes {
             let limit = self.limits.max_message_bytes;
-            let message = format!("a message of {length} bytes is over the limit of {limit}: send smaller ones");
+            let message =
+                format!("a message of {length} bytes is larger than the limit of {limit}: send smaller messages");
             return Err(Refusal::new(Refused::TooLarge, message));
         }
         if self.buffer.len() < HEADER + length {
@@ -173,21 +174,21 @@ where
         }
     }
 
-    /// Begins to decompress the message that waits for it, once there is room. Cancel-safe.
+    /// Starts to decompress the message that waits for it, once there is memory. Cancel-safe.
     async fn decompress(&mut self) -> Result<(), Refusal> {
         let encoding = self.encoding.ok_or_else(|| {
             Refusal::new(Refused::Invalid, "a message is flagged as compressed, but there is no grpc-encoding")
         })?;
         let max = self.limits.max_message_bytes;
         let length = self.packed.as_ref().map_or(0, |message| message.bytes.len());
-        let space = self.memory.unpack(encoding.most(length, max)).await?;
+        let space = self.memory.for_decompressed(encoding.most(length, max)).await?;
         let Some(Message { bytes, share }) = self.packed.take() else { return Ok(()) };
         let converting = self.conversions.begin(move || encoding.decompress(&bytes, max))?;
         self.decompressing = Some(Decompressing { converting, share, space });
         Ok(())
     }
 
-    /// Takes the next piece of the body; false at its end.
+    /// Reads the next piece of the body; false at its end.
     async fn fill(&mut self) -> Result<bool, Refusal> {
         let frame = match timeout_at(self.deadline, pin!(self.body.frame())).await {
             Ok(frame) => frame,
@@ -200,13 +201,13 @@ where
         };
         match frame {
             Some(Ok(frame)) => {
-                // trailers of a request mean nothing here
+                // The trailers of a request have no meaning here.
                 if let Ok(data) = frame.into_data() {
                     self.buffer.extend_from_slice(&data);
                 }
                 Ok(true)
             }
-            Some(Err(error)) => Err(Refusal::new(Refused::Aborted, format!("the stream broke off: {error}"))),
+            Some(Err(error)) => Err(Refusal::new(Refused::Aborted, format!("the stream was interrupted: {error}"))),
             None if self.buffer.is_empty() => Ok(false),
             None => Err(Refusal::new(Refused::Invalid, "the stream ended in the middle of a message")),
         }
@@ -262,7 +263,7 @@ mod tests {
             messages.push(message.bytes);
         }
         drop(frames);
-        assert_eq!(memory.used(), 0, "all room is given back");
+        assert_eq!(memory.used(), 0, "all memory is released");
         Ok(messages)
     }
 

@@ -1,4 +1,4 @@
-//! For fuzz targets: the HTTP port without its sockets, and decompression by itself. See [`crate::fuzzing`].
+//! For fuzz targets: the HTTP port without its sockets, and decompression alone. See [`crate::fuzzing`].
 
 use std::{io, sync::Arc};
 
@@ -8,9 +8,12 @@ use http_body_util::BodyExt;
 use hyper::{Request, StatusCode};
 use tower::ServiceExt;
 
-use super::{Authenticator, HttpOptions, Intake, Refusal, decompress::Encoding, door::Door, http, listener::Peer};
+use super::{
+    Authenticator, HttpOptions, Intake, Refusal, decompress::Encoding, handler_state::HandlerState, http,
+    listener::Peer,
+};
 
-/// Answers requests as the HTTP port does, from their path on.
+/// Answers requests as the HTTP port does, starting at their path.
 #[derive(Debug)]
 pub struct HttpPort(Router);
 
@@ -18,7 +21,7 @@ impl HttpPort {
     /// # Errors
     /// When the threads that convert bodies cannot be started.
     pub fn new(intake: Arc<Intake>, authenticator: Arc<Authenticator>, options: &HttpOptions) -> io::Result<Self> {
-        Ok(Self(http::router(Door::new(intake, authenticator, options)?)))
+        Ok(Self(http::router(HandlerState::new(intake, authenticator, options)?)))
     }
 
     /// The answer's status and body.
@@ -31,10 +34,10 @@ impl HttpPort {
     }
 }
 
-/// What was compressed, by its encoding's name; `None` where there is no such encoding.
+/// The decompressed content, by the name of the encoding; `None` if there is no such encoding.
 ///
 /// # Errors
-/// When it cannot be decompressed, or is over its limits.
+/// When it cannot be decompressed, or exceeds its limits.
 pub fn decompress(encoding: &str, compressed: &Bytes, max: usize) -> Option<Result<Bytes, Refusal>> {
     Some(Encoding::named(encoding.as_bytes())?.decompress(compressed, max))
 }

@@ -1,13 +1,13 @@
-//! `livekit.AnalyticsRecorderService`, served on the bytes of its messages; gRPC's health and reflection services beside it.
+//! `livekit.AnalyticsRecorderService`, served on the bytes of its messages, with gRPC's health and reflection services.
 //!
 //! | refused because | status | resend? |
 //! |---|---|---|
 //! | not such a message | `INVALID_ARGUMENT` | no |
+//! | not such a message | `INVALID_ARGUMENT` | no |
 //! | over a size limit | `OUT_OF_RANGE` | no, in smaller messages |
-//! | unknown compression | `UNIMPLEMENTED` | no, in another one |
-//! | more than a required sink's spool ever has room for | `OUT_OF_RANGE` | no, in smaller batches |
+//! | unknown compression | `UNIMPLEMENTED` | no, use another one |
 //! | a required sink's spool is full | `RESOURCE_EXHAUSTED` | yes, later |
-//! | spool failing, no memory, too many streams, stopping | `UNAVAILABLE` | yes, later |
+//! | a required sink's spool is full | `RESOURCE_EXHAUSTED` | yes, later |
 //! | message or stream too slow | `DEADLINE_EXCEEDED` | yes, on a new stream |
 //! | no or bad credentials | `UNAUTHENTICATED` | with better ones |
 //!
@@ -46,15 +46,16 @@ use super::{
 use crate::record::Stream;
 
 const ACCEPTED_ENCODINGS: &str = "gzip,zstd,identity";
-/// What a peer may send before it is read, on a stream and on a connection: it bounds the memory of those who only send.
+/// What a peer may send before it is read, per stream and per connection: it bounds the memory of peers that only send.
 const HTTP2_STREAM_WINDOW: u32 = 128 * 1024;
 const HTTP2_CONNECTION_WINDOW: u32 = 256 * 1024;
 const HTTP2_HEADER_BYTES: u32 = 16 * 1024;
 
-/// Serves gRPC until `shutdown`; then open streams get what they sent made durable and are told to connect again.
+/// Serves gRPC until `shutdown`. Then the records received on open streams are made durable, and senders are told to
+/// connect again.
 ///
 /// # Errors
-/// When the gate does not allow this listener.
+/// When the authenticator does not allow this listener.
 pub async fn serve(
     listener: Listener,
     intake: Arc<Intake>,
@@ -77,7 +78,7 @@ pub async fn serve(
         side_services,
         intake,
         authenticator,
-        astray: Arc::default(),
+        not_found: Arc::default(),
         stop: stop.clone(),
     };
     let stopping = async {
@@ -111,14 +112,14 @@ struct Recorder {
     streams: Arc<Places>,
     conversions: Conversions,
     side_services: SideServices,
-    astray: Arc<Throttle>,
+    not_found: Arc<Throttle>,
     stop: CancellationToken,
 }
 
 impl Handler for Recorder {
     async fn handle(&self, request: Request<Incoming>, peer: Peer, visit: Visit) -> Response<Body> {
         if !is_grpc(request.headers()) {
-            // As the protocol asks for: whoever speaks plain HTTP could not read any other answer.
+            // As the protocol requires: a client that speaks plain HTTP could not read any other answer.
             self.count_astray(&request, peer, Refused::Unsupported);
             let mut response = Response::new(Body::empty());
             *response.status_mut() = StatusCode::UNSUPPORTED_MEDIA_TYPE;
@@ -156,20 +157,20 @@ impl Handler for Recorder {
 }
 
 impl Recorder {
-    /// Counts, and says once in a while, that somebody asks for what there is not: whoever does it may not notice.
+    /// Counts, and logs at a limited rate, a request for an unknown method: the sender may not notice.
     fn count_astray(&self, request: &Request<Incoming>, peer: Peer, reason: Refused) {
         self.intake.status().count_refused(Protocol::Grpc, reason);
-        if let Some(more) = self.astray.admit() {
+        if let Some(more) = self.not_found.admit() {
             let (method, path) = (request.method(), request.uri().path());
             let content_type = request.headers().get(CONTENT_TYPE);
             tracing::warn!(
                 %peer, protocol = Protocol::Grpc.as_str(), %method, path, ?content_type, more,
-                "nothing is taken here: records come in by gRPC calls of {SERVICE_NAME}"
+                "nothing is accepted here: send records by gRPC calls of {SERVICE_NAME}"
             );
         }
     }
 
-    /// The stream that a method of the service feeds.
+    /// The record stream of a method of the service.
     fn recorded(&self, method: &str, request: &Request<Incoming>) -> Option<Stream> {
         if request.method() != Method::POST {
             return None;
@@ -193,16 +194,16 @@ impl Recorder {
         let pass = self.authenticator.admit(Protocol::Grpc, request.headers(), peer, status)?;
         visit.let_in();
         let ended = self.ended(pass, peer, visit.clone());
-        let taken = self.take(stream, request, (peer, visit.clone()), ended).await;
-        // the gate has counted those it turned away
+        let result = self.take(stream, request, (peer, visit.clone()), ended).await;
+        // The authenticator counts what it refuses.
         let counts = |refusal: &&Refusal| refusal.reason != Refused::Unauthenticated;
-        if let Some(refusal) = taken.as_ref().err().filter(counts) {
+        if let Some(refusal) = result.as_ref().err().filter(counts) {
             status.count_refused(Protocol::Grpc, refusal.reason);
         }
-        taken
+        result
     }
 
-    /// Returns when somebody who was let in has to go, alone or with the connection.
+    /// Returns when an authorized sender has to leave, alone or with the connection.
     fn ended(&self, mut pass: Pass, peer: Peer, visit: Visit) -> impl Future<Output = Refusal> + Send + use<> {
         let (authenticator, intake) = (Arc::clone(&self.authenticator), Arc::clone(&self.intake));
         async move {
@@ -223,7 +224,7 @@ impl Recorder {
         let encoding = encoding(request.headers())?;
         let max = self.options.max_streams;
         let place = self.streams.space(peer.holder()).await.map(Arc::new).ok_or_else(|| {
-            Refusal::new(Refused::Streams, format!("{max} streams are open already, and none is silent"))
+            Refusal::new(Refused::Streams, format!("{max} streams are already open, and none is silent"))
         })?;
         let visit = place.begin_request();
         visit.let_in();
@@ -234,7 +235,7 @@ impl Recorder {
         };
         let on_stream = visit.clone();
         let body = request.into_body().map_frame(move |frame| {
-            // A frame without anything in it shows no life.
+            // An empty frame is no sign of life.
             if frame.data_ref().is_some_and(|data| !data.is_empty()) {
                 on_stream.is_alive();
                 on_connection.is_alive();
@@ -252,18 +253,20 @@ impl Recorder {
         let options =
             StreamOptions { stream, window: self.options.stream_window, max_records: self.options.max_message_records };
         let (intake, stop) = (Arc::clone(&self.intake), self.stop.clone());
-        // a task of its own: what was taken off a stream is kept even if the peer goes away before the answer
-        let taking = tokio::spawn(async move {
+        // A task of its own: records read from a stream are kept even if the peer disconnects before the answer.
+        let accepting = tokio::spawn(async move {
             let _open = OpenStream::new(Arc::clone(&intake));
-            let taken = stream::take(frames, intake, options, stop, ended).await;
+            let result = stream::take(frames, intake, options, stop, ended).await;
             drop(place);
-            taken
+            result
         });
-        taking.await.unwrap_or_else(|error| Err(Refusal::new(Refused::Unavailable, format!("internal error: {error}"))))
+        accepting
+            .await
+            .unwrap_or_else(|error| Err(Refusal::new(Refused::Unavailable, format!("internal error: {error}"))))
     }
 }
 
-/// Counts a stream for as long as it is open.
+/// Counts a stream while it is open.
 struct OpenStream(Arc<Intake>);
 
 impl OpenStream {
@@ -279,7 +282,7 @@ impl Drop for OpenStream {
     }
 }
 
-/// `application/grpc`, `application/grpc+proto`; no web page can have a browser send it without asking first.
+/// `application/grpc`, `application/grpc+proto`; no web page can have a browser send it without a preflight request.
 fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|media| media.as_bytes().starts_with(b"application/grpc"))
 }
@@ -293,7 +296,7 @@ fn encoding(headers: &HeaderMap) -> Result<Option<Encoding>, Refusal> {
     }
 }
 
-/// `google.protobuf.Empty` and status OK, with what was dropped all the same.
+/// `google.protobuf.Empty` and status OK, with what was dropped.
 fn empty(dropped: &Dropped) -> Response<Body> {
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static("0"));
@@ -309,7 +312,7 @@ fn empty(dropped: &Dropped) -> Response<Body> {
 fn status(refusal: &Refusal) -> Status {
     let code = match refusal.reason {
         Refused::Invalid => Code::InvalidArgument,
-        // Not RESOURCE_EXHAUSTED: a sender has to tell what it may resend as it is from what it never may.
+        // Not RESOURCE_EXHAUSTED: a sender must be able to distinguish what it can resend from what never fits.
         Refused::TooLarge => Code::OutOfRange,
         Refused::Full => Code::ResourceExhausted,
         Refused::Unsupported | Refused::Path | Refused::Method => Code::Unimplemented,

@@ -1,11 +1,11 @@
-//! gzip (RFC 1952), inflated with its work bounded: each deflate block costs tables, however little it holds, and a few
-//! megabytes have room for hundreds of thousands of empty ones.
+//! gzip (RFC 1952), decompressed with bounded work: each deflate block costs tables, however little it holds, and a few
+//! megabytes have space for hundreds of thousands of empty ones.
 //!
-//! - One or more members, one right behind the other; their contents are joined. Each checksum and length has to hold.
-//! - Anything else behind a member is an error, padding too: what was sent is not what arrived.
+//! - One or more members follow each other directly; their contents are joined. Each checksum and length has to match.
+//! - Anything else after a member is an error, also padding: the bytes are not those that were sent.
 //! - A member that ends early is an error, whatever came before.
-//! - Blocks are counted, all members together, and each member as one more. Encoders make one for tens of kilobytes, or
-//!   two at each flush.
+//! - Blocks are counted, all members together, and each member counts as one more. Encoders write one for tens of
+//!   kilobytes, or two at each flush.
 
 use miniz_oxide::inflate::{
     TINFLStatus,
@@ -23,12 +23,12 @@ const EXTRA: u8 = 1 << 2;
 const NAME: u8 = 1 << 3;
 const COMMENT: u8 = 1 << 4;
 const RESERVED: u8 = 0xE0;
-/// The first room for what comes out; it doubles.
+/// The initial size of the output buffer; it doubles.
 const FIRST_SPACE: usize = 16 * 1024;
 const FLAGS: u32 =
     inflate_flags::TINFL_FLAG_USING_NON_WRAPPING_OUTPUT_BUF | inflate_flags::TINFL_FLAG_STOP_ON_BLOCK_BOUNDARY;
 
-/// What was compressed; at most `max` bytes of it.
+/// The decompressed content, at most `max` bytes.
 pub(super) fn decompress_members(compressed: &[u8], max: usize, work: &mut Work) -> Result<Vec<u8>, Failure> {
     let (mut rest, mut plain) = (compressed, Vec::new());
     let mut decompressor = Box::new(DecompressorOxide::new());
@@ -45,7 +45,7 @@ pub(super) fn decompress_members(compressed: &[u8], max: usize, work: &mut Work)
         let holds = u32::from_le_bytes([a, b, c, d]) == crc32fast::hash(member)
             && u32::from_le_bytes(length) == member.len() as u32;
         if !holds {
-            return Err(Failure::Unreadable("the checksum or length of a gzip member does not hold"));
+            return Err(Failure::Unreadable("the checksum or length of a gzip member does not match"));
         }
         rest = tail;
         if rest.is_empty() {
@@ -86,7 +86,7 @@ fn after_header(bytes: &[u8]) -> Result<&[u8], Failure> {
     Ok(rest)
 }
 
-/// Appends what a deflate stream holds; returns what follows the stream.
+/// Appends the content of a deflate stream; returns what follows the stream.
 fn inflate<'a>(
     decompressor: &mut DecompressorOxide,
     mut rest: &'a [u8],
@@ -111,7 +111,7 @@ fn inflate<'a>(
                 if plain.len() > max {
                     return Err(Failure::TooLarge);
                 }
-                // One byte beyond the limit tells what is too large from what fits exactly.
+                // One byte beyond the limit distinguishes what is too large from what fits exactly.
                 let space = (plain.len() * 2).clamp(FIRST_SPACE.min(max + 1), max + 1);
                 plain.resize(space, 0);
             }

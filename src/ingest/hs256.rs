@@ -1,5 +1,5 @@
-//! HMAC-SHA-256 for the JWT library. Tokens are signed with shared secrets and with nothing else, so no code for RSA or elliptic
-//! curves is built in: a token that names another algorithm is refused before its signature is computed.
+//! HMAC-SHA-256 for the JWT library. Tokens are only ever signed with shared secrets, so no code for RSA or elliptic curves
+//! is built in: a token that names another algorithm is refused before its signature is computed.
 
 use std::sync::Once;
 
@@ -45,7 +45,7 @@ impl JwtSigner for Hs256 {
 
 impl Verifier<Vec<u8>> for Hs256 {
     fn verify(&self, message: &[u8], signature: &Vec<u8>) -> Result<(), signature::Error> {
-        // takes the same time wherever they differ
+        // Takes the same time wherever they differ.
         self.0.clone().chain_update(message).verify_slice(signature).map_err(|_| signature::Error::new())
     }
 }
@@ -56,7 +56,7 @@ impl JwtVerifier for Hs256 {
     }
 }
 
-/// The library takes its cryptography once for the whole process.
+/// The library accepts one cryptography provider for the whole process.
 fn install() {
     static INSTALLED: Once = Once::new();
     INSTALLED.call_once(|| PROVIDER.install_default().expect("nobody else names the JWT library's cryptography"));
@@ -74,7 +74,7 @@ pub(super) fn sign<C: Serialize>(claims: &C, secret: &[u8]) -> Result<String, Er
 /// Reads a token, and checks its signature and what `validation` says.
 ///
 /// # Errors
-/// When it is no token, has another signature or algorithm, or claims that do not hold.
+/// When it is not a token, has another signature or algorithm, or has invalid claims.
 pub(super) fn verify<C: DeserializeOwned + Clone>(
     token: &str,
     secret: &[u8],

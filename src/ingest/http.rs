@@ -1,16 +1,17 @@
-//! `POST /v1/events`, `/v1/stats`, `/v1/node_rooms`: records as protobuf, JSON or NDJSON; `POST /webhook`: LiveKit's webhooks.
+//! `POST /v1/events`, `/v1/stats`, `/v1/node_rooms`: records as protobuf, JSON or NDJSON. `POST /webhook`: LiveKit's
+//! webhooks.
 //!
-//! A request is taken whole or not at all by a spool. The answer is JSON: `{"records": 3}` once they are durable, with
-//! `"dropped"` beside it where some were not kept all the same (see [`Dropped`](super::Dropped)), else `{"error": "…", "reason": "…"}` with
+//! A spool accepts all records of a request or none. The answer is JSON: `{"records": 3}` once they are durable, with
+//! `"dropped"` if some were not kept (see [`Dropped`](super::Dropped)), else `{"error": "…", "reason": "…"}` with
 //!
 //! | status | because |
 //! |---|---|
 //! | 400 | the body is not what its type says |
 //! | 401 | no or bad credentials |
-//! | 404, 405 | nothing is taken there, or not so |
-//! | 403, 421 | a web page has a browser send it, see `caller` |
+//! | 404, 405 | nothing is accepted at this address, or with this method |
+//! | 403, 421 | a web page made a browser send it, see `caller` |
 //! | 408 | the body took too long |
-//! | 413 | the body, or the number of its records, is over the limit, or more than a required sink's spool ever has room for |
+//! | 413 | the body or the number of its records is over a limit, or never fits in a required sink's spool |
 //! | 415 | the content type or encoding is unknown |
 //! | 503, `Retry-After` | spool full or failing, no memory, stopping: send the same again |
 
@@ -32,7 +33,7 @@ use tower::ServiceExt;
 use super::{
     Accepted, Authenticator, HttpOptions, Intake, Listener, Protocol, Refusal, Refused, ServeError,
     body::Format,
-    door::Door,
+    handler_state::HandlerState,
     listener::Peer,
     places::Visit,
     server::{Handler, Server, http1},
@@ -49,10 +50,10 @@ const ADDRESSES: &str = "POST /v1/events, /v1/stats, /v1/node_rooms and /webhook
 /// The type of LiveKit's webhooks.
 const WEBHOOK_MEDIA: &[u8] = b"application/webhook";
 
-/// Serves HTTP until `shutdown`; then requests that are under way are answered.
+/// Serves HTTP until `shutdown`; then open requests are answered.
 ///
 /// # Errors
-/// When the gate does not allow this listener.
+/// When the authenticator does not allow this listener.
 pub async fn serve(
     listener: Listener,
     intake: Arc<Intake>,
@@ -68,8 +69,8 @@ pub async fn serve(
         Server::new(Protocol::Http, connections, status, spoken).over(authenticator.tls().cloned(), Alpn::Http1);
     let hosts = options.hosts.clone().into();
     let (to_ask, to_count) = (Arc::clone(&authenticator), Arc::clone(&intake));
-    let door = Door::new(intake, authenticator, &options)?;
-    let routes = Routes { router: router(door), authenticator: to_ask, intake: to_count, hosts };
+    let state = HandlerState::new(intake, authenticator, &options)?;
+    let routes = Routes { router: router(state), authenticator: to_ask, intake: to_count, hosts };
     let stopping = async {
         shutdown.await;
         stop.cancel();
@@ -78,16 +79,16 @@ pub async fn serve(
     Ok(())
 }
 
-pub(super) fn router(door: Door) -> Router {
+pub(super) fn router(state: HandlerState) -> Router {
     let records = |stream: Stream| {
         post(
-            move |State(door): State<Arc<Door>>, Extension(peer): Extension<Peer>, request: Request<Body>| async move {
-                answer(Protocol::Http, &door, take(&door, stream, peer, request).await)
+            move |State(state): State<Arc<HandlerState>>, Extension(peer): Extension<Peer>, request: Request<Body>| async move {
+                answer(Protocol::Http, &state, take(&state, stream, peer, request).await)
             },
         )
     };
-    let webhook = |State(door): State<Arc<Door>>, Extension(peer): Extension<Peer>, request: Request<Body>| async move {
-        answer(Protocol::Webhook, &door, webhook::take(&door, peer, request).await)
+    let webhook = |State(state): State<Arc<HandlerState>>, Extension(peer): Extension<Peer>, request: Request<Body>| async move {
+        answer(Protocol::Webhook, &state, webhook::take(&state, peer, request).await)
     };
     let mut router = Router::new();
     for (path, taker) in [
@@ -96,18 +97,18 @@ pub(super) fn router(door: Door) -> Router {
         ("/v1/node_rooms", records(Stream::NodeRooms)),
         ("/webhook", post(webhook)),
     ] {
-        // LiveKit takes a 404 for sent: a slash more shall cost nobody's webhooks.
+        // LiveKit treats a 404 as sent: an extra slash must not lose webhooks.
         router = router.route(path, taker.clone()).route(&format!("{path}/"), taker);
     }
     router
-        .method_not_allowed_fallback(|door, peer, request| astray(door, peer, request, Refused::Method))
-        .fallback(|door, peer, request| astray(door, peer, request, Refused::Path))
-        .with_state(Arc::new(door))
+        .method_not_allowed_fallback(|state, peer, request| not_found(state, peer, request, Refused::Method))
+        .fallback(|state, peer, request| not_found(state, peer, request, Refused::Path))
+        .with_state(Arc::new(state))
 }
 
-/// Counts, and says once in a while, that somebody sends to where nothing is taken: whoever does it may not notice.
-async fn astray(
-    State(door): State<Arc<Door>>,
+/// Counts, and logs at a limited rate, a request to an unknown address: the sender may not notice.
+async fn not_found(
+    State(state): State<Arc<HandlerState>>,
     Extension(peer): Extension<Peer>,
     request: Request<Body>,
     reason: Refused,
@@ -116,14 +117,14 @@ async fn astray(
     let is_webhook = path.contains("webhook")
         || request.headers().get(CONTENT_TYPE).is_some_and(|media| media.as_bytes().starts_with(WEBHOOK_MEDIA));
     let protocol = if is_webhook { Protocol::Webhook } else { Protocol::Http };
-    door.intake.status().count_refused(protocol, reason);
-    if let Some(more) = door.astray[usize::from(is_webhook)].admit() {
+    state.intake.status().count_refused(protocol, reason);
+    if let Some(more) = state.not_found[usize::from(is_webhook)].admit() {
         let protocol = protocol.as_str();
-        tracing::warn!(%peer, protocol, %method, path, more, "nothing is taken here: there are {ADDRESSES}");
+        tracing::warn!(%peer, protocol, %method, path, more, "nothing is accepted here: use {ADDRESSES}");
     }
     match reason {
         Refused::Method => problem(StatusCode::METHOD_NOT_ALLOWED, reason.as_str(), "use POST"),
-        _ => problem(StatusCode::NOT_FOUND, reason.as_str(), &format!("there are {ADDRESSES}")),
+        _ => problem(StatusCode::NOT_FOUND, reason.as_str(), &format!("nothing is accepted here: use {ADDRESSES}")),
     }
 }
 
@@ -152,14 +153,14 @@ impl Handler for Routes {
 }
 
 impl Routes {
-    /// Turns away what a web page has a browser of this machine send. A name proves nothing to those who have to show
-    /// credentials anyway, and no browser opens a Unix socket.
+    /// Refuses what a web page makes a browser of this machine send. The host name is not checked if senders show
+    /// credentials, and no browser opens a Unix socket.
     fn check_caller(&self, request: &Request<Incoming>, peer: Peer) -> Result<(), (StatusCode, String)> {
         if peer.address.is_none() {
             return Ok(());
         }
         if caller::is_cross_site(request.headers(), &self.hosts) {
-            let why = "a web page of another site asks for this: nothing is done for it";
+            let why = "a web page of another site sent this request: it is refused";
             return Err((StatusCode::FORBIDDEN, why.to_owned()));
         }
         if self.authenticator.asks_nothing() {
@@ -173,29 +174,29 @@ impl Routes {
     }
 }
 
-/// Takes a request's records.
-async fn take(door: &Door, stream: Stream, peer: Peer, request: Request<Body>) -> Result<Accepted, Refusal> {
+/// Accepts the records of a request.
+async fn take(state: &HandlerState, stream: Stream, peer: Peer, request: Request<Body>) -> Result<Accepted, Refusal> {
     let (head, body) = request.into_parts();
-    let pass = door.authenticator.admit(Protocol::Http, &head.headers, peer, door.intake.status())?;
+    let pass = state.authenticator.admit(Protocol::Http, &head.headers, peer, state.intake.status())?;
     let format = Format::of(&head.headers)?;
-    let (bytes, mut share) = door.read(Protocol::Http, &head, body, &door.limits, (pass, peer)).await?;
-    let most = format.encoding.most(share.bytes(), door.limits.max_bytes);
-    let mut room = door.intake.memory().unpack(most).await?;
-    let batch = door.converter.records(stream, format, bytes).await?;
-    share.merge(room.split(batch.bytes().len().saturating_sub(share.bytes())));
-    drop(room);
+    let (bytes, mut share) = state.read(Protocol::Http, &head, body, &state.limits, (pass, peer)).await?;
+    let most = format.encoding.most(share.bytes(), state.limits.max_bytes);
+    let mut reserved = state.intake.memory().for_decompressed(most).await?;
+    let batch = state.converter.records(stream, format, bytes).await?;
+    share.merge(reserved.split(batch.bytes().len().saturating_sub(share.bytes())));
+    drop(reserved);
     let records = u64::from(batch.count());
-    Ok(Accepted { records, dropped: door.intake.append(Protocol::Http, batch).await? })
+    Ok(Accepted { records, dropped: state.intake.append(Protocol::Http, batch).await? })
 }
 
-fn answer(protocol: Protocol, door: &Door, taken: Result<Accepted, Refusal>) -> Response<Body> {
-    let refusal = match taken {
+fn answer(protocol: Protocol, state: &HandlerState, result: Result<Accepted, Refusal>) -> Response<Body> {
+    let refusal = match result {
         Ok(accepted) => return Json(accepted).into_response(),
         Err(refusal) => refusal,
     };
-    // the gate has counted those it turned away
+    // The authenticator counts what it refuses.
     if refusal.reason != Refused::Unauthenticated {
-        door.intake.status().count_refused(protocol, refusal.reason);
+        state.intake.status().count_refused(protocol, refusal.reason);
     }
     let status = match refusal.reason {
         Refused::Invalid | Refused::Aborted => StatusCode::BAD_REQUEST,

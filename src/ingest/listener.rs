@@ -14,15 +14,15 @@ use tokio::{
 
 use super::Holder;
 
-/// Owner and group may send; other users of the machine may not.
+/// Owner and group can send; other users of the machine cannot.
 const SOCKET_MODE: u32 = 0o660;
 
 /// A bound address.
 #[derive(Debug)]
 pub enum Listener {
-    /// Of a TCP port.
+    /// A TCP port.
     Tcp(TcpListener),
-    /// Of a Unix socket; the file is removed when this is dropped.
+    /// A Unix socket; its file is removed when this is dropped.
     Unix(UnixListener, SocketFile),
 }
 
@@ -32,7 +32,7 @@ pub struct SocketFile(PathBuf);
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        // best effort: a file left behind is replaced at the next start
+        // Best effort: a file left behind is replaced at the next start.
         let _ = std::fs::remove_file(&self.0);
     }
 }
@@ -41,7 +41,7 @@ impl Listener {
     /// Binds a TCP port.
     ///
     /// # Errors
-    /// When the address is taken, not of this machine, or not allowed.
+    /// When the address is in use, not of this machine, or not allowed.
     pub async fn tcp(address: SocketAddr) -> io::Result<Self> {
         TcpListener::bind(address).await.map(Self::Tcp)
     }
@@ -49,7 +49,7 @@ impl Listener {
     /// Binds a Unix socket; a socket file that nobody listens on is replaced.
     ///
     /// # Errors
-    /// When another process listens there, another file is in the way, or the directory cannot be written.
+    /// When another process listens there, another file has this path, or the directory cannot be written.
     pub async fn unix(path: &Path) -> io::Result<Self> {
         remove_stale_socket(path).await?;
         let listener = UnixListener::bind(path)?;
@@ -58,12 +58,12 @@ impl Listener {
         Ok(Self::Unix(listener, file))
     }
 
-    /// Of a Unix socket that is bound, whose file nobody else needs.
+    /// A bound Unix socket whose file nobody else needs.
     pub(crate) fn of_socket(listener: UnixListener, path: PathBuf) -> Self {
         Self::Unix(listener, SocketFile(path))
     }
 
-    /// True where only this machine can connect: loopback or a Unix socket.
+    /// True if only this machine can connect: loopback or a Unix socket.
     #[must_use]
     pub fn is_private(&self) -> bool {
         match self {
@@ -72,7 +72,7 @@ impl Listener {
         }
     }
 
-    /// The port, where it is TCP.
+    /// The port, if it is TCP.
     #[must_use]
     pub fn tcp_address(&self) -> Option<SocketAddr> {
         match self {
@@ -112,17 +112,17 @@ impl fmt::Display for Listener {
 pub(crate) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// Who is at the other end.
+/// The peer of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer {
     /// Its address; none for a Unix socket.
     pub address: Option<SocketAddr>,
-    /// It showed a client certificate that TLS verified.
+    /// True if it showed a client certificate that TLS verified.
     pub certified: bool,
 }
 
 impl Peer {
-    /// Whose share its connections and streams count against.
+    /// The holder that its connections and streams count against.
     pub(super) fn holder(&self) -> Holder {
         Holder::new(self.address.map(|address| address.ip()))
     }
@@ -137,7 +137,7 @@ impl fmt::Display for Peer {
     }
 }
 
-/// Removes a socket file whose process is gone; a living one, or another kind of file, stays.
+/// Removes the file of a socket whose process is gone; a live socket, or another kind of file, stays.
 async fn remove_stale_socket(path: &Path) -> io::Result<()> {
     let metadata = match std::fs::symlink_metadata(path) {
         Ok(metadata) => metadata,
@@ -145,7 +145,7 @@ async fn remove_stale_socket(path: &Path) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     if !metadata.file_type().is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is no socket is in the way"));
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "a file that is not a socket has this path"));
     }
     match tokio::net::UnixStream::connect(path).await {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),

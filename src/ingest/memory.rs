@@ -1,7 +1,7 @@
-//! The memory that records may take up between the network and the disk, shared by all senders.
+//! The memory limit of records between the network and the disk, shared by all senders.
 //!
-//! What came over the wire and what was unpacked from it have room of their own each: few compressed bytes that become
-//! many never leave those who send theirs as they are without room.
+//! Bytes from the network and decompressed bytes have separate budgets: senders of highly compressed records cannot use up
+//! the memory of those who do not compress.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,32 +9,32 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{MemoryOptions, Refusal, Refused};
 
-/// Who holds no more than this is served from the reserve, which those who hold more cannot use up.
+/// A sender that holds no more than this is served from the reserve, which larger ones cannot use.
 const SMALL: usize = 64 * 1024;
 /// The reserve is this part of the whole.
 const RESERVE_PART: usize = 4;
 
 impl MemoryOptions {
-    /// What one sender, and so one message or body, can get at most.
+    /// The most that one sender, and so one message or body, can get.
     #[must_use]
     pub const fn largest_share(&self) -> usize {
         self.max_bytes - self.max_bytes / RESERVE_PART
     }
 
-    /// The least `max_bytes` of which one sender can get this much.
+    /// The smallest `max_bytes` with which one sender can get this much.
     #[must_use]
     pub const fn enough_for(share: usize) -> usize {
         (share * RESERVE_PART).div_ceil(RESERVE_PART - 1)
     }
 }
 
-/// Bytes that may wait; whoever finds none left waits for a while, then is refused.
+/// A budget of bytes; a sender that finds none left waits for a while, then is refused.
 #[derive(Debug)]
 pub(crate) struct Budget {
     common: Pool,
     reserve: Pool,
-    /// For what is more than came over the wire.
-    unpacked: Pool,
+    /// The budget for decompressed bytes.
+    decompressed: Pool,
     wait: Duration,
 }
 
@@ -46,7 +46,7 @@ struct Pool {
 
 impl Pool {
     fn new(max: usize) -> Self {
-        // acquire_many counts in u32
+        // acquire_many counts in u32.
         let max = max.min(u32::MAX as usize);
         Self { free: Arc::new(Semaphore::new(max)), max }
     }
@@ -72,10 +72,10 @@ impl Budget {
     pub(crate) fn new(options: &MemoryOptions) -> Self {
         let common = options.largest_share();
         let reserve = Pool::new(options.max_bytes - common);
-        Self { common: Pool::new(common), reserve, unpacked: Pool::new(common), wait: options.wait }
+        Self { common: Pool::new(common), reserve, decompressed: Pool::new(common), wait: options.wait }
     }
 
-    /// Adds room for `bytes` to a share of a sender that holds `held_by_others` besides it. Cancel-safe.
+    /// Adds `bytes` to a share of a sender that holds `held_by_others` besides it. Cancel-safe.
     pub(super) async fn take(&self, share: &mut Share, bytes: usize, held_by_others: usize) -> Result<(), Refusal> {
         let is_small = held_by_others + share.bytes() + bytes <= SMALL;
         if is_small && let Some(space) = self.reserve.try_take(bytes) {
@@ -91,49 +91,49 @@ impl Budget {
         Ok(())
     }
 
-    /// Room for what is about to be unpacked, so much at most; what is not needed is dropped afterwards.
-    pub(super) async fn unpack(&self, bytes: usize) -> Result<Share, Refusal> {
+    /// Memory for decompressing, at most this much; what is not needed is released afterwards.
+    pub(super) async fn for_decompressed(&self, bytes: usize) -> Result<Share, Refusal> {
         if bytes == 0 {
             return Ok(Share::default());
         }
-        let space = self.unpacked.take(bytes, self.wait).await.ok_or_else(|| none_left(self.unpacked.max))?;
-        Ok(Share { unpacked: Some(space), ..Share::default() })
+        let space = self.decompressed.take(bytes, self.wait).await.ok_or_else(|| none_left(self.decompressed.max))?;
+        Ok(Share { decompressed: Some(space), ..Share::default() })
     }
 
-    /// Bytes taken now.
+    /// Bytes in use.
     pub(super) fn used(&self) -> usize {
-        self.common.used() + self.reserve.used() + self.unpacked.used()
+        self.common.used() + self.reserve.used() + self.decompressed.used()
     }
 }
 
 fn none_left(max: usize) -> Refusal {
-    let message = format!("no memory left for records that wait to be durable ({max} bytes): try again later");
+    let message = format!("no memory left for records that are not yet durable ({max} bytes): try again later");
     Refusal::new(Refused::Memory, message)
 }
 
-/// Room that was taken; given back when dropped.
+/// A share of the budget; released when dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Share {
     common: Option<OwnedSemaphorePermit>,
     reserve: Option<OwnedSemaphorePermit>,
-    unpacked: Option<OwnedSemaphorePermit>,
+    decompressed: Option<OwnedSemaphorePermit>,
 }
 
 impl Share {
     pub(super) fn bytes(&self) -> usize {
         let bytes =
             |permit: &Option<OwnedSemaphorePermit>| permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        bytes(&self.common) + bytes(&self.reserve) + bytes(&self.unpacked)
+        bytes(&self.common) + bytes(&self.reserve) + bytes(&self.decompressed)
     }
 
-    /// Adds another share to this one.
+    /// Merges another share into this one.
     pub(super) fn merge(&mut self, other: Self) {
         merge(&mut self.common, other.common);
         merge(&mut self.reserve, other.reserve);
-        merge(&mut self.unpacked, other.unpacked);
+        merge(&mut self.decompressed, other.decompressed);
     }
 
-    /// Parts with `bytes` of it (or with all, if it is less).
+    /// Releases `bytes` of it (or all, if it is less).
     pub(super) fn split(&mut self, bytes: usize) -> Self {
         let taken =
             |permit: &Option<OwnedSemaphorePermit>| permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
@@ -141,7 +141,7 @@ impl Share {
         let rest = bytes - taken(&common);
         let reserve = split(&mut self.reserve, rest);
         let rest = rest - taken(&reserve);
-        Self { common, reserve, unpacked: split(&mut self.unpacked, rest) }
+        Self { common, reserve, decompressed: split(&mut self.decompressed, rest) }
     }
 }
 
@@ -165,15 +165,15 @@ mod tests {
         Budget::new(&MemoryOptions { max_bytes, wait })
     }
 
-    async fn taken(budget: &Budget, bytes: usize) -> Result<Share, Refusal> {
+    async fn acquired(budget: &Budget, bytes: usize) -> Result<Share, Refusal> {
         let mut share = Share::default();
         budget.take(&mut share, bytes, 0).await.map(|()| share)
     }
 
     #[tokio::test]
-    async fn what_is_taken_comes_back_when_it_is_dropped() {
+    async fn what_is_acquired_is_released_when_it_is_dropped() {
         let budget = budget(1 << 20, Duration::ZERO);
-        let mut share = taken(&budget, 60).await.unwrap();
+        let mut share = acquired(&budget, 60).await.unwrap();
         budget.take(&mut share, 100_000, 0).await.unwrap();
         assert_eq!((share.bytes(), budget.used()), (100_060, 100_060));
         let part = share.split(100_030);
@@ -186,31 +186,31 @@ mod tests {
     #[tokio::test]
     async fn who_finds_none_waits_and_is_refused_in_the_end() {
         let budget = budget(1 << 20, Duration::from_millis(1));
-        let held = taken(&budget, 3 << 18).await.unwrap();
-        assert_eq!(taken(&budget, 100_000).await.unwrap_err().reason, Refused::Memory);
-        assert_eq!(taken(&budget, 1 << 20).await.unwrap_err().reason, Refused::Memory);
+        let held = acquired(&budget, 3 << 18).await.unwrap();
+        assert_eq!(acquired(&budget, 100_000).await.unwrap_err().reason, Refused::Memory);
+        assert_eq!(acquired(&budget, 1 << 20).await.unwrap_err().reason, Refused::Memory);
         drop(held);
-        taken(&budget, 100_000).await.unwrap();
+        acquired(&budget, 100_000).await.unwrap();
     }
 
     #[tokio::test]
-    async fn who_holds_much_leaves_room_for_those_who_hold_little() {
+    async fn who_holds_much_leaves_memory_for_those_who_hold_little() {
         let budget = budget(1 << 20, Duration::from_millis(1));
         let mut greedy = Share::default();
         while budget.take(&mut greedy, 10_000, 0).await.is_ok() {}
         assert!(greedy.bytes() > 1 << 19);
-        let is_small = [taken(&budget, SMALL).await, taken(&budget, SMALL).await];
+        let is_small = [acquired(&budget, SMALL).await, acquired(&budget, SMALL).await];
         assert!(is_small.iter().all(Result::is_ok));
     }
 
     #[tokio::test]
-    async fn what_is_unpacked_leaves_those_who_send_as_they_are_their_room() {
+    async fn what_is_decompressed_leaves_memory_for_those_who_do_not_compress() {
         let budget = budget(1 << 20, Duration::from_millis(1));
-        let unpacked = budget.unpack(3 << 18).await.unwrap();
-        assert_eq!(budget.unpack(1).await.unwrap_err().reason, Refused::Memory);
-        taken(&budget, 3 << 18).await.unwrap();
-        drop(unpacked);
-        let mut space = budget.unpack(1000).await.unwrap();
+        let decompressed = budget.for_decompressed(3 << 18).await.unwrap();
+        assert_eq!(budget.for_decompressed(1).await.unwrap_err().reason, Refused::Memory);
+        acquired(&budget, 3 << 18).await.unwrap();
+        drop(decompressed);
+        let mut space = budget.for_decompressed(1000).await.unwrap();
         let kept = space.split(10);
         drop(space);
         assert_eq!((kept.bytes(), budget.used()), (10, 10));
@@ -219,10 +219,10 @@ mod tests {
     #[tokio::test]
     async fn who_waits_gets_what_another_gives_back() {
         let budget = Arc::new(budget(1 << 20, Duration::from_secs(60)));
-        let held = taken(&budget, 3 << 18).await.unwrap();
+        let held = acquired(&budget, 3 << 18).await.unwrap();
         let waiter = tokio::spawn({
             let budget = Arc::clone(&budget);
-            async move { taken(&budget, 100_000).await.map(|share| share.bytes()) }
+            async move { acquired(&budget, 100_000).await.map(|share| share.bytes()) }
         });
         tokio::task::yield_now().await;
         drop(held);

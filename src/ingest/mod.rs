@@ -1,11 +1,11 @@
-//! Records come in: gRPC and HTTP, checked, handed to every sink's spool, answered after fsync.
+//! Receives records by gRPC and HTTP, checks them, appends them to every sink's spool, and answers after fsync.
 //!
-//! - [`wire`]: checks on the bytes as they came, pure;
+//! - [`wire`]: checks on the bytes as received, pure;
 //! - [`Intake`]: one batch to every sink's spool;
 //! - [`grpc`]: the service `livekit.AnalyticsRecorderService`;
 //! - [`http`]: records as protobuf, JSON or NDJSON, and LiveKit's webhooks;
 //! - [`client`]: the other end, for `send`, `run --demo` and tests;
-//! - [`Authenticator`] and [`Tls`]: who may send;
+//! - [`Authenticator`] and [`Tls`]: who can send;
 //! - [`Dropped`]: what a call that was answered OK did not keep.
 //!
 //! Uses `caller`, `document`, `record`, `secret`, `setting`, `spool`.
@@ -16,16 +16,16 @@ pub mod client;
 mod conversions;
 mod decompress;
 mod decompression_work;
-mod door;
-#[cfg(test)]
-mod double;
 mod dropped;
+#[cfg(test)]
+mod fake;
 mod fanout;
 mod frames;
 #[cfg(feature = "fuzzing")]
 pub(crate) mod fuzzing;
 pub mod grpc;
 mod gzip;
+mod handler_state;
 mod hs256;
 pub mod http;
 mod listener;

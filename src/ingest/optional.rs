@@ -1,13 +1,13 @@
-//! Copies of a batch for optional sinks: none holds a call for long, and none is lost while its spool accepts records.
+//! Copies of a batch for optional sinks. No copy delays a call for long, and none is lost while its spool accepts records.
 //!
-//! - Copies enter a sink's spool in the order of the calls. At most [`IN_FLIGHT`] bytes are on their way to one spool; further
-//!   copies wait in their calls, which slows the senders down (backpressure).
-//! - Beside required sinks a call waits at most [`HOLD_TIMEOUT`] for its copies. Then those on their way go on in the
-//!   background, and those that still wait for their turn are lost for their sink.
-//! - A spool from which nothing returned for a whole [`HOLD_TIMEOUT`] hangs. Until something does, no call waits for a turn
+//! - Copies enter a sink's spool in the order of the calls. At most [`IN_FLIGHT`] bytes are on their way to one spool;
+//!   further copies wait in their calls, which slows the senders down (backpressure).
+//! - If there are required sinks, a call waits at most [`HOLD_TIMEOUT`] for its copies. Then those on their way continue in
+//!   the background, and those that still wait for their turn are lost for their sink.
+//! - A spool that returned nothing for a whole [`HOLD_TIMEOUT`] hangs. Until it returns something, no call waits for a turn
 //!   there.
-//! - A lost copy is counted once, and only if the call is answered OK: otherwise the sender sends it again. It is noted on disk before
-//!   the answer, so that a kill does not take it, unless the disk hangs.
+//! - A lost copy is counted once, and only if the call is answered OK: otherwise the sender sends it again. The count is
+//!   written to disk before the answer, so that it survives a kill, unless the disk hangs.
 
 use std::{
     pin::pin,
@@ -29,9 +29,9 @@ use crate::{
     spool::Appended,
 };
 
-/// Bytes under way to one sink's spool.
+/// Bytes on their way to one sink's spool.
 const IN_FLIGHT: usize = 8 * 1024 * 1024;
-/// A copy counts for at least this: it is also a task, and a place in the spool's queue.
+/// A copy counts for at least this: it is also a task and an element of the spool's queue.
 const MIN_COST: usize = 1024;
 /// How long a call waits for optional sinks once the required ones have the batch.
 pub(super) const HOLD_TIMEOUT: Duration = Duration::from_millis(100);
@@ -43,11 +43,11 @@ pub(super) struct Lane {
     in_flight: Arc<Semaphore>,
     /// Copies that the spool has answered.
     returned: AtomicU64,
-    /// `returned` when the sink was last found to hang.
+    /// The value of `returned` when the sink was last found to hang.
     hangs_at: AtomicU64,
-    /// Records that were lost and are not noted on disk yet; one at a time notes them.
-    unnoted: AtomicU64,
-    noting: Arc<Mutex<()>>,
+    /// Lost records that are not yet counted on disk; one task at a time writes the count.
+    uncounted: AtomicU64,
+    counting: Arc<Mutex<()>>,
 }
 
 impl Default for Lane {
@@ -57,8 +57,8 @@ impl Default for Lane {
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
             returned: AtomicU64::default(),
             hangs_at: AtomicU64::new(u64::MAX),
-            unnoted: AtomicU64::default(),
-            noting: Arc::default(),
+            uncounted: AtomicU64::default(),
+            counting: Arc::default(),
         }
     }
 }
@@ -68,23 +68,23 @@ impl Lane {
         self.hangs_at.load(Relaxed) == self.returned.load(Relaxed)
     }
 
-    /// Notes on disk that records were lost; waits for that, but not for a disk that hangs.
-    async fn note(self: Arc<Self>, spool: Arc<dyn Append>, records: u64) {
-        self.unnoted.fetch_add(records, Relaxed);
+    /// Writes the count of lost records to disk. Waits for that, but not for a disk that hangs.
+    async fn count_missed(self: Arc<Self>, spool: Arc<dyn Append>, records: u64) {
+        self.uncounted.fetch_add(records, Relaxed);
         let timeout = if self.hangs() { Duration::ZERO } else { HOLD_TIMEOUT };
-        let noted = async {
-            let turn = Arc::clone(&self.noting).lock_owned().await;
+        let counted = async {
+            let turn = Arc::clone(&self.counting).lock_owned().await;
             let lane = Arc::clone(&self);
-            let note = move || {
-                // Those of others too, who wait for their turn or did not.
-                while let records @ 1.. = lane.unnoted.swap(0, Relaxed) {
+            let count = move || {
+                // Also those of other calls, whether they wait for their turn or gave up.
+                while let records @ 1.. = lane.uncounted.swap(0, Relaxed) {
                     spool.count_missed(records);
                 }
                 drop(turn);
             };
-            tokio::task::spawn_blocking(note).await
+            tokio::task::spawn_blocking(count).await
         };
-        let _ = tokio::time::timeout(timeout, noted).await;
+        let _ = tokio::time::timeout(timeout, counted).await;
     }
 
     /// Space for so many bytes, when it is this copy's turn.
@@ -96,7 +96,7 @@ impl Lane {
     }
 }
 
-/// A sink that a copy is for.
+/// The sink of a copy.
 #[derive(Clone)]
 pub(super) struct Optional {
     pub(super) sink: SinkName,
@@ -106,7 +106,7 @@ pub(super) struct Optional {
 }
 
 impl Optional {
-    /// Hands a copy to the spool; gives it up if `leave` is cancelled before its turn.
+    /// Appends a copy to the spool; gives up if `leave` is cancelled before its turn.
     async fn copy(self, batch: RecordBatch, leave: CancellationToken) -> Copied {
         let (records, returned) = (u64::from(batch.count()), self.lane.returned.load(Relaxed));
         let result = self.append(batch, &leave).await;
@@ -146,11 +146,11 @@ fn cancelled() -> CancellationToken {
 
 fn too_slow() -> CannotAppend {
     let message =
-        format!("it is slower than its senders: {}MiB are on their way to its spool already", IN_FLIGHT >> 20);
+        format!("it is slower than its senders: {} MiB are already on their way to its spool", IN_FLIGHT >> 20);
     CannotAppend { reason: Refused::Unavailable, message }
 }
 
-/// What became of a copy.
+/// The result of a copy.
 pub(super) struct Copied {
     pub(super) sink: SinkName,
     pub(super) records: u64,
@@ -161,15 +161,15 @@ pub(super) struct Copied {
 }
 
 impl Copied {
-    /// Counts the copy as lost unless its spool has kept or counted it; why it was dropped, if it was. To be called once, and
-    /// only if the call is answered OK.
+    /// Counts the copy as lost unless its spool has kept or counted it; returns why it was dropped, if it was. To be called
+    /// once, and only if the call is answered OK.
     pub(super) async fn count(self) -> Option<String> {
         match self.result {
             Ok(Appended::Kept) => None,
             Ok(Appended::Dropped { limit }) => Some(drops_newest(limit)),
             Err(error) => {
                 self.lost.fetch_add(self.records, Relaxed);
-                self.lane.note(self.spool, self.records).await;
+                self.lane.count_missed(self.spool, self.records).await;
                 Some(error.message)
             }
         }
@@ -194,18 +194,18 @@ impl Copies {
         self.under_way.is_empty()
     }
 
-    /// What became of the next copy; `None` if there is none left. Cancel-safe.
+    /// The result of the next copy; `None` if there is none left. Cancel-safe.
     pub(super) async fn next(&mut self) -> Option<Copied> {
         self.under_way.next().await
     }
 
-    /// What became of all.
+    /// The results of all copies.
     pub(super) async fn all(self) -> Vec<Copied> {
         self.under_way.collect().await
     }
 
-    /// What became of them within [`HOLD_TIMEOUT`]. Then copies that wait for their turn are given up, and the rest goes on
-    /// in the background.
+    /// The results of the copies within [`HOLD_TIMEOUT`]. Then copies that wait for their turn are given up, and the rest
+    /// continues in the background.
     pub(super) async fn for_a_while(mut self) -> Vec<Copied> {
         let mut copied = Vec::new();
         let all = async {
@@ -238,7 +238,7 @@ mod tests {
     use crate::{
         ingest::{
             Dropped, Filter, Intake, MemoryOptions, Protocol, Target,
-            double::{MemorySpool, Mood},
+            fake::{MemorySpool, Mode},
         },
         record::{RecordBatchBuilder, Stream},
     };
@@ -272,28 +272,28 @@ mod tests {
         intake.append(Protocol::Grpc, batch(number, bytes)).await.unwrap()
     }
 
-    /// Senders that each send the next MiB as soon as the last one is answered; all that any of them was told.
+    /// Senders that each send the next MiB as soon as the last one is answered; returns what was reported as dropped.
     async fn send_as_fast_as_answered(intake: &Intake, senders: usize, each: usize) -> Dropped {
         let sender = async |sender: usize| {
-            let mut told = Dropped::default();
+            let mut reported = Dropped::default();
             for number in 0..each {
-                told.merge(send(intake, sender * each + number, MIB).await);
+                reported.merge(send(intake, sender * each + number, MIB).await);
             }
-            told
+            reported
         };
         let mut all = Dropped::default();
-        join_all((0..senders).map(sender)).await.into_iter().for_each(|told| all.merge(told));
+        join_all((0..senders).map(sender)).await.into_iter().for_each(|reported| all.merge(reported));
         all
     }
 
     #[tokio::test(start_paused = true)]
     async fn with_none_but_optional_sinks_a_sender_is_slowed_down_and_loses_nothing() {
         let (fast, slow) = (MemorySpool::new(), MemorySpool::new());
-        slow.set(Mood::Slow);
+        slow.set(Mode::Slow);
         for spools in [&[("o", &slow)][..], &[("o-fast", &fast), ("o", &slow)]] {
             let (intake, before, began) = (intake(spools), slow.records(), Instant::now());
-            let told = send_as_fast_as_answered(&intake, 32, 5).await;
-            assert!(told.is_empty(), "{told}");
+            let reported = send_as_fast_as_answered(&intake, 32, 5).await;
+            assert!(reported.is_empty(), "{reported}");
             assert_eq!((slow.records() - before, lost(&intake, "o")), (160, 0));
             assert!(began.elapsed() > Duration::from_secs(3), "160 MiB at 50 MiB/s take {:?}", began.elapsed());
         }
@@ -303,16 +303,16 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn with_none_but_optional_sinks_a_call_waits_for_one_that_hangs() {
         let spool = MemorySpool::new();
-        spool.set(Mood::Hang);
+        spool.set(Mode::Hang);
         let intake = intake(&[("o", &spool)]);
         let calls = join_all((0..20).map(|number| send(&intake, number, MIB)));
         let relief = async {
             tokio::time::sleep(Duration::from_secs(60)).await;
             assert_eq!(intake.snapshot().taken.iter().map(|taken| taken.records).sum::<u64>(), 0);
-            spool.set(Mood::Takes);
+            spool.set(Mode::Accepts);
         };
-        let (told, ()) = tokio::join!(calls, relief);
-        assert!(told.iter().all(Dropped::is_empty));
+        let (reported, ()) = tokio::join!(calls, relief);
+        assert!(reported.iter().all(Dropped::is_empty));
         let all: Vec<_> = (0..20).map(|number| batch(number, MIB)).collect();
         assert!(spool.batches() == all, "all of them, in the order of the calls");
         assert_eq!(lost(&intake, "o"), 0);
@@ -321,22 +321,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn beside_a_required_sink_one_that_is_as_fast_loses_nothing_however_many_send() {
         let (required, optional) = (MemorySpool::new(), MemorySpool::new());
-        required.set(Mood::Slow);
-        optional.set(Mood::Slow);
+        required.set(Mode::Slow);
+        optional.set(Mode::Slow);
         let intake = intake(&[("r", &required), ("o", &optional)]);
-        let told = send_as_fast_as_answered(&intake, 40, 10).await;
-        assert!(told.is_empty(), "{told}");
+        let reported = send_as_fast_as_answered(&intake, 40, 10).await;
+        assert!(reported.is_empty(), "{reported}");
         assert_eq!((required.records(), lost(&intake, "o")), (400, 0));
     }
 
     #[tokio::test(start_paused = true)]
     async fn beside_a_required_sink_a_slower_one_slows_its_senders_down_and_loses_nothing() {
         let (required, optional) = (MemorySpool::new(), MemorySpool::new());
-        optional.set(Mood::Slow);
+        optional.set(Mode::Slow);
         let intake = intake(&[("r", &required), ("o", &optional)]);
         let began = Instant::now();
-        let told = send_as_fast_as_answered(&intake, 4, 100).await;
-        assert!(told.is_empty(), "{told}");
+        let reported = send_as_fast_as_answered(&intake, 4, 100).await;
+        assert!(reported.is_empty(), "{reported}");
         assert_eq!((required.records(), lost(&intake, "o")), (400, 0));
         assert!(began.elapsed() > Duration::from_secs(7), "400 MiB at 50 MiB/s take {:?}", began.elapsed());
     }
@@ -344,72 +344,72 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn one_that_hangs_holds_no_call_longer_than_its_patience_and_memory_stays_bounded() {
         let (required, optional) = (MemorySpool::new(), MemorySpool::new());
-        optional.set(Mood::Hang);
+        optional.set(Mode::Hang);
         let intake = intake(&[("r", &required), ("o", &optional)]);
-        let (mut told, mut held) = (Dropped::default(), Vec::new());
+        let (mut reported, mut held) = (Dropped::default(), Vec::new());
         for number in 0..20 {
             let began = Instant::now();
-            told.merge(send(&intake, number, MIB).await);
+            reported.merge(send(&intake, number, MIB).await);
             held.push(began.elapsed());
         }
         assert_eq!(required.records(), 20);
         assert!(held.iter().all(|held| *held <= HOLD_TIMEOUT + Duration::from_millis(1)), "{held:?}");
         assert!(held[8..].iter().all(Duration::is_zero), "nothing has come back from it: {held:?}");
-        let by_sink: Vec<_> = told.iter().map(|(sink, dropped)| (sink.as_str(), dropped.records)).collect();
+        let by_sink: Vec<_> = reported.iter().map(|(sink, dropped)| (sink.as_str(), dropped.records)).collect();
         assert_eq!((by_sink, lost(&intake, "o")), (vec![("o", 13)], 13), "7 whole MiB fit in 8 with their framing");
-        // It takes records again, and so does the lane.
-        optional.set(Mood::Takes);
+        // It accepts records again, and so does the lane.
+        optional.set(Mode::Accepts);
         tokio::time::sleep(HOLD_TIMEOUT).await;
         assert!(send(&intake, 20, MIB).await.is_empty());
         assert_eq!((optional.records(), lost(&intake, "o")), (8, 13));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_that_is_full_loses_its_copy_alone_and_it_is_counted_and_told() {
+    async fn one_that_is_full_loses_its_copy_alone_and_it_is_counted_and_reported() {
         let (required, optional) = (MemorySpool::new(), MemorySpool::new());
-        optional.set(Mood::Full);
+        optional.set(Mode::Full);
         let intake = intake(&[("r", &required), ("o", &optional)]);
         assert_eq!(send(&intake, 0, 10).await.to_string(), "1 by sink o: the spool is full");
         assert_eq!((required.records(), lost(&intake, "o"), lost(&intake, "r")), (1, 1, 0));
-        assert_eq!((optional.missed(), required.missed()), (1, 0), "noted where a kill does not take it");
+        assert_eq!((optional.missed(), required.missed()), (1, 0), "counted where it survives a kill");
         // What fails in the background is counted there.
-        optional.set(Mood::Hang);
+        optional.set(Mode::Hang);
         assert!(send(&intake, 1, 10).await.is_empty());
-        optional.set(Mood::Full);
+        optional.set(Mode::Full);
         tokio::time::sleep(HOLD_TIMEOUT).await;
         assert_eq!(lost(&intake, "o"), 2);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_required_sink_refuses_comes_again_and_so_is_not_lost_for_the_others() {
+    async fn what_a_required_sink_refuses_is_sent_again_and_so_is_not_lost_for_the_others() {
         let (required, optional) = (MemorySpool::new(), MemorySpool::new());
-        for mood in [Mood::Full, Mood::Hang] {
-            required.set(Mood::Full);
-            optional.set(mood);
+        for mode in [Mode::Full, Mode::Hang] {
+            required.set(Mode::Full);
+            optional.set(mode);
             let intake = intake(&[("r", &required), ("o", &optional)]);
             for _ in 0..10 {
                 intake.append(Protocol::Http, batch(0, MIB)).await.unwrap_err();
             }
-            assert_eq!(lost(&intake, "o"), 0, "{mood:?}");
-            optional.set(Mood::Full);
-            required.set(Mood::Takes);
+            assert_eq!(lost(&intake, "o"), 0, "{mode:?}");
+            optional.set(Mode::Full);
+            required.set(Mode::Accepts);
             send(&intake, 0, MIB).await;
-            assert_eq!(lost(&intake, "o"), 1, "{mood:?}");
+            assert_eq!(lost(&intake, "o"), 1, "{mode:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_no_optional_sink_can_ever_take_is_refused_where_none_is_required() {
         let (a, b, required) = (MemorySpool::new(), MemorySpool::new(), MemorySpool::new());
-        a.set(Mood::NeverFits);
-        b.set(Mood::NeverFits);
+        a.set(Mode::NeverFits);
+        b.set(Mode::NeverFits);
         let only_optional = intake(&[("o-a", &a), ("o-b", &b)]);
         let refusal = only_optional.append(Protocol::Http, batch(0, 10)).await.unwrap_err();
         assert_eq!((refusal.reason, refusal.message.contains("never fits")), (Refused::TooLarge, true), "{refusal}");
         assert_eq!((lost(&only_optional, "o-a"), lost(&only_optional, "o-b")), (0, 0));
-        b.set(Mood::Takes);
+        b.set(Mode::Accepts);
         assert_eq!(send(&only_optional, 0, 10).await.to_string(), "1 by sink o-a: it never fits");
-        let beside = intake(&[("r", &required), ("o-a", &a)]);
-        assert_eq!(send(&beside, 0, 10).await.to_string(), "1 by sink o-a: it never fits");
+        let with_required = intake(&[("r", &required), ("o-a", &a)]);
+        assert_eq!(send(&with_required, 0, 10).await.to_string(), "1 by sink o-a: it never fits");
     }
 }

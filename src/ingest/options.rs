@@ -1,4 +1,4 @@
-//! What the intake can be told: addresses' limits, timeouts, who may send. The config file's `ingest:` section becomes these.
+//! The options of ingest: addresses, limits, timeouts, authentication. The config file's `ingest:` section becomes these.
 
 use std::{
     collections::BTreeMap,
@@ -15,17 +15,17 @@ use serde_with::serde_as;
 pub use crate::secret::Secret;
 use crate::setting::{Address, Count, GIB, HOUR, Is, KIB, MIB, OrNone, Size, Span, TIB, Text, YEAR, kind};
 
-/// Limits on connections, alike for gRPC and HTTP; each listener counts its own.
+/// Limits on connections, the same for gRPC and HTTP; each listener counts its own.
 #[derive(Debug, Clone)]
 pub struct ConnectionOptions {
-    /// Connections at once. One more closes another one: of who showed no credentials, is idle, silent, or has more than its
-    /// share; where there is none of these, it is closed itself.
+    /// Connections at once. One more closes another one: one that showed no credentials, is idle, is silent, or whose peer
+    /// has more than its share. If there is none of these, the new one is closed.
     pub max_connections: usize,
     /// From the TCP accept to the end of the TLS handshake.
     pub handshake_timeout: Duration,
     /// From the (TLS) connection to the first request's complete headers.
     pub header_timeout: Duration,
-    /// How long open requests may go on after the shutdown began.
+    /// How long open requests may continue after the shutdown began.
     pub drain_timeout: Duration,
 }
 
@@ -55,7 +55,7 @@ impl Listen {
         Self::Tcp(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
     }
 
-    /// True where only this machine can connect.
+    /// True if only this machine can connect.
     #[must_use]
     pub fn is_local(&self) -> bool {
         match self {
@@ -77,7 +77,7 @@ impl fmt::Display for Listen {
 kind!([] Address => Listen,
     "an address and port such as 127.0.0.1:7890, or unix:/path/to/socket",
     |text| match text.strip_prefix("unix:") {
-        Some("") => Err("names no path".to_owned()),
+        Some("") => Err("has no path".to_owned()),
         Some(path) => Ok(Listen::Unix(path.into())),
         None => Self::read(text).map(Listen::Tcp),
     },
@@ -98,7 +98,7 @@ pub struct GrpcOptions {
     /// in one message; more: OUT_OF_RANGE
     #[serde_as(as = "Is<Count<1, 10_000_000>>")]
     pub max_message_records: u32,
-    /// of a stream, taken off the network and not yet durable; then it is read no further
+    /// of a stream, received and not yet durable; at this size reading pauses
     #[serde_as(as = "Is<Size<KIB, GIB>>")]
     pub stream_window: usize,
     /// at once, on all connections; one more ends one that is silent, or of a peer with more than its share (UNAVAILABLE)
@@ -110,7 +110,7 @@ pub struct GrpcOptions {
     /// one more closes one without credentials, idle, or silent
     #[serde_as(as = "Is<Count<1, 1_000_000>>")]
     pub max_connections: usize,
-    /// of TLS, from the connection on
+    /// for TLS, from the connection on
     #[serde_as(as = "Is<Span<1, HOUR>>")]
     pub handshake_timeout: Duration,
     /// until a request's headers are complete
@@ -119,13 +119,13 @@ pub struct GrpcOptions {
     /// from a message's first byte to its last; then DEADLINE_EXCEEDED
     #[serde_as(as = "Is<Span<1, HOUR>>")]
     pub message_timeout: Duration,
-    /// a stream without any message; then DEADLINE_EXCEEDED, and LiveKit opens another one
+    /// for a stream without any message; then DEADLINE_EXCEEDED, and LiveKit opens another one
     #[serde_as(as = "Is<Span<1, YEAR>>")]
     pub idle_stream_timeout: Duration,
     /// HTTP/2 PING after this much silence
     #[serde_as(as = "Is<Span<1, HOUR>>")]
     pub keepalive_interval: Duration,
-    /// and its answer
+    /// how long to wait for the answer to the PING
     #[serde_as(as = "Is<Span<1, HOUR>>")]
     pub keepalive_timeout: Duration,
     /// See [`ConnectionOptions::drain_timeout`].
@@ -157,7 +157,7 @@ impl Default for GrpcOptions {
 }
 
 impl GrpcOptions {
-    /// What its connections are told.
+    /// The options of its connections.
     pub(super) const fn connections(&self) -> ConnectionOptions {
         let Self { max_connections, handshake_timeout, header_timeout, drain_timeout, .. } = *self;
         ConnectionOptions { max_connections, handshake_timeout, header_timeout, drain_timeout }
@@ -181,7 +181,7 @@ pub struct HttpOptions {
     /// one more closes one without credentials, idle, or silent
     #[serde_as(as = "Is<Count<1, 1_000_000>>")]
     pub max_connections: usize,
-    /// of TLS, from the connection on
+    /// for TLS, from the connection on
     #[serde_as(as = "Is<Span<1, HOUR>>")]
     pub handshake_timeout: Duration,
     /// until a request's headers are complete
@@ -190,11 +190,12 @@ pub struct HttpOptions {
     /// from a request's headers to its body's last byte; then 408
     #[serde_as(as = "Is<Span<1, HOUR>>")]
     pub body_timeout: Duration,
-    /// between requests of a connection: longer than a load balancer in front keeps it (60 s, mostly), which would send the next
-    /// request into a connection that is being closed
+    /// between requests of a connection: longer than a load balancer in front keeps it open (usually 60 s), which would
+    /// send the next request into a connection that is being closed
     #[serde_as(as = "Is<Span<1, HOUR>>")]
     pub idle_timeout: Duration,
-    /// auth none: names a request may call this by, besides localhost, IP addresses, names without a dot (DNS rebinding)
+    /// auth none: names by which a request may call this host, besides localhost, IP addresses, names without a dot (DNS
+    /// rebinding)
     #[serde_as(as = "Vec<Is<Text>>")]
     #[schemars(example = ["spool.example.com"])]
     pub hosts: Vec<String>,
@@ -223,23 +224,23 @@ impl Default for HttpOptions {
 }
 
 impl HttpOptions {
-    /// What its connections are told.
+    /// The options of its connections.
     pub(super) const fn connections(&self) -> ConnectionOptions {
         let Self { max_connections, handshake_timeout, header_timeout, drain_timeout, .. } = *self;
         ConnectionOptions { max_connections, handshake_timeout, header_timeout, drain_timeout }
     }
 }
 
-/// Records of all senders that are in memory and not yet durable. When it is used up, senders wait for a while and are then
-/// answered UNAVAILABLE or 503. A quarter is kept for those who hold little.
+/// Memory for records of all senders that are not yet durable. When it is used up, senders wait for a while and are then
+/// answered UNAVAILABLE or 503. A quarter is reserved for those who hold little.
 #[serde_as]
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MemoryOptions {
-    /// one message or body gets three quarters of it at most
+    /// one message or body gets at most three quarters of it
     #[serde_as(as = "Is<Size<MIB, TIB>>")]
     pub max_bytes: usize,
-    /// for memory; then UNAVAILABLE, or 503
+    /// how long to wait for memory; then UNAVAILABLE, or 503
     #[serde_as(as = "Is<Span<0, HOUR>>")]
     pub wait: Duration,
 }
@@ -250,7 +251,7 @@ impl Default for MemoryOptions {
     }
 }
 
-/// Who may send records. Webhooks always need their own signature.
+/// Who can send records. Webhooks always need their own signature.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum AuthOptions {
     /// Anyone: accepted on loopback and Unix sockets only.

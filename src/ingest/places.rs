@@ -1,10 +1,10 @@
-//! Who has a place where there are only so many (connections, streams), and who goes when one more comes.
+//! A limited number of places (connections, streams), and which holder is evicted when one more arrives.
 //!
-//! First those that showed no credentials, then those without a request under way, then, of a peer that has more than its
-//! share, those under way, at last whoever has been silent for long; each time the one silent for longest, of a peer with
-//! more than its share before others. So a crowd of silent ones keeps nobody out, a single peer no other one, and whoever
-//! sends is not cut off. Each gets a moment to speak first: a flood is accepted no faster than that allows. Whoever goes is
-//! told why.
+//! The order of eviction is: holders that showed no credentials; holders without an open request; active holders of a peer
+//! that has more than its share; holders that have been silent for long. Within each group it is the one silent for
+//! longest, of a peer with more than its share before others. So many silent holders keep nobody out, a single peer keeps
+//! no other peer out, and an active sender is not cut off. Each holder gets a moment to speak first: a flood is accepted no
+//! faster than that allows. An evicted holder is told why.
 
 use std::{
     collections::HashMap,
@@ -21,19 +21,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Refusal, Refused};
 
-/// None goes for another one before it was silent for this long.
+/// No holder is evicted for another one before it was silent for this long.
 const GRACE: Duration = Duration::from_millis(250);
-/// None that was let in and has a request under way does, where its peer has no more than its share.
+/// An authorized holder with an open request is not evicted before this, if its peer has no more than its share.
 const SILENT: Duration = Duration::from_secs(10);
-/// The class of those that go last.
+/// The group that is evicted last.
 const SENDING: u8 = 3;
-/// Of the places, this part is for those that just came: while they are fewer, one more takes the place of an idle one and does
-/// not wait for another newcomer to speak.
+/// This part of the places is for newcomers: while there are fewer, one more takes the place of an idle holder and does not
+/// wait for another newcomer to speak.
 const NEW_PART: usize = 4;
-/// Of an IPv6 address, what tells peers apart: one network has all the addresses behind it.
+/// The part of an IPv6 address that identifies a peer: one network has all the addresses after it.
 const IPV6_NETWORK: u128 = !0 << 64;
 
-/// Who shares are counted by: an address, or this machine over a Unix socket.
+/// The peer that shares are counted by: an address, or this machine over a Unix socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Holder(Option<IpAddr>);
 
@@ -46,11 +46,11 @@ impl Holder {
     }
 }
 
-/// The places there are.
+/// The places.
 #[derive(Debug)]
 pub(crate) struct Places {
     max: usize,
-    /// What there are only so many of.
+    /// The name of what is limited.
     of: Refused,
     open: Mutex<Open>,
 }
@@ -58,54 +58,54 @@ pub(crate) struct Places {
 #[derive(Debug, Default)]
 struct Open {
     next: u64,
-    taken: HashMap<u64, State>,
+    occupied: HashMap<u64, State>,
 }
 
 #[derive(Debug)]
 struct State {
     holder: Holder,
     requests: u32,
-    /// It showed credentials, where they are asked for.
+    /// It showed credentials, if they are required.
     let_in: bool,
     silent_since: Instant,
     close: Close,
 }
 
-/// That somebody has to go, and why.
+/// The signal that a holder has to leave, and why.
 #[derive(Debug, Clone, Default)]
 struct Close(Arc<(OnceLock<Refusal>, CancellationToken)>);
 
 impl Close {
     fn because(&self, why: Refusal) {
-        // The first is the cause.
+        // The first cause is kept.
         let _ = self.0.0.set(why);
         self.0.1.cancel();
     }
 
     async fn closed(&self) -> Refusal {
         self.0.1.cancelled().await;
-        self.0.0.get().cloned().unwrap_or_else(|| Refusal::new(Refused::Stopping, "this is being closed"))
+        self.0.0.get().cloned().unwrap_or_else(|| Refusal::new(Refused::Stopping, "it is being closed"))
     }
 }
 
-/// There is no room.
+/// There is no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum NoSpace {
-    /// All are under way.
+    /// All holders are active.
     AllBusy,
-    /// One may go for another after this time.
+    /// One can be evicted after this time.
     For(Duration),
 }
 
 impl Open {
-    /// Who goes for one more of this holder.
+    /// The id of the holder that is evicted for one more of this peer.
     fn next_to_go(&self, newcomer: Holder, max: usize) -> Result<u64, NoSpace> {
         let now = Instant::now();
         let mut held = HashMap::from([(newcomer, 0_usize)]);
-        self.taken.values().for_each(|state| *held.entry(state.holder).or_default() += 1);
+        self.occupied.values().for_each(|state| *held.entry(state.holder).or_default() += 1);
         let share = (max / held.len()).max(1);
         let has_a_right = held[&newcomer] < share;
-        let candidates = self.taken.iter().map(|(&id, state)| {
+        let candidates = self.occupied.iter().map(|(&id, state)| {
             let is_over = has_a_right && held[&state.holder] > share;
             let (class, grace) = match (state.let_in, state.requests > 0) {
                 (false, _) => (0, GRACE),
@@ -121,7 +121,7 @@ impl Open {
         if left.is_zero() {
             return Ok(id);
         }
-        if class == 0 && self.taken.values().filter(|state| !state.let_in).count() < max / NEW_PART {
+        if class == 0 && self.occupied.values().filter(|state| !state.let_in).count() < max / NEW_PART {
             let idle = candidates.iter().filter(|((class, ..), left, _)| *class < SENDING && left.is_zero());
             if let Some(&(.., id)) = idle.min_by_key(|(rank, ..)| *rank) {
                 return Ok(id);
@@ -132,12 +132,12 @@ impl Open {
 }
 
 impl Places {
-    /// So many of what is refused with this reason where there are no more.
+    /// So many places; a refusal for lack of one has this reason.
     pub(crate) fn new(max: usize, of: Refused) -> Arc<Self> {
         Arc::new(Self { max: max.max(1), of, open: Mutex::default() })
     }
 
-    /// A place, if need be by having another one go; whoever comes next waits meanwhile. `None` where all are under way.
+    /// A place, if needed by evicting a holder; later callers wait meanwhile. `None` if all are active.
     pub(crate) async fn space(self: &Arc<Self>, holder: Holder) -> Option<Place> {
         loop {
             match self.admit(holder) {
@@ -150,13 +150,12 @@ impl Places {
 
     fn admit(self: &Arc<Self>, holder: Holder) -> Result<Place, NoSpace> {
         let mut open = self.open.lock();
-        if open.taken.len() >= self.max {
+        if open.occupied.len() >= self.max {
             let next = open.next_to_go(holder, self.max)?;
-            if let Some(state) = open.taken.remove(&next) {
+            if let Some(state) = open.occupied.remove(&next) {
                 let (max, of) = (self.max, self.of.as_str());
-                let why = format!(
-                    "{max} {of} are open, and this one was silent for longest: open another for what comes next"
-                );
+                let why =
+                    format!("{max} {of} are open, and this one was silent for longest: open a new one to continue");
                 state.close.because(Refusal::new(self.of, why));
             }
         }
@@ -164,7 +163,7 @@ impl Places {
         open.next += 1;
         let close = Close::default();
         let silent_since = Instant::now();
-        open.taken.insert(id, State { holder, requests: 0, let_in: false, silent_since, close: close.clone() });
+        open.occupied.insert(id, State { holder, requests: 0, let_in: false, silent_since, close: close.clone() });
         Ok(Place {
             id,
             close,
@@ -175,13 +174,13 @@ impl Places {
     }
 
     fn change(&self, id: u64, change: impl FnOnce(&mut State)) {
-        if let Some(state) = self.open.lock().taken.get_mut(&id) {
+        if let Some(state) = self.open.lock().occupied.get_mut(&id) {
             change(state);
         }
     }
 }
 
-/// A place; given back when dropped.
+/// A place; released when dropped.
 #[derive(Debug)]
 pub(crate) struct Place {
     id: u64,
@@ -192,27 +191,27 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Returns when it has to go, and why.
+    /// Returns when the holder has to leave, and why.
     pub(crate) async fn closed(&self) -> Refusal {
         self.close.closed().await
     }
 
-    /// Has it go, together with what is under way there.
+    /// Evicts the holder, together with its open requests.
     pub(super) fn close(&self, why: Refusal) {
         self.close.because(why);
     }
 
-    /// True once a request showed what it was asked for.
+    /// True once a request showed the required credentials.
     pub(super) fn is_let_in(&self) -> bool {
         self.was_let_in.load(Relaxed)
     }
 
-    /// True once a request's headers came.
+    /// True once a request's headers arrived.
     pub(super) fn spoke(&self) -> bool {
         self.spoke.load(Relaxed)
     }
 
-    /// Notes that a request is under way until the visit is dropped.
+    /// Marks a request as open until the visit is dropped.
     pub(crate) fn begin_request(self: &Arc<Self>) -> Visit {
         self.spoke.store(true, Relaxed);
         self.places.change(self.id, |state| state.requests += 1);
@@ -222,11 +221,11 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.places.open.lock().taken.remove(&self.id);
+        self.places.open.lock().occupied.remove(&self.id);
     }
 }
 
-/// A request under way, for as long as one of these is there.
+/// An open request, for as long as one of these exists.
 #[derive(Debug, Clone)]
 pub(crate) struct Visit(Arc<UnderWay>);
 
@@ -234,7 +233,7 @@ pub(crate) struct Visit(Arc<UnderWay>);
 struct UnderWay(Arc<Place>);
 
 impl Visit {
-    /// Notes that it showed what it was asked for.
+    /// Records that it showed the required credentials.
     pub(crate) fn let_in(&self) {
         self.0.0.was_let_in.store(true, Relaxed);
         self.change(|state| {
@@ -243,12 +242,12 @@ impl Visit {
         });
     }
 
-    /// Notes a sign of life.
+    /// Records a sign of life.
     pub(super) fn is_alive(&self) {
         self.change(|state| state.silent_since = Instant::now());
     }
 
-    /// Returns when its place has to go, and why.
+    /// Returns when its place is taken away, and why.
     pub(super) async fn closed(&self) -> Refusal {
         self.0.0.closed().await
     }
@@ -277,20 +276,20 @@ mod tests {
         Holder::new(Some(IpAddr::from([10, 0, 0, last])))
     }
 
-    fn taken(places: &Arc<Places>, holder: Holder) -> Arc<Place> {
+    fn admitted(places: &Arc<Places>, holder: Holder) -> Arc<Place> {
         Arc::new(places.admit(holder).unwrap())
     }
 
-    /// Under way, and let in.
+    /// Active and authorized.
     fn busy(place: &Arc<Place>) -> Visit {
         let visit = place.begin_request();
         visit.let_in();
         visit
     }
 
-    /// Lets all look as if they had been silent for longer.
+    /// Makes all look as if they had been silent for longer.
     fn age(places: &Places, by: Duration) {
-        for state in places.open.lock().taken.values_mut() {
+        for state in places.open.lock().occupied.values_mut() {
             state.silent_since -= by;
         }
     }
@@ -300,38 +299,38 @@ mod tests {
     }
 
     #[test]
-    fn the_one_silent_for_longest_makes_room() {
+    fn the_one_silent_for_longest_loses_its_place() {
         let places = Places::new(3, Refused::Connections);
-        let [a, b, c] = [(); 3].map(|()| taken(&places, HERE));
+        let [a, b, c] = [(); 3].map(|()| admitted(&places, HERE));
         drop(a.begin_request());
         let _busy = busy(&b);
         age(&places, GRACE);
-        let d = taken(&places, HERE);
+        let d = admitted(&places, HERE);
         assert_eq!(gone([&a, &b, &c]), [false, false, true]);
-        let _e = taken(&places, HERE);
+        let _e = admitted(&places, HERE);
         assert_eq!(gone([&a, &b, &d]), [true, false, false]);
     }
 
     #[test]
     fn one_that_was_let_in_stays_before_those_that_only_came_even_with_a_request() {
         let places = Places::new(2, Refused::Connections);
-        let [a, b] = [(); 2].map(|()| taken(&places, HERE));
+        let [a, b] = [(); 2].map(|()| admitted(&places, HERE));
         drop(busy(&a));
         age(&places, 2 * GRACE);
         let _under_way = b.begin_request();
         b.begin_request().is_alive();
         age(&places, GRACE);
-        let _c = taken(&places, HERE);
+        let _c = admitted(&places, HERE);
         assert_eq!(gone([&a, &b]), [false, true]);
     }
 
     #[test]
     fn newcomers_do_not_wait_for_each_other_while_they_are_few_and_others_are_idle() {
         let places = Places::new(8, Refused::Connections);
-        let idle: Vec<_> = (0..8).map(|_| taken(&places, HERE)).collect();
+        let idle: Vec<_> = (0..8).map(|_| admitted(&places, HERE)).collect();
         idle.iter().for_each(|place| drop(busy(place)));
         age(&places, GRACE);
-        let _newcomers = [(); 2].map(|()| taken(&places, HERE));
+        let _newcomers = [(); 2].map(|()| admitted(&places, HERE));
         assert_eq!(idle.iter().filter(|place| place.close.0.1.is_cancelled()).count(), 2);
         assert!(matches!(places.admit(HERE), Err(NoSpace::For(_))), "a flood of them leaves the others their places");
     }
@@ -339,7 +338,7 @@ mod tests {
     #[test]
     fn each_has_a_moment_to_speak_before_it_goes_for_another() {
         let places = Places::new(1, Refused::Connections);
-        let first = taken(&places, HERE);
+        let first = admitted(&places, HERE);
         assert!(matches!(places.admit(HERE), Err(NoSpace::For(wait)) if wait <= GRACE));
         assert!(!first.close.0.1.is_cancelled());
         age(&places, GRACE);
@@ -349,12 +348,12 @@ mod tests {
     #[test]
     fn where_all_send_nobody_is_cut_off_and_the_next_is_refused_until_one_falls_silent_or_ends() {
         let places = Places::new(2, Refused::Connections);
-        let [a, b] = [(); 2].map(|()| taken(&places, HERE));
+        let [a, b] = [(); 2].map(|()| admitted(&places, HERE));
         let [_busy, silent] = [busy(&a), busy(&b)];
         assert_eq!(places.admit(HERE).err(), Some(NoSpace::AllBusy));
         age(&places, SILENT);
         silent.is_alive();
-        let c = taken(&places, HERE);
+        let c = admitted(&places, HERE);
         assert_eq!(gone([&a, &b]), [true, false]);
         let _busy = busy(&c);
         assert_eq!(places.admit(HERE).err(), Some(NoSpace::AllBusy));
@@ -364,14 +363,14 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_with_more_than_its_share_makes_room_for_one_with_less_and_not_for_itself() {
+    fn a_peer_with_more_than_its_share_gives_a_place_to_one_with_less_and_not_to_itself() {
         let places = Places::new(4, Refused::Connections);
-        let greedy: Vec<_> = (0..3).map(|_| taken(&places, holder(1))).collect();
-        let modest = taken(&places, holder(2));
+        let greedy: Vec<_> = (0..3).map(|_| admitted(&places, holder(1))).collect();
+        let modest = admitted(&places, holder(2));
         let _visits: Vec<_> = greedy.iter().chain([&modest]).map(busy).collect();
         age(&places, GRACE);
         assert_eq!(places.admit(holder(1)).err(), Some(NoSpace::AllBusy), "it has its share");
-        let second = taken(&places, holder(2));
+        let second = admitted(&places, holder(2));
         let _busy = busy(&second);
         assert_eq!(greedy.iter().filter(|place| place.close.0.1.is_cancelled()).count(), 1);
         assert!(!modest.close.0.1.is_cancelled());
@@ -379,10 +378,10 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_is_dropped_makes_room_without_anyone_going() {
+    fn a_place_that_is_dropped_is_free_without_an_eviction() {
         let places = Places::new(1, Refused::Connections);
-        drop(taken(&places, HERE));
-        let place = taken(&places, HERE);
+        drop(admitted(&places, HERE));
+        let place = admitted(&places, HERE);
         assert!(!place.close.0.1.is_cancelled() && !place.spoke());
     }
 

@@ -1,15 +1,15 @@
-//! Why records were not taken, for the sender (as each protocol puts it) and for the counters.
+//! Why records were refused, for the sender (in the form of each protocol) and for the counters.
 
 use super::{CannotAppend, Refused};
 use crate::record::SinkName;
 
-/// Records that were not taken. The message tells the sender what to do about it, and holds no secret.
+/// Records that were refused. The message tells the sender what to do about it, and holds no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {
     /// The cause.
     pub reason: Refused,
-    /// For people.
+    /// The message for people.
     pub message: String,
 }
 
@@ -19,12 +19,12 @@ impl Refusal {
         Self { reason, message: message.into() }
     }
 
-    /// A sink's spool does not take them.
+    /// A sink's spool refuses them.
     pub(crate) fn of(sink: &SinkName, error: CannotAppend) -> Self {
         Self::new(error.reason, format!("sink {sink}: {}", error.message))
     }
 
-    /// True where sending the same again later can help.
+    /// True if sending the same again later can help.
     #[must_use]
     pub const fn is_retryable(&self) -> bool {
         match self.reason {

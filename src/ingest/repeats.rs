@@ -1,5 +1,5 @@
-//! Webhooks that came before: LiveKit sends one again where the answer was late, or lost. A record would be the same one
-//! (by its id); it is not taken twice, and not counted twice.
+//! Recognises repeated webhooks: LiveKit sends one again if the answer was late or lost. Its record would have the same id;
+//! it is neither stored nor counted twice.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -8,29 +8,29 @@ use parking_lot::Mutex;
 /// SHA-256 of a webhook's content.
 pub(super) type ContentHash = [u8; 32];
 
-/// Webhooks that are remembered: LiveKit tries again for seconds.
+/// Webhooks that are remembered: LiveKit retries for seconds only.
 const MAX: usize = 4096;
 
-/// The last webhooks that were answered OK and kept by all sinks that there were.
+/// The last webhooks that were answered OK and kept by all sinks of that time.
 #[derive(Debug, Default)]
 pub(super) struct Repeats(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
-    /// The sinks of that time: others have not got what these have.
+    /// The sinks of that time: other sinks do not have them.
     sinks: u64,
     by_age: VecDeque<ContentHash>,
     all: HashSet<ContentHash>,
 }
 
 impl Repeats {
-    /// Whether a webhook is durable in these sinks already.
+    /// Tells whether a webhook is already durable in these sinks.
     pub(super) fn knows(&self, hash: &ContentHash, sinks: u64) -> bool {
         let known = self.0.lock();
         known.sinks == sinks && known.all.contains(hash)
     }
 
-    /// Remembers one that these sinks have.
+    /// Remembers a webhook that these sinks have.
     pub(super) fn remember(&self, hash: ContentHash, sinks: u64) {
         let mut known = self.0.lock();
         if known.sinks != sinks {

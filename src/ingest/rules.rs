@@ -1,6 +1,6 @@
-//! The rules by which a sender is let in: tokens, LiveKit's API keys, certificates. Pure, but for the time.
+//! The rules by which a sender is authorized: tokens, LiveKit's API keys, certificates. Pure, except for the time.
 //!
-//! Comparisons take the same time whatever they find.
+//! Comparisons take the same time whatever the result.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
@@ -15,11 +15,11 @@ use crate::{caller, record::wall_millis};
 
 /// The audience that a sender's token must name: a participant's join token, signed with the same secret, names none.
 pub const AUDIENCE: &str = "livekit-spool";
-/// A sender's token is valid this long at most, so that one that leaks is soon worth nothing.
+/// The maximum validity of a sender's token, so that a leaked one is soon worth nothing.
 const MAX_VALIDITY_SECONDS: f64 = 600.0;
-/// A static token is at least this long.
+/// The minimum length of a static token.
 pub const MIN_TOKEN_LENGTH: usize = 16;
-/// Clocks may differ by this much.
+/// The tolerated difference of clocks.
 pub(super) const LEEWAY_SECONDS: u64 = 30;
 
 /// What a reload may change.
@@ -29,7 +29,7 @@ pub(super) struct Rules {
     pub(super) keys: LivekitKeys,
 }
 
-/// The claims looked at; time is checked by the JWT library, too.
+/// The claims that are read; the JWT library checks the times too.
 #[derive(Clone, Debug, Deserialize)]
 pub(super) struct Claims {
     iss: String,
@@ -54,7 +54,7 @@ impl NumericDate {
     }
 }
 
-/// What a caller shows.
+/// The credentials of a caller.
 #[derive(Debug, Clone)]
 pub(super) struct Presented {
     authorization: Option<HeaderValue>,
@@ -74,12 +74,12 @@ impl Presented {
     fn bearer(&self) -> Result<&str, String> {
         let header = self.authorization.as_ref();
         let header = header.ok_or("no Authorization header: send `Authorization: Bearer <token>`")?;
-        caller::bearer(header).ok_or_else(|| "the Authorization header is no bearer token".to_owned())
+        caller::bearer(header).ok_or_else(|| "the Authorization header is not a bearer token".to_owned())
     }
 }
 
 impl Rules {
-    /// Who sends records; until when, where what they show says so.
+    /// Checks a sender of records; returns when its credentials expire, if they say so.
     pub(super) fn sender(&self, presented: &Presented) -> Result<Option<NumericDate>, String> {
         match &self.auth {
             AuthOptions::None => Ok(None),
@@ -91,7 +91,7 @@ impl Rules {
         }
     }
 
-    /// A webhook's token: LiveKit signs the hash of the body, names no audience, and writes no scheme before it.
+    /// Checks a webhook's token: LiveKit signs the hash of the body, names no audience, and writes no scheme before it.
     pub(super) fn webhook(&self, presented: &Presented) -> Result<Claims, String> {
         let header = presented.authorization.as_ref().ok_or("no Authorization header")?;
         let token = caller::bearer(header).or_else(|| header.to_str().ok()).ok_or("no readable token")?;
@@ -101,15 +101,15 @@ impl Rules {
         self.verify(token, &validation)
     }
 
-    /// A token by which a sender names itself.
+    /// Checks the token of a sender.
     fn token(&self, token: &str) -> Result<Claims, String> {
         let mut validation = validation();
         validation.set_audience(&[AUDIENCE]);
         validation.set_required_spec_claims(&["exp", "iss", "aud"]);
         let claims = self.verify(token, &validation)?;
         let from = [claims.nbf, claims.iat].into_iter().flatten().map(|NumericDate(at)| at).reduce(f64::max);
-        let from = from.ok_or("the token does not say since when it is valid (nbf or iat)")?;
-        // the other way round than `>`: what compares to nothing is not let in
+        let from = from.ok_or("the token does not say when it becomes valid (nbf or iat)")?;
+        // Not written as `>`: a value that compares to nothing is refused.
         if claims.exp.0 - from <= MAX_VALIDITY_SECONDS {
             Ok(claims)
         } else {
@@ -125,7 +125,7 @@ impl Rules {
         let secret = self.keys.get(&issuer).ok_or("the token names an unknown API key")?;
         let verified = hs256::verify::<Claims>(token, secret.expose().as_bytes(), validation);
         let claims = verified.map_err(|error| format!("the token is refused: {error}"))?.claims;
-        // the library looks at `nbf` only
+        // The library checks `nbf` only.
         if claims.iat.is_some_and(|issued| issued.0 > NumericDate::now().0 + LEEWAY_SECONDS as f64) {
             return Err("the token was issued in the future (iat): check the clocks".to_owned());
         }
@@ -140,8 +140,9 @@ fn validation() -> Validation {
     validation
 }
 
-/// Refuses a token whose header asks for what is not done here. RFC 7515, 4.1.11: whoever does not understand what `crit` names
-/// refuses the token, and nothing that it may name is understood here. RFC 7797: with `b64` false other bytes are signed.
+/// Refuses a token whose header requires unsupported features. RFC 7515, 4.1.11: a token is refused if the receiver does
+/// not understand what `crit` names, and nothing that it can name is supported. RFC 7797: with `b64` false other bytes are
+/// signed.
 fn check_header(token: &str) -> Result<(), &'static str> {
     let header = token.split('.').next().unwrap_or_default();
     let header = BASE64_URL_SAFE_NO_PAD.decode(header).map_err(|_| "no readable token")?;
@@ -155,7 +156,7 @@ fn check_header(token: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Compares with each token's hash, so that neither length nor place of a difference shows in the time taken.
+/// Compares with each token's hash, so that the time depends neither on the length nor on the place of a difference.
 fn is_one_of(tokens: &[Secret], presented: &str) -> bool {
     let presented = Sha256::digest(presented);
     let mut found = Choice::from(0);
@@ -175,7 +176,7 @@ mod tests {
     const KEY: &str = "APIkey";
     const SECRET: &str = "a secret of thirty-two characters";
 
-    /// A sender's token with such a header, rightly signed.
+    /// A sender's token with such a header, correctly signed.
     fn token(header: &Value) -> String {
         let now = wall_millis() / 1000;
         let claims = json!({ "iss": KEY, "aud": AUDIENCE, "nbf": now, "exp": now + 60 });
@@ -186,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_with_a_critical_header_is_refused_whatever_it_is_and_one_that_is_not_critical_is_not_looked_at() {
+    fn a_token_with_a_critical_header_is_refused_whatever_it_is_and_one_that_is_not_critical_is_not_checked() {
         let keys = [(KEY.to_owned(), Secret::new(SECRET))].into_iter().collect();
         let rules = Rules { auth: AuthOptions::Livekit, keys };
         for header in [

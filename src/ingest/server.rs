@@ -1,9 +1,9 @@
-//! Accepts connections for gRPC, HTTP and the admin port alike: admits, shakes hands, serves, and lets go.
+//! The accept loop of gRPC, HTTP and the admin port: admits a connection, does the TLS handshake, serves, and closes.
 //!
-//! A connection is given up when its TLS handshake or its first request takes too long, when another one needs its
-//! place (see [`places`](super::places)), when its client certificate is accepted no longer, or when the drain after a shutdown
-//! takes too long. It is closed with care: HTTP/2 says GOAWAY, HTTP/1 `Connection: close`, and for a moment what is under way
-//! may come to its end. So many connections at once get that moment; any more are cut.
+//! A connection is closed when its TLS handshake or its first request takes too long, when another one needs its place (see
+//! [`places`](super::places)), when its client certificate is no longer accepted, or when the drain after a shutdown takes
+//! too long. The close is graceful: HTTP/2 sends GOAWAY, HTTP/1 `Connection: close`, and open requests get a moment to
+//! finish. A limited number of connections gets that moment at once; further ones are cut.
 
 use std::{convert::Infallible, future::Future, io, pin::pin, sync::Arc, time::Duration};
 
@@ -28,22 +28,22 @@ use super::{
     tls::{Alpn, Tls},
 };
 
-/// Pause after an accept that failed (no file descriptors left, say), so that it is not tried in a tight loop.
+/// Pause after an accept that failed (for example without file descriptors), to avoid a tight loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long what is under way on a connection that is being closed may go on; on one that showed no credentials …
+/// How long requests may continue on a connection that is being closed; on one that showed no credentials …
 const BRIEFLY: Duration = Duration::from_millis(250);
-/// … and on one that was let in.
+/// … and on an authorized one.
 const WITH_CARE: Duration = Duration::from_secs(5);
-/// Of the places for connections, so many are there besides for those being closed, of each of the two kinds.
+/// The part of the places that exists in addition for connections being closed, for each of the two kinds.
 const CLOSING_PART: usize = 4;
-/// How often it is looked whether a client certificate is still accepted.
+/// How often a client certificate is checked again.
 const CERTIFICATE_CHECK: Duration = Duration::from_secs(5);
 /// Read buffer of an HTTP/1 connection, and so the limit on the size of headers.
 const HTTP1_BUFFER: usize = 64 * 1024;
 
 /// Answers requests.
 pub(crate) trait Handler: Clone + Send + Sync + 'static {
-    /// Answers one. It says of its visit that it was let in, and notes its signs of life.
+    /// Answers one. It marks its visit as authorized, and records its signs of life.
     fn handle(
         &self,
         request: Request<Incoming>,
@@ -61,23 +61,23 @@ pub(crate) struct Server {
     status: Arc<IngestStatus>,
     http: Builder<TokioExecutor>,
     places: Arc<Places>,
-    /// Room for connections that are being closed: without credentials, and with.
+    /// Places for connections that are being closed: without credentials, and with.
     closing: [Semaphore; 2],
     /// The drain is over.
     cut: CancellationToken,
     turned_away: Throttle,
 }
 
-/// How HTTP/1 is spoken; whoever sends nothing between two requests for as long as `idle` has left.
+/// The options of HTTP/1; a connection that is silent between two requests for `idle` is closed.
 pub(crate) fn http1(idle: Duration) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new()).http1_only();
-    // The first request has a clock of its own, see the server.
+    // The server has its own timeout for the first request.
     builder.http1().timer(TokioTimer::new()).header_read_timeout(idle).max_buf_size(HTTP1_BUFFER);
     builder
 }
 
 impl Server {
-    /// Over plain text, speaking HTTP/1 or what the builder says.
+    /// Over plain text, with HTTP/1 or the protocol of the builder.
     pub(crate) fn new(
         protocol: Protocol,
         options: ConnectionOptions,
@@ -91,12 +91,12 @@ impl Server {
         Self { protocol, alpn, tls: None, options, status, http, places, closing, cut, turned_away }
     }
 
-    /// The same over TLS, where there are certificates.
+    /// The same over TLS, if there are certificates.
     pub(super) fn over(self, tls: Option<Arc<Tls>>, alpn: Alpn) -> Self {
         Self { tls, alpn, ..self }
     }
 
-    /// Serves until `stop`, then lets open requests end for as long as the options say. The socket is closed at once.
+    /// Serves until `stop`, then waits for open requests as long as the options say. The socket is closed at once.
     pub(crate) async fn serve(self, listener: Listener, handler: impl Handler, stop: CancellationToken) {
         let (server, tasks, accept_failures) = (Arc::new(self), TaskTracker::new(), Throttle::default());
         loop {
@@ -121,7 +121,7 @@ impl Server {
                 }
                 Err(error) => {
                     if let Some(more) = accept_failures.admit() {
-                        tracing::warn!(%error, more, "cannot accept connections on {listener}");
+                        tracing::warn!(%error, more, "could not accept a connection on {listener}");
                     }
                     sleep(ACCEPT_PAUSE).await;
                 }
@@ -197,14 +197,14 @@ impl Server {
         let (mut may_be_silent, mut stopping) = (true, false);
         let why = loop {
             tokio::select! {
-                // What a peer has said is heard before it has to go, however late this task gets its turn.
+                // What a peer has sent is read before it has to leave, however late this task gets its turn.
                 biased;
-                // how it ended is the peer's business: a reset, garbage, a timeout
+                // How it ended is the peer's business: a reset, garbage, a timeout.
                 _ = connection.as_mut() => return,
                 () = silent.as_mut(), if may_be_silent => {
                     may_be_silent = false;
                     if !place.spoke() {
-                        break Refusal::new(Refused::Timeout, "it never asked for anything");
+                        break Refusal::new(Refused::Timeout, "it sent no request");
                     }
                 }
                 () = stop.cancelled(), if !stopping => {
@@ -220,7 +220,7 @@ impl Server {
         };
         self.count(&why, peer);
         if !place.spoke() && matches!(self.alpn, Alpn::Http1) {
-            // There is nothing to tell.
+            // There is nothing to report.
             return;
         }
         let Some((_space, moment)) = self.may_close_with_care(&place) else { return };
@@ -232,7 +232,7 @@ impl Server {
         }
     }
 
-    /// Counts that a connection is closed, where that is not to make room for another one.
+    /// Counts that a connection is closed, unless it is to free its place.
     fn count(&self, why: &Refusal, peer: Peer) {
         if why.reason == Refused::Connections {
             return;
@@ -241,11 +241,11 @@ impl Server {
         if why.reason == Refused::Unauthenticated
             && let Some(more) = self.turned_away.admit()
         {
-            tracing::warn!(%peer, protocol = self.protocol.as_str(), %why, more, "a connection is closed");
+            tracing::warn!(%peer, protocol = self.protocol.as_str(), %why, more, "a connection was closed");
         }
     }
 
-    /// Room for one more that is being closed, and how long that may take. `None`: it is cut.
+    /// A place for one more that is being closed, and how long that may take. `None`: it is cut.
     fn may_close_with_care(&self, place: &Place) -> Option<(SemaphorePermit<'_>, Duration)> {
         let is_let_in = place.is_let_in();
         let space = self.closing[usize::from(is_let_in)].try_acquire().ok()?;
@@ -253,7 +253,7 @@ impl Server {
     }
 }
 
-/// Returns once a client's certificate is accepted no longer: it has expired, or its CA is not there any more.
+/// Returns once a client's certificate is no longer accepted: it has expired, or its CA was removed.
 async fn turned_away(tls: &Tls, chain: Vec<CertificateDer<'static>>) -> Refusal {
     if chain.is_empty() {
         return std::future::pending().await;
@@ -261,7 +261,7 @@ async fn turned_away(tls: &Tls, chain: Vec<CertificateDer<'static>>) -> Refusal 
     let mut inspections = interval(CERTIFICATE_CHECK);
     inspections.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        // The first one at once: a TLS session that is resumed shows a certificate that nobody looked at again.
+        // Checked at once too: a resumed TLS session presents a certificate that nobody checked again.
         inspections.tick().await;
         if let Err(why) = tls.accepts(&chain) {
             let why = format!("the client certificate is no longer accepted: {why}");
@@ -270,7 +270,7 @@ async fn turned_away(tls: &Tls, chain: Vec<CertificateDer<'static>>) -> Refusal 
     }
 }
 
-/// A server that could not go on.
+/// Why a server cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// Anyone could send: refused on purpose.
@@ -291,10 +291,10 @@ pub enum ServeError {
     /// `auth: tokens` without tokens.
     #[error("`ingest.auth` is tokens, but there are none: give at least one of 16 characters or more")]
     NoTokens,
-    /// gRPC's own services could not be made.
+    /// gRPC's own services could not be created.
     #[error("gRPC reflection: {0}")]
     Reflection(String),
-    /// The socket is unusable.
+    /// The socket cannot be used.
     #[error(transparent)]
     Io(#[from] io::Error),
 }

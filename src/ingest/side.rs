@@ -1,8 +1,8 @@
-//! gRPC's own services beside the recorder: health, which needs no credentials, and reflection.
+//! gRPC's own services next to the recorder: health, which needs no credentials, and reflection.
 //!
-//! Their requests are tiny and come at once: each message, and each body as a whole, has a limit far below that of records.
-//! What they are asked for may last (whoever watches the health): there are only so many places for them, and one more
-//! takes that of another, so that nobody keeps others from asking.
+//! Their requests are tiny and arrive at once: each message, and each body as a whole, has a limit far below that of
+//! records. A request may stay open (watching the health). The number of places is limited, and one more request takes the
+//! place of another, so that nobody keeps others out.
 
 use std::{
     future::Future,
@@ -29,7 +29,7 @@ use super::{
     Holder, IngestStatus, Places, Protocol, Refused, ServeError, proto::analytics_recorder_service_server::SERVICE_NAME,
 };
 
-/// Schema of the service and all it refers to, for reflection.
+/// Schema of the service and everything it refers to, for reflection.
 const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/livekit.fds"));
 /// A message: the name of a service, or of something to describe.
 const MESSAGE_BYTES: usize = 4 * 1024;
@@ -49,7 +49,7 @@ pub(super) struct SideServices {
 }
 
 impl SideServices {
-    /// The services, and who tells of the health.
+    /// The services, and the reporter of the health.
     pub(super) fn new(
         timeout: Duration,
         stop: CancellationToken,
@@ -61,12 +61,12 @@ impl SideServices {
         Ok((Self { routes, places: Places::new(AT_ONCE, Refused::Streams), timeout, stop, status }, reporter))
     }
 
-    /// Whether a service of this name is one of them.
+    /// Tells whether a service of this name is one of them.
     pub(super) fn has(service: &str) -> bool {
         matches!(service, "grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection")
     }
 
-    /// The answer, which ends with `ended` and its status at the latest.
+    /// The answer; it ends with `ended` and its status at the latest.
     pub(super) async fn answer(
         &self,
         request: Request<Incoming>,
@@ -75,9 +75,9 @@ impl SideServices {
     ) -> Response<Body> {
         let busy = || {
             self.status.count_refused(Protocol::Grpc, Refused::Streams);
-            Status::unavailable("others ask, too: ask again")
+            Status::unavailable("too many requests: try again")
         };
-        // None of them is ever under way for longer than another one wants its place.
+        // None of them stays active for longer than another one waits for a place.
         let Some(place) = self.places.space(holder).await else { return busy().into_http() };
         let request = request.map(|body| {
             tonic::body::Body::new(Bounded {
@@ -97,7 +97,7 @@ impl SideServices {
             tokio::select! {
                 () = stopped => None,
                 status = ended => status,
-                _ = place.closed() => Some(Status::unavailable("others ask, too: ask again")),
+                _ = place.closed() => Some(Status::unavailable("too many requests: try again")),
             }
         };
         response.map(|body| Body::new(Until { body, end: end.boxed(), ended: false }))
@@ -119,7 +119,7 @@ fn reflection(routes: Routes) -> Result<Routes, ServeError> {
         .add_service(v1alpha.max_decoding_message_size(MESSAGE_BYTES)))
 }
 
-/// A request's body that has to come to its end in time.
+/// A request's body that has to end in time.
 struct Bounded {
     body: Incoming,
     left: usize,
@@ -154,10 +154,10 @@ impl hyper::body::Body for Bounded {
     }
 }
 
-/// An answer that may go on for ever (whoever watches the health) and must hold up no shutdown and outlive no credentials.
+/// An answer that may never end (watching the health), and must neither delay a shutdown nor outlive its credentials.
 struct Until {
     body: tonic::body::Body,
-    /// When it ends all the same, and with which status.
+    /// When it has to end, and with which status.
     end: BoxFuture<'static, Option<Status>>,
     ended: bool,
 }
@@ -179,7 +179,7 @@ impl hyper::body::Body for Until {
         Poll::Ready(trailers)
     }
 
-    /// True for an answer that is headers alone: they end the stream then, which is what gRPC's clients expect of an error.
+    /// True for an answer that consists of headers only: they end the stream then, as gRPC's clients expect of an error.
     fn is_end_stream(&self) -> bool {
         self.ended || self.body.is_end_stream()
     }

@@ -1,5 +1,5 @@
-//! The intake's view of a spool: batches become durable there, or it says why not, in the words that senders get and without
-//! paths of this machine.
+//! How ingest sees a spool: it makes batches durable, or says why not, in words for senders and without paths of this
+//! machine.
 
 use async_trait::async_trait;
 
@@ -12,28 +12,28 @@ use crate::{
 /// Where batches become durable: a spool.
 #[async_trait]
 pub trait Append: Send + Sync + 'static {
-    /// Returns when the batch is durable, all of it, or when the spool has dropped it by the policy that the user chose.
+    /// Returns when the whole batch is durable, or when the spool has dropped it by the user's policy.
     async fn append(&self, batch: RecordBatch) -> Result<Appended, CannotAppend>;
 
-    /// The same where the call waits for nothing else: the calling thread may be blocked meanwhile.
+    /// The same if the call waits for nothing else: the calling thread may be blocked meanwhile.
     async fn append_alone(&self, batch: RecordBatch) -> Result<Appended, CannotAppend> {
         self.append(batch).await
     }
 
-    /// True where it may drop, and count, what it has no room for.
+    /// True if it may drop, and count, what it has no space for.
     fn drops_newest(&self) -> bool {
         false
     }
 
-    /// Notes that it did not get so many records of calls that are answered OK: a kill does not take that. Blocking.
+    /// Counts records that it missed of calls that are answered OK; the count survives a kill. Blocking.
     fn count_missed(&self, _records: u64) {}
 }
 
-/// A spool did not take a batch.
+/// Why a spool refused a batch.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct CannotAppend {
-    /// `Full` (a quota, the disk), `Unavailable` (it cannot write, or was closed) or `TooLarge` (it never takes that).
+    /// `Full` (a quota, the disk), `Unavailable` (it cannot write, or is closed) or `TooLarge` (it never fits).
     pub reason: Refused,
     /// For the sender: what happened, and the remedy.
     pub message: String,
@@ -61,7 +61,7 @@ impl From<AppendError> for CannotAppend {
             AppendError::NeverFits { bytes, max, .. } => (
                 Refused::TooLarge,
                 format!(
-                    "a request of {bytes} bytes never fits into its spool, which takes {max} bytes of records at most: send \
+                    "a request of {bytes} bytes never fits into its spool, which holds {max} bytes of records at most: send \
                      smaller ones, or raise spool.max_bytes"
                 ),
             ),

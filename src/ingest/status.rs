@@ -1,4 +1,4 @@
-//! What came in and what was refused, counted: the figures of metrics, of the status page and of tests.
+//! Counters of what was received and refused: the figures of metrics, the status page and tests.
 
 use std::{
     collections::BTreeMap,
@@ -19,14 +19,14 @@ pub enum Protocol {
     Http,
     /// `POST /webhook`
     Webhook,
-    /// The status page's port: no records come in there, but somebody without the token may try.
+    /// The port of the status page: it receives no records, but requests without the token are refused there.
     Admin,
 }
 
 impl Protocol {
     const ALL: [Self; 4] = [Self::Grpc, Self::Http, Self::Webhook, Self::Admin];
 
-    /// As metrics label it.
+    /// The label in metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -54,7 +54,7 @@ macro_rules! reasons {
         impl Refused {
             const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// As JSON and metrics have it.
+            /// The name in JSON and metrics.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self {
@@ -66,23 +66,23 @@ macro_rules! reasons {
 }
 
 reasons! {
-    /// Bytes or JSON that are no such records.
+    /// Bytes or JSON that are not such records.
     Invalid = "invalid",
     /// A message or body over its size limit, or with too many records.
     TooLarge = "too_large",
-    /// A content type or encoding that is not taken.
+    /// A content type or encoding that is not supported.
     Unsupported = "unsupported",
     /// A required sink's spool is full.
     Full = "full",
     /// A required sink's spool cannot write, or is closed.
     Unavailable = "unavailable",
-    /// No memory left for records that wait.
+    /// No memory left for records that are not yet durable.
     Memory = "memory",
-    /// A message or body that took too long, or a stream without any.
+    /// A message or body that took too long, or a stream without any message.
     Timeout = "timeout",
-    /// The sender went away in the middle of a message or body.
+    /// The sender disconnected in the middle of a message or body.
     Aborted = "aborted",
-    /// An address at which nothing is taken.
+    /// An address at which nothing is accepted.
     Path = "path",
     /// A method other than POST.
     Method = "method",
@@ -104,7 +104,7 @@ struct Taken {
     bytes: AtomicU64,
 }
 
-/// Counters of the whole intake; cheap to share and to read.
+/// Counters of all ingest; cheap to share and to read.
 #[derive(Debug, Default)]
 pub struct IngestStatus {
     taken: [[Taken; Stream::ALL.len()]; Protocol::ALL.len()],
@@ -115,7 +115,7 @@ pub struct IngestStatus {
     streams: Gauge,
 }
 
-/// A number of things that are open now, and how many there ever were.
+/// The number of things that are open now, and of all since the start.
 #[derive(Debug, Default)]
 pub(super) struct Gauge {
     now: AtomicU64,
@@ -141,7 +141,7 @@ impl Gauge {
 
 impl IngestStatus {
     /// Counts a batch that is durable.
-    pub(super) fn count_taken(&self, protocol: Protocol, batch: &RecordBatch) {
+    pub(super) fn count_accepted(&self, protocol: Protocol, batch: &RecordBatch) {
         let taken = &self.taken[protocol as usize][batch.stream as usize];
         taken.records.fetch_add(u64::from(batch.count()), Relaxed);
         taken.bytes.fetch_add(batch.bytes().len() as u64, Relaxed);
@@ -152,17 +152,17 @@ impl IngestStatus {
         self.refused[protocol as usize][reason as usize].fetch_add(1, Relaxed);
     }
 
-    /// Adds what LiveKit says it had to drop before this webhook.
+    /// Adds what LiveKit reports to have dropped before this webhook.
     pub(super) fn count_webhooks_dropped(&self, dropped: u64) {
         self.webhooks_dropped.fetch_add(dropped, Relaxed);
     }
 
-    /// Counts a webhook that is there already.
+    /// Counts a repeated webhook.
     pub(super) fn count_webhook_repeated(&self) {
         self.webhooks_repeated.fetch_add(1, Relaxed);
     }
 
-    /// Connections over which records come in.
+    /// Connections over which records arrive.
     pub(super) const fn connections(&self, protocol: Protocol) -> Option<&Gauge> {
         if protocol.takes_records() { Some(&self.connections) } else { None }
     }
@@ -172,7 +172,7 @@ impl IngestStatus {
         &self.streams
     }
 
-    /// The figures now.
+    /// The current figures.
     #[must_use]
     pub fn snapshot(&self) -> IngestSnapshot {
         let load = |counter: &AtomicU64| counter.load(Relaxed);
@@ -204,12 +204,12 @@ impl IngestStatus {
     }
 }
 
-/// Records taken over one protocol into one stream, since the start.
+/// Records accepted over one protocol into one stream, since the start.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct TakenCount {
-    /// How they came.
+    /// The protocol.
     pub protocol: Protocol,
-    /// What they are.
+    /// The stream.
     pub stream: Stream,
     /// Records answered OK.
     pub records: u64,
@@ -220,24 +220,24 @@ pub struct TakenCount {
 /// Refusals over one protocol for one reason, since the start.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RefusedCount {
-    /// How they came.
+    /// The protocol.
     pub protocol: Protocol,
-    /// Why.
+    /// The reason.
     pub reason: Refused,
     /// How many messages, requests, streams or connections.
     pub count: u64,
 }
 
-/// The figures of the intake at one moment.
+/// The figures of ingest at one moment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct IngestSnapshot {
     /// Every protocol and stream, zeros included.
     pub taken: Vec<TakenCount>,
     /// Every protocol and reason, zeros included.
     pub refused: Vec<RefusedCount>,
-    /// The sum of `num_dropped` of the webhooks that came.
+    /// The sum of `num_dropped` of all webhooks.
     pub webhooks_dropped_by_livekit: u64,
-    /// Webhooks that came again after they were taken.
+    /// Webhooks that were repeated after they were accepted.
     pub webhooks_repeated: u64,
     /// Open connections of both ports.
     pub connections: u64,
@@ -247,9 +247,9 @@ pub struct IngestSnapshot {
     pub streams: u64,
     /// Recorder streams since the start.
     pub streams_total: u64,
-    /// Bytes taken off the network and not yet durable.
+    /// Bytes received and not yet durable.
     pub waiting_bytes: u64,
-    /// Records that optional sinks' spools did not take, by sink. In JSON each sink has its own.
+    /// Records that optional sinks' spools missed, by sink. In JSON each sink has its own.
     #[serde(skip)]
     pub lost_by_optional_sinks: BTreeMap<SinkName, u64>,
 }
@@ -274,7 +274,7 @@ mod tests {
         let status = IngestStatus::default();
         let mut batch = RecordBatchBuilder::new(Stream::Stats);
         batch.push(b"abc");
-        status.count_taken(Protocol::Http, &batch.build(0));
+        status.count_accepted(Protocol::Http, &batch.build(0));
         status.count_refused(Protocol::Grpc, Refused::Full);
         let snapshot = status.snapshot();
         let taken: Vec<_> = snapshot.taken.iter().filter(|taken| taken.records > 0).collect();

@@ -1,12 +1,12 @@
 //! One recorder stream: messages in, batches to the spools, one answer at the end that covers them all.
 //!
-//! While batches are on their way to the disk, the messages that come in are gathered into the next one: a stream of single
-//! events costs one sync per batch, not per event. A good part of a window is handed over at once, so that the spool finds
-//! it waiting when its last sync is done. At most `window` bytes (and the message that crosses it) are taken off and not
-//! yet durable; then the stream is read no further, and HTTP/2 flow control slows the sender down.
+//! While batches are on their way to the disk, arriving messages are gathered into the next one: a stream of single events
+//! costs one sync per batch, not per event. A good part of a window is appended at once, so that the spool has it when its
+//! last sync is done. At most `window` bytes (and the message that crosses this limit) are received and not yet durable. At
+//! the limit the stream is not read, and HTTP/2 flow control slows the sender down.
 //!
-//! Messages share a batch only while it stays small against the smallest spool: what fits by itself is never refused for its
-//! company.
+//! Messages share a batch only while it stays small compared with the smallest spool: a message that fits by itself is
+//! never refused because of the others.
 
 use std::{pin::pin, sync::Arc, task::Poll};
 
@@ -25,12 +25,12 @@ use crate::record::{RecordBatch, RecordBatchBuilder, Stream, now_millis};
 
 /// After this many bytes other streams get their turn, however fast this one sends.
 const TURN: usize = 32 * 1024;
-/// This part of a window is handed over although other batches are still on their way.
+/// This part of a window is appended although other batches are still on their way.
 const BATCH_PART: usize = 4;
-/// Messages together are no longer than this; a longer one is a batch of its own.
+/// The maximum size of messages in one batch; a larger message is a batch of its own.
 const TOGETHER: usize = 256 * 1024;
 
-/// What a stream's messages become.
+/// The batches of a stream's messages.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StreamOptions {
     pub stream: Stream,
@@ -38,8 +38,8 @@ pub(super) struct StreamOptions {
     pub max_records: u32,
 }
 
-/// Takes a stream to its end. Returns `Ok` when all its records are durable in every required sink's spool, with what was
-/// dropped all the same, or until `stop` or `ended`; on an error the whole messages before it were handed to the spools all the same.
+/// Reads a stream to its end. Returns `Ok` when all its records are durable in every required sink's spool, with what was
+/// dropped, or at `stop` or `ended`. On an error the whole messages before it are still appended.
 pub(super) async fn take<B>(
     mut frames: Frames<B>,
     intake: Arc<Intake>,
@@ -83,7 +83,7 @@ where
         tokio::select! {
             appended = appends.next(), if !appends.is_idle() => {
                 if let Err(refusal) = appended {
-                    // the sender has to resend all of it: nothing more is handed over
+                    // The sender has to resend all of it: nothing more is appended.
                     gathered = Gathered::default();
                     end = Some(Err(refusal));
                 }
@@ -111,7 +111,7 @@ where
     }
 }
 
-/// Records that wait to be handed over.
+/// Records that are not yet appended.
 #[derive(Default)]
 struct Gathered {
     first: Option<RecordBatch>,
@@ -157,7 +157,7 @@ impl Gathered {
 struct Appends {
     under_way: FuturesUnordered<BoxFuture<'static, (usize, Result<Dropped, Refusal>)>>,
     bytes: usize,
-    /// Of those that came to their end.
+    /// The results of those that have ended.
     dropped: Dropped,
 }
 
@@ -166,7 +166,7 @@ impl Appends {
         self.under_way.is_empty()
     }
 
-    /// Hands a batch over; an error where it was refused at once.
+    /// Appends a batch; an error if it was refused at once.
     async fn begin(&mut self, intake: Arc<Intake>, batch: RecordBatch, share: Share) -> Result<(), Refusal> {
         let bytes = batch.bytes().len();
         let mut append: BoxFuture<'static, _> = Box::pin(async move {
@@ -174,7 +174,7 @@ impl Appends {
             drop(share);
             (bytes, result)
         });
-        // the first poll puts it into the spools' queues: there it must stand before the next one
+        // The first poll puts it into the spools' queues: it must be there before the next one.
         match poll!(&mut append) {
             Poll::Ready((_, result)) => result.map(|dropped| self.dropped.merge(dropped)),
             Poll::Pending => {
@@ -185,7 +185,7 @@ impl Appends {
         }
     }
 
-    /// How one of them ended. Cancel-safe.
+    /// The result of one of them. Cancel-safe.
     async fn next(&mut self) -> Result<(), Refusal> {
         match self.under_way.next().await {
             Some((bytes, result)) => {

@@ -1,4 +1,4 @@
-//! Log lines that somebody outside can cause: one in a while, with the number of those that were not written.
+//! Limits the rate of log lines that outsiders can cause; each says how many were suppressed.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ const INTERVAL: Duration = Duration::from_secs(10);
 pub(super) struct Throttle(Mutex<(Option<Instant>, u64)>);
 
 impl Throttle {
-    /// `Some` with how many were held back since the last one, if this one may be written.
+    /// `Some` with the number suppressed since the last one, if this one may be written.
     pub(super) fn admit(&self) -> Option<u64> {
         let mut state = self.0.lock();
         if state.0.is_some_and(|last| last.elapsed() < INTERVAL) {

@@ -1,5 +1,5 @@
-//! TLS for both ports. Certificate, key and CAs are read again when the files change; files that do not fit together
-//! (one is replaced, the other not yet) leave the old ones in use until they do.
+//! TLS for both ports. Certificate, key and CAs are read again when the files change. If the files do not fit together (one
+//! is replaced, the other not yet), the old ones stay in use until they do.
 
 use std::{
     fs, io,
@@ -21,10 +21,10 @@ use zeroize::Zeroizing;
 
 use super::TlsOptions;
 
-/// The files are looked at this often at most, when somebody connects.
+/// The files are checked this often at most, when a client connects.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Which protocol is agreed on inside TLS.
+/// The protocol that is negotiated inside TLS.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Alpn {
     H2,
@@ -42,7 +42,7 @@ struct State {
     config: ServerConfig,
     clients: Option<Arc<dyn ClientCertVerifier>>,
     loaded: Stamp,
-    /// The state of the files that could not be used, so that it is said once.
+    /// The state of the files that could not be used, so that it is reported once.
     complained: Option<Stamp>,
     checked: Instant,
 }
@@ -95,16 +95,16 @@ impl Tls {
         })
     }
 
-    /// True where every client must show a certificate.
+    /// True if every client must show a certificate.
     #[must_use]
     pub const fn verifies_clients(&self) -> bool {
         self.options.client_ca.is_some()
     }
 
-    /// Whether a client that shows these certificates would be let in now; why not.
+    /// Tells whether a client with these certificates would be accepted now; else why not.
     pub(super) fn accepts(&self, chain: &[CertificateDer<'static>]) -> Result<(), String> {
         let Some(clients) = self.current().clients.clone() else { return Ok(()) };
-        let (client, intermediates) = chain.split_first().ok_or("there is none")?;
+        let (client, intermediates) = chain.split_first().ok_or("no certificate")?;
         clients.verify_client_cert(client, intermediates, UnixTime::now()).map(drop).map_err(|error| error.to_string())
     }
 
@@ -116,7 +116,7 @@ impl Tls {
         state
     }
 
-    /// What the next connection is greeted with.
+    /// The configuration for the next connection.
     pub(super) fn acceptor(&self, alpn: Alpn) -> TlsAcceptor {
         let mut config = self.current().config.clone();
         config.alpn_protocols = match alpn {
@@ -141,7 +141,7 @@ impl Tls {
             }
             Err(error) if state.complained.as_ref() != Some(&now) => {
                 state.complained = Some(now);
-                tracing::warn!(%error, "TLS files changed and cannot be used; the old ones stay in use");
+                tracing::warn!(%error, "the changed TLS files cannot be used; the old ones stay in use");
             }
             Err(_) => {}
         }
@@ -158,7 +158,7 @@ fn stamp(options: &TlsOptions) -> Stamp {
         .collect()
 }
 
-/// What clients are greeted with, and who checks their certificates.
+/// The configuration for clients, and the verifier of their certificates.
 type Read = (ServerConfig, Option<Arc<dyn ClientCertVerifier>>);
 
 fn read(options: &TlsOptions) -> Result<Read, TlsError> {

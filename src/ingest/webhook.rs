@@ -1,7 +1,8 @@
-//! LiveKit's webhooks, turned into the analytics events that say the same.
+//! LiveKit's webhooks, converted into the analytics events with the same meaning.
 //!
-//! LiveKit signs each with a JWT by API key (`Authorization`), whose claim `sha256` is the body's hash. It takes a 4xx for
-//! sent, and retries a 5xx for seconds only: webhooks are the poorer source. `num_dropped` counts what it gave up on.
+//! LiveKit signs each with a JWT by API key (`Authorization`), whose claim `sha256` is the hash of the body. It treats a
+//! 4xx as sent, and retries a 5xx for seconds only: webhooks are less reliable than gRPC. `num_dropped` counts those it
+//! gave up on.
 
 use axum::body::Body;
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -15,7 +16,7 @@ use super::{
     Accepted, Dropped, Protocol, Refusal, Refused,
     body::{BodyLimits, check_json_size},
     decompress::Encoding,
-    door::Door,
+    handler_state::HandlerState,
     listener::Peer,
     repeats::ContentHash,
 };
@@ -27,33 +28,33 @@ use crate::{
 /// A webhook holds one room, participant, track, egress or ingress: kilobytes.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
 
-/// Takes a webhook.
-pub(super) async fn take(door: &Door, peer: Peer, request: Request<Body>) -> Result<Accepted, Refusal> {
+/// Accepts a webhook.
+pub(super) async fn take(state: &HandlerState, peer: Peer, request: Request<Body>) -> Result<Accepted, Refusal> {
     let (head, body) = request.into_parts();
-    let refuse = |why: &str| door.authenticator.refuse(Protocol::Webhook, why, peer, door.intake.status());
-    let (pass, claims) = door.authenticator.webhook(&head.headers, peer).map_err(|why| refuse(&why))?;
-    let limits = BodyLimits { max_bytes: door.limits.max_bytes.min(MAX_BODY_BYTES), ..door.limits.clone() };
+    let refuse = |why: &str| state.authenticator.refuse(Protocol::Webhook, why, peer, state.intake.status());
+    let (pass, claims) = state.authenticator.webhook(&head.headers, peer).map_err(|why| refuse(&why))?;
+    let limits = BodyLimits { max_bytes: state.limits.max_bytes.min(MAX_BODY_BYTES), ..state.limits.clone() };
     let encoding = Encoding::of(&head.headers)?;
-    let (body, share) = door.read(Protocol::Webhook, &head, body, &limits, (pass, peer)).await?;
-    let _room = door.intake.memory().unpack(encoding.most(share.bytes(), limits.max_bytes)).await?;
+    let (body, share) = state.read(Protocol::Webhook, &head, body, &limits, (pass, peer)).await?;
+    let _reserved = state.intake.memory().for_decompressed(encoding.most(share.bytes(), limits.max_bytes)).await?;
     let max_bytes = limits.max_bytes;
-    // What was signed is the content, however it is encoded on its way.
-    let bytes = door.converter.convert(move || encoding.decompress(&body.join(), max_bytes)).await?;
+    // The signature covers the content, not its encoding.
+    let bytes = state.converter.convert(move || encoding.decompress(&body.join(), max_bytes)).await?;
     let hash: ContentHash = Sha256::digest(&bytes).into();
     if !claims.sha256.is_some_and(|claimed| is_same_hash(&hash, &claimed)) {
         return Err(refuse("the token was not signed for this body"));
     }
-    let sinks = door.intake.generation();
-    if door.repeats.knows(&hash, sinks) {
-        door.intake.status().count_webhook_repeated();
+    let sinks = state.intake.generation();
+    if state.repeats.knows(&hash, sinks) {
+        state.intake.status().count_webhook_repeated();
         return Ok(Accepted { records: 1, dropped: Dropped::default() });
     }
-    let (batch, dropped_by_livekit) = door.converter.convert(move || convert(&bytes)).await?;
+    let (batch, dropped_by_livekit) = state.converter.convert(move || convert(&bytes)).await?;
     let records = u64::from(batch.count());
-    let dropped = door.intake.append(Protocol::Webhook, batch).await?;
-    door.intake.status().count_webhooks_dropped(dropped_by_livekit);
+    let dropped = state.intake.append(Protocol::Webhook, batch).await?;
+    state.intake.status().count_webhooks_dropped(dropped_by_livekit);
     if dropped.is_empty() {
-        door.repeats.remember(hash, sinks);
+        state.repeats.remember(hash, sinks);
     }
     Ok(Accepted { records, dropped })
 }
@@ -62,12 +63,12 @@ fn is_same_hash(hash: &ContentHash, claimed: &str) -> bool {
     BASE64_STANDARD.decode(claimed).is_ok_and(|claimed| hash.as_slice().ct_eq(&claimed).into())
 }
 
-/// The event that says the same as a webhook, and how many webhooks LiveKit dropped before it.
+/// The event with the meaning of a webhook, and how many webhooks LiveKit dropped before it.
 fn convert(body: &[u8]) -> Result<(RecordBatch, u64), Refusal> {
     check_json_size(body, 0)?;
     let bytes = protobuf_from_json("livekit.WebhookEvent", UnknownFields::Ignore, body)?;
     let webhook = WebhookEvent::decode(&bytes[..])
-        .map_err(|error| Refusal::new(Refused::Invalid, format!("no livekit.WebhookEvent: {error}")))?;
+        .map_err(|error| Refusal::new(Refused::Invalid, format!("not a livekit.WebhookEvent: {error}")))?;
     #[expect(deprecated, reason = "LiveKit still sends it")]
     let dropped = u64::try_from(webhook.num_dropped).unwrap_or(0);
     let mut batch = RecordBatchBuilder::new(Stream::Events);
@@ -110,7 +111,7 @@ fn event(webhook: WebhookEvent) -> AnalyticsEvent {
     }
 }
 
-/// What has no event type of its own (agents' jobs, names of the future) is kept as the report of a webhook.
+/// A webhook without an event type of its own (agents' jobs, future names) is kept as the report of a webhook.
 fn info(webhook: &WebhookEvent, event: &AnalyticsEvent) -> WebhookInfo {
     WebhookInfo {
         event_id: webhook.id.clone(),
@@ -127,7 +128,7 @@ fn info(webhook: &WebhookEvent, event: &AnalyticsEvent) -> WebhookInfo {
     }
 }
 
-/// A webhook's `participant_joined` is sent when the participant is active, not when it asks to join.
+/// A webhook's `participant_joined` is sent when the participant is active, not when it requests to join.
 fn event_type(name: &str) -> AnalyticsEventType {
     match name {
         "room_started" => AnalyticsEventType::RoomCreated,

@@ -1,8 +1,8 @@
-//! Checks of protobuf bytes as they came, at the top level only, without building messages.
+//! Checks protobuf bytes as received, at the top level only, without building messages.
 //!
-//! Trusted afterwards: a batch is framed as [`RecordBatch`] says, and every record is a sequence of whole fields (tag,
-//! value of the wire type's length). Not looked at: nested messages, UTF-8, unknown fields. What a sink's schema cannot
-//! read in spite of that becomes a dead letter there, never an error here.
+//! Guaranteed afterwards: a batch is framed as [`RecordBatch`] says, and every record is a sequence of whole fields (tag,
+//! and a value of the wire type's length). Not checked: nested messages, UTF-8, unknown fields. A record that a sink's
+//! schema cannot read becomes a dead letter there, never an error here.
 
 use bytes::Bytes;
 
@@ -11,27 +11,27 @@ use crate::record::{
     wire::{self, Value},
 };
 
-/// Groups (a wire type that proto3 no longer writes) nest at most this deep: protobuf's implementations, which count the record and
-/// its wrapper too, take all that is taken here.
+/// The maximum nesting of groups (a wire type that proto3 no longer writes). Protobuf's implementations, which count the
+/// record and its wrapper too, accept every record that is accepted here.
 const MAX_GROUP_DEPTH: usize = 32;
 /// `type` of `livekit.AnalyticsEvent`.
 const EVENT_TYPE_FIELD: u32 = 1;
 
-/// Bytes that are not what they were sent as. A resend of the same bytes cannot help.
+/// Bytes that are not a valid message. A resend of the same bytes cannot help.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
-    /// Neither records nor unknown fields stand where the wrapper's next field should.
-    #[error("not a {message} message: byte {at} begins no protobuf field")]
+    /// The wrapper has neither a record nor an unknown field where its next field should be.
+    #[error("not a {message} message: no protobuf field begins at byte {at}")]
     Wrapper {
         /// The message that was expected.
         message: &'static str,
         /// Offset in the message.
         at: usize,
     },
-    /// A record is no sequence of whole protobuf fields.
-    #[error("record {index} is no {message}: its byte {at} begins no protobuf field")]
+    /// A record is not a sequence of whole protobuf fields.
+    #[error("record {index} is not a {message}: no protobuf field begins at its byte {at}")]
     Record {
-        /// Place in the message, from 0.
+        /// Index in the message, from 0.
         index: u32,
         /// The record message that was expected.
         message: &'static str,
@@ -46,7 +46,7 @@ pub enum WireError {
     },
 }
 
-/// Takes what came in one message: the wrapper of `stream`, or (node room states, which have none) one record.
+/// Reads one message: the wrapper of `stream`, or one record (node room states, which have no wrapper).
 ///
 /// # Errors
 /// When the bytes are not such a message, or hold more than `max_records`.
@@ -62,10 +62,10 @@ pub fn message(
     }
 }
 
-/// One record by itself, framed.
+/// One record alone, framed.
 ///
 /// # Errors
-/// When it is no sequence of whole fields.
+/// When it is not a sequence of whole fields.
 pub fn record(stream: Stream, received_at: UnixMillis, bytes: &[u8]) -> Result<RecordBatch, WireError> {
     check_record(stream, 0, bytes)?;
     let mut batch = RecordBatchBuilder::new(stream);
@@ -73,11 +73,11 @@ pub fn record(stream: Stream, received_at: UnixMillis, bytes: &[u8]) -> Result<R
     Ok(batch.build(received_at))
 }
 
-/// Records framed as field 1. The bytes are kept as they are, unless the wrapper holds unknown fields or odd tags:
-/// then the records alone, byte for byte, are framed again.
+/// Records framed as field 1. The bytes are kept unless the wrapper holds unknown fields or unusual tags: then only the
+/// records, unchanged, are framed again.
 ///
 /// # Errors
-/// When the bytes are no such wrapper, or hold more than `max_records`.
+/// When the bytes are not such a wrapper, or hold more than `max_records`.
 pub fn wrapper(
     stream: Stream,
     received_at: UnixMillis,
@@ -97,7 +97,7 @@ pub fn wrapper(
                 check_record(stream, count, record)?;
                 count += 1;
             }
-            // field 1 of another wire type: these are no records
+            // Field 1 of another wire type: these are not records.
             Some((1, _)) | None => return Err(WireError::Wrapper { message: wrapper_name(stream), at }),
             Some(_) => plain = false,
         }
@@ -117,7 +117,7 @@ pub fn wrapper(
     Ok(batch.build(received_at))
 }
 
-/// The type of an event, as its number: the last value of the field, 0 (`ROOM_CREATED`) where there is none.
+/// The type of an event, as its number: the last value of the field, 0 (`ROOM_CREATED`) if there is none.
 #[must_use]
 pub fn event_type(event: &[u8]) -> i32 {
     let mut rest = event;
@@ -147,7 +147,7 @@ fn check_record(stream: Stream, index: u32, record: &[u8]) -> Result<(), WireErr
     Ok(())
 }
 
-/// Takes one field off the front; `None` where there is no whole one.
+/// Removes one field from the front; `None` if there is no whole field.
 fn take_field<'a>(rest: &mut &'a [u8]) -> Option<(u32, Value<'a>)> {
     match wire::field(rest).ok()? {
         (_, Value::Group { levels }) if levels > MAX_GROUP_DEPTH => None,
@@ -223,7 +223,7 @@ mod tests {
         let bad = Bytes::from_static(&[0x0A, 0x00, 0x0A, 0x03, 0x08, 0x01, 0x07]);
         assert_eq!(
             message(Stream::Events, 0, bad, 9).unwrap_err().to_string(),
-            "record 1 is no livekit.AnalyticsEvent: its byte 2 begins no protobuf field"
+            "record 1 is not a livekit.AnalyticsEvent: no protobuf field begins at its byte 2"
         );
     }
 
@@ -247,7 +247,7 @@ mod tests {
         #![proptest_config(cases(256))]
 
         #[test]
-        fn what_prost_reads_is_taken(ids in prop::collection::vec("[A-Za-z]{0,40}", 0..20), score in any::<f32>()) {
+        fn what_prost_reads_is_accepted(ids in prop::collection::vec("[A-Za-z]{0,40}", 0..20), score in any::<f32>()) {
             let stats = ids.iter().map(|id| AnalyticsStat { id: id.clone(), score, ..Default::default() }).collect();
             let bytes = AnalyticsStats { stats }.encode_to_vec();
             let batch = message(Stream::Stats, 0, bytes.into(), 20).unwrap();

@@ -10,7 +10,7 @@
 use super::decompression_work::{Failure, Work};
 
 const MAGIC: u32 = 0xFD2F_B528;
-/// The low four bits are anything.
+/// The low four bits can have any value.
 const SKIPPABLE: u32 = 0x184D_2A50;
 const NO_FRAME: Failure = Failure::Unreadable("what follows is not a zstd frame");
 const RLE: u32 = 1;

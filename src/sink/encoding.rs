@@ -1,9 +1,8 @@
-//! A batch becomes documents off the async threads, a part at a time.
+//! Encodes a batch as documents, off the async threads, a part at a time.
 //!
-//! Documents may be many times as large as the records they are made of: a batch is small by its records' bytes, and its
-//! documents would take up gigabytes. Each sink makes, sends and drops so many bytes of them at a time ([`PART_BYTES`]).
-//! One document is bounded by its encoder, in bytes and in work; and nothing more is made of a batch that nobody waits
-//! for any more.
+//! Documents may be many times as large as their records: the records of a batch may be small, and its documents gigabytes.
+//! Each sink encodes, sends and drops a limited number of bytes at a time ([`PART_BYTES`]). The encoder bounds each
+//! document in bytes and in work. Encoding stops when nobody waits for the batch any more.
 
 use std::sync::{
     Arc,
@@ -14,15 +13,15 @@ use tokio::task::{JoinError, spawn_blocking};
 
 use super::{Batch, BatchOutcome, Outcome, SinkError, SinkErrorKind};
 
-/// Documents of one batch that are in memory at once, bytes, and the last one beyond. Ordinary batches are one part.
+/// Bytes of a batch's documents that are in memory at once, plus the last document. An ordinary batch is one part.
 pub(super) const PART_BYTES: usize = 8 << 20;
 
-/// Tells whether a batch was given up: timed out, or cancelled.
+/// Tells whether a batch was given up: by a timeout or a cancellation.
 #[derive(Debug, Clone, Default)]
 pub(super) struct GivenUp(Arc<AtomicBool>);
 
 impl GivenUp {
-    /// Asked before each record.
+    /// Checked before each record.
     pub(super) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
@@ -37,7 +36,7 @@ impl Drop for Waits {
     }
 }
 
-/// Runs a part of a batch's work on a thread that may block; it is told when the caller is dropped.
+/// Runs a part of a batch's work on a thread that may block; it learns when the caller is dropped.
 ///
 /// # Errors
 /// When it panics.
@@ -49,14 +48,14 @@ pub(super) async fn run_blocking<T: Send + 'static>(
     spawn_blocking(move || work(&given_up)).await
 }
 
-/// The answer to a batch whose encoding panicked: a bug of ours, which only one of its records may touch.
+/// The result of a batch whose encoding panicked: a bug of ours that may concern only one of its records.
 pub(super) fn panicked(batch: &Batch, address: &str, panic: &JoinError) -> BatchOutcome {
     let message = format!("{address}: encoding failed: {panic}");
     let error = Some(SinkError { kind: SinkErrorKind::Unnamed, message });
     BatchOutcome { records: vec![Outcome::Retry; batch.records.len()], error }
 }
 
-/// Records that are small, and their documents fifty times as large.
+/// Small records whose documents are fifty times as large.
 #[cfg(test)]
 pub(super) fn small_records_of_large_documents(records: u64) -> super::Batch {
     use livekit_protocol::{AnalyticsEvent, EgressInfo, ImageOutput, RoomCompositeEgressRequest, egress_info::Request};
@@ -80,7 +79,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn work_is_told_when_nobody_waits_for_it_any_more_and_not_before() {
+    async fn work_learns_when_nobody_waits_for_it_any_more_and_not_before() {
         assert!(!run_blocking(GivenUp::is_set).await.unwrap());
         let (sender, told) = std::sync::mpsc::channel();
         let work = run_blocking(move |given_up| {

@@ -1,4 +1,4 @@
-//! Where records end up: MongoDB, Redis, files. A sink says of every record what became of it.
+//! The destinations of records: MongoDB, Redis, files. A sink reports the result for every record.
 //!
 //! Uses `document`, `durable_fs`, `files`, `record`, `setting`.
 
@@ -23,17 +23,17 @@ pub struct Batch {
     pub records: Arc<[QueuedRecord]>,
 }
 
-/// What became of one record of a batch.
+/// The result for one record of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The sink has it durably; it may leave the queue.
+    /// The sink has stored it durably; it can leave the queue.
     Delivered,
-    /// It could not be taken now; it stays and is tried again, without end.
+    /// The sink could not store it now; it stays in the queue and is retried without limit.
     Retry,
-    /// The sink refused this one by name, for this reason, which may pass: it is tried again, and becomes a dead letter only
-    /// where it goes on failing while others are delivered.
+    /// The sink refused this record, for this reason, which may pass: it is retried, and becomes a dead letter only if it
+    /// keeps failing while others are delivered.
     Failed(String),
-    /// The sink will never take it, for this reason; it becomes a dead letter.
+    /// The sink will never store it, for this reason; it becomes a dead letter.
     Rejected(String),
 }
 
@@ -43,22 +43,22 @@ pub enum Outcome {
 pub struct SinkError {
     /// What happened.
     pub kind: SinkErrorKind,
-    /// For people: what, where, and what to do about it.
+    /// For people: what, where, and the remedy.
     pub message: String,
 }
 
-/// The causes that call for different answers.
+/// The causes that need different reactions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SinkErrorKind {
     /// Not reachable, timed out, stepping down, restarting: back off and retry.
     Unavailable,
-    /// It took the batch and did not answer in time: back off, and come again with a smaller one.
+    /// It received the batch and did not answer in time: back off, and retry with a smaller one.
     Timeout,
-    /// Credentials or rights are missing: retry, loudly; nothing is thrown away because a password is wrong.
+    /// Credentials or rights are missing: retry and log a warning; no record is dropped because a password is wrong.
     Unauthorized,
     /// The sink answered that it is full (disk, memory): back off and retry.
     Full,
-    /// What is there cannot keep records as it should (a view, a collection that would double them): nothing is sent
+    /// The destination cannot keep records correctly (a view, a collection that would duplicate them): nothing is sent
     /// until somebody has changed it.
     Unsuitable,
     /// An error that is not about availability and names no record: the batch is bisected.
@@ -66,7 +66,7 @@ pub enum SinkErrorKind {
 }
 
 impl SinkErrorKind {
-    /// The cause's name, as JSON and metrics have it.
+    /// The name of the cause in JSON and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -80,7 +80,7 @@ impl SinkErrorKind {
     }
 }
 
-/// The answer to one batch: an outcome per record, in the batch's order, and why some were not delivered.
+/// The result of one batch: an outcome per record, in the batch's order, and why some were not delivered.
 #[derive(Debug)]
 pub struct BatchOutcome {
     /// One outcome per record of the batch.
@@ -92,52 +92,52 @@ pub struct BatchOutcome {
 /// A place that records are delivered to.
 #[async_trait]
 pub trait Sink: Send + Sync + 'static {
-    /// The sink's type, as the config writes it: `mongodb`, `redis`, `file`.
+    /// The type of the sink in the config: `mongodb`, `redis`, `file`.
     fn kind(&self) -> &'static str;
 
-    /// Where it delivers to, for people; without secrets.
+    /// The address for people; without secrets.
     fn address(&self) -> String;
 
-    /// Called once before the first batch, again until it succeeds: reaches the server, makes indexes.
-    /// The warnings are logged once (a TTL index refused, say); they stop nothing.
+    /// Called before the first batch, and repeated until it succeeds: reaches the server, creates indexes. The warnings are
+    /// logged once (for example a refused TTL index); delivery continues.
     ///
     /// # Errors
     /// When the sink cannot be reached or used yet.
     async fn initialize(&self) -> Result<Vec<String>, SinkError>;
 
-    /// Checks what [`initialize`](Self::initialize) set up, and makes again what is gone: every few minutes, after an outage,
-    /// and where the sink [doubts it](Self::doubts_setup). Runs beside the deliveries, and holds none of them up. Of the
-    /// warnings those are logged that the call before did not give.
+    /// Checks what [`initialize`](Self::initialize) set up, and creates again what is missing: every few minutes, after an
+    /// outage, and when the sink [doubts it](Self::doubts_setup). Runs in parallel with deliveries and never delays them.
+    /// Only warnings that the call before did not return are logged.
     ///
     /// # Errors
-    /// When it cannot look now; with [`SinkErrorKind::Unsuitable`] deliveries stop until `initialize` succeeds again.
+    /// When it cannot check now; with [`SinkErrorKind::Unsuitable`] deliveries stop until `initialize` succeeds again.
     async fn check_setup(&self) -> Result<Vec<String>, SinkError> {
         Ok(Vec::new())
     }
 
-    /// True where the server's answers or identity say that what was set up may be gone; asked often, cheap.
+    /// True if the answers or the identity of the server suggest that what was set up may be missing; called often, cheap.
     fn doubts_setup(&self) -> bool {
         false
     }
 
     /// Delivers a batch. Returns only when each record's outcome is known and, where Delivered, durable.
     ///
-    /// It may be dropped half-way (a timeout, the end of the last flush); the batch then comes again.
+    /// It may be dropped before it returns (a timeout, the end of the last flush); the batch is then redelivered.
     async fn send_batch(&self, batch: Batch) -> BatchOutcome;
 
-    /// How many records of a stream it recognises at least when they come again, counted from the last one back; `None`: all,
-    /// since the `_id` is a key there. No more than these are in flight or acknowledged and not yet flushed, so that a crash
-    /// makes no second document.
+    /// The minimum number of a stream's records that it recognises when they are redelivered, counted back from the last
+    /// one. `None`: all, since the `_id` is a key there. No more than these are in flight, or acknowledged and not yet
+    /// flushed, so that a crash causes no second document.
     fn recognizes(&self) -> Option<u64> {
         None
     }
 
-    /// Records received since then may come again, all of them, not only as many as it recognises. A sink that has no key
-    /// on the `_id` takes up what it delivered since, and forgets what an earlier call took up; `UnixMillis::MAX` where none
-    /// may come again any more. Called between batches.
+    /// All records received since then may be redelivered, not only as many as it recognises. A sink without a key on the
+    /// `_id` reads what it delivered since then, and forgets what an earlier call read; `UnixMillis::MAX` if none may be
+    /// redelivered any more. Called between batches.
     ///
     /// # Errors
-    /// When it cannot look now; it is called again then.
+    /// When it cannot read now; the call is repeated then.
     async fn look_back(&self, since: UnixMillis) -> Result<(), SinkError> {
         let _ = since;
         Ok(())

@@ -1,10 +1,10 @@
-//! Connection strings for people: where to, never with what secret.
+//! Connection strings for people: with the address, without secrets.
 
 use schemars::json_schema;
 
 use crate::setting::kind;
 
-/// Where a MongoDB server is.
+/// The address of a MongoDB server.
 pub struct MongodbUri;
 
 kind!([] MongodbUri => String, @SECRET, "mongodb://… or mongodb+srv://…",
@@ -12,7 +12,7 @@ kind!([] MongodbUri => String, @SECRET, "mongodb://… or mongodb+srv://…",
     |uri| without_secrets(uri),
     json_schema!({ "type": "string", "pattern": r"^\s*mongodb(\+srv)?://." }));
 
-/// Where a Redis server is.
+/// The address of a Redis server.
 pub struct RedisUrl;
 
 kind!([] RedisUrl => String, @SECRET, "redis://… or rediss://…",
@@ -20,7 +20,7 @@ kind!([] RedisUrl => String, @SECRET, "redis://… or rediss://…",
     |url| without_secrets(url),
     json_schema!({ "type": "string", "pattern": r"^\s*rediss?://." }));
 
-/// Reads a URI with one of these schemes. It may hold a password, and is never repeated.
+/// Reads a URI with one of these schemes. It may contain a password, so no message repeats it.
 fn address(text: &str, schemes: &[&str]) -> Result<String, String> {
     let text = text.trim();
     let wrong = match text.split_once("://") {
@@ -32,13 +32,13 @@ fn address(text: &str, schemes: &[&str]) -> Result<String, String> {
     Err(wrong.to_owned())
 }
 
-/// Stands for what may be a secret.
+/// Replaces what may be a secret.
 const HIDDEN: &str = "***";
 
 /// The scheme and the hosts with the path; user, password and query are left out.
 ///
-/// The last `@` ends the user's part, so that a password with a stray `@` or `/` in it does not show either. What is not a
-/// list of hosts with ports, in a URI with a slip in it, is not shown at all: it may be a password in the wrong place.
+/// The last `@` ends the user's part, so that a password with an unescaped `@` or `/` in it is not shown either. In a
+/// malformed URI, anything that is not a list of hosts with ports is not shown at all: it may be a misplaced password.
 #[must_use]
 pub fn without_secrets(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").map_or((None, url), |(scheme, rest)| (Some(scheme), rest));
@@ -46,7 +46,7 @@ pub fn without_secrets(url: &str) -> String {
     let (before, after) = rest.split_at(query);
     let place = before.rsplit_once('@').map_or(before, |(_, place)| place);
     let (hosts, path) = place.split_at(place.find('/').unwrap_or(place.len()));
-    // An `@` behind a `?` is one of a query, or of a password with a `?` in it: nobody knows.
+    // An `@` after a `?` may belong to a query, or to a password with a `?` in it: it is unknown.
     let is_plain = !after.contains('@') && hosts.split(',').all(is_host) && path.bytes().all(is_of_a_path);
     let shown = if is_plain { place } else { HIDDEN };
     match scheme {

@@ -1,39 +1,31 @@
-//! The options of a spool.
+//! How a spool is to behave.
 
 use std::time::Duration;
 
-<<<<<<< HEAD
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_with::serde_as;
 
 use crate::setting::{Integer, Is};
 
-/// What a spool is told when it is opened. Sizes are in bytes.
-=======
 /// The options with which a spool is opened. Sizes are in bytes.
->>>>>>> prose1
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SpoolOptions {
     /// The sink's name, for messages.
     pub name: String,
-    /// The most that journal, queue and dead letters together take on disk.
+    /// Journal, queue and dead letters together never take more on disk.
     pub max_bytes: u64,
-    /// About the length at which journal segments are sealed; shorter if four of them would not fit into `max_bytes`.
+    /// Journal segments end at about this length; shortened where `max_bytes` would not hold four of them.
     pub segment_bytes: u64,
-    /// Records that would leave less than this free on the disk are not accepted.
+    /// No record is taken that would leave less than this free on the disk.
     pub min_free_bytes: u64,
     /// Records older than this are dropped, counted; `None` keeps them until they are delivered.
     pub max_age: Option<Duration>,
     /// What happens to new records when the spool is full.
     pub when_full: WhenFull,
-<<<<<<< HEAD
     /// How long a call waits with [`WhenFull::Block`].
     pub block_timeout: Duration,
     /// Dead letters never take more on disk; when they reach it, their sink pauses.
-=======
-    /// The most that dead letters take on disk; when they reach it, their sink pauses.
->>>>>>> prose1
     pub dead_max_bytes: u64,
     /// How payloads are packed.
     pub compression: Compression,
@@ -64,7 +56,6 @@ impl Default for SpoolOptions {
 pub enum WhenFull {
     /// The call fails; the sender keeps them.
     Reject,
-<<<<<<< HEAD
     /// The call waits for space, at most `block_timeout`, then fails.
     Block,
     /// The oldest records are dropped, counted.
@@ -79,30 +70,6 @@ pub enum WhenFull {
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Codec {
     Zstd,
-=======
-    /// The caller waits for space, at most this long, and is refused then.
-    Block {
-        /// The time.
-        timeout: Duration,
-    },
-    /// The oldest records are dropped, counted, to make space.
-    DropOldest,
-    /// They are dropped, counted, and the caller is told: it does not need to send them again.
-    DropNewest,
-}
-
-/// How payloads are packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Compression {
-    /// Zstandard.
-    Zstd {
-        /// -7 (quickest) to 22 (smallest).
-        level: i32,
-        /// Pack small blocks with the built-in dictionary of LiveKit records.
-        dictionary: bool,
-    },
-    /// Uncompressed.
->>>>>>> prose1
     None,
 }
 
@@ -113,7 +80,7 @@ pub enum Compression {
 pub struct Compression {
     /// zstd or none
     pub codec: Codec,
-    /// -7 (quickest) to 19 (smallest)
+    /// -7 (fastest) to 19 (smallest)
     #[serde_as(as = "Is<Integer<-7, 19>>")]
     pub level: i32,
     /// the built-in one, for small blocks
@@ -146,7 +113,7 @@ impl std::fmt::Debug for Keys {
     }
 }
 
-/// A 256-bit key; wiped from memory when dropped, never displayed.
+/// A 256-bit key; wiped from memory when dropped, never shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Key([u8; 32]);
 

@@ -89,7 +89,7 @@ async fn whoever_calls_by_grpc_what_there_is_not_is_counted_each_time_and_logged
     }
     assert_eq!(metric(&spool, "livekit_spool_refused_total{protocol=\"grpc\",reason=\"path\"}").await, 40);
     let log = spool.process().output();
-    let lines = log.lines().filter(|line| line.contains("nothing is taken here")).count() as u64;
+    let lines = log.lines().filter(|line| line.contains("nothing is accepted here")).count() as u64;
     assert!((1..=1 + began.elapsed().as_secs() / 10).contains(&lines), "{lines} lines for 40 calls:\n{log}");
     assert!(log.contains("/livekit.AnalyticsRecorderService/IngestAll"), "{log}");
     spool.terminate();

@@ -1,4 +1,4 @@
-//! The schema against the documents that the parser takes and refuses.
+//! The schema accepts the documents that the parser accepts.
 
 use std::{cell::RefCell, collections::HashMap, path::Path};
 
@@ -16,7 +16,7 @@ use crate::config::{
 #[expect(dead_code, reason = "shared with tests/config_verdicts.rs")]
 mod cases;
 
-/// The document as an editor sees it: plain scalars are numbers and booleans where YAML 1.2 has them so.
+/// The document as an editor sees it: plain scalars are numbers and booleans as in YAML 1.2.
 fn as_json(node: &Node) -> Value {
     match &node.value {
         Tree::List(items) => items.iter().map(as_json).collect(),
@@ -38,7 +38,7 @@ fn as_json(node: &Node) -> Value {
     }
 }
 
-/// Whether the schema takes the value: the words of JSON Schema that are used here, and no others.
+/// Tells whether the schema accepts the value. It knows the keywords of JSON Schema that are used here, and no others.
 fn accepts(schema: &Value, value: &Value) -> bool {
     let Value::Object(words) = schema else { return schema != &json!(false) };
     words.iter().all(|(word, rule)| {
@@ -70,7 +70,7 @@ fn accepts(schema: &Value, value: &Value) -> bool {
                 value.as_object().into_iter().flatten().all(|(key, value)| known(key) || accepts(rule, value))
             }
             "then" | "title" | "description" | "default" | "examples" | "$schema" | "writeOnly" => true,
-            // Of numbers: what bounds do not say already.
+            // For numbers: the bounds say it already.
             "format" => true,
             other => panic!("the schema uses {other:?}, which this test does not know"),
         }
@@ -105,7 +105,7 @@ fn file(name: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
 }
 
-/// Every configuration that the repository shows: files, ConfigMaps, blocks in documents.
+/// Every configuration that the repository shows: files, ConfigMaps, code blocks in docs.
 fn shown() -> Vec<(String, String)> {
     let mut all = vec![("config.yaml".to_owned(), file("config.yaml"))];
     for name in ["deploy/debian/config.yaml", "deploy/compose/livekit-spool.yaml"] {
@@ -171,7 +171,7 @@ fn the_schema_accepts_every_configuration_that_the_repository_shows() {
 fn the_schema_accepts_what_the_parser_takes_and_refuses_most_of_what_it_refuses() {
     let schema = schema();
     let (mut wrong, mut refused, mut refused_by_both) = (Vec::new(), 0, 0);
-    // Words that only the schema's reader knows: of a file that is LiveKit's alone it knows nothing.
+    // Words that only the reader knows: the schema cannot say anything about a file that is only LiveKit's.
     let known = |node: &Node| node.entries().iter().all(|(key, _)| schema["properties"].get(&key.text).is_some());
     let table = file("tests/data/config_verdicts.txt");
     for ((key, document), line) in cases::KEYS.iter().zip(table.lines()) {

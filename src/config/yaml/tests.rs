@@ -1,4 +1,4 @@
-//! What the tree keeps of a document: places, quotes, digits; what merges and aliases come to.
+//! What the tree keeps of a document: places, quotes, digits, merges and aliases.
 
 use super::*;
 
@@ -63,8 +63,8 @@ fn a_key_without_a_value_is_null_also_where_its_name_is_quoted() {
 fn an_empty_document_is_null_and_broken_yaml_names_its_place() {
     assert!(parsed("# only a comment\n").is_null());
     assert!(parsed("").is_null());
-    assert!(refused("a: 1\nb: [1, 2\nc: 3\n").starts_with("c.yaml:3:2: no YAML: "));
-    assert!(refused("\ta: 1").starts_with("c.yaml:1:1: no YAML: "));
+    assert!(refused("a: 1\nb: [1, 2\nc: 3\n").starts_with("c.yaml:3:2: not valid YAML: "));
+    assert!(refused("\ta: 1").starts_with("c.yaml:1:1: not valid YAML: "));
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn a_merge_takes_up_what_the_mapping_does_not_say_itself() {
     assert_eq!((value(list, "b.k"), value(list, "b.m")), ("1".to_owned(), "4".to_owned()));
     assert_eq!(value("b: {'<<': x}\n", "b.<<"), "x", "in quotes it is a key as any other");
     for wrong in ["b: {<<: 1}", "a: &x [1]\nb: {<<: *x}"] {
-        assert!(refused(wrong).contains("<< takes keys"), "{wrong}");
+        assert!(refused(wrong).contains("<< needs keys"), "{wrong}");
     }
 }
 

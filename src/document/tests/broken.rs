@@ -1,4 +1,4 @@
-//! Broken records: whatever the bytes, the answer is a document or an error, never a panic; and what prost can read
+//! Malformed records: whatever the bytes, the result is a document or an error, never a panic; and what prost can read
 //! becomes a document.
 
 use bson::RawDocument;
@@ -22,8 +22,8 @@ const EVENTS: &[u8] = include_bytes!("../../../tests/data/livekit-1.11/events.pb
 const STATS: &[u8] = include_bytes!("../../../tests/data/livekit-1.11/stats.pb");
 const FULL_EVENTS: &[u8] = include_bytes!("../../../tests/data/every-field/events.pb");
 
-/// Whether prost reads a record, and rightly: of every field it looks at the wire type, but of maps, where it takes the
-/// bytes behind any tag for an entry. Whatever such a record's sender meant, it was no map: it makes no document.
+/// Tells whether prost reads a record correctly. It checks the wire type of every field except maps, for which it reads the
+/// bytes after any tag as an entry. Such a record does not contain a map, so it makes no document.
 fn is_readable(stream: Stream, record: &[u8]) -> bool {
     let prost = match stream {
         Stream::Events => AnalyticsEvent::decode(record).is_ok(),
@@ -54,7 +54,7 @@ fn maps_are_maps(descriptor: &MessageDescriptor, mut message: &[u8]) -> Result<b
     Ok(true)
 }
 
-/// What every record is tried on.
+/// The encoders that every record is tried on.
 struct Encoders(Vec<Encoder>);
 
 impl Encoders {
@@ -67,7 +67,7 @@ impl Encoders {
         ])
     }
 
-    /// Panics where a document cannot be read back, or where a readable record makes none.
+    /// Panics if a document cannot be read back, or if a readable record makes none.
     fn try_all(&self, stream: Stream, record: &[u8]) {
         let readable = is_readable(stream, record);
         for encoder in &self.0 {
@@ -88,7 +88,7 @@ impl Encoders {
     }
 }
 
-/// What may happen to a record's bytes.
+/// Mutations of a record's bytes.
 #[derive(Debug, Clone)]
 enum Damage {
     Flip(Index, u8),
@@ -177,7 +177,7 @@ fn every_prefix_of_a_record_makes_a_document_or_an_error() {
     }
 }
 
-/// Hostile records, and those that once went wrong: they stay here.
+/// Hostile records, and those that once failed: they stay here.
 #[test]
 fn the_corpus_of_hostile_records_makes_documents_or_errors() {
     let encoders = Encoders::new();

@@ -1,5 +1,5 @@
-//! The encoder over a schema with every kind of field, held against a slow model: prost-reflect decodes, and the rules of
-//! this module's header are applied to what it decoded.
+//! The encoder over a schema with every kind of field, compared with a slow model: prost-reflect decodes, and the rules of
+//! this module's header are applied to the decoded message.
 
 mod broken;
 mod model;

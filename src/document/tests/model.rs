@@ -1,4 +1,4 @@
-//! Random messages, their fields in any order, repeated, in pieces: the document is the model's.
+//! Random messages, their fields in any order, repeated, in pieces: the document equals the model's.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bson::{Bson, Document};
@@ -8,7 +8,7 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, MapKey, MessageDescriptor, 
 use super::{document, encoder, everything};
 use crate::{document::fork::go_name, record::wire::write_varint, testing::cases};
 
-/// The rules, plainly.
+/// The rules, without optimisation.
 pub(super) fn model(message: &DynamicMessage) -> Document {
     let mut document = Document::new();
     for (field, value) in message.fields() {
@@ -69,7 +69,7 @@ pub(super) fn sorted(value: &Bson) -> String {
     }
 }
 
-/// One field on the wire, as some encoder may write it.
+/// One field on the wire, as an encoder may write it.
 fn field(descriptor: FieldDescriptor, depth: u32) -> BoxedStrategy<Vec<u8>> {
     let number = descriptor.number();
     let packable = descriptor.is_list();
@@ -124,7 +124,7 @@ fn field(descriptor: FieldDescriptor, depth: u32) -> BoxedStrategy<Vec<u8>> {
     value.prop_map(move |value| tagged(wire, value)).boxed()
 }
 
-/// Fields of a message: any of them, any number of times, in any order, some unknown ones among them.
+/// Fields of a message: any of them, any number of times, in any order, including unknown ones.
 pub(super) fn message(descriptor: &MessageDescriptor, depth: u32) -> BoxedStrategy<Vec<u8>> {
     let fields: Vec<_> = descriptor
         .fields()

@@ -1,7 +1,7 @@
 //! The work of encoding is linear in the record, whatever its shape: bytes that were read per byte of the record.
 //!
 //! Shapes are made of parts (nesting, order, splits, maps, lists, unknown fields, groups) in all combinations, and of
-//! random messages; each is held against real records.
+//! random messages; each is compared with real records.
 
 use proptest::prelude::*;
 use prost_reflect::{DynamicMessage, MessageDescriptor};
@@ -23,7 +23,7 @@ use crate::{
 
 const EVENTS: &[u8] = include_bytes!("../../../tests/data/livekit-1.11/events.pb");
 const STATS: &[u8] = include_bytes!("../../../tests/data/livekit-1.11/stats.pb");
-/// By how much any record may take more work than real ones.
+/// How much more work than real records any record may take.
 const MAX_RATIO: f64 = 3.0;
 
 /// Bytes read per byte of the record.
@@ -39,7 +39,7 @@ fn work(encoder: &Encoder, stream: Stream, record: &[u8]) -> f64 {
     encoding.work as f64 / record.len().max(1) as f64
 }
 
-/// The same of all real records together.
+/// The same for all real records together.
 fn real_work() -> f64 {
     let encoder = Encoder::new(DocumentOptions { redact: Redact::None, ..DocumentOptions::default() });
     let of =
@@ -48,7 +48,7 @@ fn real_work() -> f64 {
     (of(Stream::Events, EVENTS) + of(Stream::Stats, STATS)) / bytes as f64
 }
 
-/// A message around others, by the way its fields come.
+/// A message around others, in several orders of its fields.
 type Shape = (&'static str, fn(&[u8]) -> Vec<u8>);
 
 /// Ways to nest a message in `types.Everything`.
@@ -73,7 +73,7 @@ const NESTED: [Shape; 9] = [
     }),
 ];
 
-/// What may be at the bottom, many times over.
+/// What may be at the bottom, repeated many times.
 fn contents() -> Vec<(&'static str, Vec<u8>)> {
     let many = |field: &dyn Fn(u64) -> Vec<u8>| (0..500).flat_map(field).collect::<Vec<u8>>();
     vec![
@@ -120,11 +120,11 @@ fn no_shape_takes_more_than_three_times_the_work_of_real_records() {
     for (bottom, contents) in contents() {
         for (first, nest) in NESTED {
             for (second, other) in NESTED {
-                // A shape in itself, and two by turns.
+                // A shape by itself, and two alternating.
                 for depth in [0, 1, 2, 3, 10, MAX_DEPTH / 2 - 1] {
                     let mut record = contents.clone();
                     (0..depth).for_each(|level| record = if level % 2 == 0 { nest(&record) } else { other(&record) });
-                    // Found out at the very end only.
+                    // Detected at the very end only.
                     record = [varint(7, 1), record, varint(7, 2)].concat();
                     let ratio = work(&encoder, Stream::Stats, &record) / real;
                     if ratio > worst.0 {
@@ -158,7 +158,7 @@ fn assert_is_the_models(encoder: &Encoder, descriptor: &MessageDescriptor, recor
     assert_eq!(sorted(&ours.into()), sorted(&model(&decoded).into()), "{what}");
 }
 
-/// In a record of a few bytes, one that is read a fourth time is a large part of all: so many such bytes are let pass.
+/// In a record of a few bytes, one that is read a fourth time is a large part of all: so a few such bytes are allowed.
 const FEW_BYTES: f64 = 32.0;
 
 #[test]

@@ -1,4 +1,4 @@
-//! Closed files: found by name, compressed, read again for the `_id`s in them.
+//! Closed files: finding them by name, compressing them, and reading the `_id`s in them.
 
 use std::{
     collections::VecDeque,
@@ -15,14 +15,14 @@ use super::{
 };
 use crate::{files, record::Stream};
 
-/// What a file that is being compressed is called meanwhile.
+/// The suffix of a file that is being compressed.
 const UNFINISHED: &str = ".tmp";
-/// How much of a file's end is read for `_id`s, first; four times as much while there are too few.
+/// How much of a file's end is read first for `_id`s; four times as much while there are too few.
 const TAIL: u64 = 64 << 20;
 const ZSTD_LEVEL: i32 = 3;
 
-/// Compresses a closed file beside it, durably, then removes it. A crash in between leaves the file to be compressed again;
-/// where it fails, nothing is left beside the file.
+/// Compresses a closed file into a file next to it, durably, then removes it. After a crash in between the file is
+/// compressed again. If it fails, no new file is left.
 pub(super) fn compress(path: &Path, compression: FileCompression) -> io::Result<()> {
     if compression == FileCompression::None {
         return Ok(());
@@ -33,7 +33,7 @@ pub(super) fn compress(path: &Path, compression: FileCompression) -> io::Result<
     remove_if_there(&unfinished)?;
     let to = files::open(&unfinished, OpenOptions::new().write(true).create_new(true))?;
     if let Err(error) = write_compressed(from, to, compression).and_then(|()| fs::rename(&unfinished, &finished)) {
-        // It would keep the last room of a full disk.
+        // It would use up the last space of a full disk.
         let _ = fs::remove_file(&unfinished);
         return Err(error);
     }
@@ -41,7 +41,7 @@ pub(super) fn compress(path: &Path, compression: FileCompression) -> io::Result<
     fs::remove_file(path)
 }
 
-/// Writes a file's bytes compressed into another, durably.
+/// Writes the compressed content of a file into another, durably.
 fn write_compressed(mut from: File, to: File, compression: FileCompression) -> io::Result<()> {
     let to = match compression {
         FileCompression::None => return Ok(()),
@@ -67,7 +67,7 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Removes what a crash left half compressed.
+/// Removes partly compressed files that a crash left.
 pub(super) fn remove_unfinished(directory: &Path) -> io::Result<()> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
@@ -80,7 +80,7 @@ pub(super) fn remove_unfinished(directory: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// How many bytes of a file are whole lines, and the `_id`s of its last ones.
+/// The number of bytes in whole lines of a file, and the `_id`s of its last lines.
 pub(super) fn whole_lines(path: &Path) -> io::Result<(u64, Vec<String>)> {
     whole_lines_from(path, TAIL)
 }
@@ -97,7 +97,8 @@ fn whole_lines_from(path: &Path, mut tail: u64) -> io::Result<(u64, Vec<String>)
     }
 }
 
-/// Where the last whole line after `start` ends, and the last `_id`s of those lines; what `start` falls into is none.
+/// The end of the last whole line after `start`, and the last `_id`s of the lines; the line that `start` is in does not
+/// count.
 fn lines_after(path: &Path, start: u64) -> io::Result<(Option<u64>, VecDeque<String>)> {
     let mut file = files::open(path, OpenOptions::new().read(true))?;
     file.seek(SeekFrom::Start(start))?;
@@ -135,7 +136,7 @@ pub(super) fn last_ids(path: &Path) -> io::Result<Vec<String>> {
     Ok(last.into())
 }
 
-/// Reads the `_id`s of all whole lines of a file, compressed or not; where it cannot be read to its end, of those before.
+/// Reads the `_id`s of all whole lines of a file, compressed or not; if it cannot be read to its end, of the lines before.
 pub(super) fn for_each_id(path: &Path, mut each: impl FnMut(String)) -> io::Result<()> {
     let file = files::open(path, OpenOptions::new().read(true))?;
     let from: Box<dyn Read> = match path.extension().and_then(|extension| extension.to_str()) {

@@ -1,7 +1,7 @@
-//! The `_id`s of all lines since some time, for a queue that was rebuilt and may redeliver all that it still holds.
+//! The `_id`s of all lines since some time, for a queue that was rebuilt and may redeliver all records that it still holds.
 //!
-//! Each is kept as 128 bits of its hash: two different ones are taken for the same less than once in 10²⁴ cases. There are
-//! [`MAX_IDS`] of them at most, of the newest lines: a line before these that is redelivered stands twice.
+//! Each is kept as 128 bits of its hash: the chance that two different ones are the same is below 1 in 10²⁴. At most
+//! [`MAX_IDS`] are kept, those of the newest lines: an earlier line that is redelivered is written twice.
 
 use std::{
     collections::VecDeque,
@@ -11,11 +11,11 @@ use std::{
 use super::closed::for_each_id;
 use crate::record::UnixMillis;
 
-/// So much later than it was written a record may claim to have been received, where the clock was put back in between,
+/// How much later than its line was written a record's time of receipt may be, if the clock was put back in between,
 /// milliseconds.
 const CLOCK_ERROR: UnixMillis = 3_600_000;
 
-/// So many lines are remembered: 32 MB for each stream.
+/// The maximum number of remembered lines: 32 MB for each stream.
 pub(super) const MAX_IDS: usize = 2_000_000;
 
 /// Hashes of `_id`s, in order.
@@ -23,7 +23,7 @@ pub(super) const MAX_IDS: usize = 2_000_000;
 pub(super) struct LookedBack(Vec<u128>);
 
 impl LookedBack {
-    /// Takes up the lines of some files, oldest first; the newest `max` where there are more.
+    /// Reads the lines of some files, oldest first; keeps the newest `max` if there are more.
     pub(super) fn read(files: impl DoubleEndedIterator<Item = PathBuf>, max: usize) -> Self {
         let mut hashes = Vec::new();
         for path in files.rev() {
@@ -38,15 +38,16 @@ impl LookedBack {
                     of_file.push_back(hash(&id));
                 }
             };
-            // A line that cannot be read any more is no loss where it is written again.
+            // A line that can no longer be read is not lost: it is written again.
             if let Err(error) = for_each_id(&path, keep) {
-                tracing::warn!(path = %path.display(), %error, "file cannot be read: redelivered lines may stand twice");
+                let message = "file cannot be read: redelivered lines may be written twice";
+                tracing::warn!(path = %path.display(), %error, "{message}");
             }
             hashes.extend(of_file);
             if passed_over {
                 tracing::warn!(
                     path = %path.display(),
-                    "only the newest {max} lines are remembered: earlier ones may stand twice where they are redelivered"
+                    "only the newest {max} lines are remembered: earlier ones are written twice if they are redelivered"
                 );
                 break;
             }
@@ -67,14 +68,14 @@ fn hash(id: &str) -> u128 {
     hash.as_bytes().first_chunk().map_or(0, |bytes| u128::from_le_bytes(*bytes))
 }
 
-/// Of a stream's files, oldest first, with the time in their names: those that may hold lines written since then; rather
-/// one too many. All of them where that time has yet to come: the clock was wrong when the records were received.
+/// The files of a stream, oldest first and with the time in their names, that may contain lines written since then; one
+/// more in case of doubt. All of them if that time is in the future: the clock was wrong when the records were received.
 pub(super) fn written_since(
     files: Vec<(UnixMillis, PathBuf)>,
     since: UnixMillis,
     now: UnixMillis,
 ) -> impl DoubleEndedIterator<Item = PathBuf> {
-    // A file's last line was written before the next file was begun, whatever its own time says.
+    // A file's last line was written before the next file was created, whatever its own time says.
     let next: Vec<UnixMillis> = files.iter().skip(1).map(|(at, _)| *at).chain([UnixMillis::MAX]).collect();
     let is_recent = move |end: UnixMillis| since > now || end >= since.saturating_sub(CLOCK_ERROR);
     files
@@ -84,7 +85,7 @@ pub(super) fn written_since(
         .map(|((_, path), _)| path)
 }
 
-/// When a file was written last, as the file system has it; far ahead where it does not.
+/// The time of a file's last write, from the file system; far in the future if that does not know it.
 fn modified(path: &Path) -> UnixMillis {
     let since_epoch = |at: std::time::SystemTime| at.duration_since(std::time::UNIX_EPOCH).ok();
     let modified = path.metadata().and_then(|metadata| metadata.modified()).ok().and_then(since_epoch);

@@ -1,7 +1,8 @@
-//! The file sink: NDJSON in relaxed Extended JSON, one file at a time per stream. Works with nothing installed.
+//! The file sink: NDJSON in relaxed Extended JSON, one file at a time per stream. It needs no server.
 //!
-//! Delivered means appended and fsynced. What comes again after a crash is found in the tail of the files and not written
-//! twice; where the queue had to be rebuilt, in all files since. A full disk is `Retry`. Closed files are compressed beside the deliveries.
+//! Delivered means appended and fsynced. A record that is redelivered after a crash is found in the tail of the files and
+//! not written twice; after a rebuild of the queue, in all files since. A full disk is `Retry`. Closed files are compressed
+//! in parallel with deliveries.
 
 mod closed;
 mod looked_back;
@@ -56,12 +57,12 @@ struct Inner {
     encoder: Arc<Encoder>,
     labels: Labels,
     disk: Arc<dyn Disk>,
-    /// A stream's files, once taken up; the lock keeps batches of a stream one after another.
+    /// A stream's files, once opened; the lock orders the batches of a stream.
     streams: HashMap<Stream, Mutex<Option<StreamFile>>>,
     lock: Mutex<Option<fs::File>>,
     /// Held while closed files are compressed.
     compressing: Mutex<()>,
-    /// Set once the directory is to be let go: no other file is compressed.
+    /// Set when the directory is about to be released: no other file is compressed.
     closing: AtomicBool,
 }
 
@@ -72,7 +73,7 @@ impl fmt::Debug for FileSink {
 }
 
 impl FileSink {
-    /// A sink that has not touched its directory yet.
+    /// A sink that has not accessed its directory yet.
     ///
     /// # Errors
     /// When a label cannot be a key.
@@ -129,7 +130,7 @@ impl Sink for FileSink {
 
     async fn close(&self) {
         let inner = Arc::clone(&self.inner);
-        // Only the lock and the open files are let go; lines are durable since their batch.
+        // Releases only the lock and the open files; lines are durable since their batch.
         let _ = tokio::task::spawn_blocking(move || inner.release()).await;
     }
 }
@@ -158,7 +159,7 @@ impl Inner {
     }
 
     fn look_back(&self, since: UnixMillis) -> io::Result<()> {
-        // No file is compressed, and by that renamed, meanwhile.
+        // No file is compressed, and so renamed, meanwhile.
         let _one_at_a_time = self.compressing.lock();
         for file in self.streams.values() {
             let mut file = file.lock();
@@ -167,11 +168,11 @@ impl Inner {
         Ok(())
     }
 
-    /// Encode, leave out what stands there already, append, fsync. What was appended is taken back where not all is.
+    /// Encodes, omits lines that are already written, appends, fsyncs. If that fails, what was appended is removed.
     fn write(self: &Arc<Self>, batch: &Batch, given_up: &GivenUp) -> BatchOutcome {
         let mut outcomes = vec![Outcome::Retry; batch.records.len()];
         let mut next = 0;
-        // Made before it is this batch's turn: the one before is being synced meanwhile.
+        // Encoded before it is this batch's turn, while the one before is being synced.
         let mut lines = self.encode(batch, &mut next, &mut outcomes, given_up);
         let mut file = self.streams[&batch.stream].lock();
         let Some(file) = file.as_mut() else {
@@ -219,7 +220,7 @@ impl Inner {
         BatchOutcome { records: outcomes, error: None }
     }
 
-    /// The next part of the batch as lines, from `next` on; records that make none are rejected.
+    /// The next part of the batch as lines, starting with record `next`; records that cannot be documents are rejected.
     fn encode(&self, batch: &Batch, next: &mut usize, outcomes: &mut [Outcome], given_up: &GivenUp) -> Vec<Line> {
         let context = DocumentContext { expire_at: None, labels: &self.labels };
         let mut document = Vec::new();
@@ -237,13 +238,13 @@ impl Inner {
                     bytes += text.len();
                     lines.push(Line { record: i, id, text });
                 }
-                Err(reason) => outcomes[i] = Outcome::Rejected(format!("it makes no document: {reason}")),
+                Err(reason) => outcomes[i] = Outcome::Rejected(format!("it cannot be a document: {reason}")),
             }
         }
         lines
     }
 
-    /// Closes files whose time has come.
+    /// Closes files that are due.
     fn rotate_all(&self) {
         for file in self.streams.values() {
             if let Some(file) = file.lock().as_mut() {
@@ -252,7 +253,7 @@ impl Inner {
         }
     }
 
-    /// Compresses what is closed. What cannot be stays as it is, and is tried again next time.
+    /// Compresses closed files. A file that cannot be compressed is kept, and is tried again next time.
     fn compress_closed(&self) {
         if self.options.compression == FileCompression::None {
             return;
@@ -277,8 +278,8 @@ impl Inner {
 
     fn release(&self) {
         self.closing.store(true, Ordering::Relaxed);
-        // Whoever gets the directory next goes on with its newest file: that must not be one that is replaced by its
-        // compressed copy right now.
+        // The next user of the directory continues its newest file: that must not be one that is being replaced by its
+        // compressed copy.
         let _none_is_compressed = self.compressing.lock();
         for file in self.streams.values() {
             *file.lock() = None;
@@ -289,7 +290,7 @@ impl Inner {
     fn error(&self, error: &io::Error) -> SinkError {
         use io::ErrorKind::{QuotaExceeded, StorageFull};
         let (kind, remedy) = match error.kind() {
-            StorageFull | QuotaExceeded => (SinkErrorKind::Full, "; make room on that disk"),
+            StorageFull | QuotaExceeded => (SinkErrorKind::Full, "; free space on that disk"),
             io::ErrorKind::PermissionDenied => {
                 (SinkErrorKind::Unauthorized, "; let the user that runs livekit-spool write there")
             }
@@ -303,12 +304,12 @@ fn not_in_use() -> io::Error {
     io::Error::new(io::ErrorKind::NotFound, "the directory is not in use yet")
 }
 
-/// A record as it will stand in the file.
+/// A record as a line of the file.
 struct Line {
-    /// Which one of the batch.
+    /// Its index in the batch.
     record: usize,
     id: String,
-    /// With the line's end.
+    /// Includes the line feed.
     text: Vec<u8>,
 }
 
@@ -322,7 +323,7 @@ fn line_of(document: &[u8]) -> Result<(String, Vec<u8>), NoJson> {
     Ok((id, text))
 }
 
-/// Closes files by age and compresses what is closed, until the sink is gone: an idle stream's last file too.
+/// Closes files by age, including the last file of an idle stream, and compresses closed files, until the sink is dropped.
 async fn close_old_files(sink: Weak<Inner>) {
     let Some(age) = sink.upgrade().map(|inner| inner.options.rotate_age) else { return };
     let pause = (age / 10).clamp(Duration::from_millis(100), Duration::from_secs(60));

@@ -1,11 +1,11 @@
-//! Names of files: `<stream>-<UTC time>.ndjson`, and behind it what it is compressed as.
+//! Names of files: `<stream>-<UTC time>.ndjson`, followed by the suffix of the compression.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::options::FileCompression;
 use crate::record::{Stream, UnixMillis};
 
-/// What every file's name ends in while it is written.
+/// The suffix of every file while it is written.
 pub(super) const EXTENSION: &str = ".ndjson";
 
 /// The time in the name of one of a stream's files, compressed or not; `None` for any other name.
@@ -17,7 +17,7 @@ pub(super) fn is_file_of(stream: Stream, name: &str) -> Option<UnixMillis> {
         .find_map(|compression| time_of_name(rest.strip_suffix(compression.suffix())?.strip_suffix(EXTENSION)?))
 }
 
-/// A time as it stands in a file's name: `20261122T010203.456Z`.
+/// A time in the form of a file's name: `20261122T010203.456Z`.
 pub(super) fn name_of(at: UnixMillis) -> String {
     let at = UNIX_EPOCH + Duration::from_millis(u64::try_from(at).unwrap_or(0));
     humantime::format_rfc3339_millis(at).to_string().replace(['-', ':'], "")

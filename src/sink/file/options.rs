@@ -1,4 +1,4 @@
-//! Where the file sink writes, and when it begins the next file.
+//! Where the file sink writes, and when it starts a new file.
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -16,7 +16,8 @@ use crate::{
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct FileOptions {
-    /// file: NDJSON here, one file a stream at a time; not in a spool's directory (data_dir/NAME), nor above one
+    /// file: the directory of the NDJSON files, one file per stream at a time; not in a spool's directory (data_dir/NAME),
+    /// nor above one
     #[serde_as(as = "Is<Text>")]
     pub path: PathBuf,
     /// file: a file is closed at this size,
@@ -54,7 +55,7 @@ impl FileOptions {
         self.labels().map(drop)
     }
 
-    /// The labels as each document gets them.
+    /// The labels for each document.
     pub(super) fn labels(&self) -> Result<Labels, FileOptionsError> {
         let labels = self.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         Labels::new(labels).map_err(|error| FileOptionsError(error.to_string()))
@@ -70,7 +71,7 @@ pub struct FileOptionsError(String);
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum FileCompression {
-    /// They stay as they are: `.ndjson`.
+    /// They are kept uncompressed: `.ndjson`.
     #[default]
     None,
     /// `.ndjson.gz`
@@ -80,7 +81,7 @@ pub enum FileCompression {
 }
 
 impl FileCompression {
-    /// What a compressed file's name ends in; empty where nothing is compressed.
+    /// The suffix of a compressed file; empty if nothing is compressed.
     #[must_use]
     pub const fn suffix(self) -> &'static str {
         match self {

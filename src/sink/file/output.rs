@@ -1,4 +1,4 @@
-//! The operating system's part of the file sink, small enough to be failed in tests.
+//! The operating system calls of the file sink, small enough to be replaced by failing ones in tests.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -9,28 +9,28 @@ use std::{
 
 use crate::files;
 
-/// The permissions of the directory, where it has to be made; less the umask.
+/// The permissions of the directory if it has to be created; less the umask.
 pub(super) const DIRECTORY_MODE: u32 = 0o777;
 
 /// A file that lines are appended to.
 pub(super) trait Output: Send {
     /// Appends bytes; after an error any part of them may have been written.
     fn append(&mut self, bytes: &[u8]) -> io::Result<()>;
-    /// Makes durable what was appended.
+    /// Makes the appended bytes durable.
     fn sync(&mut self) -> io::Result<()>;
     /// How long the file is.
     fn len(&self) -> io::Result<u64>;
-    /// Cuts the file to so many bytes; one that is shorter stays as it is.
+    /// Truncates the file to so many bytes; a shorter one is not changed.
     fn cut(&mut self, bytes: u64) -> io::Result<()>;
-    /// False where the file was removed by someone else: what is written to it would be gone.
+    /// False if the file was removed by someone else: bytes written to it would be lost.
     fn is_linked(&self) -> bool;
 }
 
 /// Opens files for appending.
 pub(super) trait Disk: Send + Sync {
-    /// Makes a new file, durably named; fails where the name is taken.
+    /// Creates a new file with a durable name; fails if the name is in use.
     fn create(&self, path: &Path) -> io::Result<Box<dyn Output>>;
-    /// Opens a file to go on with it.
+    /// Opens a file to continue it.
     fn open(&self, path: &Path) -> io::Result<Box<dyn Output>>;
 }
 
@@ -41,7 +41,7 @@ impl Disk for RealDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn Output>> {
         let file = files::open(path, OpenOptions::new().append(true).create_new(true))?;
         if let Err(error) = sync_directory_of(path) {
-            // The next attempt makes another one.
+            // The next attempt creates another one.
             let _ = fs::remove_file(path);
             return Err(error);
         }
@@ -67,7 +67,7 @@ impl Output for File {
     }
 
     fn cut(&mut self, bytes: u64) -> io::Result<()> {
-        // Made longer it would be NULs.
+        // Extending it would add NULs.
         if self.metadata()?.len() > bytes { self.set_len(bytes) } else { Ok(()) }
     }
 

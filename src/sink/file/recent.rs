@@ -1,17 +1,17 @@
-//! The `_id`s of the lines written last: what is redelivered is not written twice.
+//! The `_id`s of the last lines: a redelivered record is not written twice.
 //!
-//! After a crash the queue hands out again what was acknowledged and not flushed. The worker sees to it that this is no more
-//! than is remembered here, see [`Sink::recognizes`](crate::sink::Sink::recognizes).
+//! After a crash the queue leases records again that were acknowledged but not flushed. The worker ensures that these are
+//! no more than are remembered here, see [`Sink::recognizes`](crate::sink::Sink::recognizes).
 
 use std::{
     collections::{HashSet, VecDeque},
     sync::Arc,
 };
 
-/// So many `_id`s are remembered per stream (about 10 MB).
+/// The maximum number of `_id`s that are remembered per stream (about 10 MB).
 pub(super) const REMEMBERED: usize = 100_000;
 
-/// A bounded memory of `_id`s.
+/// A bounded set of recent `_id`s.
 #[derive(Debug, Default)]
 pub(super) struct RecentIds {
     order: VecDeque<Arc<str>>,
@@ -23,7 +23,7 @@ impl RecentIds {
         self.known.contains(id)
     }
 
-    /// Remembers an `_id`, and forgets the oldest where there are too many.
+    /// Remembers an `_id`, and forgets the oldest if there are too many.
     pub(super) fn insert(&mut self, id: &str) {
         let id: Arc<str> = id.into();
         if !self.known.insert(Arc::clone(&id)) {
@@ -45,7 +45,7 @@ pub(super) fn id_of_line(line: &str) -> Option<String> {
         #[serde(rename = "_id")]
         id: String,
     }
-    // The usual id has nothing to unescape and ends at the next quote; the parser is for the others.
+    // The usual id has nothing to unescape and ends at the next quote; the parser is for all others.
     let quick = line.strip_prefix(r#"{"_id":""#).and_then(|rest| rest.split('"').next());
     match quick {
         Some(id) if !id.contains('\\') => Some(id.to_owned()),

@@ -1,9 +1,10 @@
-//! One stream's files: `<stream>-<UTC time>.ndjson`, the newest of them being written.
+//! The files of one stream: `<stream>-<UTC time>.ndjson`, of which the newest is being written.
 //!
-//! - A batch's lines are appended and fsynced before any of its records counts as delivered. What could not be written
-//!   or synced whole is cut off again; where the sync itself failed the file is left for good and a new one begun.
-//! - At start the newest file is taken up again: a torn last line is cut, and the `_id`s of its tail (and of the files
-//!   before it, as far as needed) are remembered, see [`RecentIds`]. Where more may be redelivered than those, it looks
+//! - A batch's lines are appended and fsynced before any of its records counts as delivered. If they could not be written
+//!   or synced completely, they are cut off again; if the sync itself failed, the file is closed for good and a new one is
+//!   created.
+//! - At start the newest file is opened again: a torn last line is cut off, and the `_id`s of its tail (and of the files
+//!   before it, as far as needed) are remembered, see [`RecentIds`]. If more than those may be redelivered, it reads
 //!   further back, see [`LookedBack`].
 
 use std::{
@@ -26,14 +27,14 @@ use crate::{
     record::{Stream, UnixMillis, now_millis},
 };
 
-/// When a file is closed.
+/// When to close a file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rotation {
     pub(super) bytes: u64,
     pub(super) age: Duration,
 }
 
-/// The file of a stream that is being written, if any, and what was written last.
+/// The file of a stream that is being written, if any, and the `_id`s written last.
 pub(super) struct StreamFile {
     stream: Stream,
     directory: PathBuf,
@@ -41,7 +42,7 @@ pub(super) struct StreamFile {
     open: Option<Open>,
     recent: RecentIds,
     looked_back: LookedBack,
-    /// The newest file's time: names never repeat and never go back, whatever the clock does.
+    /// The time of the newest file: names never repeat and never go back, whatever the clock does.
     last_named: UnixMillis,
 }
 
@@ -50,13 +51,13 @@ struct Open {
     output: Box<dyn Output>,
     /// Whole, synced lines.
     bytes: u64,
-    /// Lines behind them, not yet synced.
+    /// Lines after them, not yet synced.
     unsynced: u64,
     since: UnixMillis,
 }
 
 impl StreamFile {
-    /// Takes up the stream's files where a run before this one left them.
+    /// Opens the files of the stream that an earlier process left.
     pub(super) fn recover(stream: Stream, directory: &Path, disk: Arc<dyn Disk>) -> io::Result<Self> {
         let mut files = files_of(stream, directory)?;
         let mut file = Self {
@@ -75,7 +76,7 @@ impl StreamFile {
             let mut output = file.disk.open(&path)?;
             let (bytes, ids) = closed::whole_lines(&path)?;
             output.cut(bytes)?;
-            // Lines that only the page cache holds would be taken for durable below.
+            // Otherwise lines that are only in the page cache would count as durable below.
             output.sync()?;
             remembered += ids.len();
             tails.push(ids);
@@ -84,9 +85,10 @@ impl StreamFile {
         while remembered < REMEMBERED
             && let Some((_, path)) = files.pop()
         {
-            // A closed file that cannot be read costs at most a line that stands twice.
+            // A closed file that cannot be read costs at most a line that is written twice.
             let ids = closed::last_ids(&path).unwrap_or_else(|error| {
-                tracing::warn!(path = %path.display(), %error, "closed file cannot be read: redelivered lines may stand twice");
+                let message = "closed file cannot be read: redelivered lines may be written twice";
+                tracing::warn!(path = %path.display(), %error, "{message}");
                 Vec::new()
             });
             remembered += ids.len();
@@ -102,13 +104,13 @@ impl StreamFile {
         self.recent.contains(id) || self.looked_back.contains(id)
     }
 
-    /// Takes up the `_id`s of all lines written since then, in place of those of an earlier call; of none at the end of
-    /// time.
+    /// Reads the `_id`s of all lines written since then, in place of those of an earlier call; none if `since` is the end
+    /// of time.
     pub(super) fn look_back(&mut self, since: UnixMillis) -> io::Result<()> {
         self.looked_back = LookedBack::default();
         if since < UnixMillis::MAX {
             let files = match files_of(self.stream, &self.directory) {
-                // Someone removed the directory; the next line makes it again.
+                // Someone removed the directory; the next line creates it again.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
                 files => files?,
             };
@@ -118,15 +120,16 @@ impl StreamFile {
         Ok(())
     }
 
-    /// Appends lines, each with its end. They count once they are synced; after an error none of those since then is there.
+    /// Appends lines, each with its line feed. They count once they are synced; after an error none appended since the last
+    /// sync remains.
     pub(super) fn append(&mut self, lines: &[u8]) -> io::Result<()> {
         if let Some(open) = self.open.as_mut().filter(|open| open.unsynced == 0) {
             let left = open.output.len()?;
             if !open.output.is_linked() || (1..open.bytes).contains(&left) {
-                // Removed, or cut within a line for all that is known.
+                // Removed, or possibly cut within a line.
                 self.open = None;
             } else {
-                // Emptied (logrotate's copytruncate): it is gone on with.
+                // Emptied (logrotate's copytruncate): it is continued.
                 open.bytes = open.bytes.min(left);
             }
         }
@@ -146,18 +149,18 @@ impl StreamFile {
         Ok(())
     }
 
-    /// Makes durable what was appended, and remembers its `_id`s.
+    /// Makes the appended lines durable, and remembers their `_id`s.
     pub(super) fn sync<'a>(&mut self, ids: impl Iterator<Item = &'a str>) -> io::Result<()> {
         let Some(open) = &mut self.open else { return Ok(()) };
         if let Err(error) = open.output.sync() {
-            // What the disk holds now is unknown: nothing is appended to it any more. The lines go, if they can.
+            // The content on disk is unknown now: the file gets no more lines. The unsynced lines are removed, if possible.
             let _ = open.output.cut(open.bytes);
             self.abandon();
             return Err(error);
         }
         let whole = open.bytes + open.unsynced;
         if open.output.len()? < whole {
-            // Which of them are left nobody knows: they come again, into another file.
+            // It is unknown which of them are left: they are redelivered, into another file.
             let error = format!("{} was cut by someone else meanwhile", open.path.display());
             self.open = None;
             return Err(io::Error::other(error));
@@ -170,7 +173,7 @@ impl StreamFile {
         Ok(())
     }
 
-    /// Takes back what was appended and not synced.
+    /// Removes what was appended and not synced.
     pub(super) fn take_back(&mut self) -> io::Result<()> {
         let Some(open) = self.open.as_mut().filter(|open| open.unsynced > 0) else { return Ok(()) };
         let cut = open.output.cut(open.bytes);
@@ -181,14 +184,15 @@ impl StreamFile {
         cut
     }
 
-    /// Goes on with another file. One that holds no line that counts is removed: each attempt on a disk that fails makes one.
+    /// Continues with another file. A file without a line that counts is removed: each attempt on a failing disk creates
+    /// one.
     fn abandon(&mut self) {
         if let Some(open) = self.open.take().filter(|open| open.bytes == 0 && open.output.is_linked()) {
             let _ = fs::remove_file(&open.path);
         }
     }
 
-    /// Closes the file if it is due; true where it was.
+    /// Closes the file if it is due; true if it was.
     pub(super) fn rotate(&mut self, rotation: Rotation) -> bool {
         let Some(open) = &self.open else { return false };
         let age = Duration::from_millis(u64::try_from(now_millis() - open.since).unwrap_or(0));
@@ -199,7 +203,7 @@ impl StreamFile {
         due
     }
 
-    /// Files that are closed and still as they were written.
+    /// Files that are closed and not compressed.
     pub(super) fn closed(&self) -> io::Result<Vec<PathBuf>> {
         let open = self.open.as_ref().map(|open| &open.path);
         let files = files_of(self.stream, &self.directory)?.into_iter().map(|(_, path)| path);
@@ -226,7 +230,7 @@ fn files_of(stream: Stream, directory: &Path) -> io::Result<Vec<(UnixMillis, Pat
         let path = entry.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let Some(at) = is_file_of(stream, name) else { continue };
-        // Not those of a link: others may be able to put one there, and it is neither read nor gone on with.
+        // Links are ignored: others may be able to create one, and it is neither read nor continued.
         if entry.metadata().is_ok_and(|file| file.is_file() && files::is_ours(&file, whose.as_ref())) {
             found.push((at, path));
         }

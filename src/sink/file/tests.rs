@@ -108,7 +108,7 @@ async fn lines_are_documents_in_the_order_of_the_queue() {
 }
 
 #[tokio::test]
-async fn a_torn_last_line_is_cut_and_what_comes_again_is_not_written_twice() {
+async fn a_torn_last_line_is_cut_and_what_is_redelivered_is_not_written_twice() {
     let directory = tempfile::tempdir().expect("directory");
     open(options(directory.path())).await.send_batch(events(0..100)).await;
     let file = files(directory.path()).pop().expect("a file");
@@ -118,11 +118,11 @@ async fn a_torn_last_line_is_cut_and_what_comes_again_is_not_written_twice() {
     assert_eq!(ids(directory.path()), numbered(0..99));
     assert!(all_delivered(&sink.send_batch(events(50..150)).await));
     assert_eq!(ids(directory.path()), numbered(0..150));
-    assert_eq!(files(directory.path()), [file], "the same file goes on");
+    assert_eq!(files(directory.path()), [file], "the same file is continued");
 }
 
 #[tokio::test]
-async fn what_comes_again_is_found_in_closed_files_too_compressed_or_not() {
+async fn what_is_redelivered_is_found_in_closed_files_too_compressed_or_not() {
     for compression in [FileCompression::None, FileCompression::Gzip, FileCompression::Zstd] {
         let directory = tempfile::tempdir().expect("directory");
         let options = FileOptions { rotate_bytes: 4096, compression, ..options(directory.path()) };
@@ -183,7 +183,7 @@ async fn a_record_that_makes_no_document_is_rejected_alone() {
 }
 
 #[tokio::test]
-async fn a_file_that_someone_removed_is_begun_anew() {
+async fn a_file_that_someone_removed_is_created_again() {
     let directory = tempfile::tempdir().expect("directory");
     let sink = open(options(directory.path())).await;
     sink.send_batch(events(0..10)).await;
@@ -193,7 +193,7 @@ async fn a_file_that_someone_removed_is_begun_anew() {
 }
 
 #[tokio::test]
-async fn a_second_sink_does_not_write_into_the_same_folder() {
+async fn a_second_sink_does_not_write_into_the_same_directory() {
     let directory = tempfile::tempdir().expect("directory");
     let first = open(options(directory.path())).await;
     let encoder = Arc::new(Encoder::new(DocumentOptions::default()));
@@ -205,7 +205,7 @@ async fn a_second_sink_does_not_write_into_the_same_folder() {
 }
 
 #[tokio::test]
-async fn no_second_sink_takes_up_a_folder_while_its_files_are_compressed() {
+async fn no_second_sink_opens_a_directory_while_its_files_are_compressed() {
     let directory = tempfile::tempdir().expect("directory");
     let first = Arc::new(open(options(directory.path())).await);
     first.send_batch(events(0..10)).await;
@@ -213,7 +213,7 @@ async fn no_second_sink_takes_up_a_folder_while_its_files_are_compressed() {
     let compressing = std::thread::spawn(move || {
         let _compressing = inner.compressing.lock();
         begin.send(()).expect("awaited");
-        ended.recv().expect("told to end");
+        ended.recv().expect("the signal to end");
     });
     begun.recv().expect("begun");
     let closing = tokio::spawn({

@@ -1,33 +1,33 @@
-//! What lies at the streams' names in the database: only an ordinary collection keeps each record, and keeps it once.
+//! What exists at the streams' names in the database: only an ordinary collection keeps each record, and keeps it once.
 
 use bson::{Document, doc};
 use mongodb::{Database, error::Error};
 
-use super::indexes::is_away;
+use super::indexes::is_unavailable;
 use crate::record::Stream;
 
-/// What is unusual at a stream's name.
+/// Something other than an ordinary collection at a stream's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Unusual {
     /// The stream.
     pub stream: Stream,
     /// False: nothing may be sent there.
     pub is_suitable: bool,
-    /// What it is, and what to do about it.
+    /// What it is, and the remedy.
     pub message: String,
 }
 
-/// Looks at the collections of these streams. Where the server does not say what they are (missing rights, a server that
-/// does not list them), nothing is known to be unusual.
+/// Checks the collections of these streams. If the server does not say what they are (missing rights, or no support for
+/// listing), the result is empty.
 ///
 /// # Errors
-/// When the server is not to be had.
+/// When the server cannot be reached.
 pub async fn unusual_collections(database: &Database, streams: &[Stream]) -> Result<Vec<Unusual>, Error> {
     let names: Vec<&str> = streams.iter().map(|stream| stream.as_str()).collect();
     let command = doc! { "listCollections": 1, "filter": { "name": { "$in": names } } };
     let answer = match database.run_command(command).await {
         Ok(answer) => answer,
-        Err(error) if is_away(&error) => return Err(error),
+        Err(error) if is_unavailable(&error) => return Err(error),
         Err(_) => return Ok(Vec::new()),
     };
     let listed = answer.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
@@ -35,20 +35,20 @@ pub async fn unusual_collections(database: &Database, streams: &[Stream]) -> Res
     Ok(listed.filter_map(|entry| judge(database.name(), streams, entry)).collect())
 }
 
-/// What an entry of `listCollections` says: `{ name, type, options: { capped, timeseries, viewOn, … }, … }`.
+/// The meaning of an entry of `listCollections`: `{ name, type, options: { capped, timeseries, viewOn, … }, … }`.
 fn judge(database: &str, streams: &[Stream], entry: &Document) -> Option<Unusual> {
     let name = entry.get_str("name").ok()?;
     let stream = *streams.iter().find(|stream| stream.as_str() == name)?;
     let options = entry.get_document("options").ok();
     let has = |key: &str| options.is_some_and(|options| options.contains_key(key));
     let is_a = |kind: &str| entry.get_str("type").is_ok_and(|of| of == kind);
-    let elsewhere = "drop or rename it, or let `database` name another one";
+    let remedy = "drop or rename it, or let `database` name another one";
     let (is_suitable, what) = if is_a("timeseries") || has("timeseries") {
         let what =
-            "is a time-series collection, which has no unique _id: a record that is sent again would stand there twice";
-        (false, format!("{what}; {elsewhere}"))
+            "is a time-series collection, which has no unique _id: a record that is sent again would be stored twice";
+        (false, format!("{what}; {remedy}"))
     } else if is_a("view") || has("viewOn") {
-        (false, format!("is a view, which takes no documents; {elsewhere}"))
+        (false, format!("is a view, which accepts no documents; {remedy}"))
     } else if options.is_some_and(|options| options.get_bool("capped").unwrap_or(false)) {
         let what = "is a capped collection: when it is full MongoDB removes its oldest documents, before they expire";
         (true, format!("{what}, and an outage's records with them; convert it to an ordinary one"))

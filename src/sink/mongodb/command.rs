@@ -1,11 +1,11 @@
-//! A batch as `insert` commands: each document is written straight into its command, raw, with no tree in between.
+//! A batch as `insert` commands: each document is written directly into its command, raw, without a tree in between.
 //!
 //! ```text
 //! { insert: <stream>, ordered: false, writeConcern: {…}, documents: [ <document>, … ] }
 //! ```
 //!
-//! The driver's `insert_many` would take the documents one by one, copy each twice, and hide from its errors which
-//! index a duplicate key belongs to; a command of our own is copied once, and its answer comes back whole.
+//! The driver's `insert_many` would accept the documents one by one, copy each twice, and hide in its errors which index a
+//! duplicate key belongs to. Our own command is copied once, and its answer is returned whole.
 
 use bson::{RawDocument, RawDocumentBuf};
 
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// What the server takes in one command, as its `hello` says.
+/// The limits of one command, from the server's `hello`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Limits {
     /// Bytes of a document at most.
@@ -30,20 +30,20 @@ pub(super) struct Limits {
 }
 
 impl Default for Limits {
-    /// What every MongoDB since 3.6 takes.
+    /// The limits of every MongoDB since 3.6.
     fn default() -> Self {
         Self { document: 16 * 1024 * 1024, message: 48_000_000, documents: 100_000 }
     }
 }
 
-/// Less than this no server takes, of a document or a message: it is a mistake, of a proxy say.
+/// No server has a smaller limit for a document or a message: such a value is a mistake, for example of a proxy.
 const MIN_BYTES: usize = 1 << 20;
 
-/// Room for what surrounds the documents: MongoDB lets a command be so much larger than a document.
+/// Space for what surrounds the documents: MongoDB lets a command be this much larger than a document.
 const AROUND: usize = 16 * 1024;
 
 impl Limits {
-    /// Reads them from the answer to `hello`; what it does not say, or says and cannot be, is as usual.
+    /// Reads them from the answer to `hello`; a missing or impossible value is replaced by the default.
     pub(super) fn from_hello(hello: &RawDocument) -> Self {
         let number = |key: &str, least: usize, usual: usize| {
             let value = hello.get(key).ok().flatten();
@@ -58,14 +58,13 @@ impl Limits {
         }
     }
 
-    /// Bytes of documents in one command: the command is itself a document, and fits a message; and what is in memory at
-    /// once is bounded.
+    /// Bytes of documents in one command. The command is itself a document and fits a message, and the limit bounds memory.
     fn command(&self) -> usize {
         self.document.min(self.message.saturating_sub(AROUND)).min(PART_BYTES)
     }
 }
 
-/// How documents are made and written.
+/// How documents are encoded and written.
 #[derive(Debug)]
 pub(super) struct Recipe {
     pub(super) labels: Labels,
@@ -75,25 +74,25 @@ pub(super) struct Recipe {
     pub(super) options: RawDocumentBuf,
 }
 
-/// One command, and which of the batch's records its documents are.
+/// One command, and the indexes of its documents' records in the batch.
 #[derive(Debug)]
 pub(super) struct Insert {
     pub(super) command: RawDocumentBuf,
     pub(super) records: Vec<usize>,
 }
 
-/// How far a batch is encoded.
+/// The progress of encoding a batch.
 #[derive(Debug, Default)]
 pub(super) struct Encoded {
     /// The next record.
     next: usize,
-    /// The document of the one before, which found no room in its command.
+    /// The previous record's document, which did not fit in its command.
     left_over: Option<Vec<u8>>,
 }
 
-/// Encodes as much of a batch as one command takes; `None` at its end. Records that cannot be documents are rejected in
-/// `outcomes`; the others are in the commands. One that is larger than the server says it takes is alone in its command: that is
-/// not its word about this document, its answer is.
+/// Encodes as much of a batch as one command can hold; `None` at its end. Records that cannot be documents are rejected in
+/// `outcomes`; the others are in the commands. A document that is larger than the server's limit is alone in its command:
+/// the server itself decides about it.
 pub(super) fn next_insert(
     batch: &Batch,
     encoded: &mut Encoded,
@@ -103,7 +102,7 @@ pub(super) fn next_insert(
     outcomes: &mut [Outcome],
     given_up: &GivenUp,
 ) -> Option<Insert> {
-    // The server compares with its own clock: of two times that may be wrong, the one that keeps documents longer.
+    // The server compares with its own clock: of two times that may be wrong, use the one that keeps documents longer.
     let now = now_millis().max(wall_millis());
     let mut open = Writer::new(batch, recipe);
     if let Some(document) = encoded.left_over.take() {
@@ -121,7 +120,7 @@ pub(super) fn next_insert(
         let before = open.begin_document();
         let start = open.bytes.len();
         if let Err(error) = encoder.encode(batch.stream, &record.bytes, &context, &mut open.bytes) {
-            outcomes[i] = Outcome::Rejected(format!("it makes no document: {error}"));
+            outcomes[i] = Outcome::Rejected(format!("it cannot be a document: {error}"));
             open.bytes.truncate(before);
             continue;
         }
@@ -139,7 +138,7 @@ pub(super) fn next_insert(
 /// A command that is being written.
 struct Writer {
     bytes: Vec<u8>,
-    /// Where the array of documents begins.
+    /// The start of the array of documents.
     documents: usize,
     records: Vec<usize>,
 }
@@ -167,7 +166,7 @@ impl Writer {
         Self { bytes, documents, records: Vec::with_capacity(batch.records.len()) }
     }
 
-    /// Writes what comes before a document; returns where to cut if it becomes none.
+    /// Writes what comes before a document; returns where to truncate if encoding it fails.
     fn begin_document(&mut self) -> usize {
         let before = self.bytes.len();
         self.bytes.push(DOCUMENT);
@@ -195,7 +194,7 @@ fn close(bytes: &mut [u8], start: usize) {
     bytes[start..start + 4].copy_from_slice(&length.to_le_bytes());
 }
 
-/// An array's key.
+/// The key of an array element.
 fn push_decimal(out: &mut Vec<u8>, mut number: usize) {
     let start = out.len();
     loop {

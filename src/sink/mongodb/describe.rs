@@ -1,15 +1,16 @@
-//! The driver's errors for people: one line of what failed, where and why. Its own text is a dump of the topology.
+//! The driver's errors for people: one line with what failed, where and why. The driver's own text is a dump of the
+//! topology.
 
 use std::{fmt::Write, io};
 
 use mongodb::error::{Error, ErrorKind};
 
-/// Characters of a text that others wrote, at most.
+/// The maximum number of characters of a foreign text.
 const LENGTH: usize = 200;
-/// Servers named one by one, at most.
+/// The maximum number of servers that are named.
 const SERVERS: usize = 4;
 
-/// What failed and why; `address` stands before it already, and is not said again.
+/// What failed and why; the caller has already written `address`, so it is not repeated.
 pub(super) fn describe(error: &Error, address: &str, user: Option<&str>) -> String {
     match error.kind.as_ref() {
         ErrorKind::Command(answer) => {
@@ -29,7 +30,7 @@ pub(super) fn describe(error: &Error, address: &str, user: Option<&str>) -> Stri
     }
 }
 
-/// One line, cut where it is long.
+/// One line, shortened if it is long.
 pub(super) fn shortened(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(LENGTH) {
@@ -61,11 +62,11 @@ fn authentication(message: &str, user: Option<&str>) -> String {
     }
 }
 
-/// A server, as the text of a failed selection shows it.
+/// A server in the text of a failed selection.
 struct Server<'a> {
     address: &'a str,
     role: &'a str,
-    /// Why it is not known what it is.
+    /// Why its type is unknown.
     cause: Option<&'a str>,
 }
 
@@ -86,7 +87,7 @@ fn servers(message: &str) -> Vec<Server<'_>> {
         .collect()
 }
 
-/// The kind of an error that stands as text within another one.
+/// The kind of an error inside the text of another one.
 fn cause_within(text: &str) -> Option<&str> {
     let (_, rest) = text.split_once("Kind: ")?;
     Some(rest.split_once(", labels: {").map_or(rest, |(cause, _)| cause))
@@ -113,7 +114,7 @@ fn selection(message: &str, address: &str, user: Option<&str>) -> String {
     }
     match &servers[..] {
         [] if message.contains("Topology: {") => {
-            "no server is there, or none of this replica set; check the hosts and replicaSet in the uri".to_owned()
+            "no server was found, or none of this replica set; check the hosts and replicaSet in the uri".to_owned()
         }
         [] => shortened(message),
         [alone] if alone.role == "Unknown" && address.contains(alone.address) => alone.state(),
@@ -125,7 +126,7 @@ fn selection(message: &str, address: &str, user: Option<&str>) -> String {
             };
             for (i, server) in servers.iter().take(SERVERS).enumerate() {
                 let comma = if i > 0 { ", " } else { "" };
-                // A String takes all that is written.
+                // Writing to a String never fails.
                 let _ = write!(text, "{comma}{} ({})", server.address, server.state());
             }
             if let Some(more) = servers.len().checked_sub(SERVERS).filter(|&more| more > 0) {
@@ -163,7 +164,7 @@ mod tests {
 
     use super::*;
 
-    fn told(kind: ErrorKind) -> String {
+    fn described(kind: ErrorKind) -> String {
         describe(&Error::from(kind), "mongodb://db:27017/openvidu", Some("me"))
     }
 
@@ -171,7 +172,7 @@ mod tests {
         TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr()).expect("a port").port()
     }
 
-    async fn told_of(uri: &str) -> String {
+    async fn description_of(uri: &str) -> String {
         let client = Client::with_uri_str(uri).await.expect("a client");
         let error = client.database("openvidu").run_command(doc! { "ping": 1 }).await.expect_err("nobody is there");
         describe(&error, uri, None)
@@ -180,16 +181,17 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_is_not_there_cannot_be_reached_and_the_text_says_why() {
         let port = unused_port();
-        let text = told_of(&format!("mongodb://127.0.0.1:{port}/?serverSelectionTimeoutMS=500")).await;
+        let text = description_of(&format!("mongodb://127.0.0.1:{port}/?serverSelectionTimeoutMS=500")).await;
         assert_eq!(text, "cannot be reached: connection refused (os error 111)");
     }
 
     #[tokio::test]
     async fn of_a_replica_set_each_server_is_named_with_its_cause() {
         let (a, b) = (unused_port(), unused_port());
-        let text =
-            told_of(&format!("mongodb://127.0.0.1:{a},127.0.0.1:{b}/?replicaSet=rs&serverSelectionTimeoutMS=500"))
-                .await;
+        let text = description_of(&format!(
+            "mongodb://127.0.0.1:{a},127.0.0.1:{b}/?replicaSet=rs&serverSelectionTimeoutMS=500"
+        ))
+        .await;
         assert!(text.starts_with("no primary among 127.0.0.1:"), "{text}");
         for port in [a, b] {
             let part = format!("127.0.0.1:{port} (cannot be reached: connection refused (os error 111))");
@@ -215,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn a_selection_that_failed_for_the_password_says_whose() {
+    fn a_selection_that_failed_for_the_password_names_the_user() {
         let text = "Server selection timeout: No available servers. Topology: { Type: Single, Servers: [ { Address: \
                     db:27017, Type: Unknown, Error: Kind: SCRAM failure: Authentication failed., labels: {}, source: \
                     None, server response: None } ] }";
@@ -223,8 +225,8 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_fails_is_told_by_what_it_means() {
-        let io = |kind: io::ErrorKind| told(ErrorKind::Io(Arc::new(kind.into())));
+    fn a_connection_that_fails_is_described_by_its_meaning() {
+        let io = |kind: io::ErrorKind| described(ErrorKind::Io(Arc::new(kind.into())));
         assert_eq!(io(io::ErrorKind::TimedOut), "no answer in time");
         assert_eq!(io(io::ErrorKind::UnexpectedEof), "the server closed the connection");
         assert_eq!(io(io::ErrorKind::ConnectionReset), "the connection failed: connection reset");

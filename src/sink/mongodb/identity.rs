@@ -1,7 +1,7 @@
-//! Whether the server is still the one, with the data, that was set up: what its heartbeats and answers say of it.
+//! Detects whether the server may have changed since it was set up, from its heartbeats and answers.
 //!
-//! A server that was away, another process, another replica set or another primary may have lost what the sink made there,
-//! as may one that refuses what it took before. Each is a doubt, and costs one look.
+//! A server that was unavailable, another process, another replica set or another primary may have lost what the sink
+//! created there. So may one that refuses what it accepted before. Each of these is a doubt, and causes one check.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -12,18 +12,18 @@ use bson::{Bson, Document};
 use mongodb::event::sdam::SdamEvent;
 use parking_lot::Mutex;
 
-/// Fields of a `hello` answer, or of an `insert`'s, that tell one server from another.
-const TELLING: [&str; 3] = ["setName", "electionId", "me"];
+/// Fields of the answers to `hello` and `insert` that identify a server.
+const IDENTIFYING: [&str; 3] = ["setName", "electionId", "me"];
 
 /// What is known of the servers.
 #[derive(Debug, Default)]
 pub(super) struct Identity {
-    /// By address, or by what else says it: what it said last.
+    /// The last identity of each server, by address or by another source.
     seen: Mutex<HashMap<String, HashMap<&'static str, Bson>>>,
-    /// Addresses that did not answer last.
+    /// Addresses whose last heartbeat failed.
     failing: Mutex<HashSet<String>>,
     doubts: AtomicU64,
-    /// So many of them were cleared up.
+    /// The number of doubts that were resolved.
     cleared: AtomicU64,
 }
 
@@ -41,13 +41,13 @@ impl Identity {
         self.doubts.load(Ordering::Relaxed)
     }
 
-    /// A look that was begun after so many doubts has ended well: what came up later is another doubt. Where it is given up
-    /// half-way they stay.
+    /// A check that began at this number of doubts has succeeded: later doubts remain. If the check is given up, all
+    /// remain.
     pub(super) fn believe(&self, doubts: u64) {
         self.cleared.fetch_max(doubts, Ordering::Relaxed);
     }
 
-    /// What the driver's monitors see.
+    /// Receives what the driver's monitors see.
     pub(super) fn observe(&self, event: &SdamEvent) {
         match event {
             SdamEvent::ServerHeartbeatSucceeded(event) => {
@@ -64,13 +64,13 @@ impl Identity {
         }
     }
 
-    /// A server's answer; a doubt where it says another thing than before.
+    /// A server's answer; a doubt if it differs from the one before.
     pub(super) fn says(&self, who: &str, answer: &Document) {
         let mut seen = self.seen.lock();
         let seen = seen.entry(who.to_owned()).or_default();
         let process = answer.get_document("topologyVersion").ok().and_then(|version| version.get("processId"));
-        let telling = TELLING.iter().filter_map(|&key| Some((key, answer.get(key)?)));
-        for (key, value) in telling.chain(process.map(|process| ("processId", process))) {
+        let identifying = IDENTIFYING.iter().filter_map(|&key| Some((key, answer.get(key)?)));
+        for (key, value) in identifying.chain(process.map(|process| ("processId", process))) {
             if seen.get(key) == Some(value) {
                 continue;
             }
@@ -100,7 +100,7 @@ mod tests {
             identity.says("b:1", &changed);
             identity.says("a:1", &first);
             identity.says("a:1", &doc! { "ok": 1 });
-            assert!(!identity.is_doubted(), "each for itself");
+            assert!(!identity.is_doubted(), "each by itself");
             identity.says("a:1", &changed);
             assert!(identity.is_doubted());
             identity.believe(identity.doubts());
@@ -110,11 +110,11 @@ mod tests {
     }
 
     #[test]
-    fn a_look_clears_up_the_doubts_before_it_and_none_that_came_meanwhile() {
+    fn a_check_resolves_the_doubts_before_it_and_none_that_came_meanwhile() {
         let identity = Identity::default();
         identity.doubt();
         let before = identity.doubts();
-        assert!(identity.is_doubted(), "also while somebody looks, who may give up");
+        assert!(identity.is_doubted(), "also during a check, which may be given up");
         identity.doubt();
         identity.believe(before);
         assert!(identity.is_doubted());

@@ -1,5 +1,5 @@
-//! The indexes that OpenVidu's dashboards rely on. One that cannot be made is a warning that says how to mend it:
-//! records are worth more than indexes.
+//! The indexes that OpenVidu's dashboards rely on. A failure to create one is a warning with the remedy: records are more
+//! important than indexes.
 
 use bson::{Document, doc};
 use mongodb::{
@@ -17,10 +17,10 @@ use crate::{
     sink::SinkErrorKind,
 };
 
-/// Error codes for an index that is there with other options, or another one of that name.
+/// Error codes for an index that exists with other options, or another one of that name.
 const CONFLICTS: [i32; 2] = [85, 86];
 
-/// As `createIndexes` takes it.
+/// In the form of `createIndexes`.
 fn specification(index: &Index) -> Document {
     let mut specification = doc! { "key": { index.field: 1 }, "name": index.name() };
     if let Some(seconds) = index.expire_after_seconds {
@@ -29,11 +29,11 @@ fn specification(index: &Index) -> Document {
     specification
 }
 
-/// Makes a collection's indexes that are not there; returns what went wrong with single ones, and, where they were made
-/// before, that some were gone.
+/// Creates the missing indexes of a collection. Returns the failures of single indexes, and, if they had been created
+/// before, which ones were missing.
 ///
 /// # Errors
-/// When the server is not to be had.
+/// When the server cannot be reached.
 pub(super) async fn create(
     database: &Database,
     stream: Stream,
@@ -45,27 +45,27 @@ pub(super) async fn create(
         Ok(made) if made && made_before => {
             let name = database.name();
             return Ok(vec![format!(
-                "indexes of {name}.{stream} were gone, and are made again: was the collection dropped, or is this another \
-                 server?"
+                "indexes of {name}.{stream} were missing, and are created again: check whether the collection was dropped, or \
+                 the uri leads to another server"
             )]);
         }
         Ok(_) => return Ok(Vec::new()),
-        Err(error) if is_away(&error) => return Err(error),
+        Err(error) if is_unavailable(&error) => return Err(error),
         Err(_) => {}
     }
-    // One of them is refused; which one shows when each is made alone.
+    // One of them is refused; creating each alone shows which.
     let mut warnings = Vec::new();
     for index in wanted() {
         match create_some(database, stream, vec![specification(index)]).await {
             Ok(_) => {}
-            Err(error) if is_away(&error) => return Err(error),
+            Err(error) if is_unavailable(&error) => return Err(error),
             Err(error) => warnings.push(warning(database.name(), stream, index, &error)),
         }
     }
     Ok(warnings)
 }
 
-/// True where the answer says that some were not there.
+/// True if the answer says that some were missing.
 async fn create_some(database: &Database, stream: Stream, indexes: Vec<Document>) -> Result<bool, Error> {
     let command = doc! { "createIndexes": stream.as_str(), "indexes": indexes };
     let answer = database.run_command(command).await?;
@@ -73,11 +73,11 @@ async fn create_some(database: &Database, stream: Stream, indexes: Vec<Document>
     Ok(count("numIndexesAfter").is_some_and(|after| count("numIndexesBefore").is_some_and(|before| before < after)))
 }
 
-/// Missing rights are no reason to wait here: a user that may only insert is a good one.
-pub(super) fn is_away(error: &Error) -> bool {
+/// Missing rights are no reason to wait here: a user that can only insert is acceptable.
+pub(super) fn is_unavailable(error: &Error) -> bool {
     match error.kind.as_ref() {
         ErrorKind::Command(answer) => {
-            matches!(Fault::of_code(answer.code), Fault::Away(kind) if kind != SinkErrorKind::Unauthorized)
+            matches!(Fault::of_code(answer.code), Fault::Unavailable(kind) if kind != SinkErrorKind::Unauthorized)
         }
         _ => kind_of(error) != SinkErrorKind::Unnamed,
     }
@@ -92,8 +92,8 @@ fn warning(database: &str, stream: Stream, index: &Index, error: &Error) -> Stri
     let expires = index.expire_after_seconds.is_some();
     let what = if expires { "TTL index" } else { "index" };
     let mend = format!(
-        "to mend it, run db.{stream}.dropIndex(\"{name}\") (or drop the index that the error names) in database \
-         {database}: it is made within minutes"
+        "to fix it, run db.{stream}.dropIndex(\"{name}\") (or drop the index that the error names) in database \
+         {database}: it is created within minutes"
     );
     let consequence = match (CONFLICTS.contains(&code), expires) {
         (true, true) => format!("documents expire as the present index says, or never; {mend}"),
@@ -101,5 +101,7 @@ fn warning(database: &str, stream: Stream, index: &Index, error: &Error) -> Stri
         (false, true) => "documents will not expire by themselves on this server".to_owned(),
         (false, false) => "queries by this field will be slow".to_owned(),
     };
-    format!("{what} {name} on {database}.{stream} was not made: {consequence}. The server said: {reason} (code {code})")
+    format!(
+        "{what} {name} on {database}.{stream} was not created: {consequence}. The server said: {reason} (code {code})"
+    )
 }

@@ -1,13 +1,13 @@
 //! The MongoDB sink: batch → one unordered `insert` of raw documents → an outcome per record.
 //!
-//! - Delivered means durable as the write concern asks: majority and journaled, where the URI says nothing else. A
-//!   write-concern error takes it back.
-//! - A document whose `_id` is there already was delivered before. One that clashes with another unique index was too, if
-//!   a majority read finds its `_id`; else it is rejected.
-//! - The driver is started at the first contact: a server, or a DNS that is away at start is no error.
-//! - Delivery needs the server and its limits only; collections and indexes are looked at beside it (see `setup`).
-//! - What lies at a stream's name has to be an ordinary collection: views take nothing, and a time-series collection would keep
-//!   a record that comes again twice. That, and the indexes, are looked at again (see `identity`).
+//! - Delivered means durable as the write concern requires: majority and journaled, unless the URI says otherwise. A
+//!   write-concern error revokes it.
+//! - A document whose `_id` exists was delivered before. One that clashes with another unique index was too, if a majority
+//!   read finds its `_id`; else it is rejected.
+//! - The driver is started at the first contact: an unavailable server or DNS at start is not an error.
+//! - Delivery needs only the server and its limits; collections and indexes are checked in parallel (see `setup`).
+//! - A stream's name has to be an ordinary collection: a view accepts nothing, and a time-series collection would store a
+//!   redelivered record twice. This, and the indexes, are checked again later (see `identity`).
 
 mod collections;
 mod command;
@@ -54,9 +54,9 @@ use crate::{
     record::{RecordId, Stream},
 };
 
-/// How long the driver looks for a server unless the URI says otherwise: the worker does the waiting, not the driver.
+/// How long the driver looks for a server unless the URI says otherwise: waiting is the worker's task, not the driver's.
 const SERVER_SELECTION: Duration = Duration::from_secs(5);
-/// How long records wait for a look at the collections, and as long again for the indexes.
+/// How long records wait for the check of the collections, and as long again for the indexes.
 const FIRST_LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Delivers to MongoDB.
@@ -66,19 +66,19 @@ pub struct MongoSink {
     encoder: Arc<Encoder>,
     labels: Labels,
     address: String,
-    /// Who logs in, for messages.
+    /// The user, for messages.
     user: Option<String>,
     client: OnceCell<Client>,
     identity: Arc<Identity>,
     /// Set once the server was reached.
     ready: RwLock<Option<Arc<Ready>>>,
-    /// Streams whose indexes were made.
+    /// Streams whose indexes were created.
     indexed: Mutex<HashSet<Stream>>,
-    /// What the last look that succeeded found that cannot keep records.
+    /// The unsuitable collections that the last successful check found.
     unsuitable: Mutex<Option<String>>,
 }
 
-/// What delivery needs to know of the server.
+/// What delivery needs to know about the server.
 #[derive(Debug)]
 struct Ready {
     database: Database,
@@ -90,7 +90,7 @@ impl MongoSink {
     /// A sink that has not connected yet.
     ///
     /// # Errors
-    /// When [`MongoOptions::check`] finds something.
+    /// When [`MongoOptions::check`] finds a problem.
     pub fn new(options: MongoOptions, encoder: Arc<Encoder>) -> Result<Self, MongoOptionsError> {
         options.check()?;
         let labels = options.labels()?;
@@ -110,7 +110,7 @@ impl MongoSink {
         })
     }
 
-    /// The driver, as delivery uses it; it connects when it is asked something.
+    /// The driver, as delivery uses it; it connects at the first request.
     pub(crate) async fn client(&self) -> Result<&Client, Error> {
         self.client
             .get_or_try_init(|| async {
@@ -139,7 +139,7 @@ impl MongoSink {
                     self.options.database
                 )
             }
-            SinkErrorKind::Full => "; make room on the server".to_owned(),
+            SinkErrorKind::Full => "; free space on the server".to_owned(),
             SinkErrorKind::Unavailable
             | SinkErrorKind::Timeout
             | SinkErrorKind::Unsuitable
@@ -148,16 +148,16 @@ impl MongoSink {
         SinkError { kind, message: format!("{}: {what}{remedy}", self.address) }
     }
 
-    /// What failed, in a line.
+    /// What failed, in one line.
     pub(crate) fn driver_error(&self, error: &Error) -> SinkError {
-        self.error(kind_of(error), &self.told(error))
+        self.error(kind_of(error), &self.describe_error(error))
     }
 
-    fn told(&self, error: &Error) -> String {
+    fn describe_error(&self, error: &Error) -> String {
         describe(error, &self.address, self.user.as_deref())
     }
 
-    /// Sends one command; notes outcomes; the error where some are left.
+    /// Sends one command and records outcomes; returns the error if some records are left.
     async fn insert(
         &self,
         ready: &Ready,
@@ -236,9 +236,9 @@ impl Sink for MongoSink {
             };
             let Some(command) = command else { break };
             let Some(failure) = self.insert(&ready, &batch, command, &mut outcomes).await else { continue };
-            let away = failure.kind != SinkErrorKind::Unnamed;
+            let is_unavailable = failure.kind != SinkErrorKind::Unnamed;
             error = Some(failure);
-            if away {
+            if is_unavailable {
                 break;
             }
         }
@@ -252,7 +252,7 @@ impl Sink for MongoSink {
     }
 }
 
-/// Decides about documents that clash with another unique index than `_id`'s.
+/// Decides about documents that clash with a unique index other than that of `_id`.
 async fn settle_doubtful(
     ready: &Ready,
     batch: &Batch,

@@ -1,5 +1,5 @@
-//! What the driver has against a connection string, without asking a server or a name server: it is read and a client is made
-//! of it, as at the first contact. The answer names the option that is wrong, and holds no secret.
+//! The driver's objection to a connection string, without contacting a server or a name server. The string is parsed and a
+//! client is created, as at the first contact. The answer names the wrong option, and contains no secret.
 
 use mongodb::{
     Client,
@@ -9,17 +9,17 @@ use mongodb::{
 
 use crate::sink::url::without_secrets;
 
-/// Options whose value is a secret or holds one: what the driver says of it may repeat it.
+/// Options whose value is or contains a secret: the driver's error may repeat it.
 const SECRET_OPTIONS: [&str; 3] = ["tlscertificatekeyfilepassword", "proxypassword", "authmechanismproperties"];
 
-/// Options that only a `mongodb+srv` string may have.
+/// Options that only a `mongodb+srv` string can have.
 const SRV_OPTIONS: [&str; 2] = ["srvmaxhosts", "srvservicename"];
 
-/// What keeps the driver from working with this string; `None`: nothing.
+/// Why the driver cannot work with this string; `None`: it can.
 pub(super) fn to(uri: &str) -> Option<String> {
     let error = refusal(uri)?;
     let shown = without_secrets(uri);
-    // Of a string with a slip in it nothing can be told that is surely no password.
+    // In a malformed string any part may be a password, so none is shown.
     let Some((base, query)) = uri.split_once('?').filter(|_| !shown.contains("***")) else {
         return Some(match message(&error) {
             Some(message) if !uri.contains('@') && !shown.contains("***") => message,
@@ -36,7 +36,8 @@ pub(super) fn to(uri: &str) -> Option<String> {
             options.iter().enumerate().filter(|(i, _)| *i != left_out).map(|(_, option)| *option).collect();
         if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) }
     };
-    // One that is wrong beside others is the one without which they do; of several, the first that is wrong by itself.
+    // If options conflict, the wrong one is the one without which the rest works; of several, the first that is wrong by
+    // itself.
     let wrong = (0..options.len())
         .find(|&i| refusal(&without(i)).is_none())
         .or_else(|| options.iter().position(|option| refusal(&format!("{base}?{option}")).is_some()));
@@ -50,7 +51,7 @@ pub(super) fn to(uri: &str) -> Option<String> {
         .or_else(|| message(&refusal(&format!("{base}?{option}"))?))
         .filter(|_| !is_secret)
         .unwrap_or_else(|| "the driver refuses it".to_owned());
-    // Which file cannot be read is what helps.
+    // The name of the unreadable file is what helps.
     let file = if name.to_lowercase().ends_with("file") { format!(" ({value})") } else { String::new() };
     Some(format!("option {name}{file}: {reason}"))
 }
@@ -83,7 +84,7 @@ fn refusal(uri: &str) -> Option<Error> {
     made.join().ok()?.err()
 }
 
-/// A `mongodb+srv` string as one whose hosts need not be looked up.
+/// A `mongodb+srv` string in a form whose hosts need no lookup.
 fn without_lookup(uri: &str) -> String {
     let Some(rest) = uri.strip_prefix("mongodb+srv://") else { return uri.to_owned() };
     let (base, query) = rest.split_once('?').unwrap_or((rest, ""));

@@ -1,4 +1,4 @@
-//! Where the MongoDB sink delivers to, and the checks that need no server.
+//! The destination of the MongoDB sink, and the checks that need no server.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
@@ -15,7 +15,7 @@ use crate::{
     sink::url::{MongodbUri, without_secrets},
 };
 
-/// Where OpenVidu's fork writes.
+/// The database of OpenVidu's fork.
 const DEFAULT_DATABASE: &str = "openvidu";
 
 /// Where and how the MongoDB sink delivers.
@@ -23,26 +23,27 @@ const DEFAULT_DATABASE: &str = "openvidu";
 #[derive(Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct MongoOptions {
-    /// mongodb: where, as the driver takes it; or uri_file; majority + journal unless it says otherwise; w=0 is refused
+    /// mongodb: the connection string, or uri_file; write concern majority + journal unless it says otherwise; w=0 is
+    /// refused
     #[serde_as(as = "Is<MongodbUri>")]
     #[schemars(example = "mongodb://127.0.0.1:27017/")]
     pub uri: String,
     /// mongodb: a file that holds the uri
     #[serde_as(as = "Option<Is<Text>>")]
     pub uri_file: Option<PathBuf>,
-    /// mongodb: its collections are named after the streams
+    /// mongodb: the database; its collections are named after the streams
     #[serde_as(as = "Is<Text>")]
     pub database: String,
-    /// mongodb, redis: documents expire after this (in MongoDB by a TTL index on openvidu_expire_at); never: they stay
+    /// mongodb, redis: documents expire after this (in MongoDB by a TTL index on openvidu_expire_at); never: they are kept
     #[serde_as(as = "Is<Expiration>")]
     pub expiration: Option<Duration>,
     /// Static fields added to each document.
     #[serde(skip)]
     pub labels: BTreeMap<String, String>,
-    /// The streams that are sent here: their collections get indexes.
+    /// The streams of this sink: their collections get indexes.
     #[serde(skip)]
     pub streams: Vec<Stream>,
-    /// How long a command, a connection or the choice of a server may take, where the URI says nothing.
+    /// The timeout of a command, a connection or the choice of a server, unless the URI says otherwise.
     #[serde(skip)]
     pub timeout: Duration,
 }
@@ -75,11 +76,11 @@ impl fmt::Debug for MongoOptions {
 }
 
 impl MongoOptions {
-    /// Checks what can be checked without a server: all that the driver has against the URI, its write concern, the
-    /// database's name.
+    /// Checks what can be checked without a server: the driver's objections to the URI, its write concern, the name of the
+    /// database.
     ///
     /// # Errors
-    /// When the driver cannot read the URI, when it asks for `w=0`, or when no database can have that name.
+    /// When the driver cannot read the URI, when the URI has `w=0`, or when the name of the database is not valid.
     pub fn check(&self) -> Result<(), MongoOptionsError> {
         let refused = |reason| MongoOptionsError::Uri { uri: without_secrets(&self.uri), reason };
         if let Some(reason) = objection::to(&self.uri) {
@@ -96,14 +97,14 @@ impl MongoOptions {
         self.labels().map(drop)
     }
 
-    /// The labels as each document gets them.
+    /// The labels for each document.
     pub(super) fn labels(&self) -> Result<Labels, MongoOptionsError> {
         let labels = self.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         Labels::new(labels).map_err(|error| MongoOptionsError::Label(error.to_string()))
     }
 }
 
-/// Options that no server could make work.
+/// Options that cannot work with any server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MongoOptionsError {
     /// The driver cannot read the URI.
@@ -111,12 +112,12 @@ pub enum MongoOptionsError {
     Uri {
         /// The URI, without its secrets.
         uri: String,
-        /// What the driver said.
+        /// The error of the driver.
         reason: String,
     },
-    /// `w=0`: MongoDB would not say whether it has a record.
+    /// `w=0`: MongoDB would not say whether it has stored a record.
     #[error(
-        "uri: w=0 is refused, because a record could be lost unseen: leave it out (majority, journaled) or use w=1"
+        "uri: w=0 is refused, because a record could be lost without notice: leave it out (majority, journaled) or use w=1"
     )]
     Unacknowledged,
     /// No database can have this name.

@@ -4,36 +4,37 @@
 //! { ok: 1, n, writeErrors: [{ index, code, errmsg, keyPattern }], writeConcernError: { code, errmsg }, errorLabels: […] }
 //! ```
 //!
-//! `n` and the errors account for each document once, or nothing of the answer counts: what it says is then no acknowledgement,
-//! and no refusal either.
+//! `n` and the errors must account for each document once. If they do not, the answer is neither an acknowledgement nor a
+//! refusal of any document.
 
 use bson::{Bson, Document};
 
 use super::fault::Fault;
 use crate::sink::{Outcome, SinkErrorKind};
 
-/// What an answer says.
+/// The content of an answer.
 #[derive(Debug, Default)]
 pub(super) struct Answer {
     /// One per document of the command.
     pub(super) outcomes: Vec<Outcome>,
-    /// Documents whose key another unique index has: delivered before, or a clash with someone else's document.
+    /// Documents whose key exists in another unique index: delivered before, or a clash with a foreign document.
     pub(super) doubtful: Vec<(usize, String)>,
     /// Why some are to be retried.
     pub(super) retry: Option<(SinkErrorKind, String)>,
 }
 
-/// Reads the answer to an `insert` of so many documents. Only an answer that speaks of each of them once, and that can be read
-/// as a whole, acknowledges any.
+/// Reads the answer to an `insert` of so many documents. An answer acknowledges a document only if it can be read as a
+/// whole and accounts for each document once.
 pub(super) fn read(answer: &Document, documents: usize) -> Answer {
     let errors = match write_errors(answer, documents) {
         Ok(errors) => errors,
         Err(text) => return nothing_certain(documents, text),
     };
-    let taken = integer(answer, "n");
-    if taken.and_then(|taken| usize::try_from(taken).ok()) != Some(documents - errors.len()) {
-        let taken = answer.get("n").map_or_else(|| "nothing".to_owned(), Bson::to_string);
-        let text = format!("an answer that counts {taken} as taken and {} as failed, of {documents}", errors.len());
+    let accepted = integer(answer, "n");
+    if accepted.and_then(|accepted| usize::try_from(accepted).ok()) != Some(documents - errors.len()) {
+        let accepted = answer.get("n").map_or_else(|| "nothing".to_owned(), Bson::to_string);
+        let text =
+            format!("an answer that counts {accepted} as accepted and {} as failed, of {documents}", errors.len());
         return nothing_certain(documents, text);
     }
     let mut read = Answer { outcomes: vec![Outcome::Delivered; documents], ..Answer::default() };
@@ -49,7 +50,7 @@ pub(super) fn read(answer: &Document, documents: usize) -> Answer {
     read
 }
 
-/// Which documents failed, each once; an error where that cannot be read.
+/// Which documents failed, each once; an error if that cannot be read.
 fn write_errors(answer: &Document, documents: usize) -> Result<Vec<(usize, &Document)>, String> {
     let listed = match answer.get("writeErrors") {
         None | Some(Bson::Null) => return Ok(Vec::new()),
@@ -72,7 +73,7 @@ fn write_errors(answer: &Document, documents: usize) -> Result<Vec<(usize, &Docu
     Ok(errors)
 }
 
-/// As servers and proxies write what is not there.
+/// The values with which servers and proxies express that nothing is there.
 fn is_nothing(value: &Bson) -> bool {
     match value {
         Bson::Null => true,
@@ -94,7 +95,7 @@ impl Answer {
                 Outcome::Retry
             }
             Fault::Refused => Outcome::Rejected(with_details(text, error)),
-            Fault::Away(kind) => {
+            Fault::Unavailable(kind) => {
                 self.retry = Some((kind, text));
                 Outcome::Retry
             }
@@ -102,8 +103,8 @@ impl Answer {
         };
     }
 
-    /// What was taken, or found there, is not durable as asked: all of it comes again. So it does where the error cannot be
-    /// read.
+    /// What was stored, or existed, is not durable as required: all of it is retried. The same applies if the error cannot
+    /// be read.
     fn apply_write_concern_error(&mut self, error: &Bson) {
         let (kind, text) = match error.as_document() {
             Some(error) => {
@@ -112,7 +113,7 @@ impl Answer {
                 let timed_out = info.is_ok_and(|info| info.get_bool("wtimeout").unwrap_or(false));
                 let kind = match Fault::of_code(code) {
                     _ if timed_out => SinkErrorKind::Timeout,
-                    Fault::Away(kind) => kind,
+                    Fault::Unavailable(kind) => kind,
                     Fault::Duplicate | Fault::Refused | Fault::Unknown => SinkErrorKind::Unavailable,
                 };
                 (kind, format!("{} (code {code})", error.get_str("errmsg").unwrap_or_default()))
@@ -124,20 +125,20 @@ impl Answer {
                 *outcome = Outcome::Retry;
             }
         }
-        // A majority read would not find yet what is not durable yet.
+        // A majority read would not find what is not durable yet.
         self.doubtful.clear();
-        self.retry = Some((kind, format!("not durable as the write concern asks: {text}")));
+        self.retry = Some((kind, format!("not durable as the write concern requires: {text}")));
     }
 }
 
-/// All come again; what was taken is then found there.
+/// All are retried; those already stored are then found there.
 fn nothing_certain(documents: usize, text: String) -> Answer {
     let retry = Some((SinkErrorKind::Unnamed, text));
     Answer { outcomes: vec![Outcome::Retry; documents], doubtful: Vec::new(), retry }
 }
 
-/// True where the key is the document's own `_id`: the very record is there already. The text is read up to the key only, which
-/// is somebody's data, and from behind, where the namespace is not:
+/// True if the key is the document's own `_id`: this record is already stored. The text is read up to the key only, which
+/// is foreign data, and from the end, which does not contain the namespace:
 /// `E11000 duplicate key error collection: <namespace> index: <name> [collation: {…}] dup key: {…}`.
 fn is_id(error: &Document, message: &str) -> bool {
     if let Some(pattern) = error.get("keyPattern") {
@@ -150,7 +151,7 @@ fn is_id(error: &Document, message: &str) -> bool {
     })
 }
 
-/// A validation error says in `errInfo` which rule.
+/// A validation error says in `errInfo` which rule failed.
 fn with_details(text: String, error: &Document) -> String {
     match error.get_document("errInfo") {
         Ok(info) => format!("{text}: {}", info),
@@ -158,9 +159,9 @@ fn with_details(text: String, error: &Document) -> String {
     }
 }
 
-/// A whole number of whatever type the server gave it.
+/// A whole number of any type.
 pub(super) fn integer(document: &Document, key: &str) -> Option<i64> {
-    /// Up to here a double holds each of them.
+    /// Up to this limit a double is exact.
     const EXACT: f64 = 9_007_199_254_740_992.0;
     match document.get(key)? {
         Bson::Int32(value) => Some(i64::from(*value)),
@@ -170,7 +171,7 @@ pub(super) fn integer(document: &Document, key: &str) -> Option<i64> {
     }
 }
 
-/// An error's code; 0, which means nothing, where it has none.
+/// The code of an error; 0, which has no meaning, if there is none.
 fn code(error: &Document) -> i32 {
     integer(error, "code").and_then(|code| i32::try_from(code).ok()).unwrap_or_default()
 }
@@ -232,7 +233,7 @@ mod tests {
         assert_eq!(answer.retry.expect("a reason").0, SinkErrorKind::Timeout);
     }
 
-    /// What becomes of a document, and of the one beside it that had no error.
+    /// The results for a document, and of the one next to it that had no error.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum Is {
         Delivered,
@@ -267,7 +268,7 @@ mod tests {
         ];
         for (codes, expected) in classes {
             for &code in *codes {
-                let error = |index: i32| doc! { "index": index, "code": code, "errmsg": "told to fail" };
+                let error = |index: i32| doc! { "index": index, "code": code, "errmsg": "injected failure" };
                 let one = read(&doc! { "ok": 1.0, "n": 2, "writeErrors": [error(1)] }, 3);
                 let found: Vec<_> = (0..3).map(|index| disposition(&one, index)).collect();
                 assert_eq!(found, [Is::Delivered, *expected, Is::Delivered], "{code} on one");
@@ -279,7 +280,7 @@ mod tests {
                 let passes = if *expected == Is::Failed { Is::Left(Unavailable) } else { *expected };
                 assert_eq!(disposition(&read(&labelled, 3), 1), passes, "{code} with a label");
 
-                let concern = doc! { "code": code, "errmsg": "told to fail" };
+                let concern = doc! { "code": code, "errmsg": "injected failure" };
                 let concern = read(&doc! { "ok": 1.0, "n": 3, "writeConcernError": concern }, 3);
                 let left = if let Is::Left(kind) = *expected { kind } else { Unavailable };
                 assert!((0..3).all(|index| disposition(&concern, index) == Is::Left(left)), "{code}: {concern:?}");
@@ -310,14 +311,14 @@ mod tests {
             ]
         };
         let mut lies = vec![("nothing".to_owned(), doc! { "ok": 1.0 })];
-        // How many were taken.
+        // How many were accepted.
         for n in wrong().into_iter().chain([Bson::Null, Bson::Int32(0), Bson::Int32(2)]) {
             lies.push((format!("n {n:?}"), doc! { "ok": 1.0, "n": n.clone() }));
             if n != Bson::Int32(2) {
-                lies.push((format!("n {n:?} beside an error"), doc! { "ok": 1.0, "n": n, "writeErrors": one() }));
+                lies.push((format!("n {n:?} with an error"), doc! { "ok": 1.0, "n": n, "writeErrors": one() }));
             }
         }
-        lies.push(("no n beside an error".to_owned(), doc! { "ok": 1.0, "writeErrors": one() }));
+        lies.push(("no n with an error".to_owned(), doc! { "ok": 1.0, "writeErrors": one() }));
         // Which ones failed: a list of documents, each with the place of another one.
         for errors in wrong() {
             for n in 0..=3 {
@@ -388,7 +389,7 @@ mod tests {
     }
 
     #[test]
-    fn which_index_has_a_key_is_told_by_its_pattern_or_by_the_servers_part_of_the_text() {
+    fn which_index_has_a_key_is_known_from_its_pattern_or_by_the_servers_part_of_the_text() {
         let outcome = |message: &str, pattern: Option<Bson>| {
             let mut error = doc! { "index": 0, "code": 11000, "errmsg": message };
             error.extend(pattern.map(|pattern| ("keyPattern".to_owned(), pattern)));

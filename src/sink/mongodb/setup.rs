@@ -1,7 +1,8 @@
-//! What comes before delivery and beside it: reaching the server, and a look at its collections and indexes.
+//! The setup before delivery and in parallel with it: reaching the server, and checking its collections and indexes.
 //!
-//! Delivery needs the server and its limits only. The look holds it up for a few seconds at most, so that nothing is sent to what is
-//! known to be unsuitable; what fails in it is a warning, and a doubt, which has the worker look again soon.
+//! Delivery needs only the server and its limits. The check delays it for a few seconds at most, so that nothing is sent to
+//! a collection that is known to be unsuitable. A failure of the check is a warning, and a doubt, which makes the worker
+//! check again soon.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,11 +19,11 @@ use super::{
     indexes,
 };
 
-/// What a look at the collections and indexes found.
+/// The findings of a check of collections and indexes.
 #[derive(Debug)]
 struct Findings {
     warnings: Vec<String>,
-    /// Something could not be looked at or made now.
+    /// Something could not be checked or created now.
     failed: bool,
     /// Something takes longer.
     unfinished: bool,
@@ -43,7 +44,7 @@ impl MongoSink {
         reached.map_err(|error| self.driver_error(&error))
     }
 
-    /// The same; the driver itself waits for an answer without end.
+    /// The same without a timeout; the driver waits for an answer without limit.
     async fn reach_untimed(&self) -> Result<Ready, Error> {
         let database = self.client().await?.database(&self.options.database);
         let limits = match database.run_command(doc! { "hello": 1 }).await {
@@ -60,23 +61,25 @@ impl MongoSink {
         Ok(Ready { database, recipe, limits })
     }
 
-    /// Looks at the collections, and makes the indexes that are not there. Records are worth more than either: what fails, or
-    /// takes longer than `limit`, is a warning. Only what cannot keep records is an error.
+    /// Checks the collections and creates the missing indexes. Records are more important than either: a failure, or
+    /// exceeding `limit`, is a warning. Only a collection that cannot keep records is an error.
     async fn findings(&self, database: &Database, limit: Duration) -> Result<Findings, SinkError> {
         let mut findings = Findings { warnings: Vec::new(), failed: false, unfinished: false };
         let name = database.name();
         let unusual = timeout(limit, unusual_collections(database, &self.options.streams)).await;
-        let unusual = unusual
-            .map_or_else(|_| Err("no answer in time".to_owned()), |inspected| inspected.map_err(|e| self.told(&e)));
+        let unusual = unusual.map_or_else(
+            |_| Err("no answer in time".to_owned()),
+            |inspected| inspected.map_err(|e| self.describe_error(&e)),
+        );
         match unusual {
             Ok(unusual) => {
                 let (suitable, unsuitable): (Vec<_>, Vec<_>) = unusual.into_iter().partition(|found| found.is_suitable);
                 *self.unsuitable.lock() = unsuitable.into_iter().next().map(|found| found.message);
                 findings.warnings.extend(suitable.into_iter().map(|found| found.message));
             }
-            Err(why) => findings.fail(format!("the collections of {name} were not looked at"), &why),
+            Err(why) => findings.fail(format!("the collections of {name} were not checked"), &why),
         }
-        // Also where that was found before, and nobody knows of a change.
+        // Also if that was found before, and no change is known.
         if let Some(unsuitable) = &*self.unsuitable.lock() {
             return Err(self.error(SinkErrorKind::Unsuitable, unsuitable));
         }
@@ -85,7 +88,7 @@ impl MongoSink {
             let made = indexes::create(database, stream, self.options.expiration.is_some(), made_before);
             (stream, timeout(limit, made).await)
         });
-        // One that hangs keeps none of the others from being made.
+        // If one hangs, the others are still created.
         for (stream, made) in join_all(indexes).await {
             match made {
                 Ok(Ok(warnings)) => {
@@ -93,9 +96,9 @@ impl MongoSink {
                     findings.warnings.extend(warnings);
                 }
                 Ok(Err(error)) => {
-                    findings.fail(format!("indexes of {name}.{stream} were not made"), &self.told(&error))
+                    findings.fail(format!("indexes of {name}.{stream} were not created"), &self.describe_error(&error))
                 }
-                // A large collection takes its time, and goes on without us.
+                // A large collection needs time, and the server continues without us.
                 Err(_) => {
                     findings.unfinished = true;
                     findings.warnings.push(format!("indexes of {name}.{stream} are still being built"));
@@ -105,7 +108,7 @@ impl MongoSink {
         Ok(findings)
     }
 
-    /// Reaches the server and looks; where that failed it is looked at again soon.
+    /// Reaches the server and checks; after a failure the check is repeated soon.
     pub(super) async fn set_up(&self, limit: Duration) -> Result<Vec<String>, SinkError> {
         let doubts = self.identity.doubts();
         let inspected = async {
@@ -115,7 +118,7 @@ impl MongoSink {
         };
         let (ready, findings) = inspected.await.inspect_err(|_| self.identity.doubt())?;
         *self.ready.write() = Some(Arc::new(ready));
-        // What takes a long time is not begun again and again beside itself.
+        // A long check is not started again while it runs.
         if findings.failed || (findings.unfinished && limit < self.options.timeout) {
             self.identity.doubt();
         } else {
@@ -125,7 +128,7 @@ impl MongoSink {
     }
 }
 
-/// What stands in every insert: unordered, so that one refused document stops no other; and when it counts as done.
+/// Part of every insert: unordered, so that one refused document stops no other; and the write concern.
 fn insert_options(concern: Option<&WriteConcern>) -> Result<RawDocumentBuf, Error> {
     let mut options = rawdoc! { "ordered": false };
     if let Some(concern) = concern {

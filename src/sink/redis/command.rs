@@ -1,4 +1,4 @@
-//! A batch as Redis commands, and what their replies say.
+//! A batch as Redis commands, and the meaning of their replies.
 
 use std::time::Duration;
 
@@ -18,17 +18,18 @@ use crate::{
     },
 };
 
-/// A record as it is sent.
+/// An encoded record.
 #[derive(Debug)]
 pub(super) struct Entry {
-    /// Which one of the batch.
+    /// Its index in the batch.
     pub(super) record: usize,
     pub(super) key: String,
     pub(super) slot: u16,
     json: Vec<u8>,
 }
 
-/// Encodes the next part of a batch, from `next` on. Records that cannot be documents are rejected in `outcomes`.
+/// Encodes the next part of a batch, starting with record `next`. Records that cannot be documents are rejected in
+/// `outcomes`.
 pub(super) fn entries(
     batch: &Batch,
     next: &mut usize,
@@ -56,13 +57,13 @@ pub(super) fn entries(
                 bytes += entry.json.len();
                 entries.push(entry);
             }
-            Err(reason) => outcomes[record] = Outcome::Rejected(format!("it makes no document: {reason}")),
+            Err(reason) => outcomes[record] = Outcome::Rejected(format!("it cannot be a document: {reason}")),
         }
     }
     entries
 }
 
-/// A document's key; the braces make a room's, or a node's, records one slot.
+/// The key of a document; the braces put the records of a room or node into one slot.
 fn key_of(stream: Stream, document: &RawDocument) -> String {
     let text = |key: &str| document.get_str(key).unwrap_or_default();
     let id = text("_id");
@@ -76,7 +77,7 @@ fn key_of(stream: Stream, document: &RawDocument) -> String {
     }
 }
 
-/// Sends entries in one pipeline, WAITAOF behind them where it can be used. A reply per command.
+/// Sends entries in one pipeline, with WAITAOF at the end if it can be used. One reply per command.
 pub(super) async fn send(
     connection: &mut Connection,
     entries: &[&Entry],
@@ -97,13 +98,13 @@ pub(super) async fn send(
     connection.redis().req_packed_commands(&pipeline, 0, commands).await
 }
 
-/// What WAITAOF answered: how many local and replica files have all that was written.
+/// The answer of WAITAOF: how many local and replica files contain everything written.
 pub(super) fn fsynced(reply: Option<&Value>) -> Result<(), (SinkErrorKind, String)> {
     match reply {
         Some(Value::Array(files)) if matches!(files[..], [Value::Int(1..), Value::Int(0..)]) => Ok(()),
         Some(Value::ServerError(error)) => {
             let kind = match Fault::of(error.code(), error.details().unwrap_or_default()) {
-                Fault::Away(kind) => kind,
+                Fault::Unavailable(kind) => kind,
                 Fault::Moved { .. } | Fault::Refused | Fault::Unknown => SinkErrorKind::Unavailable,
             };
             Err((kind, format!("WAITAOF: {} {}", error.code(), error.details().unwrap_or_default())))
@@ -112,7 +113,7 @@ pub(super) fn fsynced(reply: Option<&Value>) -> Result<(), (SinkErrorKind, Strin
     }
 }
 
-/// True where each command has a reply such as it gives, or an error: then it is surely the reply to that command.
+/// True if each reply has a type that its command can give, or is an error: then it surely belongs to that command.
 pub(super) fn are_in_order(replies: &[Value], expires: bool, fsyncs: bool) -> bool {
     let (replies, fsync) = replies.split_at(replies.len() - usize::from(fsyncs && !replies.is_empty()));
     let is_error = |reply: &Value| matches!(reply, Value::ServerError(_));
@@ -127,7 +128,7 @@ pub(super) fn are_in_order(replies: &[Value], expires: bool, fsyncs: bool) -> bo
         && fsync.iter().all(|reply| matches!(reply, Value::Array(_)) || is_error(reply))
 }
 
-/// What is told of a reply that is neither success nor an error.
+/// Describes a reply that is neither success nor an error.
 pub(super) fn not_understood(command: &str, reply: &Value) -> String {
     /// Of a text that the server wrote.
     const SHOWN_CHARS: usize = 60;
@@ -143,14 +144,14 @@ pub(super) fn not_understood(command: &str, reply: &Value) -> String {
     format!("{command} was answered with {shown}, which is neither success nor an error: is this a Redis server?")
 }
 
-/// True where the server has RedisJSON.
+/// True if the server has RedisJSON.
 pub(super) async fn has_json(connection: &mut Connection) -> RedisResult<bool> {
     let answer: RedisResult<Value> =
         redis::cmd("JSON.TYPE").arg("event:{}:probe").query_async(connection.redis()).await;
     match answer {
         Ok(_) => Ok(true),
         Err(error) if error.to_string().to_ascii_lowercase().contains("unknown command") => Ok(false),
-        // Any other answer of the command is its own: a redirection, missing rights to read.
+        // Any other answer comes from the command itself: a redirection, or missing rights to read.
         Err(error) if error.code().is_some_and(|code| ["MOVED", "ASK", "NOPERM", "CLUSTERDOWN"].contains(&code)) => {
             Ok(true)
         }

@@ -1,24 +1,24 @@
-//! What an error of Redis means for delivery: by its code, and by its text where Redis has only `ERR` for it.
+//! The meaning of a Redis error for delivery: by its code, and by its text if the code is only `ERR`.
 
 use redis::{ErrorKind, RedisError};
 
 use crate::sink::SinkErrorKind;
 
-/// What an error reply means.
+/// The meaning of an error reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// The server cannot take it now.
-    Away(SinkErrorKind),
+    /// The server cannot accept it now.
+    Unavailable(SinkErrorKind),
     /// Another node of the cluster has this slot.
     Moved {
         /// The slot.
         slot: u16,
-        /// `host:port`; the host may be empty, which means this one's.
+        /// `host:port`; the host may be empty, which means the host of this node.
         node: String,
     },
-    /// The server will never take it.
+    /// The server will never accept it.
     Refused,
-    /// Nothing known.
+    /// Unknown.
     Unknown,
 }
 
@@ -27,13 +27,13 @@ impl Fault {
         match code {
             "MOVED" => match details.split_once(' ').map(|(slot, node)| (slot.parse(), node)) {
                 Some((Ok(slot), node)) => Self::Moved { slot, node: node.to_owned() },
-                _ => Self::Away(SinkErrorKind::Unavailable),
+                _ => Self::Unavailable(SinkErrorKind::Unavailable),
             },
             "ASK" | "TRYAGAIN" | "CLUSTERDOWN" | "LOADING" | "READONLY" | "MASTERDOWN" | "BUSY" | "NOREPLICAS"
-            | "EXECABORT" | "UNBLOCKED" => Self::Away(SinkErrorKind::Unavailable),
+            | "EXECABORT" | "UNBLOCKED" => Self::Unavailable(SinkErrorKind::Unavailable),
             // A failed disk write stops all writes until Redis can save again.
-            "OOM" | "MISCONF" => Self::Away(SinkErrorKind::Full),
-            "NOAUTH" | "WRONGPASS" | "NOPERM" => Self::Away(SinkErrorKind::Unauthorized),
+            "OOM" | "MISCONF" => Self::Unavailable(SinkErrorKind::Full),
+            "NOAUTH" | "WRONGPASS" | "NOPERM" => Self::Unavailable(SinkErrorKind::Unauthorized),
             "WRONGTYPE" => Self::Refused,
             _ => Self::of_text(details),
         }
@@ -44,16 +44,16 @@ impl Fault {
         if text.contains("wrong redis type") {
             Self::Refused
         } else if text.contains("max number of clients") || text.contains("unknown command") {
-            Self::Away(SinkErrorKind::Unavailable)
+            Self::Unavailable(SinkErrorKind::Unavailable)
         } else if text.contains("invalid password") || text.contains("without any password configured") {
-            Self::Away(SinkErrorKind::Unauthorized)
+            Self::Unavailable(SinkErrorKind::Unauthorized)
         } else {
             Self::Unknown
         }
     }
 }
 
-/// What a failure of the connection, or of a single command, means.
+/// The meaning of a failure of the connection, or of a single command.
 pub(super) fn kind_of(error: &RedisError) -> SinkErrorKind {
     if error.is_timeout() {
         return SinkErrorKind::Timeout;
@@ -62,7 +62,7 @@ pub(super) fn kind_of(error: &RedisError) -> SinkErrorKind {
         return SinkErrorKind::Unauthorized;
     }
     match error.code().map(|code| Fault::of(code, error.detail().unwrap_or_default())) {
-        Some(Fault::Away(kind)) => kind,
+        Some(Fault::Unavailable(kind)) => kind,
         Some(Fault::Moved { .. }) | None => SinkErrorKind::Unavailable,
         Some(Fault::Refused | Fault::Unknown) => SinkErrorKind::Unnamed,
     }
@@ -74,13 +74,13 @@ mod tests {
 
     #[test]
     fn errors_that_pass_are_retried_and_missing_rights_too() {
-        let unavailable = Fault::Away(SinkErrorKind::Unavailable);
+        let unavailable = Fault::Unavailable(SinkErrorKind::Unavailable);
         for code in ["LOADING", "READONLY", "ASK", "CLUSTERDOWN", "TRYAGAIN", "MASTERDOWN", "NOREPLICAS"] {
             assert_eq!(Fault::of(code, "whatever"), unavailable, "{code}");
         }
-        assert_eq!(Fault::of("OOM", "command not allowed"), Fault::Away(SinkErrorKind::Full));
+        assert_eq!(Fault::of("OOM", "command not allowed"), Fault::Unavailable(SinkErrorKind::Full));
         for code in ["NOAUTH", "WRONGPASS", "NOPERM"] {
-            assert_eq!(Fault::of(code, "…"), Fault::Away(SinkErrorKind::Unauthorized), "{code}");
+            assert_eq!(Fault::of(code, "…"), Fault::Unavailable(SinkErrorKind::Unauthorized), "{code}");
         }
         assert_eq!(Fault::of("ERR", "max number of clients reached"), unavailable);
     }
@@ -89,7 +89,7 @@ mod tests {
     fn a_redirection_names_slot_and_node() {
         let moved = Fault::Moved { slot: 3999, node: "10.0.0.1:6381".to_owned() };
         assert_eq!(Fault::of("MOVED", "3999 10.0.0.1:6381"), moved);
-        assert_eq!(Fault::of("MOVED", "nonsense"), Fault::Away(SinkErrorKind::Unavailable));
+        assert_eq!(Fault::of("MOVED", "nonsense"), Fault::Unavailable(SinkErrorKind::Unavailable));
     }
 
     #[test]

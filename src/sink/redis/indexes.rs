@@ -1,4 +1,4 @@
-//! The search indexes of OpenVidu's fork. A server without RediSearch keeps the documents all the same.
+//! The search indexes of OpenVidu's fork. A server without RediSearch keeps the documents without them.
 
 use redis::{RedisResult, Value};
 
@@ -38,7 +38,7 @@ pub fn index_names(stream: Stream) -> Vec<String> {
     indexes.iter().map(|(_, alias, _)| format!("idx:{alias}")).collect()
 }
 
-/// Makes what is not there yet; returns what went wrong with single ones.
+/// Creates the missing indexes; returns the failures of single ones.
 pub(super) async fn create(connection: &mut Connection, streams: &[Stream]) -> RedisResult<Vec<String>> {
     let mut warnings = Vec::new();
     for &stream in streams {
@@ -72,7 +72,7 @@ pub(super) async fn create(connection: &mut Connection, streams: &[Stream]) -> R
             if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() {
                 return Err(error);
             }
-            warnings.push(format!("search index {name} was not made, queries by {path} will not find it: {error}"));
+            warnings.push(format!("search index {name} was not created, queries by {path} will not find it: {error}"));
         }
     }
     Ok(warnings)

@@ -4,11 +4,11 @@
 //! JSON.SET event:{<room sid>}:<TYPE>:<id> $ <document>     EXPIRE <the key> <seconds>     … per record, then WAITAOF
 //! ```
 //!
-//! - Delivered means: JSON.SET was answered with OK and EXPIRE with 1, and, where the server has WAITAOF (7.2) and an append-only file,
-//!   they are fsynced there. Without, Redis acknowledges from memory, and the sink says so at the start.
-//! - A record that comes again sets the same key to the same document.
-//! - A cluster's redirections are followed and remembered, to nodes that the server of the URL lists, see `nodes`; the braces
-//!   keep a room's records on one node.
+//! - Delivered means: JSON.SET was answered with OK and EXPIRE with 1, and both are fsynced if the server has WAITAOF (7.2)
+//!   and an append-only file. Otherwise Redis acknowledges from memory, and the sink warns at the start.
+//! - A redelivered record sets the same key to the same document.
+//! - The sink follows and remembers a cluster's redirections, to nodes that the server of the URL lists, see `nodes`; the
+//!   braces keep a room's records on one node.
 
 mod command;
 mod fault;
@@ -35,7 +35,7 @@ use super::{
 };
 use crate::document::{Encoder, Labels};
 
-/// How often redirections are followed before a record waits for the next attempt.
+/// How many redirections are followed before a record waits for the next attempt.
 const REDIRECTIONS: usize = 4;
 /// How long records wait for the search indexes.
 const INDEXES_TIMEOUT: Duration = Duration::from_secs(2);
@@ -54,7 +54,7 @@ impl RedisSink {
     /// A sink that has not connected yet.
     ///
     /// # Errors
-    /// When [`RedisOptions::check`] finds something.
+    /// When [`RedisOptions::check`] finds a problem.
     pub fn new(options: RedisOptions, encoder: Arc<Encoder>) -> Result<Self, RedisOptionsError> {
         let labels = Arc::new(options.labels()?);
         let nodes = Nodes::new(options.connection()?, options.timeout);
@@ -64,7 +64,7 @@ impl RedisSink {
     fn error(&self, kind: SinkErrorKind, what: &str) -> SinkError {
         let remedy = match kind {
             SinkErrorKind::Unauthorized => "; check user and password in the url, and the user's ACL",
-            SinkErrorKind::Full => "; raise maxmemory or make room on the server",
+            SinkErrorKind::Full => "; raise maxmemory or free space on the server",
             SinkErrorKind::Unavailable
             | SinkErrorKind::Timeout
             | SinkErrorKind::Unsuitable
@@ -73,7 +73,7 @@ impl RedisSink {
         SinkError { kind, message: format!("{}: {what}{remedy}", self.address) }
     }
 
-    /// Whether a redirection may be followed; the server is asked once a batch at most.
+    /// Tells whether a redirection may be followed; the server is asked at most once per batch.
     async fn check_redirection(&self, node: &str, asked: &mut bool) -> Result<(), (SinkErrorKind, String)> {
         if !self.nodes.is_member(node) && !*asked {
             *asked = true;
@@ -83,13 +83,13 @@ impl RedisSink {
             return Ok(());
         }
         let text = format!(
-            "the server says that {node:?} has these keys, and lists no such node of a cluster (CLUSTER SHARDS): nothing is \
+            "the server says that {node:?} has these keys, but does not list it as a node (CLUSTER SHARDS): nothing is \
              sent there; let the user run `cluster|shards` and `cluster|slots`, or give the right server in the url"
         );
         Err((SinkErrorKind::Unavailable, text))
     }
 
-    /// Sends some entries to one node; says of each what became of it.
+    /// Sends some entries to one node; returns the result of each.
     async fn send_to(&self, node: &str, entries: &[&Entry]) -> Vec<EntryResult> {
         let failed = |error: &redis::RedisError| {
             let kind = kind_of(error);
@@ -106,7 +106,7 @@ impl RedisSink {
         let replies = match command::send(&mut connection, entries, seconds, self.options.timeout).await {
             Ok(replies) => replies,
             Err(error) => {
-                // The connection is not given back: what it would answer next is unknown.
+                // The connection is not reused: its next answer is unknown.
                 self.nodes.forget(node);
                 return failed(&error);
             }
@@ -129,34 +129,30 @@ impl RedisSink {
         if command::are_in_order(&replies, seconds.is_some(), connection.fsyncs()) {
             self.nodes.give_back(node, connection);
         } else {
-            // Whose replies these are is unknown, and its next ones may be to these commands.
-            not_durable(
-                &mut results,
-                SinkErrorKind::Unnamed,
-                "a reply of another type than its command's came beside it",
-            );
+            // It is unknown which commands these replies belong to, and the next ones may belong to these commands.
+            not_durable(&mut results, SinkErrorKind::Unnamed, "one reply has a type that its command does not give");
         }
         results
     }
 }
 
-/// What became of an entry.
+/// The result of an entry.
 #[derive(Debug, Clone)]
 enum EntryResult {
     Delivered,
-    /// A cluster's other node has it.
+    /// Another node of the cluster has it.
     Moved {
         slot: u16,
         node: String,
     },
     Rejected(String),
-    /// Refused by name, for a reason that may pass.
+    /// Refused, for a reason that may pass.
     Refused(String),
     Failed(SinkErrorKind, String),
 }
 
 impl EntryResult {
-    /// Of an entry's replies: to JSON.SET, and to EXPIRE where it was sent. Nothing but OK and 1 is success.
+    /// From an entry's replies: to JSON.SET, and to EXPIRE if it was sent. Only OK and 1 are success.
     fn of(replies: &[Value]) -> Self {
         let mut replies = replies.iter();
         match replies.next() {
@@ -166,9 +162,9 @@ impl EntryResult {
         }
         match replies.next() {
             None | Some(Value::Int(1)) => Self::Delivered,
-            // EXPIRE found no such key: it was evicted, or deleted, since JSON.SET.
+            // EXPIRE found no such key: it was evicted or deleted since JSON.SET.
             Some(Value::Int(0)) => {
-                let text = "the key was gone before its EXPIRE: does the server evict keys?".to_owned();
+                let text = "the key was removed before its EXPIRE: check whether the server evicts keys".to_owned();
                 Self::Failed(SinkErrorKind::Full, text)
             }
             Some(other) => Self::without_success("EXPIRE", other),
@@ -182,14 +178,14 @@ impl EntryResult {
         let text = error.details().map_or_else(|| error.code().to_owned(), |d| format!("{} {d}", error.code()));
         match Fault::of(error.code(), error.details().unwrap_or_default()) {
             Fault::Moved { slot, node } => Self::Moved { slot, node },
-            Fault::Away(kind) => Self::Failed(kind, text),
+            Fault::Unavailable(kind) => Self::Failed(kind, text),
             Fault::Refused => Self::Rejected(text),
             Fault::Unknown => Self::Refused(text),
         }
     }
 }
 
-/// Takes back what was delivered.
+/// Revokes what was delivered.
 fn not_durable(results: &mut [EntryResult], kind: SinkErrorKind, text: &str) {
     for result in results {
         if matches!(result, EntryResult::Delivered) {
@@ -217,7 +213,7 @@ impl Sink for RedisSink {
         }
         let mut warnings: Vec<String> = connection.why_not_fsynced().map(str::to_owned).into_iter().collect();
         let made = indexes::create(&mut connection, &self.options.streams);
-        // Records are worth more than indexes: whether the server is there they will tell by themselves.
+        // Records are more important than indexes: their own delivery shows whether the server is available.
         let problem = match tokio::time::timeout(INDEXES_TIMEOUT.min(self.options.timeout), made).await {
             Ok(Ok(more)) => {
                 warnings.extend(more);
@@ -228,7 +224,7 @@ impl Sink for RedisSink {
             Err(_) => "the server does not answer FT.CREATE in time".to_owned(),
         };
         warnings.push(format!(
-            "{}: the search indexes were not all made, which is tried again within minutes: {problem}",
+            "{}: not all search indexes were created, which is tried again within minutes: {problem}",
             self.address
         ));
         Ok(warnings)
@@ -242,7 +238,7 @@ impl Sink for RedisSink {
         let mut outcomes = vec![Outcome::Retry; batch.records.len()];
         let mut failures = Failures::default();
         let mut next = 0;
-        while next < batch.records.len() && failures.away.is_none() {
+        while next < batch.records.len() && failures.unavailable.is_none() {
             let encoding = {
                 let (batch, encoder, labels) = (batch.clone(), Arc::clone(&self.encoder), Arc::clone(&self.labels));
                 run_blocking(move |given_up| {
@@ -257,8 +253,8 @@ impl Sink for RedisSink {
             };
             self.send_entries(&entries, &mut outcomes, &mut failures).await;
         }
-        let Failures { away, unnamed } = failures;
-        let error = away.or(unnamed);
+        let Failures { unavailable, unnamed } = failures;
+        let error = unavailable.or(unnamed);
         BatchOutcome { records: outcomes, error: error.map(|(kind, text)| self.error(kind, &text)) }
     }
 
@@ -270,14 +266,14 @@ impl Sink for RedisSink {
 /// Why some records are to be retried.
 #[derive(Debug, Default)]
 struct Failures {
-    away: Option<(SinkErrorKind, String)>,
+    unavailable: Option<(SinkErrorKind, String)>,
     unnamed: Option<(SinkErrorKind, String)>,
 }
 
 impl RedisSink {
-    /// Sends a part of a batch, wherever its keys are.
+    /// Sends a part of a batch to the nodes of its keys.
     async fn send_entries(&self, entries: &[Entry], outcomes: &mut [Outcome], failures: &mut Failures) {
-        let Failures { away, unnamed } = failures;
+        let Failures { unavailable, unnamed } = failures;
         let mut asked = false;
         let mut todo: Vec<&Entry> = entries.iter().collect();
         for _ in 0..REDIRECTIONS {
@@ -295,13 +291,13 @@ impl RedisSink {
                                 self.nodes.learn(slot, node);
                                 todo.push(entry);
                             }
-                            Err(failure) => *away = Some(failure),
+                            Err(failure) => *unavailable = Some(failure),
                         },
                         EntryResult::Refused(text) => outcomes[entry.record] = Outcome::Failed(text),
                         EntryResult::Failed(SinkErrorKind::Unnamed, text) => {
                             *unnamed = Some((SinkErrorKind::Unnamed, text))
                         }
-                        EntryResult::Failed(kind, text) => *away = Some((kind, text)),
+                        EntryResult::Failed(kind, text) => *unavailable = Some((kind, text)),
                     }
                 }
             }
@@ -310,7 +306,7 @@ impl RedisSink {
             }
         }
         if !todo.is_empty() {
-            away.get_or_insert((SinkErrorKind::Unavailable, "the cluster keeps moving these keys".to_owned()));
+            unavailable.get_or_insert((SinkErrorKind::Unavailable, "the cluster keeps moving these keys".to_owned()));
         }
     }
 }
@@ -319,7 +315,7 @@ impl RedisSink {
 mod tests {
     use super::*;
 
-    /// All that a server may answer besides errors.
+    /// All that a server can answer other than errors.
     fn replies() -> Vec<Value> {
         vec![
             Value::Okay,

@@ -1,11 +1,11 @@
-//! Connections: a few per node, and which node has which of a cluster's slots.
+//! Connections: a few per node, and the node of each of a cluster's slots.
 //!
-//! A redirection is an answer like any other: whoever gives it could have user, password and records sent to a host of theirs.
-//! It is followed only where the server that the URL names says, asked for it, that it is one of a cluster, and that the host is
-//! another one. Its list is believed: it has user, password and records already, and could hand them on itself. No other
-//! node is asked, and the log names the nodes. Over TLS each of them has to show a certificate for its name.
+//! A redirection is an answer like any other: a malicious one could have user, password and records sent to a foreign host.
+//! It is followed only if the server of the URL, when asked, says that it is part of a cluster that includes this host. Its
+//! list is trusted: it already has user, password and records, and could pass them on itself. No other node is asked, and
+//! the log names the nodes. Over TLS each of them has to show a certificate for its name.
 //!
-//! A batch has a connection to itself: WAITAOF speaks of the writes of its own connection, and holds up what comes after it.
+//! A batch has its own connection: WAITAOF refers to the writes of its connection, and delays what comes after it.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -19,7 +19,7 @@ use redis::{
     aio::MultiplexedConnection,
 };
 
-/// The node that the URL names.
+/// The node of the URL.
 pub(super) const FIRST: &str = "";
 
 /// A cluster's hash slots.
@@ -30,9 +30,9 @@ pub(super) struct Nodes {
     first: ConnectionInfo,
     timeout: Duration,
     idle: Mutex<HashMap<String, Vec<Connection>>>,
-    /// Learned from redirections; a slot that is not here is asked of the first node.
+    /// Learned from redirections; for a slot that is not here, the first node is asked.
     slots: Mutex<HashMap<u16, String>>,
-    /// The cluster's nodes, `host:port`, as the first node lists them; none where it is no cluster.
+    /// The cluster's nodes, `host:port`, as the first node lists them; none if it is not a cluster.
     members: Mutex<HashSet<String>>,
 }
 
@@ -47,7 +47,7 @@ impl Nodes {
         Self { first, timeout, idle: Mutex::default(), slots: Mutex::default(), members: Mutex::default() }
     }
 
-    /// Where a slot's keys go.
+    /// The node of a slot's keys.
     pub(super) fn node_of(&self, slot: u16) -> String {
         self.slots.lock().get(&slot).cloned().unwrap_or_else(|| FIRST.to_owned())
     }
@@ -56,12 +56,12 @@ impl Nodes {
         self.slots.lock().insert(slot, node);
     }
 
-    /// True where the first node has listed this one.
+    /// True if the first node has listed this one.
     pub(super) fn is_member(&self, node: &str) -> bool {
         self.members.lock().contains(node)
     }
 
-    /// Asks the first node which nodes there are.
+    /// Asks the first node for the nodes of the cluster.
     pub(super) async fn ask_members(&self) -> RedisResult<()> {
         let mut connection = self.take(FIRST).await?;
         let listed = members(connection.redis()).await?;
@@ -76,7 +76,7 @@ impl Nodes {
         Ok(())
     }
 
-    /// A connection to a node, an idle one or a new one.
+    /// A connection to a node: an idle one or a new one.
     pub(super) async fn take(&self, node: &str) -> RedisResult<Connection> {
         if let Some(idle) = self.idle.lock().get_mut(node).and_then(Vec::pop) {
             return Ok(idle);
@@ -104,7 +104,7 @@ impl Nodes {
         self.idle.lock().clear();
     }
 
-    /// A redirection names host and port only; how to connect (TLS, its certificates) is as the URL says.
+    /// A redirection names host and port only; the other options (TLS, its certificates) come from the URL.
     fn address_of(&self, node: &str) -> Option<ConnectionAddr> {
         let (host, port) = node.rsplit_once(':')?;
         let port = port.parse().ok()?;
@@ -119,7 +119,7 @@ impl Nodes {
     }
 }
 
-/// The nodes of a cluster; none where the server says that it is no cluster, or says nothing of the kind.
+/// The nodes of a cluster; none if the server says that it is not a cluster, or does not know the commands.
 async fn members(redis: &mut MultiplexedConnection) -> RedisResult<HashSet<String>> {
     for (command, listed) in [("SHARDS", of_shards as fn(&Value) -> HashSet<String>), ("SLOTS", of_slots)] {
         let answer: RedisResult<Value> = redis::cmd("CLUSTER").arg(command).query_async(redis).await;
@@ -128,7 +128,7 @@ async fn members(redis: &mut MultiplexedConnection) -> RedisResult<HashSet<Strin
             Err(error) if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() => {
                 return Err(error);
             }
-            // CLUSTER SHARDS is of Redis 7; and where there is no cluster, both are an error
+            // CLUSTER SHARDS needs Redis 7; without a cluster, both are an error.
             Err(_) => {}
         }
     }
@@ -158,7 +158,7 @@ fn of_slots(answer: &Value) -> HashSet<String> {
     addresses.collect()
 }
 
-/// `host:port` as a redirection names it, where a host that the node does not know of itself is empty.
+/// `host:port` in the form of a redirection, in which a host that the node does not know itself is empty.
 fn address(host: &Value, port: &Value) -> Option<String> {
     let host = match text(host).as_deref() {
         None | Some("?") => String::new(),
@@ -178,7 +178,7 @@ fn items(value: &Value) -> &[Value] {
     }
 }
 
-/// Of a map, or of a list that has names and values by turns, as RESP2 writes a map.
+/// Looks up a name in a map, or in a list of alternating names and values, as RESP2 writes a map.
 fn fields(value: &Value) -> Vec<(String, Value)> {
     match value {
         Value::Map(fields) => fields.iter().filter_map(|(name, value)| Some((text(name)?, value.clone()))).collect(),
@@ -197,7 +197,7 @@ fn text(value: &Value) -> Option<String> {
     }
 }
 
-/// A connection, and whether its writes can be waited for until they are on disk.
+/// A connection, and whether it can wait until its writes are on disk.
 pub(super) struct Connection {
     redis: MultiplexedConnection,
     not_fsynced: Option<&'static str>,
@@ -221,7 +221,7 @@ impl Connection {
         &mut self.redis
     }
 
-    /// True where WAITAOF says when writes are on disk.
+    /// True if WAITAOF says when writes are on disk.
     pub(super) fn fsyncs(&self) -> bool {
         self.not_fsynced.is_none()
     }
@@ -231,13 +231,13 @@ impl Connection {
     }
 }
 
-/// Why WAITAOF cannot be used; `None` where the error is about something else.
+/// Why WAITAOF cannot be used; `None` if the error has another cause.
 fn why(error: &RedisError) -> Option<&'static str> {
     let text = error.to_string().to_ascii_lowercase();
     if text.contains("unknown command") {
         Some(
-            "Redis before 7.2 has no WAITAOF: it acknowledges records before they are on disk; what it loses in a crash is \
-             lost (`appendonly yes` with `appendfsync always` closes the gap)",
+            "Redis before 7.2 has no WAITAOF: it acknowledges records before they are on disk, and a crash can lose \
+             them; upgrade, or set `appendonly yes` with `appendfsync always`",
         )
     } else if text.contains("appendonly") {
         Some("appendonly is off: Redis keeps records in memory only, and loses them in a crash; set `appendonly yes`")
@@ -248,7 +248,7 @@ fn why(error: &RedisError) -> Option<&'static str> {
     }
 }
 
-/// A key's slot: CRC-16 (XMODEM) of what stands between the first braces, or of the whole key where nothing does.
+/// The slot of a key: CRC-16 (XMODEM) of the text between the first braces, or of the whole key if there is none.
 pub(super) fn slot_of(key: &[u8]) -> u16 {
     let tag = key.iter().position(|&byte| byte == b'{').and_then(|open| {
         let rest = &key[open + 1..];

@@ -1,4 +1,4 @@
-//! Where the Redis sink delivers to, and the checks that need no server.
+//! The destination of the Redis sink, and the checks that need no server.
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
@@ -19,23 +19,23 @@ use crate::{
 #[derive(Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct RedisOptions {
-    /// redis: where; or url_file, or LiveKit's `redis:` at the top level; rediss:// for TLS
+    /// redis: the URL, or url_file, or LiveKit's `redis:` at the top level; rediss:// for TLS
     #[serde_as(as = "Is<RedisUrl>")]
     #[schemars(example = "redis://127.0.0.1:6379/")]
     pub url: String,
     /// redis: a file that holds the url
     #[serde_as(as = "Option<Is<Text>>")]
     pub url_file: Option<PathBuf>,
-    /// mongodb, redis: documents expire after this (in MongoDB by a TTL index on openvidu_expire_at); never: they stay
+    /// mongodb, redis: documents expire after this (in MongoDB by a TTL index on openvidu_expire_at); never: they are kept
     #[serde_as(as = "Is<Expiration>")]
     pub expiration: Option<Duration>,
     /// Static fields added to each document.
     #[serde(skip)]
     pub labels: BTreeMap<String, String>,
-    /// The streams that are sent here: they get search indexes.
+    /// The streams of this sink: they get search indexes.
     #[serde(skip)]
     pub streams: Vec<Stream>,
-    /// How long connecting or one pipeline may take.
+    /// The timeout of connecting or of one pipeline.
     #[serde(skip)]
     pub timeout: Duration,
 }
@@ -75,20 +75,20 @@ impl RedisOptions {
         self.labels().map(drop)
     }
 
-    /// How to connect.
+    /// The parameters of the connection.
     pub(super) fn connection(&self) -> Result<ConnectionInfo, RedisOptionsError> {
         let url = || RedisOptionsError::Url { url: without_secrets(&self.url) };
         self.url.as_str().into_connection_info().map_err(|_| url())
     }
 
-    /// The labels as each document gets them.
+    /// The labels for each document.
     pub(super) fn labels(&self) -> Result<Labels, RedisOptionsError> {
         let labels = self.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
         Labels::new(labels).map_err(|error| RedisOptionsError::Label(error.to_string()))
     }
 }
 
-/// Options that no server could make work.
+/// Options that cannot work with any server.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RedisOptionsError {
     /// The client cannot read the URL.

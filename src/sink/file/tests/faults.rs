@@ -1,4 +1,4 @@
-//! A disk that fails on demand: nothing is delivered that is not durable, and no half line stays.
+//! A disk that fails on demand: no record is delivered that is not durable, and no partial line is left.
 
 use std::{
     io,
@@ -7,7 +7,7 @@ use std::{
 
 use super::*;
 
-/// What goes wrong, and how often still.
+/// What fails, and how many more times.
 #[derive(Default)]
 pub(super) struct Faults {
     pub(super) appends: AtomicU32,
@@ -76,7 +76,7 @@ async fn a_full_disk_is_retry_and_leaves_no_half_line() {
         let outcome = sink.send_batch(events(10..20)).await;
         assert_eq!(outcome.records, vec![Outcome::Retry; 10]);
         let error = outcome.error.expect("a reason");
-        assert!(error.kind == SinkErrorKind::Full && error.message.contains("make room"), "{error:?}");
+        assert!(error.kind == SinkErrorKind::Full && error.message.contains("free space"), "{error:?}");
         assert_eq!(ids(directory.path()), numbered(0..10));
     }
     assert!(all_delivered(&sink.send_batch(events(10..20)).await));
@@ -120,7 +120,7 @@ async fn a_batch_that_nobody_waits_for_any_more_is_not_written_to_its_end() {
     let batch = small_records_of_large_documents(150);
     let left = tokio::time::timeout(Duration::from_millis(1), sink.send_batch(batch.clone())).await;
     assert!(left.is_err(), "150 large documents within a millisecond");
-    // The next one has its turn when that one has ended, and taken back what it had written.
+    // The next one has its turn after this one has ended and removed what it had written.
     assert!(all_delivered(&sink.send_batch(events(1010..1020)).await));
     assert_eq!(ids(directory.path()), numbered(1000..1020));
 }

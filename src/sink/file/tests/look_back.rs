@@ -1,8 +1,8 @@
-//! A queue that was rebuilt, and delivers all again that it still holds.
+//! A queue that was rebuilt redelivers all records that it still holds.
 
 use super::*;
 
-/// So many lines as no run remembers, in an open file and in closed ones, compressed or not.
+/// More lines than the sink remembers, in an open file and in closed ones, compressed or not.
 const MANY: u64 = 300_000;
 
 fn write_many(directory: &Path, at: i64) {
@@ -24,7 +24,7 @@ async fn deliver_all(sink: &FileSink, records: u64) {
 }
 
 #[tokio::test]
-async fn after_it_looked_back_no_line_stands_twice_however_many_come_again() {
+async fn after_it_looked_back_no_line_is_written_twice_however_many_are_redelivered() {
     let directory = tempfile::tempdir().expect("directory");
     let began = now_millis();
     write_many(directory.path(), began);
@@ -66,11 +66,11 @@ async fn it_looks_into_no_file_that_was_written_before() {
     assert_eq!(seen(now - day).await, [false, true, true], "the one before: its last line may be as young");
     assert_eq!(seen(now - 3 * day).await, [true; 3]);
     assert_eq!(seen(now + day).await, [true; 3], "the clock was wrong when they came");
-    assert_eq!(seen(i64::MAX).await, [false; 3], "none may come again");
+    assert_eq!(seen(i64::MAX).await, [false; 3], "none may be redelivered");
 }
 
 #[tokio::test]
-async fn a_folder_that_someone_removed_holds_no_lines_to_look_back_at() {
+async fn a_directory_that_someone_removed_has_no_lines_to_look_back_at() {
     let directory = tempfile::tempdir().expect("directory");
     let path = directory.path().join("out");
     let sink = open(options(&path)).await;

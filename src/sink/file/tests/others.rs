@@ -1,4 +1,4 @@
-//! Others that do something in the sink's directory: a rotation that empties the file, links that lie in wait, leftovers.
+//! Other programs in the sink's directory: a rotation that empties the file, malicious links, leftovers.
 
 use std::os::unix::fs::{MetadataExt, symlink};
 
@@ -22,12 +22,12 @@ async fn a_file_that_someone_emptied_is_gone_on_with_and_holds_no_nul() {
     fs::OpenOptions::new().write(true).truncate(true).open(&file).expect("emptied");
     assert!(all_delivered(&sink.send_batch(written(3)).await));
     assert_eq!((ids(directory.path()), files(directory.path()).len()), (numbered(500..503), 1));
-    // Emptied, and then a batch that fails.
+    // Emptied, followed by a batch that fails.
     fs::OpenOptions::new().write(true).truncate(true).open(&file).expect("emptied");
     assert!(all_delivered(&sink.send_batch(written(1)).await));
     assert_eq!(ids(directory.path()), numbered(503..504));
     assert!(!fs::read(&file).expect("file").contains(&0));
-    // Cut within a line: the next one does not go on with that half.
+    // Cut within a line: the next line does not continue the partial one.
     fs::OpenOptions::new().write(true).open(&file).and_then(|file| file.set_len(7)).expect("cut");
     assert!(all_delivered(&sink.send_batch(written(2)).await));
     let last = files(directory.path()).pop().expect("a new file");
@@ -54,10 +54,10 @@ async fn a_file_that_is_not_compressed_leaves_nothing_unfinished_beside_it() {
     for (compression, suffix) in [(FileCompression::Gzip, ".gz"), (FileCompression::Zstd, ".zst")] {
         let path = directory.path().join("events-20261122T010203.456Z.ndjson");
         fs::write(&path, "{}\n").expect("written");
-        // What is in the way of the last step.
+        // Blocks the last step.
         let finished = PathBuf::from(format!("{}{suffix}", path.display()));
         fs::create_dir_all(finished.join("in-the-way")).expect("made");
-        closed::compress(&path, compression).expect_err("the name is taken");
+        closed::compress(&path, compression).expect_err("the name is in use");
         assert!(path.exists() && !PathBuf::from(format!("{}.tmp", finished.display())).exists(), "{suffix}");
     }
 }

@@ -1,4 +1,4 @@
-//! A spool in memory, for tests: takes at once or at a disk's speed, refuses, hangs, as told.
+//! A fake spool in memory, for tests: accepts at once or at a disk's speed, refuses, or hangs.
 
 use std::{
     sync::{
@@ -17,14 +17,14 @@ use crate::{
     spool::{Appended, FullLimit},
 };
 
-/// How it behaves from now on.
+/// Its behaviour from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mood {
-    Takes,
+pub(crate) enum Mode {
+    Accepts,
     /// As fast as a disk that writes 50 MiB/s, one batch after another.
     Slow,
     Full,
-    /// Full, and drops what comes: it counts that as missed.
+    /// Full, and drops new records: it counts them as missed.
     DropsNewest,
     NeverFits,
     Hang,
@@ -37,26 +37,26 @@ const SLOW_PER_BYTE: Duration = Duration::from_nanos(19);
 pub(crate) struct MemorySpool {
     batches: Mutex<Vec<RecordBatch>>,
     disk: tokio::sync::Mutex<()>,
-    mood: tokio::sync::watch::Sender<Mood>,
+    mode: tokio::sync::watch::Sender<Mode>,
     missed: AtomicU64,
 }
 
 impl MemorySpool {
     pub(crate) fn new() -> Arc<Self> {
-        let mood = tokio::sync::watch::Sender::new(Mood::Takes);
+        let mode = tokio::sync::watch::Sender::new(Mode::Accepts);
         Arc::new(Self {
             batches: Mutex::default(),
             disk: tokio::sync::Mutex::default(),
-            mood,
+            mode,
             missed: AtomicU64::default(),
         })
     }
 
-    pub(crate) fn set(&self, mood: Mood) {
-        self.mood.send_replace(mood);
+    pub(crate) fn set(&self, mode: Mode) {
+        self.mode.send_replace(mode);
     }
 
-    /// What was noted as missed.
+    /// The records counted as missed.
     pub(crate) fn missed(&self) -> u64 {
         self.missed.load(Relaxed)
     }
@@ -73,29 +73,29 @@ impl MemorySpool {
 #[async_trait]
 impl Append for MemorySpool {
     async fn append(&self, batch: RecordBatch) -> Result<Appended, CannotAppend> {
-        let mut mood = self.mood.subscribe();
-        let mood = *mood.wait_for(|mood| *mood != Mood::Hang).await.expect("the sender lives in self");
+        let mut mode = self.mode.subscribe();
+        let mode = *mode.wait_for(|mode| *mode != Mode::Hang).await.expect("the sender lives in self");
         let refused = |reason, message: &str| Err(CannotAppend { reason, message: message.to_owned() });
-        match mood {
-            Mood::Full => return refused(Refused::Full, "the spool is full"),
-            Mood::DropsNewest => {
+        match mode {
+            Mode::Full => return refused(Refused::Full, "the spool is full"),
+            Mode::DropsNewest => {
                 self.missed.fetch_add(u64::from(batch.count()), Relaxed);
                 return Ok(Appended::Dropped { limit: FullLimit::NoSpace });
             }
-            Mood::NeverFits => return refused(Refused::TooLarge, "it never fits"),
-            Mood::Slow => {
+            Mode::NeverFits => return refused(Refused::TooLarge, "it never fits"),
+            Mode::Slow => {
                 let _one_at_a_time = self.disk.lock().await;
                 let bytes = u32::try_from(batch.bytes().len()).unwrap_or(u32::MAX);
                 tokio::time::sleep(SLOW_PER_BYTE * bytes).await;
                 self.batches.lock().push(batch);
             }
-            Mood::Takes | Mood::Hang => self.batches.lock().push(batch),
+            Mode::Accepts | Mode::Hang => self.batches.lock().push(batch),
         }
         Ok(Appended::Kept)
     }
 
     fn drops_newest(&self) -> bool {
-        *self.mood.borrow() == Mood::DropsNewest
+        *self.mode.borrow() == Mode::DropsNewest
     }
 
     fn count_missed(&self, records: u64) {

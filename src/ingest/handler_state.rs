@@ -1,5 +1,5 @@
-//! What the handlers of HTTP requests share, and how each reads its body: within the limits, and for as long as its sender
-//! is let in.
+//! What the handlers of HTTP requests share, and how each reads its body: within the limits, and while its sender is
+//! authorized.
 
 use std::{io, sync::Arc};
 
@@ -20,17 +20,17 @@ use super::{
 
 /// What the handlers share.
 #[derive(Clone)]
-pub(super) struct Door {
+pub(super) struct HandlerState {
     pub intake: Arc<Intake>,
     pub authenticator: Arc<Authenticator>,
     pub converter: Converter,
     pub limits: BodyLimits,
     pub repeats: Arc<Repeats>,
-    /// For requests to where nothing is taken: records, webhooks.
-    pub astray: Arc<[Throttle; 2]>,
+    /// For requests to addresses that accept records or webhooks.
+    pub not_found: Arc<[Throttle; 2]>,
 }
 
-impl Door {
+impl HandlerState {
     /// # Errors
     /// When the threads that convert bodies cannot be started.
     pub(super) fn new(
@@ -44,11 +44,11 @@ impl Door {
             intake,
             authenticator,
             repeats: Arc::default(),
-            astray: Arc::default(),
+            not_found: Arc::default(),
         })
     }
 
-    /// Reads a body, for as long as its sender is let in.
+    /// Reads a body, while its sender is authorized.
     pub(super) async fn read(
         &self,
         protocol: Protocol,
@@ -64,9 +64,9 @@ impl Door {
             alive.iter().for_each(Visit::is_alive);
             frame
         });
-        let turned_away = async {
+        let evicted = async {
             match &visit {
-                // Whoever only makes room for others may say what they began to say.
+                // A connection that is closed to free its place may finish what it began to send.
                 Some(visit) => match visit.closed().await {
                     why if why.reason == Refused::Unauthenticated => why,
                     _ => std::future::pending().await,
@@ -75,7 +75,7 @@ impl Door {
             }
         };
         tokio::select! {
-            why = turned_away => Err(why),
+            why = evicted => Err(why),
             read = body::read(body, &head.headers, limits, self.intake.memory()) => read,
             why = pass.ended() => Err(self.authenticator.refuse(protocol, &why, peer, self.intake.status())),
         }
