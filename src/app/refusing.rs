@@ -1,5 +1,5 @@
-//! Why a sink's spool keeps no records now, and what to do about it: for the status, `/readyz` and the metrics. It names no
-//! path: that is the log's business.
+//! Why a sink's spool keeps no records now, and what to do about it: for the status, `/readyz` and the metrics. The texts
+//! name no path; the log does.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use crate::{
 pub(super) enum Refusing {
     /// A limit is reached.
     Full(String),
-    /// The same, and by the user's policy new records go: calls are answered OK.
+    /// A limit is reached, and the configured policy drops new records: calls are answered OK.
     DropsNewest(String),
     /// It cannot write.
     Failed(String),
@@ -23,7 +23,7 @@ pub(super) enum Refusing {
 }
 
 impl Refusing {
-    /// By what became of a batch; `None` where it was kept.
+    /// From the result of an append; `None` if the batch was kept.
     pub(super) fn of_append(result: &Result<Appended, CannotAppend>) -> Option<Self> {
         match result {
             Ok(Appended::Kept) => None,
@@ -33,12 +33,12 @@ impl Refusing {
         }
     }
 
-    /// By why the spool does not open.
+    /// From the reason why the spool does not open.
     pub(super) fn of_open_error(error: &OpenError) -> Self {
         Self::NotOpen(error.cause(), error.remedy())
     }
 
-    /// By what the spool says of itself; `None` where it takes records.
+    /// From the spool's own state; `None` if it accepts records.
     pub(super) fn of_status(status: &SpoolStatus, when_full: WhenFull) -> Option<Self> {
         match status.writer {
             WriterState::Taking => None,
@@ -60,7 +60,7 @@ impl Refusing {
     pub(super) const fn remedy(&self) -> &'static str {
         match self {
             Self::Full(_) | Self::DropsNewest(_) => {
-                "bring the sink back, free disk space, or raise spool.max_bytes and `livekit-spool reload`"
+                "make the sink available again, free disk space, or raise spool.max_bytes and `livekit-spool reload`"
             }
             Self::Failed(_) => {
                 "check the disk; if the sink's directory in data_dir was moved or removed, put it back; if records are still \
@@ -79,7 +79,7 @@ impl Refusing {
 impl fmt::Display for Refusing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Full(why) | Self::Failed(why) => write!(f, "the spool takes no records: {why}"),
+            Self::Full(why) | Self::Failed(why) => write!(f, "the spool accepts no records: {why}"),
             Self::DropsNewest(why) => write!(f, "the spool drops new records: {why}"),
             Self::NotOpen(why, _) => write!(f, "the spool does not open: {why}"),
         }

@@ -442,11 +442,11 @@ fn one_address_for_two_servers_is_refused_by_check_config_and_by_run() {
         [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("", "127.0.0.1"), ("", "[::1]"), ("[::]", "0.0.0.0")]
     {
         for spool in [with(&at(a), &at(b), "none"), with(&at(b), "none", &at(a)), with("none", &at(a), &at(b))] {
-            fails(&spool, &["check-config"], 2, "are one address");
-            fails(&spool, &["run"], 2, "are one address");
+            fails(&spool, &["check-config"], 2, "are the same address");
+            fails(&spool, &["run"], 2, "are the same address");
         }
     }
-    fails(&with("unix:./s", "unix:./s", "none"), &["check-config"], 2, "are one address");
+    fails(&with("unix:./s", "unix:./s", "none"), &["check-config"], 2, "are the same address");
     ok(&with("127.0.0.1:0", "127.0.0.1:0", "none"), &["check-config"]);
     ok(&with(&at("127.0.0.1"), &at("127.0.0.2"), &at("[::1]")), &["check-config"]);
 }

@@ -366,7 +366,7 @@ async fn in_terminal(directory: &Path, before: &str) -> (std::process::Child, u3
     command.args(["-qfc", &run, "/dev/null"]).stdin(Stdio::null()).stdout(Stdio::null());
     let terminal = command.spawn().expect("script (util-linux)");
     support::eventually("it takes records", || async {
-        fs::read_to_string(directory.join("log")).is_ok_and(|log| log.contains("takes records"))
+        fs::read_to_string(directory.join("log")).is_ok_and(|log| log.contains("accepts records"))
     })
     .await;
     (terminal, fs::read_to_string(directory.join("pid")).unwrap().trim().parse().unwrap())
