@@ -1,7 +1,7 @@
-//! No kind of line floods the log: of lines from one place in the code, so many are written in a while, the others are
-//! counted, and one line says how many there were.
+//! Limits the rate of each kind of log line: of the lines from one place in the code, a limited number is written in each
+//! period. The others are counted, and one line reports their number.
 //!
-//! What somebody asked for by a finer level (debug, trace) is written as it comes.
+//! Lines of the levels debug and trace are not limited: whoever enabled them wants all of them.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,7 @@ use tracing::{
 use tracing_subscriber::layer::{Context, Layer};
 
 const INTERVAL: Duration = Duration::from_secs(10);
-/// Lines of a kind in this time: of ours each may be about another sink; other crates' are about what strangers do.
+/// Lines of a kind per period. Our own lines can each be about another sink; those of other crates are caused by clients.
 const OURS: u32 = 100;
 const OTHERS: u32 = 10;
 
@@ -30,7 +30,7 @@ pub(super) struct Kinds(Mutex<HashMap<Identifier, Kind>>);
 struct Kind {
     since: Instant,
     written: u32,
-    /// Not written since then; with the last one's message.
+    /// Lines not written since then, with the message of the last one.
     held_back: Option<HeldBack>,
 }
 
@@ -39,14 +39,14 @@ struct Kind {
 pub(super) struct HeldBack {
     pub(super) level: Level,
     pub(super) of: &'static str,
-    /// What one of them said.
+    /// The message of one of them.
     pub(super) message: String,
     pub(super) lines: u64,
 }
 
 impl Kinds {
     fn may_write(&self, metadata: &'static Metadata<'static>, message: impl FnOnce() -> String) -> bool {
-        // This one says how many there were.
+        // This is the line that reports a number.
         if *metadata.level() > Level::INFO || metadata.target().starts_with(module_path!()) {
             return true;
         }
@@ -72,7 +72,7 @@ impl Kinds {
         false
     }
 
-    /// What was held back of kinds whose time is over.
+    /// The suppressed lines of kinds whose period is over.
     fn over(&self) -> Vec<HeldBack> {
         let mut kinds = self.0.lock();
         let now = Instant::now();
@@ -86,7 +86,7 @@ impl Kinds {
         over
     }
 
-    /// Says what was held back.
+    /// Logs how many lines were suppressed.
     pub(super) fn sum_up(&self) {
         for HeldBack { level, of, message, lines } in self.over() {
             match level {
@@ -98,7 +98,7 @@ impl Kinds {
     }
 }
 
-/// The layer that asks the kinds.
+/// The layer that applies the limits.
 pub(super) struct Limited(pub(super) &'static Kinds);
 
 impl<S: Subscriber> Layer<S> for Limited {
@@ -127,7 +127,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts what comes through.
+    /// Counts the lines that pass.
     #[derive(Default)]
     struct Written(Mutex<u32>);
 

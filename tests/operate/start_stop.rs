@@ -391,7 +391,7 @@ async fn a_run_in_the_foreground_ends_with_its_terminal_and_nohup_lets_it_run_on
         if !lives_on {
             support::eventually("it ends", || async { !is_alive(pid) }).await;
             let log = fs::read_to_string(spool.directory().join("log")).unwrap();
-            assert!(log.contains("the terminal is closed") && log.contains("stopped; what is left"), "{log}");
+            assert!(log.contains("the terminal was closed") && log.contains("stopped; the backlog"), "{log}");
             continue;
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
