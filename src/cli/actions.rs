@@ -68,7 +68,7 @@ pub(super) fn ready(common: &Common) -> Outcome {
             let sinks: Vec<Value> = sinks.collect();
             output::json(&json!({ "ready": process.ready, "not_ready": process.not_ready, "blocked": sinks }))?;
         } else if process.ready {
-            output::line("taking records")?;
+            output::line("accepting records")?;
             for (name, state, error) in blocked {
                 output::complain(format!("sink {name} is {state}: {error}").trim_end_matches([':', ' ']));
             }

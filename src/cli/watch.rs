@@ -177,8 +177,8 @@ fn brief(sink: &SinkStatus) -> Line<'_> {
 
 fn headline(snapshot: &Snapshot) -> Vec<Line<'_>> {
     let state = match &snapshot.process {
-        Some(process) if process.ready => Span::from("taking records").green(),
-        Some(_) => Span::from("not taking records").red(),
+        Some(process) if process.ready => Span::from("accepting records").green(),
+        Some(_) => Span::from("not accepting records").red(),
         None => Span::from("not running").yellow(),
     };
     let taken = snapshot

@@ -257,7 +257,7 @@ async fn what_a_full_spool_drops_by_its_policy_is_told_by_import_and_send_and_co
     assert_eq!(dropped(&spool), 4);
 
     assert!(
-        ok(&spool, &["ready"]).contains("taking records"),
+        ok(&spool, &["ready"]).contains("accepting records"),
         "calls are answered OK: nobody should be sent elsewhere"
     );
     let backlog = spool.backlog();
