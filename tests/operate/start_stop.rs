@@ -433,7 +433,7 @@ async fn what_stands_in_the_place_of_the_socket_is_told_at_once() {
     let spool = Setup::new().files("files").start().await;
     let (socket, elsewhere) = (spool.data().join("livekit-spool.sock"), spool.directory().join("elsewhere"));
     let _somebody = std::os::unix::net::UnixListener::bind(&elsewhere).unwrap();
-    for (what, said_of_it) in [("link", "a symbolic link"), ("dangling", "a symbolic link"), ("file", "no socket")] {
+    for (what, said_of_it) in [("link", "a symbolic link"), ("dangling", "a symbolic link"), ("file", "not a socket")] {
         fs::remove_file(&socket).unwrap();
         match what {
             "link" => std::os::unix::fs::symlink(&elsewhere, &socket).unwrap(),
