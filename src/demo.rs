@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_is_all_bundled_records_with_ids_that_never_come_twice() {
+    fn a_round_has_all_bundled_records_with_ids_that_are_never_reused() {
         let mut playback = Playback::new();
         assert_eq!(playback.round(), 763 + 482);
         let records: Vec<_> = playback.by_ref().take(2 * 1245).collect();

@@ -91,7 +91,7 @@ mod tests {
     const TRICKS: &str = "a\u{1B}[2J\u{1B}]0;t\u{7}\u{9B}31m\u{202E}b\u{2066}\u{200F}\u{E0041}\r\u{7F}\u{2028}c";
 
     #[test]
-    fn nothing_that_steers_a_terminal_is_left_and_letters_of_all_scripts_are() {
+    fn nothing_that_controls_a_terminal_is_left_and_letters_of_all_scripts_are() {
         let shown = printable(TRICKS);
         assert!(!shown.chars().any(|c| c.is_control() || steers(c)), "{shown:?}");
         assert!(shown.starts_with("a\\u001b[2J\\u001b]0;t\\u0007\\u009b31m\\u202eb"), "{shown}");

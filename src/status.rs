@@ -292,7 +292,7 @@ mod tests {
     };
 
     #[test]
-    fn what_came_in_is_one_flat_object_without_what_sinks_lost_and_is_read_back() {
+    fn the_ingest_figures_are_one_flat_object_without_the_sinks_losses_and_are_read_back() {
         let counts = IngestSnapshot {
             taken: vec![TakenCount { protocol: Protocol::Grpc, stream: Stream::Events, records: 2, bytes: 10 }],
             refused: vec![RefusedCount { protocol: Protocol::Webhook, reason: Refused::TooLarge, count: 1 }],

@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_changes_something_comes_to_its_end_without_its_caller() {
+    async fn a_request_that_changes_something_completes_without_its_client() {
         assert!(ends("POST").await);
         assert!(!ends("GET").await, "a read has no effect to complete");
     }

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_not_ours_gets_nothing() {
+    fn a_host_name_that_is_not_configured_is_refused() {
         for host in ["evil.example", "evil.example:7892", "", "localhost.evil.example", "127.0.0.1.evil.example"] {
             assert_eq!(status(None, true, "GET /api/v1/status", host, None), 421, "{host}");
             assert_eq!(status(None, true, "GET /", host, None), 421, "{host}");
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_done_for_a_web_page_but_the_page_may_be_linked_to() {
+    fn requests_of_other_web_pages_are_refused_but_the_page_can_be_linked_to() {
         let attacks = [
             &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")][..],
             &[("sec-fetch-site", "same-site"), ("origin", "http://127.0.0.1:3000")],
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn why_records_are_not_taken_is_told_to_whoever_may_read_the_status_and_has_the_token_if_there_is_one() {
+    fn why_records_are_not_accepted_is_shown_only_with_access_to_the_status_and_the_token_if_there_is_one() {
         let may_know = |token: Option<&str>, is_private: bool, host: &'static str, presented: Option<&'static str>| {
             let mut headers = HeaderMap::new();
             headers.insert(header::HOST, HeaderValue::from_static(host));

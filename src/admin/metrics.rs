@@ -131,16 +131,16 @@ fn process(out: &mut Output, snapshot: &Snapshot) {
 
 fn ingest(out: &mut Output, ingest: &Ingest) {
     let counts = &ingest.counts;
-    let taken = |value: fn(&TakenCount) -> u64| {
+    let accepted = |value: fn(&TakenCount) -> u64| {
         move |out: &mut Output, metric: Metric| {
-            for taken in &counts.taken {
-                let labels = [("protocol", taken.protocol.as_str()), ("stream", taken.stream.as_str())];
-                out.sample(metric, &labels, value(taken) as f64);
+            for accepted in &counts.taken {
+                let labels = [("protocol", accepted.protocol.as_str()), ("stream", accepted.stream.as_str())];
+                out.sample(metric, &labels, value(accepted) as f64);
             }
         }
     };
-    out.family(IN_RECORDS, taken(|taken| taken.records));
-    out.family(IN_BYTES, taken(|taken| taken.bytes));
+    out.family(IN_RECORDS, accepted(|accepted| accepted.records));
+    out.family(IN_BYTES, accepted(|accepted| accepted.bytes));
     out.family(REFUSED, |out, metric| {
         for refused in &counts.refused {
             let labels = [("protocol", refused.protocol.as_str()), ("reason", refused.reason.as_str())];
@@ -326,7 +326,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_two_metrics_are_of_one_family() {
+    fn metrics_have_different_families() {
         // OpenMetrics names a family without these suffixes; the samples in it end with them.
         const SUFFIXES: [&str; 6] = ["_total", "_created", "_bucket", "_sum", "_count", "_info"];
         let family = |metric: &Metric| {

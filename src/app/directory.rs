@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_process_is_told_who_has_the_folder() {
+    fn a_second_process_learns_which_process_uses_the_directory() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("data");
         let directory = DataDirectory::open(&path).unwrap();
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_looks_at_the_lock_is_not_taken_for_a_second_process() {
+    fn a_check_of_the_lock_does_not_count_as_a_second_process() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("data");
         drop(DataDirectory::open(&path).unwrap());
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_to_be_there_is_not_made() {
+    fn a_missing_directory_is_not_created_for_a_command() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("data");
         let error = DataDirectory::open_existing(&path).unwrap_err().to_string();
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_in_the_locks_place_is_not_followed() {
+    fn a_link_in_place_of_the_lock_is_not_followed() {
         let data = tempfile::tempdir().unwrap();
         let precious = data.path().join("precious");
         fs::write(&precious, "precious").unwrap();
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn only_folders_with_a_journal_are_spools() {
+    fn only_directories_with_a_journal_are_spools() {
         let data = tempfile::tempdir().unwrap();
         for directory in ["mongo/journal", "files/journal", "out", "Not A Sink/journal"] {
             fs::create_dir_all(data.path().join(directory)).unwrap();

@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_leaves_a_gap_and_takes_the_changes_with_it() {
+    fn a_clock_that_is_set_back_leaves_a_gap_and_shifts_the_changes() {
         let mut history = History::default();
         history.sample(START, &[("a", point(0))]);
         history.record(START + 3000, "a", SinkState::Unavailable, Some("refused"));
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_bounded_in_number_and_length_and_go_with_the_points_they_belong_to() {
+    fn changes_are_bounded_in_number_and_length_and_expire_with_their_points() {
         let mut history = History::default();
         history.sample(START, &[("a", point(0))]);
         for number in 0..3 * CHANGES as i64 {
@@ -252,7 +252,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
-        fn whatever_the_clock_does_it_stays_bounded_and_ends_with_what_came_last(
+        fn the_history_stays_bounded_and_ends_with_the_newest_sample_whatever_the_clock_does(
             moves in proptest::collection::vec((-5_000_000_i64..5_000_000, 0..3), 1..600)
         ) {
             let (mut history, mut at) = (History::default(), START);

@@ -104,7 +104,7 @@ impl App {
         let rates = self.rates.lock();
         let snapshot = Snapshot {
             process: Some(self.process(not_ready)),
-            ingest: Some(snapshot::ingest(ingest, rates.taken())),
+            ingest: Some(snapshot::ingest(ingest, rates.accepted())),
             sinks,
             changes: rates.changes(),
             ..empty_snapshot(&config, disk)
@@ -143,9 +143,9 @@ impl App {
         let changed = {
             let mut rates = self.rates.lock();
             if sample {
-                let taken = snapshot.ingest.as_ref().map_or(0, |ingest| ingest.records);
+                let accepted = snapshot.ingest.as_ref().map_or(0, |ingest| ingest.records);
                 let sinks: Vec<_> = inspected.iter().map(|inspected| (&inspected.status, inspected.counters)).collect();
-                rates.sample(snapshot.at, taken, &sinks);
+                rates.sample(snapshot.at, accepted, &sinks);
             }
             rates.record_changes(snapshot.at, inspected.iter().map(|inspected| &inspected.status))
         };

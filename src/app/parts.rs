@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_part_that_ends_by_itself_is_told_of_however_it_ended() {
+    async fn a_part_that_ends_by_itself_is_reported_however_it_ended() {
         let no_thread = async { Err(io::Error::other("no thread")) };
         assert_eq!(end_of(no_thread, false).await.unwrap(), "the server has ended: no thread");
         assert_eq!(end_of(async { Ok(()) }, false).await.unwrap(), "the server has ended: unexpectedly");

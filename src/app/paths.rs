@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_sink_may_not_write_into_a_spool_nor_above_one_by_whatever_way() {
+    fn a_file_sink_cannot_write_into_a_spool_or_above_one_by_any_path() {
         let parent = tempfile::tempdir().unwrap();
         let data = parent.path().join("data");
         for directory in ["mongo/journal", "left/journal", "out"] {
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn links_in_a_circle_come_to_an_end() {
+    fn circular_links_are_not_followed_forever() {
         let parent = tempfile::tempdir().unwrap();
         symlink("b", parent.path().join("a")).unwrap();
         symlink("a", parent.path().join("b")).unwrap();

@@ -31,7 +31,7 @@ struct Samples {
 /// Keeps the samples.
 #[derive(Debug, Default)]
 pub(super) struct Rates {
-    taken: VecDeque<u64>,
+    accepted: VecDeque<u64>,
     sinks: BTreeMap<String, Samples>,
     changes: VecDeque<Change>,
     history: History,
@@ -39,8 +39,8 @@ pub(super) struct Rates {
 
 impl Rates {
     /// Takes a sample; call it once a second.
-    pub(super) fn sample(&mut self, at: UnixMillis, taken: u64, sinks: &[(&SinkStatus, Counters)]) {
-        push(&mut self.taken, taken, RATE_SECONDS + 1);
+    pub(super) fn sample(&mut self, at: UnixMillis, accepted: u64, sinks: &[(&SinkStatus, Counters)]) {
+        push(&mut self.accepted, accepted, RATE_SECONDS + 1);
         self.sinks.retain(|name, _| sinks.iter().any(|(sink, _)| sink.name == *name));
         for (sink, counters) in sinks {
             let samples = self.sinks.entry(sink.name.clone()).or_default();
@@ -80,8 +80,8 @@ impl Rates {
     }
 
     /// Records accepted per second.
-    pub(super) fn taken(&self) -> f64 {
-        slope(&self.taken)
+    pub(super) fn accepted(&self) -> f64 {
+        slope(&self.accepted)
     }
 
     /// Records per second into a sink's spool and out of it.
@@ -137,7 +137,7 @@ mod tests {
     use crate::record::SinkName;
 
     #[test]
-    fn each_change_is_news_also_after_more_of_them_than_are_kept() {
+    fn each_change_is_reported_even_after_more_of_them_than_are_kept() {
         let name = SinkName::new("a").unwrap();
         let inspected = |state| [snapshot::blank(&name, state)];
         let mut rates = Rates::default();

@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_spool_that_takes_no_records_fails_calls_and_says_what_to_do() {
+    async fn a_spool_that_accepts_no_records_fails_calls_and_says_what_to_do() {
         assert_eq!(of(WriterState::Taking, WhenFull::Reject).await, None);
         for (writer, named) in [
             (WriterState::Full, "raise spool.max_bytes"),
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_spool_that_drops_the_newest_fails_no_call_but_one_that_cannot_write_does() {
+    async fn a_full_spool_that_drops_new_records_fails_no_calls_but_one_that_cannot_write_does() {
         let full = of(WriterState::Full, WhenFull::DropNewest).await.unwrap();
         assert!(!full.fails_calls() && full.to_string().contains("drops new records"), "{full}");
         assert!(of(WriterState::Failed, WhenFull::DropNewest).await.unwrap().fails_calls());
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_became_of_a_batch_says_it_too() {
+    fn the_result_of_an_append_tells_it_too() {
         let refused = |reason| Refusing::of_append(&Err(CannotAppend { reason, message: "no".to_owned() }));
         assert_eq!(refused(Refused::Full), Some(Refusing::Full("no".to_owned())));
         assert_eq!(refused(Refused::Unavailable), Some(Refusing::Failed("no".to_owned())));

@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_that_a_spool_makes_goes_and_its_directory_with_it() {
+    async fn everything_that_a_spool_created_is_removed_and_its_directory_too() {
         let data = tempfile::tempdir().unwrap();
         let directory = data.path().join("gone");
         spool(&directory).await;
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_spool_did_not_make_stays_and_is_named() {
+    async fn files_that_the_spool_did_not_create_stay_and_are_reported() {
         let data = tempfile::tempdir().unwrap();
         let (directory, elsewhere) = (data.path().join("mixed"), data.path().join("elsewhere"));
         spool(&directory).await;

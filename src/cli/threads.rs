@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_as_there_are_is_no_error() {
+    fn as_many_threads_as_exist_are_no_error() {
         ensure(of_command()).unwrap();
     }
 }

@@ -181,12 +181,12 @@ fn headline(snapshot: &Snapshot) -> Vec<Line<'_>> {
         Some(_) => Span::from("not accepting records").red(),
         None => Span::from("not running").yellow(),
     };
-    let taken = snapshot
+    let accepted = snapshot
         .ingest
         .as_ref()
         .map_or_else(String::new, |ingest| format!(", {} accepted, {:.0}/s", human_count(ingest.records), ingest.rate));
     vec![
-        Line::from(vec![Span::from("livekit-spool ").bold(), state, Span::from(taken)]),
+        Line::from(vec![Span::from("livekit-spool ").bold(), state, Span::from(accepted)]),
         Line::from(format!("{}: {} free", snapshot.data_dir, human_size(snapshot.disk.free_bytes))).dark_gray(),
     ]
 }

@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn of_each_kind_some_lines_are_written_and_the_others_are_summed_up() {
+    fn some_lines_of_each_kind_are_written_and_the_others_are_counted() {
         let kinds: &Kinds = Box::leak(Box::default());
         let written: &Written = Box::leak(Box::default());
         let subscriber = Registry::default().with(Limited(kinds)).with(written);

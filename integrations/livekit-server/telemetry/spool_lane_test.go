@@ -260,7 +260,7 @@ func TestLaneDropsTheRecordThatIsRefusedForGoodAndKeepsItsNeighbours(t *testing.
 
 			deliveries := len(spool.seen())
 			time.Sleep(time.Hour)
-			require.Len(t, spool.seen(), deliveries, "nothing is resent for ever")
+			require.Len(t, spool.seen(), deliveries, "nothing is resent forever")
 		})
 	}
 }
@@ -290,7 +290,7 @@ func TestLaneNeverWaitsAndCountsWhatItsFullBufferDrops(t *testing.T) {
 		for n := range 3 * fits {
 			takeEvents(lane, fmt.Sprintf("AE_%04d", n))
 		}
-		require.Zero(t, time.Since(began), "taking takes no time")
+		require.Zero(t, time.Since(began), "take does not wait")
 		require.EqualValues(t, 2*fits, lane.counters.droppedFull.Load())
 		require.LessOrEqual(t, lane.heldBytes(), lane.options.heldBytes)
 
@@ -341,7 +341,7 @@ func TestLaneLogsOneLinePerChangeOfState(t *testing.T) {
 			takeEvents(lane, "a")
 			synctest.Wait()
 		}
-		expect(t, "takes analytics")
+		expect(t, "accepts analytics")
 
 		spool.set(0, refuse(codes.Unavailable))
 		takeEvents(lane, "b")
@@ -370,7 +370,7 @@ func TestLaneLogsOneLinePerChangeOfState(t *testing.T) {
 			takeEvents(lane, "d")
 			synctest.Wait()
 		}
-		expect(t, "will not take it")
+		expect(t, "livekit-spool rejects it")
 
 		spool.set(0, nil)
 		spool.dropped = []string{"mongo=1", "files=1"}
