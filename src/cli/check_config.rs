@@ -139,13 +139,13 @@ fn overview(config: &Config) -> Vec<(&'static str, String)> {
 }
 
 fn details(sink: &SinkConfig) -> Vec<(&'static str, String)> {
-    let mut lines = vec![("to", format!("{} {}", sink.target.kind(), sink.target.address())), ("takes", takes(sink))];
+    let mut lines = vec![("to", format!("{} {}", sink.target.kind(), sink.target.address())), ("records", records(sink))];
     lines.push(("spool", spool(&sink.spool)));
     lines.push(("flush", flush(&sink.flush)));
     lines
 }
 
-fn takes(sink: &SinkConfig) -> String {
+fn records(sink: &SinkConfig) -> String {
     let mut text = if sink.streams.len() == Stream::ALL.len() {
         "all streams".to_owned()
     } else {

@@ -88,7 +88,7 @@ pub(super) fn export(common: &Common, args: &ExportArgs) -> Outcome {
             None => sink.records,
         };
         let mut export = Export::open(args)?;
-        export.note_unread(sink.unread_error.clone());
+        export.record_unread(sink.unread_error.clone());
         let resumed = export.progress.records;
         let bar = bar(total + resumed);
         bar.set_position(resumed);
@@ -112,7 +112,7 @@ pub(super) fn export(common: &Common, args: &ExportArgs) -> Outcome {
         bar.finish_and_clear();
         let mut export = shared.lock().map_err(|_| "the export was aborted")?;
         export.checkpoint()?;
-        export.note_unread(result?);
+        export.record_unread(result?);
         let records = export.finish()?;
         if common.json {
             return output::json(&json!({ "records": records, "resumed_after": resumed, "file": args.output }));
@@ -155,7 +155,7 @@ impl Export {
         Ok(Self { path: args.output.clone(), progress, out: None, renewed: Instant::now(), skipped: 0 })
     }
 
-    fn note_unread(&mut self, unread: Option<String>) {
+    fn record_unread(&mut self, unread: Option<String>) {
         self.progress.unread = self.progress.unread.take().or(unread);
     }
 
@@ -163,7 +163,7 @@ impl Export {
     fn begin(&mut self) -> Outcome {
         let failed = |error: io::Error| format!("{}: {error}", self.path.display());
         // First, so that the next call recognises the file as its own after any interruption.
-        self.note_progress()?;
+        self.save_progress()?;
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false);
         let mut file = files::open_private(&self.path, &mut options).map_err(failed)?;
@@ -216,12 +216,12 @@ impl Export {
         let mut file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_data()?;
         self.progress.bytes = file.stream_position()?;
-        self.note_progress()?;
+        self.save_progress()?;
         self.renewed = Instant::now();
         Ok(())
     }
 
-    fn note_progress(&self) -> Outcome {
+    fn save_progress(&self) -> Outcome {
         let beside = progress_file(&self.path);
         let fresh = beside.with_extension("progress-new");
         let failed = |error: io::Error| format!("{}: {error}", beside.display());

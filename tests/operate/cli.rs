@@ -239,7 +239,7 @@ async fn indexes_of_a_server_that_is_away_are_an_error_in_the_words_of_delivery(
 #[tokio::test(flavor = "multi_thread")]
 async fn purge_says_what_it_removed_and_asks_for_yes_without_a_terminal() {
     let spool = with_backlog(12).await;
-    fails(&spool, &["purge", "mongo"], 2, "needs --yes");
+    fails(&spool, &["purge", "mongo"], 2, "give --yes");
     let text = ok(&spool, &["purge", "mongo", "--yes"]);
     assert!(text.contains("removed 12 records"), "{text}");
     let stream = spool.backlog();
@@ -503,7 +503,7 @@ async fn a_sink_that_the_config_no_longer_names_is_kept_and_reported_with_what_t
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replace("name: mongo", "name: renamed")).unwrap();
     let report = ok(&spool, &["check-config"]);
-    for part in ["the spool of sink mongo (5 records", "export mongo", "purge mongo", "A renamed sink is a new one"] {
+    for part in ["the spool of sink mongo (5 records", "export mongo", "purge mongo", "A renamed sink is a new sink"] {
         assert!(report.contains(part), "{part:?} is not in {report}");
     }
     spool.start().await;

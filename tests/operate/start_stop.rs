@@ -62,7 +62,7 @@ async fn a_stop_is_heard_while_the_start_waits() {
         spool.process().signal(signal);
         let (status, log) = spool.wait_for_its_end();
         assert!(status.success() && begun.elapsed() < SOON, "{signal:?}: {status} after {:?}: {log}", begun.elapsed());
-        assert!(log.contains("before it took records"), "{log}");
+        assert!(log.contains("before it accepted records"), "{log}");
     }
 }
 
