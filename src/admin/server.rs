@@ -117,18 +117,18 @@ impl Handler for Routes {
         match response.headers().get(CONTENT_TYPE) {
             // A stream of events counts as idle: it can be closed for a new request.
             Some(media) if media.as_bytes().starts_with(b"text/event-stream") => response,
-            _ => response.map(|body| Body::new(UnderWay { body, _visit: visit })),
+            _ => response.map(|body| Body::new(InProgress { body, _visit: visit })),
         }
     }
 }
 
 /// An answer whose request counts as in progress until it is sent.
-struct UnderWay {
+struct InProgress {
     body: Body,
     _visit: Visit,
 }
 
-impl hyper::body::Body for UnderWay {
+impl hyper::body::Body for InProgress {
     type Data = Bytes;
     type Error = axum::Error;
 

@@ -54,7 +54,7 @@ fn working_directory() -> String {
 
 /// Checks of the lock (whether a process runs) are over within this time, however many there are.
 const INSPECTIONS_OVER: Duration = Duration::from_secs(2);
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const LOCK_RETRY: Duration = Duration::from_millis(5);
 
 /// The data directory, locked until this is dropped or the process ends in any way.
 #[derive(Debug)]
@@ -143,7 +143,7 @@ fn take(lock: &File) -> io::Result<bool> {
         if files::is_locked(lock)? || begun.elapsed() >= INSPECTIONS_OVER {
             return Ok(false);
         }
-        std::thread::sleep(LOOK_AGAIN);
+        std::thread::sleep(LOCK_RETRY);
     }
 }
 

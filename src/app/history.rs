@@ -127,7 +127,7 @@ impl History {
 
 /// The text, cut to the maximum length.
 fn beginning(text: &str) -> &str {
-    let ends = text.char_indices().map(|(at, dead_letter)| at + dead_letter.len_utf8());
+    let ends = text.char_indices().map(|(at, character)| at + character.len_utf8());
     &text[..ends.take_while(|end| *end <= REASON_BYTES).last().unwrap_or_default()]
 }
 

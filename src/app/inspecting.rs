@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// How often states are checked.
-const LOOK: Duration = Duration::from_millis(250);
+const STATE_INTERVAL: Duration = Duration::from_millis(250);
 /// How often rates are sampled and sent to the status page, in state checks.
 const CHECKS_PER_SAMPLE: u32 = 4;
 
@@ -114,7 +114,7 @@ impl App {
 
     /// Samples rates and records state changes until the process stops.
     pub(crate) async fn watch(self: Arc<Self>) {
-        let mut interval = every(LOOK);
+        let mut interval = every(STATE_INTERVAL);
         for inspect in (0..CHECKS_PER_SAMPLE).cycle() {
             interval.tick().await;
             let app = Arc::clone(&self);
@@ -128,7 +128,7 @@ impl App {
 
     /// Measures the data directory's disk until the process stops. Nothing else waits for it.
     pub(crate) async fn watch_disk(self: Arc<Self>) {
-        let mut interval = every(LOOK * CHECKS_PER_SAMPLE);
+        let mut interval = every(STATE_INTERVAL * CHECKS_PER_SAMPLE);
         loop {
             interval.tick().await;
             let config = self.config();

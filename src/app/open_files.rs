@@ -9,10 +9,10 @@ const ENOUGH: u64 = 4_096;
 /// configuration accepts. Only programs that use `select` need the low limit.
 pub(super) fn raise_limit() {
     let limit = getrlimit(Resource::Nofile);
-    if let Some(most) = limit.maximum.filter(|most| *most < ENOUGH) {
+    if let Some(max) = limit.maximum.filter(|max| *max < ENOUGH) {
         tracing::warn!(
-            limit = most,
-            "only {most} files and connections may be open (ulimit -n): senders, sinks and spools share them and fail \
+            limit = max,
+            "only {max} files and connections may be open (ulimit -n): senders, sinks and spools share them and fail \
              beyond it with \"too many open files\"; allow {ENOUGH} or more (LimitNOFILE=, --ulimit nofile=)"
         );
     }

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// How often a drain checks whether it is done.
-const LOOK: Duration = Duration::from_millis(100);
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why an operation failed.
 #[derive(Debug, thiserror::Error)]
@@ -305,7 +305,7 @@ impl Stopped {
             if timeout.is_some_and(|timeout| begun.elapsed() >= timeout) {
                 break false;
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
         };
         for sink in sinks {
             sink.stop_and_close().await;

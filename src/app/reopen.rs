@@ -15,7 +15,7 @@ impl App {
         let sinks = self.sinks.load_full();
         let opened = join_all(sinks.iter().map(|sink| async {
             let why = sink.slot.not_open_now()?;
-            let opening = tokio::spawn(Arc::clone(self).open_beside(Arc::clone(sink)));
+            let opening = tokio::spawn(Arc::clone(self).open_independently(Arc::clone(sink)));
             let name = &sink.config.name;
             Some(match tokio::time::timeout(timeout, opening).await {
                 Ok(Ok(true)) => Ok(format!("sink {name}: its spool is open again")),
@@ -41,7 +41,7 @@ impl App {
             tokio::time::sleep(OPEN_PERIOD).await;
             for sink in self.sinks.load_full().iter() {
                 if sink.slot.not_open_now().is_some_and(|why| why.error.is_retryable()) {
-                    tokio::spawn(Arc::clone(&self).open_beside(Arc::clone(sink)));
+                    tokio::spawn(Arc::clone(&self).open_independently(Arc::clone(sink)));
                 }
             }
         }
@@ -49,7 +49,7 @@ impl App {
 
     /// Opens a spool independently of reloads, so that none waits for a disk that does not answer. Returns whether it
     /// opened; logs the result.
-    async fn open_beside(self: Arc<Self>, sink: Arc<Running>) -> bool {
+    async fn open_independently(self: Arc<Self>, sink: Arc<Running>) -> bool {
         let in_force = async {
             let no_reload = self.reloading.lock().await;
             self.sinks.load().iter().any(|running| Arc::ptr_eq(running, &sink)).then_some(no_reload)

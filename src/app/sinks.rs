@@ -57,7 +57,7 @@ impl Running {
     pub(super) async fn open_again<G>(&self, data_dir: &Path, in_force: impl Future<Output = Option<G>>) -> bool {
         let Some(tried) = self.slot.try_again(data_dir, &self.config.spool).await else { return false };
         let Some(_in_force) = in_force.await else {
-            tried.let_go().await;
+            tried.release().await;
             return false;
         };
         let Some(spool) = self.slot.take_over(tried).await else { return false };

@@ -83,7 +83,7 @@ pub(super) struct Tried<'a> {
 }
 
 impl Tried<'_> {
-    pub(super) async fn let_go(self) {
+    pub(super) async fn release(self) {
         if let Held::Open(spool) = self.held {
             spool.close().await;
         }
@@ -190,7 +190,7 @@ impl Slot {
         }
         drop(slot);
         // It was closed for good in the meantime.
-        tried.let_go().await;
+        tried.release().await;
         None
     }
 

@@ -20,7 +20,7 @@ use crate::{
     status::{SinkState, SinkStatus, Snapshot},
 };
 
-const LOOK: Duration = Duration::from_millis(200);
+const CHECK_INTERVAL: Duration = Duration::from_millis(200);
 /// At most this many of the files that a purge left are listed.
 const SHOWN: usize = 20;
 
@@ -101,7 +101,7 @@ async fn drain_running(client: &Client, args: &DrainArgs, meter: &mut Meter) -> 
         if args.timeout.is_some_and(|timeout| begun.elapsed() >= timeout) {
             return Ok(false);
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
     }
 }
 

@@ -59,11 +59,11 @@ pub(super) fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
 /// Starts this many threads at once, then ends them.
 pub(super) fn ensure(needed: usize) -> Outcome {
     let before = count();
-    let go_on = Mutex::new(());
+    let release = Mutex::new(());
     thread::scope(|scope| {
-        let _held = go_on.lock();
+        let _held = release.lock();
         for given in 0..needed {
-            let started = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || drop(go_on.lock()));
+            let started = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || drop(release.lock()));
             if let Err(error) = started {
                 let message = format!(
                     "could start only {given} of the {needed} threads that this needs ({error}): raise `ulimit -u` \

@@ -31,12 +31,12 @@ struct Kind {
     since: Instant,
     written: u32,
     /// Lines not written since then, with the message of the last one.
-    held_back: Option<HeldBack>,
+    suppressed: Option<Suppressed>,
 }
 
 /// Lines that were not written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct HeldBack {
+pub(super) struct Suppressed {
     pub(super) level: Level,
     pub(super) of: &'static str,
     /// The message of one of them.
@@ -46,40 +46,40 @@ pub(super) struct HeldBack {
 
 impl Kinds {
     fn may_write(&self, metadata: &'static Metadata<'static>, message: impl FnOnce() -> String) -> bool {
-        // This is the line that reports a number.
+        // Debug and trace are not limited, and neither is this module's own report of suppressed lines.
         if *metadata.level() > Level::INFO || metadata.target().starts_with(module_path!()) {
             return true;
         }
         let is_ours = metadata.target().starts_with("livekit_spool");
-        let most = if is_ours { OURS } else { OTHERS };
+        let max = if is_ours { OURS } else { OTHERS };
         let mut kinds = self.0.lock();
         let now = Instant::now();
-        let kind = kinds.entry(metadata.callsite()).or_insert_with(|| Kind { since: now, written: 0, held_back: None });
-        if kind.held_back.is_none() && now.duration_since(kind.since) >= INTERVAL {
+        let kind = kinds.entry(metadata.callsite()).or_insert_with(|| Kind { since: now, written: 0, suppressed: None });
+        if kind.suppressed.is_none() && now.duration_since(kind.since) >= INTERVAL {
             (kind.since, kind.written) = (now, 0);
         }
-        if kind.written < most {
+        if kind.written < max {
             kind.written += 1;
             return true;
         }
-        let held_back = kind.held_back.get_or_insert_with(|| HeldBack {
+        let suppressed = kind.suppressed.get_or_insert_with(|| Suppressed {
             level: *metadata.level(),
             of: metadata.target(),
             message: message(),
             lines: 0,
         });
-        held_back.lines += 1;
+        suppressed.lines += 1;
         false
     }
 
     /// The suppressed lines of kinds whose period is over.
-    fn over(&self) -> Vec<HeldBack> {
+    fn over(&self) -> Vec<Suppressed> {
         let mut kinds = self.0.lock();
         let now = Instant::now();
         let mut over = Vec::new();
         for kind in kinds.values_mut().filter(|kind| now.duration_since(kind.since) >= INTERVAL) {
-            if let Some(held_back) = kind.held_back.take() {
-                over.push(held_back);
+            if let Some(suppressed) = kind.suppressed.take() {
+                over.push(suppressed);
                 (kind.since, kind.written) = (now, 0);
             }
         }
@@ -88,7 +88,7 @@ impl Kinds {
 
     /// Logs how many lines were suppressed.
     pub(super) fn sum_up(&self) {
-        for HeldBack { level, of, message, lines } in self.over() {
+        for Suppressed { level, of, message, lines } in self.over() {
             match level {
                 Level::ERROR => tracing::error!(of, lines, "… {lines} more of this kind: {message}"),
                 Level::WARN => tracing::warn!(of, lines, "… {lines} more of this kind: {message}"),
@@ -154,9 +154,9 @@ mod tests {
         assert_eq!(kinds.over(), [], "not yet");
         kinds.0.lock().values_mut().for_each(|kind| kind.since -= INTERVAL);
         let mut over = kinds.over();
-        over.sort_by_key(|held_back| held_back.lines);
+        over.sort_by_key(|suppressed| suppressed.lines);
         let figures: Vec<_> = over.iter().map(|one| (one.level, one.lines, one.message.as_str())).collect();
-        let [ours, others] = [OURS, OTHERS].map(|most| u64::from(12_000 - most));
+        let [ours, others] = [OURS, OTHERS].map(|max| u64::from(12_000 - max));
         assert_eq!(figures, [(Level::ERROR, ours, "a sink"), (Level::WARN, others, "noise 10")]);
         assert_eq!(kinds.over(), []);
     }
