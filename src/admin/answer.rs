@@ -48,7 +48,9 @@ pub(super) async fn make(
         // Fails only when the reader has gone.
         let _ = answer.flush();
         match answer.stalled {
-            true => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the answer was not read for too long: request it again")),
+            true => {
+                Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the answer was not read for too long: request it again"))
+            }
             false => Ok(()),
         }
     });

@@ -130,8 +130,7 @@ impl Caller<'_> {
         let host = match Host::of(self.headers, target, &config.hosts) {
             Err(_) if is_public => Host::Known,
             host => host.map_err(|name| {
-                let message =
-                    format!("the name {name:?} is not allowed: add it to admin.hosts, or use the IP address");
+                let message = format!("the name {name:?} is not allowed: add it to admin.hosts, or use the IP address");
                 Problem::new(StatusCode::MISDIRECTED_REQUEST, message)
             })?,
         };

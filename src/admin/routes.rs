@@ -31,8 +31,8 @@ async fn ready(State(app): State<Arc<App>>, Extension(may_know): Extension<MayKn
     match snapshot.process.filter(|process| !process.ready) {
         None => "accepting records\n".into_response(),
         Some(_) if may_know == MayKnow(false) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "not accepting records: request this with the token to see the \
-                                               reason\n").into_response()
+            (StatusCode::SERVICE_UNAVAILABLE, "not accepting records: request this with the token to see the reason\n")
+                .into_response()
         }
         Some(process) => (StatusCode::SERVICE_UNAVAILABLE, process.not_ready.join("\n") + "\n").into_response(),
     }

@@ -184,9 +184,9 @@ const OVERLAY: rustix::fs::FsWord = 0x794c_7630;
 const fn why_volatile(file_system: rustix::fs::FsWord) -> Option<&'static str> {
     match file_system {
         TMPFS | RAMFS => Some("is in memory (tmpfs): a restart of the machine loses the backlog"),
-        OVERLAY => {
-            Some("is on the container's writable layer (overlay): removing the container loses the backlog; mount a volume")
-        }
+        OVERLAY => Some(
+            "is on the container's writable layer (overlay): removing the container loses the backlog; mount a volume",
+        ),
         _ => None,
     }
 }

@@ -55,7 +55,11 @@ impl Rates {
     }
 
     /// Records the state changes since the last call; returns whether there were any.
-    pub(super) fn record_changes<'s>(&mut self, at: UnixMillis, sinks: impl IntoIterator<Item = &'s SinkStatus>) -> bool {
+    pub(super) fn record_changes<'s>(
+        &mut self,
+        at: UnixMillis,
+        sinks: impl IntoIterator<Item = &'s SinkStatus>,
+    ) -> bool {
         let mut changed = false;
         for sink in sinks {
             let samples = self.sinks.entry(sink.name.clone()).or_default();

@@ -139,7 +139,8 @@ fn overview(config: &Config) -> Vec<(&'static str, String)> {
 }
 
 fn details(sink: &SinkConfig) -> Vec<(&'static str, String)> {
-    let mut lines = vec![("to", format!("{} {}", sink.target.kind(), sink.target.address())), ("records", records(sink))];
+    let mut lines =
+        vec![("to", format!("{} {}", sink.target.kind(), sink.target.address())), ("records", records(sink))];
     lines.push(("spool", spool(&sink.spool)));
     lines.push(("flush", flush(&sink.flush)));
     lines

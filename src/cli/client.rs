@@ -77,7 +77,8 @@ impl Client {
     /// The process that uses the data directory, or an error if there is none.
     pub(super) async fn need(data_dir: &Path) -> Result<Self, Failure> {
         Self::find(data_dir).await?.ok_or_else(|| {
-            let message = format!("no livekit-spool runs with {}: start it with `livekit-spool run`", data_dir.display());
+            let message =
+                format!("no livekit-spool runs with {}: start it with `livekit-spool run`", data_dir.display());
             Failure::new(Exit::NotRunning, message)
         })
     }
@@ -140,9 +141,8 @@ impl Client {
         if !status.is_success() {
             return Err(refused(status, &body));
         }
-        serde_json::from_slice(&body).map_err(|error| {
-            Failure::from(format!("could not read the running process's answer: {error}"))
-        })
+        serde_json::from_slice(&body)
+            .map_err(|error| Failure::from(format!("could not read the running process's answer: {error}")))
     }
 
     async fn send(&self, method: Method, path: &str, bytes: Bytes) -> Result<(StatusCode, Incoming), Failure> {

@@ -37,10 +37,9 @@ pub(super) fn man(args: &ManArgs, program: Command) -> Outcome {
         None => program,
         Some(name) => {
             let names: Vec<_> = program.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
-            let sub = program
-                .get_subcommands()
-                .find(|sub| sub.get_name() == name)
-                .ok_or_else(|| Failure::usage(format!("there is no command {name:?}; there are {}", names.join(", "))))?;
+            let sub = program.get_subcommands().find(|sub| sub.get_name() == name).ok_or_else(|| {
+                Failure::usage(format!("there is no command {name:?}; there are {}", names.join(", ")))
+            })?;
             // Built above: its display name is livekit-spool-NAME.
             sub.clone()
         }

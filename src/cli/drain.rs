@@ -81,7 +81,8 @@ async fn drain_running(client: &Client, args: &DrainArgs, meter: &mut Meter) -> 
         if let Some(name) = &args.sink {
             let sink = backlog::sink_of(&snapshot, name)?;
             if !sink.configured {
-                let message = format!("the configuration does not name the sink {name}: there is no address to deliver to");
+                let message =
+                    format!("the configuration does not name the sink {name}: there is no address to deliver to");
                 return Err(Failure::usage(message));
             }
         }
@@ -264,9 +265,7 @@ pub(super) fn purge(common: &Common, args: &PurgeArgs) -> Outcome {
 
 fn confirmed(sink: &SinkStatus, args: &PurgeArgs) -> Result<bool, Failure> {
     if !io::stdin().is_terminal() {
-        return Err(Failure::usage(
-            "purge removes records for good: without a terminal to confirm it, give --yes",
-        ));
+        return Err(Failure::usage("purge removes records for good: without a terminal to confirm it, give --yes"));
     }
     let dead = if args.dead || !sink.configured {
         format!(" and {} dead letters", human_count(sink.dead_letters))

@@ -171,9 +171,7 @@ fn read_file(file: &Path, kind: Option<Stream>) -> Result<Vec<Tagged>, Failure> 
     let records: Vec<_> = delimited(&bytes).map(|record| (stream, record.to_vec())).collect();
     let framed: usize = records.iter().map(|(_, record)| varint_len(record.len()) + record.len()).sum();
     if framed != bytes.len() {
-        return Err(named(format!(
-            "not length-delimited protobuf records: no record begins at byte {framed}"
-        )));
+        return Err(named(format!("not length-delimited protobuf records: no record begins at byte {framed}")));
     }
     Ok(records)
 }
@@ -204,6 +202,9 @@ mod tests {
         assert_eq!(read_file(&array, None).unwrap().len(), 1);
         let cut = write("c.pb", &[2, 0x10, 1, 9, 1]);
         let message = read_file(&cut, None).unwrap_err().message;
-        assert!(message.contains("c.pb: not length-delimited protobuf records: no record begins at byte 3"), "{message}");
+        assert!(
+            message.contains("c.pb: not length-delimited protobuf records: no record begins at byte 3"),
+            "{message}"
+        );
     }
 }

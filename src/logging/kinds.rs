@@ -54,7 +54,8 @@ impl Kinds {
         let max = if is_ours { OURS } else { OTHERS };
         let mut kinds = self.0.lock();
         let now = Instant::now();
-        let kind = kinds.entry(metadata.callsite()).or_insert_with(|| Kind { since: now, written: 0, suppressed: None });
+        let kind =
+            kinds.entry(metadata.callsite()).or_insert_with(|| Kind { since: now, written: 0, suppressed: None });
         if kind.suppressed.is_none() && now.duration_since(kind.since) >= INTERVAL {
             (kind.since, kind.written) = (now, 0);
         }
