@@ -1,5 +1,5 @@
-//! Real LiveKit records without a LiveKit: what a livekit-server 1.11 sent while clients were in seven rooms, played again
-//! with new ids and current times, through the real gRPC port.
+//! Real LiveKit records without a LiveKit server: what livekit-server 1.11 sent while clients were in seven rooms, replayed
+//! with new ids and current times through the real gRPC port.
 
 use std::{
     collections::HashMap,
@@ -23,27 +23,27 @@ use crate::{
 const EVENTS: &[u8] = include_bytes!("../tests/data/livekit-1.11/events.pb");
 const STATS: &[u8] = include_bytes!("../tests/data/livekit-1.11/stats.pb");
 
-/// Records a second, where nothing else is said.
+/// Default rate, records per second.
 pub const DEFAULT_RATE: u32 = 100;
-/// With a rate, records are sent in groups, this often.
+/// With a rate, groups of records are sent at this interval.
 const GROUP_INTERVAL: Duration = Duration::from_millis(100);
-/// Without one, this many at once.
+/// Without a rate, groups of this many records are sent.
 const GROUP_RECORDS: usize = 1000;
-/// LiveKit's ids end in so many random characters.
+/// Number of random characters at the end of LiveKit's ids.
 const ID_RANDOM_CHARS: usize = 12;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LAST: Duration = Duration::from_secs(5);
 
-/// A record, and the queue it belongs to.
+/// A record and its stream.
 pub type Tagged = (Stream, Vec<u8>);
 
-/// The bundled records in the order of their times, over and over: each time with new ids, of rooms, participants and
-/// tracks too, and with the time of sending.
+/// Repeats the bundled records in the order of their times: each time with new ids, also of rooms, participants and tracks,
+/// and with the time of sending.
 #[derive(Debug)]
 pub struct Playback {
     records: Vec<Recorded>,
     next: usize,
-    /// New ids of this round, by the old ones.
+    /// New ids of this round, by the recorded ones.
     ids: HashMap<String, String>,
     /// When each id was first seen in this round.
     since: HashMap<String, UnixMillis>,
@@ -63,7 +63,7 @@ impl Default for Playback {
 }
 
 impl Playback {
-    /// From the first record on.
+    /// Starts at the first record.
     #[must_use]
     pub fn new() -> Self {
         let events = delimited(EVENTS).filter_map(|record| AnalyticsEvent::decode(record).ok()).map(Recorded::Event);
@@ -146,7 +146,7 @@ impl Playback {
         }
     }
 
-    /// Puts this round's id in the place of a recorded one (`RM_…`, `PA_…`, `TR_VC…`).
+    /// Replaces a recorded id (`RM_…`, `PA_…`, `TR_VC…`) by this round's.
     fn renew(&mut self, id: &mut String) {
         if let Some((kind, _)) = id.len().checked_sub(ID_RANDOM_CHARS).and_then(|random| id.split_at_checked(random)) {
             let kind = kind.to_owned();
@@ -179,12 +179,12 @@ pub fn restamp((stream, record): Tagged) -> Tagged {
     let stamped = match stream {
         Stream::Events => AnalyticsEvent { id: new_id("AE_"), timestamp: now, ..Default::default() }.encode_to_vec(),
         Stream::Stats => AnalyticsStat { id: new_id("AS_"), time_stamp: now, ..Default::default() }.encode_to_vec(),
-        // they go by node, number and time
+        // They are identified by node, number and time.
         Stream::NodeRooms => {
             livekit_protocol::AnalyticsNodeRooms { timestamp: now, ..Default::default() }.encode_to_vec()
         }
     };
-    // protobuf merges concatenated messages: the later value of a field holds
+    // Protobuf merges concatenated messages: the later value of a field wins.
     (stream, [record, stamped].concat())
 }
 
@@ -202,7 +202,7 @@ fn millis(at: &Timestamp) -> UnixMillis {
     at.seconds * 1000 + i64::from(at.nanos / 1_000_000)
 }
 
-/// How far a sending is.
+/// Progress of a sender.
 #[derive(Debug, Default)]
 pub struct Progress {
     acknowledged: AtomicU64,
@@ -211,7 +211,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Records that the receiver answered OK: it has them durably, but for those that it dropped.
+    /// Records that the receiver answered OK: it has them durably, except those that it dropped.
     #[must_use]
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Relaxed)
@@ -223,7 +223,7 @@ impl Progress {
         self.retries.load(Relaxed)
     }
 
-    /// Of the acknowledged records, those that a sink of the receiver did not keep.
+    /// Acknowledged records that a sink of the receiver did not keep.
     #[must_use]
     pub fn dropped(&self) -> Dropped {
         self.dropped.lock().clone()
@@ -236,17 +236,17 @@ impl Progress {
         }
         let mut all = self.dropped.lock();
         if all.is_empty() {
-            tracing::warn!("acknowledged, but not all of it is kept: dropped {dropped}");
+            tracing::warn!("acknowledged, but not all records are kept: dropped {dropped}");
         }
         all.merge(dropped);
     }
 }
 
-/// Sends records until there are no more, `rate` a second (0: as fast as they are acknowledged). What is refused for the
-/// moment is sent again, with the same ids, until it is taken.
+/// Sends records until there are no more, `rate` per second (0: as fast as they are acknowledged). Records that are refused
+/// temporarily are sent again, with the same ids, until they are accepted.
 ///
 /// # Errors
-/// When something is refused for good.
+/// When records are refused for good.
 pub async fn send(
     client: &Client,
     mut records: impl Iterator<Item = Tagged>,
@@ -285,7 +285,7 @@ pub async fn send(
 async fn send_until_taken(client: &Client, batch: &RecordBatch, progress: &Progress) -> Result<(), Status> {
     let mut pause = RETRY_FIRST;
     loop {
-        // one event a message, as LiveKit sends them
+        // One event per message, as LiveKit sends them.
         match client.send(batch, 1).await {
             Ok(dropped) => {
                 progress.add(batch, dropped);
@@ -293,7 +293,8 @@ async fn send_until_taken(client: &Client, batch: &RecordBatch, progress: &Progr
             }
             Err(status) if is_for_the_moment(&status) => {
                 if progress.retries.fetch_add(1, Relaxed) == 0 {
-                    tracing::warn!(code = ?status.code(), why = status.message(), "not taken; sending it again until it is");
+                    tracing::warn!(code = ?status.code(), why = status.message(), "records were not accepted: sending them \
+                                                                                   again until they are");
                 }
             }
             Err(status) => return Err(status),
@@ -304,7 +305,7 @@ async fn send_until_taken(client: &Client, batch: &RecordBatch, progress: &Progr
     }
 }
 
-/// What a connection that breaks, or a receiver that is full, restarting or slow, answers.
+/// The codes of a broken connection, and of a receiver that is full, restarting or slow.
 fn is_for_the_moment(status: &Status) -> bool {
     matches!(
         status.code(),
@@ -318,10 +319,10 @@ fn is_for_the_moment(status: &Status) -> bool {
     )
 }
 
-/// Plays the bundled records to a server until `shutdown`.
+/// Sends the bundled records to a server until `shutdown`.
 ///
 /// # Errors
-/// When the server refuses them for good: wrong credentials, say.
+/// When the server refuses them for good, for example because of wrong credentials.
 pub async fn run(client: &Client, rate: u32, shutdown: impl Future<Output = ()>) -> Result<(), Status> {
     let progress = Progress::default();
     tokio::select! {
@@ -343,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_is_all_bundled_records_with_ids_that_never_come_twice() {
+    fn a_round_has_all_bundled_records_with_ids_that_are_never_reused() {
         let mut playback = Playback::new();
         assert_eq!(playback.round(), 763 + 482);
         let records: Vec<_> = playback.by_ref().take(2 * 1245).collect();

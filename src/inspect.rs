@@ -1,7 +1,7 @@
-//! Looks at the records of a spool, open or stopped, as documents or raw, without taking anything out.
+//! Reads the records of a spool, open or not, as documents or raw, without leasing or removing any.
 //!
-//! `peek`, `export`, the status page and the API all look through here, so that what is redacted for one is redacted for
-//! all. The encoder decides what a document leaves out; only `raw` gives records as they came.
+//! `peek`, `export`, the status page and the API all use this module, so that what is redacted in one is redacted in all.
+//! The encoder decides what a document leaves out; only `raw` returns records as received.
 
 use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
@@ -22,7 +22,7 @@ use crate::{
 /// Held while a document is made.
 static MAKING: Mutex<()> = Mutex::new(());
 
-/// A spool to look at.
+/// A spool to inspect.
 #[derive(Debug)]
 pub enum Source {
     /// One that this process has open.
@@ -39,7 +39,7 @@ impl Source {
         }
     }
 
-    /// Which of its segments cannot be read now, where some cannot: their records are not all among those that are looked at.
+    /// Which segments cannot be read now, if any: not all of their records are returned.
     #[must_use]
     pub fn unread_error(&self) -> Option<String> {
         let status = match self {
@@ -49,8 +49,8 @@ impl Source {
         status.unread_error
     }
 
-    /// The dead letters that a filter means, oldest first: at most `limit` of them behind the first `skip`, until `each`
-    /// answers false, or `is_over` true: it is asked before each letter, whether that is one of them or not. Blocking.
+    /// The dead letters that a filter selects, oldest first: at most `limit` of them after the first `skip`, until `each`
+    /// returns false or `is_over` returns true. `is_over` is called before each dead letter, selected or not. Blocking.
     ///
     /// # Errors
     /// When they cannot be read.
@@ -68,20 +68,20 @@ impl Source {
     }
 }
 
-/// Which records to look at, and how.
+/// Which records to read, and how.
 #[derive(Debug, Clone, Default)]
 pub struct Query {
-    /// Of these streams, one after another.
+    /// The streams to read, one after another.
     pub streams: Vec<Stream>,
-    /// From this sequence number of a stream on.
+    /// The first sequence number, by stream.
     pub from: BTreeMap<Stream, u64>,
-    /// The newest first.
+    /// The newest records first.
     pub newest: bool,
-    /// So many at most.
+    /// The maximum number of records.
     pub limit: Option<usize>,
-    /// Whose document has these values at these paths.
+    /// Only records whose document has these values at these paths.
     pub filters: Vec<Condition>,
-    /// The records as they came, in place of documents.
+    /// The records as received, instead of documents.
     pub raw: bool,
 }
 
@@ -111,14 +111,15 @@ impl std::fmt::Display for Condition {
 }
 
 impl Condition {
-    /// Whether the value stands at the path; in a list, at any of its elements. The document is read, not built: it may be large.
+    /// Whether the path has the value; in a list, any of its elements. The document is parsed without building it: it may be
+    /// large.
     fn holds(&self, document: &str) -> bool {
         let mut reader = serde_json::Deserializer::from_str(document);
         Lookup { path: &self.path, value: &self.value }.deserialize(&mut reader).unwrap_or(false)
     }
 }
 
-/// What is looked for in a part of a document; read as whether it is there.
+/// The condition for a part of a document; deserialises to whether it holds.
 #[derive(Clone, Copy)]
 struct Lookup<'a> {
     path: &'a [String],
@@ -194,29 +195,29 @@ impl<'de> Visitor<'de> for Lookup<'_> {
     }
 }
 
-/// A record that was looked at.
+/// A record that was read.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Inspected {
     /// Its stream.
     pub stream: Stream,
-    /// Its place in the stream's order.
+    /// Its sequence number in the stream.
     #[serde(rename = "ordinal")]
     pub seq: u64,
-    /// When it was received.
+    /// When it was received, milliseconds since the Unix epoch.
     pub received_at: UnixMillis,
-    /// What a sink would store, redacted alike; Extended JSON.
+    /// What a sink would store, redacted the same way; Extended JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub document: Option<Box<RawValue>>,
-    /// Why it makes no document.
+    /// Why no document can be made of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// The record as it came, in Base64.
+    /// The record as received, in Base64.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub record: Option<String>,
 }
 
-/// Looks at records one after another until `each` answers false, or `is_over` true: it is asked before each record, whether
-/// that is one of those that are looked for or not. Blocking.
+/// Reads records one after another until `each` returns false or `is_over` returns true. `is_over` is called before each
+/// record, selected or not. Blocking.
 ///
 /// # Errors
 /// When the spool cannot be read.
@@ -273,9 +274,9 @@ fn of_record(stream: Stream, record: &QueuedRecord, encoder: &Encoder, raw: bool
 /// A record's document as relaxed Extended JSON, redacted as the encoder was told.
 ///
 /// # Errors
-/// Why it makes none.
+/// Why no document can be made of it.
 pub fn document(stream: Stream, record: &[u8], encoder: &Encoder) -> Result<Box<RawValue>, String> {
-    // However many look: they take one processor, and the memory of one document in the making, from those who send records.
+    // However many requests there are, they use one processor and the memory of one document: ingest has priority.
     let _making = MAKING.lock();
     let (mut bson, mut json) = (Vec::new(), Vec::new());
     encoder.encode(stream, record, &DocumentContext::default(), &mut bson).map_err(|error| error.to_string())?;
@@ -290,15 +291,15 @@ pub fn document(stream: Stream, record: &[u8], encoder: &Encoder) -> Result<Box<
 pub struct LookedLetter {
     #[serde(flatten)]
     dead_letter: DeadLetter,
-    /// What a sink would store, redacted alike; Extended JSON.
+    /// What a sink would store, redacted the same way; Extended JSON.
     #[serde(skip_serializing_if = "Option::is_none")]
     document: Option<Box<RawValue>>,
-    /// Why it makes no document.
+    /// Why no document can be made of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     document_error: Option<String>,
 }
 
-/// A dead letter as it is shown, by the API and the command line alike.
+/// A dead letter as the API and the command line show it.
 #[must_use]
 pub fn dead_letter(dead_letter: DeadLetter, encoder: &Encoder) -> LookedLetter {
     match document(dead_letter.stream, &dead_letter.record, encoder) {

@@ -6,15 +6,15 @@
 //! ingest → spool (journal, queue) → flush → sink
 //! ```
 //!
-//! - [`record`]: what travels: streams, batches of records as they came off the wire, record ids.
-//! - [`ingest`]: gRPC and HTTP in; checks the bytes, hands batches to every sink's spool, answers after fsync.
+//! - [`record`]: streams, batches of records as received, record ids.
+//! - [`ingest`]: gRPC and HTTP servers; checks the bytes, appends batches to every sink's spool, answers after the sync.
 //! - [`spool`]: per sink: the journal that makes records durable, the sled queues over it, dead letters.
-//! - [`flush`]: per sink: a worker that reads batches, delivers them, removes what was acknowledged.
+//! - [`flush`]: per sink: a worker that leases batches, delivers them, acknowledges what the sink confirmed.
 //! - [`sink`]: MongoDB, Redis, files: an outcome per record.
 //! - [`document`]: turns a record's bytes into the document a sink stores.
 //!
-//! [`app`] opens, spawns and stops it all; [`run`] is the process around it, with its signals and the status page. From the side
-//! look on: [`config`], [`status`], [`admin`], [`cli`].
+//! [`app`] opens, starts and stops these; [`run`] is the process around them, with its signals and the status page.
+//! [`config`], [`status`], [`admin`] and [`cli`] configure, report and control.
 
 pub mod admin;
 pub mod app;

@@ -1,4 +1,4 @@
-//! Arguments → command.
+//! The program: passes the arguments to the command line.
 
 use std::process::ExitCode;
 

@@ -1,5 +1,5 @@
-//! Text of strangers for terminals and logs: what could steer a terminal, or make a line read as another one, is shown as
-//! `\u001b`, which is also how JSON writes it: so JSON stays the same JSON.
+//! Makes text from outside safe for terminals and logs: characters that control a terminal, or make a line read as another
+//! one, are shown as `\u001b`. JSON escapes them in the same way, so JSON output keeps its meaning.
 
 use std::{
     borrow::Cow,
@@ -7,12 +7,12 @@ use std::{
     io::{self, Write},
 };
 
-/// The text, its line breaks kept.
+/// The text with its line breaks.
 pub(crate) fn printable(text: &str) -> Cow<'_, str> {
     escaped(text, |c| !matches!(c, '\n' | '\t') && steers(c))
 }
 
-/// The text as a part of one line.
+/// The text as a part of one line: line breaks are escaped too.
 pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
     escaped(text, steers)
 }
@@ -33,7 +33,7 @@ fn escaped(text: &str, escapes: impl Fn(char) -> bool) -> Cow<'_, str> {
     for c in rest.chars() {
         if escapes(c) {
             for unit in c.encode_utf16(&mut [0; 2]) {
-                // writing into a string does not fail
+                // Writing into a string does not fail.
                 let _ = write!(out, "\\u{unit:04x}");
             }
         } else {
@@ -43,16 +43,16 @@ fn escaped(text: &str, escapes: impl Fn(char) -> bool) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// One of the colours and styles that the log itself uses; a stranger who uses them, too, hides and moves nothing.
+/// One of the colours and styles that the log itself uses; in text from outside they hide and move nothing.
 fn is_colour(after_escape: &str) -> bool {
     let code = after_escape.strip_prefix('[').and_then(|rest| rest.split_once('m')).map(|(code, _)| code);
     code.is_some_and(|code| ["0", "1", "2", "3", "31", "32", "33", "34", "35"].contains(&code))
 }
 
-/// Writes log events, each a line and in one call, as the log makes them.
+/// Writes log events, each as one line and in one call.
 pub(crate) struct PrintableLines<W> {
     out: W,
-    /// The log colours its lines.
+    /// Whether the log colours its lines.
     coloured: bool,
 }
 
@@ -86,11 +86,12 @@ impl<W: Write> Write for PrintableLines<W> {
 mod tests {
     use super::*;
 
-    /// What a stranger may try: clears the screen, sets the title, rings, 8-bit CSI, right to left, isolates, tags, CR.
+    /// What text from outside can contain: clears the screen, sets the title, rings, 8-bit CSI, right to left, isolates,
+    /// tags, CR.
     const TRICKS: &str = "a\u{1B}[2J\u{1B}]0;t\u{7}\u{9B}31m\u{202E}b\u{2066}\u{200F}\u{E0041}\r\u{7F}\u{2028}c";
 
     #[test]
-    fn nothing_that_steers_a_terminal_is_left_and_letters_of_all_scripts_are() {
+    fn nothing_that_controls_a_terminal_is_left_and_letters_of_all_scripts_are() {
         let shown = printable(TRICKS);
         assert!(!shown.chars().any(|c| c.is_control() || steers(c)), "{shown:?}");
         assert!(shown.starts_with("a\\u001b[2J\\u001b]0;t\\u0007\\u009b31m\\u202eb"), "{shown}");

@@ -1,6 +1,7 @@
-//! One snapshot of everything, for the CLI, the status page, the API and the metrics alike: they cannot disagree.
+//! One snapshot of all figures. The CLI, the status page, the API and the metrics use the same one, so they always agree.
 //!
-//! A running process makes it from its own figures, `livekit-spool backlog` on a stopped one from the directories.
+//! A running process builds it from its own figures; for a stopped one, `livekit-spool backlog` builds it from the
+//! directories.
 
 use std::collections::BTreeMap;
 
@@ -13,33 +14,33 @@ use crate::{
     record::{Stream, UnixMillis},
 };
 
-/// Everything at one moment.
+/// All figures at one moment.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Snapshot {
-    /// When, by the wall clock.
+    /// Time of the snapshot by the wall clock, milliseconds since the Unix epoch.
     pub at: UnixMillis,
-    /// The version of the program that made it.
+    /// The version of the program.
     pub version: String,
     /// The directory of all spools.
     pub data_dir: String,
-    /// The disk the directory is on.
+    /// The disk that holds the directory.
     pub disk: Disk,
-    /// The process; `None`: none runs, the directories were looked at.
+    /// The process; `None`: none runs, the figures are from the directories.
     pub process: Option<Process>,
-    /// What came in since the process started; `None`: none runs.
+    /// Accepted and refused records since the process started; `None`: none runs.
     pub ingest: Option<Ingest>,
-    /// By name. Also directories of sinks that the config does not name (`configured: false`).
+    /// The sinks, by name; orphaned spools too (`configured: false`).
     pub sinks: Vec<SinkStatus>,
-    /// What changed last, the newest at the end.
+    /// The last state changes, the newest at the end.
     pub changes: Vec<Change>,
 }
 
 /// A disk.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Disk {
-    /// Its size.
+    /// Its size, bytes.
     pub total_bytes: u64,
-    /// What this process may still write.
+    /// Bytes that this process can still write.
     pub free_bytes: u64,
 }
 
@@ -48,32 +49,32 @@ pub struct Disk {
 pub struct Process {
     /// Its id.
     pub pid: u32,
-    /// When it started.
+    /// When it started, milliseconds since the Unix epoch.
     pub started_at: UnixMillis,
-    /// Where its configuration came from.
+    /// The source of its configuration.
     pub config: String,
-    /// Where it takes records over gRPC.
+    /// The address of its gRPC server.
     pub grpc: Option<String>,
-    /// Where it takes records over HTTP.
+    /// The address of its HTTP server.
     pub http: Option<String>,
-    /// Where its status page is.
+    /// The address of its status page.
     pub admin: Option<String>,
-    /// Whether it takes records now.
+    /// Whether it accepts records now.
     pub ready: bool,
-    /// Why not, one line a reason.
+    /// Why not, one line per reason.
     pub not_ready: Vec<String>,
 }
 
-/// What came in since the process started.
+/// Accepted and refused records since the process started.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Ingest {
     /// Records answered OK.
     pub records: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// Records a second, over the last ten seconds.
+    /// Records per second, over the last ten seconds.
     pub rate: f64,
-    /// The same by protocol, stream and reason, and who is connected.
+    /// The same by protocol, stream and reason, and the connections.
     #[serde(flatten)]
     pub counts: IngestSnapshot,
 }
@@ -85,61 +86,61 @@ pub struct SinkStatus {
     pub name: String,
     /// Whether the configuration names it.
     pub configured: bool,
-    /// `mongodb`, `redis`, `file`; `None` where nobody says.
+    /// `mongodb`, `redis`, `file`; `None` for an orphaned spool.
     pub kind: Option<String>,
-    /// Where it delivers to, without secrets.
+    /// The address that it delivers to, without secrets.
     pub address: Option<String>,
-    /// Whether calls fail when its spool is full.
+    /// Whether calls fail when its spool cannot keep records.
     pub required: bool,
-    /// What it is doing.
+    /// Its state.
     pub state: SinkState,
-    /// Since when.
+    /// Since when it is in this state, milliseconds since the Unix epoch.
     pub since: Option<UnixMillis>,
-    /// What went wrong last; stays after it has recovered.
+    /// The last error; it stays after the sink has recovered.
     pub last_error: Option<String>,
-    /// When that was.
+    /// When that was, milliseconds since the Unix epoch.
     pub last_error_at: Option<UnixMillis>,
-    /// Records not yet acknowledged, all streams.
+    /// Records of the backlog, all streams.
     pub records: u64,
     /// Blocks that hold them.
     pub blocks: u64,
     /// Bytes of those blocks on disk.
     pub bytes: u64,
-    /// Age of the oldest record, seconds; `None` where there is none.
+    /// Age of the oldest record, seconds; `None` if there is none.
     pub oldest_age_seconds: Option<f64>,
-    /// Records set aside.
+    /// Number of dead letters.
     pub dead_letters: u64,
-    /// Bytes on disk of all its files.
+    /// Bytes on disk of all files of the spool.
     pub disk_bytes: u64,
-    /// Its quota; 0 where nobody says.
+    /// Its quota, bytes; 0 for an orphaned spool.
     pub max_bytes: u64,
     /// Bytes of the dead letters on disk.
     pub dead_letter_bytes: u64,
     /// Journal files.
     pub segments: u64,
-    /// Of these, how many cannot be read now. Their records are not all counted, and are delivered when they can be read.
+    /// How many of these cannot be read now. Not all of their records are counted; they are delivered once they can be read.
     pub unread_segments: u64,
-    /// Which they are, and what that means; `None` where there is none.
+    /// Which segments these are, and what that means; `None` if there are none.
     pub unread_error: Option<String>,
-    /// Which segments of its dead letters cannot be read now, and what that means; `None` where there is none.
+    /// Which segments of its dead letters cannot be read now, and what that means; `None` if there are none.
     #[serde(default)]
     pub unread_dead_letters: Option<String>,
-    /// Whether its queue is on disk; it is in memory while the disk is full or the queue's files fail, and is made again from
-    /// the journal by a start. `None` where nothing is known of the spool.
+    /// Whether its queue is on disk. It is in memory while the disk is full or the queue's files fail; a start rebuilds it
+    /// from the journal. `None` if nothing is known of the spool.
     pub queue_on_disk: Option<bool>,
-    /// How often the queue's files failed since the start; each time leaves some memory behind until the next one.
+    /// How often the queue's files failed since the start; each failure leaks some memory until the next start.
     pub queue_failures: u64,
-    /// Why its spool takes no records now.
+    /// Why its spool accepts no records now.
     pub spool_error: Option<String>,
-    /// What to do about it and what to type, one sentence each; empty where nothing has to be done.
+    /// What to do, one instruction each; empty if nothing has to be done.
     pub advice: Vec<String>,
     /// By stream.
     pub streams: BTreeMap<Stream, StreamStatus>,
-    /// How it is delivered to; `None`: no process does.
+    /// Figures of the delivery; `None`: no process delivers.
     pub delivery: Option<Delivery>,
-    /// How long the journal's syncs took, seconds; empty where no process runs.
+    /// How long the journal's syncs took, seconds; empty if no process runs.
     pub sync_latency: HistogramSnapshot,
-    /// Records that each sync made durable.
+    /// Records per sync.
     pub sync_records: HistogramSnapshot,
 }
 
@@ -150,49 +151,49 @@ pub struct Delivery {
     pub delivered_records: u64,
     /// Their bytes.
     pub delivered_bytes: u64,
-    /// Batches that went out.
+    /// Batches that were sent, retries included.
     pub batches: u64,
-    /// Records that were rejected and set aside.
+    /// Records that became dead letters.
     pub rejected_records: u64,
     /// Records sent again, by reason.
     pub retried_records: BTreeMap<String, u64>,
-    /// Records that this sink alone lost, being optional.
+    /// Records that this optional sink missed.
     pub lost_records: u64,
-    /// Batches under way.
+    /// Batches in flight.
     pub in_flight: u64,
-    /// Records in a batch at most, now.
+    /// The current maximum of records per batch.
     pub batch_records: u64,
-    /// From a record's own time to its delivery, milliseconds.
+    /// Time from a record's own timestamp to its delivery, milliseconds.
     pub lag_millis: Option<i64>,
-    /// When a batch was last acknowledged.
+    /// When a batch was last acknowledged, milliseconds since the Unix epoch.
     pub last_delivery_at: Option<UnixMillis>,
-    /// Records a second into the spool, over the last ten seconds.
+    /// Records per second into the spool, over the last ten seconds.
     pub rate_in: f64,
-    /// Records a second out of it.
+    /// Records per second out of it.
     pub rate_out: f64,
-    /// How long until the backlog is gone at these rates; `None`: it does not shrink.
+    /// Seconds until the backlog is delivered at these rates; `None`: it does not shrink.
     pub drain_seconds: Option<f64>,
     /// How long the sink took to answer a batch, seconds.
     pub latency: HistogramSnapshot,
-    /// Records in the batches that went out.
+    /// Records in the batches that were sent.
     pub batch_sizes: HistogramSnapshot,
 }
 
-/// Something that changed.
+/// A state change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// When.
+    /// When, milliseconds since the Unix epoch.
     pub at: UnixMillis,
     /// The sink; empty: the process.
     pub sink: String,
-    /// What it is now.
+    /// The new state.
     pub state: String,
-    /// Why, where something is wrong.
+    /// The reason, if something is wrong.
     pub reason: Option<String>,
 }
 
 impl Snapshot {
-    /// A sink's part.
+    /// A sink's part of the snapshot.
     #[must_use]
     pub fn sink(&self, name: &str) -> Option<&SinkStatus> {
         self.sinks.iter().find(|sink| sink.name == name)
@@ -200,7 +201,7 @@ impl Snapshot {
 }
 
 impl SinkStatus {
-    /// Sums up the streams.
+    /// Computes the totals from the streams.
     pub(crate) fn total(&mut self) {
         self.records = self.streams.values().map(|stream| stream.records).sum();
         self.blocks = self.streams.values().map(|stream| stream.blocks).sum();
@@ -211,12 +212,12 @@ impl SinkStatus {
 }
 
 impl SinkStatus {
-    /// Whether nothing is left to be delivered. Of what cannot be read nobody can say so.
+    /// Whether nothing is left to deliver; false if some segments cannot be read.
     pub(crate) const fn is_drained(&self) -> bool {
         self.records == 0 && self.unread_segments == 0
     }
 
-    /// A sink that seems to be well is not, where some of its records cannot be read.
+    /// Corrects the state of a sink that seems healthy although some of its records cannot be read.
     pub(crate) fn judge_unread(&mut self) {
         if self.unread_segments > 0
             && matches!(self.state, SinkState::Delivering | SinkState::Idle | SinkState::Stopped)
@@ -225,33 +226,34 @@ impl SinkStatus {
         }
     }
 
-    /// Says what to do about what the other fields say, and about the spool where it takes no records.
+    /// Sets the advice that fits the other fields; `spool` is the advice for a spool that accepts no records.
     pub(crate) fn advise(&mut self, spool: Option<&str>) {
         let name = &self.name;
         let mut advice = Vec::new();
         match self.state {
             SinkState::Unavailable => advice.push(
-                "mend the sink or the way to it: records wait on disk, delivery goes on by itself".to_owned(),
+                "check the sink and the network path to it: records stay on disk, delivery resumes by itself".to_owned(),
             ),
             SinkState::Unauthorized => advice.push(
-                "mend user, password or rights: there, or in the configuration and then `livekit-spool reload`; \
-                 nothing is thrown away"
+                "correct the user, password or permissions: on the sink, or in the configuration, then \
+                 `livekit-spool reload`; no record is lost"
                     .to_owned(),
             ),
             SinkState::Rejecting => advice.push(format!(
-                "nothing passes: mend what the last error names, then `livekit-spool dead retry {name} --all`"
+                "the sink rejects every record: fix the cause in the last error, then \
+                 `livekit-spool dead retry {name} --all`"
             )),
             SinkState::Paused => advice.push(format!("`livekit-spool resume {name}` delivers again")),
             SinkState::DeadLettersFull => advice.push(format!(
-                "make room among the dead letters: mend the cause and `livekit-spool dead retry {name} --all`, or \
-                 `dead drop`, or raise dead_letters.max_bytes and `livekit-spool reload`"
+                "free space for dead letters: fix the cause and `livekit-spool dead retry {name} --all`, or `dead drop`, or \
+                 raise dead_letters.max_bytes and `livekit-spool reload`"
             )),
             SinkState::SpoolFailed => advice.push(
-                "mend what the error names (the disk, rights, a key); `livekit-spool verify` checks the files".to_owned(),
+                "fix what the error names (the disk, permissions, a key); `livekit-spool verify` checks the files".to_owned(),
             ),
             SinkState::NotConfigured => advice.push(format!(
-                "the configuration does not name it: name it again to deliver, `livekit-spool export {name} -o FILE` to \
-                 take it out, `livekit-spool purge {name}` to remove it"
+                "the configuration does not name it: add the sink again to deliver, `livekit-spool export {name} -o FILE` \
+                 to copy its records, `livekit-spool purge {name}` to remove the spool"
             )),
             SinkState::Stopped if self.records > 0 => {
                 advice.push(format!("`livekit-spool run` delivers them, or `livekit-spool drain {name}`"));
@@ -260,12 +262,12 @@ impl SinkStatus {
         }
         advice.extend(spool.map(str::to_owned));
         if self.dead_letters > 0 && self.state != SinkState::DeadLettersFull {
-            advice.push(format!("`livekit-spool dead list {name}` says why records were set aside"));
+            advice.push(format!("`livekit-spool dead list {name}` says why records were rejected"));
         }
         self.advice = advice;
     }
 
-    /// Brings the ages up to date, where the figures are from an earlier look.
+    /// Updates the ages of figures that were taken earlier.
     pub(crate) fn grow_older(&mut self, now: UnixMillis) {
         for stream in self.streams.values_mut() {
             stream.oldest_age_seconds = stream.oldest_received_at.map(|then| age_seconds(now, then));
@@ -290,7 +292,7 @@ mod tests {
     };
 
     #[test]
-    fn what_came_in_is_one_flat_object_without_what_sinks_lost_and_is_read_back() {
+    fn the_ingest_figures_are_one_flat_object_without_the_sinks_losses_and_are_read_back() {
         let counts = IngestSnapshot {
             taken: vec![TakenCount { protocol: Protocol::Grpc, stream: Stream::Events, records: 2, bytes: 10 }],
             refused: vec![RefusedCount { protocol: Protocol::Webhook, reason: Refused::TooLarge, count: 1 }],

@@ -209,7 +209,7 @@ async fn a_disk_that_hangs_on_a_read_does_not_hold_up_the_end() {
     strace.kill();
     let (status, said) = spool.wait_for_its_end();
     // The spool closes without the reader: what was on its way is delivered again.
-    assert!(status.success() && said.contains("what is left is safe on disk"), "{said}");
+    assert!(status.success() && said.contains("the backlog is on disk"), "{said}");
 }
 
 /// True for a process that is gone, or waits to be taken note of.

@@ -1,7 +1,7 @@
-//! Answers that are made while they are read: on a thread of their own, no further ahead of the reader than a few pieces, and
-//! ended with it.
+//! Streamed answers: a thread of their own produces them, at most a few pieces ahead of the reader, and stops when the
+//! reader leaves.
 //!
-//! What fails before the first piece has gone is an error answer; what makes the answer says later failures in it.
+//! A failure before the first piece is sent becomes an error answer; the producer reports later failures inside the answer.
 
 use std::{
     io::{self, Write},
@@ -20,10 +20,10 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use super::problem::Problem;
 
-/// Bytes that go out together.
+/// Size of a piece, bytes.
 const PIECE: usize = 64 * 1024;
 
-/// An answer under way. Each piece waits until the one before it is on its way.
+/// An answer being produced. Each piece waits until the previous one is being sent.
 pub(super) struct Answer {
     pieces: mpsc::Sender<Bytes>,
     runtime: tokio::runtime::Handle,
@@ -33,7 +33,7 @@ pub(super) struct Answer {
     stalled: bool,
 }
 
-/// Makes an answer by `make`, on a thread for what blocks. A reader that takes nothing for as long as `timeout` has left.
+/// Streams what `make` produces, on a thread for blocking work. A reader that reads nothing for `timeout` counts as gone.
 pub(super) async fn make(
     media: &'static str,
     timeout: Duration,
@@ -45,17 +45,19 @@ pub(super) async fn make(
     let making = tokio::task::spawn_blocking(move || {
         let mut answer = Answer { pieces, runtime, timeout, piece: Vec::new(), gone: 0, stalled: false };
         make(&mut answer)?;
-        // Nobody reads on where this fails.
+        // Fails only when the reader has gone.
         let _ = answer.flush();
         match answer.stalled {
-            true => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the reader took nothing for too long: ask again")),
+            true => {
+                Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the answer was not read for too long: request it again"))
+            }
             false => Ok(()),
         }
     });
     let Some(first) = made.recv().await else {
         return ended(making.await).map(|()| (content_type, Body::empty()).into_response());
     };
-    // Whoever reads an answer that breaks off is to notice it: its end is missing.
+    // A reader must notice that an answer is incomplete: its end is missing.
     let end = stream::once(making)
         .filter_map(|made| std::future::ready(ended(made).err().map(|problem| Err(io::Error::other(problem.message)))));
     let pieces = stream::iter([first]).chain(ReceiverStream::new(made)).map(Ok);
@@ -67,28 +69,28 @@ fn ended(made: Result<Result<(), Problem>, tokio::task::JoinError>) -> Result<()
 }
 
 impl Answer {
-    /// Says, also beside what is being added, whether nobody reads it any more.
+    /// Returns a function that tells whether the reader has gone; it can be called while text is added.
     pub(super) fn is_over(&self) -> impl Fn() -> bool + use<> {
         let pieces = self.pieces.clone();
         move || pieces.is_closed()
     }
 
-    /// Bytes of it so far.
+    /// Bytes so far.
     pub(super) const fn bytes(&self) -> usize {
         self.gone + self.piece.len()
     }
 
-    /// True while none of it is on its way.
+    /// True while nothing has been sent.
     pub(super) const fn is_new(&self) -> bool {
         self.gone == 0
     }
 
-    /// Adds a value as JSON; false where nobody reads on.
+    /// Adds a value as JSON; false if the reader has gone.
     pub(super) fn add(&mut self, value: &impl Serialize) -> bool {
         serde_json::to_writer(self, value).is_ok()
     }
 
-    /// Adds text; false where nobody reads on.
+    /// Adds text; false if the reader has gone.
     pub(super) fn add_text(&mut self, text: &str) -> bool {
         self.write_all(text.as_bytes()).is_ok()
     }

@@ -1,4 +1,5 @@
-//! `/api/v1`: what the page, the CLI and programs use. `openapi.json` describes it; a test holds the two together.
+//! `/api/v1`: the API for the page, the CLI and other programs. `openapi.json` describes it; a test checks that the two
+//! agree.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -29,9 +30,9 @@ use crate::{
     status::{SinkStatus, Snapshot},
 };
 
-/// So long an answer waits for a status of now; whoever looks whether a process is alive waits for 5 s and longer.
+/// How long an answer waits for a new snapshot; liveness checks usually wait for 5 s or longer.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Statuses made at once.
+/// Number of snapshots taken concurrently.
 static AT_ONCE: Semaphore = Semaphore::const_new(8);
 const DESCRIPTION: &str = include_str!("openapi.json");
 
@@ -56,12 +57,12 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/import", post(records::import))
         .route("/reload", post(reload))
         .method_not_allowed_fallback(|| async {
-            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this is there, but not for this method: see Allow")
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not support this method: see the Allow header")
         })
         .layer(middleware::from_fn(to_its_end))
 }
 
-/// Does what changes something to its end, also where the caller goes away: a connection takes its handler with it, and
+/// Completes a request that changes something even if the client disconnects: a closed connection drops its handler, and
 /// half a reload would leave a sink stopped.
 async fn to_its_end(request: Request, next: Next) -> Response {
     if request.method().is_safe() {
@@ -72,11 +73,12 @@ async fn to_its_end(request: Request, next: Next) -> Response {
         .unwrap_or_else(|panic| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, panic.to_string()).into_response())
 }
 
-/// Everything now, made off the async threads: what a disk holds up may hold that up too, and is told by the last one then.
+/// A snapshot of now, taken outside the async threads because it can wait for a disk; if it does, the last snapshot is
+/// returned.
 pub(super) async fn snapshot(app: Arc<App>) -> Snapshot {
     let now = Arc::clone(&app);
     let making = async {
-        // Those that wait for a disk must not take up ever more threads.
+        // Requests that wait for a disk must not use up more and more threads.
         let place = AT_ONCE.acquire().await;
         tokio::task::spawn_blocking(move || (now.snapshot(), drop(place)).0).await
     };
@@ -94,7 +96,7 @@ async fn status(State(app): State<Arc<App>>) -> Json<Snapshot> {
     Json(snapshot(app).await)
 }
 
-/// A snapshot a second, and one at once when a sink's state changes; until a reload takes away the token that opened it.
+/// A snapshot per second, and one at once when a sink's state changes; ends when a reload changes the token that opened it.
 async fn stream(
     State(app): State<Arc<App>>,
     Extension(access): Extension<Access>,
@@ -132,7 +134,7 @@ fn done(message: impl Into<String>) -> Response {
 
 async fn pause(State(app): State<Arc<App>>, Name(name): Name) -> Result<Response, Problem> {
     app.pause(&name).await?;
-    Ok(done("paused: records go on coming in and wait; resume delivers them"))
+    Ok(done("paused: new records stay in the spool until you resume"))
 }
 
 async fn resume(State(app): State<Arc<App>>, Name(name): Name) -> Result<Response, Problem> {
@@ -143,8 +145,8 @@ async fn resume(State(app): State<Arc<App>>, Name(name): Name) -> Result<Respons
 async fn flush(State(app): State<Arc<App>>, Name(name): Name) -> Result<Response, Problem> {
     app.flush(&name).await?;
     Ok(done(match app.is_paused(&name)? {
-        true => "it is paused: nothing goes out before resume",
-        false => "what waits is on its way",
+        true => "the sink is paused: resume it to deliver",
+        false => "delivering the backlog now",
     }))
 }
 
@@ -162,7 +164,7 @@ mod tests {
 
     use super::*;
 
-    /// Whether a handler of this method comes to its end although its caller goes away first.
+    /// Whether a handler of this method completes although its client disconnects first.
     async fn ends(method: &str) -> bool {
         let (begun, mut begin) = mpsc::channel(1);
         let (ended, mut end) = mpsc::channel(1);
@@ -180,8 +182,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_changes_something_comes_to_its_end_without_its_caller() {
+    async fn a_request_that_changes_something_completes_without_its_client() {
         assert!(ends("POST").await);
-        assert!(!ends("GET").await, "nobody reads on for nobody");
+        assert!(!ends("GET").await, "a read has no effect to complete");
     }
 }

@@ -1,4 +1,4 @@
-//! What handlers take from a request. axum's own extractors answer a bad one in plain text; these answer as the API does.
+//! Extractors for requests. axum's own answer a bad request in plain text; these answer with the API's JSON error.
 
 use axum::{
     extract::{

@@ -1,16 +1,16 @@
-//! Who may see and do what.
-//!
-//! | over | see | do |
+//! Access control: who can read and who can act.
+//! | connection | read | act |
 //! |---|---|---|
 //! | the socket in the data directory (0600) | yes | yes |
 //! | TCP, bound to loopback, `Host` is this machine | yes | with the token |
 //! | TCP otherwise | with the token | with the token |
 //!
-//! Web pages get nothing, neither by a name of their own (`Host`, DNS rebinding) nor by a browser that asks for them (`Origin`,
-//! `Sec-Fetch-Site`), see [`caller`](crate::caller): they cannot read the answer, and could have this machine scan its spools. Only
-//! the page itself may be linked to. Whoever has the token may call this server what they like.
+//! Requests made by other web pages are refused, whether they use a host name of their own (`Host`, DNS rebinding) or the
+//! browser of a user (`Origin`, `Sec-Fetch-Site`), see [`caller`](crate::caller): such a page could make this machine scan
+//! its spools, even if it cannot read the answer. Only the status page itself can be linked to. With the token, any host
+//! name is allowed.
 //!
-//! `/healthz` and `/readyz` are open: to strangers they say yes or no, and nothing else.
+//! `/healthz` and `/readyz` are open: without access they answer yes or no, and nothing else.
 
 use std::sync::Arc;
 
@@ -30,10 +30,10 @@ use crate::{
     ingest::Visit,
 };
 
-/// How a connection came.
+/// How a client is connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Access {
-    /// Over the socket: whoever can open it owns the data directory.
+    /// Over the socket: a client that can open it owns the data directory.
     Socket,
     /// Over TCP.
     Tcp {
@@ -42,11 +42,11 @@ pub(super) enum Access {
     },
 }
 
-/// Whether a request may learn why records are not taken: sinks' names, figures of the disk.
+/// Whether the client can learn why records are not accepted: sinks' names, figures of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct MayKnow(pub(super) bool);
 
-/// The routes, for those who may.
+/// Wraps the routes in the access control.
 pub(super) fn guarded(routes: Router, app: Arc<App>, access: Access) -> Router {
     routes.layer(middleware::from_fn_with_state((app, access), check))
 }
@@ -87,7 +87,7 @@ async fn check(State((app, access)): State<(Arc<App>, Access)>, mut request: Req
     response
 }
 
-/// Lets a request pass, or says why not; asked again for as long as an answer goes on.
+/// Allows a request, or returns why not; a streamed answer checks it again while it lasts.
 pub(super) fn admit(
     app: &App,
     access: Access,
@@ -101,7 +101,7 @@ pub(super) fn admit(
     }
 }
 
-/// Somebody at the port.
+/// The client of a request.
 struct Caller<'a> {
     config: &'a AdminConfig,
     is_private: bool,
@@ -114,7 +114,7 @@ impl Caller<'_> {
         if matches!(path, "/healthz" | "/readyz") {
             return Ok(());
         }
-        // The page itself is the same for everyone, and may be linked to; what it shows comes from the API.
+        // The page itself is the same for everyone and can be linked to; its data comes from the API.
         let is_page = path == "/" && reads;
         if !is_page && caller::is_cross_site(self.headers, &config.hosts) {
             return Err(Problem::new(
@@ -130,8 +130,7 @@ impl Caller<'_> {
         let host = match Host::of(self.headers, target, &config.hosts) {
             Err(_) if is_public => Host::Known,
             host => host.map_err(|name| {
-                let message =
-                    format!("the name {name:?} is not known here: add it to admin.hosts, or use the IP address");
+                let message = format!("the name {name:?} is not allowed: add it to admin.hosts, or use the IP address");
                 Problem::new(StatusCode::MISDIRECTED_REQUEST, message)
             })?,
         };
@@ -140,8 +139,8 @@ impl Caller<'_> {
             None if is_open => Ok(()),
             Some(false) if is_page => Ok(()),
             _ if config.token.is_some() => {
-                // A wrong token is refused even where none is needed: whoever sends it should know.
-                Err(Problem::new(StatusCode::UNAUTHORIZED, "this needs `Authorization: Bearer <admin.token>`"))
+                // A wrong token is refused even if none is needed, so that the client notices.
+                Err(Problem::new(StatusCode::UNAUTHORIZED, "this request needs `Authorization: Bearer <admin.token>`"))
             }
             _ => {
                 let reason = "actions over TCP need admin.token in the configuration; the command line needs none";
@@ -150,14 +149,14 @@ impl Caller<'_> {
         }
     }
 
-    /// Whether the token was presented, and is right; `None` also where there is none to present.
+    /// Whether the request has the right token; `None` also if no token is configured.
     fn token(&self) -> Option<bool> {
         let token = self.config.token.as_ref()?;
         let presented = self.headers.get(header::AUTHORIZATION)?;
         Some(caller::bearer(presented).is_some_and(|presented| token.matches(presented)))
     }
 
-    /// Whoever may read the status and, where there is a token, shows it.
+    /// Whether the client can read the status and, if a token is configured, presented it.
     fn may_know(&self, target: &Uri) -> bool {
         let reads_openly = || {
             self.is_private
@@ -222,14 +221,14 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_not_ours_gets_nothing() {
+    fn a_host_name_that_is_not_configured_is_refused() {
         for host in ["evil.example", "evil.example:7892", "", "localhost.evil.example", "127.0.0.1.evil.example"] {
             assert_eq!(status(None, true, "GET /api/v1/status", host, None), 421, "{host}");
             assert_eq!(status(None, true, "GET /", host, None), 421, "{host}");
         }
     }
 
-    /// The answer to what a page of another site has a browser send.
+    /// The answer to a request that a page of another site makes a browser send.
     fn from_a_page(request: &str, lines: &[(&'static str, &'static str)]) -> u16 {
         let (method, path) = request.split_once(' ').unwrap();
         let mut headers = HeaderMap::new();
@@ -243,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_done_for_a_web_page_but_the_page_may_be_linked_to() {
+    fn requests_of_other_web_pages_are_refused_but_the_page_can_be_linked_to() {
         let attacks = [
             &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")][..],
             &[("sec-fetch-site", "same-site"), ("origin", "http://127.0.0.1:3000")],
@@ -285,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn why_records_are_not_taken_is_told_to_whoever_may_read_the_status_and_has_the_token_if_there_is_one() {
+    fn why_records_are_not_accepted_is_shown_only_with_access_to_the_status_and_the_token_if_there_is_one() {
         let may_know = |token: Option<&str>, is_private: bool, host: &'static str, presented: Option<&'static str>| {
             let mut headers = HeaderMap::new();
             headers.insert(header::HOST, HeaderValue::from_static(host));

@@ -1,7 +1,7 @@
-//! `/metrics` for Prometheus, rendered from the same snapshot that the page and the CLI show.
+//! `/metrics` for Prometheus, rendered from the snapshot that the page and the CLI also use.
 //!
-//! Each metric stands in [`METRICS`] with its type and what it means; docs/metrics.md lists the same, and a test holds the
-//! two, the dashboard and the alerts together.
+//! [`METRICS`] has each metric with its type and meaning; docs/metrics.md lists the same. A test checks that the two, the
+//! dashboard and the alerts agree.
 
 use std::fmt::Write;
 
@@ -13,14 +13,14 @@ use crate::{
     status::{Ingest, SinkState, SinkStatus, Snapshot, StreamStatus},
 };
 
-/// A metric: name, type, what it means.
+/// A metric: its name, type and meaning.
 #[derive(Debug, Clone, Copy)]
 pub struct Metric {
     /// Its name.
     pub name: &'static str,
     /// `counter`, `gauge` or `histogram`.
     pub kind: &'static str,
-    /// What it means.
+    /// Its meaning, the HELP text.
     pub help: &'static str,
 }
 
@@ -39,7 +39,7 @@ metrics! {
     DISK_FREE = "livekit_spool_disk_free_bytes", "gauge", "Free on the disk of the data directory.";
     DISK_TOTAL = "livekit_spool_disk_size_bytes", "gauge", "Size of the disk of the data directory.";
     IN_RECORDS = "livekit_spool_received_records_total", "counter",
-        "Records answered OK, by protocol and stream; what a full spool dropped by drop_newest too.";
+        "Records answered OK, by protocol and stream; including those that a full spool dropped by drop_newest.";
     IN_BYTES = "livekit_spool_received_bytes_total", "counter", "Bytes of these records.";
     REFUSED = "livekit_spool_refused_total", "counter",
         "Messages, requests, streams and connections refused, by protocol and reason.";
@@ -47,56 +47,58 @@ metrics! {
     CONNECTIONS_TOTAL = "livekit_spool_connections_total", "counter", "Connections of senders since the start.";
     STREAMS = "livekit_spool_open_streams", "gauge", "Open recorder streams.";
     STREAMS_TOTAL = "livekit_spool_streams_total", "counter", "Recorder streams since the start.";
-    WAITING = "livekit_spool_ingest_waiting_bytes", "gauge", "Bytes taken off the network and not yet durable.";
+    WAITING = "livekit_spool_ingest_waiting_bytes", "gauge", "Bytes received and not yet durable.";
     WEBHOOKS = "livekit_spool_webhooks_dropped_by_livekit_total", "counter",
-        "Webhooks that LiveKit says it dropped before those that came (their num_dropped).";
+        "Webhooks that LiveKit reports as dropped (num_dropped).";
     WEBHOOKS_REPEATED = "livekit_spool_webhooks_repeated_total", "counter",
-        "Webhooks that came again after they were taken; they are not taken twice.";
+        "Webhooks received again after they were accepted; they are not accepted twice.";
     STATE = "livekit_spool_sink_state", "gauge", "1 for the state the sink is in, 0 for the others.";
     STATE_SINCE = "livekit_spool_sink_state_since_seconds", "gauge",
-        "Since when the sink is in its state, seconds since the Unix epoch.";
+        "When the sink entered its state, seconds since the Unix epoch.";
     BACKLOG_RECORDS = "livekit_spool_backlog_records", "gauge", "Records not yet acknowledged, by sink and stream.";
     BACKLOG_BLOCKS = "livekit_spool_backlog_blocks", "gauge", "Journal blocks that hold them.";
     BACKLOG_BYTES = "livekit_spool_backlog_bytes", "gauge", "Bytes of these blocks on disk.";
-    BACKLOG_AGE = "livekit_spool_backlog_oldest_age_seconds", "gauge", "Age of the oldest of them; 0 without any.";
+    BACKLOG_AGE = "livekit_spool_backlog_oldest_age_seconds", "gauge",
+        "Age of the oldest of these records; 0 if there are none.";
     USED = "livekit_spool_spool_bytes", "gauge", "Bytes of a sink's journal, queue and dead letters on disk.";
-    QUOTA = "livekit_spool_spool_max_bytes", "gauge", "Their limit (max_bytes).";
+    QUOTA = "livekit_spool_spool_max_bytes", "gauge", "Quota of a sink's spool (max_bytes).";
     FULL = "livekit_spool_spool_refusing", "gauge", "1 while the sink's spool keeps no records, else 0.";
-    DEAD = "livekit_spool_dead_letters", "gauge", "Records set aside, by sink and stream.";
+    DEAD = "livekit_spool_dead_letters", "gauge", "Dead letters, by sink and stream.";
     DEAD_BYTES = "livekit_spool_dead_letter_bytes", "gauge", "Bytes of a sink's dead letters on disk.";
     SEGMENTS = "livekit_spool_journal_segments", "gauge", "Files of a sink's journal.";
     UNREAD = "livekit_spool_unread_segments", "gauge",
-        "Of these, those that cannot be read now: their records are not all counted.";
+        "Files of a sink's journal that cannot be read now: not all of their records are counted.";
     APPENDED = "livekit_spool_appended_records_total", "counter",
-        "Records that came for the sink since its spool was made, by stream; survives restarts.";
+        "Records received for the sink since its spool was created, by stream; survives restarts.";
     OUT_ALL = "livekit_spool_acknowledged_records_total", "counter",
-        "Records the sink acknowledged since its spool was made, by stream; survives restarts.";
+        "Records that the sink acknowledged since its spool was created, by stream; survives restarts.";
     DEAD_LETTERED = "livekit_spool_dead_lettered_records_total", "counter",
-        "Records set aside since the spool was made, by stream; survives restarts.";
+        "Records that became dead letters since the spool was created, by stream; survives restarts.";
     DROPPED = "livekit_spool_dropped_records_total", "counter",
-        "Records dropped since the spool was made, by stream and reason; survives restarts.";
-    APPENDED_BYTES = "livekit_spool_appended_bytes_total", "counter", "Bytes of records that came for the sink, by stream.";
+        "Records dropped since the spool was created, by stream and reason; survives restarts.";
+    APPENDED_BYTES = "livekit_spool_appended_bytes_total", "counter", "Bytes of records received for the sink, by stream.";
     OUT_ALL_BYTES = "livekit_spool_acknowledged_bytes_total", "counter",
-        "Bytes of records the sink acknowledged, by stream; a block's with its last record.";
+        "Bytes of records that the sink acknowledged, by stream; a block counts with its last record.";
     DEAD_LETTERED_BYTES = "livekit_spool_dead_lettered_bytes_total", "counter",
-        "Bytes of records set aside, by stream; a block's with its last record.";
+        "Bytes of records that became dead letters, by stream; a block counts with its last record.";
     DROPPED_BYTES = "livekit_spool_dropped_bytes_total", "counter",
-        "Bytes of records dropped, by stream and reason; a block's with its last record.";
+        "Bytes of records dropped, by stream and reason; a block counts with its last record.";
     LOST = "livekit_spool_lost_records_total", "counter",
-        "Records that an optional sink alone lost: its spool refused them, or could not follow.";
-    OUT_RECORDS = "livekit_spool_delivered_records_total", "counter", "Records the sink acknowledged.";
-    OUT_BYTES = "livekit_spool_delivered_bytes_total", "counter", "Bytes of these records, as they came.";
-    BATCHES = "livekit_spool_batches_total", "counter", "Batches that went out, retries included.";
+        "Records that an optional sink missed: its spool refused them, or was too slow.";
+    OUT_RECORDS = "livekit_spool_delivered_records_total", "counter", "Records that the sink acknowledged.";
+    OUT_BYTES = "livekit_spool_delivered_bytes_total", "counter", "Bytes of these records, as received.";
+    BATCHES = "livekit_spool_batches_total", "counter", "Batches sent, retries included.";
     RETRIED = "livekit_spool_retried_records_total", "counter", "Records sent again, by reason.";
-    REJECTED = "livekit_spool_rejected_records_total", "counter", "Records the sink rejected for good.";
-    IN_FLIGHT = "livekit_spool_in_flight_batches", "gauge", "Batches under way.";
+    REJECTED = "livekit_spool_rejected_records_total", "counter", "Records that the sink rejected for good.";
+    IN_FLIGHT = "livekit_spool_in_flight_batches", "gauge", "Batches in flight.";
     BATCH_LIMIT = "livekit_spool_batch_limit_records", "gauge",
-        "Records in a batch at most, now; it shrinks while the sink answers slowly.";
-    LAG = "livekit_spool_delivery_lag_seconds", "gauge", "From a record's own time to its delivery, of the last batch.";
+        "Current maximum of records per batch; it shrinks while the sink answers slowly.";
+    LAG = "livekit_spool_delivery_lag_seconds", "gauge",
+        "Time from a record's own timestamp to its delivery, of the last batch.";
     LAST = "livekit_spool_last_delivery_timestamp_seconds", "gauge",
         "When a batch was last acknowledged, seconds since the Unix epoch.";
     SINK_LATENCY = "livekit_spool_sink_latency_seconds", "histogram", "How long the sink took to answer a batch.";
-    BATCH_SIZE = "livekit_spool_batch_records", "histogram", "Records in the batches that went out.";
+    BATCH_SIZE = "livekit_spool_batch_records", "histogram", "Records per batch that was sent.";
     SYNC_LATENCY = "livekit_spool_sync_latency_seconds", "histogram", "How long the journal's fdatasync took.";
     SYNC_SIZE = "livekit_spool_sync_records", "histogram", "Records made durable by one fdatasync.";
 }
@@ -112,7 +114,7 @@ pub fn render(snapshot: &Snapshot) -> String {
     let sinks: Vec<&SinkStatus> = snapshot.sinks.iter().collect();
     state(&mut out, &sinks);
     backlog(&mut out, &sinks);
-    fates(&mut out, &sinks);
+    dispositions(&mut out, &sinks);
     delivery(&mut out, &sinks);
     out.0
 }
@@ -129,16 +131,16 @@ fn process(out: &mut Output, snapshot: &Snapshot) {
 
 fn ingest(out: &mut Output, ingest: &Ingest) {
     let counts = &ingest.counts;
-    let taken = |value: fn(&TakenCount) -> u64| {
+    let accepted = |value: fn(&TakenCount) -> u64| {
         move |out: &mut Output, metric: Metric| {
-            for taken in &counts.taken {
-                let labels = [("protocol", taken.protocol.as_str()), ("stream", taken.stream.as_str())];
-                out.sample(metric, &labels, value(taken) as f64);
+            for accepted in &counts.taken {
+                let labels = [("protocol", accepted.protocol.as_str()), ("stream", accepted.stream.as_str())];
+                out.sample(metric, &labels, value(accepted) as f64);
             }
         }
     };
-    out.family(IN_RECORDS, taken(|taken| taken.records));
-    out.family(IN_BYTES, taken(|taken| taken.bytes));
+    out.family(IN_RECORDS, accepted(|accepted| accepted.records));
+    out.family(IN_BYTES, accepted(|accepted| accepted.bytes));
     out.family(REFUSED, |out, metric| {
         for refused in &counts.refused {
             let labels = [("protocol", refused.protocol.as_str()), ("reason", refused.reason.as_str())];
@@ -184,8 +186,8 @@ fn backlog(out: &mut Output, sinks: &[&SinkStatus]) {
     out.by_sink(UNREAD, sinks, |sink| Some(sink.unread_segments as f64));
 }
 
-fn fates(out: &mut Output, sinks: &[&SinkStatus]) {
-    // Each waits, or met one of the fates.
+fn dispositions(out: &mut Output, sinks: &[&SinkStatus]) {
+    // Each record is in the backlog, or done with one of these results.
     out.by_stream(APPENDED, sinks, |stream| {
         (stream.records + stream.delivered + stream.dead_lettered + stream.dropped.values().sum::<u64>()) as f64
     });
@@ -324,8 +326,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_two_metrics_are_of_one_family() {
-        // OpenMetrics names a family without these; what stands for one sample in it ends with them.
+    fn metrics_have_different_families() {
+        // OpenMetrics names a family without these suffixes; the samples in it end with them.
         const SUFFIXES: [&str; 6] = ["_total", "_created", "_bucket", "_sum", "_count", "_info"];
         let family = |metric: &Metric| {
             SUFFIXES.iter().find_map(|suffix| metric.name.strip_suffix(suffix)).unwrap_or(metric.name)

@@ -1,8 +1,7 @@
 //! The status page, the API and the metrics: over TCP for people and Prometheus, over a Unix socket for the CLI.
-//!
-//! - `guard` says who may see and do what;
-//! - `api` and `records` answer `/api/v1/…`, described by `openapi.json`; `extract` reads their requests, `answer` streams what
-//!   is long, `problem` says what went wrong;
+//! - `guard` decides who can read and who can act;
+//! - `api` and `records` answer `/api/v1/…`, described by `openapi.json`; `extract` reads their requests, `answer` streams
+//!   long answers, `problem` is the error answer;
 //! - [`metrics`] renders `/metrics`;
 //! - `page.html`, `page.css`, `page.js`, `plot.js`: the page, served as one document.
 //!

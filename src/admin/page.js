@@ -1,8 +1,8 @@
 'use strict';
-// Everything shown is set as text, never as markup: names in records come from strangers.
+// Everything shown is set as text, never as markup: names in records come from outside.
 const $ = (id) => document.getElementById(id);
 const cards = new Map();
-/** The API's history, and the newest state change that it was asked for after. */
+/** The API's history, and the newest state change when it was requested. */
 let past = null;
 let pastChange = '';
 let isAsking = false;
@@ -44,7 +44,7 @@ async function api(path, options) {
   if (!response.ok) {
     const text = await response.text();
     let message = text;
-    try { message = JSON.parse(text).error || text; } catch { /* no JSON: the text itself */ }
+    try { message = JSON.parse(text).error || text; } catch { /* not JSON: use the text itself */ }
     throw new Error(message || 'HTTP ' + response.status);
   }
   return response;
@@ -64,7 +64,7 @@ const STATES = {
   unavailable: 'bad', unauthorized: 'bad', rejecting: 'bad', 'dead-letters-full': 'bad', 'spool-failed': 'bad', 'not-configured': 'warn', stopped: 'warn',
 };
 
-/** A sink's card: built once, its texts renewed with every snapshot. */
+/** A sink's card: built once, updated with every snapshot. */
 class Card {
   constructor(name) {
     this.name = name;
@@ -91,8 +91,8 @@ class Card {
         this.pause,
         this.button('Flush now', () => this.act('flush')),
         this.button('Retry dead letters', () => this.act('dead/retry')),
-        this.button('Look at records', () => this.show('peek?n=20', 'records', 'No records wait.')),
-        this.button('Look at dead letters', () => this.show('dead?n=50', 'dead_letters', 'No dead letters.'))),
+        this.button('Show records', () => this.show('peek?n=20', 'records', 'The backlog is empty.')),
+        this.button('Show dead letters', () => this.show('dead?n=50', 'dead_letters', 'No dead letters.'))),
       this.shown);
   }
 
@@ -124,16 +124,16 @@ class Card {
     this.pill.className = 'pill ' + (STATES[sink.state] || '');
     this.since.textContent = sink.since ? 'for ' + age((now - sink.since) / 1000) : '';
     this.where.textContent = [sink.kind, sink.address, sink.required ? null : 'optional'].filter(Boolean).join(' · ');
-    const trouble = sink.spool_error || sink.unread_error || sink.unread_dead_letters || (STATES[sink.state] === 'bad' ? sink.last_error : null);
-    this.error.hidden = !trouble;
-    this.error.textContent = trouble || '';
+    const problem = sink.spool_error || sink.unread_error || sink.unread_dead_letters || (STATES[sink.state] === 'bad' ? sink.last_error : null);
+    this.error.hidden = !problem;
+    this.error.textContent = problem || '';
     this.advice.replaceChildren(...sink.advice.map((text) => h('li', {}, text)));
     this.numbers.replaceChildren(
       number('backlog', count(sink.records), 'records'),
       number('oldest', age(sink.oldest_age_seconds), 'oldest'),
       number('in', rate(delivery.rate_in || 0), 'rate-in'),
       number('out', rate(delivery.rate_out || 0), 'rate-out'),
-      number('drained in', sink.records === 0 || sink.state === 'idle' ? '–' : delivery.drain_seconds === null || delivery.drain_seconds === undefined ? 'grows' : age(delivery.drain_seconds), 'drain'),
+      number('empty in', sink.records === 0 || sink.state === 'idle' ? '–' : delivery.drain_seconds === null || delivery.drain_seconds === undefined ? 'grows' : age(delivery.drain_seconds), 'drain'),
       number('lag', delivery.lag_millis === null || delivery.lag_millis === undefined ? '–' : age(delivery.lag_millis / 1000), 'lag'),
       number('delivered', count(delivery.delivered_records || 0), 'delivered'),
       number('dead letters', count(sink.dead_letters), 'dead-letters'));
@@ -150,7 +150,7 @@ class Card {
   }
 }
 
-/** Asks for the history when it has a new point, or a state has changed. */
+/** Requests the history when it has a new point, or a state has changed. */
 async function renewPast(snapshot) {
   const change = JSON.stringify(snapshot.changes[snapshot.changes.length - 1] || null);
   if (isAsking || (past && change === pastChange && Math.abs(snapshot.at - past.at) < past.step_millis)) return;
@@ -158,23 +158,23 @@ async function renewPast(snapshot) {
   try {
     past = await (await api('history')).json();
     pastChange = change;
-  } catch { /* the stream says what is wrong */ } finally { isAsking = false; }
+  } catch { /* the event stream reports the error */ } finally { isAsking = false; }
 }
 
 function render(snapshot) {
   last = snapshot;
   renewPast(snapshot);
   const ready = $('ready');
-  ready.textContent = snapshot.process.ready ? 'taking records' : 'not taking records';
+  ready.textContent = snapshot.process.ready ? 'accepting records' : 'not accepting records';
   ready.className = 'pill ' + (snapshot.process.ready ? 'good' : 'bad');
   ready.title = snapshot.process.not_ready.join('\n');
   const sinks = snapshot.sinks;
   const sum = (field) => sinks.reduce((total, sink) => total + sink[field], 0);
   const oldest = sinks.map((sink) => sink.oldest_age_seconds).filter((seconds) => seconds !== null);
   $('overview').replaceChildren(
-    number('taken', count(snapshot.ingest.records), 'total-taken'),
-    number('taken now', rate(snapshot.ingest.rate), 'total-rate'),
-    number('waiting', count(sum('records')), 'total-records'),
+    number('accepted', count(snapshot.ingest.records), 'total-taken'),
+    number('accepted now', rate(snapshot.ingest.rate), 'total-rate'),
+    number('backlog', count(sum('records')), 'total-records'),
     number('oldest', oldest.length ? age(Math.max(...oldest)) : '–', 'total-oldest'),
     number('dead letters', count(sum('dead_letters')), 'total-dead'),
     number('disk free', size(snapshot.disk.free_bytes), 'disk-free'));
@@ -214,7 +214,7 @@ async function follow() {
 async function stayConnected() {
   for (;;) {
     try { await follow(); } catch (error) {
-      $('ready').textContent = 'no connection';
+      $('ready').textContent = 'not connected';
       $('ready').className = 'pill bad';
       const seen = last ? ' Last seen ' + clock(last.at) + '.' : '';
       notice((error instanceof TypeError ? 'livekit-spool does not answer.' : error.message) + seen);

@@ -1,4 +1,5 @@
-//! The status page: one document, nothing loaded from elsewhere, and a policy that lets nothing else run in it.
+//! The status page: one document that loads nothing else, with a content security policy that allows only its own script and
+//! style.
 
 use std::sync::LazyLock;
 
@@ -31,7 +32,7 @@ pub(super) async fn show() -> impl IntoResponse {
     Html(PAGE.as_str())
 }
 
-/// What a browser may load and run: the page's own script and style, by their hashes.
+/// The content security policy: the page's own script and style, by their hashes.
 pub(super) fn policy() -> HeaderValue {
     POLICY.clone()
 }

@@ -6,7 +6,7 @@ const PANEL = 54;
 const MARKS = TOP.backlog + PANEL + 9;
 const HEIGHT = MARKS + 24;
 const MARK = { bad: 'M-5 -4H5L0 5Z', good: 'M-5 4H5L0 -5Z', other: 'M0 -5L5 0L0 5L-5 0Z' };
-const MEANING = { bad: 'trouble', good: 'well', other: 'other change' };
+const MEANING = { bad: 'problem', good: 'healthy', other: 'other change' };
 const TABLE_ROWS = 12;
 
 function svg(tag, attributes, ...children) {
@@ -105,7 +105,7 @@ class Plot {
       const kind = ['bad', 'other', 'good'].find((kind) => cluster.some((change) => markOf(change.state) === kind));
       const at = x(cluster[0].at).toFixed(1);
       return svg('g', { class: 'mark ' + kind, 'data-states': cluster.map((change) => change.state).join(' ') },
-        svg('title', {}, cluster.map((change) => this.told(change)).join('\n')),
+        svg('title', {}, cluster.map((change) => this.changeText(change)).join('\n')),
         svg('path', { class: 'at', d: `M${at} ${TOP.rates}V${TOP.rates + PANEL}M${at} ${TOP.backlog}V${MARKS - 6}` }),
         svg('path', { class: 'sign', transform: `translate(${at} ${MARKS})`, d: MARK[kind] }),
         svg('rect', { class: 'touch', x: at - 7, y: TOP.rates, width: 14, height: MARKS + 6 - TOP.rates }));
@@ -124,7 +124,7 @@ class Plot {
     return ticks;
   }
 
-  /** Changes whose marks would lie over one another are one mark. */
+  /** Changes whose marks would overlap share one mark. */
   clusters(x) {
     const clusters = [];
     for (const change of this.marks) {
@@ -134,9 +134,9 @@ class Plot {
     return clusters;
   }
 
-  told(change) { return clock(change.at) + ' ' + change.state + (change.reason ? ': ' + change.reason : ''); }
+  changeText(change) { return clock(change.at) + ' ' + change.state + (change.reason ? ': ' + change.reason : ''); }
 
-  /** The same as text. */
+  /** The same figures as text. */
   describe() {
     if (!this.points) return;
     const known = this.known();
@@ -148,7 +148,7 @@ class Plot {
       `${rate(highest('rate_out'))}; ${changes}.`);
     this.summary.textContent = `${changes}, figures of the last ${this.minutes} minutes`;
     if (!this.details.open) return;
-    this.changes.replaceChildren(...this.marks.slice().reverse().map((change) => h('li', {}, this.told(change))));
+    this.changes.replaceChildren(...this.marks.slice().reverse().map((change) => h('li', {}, this.changeText(change))));
     const rows = new Map();
     for (const point of this.points) rows.set(Math.floor((point.at - this.begin) / (this.end - this.begin) * TABLE_ROWS), point);
     this.rows.replaceChildren(...[...rows.values()].reverse().map((point) => h('tr', {}, h('td', {}, clock(point.at)),

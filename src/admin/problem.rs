@@ -1,4 +1,4 @@
-//! What went wrong with a request, as the API answers it: `{"error": "…"}`, with the status that the cause asks for.
+//! Error answers of the API: `{"error": "…"}`, with the HTTP status that fits the cause.
 
 use axum::{
     Json,
@@ -14,7 +14,7 @@ use crate::{
 
 const RETRY_AFTER_SECONDS: &str = "2";
 
-/// What went wrong with a request: `{"error": "…"}`.
+/// An error answer: `{"error": "…"}`.
 #[derive(Debug)]
 pub(super) struct Problem {
     pub(super) status: StatusCode,

@@ -1,4 +1,4 @@
-//! The part of the API that shows, takes in and removes records: peek, export, import, purge, dead letters.
+//! The part of the API that reads, imports and removes records: peek, export, import, purge, dead letters.
 
 use std::{
     collections::BTreeMap,
@@ -35,18 +35,18 @@ use crate::{
     spool::{DeadFilter, VerifyReport},
 };
 
-/// Records that one answer of `peek` holds at most; `records` streams without an end.
+/// Maximum number of records in an answer of `peek`; `records` has no limit.
 const PEEK: usize = 500;
-/// Bytes of an answer that is one JSON document, and the last record's beyond: records are much smaller than what they become.
-/// An answer of fewer than were asked for ends here.
+/// Size at which an answer that is one JSON document ends, after the record that exceeds it: documents are much larger than
+/// their records. Such an answer has fewer records than requested.
 const ANSWER_BYTES: usize = 8 << 20;
-/// Looks at a time: each has a thread, reads the disk, holds a block, a document and the next piece of its answer. The command
-/// line's come beside those over the port.
+/// Inspections at once: each has a thread, reads the disk, and holds a block, a document and the next piece of its answer.
+/// Those of the command line are counted separately from those over the port.
 static INSPECTIONS_OVER_TCP: Semaphore = Semaphore::const_new(4);
 static INSPECTIONS_OVER_SOCKET: Semaphore = Semaphore::const_new(16);
-/// How long one more waits for its turn.
+/// How long one more inspection waits for a slot.
 const TURN_WAIT: Duration = Duration::from_secs(2);
-/// Dead letters that one answer holds at most.
+/// Maximum number of dead letters in an answer.
 const DEAD_LETTERS: usize = 1_000;
 
 /// Which records: the query part of `peek` and `records`.
@@ -58,7 +58,7 @@ pub(super) struct Which {
     newest: bool,
     #[serde(default)]
     raw: bool,
-    /// `FIELD=VALUE`, one a line.
+    /// `FIELD=VALUE`, one per line.
     r#where: Option<String>,
     /// `STREAM:ORDINAL`, separated by commas.
     from: Option<String>,
@@ -73,7 +73,7 @@ impl Which {
             let parsed = place
                 .split_once(':')
                 .and_then(|(stream, ordinal)| Some((stream.parse::<Stream>().ok()?, ordinal.parse::<u64>().ok()?)));
-            let (stream, ordinal) = parsed.ok_or_else(|| bad(format!("from: {place:?} is no STREAM:ORDINAL")))?;
+            let (stream, ordinal) = parsed.ok_or_else(|| bad(format!("from: {place:?} is not STREAM:ORDINAL")))?;
             from.insert(stream, ordinal);
         }
         Ok(Query {
@@ -87,7 +87,7 @@ impl Which {
     }
 }
 
-/// A few records, as one answer.
+/// Some records, as one JSON document.
 pub(super) async fn peek(
     State(app): State<Arc<App>>,
     Extension(access): Extension<Access>,
@@ -104,7 +104,7 @@ pub(super) async fn peek(
     .await
 }
 
-/// Records without an end, one a line; raw ones only over the socket. Where they cannot be read on, the last line says why.
+/// All records, one per line; raw ones only over the socket. If a record cannot be read, the last line says why.
 pub(super) async fn records(
     State(app): State<Arc<App>>,
     Extension(access): Extension<Access>,
@@ -112,7 +112,7 @@ pub(super) async fn records(
     Parameters(which): Parameters<Which>,
 ) -> Result<Response, Problem> {
     if which.raw && access != Access::Socket {
-        let message = "records as they came are for the command line only: they are not redacted";
+        let message = "raw records are for the command line only: they are not redacted";
         return Err(Problem::new(StatusCode::FORBIDDEN, message));
     }
     let query = which.query()?;
@@ -121,7 +121,7 @@ pub(super) async fn records(
         let mut line = |record: &Inspected| answer.add(record) && answer.add_text("\n");
         let inspected = inspect::inspect(source, encoder, &query, &over, &mut |record| line(&record));
         if let Err(error) = inspected {
-            // Whoever has gone does not miss it.
+            // If the reader has gone, the line is not needed.
             let _ = answer.add(&json!({ "failed": error.to_string() })) && answer.add_text("\n");
         }
         Ok(())
@@ -129,7 +129,7 @@ pub(super) async fn records(
     .await
 }
 
-/// Looks at a sink's records as one of a few, on a thread of its own.
+/// Inspects a sink's records in one of the limited slots, on a thread of its own.
 async fn inspect(
     app: &Arc<App>,
     (name, access): (&str, Access),
@@ -146,10 +146,10 @@ async fn inspect(
     .await
 }
 
-/// Adds one by one what answers false when that is enough, or nobody reads on.
+/// Adds an item; returns false when there are enough, or the reader has gone.
 type Add<'a, T> = &'a mut dyn FnMut(&T) -> bool;
 
-/// A JSON document with a list under this name, and `failed` beside it where it does not hold all that it should.
+/// A JSON document with a list under this name, and `failed` if the list is not complete.
 fn list<T: Serialize>(
     answer: &mut Answer,
     name: &str,
@@ -164,7 +164,7 @@ fn list<T: Serialize>(
         added && answer.bytes() < ANSWER_BYTES
     });
     let end = match filled {
-        // None of it has gone yet: the answer can be an error still.
+        // Nothing has been sent yet: the answer can still be an error.
         Err(error) if answer.is_new() => return Err(error.into()),
         Err(error) => format!("],\"failed\":{}}}", json!(error.to_string())),
         Ok(()) => "]}".to_owned(),
@@ -173,7 +173,7 @@ fn list<T: Serialize>(
     Ok(())
 }
 
-/// Waits for a moment until it is the turn of one more look; over when dropped.
+/// Waits for a moment for a slot; the slot is free again when the result is dropped.
 async fn turn(access: Access) -> Result<SemaphorePermit<'static>, Problem> {
     let turns = match access {
         Access::Socket => &INSPECTIONS_OVER_SOCKET,
@@ -183,12 +183,12 @@ async fn turn(access: Access) -> Result<SemaphorePermit<'static>, Problem> {
         Ok(Ok(turn)) => Ok(turn),
         _ => Err(Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
-            "others look at records, and only a few can at a time: ask again in a moment",
+            "too many requests read records at the moment: try again shortly",
         )),
     }
 }
 
-/// How long a reader may take nothing. Whoever owns the data directory may leave a pager open.
+/// How long a reader can pause. The owner of the data directory can leave a pager open.
 const fn timeout(access: Access) -> Duration {
     match access {
         Access::Socket => Duration::from_secs(24 * 60 * 60),
@@ -234,7 +234,7 @@ pub(super) async fn dead_letters(
     .await
 }
 
-/// The answer to `dead/retry`: what the page shows, and the figures.
+/// The answer to `dead/retry`: the message that the page shows, and the figures.
 #[derive(Debug, Serialize)]
 pub(super) struct RetryAnswer {
     message: String,
@@ -242,7 +242,7 @@ pub(super) struct RetryAnswer {
     retried: Retried,
 }
 
-/// Sends dead letters once more.
+/// Sends dead letters again.
 pub(super) async fn retry(
     State(app): State<Arc<App>>,
     Name(name): Name,
@@ -273,7 +273,7 @@ pub(super) struct PurgeWhat {
     dead: bool,
 }
 
-/// Removes what waits.
+/// Removes the backlog.
 pub(super) async fn purge(
     State(app): State<Arc<App>>,
     Name(name): Name,
@@ -289,7 +289,7 @@ pub(super) async fn verify(
     Name(name): Name,
 ) -> Result<Json<VerifyReport>, Problem> {
     let turn = turn(access).await?;
-    // What has begun goes on without its reader, and keeps its turn.
+    // The check continues without its reader, and keeps its slot.
     let verified = tokio::spawn(async move {
         let _turn = turn;
         app.verify(&name).await
@@ -305,16 +305,16 @@ pub(super) struct ImportInto {
     sink: Option<String>,
 }
 
-/// A piece of a file that is imported, at most: a record of the largest size, and what came before it.
+/// Maximum size of one part of an imported file: a record of the largest size, and the records before it.
 const IMPORT_BYTES: usize = 80 << 20;
-/// How long it may take to arrive.
+/// How long a part can take to arrive.
 const IMPORT_TIMEOUT: Duration = Duration::from_secs(60);
-/// The memory of all that is imported at a time: one such piece, or several that are less.
+/// The memory for all imports at a time: one part of the maximum size, or several smaller ones.
 static IMPORTS: LazyLock<Budget> = LazyLock::new(|| {
     Budget::new(&MemoryOptions { max_bytes: MemoryOptions::enough_for(IMPORT_BYTES), wait: Duration::from_secs(10) })
 });
 
-/// Takes in records in the framed format of `export --raw`, over the socket; returns when they are durable.
+/// Imports records in the framed format of `export --raw`, over the socket; answers when they are durable.
 pub(super) async fn import(
     State(app): State<Arc<App>>,
     Extension(access): Extension<Access>,
@@ -324,7 +324,7 @@ pub(super) async fn import(
     if access != Access::Socket {
         return Err(Problem::new(
             StatusCode::FORBIDDEN,
-            "import is for the command line only: senders have their ports",
+            "import is for the command line only: senders use the ingest ports",
         ));
     }
     let (head, body) = request.into_parts();

@@ -1,4 +1,4 @@
-//! Everything that is served: the page, the health checks, the metrics, the API.
+//! All routes: the page, the health checks, the metrics, the API.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use axum::{
 use super::{api, guard::MayKnow, metrics, page, problem::Problem};
 use crate::app::App;
 
-/// Everything that is served, before [`guard`](super::guard).
+/// All routes, without [`guard`](super::guard).
 pub(super) fn router(app: Arc<App>) -> Router {
     Router::new()
         .route("/", get(page::show))
@@ -21,17 +21,18 @@ pub(super) fn router(app: Arc<App>) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(show_metrics))
         .nest("/api/v1", api::routes())
-        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "there is nothing here") })
+        .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path") })
         .with_state(app)
 }
 
-/// 200 while records are taken, else 503 and, to those who may know, why not.
+/// 200 while records are accepted, else 503 and, for clients with access, the reasons.
 async fn ready(State(app): State<Arc<App>>, Extension(may_know): Extension<MayKnow>) -> Response {
     let snapshot = api::snapshot(app).await;
     match snapshot.process.filter(|process| !process.ready) {
-        None => "taking records\n".into_response(),
+        None => "accepting records\n".into_response(),
         Some(_) if may_know == MayKnow(false) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "not taking records: ask with the token for the reason\n").into_response()
+            (StatusCode::SERVICE_UNAVAILABLE, "not accepting records: request this with the token to see the reason\n")
+                .into_response()
         }
         Some(process) => (StatusCode::SERVICE_UNAVAILABLE, process.not_ready.join("\n") + "\n").into_response(),
     }

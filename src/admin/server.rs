@@ -30,21 +30,21 @@ use crate::{
     ingest::{ConnectionOptions, Handler, HttpOptions, Listener, Peer, Protocol, Server, Visit, http1},
 };
 
-/// Connections at once, on the port and on the socket each; one more closes one that waits for nothing.
+/// Maximum number of connections, on the port and on the socket each; a further one closes an idle one.
 const CONNECTIONS: usize = 64;
 
-/// Bound and not yet served.
+/// The bound listeners, not served yet.
 #[derive(Debug)]
 pub struct Bound {
     tcp: Option<Listener>,
-    /// With which the CLI finds the process.
+    /// The socket over which the CLI talks to the process.
     socket: Listener,
 }
 
 /// Binds the admin port, and the socket in the (locked) data directory.
 ///
 /// # Errors
-/// When either cannot be bound, or the port would show personal data to anyone.
+/// When either cannot be bound, or the port would show personal data to other machines without a token.
 pub async fn bind(config: &Config) -> Result<Bound, RunError> {
     let tcp = match config.admin.listen {
         None => None,
@@ -67,7 +67,7 @@ pub async fn bind(config: &Config) -> Result<Bound, RunError> {
 }
 
 fn bind_socket(path: &Path) -> io::Result<Listener> {
-    // The directory is locked: whoever bound it is gone.
+    // The directory is locked, so the process that bound the old socket is gone.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -115,20 +115,20 @@ impl Handler for Routes {
         request.extensions_mut().insert(visit.clone());
         let Ok(response) = self.0.clone().oneshot(request).await;
         match response.headers().get(CONTENT_TYPE) {
-            // Whoever watches makes room for whoever asks.
+            // A stream of events counts as idle: it can be closed for a new request.
             Some(media) if media.as_bytes().starts_with(b"text/event-stream") => response,
-            _ => response.map(|body| Body::new(UnderWay { body, _visit: visit })),
+            _ => response.map(|body| Body::new(InProgress { body, _visit: visit })),
         }
     }
 }
 
-/// An answer, whose request is under way until it has gone.
-struct UnderWay {
+/// An answer whose request counts as in progress until it is sent.
+struct InProgress {
     body: Body,
     _visit: Visit,
 }
 
-impl hyper::body::Body for UnderWay {
+impl hyper::body::Body for InProgress {
     type Data = Bytes;
     type Error = axum::Error;
 

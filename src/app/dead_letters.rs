@@ -1,6 +1,7 @@
-//! Dead letters, once more: sent to the sink straight from where they lie, past the queue.
+//! Retries dead letters: sends them to the sink directly from their store, without the queue.
 //!
-//! A delivered one is removed; a rejected one stays with one attempt more; where the sink is away, all is left as it is.
+//! A delivered dead letter is removed; a rejected one stays with one more attempt; if the sink is unavailable, nothing
+//! changes.
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -13,29 +14,29 @@ use crate::{
     spool::{DeadFilter, DeadLetter, QueueError, Spool},
 };
 
-/// Letters sent at once.
+/// Dead letters per batch.
 const PAGE: usize = 500;
 
-/// What became of letters that were sent again.
+/// The result of a retry.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Retried {
-    /// Delivered, and gone from the dead letters.
+    /// Delivered, and removed from the dead letters.
     pub delivered: u64,
     /// Rejected again.
     pub rejected: u64,
-    /// Why the rest was not tried, where the sink did not take them.
+    /// Why the rest was not tried, if the sink became unavailable.
     pub stopped_by: Option<String>,
 }
 
-/// Sends the letters that a filter means once more.
+/// Sends the dead letters that a filter selects again.
 ///
 /// # Errors
 /// When the dead letters cannot be read or written.
 pub(super) async fn retry(spool: &Arc<Spool>, sink: &dyn Sink, filter: DeadFilter) -> Result<Retried, QueueError> {
-    // Each is tried once; by the clock they could not be told, it may have jumped.
+    // Each is tried once. Their times cannot tell which were tried: the clock may have jumped.
     let tried = Arc::new(Mutex::new(HashSet::new()));
     let mut done = Retried::default();
-    // Those that come meanwhile are not meant.
+    // Dead letters that are added in the meantime are not included.
     let most = spool.status().dead_letters();
     while done.delivered + done.rejected < most {
         let dead_letters = blocking(spool, {
@@ -51,10 +52,11 @@ pub(super) async fn retry(spool: &Arc<Spool>, sink: &dyn Sink, filter: DeadFilte
         for (dead_letter, outcome) in dead_letters.into_iter().zip(outcomes) {
             match outcome {
                 Outcome::Delivered => delivered.push((stream, dead_letter.id)),
-                // The user had them tried: what fails by name stays a letter, with the newer reason.
+                // The operator asked for this attempt: a record that fails by itself stays a dead letter, with the newer
+                // reason.
                 Outcome::Rejected(reason) | Outcome::Failed(reason) => {
                     tried.lock().insert(dead_letter.key());
-                    // The spool adds the attempts that it knows of.
+                    // The spool adds the earlier attempts.
                     rejected.push(DeadLetter { reason, attempts: 1, last_attempt_at: now_millis(), ..dead_letter });
                 }
                 Outcome::Retry => {
@@ -76,7 +78,7 @@ pub(super) async fn retry(spool: &Arc<Spool>, sink: &dyn Sink, filter: DeadFilte
     Ok(done)
 }
 
-/// Sends letters together; where the sink fails without naming one, each alone.
+/// Sends dead letters together; if the sink fails without naming one of them, each alone.
 async fn send(sink: &dyn Sink, stream: Stream, dead_letters: &[DeadLetter]) -> (Vec<Outcome>, Option<String>) {
     let answer = sink.send_batch(batch(stream, dead_letters)).await;
     match answer.error {
@@ -114,7 +116,7 @@ fn batch(stream: Stream, dead_letters: &[DeadLetter]) -> Batch {
     Batch { stream, records: records.collect() }
 }
 
-/// Does something with a spool off the async threads.
+/// Runs blocking work on a spool outside the async threads.
 pub(super) async fn blocking<T: Send + 'static>(
     spool: &Arc<Spool>,
     work: impl FnOnce(&Spool) -> Result<T, QueueError> + Send + 'static,

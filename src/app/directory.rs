@@ -1,4 +1,4 @@
-//! The data directory: made private, locked for one process, searched for spools that no sink claims.
+//! The data directory: created private, locked for one process, and listed for spools.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -18,32 +18,32 @@ use crate::{
 /// Why the data directory cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum DirectoryError {
-    /// It cannot be made, read or written.
+    /// It cannot be created, read or written.
     #[error("data directory {}: {source}: {}", path.display(), remedy(source))]
     Io {
         /// The directory or file.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// A command works with what is there, and nothing is.
+    /// A command needs an existing directory, and there is none.
     #[error(
-        "there is no data directory {} (from {}): nothing was made; run the command where `run` runs, or name the directory \
-         absolutely in data_dir (the first `run` makes it)", path.display(), working_directory()
+        "there is no data directory {} (from {}): run the command where `run` runs, or give data_dir an absolute path (the \
+         first `run` creates it)", path.display(), working_directory()
     )]
     Missing {
-        /// The directory, as it is configured.
+        /// The directory as configured.
         path: PathBuf,
     },
-    /// Another process works on it.
+    /// Another process uses it.
     #[error(
-        "another livekit-spool{} runs on the data directory {}: stop it, or choose another data_dir",
+        "another livekit-spool{} uses the data directory {}: stop it, or choose another data_dir",
         pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default(), path.display()
     )]
     InUse {
         /// The directory.
         path: PathBuf,
-        /// The other process, if it left its id.
+        /// The id of the other process, if it wrote it.
         pid: Option<u32>,
     },
 }
@@ -52,11 +52,11 @@ fn working_directory() -> String {
     std::env::current_dir().map_or_else(|error| error.to_string(), |directory| directory.display().to_string())
 }
 
-/// A look at the lock (whether a process runs) is over within this time, however many look.
+/// Checks of the lock (whether a process runs) are over within this time, however many there are.
 const INSPECTIONS_OVER: Duration = Duration::from_secs(2);
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
+const LOCK_RETRY: Duration = Duration::from_millis(5);
 
-/// The data directory, locked until this is dropped (or the process ends, however it ends).
+/// The data directory, locked until this is dropped or the process ends in any way.
 #[derive(Debug)]
 pub struct DataDirectory {
     path: PathBuf,
@@ -69,10 +69,10 @@ pub fn socket(data_dir: &Path) -> PathBuf {
     data_dir.join("livekit-spool.sock")
 }
 
-/// Calls `with` with a path of the socket that fits the 107 bytes the kernel allows.
+/// Calls `with` with a path of the socket that fits into the 107 bytes that the kernel allows.
 ///
 /// # Errors
-/// What `with` answers, or why the directory cannot be opened.
+/// The error of `with`, or why the directory cannot be opened.
 pub fn with_short_path<T>(socket: &Path, with: impl FnOnce(&Path) -> io::Result<T>) -> io::Result<T> {
     const LONGEST: usize = 107;
     let (Some(directory), Some(name)) = (socket.parent(), socket.file_name()) else { return with(socket) };
@@ -84,10 +84,10 @@ pub fn with_short_path<T>(socket: &Path, with: impl FnOnce(&Path) -> io::Result<
 }
 
 impl DataDirectory {
-    /// Makes the directory where it is missing (0700), durably, and locks it.
+    /// Creates the directory durably if it is missing (0700), and locks it.
     ///
     /// # Errors
-    /// When it cannot be made or written, or another process has it.
+    /// When it cannot be created or written, or another process has locked it.
     pub fn open(path: &Path) -> Result<Self, DirectoryError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -97,10 +97,10 @@ impl DataDirectory {
         Self::open_existing(path)
     }
 
-    /// Locks the directory, which has to be there.
+    /// Locks the directory, which has to exist.
     ///
     /// # Errors
-    /// When it is not there, cannot be written, or another process has it.
+    /// When it does not exist, cannot be written, or another process has locked it.
     pub fn open_existing(path: &Path) -> Result<Self, DirectoryError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
@@ -116,24 +116,24 @@ impl DataDirectory {
         let mut lock = files::open_private(&lock_path, &mut options).map_err(failed(&lock_path))?;
         if !take(&lock).map_err(failed(&lock_path))? {
             let mut pid = String::new();
-            // Only to name it.
+            // Only for the error message.
             let _ = lock.read_to_string(&mut pid);
             return Err(DirectoryError::InUse { path: path.to_owned(), pid: pid.trim().parse().ok() });
         }
-        // Only to be named: a full disk may have no space for it.
+        // Only for error messages of other processes: a full disk may have no space for it.
         let _ = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| writeln!(lock, "{}", std::process::id()));
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
-    /// Where it is.
+    /// Its path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 }
 
-/// Takes the lock for this process; false where another process works on the directory. A command that only looks whether one
-/// does holds the lock for a moment, beside others that look: that is waited out.
+/// Takes the lock for this process; false if another process uses the directory. A command that only checks for a running
+/// process holds a shared lock for a moment; this waits until it is released.
 fn take(lock: &File) -> io::Result<bool> {
     let begun = Instant::now();
     loop {
@@ -143,14 +143,14 @@ fn take(lock: &File) -> io::Result<bool> {
         if files::is_locked(lock)? || begun.elapsed() >= INSPECTIONS_OVER {
             return Ok(false);
         }
-        std::thread::sleep(LOOK_AGAIN);
+        std::thread::sleep(LOCK_RETRY);
     }
 }
 
 /// The sinks that have a spool in the data directory, by name.
 ///
 /// # Errors
-/// When the directory is there and cannot be read.
+/// When the directory exists and cannot be read.
 pub fn spools_in(data_dir: &Path) -> io::Result<Vec<SinkName>> {
     let entries = match fs::read_dir(data_dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -169,7 +169,7 @@ pub fn spools_in(data_dir: &Path) -> io::Result<Vec<SinkName>> {
     Ok(names)
 }
 
-/// A warning where the directory is on a file system that forgets, or that is thrown away with a container.
+/// A warning if the directory is on a volatile file system: in memory, or deleted with a container.
 #[must_use]
 pub(super) fn volatile(path: &Path) -> Option<String> {
     let why = why_volatile(rustix::fs::statfs(path).ok()?.f_type)?;
@@ -180,13 +180,13 @@ const TMPFS: rustix::fs::FsWord = 0x0102_1994;
 const RAMFS: rustix::fs::FsWord = 0x8584_58f6;
 const OVERLAY: rustix::fs::FsWord = 0x794c_7630;
 
-/// What a file system of this type (statfs) does to a backlog.
+/// Why a file system of this type (statfs) loses a backlog; `None` if it does not.
 const fn why_volatile(file_system: rustix::fs::FsWord) -> Option<&'static str> {
     match file_system {
         TMPFS | RAMFS => Some("is in memory (tmpfs): a restart of the machine loses the backlog"),
-        OVERLAY => {
-            Some("is on a container's own layer (overlay): removing the container loses the backlog; mount a volume")
-        }
+        OVERLAY => Some(
+            "is on the container's writable layer (overlay): removing the container loses the backlog; mount a volume",
+        ),
         _ => None,
     }
 }
@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_second_process_is_told_who_has_the_folder() {
+    fn a_second_process_learns_which_process_uses_the_directory() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("data");
         let directory = DataDirectory::open(&path).unwrap();
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_looks_at_the_lock_is_not_taken_for_a_second_process() {
+    fn a_check_of_the_lock_does_not_count_as_a_second_process() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("data");
         drop(DataDirectory::open(&path).unwrap());
@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_to_be_there_is_not_made() {
+    fn a_missing_directory_is_not_created_for_a_command() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("data");
         let error = DataDirectory::open_existing(&path).unwrap_err().to_string();
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_link_in_the_locks_place_is_not_followed() {
+    fn a_link_in_place_of_the_lock_is_not_followed() {
         let data = tempfile::tempdir().unwrap();
         let precious = data.path().join("precious");
         fs::write(&precious, "precious").unwrap();
@@ -258,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn only_folders_with_a_journal_are_spools() {
+    fn only_directories_with_a_journal_are_spools() {
         let data = tempfile::tempdir().unwrap();
         for directory in ["mongo/journal", "files/journal", "out", "Not A Sink/journal"] {
             fs::create_dir_all(data.path().join(directory)).unwrap();

@@ -1,9 +1,9 @@
 //! The last hour of each sink: backlog, rates and state changes, for the status page, the API and `backlog --watch`.
 //!
-//! Time is cut into steps of [`STEP_MILLIS`] by the wall clock. A step's point is the first sample that falls into it; a step
-//! without a sample (the process was suspended, the clock was set forward) is `None` and shows as a gap. Where the clock is
-//! set back, what is here keeps its distance: a gap of one step follows, and the times of the state changes go back with the
-//! clock.
+//! Time is divided into steps of [`STEP_MILLIS`] by the wall clock. A step's point is the first sample that falls into it; a
+//! step without a sample (the process was suspended, the clock was set forward) is `None` and shows as a gap. When the clock
+//! is set back, the earlier points keep their distances: a gap of one step follows, and the times of the state changes are
+//! shifted back with the clock.
 //!
 //! Memory is bounded: a sink's points take 12 KB, and its state changes, at most [`CHANGES`] with reasons of at most
 //! [`REASON_BYTES`] bytes each, 25 KB.
@@ -14,13 +14,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{record::UnixMillis, status::SinkState};
 
-/// Length of a step.
+/// Length of a step, milliseconds.
 const STEP_MILLIS: i64 = 10_000;
-/// Steps that are kept: an hour.
+/// Number of steps that are kept: an hour.
 pub const POINTS: usize = 360;
-/// State changes that are kept of a sink.
+/// Number of state changes that are kept per sink.
 const CHANGES: usize = 100;
-/// Bytes of a reason, at most.
+/// Maximum length of a reason, bytes.
 const REASON_BYTES: usize = 200;
 
 /// The last hour of all sinks.
@@ -30,14 +30,14 @@ pub struct History {
     pub at: UnixMillis,
     /// Length of a step, milliseconds.
     pub step_millis: i64,
-    /// By name.
+    /// The sinks, by name.
     pub sinks: BTreeMap<String, SinkHistory>,
 }
 
 /// The last hour of a sink.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct SinkHistory {
-    /// One a step, the last one at [`History::at`]; fewer than an hour's where the sink is younger. `null`: not known.
+    /// One per step, the last one at [`History::at`]; fewer than an hour's if the sink is younger. `null`: not known.
     pub points: VecDeque<Option<Point>>,
     /// State changes since the first point, the newest at the end.
     pub changes: VecDeque<StateChange>,
@@ -48,20 +48,20 @@ pub struct SinkHistory {
 pub struct Point {
     /// Records not yet acknowledged.
     pub records: u64,
-    /// Records a second into the spool.
+    /// Records per second into the spool.
     pub rate_in: f32,
-    /// Records a second out of it.
+    /// Records per second out of it.
     pub rate_out: f32,
 }
 
 /// A sink's new state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StateChange {
-    /// When, milliseconds since the Unix epoch.
+    /// Time of the change, milliseconds since the Unix epoch.
     pub at: UnixMillis,
-    /// The state since then.
+    /// The new state.
     pub state: SinkState,
-    /// Why, where something is wrong.
+    /// The reason, if something is wrong.
     pub reason: Option<String>,
 }
 
@@ -72,8 +72,8 @@ impl Default for History {
 }
 
 impl History {
-    /// Takes the points of all sinks if a new step has begun; a sink that is not among them is forgotten. Call it more often
-    /// than once a step.
+    /// Stores the points of all sinks if a new step has begun; forgets a sink that is not among them. Call it more often
+    /// than once per step.
     pub(super) fn sample(&mut self, at: UnixMillis, sinks: &[(&str, Point)]) {
         let Some(steps) = self.advance(at) else { return };
         self.sinks.retain(|name, _| sinks.iter().any(|(sink, _)| sink == name));
@@ -89,14 +89,14 @@ impl History {
         }
     }
 
-    /// By how many steps a time is later than the newest one; `None`: it belongs to that one.
+    /// How many steps a time is later than the newest step; `None`: it belongs to that one.
     fn advance(&mut self, at: UnixMillis) -> Option<usize> {
         let step = at - at.rem_euclid(STEP_MILLIS);
         let steps = if self.sinks.values().all(|sink| sink.points.is_empty()) {
             1
         } else {
             match (step - self.at) / STEP_MILLIS {
-                // A clock that is adjusted by less than a step is waited for.
+                // If the clock was adjusted by less than a step, the next sample waits until it has caught up.
                 -1 | 0 => return None,
                 steps @ 1.. => steps,
                 _ => {
@@ -114,8 +114,8 @@ impl History {
         changes.for_each(|change| change.at += by);
     }
 
-    /// Notes a sink's new state.
-    pub(super) fn note(&mut self, at: UnixMillis, sink: &str, state: SinkState, reason: Option<&str>) {
+    /// Records a sink's new state.
+    pub(super) fn record(&mut self, at: UnixMillis, sink: &str, state: SinkState, reason: Option<&str>) {
         let changes = &mut self.sinks.entry(sink.to_owned()).or_default().changes;
         if changes.len() == CHANGES {
             changes.pop_front();
@@ -125,14 +125,14 @@ impl History {
     }
 }
 
-/// As much of a text as is kept.
+/// The text, cut to the maximum length.
 fn beginning(text: &str) -> &str {
-    let ends = text.char_indices().map(|(at, dead_letter)| at + dead_letter.len_utf8());
+    let ends = text.char_indices().map(|(at, character)| at + character.len_utf8());
     &text[..ends.take_while(|end| *end <= REASON_BYTES).last().unwrap_or_default()]
 }
 
 impl SinkHistory {
-    /// Adds a point that is so many steps later than the last one.
+    /// Adds a point that is this many steps later than the last one.
     fn push(&mut self, point: Point, steps: usize) {
         let gaps = if self.points.is_empty() { 0 } else { (steps - 1).min(POINTS) };
         for point in std::iter::repeat_n(None, gaps).chain([Some(point)]) {
@@ -186,26 +186,26 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_is_set_back_leaves_a_gap_and_takes_the_changes_with_it() {
+    fn a_clock_that_is_set_back_leaves_a_gap_and_shifts_the_changes() {
         let mut history = History::default();
         history.sample(START, &[("a", point(0))]);
-        history.note(START + 3000, "a", SinkState::Unavailable, Some("refused"));
+        history.record(START + 3000, "a", SinkState::Unavailable, Some("refused"));
         history.sample(START + 10_000, &[("a", point(1))]);
         history.sample(START + 9_000, &[("a", point(2))]);
-        assert_eq!(records(&history, "a"), [Some(0), Some(1)], "a small adjustment is waited for");
+        assert_eq!(records(&history, "a"), [Some(0), Some(1)], "a small adjustment adds no point");
         let back = START - 500_000;
         history.sample(back, &[("a", point(3))]);
         assert_eq!(records(&history, "a"), [Some(0), Some(1), None, Some(3)]);
         assert_eq!(history.at, back);
         let change = &history.sinks["a"].changes[0];
-        assert_eq!(change.at, back - 30_000 + 3000, "it lies between the same points as before");
+        assert_eq!(change.at, back - 30_000 + 3000, "it is between the same points as before");
     }
 
     #[test]
     fn a_later_sink_has_fewer_points_and_one_that_is_removed_none() {
         let mut history = History::default();
         history.sample(START, &[("a", point(1))]);
-        history.note(START + 12_000, "b", SinkState::Connecting, None);
+        history.record(START + 12_000, "b", SinkState::Connecting, None);
         history.sample(START + 20_000, &[("a", point(2)), ("b", point(3))]);
         assert_eq!(records(&history, "a"), [Some(1), None, Some(2)]);
         assert_eq!(records(&history, "b"), [Some(3)]);
@@ -223,11 +223,11 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_bounded_in_number_and_length_and_go_with_the_points_they_belong_to() {
+    fn changes_are_bounded_in_number_and_length_and_expire_with_their_points() {
         let mut history = History::default();
         history.sample(START, &[("a", point(0))]);
         for number in 0..3 * CHANGES as i64 {
-            history.note(START + number, "a", SinkState::Unavailable, Some(&"é".repeat(10_000)));
+            history.record(START + number, "a", SinkState::Unavailable, Some(&"é".repeat(10_000)));
         }
         let changes = &history.sinks["a"].changes;
         assert_eq!((changes.len(), changes[0].at), (CHANGES, START + 2 * CHANGES as i64));
@@ -242,7 +242,7 @@ mod tests {
     fn it_reads_what_it_writes() {
         let mut history = History::default();
         history.sample(START, &[("a", Point { records: 3, rate_in: 99.1, rate_out: 0.5 })]);
-        history.note(START, "a", SinkState::SpoolFailed, Some("\"<x>\""));
+        history.record(START, "a", SinkState::SpoolFailed, Some("\"<x>\""));
         history.sample(START + 20_000, &[("a", point(u64::MAX))]);
         let text = serde_json::to_string(&history).unwrap();
         assert!(text.contains(r#"{"records":3,"rate_in":99.1,"rate_out":0.5},null,"#), "{text}");
@@ -252,13 +252,13 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
         #[test]
-        fn whatever_the_clock_does_it_stays_bounded_and_ends_with_what_came_last(
+        fn the_history_stays_bounded_and_ends_with_the_newest_sample_whatever_the_clock_does(
             moves in proptest::collection::vec((-5_000_000_i64..5_000_000, 0..3), 1..600)
         ) {
             let (mut history, mut at) = (History::default(), START);
             for (number, (by, kind)) in moves.into_iter().enumerate() {
                 at += match kind { 0 => by, 1 => by / 500, _ => STEP_MILLIS };
-                history.note(at, "a", SinkState::Unavailable, None);
+                history.record(at, "a", SinkState::Unavailable, None);
                 let (before, newest) = (history.sinks["a"].points.len(), history.at);
                 history.sample(at, &[("a", point(number as u64))]);
                 let points = &history.sinks["a"].points;

@@ -1,4 +1,4 @@
-//! `import`: records into the spools, past the ports; on a running process and on a stopped one's directory.
+//! `import`: puts records into the spools without the ingest ports; in a running process and in a stopped one's directory.
 
 use super::{App, OperateError, Stopped, sinks::filter};
 use crate::{
@@ -9,11 +9,11 @@ use crate::{
 };
 
 impl App {
-    /// Puts records into a sink's spool; without a name into all, each getting what it gets of what comes in. Answers what
-    /// full spools dropped by their policy.
+    /// Puts records into a sink's spool; without a name into all, each filtered as for ingest. Returns what full spools
+    /// dropped by their policy.
     ///
     /// # Errors
-    /// When there is no such sink, or a spool does not take them.
+    /// When there is no such sink, or a spool does not accept them.
     pub async fn import(&self, name: Option<&str>, batches: &[RecordBatch]) -> Result<Dropped, OperateError> {
         let mut dropped = Dropped::default();
         let into = importing(&self.config(), name);
@@ -40,7 +40,7 @@ impl Stopped {
     }
 }
 
-/// Where records are imported, and what of them: into a sink that was named all of them. `None`: there is no such sink.
+/// The target of an import and its filter: a sink that was named gets all records. `None`: there is no such sink.
 fn importing(config: &Config, name: Option<&str>) -> Option<Vec<(SinkName, Filter)>> {
     let mut sinks = config.sinks.iter();
     match name {
@@ -69,10 +69,10 @@ async fn append(
     Ok(())
 }
 
-/// The batches of a file of `export --raw`: records that follow each other with the same stream and time received, together.
+/// The batches of a file of `export --raw`: consecutive records with the same stream and receive time form one batch.
 ///
 /// # Errors
-/// Where the bytes are no such file.
+/// When the bytes are not such a file.
 pub(crate) fn batches(framed: &[u8]) -> Result<Vec<RecordBatch>, String> {
     let mut batches = Vec::new();
     let mut open: Option<(RecordBatchBuilder, Stream, UnixMillis)> = None;

@@ -1,5 +1,5 @@
-//! Looks at everything, by itself and when asked. It takes no disk's time that it can do without: whoever asks how the process
-//! goes is not to wait for what keeps it from going.
+//! Takes snapshots, periodically and on request. It avoids reading the disk: a status request must not wait for the disk
+//! that is the problem.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,12 +15,12 @@ use crate::{
     status::{Disk, Process, Snapshot},
 };
 
-/// How often states are looked at.
-const LOOK: Duration = Duration::from_millis(250);
-/// How often rates are sampled and the status page hears of them, in looks.
+/// How often states are checked.
+const STATE_INTERVAL: Duration = Duration::from_millis(250);
+/// How often rates are sampled and sent to the status page, in state checks.
 const CHECKS_PER_SAMPLE: u32 = 4;
 
-/// What there is to tell before the first look.
+/// The snapshot before the first check.
 pub(super) fn empty_snapshot(config: &Config, disk: Disk) -> Snapshot {
     Snapshot {
         at: now_millis(),
@@ -34,7 +34,7 @@ pub(super) fn empty_snapshot(config: &Config, disk: Disk) -> Snapshot {
     }
 }
 
-/// Ticks at once and from then on; of those that were missed there is one.
+/// Ticks at once and then periodically; missed ticks are merged into one.
 fn every(period: Duration) -> Interval {
     let mut interval = tokio::time::interval(period);
     interval.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -42,7 +42,7 @@ fn every(period: Duration) -> Interval {
 }
 
 impl App {
-    /// Everything now.
+    /// A snapshot of now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {
         let (mut snapshot, _) = self.inspect();
@@ -53,14 +53,15 @@ impl App {
         snapshot
     }
 
-    /// The last snapshot, for whoever cannot wait for one of now, because a disk holds it up: that is no process to rely on.
+    /// The last snapshot, for a caller who cannot wait for a new one because a disk does not answer. It says that the
+    /// process is not ready.
     #[must_use]
     pub fn last_snapshot(&self) -> Snapshot {
         let mut snapshot = Snapshot::clone(&self.latest.borrow());
         let mut not_ready = snapshot.process.take().map(|process| process.not_ready).unwrap_or_default();
         let age = Duration::from_millis(now_millis().saturating_sub(snapshot.at).max(0).unsigned_abs());
         not_ready.push(format!(
-            "the status is {} s old: a disk does not answer; see to the disks of the data directory and of the sinks",
+            "the status is {} s old: a disk does not answer; check the disks of the data directory and of the file sinks",
             age.as_secs()
         ));
         snapshot.process = Some(self.process(not_ready));
@@ -80,7 +81,7 @@ impl App {
         }
     }
 
-    /// The configured sinks' part, and what it was made of.
+    /// The configured sinks' part, and the figures it was made from.
     fn inspect(&self) -> (Snapshot, Vec<Inspected>) {
         let ingest = self.intake.snapshot();
         let inspected: Vec<_> = self
@@ -103,7 +104,7 @@ impl App {
         let rates = self.rates.lock();
         let snapshot = Snapshot {
             process: Some(self.process(not_ready)),
-            ingest: Some(snapshot::ingest(ingest, rates.taken())),
+            ingest: Some(snapshot::ingest(ingest, rates.accepted())),
             sinks,
             changes: rates.changes(),
             ..empty_snapshot(&config, disk)
@@ -111,23 +112,23 @@ impl App {
         (snapshot, inspected)
     }
 
-    /// Samples and notes changes, for ever.
+    /// Samples rates and records state changes until the process stops.
     pub(crate) async fn watch(self: Arc<Self>) {
-        let mut interval = every(LOOK);
+        let mut interval = every(STATE_INTERVAL);
         for inspect in (0..CHECKS_PER_SAMPLE).cycle() {
             interval.tick().await;
             let app = Arc::clone(&self);
-            // Reading the oldest records' times may touch the disk.
+            // Reading the oldest records' times can read the disk.
             let watched = tokio::task::spawn_blocking(move || app.watch_once(inspect == 0)).await;
             if let Err(error) = watched {
-                tracing::error!(%error, "making the status failed");
+                tracing::error!(%error, "could not take a snapshot");
             }
         }
     }
 
-    /// Looks at the data directory's disk, for ever. It alone waits for it.
+    /// Measures the data directory's disk until the process stops. Nothing else waits for it.
     pub(crate) async fn watch_disk(self: Arc<Self>) {
-        let mut interval = every(LOOK * CHECKS_PER_SAMPLE);
+        let mut interval = every(STATE_INTERVAL * CHECKS_PER_SAMPLE);
         loop {
             interval.tick().await;
             let config = self.config();
@@ -142,11 +143,11 @@ impl App {
         let changed = {
             let mut rates = self.rates.lock();
             if sample {
-                let taken = snapshot.ingest.as_ref().map_or(0, |ingest| ingest.records);
+                let accepted = snapshot.ingest.as_ref().map_or(0, |ingest| ingest.records);
                 let sinks: Vec<_> = inspected.iter().map(|inspected| (&inspected.status, inspected.counters)).collect();
-                rates.sample(snapshot.at, taken, &sinks);
+                rates.sample(snapshot.at, accepted, &sinks);
             }
-            rates.note_changes(snapshot.at, inspected.iter().map(|inspected| &inspected.status))
+            rates.record_changes(snapshot.at, inspected.iter().map(|inspected| &inspected.status))
         };
         if sample || changed {
             self.latest.send_replace(Arc::new(self.snapshot()));

@@ -1,5 +1,5 @@
-//! The process: what it opens, what it works with, and what can be done with it, running or stopped. It knows nothing of those
-//! who look at it or tell it something.
+//! The process: it opens the spools, runs the servers and workers, and offers every operation on a sink, for a running
+//! process and for a stopped one's directory. It knows nothing of its callers (the admin API, the command line).
 //!
 //! Uses `catch_panic`, `config`, `document`, `durable_fs`, `files`, `flush`, `histogram`, `ingest`, `inspect`, `logging`,
 //! `record`, `sink`, `spool`, `status`, `units`.

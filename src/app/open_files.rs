@@ -2,18 +2,18 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// With fewer, the connections that the default configuration takes are not all had.
+/// With fewer, the default configuration's number of connections cannot be reached.
 const ENOUGH: u64 = 4_096;
 
-/// Raises the limit on open files to what the system allows: the usual 1,024 is less than the connections that the
-/// default configuration takes. Only programs that use `select` need the low one.
+/// Raises the limit on open files to what the system allows: the usual 1,024 is less than the connections that the default
+/// configuration accepts. Only programs that use `select` need the low limit.
 pub(super) fn raise_limit() {
     let limit = getrlimit(Resource::Nofile);
-    if let Some(most) = limit.maximum.filter(|most| *most < ENOUGH) {
+    if let Some(max) = limit.maximum.filter(|max| *max < ENOUGH) {
         tracing::warn!(
-            limit = most,
-            "only {most} files and connections may be open (ulimit -n): senders, sinks and spools share them, and beyond \
-             that they fail with \"too many open files\"; allow {ENOUGH} or more (LimitNOFILE=, --ulimit nofile=)"
+            limit = max,
+            "only {max} files and connections may be open (ulimit -n): senders, sinks and spools share them and fail \
+             beyond it with \"too many open files\"; allow {ENOUGH} or more (LimitNOFILE=, --ulimit nofile=)"
         );
     }
     if limit.current == limit.maximum {
@@ -23,6 +23,6 @@ pub(super) fn raise_limit() {
     let (from, to) = (shown(limit.current), shown(limit.maximum));
     match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         Ok(()) => tracing::debug!(%from, %to, "raised the limit on open files"),
-        Err(error) => tracing::warn!(%error, %from, %to, "cannot raise the limit on open files"),
+        Err(error) => tracing::warn!(%error, %from, %to, "could not raise the limit on open files"),
     }
 }

@@ -1,4 +1,4 @@
-//! What an operator can do with a sink, on a running process and on a stopped one's directory.
+//! The operations on a sink, of a running process and of a stopped one's directory.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,16 +24,16 @@ use crate::{
     status::SinkStatus,
 };
 
-/// How often a drain looks whether it is done.
-const LOOK: Duration = Duration::from_millis(100);
+/// How often a drain checks whether it is done.
+const CHECK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Why an operation failed.
 #[derive(Debug, thiserror::Error)]
 pub enum OperateError {
-    /// No such sink.
+    /// There is no such sink.
     #[error(transparent)]
     NoSuchSink(#[from] NoSuchSink),
-    /// Its spool is closed, or being opened with other limits.
+    /// Its spool is closed, or being reopened with other limits.
     #[error("the spool of sink {0} is closed: try again in a moment")]
     Closed(String),
     /// Its spool does not open.
@@ -44,10 +44,10 @@ pub enum OperateError {
         /// Why, and what to do.
         reason: String,
     },
-    /// Some of a spool that is to be removed cannot be read.
+    /// A part of a spool that is to be removed cannot be read.
     #[error(
-        "the spool of sink {sink} is not removed: {reason}: purge again when that can be read, or remove its directory in the \
-         data_dir yourself"
+        "could not remove the spool of sink {sink}: {reason}: purge again when that can be read, or remove its directory in \
+         the data_dir yourself"
     )]
     Unread {
         /// The sink.
@@ -61,7 +61,7 @@ pub enum OperateError {
     /// A bug.
     #[error("internal error: {0}")]
     Panicked(String),
-    /// The spool does not take records.
+    /// The spool does not accept records.
     #[error(transparent)]
     Append(#[from] Refusal),
     /// The spool does not open.
@@ -73,10 +73,10 @@ pub enum OperateError {
     /// The data directory is in use.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
-    /// A spool's directory is not removed.
+    /// A spool's directory could not be removed.
     #[error(transparent)]
     Remove(#[from] RemoveError),
-    /// A file sink would write into a spool.
+    /// A file sink would write into a spool's directory.
     #[error(transparent)]
     PathInSpool(#[from] PathInSpool),
 }
@@ -87,7 +87,7 @@ impl App {
         sink.slot.get().await.ok_or_else(|| OperateError::Closed(name.to_owned()))
     }
 
-    /// A sink whose spool did open.
+    /// A sink whose spool is open.
     async fn running(&self, name: &str) -> Result<Arc<Running>, OperateError> {
         let sink = self.find(name)?;
         match sink.slot.not_open().await {
@@ -96,7 +96,7 @@ impl App {
         }
     }
 
-    /// A sink whose spool is not open: it lies there as that of a stopped process does.
+    /// A sink whose spool is not open: it is read from disk, as a stopped process's is.
     async fn at_rest(&self, name: &str) -> Option<SinkName> {
         let is_orphaned = self.orphaned.lock().iter().any(|sink| sink.name == name);
         let not_open = match self.sink(name) {
@@ -106,7 +106,7 @@ impl App {
         SinkName::new(name).ok().filter(|_| is_orphaned || not_open)
     }
 
-    /// Something to look at a sink's records with; also where the configuration does not name the sink.
+    /// The source for inspecting a sink's records; also of an orphaned spool.
     ///
     /// # Errors
     /// When there is no such sink, or its spool cannot be read.
@@ -117,7 +117,7 @@ impl App {
         }
     }
 
-    /// Stops delivering to a sink; its spool goes on taking records.
+    /// Stops delivering to a sink; its spool continues to accept records.
     ///
     /// # Errors
     /// When there is no such sink, or its spool does not open.
@@ -135,7 +135,7 @@ impl App {
         Ok(())
     }
 
-    /// Delivers what waits now, without waiting for a batch to fill or a pause to end.
+    /// Delivers the backlog now, without waiting for a full batch or for the backoff to end.
     ///
     /// # Errors
     /// When there is no such sink, or its spool does not open.
@@ -144,7 +144,7 @@ impl App {
         Ok(())
     }
 
-    /// Sends dead letters of a sink once more.
+    /// Sends dead letters of a sink again.
     ///
     /// # Errors
     /// When there is no such sink, or its dead letters cannot be read or written.
@@ -155,7 +155,7 @@ impl App {
         Ok(retried)
     }
 
-    /// Removes dead letters of a sink, for good; how many.
+    /// Removes dead letters of a sink for good; returns how many.
     ///
     /// # Errors
     /// When there is no such sink, or its dead letters cannot be written.
@@ -166,7 +166,7 @@ impl App {
         Ok(dropped)
     }
 
-    /// Checks all that a sink's spool has on disk, beside the work that goes on.
+    /// Checks everything that a sink's spool has on disk, while it is in use.
     ///
     /// # Errors
     /// When there is no such sink, or its spool cannot be read.
@@ -188,7 +188,7 @@ impl App {
     }
 }
 
-/// A stopped sink's spool, to look at.
+/// The source for inspecting a stopped sink's spool.
 ///
 /// # Errors
 /// When it cannot be read.
@@ -206,10 +206,10 @@ pub struct Stopped {
 }
 
 impl Stopped {
-    /// Locks the data directory, which is not made.
+    /// Locks the data directory; does not create it.
     ///
     /// # Errors
-    /// When it is not there, or a process works on it.
+    /// When it does not exist, or a process uses it.
     pub fn open(config: Config) -> Result<Self, OperateError> {
         let data = DataDirectory::open_existing(&config.data_dir)?;
         let encoder = Arc::new(Encoder::new(config.documents.clone()));
@@ -265,8 +265,9 @@ impl Stopped {
         result
     }
 
-    /// Delivers what waits for a sink (or for all) until nothing is left or `timeout` is over; `progress` hears how many
-    /// records are left. True where nothing is left, nor anything that cannot be read now. Of all, one whose spool does not open keeps no other one waiting.
+    /// Delivers the backlog of a sink (or of all) until nothing is left or `timeout` is over. `progress` is called with the
+    /// number of records left. Returns true if nothing is left and all of it could be read. With all sinks, one whose spool
+    /// does not open does not delay the others.
     ///
     /// # Errors
     /// When a sink does not start.
@@ -304,7 +305,7 @@ impl Stopped {
             if timeout.is_some_and(|timeout| begun.elapsed() >= timeout) {
                 break false;
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
         };
         for sink in sinks {
             sink.stop_and_close().await;

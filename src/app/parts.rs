@@ -1,6 +1,6 @@
-//! The parts that have to run for as long as the process does: the servers, the watch over states. One that ends by itself
-//! (a thread that cannot be started, a bug) is not brought back: the process is not ready any more, and ends, so that
-//! whoever looks after it starts it again.
+//! The tasks that have to run as long as the process does: the servers, the monitoring of states. A task that ends by itself
+//! (a thread cannot be started, a bug) is not restarted: the process becomes not ready and exits, so that the service
+//! manager restarts it.
 
 use std::{fmt::Display, future::Future, panic::AssertUnwindSafe, sync::Arc};
 
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::catch_panic;
 
-/// What has become of the parts.
+/// Records which part ended first.
 #[derive(Debug)]
 pub(super) struct Parts(watch::Sender<Option<String>>);
 
@@ -19,7 +19,7 @@ impl Parts {
         Arc::new(Self(watch::Sender::new(None)))
     }
 
-    /// Runs a part until it ends, which it may once the process is stopping.
+    /// Runs a part until it ends. Only while the process stops is its end expected.
     pub(super) fn run<E: Display>(
         self: &Arc<Self>,
         name: &'static str,
@@ -30,23 +30,23 @@ impl Parts {
         tokio::spawn(async move {
             let why = match AssertUnwindSafe(part).catch_unwind().await {
                 Ok(Ok(())) if stopping.is_cancelled() => return,
-                Ok(Ok(())) => "nobody told it to".to_owned(),
+                Ok(Ok(())) => "unexpectedly".to_owned(),
                 Ok(Err(error)) => error.to_string(),
                 Err(panic) => catch_panic::message(&*panic),
             };
             let ended = format!("{name} has ended: {why}");
             tracing::error!("{ended}");
-            // The first is the cause.
+            // The first one is the cause; later ones are usually its consequences.
             parts.0.send_if_modified(|first| first.is_none() && first.replace(ended).is_none());
         })
     }
 
-    /// Which one has ended, and why.
+    /// Which part has ended, and why.
     pub(super) fn ended(&self) -> Option<String> {
         self.0.borrow().clone()
     }
 
-    /// Returns once one has.
+    /// Returns once a part has ended.
     pub(super) async fn one_ended(&self) -> String {
         let mut ended = self.0.subscribe();
         loop {
@@ -71,7 +71,7 @@ mod tests {
         if stopping {
             token.cancel();
         }
-        parts.run("the server", token, part).await.expect("no panic comes through");
+        parts.run("the server", token, part).await.expect("panics are caught");
         match parts.ended() {
             Some(_) => Some(parts.one_ended().await),
             None => None,
@@ -79,13 +79,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_part_that_ends_by_itself_is_told_of_however_it_ended() {
+    async fn a_part_that_ends_by_itself_is_reported_however_it_ended() {
         let no_thread = async { Err(io::Error::other("no thread")) };
         assert_eq!(end_of(no_thread, false).await.unwrap(), "the server has ended: no thread");
-        assert_eq!(end_of(async { Ok(()) }, false).await.unwrap(), "the server has ended: nobody told it to");
+        assert_eq!(end_of(async { Ok(()) }, false).await.unwrap(), "the server has ended: unexpectedly");
         let bug = async { panic!("a bug") };
         assert_eq!(end_of(bug, false).await.unwrap(), "the server has ended: a bug");
-        assert_eq!(end_of(async { Ok(()) }, true).await, None, "at the end of the process it may");
+        assert_eq!(end_of(async { Ok(()) }, true).await, None, "its end is expected while the process stops");
     }
 
     #[tokio::test]

@@ -1,5 +1,5 @@
-//! Where file sinks may write: neither into the directory of a spool nor into one that contains it. What lies there is the
-//! spool's, which may remove it.
+//! Where file sinks may write: neither into a spool's directory nor into a directory that contains one. Files there belong
+//! to the spool, which can remove them.
 
 use std::{
     collections::VecDeque,
@@ -13,10 +13,10 @@ use crate::{
     record::SinkName,
 };
 
-/// Links that are followed at most, as the operating system does.
+/// At most this many links are followed, as the operating system does.
 const MAX_LINKS: u32 = 40;
 
-/// A file sink that would write where a spool lies.
+/// A file sink that would write into or above a spool's directory.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "sink {sink}: path {} {relation} the directory of the spool of sink {spool} ({}): choose another path",
@@ -25,23 +25,23 @@ const MAX_LINKS: u32 = 40;
 pub struct PathInSpool {
     /// The file sink.
     pub sink: SinkName,
-    /// Its path, as it is configured.
+    /// Its path as configured.
     pub path: PathBuf,
-    /// `lies in` or `contains`.
+    /// `is in` or `contains`.
     pub relation: &'static str,
-    /// The sink whose spool lies there, or will once it is made.
+    /// The sink whose spool is there, or will be once it is created.
     pub spool: SinkName,
     /// That spool's directory.
     pub directory: PathBuf,
 }
 
-/// Refuses file sinks that would write where a spool lies, or would lie: one of these sinks', or any other that is in the
-/// data directory.
+/// Refuses file sinks that would write where a spool is or will be: a spool of these sinks, or any other in the data
+/// directory.
 ///
 /// # Errors
 /// The first such sink.
 pub(super) fn check_paths(sinks: &[SinkConfig], data_dir: &Path) -> Result<(), PathInSpool> {
-    // What cannot be listed holds no spool that a start could open.
+    // A directory that cannot be listed has no spool that a start could open.
     let mut spools = spools_in(data_dir).unwrap_or_default();
     spools.extend(sinks.iter().map(|sink| sink.name.clone()));
     for sink in sinks {
@@ -50,7 +50,7 @@ pub(super) fn check_paths(sinks: &[SinkConfig], data_dir: &Path) -> Result<(), P
         for spool in &spools {
             let directory = resolved(&data_dir.join(spool.as_str()));
             let relation = if path.starts_with(&directory) {
-                "lies in"
+                "is in"
             } else if directory.starts_with(&path) {
                 "contains"
             } else {
@@ -68,19 +68,19 @@ pub(super) fn check_paths(sinks: &[SinkConfig], data_dir: &Path) -> Result<(), P
     Ok(())
 }
 
-/// Two file sinks on one directory.
+/// Two file sinks with the same directory.
 #[derive(Debug, thiserror::Error)]
-#[error("sinks {first} and {second} both write into {}: give each a path of its own", path.display())]
+#[error("sinks {first} and {second} both write into {}: give each its own path", path.display())]
 pub struct SamePath {
-    /// The one.
+    /// The first.
     pub first: SinkName,
-    /// The other.
+    /// The second.
     pub second: SinkName,
-    /// The directory, as the other's path has it.
+    /// The directory, as the second's path names it.
     pub path: PathBuf,
 }
 
-/// Refuses two file sinks that would write into one directory: only one of them could lock it.
+/// Refuses two file sinks with the same directory: only one of them could lock it.
 ///
 /// # Errors
 /// The first two such sinks.
@@ -98,7 +98,7 @@ pub(super) fn check_same_paths(sinks: &[SinkConfig]) -> Result<(), SamePath> {
     Ok(())
 }
 
-/// The path without links, `.` and `..`, also where the end of it is not there yet.
+/// The path without links, `.` and `..`, also if its last parts do not exist yet.
 fn resolved(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mut parts = parts_of(&absolute);
@@ -114,7 +114,7 @@ fn resolved(path: &Path) -> PathBuf {
                 {
                     links += 1;
                     resolved.pop();
-                    // Pushing the root of an absolute target begins again there.
+                    // Pushing an absolute target starts again from the root.
                     let mut target = parts_of(&target);
                     target.append(&mut parts);
                     parts = target;
@@ -136,7 +136,7 @@ mod tests {
     use super::*;
     use crate::config;
 
-    /// Whether a file sink `files` beside a sink `mongo` may write to this path.
+    /// Whether a file sink `files`, configured with a sink `mongo`, may write to this path.
     fn checked(data_dir: &Path, path: &Path) -> Result<(), PathInSpool> {
         let text = format!(
             "data_dir: {}\nsinks:\n  - {{ name: mongo, type: mongodb, uri: \"mongodb://x/\" }}\n  - {{ name: files, type: file, \
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_sink_may_not_write_into_a_spool_nor_above_one_by_whatever_way() {
+    fn a_file_sink_cannot_write_into_a_spool_or_above_one_by_any_path() {
         let parent = tempfile::tempdir().unwrap();
         let data = parent.path().join("data");
         for directory in ["mongo/journal", "left/journal", "out"] {
@@ -176,13 +176,13 @@ mod tests {
         ] {
             let error = checked(&data, &parent.path().join(path)).unwrap_err();
             assert_eq!((error.sink.as_str(), error.spool.as_str()), ("files", spool), "{path}: {error}");
-            assert!(error.to_string().contains("lies in the directory of the spool"), "{error}");
+            assert!(error.to_string().contains("is in the directory of the spool"), "{error}");
         }
         for above in ["data", "relative", "also-data", "data/out/..", "."] {
             let error = checked(&data, &parent.path().join(above)).unwrap_err().to_string();
             assert!(error.contains("contains the directory of the spool"), "{error}");
         }
-        // The data directory by another way, and a spool that is a link.
+        // The data directory by another path, and a spool that is a link.
         checked(&parent.path().join("relative"), &data.join("mongo/out")).unwrap_err();
         symlink(parent.path().join("other-disk"), data.join("redis")).unwrap();
         fs::create_dir_all(parent.path().join("other-disk/journal")).unwrap();
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn links_in_a_circle_come_to_an_end() {
+    fn circular_links_are_not_followed_forever() {
         let parent = tempfile::tempdir().unwrap();
         symlink("b", parent.path().join("a")).unwrap();
         symlink("a", parent.path().join("b")).unwrap();

@@ -1,4 +1,4 @@
-//! The running process as others see it: what it works with, which sinks there are.
+//! The running process: its configuration, its sinks and the state they share.
 
 use std::{
     convert::Infallible,
@@ -22,7 +22,7 @@ use crate::{
     status::{Disk, SinkStatus, Snapshot},
 };
 
-/// The running process, for whoever looks at it or tells it something.
+/// The running process, as the admin API uses it.
 pub struct App {
     pub(super) started_at: UnixMillis,
     pub(super) config: ArcSwap<Config>,
@@ -33,9 +33,9 @@ pub struct App {
     pub(super) intake: Arc<Intake>,
     pub(super) authenticator: Arc<Authenticator>,
     pub(super) sinks: ArcSwap<Vec<Arc<Running>>>,
-    /// Spools that the configuration does not name.
+    /// Orphaned spools: those that the configuration does not name.
     pub(super) orphaned: Mutex<Vec<SinkStatus>>,
-    /// The data directory's disk, as it was seen last: asking it may take as long as it likes.
+    /// The disk of the data directory as measured last: measuring can block for long.
     pub(super) disk: Mutex<Disk>,
     pub(super) rates: Mutex<Rates>,
     pub(super) latest: watch::Sender<Arc<Snapshot>>,
@@ -71,17 +71,17 @@ impl App {
         &self.encoder
     }
 
-    /// What came in and what was refused.
+    /// Counters of accepted and refused records.
     pub(crate) fn ingest_status(&self) -> &Arc<IngestStatus> {
         self.intake.status()
     }
 
-    /// Counts, and logs once in a while, that somebody at the admin port did not have the token.
+    /// Counts requests at the admin port without the right token, and logs them at intervals.
     pub fn count_refused(&self, why: &str) {
         self.authenticator.refuse_admin(why, self.intake.status());
     }
 
-    /// The snapshot of each second, and of each change at once.
+    /// A snapshot each second, and at once when a state changes.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
         self.latest.subscribe()
@@ -103,22 +103,22 @@ impl App {
         self.sinks.load().iter().find(|sink| sink.config.name.as_str() == name).cloned()
     }
 
-    /// Where records come in over gRPC.
+    /// The address of the gRPC server.
     pub(crate) fn grpc_address(&self) -> Option<&str> {
         self.addresses.grpc.as_deref()
     }
 
-    /// Runs a part that never ends by itself.
+    /// Runs a part that has to run as long as the process.
     pub(crate) fn run(&self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
         self.parts.run(name, self.stopping.clone(), part.map(Ok::<_, Infallible>))
     }
 
-    /// Returns once a part has ended that should run as long as the process: which, and why.
+    /// Returns once a part has ended that should run as long as the process; says which one, and why.
     pub(crate) async fn one_part_ended(&self) -> String {
         self.parts.one_ended().await
     }
 
-    /// Takes records at the ports that were bound.
+    /// Serves the bound ingest ports.
     pub(crate) fn serve(self: &Arc<Self>, grpc: Option<Listener>, http: Option<Listener>) -> Vec<JoinHandle<()>> {
         let config = self.config();
         let mut servers = Vec::new();
@@ -139,7 +139,7 @@ impl App {
         servers
     }
 
-    /// One line: where records come in, where they go, where they lie.
+    /// Logs one line: the ingest addresses, the sinks and the data directory.
     pub(crate) fn announce(&self) {
         let config = self.config();
         let off = || "off".to_owned();
@@ -156,7 +156,7 @@ impl App {
             data = %config.data_dir.display(),
             documents = sinks.join(", "),
             config = config.source,
-            "livekit-spool {} takes records",
+            "livekit-spool {} accepts records",
             env!("CARGO_PKG_VERSION"),
         );
         for sink in self.orphaned.lock().iter() {
@@ -168,7 +168,7 @@ impl App {
         self.sink(name).ok_or_else(|| self.no_such_sink(name))
     }
 
-    /// What to answer to someone who asks for a sink that is not there.
+    /// The error for a sink that does not exist.
     #[must_use]
     pub fn no_such_sink(&self, name: &str) -> NoSuchSink {
         let names = self.sinks.load().iter().map(|sink| sink.config.name.to_string()).collect();
@@ -176,28 +176,32 @@ impl App {
     }
 }
 
-/// Says what to do about a spool that the configuration does not name.
+/// Logs what to do about an orphaned spool.
 pub(super) fn warn_orphaned(sink: &SinkStatus) {
     let (name, records) = (&sink.name, sink.records);
     if let Some(error) = sink.last_error.as_ref().filter(|_| sink.spool_error.is_some()) {
-        tracing::warn!(sink = %name, error, "a spool that the configuration does not name cannot be read; it is kept");
+        tracing::warn!(
+            sink = %name,
+            error,
+            "could not read the spool of a sink that the configuration does not name; it is kept"
+        );
         return;
     }
     tracing::warn!(
         sink = %name,
         records,
         dead_letters = sink.dead_letters,
-        "a spool that the configuration does not name is kept: name the sink again to deliver it, \
-         `livekit-spool export {name}` to take it out, or `livekit-spool purge {name}` to remove it"
+        "the spool of a sink that the configuration does not name is kept: add the sink again to deliver its records, \
+         `livekit-spool export {name}` to copy them, or `livekit-spool purge {name}` to remove the spool"
     );
 }
 
-/// A sink that is not there.
+/// A sink that does not exist.
 #[derive(Debug, thiserror::Error)]
 #[error("there is no sink {name:?}; there are {}", names.join(", "))]
 pub struct NoSuchSink {
-    /// What was asked for.
+    /// The name that was asked for.
     pub name: String,
-    /// What there is.
+    /// The sinks that exist.
     pub names: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! `purge`: what waits for a sink is removed, for good; of a sink that the configuration does not name, its spool with it.
+//! `purge`: removes a sink's backlog for good and, if the configuration does not name the sink, its spool with it.
 
 use std::{path::Path, sync::Arc};
 
@@ -16,22 +16,22 @@ use crate::{
     status::SinkStatus,
 };
 
-/// What a purge removed.
+/// The result of a purge.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Removed {
-    /// Records that waited.
+    /// Records removed from the backlog.
     pub records: u64,
     /// Their bytes on disk.
     pub bytes: u64,
     /// Dead letters.
     pub dead_letters: u64,
-    /// Files and directories in the directory of the spool that it did not make: they are still there.
+    /// Files and directories in the spool's directory that the spool did not create. They are still there.
     #[serde(default)]
     pub left: Vec<String>,
 }
 
 impl App {
-    /// Removes what waits for a sink, and its dead letters where `dead` says so; for good.
+    /// Removes a sink's backlog for good, and its dead letters if `dead` is set.
     ///
     /// # Errors
     /// When there is no such sink, or its spool cannot be written.
@@ -46,18 +46,18 @@ impl App {
             dead_letters = removed.dead_letters,
             "purged by the operator"
         );
-        // A worker that waited for room among the dead letters looks again.
+        // Wake a worker that waits for space for dead letters.
         self.flush(name).await?;
         Ok(removed)
     }
 
-    /// Removes the spool of a sink that the configuration does not name; `None` where it is not such a one.
+    /// Removes an orphaned spool; `None` if the configuration names the sink.
     async fn remove_orphaned(&self, name: &str) -> Result<Option<Removed>, OperateError> {
         let find = || self.orphaned.lock().iter().find(|sink| sink.name == name).cloned();
         if find().is_none() {
             return Ok(None);
         }
-        // A reload may be about to name the sink, and open its spool.
+        // A reload could add the sink and open its spool at the same time.
         let _no_reload = self.reloading.lock().await;
         let Some(sink) = find() else { return Ok(None) };
         check_readable(&sink)?;
@@ -100,7 +100,7 @@ async fn purge(spool: &Arc<Spool>, dead: bool) -> Result<Removed, QueueError> {
     })
 }
 
-/// Nobody removes what cannot be told.
+/// Refuses to remove a spool that cannot be read: nobody can say what would be lost.
 fn check_readable(sink: &SinkStatus) -> Result<(), OperateError> {
     if let Some(reason) = sink.last_error.clone().filter(|_| sink.spool_error.is_some()) {
         return Err(OperateError::NotOpen { sink: sink.name.clone(), reason });
@@ -109,14 +109,14 @@ fn check_readable(sink: &SinkStatus) -> Result<(), OperateError> {
     sink.unread_error.as_ref().or(sink.unread_dead_letters.as_ref()).map_or(Ok(()), unread)
 }
 
-/// Removes the spool of a sink that the configuration does not name.
+/// Removes an orphaned spool.
 fn remove(data_dir: &Path, sink: &SinkStatus) -> Result<Removed, RemoveError> {
     let left = remove_spool(&data_dir.join(&sink.name))?;
     tracing::warn!(
         sink = sink.name,
         records = sink.records,
         left = left.len(),
-        "a spool that the configuration does not name was removed"
+        "removed the spool of a sink that the configuration does not name"
     );
     Ok(Removed {
         records: sink.records,

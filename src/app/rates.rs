@@ -1,4 +1,4 @@
-//! What changes over time: rates of the last seconds, what changed state last, and the last hour of each sink ([`history`]).
+//! Figures over time: rates of the last seconds, the last state changes, and the last hour of each sink ([`history`]).
 //!
 //! [`history`]: super::history
 
@@ -10,12 +10,12 @@ use crate::{
     status::{Change, SinkState, SinkStatus},
 };
 
-/// Seconds that a rate looks back on.
+/// Seconds over which a rate is computed.
 const RATE_SECONDS: usize = 10;
-/// Changes that are kept.
+/// Number of changes that are kept.
 const CHANGES: usize = 100;
 
-/// Counters that only grow, as one sample.
+/// One sample of the counters, which only grow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Counters {
     pub(super) received: u64,
@@ -31,7 +31,7 @@ struct Samples {
 /// Keeps the samples.
 #[derive(Debug, Default)]
 pub(super) struct Rates {
-    taken: VecDeque<u64>,
+    accepted: VecDeque<u64>,
     sinks: BTreeMap<String, Samples>,
     changes: VecDeque<Change>,
     history: History,
@@ -39,8 +39,8 @@ pub(super) struct Rates {
 
 impl Rates {
     /// Takes a sample; call it once a second.
-    pub(super) fn sample(&mut self, at: UnixMillis, taken: u64, sinks: &[(&SinkStatus, Counters)]) {
-        push(&mut self.taken, taken, RATE_SECONDS + 1);
+    pub(super) fn sample(&mut self, at: UnixMillis, accepted: u64, sinks: &[(&SinkStatus, Counters)]) {
+        push(&mut self.accepted, accepted, RATE_SECONDS + 1);
         self.sinks.retain(|name, _| sinks.iter().any(|(sink, _)| sink.name == *name));
         for (sink, counters) in sinks {
             let samples = self.sinks.entry(sink.name.clone()).or_default();
@@ -54,19 +54,23 @@ impl Rates {
         self.history.sample(at, &points);
     }
 
-    /// Notes what changed since the last call; true where something did.
-    pub(super) fn note_changes<'s>(&mut self, at: UnixMillis, sinks: impl IntoIterator<Item = &'s SinkStatus>) -> bool {
+    /// Records the state changes since the last call; returns whether there were any.
+    pub(super) fn record_changes<'s>(
+        &mut self,
+        at: UnixMillis,
+        sinks: impl IntoIterator<Item = &'s SinkStatus>,
+    ) -> bool {
         let mut changed = false;
         for sink in sinks {
             let samples = self.sinks.entry(sink.name.clone()).or_default();
             let was = samples.state.replace(sink.state);
-            // Delivering and idle alternate with every batch: that is no news.
+            // Delivering and idle alternate with every batch, which is not worth an entry.
             let healthy = |state| matches!(state, SinkState::Delivering | SinkState::Idle);
             if was == Some(sink.state) || was.is_some_and(|was| healthy(was) && healthy(sink.state)) {
                 continue;
             }
             let reason = sink.last_error.clone().filter(|_| sink.state.is_failing());
-            self.history.note(at, &sink.name, sink.state, reason.as_deref());
+            self.history.record(at, &sink.name, sink.state, reason.as_deref());
             let state = sink.state.as_str().to_owned();
             push(&mut self.changes, Change { at, sink: sink.name.clone(), state, reason }, CHANGES);
             changed = true;
@@ -74,17 +78,17 @@ impl Rates {
         changed
     }
 
-    /// Notes something about the process.
-    pub(super) fn note(&mut self, at: UnixMillis, state: &str, reason: Option<String>) {
+    /// Records a change of the process itself.
+    pub(super) fn record(&mut self, at: UnixMillis, state: &str, reason: Option<String>) {
         push(&mut self.changes, Change { at, sink: String::new(), state: state.to_owned(), reason }, CHANGES);
     }
 
-    /// Records taken a second.
-    pub(super) fn taken(&self) -> f64 {
-        slope(&self.taken)
+    /// Records accepted per second.
+    pub(super) fn accepted(&self) -> f64 {
+        slope(&self.accepted)
     }
 
-    /// Records a second into a sink's spool and out of it.
+    /// Records per second into a sink's spool and out of it.
     pub(super) fn of(&self, sink: &str) -> (f64, f64) {
         let Some(samples) = self.sinks.get(sink) else { return (0.0, 0.0) };
         let slope_of = |field: fn(&Counters) -> u64| slope(&samples.counters.iter().map(field).collect());
@@ -109,7 +113,7 @@ fn push<T>(queue: &mut VecDeque<T>, value: T, most: usize) {
     queue.push_back(value);
 }
 
-/// By how much a counter grows from one sample to the next.
+/// The increase of a counter between two samples.
 fn slope(samples: &VecDeque<u64>) -> f64 {
     match (samples.front(), samples.back()) {
         (Some(first), Some(last)) if samples.len() > 1 => {
@@ -119,7 +123,7 @@ fn slope(samples: &VecDeque<u64>) -> f64 {
     }
 }
 
-/// How long until a backlog is gone; `None` where it does not shrink.
+/// Seconds until the backlog is delivered at these rates; `None` if it does not shrink.
 pub(super) fn drain_seconds(records: u64, rate_in: f64, rate_out: f64) -> Option<f64> {
     let shrinks = rate_out - rate_in;
     if records == 0 {
@@ -137,17 +141,17 @@ mod tests {
     use crate::record::SinkName;
 
     #[test]
-    fn each_change_is_news_also_after_more_of_them_than_are_kept() {
+    fn each_change_is_reported_even_after_more_of_them_than_are_kept() {
         let name = SinkName::new("a").unwrap();
         let inspected = |state| [snapshot::blank(&name, state)];
         let mut rates = Rates::default();
         for number in 0..3 * CHANGES as i64 {
             let state = if number % 2 == 0 { SinkState::Unavailable } else { SinkState::Idle };
-            assert!(rates.note_changes(number, &inspected(state)), "change {number}");
-            assert!(!rates.note_changes(number, &inspected(state)), "the same again");
+            assert!(rates.record_changes(number, &inspected(state)), "change {number}");
+            assert!(!rates.record_changes(number, &inspected(state)), "the same state again");
         }
         assert_eq!(rates.changes().len(), CHANGES);
         assert_eq!(rates.history().sinks["a"].changes.len(), CHANGES);
-        assert!(!rates.note_changes(0, &inspected(SinkState::Delivering)), "idle and delivering are one");
+        assert!(!rates.record_changes(0, &inspected(SinkState::Delivering)), "idle and delivering are one");
     }
 }

@@ -1,5 +1,5 @@
-//! Why a sink's spool keeps no records now, and what to do about it: for the status, `/readyz` and the metrics. It names no
-//! path: that is the log's business.
+//! Why a sink's spool keeps no records now, and what to do about it: for the status, `/readyz` and the metrics. The texts
+//! name no path; the log does.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ use crate::{
 pub(super) enum Refusing {
     /// A limit is reached.
     Full(String),
-    /// The same, and by the user's policy new records go: calls are answered OK.
+    /// A limit is reached, and the configured policy drops new records: calls are answered OK.
     DropsNewest(String),
     /// It cannot write.
     Failed(String),
@@ -23,7 +23,7 @@ pub(super) enum Refusing {
 }
 
 impl Refusing {
-    /// By what became of a batch; `None` where it was kept.
+    /// From the result of an append; `None` if the batch was kept.
     pub(super) fn of_append(result: &Result<Appended, CannotAppend>) -> Option<Self> {
         match result {
             Ok(Appended::Kept) => None,
@@ -33,12 +33,12 @@ impl Refusing {
         }
     }
 
-    /// By why the spool does not open.
+    /// From the reason why the spool does not open.
     pub(super) fn of_open_error(error: &OpenError) -> Self {
         Self::NotOpen(error.cause(), error.remedy())
     }
 
-    /// By what the spool says of itself; `None` where it takes records.
+    /// From the spool's own state; `None` if it accepts records.
     pub(super) fn of_status(status: &SpoolStatus, when_full: WhenFull) -> Option<Self> {
         match status.writer {
             WriterState::Taking => None,
@@ -60,7 +60,7 @@ impl Refusing {
     pub(super) const fn remedy(&self) -> &'static str {
         match self {
             Self::Full(_) | Self::DropsNewest(_) => {
-                "bring the sink back, free disk space, or raise spool.max_bytes and `livekit-spool reload`"
+                "make the sink available again, free disk space, or raise spool.max_bytes and `livekit-spool reload`"
             }
             Self::Failed(_) => {
                 "check the disk; if the sink's directory in data_dir was moved or removed, put it back; if records are still \
@@ -79,7 +79,7 @@ impl Refusing {
 impl fmt::Display for Refusing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Full(why) | Self::Failed(why) => write!(f, "the spool takes no records: {why}"),
+            Self::Full(why) | Self::Failed(why) => write!(f, "the spool accepts no records: {why}"),
             Self::DropsNewest(why) => write!(f, "the spool drops new records: {why}"),
             Self::NotOpen(why, _) => write!(f, "the spool does not open: {why}"),
         }
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_spool_that_takes_no_records_fails_calls_and_says_what_to_do() {
+    async fn a_spool_that_accepts_no_records_fails_calls_and_says_what_to_do() {
         assert_eq!(of(WriterState::Taking, WhenFull::Reject).await, None);
         for (writer, named) in [
             (WriterState::Full, "raise spool.max_bytes"),
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_spool_that_drops_the_newest_fails_no_call_but_one_that_cannot_write_does() {
+    async fn a_full_spool_that_drops_new_records_fails_no_calls_but_one_that_cannot_write_does() {
         let full = of(WriterState::Full, WhenFull::DropNewest).await.unwrap();
         assert!(!full.fails_calls() && full.to_string().contains("drops new records"), "{full}");
         assert!(of(WriterState::Failed, WhenFull::DropNewest).await.unwrap().fails_calls());
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn what_became_of_a_batch_says_it_too() {
+    fn the_result_of_an_append_tells_it_too() {
         let refused = |reason| Refusing::of_append(&Err(CannotAppend { reason, message: "no".to_owned() }));
         assert_eq!(refused(Refused::Full), Some(Refusing::Full("no".to_owned())));
         assert_eq!(refused(Refused::Unavailable), Some(Refusing::Failed("no".to_owned())));

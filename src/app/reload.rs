@@ -1,8 +1,8 @@
-//! SIGHUP: takes over what can change without losing a record, says what cannot, and keeps the old configuration where
-//! the new one is bad.
+//! Reload (SIGHUP): applies the changes that are safe while running, reports those that need a restart, and keeps the old
+//! configuration if the new one is not valid.
 //!
-//! Other sinks are [`replace`](super::replace)'s. Addresses, TLS files' paths, memory and the data directory need a restart. A spool
-//! that did not open is tried again.
+//! [`replace`](super::replace) replaces the sinks. Addresses, paths of TLS files, memory and the data directory need a
+//! restart. A reload also tries again to open spools that did not open.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -21,25 +21,25 @@ use crate::{
 /// Why the old configuration stays in force.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
-    /// The new one is wrong.
+    /// The new one is not valid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// An empty file means every default, which nobody reloads for.
-    #[error("{0} is empty: it may be in the middle of being written; reload again when it is whole")]
+    /// The file is empty. That would mean all defaults, and is more likely a file that is being written.
+    #[error("{0} is empty, perhaps because it is being written: reload again when it is complete")]
     Empty(String),
     /// A start would refuse it.
     #[error(transparent)]
     Refused(#[from] RunError),
-    /// A sink of it does not start.
+    /// A sink of the new one does not start.
     #[error(transparent)]
     Sink(#[from] SinkStartError),
-    /// It could not even be read in time.
+    /// It could not be read in time.
     #[error(
-        "the configuration, or a file that it names, was not read within {0:?}: reload again when its disk answers"
+        "could not read the configuration, or a file that it names, within {0:?}: reload again when its disk answers"
     )]
     Slow(Duration),
-    /// One at a time.
-    #[error("another reload, or a purge, is still under way after {0:?}: reload again when its disk has answered")]
+    /// Another reload or purge is in progress.
+    #[error("another reload, or a purge, is still in progress after {0:?}: reload again when it is done")]
     Busy(Duration),
     /// A bug.
     #[error("internal error: {0}")]
@@ -47,10 +47,10 @@ pub enum ReloadError {
 }
 
 impl App {
-    /// Reads the configuration again and takes over what can change.
+    /// Reads the configuration again and applies what can change while running.
     ///
     /// # Errors
-    /// When the new one cannot work: then nothing has changed.
+    /// When the new one cannot be used: then nothing has changed.
     pub async fn reload(self: &Arc<Self>) -> Result<Reloaded, ReloadError> {
         let timeout = timeout(&self.config());
         let mut result = match tokio::time::timeout(timeout, self.reloading.lock()).await {
@@ -68,11 +68,11 @@ impl App {
                 ("configuration reloaded", None)
             }
             Err(error) => {
-                tracing::error!(%error, "the new configuration is not used; the old one stays in force");
+                tracing::error!(%error, "could not apply the new configuration; the old one stays in force");
                 ("configuration refused", Some(error.to_string()))
             }
         };
-        self.rates.lock().note(now_millis(), state, reason);
+        self.rates.lock().record(now_millis(), state, reason);
         result
     }
 
@@ -110,7 +110,7 @@ impl App {
         match self.authenticator.replace(new.ingest.auth.options(), new.ingest.auth.keys.clone()) {
             Ok(true) => done.applied.push("ingest.auth".to_owned()),
             Ok(false) => {}
-            Err(error) => done.needs_restart.push(format!("ingest.auth is not used: {error}")),
+            Err(error) => done.needs_restart.push(format!("ingest.auth cannot be used: {error}")),
         }
         self.config.store(Arc::new(in_force(&old, new)));
         if let Some(orphaned) = orphaned_within(timeout, self.config()).await {
@@ -122,19 +122,19 @@ impl App {
 
 /// Reads the configuration as a start would, and refuses what a start would.
 fn read(file: Option<&Path>, data_dir: &Path) -> Result<Config, ReloadError> {
-    // A file that was there and is gone is no wish for the defaults.
+    // A file that is gone does not mean that the defaults are wanted.
     let new = config::load(file, &|name| std::env::var(name).ok())?;
     let file = new.file.as_deref().unwrap_or(Path::new(config::DEFAULT_FILE));
     if std::fs::metadata(file).is_ok_and(|metadata| metadata.len() == 0) {
         return Err(ReloadError::Empty(file.display().to_string()));
     }
     check(&new)?;
-    // Another data directory waits for a restart; until then the spools lie in this one.
+    // Another data directory needs a restart; until then the spools are in this one.
     check_paths(&new.sinks, data_dir).map_err(RunError::from)?;
     Ok(new)
 }
 
-/// What differs and cannot change while running.
+/// The keys that differ and cannot change while running.
 fn restarts(old: &Config, new: &Config) -> Vec<String> {
     let (was, is) = (&old.ingest, &new.ingest);
     [

@@ -1,5 +1,5 @@
-//! Removes the directory of a spool that the configuration does not name: what a spool makes, known by name, and nothing else.
-//! A file of somebody else's that lies there stays, and is named.
+//! Removes the directory of an orphaned spool: only the files that a spool creates, recognised by their names. Any other
+//! file there stays and is reported.
 //!
 //! ```text
 //! <directory>/lock, losses
@@ -9,7 +9,7 @@
 //!         /quarantine/report.ndjson, *.bad, queue/
 //! ```
 //!
-//! The spool's own lock is held meanwhile, so that it is never one that is open.
+//! The spool's own lock is held during the removal, so that no open spool is removed.
 
 use std::{
     fs::{self, File},
@@ -29,11 +29,11 @@ pub enum RemoveError {
         path: PathBuf,
     },
     /// A file or directory cannot be removed.
-    #[error("cannot remove {}: {source}", path.display())]
+    #[error("could not remove {}: {source}", path.display())]
     Io {
-        /// Which one.
+        /// Its path.
         path: PathBuf,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
 }
@@ -45,7 +45,8 @@ impl RemoveError {
     }
 }
 
-/// Removes what a spool made in `directory`, and the directory itself where nothing else is in it; answers what was left. Blocking.
+/// Removes what a spool created in `directory`, and the directory itself if nothing else is in it. Returns what was left.
+/// Blocking.
 ///
 /// # Errors
 /// When the spool is open, or something cannot be removed.
@@ -54,13 +55,13 @@ pub(super) fn remove_spool(directory: &Path) -> Result<Vec<PathBuf>, RemoveError
     let Some(lock) = lock else { return Err(RemoveError::InUse { path: directory.to_owned() }) };
     let mut left = Vec::new();
     Place::Spool.empty(directory, &mut left)?;
-    // Last: who finds the name finds it locked.
+    // Last: as long as the directory exists, it is locked.
     let name = directory.join(LOCK);
     fs::remove_file(&name).map_err(RemoveError::io(&name))?;
     drop(lock);
     remove_if_empty(directory)?;
     if let Some(parent) = directory.parent() {
-        // It makes the removal last; where it fails, a power cut may bring files back that no sink claims.
+        // It makes the removal durable; if it fails, a power cut can bring back files of an orphaned spool.
         let _ = File::open(parent).and_then(|parent| parent.sync_all());
     }
     left.sort();
@@ -69,7 +70,7 @@ pub(super) fn remove_spool(directory: &Path) -> Result<Vec<PathBuf>, RemoveError
 
 const LOCK: &str = "lock";
 
-/// A directory of a spool.
+/// The kinds of directories in a spool.
 #[derive(Debug, Clone, Copy)]
 enum Place {
     Spool,
@@ -80,14 +81,14 @@ enum Place {
     Quarantine,
 }
 
-/// What a spool makes.
+/// What a spool creates.
 enum Made {
     File,
     Directory(Place),
 }
 
 impl Place {
-    /// What it makes here under this name, if it does.
+    /// What a spool creates here under this name, if anything.
     fn makes(self, name: &str) -> Option<Made> {
         let directory = |place| Some(Made::Directory(place));
         match (self, name) {
@@ -106,7 +107,7 @@ impl Place {
         }
     }
 
-    /// Removes what a spool made here; what else there is is added to `left`. Links are not followed.
+    /// Removes what a spool created here and adds everything else to `left`. Links are not followed.
     fn empty(self, directory: &Path, left: &mut Vec<PathBuf>) -> Result<(), RemoveError> {
         let failed = || RemoveError::io(directory);
         for entry in fs::read_dir(directory).map_err(failed())? {
@@ -168,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_that_a_spool_makes_goes_and_its_directory_with_it() {
+    async fn everything_that_a_spool_created_is_removed_and_its_directory_too() {
         let data = tempfile::tempdir().unwrap();
         let directory = data.path().join("gone");
         spool(&directory).await;
@@ -191,7 +192,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_spool_did_not_make_stays_and_is_named() {
+    async fn files_that_the_spool_did_not_create_stay_and_are_reported() {
         let data = tempfile::tempdir().unwrap();
         let (directory, elsewhere) = (data.path().join("mixed"), data.path().join("elsewhere"));
         spool(&directory).await;
@@ -226,7 +227,7 @@ mod tests {
                 && !directory.join("dead").exists()
         );
         let segments = fs::read_dir(directory.join("journal")).unwrap().count();
-        assert_eq!(segments, 2, "the link and the file of somebody else");
+        assert_eq!(segments, 2, "the link and the foreign file");
     }
 
     #[tokio::test]

@@ -1,8 +1,8 @@
-//! Other sinks for the running process: they come and go, and a changed one is stopped (one last flush) and started again on the
-//! same spool, all of them side by side; senders wait for a spool that is opened with other limits.
+//! Replaces the sinks of the running process in a reload. A changed sink is stopped (one last flush) and started again on
+//! the same spool, all changed sinks concurrently; senders wait for a spool that is reopened with other limits.
 //!
-//! Whatever waits for a disk does so in a task of its own, and the reload for that task only so long: what comes later is taken
-//! over then.
+//! Work that can wait for a disk runs in a task of its own. The reload waits for that task for a limited time; a result that
+//! comes later is applied when it comes.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -26,7 +26,7 @@ use crate::{
     status::SinkStatus,
 };
 
-/// So long a reload waits at least for a disk. At the most it is `shutdown_timeout`.
+/// The least time that a reload waits for a disk. The most is `shutdown_timeout`.
 const MIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long a reload waits for a disk.
@@ -34,20 +34,20 @@ pub(super) fn timeout(config: &Config) -> Duration {
     config.shutdown_timeout.max(MIN_TIMEOUT)
 }
 
-/// What a reload did.
+/// The result of a reload.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Reloaded {
-    /// What is in force now, one line each; empty where nothing changed.
+    /// The changes now in force, one line each; empty if nothing changed.
     pub applied: Vec<String>,
-    /// What changed in the file and waits for a restart.
+    /// The changes in the file that need a restart.
     pub needs_restart: Vec<String>,
-    /// Sinks that stand still because their spool does not open, and why.
+    /// Sinks that do not deliver because their spool does not open, and why.
     #[serde(default)]
     pub failed: Vec<String>,
 }
 
 impl App {
-    /// Starts the sinks that are new, side by side; where one does not start, none does.
+    /// Starts the new sinks concurrently; if one of them does not start, none does.
     pub(super) async fn start_added(
         &self,
         old: &Config,
@@ -85,14 +85,17 @@ impl App {
         let is_named = |sink: &Running| new.sinks.iter().any(|named| named.name == sink.config.name);
         let (kept, removed): (Vec<_>, Vec<_>) = present.iter().cloned().partition(|sink| is_named(sink));
         done.applied.extend(added.iter().map(|sink| format!("sink {} added", sink.config.name)));
-        // From here on the removed ones get no more records, the added ones do.
+        // From here on the removed sinks get no more records, and the added ones do.
         self.take_sinks(kept.iter().chain(&added).cloned().collect());
-        // Side by side: each may take as long as its last flush.
+        // Concurrently: each can take as long as its last flush.
         let stopped = join_all(removed.iter().map(|sink| async {
             let stopping = Arc::clone(sink);
             let closing = tokio::spawn(async move { stopping.stop_and_close().await });
             if tokio::time::timeout(timeout, closing).await.is_err() {
-                tracing::warn!(sink = %sink.config.name, "its spool is not closed yet, its disk does not answer: going on without it");
+                tracing::warn!(
+                    sink = %sink.config.name,
+                    "could not close its spool yet, its disk does not answer: the reload continues without it"
+                );
             }
         }));
         let restarted = join_all(kept.into_iter().map(|sink| async {
@@ -117,12 +120,12 @@ impl App {
             done.needs_restart.extend(its.needs_restart);
             done.failed.extend(its.failed);
         }
-        // In the order of the file.
+        // In the order of the config file.
         sinks.sort_by_key(|sink| new.sinks.iter().position(|named| named.name == sink.config.name));
         self.take_sinks(sinks);
     }
 
-    /// As [`Self::restart`]; where a disk does not answer in time, the sink stands still until it does, and goes on then.
+    /// As [`Self::restart`]; if a disk does not answer in time, the sink does not deliver until it does.
     async fn restart_within(
         self: &Arc<Self>,
         timeout: Duration,
@@ -136,7 +139,7 @@ impl App {
             let Some(one_at_a_time) = before.slot.begin_restart() else { return };
             let mut done = Reloaded::default();
             let restarted = app.restart(&before, &new, &old, &mut done).await;
-            // Nobody waits any more.
+            // The reload no longer waits.
             let late = match answer.send((restarted, done)) {
                 Err((running, done)) => app.take_late(&before, running, &done).await,
                 Ok(()) => None,
@@ -152,29 +155,33 @@ impl App {
                 let why = if late.is_err() {
                     "its disk does not answer"
                 } else {
-                    "an earlier change of it waits for its disk"
+                    "an earlier change of this sink waits for its disk"
                 };
                 let name = &sink.config.name;
-                tracing::error!(sink = %name, "{why}: the sink stands still until it does, and takes over its options then");
-                let failed = format!("sink {name}: {why}: it stands still until then");
+                tracing::error!(
+                    sink = %name,
+                    "{why}: the sink does not deliver until it does, and applies its options then"
+                );
+                let failed = format!("sink {name}: {why}: it does not deliver until then");
                 (sink, Reloaded { failed: vec![failed], ..Reloaded::default() })
             }
         }
     }
 
-    /// Takes over a sink that was restarted when the reload had gone on without it; it, unless nobody wants it any more.
+    /// Takes over a sink that was restarted after the reload stopped waiting; returns it unless it was removed.
     async fn take_late(&self, before: &Arc<Running>, running: Arc<Running>, done: &Reloaded) -> Option<Arc<Running>> {
         let _no_reload = self.reloading.lock().await;
         if !self.stopping.is_cancelled() && self.replace_sink(before, &running) {
-            tracing::info!(sink = %running.config.name, applied = done.applied.join("; "), needs_restart = done.needs_restart.join("; "), "its disk answers again: the sink goes on");
+            let (applied, needs_restart) = (done.applied.join("; "), done.needs_restart.join("; "));
+            tracing::info!(sink = %running.config.name, applied, needs_restart, "its disk answers again: the sink continues");
             return Some(running);
         }
-        // It was removed meanwhile, and its spool closed, or the process ends.
+        // It was removed in the meantime and its spool closed, or the process stops.
         running.stop().await;
         None
     }
 
-    /// Gives a sink the options of a reload that came while it waited for its disk with `tried`, of an earlier one.
+    /// Gives a sink the options of a later reload, if one came while it waited for its disk with the options `tried`.
     fn catch_up(self: Arc<Self>, sink: Arc<Running>, tried: SinkConfig) -> BoxFuture<'static, ()> {
         async move {
             let _no_reload = self.reloading.lock().await;
@@ -185,12 +192,17 @@ impl App {
             let (running, done) = self.restart_within(timeout(&config), Arc::clone(&sink), wanted, &config).await;
             self.replace_sink(&sink, &running);
             let (applied, failed) = (done.applied.join("; "), done.failed.join("; "));
-            tracing::info!(sink = %sink.config.name, applied, failed, "it takes over what changed while it waited for its disk");
+            tracing::info!(
+                sink = %sink.config.name,
+                applied,
+                failed,
+                "the sink applies the options that changed while it waited for its disk"
+            );
         }
         .boxed()
     }
 
-    /// Puts a sink in another one's place; false where that one is not there any more.
+    /// Replaces a sink by another; false if the old one is no longer there.
     fn replace_sink(&self, before: &Arc<Running>, running: &Arc<Running>) -> bool {
         let mut sinks = self.sinks.load().as_ref().clone();
         let Some(place) = sinks.iter_mut().find(|sink| Arc::ptr_eq(sink, before)) else { return false };
@@ -199,18 +211,18 @@ impl App {
         true
     }
 
-    /// Starts a sink again with other options; where they do not work, with the old ones.
+    /// Starts a sink again with other options; if they do not work, with the old ones.
     async fn restart(&self, sink: &Arc<Running>, new: &SinkConfig, old: &Config, done: &mut Reloaded) -> Arc<Running> {
         let was_paused = sink.is_paused();
         sink.stop().await;
         let mut config = new.clone();
-        // One that did not open is opened with the new ones, once the sink runs with them.
+        // A spool that did not open is opened with the new options, once the sink runs with them.
         if new.spool != sink.config.spool
             && sink.slot.not_open().await.is_none()
             && let Err(error) = sink.slot.reopen(&old.data_dir, &new.spool, &sink.config.spool).await
         {
-            tracing::error!(%error, "the sink's new spool options are not used; the old ones stay in force");
-            done.needs_restart.push(format!("sink {}: its spool options do not work: {error}", new.name));
+            tracing::error!(%error, "could not apply the sink's new spool options; the old ones stay in force");
+            done.needs_restart.push(format!("sink {}: its spool options cannot be used: {error}", new.name));
             config.spool = sink.config.spool.clone();
         }
         let started = match Running::start(Arc::new(config), Arc::clone(&sink.slot), &self.encoder).await {
@@ -219,7 +231,7 @@ impl App {
                 Ok(running)
             }
             Err(error) => {
-                tracing::error!(%error, "the sink's new options are not used; the old ones stay in force");
+                tracing::error!(%error, "could not apply the sink's new options; the old ones stay in force");
                 done.needs_restart.push(format!("sink {}: {error}", new.name));
                 Running::start(Arc::clone(&sink.config), Arc::clone(&sink.slot), &self.encoder).await
             }
@@ -232,7 +244,7 @@ impl App {
                 running
             }
             Err(error) => {
-                tracing::error!(%error, "the sink does not run; its records wait in the spool until a restart");
+                tracing::error!(%error, "could not start the sink; its records stay in the spool until a restart");
                 Arc::clone(sink)
             }
         }
@@ -244,7 +256,7 @@ impl App {
     }
 }
 
-/// Opens the spool of a new sink; one that opens when nobody waits any more is closed again.
+/// Opens the spool of a new sink. A spool that opens after the reload stopped waiting is closed again.
 async fn open_within(timeout: Duration, sink: &SinkConfig, data_dir: &Path) -> Result<Arc<Slot>, SinkStartError> {
     let (answer, answered) = oneshot::channel();
     let (name, data_dir, options) = (sink.name.clone(), data_dir.to_owned(), sink.spool.clone());
@@ -262,7 +274,7 @@ async fn open_within(timeout: Duration, sink: &SinkConfig, data_dir: &Path) -> R
     }
 }
 
-/// The spools that a configuration does not name; `None` where a disk does not answer.
+/// The spools that a configuration does not name; `None` if a disk does not answer.
 pub(super) async fn orphaned_within(timeout: Duration, config: Arc<Config>) -> Option<Vec<SinkStatus>> {
     let inspecting = tokio::task::spawn_blocking(move || snapshot::orphaned_spools(&config));
     tokio::time::timeout(timeout, inspecting).await.ok()?.ok()

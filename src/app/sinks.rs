@@ -1,4 +1,4 @@
-//! A sink at work: its spool, its worker, and what either can be told.
+//! A running sink: its spool, its worker, and the commands to both.
 
 use std::{path::Path, sync::Arc};
 
@@ -16,7 +16,7 @@ use crate::{
     spool::Spool,
 };
 
-/// A sink at work.
+/// A running sink.
 pub(super) struct Running {
     pub(super) config: Arc<SinkConfig>,
     pub(super) slot: Arc<Slot>,
@@ -51,22 +51,22 @@ impl Running {
         }
     }
 
-    /// Opens its spool, which did not open before, and starts delivering; whether it did. `in_force` is awaited once the
-    /// spool is open, which may take as long as the disk likes, and what it answers is held until the sink delivers; `None`
-    /// where another one took this one's place meanwhile: that one opens the spool with its own options.
+    /// Opens its spool, which did not open before, and starts delivering; returns whether it did. `in_force` is awaited once
+    /// the spool is open (that can take long), and its result is held until the sink delivers. `None` means that another
+    /// sink took this one's place in the meantime: that one opens the spool with its own options.
     pub(super) async fn open_again<G>(&self, data_dir: &Path, in_force: impl Future<Output = Option<G>>) -> bool {
         let Some(tried) = self.slot.try_again(data_dir, &self.config.spool).await else { return false };
         let Some(_in_force) = in_force.await else {
-            tried.let_go().await;
+            tried.release().await;
             return false;
         };
         let Some(spool) = self.slot.take_over(tried).await else { return false };
         self.deliver_from(spool);
-        tracing::info!(sink = %self.config.name, "the spool is open again: the sink takes records and delivers");
+        tracing::info!(sink = %self.config.name, "the spool is open again: the sink accepts records and delivers");
         true
     }
 
-    /// What the intake needs to know of it.
+    /// The sink as a target of ingest.
     pub(super) fn target(&self) -> ingest::Target {
         ingest::Target {
             name: self.config.name.clone(),
@@ -77,24 +77,24 @@ impl Running {
         }
     }
 
-    /// The worker's figures; `None` where there is none: its spool does not open, or it was stopped.
+    /// The worker's figures; `None` if there is no worker: the spool does not open, or the worker was stopped.
     pub(super) fn status(&self) -> Option<FlushStatus> {
         self.worker.lock().as_ref().map(Handle::status)
     }
 
-    /// Tells the worker something; nothing where it was stopped.
+    /// Sends a command to the worker; does nothing if it was stopped.
     pub(super) fn tell(&self, what: impl FnOnce(&Handle)) {
         if let Some(worker) = self.worker.lock().as_ref() {
             what(worker);
         }
     }
 
-    /// Whether the user paused it.
+    /// Whether an operator paused it.
     pub(super) fn is_paused(&self) -> bool {
         self.status().is_some_and(|status| status.state == SinkState::Paused)
     }
 
-    /// Lets the worker flush once more and end.
+    /// Stops the worker after a last flush.
     pub(super) async fn stop(&self) {
         self.stop.cancel();
         let worker = self.worker.lock().take();
@@ -103,14 +103,14 @@ impl Running {
         }
     }
 
-    /// The same, then closes the spool for good.
+    /// Stops the worker, then closes the spool for good.
     pub(super) async fn stop_and_close(&self) {
         self.stop().await;
         self.slot.close().await;
     }
 }
 
-/// What a sink gets of all that comes in.
+/// Which of the accepted records a sink gets.
 pub(super) fn filter(config: &SinkConfig) -> Filter {
     use livekit_protocol::AnalyticsEventType as Type;
     let types = || config.event_types.iter().filter_map(|name| Type::from_str_name(name)).map(|kind| kind as i32);
@@ -120,7 +120,7 @@ pub(super) fn filter(config: &SinkConfig) -> Filter {
     }
 }
 
-/// The sink itself, not yet reached.
+/// The sink itself, not connected yet.
 pub(super) fn build(config: &SinkConfig, encoder: &Arc<Encoder>) -> Result<Arc<dyn Sink>, SinkStartError> {
     let failed = |message: String| SinkStartError::Options { name: config.name.clone(), message };
     Ok(match &config.target {
@@ -168,7 +168,7 @@ mod tests {
             assert!(!sink.open_again(directory.path(), in_force()).await, "it is being tried already");
             Some(())
         };
-        assert!(sink.open_again(directory.path(), meanwhile).await, "and was let go before");
+        assert!(sink.open_again(directory.path(), meanwhile).await, "and the guard was released before");
         assert!(sink.slot.get().await.is_some() && sink.status().is_some());
         sink.stop_and_close().await;
     }

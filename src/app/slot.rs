@@ -1,5 +1,5 @@
-//! A sink's place for its spool: open, not open (and why), or closed for good. Senders append through it, and wait while the spool
-//! is opened with other limits.
+//! The slot of a sink's spool: open, not open (and why), or closed for good. Senders append through it, and wait while the
+//! spool is reopened with other limits.
 
 use std::{
     io,
@@ -31,7 +31,7 @@ pub enum SinkStartError {
         /// Why.
         source: OpenError,
     },
-    /// Its options cannot work.
+    /// Its options cannot be used.
     #[error("sink {name}: {message}")]
     Options {
         /// The sink.
@@ -41,28 +41,28 @@ pub enum SinkStartError {
     },
 }
 
-/// A spool that kept whatever came for this long is taken for recovered: those it refused come again sooner.
+/// A spool that kept every batch for this long counts as recovered: senders that were refused retry sooner than this.
 const REFUSAL: Duration = Duration::from_secs(10);
 
-/// A spool that can be opened again, with other limits, while senders wait instead of failing.
+/// A spool that can be reopened with other limits while senders wait instead of failing.
 pub(super) struct Slot {
     name: SinkName,
     /// The spool's directory.
     home: PathBuf,
-    /// What it missed before, being optional.
+    /// Records that it missed before, if the sink is optional.
     pub(super) missed: u64,
     spool: RwLock<Held>,
-    /// Held while it is tried again: one attempt at a time, however long the disk takes.
+    /// Held during an attempt to open it: one attempt at a time, however long the disk takes.
     trying: tokio::sync::Mutex<()>,
-    /// Why the last batch was not kept, until one is kept again.
+    /// Why the last batch was not kept, until a batch is kept again.
     refused: Mutex<Option<(Instant, Refusing)>>,
 }
 
-/// What a slot holds.
+/// The state of a slot.
 enum Held {
     Open(Arc<Spool>),
     NotOpen(Arc<NotOpen>),
-    /// For good.
+    /// Closed for good.
     Closed,
 }
 
@@ -76,14 +76,14 @@ impl Held {
     }
 }
 
-/// What came of trying to open a spool again.
+/// The result of an attempt to open a spool again.
 pub(super) struct Tried<'a> {
     held: Held,
     _one_at_a_time: tokio::sync::MutexGuard<'a, ()>,
 }
 
 impl Tried<'_> {
-    pub(super) async fn let_go(self) {
+    pub(super) async fn release(self) {
         if let Held::Open(spool) = self.held {
             spool.close().await;
         }
@@ -94,7 +94,7 @@ impl Tried<'_> {
 pub(super) struct NotOpen {
     pub(super) error: OpenError,
     pub(super) since: UnixMillis,
-    /// What can be seen of it from outside.
+    /// What can be read of it from its files.
     pub(super) figures: Option<SpoolStatus>,
 }
 
@@ -119,8 +119,8 @@ impl Slot {
         }
     }
 
-    /// Opens a sink's spool; where it does not open, the slot says why. A spool that another process has open is an error all
-    /// the same: two processes are at work.
+    /// Opens a sink's spool; if it does not open, the slot keeps the reason. A spool that another process has open is an
+    /// error: two processes use the same directory.
     pub(super) async fn open_or_tell(
         name: &SinkName,
         data_dir: &Path,
@@ -135,12 +135,12 @@ impl Slot {
         }
     }
 
-    /// Keeps out other attempts to open the spool, for as long as what it answers is held; `None` where one is under way.
+    /// Prevents other attempts to open the spool while the returned guard is held; `None` if an attempt is in progress.
     pub(super) fn begin_restart(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
         self.trying.try_lock().ok()
     }
 
-    /// Closes the spool and opens it with other options; where those do not work, with the old ones.
+    /// Closes the spool and opens it with other options; if those do not work, with the old ones.
     pub(super) async fn reopen(
         &self,
         data_dir: &Path,
@@ -166,21 +166,21 @@ impl Slot {
         }
     }
 
-    /// Tries to open a spool that did not open before, while senders are refused; the slot stays as it is. `None` where it
-    /// fails as before, is being tried already, or is not such a one.
+    /// Tries to open a spool that did not open before, while senders are refused; does not change the slot. `None` if it
+    /// fails with the same error, another attempt is in progress, or the slot holds no such spool.
     pub(super) async fn try_again(&self, data_dir: &Path, config: &SpoolConfig) -> Option<Tried<'_>> {
         let one_at_a_time = self.trying.try_lock().ok()?;
         let before = self.not_open().await?;
         let held = match open(&self.name, data_dir, config).await {
             Ok(spool) => Held::Open(spool),
-            // The same again needs no other look.
+            // The same error: what is known of the files is still right.
             Err(error) if error.to_string() == before.error.to_string() => return None,
             Err(error) => Held::NotOpen(not_open(&self.name, data_dir, config, error).await),
         };
         Some(Tried { held, _one_at_a_time: one_at_a_time })
     }
 
-    /// Takes over what came of an attempt; the spool, where it is open now.
+    /// Stores the result of an attempt; returns the spool if it is open now.
     pub(super) async fn take_over(&self, tried: Tried<'_>) -> Option<Arc<Spool>> {
         let mut slot = self.spool.write().await;
         if slot.not_open().is_some() {
@@ -189,8 +189,8 @@ impl Slot {
             return opened;
         }
         drop(slot);
-        // It was closed for good meanwhile.
-        tried.let_go().await;
+        // It was closed for good in the meantime.
+        tried.release().await;
         None
     }
 
@@ -199,7 +199,7 @@ impl Slot {
         self.spool.read().await.spool().cloned()
     }
 
-    /// The spool, if it is open and not being opened with other limits right now.
+    /// The spool, if it is open and not being reopened right now.
     pub(super) fn get_now(&self) -> Option<Arc<Spool>> {
         self.spool.try_read().ok().and_then(|held| held.spool().cloned())
     }
@@ -209,12 +209,12 @@ impl Slot {
         self.spool.read().await.not_open().cloned()
     }
 
-    /// The same, unless it is being opened with other limits right now.
+    /// The same; `None` while the spool is being reopened.
     pub(super) fn not_open_now(&self) -> Option<Arc<NotOpen>> {
         self.spool.try_read().ok().and_then(|held| held.not_open().cloned())
     }
 
-    /// Why it keeps no records, where it did not keep some just now and kept none since.
+    /// Why it keeps no records, if it did not keep the last batch.
     pub(super) fn refusal(&self) -> Option<Refusing> {
         let refused = self.refused.lock();
         refused.as_ref().filter(|(at, _)| at.elapsed() < REFUSAL).map(|(_, refusing)| refusing.clone())
@@ -253,7 +253,10 @@ impl Append for Slot {
         };
         if let Err(error) = counted {
             let (sink, spool) = (&self.name, self.home.display());
-            tracing::warn!(%sink, %spool, %error, records, "what this optional sink lost is counted until the process ends, not on disk");
+            tracing::warn!(
+                %sink, %spool, %error, records,
+                "could not count this optional sink's lost records on disk: they are counted until the process ends"
+            );
         }
     }
 }
@@ -268,7 +271,7 @@ impl Slot {
         };
         let result = if alone { spool.append_alone(batch).await } else { Append::append(&*spool, batch).await };
         match &result {
-            // Too much for a spool says nothing of what else it takes.
+            // A batch larger than the spool says nothing about other batches.
             Err(error) if error.reason == Refused::TooLarge => {}
             _ => *self.refused.lock() = Refusing::of_append(&result).map(|refusing| (Instant::now(), refusing)),
         }
@@ -283,12 +286,12 @@ async fn open(name: &SinkName, data_dir: &Path, config: &SpoolConfig) -> Result<
     opened.unwrap_or_else(|panic| Err(OpenError::Io { path, source: io::Error::other(panic) })).map(Arc::new)
 }
 
-/// Looks at a spool that does not open, from outside.
+/// Reads the figures of a spool that does not open from its files.
 async fn not_open(name: &SinkName, data_dir: &Path, config: &SpoolConfig, error: OpenError) -> Arc<NotOpen> {
     tracing::error!(
         sink = %name,
         %error,
-        "the spool does not open: the sink stands still, the others go on; `livekit-spool reload` tries again"
+        "could not open the spool: this sink does not deliver, the others continue; `livekit-spool reload` tries again"
     );
     let (directory, options) = (data_dir.join(name.as_str()), config.options(name));
     let inspected = tokio::task::spawn_blocking(move || inspect(&directory, options).ok()).await;

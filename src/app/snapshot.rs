@@ -1,4 +1,4 @@
-//! Makes [`Snapshot`]s: of a running process, or of a stopped one's directory.
+//! Builds [`Snapshot`]s: of a running process, or of a stopped one's directory.
 
 use std::{fs, io, path::Path};
 
@@ -21,10 +21,10 @@ use crate::{
     status::{Delivery, Disk, Ingest, SinkState, SinkStatus, Snapshot, StreamStatus},
 };
 
-/// Looks at the spools of a data directory that no process works on; changes no byte of it.
+/// Reads the spools of a data directory that no process uses; changes no byte of it.
 ///
 /// # Errors
-/// When the directory cannot be read. A spool that cannot be read is told of in its sink's part.
+/// When the directory cannot be read. A spool that cannot be read is reported in its sink's part.
 pub fn of_stopped(config: &Config) -> Result<Snapshot, OpenError> {
     let now = now_millis();
     let mut sinks = Vec::new();
@@ -33,7 +33,7 @@ pub fn of_stopped(config: &Config) -> Result<Snapshot, OpenError> {
     for sink in &config.sinks {
         let mut entry = blank(&sink.name, SinkState::Stopped);
         describe(&mut entry, sink);
-        // Something is there, though it may not be a spool's directory.
+        // Something exists there, though it may not be a spool's directory.
         if fs::symlink_metadata(config.data_dir.join(sink.name.as_str())).is_ok() {
             inspect(config, &sink.name, &mut entry);
         } else {
@@ -54,7 +54,7 @@ pub fn of_stopped(config: &Config) -> Result<Snapshot, OpenError> {
     })
 }
 
-/// The spools that no configured sink claims.
+/// The orphaned spools.
 pub(super) fn orphaned_spools(config: &Config) -> Vec<SinkStatus> {
     orphaned_of(config, &spools_in(&config.data_dir).unwrap_or_default())
 }
@@ -72,7 +72,7 @@ fn orphaned_of(config: &Config, on_disk: &[SinkName]) -> Vec<SinkStatus> {
     on_disk.iter().filter(is_orphaned).map(orphaned).collect()
 }
 
-/// Looks at a spool that is not open; where it cannot be read, the entry says why.
+/// Reads a spool that is not open; if it cannot be read, the entry says why.
 fn inspect(config: &Config, name: &SinkName, entry: &mut SinkStatus) {
     match spool::inspect(&config.data_dir.join(name.as_str()), spool_options(config, name)) {
         Ok(status) => {
@@ -96,18 +96,18 @@ fn refused_by(entry: &mut SinkStatus, error: &OpenError, at: UnixMillis) {
     entry.last_error_at = Some(at);
 }
 
-/// A running sink, as it was looked at.
+/// The figures of a running sink.
 pub(super) struct Inspected {
     pub(super) status: SinkStatus,
-    /// For the rates.
+    /// The counters for the rates.
     pub(super) counters: Counters,
     /// Why calls fail because of it, and what to do.
     pub(super) not_ready: Option<String>,
 }
 
-/// Looks at a running sink.
+/// Reads a running sink's figures.
 ///
-/// Looking at the spool may read its disk, and nobody should have to wait for that who only wants the rates.
+/// Reading the spool's figures can read its disk; a caller who only needs the rates must not wait for that.
 pub(super) fn of_running(sink: &Running, rates: &Mutex<Rates>, lost: u64) -> Inspected {
     let mut entry = blank(&sink.config.name, SinkState::Stopping);
     describe(&mut entry, &sink.config);
@@ -124,7 +124,7 @@ pub(super) fn of_running(sink: &Running, rates: &Mutex<Rates>, lost: u64) -> Ins
     let refusing = of_open_error.or_else(|| sink.slot.refusal()).or_else(of_status);
     entry.spool_error = refusing.as_ref().map(ToString::to_string);
     if let Some(why) = &not_open {
-        // The figures are from the attempt to open it.
+        // The figures are from the last attempt to open it.
         entry.grow_older(now_millis());
         refused_by(&mut entry, &why.error, why.since);
         entry.queue_on_disk = None;
@@ -228,7 +228,7 @@ fn apply(entry: &mut SinkStatus, status: FlushStatus, rates: &Rates, lost: u64) 
     });
 }
 
-/// What came in.
+/// The figures of ingest.
 pub(super) fn ingest(counts: IngestSnapshot, rate: f64) -> Ingest {
     Ingest {
         records: counts.taken.iter().map(|taken| taken.records).sum(),
@@ -238,7 +238,7 @@ pub(super) fn ingest(counts: IngestSnapshot, rate: f64) -> Ingest {
     }
 }
 
-/// The disk that holds a directory (or its nearest parent that is there).
+/// The disk that holds a directory (or its nearest existing parent).
 pub(super) fn disk(path: &Path) -> Disk {
     let there = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."));
     rustix::fs::statvfs(there).map_or_else(

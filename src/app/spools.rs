@@ -1,6 +1,6 @@
-//! The options with which a sink's spool is looked at: the sink's own, or, where the configuration does not name the sink,
-//! all keys that the configuration knows. Every command and every answer of the API asks here, so that what `backlog` can
-//! count `peek` and `export` can read.
+//! The options with which a sink's spool is inspected: the sink's own or, for an orphaned spool, all keys that the
+//! configuration has. Every command and every API handler uses these, so that `peek` and `export` can read what `backlog`
+//! counts.
 
 use crate::{
     config::{Config, EncryptionConfig, SpoolConfig},
@@ -8,7 +8,7 @@ use crate::{
     spool::{Keys, SpoolOptions},
 };
 
-/// The options of a sink's spool, for looking at it.
+/// The options of a sink's spool for inspecting it.
 #[must_use]
 pub fn spool_options(config: &Config, sink: &SinkName) -> SpoolOptions {
     match config.sinks.iter().find(|other| other.name == *sink) {
@@ -17,7 +17,7 @@ pub fn spool_options(config: &Config, sink: &SinkName) -> SpoolOptions {
     }
 }
 
-/// All keys that the configuration knows: for bytes whose sink is not known.
+/// All keys that the configuration has: for bytes whose sink is not known.
 #[must_use]
 pub fn keys(config: &Config) -> Option<Keys> {
     let sinks = config.sinks.iter().filter_map(|sink| sink.spool.encryption.as_ref());

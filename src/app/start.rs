@@ -1,4 +1,4 @@
-//! A start: what it refuses, then step by step what it opens and binds.
+//! Starting: the checks that can refuse a start, then each step that opens or binds something.
 
 use std::{
     io,
@@ -35,29 +35,29 @@ use crate::{
 /// Why the process did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The data directory.
+    /// The data directory cannot be used.
     #[error(transparent)]
     Directory(#[from] DirectoryError),
-    /// A sink.
+    /// A sink cannot be started.
     #[error(transparent)]
     Sink(#[from] SinkStartError),
-    /// An address.
-    #[error("cannot listen on {address} ({key}): {source}")]
+    /// An address cannot be bound.
+    #[error("could not listen on {address} ({key}): {source}")]
     Bind {
         /// The config key.
         key: &'static str,
         /// The address.
         address: String,
-        /// What the operating system said.
+        /// The operating system's error.
         source: io::Error,
     },
-    /// Certificates.
+    /// The certificates cannot be used.
     #[error("ingest.tls: {0}")]
     Tls(#[from] TlsError),
-    /// Who may send.
+    /// The authenticator cannot be built.
     #[error(transparent)]
     Serve(#[from] ServeError),
-    /// The status page would be open to anyone.
+    /// The status page would be readable from other machines without a token.
     #[error(
         "{address} can be reached from other machines, and the status page shows personal data: set admin.token, \
          or listen on 127.0.0.1 (admin.listen)"
@@ -66,23 +66,23 @@ pub enum RunError {
         /// The address.
         address: String,
     },
-    /// A file sink would write into a spool.
+    /// A file sink would write into a spool's directory.
     #[error(transparent)]
     PathInSpool(#[from] PathInSpool),
-    /// What has to run as long as the process does ended by itself.
-    #[error("{0}; what was answered OK is safe on disk")]
+    /// A task that has to run as long as the process ended by itself.
+    #[error("{0}; all records that were answered OK are on disk")]
     PartEnded(String),
     /// Two file sinks would write into one directory.
     #[error(transparent)]
     SamePath(#[from] SamePath),
-    /// Two servers would listen on one address.
-    #[error("{second} ({second_key}) and {first} ({first_key}) are one address: give each a port of its own")]
+    /// Two servers would listen on the same address.
+    #[error("{second} ({second_key}) and {first} ({first_key}) are the same address: give each its own port")]
     SameAddress {
-        /// The config key of the one.
+        /// The config key of the first.
         first_key: &'static str,
         /// Its address.
         first: String,
-        /// The config key of the other.
+        /// The config key of the second.
         second_key: &'static str,
         /// Its address.
         second: String,
@@ -90,17 +90,17 @@ pub enum RunError {
     /// A part of the start panicked.
     #[error("the start failed: {0}")]
     Failed(String),
-    /// Signals cannot be caught.
+    /// The signal handlers cannot be installed.
     #[error("cannot catch signals: {0}")]
     Signals(io::Error),
 }
 
-/// What a start refuses although each value is right by itself: a status page open to anyone, a file sink that writes into a
-/// spool, certificates that cannot be used. No port and no spool is opened for it: `run`, a reload and `check-config` ask
-/// alike. Answers the certificates.
+/// Checks what spans several values: a status page readable without a token, a file sink that writes into a spool,
+/// certificates that cannot be used. It opens no port and no spool; `run`, a reload and `check-config` all call it. Returns
+/// the certificates.
 ///
 /// # Errors
-/// What is wrong and how to mend it.
+/// The first problem, with how to fix it.
 pub fn check(config: &Config) -> Result<Option<Tls>, RunError> {
     if let Some(address) = config.admin.listen
         && !address.ip().to_canonical().is_loopback()
@@ -114,7 +114,7 @@ pub fn check(config: &Config) -> Result<Option<Tls>, RunError> {
     Ok(config.ingest.tls.clone().map(Tls::load).transpose()?)
 }
 
-/// Refuses two servers on one address.
+/// Refuses two servers on the same address.
 fn check_addresses(config: &Config) -> Result<(), RunError> {
     let admin = config.admin.listen.map(Listen::Tcp);
     let servers = [
@@ -134,7 +134,7 @@ fn check_addresses(config: &Config) -> Result<(), RunError> {
     Ok(())
 }
 
-/// Whether only one of them can be bound: "every interface" includes each one.
+/// Whether only one of the two addresses can be bound: "every interface" includes each single interface.
 fn clash(a: &Listen, b: &Listen) -> bool {
     match (a, b) {
         (Listen::Tcp(a), Listen::Tcp(b)) => {
@@ -148,14 +148,14 @@ fn clash(a: &Listen, b: &Listen) -> bool {
     }
 }
 
-/// What a configuration warns of.
+/// Logs the configuration's warnings.
 pub(super) fn warn_of(config: &Config) {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
 }
 
-/// What is open and delivers, before anything is bound.
+/// The opened spools and running workers, before any port is bound.
 pub(crate) struct Opened {
     config: Config,
     data: DataDirectory,
@@ -168,9 +168,9 @@ pub(crate) struct Opened {
 /// Locks the data directory, opens the spools, starts the workers.
 ///
 /// # Errors
-/// What [`check`] refuses; and when the directory, or a sink's options, cannot be used.
+/// When [`check`] refuses the configuration, or the directory or a sink's options cannot be used.
 pub(crate) async fn open(config: Config) -> Result<Opened, RunError> {
-    // Disks may take their time, and must not hold up those who wait for a signal.
+    // A slow disk must not block the task that waits for signals.
     let preparing = tokio::task::spawn_blocking(move || {
         let tls = check(&config)?.map(Arc::new);
         let data = DataDirectory::open(&config.data_dir)?;
@@ -191,7 +191,7 @@ pub(crate) async fn open(config: Config) -> Result<Opened, RunError> {
     Ok(Opened { config, data, encoder, sinks, intake, authenticator })
 }
 
-/// What has bound its ports, and does not serve them yet.
+/// The process with its ports bound, not served yet.
 pub(crate) struct Bound {
     pub(crate) app: Arc<App>,
     pub(crate) grpc: Option<Listener>,
@@ -203,8 +203,8 @@ impl Opened {
         &self.config
     }
 
-    /// Binds the ports where records come in: gRPC last, whoever finds it open finds the others too. `admin` is where the
-    /// status page is, `config_file` the file of the command line.
+    /// Binds the ingest ports. gRPC comes last: a client that finds it open finds the others open too. `admin` is the
+    /// address of the status page, `config_file` the file named on the command line.
     pub(crate) async fn bind(
         self,
         admin: Option<SocketAddr>,
@@ -251,7 +251,7 @@ impl Opened {
     }
 }
 
-/// Opens every sink's spool and starts its worker. A sink whose spool does not open stands still, and says why.
+/// Opens every sink's spool and starts its worker. A sink whose spool does not open does not deliver and reports why.
 async fn sinks(config: &Config, encoder: &Arc<Encoder>) -> Result<Vec<Arc<Running>>, SinkStartError> {
     let starting = config.sinks.iter().map(|sink| async {
         let slot = Slot::open_or_tell(&sink.name, &config.data_dir, &sink.spool).await?;
@@ -260,10 +260,10 @@ async fn sinks(config: &Config, encoder: &Arc<Encoder>) -> Result<Vec<Arc<Runnin
     join_all(starting).await.into_iter().collect()
 }
 
-/// Binds a TCP port. "Every interface" (`:7890`, `[::]:7890`) is those of IPv4 where the machine has no IPv6.
+/// Binds a TCP port. "Every interface" (`:7890`, `[::]:7890`) means IPv4's only where the machine has no IPv6.
 ///
 /// # Errors
-/// As the operating system says.
+/// The operating system's error.
 pub(crate) async fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
     bind_with(address, TcpListener::bind).await
 }
@@ -280,7 +280,7 @@ async fn bind_with<T>(address: SocketAddr, bind: impl AsyncFn(SocketAddr) -> io:
     }
 }
 
-/// Binds what the configuration names; `None` where it is switched off.
+/// Binds the configured address; `None` if it is switched off.
 async fn bind(key: &'static str, listen: Option<&Listen>) -> Result<Option<Listener>, RunError> {
     let bound = match listen {
         None => return Ok(None),

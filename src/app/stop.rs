@@ -1,4 +1,4 @@
-//! The end, in order: the servers, the workers, the spools; see [`run`](crate::run).
+//! Stopping, in order: the servers, the workers, the spools; see [`run`](crate::run).
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,21 +11,21 @@ use tokio::{
 use super::{App, sinks::Running, slot::Slot};
 use crate::record::now_millis;
 
-/// Each part has this besides its half of `shutdown_timeout`: to end what it gives up.
+/// Each part has this time besides its half of `shutdown_timeout`, to cancel what did not finish.
 const GIVE_UP: Duration = Duration::from_millis(500);
 
 impl App {
-    /// Stops everything; false where a disk does not answer in time.
+    /// Stops everything; false if a disk does not answer in time.
     pub(crate) async fn stop(&self, servers: Vec<JoinHandle<()>>, demo: Option<JoinHandle<()>>) -> bool {
-        tracing::info!("stopping: no more records are taken, what is on its way ends");
+        tracing::info!("stopping: no more records are accepted, requests and deliveries in progress are completed");
         self.stopping.cancel();
-        self.rates.lock().note(now_millis(), "stopping", None);
+        self.rates.lock().record(now_millis(), "stopping", None);
         if let Some(demo) = demo {
             demo.abort();
         }
         let (begun, timeout) = (Instant::now(), self.config().shutdown_timeout);
         let served_by = begun + timeout / 2 + GIVE_UP;
-        // A reload that is under way ends first, and none begins any more: it would start workers that nobody stops.
+        // A reload in progress ends first, and no other one begins: it would start workers that nothing stops.
         let (served, _no_reload) =
             tokio::join!(timeout_at(served_by, join_all(servers)), timeout_at(served_by, self.reloading.lock()));
         if served.is_err() {
@@ -45,31 +45,31 @@ impl App {
             .collect();
         if not_closed.is_empty() {
             let left: u64 = stopped.into_iter().flatten().sum();
-            tracing::info!(records_left = left, "stopped; what is left is safe on disk");
+            tracing::info!(records_left = left, "stopped; the backlog is on disk");
         } else {
             tracing::warn!(
                 sinks = not_closed.join(", "),
-                "spools were not closed within {timeout:?}, their disk does not answer: stopping without them; what was \
-                 answered OK is safe"
+                "could not close spools within {timeout:?}, their disk does not answer: stopping without closing them; all \
+                 records that were answered OK are on disk"
             );
         }
         not_closed.is_empty()
     }
 }
 
-/// Stops a sink's worker, then closes its spool, whatever the other sinks wait for; answers how many records are left in it,
-/// `None` where it was not closed in time.
+/// Stops a sink's worker, then closes its spool, independently of the other sinks. Returns how many records are left in it;
+/// `None` if it was not closed in time.
 async fn stop(sink: &Running, delivered_by: Instant, closed_by: Instant) -> Option<u64> {
     if timeout_at(delivered_by, sink.stop()).await.is_err() {
-        tracing::warn!(sink = %sink.config.name, "the worker does not end: its disk or its server does not answer");
+        tracing::warn!(sink = %sink.config.name, "the worker does not stop: its disk or its server does not answer");
     }
     timeout_at(closed_by, close(Arc::clone(&sink.slot))).await.ok()
 }
 
-/// Closes a spool; answers how many records are left in it.
+/// Closes a spool; returns how many records are left in it.
 async fn close(slot: Arc<Slot>) -> u64 {
     let left = match slot.get_now() {
-        // Looking may read a block.
+        // Counting may read a block.
         Some(spool) => tokio::task::spawn_blocking(move || spool.status().records()).await.unwrap_or_default(),
         None => 0,
     };

@@ -1,4 +1,4 @@
-//! `pause`, `resume`, `flush`, `reload`, `ready`: what a running process is told and asked.
+//! `pause`, `resume`, `flush`, `reload`, `ready`: requests to a running process.
 
 use serde_json::{Value, json};
 
@@ -9,15 +9,15 @@ use super::{
 };
 use crate::{app::Reloaded, status::Snapshot};
 
-/// Arguments of the commands that mean one sink.
+/// Arguments of the commands for one sink.
 #[derive(Debug, clap::Args)]
 pub struct SinkArgs {
-    /// The sink
+    /// Name of the sink
     sink: String,
 }
 
-/// Tells the running process to do something with a sink.
-pub(super) fn tell(common: &Common, args: &SinkArgs, action: &'static str) -> Outcome {
+/// Asks the running process to perform an action on a sink.
+pub(super) fn perform(common: &Common, args: &SinkArgs, action: &'static str) -> Outcome {
     let config = common.config_in_force()?;
     block_on(async {
         let client = Client::need(&config.data_dir).await?;
@@ -29,7 +29,7 @@ pub(super) fn tell(common: &Common, args: &SinkArgs, action: &'static str) -> Ou
     })
 }
 
-/// Tells the running process to read its configuration again.
+/// Asks the running process to read its configuration again.
 pub(super) fn reload(common: &Common) -> Outcome {
     let config = common.config_in_force()?;
     block_on(async {
@@ -53,13 +53,13 @@ pub(super) fn reload(common: &Common) -> Outcome {
     })
 }
 
-/// Whether the running process takes records: for health checks. A sink that takes none is told of, and is no reason to send
-/// records elsewhere: they are kept here until it does.
+/// Whether the running process accepts records, for health checks. A sink that accepts none is reported on stderr, and the
+/// exit code is still 0: the spool keeps its records.
 pub(super) fn ready(common: &Common) -> Outcome {
     let config = common.config_in_force()?;
     block_on(async {
         let snapshot: Snapshot = Client::need(&config.data_dir).await?.get("status").await?;
-        let process = snapshot.process.ok_or("the answer tells of no process")?;
+        let process = snapshot.process.ok_or("the answer does not describe a process")?;
         let blocked = snapshot.sinks.iter().filter(|sink| sink.state.is_failing());
         let blocked =
             blocked.map(|sink| (&sink.name, sink.state.as_str(), sink.last_error.as_deref().unwrap_or_default()));
@@ -68,7 +68,7 @@ pub(super) fn ready(common: &Common) -> Outcome {
             let sinks: Vec<Value> = sinks.collect();
             output::json(&json!({ "ready": process.ready, "not_ready": process.not_ready, "blocked": sinks }))?;
         } else if process.ready {
-            output::line("taking records")?;
+            output::line("accepting records")?;
             for (name, state, error) in blocked {
                 output::complain(format!("sink {name} is {state}: {error}").trim_end_matches([':', ' ']));
             }

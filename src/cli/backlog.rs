@@ -1,4 +1,4 @@
-//! `backlog`: what waits, where, since when, and what went wrong; the same figures live and stopped.
+//! `backlog`: the backlog, state and last error of each sink; the same figures for a running and a stopped process.
 
 use std::time::Duration;
 
@@ -16,20 +16,20 @@ use crate::{
 /// Arguments of `backlog`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A live screen; with --json, a line of JSON a second
+    /// Show a live screen; with --json, print a line of JSON per second
     #[arg(long, short)]
     watch: bool,
 }
 
 impl Args {
-    /// Whether a live screen is asked for.
+    /// Whether the live screen is requested.
     pub(super) const fn is_screen(&self, common: &Common) -> bool {
         self.watch && !common.json
     }
 }
 
 pub(super) fn run(common: &Common, args: &Args) -> Outcome {
-    // What is watched may be there before the first start.
+    // `--watch` can be started before the first `run`, when there is no data directory.
     let config = if args.watch { common.config_in_force()? } else { common.config_of_spools()? };
     block_on(async {
         match (args.watch, common.json) {
@@ -45,7 +45,7 @@ pub(super) fn run(common: &Common, args: &Args) -> Outcome {
     })
 }
 
-/// Everything now: from the running process, else from the directories.
+/// A snapshot of now: from the running process, else from the directories.
 pub(super) async fn snapshot(config: &Config) -> Result<Snapshot, Failure> {
     match Client::find(&config.data_dir).await? {
         Some(client) => client.get("status").await,
@@ -56,7 +56,7 @@ pub(super) async fn snapshot(config: &Config) -> Result<Snapshot, Failure> {
     }
 }
 
-/// A sink by its name, or what there is.
+/// The sink with this name, or an error that names the sinks that exist.
 pub(super) fn sink_of<'s>(snapshot: &'s Snapshot, name: &str) -> Result<&'s SinkStatus, Failure> {
     snapshot.sink(name).ok_or_else(|| {
         let names = snapshot.sinks.iter().map(|sink| sink.name.clone()).collect();
@@ -90,7 +90,7 @@ fn show(snapshot: &Snapshot) -> Outcome {
     let disk = format!("{} free of {}", human_size(snapshot.disk.free_bytes), human_size(snapshot.disk.total_bytes));
     output::line(format!("\n{}: {disk}", snapshot.data_dir))?;
     if snapshot.process.is_none() {
-        output::line("No livekit-spool runs on it.")?;
+        output::line("No livekit-spool process uses it.")?;
     }
     Ok(())
 }
@@ -114,7 +114,7 @@ fn remarks(sink: &SinkStatus) -> Vec<String> {
     if let Some(delivery) = &sink.delivery {
         let drained = match delivery.drain_seconds {
             Some(seconds) if sink.records > 0 && sink.state != SinkState::Idle => {
-                format!(", drained in {}", age(Some(seconds)))
+                format!(", empty in {}", age(Some(seconds)))
             }
             _ => String::new(),
         };
@@ -128,7 +128,8 @@ fn remarks(sink: &SinkStatus) -> Vec<String> {
     if sink.delivery.is_some() && sink.queue_on_disk == Some(false) {
         let failures = sink.queue_failures;
         lines.push(format!(
-            "the queue is in memory (its files failed {failures} times): a kill would cost redeliveries"
+            "the queue is in memory (its files failed {failures} times): if the process is killed, records are delivered \
+             again"
         ));
     }
     lines.extend(sink.unread_error.clone());
@@ -142,12 +143,12 @@ fn remarks(sink: &SinkStatus) -> Vec<String> {
     lines
 }
 
-/// An age, or a dash where nothing waits.
+/// An age, or a dash if there is none.
 pub(super) fn age(seconds: Option<f64>) -> String {
     seconds.map_or_else(|| "–".to_owned(), |seconds| human_duration(Duration::from_secs(seconds as u64)))
 }
 
-/// A wall-clock time as the standard library has it.
+/// A wall-clock time as the standard library's type.
 pub(super) fn time(millis: i64) -> std::time::SystemTime {
     std::time::UNIX_EPOCH + Duration::from_millis(u64::try_from(millis).unwrap_or_default())
 }

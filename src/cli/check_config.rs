@@ -1,4 +1,4 @@
-//! `check-config`: what will run, without running it, and what the existing spools say to it.
+//! `check-config`: what would run with this configuration, and whether the existing spools fit it.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +36,7 @@ pub(super) fn run(common: &Common, _args: &Args) -> Outcome {
     let outcome = if refused.is_empty() {
         Ok(())
     } else {
-        let lines = refused.iter().map(|(sink, error)| format!("sink {sink} would stand still: {error}"));
+        let lines = refused.iter().map(|(sink, error)| format!("sink {sink} would not deliver: {error}"));
         Err(Failure::new(Exit::Partial, lines.collect::<Vec<_>>().join("\n")))
     };
     if common.json {
@@ -59,7 +59,7 @@ pub(super) fn run(common: &Common, _args: &Args) -> Outcome {
     outcome
 }
 
-/// The configuration, where `run` would take it.
+/// The configuration, if `run` would accept it.
 fn valid(common: &Common) -> Result<Config, Failure> {
     let config = common.load_config()?;
     app::check(&config).map_err(|error| {
@@ -69,11 +69,11 @@ fn valid(common: &Common) -> Result<Config, Failure> {
     Ok(config)
 }
 
-/// What the spools that are there say to this configuration. None of it stops a sink; all of it should be known before.
+/// What the operator should know about the existing spools before a start. None of it keeps a sink from running.
 fn findings(config: &Config) -> Vec<String> {
     let running = if super::client::is_locked(&config.data_dir) {
         Some(
-            "a livekit-spool runs on this data directory: `livekit-spool reload` (or SIGHUP) lets it take this over"
+            "a livekit-spool process uses this data directory: `livekit-spool reload` (or SIGHUP) applies this configuration"
                 .to_owned(),
         )
     } else {
@@ -81,14 +81,15 @@ fn findings(config: &Config) -> Vec<String> {
     };
     let spools = match app::of_stopped(config) {
         Ok(snapshot) => snapshot.sinks.iter().flat_map(finding).collect(),
-        // While a process writes, a spool may change under the reader.
+        // While a process writes, a spool can change during the check.
         Err(_) if running.is_some() => Vec::new(),
         Err(error) => vec![error.to_string()],
     };
     config.warnings.iter().cloned().chain(running).chain(spools).collect()
 }
 
-/// The spools that `run` would not open, and why. While a process runs they are its business: `livekit-spool ready` tells.
+/// The spools that `run` would not open, and why. Not checked while a process has them open: `livekit-spool ready` reports
+/// them.
 fn refused(config: &Config) -> BTreeMap<SinkName, OpenError> {
     if super::client::is_locked(&config.data_dir) {
         return BTreeMap::new();
@@ -106,14 +107,15 @@ fn finding(sink: &SinkStatus) -> Option<String> {
     if !sink.configured {
         return Some(format!(
             "the spool of sink {name} ({records} records, {dead} dead letters, {}) is on disk, and the configuration does \
-             not name it. It is kept: name the sink again to deliver it, take it out with `livekit-spool export {name}`, \
-             or remove it with `livekit-spool purge {name}`. A renamed sink is a new one.",
+             not name it. It is kept: add the sink again to deliver its records, copy them with `livekit-spool export \
+             {name}`, or remove the spool with `livekit-spool purge {name}`. A renamed sink is a new sink.",
             human_size(sink.disk_bytes)
         ));
     }
     (sink.max_bytes > 0 && sink.disk_bytes > sink.max_bytes).then(|| {
         format!(
-            "the spool of sink {name} takes {}, more than its max_bytes of {}: it takes no records until {records} are delivered",
+            "the spool of sink {name} takes {}, more than its max_bytes of {}: it accepts no records until {records} are \
+             delivered",
             human_size(sink.disk_bytes),
             human_size(sink.max_bytes)
         )
@@ -137,13 +139,14 @@ fn overview(config: &Config) -> Vec<(&'static str, String)> {
 }
 
 fn details(sink: &SinkConfig) -> Vec<(&'static str, String)> {
-    let mut lines = vec![("to", format!("{} {}", sink.target.kind(), sink.target.address())), ("takes", takes(sink))];
+    let mut lines =
+        vec![("to", format!("{} {}", sink.target.kind(), sink.target.address())), ("records", records(sink))];
     lines.push(("spool", spool(&sink.spool)));
     lines.push(("flush", flush(&sink.flush)));
     lines
 }
 
-fn takes(sink: &SinkConfig) -> String {
+fn records(sink: &SinkConfig) -> String {
     let mut text = if sink.streams.len() == Stream::ALL.len() {
         "all streams".to_owned()
     } else {
@@ -188,7 +191,7 @@ const fn auth(auth: &AuthOptions) -> &'static str {
     }
 }
 
-/// An enum's word, as the config writes it.
+/// An enum's value, as the config writes it.
 fn word(value: &impl serde::Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(Value::String(word)) => word,

@@ -1,4 +1,4 @@
-//! Talks to the running process over the socket in its data directory.
+//! The client of the running process, over the socket in its data directory.
 
 use std::{
     fs::{self, OpenOptions},
@@ -21,7 +21,7 @@ use crate::{
     files,
 };
 
-/// How long a process may take from locking its directory to answering, or from closing its socket to its end.
+/// How long a process can take from locking its directory to answering, or from closing its socket to its end.
 const TIMEOUT: Duration = Duration::from_secs(15);
 
 /// A running process.
@@ -31,7 +31,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// The process that works on the data directory; `None`: none does.
+    /// The process that uses the data directory; `None` if there is none.
     pub(super) async fn find(data_dir: &Path) -> Result<Option<Self>, Failure> {
         let client = Self { socket: socket(data_dir) };
         let deadline = tokio::time::Instant::now() + TIMEOUT;
@@ -45,7 +45,7 @@ impl Client {
             }
             if tokio::time::Instant::now() > deadline {
                 let message = format!(
-                    "a process has {} locked and does not answer at {}: it may be starting or stopping",
+                    "a process has locked {} and does not answer at {}: it may be starting or stopping",
                     data_dir.display(),
                     client.socket.display()
                 );
@@ -55,29 +55,30 @@ impl Client {
         }
     }
 
-    /// What is in the socket's place and is none would not answer, however long one waits; a link may lead to somebody else.
+    /// An error if the socket's path is not a socket: waiting would not help, and a link can lead to another program.
     fn check_socket(&self, data_dir: &Path) -> Result<(), Failure> {
         let what = match fs::symlink_metadata(&self.socket).map(|found| found.file_type()) {
             Ok(found) if found.is_symlink() => "a symbolic link",
-            Ok(found) if !found.is_socket() => "no socket",
+            Ok(found) if !found.is_socket() => "not a socket",
             _ => return Ok(()),
         };
         if !is_locked(data_dir) {
             return Ok(());
         }
         let message = format!(
-            "a process has {} locked, and {} is {what}, not the socket that it made: remove it, and start livekit-spool \
-             again (it stops on SIGTERM)",
+            "a process has locked {}, and {} is {what} instead of its socket: remove it, and restart livekit-spool (it \
+             stops on SIGTERM)",
             data_dir.display(),
             self.socket.display()
         );
         Err(Failure::new(Exit::NotRunning, message))
     }
 
-    /// The process that works on the data directory.
+    /// The process that uses the data directory, or an error if there is none.
     pub(super) async fn need(data_dir: &Path) -> Result<Self, Failure> {
         Self::find(data_dir).await?.ok_or_else(|| {
-            let message = format!("no livekit-spool runs on {}: start it with `livekit-spool run`", data_dir.display());
+            let message =
+                format!("no livekit-spool runs with {}: start it with `livekit-spool run`", data_dir.display());
             Failure::new(Exit::NotRunning, message)
         })
     }
@@ -89,22 +90,22 @@ impl Client {
         })
     }
 
-    /// Asks for JSON.
+    /// Requests JSON.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.ask(Method::GET, path).await
     }
 
-    /// Tells it to do something; what it answers.
+    /// Sends a request that changes something; returns the answer.
     pub(super) async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
         self.ask(Method::POST, path).await
     }
 
-    /// Sends bytes; what it answers.
+    /// Sends bytes; returns the answer.
     pub(super) async fn post_bytes<T: DeserializeOwned>(&self, path: &str, bytes: Bytes) -> Result<T, Failure> {
         self.ask_with(Method::POST, path, bytes).await
     }
 
-    /// Reads an answer line by line, as it comes, until `each` answers false.
+    /// Reads an answer line by line as it arrives, until `each` returns false.
     pub(super) async fn lines(
         &self,
         path: &str,
@@ -140,9 +141,8 @@ impl Client {
         if !status.is_success() {
             return Err(refused(status, &body));
         }
-        serde_json::from_slice(&body).map_err(|error| {
-            Failure::from(format!("the running process answers something else than expected: {error}"))
-        })
+        serde_json::from_slice(&body)
+            .map_err(|error| Failure::from(format!("could not read the running process's answer: {error}")))
     }
 
     async fn send(&self, method: Method, path: &str, bytes: Bytes) -> Result<(StatusCode, Incoming), Failure> {
@@ -163,33 +163,33 @@ impl Client {
     }
 }
 
-/// What an error answer says: `{"error": "…"}`.
+/// The text of an error answer: `{"error": "…"}`.
 fn refused(status: StatusCode, body: &[u8]) -> Failure {
     let reason = serde_json::from_slice::<serde_json::Value>(body)
         .ok()
         .and_then(|value| value["error"].as_str().map(str::to_owned))
         .unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
-    // What was asked for is not there, or cannot be meant: as where no process runs and the command finds out itself.
+    // Not found or a bad request: the same exit code as when no process runs and the command finds out itself.
     let is_usage = matches!(status, StatusCode::NOT_FOUND | StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY);
     Failure::new(if is_usage { Exit::Usage } else { Exit::Failed }, reason)
 }
 
-/// Whether a process works on the data directory.
+/// Whether a process uses the data directory.
 pub(super) fn is_running(data_dir: &Path) -> bool {
     let connected = with_short_path(&socket(data_dir), |path| std::os::unix::net::UnixStream::connect(path));
     connected.is_ok() || is_locked(data_dir)
 }
 
-/// Whether a process holds the data directory's lock; looks only, changes nothing.
+/// Whether a process holds the data directory's lock; changes nothing.
 pub(super) fn is_locked(data_dir: &Path) -> bool {
     match files::open(&data_dir.join("lock"), OpenOptions::new().read(true)) {
-        // Where nothing can be locked no process runs: it would have been refused.
+        // On a file system without locks no process runs: its start would have been refused.
         Ok(lock) => files::is_locked(&lock).unwrap_or(false),
         Err(_) => false,
     }
 }
 
-/// A part of a path, with everything but letters, digits, `-`, `_`, `.` encoded.
+/// A part of a path, percent-encoded except letters, digits, `-`, `_` and `.`.
 pub(super) fn encoded(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {

@@ -1,4 +1,4 @@
-//! `completions` and `man`: made from the same definitions that parse the arguments.
+//! `completions` and `man`: generated from the definitions that parse the arguments.
 
 use std::io;
 
@@ -18,13 +18,13 @@ pub struct CompletionsArgs {
 /// Arguments of `man`.
 #[derive(Debug, clap::Args)]
 pub struct ManArgs {
-    /// A command; left out, the program's own page
+    /// A command [default: the page of the program itself]
     #[arg(value_name = "COMMAND")]
     of: Option<String>,
 }
 
 pub(super) fn completions(args: &CompletionsArgs, program: &mut Command) -> Outcome {
-    // Into memory first: clap_complete panics where a pipe is closed early.
+    // Into memory first: clap_complete panics if a pipe is closed early.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, program, "livekit-spool", &mut script);
     write_out(&script)
@@ -37,10 +37,9 @@ pub(super) fn man(args: &ManArgs, program: Command) -> Outcome {
         None => program,
         Some(name) => {
             let names: Vec<_> = program.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
-            let sub = program
-                .get_subcommands()
-                .find(|sub| sub.get_name() == name)
-                .ok_or_else(|| Failure::usage(format!("no command {name:?}: there are {}", names.join(", "))))?;
+            let sub = program.get_subcommands().find(|sub| sub.get_name() == name).ok_or_else(|| {
+                Failure::usage(format!("there is no command {name:?}; there are {}", names.join(", ")))
+            })?;
             // Built above: its display name is livekit-spool-NAME.
             sub.clone()
         }

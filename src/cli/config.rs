@@ -1,4 +1,4 @@
-//! `config`: the configuration's schema, its documented defaults, and what is in force.
+//! `config`: the configuration's schema, its documented defaults, and the configuration in force.
 
 use super::{Common, Failure, Outcome, check_config, output};
 use crate::config;
@@ -12,9 +12,9 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
-    /// Print what is in force as YAML: every value, and where it comes from; secrets as ***
+    /// Print the configuration in force as YAML: every value and its source; secrets as ***
     Show,
-    /// Print the config file that says every default, documented key by key
+    /// Print a config file with every default, documented key by key
     Default,
     /// Print the JSON Schema of a config file, for editors
     Schema,

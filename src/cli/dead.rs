@@ -1,4 +1,4 @@
-//! `dead list|show|retry|drop`: what a sink rejected for good; live and stopped.
+//! `dead list|show|retry|drop`: the dead letters of a sink, of a running and a stopped process.
 
 use serde_json::{Value, json};
 
@@ -28,39 +28,39 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
-    /// List them: when, how often, why
+    /// List dead letters: time, attempts, reason
     List(ListArgs),
-    /// Show one with all that is known of it, its document too
+    /// Show one dead letter with all its details and its document
     Show {
-        /// The sink
+        /// Name of the sink
         sink: String,
         /// Its `_id`
         id: String,
     },
-    /// Send them to the sink once more; those that are taken are gone from here
+    /// Send dead letters to the sink again; those that it stores are removed here
     Retry(SomeArgs),
-    /// Remove them for good
+    /// Remove dead letters for good
     Drop(SomeArgs),
 }
 
 #[derive(Debug, clap::Args)]
 struct ListArgs {
-    /// The sink
+    /// Name of the sink
     sink: String,
     #[command(flatten)]
     filter: FilterArgs,
-    /// How many at most
+    /// Maximum number of dead letters
     #[arg(short, value_name = "N", default_value_t = 50)]
     n: usize,
 }
 
 #[derive(Debug, clap::Args)]
 struct SomeArgs {
-    /// The sink
+    /// Name of the sink
     sink: String,
     #[command(flatten)]
     filter: FilterArgs,
-    /// All of them; without it at least one filter is needed
+    /// All dead letters; without it, give at least one filter
     #[arg(long)]
     all: bool,
 }
@@ -73,7 +73,7 @@ struct FilterArgs {
     /// Only the one with this `_id`
     #[arg(long)]
     id: Option<String>,
-    /// Only those whose reason holds this text
+    /// Only those whose reason contains this text
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
     /// Only those whose last attempt is at least this long ago: 1h, "2 days"
@@ -115,10 +115,10 @@ async fn list(common: &Common, config: &Config, args: &ListArgs) -> Outcome {
     all_were_read(config, &args.sink).await
 }
 
-/// Fails where there are more letters than anybody can read now.
+/// Fails if some dead letters cannot be read now.
 async fn all_were_read(config: &Config, sink: &str) -> Outcome {
     let snapshot = backlog::snapshot(config).await?;
-    // One that has had no record yet has no letters either.
+    // A sink that has had no record yet has no dead letters either.
     let Ok(sink) = backlog::sink_of(&snapshot, sink) else { return Ok(()) };
     sink.unread_dead_letters.clone().map_or(Ok(()), |error| Err(Failure::new(Exit::Partial, error)))
 }
@@ -156,7 +156,7 @@ async fn show(config: &Config, sink: &str, id: &str) -> Outcome {
     found.iter().try_for_each(output::json)
 }
 
-/// Dead letters as the API shows them.
+/// Dead letters as the API returns them.
 async fn dead_letters(config: &Config, sink: &str, filter: &DeadFilter, n: usize) -> Result<Vec<Value>, Failure> {
     if let Some(client) = Client::find(&config.data_dir).await? {
         let path = format!("sinks/{}/dead?n={n}{}", encoded(sink), parameters(filter));
@@ -226,7 +226,7 @@ async fn drop(common: &Common, config: &Config, args: &SomeArgs) -> Outcome {
 
 fn chosen(args: &SomeArgs) -> Result<DeadFilter, Failure> {
     if args.filter.is_empty() && !args.all {
-        return Err(Failure::usage("say which: --id, --stream, --reason or --older-than; or --all"));
+        return Err(Failure::usage("select dead letters with --id, --stream, --reason or --older-than, or give --all"));
     }
     Ok(args.filter.filter())
 }

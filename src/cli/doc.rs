@@ -1,4 +1,4 @@
-//! `doc`: records from a file as the documents that a sink would store, for trying it out and for comparing.
+//! `doc`: the records of a file as the documents that a sink would store, for trying out and for comparing.
 
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
@@ -17,7 +17,7 @@ use crate::{
     record::Stream,
 };
 
-/// Longer records are not believed: the file is something else.
+/// A longer record means that the file has another format.
 const MAX_RECORD: u64 = 256 * 1024 * 1024;
 
 /// Arguments of `doc`.
@@ -25,46 +25,46 @@ const MAX_RECORD: u64 = 256 * 1024 * 1024;
 pub struct DocArgs {
     /// The records; `-` reads stdin
     ///
-    /// Protobuf records, each behind its varint length, or JSON: records, arrays of them, LiveKit's batches
-    /// ({"events": […]}), one or many in a file.
+    /// Protobuf records, each after its length as a varint, or JSON: records, arrays of them, LiveKit's batches ({"events":
+    /// […]}), one or many in a file.
     #[arg(value_name = "FILE")]
     pub file: PathBuf,
-    /// What the records are
+    /// Stream of the records
     #[arg(long, value_parser = PossibleValuesParser::new(["events", "stats", "node_rooms"]).try_map(|name| name.parse::<Stream>()))]
     pub kind: Stream,
-    /// What is kept out of the documents
+    /// What is redacted in the documents
     #[arg(long, value_enum, default_value = "secrets")]
     pub redact: Redact,
     /// How enums are written
     #[arg(long, value_enum, default_value = "compatible")]
     pub enums: Enums,
-    /// Key of the hashes that stand for identifiers under `--redact pii`; without it they are left out
+    /// Key of the hashes that replace identifiers with `--redact pii`; without it they are left out
     #[arg(long, value_name = "KEY", env = "LIVEKIT_SPOOL_PII_KEY", hide_env_values = true)]
     pub pii_key: Option<String>,
     /// Leave out the added field `time`
     #[arg(long)]
     pub no_time: bool,
-    /// What the file holds
+    /// Format of the file
     #[arg(long, value_enum, default_value = "auto")]
     pub format: InputFormat,
 }
 
-/// What an input file holds.
+/// The format of an input file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum InputFormat {
     /// JSON if it begins like JSON and is text, else protobuf.
     Auto,
-    /// Protobuf records, each behind its length as a varint.
+    /// Protobuf records, each after its length as a varint.
     Protobuf,
     /// JSON values, one after another.
     Json,
 }
 
-/// Prints each record's document as canonical Extended JSON, one a line, in order. A record that makes no document is
-/// named on stderr, the others go on.
+/// Prints each record's document as canonical Extended JSON, one per line, in order. A record of which no document can be
+/// made is reported on stderr, and the others are still printed.
 ///
 /// # Errors
-/// When the file cannot be read, is broken, or some records made no document.
+/// When the file cannot be read, is malformed, or no document can be made of some records.
 pub fn run(args: &DocArgs) -> Outcome {
     let stdout = io::stdout().lock();
     let mut out = io::BufWriter::with_capacity(1 << 20, stdout);
@@ -98,8 +98,8 @@ fn convert(args: &DocArgs, mut input: Box<dyn BufRead>, out: &mut impl Write) ->
     printer.end()
 }
 
-/// JSON records are objects or arrays of them, and text: no control characters but white space. Protobuf records have
-/// some among their first tags and lengths.
+/// JSON records are objects or arrays of them, and text: no control characters except white space. Protobuf records have
+/// control characters in their first tags and lengths.
 fn looks_like_json(start: &[u8]) -> bool {
     let text = start.trim_ascii_start();
     let control = |byte: &u8| byte.is_ascii_control() && !matches!(byte, b'\n' | b'\r' | b'\t');
@@ -115,7 +115,7 @@ fn json_values(mut input: impl Read, printer: &mut Printer<impl Write>, named: &
         let value = match values.next() {
             None => return Ok(()),
             Some(Ok(_)) => &text[start..values.byte_offset()],
-            // Read again as records, for the error's place.
+            // Parsed again as records, for the position of the error.
             Some(Err(_)) => &text[start..],
         };
         let batch = records_from_json(printer.stream, value).map_err(|mut error| {
@@ -140,7 +140,7 @@ fn delimited(
     let mut offset = 0_u64;
     while !printer.reader_gone {
         let broken = |what: &str| {
-            named(format!("no length-delimited protobuf: at byte {offset} (record {}) {what}", printer.records + 1))
+            named(format!("not length-delimited protobuf: at byte {offset} (record {}) {what}", printer.records + 1))
         };
         let Some((length, prefix)) = read_length(&mut input)?.map_err(broken)? else { return Ok(()) };
         if length > MAX_RECORD {
@@ -157,7 +157,7 @@ fn delimited(
     Ok(())
 }
 
-/// A record's length and how many bytes told it; `None` at the end of the input.
+/// A record's length and how many bytes encode it; `None` at the end of the input.
 fn read_length(input: &mut impl BufRead) -> io::Result<Result<Option<(u64, u64)>, &'static str>> {
     let mut length = 0_u64;
     for count in 0..10_u32 {
@@ -173,7 +173,7 @@ fn read_length(input: &mut impl BufRead) -> io::Result<Result<Option<(u64, u64)>
     Ok(Err("a length is longer than 64 bits"))
 }
 
-/// Makes and prints documents.
+/// Encodes and prints documents.
 struct Printer<W> {
     stream: Stream,
     encoder: Encoder,
@@ -182,7 +182,7 @@ struct Printer<W> {
     line: Vec<u8>,
     records: u64,
     failed: u64,
-    /// Nobody reads any more (`| head`).
+    /// The reader has gone (`| head`).
     reader_gone: bool,
 }
 

@@ -1,4 +1,4 @@
-//! `drain`: deliver all that waits, and exit. `purge`: remove it.
+//! `drain`: delivers the whole backlog, then exits. `purge`: removes it.
 
 use std::{
     collections::BTreeMap,
@@ -20,16 +20,16 @@ use crate::{
     status::{SinkState, SinkStatus, Snapshot},
 };
 
-const LOOK: Duration = Duration::from_millis(200);
-/// So many files that a purge left are named.
+const CHECK_INTERVAL: Duration = Duration::from_millis(200);
+/// At most this many of the files that a purge left are listed.
 const SHOWN: usize = 20;
 
 /// Arguments of `drain`.
 #[derive(Debug, clap::Args)]
 pub struct DrainArgs {
-    /// The sink [default: all]
+    /// Name of the sink [default: all]
     sink: Option<String>,
-    /// Give up after this long (exit code 4): 30s, 5m
+    /// Stop after this time (exit code 4): 30s, 5m
     #[arg(long, value_name = "TIME", value_parser = |text: &str| parse_duration(text))]
     timeout: Option<Duration>,
 }
@@ -37,12 +37,12 @@ pub struct DrainArgs {
 /// Arguments of `purge`.
 #[derive(Debug, clap::Args)]
 pub struct PurgeArgs {
-    /// The sink
+    /// Name of the sink
     sink: String,
-    /// Its dead letters too
+    /// Remove its dead letters too
     #[arg(long)]
     dead: bool,
-    /// Do not ask
+    /// Do not ask for confirmation
     #[arg(long, short)]
     yes: bool,
 }
@@ -81,7 +81,8 @@ async fn drain_running(client: &Client, args: &DrainArgs, meter: &mut Meter) -> 
         if let Some(name) = &args.sink {
             let sink = backlog::sink_of(&snapshot, name)?;
             if !sink.configured {
-                let message = format!("the configuration does not name the sink {name}: nothing says where to deliver");
+                let message =
+                    format!("the configuration does not name the sink {name}: there is no address to deliver to");
                 return Err(Failure::usage(message));
             }
         }
@@ -89,7 +90,7 @@ async fn drain_running(client: &Client, args: &DrainArgs, meter: &mut Meter) -> 
         let sinks: Vec<SinkStatus> = snapshot.sinks.into_iter().filter(chosen).collect();
         if is_first {
             for sink in &sinks {
-                // One that cannot is what the drain tells of.
+                // The drain itself reports a sink that cannot deliver.
                 let _: Result<Value, Failure> = client.post(&format!("sinks/{}/flush", encoded(&sink.name))).await;
             }
             is_first = false;
@@ -101,22 +102,22 @@ async fn drain_running(client: &Client, args: &DrainArgs, meter: &mut Meter) -> 
         if args.timeout.is_some_and(|timeout| begun.elapsed() >= timeout) {
             return Ok(false);
         }
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
     }
 }
 
-/// Shows how far a drain is.
+/// Shows the progress of a drain.
 struct Meter {
     bar: ProgressBar,
     begun: Instant,
     first: Option<Fates>,
     gone: Fates,
     left: u64,
-    /// What keeps records from going, and what to do.
+    /// Why records are not delivered, and what to do.
     obstacle: Option<String>,
 }
 
-/// What became of records: since their spools were made, or since the drain began.
+/// The dispositions of records: since their spools were created, or since the drain began.
 #[derive(Debug, Clone, Copy, Default)]
 struct Fates {
     delivered: u64,
@@ -160,14 +161,14 @@ impl Meter {
         } else {
             String::new()
         };
-        // Records may still come in while it drains.
+        // Records can still come in during the drain.
         self.bar.set_length(done + self.left);
         self.bar.set_position(done);
         let obstacle = self.obstacle.as_ref().map(|obstacle| format!("; {obstacle}")).unwrap_or_default();
         self.bar.set_message(format!("{rate:.0}/s{left}{obstacle}"));
     }
 
-    /// `others` are sinks that the configuration does not name, whose records nobody delivers.
+    /// `others` are orphaned spools, whose records are not delivered.
     fn end(self, common: &Common, is_empty: bool, others: &[SinkStatus]) -> Outcome {
         self.bar.finish_and_clear();
         if common.json {
@@ -186,7 +187,7 @@ impl Meter {
             if self.gone.dead_lettered > 0 {
                 let dead_lettered = human_count(self.gone.dead_lettered);
                 output::line(format!(
-                    "{dead_lettered} were rejected and set aside: `livekit-spool dead list SINK` says why"
+                    "{dead_lettered} were rejected and are dead letters: `livekit-spool dead list SINK` says why"
                 ))?;
             }
         }
@@ -196,8 +197,8 @@ impl Meter {
         if is_empty {
             let others: Vec<_> = others.iter().map(left_of).collect();
             let message = format!(
-                "records of sinks that the configuration does not name are left: {}: name the sink again to deliver them, or \
-                 `livekit-spool purge SINK` removes them",
+                "records of sinks that the configuration does not name are left: {}: add the sink again to deliver them, or \
+                 remove them with `livekit-spool purge SINK`",
                 others.join(", ")
             );
             return Err(Failure::new(Exit::Partial, message));
@@ -207,13 +208,13 @@ impl Meter {
     }
 }
 
-/// What is left of a sink that nobody delivers.
+/// The backlog of an orphaned spool, as text.
 fn left_of(sink: &SinkStatus) -> String {
     let unread = sink.unread_error.as_ref().map(|error| format!(" ({error})")).unwrap_or_default();
     format!("{} of {}{unread}", human_count(sink.records), sink.name)
 }
 
-/// Why a sink's records do not go: its error, or what to do where there is none (it is paused); or that some cannot be read.
+/// Why a sink's records are not delivered: its error; without one (it is paused), the advice; or that some cannot be read.
 fn obstacle(sink: &SinkStatus) -> Option<String> {
     let reason = match sink.state {
         SinkState::Paused => sink.advice.first(),
@@ -253,7 +254,7 @@ pub(super) fn purge(common: &Common, args: &PurgeArgs) -> Outcome {
         if removed.left.is_empty() {
             return Ok(());
         }
-        output::line("left where they are, since the spool did not make them:")?;
+        output::line("kept, because the spool did not create them:")?;
         removed.left.iter().take(SHOWN).try_for_each(|path| output::line(format!("  {path}")))?;
         match removed.left.len().saturating_sub(SHOWN) {
             0 => Ok(()),
@@ -264,9 +265,7 @@ pub(super) fn purge(common: &Common, args: &PurgeArgs) -> Outcome {
 
 fn confirmed(sink: &SinkStatus, args: &PurgeArgs) -> Result<bool, Failure> {
     if !io::stdin().is_terminal() {
-        return Err(Failure::usage(
-            "purge removes records for good: there is no terminal to ask on, so it needs --yes",
-        ));
+        return Err(Failure::usage("purge removes records for good: without a terminal to confirm it, give --yes"));
     }
     let dead = if args.dead || !sink.configured {
         format!(" and {} dead letters", human_count(sink.dead_letters))

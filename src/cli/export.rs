@@ -1,7 +1,7 @@
 //! `export` and `import`: a sink's backlog into a file, and records from a file into the spools.
 //!
-//! An export is resumable: beside FILE lies `FILE.progress` (how many bytes of FILE count, and where each stream goes on)
-//! until the export is complete. What was written after it was last renewed is written again, never twice.
+//! An export is resumable: `FILE.progress` (how many bytes of FILE are valid, and where each stream continues) exists until
+//! the export is complete. Bytes written after its last update are overwritten, so that no record is exported twice.
 
 use std::{
     collections::BTreeMap,
@@ -28,20 +28,20 @@ use crate::{
     spool::raw::{RawReader, RawWriter},
 };
 
-/// How often the progress file is renewed.
+/// How often the progress file is updated.
 const CHECKPOINT: Duration = Duration::from_secs(1);
-/// Bytes of records that are imported at once.
+/// Maximum bytes of records per import request.
 const PIECE: usize = 4 << 20;
 
 /// Arguments of `export`.
 #[derive(Debug, clap::Args)]
 pub struct ExportArgs {
-    /// The sink whose backlog is taken
+    /// Name of the sink
     sink: String,
-    /// Where to; made readable for this user only
+    /// Output file; created readable for this user only
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
-    /// The records as they came, not redacted, in the format that `import` reads; otherwise documents, one a line
+    /// Export records as received, not redacted, in the format that `import` reads; without it, documents, one per line
     #[arg(long)]
     raw: bool,
     /// Only this stream
@@ -55,9 +55,9 @@ pub struct ExportArgs {
 /// Arguments of `import`.
 #[derive(Debug, clap::Args)]
 pub struct ImportArgs {
-    /// What `export --raw` or `recover` wrote
+    /// A file written by `export --raw` or `recover`
     file: PathBuf,
-    /// Into this sink's spool only [default: into all]
+    /// Import into this sink's spool only [default: into all]
     #[arg(long)]
     sink: Option<String>,
 }
@@ -65,15 +65,15 @@ pub struct ImportArgs {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Progress {
     sink: String,
-    /// The only stream, if only one was asked for.
+    /// The only stream, if only one was requested.
     #[serde(default)]
     stream: Option<Stream>,
     raw: bool,
     bytes: u64,
     records: u64,
-    /// The next ordinal of each stream.
+    /// The next sequence number of each stream.
     next: BTreeMap<Stream, u64>,
-    /// Which segments could not be read, where some could not: what lies in them may lie before `next`.
+    /// Which segments could not be read, if any: their records can be before `next`.
     #[serde(default)]
     unread: Option<String>,
 }
@@ -88,7 +88,7 @@ pub(super) fn export(common: &Common, args: &ExportArgs) -> Outcome {
             None => sink.records,
         };
         let mut export = Export::open(args)?;
-        export.note_unread(sink.unread_error.clone());
+        export.record_unread(sink.unread_error.clone());
         let resumed = export.progress.records;
         let bar = bar(total + resumed);
         bar.set_position(resumed);
@@ -103,16 +103,16 @@ pub(super) fn export(common: &Common, args: &ExportArgs) -> Outcome {
         let result = records::each(&config, &args.sink, query, {
             let (shared, bar) = (Arc::clone(&shared), bar.clone());
             move |inspected| {
-                shared.lock().map_err(|_| "the export broke off")?.push(&inspected)?;
+                shared.lock().map_err(|_| "the export was aborted")?.push(&inspected)?;
                 bar.inc(1);
                 Ok(true)
             }
         })
         .await;
         bar.finish_and_clear();
-        let mut export = shared.lock().map_err(|_| "the export broke off")?;
+        let mut export = shared.lock().map_err(|_| "the export was aborted")?;
         export.checkpoint()?;
-        export.note_unread(result?);
+        export.record_unread(result?);
         let records = export.finish()?;
         if common.json {
             return output::json(&json!({ "records": records, "resumed_after": resumed, "file": args.output }));
@@ -145,25 +145,25 @@ impl Export {
         } else if let Some(text) = read_progress(&beside)? {
             progress = serde_json::from_slice(&text)?;
             if (&progress.sink, progress.stream, progress.raw) != (&args.sink, args.stream, args.raw) {
-                let message = format!("{} belongs to another export: --force begins again", beside.display());
+                let message = format!("{} belongs to another export: give --force to start again", beside.display());
                 return Err(Failure::usage(message));
             }
         } else if fs::symlink_metadata(&args.output).is_ok() {
-            let message = format!("{} is there already: --force overwrites it", args.output.display());
+            let message = format!("{} already exists: give --force to overwrite it", args.output.display());
             return Err(Failure::usage(message));
         }
         Ok(Self { path: args.output.clone(), progress, out: None, renewed: Instant::now(), skipped: 0 })
     }
 
-    fn note_unread(&mut self, unread: Option<String>) {
+    fn record_unread(&mut self, unread: Option<String>) {
         self.progress.unread = self.progress.unread.take().or(unread);
     }
 
-    /// Opens the file where the last checkpoint left it.
+    /// Opens the file at the position of the last checkpoint.
     fn begin(&mut self) -> Outcome {
         let failed = |error: io::Error| format!("{}: {error}", self.path.display());
-        // First: whatever interrupts it from here on, the next call knows the file for its own.
-        self.note_progress()?;
+        // First, so that the next call recognises the file as its own after any interruption.
+        self.save_progress()?;
         let mut options = OpenOptions::new();
         options.write(true).create(true).truncate(false);
         let mut file = files::open_private(&self.path, &mut options).map_err(failed)?;
@@ -205,7 +205,8 @@ impl Export {
         Ok(())
     }
 
-    /// Makes durable what was written, then says so. A raw file gets its end here; another part may follow it.
+    /// Makes the written bytes durable, then updates the progress file. A raw file gets its end here; another part can
+    /// follow it.
     fn checkpoint(&mut self) -> Outcome {
         let out = match self.out.take() {
             None => return Ok(()),
@@ -215,12 +216,12 @@ impl Export {
         let mut file = out.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_data()?;
         self.progress.bytes = file.stream_position()?;
-        self.note_progress()?;
+        self.save_progress()?;
         self.renewed = Instant::now();
         Ok(())
     }
 
-    fn note_progress(&self) -> Outcome {
+    fn save_progress(&self) -> Outcome {
         let beside = progress_file(&self.path);
         let fresh = beside.with_extension("progress-new");
         let failed = |error: io::Error| format!("{}: {error}", beside.display());
@@ -229,7 +230,7 @@ impl Export {
         let mut file = files::open_private(&fresh, OpenOptions::new().write(true).create_new(true)).map_err(failed)?;
         let written = file.write_all(&progress).and_then(|()| fs::rename(&fresh, &beside));
         Ok(written.map_err(|error| {
-            // It would keep the last space of a full disk.
+            // Otherwise it would occupy the last space of a full disk.
             let _ = fs::remove_file(&fresh);
             failed(error)
         })?)
@@ -237,8 +238,8 @@ impl Export {
 
     fn finish(&mut self) -> Result<u64, Failure> {
         remove(&progress_file(&self.path))?;
-        let skipped = (self.skipped > 0).then(|| format!("{} make no document: --raw takes them too", self.skipped));
-        let unread = self.progress.unread.as_ref().map(|error| format!("{error}: export again then, with --force"));
+        let skipped = (self.skipped > 0).then(|| format!("{} make no document: --raw exports them too", self.skipped));
+        let unread = self.progress.unread.as_ref().map(|error| format!("{error}: then export again with --force"));
         match [skipped, unread].into_iter().flatten().reduce(|skipped, unread| format!("{skipped}; {unread}")) {
             None => Ok(self.progress.records),
             Some(left_out) => {
@@ -255,7 +256,7 @@ fn progress_file(path: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// What an interrupted export noted; `None` where there is none.
+/// The progress of an interrupted export; `None` if there is none.
 fn read_progress(path: &Path) -> Result<Option<Vec<u8>>, Failure> {
     let failed = |error: io::Error| Failure::from(format!("{}: {error}", path.display()));
     let mut file = match files::open_private(path, OpenOptions::new().read(true)) {
@@ -322,14 +323,14 @@ pub(super) fn import(common: &Common, args: &ImportArgs) -> Outcome {
     })
 }
 
-/// Where records are imported.
+/// The target of an import.
 enum Into {
     Running(Client),
     Stopped(Box<Stopped>),
 }
 
 impl Into {
-    /// Sends records; what was dropped of them.
+    /// Sends records; returns which of them were dropped.
     async fn send(&self, framed: Vec<u8>, sink: Option<&str>) -> Result<Dropped, Failure> {
         match self {
             Self::Running(client) => {

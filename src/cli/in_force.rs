@@ -1,8 +1,8 @@
-//! The data directory in force: where `data_dir` is another one than that of the process that runs with the same file (it was
-//! changed, or is relative and this is another working directory), that process's.
+//! The data directory in force. A running process can use another one than `data_dir` in the same config file now says: the
+//! file was changed, or the path is relative and the working directory differs. Then the process's directory is used.
 //!
-//! A running process is found by what the system tells of it (`/proc`): the same config file on its command line, in its
-//! environment or beside it, and the lock of a data directory among its open files.
+//! A running process is found in `/proc`: the same config file on its command line, in its environment or in its working
+//! directory, and the lock of a data directory among its open files.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -13,10 +13,10 @@ use std::{
 
 use crate::{app::socket, config};
 
-/// The program's name, as the system has it.
+/// The program's name in `/proc`.
 const NAME: &[u8] = b"livekit-spool";
 
-/// The data directory of a process that runs with this config file; `None` where there is no such process, or it is not this
+/// The data directory of a process that runs with this config file; `None` if there is no such process, or it is another
 /// user's.
 pub(super) fn data_dir(file: &Path) -> Option<PathBuf> {
     let file = fs::canonicalize(file).ok()?;
@@ -61,7 +61,7 @@ fn nul_separated(path: &Path) -> Option<Vec<OsString>> {
     Some(bytes.split(|byte| *byte == 0).map(|word| OsStr::from_bytes(word).to_owned()).collect())
 }
 
-/// The directory whose lock a process has open beside its socket.
+/// The directory whose lock a process has open and that contains its socket.
 fn data_dir_of(process: &Path) -> Option<PathBuf> {
     let open = fs::read_dir(process.join("fd")).ok()?;
     open.flatten().filter_map(|entry| fs::read_link(entry.path()).ok()).find_map(|path| {

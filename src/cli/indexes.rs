@@ -1,4 +1,4 @@
-//! `indexes`: what each database sink has against what it should have.
+//! `indexes`: compares the indexes of each database sink with those it should have.
 
 use std::sync::Arc;
 
@@ -20,13 +20,13 @@ use crate::{
     },
 };
 
-/// What MongoDB answers about a collection that is not there (yet).
+/// MongoDB's error code for a collection that does not exist (yet).
 const NAMESPACE_NOT_FOUND: i32 = 26;
 
 /// Arguments of `indexes`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// The sink [default: all that have indexes]
+    /// Name of the sink [default: all that have indexes]
     sink: Option<String>,
 }
 
@@ -45,11 +45,11 @@ struct Row {
 enum State {
     /// As it should be.
     Ok,
-    /// Not there: made when the sink is next reached.
+    /// It does not exist: it is created when the sink is reached next.
     Missing,
-    /// There with other options.
+    /// It exists with other options.
     Differs,
-    /// Not one of ours.
+    /// It is not one of livekit-spool's.
     Extra,
 }
 
@@ -71,21 +71,21 @@ pub(super) fn run(common: &Common, args: &Args) -> Outcome {
                 Target::File(_) => Ok(Vec::new()),
             };
             let found = found.map_err(|reason| Failure::from(format!("sink {}: {reason}", sink.name)))?;
-            rows.lock().map_err(|_| "listing broke off")?.extend(found);
+            rows.lock().map_err(|_| "listing was aborted")?.extend(found);
         }
         Ok(())
     })?;
-    let rows = rows.into_inner().map_err(|_| "listing broke off")?;
+    let rows = rows.into_inner().map_err(|_| "listing was aborted")?;
     if common.json {
         output::json(&rows)?;
     } else if rows.is_empty() {
-        output::line("no sink here has indexes")?;
+        output::line("no sink has indexes")?;
     } else {
         show(&rows)?;
     }
     match rows.iter().filter(|row| matches!(row.state, State::Missing | State::Differs)).count() {
         0 => Ok(()),
-        wrong => Err(Failure::new(Exit::Partial, format!("{wrong} are not as they should be"))),
+        wrong => Err(Failure::new(Exit::Partial, format!("{wrong} indexes are missing or differ"))),
     }
 }
 
@@ -106,7 +106,7 @@ fn show(rows: &[Row]) -> Outcome {
 }
 
 async fn of_mongodb(sink: &SinkConfig, options: &MongoOptions, encoder: &Arc<Encoder>) -> Result<Vec<Row>, String> {
-    // Reached as delivery reaches it, and what fails is said as delivery says it.
+    // Connects like delivery does, so that errors have the same texts.
     let reached = MongoSink::new(options.clone(), Arc::clone(encoder)).map_err(|error| error.to_string())?;
     let failed = |error: Error| reached.driver_error(&error).to_string();
     let database = reached.client().await.map_err(failed)?.database(&options.database);
@@ -155,8 +155,8 @@ fn compare(sink: &SinkConfig, stream: Stream, expires: bool, present: &[Document
         .iter()
         .map(|index| {
             let Some(found) = present.iter().find(|found| key_of(found) == index.field) else {
-                let detail = "livekit-spool makes it within two minutes while it runs and reaches the sink; where it \
-                              cannot, its log says why";
+                let detail = "livekit-spool creates it within two minutes while it runs and reaches the sink; if it cannot, \
+                              its log says why";
                 return row(&index.name(), State::Missing, Some(detail.to_owned()));
             };
             let seconds = found
@@ -169,7 +169,7 @@ fn compare(sink: &SinkConfig, stream: Stream, expires: bool, present: &[Document
             } else {
                 let shown = |seconds: Option<i32>| seconds.map_or("none".to_owned(), |seconds| seconds.to_string());
                 let detail = format!(
-                    "expireAfterSeconds is {}, should be {}: drop it, it is made again within two minutes",
+                    "expireAfterSeconds is {}, should be {}: drop the index; it is created again within two minutes",
                     shown(seconds),
                     shown(index.expire_after_seconds)
                 );

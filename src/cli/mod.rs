@@ -1,7 +1,7 @@
-//! The command line: one file a command, one style.
+//! The command line: one file per command, in one style.
 //!
-//! Every command takes `--config` and `--json`; what it prints for people fits 80 columns. Commands that look at sinks ask
-//! the running process over the socket in its data directory, and where none runs they look at the directory itself.
+//! Every command has `--config` and `--json`; its output for people fits 80 columns. Commands that inspect sinks ask the
+//! running process over the socket in its data directory; if none runs, they read the directory itself.
 //!
 //! Uses `app`, `config`, `demo`, `document`, `files`, `flush`, `ingest`, `inspect`, `logging`, `printable`, `record`, `run`,
 //! `secret`, `sink`, `spool`, `status`, `units`.
@@ -46,7 +46,7 @@ pub struct Cli {
     /// Options of every command.
     #[command(flatten)]
     pub common: Common,
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -55,67 +55,67 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  done
   1  it failed
-  2  the arguments or the configuration are wrong; there is no such sink
-  3  it needs a running livekit-spool and none runs, or one runs and must not
+  2  the arguments or the configuration are not valid; there is no such sink
+  3  the command needs a running livekit-spool and none runs, or the other way round
   4  done in part: `drain` ran out of time, `verify` found damage, `indexes` found some missing or
      different, `peek`, `export`, `import`, `recover` and `doc` left records out, `dead retry` was
-     cut short, `send` or `import` was told that a sink dropped some, `check-config` found a spool
-     that does not open, `reload` was told of one";
+     cut short, a sink dropped records of `send` or `import`, `check-config` or `reload` found a
+     spool that does not open";
 
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Take records, keep them on disk, deliver them
+    /// Accept records, keep them on disk, deliver them
     Run(run::Args),
-    /// Show what waits for each sink, since when, and what went wrong
+    /// Show the backlog of each sink, its state and its last error
     #[command(visible_alias = "status")]
     Backlog(backlog::Args),
-    /// Show records of a sink as documents, without taking anything out
+    /// Show records of a sink as documents, without removing any
     Peek(records::PeekArgs),
-    /// Copy a sink's backlog into a file; an interrupted export goes on where it was
+    /// Copy a sink's backlog into a file; an interrupted export continues where it stopped
     Export(export::ExportArgs),
-    /// Put records of a file into the spools
+    /// Put the records of a file into the spools
     Import(export::ImportArgs),
-    /// Deliver all that waits, and exit
+    /// Deliver the whole backlog, then exit
     Drain(drain::DrainArgs),
-    /// Remove what waits for a sink, for good
+    /// Remove a sink's backlog for good
     Purge(drain::PurgeArgs),
-    /// List, show, retry or drop what a sink rejected for good
+    /// List, show, retry or drop dead letters: records that a sink rejected for good
     Dead(dead::Args),
-    /// Check every checksum of the spools, live or stopped, and say what is wrong where
+    /// Check every checksum of the spools, running or stopped, and report damage
     Verify(verify::VerifyArgs),
-    /// Take records out of any directory that holds parts of a spool, damaged ones too
+    /// Copy records out of any directory with parts of a spool, also damaged ones
     Recover(verify::RecoverArgs),
-    /// Show the indexes each sink has against those it should have
+    /// Compare the indexes of each sink with those it should have
     Indexes(indexes::Args),
-    /// Stop delivering to a sink; its records wait in the spool
+    /// Stop delivering to a sink; its records stay in the spool
     Pause(actions::SinkArgs),
     /// Deliver to a paused sink again
     Resume(actions::SinkArgs),
-    /// Deliver what waits for a sink now
+    /// Deliver a sink's backlog now
     Flush(actions::SinkArgs),
-    /// Exit with 0 while a running process takes records; say why not
+    /// Exit with 0 if the running process accepts records; otherwise say why not
     Ready,
-    /// Read the configuration again, as SIGHUP does, and say what came of it
+    /// Read the configuration again, as SIGHUP does, and print the result
     Reload,
-    /// Send records to a livekit-spool: LiveKit's recorded ones, or files
+    /// Send records to a livekit-spool: recorded LiveKit records, or files
     Send(send::SendArgs),
-    /// Check the configuration, show what will run, and hold the existing spool against it
+    /// Check the configuration, show what it runs, and compare it with the existing spools
     CheckConfig(check_config::Args),
-    /// Print the configuration in force, its documented defaults, its JSON Schema
+    /// Print the configuration in force, the documented defaults, or the JSON Schema
     Config(config::Args),
-    /// Print records from a file as the documents that a sink would store
+    /// Print the records of a file as the documents that a sink would store
     Doc(doc::DocArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
-    /// Print the manual page (roff), of this program or of one command
+    /// Print the manual page (roff) of this program or of one command
     Man(completions::ManArgs),
 }
 
 /// Runs the program; the process's exit code.
 #[must_use]
 pub fn main() -> ExitCode {
-    // Whatever is written is private: records, and what libraries (sled) write of them.
+    // All files that are written are private: records, and what libraries (sled) write of them.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let cli = Cli::parse();
     let outcome = dispatch(cli);
@@ -146,9 +146,9 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Verify(args) => verify::verify(&common, &args),
         Command::Recover(args) => verify::recover(&common, &args),
         Command::Indexes(args) => indexes::run(&common, &args),
-        Command::Pause(args) => actions::tell(&common, &args, "pause"),
-        Command::Resume(args) => actions::tell(&common, &args, "resume"),
-        Command::Flush(args) => actions::tell(&common, &args, "flush"),
+        Command::Pause(args) => actions::perform(&common, &args, "pause"),
+        Command::Resume(args) => actions::perform(&common, &args, "resume"),
+        Command::Flush(args) => actions::perform(&common, &args, "flush"),
         Command::Ready => actions::ready(&common),
         Command::Reload => actions::reload(&common),
         Command::Send(args) => block_on(send::run(&common, &args)),

@@ -1,4 +1,4 @@
-//! How a command ends: well, or with a failure that says what to print and with which code the process exits.
+//! The result of a command: success, or a failure with a message and an exit code.
 
 use std::fmt;
 
@@ -8,26 +8,26 @@ use crate::{
     spool::OpenError,
 };
 
-/// How a command ends, besides well.
+/// The exit codes of failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Exit {
     /// It failed.
     Failed = 1,
-    /// The arguments or the configuration are wrong.
+    /// The arguments or the configuration are not valid.
     Usage = 2,
     /// It needs a running process and none runs, or the other way round.
     NotRunning = 3,
-    /// Done in part.
+    /// It was done in part.
     Partial = 4,
 }
 
-/// Why a command ends early: what to print, and the exit code.
+/// Why a command failed: the message and the exit code.
 #[derive(Debug)]
 pub struct Failure {
     /// The exit code.
     pub exit: Exit,
-    /// For people: what happened and what to do about it. Empty where all is said already.
+    /// For people: what happened and what to do about it. Empty if everything is printed already.
     pub message: String,
 }
 
@@ -44,8 +44,7 @@ impl Failure {
         Self::new(Exit::Usage, message)
     }
 
-    /// An operation on a stopped process's directory that failed; the exit code is the one that a running process's answer
-    /// would give.
+    /// A failed operation on a stopped process's directory. The exit code is the same as with a running process.
     pub(super) fn operation(error: OperateError) -> Self {
         let exit = match &error {
             OperateError::NoSuchSink(_)
@@ -57,7 +56,7 @@ impl Failure {
         Self::new(exit, error.to_string())
     }
 
-    /// What kept the process from starting.
+    /// Why the process could not start.
     pub(super) fn start(error: RunError) -> Self {
         let exit = match &error {
             RunError::Directory(DirectoryError::InUse { .. })
@@ -80,5 +79,5 @@ impl<E: fmt::Display> From<E> for Failure {
     }
 }
 
-/// What a command answers.
+/// The result of a command.
 pub type Outcome = Result<(), Failure>;

@@ -1,5 +1,5 @@
-//! What commands print: tables that fit 80 columns, JSON, nothing after the reader has gone, and nothing that steers the
-//! reader's terminal: ids, reasons and errors come from strangers.
+//! Output of commands: tables that fit 80 columns, and JSON. A reader that has gone is not an error. Control characters are
+//! escaped: ids, reasons and errors come from outside and must not control the terminal.
 
 use std::io::{self, Write};
 
@@ -9,10 +9,10 @@ use serde::Serialize;
 use super::outcome::{Failure, Outcome};
 use crate::printable::{one_line, printable};
 
-/// The width that output is made for where no terminal says otherwise.
+/// The width of output if no terminal has another one.
 const COLUMNS: u16 = 80;
 
-/// Prints a line; a reader that has gone (`| head`) is no error.
+/// Prints a line; a reader that has gone (`| head`) is not an error.
 ///
 /// # Errors
 /// When stdout cannot be written for another reason.
@@ -20,7 +20,7 @@ pub fn line(text: impl AsRef<str>) -> Outcome {
     line_while_read(text).map(|_| ())
 }
 
-/// Prints a line; false where the reader has gone: for what would print on and on.
+/// Prints a line; returns false if the reader has gone, so that long output can stop.
 ///
 /// # Errors
 /// When stdout cannot be written for another reason.
@@ -35,7 +35,7 @@ pub fn line_while_read(text: impl AsRef<str>) -> Result<bool, Failure> {
 
 /// Prints a line on stderr, for people.
 pub fn complain(text: impl AsRef<str>) {
-    // A closed stderr leaves nobody to tell.
+    // A failed write to stderr cannot be reported anywhere.
     let _ = writeln!(io::stderr(), "{}", printable(text.as_ref()));
 }
 
@@ -47,7 +47,7 @@ pub fn json(value: &impl Serialize) -> Outcome {
     line(serde_json::to_string_pretty(value)?)
 }
 
-/// A table with these columns; those whose name begins with `>` are numbers, to the right.
+/// A table with these columns; those whose name begins with `>` are numbers and aligned to the right.
 #[must_use]
 pub fn table(columns: &[&str]) -> Table {
     let mut table = Table::new();
@@ -67,7 +67,7 @@ pub fn table(columns: &[&str]) -> Table {
     table
 }
 
-/// Adds a row; a line break in a cell makes no other row.
+/// Adds a row; line breaks in a cell are escaped.
 pub fn add_row<const N: usize>(table: &mut Table, cells: [String; N]) {
     table.add_row(cells.map(|cell| one_line(&cell).into_owned()));
 }

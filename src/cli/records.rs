@@ -1,4 +1,4 @@
-//! `peek`: a few records as documents, one a line, without taking anything out; live and stopped.
+//! `peek`: shows some records as documents, one per line, without removing any; of a running and a stopped process.
 
 use std::sync::Arc;
 
@@ -19,17 +19,17 @@ use crate::{
 /// Arguments of `peek`.
 #[derive(Debug, clap::Args)]
 pub struct PeekArgs {
-    /// The sink
+    /// Name of the sink
     sink: String,
     /// events, stats or node_rooms [default: all, one after another]
     stream: Option<Stream>,
-    /// How many records at most
+    /// Maximum number of records
     #[arg(short, value_name = "N", default_value_t = 10)]
     n: usize,
-    /// The newest first, in place of the oldest
+    /// Show the newest first instead of the oldest
     #[arg(long)]
     newest: bool,
-    /// Only records whose document has this value at this path: room.name=lobby; may be given several times
+    /// Only records whose document has this value at this path: room.name=lobby; can be given several times
     #[arg(long = "where", value_name = "FIELD=VALUE")]
     conditions: Vec<Condition>,
 }
@@ -46,7 +46,7 @@ pub(super) fn peek(common: &Common, args: &PeekArgs) -> Outcome {
     let json = common.json;
     block_on(async {
         let unread = each(&config, &args.sink, query, move |inspected| {
-            // With --json what is known besides the document comes along.
+            // With --json the stream, sequence number and receive time are printed too.
             let text = match (&inspected.document, json) {
                 (Some(document), false) => document.get().to_owned(),
                 _ => serde_json::to_string(&inspected)?,
@@ -58,7 +58,7 @@ pub(super) fn peek(common: &Common, args: &PeekArgs) -> Outcome {
     })
 }
 
-/// A line of the process's answer; the last one says why there are no more, where they cannot be read on.
+/// A line of the process's answer; if the rest cannot be read, the last line says why.
 fn record(line: &[u8]) -> Result<Inspected, Failure> {
     #[derive(serde::Deserialize)]
     struct Failed {
@@ -70,8 +70,8 @@ fn record(line: &[u8]) -> Result<Inspected, Failure> {
     }
 }
 
-/// Looks at records, of the running process or in the directory, until `each` answers false. Answers which segments could not be
-/// read, where there are such: what lies in them is not among the records.
+/// Reads records, from the running process or the directory, until `each` returns false. Returns which segments could not be
+/// read, if any: their records are missing.
 pub(super) async fn each(
     config: &Config,
     sink: &str,
@@ -79,7 +79,7 @@ pub(super) async fn each(
     mut each: impl FnMut(Inspected) -> Result<bool, Failure> + Send + 'static,
 ) -> Result<Option<String>, Failure> {
     if let Some(client) = Client::find(&config.data_dir).await? {
-        // One that could be read meanwhile may have been passed over, and another may have joined it.
+        // The set of unreadable segments can have changed during the read.
         let before = unread_error(&client, sink).await?;
         let path = format!("sinks/{}/records?{}", encoded(sink), parameters(&query));
         client.lines(&path, |line| each(record(line)?)).await?;
@@ -107,7 +107,7 @@ async fn unread_error(client: &Client, sink: &str) -> Result<Option<String>, Fai
     Ok(backlog::sink_of(&snapshot, sink)?.unread_error.clone())
 }
 
-/// A sink's spool in the directory; `None` where the configuration names the sink and it has had no record yet.
+/// A sink's spool in the directory; `None` if the configuration names the sink and it has had no record yet.
 pub(super) fn stopped_spool(config: &Config, sink: &str) -> Result<Option<SinkName>, Failure> {
     let name = SinkName::new(sink).map_err(|error| Failure::usage(error.to_string()))?;
     let mut there = app::spools_in(&config.data_dir)?;

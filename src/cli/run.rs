@@ -10,13 +10,13 @@ use crate::{
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Also send itself LiveKit's recorded events and stats, with new ids and current times
+    /// Also send recorded LiveKit events and stats to itself, with new ids and current times
     #[arg(long)]
     demo: bool,
-    /// Records a second of the demo
+    /// Records per second of the demo
     #[arg(long, value_name = "N", default_value_t = DEFAULT_RATE, requires = "demo")]
     rate: u32,
-    /// Believe this machine's clock, whatever earlier runs have noted of the time: after a run with a clock that was wrong
+    /// Trust this machine's clock and ignore the times that earlier runs recorded: use it after a run with a wrong clock
     #[arg(long)]
     trust_clock: bool,
 }

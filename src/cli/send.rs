@@ -1,4 +1,4 @@
-//! `send`: records to any address, the bundled ones or files.
+//! `send`: sends bundled records or files to any address.
 
 use std::{
     fs,
@@ -28,25 +28,25 @@ const SHOW_INTERVAL: Duration = Duration::from_millis(200);
 /// Arguments of `send`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SendArgs {
-    /// Files of records; without any, the bundled real LiveKit records with new ids and current times
+    /// Files with records [default: bundled real LiveKit records, with new ids and current times]
     ///
-    /// Protobuf records, each behind its varint length, or JSON (a record, an array, LiveKit's batches, or one a line).
-    /// They are sent as they are; from the second round on with new ids and current times.
+    /// Protobuf records, each after its length as a varint, or JSON (a record, an array, LiveKit's batches, or one per
+    /// line). They are sent unchanged; from the second round on with new ids and current times.
     #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
-    /// What the files hold [default: by their names, else events]
+    /// Stream of the files' records [default: by their names, else events]
     #[arg(long, value_parser = PossibleValuesParser::new(["events", "stats", "node_rooms"]).try_map(|name| name.parse::<Stream>()))]
     pub kind: Option<Stream>,
-    /// Where to: http://host:port, https://host:port or unix:/path
+    /// Address: http://host:port, https://host:port or unix:/path
     #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:7890")]
     pub to: String,
-    /// Records a second; 0: as fast as they are acknowledged [default: 100, for files 0]
+    /// Records per second; 0: as fast as they are acknowledged [default: 100, for files 0]
     #[arg(long, value_name = "N")]
     pub rate: Option<u32>,
-    /// How many records [default: all, once]
+    /// Number of records [default: all, once]
     #[arg(long, value_name = "N", conflicts_with = "forever")]
     pub count: Option<u64>,
-    /// Begin again at the end, until interrupted
+    /// Repeat the records until interrupted
     #[arg(long)]
     pub forever: bool,
     /// Token of `ingest.auth.tokens`
@@ -66,9 +66,9 @@ pub struct SendArgs {
 /// Sends, with progress on stderr; ends at the last record, or when interrupted.
 ///
 /// # Errors
-/// When a file cannot be read, the address is none, records are refused for good, or some were not kept.
+/// When a file cannot be read, the address is not valid, records are refused for good, or some were not kept.
 pub async fn run(common: &Common, args: &SendArgs) -> Outcome {
-    // An address that does not answer is tried on and on: that is said.
+    // An address that does not answer is tried forever, so the progress says so.
     logging::start(&LogConfig { level: LogLevel::Warn, format: LogFormat::Human }, common.log_format)?;
     let client = Client::new(&target(args)).map_err(|error| Failure::usage(error.to_string()))?;
     let (records, round) = records(args)?;
@@ -103,16 +103,16 @@ pub async fn run(common: &Common, args: &SendArgs) -> Outcome {
     } else {
         output::line(format!("{sent} records acknowledged in {seconds:.1} s"))?;
     }
-    result.map_err(|status| format!("{} refused them: {}: {}", args.to, status.code(), status.message()))?;
+    result.map_err(|status| format!("{} refused the records: {}: {}", args.to, status.code(), status.message()))?;
     all_kept(&dropped)
 }
 
-/// Fails where a receiver answered OK and did not keep all.
+/// Fails if a receiver answered OK and did not keep all records.
 pub(super) fn all_kept(dropped: &Dropped) -> Outcome {
     if dropped.is_empty() {
         return Ok(());
     }
-    Err(Failure::new(Exit::Partial, format!("not all of them are kept: dropped {dropped}")))
+    Err(Failure::new(Exit::Partial, format!("not all records are kept: dropped {dropped}")))
 }
 
 fn target(args: &SendArgs) -> Target {
@@ -137,7 +137,7 @@ fn bar(total: Option<u64>) -> ProgressBar {
     }
 }
 
-/// The records without end, and how many a round has.
+/// The records, repeated without end, and how many a round has.
 fn records(args: &SendArgs) -> Result<(Box<dyn Iterator<Item = Tagged>>, usize), Failure> {
     if args.files.is_empty() {
         let playback = Playback::new();
@@ -149,7 +149,7 @@ fn records(args: &SendArgs) -> Result<(Box<dyn Iterator<Item = Tagged>>, usize),
         read.extend(read_file(file, args.kind)?);
     }
     if read.is_empty() {
-        return Err(Failure::usage("the files hold no records"));
+        return Err(Failure::usage("the files contain no records"));
     }
     let round = read.len();
     let again = read.clone().into_iter().cycle().map(demo::restamp);
@@ -171,14 +171,12 @@ fn read_file(file: &Path, kind: Option<Stream>) -> Result<Vec<Tagged>, Failure> 
     let records: Vec<_> = delimited(&bytes).map(|record| (stream, record.to_vec())).collect();
     let framed: usize = records.iter().map(|(_, record)| varint_len(record.len()) + record.len()).sum();
     if framed != bytes.len() {
-        return Err(named(format!(
-            "no length-delimited protobuf records: the bytes from {framed} on are something else"
-        )));
+        return Err(named(format!("not length-delimited protobuf records: no record begins at byte {framed}")));
     }
     Ok(records)
 }
 
-/// Bytes that a length takes up as a varint.
+/// Bytes of a length as a varint.
 const fn varint_len(length: usize) -> usize {
     (usize::BITS - (length | 1).leading_zeros()).div_ceil(7) as usize
 }
@@ -204,6 +202,9 @@ mod tests {
         assert_eq!(read_file(&array, None).unwrap().len(), 1);
         let cut = write("c.pb", &[2, 0x10, 1, 9, 1]);
         let message = read_file(&cut, None).unwrap_err().message;
-        assert!(message.contains("c.pb: no length-delimited protobuf records: the bytes from 3 on"), "{message}");
+        assert!(
+            message.contains("c.pb: not length-delimited protobuf records: no record begins at byte 3"),
+            "{message}"
+        );
     }
 }

@@ -1,5 +1,5 @@
-//! The last hour of each sink as text: four lines with its state changes, backlog, rate in and rate out. The newest value is at
-//! the right; a column is blank where nothing is known.
+//! The last hour of each sink as text: four lines with its state changes, backlog, rate in and rate out. The newest value is
+//! on the right; a column without data is blank.
 
 use std::ops::Range;
 
@@ -14,14 +14,14 @@ use crate::{
     status::SinkState,
 };
 
-/// From nothing to the highest value.
+/// The bars, from zero to the highest value.
 const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
-/// What is drawn, in points: 5, 10, 20, 30 and 60 minutes.
+/// The spans that can be drawn, in points: 5, 10, 20, 30 and 60 minutes.
 const SPANS: [usize; 5] = [30, 60, 120, 180, POINTS];
 /// A line of bars.
 struct Series {
     label: &'static str,
-    /// What of a point is drawn.
+    /// The value of a point that is drawn.
     value: fn(&Point) -> f64,
     write: fn(f64) -> String,
 }
@@ -31,18 +31,18 @@ const SERIES: [Series; 3] = [
     Series { label: "in", value: |point| point.rate_in.into(), write: rate },
     Series { label: "out", value: |point| point.rate_out.into(), write: rate },
 ];
-/// Lines that a sink takes.
+/// Lines per sink.
 const LINES: usize = SERIES.len() + 1;
 /// Columns of the longest label.
 const LABEL: usize = 7;
-/// The bars have at least so many columns.
+/// Minimum number of columns for the bars.
 const MIN_BARS: usize = 8;
 const MAX_NAME: usize = 16;
 const HIGHEST: &str = "highest";
 const LEGEND: [(SinkState, &str); 3] =
-    [(SinkState::Unavailable, "trouble"), (SinkState::Idle, "well"), (SinkState::Paused, "other")];
+    [(SinkState::Unavailable, "problem"), (SinkState::Idle, "healthy"), (SinkState::Paused, "other")];
 
-/// What fits in so many columns and lines: a heading and as many sinks as there is room for; nothing, where no sink fits.
+/// The lines that fit into this many columns and lines: a heading and as many sinks as possible; none if no sink fits.
 pub(super) fn draw(history: &History, columns: u16, lines: u16) -> Vec<Line<'static>> {
     let fitting = usize::from(lines).saturating_sub(1) / LINES;
     let sinks: Vec<(&String, &SinkHistory)> =
@@ -78,9 +78,9 @@ pub(super) fn draw(history: &History, columns: u16, lines: u16) -> Vec<Line<'sta
 fn heading(span: usize, indent: usize, columns: usize, widest: usize) -> Line<'static> {
     let (begin, end) = (format!("{} min ago", span * 60 / POINTS), "now");
     let legend = LEGEND.map(|(state, meaning)| format!("{} {meaning}", mark(state))).join("  ");
-    let room = columns.saturating_sub(begin.len() + end.len());
-    let legend = if legend.chars().count() + 2 <= room { legend } else { String::new() };
-    let times = if room > 0 { format!("{begin}{legend:^room$}{end}") } else { format!("{end:>columns$}") };
+    let space = columns.saturating_sub(begin.len() + end.len());
+    let legend = if legend.chars().count() + 2 <= space { legend } else { String::new() };
+    let times = if space > 0 { format!("{begin}{legend:^space$}{end}") } else { format!("{end:>columns$}") };
     Line::from(format!("{:indent$}{times} {HIGHEST:>widest$}", "")).dark_gray()
 }
 
@@ -91,7 +91,7 @@ fn cut(name: &str, columns: usize) -> String {
     name.chars().take(columns - 1).chain(['…']).collect()
 }
 
-/// What a change to this state is shown by.
+/// The mark of a change to this state.
 fn mark(state: SinkState) -> char {
     match state {
         state if state.is_failing() => '▼',
@@ -106,7 +106,7 @@ fn changes(history: &History, sink: &SinkHistory, span: usize, columns: usize) -
     for change in &sink.changes {
         let Ok(since) = usize::try_from(change.at - begin) else { continue };
         let column = since * columns / (history.step_millis.unsigned_abs() as usize * span);
-        // Of several changes in a column trouble is shown.
+        // Of several changes in a column, a problem is shown.
         let column = &mut shown[column.min(columns - 1)];
         if *column != mark(SinkState::Unavailable) {
             *column = mark(change.state);
@@ -132,7 +132,7 @@ fn bars(sink: &SinkHistory, span: usize, columns: usize, value: fn(&Point) -> f6
         .collect()
 }
 
-/// The points of these steps of a span that ends with the newest one.
+/// The points of these steps of a span that ends with the newest step.
 fn known(sink: &SinkHistory, span: usize, steps: Range<usize>) -> impl Iterator<Item = &Point> {
     let before = span.saturating_sub(sink.points.len());
     let skipped = sink.points.len().saturating_sub(span);
@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(
             text(&of(&[("mongo", mongo)]), 70, 5),
             [
-                "              60 min ago    ▼ trouble  ▲ well  ◆ other     now highest",
+                "              60 min ago   ▼ problem  ▲ healthy  ◆ other   now highest",
                 "mongo changes ▲           ▼                                  ◆",
                 "      backlog ▂▂▂▂▂▂▂▂▃▃▃▃            ▅▅▅▅▅▅▅▅▆▆▆▆▆▆▆▆▇▇▇▇▇▇▇█   3,590",
                 "      in      ▂▂▂▂▂▂▂▂▃▃▃▃            ▅▅▅▅▅▅▅▅▆▆▆▆▆▆▆▆▇▇▇▇▇▇▇█ 3,590/s",

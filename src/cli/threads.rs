@@ -1,5 +1,6 @@
-//! Threads that a command needs. The runtime and libraries panic where the system gives none, and may hang then; here it is an
-//! error, before anything has begun: as many as are needed are started at once, and let go.
+//! Checks that a command can start the threads it needs. The runtime and libraries panic or hang if the system refuses a
+//! thread. This check makes it an error before anything has begun: it starts as many threads as are needed at once, and ends
+//! them.
 
 use std::{
     fs,
@@ -14,65 +15,66 @@ use tokio::signal::unix::SignalKind;
 use super::outcome::{Exit, Failure, Outcome};
 use crate::{config::Config, ingest::CONVERSION_THREADS};
 
-/// To read a configuration: MongoDB's URIs are looked at on one of their own.
+/// To read a configuration: MongoDB's URIs are parsed on a thread of their own.
 pub(super) const TO_READ: usize = 1;
-/// Besides one for each processor: one that may block, one in reserve.
+/// Of the runtime, besides one for each processor: one for blocking work, one in reserve.
 const MORE: usize = 2;
-/// The log's.
+/// The log's thread.
 const LOG: usize = 1;
-/// sled starts as many for all of its files together, and waits for ever where it has none.
+/// sled starts this many for all of its databases together, and waits forever without them.
 const QUEUES: usize = 7;
-/// Two that append, one that keeps things in order; one that opens the spool, and one that its queue is made durable by.
+/// Per spool: two that append, one for maintenance, one that opens the spool, and one that flushes its queue.
 const A_SINK: usize = 5;
-/// The thread that waits for the others needs no more.
+/// Stack size: the checking threads only wait.
 const STACK: usize = 64 * 1024;
-/// So long a thread that has ended may still be counted.
+/// How long the system can still count a thread that has ended.
 const COUNTED: Duration = Duration::from_millis(200);
 
-/// What every command begins with.
+/// The threads that every command starts with.
 pub(super) fn of_command() -> usize {
     available_parallelism().map_or(1, usize::from) + MORE
 }
 
-/// What `run` needs to start and to take records.
+/// The threads that `run` needs to start and to accept records.
 pub(super) fn of_run(config: &Config) -> usize {
     let servers = [&config.ingest.grpc.listen, &config.ingest.http.listen].into_iter().flatten().count();
     of_command() + LOG + QUEUES + config.sinks.len() * A_SINK + servers * CONVERSION_THREADS
 }
 
-/// Runs a command that waits for sockets and disks.
+/// Runs an asynchronous command.
 pub(super) fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
     ensure(of_command())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {
-        // Caught, it ends nothing: a file that would be larger than `ulimit -f` allows is an error of that write (EFBIG).
+        // With a handler, a file larger than `ulimit -f` allows is an error of that write (EFBIG) and does not end the
+        // process.
         let _caught = tokio::signal::unix::signal(SignalKind::from_raw(Signal::XFSZ.as_raw()));
         command.await
     });
-    // A thread that waits for a disk must not hold up the end.
+    // A thread that waits for a disk must not delay the exit.
     runtime.shutdown_background();
     outcome
 }
 
-/// Starts so many, all at once, and lets them end.
+/// Starts this many threads at once, then ends them.
 pub(super) fn ensure(needed: usize) -> Outcome {
     let before = count();
-    let go_on = Mutex::new(());
+    let release = Mutex::new(());
     thread::scope(|scope| {
-        let _held = go_on.lock();
+        let _held = release.lock();
         for given in 0..needed {
-            let started = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || drop(go_on.lock()));
+            let started = thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || drop(release.lock()));
             if let Err(error) = started {
                 let message = format!(
-                    "the system gives {given} of the {needed} threads that this needs ({error}): raise `ulimit -u` (systemd: \
-                     LimitNPROC), systemd's TasksMax or the container's pids limit"
+                    "could start only {given} of the {needed} threads that this needs ({error}): raise `ulimit -u` \
+                     (systemd: LimitNPROC), systemd's TasksMax or the container's pids limit"
                 );
                 return Err(Failure::new(Exit::Failed, message));
             }
         }
         Ok(())
     })?;
-    // They have ended, and the system may not know yet.
+    // They have ended, but the system may still count them.
     let pause = Duration::from_millis(1);
     for _ in 0..COUNTED.as_millis() / pause.as_millis() {
         if count() <= before {
@@ -83,7 +85,7 @@ pub(super) fn ensure(needed: usize) -> Outcome {
     Ok(())
 }
 
-/// This process's threads; 0 where that cannot be seen.
+/// Number of this process's threads; 0 if unknown.
 fn count() -> usize {
     fs::read_dir("/proc/self/task").map_or(0, Iterator::count)
 }
@@ -104,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn as_many_as_there_are_is_no_error() {
+    fn as_many_threads_as_exist_are_no_error() {
         ensure(of_command()).unwrap();
     }
 }

@@ -1,4 +1,5 @@
-//! `verify`: every checksum of every spool, live and stopped. `recover`: records out of any directory.
+//! `verify`: checks every checksum of every spool, of a running and a stopped process. `recover`: copies records out of any
+//! directory.
 
 use std::{
     collections::BTreeMap,
@@ -26,16 +27,16 @@ use crate::{
 /// Arguments of `verify`.
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
-    /// The sink [default: every spool in the data directory]
+    /// Name of the sink [default: every spool in the data directory]
     sink: Option<String>,
 }
 
 /// Arguments of `recover`.
 #[derive(Debug, clap::Args)]
 pub struct RecoverArgs {
-    /// A spool, a part of one, its quarantine, or a file of it
+    /// A spool, a part of one, its quarantine, or one of its files
     directory: PathBuf,
-    /// Where to; in the format that `import` reads, not redacted, readable for this user only
+    /// Output file; in the format that `import` reads, not redacted, readable for this user only
     #[arg(short, long, value_name = "FILE")]
     output: PathBuf,
 }
@@ -76,8 +77,8 @@ async fn check(config: &Config, sink: SinkName) -> Result<VerifyReport, Failure>
 }
 
 fn show(report: &VerifyReport) -> Outcome {
-    let verdict = if report.problems == 0 { "sound" } else { "damaged" };
-    output::line(format!("{}: {verdict}", report.directory.display()))?;
+    let result = if report.problems == 0 { "sound" } else { "damaged" };
+    output::line(format!("{}: {result}", report.directory.display()))?;
     output::line(format!(
         "  {} files, {} blocks, {}; {} records, {} dead letters, {} queue entries",
         human_count(report.files),
@@ -114,7 +115,7 @@ pub(super) fn recover(common: &Common, args: &RecoverArgs) -> Outcome {
     let file = files::open_private(&args.output, OpenOptions::new().write(true).create_new(true));
     let file: File = file.map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => {
-            Failure::usage(format!("{} is there already: name another file", args.output.display()))
+            Failure::usage(format!("{} already exists: name another file", args.output.display()))
         }
         _ => named(&error),
     })?;
@@ -126,7 +127,7 @@ pub(super) fn recover(common: &Common, args: &RecoverArgs) -> Outcome {
             Ok(report)
         });
     let report = recovered.inspect_err(|_| {
-        // What is there is not all: it would stand in the way of the next try.
+        // The file is incomplete, and would make the next attempt fail.
         let _ = std::fs::remove_file(&args.output);
     })?;
     if common.json {
@@ -149,9 +150,9 @@ pub(super) fn recover(common: &Common, args: &RecoverArgs) -> Outcome {
     Err(Failure::new(Exit::Partial, left(damaged, &report.locked)))
 }
 
-/// What was not taken, and why.
+/// What was not recovered, and why.
 fn left(damaged: u64, locked: &BTreeMap<String, u64>) -> String {
-    let places = (damaged > 0).then(|| format!("{damaged} places gave nothing"));
+    let places = (damaged > 0).then(|| format!("{damaged} damaged places"));
     let keys = locked.keys().cloned().collect::<Vec<_>>().join(", ");
     let records: u64 = locked.values().sum();
     let locked =

@@ -1,5 +1,5 @@
-//! `backlog --watch`: a small live screen, with the last hour where there is room for it. `q`, Escape or Ctrl-C leaves it, and so
-//! does SIGTERM.
+//! `backlog --watch`: a small live screen, with the last hour if there is space for it. `q`, Escape, Ctrl-C and SIGTERM end
+//! it.
 
 use std::{io::IsTerminal, time::Duration};
 
@@ -25,23 +25,23 @@ use crate::{
 };
 
 const REFRESH: Duration = Duration::from_secs(1);
-/// How soon a key is answered.
+/// Maximum delay until a key is handled.
 const KEYS: Duration = Duration::from_millis(100);
-/// Below these there is no room for a table: a line a sink is shown.
+/// Smaller screens have no space for a table and show one line per sink.
 const LEAST_COLUMNS: u16 = 60;
 const LEAST_LINES: u16 = 10;
 
 pub(super) fn run(common: &Common) -> Outcome {
-    // The screen may be there before the first start.
+    // The screen can be opened before the first `run`, when there is no data directory.
     let config = common.config_in_force()?;
     block_on(on_terminal(&config))
 }
 
 async fn on_terminal(config: &Config) -> Outcome {
     if !std::io::stdout().is_terminal() {
-        return Err(Failure::usage("--watch needs a terminal; with --json it prints a line a second instead"));
+        return Err(Failure::usage("--watch needs a terminal: with --json it prints a line per second instead"));
     }
-    let mut terminal = ratatui::try_init().map_err(|error| format!("the terminal cannot be used: {error}"))?;
+    let mut terminal = ratatui::try_init().map_err(|error| format!("could not use the terminal: {error}"))?;
     let result = watch(&mut terminal, config).await;
     ratatui::restore();
     result
@@ -69,11 +69,11 @@ async fn watch(terminal: &mut DefaultTerminal, config: &Config) -> Outcome {
     }
 }
 
-/// The last hour, asked for when it has a new point or a state has changed.
+/// The last hour, requested when it has a new point or a state has changed.
 #[derive(Debug, Default)]
 struct Past {
     history: History,
-    /// Process and newest change that it was asked for with.
+    /// Process and newest change of the last request.
     of: Option<(u32, Option<Change>)>,
 }
 
@@ -96,7 +96,7 @@ impl Past {
     }
 }
 
-/// Waits for the next refresh; true where a key says to leave.
+/// Waits for the next refresh; returns true if a key ends the screen.
 fn wants_to_leave() -> std::io::Result<bool> {
     let until = std::time::Instant::now() + REFRESH;
     while std::time::Instant::now() < until {
@@ -124,10 +124,10 @@ fn draw(frame: &mut Frame<'_>, snapshot: &Snapshot, history: &History) {
     if problems.is_empty() {
         problems.push(Line::from("none").green());
     }
-    // Long errors go on in the next line; all of them together get half the screen at most.
-    let troubles_height = (height(&problems, area.width - 2) + 2).min(area.height / 2);
-    let left = area.height.saturating_sub(3 + troubles_height);
-    // A line that is free stands below the table, where there is one.
+    // Long errors are wrapped; all of them together get at most half the screen.
+    let problems_height = (height(&problems, area.width - 2) + 2).min(area.height / 2);
+    let left = area.height.saturating_sub(3 + problems_height);
+    // A free line, if there is one, is below the table.
     let table_height = u16::try_from(snapshot.sinks.len() + 2).unwrap_or(u16::MAX).min(left);
     let drawn = sparklines::draw(history, area.width, left - table_height);
     let areas = Layout::vertical([
@@ -135,7 +135,7 @@ fn draw(frame: &mut Frame<'_>, snapshot: &Snapshot, history: &History) {
         Constraint::Length(table_height),
         Constraint::Length(height(&drawn, area.width)),
         Constraint::Min(0),
-        Constraint::Length(troubles_height),
+        Constraint::Length(problems_height),
         Constraint::Length(1),
     ])
     .split(area);
@@ -145,7 +145,7 @@ fn draw(frame: &mut Frame<'_>, snapshot: &Snapshot, history: &History) {
     frame.render_widget(Paragraph::new(drawn), areas[2]);
     let errors = Paragraph::new(problems).wrap(Wrap { trim: true });
     frame.render_widget(errors.block(Block::bordered().title(" last errors ")), areas[4]);
-    frame.render_widget(Paragraph::new("q leaves").dark_gray(), areas[5]);
+    frame.render_widget(Paragraph::new("q: quit").dark_gray(), areas[5]);
 }
 
 fn draw_small(frame: &mut Frame<'_>, snapshot: &Snapshot, history: &History) {
@@ -158,7 +158,7 @@ fn draw_small(frame: &mut Frame<'_>, snapshot: &Snapshot, history: &History) {
     frame.render_widget(Paragraph::new(drawn), areas[1]);
 }
 
-/// Lines on the screen that a text takes.
+/// Lines that a text takes on the screen.
 fn height(lines: &[Line<'_>], columns: u16) -> u16 {
     let columns = usize::from(columns).max(1);
     let height: usize = lines.iter().map(|line| line.width().div_ceil(columns).max(1)).sum();
@@ -177,27 +177,27 @@ fn brief(sink: &SinkStatus) -> Line<'_> {
 
 fn headline(snapshot: &Snapshot) -> Vec<Line<'_>> {
     let state = match &snapshot.process {
-        Some(process) if process.ready => Span::from("taking records").green(),
-        Some(_) => Span::from("not taking records").red(),
+        Some(process) if process.ready => Span::from("accepting records").green(),
+        Some(_) => Span::from("not accepting records").red(),
         None => Span::from("not running").yellow(),
     };
-    let taken = snapshot
+    let accepted = snapshot
         .ingest
         .as_ref()
-        .map_or_else(String::new, |ingest| format!(", {} taken, {:.0}/s", human_count(ingest.records), ingest.rate));
+        .map_or_else(String::new, |ingest| format!(", {} accepted, {:.0}/s", human_count(ingest.records), ingest.rate));
     vec![
-        Line::from(vec![Span::from("livekit-spool ").bold(), state, Span::from(taken)]),
+        Line::from(vec![Span::from("livekit-spool ").bold(), state, Span::from(accepted)]),
         Line::from(format!("{}: {} free", snapshot.data_dir, human_size(snapshot.disk.free_bytes))).dark_gray(),
     ]
 }
 
 const COLUMN_SPACING: u16 = 2;
-const COLUMNS: [&str; 8] = ["sink", "state", "records", "oldest", "in/s", "out/s", "drained in", "dead"];
+const COLUMNS: [&str; 8] = ["sink", "state", "records", "oldest", "in/s", "out/s", "empty in", "dead"];
 
-/// The table, as far as it fits the area; every column as wide as what stands in it, a long name as what is left.
+/// The table, as far as it fits the area; every column as wide as its content, a long name as the remaining width.
 fn sinks(snapshot: &Snapshot, area: Rect) -> Table<'_> {
-    let room = usize::from(area.height).saturating_sub(1);
-    let shown = if snapshot.sinks.len() > room { room.saturating_sub(1) } else { snapshot.sinks.len() };
+    let space = usize::from(area.height).saturating_sub(1);
+    let shown = if snapshot.sinks.len() > space { space.saturating_sub(1) } else { snapshot.sinks.len() };
     let cells: Vec<[String; 8]> = snapshot.sinks[..shown].iter().map(cells).collect();
     let width = |column: usize| {
         let widest = cells.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
@@ -232,7 +232,7 @@ fn cells(sink: &SinkStatus) -> [String; 8] {
     let delivery = sink.delivery.as_ref();
     let rate = |rate: Option<f64>| rate.map_or_else(|| "–".to_owned(), |rate| format!("{rate:.0}"));
     let drained = match delivery.map(|delivery| delivery.drain_seconds) {
-        // Between two flushes some records always wait.
+        // Between two flushes there is always a small backlog.
         _ if sink.records == 0 || sink.state == SinkState::Idle => "–".to_owned(),
         Some(Some(seconds)) => backlog::age(Some(seconds)),
         Some(None) => "grows".to_owned(),
@@ -250,7 +250,7 @@ fn cells(sink: &SinkStatus) -> [String; 8] {
     ]
 }
 
-/// What is wrong with a sink, for how long, and what to do; in grey what went wrong and is over.
+/// What is wrong with a sink, for how long, and what to do; past errors in grey.
 fn problem<'s>(snapshot: &Snapshot, sink: &'s SinkStatus) -> Vec<Line<'s>> {
     let is_now = sink.state.is_failing() || sink.spool_error.is_some() || sink.unread_error.is_some();
     let style = Style::new().fg(if is_now { Color::Red } else { Color::DarkGray });

@@ -1,7 +1,7 @@
-//! No kind of line floods the log: of lines from one place in the code, so many are written in a while, the others are
-//! counted, and one line says how many there were.
+//! Limits the rate of each kind of log line: of the lines from one place in the code, a limited number is written in each
+//! period. The others are counted, and one line reports their number.
 //!
-//! What somebody asked for by a finer level (debug, trace) is written as it comes.
+//! Lines of the levels debug and trace are not limited: whoever enabled them wants all of them.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,7 @@ use tracing::{
 use tracing_subscriber::layer::{Context, Layer};
 
 const INTERVAL: Duration = Duration::from_secs(10);
-/// Lines of a kind in this time: of ours each may be about another sink; other crates' are about what strangers do.
+/// Lines of a kind per period. Our own lines can each be about another sink; those of other crates are caused by clients.
 const OURS: u32 = 100;
 const OTHERS: u32 = 10;
 
@@ -30,65 +30,66 @@ pub(super) struct Kinds(Mutex<HashMap<Identifier, Kind>>);
 struct Kind {
     since: Instant,
     written: u32,
-    /// Not written since then; with the last one's message.
-    held_back: Option<HeldBack>,
+    /// Lines not written since then, with the message of the last one.
+    suppressed: Option<Suppressed>,
 }
 
 /// Lines that were not written.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct HeldBack {
+pub(super) struct Suppressed {
     pub(super) level: Level,
     pub(super) of: &'static str,
-    /// What one of them said.
+    /// The message of one of them.
     pub(super) message: String,
     pub(super) lines: u64,
 }
 
 impl Kinds {
     fn may_write(&self, metadata: &'static Metadata<'static>, message: impl FnOnce() -> String) -> bool {
-        // This one says how many there were.
+        // Debug and trace are not limited, and neither is this module's own report of suppressed lines.
         if *metadata.level() > Level::INFO || metadata.target().starts_with(module_path!()) {
             return true;
         }
         let is_ours = metadata.target().starts_with("livekit_spool");
-        let most = if is_ours { OURS } else { OTHERS };
+        let max = if is_ours { OURS } else { OTHERS };
         let mut kinds = self.0.lock();
         let now = Instant::now();
-        let kind = kinds.entry(metadata.callsite()).or_insert_with(|| Kind { since: now, written: 0, held_back: None });
-        if kind.held_back.is_none() && now.duration_since(kind.since) >= INTERVAL {
+        let kind =
+            kinds.entry(metadata.callsite()).or_insert_with(|| Kind { since: now, written: 0, suppressed: None });
+        if kind.suppressed.is_none() && now.duration_since(kind.since) >= INTERVAL {
             (kind.since, kind.written) = (now, 0);
         }
-        if kind.written < most {
+        if kind.written < max {
             kind.written += 1;
             return true;
         }
-        let held_back = kind.held_back.get_or_insert_with(|| HeldBack {
+        let suppressed = kind.suppressed.get_or_insert_with(|| Suppressed {
             level: *metadata.level(),
             of: metadata.target(),
             message: message(),
             lines: 0,
         });
-        held_back.lines += 1;
+        suppressed.lines += 1;
         false
     }
 
-    /// What was held back of kinds whose time is over.
-    fn over(&self) -> Vec<HeldBack> {
+    /// The suppressed lines of kinds whose period is over.
+    fn over(&self) -> Vec<Suppressed> {
         let mut kinds = self.0.lock();
         let now = Instant::now();
         let mut over = Vec::new();
         for kind in kinds.values_mut().filter(|kind| now.duration_since(kind.since) >= INTERVAL) {
-            if let Some(held_back) = kind.held_back.take() {
-                over.push(held_back);
+            if let Some(suppressed) = kind.suppressed.take() {
+                over.push(suppressed);
                 (kind.since, kind.written) = (now, 0);
             }
         }
         over
     }
 
-    /// Says what was held back.
+    /// Logs how many lines were suppressed.
     pub(super) fn sum_up(&self) {
-        for HeldBack { level, of, message, lines } in self.over() {
+        for Suppressed { level, of, message, lines } in self.over() {
             match level {
                 Level::ERROR => tracing::error!(of, lines, "… {lines} more of this kind: {message}"),
                 Level::WARN => tracing::warn!(of, lines, "… {lines} more of this kind: {message}"),
@@ -98,7 +99,7 @@ impl Kinds {
     }
 }
 
-/// The layer that asks the kinds.
+/// The layer that applies the limits.
 pub(super) struct Limited(pub(super) &'static Kinds);
 
 impl<S: Subscriber> Layer<S> for Limited {
@@ -127,7 +128,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts what comes through.
+    /// Counts the lines that pass.
     #[derive(Default)]
     struct Written(Mutex<u32>);
 
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn of_each_kind_some_lines_are_written_and_the_others_are_summed_up() {
+    fn some_lines_of_each_kind_are_written_and_the_others_are_counted() {
         let kinds: &Kinds = Box::leak(Box::default());
         let written: &Written = Box::leak(Box::default());
         let subscriber = Registry::default().with(Limited(kinds)).with(written);
@@ -154,9 +155,9 @@ mod tests {
         assert_eq!(kinds.over(), [], "not yet");
         kinds.0.lock().values_mut().for_each(|kind| kind.since -= INTERVAL);
         let mut over = kinds.over();
-        over.sort_by_key(|held_back| held_back.lines);
+        over.sort_by_key(|suppressed| suppressed.lines);
         let figures: Vec<_> = over.iter().map(|one| (one.level, one.lines, one.message.as_str())).collect();
-        let [ours, others] = [OURS, OTHERS].map(|most| u64::from(12_000 - most));
+        let [ours, others] = [OURS, OTHERS].map(|max| u64::from(12_000 - max));
         assert_eq!(figures, [(Level::ERROR, ours, "a sink"), (Level::WARN, others, "noise 10")]);
         assert_eq!(kinds.over(), []);
     }

@@ -1,7 +1,7 @@
-//! Lines on their way to stderr: whoever logs puts them here and goes on, a thread of its own writes them.
+//! The buffer between the loggers and stderr: logging adds lines without blocking, and a thread of its own writes them.
 //!
-//! Nobody may read stderr, and a pipe holds little. So there is room for some lines; those that find none are dropped,
-//! counted, and told of once lines are read again.
+//! Stderr may be a pipe that nobody reads. The buffer is bounded: lines that do not fit are dropped and counted, and their
+//! number is reported once lines are read again.
 
 use std::{
     collections::VecDeque,
@@ -13,12 +13,12 @@ use std::{
 
 use parking_lot::{Condvar, Mutex};
 
-/// Bytes of lines that wait.
+/// Size of the buffer, bytes.
 const MAX_BYTES: usize = 1 << 20;
-/// How often the writing thread does something else, when there is nothing to write.
+/// How often the writing thread wakes up when there is nothing to write.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Lines that wait to be written.
+/// Lines to be written.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     waiting: Mutex<Waiting>,
@@ -29,16 +29,16 @@ pub(super) struct Lines {
 struct Waiting {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
-    /// One of them is being written.
+    /// A line is being written.
     writing: bool,
     dropped: u64,
 }
 
 impl Lines {
-    /// Starts to write; `told` hears how many were dropped, and that there is nothing to write.
+    /// Starts the writing thread; `report` is called with the number of dropped lines, and when there is nothing to write.
     pub(super) fn start(
         mut out: impl Write + Send + 'static,
-        told: impl Fn(u64) + Send + 'static,
+        report: impl Fn(u64) + Send + 'static,
     ) -> io::Result<Arc<Self>> {
         let lines = Arc::new(Self::default());
         let to_write = Arc::clone(&lines);
@@ -46,17 +46,17 @@ impl Lines {
             loop {
                 let (line, dropped) = to_write.next();
                 if let Some(line) = line {
-                    // Where nobody can hear it, there is nobody to tell.
+                    // A failed write to stderr cannot be reported anywhere.
                     let _ = out.write_all(&line).and_then(|()| out.flush());
                     to_write.written();
                 }
-                told(dropped);
+                report(dropped);
             }
         })?;
         Ok(lines)
     }
 
-    /// The next line, or none for a while; how many found no room since the last one.
+    /// The next line, or none for a while; and how many were dropped since the last one.
     fn next(&self) -> (Option<Vec<u8>>, u64) {
         let mut waiting = self.waiting.lock();
         if waiting.lines.is_empty() {
@@ -73,7 +73,7 @@ impl Lines {
         self.changed.notify_all();
     }
 
-    /// Waits until all are written, so long at most.
+    /// Waits until all lines are written, at most for this time.
     pub(super) fn flush(&self, timeout: Duration) {
         let end = Instant::now() + timeout;
         let mut waiting = self.waiting.lock();
@@ -85,13 +85,13 @@ impl Lines {
     }
 }
 
-/// Puts a line there, each call one.
+/// Adds lines to the buffer; each call writes one line.
 pub(super) struct Line(pub(super) Arc<Lines>);
 
 impl Write for Line {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let mut waiting = self.0.waiting.lock();
-        // A line is there as a whole, or not: one alone may be longer.
+        // A line is added completely or not at all; a single line may be larger than the buffer.
         if waiting.bytes > 0 && waiting.bytes + line.len() > MAX_BYTES {
             waiting.dropped += 1;
         } else {
@@ -113,7 +113,7 @@ mod tests {
 
     use super::*;
 
-    /// Takes a line for each that it is told to.
+    /// Accepts one line for each permit.
     struct Reader {
         may: mpsc::Receiver<()>,
         taken: mpsc::Sender<Vec<u8>>,
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_reads_nobody_waits_and_what_was_dropped_is_told_when_somebody_does() {
+    fn logging_never_waits_for_a_reader_and_reports_what_it_dropped_once_lines_are_read() {
         let ((let_read, may), (taken, read), (tell, told)) = (mpsc::channel(), mpsc::channel(), mpsc::channel());
         let told_of = move |dropped| {
             if dropped > 0 {

@@ -1,7 +1,7 @@
-//! Log lines: for people on a terminal, JSON otherwise, to stderr, an event a line, whatever text of strangers is in it; the
-//! level can change while running.
+//! Log lines on stderr: for people on a terminal, otherwise JSON. An event is always one line, whatever text from outside it
+//! contains. The level can change while running.
 //!
-//! Whoever logs never waits for whoever reads ([`lines`]), and no kind of line floods the others away ([`kinds`]).
+//! Logging never waits for the reader of stderr ([`lines`]), and the rate of each kind of line is limited ([`kinds`]).
 //!
 //! Uses `config`, `printable`.
 
@@ -31,7 +31,7 @@ use crate::{
 /// Overrides the configured level, as in every Rust program.
 const VARIABLE: &str = "RUST_LOG";
 
-/// How long the end waits for lines to be read.
+/// How long the end of the process waits until lines are read.
 const TIMEOUT: Duration = Duration::from_millis(500);
 
 static LINES: OnceLock<Arc<Lines>> = OnceLock::new();
@@ -41,7 +41,7 @@ static KINDS: LazyLock<Kinds> = LazyLock::new(Kinds::default);
 #[derive(Debug, Clone)]
 pub struct Logging(reload::Handle<EnvFilter, Registry>);
 
-/// Starts logging; once a process.
+/// Starts logging; once per process.
 ///
 /// # Errors
 /// When a logger runs already.
@@ -54,7 +54,7 @@ pub fn start(config: &LogConfig, format: Option<LogFormat>) -> Result<Logging, i
     };
     let lines = Lines::start(io::stderr(), |dropped| {
         if dropped > 0 {
-            tracing::warn!(dropped, "lines of the log were dropped: nobody read them in time");
+            tracing::warn!(dropped, "log lines were dropped: stderr was not read in time");
         }
         KINDS.sum_up();
     })?;
@@ -73,14 +73,14 @@ pub fn start(config: &LogConfig, format: Option<LogFormat>) -> Result<Logging, i
     Ok(Logging(handle))
 }
 
-/// Waits for a moment until what was logged is written: before the process ends, or writes to stderr itself.
+/// Waits for a moment until all log lines are written: before the process ends, or writes to stderr itself.
 pub(crate) fn flush() {
     if let Some(lines) = LINES.get() {
         lines.flush(TIMEOUT);
     }
 }
 
-/// Panics are lines of the log, too: written past it, they would wait where nobody reads.
+/// Logs panics. The default hook writes to stderr directly and would block if nobody reads it.
 fn log_panic(panic: &panic::PanicHookInfo<'_>) {
     let backtrace = Backtrace::capture();
     let thread = thread::current();
@@ -98,7 +98,7 @@ fn log_panic(panic: &panic::PanicHookInfo<'_>) {
 impl Logging {
     /// Changes the level; `RUST_LOG` still overrides it.
     pub fn set_level(&self, level: LogLevel) {
-        // Fails only after the subscriber is gone, with the process.
+        // Fails only once the subscriber is gone, at the end of the process.
         let _ = self.0.reload(filter(level));
     }
 }
@@ -108,7 +108,7 @@ fn filter(level: LogLevel) -> EnvFilter {
     let configured = format!("{},livekit_spool={}", quiet(level).as_str(), level.as_str());
     match std::env::var(VARIABLE).ok().filter(|directives| !directives.trim().is_empty()) {
         Some(directives) => EnvFilter::try_new(&directives).unwrap_or_else(|error| {
-            // No logger runs yet that could carry it.
+            // No logger runs yet.
             eprintln!("livekit-spool: {VARIABLE}={directives} is ignored: {error}");
             EnvFilter::new(configured)
         }),

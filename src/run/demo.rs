@@ -1,4 +1,4 @@
-//! `run --demo`: sends itself real LiveKit records through its own gRPC port, as any LiveKit would.
+//! `run --demo`: sends real LiveKit records to the process's own gRPC port, as a LiveKit server would.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// Starts the demo sender; what keeps it from sending is logged, and the rest goes on.
+/// Starts the demo sender. If it cannot send, that is logged and the process continues.
 pub(super) fn start(app: &App, rate: u32) -> JoinHandle<()> {
     let (target, stop) = (target(&app.config(), app.grpc_address()), app.stopping().clone());
     tokio::spawn(async move {
@@ -22,18 +22,18 @@ pub(super) fn start(app: &App, rate: u32) -> JoinHandle<()> {
             Ok(client) => client,
             Err(reason) => return tracing::warn!(reason, "the demo cannot send"),
         };
-        tracing::info!(rate, "the demo sends LiveKit's recorded events and stats, with new ids and current times");
+        tracing::info!(rate, "the demo sends recorded LiveKit events and stats, with new ids and current times");
         if let Err(status) = demo::run(&client, rate, stop.cancelled()).await {
             tracing::warn!(code = ?status.code(), reason = status.message(), "the demo was refused");
         }
     })
 }
 
-/// Where the demo sends, and as whom.
+/// The demo's address and credentials.
 fn target(config: &Config, address: Option<&str>) -> Result<Target, String> {
     let address = address.ok_or("ingest.grpc.listen is none")?;
     if config.ingest.tls.is_some() {
-        return Err("it speaks no TLS: try it without ingest.tls, or use `livekit-spool send`".to_owned());
+        return Err("it does not support TLS: remove ingest.tls, or use `livekit-spool send`".to_owned());
     }
     let credentials = match &config.ingest.auth.options() {
         AuthOptions::None => Credentials::None,
@@ -51,7 +51,7 @@ fn target(config: &Config, address: Option<&str>) -> Result<Target, String> {
     Ok(Target { url, ca: None, credentials })
 }
 
-/// Where this machine reaches a listener of its own: "every interface" is no address to connect to.
+/// The address at which this machine reaches its own listener: a client cannot connect to "every interface".
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

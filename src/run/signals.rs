@@ -1,4 +1,4 @@
-//! Signals, and what systemd wants to hear.
+//! Signals, and notifications to systemd.
 
 use std::{io, sync::Arc};
 
@@ -11,18 +11,18 @@ use tokio::{
 
 use crate::app::App;
 
-/// The signals that are caught.
+/// The signals that the process handles.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
-    /// It was started from a terminal, and not told (`nohup`) to outlive it.
+    /// It was started from a terminal without `nohup`, so it ends with the terminal.
     has_terminal: bool,
 }
 
 impl Signals {
     pub(super) fn new() -> io::Result<Self> {
-        // Before the signal is caught: then it is no longer ignored.
+        // Before the handler is installed: afterwards the signal is no longer ignored.
         let has_terminal = has_terminal() && !ignores_hangup();
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -32,9 +32,8 @@ impl Signals {
         })
     }
 
-    /// Reloads on SIGHUP, returns on SIGTERM or SIGINT, also while a reload waits for a disk or a server; such a reload
-    /// goes on. Returns too where SIGHUP says that the terminal is closed from which the process was started: nobody sees
-    /// it any more.
+    /// Reloads on SIGHUP, returns on SIGTERM or SIGINT, also while a reload waits for a disk or a server; that reload
+    /// continues. Also returns on a SIGHUP that means that the process's terminal was closed.
     pub(super) async fn until_stopped(&mut self, app: &Arc<App>) {
         let (mut reload, mut asked) = (JoinSet::new(), false);
         loop {
@@ -43,14 +42,15 @@ impl Signals {
                 _ = self.interrupt.recv() => break,
                 _ = self.hangup.recv() => {
                     if self.has_terminal && !has_terminal() {
-                        tracing::info!("the terminal is closed: stopping (`nohup` or a service manager lets it run on)");
+                        tracing::info!("the terminal was closed: stopping (use `nohup` or a service manager to keep it \
+                                        running)");
                         break;
                     }
                     asked = true;
                 }
                 Some(_) = reload.join_next() => {}
             }
-            // One that is asked for during a reload waits, and reads the file once more.
+            // A SIGHUP during a reload starts another one after it, which reads the file again.
             if asked && reload.is_empty() {
                 asked = false;
                 reload.spawn(reload_and_tell(Arc::clone(app)));
@@ -59,7 +59,7 @@ impl Signals {
         reload.detach_all();
     }
 
-    /// Returns when the process is told to stop: before it took records, or once more.
+    /// Returns on a stop signal: during the start, or a second one during the stop.
     pub(super) async fn stop_again(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
@@ -68,7 +68,7 @@ impl Signals {
     }
 }
 
-/// Whether the process belongs to a terminal; one that was closed is none.
+/// Whether the process belongs to an open terminal.
 fn has_terminal() -> bool {
     let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     rustix::fs::open("/dev/tty", flags, Mode::empty()).is_ok()
@@ -81,7 +81,7 @@ fn ignores_hangup() -> bool {
     ignored.is_some_and(|mask| u64::from_str_radix(mask.trim(), 16).is_ok_and(|mask| mask & 1 != 0))
 }
 
-/// Keeps systemd's watchdog quiet for as long as tasks are run at all.
+/// Notifies systemd's watchdog as long as the runtime runs tasks.
 pub(super) async fn keep_watchdog_quiet() {
     let Some(timeout) = sd_notify::watchdog_enabled() else { return };
     let mut alive = tokio::time::interval(timeout / 3);
@@ -91,14 +91,14 @@ pub(super) async fn keep_watchdog_quiet() {
     }
 }
 
-/// Tells systemd that records are taken.
+/// Tells systemd that records are accepted.
 pub(super) fn ready() {
     notify(&[NotifyState::Ready]);
 }
 
 async fn reload_and_tell(app: Arc<App>) {
     reloading();
-    // What came of it is logged.
+    // The reload logs its own result.
     let _ = app.reload().await;
     if !app.stopping().is_cancelled() {
         notify(&[NotifyState::Ready]);
@@ -111,14 +111,14 @@ fn reloading() {
     }
 }
 
-/// Tells systemd that it stops.
+/// Tells systemd that the process stops.
 pub(super) fn stopping() {
     notify(&[NotifyState::Stopping]);
 }
 
 fn notify(states: &[NotifyState<'_>]) {
-    // Without systemd there is nobody to tell; that is no error.
+    // Without systemd there is no socket, which is not an error.
     if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "systemd could not be told");
+        tracing::debug!(%error, "could not notify systemd");
     }
 }

@@ -203,7 +203,7 @@ async fn readyz_says_why_no_records_are_taken() {
          spool: { max_bytes: 4MiB, compression: { codec: none } }",
     );
     let spool = setup.start().await;
-    assert_eq!(ask(&spool, Method::GET, "/readyz", None).await, (StatusCode::OK, "taking records\n".to_owned()));
+    assert_eq!(ask(&spool, Method::GET, "/readyz", None).await, (StatusCode::OK, "accepting records\n".to_owned()));
     assert_eq!(ask(&spool, Method::GET, "/healthz", None).await, (StatusCode::OK, "alive\n".to_owned()));
     let big = |id: usize| event(&format!("AE_{id}"), &"x".repeat(100_000));
     let mut id = 0;
@@ -220,7 +220,7 @@ async fn readyz_says_why_no_records_are_taken() {
     assert!(text.starts_with("sink mongo: ") && text.contains("full"), "{text}");
     let by_another_name = Client::new().get(format!("{}/readyz", spool.admin())).header("host", "evil.example");
     let text = by_another_name.send().await.expect("an answer").text().await.expect("a text");
-    assert!(text.starts_with("not taking records") && !text.contains("mongo") && !text.contains("full"), "{text}");
+    assert!(text.starts_with("not accepting records") && !text.contains("mongo") && !text.contains("full"), "{text}");
     assert_eq!(spool.command(&["ready"]).status.code(), Some(1));
 }
 

@@ -245,7 +245,7 @@ async fn a_malicious_room_name_stays_text() {
         let mut page = Page::open(1000, 800);
         page.go(&url);
         page.wait_for(LOADED);
-        page.value("[...document.querySelectorAll('button')].find((b) => b.textContent === 'Look at records').click()");
+        page.value("[...document.querySelectorAll('button')].find((b) => b.textContent === 'Show records').click()");
         page.wait_for("document.querySelector('[data-field=shown]').textContent.includes('onerror=')");
         page.picture("malicious");
         assert_eq!(page.value("document.querySelectorAll('main img, main script').length"), 0);

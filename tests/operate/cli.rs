@@ -239,7 +239,7 @@ async fn indexes_of_a_server_that_is_away_are_an_error_in_the_words_of_delivery(
 #[tokio::test(flavor = "multi_thread")]
 async fn purge_says_what_it_removed_and_asks_for_yes_without_a_terminal() {
     let spool = with_backlog(12).await;
-    fails(&spool, &["purge", "mongo"], 2, "needs --yes");
+    fails(&spool, &["purge", "mongo"], 2, "give --yes");
     let text = ok(&spool, &["purge", "mongo", "--yes"]);
     assert!(text.contains("removed 12 records"), "{text}");
     let stream = spool.backlog();
@@ -442,11 +442,11 @@ fn one_address_for_two_servers_is_refused_by_check_config_and_by_run() {
         [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("", "127.0.0.1"), ("", "[::1]"), ("[::]", "0.0.0.0")]
     {
         for spool in [with(&at(a), &at(b), "none"), with(&at(b), "none", &at(a)), with("none", &at(a), &at(b))] {
-            fails(&spool, &["check-config"], 2, "are one address");
-            fails(&spool, &["run"], 2, "are one address");
+            fails(&spool, &["check-config"], 2, "are the same address");
+            fails(&spool, &["run"], 2, "are the same address");
         }
     }
-    fails(&with("unix:./s", "unix:./s", "none"), &["check-config"], 2, "are one address");
+    fails(&with("unix:./s", "unix:./s", "none"), &["check-config"], 2, "are the same address");
     ok(&with("127.0.0.1:0", "127.0.0.1:0", "none"), &["check-config"]);
     ok(&with(&at("127.0.0.1"), &at("127.0.0.2"), &at("[::1]")), &["check-config"]);
 }
@@ -503,7 +503,7 @@ async fn a_sink_that_the_config_no_longer_names_is_kept_and_reported_with_what_t
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, text.replace("name: mongo", "name: renamed")).unwrap();
     let report = ok(&spool, &["check-config"]);
-    for part in ["the spool of sink mongo (5 records", "export mongo", "purge mongo", "A renamed sink is a new one"] {
+    for part in ["the spool of sink mongo (5 records", "export mongo", "purge mongo", "A renamed sink is a new sink"] {
         assert!(report.contains(part), "{part:?} is not in {report}");
     }
     spool.start().await;

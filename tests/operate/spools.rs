@@ -257,7 +257,7 @@ async fn what_a_full_spool_drops_by_its_policy_is_told_by_import_and_send_and_co
     assert_eq!(dropped(&spool), 4);
 
     assert!(
-        ok(&spool, &["ready"]).contains("taking records"),
+        ok(&spool, &["ready"]).contains("accepting records"),
         "calls are answered OK: nobody should be sent elsewhere"
     );
     let backlog = spool.backlog();
@@ -272,7 +272,7 @@ async fn what_a_full_spool_drops_by_its_policy_is_told_by_import_and_send_and_co
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&answer["acknowledged"], &answer["resent_batches"]), (&Value::from(20), &Value::from(0)), "{answer}");
     assert_eq!(answer["dropped"]["mongo"]["records"], 20, "{answer}");
-    assert!(said(&output).contains("not all of them are kept: dropped 20 by sink mongo: its spool is full"));
+    assert!(said(&output).contains("not all records are kept: dropped 20 by sink mongo: its spool is full"));
     assert_eq!(dropped(&spool), before + 20);
 
     for is_live in [true, false] {

@@ -62,7 +62,7 @@ async fn a_stop_is_heard_while_the_start_waits() {
         spool.process().signal(signal);
         let (status, log) = spool.wait_for_its_end();
         assert!(status.success() && begun.elapsed() < SOON, "{signal:?}: {status} after {:?}: {log}", begun.elapsed());
-        assert!(log.contains("before it took records"), "{log}");
+        assert!(log.contains("before it accepted records"), "{log}");
     }
 }
 
@@ -366,7 +366,7 @@ async fn in_terminal(directory: &Path, before: &str) -> (std::process::Child, u3
     command.args(["-qfc", &run, "/dev/null"]).stdin(Stdio::null()).stdout(Stdio::null());
     let terminal = command.spawn().expect("script (util-linux)");
     support::eventually("it takes records", || async {
-        fs::read_to_string(directory.join("log")).is_ok_and(|log| log.contains("takes records"))
+        fs::read_to_string(directory.join("log")).is_ok_and(|log| log.contains("accepts records"))
     })
     .await;
     (terminal, fs::read_to_string(directory.join("pid")).unwrap().trim().parse().unwrap())
@@ -391,7 +391,7 @@ async fn a_run_in_the_foreground_ends_with_its_terminal_and_nohup_lets_it_run_on
         if !lives_on {
             support::eventually("it ends", || async { !is_alive(pid) }).await;
             let log = fs::read_to_string(spool.directory().join("log")).unwrap();
-            assert!(log.contains("the terminal is closed") && log.contains("stopped; what is left"), "{log}");
+            assert!(log.contains("the terminal was closed") && log.contains("stopped; the backlog"), "{log}");
             continue;
         }
         tokio::time::sleep(Duration::from_secs(2)).await;
@@ -433,7 +433,7 @@ async fn what_stands_in_the_place_of_the_socket_is_told_at_once() {
     let spool = Setup::new().files("files").start().await;
     let (socket, elsewhere) = (spool.data().join("livekit-spool.sock"), spool.directory().join("elsewhere"));
     let _somebody = std::os::unix::net::UnixListener::bind(&elsewhere).unwrap();
-    for (what, said_of_it) in [("link", "a symbolic link"), ("dangling", "a symbolic link"), ("file", "no socket")] {
+    for (what, said_of_it) in [("link", "a symbolic link"), ("dangling", "a symbolic link"), ("file", "not a socket")] {
         fs::remove_file(&socket).unwrap();
         match what {
             "link" => std::os::unix::fs::symlink(&elsewhere, &socket).unwrap(),

@@ -20,7 +20,7 @@ from livekit import api, rtc
 WIDTH, HEIGHT, FRAMES_PER_SECOND = 320, 180, 10
 SAMPLE_RATE = 48000
 TRACKS = 2  # per room: audio and video
-STEP = 0.25  # seconds between two things that a room does
+STEP = 0.25  # seconds between two actions of a room
 
 
 class Room:
@@ -67,7 +67,7 @@ class Room:
         self.sid = await self.publisher.sid
 
     async def live(self, end: asyncio.Event) -> None:
-        """Goes on until the end: each round is a guest and a mute."""
+        """Runs until the end: each round is a guest and a mute."""
         while not end.is_set():
             guest = rtc.Room()
             await self.join(guest, f"guest-{len(self.joined)}", TRACKS)
@@ -87,7 +87,7 @@ class Room:
 
 
 async def tone(source: rtc.AudioSource) -> None:
-    """A 440 Hz tone in frames of 20 ms; capture_frame keeps the pace."""
+    """A 440 Hz tone in frames of 20 ms; capture_frame sets the pace."""
     samples, at = SAMPLE_RATE // 50, 0
     while True:
         wave = [int(8000 * math.sin(2 * math.pi * 440 * (at + n) / SAMPLE_RATE)) for n in range(samples)]
@@ -107,7 +107,7 @@ async def picture(source: rtc.VideoSource) -> None:
 
 
 def write(path: pathlib.Path, content: object) -> None:
-    """Whole or not at all: the test polls for it."""
+    """Writes the file atomically: the test polls for it."""
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(content))
     partial.rename(path)
@@ -130,7 +130,7 @@ async def main() -> None:
     lives = asyncio.gather(*(room.live(end) for room in rooms))
     while not (options.folder / "end").exists():
         if lives.done():
-            break  # one of them failed: await tells why
+            break  # one of them failed: await raises its error
         await asyncio.sleep(0.05)
     end.set()
     await lives
@@ -139,4 +139,4 @@ async def main() -> None:
 
 if __name__ == "__main__":
     asyncio.run(main())
-    os._exit(0)  # the native library's threads may still run: nothing is left to wait for
+    os._exit(0)  # the native library's threads may still run, and nothing is left to wait for

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// This file takes the place of livekit-server's own pkg/telemetry/analyticsservice.go when the server is built by
-// livekit-spool's integrations/livekit-server/build. The names below are those that the rest of livekit-server uses.
+// This file replaces livekit-server's own pkg/telemetry/analyticsservice.go when livekit-spool's
+// integrations/livekit-server/build builds the server. The rest of livekit-server uses the names below.
 //
 // Records go to the livekit-spool at LIVEKIT_ANALYTICS_URL; without that variable nothing is stamped, kept or sent, as in
-// the stock server. Files: spool_settings.go (environment), spool_lane.go (what is held, grouped, resent, dropped),
+// the stock server. Files: spool_settings.go (environment), spool_lane.go (buffers, groups, resends and drops records),
 // spool_link.go (gRPC), spool_metrics.go (Prometheus).
 
 package telemetry
@@ -26,7 +26,7 @@ import (
 	"github.com/livekit/livekit-server/pkg/routing"
 )
 
-// AnalyticsService takes what a node has to report. No method blocks.
+// AnalyticsService accepts what a node reports. No method blocks.
 type AnalyticsService interface {
 	SendStats(ctx context.Context, stats []*livekit.AnalyticsStat)
 	SendEvent(ctx context.Context, event *livekit.AnalyticsEvent)
@@ -39,7 +39,7 @@ var (
 	_ AnalyticsService = (*analyticsService)(nil)
 )
 
-// NullAnalyticService reports nothing; NullTelemetryService is built on it.
+// NullAnalyticService reports nothing; NullTelemetryService uses it.
 type NullAnalyticService struct{}
 
 // SendStats does nothing.
@@ -51,18 +51,18 @@ func (NullAnalyticService) SendEvent(context.Context, *livekit.AnalyticsEvent) {
 // SendNodeRoomStates does nothing.
 func (NullAnalyticService) SendNodeRoomStates(context.Context, *livekit.AnalyticsNodeRooms) {}
 
-// RoomProjectReporter has none.
+// RoomProjectReporter returns nil: there is no reporter.
 func (NullAnalyticService) RoomProjectReporter(context.Context) roomobs.ProjectReporter { return nil }
 
-// analyticsService stamps records and hands each kind to a lane of its own, so that none of them waits for another.
+// analyticsService stamps records and passes each stream to a lane of its own, so that no stream waits for another.
 type analyticsService struct {
 	nodeID         string
 	sequenceNumber atomic.Uint64
 	spool          *spoolLanes // nil: nothing is reported
 }
 
-// NewAnalyticsService is what livekit-server calls once, at its start. Settings that cannot be used turn analytics off,
-// with an error in the log: calls matter more than their statistics.
+// NewAnalyticsService is called once, when livekit-server starts. Settings that cannot be used turn analytics off and log an
+// error: calls matter more than their statistics.
 func NewAnalyticsService(conf *config.Config, currentNode routing.LocalNode) AnalyticsService {
 	service := &analyticsService{nodeID: string(currentNode.NodeID())}
 
@@ -75,7 +75,7 @@ func NewAnalyticsService(conf *config.Config, currentNode routing.LocalNode) Ana
 		service.spool, err = openSpoolLanes(settings)
 	}
 	if err != nil {
-		logger.Errorw("analytics are off: livekit-spool settings are not usable", err)
+		logger.Errorw("analytics are off: the livekit-spool settings cannot be used", err)
 		return service
 	}
 	if service.spool != nil {
@@ -116,12 +116,12 @@ func (a *analyticsService) SendNodeRoomStates(_ context.Context, nodeRooms *live
 	a.spool.nodeRooms.take(nodeRooms)
 }
 
-// RoomProjectReporter reports to nobody, as in the stock server.
+// RoomProjectReporter returns a reporter that reports nothing, as in the stock server.
 func (a *analyticsService) RoomProjectReporter(context.Context) roomobs.ProjectReporter {
 	return roomobs.NewNoopProjectReporter()
 }
 
-// spoolLanes has one lane per kind of record over one connection.
+// spoolLanes has one lane per stream, over one connection.
 type spoolLanes struct {
 	events    *spoolLane
 	stats     *spoolLane

@@ -214,7 +214,7 @@ func TestARecordArrivesAsItWasWhenItWasHandedOver(t *testing.T) {
 	for range 100 {
 		service.SendEvent(t.Context(), &livekit.AnalyticsEvent{Room: room})
 	}
-	room.NumParticipants = 2 // LiveKit goes on using it
+	room.NumParticipants = 2 // LiveKit continues to use it
 	recorder.eventually(t, func() bool { return len(recorder.events) == 100 })
 	for _, event := range recorder.events {
 		require.EqualValues(t, 1, event.Room.NumParticipants)

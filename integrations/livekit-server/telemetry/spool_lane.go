@@ -22,22 +22,22 @@ import (
 )
 
 const (
-	// What a record costs beside its bytes: its slice header and the allocator's rounding.
+	// The memory of a record besides its bytes: its slice header and the allocator's rounding.
 	recordOverhead = 48
-	// A record that is lost is worth a line, a stream of them is not.
+	// Minimum interval between log lines about lost records.
 	lossLogInterval = time.Minute
 	never           = time.Duration(math.MaxInt64)
 )
 
-// laneOptions bounds what a lane gathers, holds and sends.
+// laneOptions sets the limits of a lane.
 type laneOptions struct {
 	name         string        // of the stream, for logs and metrics
-	wrapped      bool          // records go together, as field 1 of one message; else each is a message
-	heldBytes    int           // taken and not yet acknowledged; what comes beyond is dropped
-	groupBytes   int           // a group that has this much waits no longer
+	wrapped      bool          // records are sent together, as field 1 of one message; otherwise each is a message
+	heldBytes    int           // accepted and not yet acknowledged; further records are dropped
+	groupBytes   int           // a group of this size is sent without waiting
 	groupRecords int           // likewise
-	groupDelay   time.Duration // a record waits this long for company, and only while another group is under way
-	inFlight     int           // groups under way at once, while all is well
+	groupDelay   time.Duration // a record waits at most this long, and only while another group is in flight
+	inFlight     int           // groups in flight at once, while livekit-spool acknowledges
 	ackTimeout   time.Duration // from opening the stream to the acknowledgement
 	backoffFirst time.Duration // before the first resend; doubled with each failure
 	backoffMax   time.Duration
@@ -46,7 +46,7 @@ type laneOptions struct {
 func defaultLaneOptions(name string) laneOptions {
 	return laneOptions{
 		name:         name,
-		groupBytes:   512 << 10, // livekit-spool takes messages of up to 4 MiB
+		groupBytes:   512 << 10, // livekit-spool accepts messages of up to 4 MiB
 		groupRecords: 1000,
 		groupDelay:   100 * time.Millisecond,
 		inFlight:     4,
@@ -56,11 +56,11 @@ func defaultLaneOptions(name string) laneOptions {
 	}
 }
 
-// spoolLane holds the records of one stream from the moment LiveKit hands them over until livekit-spool acknowledges them.
+// spoolLane buffers the records of one stream until livekit-spool acknowledges them.
 //
-// take serialises at once, as LiveKit goes on changing its messages, and never waits. run sends: at once while nothing is
-// under way, else in groups, each on a stream of its own. A group that fails is resent as it was, with the ids that its
-// records got in the first place, one at a time until livekit-spool is back, so that the oldest go first.
+// take serialises at once, because LiveKit changes its messages afterwards, and never waits. run sends: at once if nothing
+// is in flight, else in groups, each on a stream of its own. A group that fails is resent unchanged, with the original ids.
+// Until livekit-spool is available again, one group is sent at a time, the oldest first.
 type spoolLane struct {
 	options  laneOptions
 	deliver  func(ctx context.Context, messages [][]byte) (dropped []string, err error)
@@ -69,7 +69,7 @@ type spoolLane struct {
 	outcomes chan laneOutcome
 
 	mu        sync.Mutex
-	held      int          // bytes of all records in gathering, waiting and under way, with their overhead
+	held      int          // bytes of all records in gathering, waiting and in flight, with their overhead
 	gathering *recordGroup // takes the next record; nil: none yet
 	waiting   []*recordGroup
 	lastGroup uint64
@@ -77,17 +77,17 @@ type spoolLane struct {
 
 	// Only run touches these.
 	underWay       int
-	failures       int // in a row; 0: livekit-spool is there, as far as is known
+	failures       int // in a row; 0: livekit-spool is available, as far as is known
 	retryAt        time.Time
-	reported       bool       // the log says something of livekit-spool,
-	reportedCode   codes.Code // namely this: a line per change
+	reported       bool       // a state of livekit-spool was logged,
+	reportedCode   codes.Code // namely this one; each change is logged once
 	rejectedLogged time.Time
 	droppedLogged  time.Time
 }
 
-// recordGroup is what one stream carries.
+// recordGroup has the records of one stream.
 type recordGroup struct {
-	number  uint64 // in the order of taking
+	number  uint64 // in the order of acceptance
 	since   time.Time
 	records [][]byte
 	bytes   int // with overhead
@@ -109,12 +109,12 @@ func newSpoolLane(options laneOptions, deliver func(ctx context.Context, message
 	}
 }
 
-// take serialises a record and keeps it, or drops and counts it. It never waits for the network.
+// take serialises a record and buffers it, or drops and counts it. It never waits for the network.
 func (l *spoolLane) take(message proto.Message) {
 	record, err := serialise(message)
 	if err != nil {
 		if l.counters.unserialisable.Inc() == 1 {
-			logger.Warnw("analytics record dropped: it cannot be serialised", err, "stream", l.options.name)
+			logger.Warnw("dropping an analytics record: it cannot be serialised", err, "stream", l.options.name)
 		}
 		return
 	}
@@ -127,7 +127,7 @@ func (l *spoolLane) take(message proto.Message) {
 		l.mu.Unlock()
 		l.counters.droppedFull.Inc()
 		if first {
-			logger.Warnw("analytics buffer full: dropping records until livekit-spool takes some", nil,
+			logger.Warnw("analytics buffer full: dropping records until livekit-spool accepts some", nil,
 				"stream", l.options.name, "bufferBytes", l.options.heldBytes)
 		}
 		return
@@ -147,11 +147,12 @@ func (l *spoolLane) take(message proto.Message) {
 
 	select {
 	case l.wake <- struct{}{}:
-	default: // run has yet to see the last one
+	default: // run has not handled the last one yet
 	}
 }
 
-// serialise also survives a message that LiveKit changes at the same moment: a lost record is better than a lost room.
+// serialise recovers from a panic when LiveKit changes the message at the same time: losing a record is better than losing a
+// room.
 func serialise(message proto.Message) (record []byte, err error) {
 	defer func() {
 		if cause := recover(); cause != nil {
@@ -161,7 +162,7 @@ func serialise(message proto.Message) (record []byte, err error) {
 	return proto.Marshal(message)
 }
 
-// run sends until ctx ends; what is then unacknowledged is lost with the process.
+// run sends until ctx ends; records that are not acknowledged by then are lost.
 func (l *spoolLane) run(ctx context.Context) {
 	timer := time.NewTimer(never)
 	defer timer.Stop()
@@ -184,7 +185,7 @@ func (l *spoolLane) run(ctx context.Context) {
 	}
 }
 
-// next is the group to send now, or how long to wait until there may be one, if nothing else happens.
+// next returns the group to send now, or how long to wait for one if nothing else happens.
 func (l *spoolLane) next(now time.Time) (*recordGroup, time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -222,7 +223,7 @@ func (l *spoolLane) send(ctx context.Context, group *recordGroup) {
 	}()
 }
 
-// messages are what goes on the wire: field 1 of the wrapper message, repeated, is every record behind the same tag.
+// messages returns the encoded messages: field 1 of the wrapper message is repeated, so each record follows the same tag.
 func (l *spoolLane) messages(group *recordGroup) [][]byte {
 	if !l.options.wrapped {
 		return group.records
@@ -235,7 +236,7 @@ func (l *spoolLane) messages(group *recordGroup) [][]byte {
 	return [][]byte{message}
 }
 
-// settle decides what an answer means for its group.
+// settle handles the answer for a group.
 func (l *spoolLane) settle(outcome laneOutcome) {
 	group, err := outcome.group, outcome.err
 	switch code := status.Code(err); code {
@@ -245,7 +246,7 @@ func (l *spoolLane) settle(outcome laneOutcome) {
 		l.failures = 0
 		l.report(codes.OK, nil)
 		l.reportDropped(outcome.dropped)
-	case codes.InvalidArgument, codes.OutOfRange: // OUT_OF_RANGE: the message is larger than livekit-spool takes
+	case codes.InvalidArgument, codes.OutOfRange: // OUT_OF_RANGE: the message is larger than livekit-spool accepts
 		l.failures = 0
 		l.report(codes.OK, nil)
 		l.reject(group, err)
@@ -259,8 +260,8 @@ func (l *spoolLane) settle(outcome laneOutcome) {
 	}
 }
 
-// reject drops what livekit-spool will never take. A message is refused whole, so a group is halved until the one bad
-// record is found: its neighbours are good.
+// reject drops a record that livekit-spool never accepts. A message is refused as a whole, so a group is halved until the
+// bad record is found; the others are kept.
 func (l *spoolLane) reject(group *recordGroup, err error) {
 	if half := len(group.records) / 2; half > 0 {
 		l.putBack(group.part(half, len(group.records)))
@@ -271,7 +272,7 @@ func (l *spoolLane) reject(group *recordGroup, err error) {
 	rejected := l.counters.rejected.Inc()
 	if now := time.Now(); now.Sub(l.rejectedLogged) >= lossLogInterval {
 		l.rejectedLogged = now
-		logger.Warnw("analytics record dropped: livekit-spool will not take it", err,
+		logger.Warnw("dropping an analytics record: livekit-spool rejects it", err,
 			"stream", l.options.name, "rejectedSoFar", rejected)
 	}
 }
@@ -284,23 +285,23 @@ func (g *recordGroup) part(from, to int) *recordGroup {
 	return part
 }
 
-// release forgets a group's records.
+// release removes a group's records from the buffer.
 func (l *spoolLane) release(group *recordGroup) {
 	l.mu.Lock()
 	l.held -= group.bytes
-	// Half empty before it counts as over: at the brim each acknowledgement would be a line in the log.
+	// Over only when half of the buffer is free: otherwise each acknowledgement could cause a log line.
 	over := l.full && l.held <= l.options.heldBytes/2
 	if over {
 		l.full = false
 	}
 	l.mu.Unlock()
 	if over {
-		logger.Infow("analytics buffer has room again", "stream", l.options.name,
+		logger.Infow("analytics buffer has space again", "stream", l.options.name,
 			"droppedSoFar", l.counters.droppedFull.Load())
 	}
 }
 
-// putBack queues a group again, before all that are younger.
+// putBack queues a group again, before all younger ones.
 func (l *spoolLane) putBack(group *recordGroup) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -313,7 +314,7 @@ func (l *spoolLane) putBack(group *recordGroup) {
 	l.waiting = slices.Insert(l.waiting, place, group)
 }
 
-// backoff doubles with each failure; the jitter keeps the nodes of a cluster from coming back all at once.
+// backoff doubles with each failure; the jitter prevents all nodes of a cluster from resending at the same time.
 func (l *spoolLane) backoff() time.Duration {
 	delay := l.options.backoffMax
 	if doublings := l.failures - 1; doublings < 16 {
@@ -328,16 +329,16 @@ func (l *spoolLane) report(code codes.Code, err error) {
 	}
 	l.reported, l.reportedCode = true, code
 	if code == codes.OK {
-		logger.Infow("livekit-spool takes analytics", "stream", l.options.name, "heldBytes", l.heldBytes(),
+		logger.Infow("livekit-spool accepts analytics", "stream", l.options.name, "heldBytes", l.heldBytes(),
 			"droppedSoFar", l.counters.droppedFull.Load())
 		return
 	}
-	logger.Warnw("livekit-spool does not take analytics: holding them in memory, resending", err,
+	logger.Warnw("livekit-spool does not accept analytics: keeping them in memory and resending", err,
 		"stream", l.options.name, "code", code.String(), "heldBytes", l.heldBytes())
 }
 
-// reportDropped counts what livekit-spool acknowledged and a sink of it did not keep. Sending it again would not help: it is
-// the policy of its configuration (when_full: drop_newest, required: false).
+// reportDropped counts records that livekit-spool acknowledged and one of its sinks did not keep. Resending would not help:
+// livekit-spool is configured so (when_full: drop_newest, required: false).
 func (l *spoolLane) reportDropped(dropped []string) {
 	if len(dropped) == 0 {
 		return
@@ -350,7 +351,7 @@ func (l *spoolLane) reportDropped(dropped []string) {
 	}
 	if now := time.Now(); now.Sub(l.droppedLogged) >= lossLogInterval {
 		l.droppedLogged = now
-		logger.Warnw("livekit-spool acknowledges analytics records that it does not keep", nil, "stream", l.options.name,
+		logger.Warnw("livekit-spool acknowledged analytics records that it did not keep", nil, "stream", l.options.name,
 			"dropped", strings.Join(dropped, ", "), "droppedBySpoolSoFar", l.counters.droppedBySpool.Load())
 	}
 }

@@ -25,12 +25,12 @@ import (
 
 // These tests run in synctest's bubble: its clock moves only when every goroutine waits, so each duration is exact.
 
-// fakeSpool stands for livekit-spool: it answers each delivery as `answer` says, after `delay`.
+// fakeSpool is a fake livekit-spool: it answers each delivery as `answer` says, after `delay`.
 type fakeSpool struct {
 	mu         sync.Mutex
 	delay      time.Duration
 	answer     func(ids []string) error
-	dropped    []string // what it says that it dropped of what it acknowledges
+	dropped    []string // what it reports as dropped in its acknowledgements
 	deliveries []delivery
 }
 
@@ -153,7 +153,7 @@ func TestLaneSendsAFullGroupAtOnceAndNeverMoreGroupsThanAllowed(t *testing.T) {
 		takeEvents(lane, "b", "c", "d", "e", "f", "g", "h")
 		time.Sleep(3 * time.Second)
 		require.ElementsMatch(t, []delivery{
-			{0, []string{"a"}}, {0, []string{"b", "c"}}, {0, []string{"d", "e"}}, // three are under way
+			{0, []string{"a"}}, {0, []string{"b", "c"}}, {0, []string{"d", "e"}}, // three are in flight
 			{time.Second, []string{"f", "g"}}, {time.Second, []string{"h"}},
 		}, spool.seen())
 	})
@@ -168,7 +168,7 @@ func TestLaneResendsTheSameRecordsOldestFirstOneGroupAtATimeUntilTheSpoolIsBack(
 		failed := spool.seen()
 		require.Greater(t, len(failed), 8, "backs off to two seconds at most")
 		require.Less(t, len(failed), 25, "backs off")
-		// Several may have been on their way when the first of them failed; from then on it is the oldest, alone.
+		// Several can be in flight when the first of them fails; from then on only the oldest is sent.
 		for _, again := range failed[len(failed)-5:] {
 			require.Equal(t, "a", again.ids[0])
 		}
@@ -260,7 +260,7 @@ func TestLaneDropsTheRecordThatIsRefusedForGoodAndKeepsItsNeighbours(t *testing.
 
 			deliveries := len(spool.seen())
 			time.Sleep(time.Hour)
-			require.Len(t, spool.seen(), deliveries, "nothing is resent for ever")
+			require.Len(t, spool.seen(), deliveries, "nothing is resent forever")
 		})
 	}
 }
@@ -290,7 +290,7 @@ func TestLaneNeverWaitsAndCountsWhatItsFullBufferDrops(t *testing.T) {
 		for n := range 3 * fits {
 			takeEvents(lane, fmt.Sprintf("AE_%04d", n))
 		}
-		require.Zero(t, time.Since(began), "taking takes no time")
+		require.Zero(t, time.Since(began), "take does not wait")
 		require.EqualValues(t, 2*fits, lane.counters.droppedFull.Load())
 		require.LessOrEqual(t, lane.heldBytes(), lane.options.heldBytes)
 
@@ -341,7 +341,7 @@ func TestLaneLogsOneLinePerChangeOfState(t *testing.T) {
 			takeEvents(lane, "a")
 			synctest.Wait()
 		}
-		expect(t, "takes analytics")
+		expect(t, "accepts analytics")
 
 		spool.set(0, refuse(codes.Unavailable))
 		takeEvents(lane, "b")
@@ -370,7 +370,7 @@ func TestLaneLogsOneLinePerChangeOfState(t *testing.T) {
 			takeEvents(lane, "d")
 			synctest.Wait()
 		}
-		expect(t, "will not take it")
+		expect(t, "livekit-spool rejects it")
 
 		spool.set(0, nil)
 		spool.dropped = []string{"mongo=1", "files=1"}
@@ -382,7 +382,7 @@ func TestLaneLogsOneLinePerChangeOfState(t *testing.T) {
 	})
 }
 
-// What a room pays for an event of usual size: the time that take needs, with nobody answering.
+// The cost for a room per event of usual size: the time of take while nothing is acknowledged.
 func BenchmarkTake(b *testing.B) {
 	options := defaultLaneOptions("events")
 	options.heldBytes = 64 << 20

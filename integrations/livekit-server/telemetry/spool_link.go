@@ -22,17 +22,17 @@ import (
 )
 
 const (
-	// livekit-spool takes at most ten minutes of validity and only this audience: a participant's join token, signed with
-	// the same secret, must not open it.
+	// livekit-spool accepts at most ten minutes of validity and only this audience: a participant's join token, signed with the
+	// same secret, must not be accepted.
 	spoolTokenAudience = "livekit-spool"
 	spoolTokenValidity = 5 * time.Minute
-	// A server whose clock is a little behind ours must not find the token "not yet valid".
+	// Allows for a server whose clock is a little behind: it would find the token "not yet valid".
 	spoolTokenSkew = 30 * time.Second
 	// `SINK=N` for each of livekit-spool's sinks that did not keep all of what it acknowledges.
 	spoolDroppedTrailer = "livekit-spool-dropped"
 )
 
-// spoolLink is the connection to livekit-spool, shared by the lanes. gRPC reconnects it; who resends is the lane.
+// spoolLink is the connection to livekit-spool, shared by the lanes. gRPC reconnects it; the lanes resend.
 type spoolLink struct {
 	connection        *grpc.ClientConn
 	apiKey, apiSecret string
@@ -45,7 +45,7 @@ func newSpoolLink(settings *spoolSettings) (*spoolLink, error) {
 	}
 	connection, err := grpc.NewClient(settings.target,
 		grpc.WithTransportCredentials(transport),
-		// gRPC's own default waits up to two minutes: much too long for records that sit in memory.
+		// gRPC's own default waits up to two minutes, which is too long for records in memory.
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second},
 			MinConnectTimeout: 5 * time.Second,
@@ -58,8 +58,8 @@ func newSpoolLink(settings *spoolSettings) (*spoolLink, error) {
 	return &spoolLink{connection: connection, apiKey: settings.apiKey, apiSecret: settings.apiSecret}, nil
 }
 
-// deliver opens a stream for these messages alone, so that the Empty that closes it acknowledges exactly them: no error means
-// that livekit-spool has them on disk, but for what it says that it dropped, by the policy of its configuration.
+// deliver opens a stream for these messages alone, so that the Empty that closes it acknowledges exactly them. No error
+// means that livekit-spool has them on disk, except those that it reports as dropped by its configuration.
 func (l *spoolLink) deliver(ctx context.Context, method string, messages [][]byte) (dropped []string, err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -76,7 +76,7 @@ func (l *spoolLink) deliver(ctx context.Context, method string, messages [][]byt
 	}
 	for _, message := range messages {
 		if err := stream.SendMsg(message); errors.Is(err, io.EOF) {
-			break // the server has answered already: RecvMsg has its reason
+			break // the server has answered already: RecvMsg returns the reason
 		} else if err != nil {
 			return nil, err
 		}
@@ -95,7 +95,7 @@ func (l *spoolLink) close() {
 	_ = l.connection.Close() // fails only when closed before
 }
 
-// bytesCodec passes messages that are protobuf already.
+// bytesCodec passes messages that are encoded already.
 type bytesCodec struct{}
 
 func (bytesCodec) Name() string { return "proto" }
@@ -117,7 +117,7 @@ func (bytesCodec) Unmarshal(data []byte, value any) error {
 	return nil
 }
 
-// spoolToken makes a JWT (HS256). Signing takes microseconds, so each stream has a fresh one and none needs renewal.
+// spoolToken makes a JWT (HS256). Signing takes microseconds, so each stream gets a new one and none has to be renewed.
 func spoolToken(apiKey, apiSecret string, now time.Time) (string, error) {
 	claims, err := json.Marshal(struct {
 		Issuer    string `json:"iss"`

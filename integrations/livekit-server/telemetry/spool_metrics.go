@@ -13,18 +13,18 @@ import (
 	"github.com/livekit/livekit-server/pkg/routing"
 )
 
-// laneCounters says what became of the records of one lane. Each record that was taken ends in exactly one of acknowledged,
-// rejected; each that was not, in droppedFull or unserialisable.
+// laneCounters counts the results of the records of one lane. Each accepted record is finally counted as acknowledged or
+// rejected; every other one as droppedFull or unserialisable.
 type laneCounters struct {
 	acknowledged   atomic.Uint64
-	rejected       atomic.Uint64 // answered INVALID_ARGUMENT: resending would never help
+	rejected       atomic.Uint64 // answered INVALID_ARGUMENT: resending cannot help
 	droppedFull    atomic.Uint64 // the buffer was full
-	unserialisable atomic.Uint64 // no protobuf could be made of it
+	unserialisable atomic.Uint64 // it cannot be encoded as protobuf
 	resends        atomic.Uint64 // groups sent again
-	droppedBySpool atomic.Uint64 // acknowledged, and not kept by a sink of livekit-spool; counted for each sink
+	droppedBySpool atomic.Uint64 // acknowledged, but not kept by a sink of livekit-spool; counted for each sink
 }
 
-// registerSpoolMetrics shows the counters on LiveKit's own Prometheus port.
+// registerSpoolMetrics exports the counters on LiveKit's own Prometheus port.
 func registerSpoolMetrics(lanes *spoolLanes, node routing.LocalNode) {
 	for _, lane := range []*spoolLane{lanes.events, lanes.stats, lanes.nodeRooms} {
 		labels := func(outcome string) prometheus.Labels {
@@ -44,7 +44,7 @@ func registerSpoolMetrics(lanes *spoolLanes, node routing.LocalNode) {
 		} {
 			registerMetric(prometheus.NewCounterFunc(prometheus.CounterOpts{
 				Namespace: "livekit", Subsystem: "analytics", Name: "records_total", ConstLabels: labels(outcome),
-				Help: "Analytics records by what became of them.",
+				Help: "Analytics records, by outcome.",
 			}, func() float64 { return float64(counter.Load()) }))
 		}
 		registerMetric(prometheus.NewCounterFunc(prometheus.CounterOpts{
@@ -65,6 +65,6 @@ func registerSpoolMetrics(lanes *spoolLanes, node routing.LocalNode) {
 func registerMetric(metric prometheus.Collector) {
 	var already prometheus.AlreadyRegisteredError
 	if err := prometheus.Register(metric); err != nil && !errors.As(err, &already) {
-		logger.Warnw("an analytics metric is not shown", err)
+		logger.Warnw("could not register an analytics metric", err)
 	}
 }

@@ -28,17 +28,17 @@ const (
 	minSpoolBufferBytes     = 1 << 20
 )
 
-// spoolSettings says where livekit-spool is and how to speak to it.
+// spoolSettings has the address of livekit-spool and the credentials.
 type spoolSettings struct {
 	target      string      // as gRPC names it: dns:///host:port or unix:path
 	tls         *tls.Config // nil: plain text
 	apiKey      string      // empty: no token is sent
 	apiSecret   string
-	bufferBytes int // unacknowledged records held in memory, all kinds together
+	bufferBytes int // memory for unacknowledged records of all streams together
 }
 
-// readSpoolSettings returns nil without an error when the URL is not set. keys are LiveKit's own: an API key that is
-// among them needs no secret of its own here.
+// readSpoolSettings returns nil without an error when the URL is not set. keys are LiveKit's own: an API key among them
+// needs no secret here.
 func readSpoolSettings(getenv func(string) string, keys map[string]string) (*spoolSettings, error) {
 	address := strings.TrimSpace(getenv(envSpoolURL))
 	if address == "" {
@@ -83,8 +83,8 @@ func readSpoolSettings(getenv func(string) string, keys map[string]string) (*spo
 	return settings, nil
 }
 
-// parseSpoolURL knows grpc:// and http:// (plain text), grpcs:// and https:// (TLS), unix:/path, and host:port. Its errors
-// repeat nothing of the URL's user part, where someone may have put a secret.
+// parseSpoolURL parses grpc:// and http:// (plain text), grpcs:// and https:// (TLS), unix:/path, and host:port. Its errors
+// do not repeat the URL's user part, which can contain a secret.
 func parseSpoolURL(address string) (target string, secure bool, err error) {
 	if path, ok := strings.CutPrefix(address, "unix:"); ok {
 		path = strings.TrimPrefix(path, "//")
@@ -101,7 +101,7 @@ func parseSpoolURL(address string) (target string, secure bool, err error) {
 		return "", false, fmt.Errorf("%s is not a URL: write it as grpc://host:%s", envSpoolURL, defaultSpoolPort)
 	}
 	if parsed.User != nil {
-		return "", false, fmt.Errorf("%s holds a user or password: use %s and %s", envSpoolURL, envSpoolAPIKey, envSpoolAPISecret)
+		return "", false, fmt.Errorf("%s contains a user or password: use %s and %s", envSpoolURL, envSpoolAPIKey, envSpoolAPISecret)
 	}
 	port := defaultSpoolPort
 	switch parsed.Scheme {
@@ -119,7 +119,7 @@ func parseSpoolURL(address string) (target string, secure bool, err error) {
 		return "", false, fmt.Errorf("%s names no host: write it as grpc://host:%s", envSpoolURL, defaultSpoolPort)
 	}
 	if (parsed.Path != "" && parsed.Path != "/") || parsed.RawQuery != "" || parsed.Fragment != "" {
-		return "", false, fmt.Errorf("%s has something after the address: gRPC takes only host and port", envSpoolURL)
+		return "", false, fmt.Errorf("%s has a part after the address: give only host and port", envSpoolURL)
 	}
 	if parsed.Port() != "" {
 		port = parsed.Port()
@@ -136,11 +136,11 @@ func spoolTLS(caFile, certFile, keyFile string) (*tls.Config, error) {
 		}
 		config.RootCAs = x509.NewCertPool()
 		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("%s: %s holds no PEM certificate", envSpoolCAFile, caFile)
+			return nil, fmt.Errorf("%s: %s contains no PEM certificate", envSpoolCAFile, caFile)
 		}
 	}
 	if (certFile == "") != (keyFile == "") {
-		return nil, fmt.Errorf("%s and %s go together", envSpoolCertFile, envSpoolKeyFile)
+		return nil, fmt.Errorf("set both %s and %s, or none", envSpoolCertFile, envSpoolKeyFile)
 	}
 	if certFile != "" {
 		load := func() (*tls.Certificate, error) {
@@ -148,7 +148,7 @@ func spoolTLS(caFile, certFile, keyFile string) (*tls.Config, error) {
 			return &pair, err
 		}
 		if _, err := load(); err != nil {
-			return nil, errors.Join(fmt.Errorf("%s and %s are not usable", envSpoolCertFile, envSpoolKeyFile), err)
+			return nil, errors.Join(fmt.Errorf("%s and %s cannot be used", envSpoolCertFile, envSpoolKeyFile), err)
 		}
 		// Read at each handshake: a renewed certificate needs no restart.
 		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() }
