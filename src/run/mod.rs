@@ -41,9 +41,11 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
     let demo_rate = options.demo_rate;
     // A task of its own: if it waits for a disk, the process exits without it.
     let starting = tokio::spawn(start(config, options));
+    let abort_start = starting.abort_handle();
     let (app::Bound { app, grpc, http }, admin) = tokio::select! {
         started = starting => started.map_err(|panic| RunError::Failed(panic.to_string()))??,
         () = signals.stop_again() => {
+            abort_start.abort();
             tracing::info!("stopped before it accepted records: the files on disk stay as they are");
             return Ok(());
         }

@@ -66,6 +66,23 @@ async fn a_stop_is_heard_while_the_start_waits() {
     }
 }
 
+#[test]
+fn a_stop_at_any_moment_of_the_start_is_no_error() {
+    let mut setup = Setup::new();
+    for number in 0..12 {
+        setup = setup.files(&format!("files-{number}"));
+    }
+    let mut spool = setup.prepare();
+    for after in (8..104).step_by(4) {
+        spool.launch();
+        std::thread::sleep(Duration::from_millis(after));
+        spool.process().signal(Signal::TERM);
+        let (_, log) = spool.wait_for_its_end();
+        let is_good = |line: &str| !["ERROR", "WARN", "cancelled"].iter().any(|word| line.contains(word));
+        assert!(log.lines().all(is_good), "SIGTERM after {after} ms: {log}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_during_a_reload_with_hanging_sinks_is_over_in_time() {
     // Accepted, and never answered.
