@@ -106,6 +106,30 @@ async fn a_stop_during_a_reload_with_hanging_sinks_is_over_in_time() {
     assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_is_requested_before_the_configuration_is_read_does_not_end_the_process() {
+    let mut spool = Setup::new().files("files").prepare();
+    let (config, whole) = (spool.directory().join("config.yaml"), spool.directory().join("whole.yaml"));
+    fs::rename(&config, &whole).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &config, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    spool.launch();
+    // The pipe opens when the process opens it, and it waits for what is written there.
+    let mut pipe = fs::OpenOptions::new().write(true).open(&config).unwrap();
+    spool.process().signal(Signal::HUP);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let text = fs::read_to_string(&whole).unwrap();
+    fs::rename(&whole, &config).unwrap();
+    std::io::Write::write_all(&mut pipe, text.as_bytes()).unwrap();
+    drop(pipe);
+    spool.wait_until_it_takes_records().await;
+    support::eventually("it has reloaded", || {
+        let log = spool.said();
+        async move { log.contains("configuration reloaded") }
+    })
+    .await;
+    spool.terminate();
+}
+
 /// Makes a process's writes and syncs of a file hang.
 async fn hang(pid: u32, file: &Path, log: &Path) -> Process {
     hanging::hang(pid, "ftruncate,fdatasync,fsync,pwrite64", Some(file), log).await
