@@ -128,7 +128,7 @@ async fn what_is_wrong_with_a_request_is_said_in_json_too() {
         (Method::GET, "/api/v1/sinks/mongo/dead?skip=-1", StatusCode::BAD_REQUEST, "skip"),
         (Method::POST, "/api/v1/sinks/mongo/purge?dead=maybe", StatusCode::BAD_REQUEST, "dead"),
         (Method::GET, "/api/v1/sinks/%FF", StatusCode::BAD_REQUEST, "UTF-8"),
-        (Method::GET, "/api/v1/nosuch", StatusCode::NOT_FOUND, "nothing here"),
+        (Method::GET, "/api/v1/nosuch", StatusCode::NOT_FOUND, "nothing at this path"),
         (Method::GET, "/api/v1/sinks/mongo/pause", StatusCode::METHOD_NOT_ALLOWED, "method"),
     ] {
         let (status, text) = ask(&spool, method, path, Some(TOKEN)).await;

@@ -55,7 +55,7 @@ async fn it_loads_without_an_error_and_shows_the_apis_figures() {
         page.wait_for("document.querySelector('[data-sink=files] [data-field=delivered]').textContent === '1,234'");
         page.wait_for("document.querySelector('[data-sink=mongo] [data-field=state]').textContent === 'unavailable'");
         page.wait_for(
-            "document.querySelector('[data-sink=mongo] [data-field=advice]').textContent.includes('delivery goes on')",
+            "document.querySelector('[data-sink=mongo] [data-field=advice]').textContent.includes('delivery resumes')",
         );
         page.wait_for("document.querySelector('[data-sink=files] [data-field=advice]').textContent === ''");
         for sink in ["mongo", "files"] {

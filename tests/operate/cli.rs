@@ -274,7 +274,7 @@ async fn pause_resume_and_flush_do_what_they_say() {
     support::eventually("the record is delivered", || async { spool.records("mongo", "events") == 0 }).await;
     ok(&spool, &["flush", "mongo"]);
     assert!(ok(&spool, &["pause", "mongo"]).contains("resume"));
-    assert!(ok(&spool, &["flush", "mongo"]).contains("it is paused"));
+    assert!(ok(&spool, &["flush", "mongo"]).contains("the sink is paused"));
     let backlog = spool.backlog();
     assert_eq!(Spool::sink_of(&backlog, "mongo")["advice"][0], "`livekit-spool resume mongo` delivers again");
     assert!(ok(&spool, &["backlog"]).contains("→ `livekit-spool resume mongo`"));
