@@ -65,7 +65,7 @@ fn assert_nothing_lost(sent: &Sent, server: &WireServer, spool: &Spool, when: &s
     let dead_ids: BTreeSet<String> = dead.iter().cloned().collect();
     assert_eq!(dead_ids.len(), dead.len(), "{when}: a dead letter stands there twice");
     let missing: Vec<_> = refused.difference(&dead_ids).collect();
-    assert!(missing.is_empty(), "{when}: neither delivered nor set aside: {}", some(&missing));
+    assert!(missing.is_empty(), "{when}: neither delivered nor dead letters: {}", some(&missing));
     assert!(arrived.union(&dead_ids).all(|id| sent.all.contains(id)), "{when}: something arrived that nobody sent");
 }
 

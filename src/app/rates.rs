@@ -15,6 +15,9 @@ const RATE_SECONDS: usize = 10;
 /// Number of changes that are kept.
 const CHANGES: usize = 100;
 
+/// The change when a reload has removed a sink.
+const REMOVED: &str = "removed";
+
 /// One sample of the counters, which only grow.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Counters {
@@ -41,7 +44,12 @@ impl Rates {
     /// Takes a sample; call it once a second.
     pub(super) fn sample(&mut self, at: UnixMillis, accepted: u64, sinks: &[(&SinkStatus, Counters)]) {
         push(&mut self.accepted, accepted, RATE_SECONDS + 1);
-        self.sinks.retain(|name, _| sinks.iter().any(|(sink, _)| sink.name == *name));
+        let is_left = |name: &str| sinks.iter().any(|(sink, _)| sink.name == name);
+        for name in self.sinks.keys().filter(|name| !is_left(name)) {
+            let (sink, state) = (name.clone(), REMOVED.to_owned());
+            push(&mut self.changes, Change { at, sink, state, reason: None }, CHANGES);
+        }
+        self.sinks.retain(|name, _| is_left(name));
         for (sink, counters) in sinks {
             let samples = self.sinks.entry(sink.name.clone()).or_default();
             push(&mut samples.counters, *counters, RATE_SECONDS + 1);
@@ -139,6 +147,22 @@ pub(super) fn drain_seconds(records: u64, rate_in: f64, rate_out: f64) -> Option
 mod tests {
     use super::{super::snapshot, *};
     use crate::record::SinkName;
+
+    #[test]
+    fn a_sink_that_a_reload_has_removed_is_reported_once() {
+        let names = ["a", "b"].map(|name| SinkName::new(name).unwrap());
+        let inspected = names.map(|name| snapshot::blank(&name, SinkState::Idle));
+        let both: Vec<_> = inspected.iter().map(|sink| (sink, Counters::default())).collect();
+        let mut rates = Rates::default();
+        rates.record_changes(1, &inspected);
+        rates.sample(1, 0, &both);
+        for at in 2..4 {
+            rates.sample(at, 0, &both[..1]);
+        }
+        let changes = rates.changes();
+        let removed: Vec<_> = changes.iter().filter(|change| change.state == REMOVED).collect();
+        assert!(matches!(removed[..], [Change { at: 2, sink, .. }] if sink == "b"), "{changes:?}");
+    }
 
     #[test]
     fn each_change_is_reported_even_after_more_of_them_than_are_kept() {

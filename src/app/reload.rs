@@ -24,8 +24,8 @@ pub enum ReloadError {
     /// The new one is not valid.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The file is empty. That would mean all defaults, and is more likely a file that is being written.
-    #[error("{0} is empty, perhaps because it is being written: reload again when it is complete")]
+    /// The file contains no key. That would mean all defaults, and is more likely a file that is being written.
+    #[error("{0} is empty (it contains no key), perhaps because it is being written: reload again when it is complete")]
     Empty(String),
     /// A start would refuse it.
     #[error(transparent)]
@@ -124,8 +124,7 @@ impl App {
 fn read(file: Option<&Path>, data_dir: &Path) -> Result<Config, ReloadError> {
     // A file that is gone does not mean that the defaults are wanted.
     let new = config::load(file, &|name| std::env::var(name).ok())?;
-    let file = new.file.as_deref().unwrap_or(Path::new(config::DEFAULT_FILE));
-    if std::fs::metadata(file).is_ok_and(|metadata| metadata.len() == 0) {
+    if let Some(file) = new.file.as_ref().filter(|_| new.file_is_blank) {
         return Err(ReloadError::Empty(file.display().to_string()));
     }
     check(&new)?;

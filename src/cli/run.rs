@@ -2,9 +2,10 @@
 
 use super::{Common, Failure, Outcome, block_on, threads};
 use crate::{
+    app::RunError,
     demo::DEFAULT_RATE,
     logging, record,
-    run::{self, RunOptions},
+    run::{self, Hangup, RunOptions},
 };
 
 /// Arguments of `run`.
@@ -22,12 +23,14 @@ pub struct Args {
 }
 
 pub(super) fn run(common: &Common, args: &Args) -> Outcome {
+    let hangup = Hangup::catch().map_err(|error| Failure::start(RunError::Signals(error)))?;
     let config = common.load_config()?;
     if args.trust_clock {
         record::trust_wall_clock();
     }
     threads::ensure(threads::of_run(&config))?;
     let logging = logging::start(&config.log, common.log_format)?;
-    let options = RunOptions { config_file: common.config.clone(), demo_rate: args.demo.then_some(args.rate), logging };
+    let options =
+        RunOptions { hangup, config_file: common.config.clone(), demo_rate: args.demo.then_some(args.rate), logging };
     block_on(async { run::run(config, options).await.map_err(Failure::start) })
 }

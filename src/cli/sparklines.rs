@@ -42,11 +42,14 @@ const HIGHEST: &str = "highest";
 const LEGEND: [(SinkState, &str); 3] =
     [(SinkState::Unavailable, "problem"), (SinkState::Idle, "healthy"), (SinkState::Paused, "other")];
 
-/// The lines that fit into this many columns and lines: a heading and as many sinks as possible; none if no sink fits.
-pub(super) fn draw(history: &History, columns: u16, lines: u16) -> Vec<Line<'static>> {
+/// The lines that fit into this many columns and lines: a heading and as many of these sinks as possible, in their order;
+/// none if no sink fits. If some are left out, that is the last line, or in the heading if no line is free.
+pub(super) fn draw(history: &History, order: &[&str], columns: u16, lines: u16) -> Vec<Line<'static>> {
     let fitting = usize::from(lines).saturating_sub(1) / LINES;
-    let sinks: Vec<(&String, &SinkHistory)> =
-        history.sinks.iter().filter(|(_, sink)| !sink.points.is_empty()).take(fitting).collect();
+    let known = order.iter().filter_map(|name| history.sinks.get_key_value(*name));
+    let mut sinks: Vec<(&String, &SinkHistory)> = known.filter(|(_, sink)| !sink.points.is_empty()).collect();
+    let left_out = sinks.len().saturating_sub(fitting);
+    sinks.truncate(fitting);
     let longest = sinks.iter().map(|(_, sink)| sink.points.len()).max().unwrap_or_default();
     let span = SPANS.into_iter().find(|span| longest <= *span).unwrap_or(POINTS);
     let highest = |sink, series: &Series| (series.write)(highest_of(sink, span, series.value));
@@ -57,7 +60,11 @@ pub(super) fn draw(history: &History, columns: u16, lines: u16) -> Vec<Line<'sta
     if sinks.is_empty() || columns < MIN_BARS {
         return Vec::new();
     }
-    let mut drawn = vec![heading(span, name + LABEL + 2, columns, widest)];
+    let hint = (left_out > 0).then(|| format!("{left_out} more: make the terminal taller"));
+    let has_free_line = usize::from(lines) > 1 + sinks.len() * LINES;
+    let in_heading = hint.clone().filter(|_| !has_free_line).unwrap_or_else(legend);
+    let indent = name + LABEL + 2;
+    let mut drawn = vec![heading(span, indent, columns, widest, &in_heading)];
     for (sink_name, sink) in sinks {
         drawn.push(Line::from(vec![
             Span::from(format!("{:<name$} ", cut(sink_name, name))).bold(),
@@ -72,15 +79,22 @@ pub(super) fn draw(history: &History, columns: u16, lines: u16) -> Vec<Line<'sta
             ]));
         }
     }
+    if let Some(hint) = hint.filter(|_| has_free_line) {
+        drawn.push(Line::from(cut(&hint, indent + columns)).dark_gray());
+    }
     drawn
 }
 
-fn heading(span: usize, indent: usize, columns: usize, widest: usize) -> Line<'static> {
+fn legend() -> String {
+    LEGEND.map(|(state, meaning)| format!("{} {meaning}", mark(state))).join("  ")
+}
+
+/// The heading, with this text in its middle if there is space for it.
+fn heading(span: usize, indent: usize, columns: usize, widest: usize, text: &str) -> Line<'static> {
     let (begin, end) = (format!("{} min ago", span * 60 / POINTS), "now");
-    let legend = LEGEND.map(|(state, meaning)| format!("{} {meaning}", mark(state))).join("  ");
     let space = columns.saturating_sub(begin.len() + end.len());
-    let legend = if legend.chars().count() + 2 <= space { legend } else { String::new() };
-    let times = if space > 0 { format!("{begin}{legend:^space$}{end}") } else { format!("{end:>columns$}") };
+    let text = if text.chars().count() + 2 <= space { text } else { "" };
+    let times = if space > 0 { format!("{begin}{text:^space$}{end}") } else { format!("{end:>columns$}") };
     Line::from(format!("{:indent$}{times} {HIGHEST:>widest$}", "")).dark_gray()
 }
 
@@ -161,7 +175,12 @@ mod tests {
     }
 
     fn text(history: &History, columns: u16, lines: u16) -> Vec<String> {
-        draw(history, columns, lines).iter().map(|line| line.to_string().trim_end().to_owned()).collect()
+        let order: Vec<&str> = history.sinks.keys().map(String::as_str).collect();
+        text_of(history, &order, columns, lines)
+    }
+
+    fn text_of(history: &History, order: &[&str], columns: u16, lines: u16) -> Vec<String> {
+        draw(history, order, columns, lines).iter().map(|line| line.to_string().trim_end().to_owned()).collect()
     }
 
     fn of(sinks: &[(&str, SinkHistory)]) -> History {
@@ -202,6 +221,19 @@ mod tests {
     }
 
     #[test]
+    fn the_sinks_are_drawn_in_their_order_and_the_number_left_out_is_shown() {
+        let history = of(&["a", "b", "c", "d"].map(|name| (name, sink([Some(1)]))));
+        let order = ["c", "removed", "a", "d", "b"];
+        let drawn = text_of(&history, &order, 80, 10);
+        assert!(drawn[1].starts_with("c changes") && drawn[5].starts_with("a changes"), "{drawn:#?}");
+        assert_eq!((drawn.len(), &*drawn[9]), (10, "2 more: make the terminal taller"));
+        let drawn = text_of(&history, &order, 80, 9);
+        assert!(drawn.len() == 9 && drawn[0].contains(" 2 more: make the terminal taller "), "{drawn:#?}");
+        let drawn = text_of(&history, &order, 80, 24).join("\n");
+        assert!(!drawn.contains("more") && drawn.contains("healthy"), "{drawn}");
+    }
+
+    #[test]
     fn what_does_not_fit_is_left_out_whatever_the_screen() {
         let names: Vec<String> = (0..9).map(|number| format!("a-name-of-some-length-{number}")).collect();
         let sinks: Vec<_> = names.iter().map(|name| (name.as_str(), sink((0..360).map(|_| Some(u64::MAX))))).collect();
@@ -210,10 +242,14 @@ mod tests {
         for (columns, lines) in
             columns.into_iter().flat_map(|columns| (0..12).chain([40]).map(move |lines| (columns, lines)))
         {
-            let drawn = draw(&history, columns, lines);
+            let order: Vec<&str> = names.iter().map(String::as_str).collect();
+            let drawn = draw(&history, &order, columns, lines);
             assert!(drawn.len() <= lines.into(), "{columns}×{lines}");
             assert!(drawn.iter().all(|line| line.width() <= columns.into()), "{columns}×{lines}: {drawn:?}");
-            assert_eq!(drawn.len() % LINES, usize::from(!drawn.is_empty()), "whole sinks: {columns}×{lines}");
+            let has_hint = drawn.last().is_some_and(|line| line.to_string().contains(" more"));
+            let others = usize::from(!drawn.is_empty()) + usize::from(has_hint);
+            assert_eq!(drawn.len() % LINES, others, "whole sinks: {columns}×{lines}");
+            assert_eq!(has_hint, !drawn.is_empty() && lines % 4 != 1 && lines < 37, "{columns}×{lines}");
         }
         assert_eq!(text(&History::default(), 80, 24), [""; 0]);
     }

@@ -51,8 +51,9 @@ pub(super) fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
         let _caught = tokio::signal::unix::signal(SignalKind::from_raw(Signal::XFSZ.as_raw()));
         command.await
     });
-    // A thread that waits for a disk must not delay the exit.
-    runtime.shutdown_background();
+    // Not shut down: a thread that waits for a disk must not delay the exit, and blocking work that has not begun must not
+    // be cancelled, which the tasks that wait for it would report as an error.
+    std::mem::forget(runtime);
     outcome
 }
 

@@ -1,7 +1,7 @@
 //! `backlog --watch`: a small live screen, with the last hour if there is space for it. `q`, Escape, Ctrl-C and SIGTERM end
 //! it.
 
-use std::{io::IsTerminal, time::Duration};
+use std::{cmp::Reverse, io::IsTerminal, time::Duration};
 
 use ratatui::{
     DefaultTerminal, Frame,
@@ -129,7 +129,7 @@ fn draw(frame: &mut Frame<'_>, snapshot: &Snapshot, history: &History) {
     let left = area.height.saturating_sub(3 + problems_height);
     // A free line, if there is one, is below the table.
     let table_height = u16::try_from(snapshot.sinks.len() + 2).unwrap_or(u16::MAX).min(left);
-    let drawn = sparklines::draw(history, area.width, left - table_height);
+    let drawn = sparklines::draw(history, &order(snapshot), area.width, left - table_height);
     let areas = Layout::vertical([
         Constraint::Length(2),
         Constraint::Length(table_height),
@@ -152,10 +152,21 @@ fn draw_small(frame: &mut Frame<'_>, snapshot: &Snapshot, history: &History) {
     let area = frame.area();
     let lines: Vec<Line<'_>> = snapshot.sinks.iter().map(brief).collect();
     let lines_height = height(&lines, area.width).min(area.height);
-    let drawn = sparklines::draw(history, area.width, area.height - lines_height);
+    let drawn = sparklines::draw(history, &order(snapshot), area.width, area.height - lines_height);
     let areas = Layout::vertical([Constraint::Length(lines_height), Constraint::Min(0)]).split(area);
     frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: true }), areas[0]);
     frame.render_widget(Paragraph::new(drawn), areas[1]);
+}
+
+/// The sinks in the order in which their last hour is drawn: first those with a problem, then the largest backlogs.
+fn order(snapshot: &Snapshot) -> Vec<&str> {
+    let mut sinks: Vec<&SinkStatus> = snapshot.sinks.iter().collect();
+    sinks.sort_by_key(|sink| (!has_problem(sink), Reverse(sink.records)));
+    sinks.into_iter().map(|sink| sink.name.as_str()).collect()
+}
+
+fn has_problem(sink: &SinkStatus) -> bool {
+    sink.state.is_failing() || sink.spool_error.is_some() || sink.unread_error.is_some()
 }
 
 /// Lines that a text takes on the screen.
@@ -252,8 +263,7 @@ fn cells(sink: &SinkStatus) -> [String; 8] {
 
 /// What is wrong with a sink, for how long, and what to do; past errors in grey.
 fn problem<'s>(snapshot: &Snapshot, sink: &'s SinkStatus) -> Vec<Line<'s>> {
-    let is_now = sink.state.is_failing() || sink.spool_error.is_some() || sink.unread_error.is_some();
-    let style = Style::new().fg(if is_now { Color::Red } else { Color::DarkGray });
+    let style = Style::new().fg(if has_problem(sink) { Color::Red } else { Color::DarkGray });
     let since = sink.since.filter(|_| sink.state.is_failing()).map_or_else(String::new, |since| {
         format!(" {} for {}", sink.state.as_str(), backlog::age(Some(age_seconds(snapshot.at, since))))
     });
@@ -274,4 +284,24 @@ fn colour(state: SinkState) -> Style {
         state if state.is_failing() => Color::Red,
         _ => Color::Yellow,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{app, config};
+
+    #[test]
+    fn the_last_hours_of_sinks_with_a_problem_are_drawn_first_and_then_those_of_the_largest_backlogs() {
+        let data = tempfile::tempdir().unwrap();
+        let sinks = ["a", "b", "c", "d", "e"].map(|name| format!("{{ name: {name}, type: file, path: out-{name} }}"));
+        let text = format!("data_dir: {}\nsinks: [{}]\n", data.path().display(), sinks.join(", "));
+        let mut snapshot = app::of_stopped(&config::parse(Some(("c.yaml", &text)), &|_| None).unwrap()).unwrap();
+        for (sink, records) in snapshot.sinks.iter_mut().zip([0, 7, 9, 1, 3]) {
+            (sink.state, sink.records) = (SinkState::Idle, records);
+        }
+        snapshot.sinks[3].spool_error = Some("it does not open".to_owned());
+        snapshot.sinks[4].state = SinkState::Unavailable;
+        assert_eq!(order(&snapshot), ["e", "d", "c", "b", "a"]);
+    }
 }

@@ -161,6 +161,7 @@ fn parse_all(file: Option<(&str, &str)>, environment: Environment<'_>) -> Result
     if !problems.is_empty() {
         return Err(ConfigError::Invalid(problems));
     }
+    let file_is_blank = file.is_some() && tree.entries().is_empty();
 
     // LiveKit expands no variables: a password with a dollar sign must mean the same to both.
     let from_variable = variable_tree.map(|mut tree| Livekit::read(&mut tree, &mut problems, &mut warnings));
@@ -191,6 +192,7 @@ fn parse_all(file: Option<(&str, &str)>, environment: Environment<'_>) -> Result
         return Err(ConfigError::Invalid(problems));
     };
 
+    config.file_is_blank = file_is_blank;
     config.source = match (file.is_some(), from_variable_given) {
         (true, true) => format!("{name} and {LIVEKIT_VARIABLE}"),
         (false, true) => LIVEKIT_VARIABLE.to_owned(),

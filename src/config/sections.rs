@@ -34,6 +34,9 @@ pub struct Config {
     /// The file that it was read from, if any.
     #[serde(skip)]
     pub file: Option<PathBuf>,
+    /// True if that file contains no key: it is empty, or has only comments or a null.
+    #[serde(skip)]
+    pub file_is_blank: bool,
     /// Warnings for people: what works but should be changed, where, and how.
     #[serde(skip)]
     pub warnings: Vec<String>,
@@ -68,6 +71,7 @@ impl Default for Config {
         Self {
             source: String::new(),
             file: None,
+            file_is_blank: false,
             warnings: Vec::new(),
             data_dir: "./data".into(),
             shutdown_timeout: Duration::from_secs(10),

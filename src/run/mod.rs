@@ -18,11 +18,14 @@ use crate::{
     config::Config,
     logging::Logging,
 };
+pub use signals::Hangup;
 use signals::Signals;
 
 /// Arguments of `run` besides the configuration.
 #[derive(Debug)]
 pub struct RunOptions {
+    /// The handler of SIGHUP.
+    pub hangup: Hangup,
     /// The config file named on the command line, for reloading.
     pub config_file: Option<PathBuf>,
     /// Records per second of the demo; `None`: no demo.
@@ -36,14 +39,16 @@ pub struct RunOptions {
 /// # Errors
 /// When it cannot start, or when a part that has to run has ended by itself.
 pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
-    let mut signals = Signals::new().map_err(RunError::Signals)?;
+    let RunOptions { hangup, config_file, demo_rate, logging } = options;
+    let mut signals = Signals::new(hangup).map_err(RunError::Signals)?;
     tokio::spawn(signals::keep_watchdog_quiet());
-    let demo_rate = options.demo_rate;
     // A task of its own: if it waits for a disk, the process exits without it.
-    let starting = tokio::spawn(start(config, options));
+    let starting = tokio::spawn(start(config, config_file, logging));
+    let abort_start = starting.abort_handle();
     let (app::Bound { app, grpc, http }, admin) = tokio::select! {
         started = starting => started.map_err(|panic| RunError::Failed(panic.to_string()))??,
         () = signals.stop_again() => {
+            abort_start.abort();
             tracing::info!("stopped before it accepted records: the files on disk stay as they are");
             return Ok(());
         }
@@ -81,9 +86,13 @@ pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
 }
 
 /// Opens and binds everything, and serves nothing yet: when an ingest port is open, the status page is too.
-async fn start(config: Config, options: RunOptions) -> Result<(app::Bound, admin::Bound), RunError> {
+async fn start(
+    config: Config,
+    config_file: Option<PathBuf>,
+    logging: Logging,
+) -> Result<(app::Bound, admin::Bound), RunError> {
     let opened = app::open(config).await?;
     let admin = admin::bind(opened.config()).await?;
-    let bound = opened.bind(admin.address(), options.config_file, options.logging).await?;
+    let bound = opened.bind(admin.address(), config_file, logging).await?;
     Ok((bound, admin))
 }

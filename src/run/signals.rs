@@ -20,15 +20,35 @@ pub(super) struct Signals {
     has_terminal: bool,
 }
 
-impl Signals {
-    pub(super) fn new() -> io::Result<Self> {
+/// The handler of SIGHUP. It is installed before anything else: a reload that is requested then must not end the process.
+#[derive(Debug)]
+pub struct Hangup {
+    signal: Signal,
+    has_terminal: bool,
+}
+
+impl Hangup {
+    /// Installs the handler. A SIGHUP that comes before the process accepts records is handled then.
+    ///
+    /// # Errors
+    /// The operating system's error.
+    pub fn catch() -> io::Result<Self> {
         // Before the handler is installed: afterwards the signal is no longer ignored.
         let has_terminal = has_terminal() && !ignores_hangup();
+        // The handler is the process's and stays when this runtime is gone.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
+        let _entered = runtime.enter();
+        Ok(Self { signal: signal(SignalKind::hangup())?, has_terminal })
+    }
+}
+
+impl Signals {
+    pub(super) fn new(hangup: Hangup) -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-            has_terminal,
+            hangup: hangup.signal,
+            has_terminal: hangup.has_terminal,
         })
     }
 

@@ -1,4 +1,4 @@
-//! One sink whose spool does not open stands still and says why; the process, its intake and the other sinks go on, and it comes
+//! One sink whose spool does not open does not deliver and says why; the process, its intake and the other sinks go on, and it comes
 //! back without a restart once the cause is gone.
 
 use std::{

@@ -95,7 +95,7 @@ async fn all_files_are_for_this_user_only_and_with_a_key_nothing_is_in_clear() {
     assert_private(&data);
     assert!(assert_not_in_clear(&data.join("mongo")) >= 5, "journal, dead letters, queue, lock");
 
-    // A damaged block is copied to the quarantine, and the queue is made again.
+    // A damaged block is copied to the quarantine, and the queue is rebuilt.
     spool.kill();
     assert_private(&data);
     let segment = below(&data.join("mongo/journal")).into_iter().max().unwrap();

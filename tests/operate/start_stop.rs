@@ -66,6 +66,23 @@ async fn a_stop_is_heard_while_the_start_waits() {
     }
 }
 
+#[test]
+fn a_stop_at_any_moment_of_the_start_is_no_error() {
+    let mut setup = Setup::new();
+    for number in 0..12 {
+        setup = setup.files(&format!("files-{number}"));
+    }
+    let mut spool = setup.prepare();
+    for after in (8..104).step_by(4) {
+        spool.launch();
+        std::thread::sleep(Duration::from_millis(after));
+        spool.process().signal(Signal::TERM);
+        let (_, log) = spool.wait_for_its_end();
+        let is_good = |line: &str| !["ERROR", "WARN", "cancelled"].iter().any(|word| line.contains(word));
+        assert!(log.lines().all(is_good), "SIGTERM after {after} ms: {log}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_during_a_reload_with_hanging_sinks_is_over_in_time() {
     // Accepted, and never answered.
@@ -87,6 +104,30 @@ async fn a_stop_during_a_reload_with_hanging_sinks_is_over_in_time() {
     let begun = Instant::now();
     spool.terminate();
     assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_is_requested_before_the_configuration_is_read_does_not_end_the_process() {
+    let mut spool = Setup::new().files("files").prepare();
+    let (config, whole) = (spool.directory().join("config.yaml"), spool.directory().join("whole.yaml"));
+    fs::rename(&config, &whole).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &config, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    spool.launch();
+    // The pipe opens when the process opens it, and it waits for what is written there.
+    let mut pipe = fs::OpenOptions::new().write(true).open(&config).unwrap();
+    spool.process().signal(Signal::HUP);
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let text = fs::read_to_string(&whole).unwrap();
+    fs::rename(&whole, &config).unwrap();
+    std::io::Write::write_all(&mut pipe, text.as_bytes()).unwrap();
+    drop(pipe);
+    spool.wait_until_it_takes_records().await;
+    support::eventually("it has reloaded", || {
+        let log = spool.said();
+        async move { log.contains("configuration reloaded") }
+    })
+    .await;
+    spool.terminate();
 }
 
 /// Makes a process's writes and syncs of a file hang.

@@ -349,6 +349,32 @@ async fn the_sink_looks_back_again_when_the_queue_is_rebuilt_while_it_delivers()
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_sink_that_looks_back_after_it_has_delivered_is_not_connecting_again() {
+    let queue = MemoryQueue::with(300);
+    queue.redeliver_since(Some(1000));
+    let slow = Behaviour { delay: Duration::from_millis(5), ..Behaviour::default() };
+    let bench = start(&queue, slow, options());
+    let looked_back = |bench: &Bench| bench.sink.looked_back.lock().len();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!((bench.handle.status().state, looked_back(&bench)), (SinkState::Connecting, 0), "the first time");
+    bench.until("it delivers", |bench| bench.sink.arrived().len() > 50).await;
+    // The queue is rebuilt while records wait; then everything that was redelivered is done.
+    for (since, records) in [(Some(7), 0), (None, 0), (Some(9), 20), (None, 0)] {
+        let before = looked_back(&bench);
+        queue.redeliver_since(since);
+        queue.push(records);
+        bench
+            .until("it has looked back", |bench| {
+                let status = bench.handle.status();
+                assert!(matches!(status.state, SinkState::Delivering | SinkState::Idle), "{status:?}");
+                looked_back(bench) > before
+            })
+            .await;
+    }
+    bench.drained().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_queue_that_cannot_be_read_is_tried_again() {
     let queue = MemoryQueue::with(100);
     queue.refuse_leases(true);

@@ -50,6 +50,7 @@ impl Loop {
                 }
                 return Wait::Event;
             }
+            self.connected = true;
             self.start_check_when_due(now);
             let places = if self.outage.is_some() { 1 } else { self.window.max_batches() };
             if self.tasks.len() >= places {

@@ -82,6 +82,8 @@ pub(super) struct Loop {
     rate_limiter: RateLimiter,
     due: Due,
     initialized: bool,
+    /// It was initialized, and has looked back if it had to: records may be delivered.
+    connected: bool,
     /// How far the sink has looked back, see [`Queue::redelivers_since`].
     looked_back: Option<UnixMillis>,
     paused: bool,
@@ -160,6 +162,7 @@ impl Loop {
             trial: None,
             trial_was_last: false,
             initialized: false,
+            connected: false,
             looked_back: None,
             paused,
             outage: None,
@@ -321,9 +324,10 @@ impl Loop {
             _ if self.deadline.is_some() => (SinkState::Stopping, None),
             _ if self.paused => (SinkState::Paused, None),
             Some(outage) => (outage.state, Some(outage.message.as_str())),
-            None if !self.initialized || self.has_to_look_back() => (SinkState::Connecting, None),
+            None if !self.connected => (SinkState::Connecting, None),
             None if self.rejecting.is_some() => (SinkState::Rejecting, rejecting.as_deref()),
-            None if in_flight > 0 => (SinkState::Delivering, None),
+            // It looks back again while it delivers, for example when what was redelivered is done.
+            None if in_flight > 0 || self.has_to_look_back() => (SinkState::Delivering, None),
             None => (SinkState::Idle, None),
         };
         self.shared.enter(state, error);

@@ -216,7 +216,7 @@ async fn what_is_leased_and_out_of_the_queue_is_leased_no_more_once_it_is_acknow
     spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
     assert_eq!(lease_all(&spool, Stream::Events).len(), 10);
     spool.acknowledge(Stream::Events, &[0..5]).expect("noted");
-    // A queue that was made again has no entry for what is lost, though a flusher holds it.
+    // A rebuilt queue has no entry for what is lost, though a flusher holds it.
     spool.shared.store.state.lock().streams[Stream::Events as usize].leased.insert(2..5);
     assert_eq!(spool.status().streams[&Stream::Events].in_flight, 8);
     spool.acknowledge(Stream::Events, &[2..5]).expect("noted");

@@ -122,7 +122,7 @@ async fn a_directory_of_dead_letters_that_is_gone_is_named_stopped_and_running_a
         attempts: 1,
         first_attempt_at: 1,
     });
-    spool.dead_letter(Stream::Events, rejected.collect()).expect("set aside");
+    spool.dead_letter(Stream::Events, rejected.collect()).expect("dead letters");
     let named = |status: &SpoolStatus| {
         status.last_error.as_ref().is_some_and(|error| error.message.contains("with all dead letters in it"))
     };

@@ -139,7 +139,7 @@ async fn what_may_come_again_is_told_until_all_that_the_journal_held_then_is_don
     queue.set(Mood::Fail);
     assert_eq!(lease_all(&spool, Stream::Events).len(), 20);
     let first = spool.redelivers_since();
-    assert!(first.is_some(), "the queue was made again");
+    assert!(first.is_some(), "the queue was rebuilt");
     // What comes later comes once.
     spool.append(batch(Stream::Events, 20..30)).await.expect("taken");
     assert_eq!((lease_all(&spool, Stream::Events).len(), lease_all(&spool, Stream::Stats).len()), (10, 10));
@@ -186,7 +186,7 @@ async fn what_is_synced_while_a_queue_is_made_again_counts_and_is_delivered() {
     };
     *disk.faults.meanwhile.0.lock() = Some(Box::new(appends));
     assert_eq!(lease_all(&spool, Stream::Events).len(), 25);
-    assert!(disk.faults.meanwhile.0.lock().is_none() && spool.redelivers_since().is_some(), "the queue was made again");
+    assert!(disk.faults.meanwhile.0.lock().is_none() && spool.redelivers_since().is_some(), "the queue was rebuilt");
     assert_eq!((spool.status().records(), spool.waiting(Stream::Stats).0), (32, 7));
     // A front that is written now says nothing of what was not delivered.
     let floor = spool.shared.store.state.lock().streams.each_ref().map(|stream| stream.ack_floor);

@@ -76,7 +76,7 @@ fn what_a_start_finds_unsynced_is_synced_before_the_queue_knows_of_it() {
     }
 }
 
-/// 577: a segment that could not be read while its queue was made again went on being entered; its next group took the unread part
+/// 577: a segment that could not be read while its queue was rebuilt went on being entered; its next group took the unread part
 /// for entered, and that part was lost.
 #[test]
 fn what_could_not_be_read_for_a_new_queue_is_entered_later_whatever_was_appended_behind_it() {

@@ -1,4 +1,4 @@
-//! The simulation's own books, kept apart from the spool's: what was offered, answered, delivered, set aside, dropped, damaged.
+//! The simulation's own books, kept apart from the spool's: what was offered, answered, delivered, dead-lettered, dropped, damaged.
 //!
 //! What is checked, by record:
 //! - what was kept is pending, delivered, a dead letter that was not removed, dropped by a policy and counted, or was damaged by
@@ -281,7 +281,7 @@ impl Ledger {
                 self.open.remove(&id);
                 self.dropped[id.stream as usize] += u64::from(!damaged);
             } else if !fate.damaged {
-                let was = if fate.dead_letter { "set aside" } else { "kept" };
+                let was = if fate.dead_letter { "dead-lettered" } else { "kept" };
                 self.fail(format!("{id} was {was}, and is gone"));
             }
         }
