@@ -749,3 +749,18 @@ fn no_secret_is_in_debug_output_or_in_an_error() {
         assert!(!message.contains("hunter2"), "{message}");
     }
 }
+
+#[test]
+fn a_tag_of_a_type_shows_no_secret_and_refuses_no_section_that_is_ignored() {
+    for tag in ["!!int", "!!bool", "!!float", "!!null"] {
+        let text = format!("admin: {{token: {tag} SEKRITTOKEN-of-16}}\n");
+        assert_eq!(parse(&text).unwrap().admin.token.unwrap().expose(), "SEKRITTOKEN-of-16");
+        let text = format!("documents: {{time: {tag} SEKRIT}}\nadmin: {{token: {tag} [SEKRITTOKEN]}}\n");
+        assert!(!errors(&text).contains("SEKRITTOKEN"), "{}", errors(&text));
+
+        let ignored = format!("{OPENVIDU}room: {{x: {tag} abc}}\n");
+        assert_eq!(parse(&ignored).unwrap_or_else(|error| panic!("{error}")).sinks.len(), 1);
+        let url = format!("openvidu: {{analytics: {{enabled: true, mongo_url: {tag} 'mongodb://u:SEKRIT@db/'}}}}");
+        assert_eq!(with_environment(None, &[("LIVEKIT_CONFIG", &url)]).unwrap().sinks.len(), 1);
+    }
+}

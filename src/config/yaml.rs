@@ -6,6 +6,7 @@
 //! of the slice is the position of the value.
 
 use std::{
+    borrow::Cow,
     cell::{Cell, RefCell},
     collections::HashMap,
     fmt,
@@ -57,14 +58,35 @@ pub(super) fn parse(source: &str, text: &str) -> Result<Node, SyntaxError> {
             });
         }
     }
-    let deserializer = || serde_yaml::Deserializer::from_str(text);
     let nodes = Cell::new(0);
-    let shape = ShapeSeed(&nodes).deserialize(deserializer()).map_err(|error| document.error(&error))?;
+    let untyped = without_types(text);
+    let shape = ShapeSeed(&nodes).deserialize(serde_yaml::Deserializer::from_str(&untyped));
+    let shape = shape.map_err(|error| document.error(&error))?;
     if matches!(shape, Shape::Nothing) {
         return Ok(Node { place: document.place(0), value: Value::Scalar(Scalar::default()) });
     }
     let seed = NodeSeed { shape: &shape, document: &document, fallback: document.place(0) };
-    seed.deserialize(deserializer()).map_err(|error| document.error(&error))
+    seed.deserialize(serde_yaml::Deserializer::from_str(text)).map_err(|error| document.error(&error))
+}
+
+/// The prefix that `!!` stands for.
+const CORE_TAGS: &str = "tag:yaml.org,2002:";
+
+/// The text for the first pass, with tags of types (`!!int`) as custom tags of the same length. serde_yaml refuses a
+/// scalar that does not fit its type, and only the kind of each value is taken from this pass: texts may change.
+fn without_types(text: &str) -> Cow<'_, str> {
+    if !text.contains("!!") && !text.contains(CORE_TAGS) {
+        return Cow::Borrowed(text);
+    }
+    let custom = CORE_TAGS.replacen('t', "!", 1);
+    let line = |line: &str| {
+        if line.starts_with("%TAG") {
+            line.replace(CORE_TAGS, &custom)
+        } else {
+            line.replace("!!", "!_").replace(&format!("!<{CORE_TAGS}"), &format!("!<{custom}"))
+        }
+    };
+    text.split_inclusive('\n').map(line).collect::<String>().into()
 }
 
 /// The tree of a value, with its keys in the order of the fields.
@@ -158,6 +180,10 @@ impl<'t> Document<'t> {
         }
         if message.contains("more than one document") {
             message = "a second document: a config file has only one".to_owned();
+        }
+        // These repeat the value, which may be a secret.
+        if ["invalid type: ", "invalid value: ", "invalid length "].iter().any(|start| message.contains(start)) {
+            message = "a value of another kind was expected here".to_owned();
         }
         let place = Place { source: Arc::clone(&self.source), line, column };
         SyntaxError { place, message: format!("not valid YAML: {message}") }

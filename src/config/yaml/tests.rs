@@ -42,6 +42,36 @@ fn a_value_keeps_its_place_its_quotes_and_its_digits() {
 }
 
 #[test]
+fn a_value_is_read_as_its_text_whatever_type_its_tag_says() {
+    for tag in
+        ["!!int", "!!bool", "!!float", "!!null", "!!str", "!!binary", "!!own", "!<tag:yaml.org,2002:int>", "!own"]
+    {
+        for value in ["SEKRIT", "\"SEKRIT\"", "'SEKRIT'", "\"SEK\\x52IT\"", "|-\n SEKRIT", ">-\n SEKRIT"] {
+            let root = parsed(&format!("a: {tag} {value}\nb: 1\n"));
+            assert_eq!(scalar_at(&root, "a").0, "SEKRIT", "{tag} {value}");
+        }
+        let root = parsed(&format!("{tag} a: {{b: [{tag} SEKRIT, {tag} [x!!y], {tag} {{c: d}}]}}\ne: {tag}\n"));
+        for (path, value) in [("a.b[0]", "SEKRIT"), ("a.b[1][0]", "x!!y"), ("a.b[2].c", "d"), ("e", "")] {
+            assert_eq!(scalar_at(&root, path).0, value, "{tag} {path}");
+        }
+    }
+    let text = "%TAG ! tag:yaml.org,2002:\n%TAG !! tag:yaml.org,2002:\n---\na: !int SEKRIT\nb: !!int SEKRIT\n";
+    assert_eq!(scalar_at(&parsed(text), "a").0, "SEKRIT");
+}
+
+#[test]
+fn no_error_repeats_a_value() {
+    // The tag is written so that the first pass does not see that it is a type's.
+    for handle in ["!<tag:yaml.org%2C2002:", "!<%74ag:yaml.org,2002:"] {
+        for kind in ["int", "bool", "float", "null"] {
+            let message = refused(&format!("a: {{b: {handle}{kind}> SEKRIT}}\n"));
+            assert!(!message.contains("SEKRIT"), "{message}");
+            assert!(message.starts_with("c.yaml:1:"), "{message}");
+        }
+    }
+}
+
+#[test]
 fn a_block_and_a_text_with_escapes_are_texts_at_the_place_of_their_key() {
     let root = parsed("a: |\n  5\nb: \"\\x35\"\nc: 'it''s'\nd: \"\\\"\"\n");
     assert_eq!(scalar_at(&root, "a"), ("5\n".to_owned(), true, "c.yaml:1:1".to_owned()));
