@@ -764,3 +764,22 @@ fn a_tag_of_a_type_shows_no_secret_and_refuses_no_section_that_is_ignored() {
         assert_eq!(with_environment(None, &[("LIVEKIT_CONFIG", &url)]).unwrap().sinks.len(), 1);
     }
 }
+
+#[test]
+fn many_sinks_take_no_longer_than_their_number_says() {
+    let sinks = |count: usize, keys: &str| -> String {
+        let sink = |index| format!("  - {{name: s{index}, type: file, path: /nowhere/{index}{keys}}}\n");
+        format!("data_dir: /nowhere/data\nsinks:\n{}", (0..count).map(sink).collect::<String>())
+    };
+    let started = std::time::Instant::now();
+    let config = parse(&sinks(1_500, "")).unwrap();
+    livekit_spool::app::check(&config).unwrap();
+    let empty = parse(&sinks(1_500, ", flush: {interval: '${NONE:-}'}, labels: {a: '${NONE:-}'}")).unwrap();
+    assert_eq!(empty.sinks.len(), 1_500);
+    for wrong in ["flush: {interval: x}", "spool: {max_bytes: x}", "flush: {backoff: {x: 1s}}"] {
+        let message = errors(&format!("{wrong}\n{}", sinks(1_500, "")));
+        assert_eq!(message.lines().count(), 1, "{message}");
+    }
+    // Unoptimized it takes about a second; in a time quadratic in the number it took minutes.
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+}

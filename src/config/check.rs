@@ -1,5 +1,7 @@
 //! Checks what involves several keys. It runs after all keys are read, and reports every problem.
 
+use std::collections::HashSet;
+
 use super::{
     reader::Problem,
     sections::{AuthMode, Config, IngestConfig, SinkConfig, Target},
@@ -74,10 +76,11 @@ impl Check<'_> {
             self.warn_if_short("documents.pii_key", key, MIN_TOKEN_LENGTH, "whoever guesses it can undo the hashes");
         }
         self.backoff("flush", &config.flush);
+        let mut names = HashSet::new();
         for (index, sink) in config.sinks.iter().enumerate() {
             let path = format!("sinks[{index}]");
-            if config.sinks[..index].iter().any(|other| other.name == sink.name) {
-                let name = sink.name.as_str();
+            let name = sink.name.as_str();
+            if !names.insert(name) {
                 let message = format!("{name:?} is the name of two sinks: a sink's name is its identity");
                 self.problem(&below(&path, "name"), message);
             }

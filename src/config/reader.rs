@@ -97,9 +97,25 @@ pub(super) fn read<T: DeserializeOwned>(
         {
             items.remove(index.parse().ok()?);
         } else {
-            root.find_mut(path)?.value = Value::Skipped;
+            skip(root, path, fault.is_empty)?;
         }
     }
+}
+
+/// Skips the value at this path. Below a sink, the same key of the other sinks is skipped too if it is the same value, which
+/// they inherit, or is also empty: a restart for each of them would take time quadratic in their number.
+fn skip(root: &mut Node, path: &str, is_empty: bool) -> Option<()> {
+    let skipped = root.find_mut(path)?;
+    let place = skipped.place.clone();
+    skipped.value = Value::Skipped;
+    if let Some((_, key)) = path.strip_prefix("sinks[").and_then(|rest| rest.split_once("].")) {
+        for twin in root.get_mut("sinks")?.items_mut().iter_mut().filter_map(|sink| sink.find_mut(key)) {
+            if twin.place == place || (is_empty && matches!(twin.value, Value::Empty)) {
+                twin.value = Value::Skipped;
+            }
+        }
+    }
+    Some(())
 }
 
 /// Why a value cannot be read.
