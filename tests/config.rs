@@ -783,3 +783,45 @@ fn many_sinks_take_no_longer_than_their_number_says() {
     // Unoptimized it takes about a second; in a time quadratic in the number it took minutes.
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
 }
+
+#[test]
+fn what_follows_a_colon_in_a_key_is_not_shown() {
+    for (text, shown) in [
+        ("ingest: {auth: {keys: {APIa:SEKRIT}}}", "ingest.auth.keys.APIa: the value is empty"),
+        ("keys: {APIa:SEKRIT}\nsinks: [{name: f, type: file}]", "keys.APIa: the value is empty"),
+        ("admin: {token:SEKRIT}", "admin.token: unknown key"),
+        ("admin:SEKRIT: 5\ndata_dir: x", "admin: unknown key"),
+        ("sinks: [{name: m, type: mongodb, uri:mongodb://u:SEKRIT@h}]", "sinks[0].uri: unknown key"),
+        ("ingest: {auth: {keys: {APIa:SEKRIT, APIa:SEKRIT}}}", "duplicate key \"APIa\""),
+    ] {
+        assert_error(text, &[shown]);
+        assert!(!errors(text).contains("SEKRIT"), "{}", errors(text));
+    }
+}
+
+#[test]
+fn a_control_character_in_a_key_or_a_file_name_is_escaped() {
+    let message = errors("data_dir: x\n\"a\\nb\\e[31m\\u2028\": 1\n");
+    assert!(message.starts_with("c.yaml:1:1: a\\nb\\u{1b}[31m\\u{2028}: unknown key"), "{message}");
+    for text in ["x: 1\ndata_dir: y", "sinks: []", "a: ["] {
+        let message = config::parse(Some(("c\nd.yaml", text)), &|_| None).unwrap_err().to_string();
+        assert!(message.starts_with("c\\nd.yaml") && !message.contains('\n'), "{message}");
+    }
+    let missing = config::load(Some(Path::new("/nowhere/c\nd.yaml")), &|_| None).unwrap_err().to_string();
+    assert!(missing.contains("/nowhere/c\\nd.yaml") && !missing.contains('\n'), "{missing}");
+    assert_error("admin: {token_file: \"/nowhere/a\\nb\"}", &["cannot read /nowhere/a\\nb"]);
+}
+
+#[test]
+fn a_nul_character_in_a_path_is_refused_with_its_place() {
+    for (text, shown) in [
+        ("data_dir: \"a\\0b\"", "c.yaml:1:1: data_dir: \"a\\0b\" has a NUL character"),
+        ("sinks: [{name: f, type: file, path: \"a\\0b\"}]", "sinks[0].path: \"a\\0b\" has a NUL character"),
+        ("ingest: {grpc: {listen: \"unix:a\\0b\"}}", "ingest.grpc.listen: \"unix:a\\0b\" has a NUL character"),
+        ("admin: {token: \"SEKRIT\\0b\"}", "admin.token: the value has a NUL character"),
+        ("admin: {token_file: \"a\\0b\"}", "admin.token_file: cannot read a\\u{0}b"),
+    ] {
+        assert_error(text, &[shown]);
+        assert!(!errors(text).contains("SEKRIT") && !errors(text).contains('\0'), "{}", errors(text));
+    }
+}

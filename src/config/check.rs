@@ -6,6 +6,7 @@ use super::{
     reader::Problem,
     sections::{AuthMode, Config, IngestConfig, SinkConfig, Target},
     tree::{Node, below},
+    yaml::shown_key,
 };
 use crate::{
     document::Labels,
@@ -58,7 +59,7 @@ impl Check<'_> {
     /// Warns of short API secrets, as LiveKit does: a secret signs tokens that let anyone send, here and to LiveKit.
     pub(super) fn warn_of_short_secrets(&mut self, path: &str, keys: &LivekitKeys) {
         for (name, secret) in keys {
-            let because = format!("whoever guesses the secret of {name:?} can sign tokens");
+            let because = format!("whoever guesses the secret of {:?} can sign tokens", shown_key(name));
             self.warn_if_short(path, secret.expose(), ENOUGH_API_SECRET_LENGTH, &because);
         }
     }

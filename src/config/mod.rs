@@ -41,7 +41,7 @@ use check::Check;
 use livekit::Livekit;
 use reader::{read, unknown_key};
 use sections::{KEYS_OF_SINKS, OWN_KEYS};
-use tree::{Key, Node, Value};
+use tree::{Key, Node, Value, printable};
 
 /// The file that is used if none is named.
 pub const DEFAULT_FILE: &str = "config.yaml";
@@ -53,7 +53,7 @@ pub const LIVEKIT_VARIABLE: &str = "LIVEKIT_CONFIG";
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the config file {}: {source}", path.display())]
+    #[error("cannot read the config file {}: {source}", printable(&path.to_string_lossy()))]
     Read {
         /// The file.
         path: PathBuf,
@@ -65,7 +65,8 @@ pub enum ConfigError {
     Invalid(Vec<Problem>),
     /// There is no sink.
     #[error(
-        "{source_name}: no sink: {reason}. Add one under sinks:, for example `sinks: [{{name: files, type: file}}]`"
+        "{}: no sink: {reason}. Add one under sinks:, for example `sinks: [{{name: files, type: file}}]`",
+        printable(source_name)
     )]
     NoSink {
         /// Where the configuration came from.
@@ -191,10 +192,11 @@ fn parse_all(file: Option<(&str, &str)>, environment: Environment<'_>) -> Result
         return Err(ConfigError::Invalid(problems));
     };
 
+    let name = printable(name);
     config.source = match (file.is_some(), from_variable_given) {
         (true, true) => format!("{name} and {LIVEKIT_VARIABLE}"),
         (false, true) => LIVEKIT_VARIABLE.to_owned(),
-        _ => name.to_owned(),
+        _ => name.into_owned(),
     };
     if config.sinks.is_empty() {
         let reason = match &livekit.sink {

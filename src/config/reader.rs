@@ -11,7 +11,10 @@ use serde::de::{
     value::{MapDeserializer, SeqDeserializer, StrDeserializer},
 };
 
-use super::tree::{Node, Place, Scalar, Value, above, below};
+use super::{
+    tree::{Node, Place, Scalar, Value, above, below, printable},
+    yaml,
+};
 use crate::setting::SECRET;
 
 /// More faults than anybody fixes at once.
@@ -35,20 +38,21 @@ pub struct Problem {
 impl Problem {
     pub(super) fn new(place: &Place, path: impl Into<String>, message: impl Into<String>) -> Self {
         let Place { source, line, column } = place.clone();
-        Self { source: source.to_string(), line, column, path: path.into(), message: message.into() }
+        let path = yaml::shown_key(&path.into()).to_owned();
+        Self { source: source.to_string(), line, column, path, message: message.into() }
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.source)?;
+        f.write_str(&printable(&self.source))?;
         if self.line > 0 {
             write!(f, ":{}:{}", self.line, self.column)?;
         }
         if !self.path.is_empty() {
-            write!(f, ": {}", self.path)?;
+            write!(f, ": {}", printable(&self.path))?;
         }
-        write!(f, ": {}", self.message)
+        write!(f, ": {}", printable(&self.message))
     }
 }
 
@@ -177,7 +181,9 @@ impl<'de> Reader<'de> {
         if let Some(fault) = &scalar.fault {
             return custom(fault);
         }
-        read(scalar).map_err(|fault| {
+        // No value of ours has one, and the operating system takes none in a path.
+        let read = if scalar.text.contains('\0') { custom("has a NUL character") } else { read(scalar) };
+        read.map_err(|fault| {
             let written = match &scalar.written {
                 Some(written) if written.starts_with("what ") => written.clone(),
                 _ if is_secret => "the value".to_owned(),
