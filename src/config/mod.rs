@@ -18,6 +18,7 @@ mod schema;
 mod sections;
 mod show;
 mod tree;
+mod uri;
 mod yaml;
 
 use std::{
