@@ -181,9 +181,7 @@ impl<'de> Reader<'de> {
         if let Some(fault) = &scalar.fault {
             return custom(fault);
         }
-        // No value of ours has one, and the operating system takes none in a path.
-        let read = if scalar.text.contains('\0') { custom("has a NUL character") } else { read(scalar) };
-        read.map_err(|fault| {
+        read(scalar).map_err(|fault| {
             let written = match &scalar.written {
                 Some(written) if written.starts_with("what ") => written.clone(),
                 _ if is_secret => "the value".to_owned(),
