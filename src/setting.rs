@@ -43,6 +43,9 @@ pub trait Kind<T> {
     /// True if a quoted value is text, and not of this kind.
     const PLAIN: bool = false;
 
+    /// True if it is written as text even where it looks like a number.
+    const TEXT: bool = false;
+
     /// What is expected in its place.
     fn expected() -> String;
 
@@ -102,7 +105,7 @@ impl<T, K: Kind<T>> SerializeAs<T> for Is<K> {
     fn serialize_as<S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
         let written = K::write(value);
         match written.parse::<i64>() {
-            Ok(number) if number.to_string() == written => serializer.serialize_i64(number),
+            Ok(number) if !K::TEXT && number.to_string() == written => serializer.serialize_i64(number),
             _ => serializer.serialize_str(&written),
         }
     }
@@ -253,13 +256,18 @@ fn text(text: &str) -> Result<String, String> {
     if text.trim().is_empty() { Err("is empty".to_owned()) } else { Ok(text.to_owned()) }
 }
 
+/// The operating system takes no path with a NUL character.
+pub(crate) fn path(path: &str) -> Result<PathBuf, String> {
+    if path.contains('\0') { Err("has a NUL character".to_owned()) } else { text(path).map(PathBuf::from) }
+}
+
 /// Spaces around a secret usually come from the tool that wrote it; in quotes they are kept.
 fn quoted_secret(quoted: &str) -> Result<Secret, String> {
     text(quoted.trim_end_matches(['\n', '\r'])).map(Secret::new)
 }
 
-kind!([] Text => String, "a text", |written| text(written), |value| value, any_text());
-kind!([] Text => PathBuf, "a path", |written| text(written).map(PathBuf::from), |value| value.display(), any_text());
+kind!([] Text => String, @TEXT, "a text", |written| text(written), |value| value, any_text());
+kind!([] Text => PathBuf, @TEXT, "a path", |written| path(written), |value| value.display(), any_text());
 kind!([] Text => Secret, @SECRET, "a text (it is never shown)", |written| text(written.trim()).map(Secret::new),
     |value| value, any_text(), quoted_secret);
 

@@ -696,9 +696,9 @@ fn what_is_in_force_is_shown_with_where_each_value_comes_from_and_without_secret
         "    keys: {APIa: '***'} # c.yaml:4:8",
         "      max_bytes: 1GiB # c.yaml:2:14, ${SIZE}",
         "      max_rate: 5 # c.yaml:8:66",
-        "    url: redis://h:1/0 # c.yaml:5:1",
-        "    uri: mongodb://h/ # c.yaml:9:34",
-        "    uri: mongodb://l/ # LIVEKIT_CONFIG:1:49",
+        "    url: redis://:***@h:1/0 # c.yaml:5:1",
+        "    uri: mongodb://u:***@h/ # c.yaml:9:34",
+        "    uri: mongodb://u:***@l/ # LIVEKIT_CONFIG:1:49",
         "      interval: 7s # LIVEKIT_CONFIG:1:85",
         "  level: info # default",
     ] {
@@ -748,4 +748,110 @@ fn no_secret_is_in_debug_output_or_in_an_error() {
         let message = errors(bad);
         assert!(!message.contains("hunter2"), "{message}");
     }
+}
+
+#[test]
+fn a_tag_of_a_type_shows_no_secret_and_refuses_no_section_that_is_ignored() {
+    for tag in ["!!int", "!!bool", "!!float", "!!null"] {
+        let text = format!("admin: {{token: {tag} SEKRITTOKEN-of-16}}\n");
+        assert_eq!(parse(&text).unwrap().admin.token.unwrap().expose(), "SEKRITTOKEN-of-16");
+        let text = format!("documents: {{time: {tag} SEKRIT}}\nadmin: {{token: {tag} [SEKRITTOKEN]}}\n");
+        assert!(!errors(&text).contains("SEKRITTOKEN"), "{}", errors(&text));
+
+        let ignored = format!("{OPENVIDU}room: {{x: {tag} abc}}\n");
+        assert_eq!(parse(&ignored).unwrap_or_else(|error| panic!("{error}")).sinks.len(), 1);
+        let url = format!("openvidu: {{analytics: {{enabled: true, mongo_url: {tag} 'mongodb://u:SEKRIT@db/'}}}}");
+        assert_eq!(with_environment(None, &[("LIVEKIT_CONFIG", &url)]).unwrap().sinks.len(), 1);
+    }
+}
+
+#[test]
+fn many_sinks_take_no_longer_than_their_number_says() {
+    let sinks = |count: usize, keys: &str| -> String {
+        let sink = |index| format!("  - {{name: s{index}, type: file, path: /nowhere/{index}{keys}}}\n");
+        format!("data_dir: /nowhere/data\nsinks:\n{}", (0..count).map(sink).collect::<String>())
+    };
+    let started = std::time::Instant::now();
+    let config = parse(&sinks(1_500, "")).unwrap();
+    livekit_spool::app::check(&config).unwrap();
+    let empty = parse(&sinks(1_500, ", flush: {interval: '${NONE:-}'}, labels: {a: '${NONE:-}'}")).unwrap();
+    assert_eq!(empty.sinks.len(), 1_500);
+    for wrong in ["flush: {interval: x}", "spool: {max_bytes: x}", "flush: {backoff: {x: 1s}}"] {
+        let message = errors(&format!("{wrong}\n{}", sinks(1_500, "")));
+        assert_eq!(message.lines().count(), 1, "{message}");
+    }
+    // Unoptimized it takes about a second; in a time quadratic in the number it took minutes.
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+}
+
+#[test]
+fn what_follows_a_colon_in_a_key_is_not_shown() {
+    for (text, shown) in [
+        ("ingest: {auth: {keys: {APIa:SEKRIT}}}", "ingest.auth.keys.APIa: the value is empty"),
+        ("keys: {APIa:SEKRIT}\nsinks: [{name: f, type: file}]", "keys.APIa: the value is empty"),
+        ("admin: {token:SEKRIT}", "admin.token: unknown key"),
+        ("admin:SEKRIT: 5\ndata_dir: x", "admin: unknown key"),
+        ("sinks: [{name: m, type: mongodb, uri:mongodb://u:SEKRIT@h}]", "sinks[0].uri: unknown key"),
+        ("ingest: {auth: {keys: {APIa:SEKRIT, APIa:SEKRIT}}}", "duplicate key \"APIa\""),
+    ] {
+        assert_error(text, &[shown]);
+        assert!(!errors(text).contains("SEKRIT"), "{}", errors(text));
+    }
+}
+
+#[test]
+fn a_control_character_in_a_key_or_a_file_name_is_escaped() {
+    let message = errors("data_dir: x\n\"a\\nb\\e[31m\\u2028\": 1\n");
+    assert!(message.starts_with("c.yaml:1:1: a\\nb\\u{1b}[31m\\u{2028}: unknown key"), "{message}");
+    for text in ["x: 1\ndata_dir: y", "sinks: []", "a: ["] {
+        let message = config::parse(Some(("c\nd.yaml", text)), &|_| None).unwrap_err().to_string();
+        assert!(message.starts_with("c\\nd.yaml") && !message.contains('\n'), "{message}");
+    }
+    let missing = config::load(Some(Path::new("/nowhere/c\nd.yaml")), &|_| None).unwrap_err().to_string();
+    assert!(missing.contains("/nowhere/c\\nd.yaml") && !missing.contains('\n'), "{missing}");
+    assert_error("admin: {token_file: \"/nowhere/a\\nb\"}", &["cannot read /nowhere/a\\nb"]);
+}
+
+#[test]
+fn a_nul_character_in_a_path_is_refused_with_its_place() {
+    for (text, shown) in [
+        ("data_dir: \"a\\0b\"", "c.yaml:1:1: data_dir: \"a\\0b\" has a NUL character"),
+        ("sinks: [{name: f, type: file, path: \"a\\0b\"}]", "sinks[0].path: \"a\\0b\" has a NUL character"),
+        ("ingest: {grpc: {listen: \"unix:a\\0b\"}}", "ingest.grpc.listen: \"unix:a\\0b\" has a NUL character"),
+        ("admin: {token_file: \"a\\0b\"}", "admin.token_file: cannot read a\\u{0}b"),
+    ] {
+        assert_error(text, &[shown]);
+        assert!(!errors(text).contains('\0'), "{}", errors(text));
+    }
+}
+
+#[test]
+fn a_dollar_sign_is_shown_as_it_must_be_written_and_only_variables_that_were_used_are_named() {
+    let text = "data_dir: \"$${HOME}/x\"\nsinks:\n- {name: f, type: file, path: \"${P}$$\", labels: {a: $$x, b: $1}}\n\
+                - {name: m, type: mongodb, uri: 'mongodb://h/?authSource=$$external'}\n";
+    let environment = |name: &str| (name == "P").then(|| "p$${Q}".to_owned());
+    let shown = config::show_text(Some(("c.yaml", text)), &environment).unwrap();
+    for line in [
+        "data_dir: $${HOME}/x # c.yaml:1:11",
+        "path: p$$$${Q}$$ # c.yaml:3:31, ${P}",
+        "uri: mongodb://h/?authSource=$$external # c.yaml:4:33",
+    ] {
+        let is_shown = |shown: &str| {
+            let (value, source) = shown.split_once(" # ").unwrap_or((shown, ""));
+            format!("{} # {source}", value.trim_matches([' ', '-']).replace(['\'', '"'], "")) == line
+        };
+        assert!(shown.yaml.lines().any(is_shown), "{line} is missing in:\n{}", shown.yaml);
+    }
+    assert_eq!(shown.config["data_dir"], "${HOME}/x", "a program gets the value");
+    let (written, read) = (with_environment(Some(text), &[("P", "p$${Q}")]).unwrap(), parse(&shown.yaml).unwrap());
+    assert_eq!(format!("{written:#?}"), format!("{read:#?}"), "{}", shown.yaml);
+}
+
+#[test]
+fn a_text_that_looks_like_a_number_is_a_text_for_programs_too() {
+    let text = "data_dir: '3'\nsinks: [{name: 5, type: file, path: '12', labels: {a: '5'}, flush: {max_rate: 7}}]";
+    let shown = config::show_text(Some(("c.yaml", text)), &|_| None).unwrap();
+    let sink = &shown.config["sinks"][0];
+    assert_eq!((&sink["name"], &sink["path"], &sink["labels"]["a"]), (&"5".into(), &"12".into(), &"5".into()));
+    assert_eq!((&shown.config["data_dir"], &sink["flush"]["max_rate"]), (&"3".into(), &7.into()));
 }

@@ -2,7 +2,7 @@
 //! to the spool, which can remove them.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, HashMap, VecDeque},
     fs,
     path::{Component, Path, PathBuf},
 };
@@ -44,26 +44,24 @@ pub(super) fn check_paths(sinks: &[SinkConfig], data_dir: &Path) -> Result<(), P
     // A directory that cannot be listed has no spool that a start could open.
     let mut spools = spools_in(data_dir).unwrap_or_default();
     spools.extend(sinks.iter().map(|sink| sink.name.clone()));
+    // Resolved once and in order: each sink is compared with few of them.
+    let directories: BTreeMap<PathBuf, &SinkName> =
+        spools.iter().rev().map(|spool| (resolved(&data_dir.join(spool.as_str())), spool)).collect();
     for sink in sinks {
         let Target::File(options) = &sink.target else { continue };
         let path = resolved(&options.path);
-        for spool in &spools {
-            let directory = resolved(&data_dir.join(spool.as_str()));
-            let relation = if path.starts_with(&directory) {
-                "is in"
-            } else if directory.starts_with(&path) {
-                "contains"
-            } else {
-                continue;
-            };
-            return Err(PathInSpool {
-                sink: sink.name.clone(),
-                path: options.path.clone(),
-                relation,
-                spool: spool.clone(),
-                directory: data_dir.join(spool.as_str()),
-            });
-        }
+        let around = path.ancestors().find_map(|above| directories.get(above)).map(|spool| ("is in", spool));
+        // What a directory contains follows it directly in the order.
+        let next = directories.range(path.clone()..).next();
+        let inside = next.filter(|(directory, _)| directory.starts_with(&path)).map(|(_, spool)| ("contains", spool));
+        let Some((relation, spool)) = around.or(inside) else { continue };
+        return Err(PathInSpool {
+            sink: sink.name.clone(),
+            path: options.path.clone(),
+            relation,
+            spool: (*spool).clone(),
+            directory: data_dir.join(spool.as_str()),
+        });
     }
     Ok(())
 }
@@ -85,15 +83,14 @@ pub struct SamePath {
 /// # Errors
 /// The first two such sinks.
 pub(super) fn check_same_paths(sinks: &[SinkConfig]) -> Result<(), SamePath> {
-    let mut before: Vec<(PathBuf, &SinkName)> = Vec::new();
+    let mut before: HashMap<PathBuf, &SinkName> = HashMap::new();
     for sink in sinks {
         let Target::File(options) = &sink.target else { continue };
         let path = resolved(&options.path);
-        if let Some((_, first)) = before.iter().find(|(other, _)| *other == path) {
-            let (first, second) = ((*first).clone(), sink.name.clone());
+        if let Some(first) = before.insert(path, &sink.name) {
+            let (first, second) = (first.clone(), sink.name.clone());
             return Err(SamePath { first, second, path: options.path.clone() });
         }
-        before.push((path, &sink.name));
     }
     Ok(())
 }

@@ -1,9 +1,12 @@
 //! Checks what involves several keys. It runs after all keys are read, and reports every problem.
 
+use std::collections::HashSet;
+
 use super::{
     reader::Problem,
     sections::{AuthMode, Config, IngestConfig, SinkConfig, Target},
     tree::{Node, below},
+    yaml::shown_key,
 };
 use crate::{
     document::Labels,
@@ -56,7 +59,7 @@ impl Check<'_> {
     /// Warns of short API secrets, as LiveKit does: a secret signs tokens that let anyone send, here and to LiveKit.
     pub(super) fn warn_of_short_secrets(&mut self, path: &str, keys: &LivekitKeys) {
         for (name, secret) in keys {
-            let because = format!("whoever guesses the secret of {name:?} can sign tokens");
+            let because = format!("whoever guesses the secret of {:?} can sign tokens", shown_key(name));
             self.warn_if_short(path, secret.expose(), ENOUGH_API_SECRET_LENGTH, &because);
         }
     }
@@ -74,10 +77,11 @@ impl Check<'_> {
             self.warn_if_short("documents.pii_key", key, MIN_TOKEN_LENGTH, "whoever guesses it can undo the hashes");
         }
         self.backoff("flush", &config.flush);
+        let mut names = HashSet::new();
         for (index, sink) in config.sinks.iter().enumerate() {
             let path = format!("sinks[{index}]");
-            if config.sinks[..index].iter().any(|other| other.name == sink.name) {
-                let name = sink.name.as_str();
+            let name = sink.name.as_str();
+            if !names.insert(name) {
                 let message = format!("{name:?} is the name of two sinks: a sink's name is its identity");
                 self.problem(&below(&path, "name"), message);
             }

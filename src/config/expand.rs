@@ -31,6 +31,19 @@ pub(super) fn expand(text: &str, environment: Environment<'_>) -> Result<String,
     Ok(out)
 }
 
+/// The variables that [`expand`] replaces in this text, as `${VAR}`.
+pub(super) fn variables(text: &str) -> Vec<String> {
+    let (mut names, mut rest) = (Vec::new(), text);
+    while let Some((_, tail)) = rest.split_once('$') {
+        rest = tail.strip_prefix('$').unwrap_or(tail);
+        if let Some((inner, behind)) = tail.strip_prefix('{').and_then(|tail| tail.split_once('}')) {
+            names.push(format!("${{{}}}", inner.split(":-").next().unwrap_or(inner)));
+            rest = behind;
+        }
+    }
+    names
+}
+
 fn variable(inner: &str, environment: Environment<'_>) -> Result<String, String> {
     let (name, default) = match inner.split_once(":-") {
         Some((name, default)) => (name, Some(default)),
@@ -66,6 +79,18 @@ mod tests {
             "LINES" => Some("a: b\nc: d\n".to_owned()),
             _ => None,
         })
+    }
+
+    #[test]
+    fn only_what_is_replaced_is_named_as_a_variable() {
+        for (text, names) in [
+            ("a${B}c${D:-e}", &["${B}", "${D}"][..]),
+            ("$${A}", &[]),
+            ("$$${A}$$${B}", &["${A}", "${B}"]),
+            ("$$$${A}$5$", &[]),
+        ] {
+            assert_eq!(variables(text), names, "{text}");
+        }
     }
 
     #[test]

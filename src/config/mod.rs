@@ -18,6 +18,7 @@ mod schema;
 mod sections;
 mod show;
 mod tree;
+mod uri;
 mod yaml;
 
 use std::{
@@ -41,7 +42,7 @@ use check::Check;
 use livekit::Livekit;
 use reader::{read, unknown_key};
 use sections::{KEYS_OF_SINKS, OWN_KEYS};
-use tree::{Key, Node, Value};
+use tree::{Key, Node, Value, printable};
 
 /// The file that is used if none is named.
 pub const DEFAULT_FILE: &str = "config.yaml";
@@ -53,7 +54,7 @@ pub const LIVEKIT_VARIABLE: &str = "LIVEKIT_CONFIG";
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the config file {}: {source}", path.display())]
+    #[error("cannot read the config file {}: {source}", printable(&path.to_string_lossy()))]
     Read {
         /// The file.
         path: PathBuf,
@@ -65,7 +66,8 @@ pub enum ConfigError {
     Invalid(Vec<Problem>),
     /// There is no sink.
     #[error(
-        "{source_name}: no sink: {reason}. Add one under sinks:, for example `sinks: [{{name: files, type: file}}]`"
+        "{}: no sink: {reason}. Add one under sinks:, for example `sinks: [{{name: files, type: file}}]`",
+        printable(source_name)
     )]
     NoSink {
         /// Where the configuration came from.
@@ -193,10 +195,11 @@ fn parse_all(file: Option<(&str, &str)>, environment: Environment<'_>) -> Result
     };
 
     config.file_is_blank = file_is_blank;
+    let name = printable(name);
     config.source = match (file.is_some(), from_variable_given) {
         (true, true) => format!("{name} and {LIVEKIT_VARIABLE}"),
         (false, true) => LIVEKIT_VARIABLE.to_owned(),
-        _ => name.to_owned(),
+        _ => name.into_owned(),
     };
     if config.sinks.is_empty() {
         let reason = match &livekit.sink {

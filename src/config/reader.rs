@@ -11,7 +11,10 @@ use serde::de::{
     value::{MapDeserializer, SeqDeserializer, StrDeserializer},
 };
 
-use super::tree::{Node, Place, Scalar, Value, above, below};
+use super::{
+    tree::{Node, Place, Scalar, Value, above, below, printable},
+    yaml,
+};
 use crate::setting::SECRET;
 
 /// More faults than anybody fixes at once.
@@ -35,20 +38,21 @@ pub struct Problem {
 impl Problem {
     pub(super) fn new(place: &Place, path: impl Into<String>, message: impl Into<String>) -> Self {
         let Place { source, line, column } = place.clone();
-        Self { source: source.to_string(), line, column, path: path.into(), message: message.into() }
+        let path = yaml::shown_key(&path.into()).to_owned();
+        Self { source: source.to_string(), line, column, path, message: message.into() }
     }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.source)?;
+        f.write_str(&printable(&self.source))?;
         if self.line > 0 {
             write!(f, ":{}:{}", self.line, self.column)?;
         }
         if !self.path.is_empty() {
-            write!(f, ": {}", self.path)?;
+            write!(f, ": {}", printable(&self.path))?;
         }
-        write!(f, ": {}", self.message)
+        write!(f, ": {}", printable(&self.message))
     }
 }
 
@@ -97,9 +101,25 @@ pub(super) fn read<T: DeserializeOwned>(
         {
             items.remove(index.parse().ok()?);
         } else {
-            root.find_mut(path)?.value = Value::Skipped;
+            skip(root, path, fault.is_empty)?;
         }
     }
+}
+
+/// Skips the value at this path. Below a sink, the same key of the other sinks is skipped too if it is the same value, which
+/// they inherit, or is also empty: a restart for each of them would take time quadratic in their number.
+fn skip(root: &mut Node, path: &str, is_empty: bool) -> Option<()> {
+    let skipped = root.find_mut(path)?;
+    let place = skipped.place.clone();
+    skipped.value = Value::Skipped;
+    if let Some((_, key)) = path.strip_prefix("sinks[").and_then(|rest| rest.split_once("].")) {
+        for twin in root.get_mut("sinks")?.items_mut().iter_mut().filter_map(|sink| sink.find_mut(key)) {
+            if twin.place == place || (is_empty && matches!(twin.value, Value::Empty)) {
+                twin.value = Value::Skipped;
+            }
+        }
+    }
+    Some(())
 }
 
 /// Why a value cannot be read.

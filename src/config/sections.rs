@@ -328,7 +328,7 @@ impl Target {
 /// A sink's name.
 struct Name;
 
-kind!([] Name => SinkName,
+kind!([] Name => SinkName, @TEXT,
     "1 to 64 lower-case letters, digits, - or _",
     |text| match text {
         // The data directory has a file with this name.

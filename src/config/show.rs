@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 use serde_json::Value as Json;
 
 use super::{
+    expand::variables,
     schema::{self, schema},
-    sections::{Config, SinkConfig},
+    sections::{Config, SinkConfig, Target},
     tree::{Node, Place, Value, below},
-    yaml,
+    uri, yaml,
 };
 
 /// The columns at which comments begin and end.
@@ -169,6 +170,12 @@ impl Shown {
         let sinks = config.get_mut("sinks").into_iter().flat_map(Node::items_mut);
         for (node, SinkConfig { target, .. }) in sinks.zip(&effective.sinks) {
             yaml::tree(target).entries().iter().for_each(|(key, value)| node.set(&key.text, value.clone()));
+            let place = node.place.clone();
+            match target {
+                Target::Mongodb(options) => node.set("uri", Node::text(&place, uri::starred(&options.uri))),
+                Target::Redis(options) => node.set("url", Node::text(&place, uri::starred(&options.url))),
+                Target::File(_) => {}
+            }
         }
         shown.config = shown.section(tree, &config, "", "");
         shown
@@ -193,7 +200,7 @@ impl Shown {
                 }
                 _ => {
                     let source = source(tree, &path);
-                    let line = format!("{lead}{key}: {}", flow(node));
+                    let line = format!("{lead}{key}: {}", flow(&unexpanded(node)));
                     self.yaml.push_str(&format!("{line:<47} # {source}\n"));
                     self.sources.insert(path, source);
                     json_of(node)
@@ -220,10 +227,16 @@ fn source(tree: &Node, path: &str) -> String {
     }
 }
 
-/// The names of the variables in a text.
-fn variables(written: &str) -> Vec<String> {
-    let parts = written.split("${").skip(1).filter_map(|part| part.split_once('}'));
-    parts.map(|(name, _)| format!("${{{}}}", name.split(":-").next().unwrap_or(name))).collect()
+/// The value as a config file writes it: `$$` for each dollar sign.
+fn unexpanded(node: &Node) -> Node {
+    let mut node = node.clone();
+    match &mut node.value {
+        Value::Scalar(scalar) => scalar.text = scalar.text.replace('$', "$$"),
+        Value::List(items) => items.iter_mut().for_each(|item| *item = unexpanded(item)),
+        Value::Map(entries) => entries.iter_mut().for_each(|(_, value)| *value = unexpanded(value)),
+        Value::Empty | Value::Skipped => {}
+    }
+    node
 }
 
 fn says_nothing(node: &Node) -> bool {

@@ -6,6 +6,7 @@
 //! of the slice is the position of the value.
 
 use std::{
+    borrow::Cow,
     cell::{Cell, RefCell},
     collections::HashMap,
     fmt,
@@ -29,6 +30,10 @@ const MAX_NODES: usize = 100_000;
 /// serde_yaml reads 128 levels; to find that there are more takes it time quadratic in their number.
 const MAX_DEPTH: usize = 1_000;
 
+const TOO_MANY: &str = "too many values (aliases of aliases?)";
+
+const KEY_IS_NO_TEXT: &str = "a key must be a plain text";
+
 /// The key that merges another mapping into this one.
 const MERGE: &str = "<<";
 
@@ -39,9 +44,58 @@ pub(super) struct SyntaxError {
     pub(super) message: String,
 }
 
+/// Characters at which libyaml ends a line, and YAML 1.2 and editors do not: to them a key behind one may be a comment.
+const BREAKS: [char; 3] = ['\u{85}', '\u{2028}', '\u{2029}'];
+
+/// Each attempt accepts the tabs of one group of lines, and takes time that grows with the document's length.
+const MAX_ATTEMPTS: usize = 100;
+
 /// Parses one document; an empty one is a null.
 pub(super) fn parse(source: &str, text: &str) -> Result<Node, SyntaxError> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if let Some((offset, found)) = text.match_indices(BREAKS).next() {
+        let code = found.chars().map(|found| format!("{:04X}", u32::from(found))).collect::<String>();
+        let message = format!(
+            "not valid YAML: the character U+{code} ends a line for some programs only: remove it, or write it as \\u{code} \
+             in double quotes"
+        );
+        return Err(SyntaxError { place: Document::new(source, text).place(offset), message });
+    }
+    let mut text = Cow::Borrowed(text);
+    for _ in 0..MAX_ATTEMPTS {
+        match parse_strictly(source, &text) {
+            Err(error) => match without_tabs(&text, error.place.line) {
+                Some(accepted) => text = Cow::Owned(accepted),
+                None => return Err(error),
+            },
+            parsed => return parsed,
+        }
+    }
+    parse_strictly(source, &text)
+}
+
+/// The text with spaces for the tabs at the beginning of the line with this number and the lines after it, as long as they
+/// have nothing but a comment. libyaml refuses some such tabs, which YAML allows. Only a line that it has refused is
+/// changed: such a line in a quoted text or a block is a part of it, and no error. `None` if there is no tab.
+fn without_tabs(text: &str, line: usize) -> Option<String> {
+    let start = text.split_inclusive('\n').take(line.checked_sub(1)?).map(str::len).sum();
+    let (before, after) = text.split_at(start);
+    let mut accepted = before.to_owned();
+    let mut lines = after.split_inclusive('\n');
+    for line in lines.by_ref() {
+        let content = line.trim_start_matches([' ', '\t', '\r', '\n']);
+        if !content.is_empty() && !content.starts_with('#') {
+            accepted.push_str(line);
+            break;
+        }
+        accepted.push_str(&line[..line.len() - content.len()].replace('\t', " "));
+        accepted.push_str(content);
+    }
+    accepted.extend(lines);
+    (accepted != text).then_some(accepted)
+}
+
+fn parse_strictly(source: &str, text: &str) -> Result<Node, SyntaxError> {
     let document = Document::new(source, text);
     let mut depth = 0_usize;
     for (offset, byte) in text.bytes().enumerate() {
@@ -57,14 +111,41 @@ pub(super) fn parse(source: &str, text: &str) -> Result<Node, SyntaxError> {
             });
         }
     }
-    let deserializer = || serde_yaml::Deserializer::from_str(text);
     let nodes = Cell::new(0);
-    let shape = ShapeSeed(&nodes).deserialize(deserializer()).map_err(|error| document.error(&error))?;
+    let untyped = without_types(text);
+    let shape = ShapeSeed(&nodes).deserialize(serde_yaml::Deserializer::from_str(&untyped));
+    let shape = shape.map_err(|error| document.error(&error))?;
     if matches!(shape, Shape::Nothing) {
         return Ok(Node { place: document.place(0), value: Value::Scalar(Scalar::default()) });
     }
     let seed = NodeSeed { shape: &shape, document: &document, fallback: document.place(0) };
-    seed.deserialize(deserializer()).map_err(|error| document.error(&error))
+    seed.deserialize(serde_yaml::Deserializer::from_str(text)).map_err(|error| document.error(&error))
+}
+
+/// The part of a key, or of a path, that may be shown: what follows a colon is a value, perhaps a secret, where the space
+/// was forgotten (`{name:secret}`).
+pub(super) fn shown_key(key: &str) -> &str {
+    key.split(':').next().unwrap_or_default()
+}
+
+/// The prefix that `!!` stands for.
+const CORE_TAGS: &str = "tag:yaml.org,2002:";
+
+/// The text for the first pass, with tags of types (`!!int`) as custom tags of the same length. serde_yaml refuses a
+/// scalar that does not fit its type, and only the kind of each value is taken from this pass: texts may change.
+fn without_types(text: &str) -> Cow<'_, str> {
+    if !text.contains("!!") && !text.contains(CORE_TAGS) {
+        return Cow::Borrowed(text);
+    }
+    let custom = CORE_TAGS.replacen('t', "!", 1);
+    let line = |line: &str| {
+        if line.starts_with("%TAG") {
+            line.replace(CORE_TAGS, &custom)
+        } else {
+            line.replace("!!", "!_").replace(&format!("!<{CORE_TAGS}"), &format!("!<{custom}"))
+        }
+    };
+    text.split_inclusive('\n').map(line).collect::<String>().into()
 }
 
 /// The tree of a value, with its keys in the order of the fields.
@@ -156,8 +237,16 @@ impl<'t> Document<'t> {
             column = location.column();
             message = message.replacen(&format!(" at line {} column {column}", location.line()), "", 1);
         }
+        // serde puts the path before these, and a key may be a secret (`{name:secret}`).
+        if let Some(own) = [KEY_IS_NO_TEXT, TOO_MANY].into_iter().find(|own| message.ends_with(own)) {
+            message = own.to_owned();
+        }
         if message.contains("more than one document") {
             message = "a second document: a config file has only one".to_owned();
+        }
+        // These repeat the value, which may be a secret.
+        if ["invalid type: ", "invalid value: ", "invalid length "].iter().any(|start| message.contains(start)) {
+            message = "a value of another kind was expected here".to_owned();
         }
         let place = Place { source: Arc::clone(&self.source), line, column };
         SyntaxError { place, message: format!("not valid YAML: {message}") }
@@ -182,7 +271,7 @@ impl<'de> DeserializeSeed<'de> for ShapeSeed<'_> {
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Shape, D::Error> {
         self.0.set(self.0.get() + 1);
         if self.0.get() > MAX_NODES {
-            return Err(D::Error::custom("too many values (aliases of aliases?)"));
+            return Err(D::Error::custom(TOO_MANY));
         }
         deserializer.deserialize_any(self)
     }
@@ -224,7 +313,7 @@ impl<'de> Visitor<'de> for ShapeSeed<'_> {
         let mut values = Vec::new();
         while let Some(key) = map.next_key_seed(self)? {
             if !matches!(key, Shape::Scalar) {
-                return Err(A::Error::custom("a key must be a plain text"));
+                return Err(A::Error::custom(KEY_IS_NO_TEXT));
             }
             values.push(map.next_value_seed(self)?);
         }
@@ -308,7 +397,7 @@ impl<'de> Visitor<'de> for NodeSeed<'_> {
             if let Some(first) = lines.insert(key.text.clone(), place.line) {
                 return Err(self
                     .document
-                    .refuse(&place, format!("duplicate key {:?}, first on line {first}", key.text)));
+                    .refuse(&place, format!("duplicate key {:?}, first on line {first}", shown_key(&key.text))));
             }
             let value = map.next_value_seed(self.of(shape, &place))?;
             if key.text == MERGE && !key.quoted {

@@ -78,7 +78,7 @@ kind!([] Address => Listen,
     "an address and port such as 127.0.0.1:7890, or unix:/path/to/socket",
     |text| match text.strip_prefix("unix:") {
         Some("") => Err("has no path".to_owned()),
-        Some(path) => Ok(Listen::Unix(path.into())),
+        Some(path) => crate::setting::path(path).map(Listen::Unix),
         None => Self::read(text).map(Listen::Tcp),
     },
     |value| value,

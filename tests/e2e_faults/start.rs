@@ -170,7 +170,7 @@ async fn a_spool_of_a_newer_format_is_refused_and_left_as_it_is() {
         };
         let before = files();
         let told =
-            [segment.to_str().unwrap(), "format version 3", "reads version 2 alone", "the livekit-spool that wrote it"];
+            [segment.to_str().unwrap(), "format version 3", "reads only version 2", "the livekit-spool that wrote it"];
         assert_stands_still(&mut spool, &told).await;
         let files = || -> Vec<_> {
             let files = below(&spool.data().join("files")).into_iter().filter(|path| path.is_file());

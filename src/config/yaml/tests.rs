@@ -42,6 +42,69 @@ fn a_value_keeps_its_place_its_quotes_and_its_digits() {
 }
 
 #[test]
+fn a_value_is_read_as_its_text_whatever_type_its_tag_says() {
+    for tag in
+        ["!!int", "!!bool", "!!float", "!!null", "!!str", "!!binary", "!!own", "!<tag:yaml.org,2002:int>", "!own"]
+    {
+        for value in ["SEKRIT", "\"SEKRIT\"", "'SEKRIT'", "\"SEK\\x52IT\"", "|-\n SEKRIT", ">-\n SEKRIT"] {
+            let root = parsed(&format!("a: {tag} {value}\nb: 1\n"));
+            assert_eq!(scalar_at(&root, "a").0, "SEKRIT", "{tag} {value}");
+        }
+        let root = parsed(&format!("{tag} a: {{b: [{tag} SEKRIT, {tag} [x!!y], {tag} {{c: d}}]}}\ne: {tag}\n"));
+        for (path, value) in [("a.b[0]", "SEKRIT"), ("a.b[1][0]", "x!!y"), ("a.b[2].c", "d"), ("e", "")] {
+            assert_eq!(scalar_at(&root, path).0, value, "{tag} {path}");
+        }
+    }
+    let text = "%TAG ! tag:yaml.org,2002:\n%TAG !! tag:yaml.org,2002:\n---\na: !int SEKRIT\nb: !!int SEKRIT\n";
+    assert_eq!(scalar_at(&parsed(text), "a").0, "SEKRIT");
+}
+
+#[test]
+fn no_error_repeats_a_value() {
+    // The tag is written so that the first pass does not see that it is a type's.
+    for handle in ["!<tag:yaml.org%2C2002:", "!<%74ag:yaml.org,2002:"] {
+        for kind in ["int", "bool", "float", "null"] {
+            let message = refused(&format!("a: {{b: {handle}{kind}> SEKRIT}}\n"));
+            assert!(!message.contains("SEKRIT"), "{message}");
+            assert!(message.starts_with("c.yaml:1:"), "{message}");
+        }
+    }
+}
+
+#[test]
+fn a_character_that_only_some_programs_take_for_a_line_end_is_refused() {
+    for (text, place) in [
+        ("a: 1\n    #\u{2028}b: 2\n", "c.yaml:2:6: not valid YAML: the character U+2028"),
+        ("a: \u{85}1\n", "c.yaml:1:4: not valid YAML: the character U+0085"),
+        ("a: 'x\u{2029}y'\n", "c.yaml:1:6: not valid YAML: the character U+2029"),
+    ] {
+        assert!(refused(text).starts_with(place), "{}", refused(text));
+    }
+    assert_eq!(scalar_at(&parsed("a: \"x\\u2028y\\N\"\n"), "a").0, "x\u{2028}y\u{85}");
+}
+
+#[test]
+fn a_tab_in_a_line_without_content_is_accepted_and_one_in_a_text_is_kept() {
+    for text in [
+        "a: ./d\n\t\nb: 1\n",
+        "\t# c\na: ./d\n \t \r\n\t\n\t#d\te\nb: 1\n\t",
+        "\t\n---\na: ./d\n\t# c\n\n\t# d\nb: 1\n",
+        "a:\n\t# c\n  ./d\n\t\nb: 1\n\t# c",
+    ] {
+        let root = parsed(text);
+        assert_eq!((scalar_at(&root, "a").0.as_str(), scalar_at(&root, "b").0.as_str()), ("./d", "1"), "{text:?}");
+    }
+    let root = parsed("\t\na: |\n  x\n  \t\n  \t# y\nb: \"x\n\t# y\"\n\t# c\nc: {\n\t# d\n  d: 1}\n");
+    for (path, value) in [("a", "x\n\t\n\t# y\n"), ("b", "x # y"), ("c.d", "1")] {
+        assert_eq!(scalar_at(&root, path).0, value, "{path}");
+    }
+    assert_eq!(scalar_at(&root, "c.d").2, "c.yaml:11:6");
+    for wrong in ["a:\n\tb: 1\n", "\ta: 1\n", "a: 1\n\t\n\tb: 2\n"] {
+        assert!(parse("c.yaml", wrong).is_err(), "{wrong:?}");
+    }
+}
+
+#[test]
 fn a_block_and_a_text_with_escapes_are_texts_at_the_place_of_their_key() {
     let root = parsed("a: |\n  5\nb: \"\\x35\"\nc: 'it''s'\nd: \"\\\"\"\n");
     assert_eq!(scalar_at(&root, "a"), ("5\n".to_owned(), true, "c.yaml:1:1".to_owned()));
@@ -72,7 +135,8 @@ fn a_key_that_is_written_twice_and_a_second_document_are_refused() {
     assert_eq!(refused("a: 1\nb: 2\na: 3\n"), "c.yaml:3:1: duplicate key \"a\", first on line 1");
     assert_eq!(refused("a: 1\nb: {c: 2,\n  'c': 3}\n"), "c.yaml:3:3: duplicate key \"c\", first on line 2");
     assert!(refused("a: 1\n---\nb: 2\n").contains("second document"));
-    assert!(refused("? [a]\n: b\n").contains("a key must be a plain text"));
+    assert_eq!(refused("{a:SEKRIT: {? [a] : b}}"), "c.yaml:1:12: not valid YAML: a key must be a plain text");
+    assert_eq!(refused("{a:SEKRIT, a:SEKRIT}"), "c.yaml:1:12: duplicate key \"a\", first on line 1");
 }
 
 #[test]

@@ -271,7 +271,10 @@ mod tests {
         let (commands, outcomes) = encode(&batch([event(0, "a"), vec![0xFF; 3], event(2, "b")]), Limits::default());
         assert_eq!(ids(&commands[0].0), ["AE_0", "AE_2"]);
         assert_eq!(commands[0].1, [0, 2]);
-        assert!(matches!(&outcomes[1], Outcome::Rejected(reason) if reason.contains("cannot be a document")), "{outcomes:?}");
+        assert!(
+            matches!(&outcomes[1], Outcome::Rejected(reason) if reason.contains("cannot be a document")),
+            "{outcomes:?}"
+        );
     }
 
     #[test]

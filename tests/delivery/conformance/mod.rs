@@ -146,7 +146,9 @@ async fn a_record_that_makes_no_document_is_rejected_alone<S: Subject>() {
     assert_eq!(outcome.records.len(), 20, "an outcome per record, in their order");
     for (i, outcome) in outcome.records.iter().enumerate() {
         match outcome {
-            Outcome::Rejected(reason) => assert!(i % 7 == 3 && reason.contains("cannot be a document"), "{i}: {reason}"),
+            Outcome::Rejected(reason) => {
+                assert!(i % 7 == 3 && reason.contains("cannot be a document"), "{i}: {reason}")
+            }
             other => assert!(i % 7 != 3 && *other == Outcome::Delivered, "{i}: {other:?}"),
         }
     }
