@@ -45,21 +45,21 @@ pub(super) fn check_paths(sinks: &[SinkConfig], data_dir: &Path) -> Result<(), P
     let mut spools = spools_in(data_dir).unwrap_or_default();
     spools.extend(sinks.iter().map(|sink| sink.name.clone()));
     // Resolved once and in order: each sink is compared with few of them.
-    let directories: BTreeMap<PathBuf, &SinkName> =
-        spools.iter().rev().map(|spool| (resolved(&data_dir.join(spool.as_str())), spool)).collect();
+    let directories: BTreeMap<PathBuf, (usize, &SinkName)> =
+        spools.iter().enumerate().rev().map(|spool| (resolved(&data_dir.join(spool.1.as_str())), spool)).collect();
     for sink in sinks {
         let Target::File(options) = &sink.target else { continue };
         let path = resolved(&options.path);
-        let around = path.ancestors().find_map(|above| directories.get(above)).map(|spool| ("is in", spool));
+        let around = path.ancestors().find_map(|above| directories.get(above)).map(|(_, spool)| ("is in", *spool));
         // What a directory contains follows it directly in the order.
-        let next = directories.range(path.clone()..).next();
-        let inside = next.filter(|(directory, _)| directory.starts_with(&path)).map(|(_, spool)| ("contains", spool));
-        let Some((relation, spool)) = around.or(inside) else { continue };
+        let below = directories.range(path.clone()..).take_while(|(directory, _)| directory.starts_with(&path));
+        let inside = || below.map(|(_, found)| *found).min().map(|(_, spool)| ("contains", spool));
+        let Some((relation, spool)) = around.or_else(inside) else { continue };
         return Err(PathInSpool {
             sink: sink.name.clone(),
             path: options.path.clone(),
             relation,
-            spool: (*spool).clone(),
+            spool: spool.clone(),
             directory: data_dir.join(spool.as_str()),
         });
     }
