@@ -16,7 +16,7 @@ use serde_json::{Value, value::RawValue};
 use crate::{
     document::{DocumentContext, Encoder, JsonStyle, write_json},
     record::{QueuedRecord, Stream, UnixMillis},
-    spool::{Contents, DeadFilter, DeadLetter, Peek, PeekFrom, QueueError, Spool},
+    spool::{Contents, DeadLetter, PeekFrom, QueueError, Spool},
 };
 
 /// Held while a document is made.
@@ -32,38 +32,12 @@ pub enum Source {
 }
 
 impl Source {
-    fn peek(&self, stream: Stream, from: PeekFrom) -> Result<Peek, QueueError> {
-        match self {
-            Self::Open(spool) => spool.peek(stream, from),
-            Self::Stopped(spool) => spool.peek(stream, from),
-        }
-    }
-
-    /// Which segments cannot be read now, if any: not all of their records are returned.
+    /// What it holds: the same for both.
     #[must_use]
-    pub fn unread_error(&self) -> Option<String> {
-        let status = match self {
-            Self::Open(spool) => spool.status(),
-            Self::Stopped(spool) => spool.status(),
-        };
-        status.unread_error
-    }
-
-    /// The dead letters that a filter selects, oldest first: at most `limit` of them after the first `skip`, until `each`
-    /// returns false or `is_over` returns true. `is_over` is called before each dead letter, selected or not. Blocking.
-    ///
-    /// # Errors
-    /// When they cannot be read.
-    pub fn each_dead_letter(
-        &self,
-        filter: &DeadFilter,
-        (skip, limit): (usize, usize),
-        is_over: &dyn Fn() -> bool,
-        each: &mut dyn FnMut(DeadLetter) -> bool,
-    ) -> Result<(), QueueError> {
+    pub fn contents(&self) -> &Contents {
         match self {
-            Self::Open(spool) => spool.each_dead_letter(filter, (skip, limit), is_over, each),
-            Self::Stopped(spool) => spool.each_dead_letter(filter, (skip, limit), is_over, each),
+            Self::Open(spool) => spool,
+            Self::Stopped(contents) => contents,
         }
     }
 }
@@ -239,7 +213,7 @@ pub fn inspect(
         if left == 0 {
             return Ok(());
         }
-        for record in source.peek(stream, from)? {
+        for record in source.contents().peek(stream, from)? {
             if is_over() {
                 return Ok(());
             }

@@ -225,6 +225,7 @@ pub(super) async fn dead_letters(
         list(answer, "dead_letters", |over, add| {
             let limit = which.n.unwrap_or(100).min(DEAD_LETTERS);
             source
+                .contents()
                 .each_dead_letter(&which.filter(), (which.skip, limit), over, &mut |dead_letter| {
                     add(&inspect::dead_letter(dead_letter, encoder))
                 })

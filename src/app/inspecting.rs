@@ -10,29 +10,14 @@ use super::{
     snapshot::{self, Inspected},
 };
 use crate::{
-    config::Config,
     record::now_millis,
-    status::{Disk, Process, Snapshot},
+    status::{Process, Snapshot},
 };
 
 /// How often states are checked.
 const STATE_INTERVAL: Duration = Duration::from_millis(250);
 /// How often rates are sampled and sent to the status page, in state checks.
 const CHECKS_PER_SAMPLE: u32 = 4;
-
-/// The snapshot before the first check.
-pub(super) fn empty_snapshot(config: &Config, disk: Disk) -> Snapshot {
-    Snapshot {
-        at: now_millis(),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        data_dir: config.data_dir.display().to_string(),
-        disk,
-        process: None,
-        ingest: None,
-        sinks: Vec::new(),
-        changes: Vec::new(),
-    }
-}
 
 /// Ticks at once and then periodically; missed ticks are merged into one.
 fn every(period: Duration) -> Interval {
@@ -107,7 +92,7 @@ impl App {
             ingest: Some(snapshot::ingest(ingest, rates.accepted())),
             sinks,
             changes: rates.changes(),
-            ..empty_snapshot(&config, disk)
+            ..snapshot::empty(&config, disk)
         };
         (snapshot, inspected)
     }

@@ -42,16 +42,21 @@ pub fn of_stopped(config: &Config) -> Result<Snapshot, OpenError> {
         sinks.push(entry);
     }
     sinks.extend(orphaned_of(config, &on_disk));
-    Ok(Snapshot {
-        at: now,
+    Ok(Snapshot { at: now, sinks, ..empty(config, disk(&config.data_dir)) })
+}
+
+/// A snapshot without a process and without sinks.
+pub(super) fn empty(config: &Config, disk: Disk) -> Snapshot {
+    Snapshot {
+        at: now_millis(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         data_dir: config.data_dir.display().to_string(),
-        disk: disk(&config.data_dir),
+        disk,
         process: None,
         ingest: None,
-        sinks,
+        sinks: Vec::new(),
         changes: Vec::new(),
-    })
+    }
 }
 
 /// The orphaned spools.

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     directory::{self, DataDirectory, DirectoryError},
-    inspecting, open_files,
+    open_files,
     parts::Parts,
     paths::{PathInSpool, SamePath, check_paths, check_same_paths},
     process::{Addresses, App},
@@ -227,7 +227,7 @@ impl Opened {
             (config, orphaned, disk)
         });
         let (config, orphaned, disk) = inspecting.await.map_err(|panic| RunError::Failed(panic.to_string()))?;
-        let (latest, _) = watch::channel(Arc::new(inspecting::empty_snapshot(&config, disk)));
+        let (latest, _) = watch::channel(Arc::new(snapshot::empty(&config, disk)));
         let app = Arc::new(App {
             started_at: now_millis(),
             config: ArcSwap::from_pointee(config),

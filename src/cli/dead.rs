@@ -171,7 +171,7 @@ async fn dead_letters(config: &Config, sink: &str, filter: &DeadFilter, n: usize
     let (filter, encoder) = (filter.clone(), Encoder::new(config.documents.clone()));
     let listed = tokio::task::spawn_blocking(move || {
         let mut dead_letters = Vec::new();
-        source.each_dead_letter(&filter, (0, n), &|| false, &mut |dead_letter| {
+        source.contents().each_dead_letter(&filter, (0, n), &|| false, &mut |dead_letter| {
             dead_letters.push(serde_json::to_value(inspect::dead_letter(dead_letter, &encoder)).unwrap_or_default());
             true
         })?;

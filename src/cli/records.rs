@@ -97,7 +97,7 @@ pub(super) async fn each(
                 false
             }
         })?;
-        failed.map_or_else(|| Ok(source.unread_error()), Err)
+        failed.map_or_else(|| Ok(source.contents().status().unread_error), Err)
     })
     .await?
 }
