@@ -1,14 +1,14 @@
-//! The descriptors of livekit-protocol's messages, compiled by build.rs from the .proto files of the crate.
+//! The descriptors of livekit-protocol's messages, as the schema has them.
 
 use std::sync::LazyLock;
 
 use prost_reflect::{DescriptorPool, MessageDescriptor};
 
-use crate::record::Stream;
+use crate::record::{Stream, schema::DESCRIPTORS};
 
 static POOL: LazyLock<DescriptorPool> = LazyLock::new(|| {
-    DescriptorPool::decode(&include_bytes!(concat!(env!("OUT_DIR"), "/livekit.fds"))[..])
-        .expect("build.rs wrote a descriptor set that its own compiler had checked")
+    DescriptorPool::decode(DESCRIPTORS)
+        .expect("tests/schema.rs wrote a descriptor set that its own compiler had checked")
 });
 
 /// All descriptors.

@@ -36,14 +36,13 @@ use super::{
     listener::Peer,
     pass::Pass,
     places::{Places, Visit},
-    proto::analytics_recorder_service_server::SERVICE_NAME,
     server::{Handler, Server},
     side::SideServices,
     stream::{self, StreamOptions},
     throttle::Throttle,
     tls::Alpn,
 };
-use crate::record::Stream;
+use crate::record::{Stream, schema::SERVICE_NAME};
 
 const ACCEPTED_ENCODINGS: &str = "gzip,zstd,identity";
 /// What a peer may send before it is read, per stream and per connection: it bounds the memory of peers that only send.

@@ -68,9 +68,3 @@ pub use server::ServeError;
 pub use spooled::{Append, CannotAppend};
 pub use status::{IngestSnapshot, IngestStatus, Protocol, Refused, RefusedCount, TakenCount};
 pub use tls::{Tls, TlsError};
-
-/// The `livekit.AnalyticsRecorderService` client and server, generated at build time.
-#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]
-pub mod proto {
-    include!(concat!(env!("OUT_DIR"), "/livekit.rs"));
-}

@@ -25,12 +25,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, service::Routes};
 use tower::ServiceExt;
 
-use super::{
-    Holder, IngestStatus, Places, Protocol, Refused, ServeError, proto::analytics_recorder_service_server::SERVICE_NAME,
-};
+use super::{Holder, IngestStatus, Places, Protocol, Refused, ServeError};
+use crate::record::schema::{DESCRIPTORS, SERVICE_NAME};
 
-/// Schema of the service and everything it refers to, for reflection.
-const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/livekit.fds"));
 /// A message: the name of a service, or of something to describe.
 const MESSAGE_BYTES: usize = 4 * 1024;
 /// A request's body as a whole.

@@ -17,7 +17,8 @@ use std::{
     time::Duration,
 };
 
-use tracing_subscriber::{EnvFilter, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
+use tracing::Level;
+use tracing_subscriber::{Registry, filter::Targets, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 use self::{
     kinds::{Kinds, Limited},
@@ -39,7 +40,7 @@ static KINDS: LazyLock<Kinds> = LazyLock::new(Kinds::default);
 
 /// The log while it runs.
 #[derive(Debug, Clone)]
-pub struct Logging(reload::Handle<EnvFilter, Registry>);
+pub struct Logging(reload::Handle<Targets, Registry>);
 
 /// Starts logging; once per process.
 ///
@@ -104,22 +105,33 @@ impl Logging {
 }
 
 /// Our own lines from `level` on, other crates' from warnings on.
-fn filter(level: LogLevel) -> EnvFilter {
-    let configured = format!("{},livekit_spool={}", quiet(level).as_str(), level.as_str());
+fn filter(level: LogLevel) -> Targets {
+    let configured = || Targets::new().with_default(quiet(level)).with_target("livekit_spool", tracing_level(level));
     match std::env::var(VARIABLE).ok().filter(|directives| !directives.trim().is_empty()) {
-        Some(directives) => EnvFilter::try_new(&directives).unwrap_or_else(|error| {
+        Some(directives) => directives.parse().unwrap_or_else(|error| {
             // No logger runs yet.
             eprintln!("livekit-spool: {VARIABLE}={directives} is ignored: {error}");
-            EnvFilter::new(configured)
+            configured()
         }),
-        None => EnvFilter::new(configured),
+        None => configured(),
     }
 }
 
-const fn quiet(level: LogLevel) -> LogLevel {
+const fn tracing_level(level: LogLevel) -> Level {
     match level {
-        LogLevel::Error => LogLevel::Error,
-        LogLevel::Trace => LogLevel::Debug,
-        _ => LogLevel::Warn,
+        LogLevel::Error => Level::ERROR,
+        LogLevel::Warn => Level::WARN,
+        LogLevel::Info => Level::INFO,
+        LogLevel::Debug => Level::DEBUG,
+        LogLevel::Trace => Level::TRACE,
+    }
+}
+
+/// The level of other crates' lines.
+const fn quiet(level: LogLevel) -> Level {
+    match level {
+        LogLevel::Error => Level::ERROR,
+        LogLevel::Trace => Level::DEBUG,
+        _ => Level::WARN,
     }
 }

@@ -6,6 +6,7 @@ mod batch;
 mod clock;
 mod id;
 mod queued;
+pub mod schema;
 mod sink_name;
 mod stream;
 mod time;

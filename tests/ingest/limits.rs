@@ -6,10 +6,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use livekit_protocol::{AnalyticsEvent, AnalyticsEvents};
 use livekit_spool::{
-    ingest::{
-        AuthOptions, Authenticator, GrpcOptions, HttpOptions, LivekitKeys, Refused, Secret,
-        proto::analytics_recorder_service_client::AnalyticsRecorderServiceClient,
-    },
+    ingest::{AuthOptions, Authenticator, GrpcOptions, HttpOptions, LivekitKeys, Refused, Secret},
     record::Stream,
 };
 use tokio::{
@@ -18,6 +15,7 @@ use tokio::{
 };
 use tonic::Code;
 
+use crate::recorder_client::analytics_recorder_service_client::AnalyticsRecorderServiceClient;
 use crate::support::{Running, eventually, open_authenticator, serve_grpc, serve_http, within};
 
 const SOON: Duration = Duration::from_millis(100);

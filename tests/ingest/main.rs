@@ -12,3 +12,9 @@ mod limits;
 mod sending;
 mod support;
 mod webhook;
+
+/// The client of `livekit.AnalyticsRecorderService`; `tests/schema.rs` makes the file.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]
+mod recorder_client {
+    include!("../support/recorder_client.rs");
+}

@@ -7,7 +7,6 @@ use livekit_spool::{
     ingest::{
         Append, AuthOptions, Authenticator, CannotAppend, Filter, GrpcOptions, HttpOptions, Intake, Listener,
         LivekitKeys, MemoryOptions, Refused, Target, grpc, http,
-        proto::analytics_recorder_service_client::AnalyticsRecorderServiceClient,
     },
     record::{RecordBatch, SinkName, Stream, wire::delimited},
     spool::{Appended, FullLimit},
@@ -17,6 +16,7 @@ use tokio::{sync::watch, task::JoinHandle};
 use tonic::transport::Channel;
 
 pub(crate) use crate::eventually::eventually;
+use crate::recorder_client::analytics_recorder_service_client::AnalyticsRecorderServiceClient;
 
 /// How a spool behaves from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

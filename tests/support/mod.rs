@@ -8,6 +8,7 @@
 //! - [`proxy`]: a TCP proxy that cuts, delays, swallows, refuses and heals.
 //! - [`wire`]: a MongoDB server in a few lines: acknowledges as fast as it reads, or answers by script.
 //! - [`process`]: `livekit-spool` itself, with a config of the test's making; [`load`]: senders that keep it busy.
+//! - [`recorder_client`]: the gRPC client that LiveKit's schema gives.
 //! - [`records`]: LiveKit's real records, and made-up ones with known ids.
 //!
 //! A test that needs a server fails where the server is missing and says what gets it (`tests/servers`); one that needs something
@@ -40,6 +41,12 @@ pub mod proxy;
 pub mod records;
 pub mod redis;
 pub mod wire;
+
+/// The client of `livekit.AnalyticsRecorderService`; `tests/schema.rs` makes the file.
+#[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]
+pub mod recorder_client {
+    include!("recorder_client.rs");
+}
 
 /// A port nobody listens on, for a server that has to come back at the same address after a restart.
 ///

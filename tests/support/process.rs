@@ -7,7 +7,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use livekit_spool::ingest::proto::analytics_recorder_service_client::AnalyticsRecorderServiceClient;
 use serde_json::Value;
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
@@ -17,6 +16,7 @@ use super::{
     child::{Process, describe},
     disk::SmallDisk,
     free_port,
+    recorder_client::analytics_recorder_service_client::AnalyticsRecorderServiceClient,
 };
 
 /// The client that LiveKit uses.
