@@ -14,7 +14,7 @@ use tempfile::tempdir;
 
 #[test]
 fn the_descriptors_are_livekit_protocols() {
-    let mut compiler = compiler();
+    let compiler = compiler();
     // Custom options (`logger.sensitivity`) are kept, which prost's own types would drop.
     check("src/record/livekit.fds", &compiler.encode_file_descriptor_set());
 }
