@@ -15,6 +15,7 @@
 
 use std::{future::Future, sync::Arc};
 
+use async_trait::async_trait;
 use axum::body::Body;
 use bytes::Bytes;
 use futures::FutureExt;
@@ -86,7 +87,7 @@ pub async fn serve(
         health.set_service_status(SERVICE_NAME, tonic_health::ServingStatus::NotServing).await;
         stop.cancel();
     };
-    tokio::join!(server.serve(listener, recorder, stop.clone()), stopping);
+    tokio::join!(server.serve(listener, Arc::new(recorder), stop.clone()), stopping);
     Ok(())
 }
 
@@ -104,7 +105,6 @@ fn http2(options: &GrpcOptions) -> Builder<TokioExecutor> {
     builder
 }
 
-#[derive(Clone)]
 struct Recorder {
     intake: Arc<Intake>,
     authenticator: Arc<Authenticator>,
@@ -116,6 +116,7 @@ struct Recorder {
     stop: CancellationToken,
 }
 
+#[async_trait]
 impl Handler for Recorder {
     async fn handle(&self, request: Request<Incoming>, peer: Peer, visit: Visit) -> Response<Body> {
         if !is_grpc(request.headers()) {
@@ -139,7 +140,7 @@ impl Handler for Recorder {
             },
             Some(("grpc.health.v1.Health", _)) => {
                 let closed = async move { Some(status(&visit.closed().await)) };
-                self.side_services.answer(request, peer.holder(), closed).await
+                self.side_services.answer(request, peer.holder(), closed.boxed()).await
             }
             _ => match self.authenticator.admit(Protocol::Grpc, request.headers(), peer, self.intake.status()) {
                 Ok(pass) => {
@@ -148,7 +149,7 @@ impl Handler for Recorder {
                         self.count_astray(&request, peer, Refused::Path);
                     }
                     let ended = self.ended(pass, peer, visit).map(|refusal| Some(status(&refusal)));
-                    self.side_services.answer(request, peer.holder(), ended).await
+                    self.side_services.answer(request, peer.holder(), ended.boxed()).await
                 }
                 Err(refusal) => refused(&refusal),
             },
