@@ -4,7 +4,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
-    Extension, Json, Router,
+    Extension, Router,
     extract::{Request, State},
     http::{HeaderMap, Method, StatusCode, Uri, header},
     middleware::{self, Next},
@@ -22,6 +22,7 @@ use tokio_stream::wrappers::WatchStream;
 use super::{
     extract::Name,
     guard::{self, Access},
+    json::Json,
     problem::Problem,
     records,
 };
@@ -109,7 +110,8 @@ async fn stream(
     let snapshots = WatchStream::new(app.subscribe())
         .take_while(move |_| std::future::ready(is_admitted()))
         .filter(|snapshot| std::future::ready(snapshot.process.is_some()))
-        .filter_map(|snapshot| std::future::ready(Event::default().event("status").json_data(&*snapshot).ok()))
+        .filter_map(|snapshot| std::future::ready(serde_json::to_string(&*snapshot).ok()))
+        .map(|snapshot| Event::default().event("status").data(snapshot))
         .map(Ok)
         .take_until(stopping.cancelled_owned());
     Sse::new(snapshots).keep_alive(KeepAlive::default())

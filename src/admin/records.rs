@@ -7,7 +7,6 @@ use std::{
 };
 
 use axum::{
-    Json,
     extract::{Extension, Request, State},
     http::StatusCode,
     response::{IntoResponse, Response},
@@ -20,6 +19,7 @@ use super::{
     answer::{self, Answer},
     extract::{Name, Parameters},
     guard::Access,
+    json::Json,
     problem::Problem,
 };
 use crate::{
