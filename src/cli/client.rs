@@ -92,17 +92,17 @@ impl Client {
 
     /// Requests JSON.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.ask(Method::GET, path).await
+        read(&self.ask(Method::GET, path, Bytes::new()).await?)
     }
 
     /// Sends a request that changes something; returns the answer.
     pub(super) async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.ask(Method::POST, path).await
+        read(&self.ask(Method::POST, path, Bytes::new()).await?)
     }
 
     /// Sends bytes; returns the answer.
     pub(super) async fn post_bytes<T: DeserializeOwned>(&self, path: &str, bytes: Bytes) -> Result<T, Failure> {
-        self.ask_with(Method::POST, path, bytes).await
+        read(&self.ask(Method::POST, path, bytes).await?)
     }
 
     /// Reads an answer line by line as it arrives, until `each` returns false.
@@ -131,18 +131,10 @@ impl Client {
         Ok(())
     }
 
-    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, Failure> {
-        self.ask_with(method, path, Bytes::new()).await
-    }
-
-    async fn ask_with<T: DeserializeOwned>(&self, method: Method, path: &str, bytes: Bytes) -> Result<T, Failure> {
+    async fn ask(&self, method: Method, path: &str, bytes: Bytes) -> Result<Bytes, Failure> {
         let (status, response) = self.send(method, path, bytes).await?;
         let body = response.collect().await?.to_bytes();
-        if !status.is_success() {
-            return Err(refused(status, &body));
-        }
-        serde_json::from_slice(&body)
-            .map_err(|error| Failure::from(format!("could not read the running process's answer: {error}")))
+        if status.is_success() { Ok(body) } else { Err(refused(status, &body)) }
     }
 
     async fn send(&self, method: Method, path: &str, bytes: Bytes) -> Result<(StatusCode, Incoming), Failure> {
@@ -164,6 +156,11 @@ impl Client {
 }
 
 /// The text of an error answer: `{"error": "…"}`.
+fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(answer)
+        .map_err(|error| Failure::from(format!("could not read the running process's answer: {error}")))
+}
+
 fn refused(status: StatusCode, body: &[u8]) -> Failure {
     let reason = serde_json::from_slice::<serde_json::Value>(body)
         .ok()
