@@ -29,6 +29,7 @@ use super::{
 use crate::{
     app::{App, History, Reloaded},
     status::{SinkStatus, Snapshot},
+    tasks,
 };
 
 /// How long an answer waits for a new snapshot; liveness checks usually wait for 5 s or longer.
@@ -69,7 +70,7 @@ async fn to_its_end(request: Request, next: Next) -> Response {
     if request.method().is_safe() {
         return next.run(request).await;
     }
-    tokio::spawn(next.run(request))
+    tasks::spawn(next.run(request))
         .await
         .unwrap_or_else(|panic| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, panic.to_string()).into_response())
 }
@@ -81,7 +82,7 @@ pub(super) async fn snapshot(app: Arc<App>) -> Snapshot {
     let making = async {
         // Requests that wait for a disk must not use up more and more threads.
         let place = AT_ONCE.acquire().await;
-        tokio::task::spawn_blocking(move || (now.snapshot(), drop(place)).0).await
+        tasks::run_blocking(move || (now.snapshot(), drop(place)).0).await
     };
     match tokio::time::timeout(TIMEOUT, making).await {
         Ok(Ok(snapshot)) => snapshot,

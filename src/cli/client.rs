@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::FutureExt;
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http1};
@@ -18,7 +19,7 @@ use tokio::net::UnixStream;
 use super::outcome::{Exit, Failure};
 use crate::{
     app::{socket, with_short_path},
-    files,
+    files, tasks,
 };
 
 /// How long a process can take from locking its directory to answering, or from closing its socket to its end.
@@ -143,7 +144,7 @@ impl Client {
         };
         let stream = self.connect().await.map_err(|error| lost(&error))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
+        tasks::spawn(connection.map(drop));
         let uri: Uri = format!("/api/v1/{path}").parse()?;
         let request = Request::builder()
             .method(method)
@@ -155,12 +156,12 @@ impl Client {
     }
 }
 
-/// The text of an error answer: `{"error": "…"}`.
 fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<T, Failure> {
     serde_json::from_slice(answer)
         .map_err(|error| Failure::from(format!("could not read the running process's answer: {error}")))
 }
 
+/// The text of an error answer: `{"error": "…"}`.
 fn refused(status: StatusCode, body: &[u8]) -> Failure {
     let reason = serde_json::from_slice::<serde_json::Value>(body)
         .ok()

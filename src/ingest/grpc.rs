@@ -44,7 +44,7 @@ use super::{
     throttle::Throttle,
     tls::Alpn,
 };
-use crate::record::Stream;
+use crate::{record::Stream, tasks};
 
 const ACCEPTED_ENCODINGS: &str = "gzip,zstd,identity";
 /// What a peer may send before it is read, per stream and per connection: it bounds the memory of peers that only send.
@@ -255,7 +255,7 @@ impl Recorder {
             StreamOptions { stream, window: self.options.stream_window, max_records: self.options.max_message_records };
         let (intake, stop) = (Arc::clone(&self.intake), self.stop.clone());
         // A task of its own: records read from a stream are kept even if the peer disconnects before the answer.
-        let accepting = tokio::spawn(async move {
+        let accepting = tasks::spawn(async move {
             let _open = OpenStream::new(Arc::clone(&intake));
             let result = stream::take(frames, intake, options, stop, ended).await;
             drop(place);
