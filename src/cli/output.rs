@@ -44,33 +44,7 @@ pub fn complain(text: impl AsRef<str>) {
 /// # Errors
 /// When stdout cannot be written.
 pub fn json(value: &impl Serialize) -> Outcome {
-    line(indented(&serde_json::to_string(value)?))
-}
-
-/// JSON without spaces, with line breaks and spaces. Serialized like this, each type is compiled for one format only.
-fn indented(json: &str) -> String {
-    let mut out = String::with_capacity(json.len() * 2);
-    let (mut depth, mut in_text, mut escaped) = (0, false, false);
-    let mut before = ' ';
-    for char in json.chars() {
-        let is_empty = matches!((before, char), ('{', '}') | ('[', ']'));
-        if !in_text {
-            depth -= usize::from(matches!(char, '}' | ']'));
-            if !is_empty && (matches!(before, '{' | '[' | ',') || matches!(char, '}' | ']')) {
-                out.push('\n');
-                out.extend(std::iter::repeat_n("  ", depth));
-            }
-            depth += usize::from(matches!(char, '{' | '['));
-        }
-        out.push(char);
-        if !in_text && char == ':' {
-            out.push(' ');
-        }
-        in_text ^= char == '"' && !escaped;
-        escaped = in_text && char == '\\' && !escaped;
-        before = if in_text { '"' } else { char };
-    }
-    out
+    line(serde_json::to_string_pretty(value)?)
 }
 
 /// A table with these columns; those whose name begins with `>` are numbers and aligned to the right.
@@ -111,26 +85,4 @@ pub fn print_table(table: &Table) -> Outcome {
 
 fn width() -> u16 {
     rustix::termios::tcgetwinsize(io::stdout()).map_or(COLUMNS, |size| size.ws_col.clamp(60, 200).max(1))
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    #[test]
-    fn json_is_indented_as_serde_does() {
-        let tricks = "{\"[,:]\\\u{1}é";
-        for value in [
-            json!({}),
-            json!([]),
-            json!(tricks),
-            json!([[], {}, [[]], [{}], 1, -2.5, null, true]),
-            json!({ tricks: tricks, "a": { "b": [1, { "c": "" }], "d": {} }, "e": [tricks, "\\"] }),
-        ] {
-            assert_eq!(indented(&value.to_string()), serde_json::to_string_pretty(&value).unwrap());
-            assert_eq!(serde_json::from_str::<Value>(&indented(&value.to_string())).unwrap(), value);
-        }
-    }
 }

@@ -266,9 +266,8 @@ async fn settle_doubtful(
         "filter": { "_id": { "$in": &ids } },
         "projection": { "_id": 1 },
         "readConcern": { "level": "majority" },
-        // The answer is hardly larger than this command: it always fits one batch.
-        "batchSize": i64::try_from(ids.len()).unwrap_or(i64::MAX),
-        "singleBatch": true,
+        // More than can be found: the server knows that the first batch is the last one, and closes the cursor.
+        "batchSize": i64::try_from(ids.len()).map_or(i64::MAX, |count| count.saturating_add(1)),
     };
     // A command of our own: a cursor of the driver would be generic, and half of the driver compiled again for it.
     let answer = ready
@@ -276,8 +275,12 @@ async fn settle_doubtful(
         .run_command(find)
         .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary))
         .await?;
-    let documents =
-        answer.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch")).map_err(Error::custom)?;
+    let cursor = answer.get_document("cursor").map_err(Error::custom)?;
+    // What is not in the answer is rejected, so the answer has to be whole.
+    if cursor.get_i64("id") != Ok(0) {
+        return Err(Error::custom("the server divided its answer about documents that may exist already"));
+    }
+    let documents = cursor.get_array("firstBatch").map_err(Error::custom)?;
     let found: HashSet<&str> =
         documents.iter().filter_map(|document| document.as_document()?.get_str("_id").ok()).collect();
     for ((index, reason), id) in doubtful.into_iter().zip(ids) {
