@@ -42,6 +42,7 @@ pub mod setting;
 pub mod sink;
 pub mod spool;
 pub mod status;
+mod tasks;
 #[cfg(test)]
 mod testing;
 pub mod units;

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use super::problem::Problem;
+use crate::tasks;
 
 /// Size of a piece, bytes.
 const PIECE: usize = 64 * 1024;
@@ -42,7 +43,7 @@ pub(super) async fn make(
     let content_type = [(header::CONTENT_TYPE, HeaderValue::from_static(media))];
     let (pieces, mut made) = mpsc::channel(1);
     let runtime = tokio::runtime::Handle::current();
-    let making = tokio::task::spawn_blocking(move || {
+    let making = tasks::run_blocking(move || {
         let mut answer = Answer { pieces, runtime, timeout, piece: Vec::new(), gone: 0, stalled: false };
         make(&mut answer)?;
         // Fails only when the reader has gone.

@@ -4,7 +4,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
-    Extension, Json, Router,
+    Extension, Router,
     extract::{Request, State},
     http::{HeaderMap, Method, StatusCode, Uri, header},
     middleware::{self, Next},
@@ -22,12 +22,14 @@ use tokio_stream::wrappers::WatchStream;
 use super::{
     extract::Name,
     guard::{self, Access},
+    json::Json,
     problem::Problem,
     records,
 };
 use crate::{
     app::{App, History, Reloaded},
     status::{SinkStatus, Snapshot},
+    tasks,
 };
 
 /// How long an answer waits for a new snapshot; liveness checks usually wait for 5 s or longer.
@@ -68,7 +70,7 @@ async fn to_its_end(request: Request, next: Next) -> Response {
     if request.method().is_safe() {
         return next.run(request).await;
     }
-    tokio::spawn(next.run(request))
+    tasks::spawn(next.run(request))
         .await
         .unwrap_or_else(|panic| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, panic.to_string()).into_response())
 }
@@ -80,7 +82,7 @@ pub(super) async fn snapshot(app: Arc<App>) -> Snapshot {
     let making = async {
         // Requests that wait for a disk must not use up more and more threads.
         let place = AT_ONCE.acquire().await;
-        tokio::task::spawn_blocking(move || (now.snapshot(), drop(place)).0).await
+        tasks::run_blocking(move || (now.snapshot(), drop(place)).0).await
     };
     match tokio::time::timeout(TIMEOUT, making).await {
         Ok(Ok(snapshot)) => snapshot,
@@ -109,7 +111,8 @@ async fn stream(
     let snapshots = WatchStream::new(app.subscribe())
         .take_while(move |_| std::future::ready(is_admitted()))
         .filter(|snapshot| std::future::ready(snapshot.process.is_some()))
-        .filter_map(|snapshot| std::future::ready(Event::default().event("status").json_data(&*snapshot).ok()))
+        .filter_map(|snapshot| std::future::ready(serde_json::to_string(&*snapshot).ok()))
+        .map(|snapshot| Event::default().event("status").data(snapshot))
         .map(Ok)
         .take_until(stopping.cancelled_owned());
     Sse::new(snapshots).keep_alive(KeepAlive::default())

@@ -10,7 +10,7 @@ use crate::{
     ingest::TakenCount,
     record::UnixMillis,
     spool::DropReason,
-    status::{Ingest, SinkState, SinkStatus, Snapshot, StreamStatus},
+    status::{Delivery, Ingest, SinkState, SinkStatus, Snapshot, StreamStatus},
 };
 
 /// A metric: its name, type and meaning.
@@ -139,9 +139,9 @@ fn ingest(out: &mut Output, ingest: &Ingest) {
             }
         }
     };
-    out.family(IN_RECORDS, accepted(|accepted| accepted.records));
-    out.family(IN_BYTES, accepted(|accepted| accepted.bytes));
-    out.family(REFUSED, |out, metric| {
+    out.family(IN_RECORDS, &accepted(|accepted| accepted.records));
+    out.family(IN_BYTES, &accepted(|accepted| accepted.bytes));
+    out.family(REFUSED, &|out, metric| {
         for refused in &counts.refused {
             let labels = [("protocol", refused.protocol.as_str()), ("reason", refused.reason.as_str())];
             out.sample(metric, &labels, refused.count as f64);
@@ -161,7 +161,7 @@ fn ingest(out: &mut Output, ingest: &Ingest) {
 }
 
 fn state(out: &mut Output, sinks: &[&SinkStatus]) {
-    out.family(STATE, |out, metric| {
+    out.family(STATE, &|out, metric| {
         for sink in sinks {
             for state in SinkState::ALL {
                 let value = u8::from(sink.state == state);
@@ -201,22 +201,20 @@ fn dispositions(out: &mut Output, sinks: &[&SinkStatus]) {
 }
 
 fn delivery(out: &mut Output, sinks: &[&SinkStatus]) {
-    let figure =
-        |value: fn(&crate::status::Delivery) -> f64| move |sink: &SinkStatus| sink.delivery.as_ref().map(value);
-    out.by_sink(LOST, sinks, figure(|delivery| delivery.lost_records as f64));
-    out.by_sink(OUT_RECORDS, sinks, figure(|delivery| delivery.delivered_records as f64));
-    out.by_sink(OUT_BYTES, sinks, figure(|delivery| delivery.delivered_bytes as f64));
-    out.by_sink(BATCHES, sinks, figure(|delivery| delivery.batches as f64));
-    out.family(RETRIED, |out, metric| {
+    out.by_delivery(LOST, sinks, |delivery| delivery.lost_records as f64);
+    out.by_delivery(OUT_RECORDS, sinks, |delivery| delivery.delivered_records as f64);
+    out.by_delivery(OUT_BYTES, sinks, |delivery| delivery.delivered_bytes as f64);
+    out.by_delivery(BATCHES, sinks, |delivery| delivery.batches as f64);
+    out.family(RETRIED, &|out, metric| {
         for sink in sinks {
             for (reason, records) in sink.delivery.iter().flat_map(|delivery| &delivery.retried_records) {
                 out.sample(metric, &[("sink", &sink.name), ("reason", reason)], *records as f64);
             }
         }
     });
-    out.by_sink(REJECTED, sinks, figure(|delivery| delivery.rejected_records as f64));
-    out.by_sink(IN_FLIGHT, sinks, figure(|delivery| delivery.in_flight as f64));
-    out.by_sink(BATCH_LIMIT, sinks, figure(|delivery| delivery.batch_records as f64));
+    out.by_delivery(REJECTED, sinks, |delivery| delivery.rejected_records as f64);
+    out.by_delivery(IN_FLIGHT, sinks, |delivery| delivery.in_flight as f64);
+    out.by_delivery(BATCH_LIMIT, sinks, |delivery| delivery.batch_records as f64);
     out.by_sink(LAG, sinks, |sink| Some(sink.delivery.as_ref()?.lag_millis? as f64 / 1e3));
     out.by_sink(LAST, sinks, |sink| sink.delivery.as_ref()?.last_delivery_at.map(seconds));
     out.histograms(SINK_LATENCY, sinks, |sink| sink.delivery.as_ref().map(|delivery| &delivery.latency));
@@ -233,18 +231,18 @@ fn seconds(millis: UnixMillis) -> f64 {
 struct Output(String);
 
 impl Output {
-    fn family(&mut self, metric: Metric, samples: impl FnOnce(&mut Self, Metric)) {
+    fn family(&mut self, metric: Metric, samples: &dyn Fn(&mut Self, Metric)) {
         // Writing to a String does not fail.
         let _ = writeln!(self.0, "# HELP {0} {1}\n# TYPE {0} {2}", metric.name, metric.help, metric.kind);
         samples(self, metric);
     }
 
     fn one(&mut self, metric: Metric, labels: &[(&str, &str)], value: f64) {
-        self.family(metric, |out, metric| out.sample(metric, labels, value));
+        self.family(metric, &|out, metric| out.sample(metric, labels, value));
     }
 
-    fn by_sink(&mut self, metric: Metric, sinks: &[&SinkStatus], value: impl Fn(&SinkStatus) -> Option<f64>) {
-        self.family(metric, |out, metric| {
+    fn by_sink(&mut self, metric: Metric, sinks: &[&SinkStatus], value: fn(&SinkStatus) -> Option<f64>) {
+        self.family(metric, &|out, metric| {
             for sink in sinks {
                 if let Some(value) = value(sink) {
                     out.sample(metric, &[("sink", &sink.name)], value);
@@ -253,8 +251,18 @@ impl Output {
         });
     }
 
+    fn by_delivery(&mut self, metric: Metric, sinks: &[&SinkStatus], value: fn(&Delivery) -> f64) {
+        self.family(metric, &|out, metric| {
+            for sink in sinks {
+                if let Some(delivery) = &sink.delivery {
+                    out.sample(metric, &[("sink", &sink.name)], value(delivery));
+                }
+            }
+        });
+    }
+
     fn by_stream(&mut self, metric: Metric, sinks: &[&SinkStatus], value: fn(&StreamStatus) -> f64) {
-        self.family(metric, |out, metric| {
+        self.family(metric, &|out, metric| {
             for sink in sinks {
                 for (stream, figures) in &sink.streams {
                     out.sample(metric, &[("sink", &sink.name), ("stream", stream.as_str())], value(figures));
@@ -269,7 +277,7 @@ impl Output {
         sinks: &[&SinkStatus],
         value: fn(&StreamStatus, DropReason) -> Option<u64>,
     ) {
-        self.family(metric, |out, metric| {
+        self.family(metric, &|out, metric| {
             for sink in sinks {
                 for (stream, figures) in &sink.streams {
                     // Every reason from the start: a rate needs the zero before the first drop.
@@ -282,13 +290,8 @@ impl Output {
         });
     }
 
-    fn histograms(
-        &mut self,
-        metric: Metric,
-        sinks: &[&SinkStatus],
-        of: impl Fn(&SinkStatus) -> Option<&HistogramSnapshot>,
-    ) {
-        self.family(metric, |out, metric| {
+    fn histograms(&mut self, metric: Metric, sinks: &[&SinkStatus], of: fn(&SinkStatus) -> Option<&HistogramSnapshot>) {
+        self.family(metric, &|out, metric| {
             for sink in sinks {
                 let Some(histogram) = of(sink) else { continue };
                 let mut below = 0;

@@ -1,16 +1,17 @@
 //! The status page, the API and the metrics: over TCP for people and Prometheus, over a Unix socket for the CLI.
 //! - `guard` decides who can read and who can act;
-//! - `api` and `records` answer `/api/v1/…`, described by `openapi.json`; `extract` reads their requests, `answer` streams
-//!   long answers, `problem` is the error answer;
+//! - `api` and `records` answer `/api/v1/…`, described by `openapi.json`; `extract` reads their requests, `json` writes
+//!   answers, `answer` streams long ones, `problem` is the error answer;
 //! - [`metrics`] renders `/metrics`;
 //! - `page.html`, `page.css`, `page.js`, `plot.js`: the page, served as one document.
 //!
-//! Uses `app`, `caller`, `config`, `document`, `flush`, `histogram`, `ingest`, `inspect`, `record`, `spool`, `status`.
+//! Uses `app`, `caller`, `config`, `document`, `flush`, `histogram`, `ingest`, `inspect`, `record`, `spool`, `status`, `tasks`.
 
 mod answer;
 mod api;
 mod extract;
 mod guard;
+mod json;
 pub mod metrics;
 mod page;
 mod problem;

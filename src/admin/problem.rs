@@ -1,12 +1,12 @@
 //! Error answers of the API: `{"error": "…"}`, with the HTTP status that fits the cause.
 
 use axum::{
-    Json,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde_json::json;
 
+use super::json::Json;
 use crate::{
     app::{NoSuchSink, OperateError, ReloadError, RemoveError},
     ingest::{Refusal, Refused},

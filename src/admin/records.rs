@@ -7,7 +7,6 @@ use std::{
 };
 
 use axum::{
-    Json,
     extract::{Extension, Request, State},
     http::StatusCode,
     response::{IntoResponse, Response},
@@ -20,6 +19,7 @@ use super::{
     answer::{self, Answer},
     extract::{Name, Parameters},
     guard::Access,
+    json::Json,
     problem::Problem,
 };
 use crate::{
@@ -33,6 +33,7 @@ use crate::{
     inspect::{self, Inspected, Query, Source},
     record::{Stream, UnixMillis},
     spool::{DeadFilter, VerifyReport},
+    tasks,
 };
 
 /// Maximum number of records in an answer of `peek`; `records` has no limit.
@@ -291,7 +292,7 @@ pub(super) async fn verify(
 ) -> Result<Json<VerifyReport>, Problem> {
     let turn = turn(access).await?;
     // The check continues without its reader, and keeps its slot.
-    let verified = tokio::spawn(async move {
+    let verified = tasks::spawn(async move {
         let _turn = turn;
         app.verify(&name).await
     });

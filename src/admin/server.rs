@@ -9,6 +9,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use async_trait::async_trait;
 use axum::{Router, body::Body};
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -103,12 +104,12 @@ async fn serve(listener: Listener, routes: Router, app: &App) {
     let idle = HttpOptions::default().idle_timeout;
     let server = Server::new(Protocol::Admin, connections, Arc::clone(app.ingest_status()), http1(idle));
     // It answers until the process ends.
-    server.serve(listener, Routes(routes), CancellationToken::new()).await;
+    server.serve(listener, Arc::new(Routes(routes)), CancellationToken::new()).await;
 }
 
-#[derive(Clone)]
 struct Routes(Router);
 
+#[async_trait]
 impl Handler for Routes {
     async fn handle(&self, request: Request<Incoming>, _peer: Peer, visit: Visit) -> Response<Body> {
         let mut request = request.map(Body::new);

@@ -12,6 +12,7 @@ use crate::{
     record::{QueuedRecord, Stream, now_millis},
     sink::{Batch, Outcome, Sink, SinkErrorKind},
     spool::{DeadFilter, DeadLetter, QueueError, Spool},
+    tasks,
 };
 
 /// Dead letters per batch.
@@ -122,7 +123,7 @@ pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce(&Spool) -> Result<T, QueueError> + Send + 'static,
 ) -> Result<T, QueueError> {
     let spool = Arc::clone(spool);
-    tokio::task::spawn_blocking(move || work(&spool)).await.unwrap_or_else(|panic| {
+    tasks::run_blocking(move || work(&spool)).await.unwrap_or_else(|panic| {
         Err(QueueError::Io { path: "(spool)".to_owned(), source: std::io::Error::other(panic.to_string()) })
     })
 }

@@ -12,6 +12,7 @@ use super::{
 use crate::{
     record::now_millis,
     status::{Process, Snapshot},
+    tasks,
 };
 
 /// How often states are checked.
@@ -104,7 +105,7 @@ impl App {
             interval.tick().await;
             let app = Arc::clone(&self);
             // Reading the oldest records' times can read the disk.
-            let watched = tokio::task::spawn_blocking(move || app.watch_once(inspect == 0)).await;
+            let watched = tasks::run_blocking(move || app.watch_once(inspect == 0)).await;
             if let Err(error) = watched {
                 tracing::error!(%error, "could not take a snapshot");
             }
@@ -117,7 +118,7 @@ impl App {
         loop {
             interval.tick().await;
             let config = self.config();
-            if let Ok(disk) = tokio::task::spawn_blocking(move || snapshot::disk(&config.data_dir)).await {
+            if let Ok(disk) = tasks::run_blocking(move || snapshot::disk(&config.data_dir)).await {
                 *self.disk.lock() = disk;
             }
         }

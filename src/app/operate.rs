@@ -22,6 +22,7 @@ use crate::{
     record::SinkName,
     spool::{self, Contents, DeadFilter, OpenError, QueueError, Spool, VerifyReport},
     status::SinkStatus,
+    tasks,
 };
 
 /// How often a drain checks whether it is done.
@@ -173,7 +174,7 @@ impl App {
     pub async fn verify(&self, name: &str) -> Result<VerifyReport, OperateError> {
         if let Some(sink) = self.at_rest(name).await {
             let (directory, options) = (self.data_dir().join(name), spool_options(&self.config(), &sink));
-            let verified = tokio::task::spawn_blocking(move || spool::verify(&directory, options)).await;
+            let verified = tasks::run_blocking(move || spool::verify(&directory, options)).await;
             return Ok(verified.map_err(|panic| OperateError::Panicked(panic.to_string()))??);
         }
         Ok(blocking(&self.spool(name).await?, |spool| spool.verify()).await?)
@@ -194,7 +195,7 @@ impl App {
 /// When it cannot be read.
 pub async fn look_at(config: &Config, sink: &SinkName) -> Result<Source, OperateError> {
     let (directory, options) = (config.data_dir.join(sink.as_str()), spool_options(config, sink));
-    let inspected = tokio::task::spawn_blocking(move || Contents::of_stopped(&directory, options)).await;
+    let inspected = tasks::run_blocking(move || Contents::of_stopped(&directory, options)).await;
     Ok(Source::Stopped(inspected.map_err(|panic| OperateError::Panicked(panic.to_string()))??))
 }
 

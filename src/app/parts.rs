@@ -4,11 +4,11 @@
 
 use std::{fmt::Display, future::Future, panic::AssertUnwindSafe, sync::Arc};
 
-use futures::FutureExt;
+use futures::{FutureExt, TryFutureExt, future::BoxFuture};
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
 
-use crate::catch_panic;
+use crate::{catch_panic, tasks};
 
 /// Records which part ended first.
 #[derive(Debug)]
@@ -26,19 +26,26 @@ impl Parts {
         stopping: CancellationToken,
         part: impl Future<Output = Result<(), E>> + Send + 'static,
     ) -> JoinHandle<()> {
-        let parts = Arc::clone(self);
-        tokio::spawn(async move {
-            let why = match AssertUnwindSafe(part).catch_unwind().await {
-                Ok(Ok(())) if stopping.is_cancelled() => return,
-                Ok(Ok(())) => "unexpectedly".to_owned(),
-                Ok(Err(error)) => error.to_string(),
-                Err(panic) => catch_panic::message(&*panic),
-            };
-            let ended = format!("{name} has ended: {why}");
-            tracing::error!("{ended}");
-            // The first one is the cause; later ones are usually its consequences.
-            parts.0.send_if_modified(|first| first.is_none() && first.replace(ended).is_none());
-        })
+        let part = part.map_err(|error| error.to_string()).boxed();
+        tasks::spawn(Arc::clone(self).watch(name, stopping, part))
+    }
+
+    async fn watch(
+        self: Arc<Self>,
+        name: &'static str,
+        stopping: CancellationToken,
+        part: BoxFuture<'static, Result<(), String>>,
+    ) {
+        let why = match AssertUnwindSafe(part).catch_unwind().await {
+            Ok(Ok(())) if stopping.is_cancelled() => return,
+            Ok(Ok(())) => "unexpectedly".to_owned(),
+            Ok(Err(error)) => error,
+            Err(panic) => catch_panic::message(&*panic),
+        };
+        let ended = format!("{name} has ended: {why}");
+        tracing::error!("{ended}");
+        // The first one is the cause; later ones are usually its consequences.
+        self.0.send_if_modified(|first| first.is_none() && first.replace(ended).is_none());
     }
 
     /// Which part has ended, and why.

@@ -14,6 +14,7 @@ use crate::{
     record::Stream,
     spool::{QueueError, Spool},
     status::SinkStatus,
+    tasks,
 };
 
 /// The result of a purge.
@@ -62,7 +63,7 @@ impl App {
         let Some(sink) = find() else { return Ok(None) };
         check_readable(&sink)?;
         let (data_dir, config) = (self.data_dir().to_owned(), self.config());
-        let removing = tokio::task::spawn_blocking(move || {
+        let removing = tasks::run_blocking(move || {
             let removed = remove(&data_dir, &sink);
             (removed, snapshot::orphaned_spools(&config))
         });

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     config::{self, AdminConfig, Config, ConfigError, IngestConfig, LogConfig},
     record::now_millis,
+    tasks,
 };
 
 /// Why the old configuration stays in force.
@@ -79,7 +80,7 @@ impl App {
     async fn try_reload(self: &Arc<Self>, timeout: Duration) -> Result<Reloaded, ReloadError> {
         let old = self.config();
         let (file, data_dir) = (self.config_file.clone().or_else(|| old.file.clone()), old.data_dir.clone());
-        let reading = tokio::task::spawn_blocking(move || read(file.as_deref(), &data_dir));
+        let reading = tasks::run_blocking(move || read(file.as_deref(), &data_dir));
         let mut new = match tokio::time::timeout(timeout, reading).await {
             Ok(read) => read.map_err(|panic| ReloadError::Panicked(panic.to_string()))??,
             Err(_) => return Err(ReloadError::Slow(timeout)),

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures::future::join_all;
 
 use super::{App, replace::Reloaded, sinks::Running};
+use crate::tasks;
 
 /// How often opening is tried again if the cause can go away by itself.
 const OPEN_PERIOD: Duration = Duration::from_secs(30);
@@ -15,7 +16,7 @@ impl App {
         let sinks = self.sinks.load_full();
         let opened = join_all(sinks.iter().map(|sink| async {
             let why = sink.slot.not_open_now()?;
-            let opening = tokio::spawn(Arc::clone(self).open_independently(Arc::clone(sink)));
+            let opening = tasks::spawn(Arc::clone(self).open_independently(Arc::clone(sink)));
             let name = &sink.config.name;
             Some(match tokio::time::timeout(timeout, opening).await {
                 Ok(Ok(true)) => Ok(format!("sink {name}: its spool is open again")),
@@ -41,7 +42,7 @@ impl App {
             tokio::time::sleep(OPEN_PERIOD).await;
             for sink in self.sinks.load_full().iter() {
                 if sink.slot.not_open_now().is_some_and(|why| why.error.is_retryable()) {
-                    tokio::spawn(Arc::clone(&self).open_independently(Arc::clone(sink)));
+                    tasks::spawn(Arc::clone(&self).open_independently(Arc::clone(sink)));
                 }
             }
         }

@@ -24,6 +24,7 @@ use crate::{
     config::{Config, SinkConfig},
     flush::Handle,
     status::SinkStatus,
+    tasks,
 };
 
 /// The least time that a reload waits for a disk. The most is `shutdown_timeout`.
@@ -68,7 +69,7 @@ impl App {
         }
         let Some(error) = failed else { return Ok(added) };
         for running in added {
-            tokio::spawn(async move { running.stop_and_close().await });
+            tasks::spawn(async move { running.stop_and_close().await });
         }
         Err(error)
     }
@@ -90,7 +91,7 @@ impl App {
         // Concurrently: each can take as long as its last flush.
         let stopped = join_all(removed.iter().map(|sink| async {
             let stopping = Arc::clone(sink);
-            let closing = tokio::spawn(async move { stopping.stop_and_close().await });
+            let closing = tasks::spawn(async move { stopping.stop_and_close().await });
             if tokio::time::timeout(timeout, closing).await.is_err() {
                 tracing::warn!(
                     sink = %sink.config.name,
@@ -135,7 +136,7 @@ impl App {
     ) -> (Arc<Running>, Reloaded) {
         let (answer, answered) = oneshot::channel();
         let (app, before, new, old) = (Arc::clone(self), Arc::clone(&sink), new.clone(), old.clone());
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             let Some(one_at_a_time) = before.slot.begin_restart() else { return };
             let mut done = Reloaded::default();
             let restarted = app.restart(&before, &new, &old, &mut done).await;
@@ -260,7 +261,7 @@ impl App {
 async fn open_within(timeout: Duration, sink: &SinkConfig, data_dir: &Path) -> Result<Arc<Slot>, SinkStartError> {
     let (answer, answered) = oneshot::channel();
     let (name, data_dir, options) = (sink.name.clone(), data_dir.to_owned(), sink.spool.clone());
-    tokio::spawn(async move {
+    tasks::spawn(async move {
         if let Err(Ok(late)) = answer.send(Slot::open(&name, &data_dir, &options).await) {
             late.close().await;
         }
@@ -276,7 +277,7 @@ async fn open_within(timeout: Duration, sink: &SinkConfig, data_dir: &Path) -> R
 
 /// The spools that a configuration does not name; `None` if a disk does not answer.
 pub(super) async fn orphaned_within(timeout: Duration, config: Arc<Config>) -> Option<Vec<SinkStatus>> {
-    let inspecting = tokio::task::spawn_blocking(move || snapshot::orphaned_spools(&config));
+    let inspecting = tasks::run_blocking(move || snapshot::orphaned_spools(&config));
     tokio::time::timeout(timeout, inspecting).await.ok()?.ok()
 }
 

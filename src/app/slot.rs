@@ -18,6 +18,7 @@ use crate::{
     ingest::{Append, CannotAppend, Refused},
     record::{RecordBatch, SinkName, UnixMillis, now_millis},
     spool::{self, Appended, OpenError, Spool, SpoolStatus, inspect},
+    tasks,
 };
 
 /// Why a sink cannot run.
@@ -103,7 +104,7 @@ impl Slot {
         let (spool, trying, refused) = (RwLock::new(held), tokio::sync::Mutex::default(), Mutex::default());
         let home = data_dir.join(name.as_str());
         let path = home.clone();
-        let missed = tokio::task::spawn_blocking(move || spool::missed(&path)).await.unwrap_or_default();
+        let missed = tasks::run_blocking(move || spool::missed(&path)).await.unwrap_or_default();
         Arc::new(Self { name: name.clone(), home, missed, spool, trying, refused })
     }
 
@@ -282,7 +283,7 @@ impl Slot {
 async fn open(name: &SinkName, data_dir: &Path, config: &SpoolConfig) -> Result<Arc<Spool>, OpenError> {
     let (directory, options) = (data_dir.join(name.as_str()), config.options(name));
     let path = directory.clone();
-    let opened = tokio::task::spawn_blocking(move || Spool::open(&directory, options)).await;
+    let opened = tasks::run_blocking(move || Spool::open(&directory, options)).await;
     opened.unwrap_or_else(|panic| Err(OpenError::Io { path, source: io::Error::other(panic) })).map(Arc::new)
 }
 
@@ -294,6 +295,6 @@ async fn not_open(name: &SinkName, data_dir: &Path, config: &SpoolConfig, error:
         "could not open the spool: this sink does not deliver, the others continue; `livekit-spool reload` tries again"
     );
     let (directory, options) = (data_dir.join(name.as_str()), config.options(name));
-    let inspected = tokio::task::spawn_blocking(move || inspect(&directory, options).ok()).await;
+    let inspected = tasks::run_blocking(move || inspect(&directory, options).ok()).await;
     Arc::new(NotOpen { error, since: now_millis(), figures: inspected.ok().flatten() })
 }

@@ -30,6 +30,7 @@ use crate::{
     ingest::{Authenticator, Intake, Listener, ServeError, Tls, TlsError},
     logging::Logging,
     record::now_millis,
+    tasks,
 };
 
 /// Why the process did not start.
@@ -171,7 +172,7 @@ pub(crate) struct Opened {
 /// When [`check`] refuses the configuration, or the directory or a sink's options cannot be used.
 pub(crate) async fn open(config: Config) -> Result<Opened, RunError> {
     // A slow disk must not block the task that waits for signals.
-    let preparing = tokio::task::spawn_blocking(move || {
+    let preparing = tasks::run_blocking(move || {
         let tls = check(&config)?.map(Arc::new);
         let data = DataDirectory::open(&config.data_dir)?;
         let volatile = directory::volatile(&config.data_dir);
@@ -222,7 +223,7 @@ impl Opened {
             http: http.as_ref().map(ToString::to_string),
             admin: admin.map(|address| address.to_string()),
         };
-        let inspecting = tokio::task::spawn_blocking(move || {
+        let inspecting = tasks::run_blocking(move || {
             let (orphaned, disk) = (snapshot::orphaned_spools(&config), snapshot::disk(&config.data_dir));
             (config, orphaned, disk)
         });

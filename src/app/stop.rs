@@ -9,7 +9,7 @@ use tokio::{
 };
 
 use super::{App, sinks::Running, slot::Slot};
-use crate::record::now_millis;
+use crate::{record::now_millis, tasks};
 
 /// Each part has this time besides its half of `shutdown_timeout`, to cancel what did not finish.
 const GIVE_UP: Duration = Duration::from_millis(500);
@@ -70,7 +70,7 @@ async fn stop(sink: &Running, delivered_by: Instant, closed_by: Instant) -> Opti
 async fn close(slot: Arc<Slot>) -> u64 {
     let left = match slot.get_now() {
         // Counting may read a block.
-        Some(spool) => tokio::task::spawn_blocking(move || spool.status().records()).await.unwrap_or_default(),
+        Some(spool) => tasks::run_blocking(move || spool.status().records()).await.unwrap_or_default(),
         None => 0,
     };
     slot.close().await;

@@ -11,6 +11,7 @@ use crate::{
     },
     printable::one_line,
     status::{SinkState, SinkStatus, Snapshot},
+    tasks,
 };
 
 /// Arguments of `backlog`.
@@ -51,7 +52,7 @@ pub(super) async fn snapshot(config: &Config) -> Result<Snapshot, Failure> {
         Some(client) => client.get("status").await,
         None => {
             let config = config.clone();
-            Ok(tokio::task::spawn_blocking(move || app::of_stopped(&config)).await??)
+            Ok(tasks::run_blocking(move || app::of_stopped(&config)).await??)
         }
     }
 }

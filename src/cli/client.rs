@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures::FutureExt;
 use http::{Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Full};
 use hyper::{body::Incoming, client::conn::http1};
@@ -18,7 +19,7 @@ use tokio::net::UnixStream;
 use super::outcome::{Exit, Failure};
 use crate::{
     app::{socket, with_short_path},
-    files,
+    files, tasks,
 };
 
 /// How long a process can take from locking its directory to answering, or from closing its socket to its end.
@@ -92,17 +93,17 @@ impl Client {
 
     /// Requests JSON.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.ask(Method::GET, path).await
+        read(&self.ask(Method::GET, path, Bytes::new()).await?)
     }
 
     /// Sends a request that changes something; returns the answer.
     pub(super) async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
-        self.ask(Method::POST, path).await
+        read(&self.ask(Method::POST, path, Bytes::new()).await?)
     }
 
     /// Sends bytes; returns the answer.
     pub(super) async fn post_bytes<T: DeserializeOwned>(&self, path: &str, bytes: Bytes) -> Result<T, Failure> {
-        self.ask_with(Method::POST, path, bytes).await
+        read(&self.ask(Method::POST, path, bytes).await?)
     }
 
     /// Reads an answer line by line as it arrives, until `each` returns false.
@@ -131,18 +132,10 @@ impl Client {
         Ok(())
     }
 
-    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, Failure> {
-        self.ask_with(method, path, Bytes::new()).await
-    }
-
-    async fn ask_with<T: DeserializeOwned>(&self, method: Method, path: &str, bytes: Bytes) -> Result<T, Failure> {
+    async fn ask(&self, method: Method, path: &str, bytes: Bytes) -> Result<Bytes, Failure> {
         let (status, response) = self.send(method, path, bytes).await?;
         let body = response.collect().await?.to_bytes();
-        if !status.is_success() {
-            return Err(refused(status, &body));
-        }
-        serde_json::from_slice(&body)
-            .map_err(|error| Failure::from(format!("could not read the running process's answer: {error}")))
+        if status.is_success() { Ok(body) } else { Err(refused(status, &body)) }
     }
 
     async fn send(&self, method: Method, path: &str, bytes: Bytes) -> Result<(StatusCode, Incoming), Failure> {
@@ -151,7 +144,7 @@ impl Client {
         };
         let stream = self.connect().await.map_err(|error| lost(&error))?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
+        tasks::spawn(connection.map(drop));
         let uri: Uri = format!("/api/v1/{path}").parse()?;
         let request = Request::builder()
             .method(method)
@@ -161,6 +154,11 @@ impl Client {
         let response = sender.send_request(request).await.map_err(|error| lost(&error))?;
         Ok((response.status(), response.into_body()))
     }
+}
+
+fn read<T: DeserializeOwned>(answer: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(answer)
+        .map_err(|error| Failure::from(format!("could not read the running process's answer: {error}")))
 }
 
 /// The text of an error answer: `{"error": "…"}`.

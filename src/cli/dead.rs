@@ -17,6 +17,7 @@ use crate::{
     inspect,
     record::{Stream, UnixMillis, now_millis},
     spool::DeadFilter,
+    tasks,
 };
 
 /// Arguments of `dead`.
@@ -169,7 +170,7 @@ async fn dead_letters(config: &Config, sink: &str, filter: &DeadFilter, n: usize
     let Some(name) = records::stopped_spool(config, sink)? else { return Ok(Vec::new()) };
     let source = app::look_at(config, &name).await?;
     let (filter, encoder) = (filter.clone(), Encoder::new(config.documents.clone()));
-    let listed = tokio::task::spawn_blocking(move || {
+    let listed = tasks::run_blocking(move || {
         let mut dead_letters = Vec::new();
         source.contents().each_dead_letter(&filter, (0, n), &|| false, &mut |dead_letter| {
             dead_letters.push(serde_json::to_value(inspect::dead_letter(dead_letter, &encoder)).unwrap_or_default());

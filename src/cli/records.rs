@@ -14,6 +14,7 @@ use crate::{
     inspect::{self, Condition, Inspected, Query},
     record::{SinkName, Stream},
     status::Snapshot,
+    tasks,
 };
 
 /// Arguments of `peek`.
@@ -88,7 +89,7 @@ pub(super) async fn each(
     let Some(name) = stopped_spool(config, sink)? else { return Ok(None) };
     let source = app::look_at(config, &name).await?;
     let encoder = Arc::new(Encoder::new(config.documents.clone()));
-    tokio::task::spawn_blocking(move || {
+    tasks::run_blocking(move || {
         let mut failed = None;
         inspect::inspect(&source, &encoder, &query, &|| false, &mut |inspected| match each(inspected) {
             Ok(more) => more,

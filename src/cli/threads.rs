@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    pin::Pin,
     thread::{self, available_parallelism},
     time::Duration,
 };
@@ -43,6 +44,10 @@ pub(super) fn of_run(config: &Config) -> usize {
 
 /// Runs an asynchronous command.
 pub(super) fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
+    run(Box::pin(command))
+}
+
+fn run(command: Pin<Box<dyn Future<Output = Outcome> + '_>>) -> Outcome {
     ensure(of_command())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let outcome = runtime.block_on(async {

@@ -22,6 +22,7 @@ use crate::{
     files,
     record::SinkName,
     spool::{self, Finding, Severity, VerifyReport, raw::RawWriter},
+    tasks,
 };
 
 /// Arguments of `verify`.
@@ -73,7 +74,7 @@ pub(super) fn verify(common: &Common, args: &VerifyArgs) -> Outcome {
 
 async fn check(config: &Config, sink: SinkName) -> Result<VerifyReport, Failure> {
     let (directory, options) = (config.data_dir.join(sink.as_str()), app::spool_options(config, &sink));
-    Ok(tokio::task::spawn_blocking(move || spool::verify(&directory, options)).await??)
+    Ok(tasks::run_blocking(move || spool::verify(&directory, options)).await??)
 }
 
 fn show(report: &VerifyReport) -> Outcome {

@@ -22,6 +22,7 @@ use crate::{
     },
     printable::{one_line, printable},
     status::{Change, SinkState, SinkStatus, Snapshot, age_seconds},
+    tasks,
 };
 
 const REFRESH: Duration = Duration::from_secs(1);
@@ -61,7 +62,7 @@ async fn watch(terminal: &mut DefaultTerminal, config: &Config) -> Outcome {
             }
         })?;
         tokio::select! {
-            leave = tokio::task::spawn_blocking(wants_to_leave) => if leave?? {
+            leave = tasks::run_blocking(wants_to_leave) => if leave?? {
                 return Ok(());
             },
             _ = terminate.recv() => return Ok(()),

@@ -9,7 +9,10 @@ use std::{fmt, sync::Arc};
 use parking_lot::Mutex;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-use crate::record::{UnixMillis, now_millis};
+use crate::{
+    record::{UnixMillis, now_millis},
+    tasks,
+};
 
 /// A worker's environment; clones share their randomness.
 #[derive(Clone)]
@@ -63,7 +66,7 @@ impl Environment {
         call: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, String> {
         match self.threads {
-            Threads::Blocking => tokio::task::spawn_blocking(call).await.map_err(|panic| panic.to_string()),
+            Threads::Blocking => tasks::run_blocking(call).await.map_err(|panic| panic.to_string()),
             #[cfg(test)]
             Threads::Inline => std::panic::catch_unwind(std::panic::AssertUnwindSafe(call))
                 .map_err(|panic| crate::catch_panic::message(&*panic)),

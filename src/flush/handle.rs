@@ -21,6 +21,7 @@ use crate::{
     record::{SinkName, Stream},
     sink::Sink,
     spool::Queue,
+    tasks,
 };
 
 /// A sink's worker.
@@ -54,7 +55,7 @@ impl Worker {
         let meters = Arc::new(Meters::default());
         let context = Context::new(environment, queue, sink, &options, Arc::clone(&meters));
         let (commands, received) = unbounded_channel();
-        let task = tokio::spawn(run(context, options, Arc::clone(&shared), received, shutdown));
+        let task = tasks::spawn(run(context, options, Arc::clone(&shared), received, shutdown));
         Handle { shared, meters, commands, task }
     }
 }

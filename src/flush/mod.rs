@@ -7,7 +7,7 @@
 //!           └───── release at the end ───┴─ Retry ─────► held, tried again without end
 //! ```
 //!
-//! Uses `catch_panic`, `histogram`, `record`, `setting`, `sink`, `spool`.
+//! Uses `catch_panic`, `histogram`, `record`, `setting`, `sink`, `spool`, `tasks`.
 
 mod backoff;
 mod context;

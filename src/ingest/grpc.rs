@@ -15,6 +15,7 @@
 
 use std::{future::Future, sync::Arc};
 
+use async_trait::async_trait;
 use axum::body::Body;
 use bytes::Bytes;
 use futures::FutureExt;
@@ -42,7 +43,10 @@ use super::{
     throttle::Throttle,
     tls::Alpn,
 };
-use crate::record::{Stream, schema::SERVICE_NAME};
+use crate::{
+    record::{Stream, schema::SERVICE_NAME},
+    tasks,
+};
 
 const ACCEPTED_ENCODINGS: &str = "gzip,zstd,identity";
 /// What a peer may send before it is read, per stream and per connection: it bounds the memory of peers that only send.
@@ -85,7 +89,7 @@ pub async fn serve(
         health.set_service_status(SERVICE_NAME, tonic_health::ServingStatus::NotServing).await;
         stop.cancel();
     };
-    tokio::join!(server.serve(listener, recorder, stop.clone()), stopping);
+    tokio::join!(server.serve(listener, Arc::new(recorder), stop.clone()), stopping);
     Ok(())
 }
 
@@ -103,7 +107,6 @@ fn http2(options: &GrpcOptions) -> Builder<TokioExecutor> {
     builder
 }
 
-#[derive(Clone)]
 struct Recorder {
     intake: Arc<Intake>,
     authenticator: Arc<Authenticator>,
@@ -115,6 +118,7 @@ struct Recorder {
     stop: CancellationToken,
 }
 
+#[async_trait]
 impl Handler for Recorder {
     async fn handle(&self, request: Request<Incoming>, peer: Peer, visit: Visit) -> Response<Body> {
         if !is_grpc(request.headers()) {
@@ -138,7 +142,7 @@ impl Handler for Recorder {
             },
             Some(("grpc.health.v1.Health", _)) => {
                 let closed = async move { Some(status(&visit.closed().await)) };
-                self.side_services.answer(request, peer.holder(), closed).await
+                self.side_services.answer(request, peer.holder(), closed.boxed()).await
             }
             _ => match self.authenticator.admit(Protocol::Grpc, request.headers(), peer, self.intake.status()) {
                 Ok(pass) => {
@@ -147,7 +151,7 @@ impl Handler for Recorder {
                         self.count_astray(&request, peer, Refused::Path);
                     }
                     let ended = self.ended(pass, peer, visit).map(|refusal| Some(status(&refusal)));
-                    self.side_services.answer(request, peer.holder(), ended).await
+                    self.side_services.answer(request, peer.holder(), ended.boxed()).await
                 }
                 Err(refusal) => refused(&refusal),
             },
@@ -253,7 +257,7 @@ impl Recorder {
             StreamOptions { stream, window: self.options.stream_window, max_records: self.options.max_message_records };
         let (intake, stop) = (Arc::clone(&self.intake), self.stop.clone());
         // A task of its own: records read from a stream are kept even if the peer disconnects before the answer.
-        let accepting = tokio::spawn(async move {
+        let accepting = tasks::spawn(async move {
             let _open = OpenStream::new(Arc::clone(&intake));
             let result = stream::take(frames, intake, options, stop, ended).await;
             drop(place);

@@ -17,6 +17,7 @@
 
 use std::{future::Future, sync::Arc};
 
+use async_trait::async_trait;
 use axum::{
     Json, Router,
     body::Body,
@@ -75,7 +76,7 @@ pub async fn serve(
         shutdown.await;
         stop.cancel();
     };
-    tokio::join!(server.serve(listener, routes, stop.clone()), stopping);
+    tokio::join!(server.serve(listener, Arc::new(routes), stop.clone()), stopping);
     Ok(())
 }
 
@@ -128,7 +129,6 @@ async fn not_found(
     }
 }
 
-#[derive(Clone)]
 struct Routes {
     router: Router,
     authenticator: Arc<Authenticator>,
@@ -136,6 +136,7 @@ struct Routes {
     hosts: Arc<[String]>,
 }
 
+#[async_trait]
 impl Handler for Routes {
     async fn handle(&self, mut request: Request<Incoming>, peer: Peer, visit: Visit) -> Response<Body> {
         if let Err((status, why)) = self.check_caller(&request, peer) {

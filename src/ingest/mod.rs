@@ -8,7 +8,7 @@
 //! - [`Authenticator`] and [`Tls`]: who can send;
 //! - [`Dropped`]: what a call that was answered OK did not keep.
 //!
-//! Uses `caller`, `document`, `record`, `secret`, `setting`, `spool`.
+//! Uses `caller`, `document`, `record`, `secret`, `setting`, `spool`, `tasks`.
 
 mod auth;
 pub(crate) mod body;

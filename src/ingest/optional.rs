@@ -27,6 +27,7 @@ use super::{Append, CannotAppend, Refused, dropped::drops_newest};
 use crate::{
     record::{RecordBatch, SinkName},
     spool::Appended,
+    tasks,
 };
 
 /// Bytes on their way to one sink's spool.
@@ -82,7 +83,7 @@ impl Lane {
                 }
                 drop(turn);
             };
-            tokio::task::spawn_blocking(count).await
+            tasks::run_blocking(count).await
         };
         let _ = tokio::time::timeout(timeout, counted).await;
     }
@@ -220,7 +221,7 @@ impl Copies {
         while let Some(Some(copy)) = self.next().now_or_never() {
             copied.push(copy);
         }
-        tokio::spawn(async move {
+        tasks::spawn(async move {
             while let Some(copy) = self.next().await {
                 copy.count().await;
             }

@@ -5,9 +5,11 @@
 //! too long. The close is graceful: HTTP/2 sends GOAWAY, HTTP/1 `Connection: close`, and open requests get a moment to
 //! finish. A limited number of connections gets that moment at once; further ones are cut.
 
-use std::{convert::Infallible, future::Future, io, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, io, pin::pin, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use axum::body::Body;
+use futures::{FutureExt, future::BoxFuture};
 use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -42,14 +44,10 @@ const CERTIFICATE_CHECK: Duration = Duration::from_secs(5);
 const HTTP1_BUFFER: usize = 64 * 1024;
 
 /// Answers requests.
-pub(crate) trait Handler: Clone + Send + Sync + 'static {
+#[async_trait]
+pub(crate) trait Handler: Send + Sync {
     /// Answers one. It marks its visit as authorized, and records its signs of life.
-    fn handle(
-        &self,
-        request: Request<Incoming>,
-        peer: Peer,
-        visit: Visit,
-    ) -> impl Future<Output = Response<Body>> + Send;
+    async fn handle(&self, request: Request<Incoming>, peer: Peer, visit: Visit) -> Response<Body>;
 }
 
 /// What a server is made of, besides its handler.
@@ -97,7 +95,7 @@ impl Server {
     }
 
     /// Serves until `stop`, then waits for open requests as long as the options say. The socket is closed at once.
-    pub(crate) async fn serve(self, listener: Listener, handler: impl Handler, stop: CancellationToken) {
+    pub(crate) async fn serve(self, listener: Listener, handler: Arc<dyn Handler>, stop: CancellationToken) {
         let (server, tasks, accept_failures) = (Arc::new(self), TaskTracker::new(), Throttle::default());
         loop {
             let accepted = tokio::select! {
@@ -113,7 +111,7 @@ impl Server {
                     match place {
                         Some(place) => {
                             let connection =
-                                Arc::clone(&server).connection(io, peer, place, handler.clone(), stop.clone());
+                                Arc::clone(&server).connection(io, peer, place, Arc::clone(&handler), stop.clone());
                             tasks.spawn(connection);
                         }
                         None => server.status.count_refused(server.protocol, Refused::Connections),
@@ -140,7 +138,7 @@ impl Server {
         io: Box<dyn Io>,
         peer: Peer,
         place: Place,
-        handler: impl Handler,
+        handler: Arc<dyn Handler>,
         stop: CancellationToken,
     ) {
         let gauge = self.status.connections(self.protocol);
@@ -157,11 +155,11 @@ impl Server {
         io: Box<dyn Io>,
         peer: Peer,
         place: Arc<Place>,
-        handler: impl Handler,
+        handler: Arc<dyn Handler>,
         stop: CancellationToken,
     ) {
         let Some(tls) = &self.tls else {
-            return self.serve_connection(io, peer, place, handler, stop, std::future::pending()).await;
+            return self.serve_connection(io, peer, place, handler, stop, std::future::pending().boxed()).await;
         };
         let handshake = tokio::time::timeout(self.options.handshake_timeout, tls.acceptor(self.alpn).accept(io));
         let shaken = tokio::select! {
@@ -172,7 +170,8 @@ impl Server {
             Ok(Ok(io)) => {
                 let chain = io.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
                 let peer = Peer { certified: !chain.is_empty(), ..peer };
-                self.serve_connection(Box::new(io), peer, place, handler, stop, turned_away(tls, chain)).await;
+                let turned_away = turned_away(tls, chain).boxed();
+                self.serve_connection(Box::new(io), peer, place, handler, stop, turned_away).await;
             }
             Ok(Err(_)) | Err(_) => self.status.count_refused(self.protocol, Refused::Handshake),
         }
@@ -183,16 +182,16 @@ impl Server {
         io: Box<dyn Io>,
         peer: Peer,
         place: Arc<Place>,
-        handler: impl Handler,
+        handler: Arc<dyn Handler>,
         stop: CancellationToken,
-        turned_away: impl Future<Output = Refusal>,
+        mut turned_away: BoxFuture<'_, Refusal>,
     ) {
         let service = service_fn(|request| {
-            let (visit, handler) = (place.begin_request(), handler.clone());
+            let (visit, handler) = (place.begin_request(), Arc::clone(&handler));
             async move { Ok::<_, Infallible>(handler.handle(request, peer, visit).await) }
         });
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(io), service));
-        let (mut silent, mut turned_away) = (pin!(sleep(self.options.header_timeout)), pin!(turned_away));
+        let mut silent = pin!(sleep(self.options.header_timeout));
         let mut is_certified = true;
         let (mut may_be_silent, mut stopping) = (true, false);
         let why = loop {
@@ -211,7 +210,7 @@ impl Server {
                     stopping = true;
                     connection.as_mut().graceful_shutdown();
                 }
-                why = turned_away.as_mut(), if is_certified => {
+                why = &mut turned_away, if is_certified => {
                     is_certified = false;
                     place.close(why);
                 }

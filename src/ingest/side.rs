@@ -5,7 +5,6 @@
 //! place of another, so that nobody keeps others out.
 
 use std::{
-    future::Future,
     pin::{Pin, pin},
     sync::Arc,
     task::{Context, Poll},
@@ -68,7 +67,7 @@ impl SideServices {
         &self,
         request: Request<Incoming>,
         holder: Holder,
-        ended: impl Future<Output = Option<Status>> + Send + 'static,
+        ended: BoxFuture<'static, Option<Status>>,
     ) -> Response<Body> {
         let busy = || {
             self.status.count_refused(Protocol::Grpc, Refused::Streams);
@@ -90,7 +89,7 @@ impl SideServices {
         };
         let stopped = self.stop.clone().cancelled_owned();
         let end = async move {
-            let (stopped, ended) = (pin!(stopped), pin!(ended));
+            let stopped = pin!(stopped);
             tokio::select! {
                 () = stopped => None,
                 status = ended => status,

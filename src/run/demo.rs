@@ -12,12 +12,13 @@ use crate::{
         AuthOptions,
         client::{Client, Credentials, Target},
     },
+    tasks,
 };
 
 /// Starts the demo sender. If it cannot send, that is logged and the process continues.
 pub(super) fn start(app: &App, rate: u32) -> JoinHandle<()> {
     let (target, stop) = (target(&app.config(), app.grpc_address()), app.stopping().clone());
-    tokio::spawn(async move {
+    tasks::spawn(async move {
         let client = match target.and_then(|target| Client::new(&target).map_err(|error| error.to_string())) {
             Ok(client) => client,
             Err(reason) => return tracing::warn!(reason, "the demo cannot send"),

@@ -5,7 +5,7 @@
 //! worker (one last flush), then its spool. The servers have half of `shutdown_timeout`; everything together takes at most
 //! two seconds more than `shutdown_timeout`. What still waits for a disk then is left as a kill would leave it.
 //!
-//! Uses `admin`, `app`, `config`, `demo`, `ingest`, `logging`.
+//! Uses `admin`, `app`, `config`, `demo`, `ingest`, `logging`, `tasks`.
 
 mod demo;
 mod signals;
@@ -17,6 +17,7 @@ use crate::{
     app::{self, RunError},
     config::Config,
     logging::Logging,
+    tasks,
 };
 pub use signals::Hangup;
 use signals::Signals;
@@ -41,9 +42,9 @@ pub struct RunOptions {
 pub async fn run(config: Config, options: RunOptions) -> Result<(), RunError> {
     let RunOptions { hangup, config_file, demo_rate, logging } = options;
     let mut signals = Signals::new(hangup).map_err(RunError::Signals)?;
-    tokio::spawn(signals::keep_watchdog_quiet());
+    tasks::spawn(signals::keep_watchdog_quiet());
     // A task of its own: if it waits for a disk, the process exits without it.
-    let starting = tokio::spawn(start(config, config_file, logging));
+    let starting = tasks::spawn(start(config, config_file, logging));
     let abort_start = starting.abort_handle();
     let (app::Bound { app, grpc, http }, admin) = tokio::select! {
         started = starting => started.map_err(|panic| RunError::Failed(panic.to_string()))??,

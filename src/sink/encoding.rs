@@ -9,9 +9,10 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use tokio::task::{JoinError, spawn_blocking};
+use tokio::task::JoinError;
 
 use super::{Batch, BatchOutcome, Outcome, SinkError, SinkErrorKind};
+use crate::tasks;
 
 /// Bytes of a batch's documents that are in memory at once, plus the last document. An ordinary batch is one part.
 pub(super) const PART_BYTES: usize = 8 << 20;
@@ -45,7 +46,7 @@ pub(super) async fn run_blocking<T: Send + 'static>(
 ) -> Result<T, JoinError> {
     let waits = Waits(GivenUp::default());
     let given_up = waits.0.clone();
-    spawn_blocking(move || work(&given_up)).await
+    tasks::run_blocking(move || work(&given_up)).await
 }
 
 /// The result of a batch whose encoding panicked: a bug of ours that may concern only one of its records.

@@ -1,6 +1,6 @@
 //! The destinations of records: MongoDB, Redis, files. A sink reports the result for every record.
 //!
-//! Uses `document`, `durable_fs`, `files`, `record`, `setting`.
+//! Uses `document`, `durable_fs`, `files`, `record`, `setting`, `tasks`.
 
 mod encoding;
 pub mod file;

@@ -27,6 +27,7 @@ use super::{
 use crate::{
     catch_panic::catch_panic,
     record::{RecordBatch, Stream},
+    tasks,
 };
 
 /// How long a group that is smaller than the last one waits for the callers who were just answered. A sync takes
@@ -104,7 +105,7 @@ impl Shared {
     async fn count_newest_dropped(self: &Arc<Self>, batch: &RecordBatch) {
         let (shared, stream) = (Arc::clone(self), batch.stream);
         let (records, bytes) = (u64::from(batch.count()), batch.bytes().len() as u64);
-        let counted = tokio::task::spawn_blocking(move || {
+        let counted = tasks::run_blocking(move || {
             shared.count_newest(stream, records, bytes);
         });
         if counted.await.is_err() {

@@ -29,14 +29,17 @@
 //!
 //! `ingest` appends, `flush` delivers (the trait [`Queue`]), `app` opens and closes; `admin` and `cli` inspect.
 //!
-//! Uses `catch_panic`, `files`, `histogram`, `record`, `setting`.
+//! Uses `catch_panic`, `files`, `histogram`, `record`, `setting`, `tasks`.
 
 use std::{collections::HashSet, io, ops::Deref, path::Path, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::runtime::RuntimeFlavor;
 
-use crate::record::{RecordBatch, Stream};
+use crate::{
+    record::{RecordBatch, Stream},
+    tasks,
+};
 
 mod appending;
 mod contents;
@@ -163,7 +166,7 @@ impl Spool {
     /// When neither journal nor queue can record it: the records are dropped, but a restart may bring them back.
     pub async fn purge(&self, streams: &[Stream]) -> Result<Vec<Purged>, QueueError> {
         let (shared, streams) = (Arc::clone(&self.shared), streams.to_vec());
-        let purged = tokio::task::spawn_blocking(move || purge::purge(&shared, &streams)).await;
+        let purged = tasks::run_blocking(move || purge::purge(&shared, &streams)).await;
         purged.unwrap_or_else(|panic| Err(self.shared.io_error(io::Error::other(panic))))
     }
 
@@ -227,7 +230,7 @@ impl Spool {
         let threads = self.threads.lock().take();
         if let Some(threads) = threads {
             let shared = Arc::clone(&self.shared);
-            let stopped = tokio::task::spawn_blocking(move || threads.stop(&shared)).await;
+            let stopped = tasks::run_blocking(move || threads.stop(&shared)).await;
             debug_assert!(stopped.is_ok(), "stopping the spool's threads does not panic");
         }
         self.lock.lock().take();

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::FutureExt;
 use tokio::time::Instant;
 
 use super::{Loop, MAX_HELD_EXTRA, Next, Wait};
@@ -39,14 +40,14 @@ impl Loop {
             }
             if !self.initialized {
                 if self.tasks.is_empty() {
-                    self.tasks.spawn(initialize(self.context.clone()));
+                    self.tasks.spawn(initialize(self.context.clone()).boxed());
                 }
                 return Wait::Event;
             }
             if self.has_to_look_back() {
                 if self.tasks.is_empty() {
                     let since = self.context.queue.redelivers_since();
-                    self.tasks.spawn(look_back(self.context.clone(), since));
+                    self.tasks.spawn(look_back(self.context.clone(), since).boxed());
                 }
                 return Wait::Event;
             }
@@ -83,7 +84,7 @@ impl Loop {
         batch.delivered_then.get_or_insert(self.context.delivered());
         self.rate_limiter.spend(batch.records.len());
         let (stream, seqs) = (batch.stream, batch.seqs());
-        let task = self.tasks.spawn(send(self.context.clone(), batch));
+        let task = self.tasks.spawn(send(self.context.clone(), batch).boxed());
         self.leased.push((task.id(), stream, seqs));
     }
 
@@ -96,7 +97,7 @@ impl Loop {
             leased.push((batch.stream, batch.seqs()));
         }
         self.trial_was_last = true;
-        let task = self.tasks.spawn(try_alone(self.context.clone(), suspects, witness)).id();
+        let task = self.tasks.spawn(try_alone(self.context.clone(), suspects, witness).boxed()).id();
         self.trial = Some(task);
         self.leased.extend(leased.into_iter().map(|(stream, seqs)| (task, stream, seqs)));
     }

@@ -42,6 +42,7 @@ use crate::{
     durable_fs::make_directories,
     files,
     record::{Stream, UnixMillis},
+    tasks,
 };
 
 /// Held while the directory is in use, so that no second sink writes into the same files.
@@ -102,9 +103,9 @@ impl Sink for FileSink {
 
     async fn initialize(&self) -> Result<Vec<String>, SinkError> {
         let inner = Arc::clone(&self.inner);
-        let prepared = tokio::task::spawn_blocking(move || inner.prepare()).await;
+        let prepared = tasks::run_blocking(move || inner.prepare()).await;
         prepared.unwrap_or_else(|panic| Err(io::Error::other(panic))).map_err(|error| self.inner.error(&error))?;
-        tokio::spawn(close_old_files(Arc::downgrade(&self.inner)));
+        tasks::spawn(close_old_files(Arc::downgrade(&self.inner)));
         Ok(Vec::new())
     }
 
@@ -124,14 +125,14 @@ impl Sink for FileSink {
 
     async fn look_back(&self, since: UnixMillis) -> Result<(), SinkError> {
         let inner = Arc::clone(&self.inner);
-        let done = tokio::task::spawn_blocking(move || inner.look_back(since)).await;
+        let done = tasks::run_blocking(move || inner.look_back(since)).await;
         done.unwrap_or_else(|panic| Err(io::Error::other(panic))).map_err(|error| self.inner.error(&error))
     }
 
     async fn close(&self) {
         let inner = Arc::clone(&self.inner);
         // Releases only the lock and the open files; lines are durable since their batch.
-        let _ = tokio::task::spawn_blocking(move || inner.release()).await;
+        let _ = tasks::run_blocking(move || inner.release()).await;
     }
 }
 
@@ -215,7 +216,7 @@ impl Inner {
         }
         if file.rotate(self.rotation()) {
             let inner = Arc::clone(self);
-            tokio::runtime::Handle::current().spawn_blocking(move || inner.compress_closed());
+            drop(tasks::run_blocking(move || inner.compress_closed()));
         }
         BatchOutcome { records: outcomes, error: None }
     }
@@ -330,7 +331,7 @@ async fn close_old_files(sink: Weak<Inner>) {
     loop {
         tokio::time::sleep(pause).await;
         let Some(inner) = sink.upgrade() else { return };
-        let done = tokio::task::spawn_blocking(move || {
+        let done = tasks::run_blocking(move || {
             inner.rotate_all();
             inner.compress_closed();
         });

@@ -23,13 +23,12 @@ mod setup;
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use bson::{Document, doc};
-use futures::TryStreamExt;
+use bson::doc;
 use mongodb::{
     Client, Database,
     error::Error,
     event::{EventHandler, sdam::SdamEvent},
-    options::{Acknowledgment, ClientOptions, ConnectionString, ReadConcern, ReadPreference, SelectionCriteria},
+    options::{Acknowledgment, ClientOptions, ConnectionString, ReadPreference, SelectionCriteria},
 };
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::OnceCell;
@@ -95,7 +94,7 @@ impl MongoSink {
         options.check()?;
         let labels = options.labels()?;
         let address = format!("{}/{}", server_of(&options.uri), options.database);
-        let user = ConnectionString::parse(&options.uri).ok().and_then(|uri| uri.credential?.username);
+        let user = ConnectionString::parse(options.uri.as_str()).ok().and_then(|uri| uri.credential?.username);
         Ok(Self {
             options,
             encoder,
@@ -114,7 +113,7 @@ impl MongoSink {
     pub(crate) async fn client(&self) -> Result<&Client, Error> {
         self.client
             .get_or_try_init(|| async {
-                let mut options = ClientOptions::parse(&self.options.uri).await?;
+                let mut options = ClientOptions::parse(self.options.uri.as_str()).await?;
                 let timeout = self.options.timeout;
                 options.app_name.get_or_insert_with(|| env!("CARGO_PKG_NAME").to_owned());
                 options.server_selection_timeout.get_or_insert(SERVER_SELECTION.min(timeout));
@@ -262,19 +261,30 @@ async fn settle_doubtful(
 ) -> Result<(), Error> {
     let id = |index: usize| RecordId::of(batch.stream, &batch.records[records[index]].bytes).as_str().to_owned();
     let ids: Vec<String> = doubtful.iter().map(|(index, _)| id(*index)).collect();
-    let found: HashSet<String> = ready
+    let find = doc! {
+        "find": batch.stream.as_str(),
+        "filter": { "_id": { "$in": &ids } },
+        "projection": { "_id": 1 },
+        "readConcern": { "level": "majority" },
+        // More than can be found: the server knows that the first batch is the last one, and closes the cursor.
+        "batchSize": i64::try_from(ids.len()).map_or(i64::MAX, |count| count.saturating_add(1)),
+    };
+    // A command of our own: a cursor of the driver would be generic, and half of the driver compiled again for it.
+    let answer = ready
         .database
-        .collection::<Document>(batch.stream.as_str())
-        .find(doc! { "_id": { "$in": &ids } })
-        .projection(doc! { "_id": 1 })
-        .read_concern(ReadConcern::majority())
+        .run_command(find)
         .selection_criteria(SelectionCriteria::ReadPreference(ReadPreference::Primary))
-        .await?
-        .try_filter_map(|document| async move { Ok(document.get_str("_id").ok().map(str::to_owned)) })
-        .try_collect()
         .await?;
+    let cursor = answer.get_document("cursor").map_err(Error::custom)?;
+    // What is not in the answer is rejected, so the answer has to be whole.
+    if cursor.get_i64("id") != Ok(0) {
+        return Err(Error::custom("the server divided its answer about documents that may exist already"));
+    }
+    let documents = cursor.get_array("firstBatch").map_err(Error::custom)?;
+    let found: HashSet<&str> =
+        documents.iter().filter_map(|document| document.as_document()?.get_str("_id").ok()).collect();
     for ((index, reason), id) in doubtful.into_iter().zip(ids) {
-        outcomes[index] = if found.contains(&id) { Outcome::Delivered } else { Outcome::Rejected(reason) };
+        outcomes[index] = if found.contains(id.as_str()) { Outcome::Delivered } else { Outcome::Rejected(reason) };
     }
     Ok(())
 }

@@ -79,7 +79,7 @@ fn refusal(uri: &str) -> Option<Error> {
     // The driver spawns tasks, which never run here: this runtime ends before it has polled one.
     let made = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(async { Client::with_options(ClientOptions::parse(uri).await?).map(drop) })
+        runtime.block_on(async { Client::with_options(ClientOptions::parse(uri.as_str()).await?).map(drop) })
     });
     made.join().ok()?.err()
 }

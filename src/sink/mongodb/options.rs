@@ -86,7 +86,7 @@ impl MongoOptions {
         if let Some(reason) = objection::to(&self.uri) {
             return Err(refused(reason));
         }
-        let uri = ConnectionString::parse(&self.uri).map_err(|error| refused(error.to_string()))?;
+        let uri = ConnectionString::parse(self.uri.as_str()).map_err(|error| refused(error.to_string()))?;
         if uri.write_concern.as_ref().and_then(|concern| concern.w.as_ref()) == Some(&Acknowledgment::Nodes(0)) {
             return Err(MongoOptionsError::Unacknowledged);
         }
