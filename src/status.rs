@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::{flush::SinkState, spool::StreamStatus};
+pub use crate::{
+    flush::{FlushFigures, SinkState},
+    spool::StreamStatus,
+};
 use crate::{
     histogram::HistogramSnapshot,
     ingest::IngestSnapshot,
@@ -147,36 +150,17 @@ pub struct SinkStatus {
 /// Delivery since the process started.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Delivery {
-    /// Records the sink acknowledged.
-    pub delivered_records: u64,
-    /// Their bytes.
-    pub delivered_bytes: u64,
-    /// Batches that were sent, retries included.
-    pub batches: u64,
-    /// Records that became dead letters.
-    pub rejected_records: u64,
-    /// Records sent again, by reason.
-    pub retried_records: BTreeMap<String, u64>,
+    /// The worker's figures.
+    #[serde(flatten)]
+    pub flush: FlushFigures,
     /// Records that this optional sink missed.
     pub lost_records: u64,
-    /// Batches in flight.
-    pub in_flight: u64,
-    /// The current maximum of records per batch.
-    pub batch_records: u64,
-    /// Time from a record's own timestamp to its delivery, milliseconds.
-    pub lag_millis: Option<i64>,
-    /// When a batch was last acknowledged, milliseconds since the Unix epoch.
-    pub last_delivery_at: Option<UnixMillis>,
     /// Records per second into the spool, over the last ten seconds.
     pub rate_in: f64,
     /// Records per second out of it.
     pub rate_out: f64,
     /// Seconds until the backlog is delivered at these rates; `None`: it does not shrink.
     pub drain_seconds: Option<f64>,
-    /// How long the sink took to answer a batch, seconds.
-    pub latency: HistogramSnapshot,
-    /// Records in the batches that were sent.
-    pub batch_sizes: HistogramSnapshot,
 }
 
 /// A state change.

@@ -204,23 +204,23 @@ fn delivery(out: &mut Output, sinks: &[&SinkStatus]) {
     let figure =
         |value: fn(&crate::status::Delivery) -> f64| move |sink: &SinkStatus| sink.delivery.as_ref().map(value);
     out.by_sink(LOST, sinks, figure(|delivery| delivery.lost_records as f64));
-    out.by_sink(OUT_RECORDS, sinks, figure(|delivery| delivery.delivered_records as f64));
-    out.by_sink(OUT_BYTES, sinks, figure(|delivery| delivery.delivered_bytes as f64));
-    out.by_sink(BATCHES, sinks, figure(|delivery| delivery.batches as f64));
+    out.by_sink(OUT_RECORDS, sinks, figure(|delivery| delivery.flush.delivered_records as f64));
+    out.by_sink(OUT_BYTES, sinks, figure(|delivery| delivery.flush.delivered_bytes as f64));
+    out.by_sink(BATCHES, sinks, figure(|delivery| delivery.flush.batches as f64));
     out.family(RETRIED, |out, metric| {
         for sink in sinks {
-            for (reason, records) in sink.delivery.iter().flat_map(|delivery| &delivery.retried_records) {
+            for (reason, records) in sink.delivery.iter().flat_map(|delivery| &delivery.flush.retried_records) {
                 out.sample(metric, &[("sink", &sink.name), ("reason", reason)], *records as f64);
             }
         }
     });
-    out.by_sink(REJECTED, sinks, figure(|delivery| delivery.rejected_records as f64));
-    out.by_sink(IN_FLIGHT, sinks, figure(|delivery| delivery.in_flight as f64));
-    out.by_sink(BATCH_LIMIT, sinks, figure(|delivery| delivery.batch_records as f64));
-    out.by_sink(LAG, sinks, |sink| Some(sink.delivery.as_ref()?.lag_millis? as f64 / 1e3));
-    out.by_sink(LAST, sinks, |sink| sink.delivery.as_ref()?.last_delivery_at.map(seconds));
-    out.histograms(SINK_LATENCY, sinks, |sink| sink.delivery.as_ref().map(|delivery| &delivery.latency));
-    out.histograms(BATCH_SIZE, sinks, |sink| sink.delivery.as_ref().map(|delivery| &delivery.batch_sizes));
+    out.by_sink(REJECTED, sinks, figure(|delivery| delivery.flush.rejected_records as f64));
+    out.by_sink(IN_FLIGHT, sinks, figure(|delivery| delivery.flush.in_flight as f64));
+    out.by_sink(BATCH_LIMIT, sinks, figure(|delivery| delivery.flush.batch_records as f64));
+    out.by_sink(LAG, sinks, |sink| Some(sink.delivery.as_ref()?.flush.lag_millis? as f64 / 1e3));
+    out.by_sink(LAST, sinks, |sink| sink.delivery.as_ref()?.flush.last_delivery_at.map(seconds));
+    out.histograms(SINK_LATENCY, sinks, |sink| sink.delivery.as_ref().map(|delivery| &delivery.flush.latency));
+    out.histograms(BATCH_SIZE, sinks, |sink| sink.delivery.as_ref().map(|delivery| &delivery.flush.batch_sizes));
     out.histograms(SYNC_LATENCY, sinks, |sink| Some(&sink.sync_latency));
     out.histograms(SYNC_SIZE, sinks, |sink| Some(&sink.sync_records));
 }

@@ -59,7 +59,7 @@ impl Bench {
         // The figures follow the queue: a task first removes its records, then the worker counts them.
         let counted = |bench: &Self| {
             let status = bench.handle.status();
-            status.delivered_records + status.rejected_records == bench.queue.pushed()
+            status.figures.delivered_records + status.figures.rejected_records == bench.queue.pushed()
         };
         self.until("all are counted", counted).await;
     }
@@ -100,7 +100,7 @@ async fn every_record_arrives_once_and_leaves_the_queue() {
     bench.drained().await;
     assert_eq!(bench.sorted(), all_but(1234, &[]));
     let status = bench.handle.status();
-    assert_eq!((status.delivered_records, status.rejected_records), (1234, 0));
+    assert_eq!((status.figures.delivered_records, status.figures.rejected_records), (1234, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -144,7 +144,7 @@ async fn one_batch_in_flight_keeps_strict_order_through_failures() {
     let first = [Unavailable, Timeout, Full, Unavailable].into();
     let behaviour = Behaviour { first, later: BTreeSet::from([25]), ..Behaviour::default() };
     let bench = start(&MemoryQueue::with(200), behaviour, FlushOptions { max_in_flight: 1, ..options() });
-    let retried = |bench: &Bench| bench.handle.status().retried_records.get("unavailable").copied();
+    let retried = |bench: &Bench| bench.handle.status().figures.retried_records.get("unavailable").copied();
     bench.until("a record is held back", |bench| retried(bench).is_some_and(|records| records > 25)).await;
     assert!(bench.sink.arrived().iter().all(|&seq| seq < 30), "later records went past it");
     bench.sink.set(|behaviour| behaviour.later.clear());
@@ -264,11 +264,11 @@ async fn batches_shrink_under_timeouts_and_grow_back() {
     bench.sink.set(|behaviour| behaviour.delay = Duration::from_millis(50));
     bench.queue.push(300);
     bench.drained().await;
-    assert!(bench.handle.status().retried_records["timeout"] > 0);
+    assert!(bench.handle.status().figures.retried_records["timeout"] > 0);
     bench.sink.set(|behaviour| behaviour.delay = Duration::ZERO);
     bench.queue.push(3000);
     bench.drained().await;
-    assert_eq!(bench.handle.status().batch_records, 100);
+    assert_eq!(bench.handle.status().figures.batch_records, 100);
     assert_eq!(bench.sorted(), all_but(3500, &[]));
 }
 

@@ -301,7 +301,7 @@ impl Loop {
         if tokio::time::timeout(CLOSE_TIMEOUT, self.context.sink.close()).await.is_err() {
             self.record_error("closing the sink took too long");
         }
-        self.shared.update(|status| status.in_flight = 0);
+        self.shared.update(|status| status.figures.in_flight = 0);
         self.shared.enter(SinkState::Stopped, None);
     }
 
@@ -314,8 +314,8 @@ impl Loop {
         }
         let (in_flight, batch_records) = (self.leased.len(), self.window.limit().records);
         self.shared.update(|status| {
-            status.in_flight = in_flight;
-            status.batch_records = batch_records;
+            status.figures.in_flight = in_flight as u64;
+            status.figures.batch_records = batch_records as u64;
         });
         let rejecting = self.rejecting.as_ref().map(|(records, reason)| {
             format!("nothing is accepted: the last {records} records were rejected, the last one for: {reason}")
