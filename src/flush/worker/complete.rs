@@ -37,11 +37,11 @@ impl Loop {
                 self.outage = None;
             }
             Ok((_, TaskResult::Initialized(Err(error)))) => self.fail(error.kind.into(), error.message),
-            Ok((_, TaskResult::LookedBack(since, Ok(())))) => {
-                self.looked_back = since;
+            Ok((_, TaskResult::DeliveredLoaded(since, Ok(())))) => {
+                self.delivered_loaded_since = since;
                 self.end_outage();
             }
-            Ok((_, TaskResult::LookedBack(_, Err(error)))) => self.fail(error.kind.into(), error.message),
+            Ok((_, TaskResult::DeliveredLoaded(_, Err(error)))) => self.fail(error.kind.into(), error.message),
             Ok((id, TaskResult::Sent(sent))) => {
                 self.take_leases(id);
                 self.complete_batch(*sent);
