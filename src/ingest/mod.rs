@@ -33,12 +33,12 @@ pub(crate) mod memory;
 mod optional;
 mod options;
 mod pass;
-mod places;
 mod refusal;
 mod repeats;
 mod rules;
 mod server;
 mod side;
+mod slots;
 mod spooled;
 mod status;
 mod stream;
@@ -49,9 +49,9 @@ pub mod wire;
 mod zstd_frames;
 
 pub(crate) use listener::Peer;
-pub(crate) use places::Visit;
-use places::{Holder, Places};
 pub(crate) use server::{Handler, Server, http1};
+pub(crate) use slots::Visit;
+use slots::{Holder, Slots};
 
 pub use auth::Authenticator;
 pub(crate) use conversions::AT_ONCE as CONVERSION_THREADS;
@@ -66,7 +66,7 @@ pub use refusal::Refusal;
 pub use rules::{AUDIENCE, MIN_TOKEN_LENGTH};
 pub use server::ServeError;
 pub use spooled::{Append, CannotAppend};
-pub use status::{IngestSnapshot, IngestStatus, Protocol, Refused, RefusedCount, TakenCount};
+pub use status::{AcceptedCount, IngestSnapshot, IngestStatus, Protocol, Refused, RefusedCount};
 pub use tls::{Tls, TlsError};
 
 /// The `livekit.AnalyticsRecorderService` client and server, generated at build time.
