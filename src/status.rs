@@ -160,7 +160,7 @@ pub struct Delivery {
     /// Records per second out of it.
     pub rate_out: f64,
     /// Seconds until the backlog is delivered at these rates; `None`: it does not shrink.
-    pub drain_seconds: Option<f64>,
+    pub empty_in_seconds: Option<f64>,
 }
 
 /// A state change.
@@ -270,7 +270,7 @@ pub fn age_seconds(now: UnixMillis, then: UnixMillis) -> f64 {
 mod tests {
     use super::*;
     use crate::{
-        ingest::{Protocol, Refused, RefusedCount, TakenCount},
+        ingest::{AcceptedCount, Protocol, Refused, RefusedCount},
         record::SinkName,
         spool::DropReason,
     };
@@ -278,7 +278,7 @@ mod tests {
     #[test]
     fn the_ingest_figures_are_one_flat_object_without_the_sinks_losses_and_are_read_back() {
         let counts = IngestSnapshot {
-            taken: vec![TakenCount { protocol: Protocol::Grpc, stream: Stream::Events, records: 2, bytes: 10 }],
+            accepted: vec![AcceptedCount { protocol: Protocol::Grpc, stream: Stream::Events, records: 2, bytes: 10 }],
             refused: vec![RefusedCount { protocol: Protocol::Webhook, reason: Refused::TooLarge, count: 1 }],
             webhooks_dropped_by_livekit: 3,
             webhooks_repeated: 4,
@@ -291,7 +291,7 @@ mod tests {
         };
         let json = serde_json::to_string(&Ingest { records: 2, bytes: 10, rate: 0.5, counts }).unwrap();
         let expected = concat!(
-            r#"{"records":2,"bytes":10,"rate":0.5,"taken":[{"protocol":"grpc","stream":"events","records":2,"bytes":10}],"#,
+            r#"{"records":2,"bytes":10,"rate":0.5,"accepted":[{"protocol":"grpc","stream":"events","records":2,"bytes":10}],"#,
             r#""refused":[{"protocol":"webhook","reason":"too_large","count":1}],"webhooks_dropped_by_livekit":3,"#,
             r#""webhooks_repeated":4,"connections":5,"connections_total":6,"streams":7,"streams_total":8,"waiting_bytes":9}"#
         );

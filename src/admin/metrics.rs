@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use crate::{
     histogram::HistogramSnapshot,
-    ingest::TakenCount,
+    ingest::AcceptedCount,
     record::UnixMillis,
     spool::DropReason,
     status::{Ingest, SinkState, SinkStatus, Snapshot, StreamStatus},
@@ -131,9 +131,9 @@ fn process(out: &mut Output, snapshot: &Snapshot) {
 
 fn ingest(out: &mut Output, ingest: &Ingest) {
     let counts = &ingest.counts;
-    let accepted = |value: fn(&TakenCount) -> u64| {
+    let accepted = |value: fn(&AcceptedCount) -> u64| {
         move |out: &mut Output, metric: Metric| {
-            for accepted in &counts.taken {
+            for accepted in &counts.accepted {
                 let labels = [("protocol", accepted.protocol.as_str()), ("stream", accepted.stream.as_str())];
                 out.sample(metric, &labels, value(accepted) as f64);
             }

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use super::{
     Running,
     directory::spools_in,
-    rates::{Counters, Rates, drain_seconds},
+    rates::{Counters, Rates, empty_in_seconds},
     refusing::Refusing,
     spools::spool_options,
 };
@@ -219,15 +219,15 @@ fn apply(entry: &mut SinkStatus, status: FlushStatus, rates: &Rates, lost: u64) 
         lost_records: lost,
         rate_in,
         rate_out,
-        drain_seconds: drain_seconds(entry.records, rate_in, rate_out),
+        empty_in_seconds: empty_in_seconds(entry.records, rate_in, rate_out),
     });
 }
 
 /// The figures of ingest.
 pub(super) fn ingest(counts: IngestSnapshot, rate: f64) -> Ingest {
     Ingest {
-        records: counts.taken.iter().map(|taken| taken.records).sum(),
-        bytes: counts.taken.iter().map(|taken| taken.bytes).sum(),
+        records: counts.accepted.iter().map(|accepted| accepted.records).sum(),
+        bytes: counts.accepted.iter().map(|accepted| accepted.bytes).sum(),
         rate,
         counts,
     }
