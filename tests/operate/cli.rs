@@ -668,4 +668,10 @@ fn every_command_has_completions_a_manual_page_and_help_with_the_common_flags() 
         let help = ok(&spool, &[command, "--help"]);
         assert!(help.contains("--config") && help.contains("--json"), "{command}: {help}");
     }
+    for words in [["dead", "list"], ["dead", "retry"], ["config", "show"], ["config", "schema"]] {
+        let page = ok(&spool, &["man", words[0], words[1]]);
+        assert!(page.contains(&format!(".TH livekit-spool-{} ", words.join("-"))), "{words:?}: {page}");
+    }
+    fails(&spool, &["man", "dead", "lsit"], 2, "livekit-spool-dead has no command \"lsit\"; it has list, ");
+    fails(&spool, &["man", "ready", "list"], 2, "livekit-spool-ready has no command \"list\"");
 }
