@@ -156,7 +156,7 @@ async fn drain_backlog(uri: &str, events: &[AnalyticsEvent], options: &FlushOpti
     let worker = Worker::spawn(&name, Arc::clone(&spool) as _, sink, options.clone(), shutdown.clone());
     // As `livekit-spool drain` asks: the last batch is not full, and would wait for the interval.
     worker.flush_now();
-    while worker.status().delivered_records < events.len() as u64 {
+    while worker.status().figures.delivered_records < events.len() as u64 {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let took = begun.elapsed();

@@ -4,5 +4,5 @@
 
 pub use crate::{
     ingest::fuzzing::{HttpPort, decompress},
-    spool::fuzzing::{Met, Scanned, scan},
+    spool::fuzzing::{Part, Scanned, scan},
 };

@@ -175,7 +175,6 @@ pub struct Inspected {
     /// Its stream.
     pub stream: Stream,
     /// Its sequence number in the stream.
-    #[serde(rename = "ordinal")]
     pub seq: u64,
     /// When it was received, milliseconds since the Unix epoch.
     pub received_at: UnixMillis,

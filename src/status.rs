@@ -7,7 +7,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-pub use crate::{flush::SinkState, spool::StreamStatus};
+pub use crate::{
+    flush::{FlushFigures, SinkState},
+    spool::StreamStatus,
+};
 use crate::{
     histogram::HistogramSnapshot,
     ingest::IngestSnapshot,
@@ -147,36 +150,17 @@ pub struct SinkStatus {
 /// Delivery since the process started.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Delivery {
-    /// Records the sink acknowledged.
-    pub delivered_records: u64,
-    /// Their bytes.
-    pub delivered_bytes: u64,
-    /// Batches that were sent, retries included.
-    pub batches: u64,
-    /// Records that became dead letters.
-    pub rejected_records: u64,
-    /// Records sent again, by reason.
-    pub retried_records: BTreeMap<String, u64>,
+    /// The worker's figures.
+    #[serde(flatten)]
+    pub flush: FlushFigures,
     /// Records that this optional sink missed.
     pub lost_records: u64,
-    /// Batches in flight.
-    pub in_flight: u64,
-    /// The current maximum of records per batch.
-    pub batch_records: u64,
-    /// Time from a record's own timestamp to its delivery, milliseconds.
-    pub lag_millis: Option<i64>,
-    /// When a batch was last acknowledged, milliseconds since the Unix epoch.
-    pub last_delivery_at: Option<UnixMillis>,
     /// Records per second into the spool, over the last ten seconds.
     pub rate_in: f64,
     /// Records per second out of it.
     pub rate_out: f64,
     /// Seconds until the backlog is delivered at these rates; `None`: it does not shrink.
-    pub drain_seconds: Option<f64>,
-    /// How long the sink took to answer a batch, seconds.
-    pub latency: HistogramSnapshot,
-    /// Records in the batches that were sent.
-    pub batch_sizes: HistogramSnapshot,
+    pub empty_in_seconds: Option<f64>,
 }
 
 /// A state change.
@@ -286,7 +270,7 @@ pub fn age_seconds(now: UnixMillis, then: UnixMillis) -> f64 {
 mod tests {
     use super::*;
     use crate::{
-        ingest::{Protocol, Refused, RefusedCount, TakenCount},
+        ingest::{AcceptedCount, Protocol, Refused, RefusedCount},
         record::SinkName,
         spool::DropReason,
     };
@@ -294,7 +278,7 @@ mod tests {
     #[test]
     fn the_ingest_figures_are_one_flat_object_without_the_sinks_losses_and_are_read_back() {
         let counts = IngestSnapshot {
-            taken: vec![TakenCount { protocol: Protocol::Grpc, stream: Stream::Events, records: 2, bytes: 10 }],
+            accepted: vec![AcceptedCount { protocol: Protocol::Grpc, stream: Stream::Events, records: 2, bytes: 10 }],
             refused: vec![RefusedCount { protocol: Protocol::Webhook, reason: Refused::TooLarge, count: 1 }],
             webhooks_dropped_by_livekit: 3,
             webhooks_repeated: 4,
@@ -307,7 +291,7 @@ mod tests {
         };
         let json = serde_json::to_string(&Ingest { records: 2, bytes: 10, rate: 0.5, counts }).unwrap();
         let expected = concat!(
-            r#"{"records":2,"bytes":10,"rate":0.5,"taken":[{"protocol":"grpc","stream":"events","records":2,"bytes":10}],"#,
+            r#"{"records":2,"bytes":10,"rate":0.5,"accepted":[{"protocol":"grpc","stream":"events","records":2,"bytes":10}],"#,
             r#""refused":[{"protocol":"webhook","reason":"too_large","count":1}],"webhooks_dropped_by_livekit":3,"#,
             r#""webhooks_repeated":4,"connections":5,"connections_total":6,"streams":7,"streams_total":8,"waiting_bytes":9}"#
         );

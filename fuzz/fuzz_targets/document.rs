@@ -12,7 +12,7 @@ use livekit_spool::{
         DocumentContext, DocumentErrorReason, DocumentOptions, Encoder, Enums, JsonStyle, Labels, PiiKey, Redact,
         write_json,
     },
-    record::Stream,
+    record::{Stream, wire::BadWire},
 };
 use prost::Message;
 
@@ -52,7 +52,7 @@ fuzz_target!(|input: &[u8]| {
             DocumentErrorReason::TooMuchWork => panic!("the work is not linear: {error}"),
             DocumentErrorReason::TooLarge { .. }
             | DocumentErrorReason::TooManyParts { .. }
-            | DocumentErrorReason::TooDeep => {}
+            | DocumentErrorReason::Wire(BadWire::TooDeep) => {}
             reason => assert!(!prost_reads(stream, record), "prost reads it: {reason}"),
         }
         return;

@@ -10,7 +10,7 @@ use std::{collections::HashSet, fs};
 
 use libfuzzer_sys::fuzz_target;
 use livekit_spool::{
-    fuzzing::{Met, scan},
+    fuzzing::{Part, scan},
     record::Stream,
     spool::{Contents, DeadFilter, PeekFrom, SpoolOptions, verify},
 };
@@ -31,15 +31,18 @@ fuzz_target!(|input: &[u8]| {
     for is_last in [false, true] {
         let Some(scanned) = scan(&segment, is_last) else { continue };
         let mut at = 0;
-        for met in scanned.met {
-            let bytes = match &met {
-                Met::Block { bytes, .. } | Met::Damage(bytes) => bytes,
+        for part in scanned.parts {
+            let bytes = match &part {
+                Part::Block { bytes, .. } | Part::Damage(bytes) => bytes,
             };
             // Only a front, which is not told, may lie between.
             assert!(at <= bytes.start && bytes.start < bytes.end && bytes.end <= segment.len() as u64);
             at = bytes.end;
-            if let Met::Block { bytes, stream, records: of_block } = met {
-                assert!(holds(&segment[bytes.start as usize..bytes.end as usize]), "a block that does not hold is met");
+            if let Part::Block { bytes, stream, records: of_block } = part {
+                assert!(
+                    holds(&segment[bytes.start as usize..bytes.end as usize]),
+                    "a block that does not hold is found"
+                );
                 records.extend(of_block.into_iter().flatten().map(|record| (stream, record)));
             }
         }

@@ -9,7 +9,7 @@ use livekit_spool::{
     document::{DocumentContext, DocumentErrorReason, DocumentOptions, Encoder},
     fuzzing::HttpPort,
     ingest::{Append, AuthOptions, Authenticator, CannotAppend, Filter, HttpOptions, Intake, LivekitKeys, Target},
-    record::{RecordBatch, SinkName},
+    record::{RecordBatch, SinkName, wire::BadWire},
     spool::Appended,
 };
 use parking_lot::Mutex;
@@ -80,7 +80,7 @@ impl Port {
         for record in batch {
             let made = self.encoder.encode(batch.stream, record, &DocumentContext::default(), &mut Vec::new());
             let failed = made.err().map(|error| error.reason().clone());
-            assert!(matches!(failed, None | Some(DocumentErrorReason::TooDeep)), "{failed:?}");
+            assert!(matches!(failed, None | Some(DocumentErrorReason::Wire(BadWire::TooDeep))), "{failed:?}");
         }
     }
 }

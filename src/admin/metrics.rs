@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use crate::{
     histogram::HistogramSnapshot,
-    ingest::TakenCount,
+    ingest::AcceptedCount,
     record::UnixMillis,
     spool::DropReason,
     status::{Delivery, Ingest, SinkState, SinkStatus, Snapshot, StreamStatus},
@@ -131,9 +131,9 @@ fn process(out: &mut Output, snapshot: &Snapshot) {
 
 fn ingest(out: &mut Output, ingest: &Ingest) {
     let counts = &ingest.counts;
-    let accepted = |value: fn(&TakenCount) -> u64| {
+    let accepted = |value: fn(&AcceptedCount) -> u64| {
         move |out: &mut Output, metric: Metric| {
-            for accepted in &counts.taken {
+            for accepted in &counts.accepted {
                 let labels = [("protocol", accepted.protocol.as_str()), ("stream", accepted.stream.as_str())];
                 out.sample(metric, &labels, value(accepted) as f64);
             }
@@ -202,23 +202,23 @@ fn dispositions(out: &mut Output, sinks: &[&SinkStatus]) {
 
 fn delivery(out: &mut Output, sinks: &[&SinkStatus]) {
     out.by_delivery(LOST, sinks, |delivery| delivery.lost_records as f64);
-    out.by_delivery(OUT_RECORDS, sinks, |delivery| delivery.delivered_records as f64);
-    out.by_delivery(OUT_BYTES, sinks, |delivery| delivery.delivered_bytes as f64);
-    out.by_delivery(BATCHES, sinks, |delivery| delivery.batches as f64);
+    out.by_delivery(OUT_RECORDS, sinks, |delivery| delivery.flush.delivered_records as f64);
+    out.by_delivery(OUT_BYTES, sinks, |delivery| delivery.flush.delivered_bytes as f64);
+    out.by_delivery(BATCHES, sinks, |delivery| delivery.flush.batches as f64);
     out.family(RETRIED, &|out, metric| {
         for sink in sinks {
-            for (reason, records) in sink.delivery.iter().flat_map(|delivery| &delivery.retried_records) {
+            for (reason, records) in sink.delivery.iter().flat_map(|delivery| &delivery.flush.retried_records) {
                 out.sample(metric, &[("sink", &sink.name), ("reason", reason)], *records as f64);
             }
         }
     });
-    out.by_delivery(REJECTED, sinks, |delivery| delivery.rejected_records as f64);
-    out.by_delivery(IN_FLIGHT, sinks, |delivery| delivery.in_flight as f64);
-    out.by_delivery(BATCH_LIMIT, sinks, |delivery| delivery.batch_records as f64);
-    out.by_sink(LAG, sinks, |sink| Some(sink.delivery.as_ref()?.lag_millis? as f64 / 1e3));
-    out.by_sink(LAST, sinks, |sink| sink.delivery.as_ref()?.last_delivery_at.map(seconds));
-    out.histograms(SINK_LATENCY, sinks, |sink| sink.delivery.as_ref().map(|delivery| &delivery.latency));
-    out.histograms(BATCH_SIZE, sinks, |sink| sink.delivery.as_ref().map(|delivery| &delivery.batch_sizes));
+    out.by_delivery(REJECTED, sinks, |delivery| delivery.flush.rejected_records as f64);
+    out.by_delivery(IN_FLIGHT, sinks, |delivery| delivery.flush.in_flight as f64);
+    out.by_delivery(BATCH_LIMIT, sinks, |delivery| delivery.flush.batch_records as f64);
+    out.by_sink(LAG, sinks, |sink| Some(sink.delivery.as_ref()?.flush.lag_millis? as f64 / 1e3));
+    out.by_sink(LAST, sinks, |sink| sink.delivery.as_ref()?.flush.last_delivery_at.map(seconds));
+    out.histograms(SINK_LATENCY, sinks, |sink| sink.delivery.as_ref().map(|delivery| &delivery.flush.latency));
+    out.histograms(BATCH_SIZE, sinks, |sink| sink.delivery.as_ref().map(|delivery| &delivery.flush.batch_sizes));
     out.histograms(SYNC_LATENCY, sinks, |sink| Some(&sink.sync_latency));
     out.histograms(SYNC_SIZE, sinks, |sink| Some(&sink.sync_records));
 }

@@ -133,7 +133,7 @@ class Card {
       number('oldest', age(sink.oldest_age_seconds), 'oldest'),
       number('in', rate(delivery.rate_in || 0), 'rate-in'),
       number('out', rate(delivery.rate_out || 0), 'rate-out'),
-      number('empty in', sink.records === 0 || sink.state === 'idle' ? '–' : delivery.drain_seconds === null || delivery.drain_seconds === undefined ? 'grows' : age(delivery.drain_seconds), 'drain'),
+      number('empty in', sink.records === 0 || sink.state === 'idle' ? '–' : delivery.empty_in_seconds === null || delivery.empty_in_seconds === undefined ? 'grows' : age(delivery.empty_in_seconds), 'drain'),
       number('lag', delivery.lag_millis === null || delivery.lag_millis === undefined ? '–' : age(delivery.lag_millis / 1000), 'lag'),
       number('delivered', count(delivery.delivered_records || 0), 'delivered'),
       number('dead letters', count(sink.dead_letters), 'dead-letters'));
@@ -172,7 +172,7 @@ function render(snapshot) {
   const sum = (field) => sinks.reduce((total, sink) => total + sink[field], 0);
   const oldest = sinks.map((sink) => sink.oldest_age_seconds).filter((seconds) => seconds !== null);
   $('overview').replaceChildren(
-    number('accepted', count(snapshot.ingest.records), 'total-taken'),
+    number('accepted', count(snapshot.ingest.records), 'total-accepted'),
     number('accepted now', rate(snapshot.ingest.rate), 'total-rate'),
     number('backlog', count(sum('records')), 'total-records'),
     number('oldest', oldest.length ? age(Math.max(...oldest)) : '–', 'total-oldest'),

@@ -61,7 +61,7 @@ pub(super) struct Which {
     raw: bool,
     /// `FIELD=VALUE`, one per line.
     r#where: Option<String>,
-    /// `STREAM:ORDINAL`, separated by commas.
+    /// `STREAM:SEQ`, separated by commas.
     from: Option<String>,
 }
 
@@ -70,12 +70,12 @@ impl Which {
         let bad = |message: String| Problem::new(StatusCode::BAD_REQUEST, message);
         let filters = self.r#where.iter().flat_map(|lines| lines.lines()).map(str::parse);
         let mut from = BTreeMap::new();
-        for place in self.from.iter().flat_map(|places| places.split(',')) {
-            let parsed = place
+        for part in self.from.iter().flat_map(|parts| parts.split(',')) {
+            let parsed = part
                 .split_once(':')
-                .and_then(|(stream, ordinal)| Some((stream.parse::<Stream>().ok()?, ordinal.parse::<u64>().ok()?)));
-            let (stream, ordinal) = parsed.ok_or_else(|| bad(format!("from: {place:?} is not STREAM:ORDINAL")))?;
-            from.insert(stream, ordinal);
+                .and_then(|(stream, seq)| Some((stream.parse::<Stream>().ok()?, seq.parse::<u64>().ok()?)));
+            let (stream, seq) = parsed.ok_or_else(|| bad(format!("from: {part:?} is not STREAM:SEQ")))?;
+            from.insert(stream, seq);
         }
         Ok(Query {
             streams: self.stream.map_or_else(|| Stream::ALL.to_vec(), |stream| vec![stream]),

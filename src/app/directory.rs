@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, Write},
-    os::fd::AsRawFd,
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -25,6 +25,20 @@ pub enum DirectoryError {
         path: PathBuf,
         /// The operating system's error.
         source: io::Error,
+    },
+    /// This process is root's and the directory is not: its owner could not open the files that root creates in it.
+    #[error(
+        "data directory {} belongs to another user (uid {owner}), who could not open the files that root creates in it: run \
+         the command as that user (`setpriv --reuid={owner} --regid={group} --clear-groups livekit-spool …`), or give the \
+         directory to root (chown -R)", path.display()
+    )]
+    OfAnother {
+        /// The directory.
+        path: PathBuf,
+        /// The user to whom it belongs.
+        owner: u32,
+        /// Its group.
+        group: u32,
     },
     /// A command needs an existing directory, and there is none.
     #[error(
@@ -100,16 +114,24 @@ impl DataDirectory {
     /// Locks the directory, which has to exist.
     ///
     /// # Errors
-    /// When it does not exist, cannot be written, or another process has locked it.
+    /// When it does not exist, cannot be written, belongs to another user than root while this process is root's, or another
+    /// process has locked it.
     pub fn open_existing(path: &Path) -> Result<Self, DirectoryError> {
         let failed = |path: &Path| {
             let path = path.to_owned();
             move |source| DirectoryError::Io { path, source }
         };
-        if fs::metadata(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-            return Err(DirectoryError::Missing { path: path.to_owned() });
-        }
+        let metadata = match fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(DirectoryError::Missing { path: path.to_owned() });
+            }
+            metadata => metadata.map_err(failed(path))?,
+        };
         check_writable(path).map_err(failed(path))?;
+        let (owner, group) = (metadata.uid(), metadata.gid());
+        if rustix::process::geteuid().is_root() && owner != 0 {
+            return Err(DirectoryError::OfAnother { path: path.to_owned(), owner, group });
+        }
         let lock_path = path.join("lock");
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
@@ -235,6 +257,20 @@ mod tests {
         assert!(error.contains("there is no data directory") && !path.exists(), "{error}");
         drop(DataDirectory::open(&path).unwrap());
         DataDirectory::open_existing(&path).unwrap();
+    }
+
+    #[test]
+    fn root_creates_no_file_in_a_directory_of_another_user() {
+        // Only root can give directories away, and only root could create files there.
+        if rustix::process::geteuid().is_root() {
+            let data = tempfile::tempdir().unwrap();
+            std::os::unix::fs::chown(data.path(), Some(12_345), Some(54_321)).unwrap();
+            let error = DataDirectory::open(data.path()).unwrap_err().to_string();
+            assert!(error.contains("(uid 12345)") && error.contains("--reuid=12345 --regid=54321"), "{error}");
+            assert_eq!(fs::read_dir(data.path()).unwrap().count(), 0);
+            std::os::unix::fs::chown(data.path(), Some(0), None).unwrap();
+            DataDirectory::open(data.path()).unwrap();
+        }
     }
 
     #[test]

@@ -132,7 +132,7 @@ fn slope(samples: &VecDeque<u64>) -> f64 {
 }
 
 /// Seconds until the backlog is delivered at these rates; `None` if it does not shrink.
-pub(super) fn drain_seconds(records: u64, rate_in: f64, rate_out: f64) -> Option<f64> {
+pub(super) fn empty_in_seconds(records: u64, rate_in: f64, rate_out: f64) -> Option<f64> {
     let shrinks = rate_out - rate_in;
     if records == 0 {
         Some(0.0)

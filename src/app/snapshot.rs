@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use super::{
     Running,
     directory::spools_in,
-    rates::{Counters, Rates, drain_seconds},
+    rates::{Counters, Rates, empty_in_seconds},
     refusing::Refusing,
     spools::spool_options,
 };
@@ -215,29 +215,19 @@ fn apply(entry: &mut SinkStatus, status: FlushStatus, rates: &Rates, lost: u64) 
     }
     let (rate_in, rate_out) = rates.of(&entry.name);
     entry.delivery = Some(Delivery {
-        delivered_records: status.delivered_records,
-        delivered_bytes: status.delivered_bytes,
-        batches: status.batches,
-        rejected_records: status.rejected_records,
-        retried_records: status.retried_records,
+        flush: status.figures,
         lost_records: lost,
-        in_flight: status.in_flight as u64,
-        batch_records: status.batch_records as u64,
-        lag_millis: status.lag_millis,
-        last_delivery_at: status.last_delivery_at,
         rate_in,
         rate_out,
-        drain_seconds: drain_seconds(entry.records, rate_in, rate_out),
-        latency: status.latency,
-        batch_sizes: status.batch_sizes,
+        empty_in_seconds: empty_in_seconds(entry.records, rate_in, rate_out),
     });
 }
 
 /// The figures of ingest.
 pub(super) fn ingest(counts: IngestSnapshot, rate: f64) -> Ingest {
     Ingest {
-        records: counts.taken.iter().map(|taken| taken.records).sum(),
-        bytes: counts.taken.iter().map(|taken| taken.bytes).sum(),
+        records: counts.accepted.iter().map(|accepted| accepted.records).sum(),
+        bytes: counts.accepted.iter().map(|accepted| accepted.bytes).sum(),
         rate,
         counts,
     }

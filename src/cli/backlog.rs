@@ -113,13 +113,13 @@ fn remarks(sink: &SinkStatus) -> Vec<String> {
     let quota = if sink.max_bytes > 0 { format!(" of {}", human_size(sink.max_bytes)) } else { String::new() };
     lines.push(format!("on disk {}{quota}", human_size(sink.disk_bytes)));
     if let Some(delivery) = &sink.delivery {
-        let drained = match delivery.drain_seconds {
+        let empty_in = match delivery.empty_in_seconds {
             Some(seconds) if sink.records > 0 && sink.state != SinkState::Idle => {
                 format!(", empty in {}", age(Some(seconds)))
             }
             _ => String::new(),
         };
-        lines.push(format!("in {:.0}/s, out {:.0}/s{drained}", delivery.rate_in, delivery.rate_out));
+        lines.push(format!("in {:.0}/s, out {:.0}/s{empty_in}", delivery.rate_in, delivery.rate_out));
     }
     for (stream, figures) in &sink.streams {
         for (reason, records) in &figures.dropped {

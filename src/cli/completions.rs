@@ -18,9 +18,9 @@ pub struct CompletionsArgs {
 /// Arguments of `man`.
 #[derive(Debug, clap::Args)]
 pub struct ManArgs {
-    /// A command [default: the page of the program itself]
+    /// A command, and one of its own commands: dead list [default: the page of the program itself]
     #[arg(value_name = "COMMAND")]
-    of: Option<String>,
+    of: Vec<String>,
 }
 
 pub(super) fn completions(args: &CompletionsArgs, program: &mut Command) -> Outcome {
@@ -33,20 +33,23 @@ pub(super) fn completions(args: &CompletionsArgs, program: &mut Command) -> Outc
 pub(super) fn man(args: &ManArgs, program: Command) -> Outcome {
     let mut program = program.disable_help_subcommand(true);
     program.build();
-    let page = match &args.of {
-        None => program,
-        Some(name) => {
-            let names: Vec<_> = program.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
-            let sub = program.get_subcommands().find(|sub| sub.get_name() == name).ok_or_else(|| {
-                Failure::usage(format!("there is no command {name:?}; there are {}", names.join(", ")))
-            })?;
-            // Built above: its display name is livekit-spool-NAME.
-            sub.clone()
-        }
-    };
+    let mut page = &program;
+    for name in &args.of {
+        page = page.get_subcommands().find(|command| command.get_name() == name).ok_or_else(|| none_of(page, name))?;
+    }
     let mut text = Vec::new();
-    clap_mangen::Man::new(page).render(&mut text)?;
+    // Built above: the display name of a command is livekit-spool-NAME.
+    clap_mangen::Man::new(page.clone()).render(&mut text)?;
     write_out(&text)
+}
+
+fn none_of(program: &Command, name: &str) -> Failure {
+    let names: Vec<_> = program.get_subcommands().map(Command::get_name).collect();
+    let name_of = program.get_display_name().unwrap_or("livekit-spool");
+    Failure::usage(match &names[..] {
+        [] => format!("{name_of} has no command {name:?}, nor any other"),
+        names => format!("{name_of} has no command {name:?}; it has {}", names.join(", ")),
+    })
 }
 
 fn write_out(bytes: &[u8]) -> Outcome {

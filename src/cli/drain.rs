@@ -110,8 +110,8 @@ async fn drain_running(client: &Client, args: &DrainArgs, meter: &mut Meter) -> 
 struct Meter {
     bar: ProgressBar,
     begun: Instant,
-    first: Option<Fates>,
-    gone: Fates,
+    first: Option<Dispositions>,
+    gone: Dispositions,
     left: u64,
     /// Why records are not delivered, and what to do.
     obstacle: Option<String>,
@@ -119,12 +119,12 @@ struct Meter {
 
 /// The dispositions of records: since their spools were created, or since the drain began.
 #[derive(Debug, Clone, Copy, Default)]
-struct Fates {
+struct Dispositions {
     delivered: u64,
     dead_lettered: u64,
 }
 
-impl Fates {
+impl Dispositions {
     fn of(sinks: &[SinkStatus]) -> Self {
         let streams = || sinks.iter().flat_map(|sink| sink.streams.values());
         Self {
@@ -140,13 +140,13 @@ impl Meter {
         if let Ok(style) = ProgressStyle::with_template("{bar:24} {human_pos}/{human_len} {wide_msg}") {
             bar.set_style(style);
         }
-        Self { bar, begun: Instant::now(), first: None, gone: Fates::default(), left: 0, obstacle: None }
+        Self { bar, begun: Instant::now(), first: None, gone: Dispositions::default(), left: 0, obstacle: None }
     }
 
     fn show(&mut self, sinks: &[SinkStatus]) {
-        let now = Fates::of(sinks);
+        let now = Dispositions::of(sinks);
         let first = *self.first.get_or_insert(now);
-        self.gone = Fates {
+        self.gone = Dispositions {
             delivered: now.delivered.saturating_sub(first.delivered),
             dead_lettered: now.dead_lettered.saturating_sub(first.dead_lettered),
         };

@@ -107,7 +107,7 @@ pub enum Command {
     Doc(doc::DocArgs),
     /// Print a completion script for a shell
     Completions(completions::CompletionsArgs),
-    /// Print the manual page (roff) of this program or of one command
+    /// Print the manual page (roff) of this program or of a command
     Man(completions::ManArgs),
 }
 

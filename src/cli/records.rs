@@ -132,8 +132,8 @@ fn parameters(query: &Query) -> String {
     }
     parts.extend(query.limit.map(|limit| format!("n={limit}")));
     if !query.from.is_empty() {
-        let places: Vec<String> = query.from.iter().map(|(stream, ordinal)| format!("{stream}:{ordinal}")).collect();
-        parts.push(format!("from={}", encoded(&places.join(","))));
+        let from: Vec<String> = query.from.iter().map(|(stream, seq)| format!("{stream}:{seq}")).collect();
+        parts.push(format!("from={}", encoded(&from.join(","))));
     }
     if !query.filters.is_empty() {
         let lines: Vec<String> = query.filters.iter().map(ToString::to_string).collect();

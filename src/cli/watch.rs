@@ -243,7 +243,7 @@ fn sinks(snapshot: &Snapshot, area: Rect) -> Table<'_> {
 fn cells(sink: &SinkStatus) -> [String; 8] {
     let delivery = sink.delivery.as_ref();
     let rate = |rate: Option<f64>| rate.map_or_else(|| "–".to_owned(), |rate| format!("{rate:.0}"));
-    let drained = match delivery.map(|delivery| delivery.drain_seconds) {
+    let empty_in = match delivery.map(|delivery| delivery.empty_in_seconds) {
         // Between two flushes there is always a small backlog.
         _ if sink.records == 0 || sink.state == SinkState::Idle => "–".to_owned(),
         Some(Some(seconds)) => backlog::age(Some(seconds)),
@@ -257,7 +257,7 @@ fn cells(sink: &SinkStatus) -> [String; 8] {
         backlog::age(sink.oldest_age_seconds),
         rate(delivery.map(|delivery| delivery.rate_in)),
         rate(delivery.map(|delivery| delivery.rate_out)),
-        drained,
+        empty_in,
         human_count(sink.dead_letters),
     ]
 }

@@ -145,7 +145,7 @@ impl<'a> Encoding<'a> {
     #[inline]
     pub(super) fn check_depth(&self, depth: usize) -> Result<(), Stop> {
         if depth > MAX_DEPTH {
-            return Err(DocumentErrorReason::TooDeep.into());
+            return Err(BadWire::TooDeep.into());
         }
         if self.work > self.max_work {
             return Err(DocumentErrorReason::TooMuchWork.into());

@@ -1,7 +1,7 @@
 //! Why a record cannot become a document. The path says where, the reason says what; neither contains a value of the
 //! record.
 
-use crate::record::wire::{BadWire, MAX_DEPTH, WireType};
+use crate::record::wire::{BadWire, WireType};
 
 /// A record that can never become a document: for the sink it is a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,18 +19,9 @@ struct Place {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DocumentErrorReason {
-    /// A length, a varint or a fixed-width value runs past the end of its message.
-    #[error("the protobuf bytes end in the middle of a value")]
-    Truncated,
-    /// A varint longer than 64 bits.
-    #[error("a varint is longer than 64 bits")]
-    BadVarint,
-    /// A tag with field number 0, one above 2^29 - 1, or a wire type that does not exist.
-    #[error("a protobuf tag cannot be read (field number or wire type out of range)")]
-    BadTag,
-    /// A group that is not closed by its own end tag.
-    #[error("a protobuf group is not closed")]
-    BadGroup,
+    /// Its bytes are not protobuf's wire format, or messages or groups in them are nested too deep.
+    #[error("{0}")]
+    Wire(BadWire),
     /// The field has another wire type than the schema has for it.
     #[error(
         "wire type {found} where the schema of livekit-protocol has {expected}: the sender's LiveKit types this field differently"
@@ -44,9 +35,6 @@ pub enum DocumentErrorReason {
     /// A string that is not UTF-8.
     #[error("a string is not UTF-8")]
     NotUtf8,
-    /// Messages, or groups, nested deeper than [`MAX_DEPTH`].
-    #[error("messages are nested deeper than {MAX_DEPTH} levels")]
-    TooDeep,
     /// More bytes had to be read than the size of the record allows.
     #[error("encoding it needs more work than is allowed for a record of its size")]
     TooMuchWork,
@@ -107,13 +95,7 @@ impl From<DocumentErrorReason> for DocumentError {
 impl From<BadWire> for DocumentErrorReason {
     #[cold]
     fn from(error: BadWire) -> Self {
-        match error {
-            BadWire::Truncated => Self::Truncated,
-            BadWire::BadVarint => Self::BadVarint,
-            BadWire::BadTag => Self::BadTag,
-            BadWire::BadGroup => Self::BadGroup,
-            BadWire::TooDeep => Self::TooDeep,
-        }
+        Self::Wire(error)
     }
 }
 

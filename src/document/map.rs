@@ -7,8 +7,8 @@
 use super::{
     encoding::{Encoding, Key, Stop, Way},
     error::{DocumentError, DocumentErrorReason},
+    key_index::KeyIndex,
     parts::Span,
-    places::Places,
     schema::{Field, Table, Value},
     value::mismatch,
     writer::{Writer, decimal, kind},
@@ -99,7 +99,7 @@ pub(super) struct Entries {
     entries: Vec<Entry>,
     /// Keys that are written differently from the record.
     texts: Vec<u8>,
-    places: Places,
+    key_index: KeyIndex,
 }
 
 impl Entries {
@@ -151,19 +151,19 @@ impl Entries {
         Ok(())
     }
 
-    /// The place of the entry with the same key; if there is none, this one is the next.
+    /// The index of the entry with the same key; if there is none, this one is the next.
     #[inline]
     fn known(&mut self, entry: &Entry, record: &[u8]) -> Option<usize> {
         let (entries, texts) = (&self.entries, &self.texts);
-        let key_of = |place: usize| entries[place].key(record, texts);
+        let key_of = |index: usize| entries[index].key(record, texts);
         let key = entry.key(record, texts);
         if entries.len() < FEW {
-            return (0..entries.len()).find(|&place| key_of(place) == key);
+            return (0..entries.len()).find(|&index| key_of(index) == key);
         }
-        if self.places.is_empty() {
-            self.places.rebuild(FEW * 4, entries.len(), key_of);
+        if self.key_index.is_empty() {
+            self.key_index.rebuild(FEW * 4, entries.len(), key_of);
         }
-        self.places.place_or_take(key, entries.len(), key_of)
+        self.key_index.find_or_insert(key, entries.len(), key_of)
     }
 
     /// Writes them as a document.

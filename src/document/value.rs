@@ -7,7 +7,7 @@ use super::{
     schema::{Field, Table, Value},
     writer::kind,
 };
-use crate::record::wire::{self, WireType};
+use crate::record::wire::{self, BadWire, WireType};
 
 impl<'a> Encoding<'a> {
     /// Writes the enums that are always present although the message has none.
@@ -185,7 +185,7 @@ impl<'a> Encoding<'a> {
 pub(super) fn mismatch(field: &Field, tag: u32) -> DocumentError {
     match WireType::from_tag(tag) {
         Some(found) => DocumentErrorReason::WireType { expected: field.wire, found },
-        None => DocumentErrorReason::BadTag,
+        None => BadWire::BadTag.into(),
     }
     .into()
 }

@@ -65,8 +65,8 @@ pub(super) struct Behaviour {
     pub(super) later: BTreeSet<u64>,
     /// How long an answer takes, per record.
     pub(super) delay: Duration,
-    /// The errors of looking back, in turn.
-    pub(super) cannot_look_back: VecDeque<SinkErrorKind>,
+    /// The errors of loading what was delivered, in turn.
+    pub(super) cannot_load_delivered: VecDeque<SinkErrorKind>,
     /// How many redelivered records it recognizes.
     pub(super) recognizes: Option<u64>,
     /// Answers before the behaviour applies: each fails its batch with that kind.
@@ -81,8 +81,8 @@ pub(super) struct ScriptedSink {
     pub(super) arrived: Mutex<Vec<u64>>,
     /// The size of each batch.
     pub(super) batches: Mutex<Vec<usize>>,
-    /// How far it was asked to look back, and after how many batches.
-    pub(super) looked_back: Mutex<Vec<(UnixMillis, usize)>>,
+    /// From when on it was asked to load what it delivered, and after how many batches.
+    pub(super) loads: Mutex<Vec<(UnixMillis, usize)>>,
     pub(super) in_flight: Mutex<(usize, usize)>,
     /// How often it was initialized, and when its set-up was checked.
     pub(super) initialized: Mutex<usize>,
@@ -177,11 +177,11 @@ impl Sink for ScriptedSink {
         }
     }
 
-    async fn look_back(&self, since: UnixMillis) -> Result<(), SinkError> {
+    async fn load_delivered(&self, since: UnixMillis) -> Result<(), SinkError> {
         assert_eq!(self.in_flight.lock().0, 0, "between batches");
         tokio::time::sleep(Duration::from_secs(1)).await;
-        self.looked_back.lock().push((since, self.batches.lock().len()));
-        match self.behaviour.lock().cannot_look_back.pop_front() {
+        self.loads.lock().push((since, self.batches.lock().len()));
+        match self.behaviour.lock().cannot_load_delivered.pop_front() {
             Some(kind) => Err(SinkError { kind, message: "scripted to fail".to_owned() }),
             None => Ok(()),
         }

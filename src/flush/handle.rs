@@ -108,11 +108,10 @@ impl Handle {
     /// Its current figures.
     #[must_use]
     pub fn status(&self) -> FlushStatus {
-        FlushStatus {
-            latency: self.meters.latency.snapshot(),
-            batch_sizes: self.meters.batch_records.snapshot(),
-            ..self.shared.snapshot()
-        }
+        let mut status = self.shared.snapshot();
+        status.figures.latency = self.meters.latency.snapshot();
+        status.figures.batch_sizes = self.meters.batch_records.snapshot();
+        status
     }
 
     /// Stops leasing records; batches in flight are completed.

@@ -33,4 +33,4 @@ mod worker;
 
 pub use handle::{Handle, Worker};
 pub use options::{BackoffOptions, FlushOptions};
-pub use status::{FlushStatus, SinkState};
+pub use status::{FlushFigures, FlushStatus, SinkState};

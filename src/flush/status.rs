@@ -106,8 +106,8 @@ impl From<SinkErrorKind> for SinkState {
     }
 }
 
-/// A worker's figures since it started.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// What a worker reports of its sink.
+#[derive(Debug, Clone, PartialEq)]
 pub struct FlushStatus {
     /// The sink's name.
     pub sink: String,
@@ -123,6 +123,13 @@ pub struct FlushStatus {
     pub last_error: Option<String>,
     /// When that was.
     pub last_error_at: Option<UnixMillis>,
+    /// What it has delivered.
+    pub figures: FlushFigures,
+}
+
+/// A worker's figures since it started.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct FlushFigures {
     /// Records the sink acknowledged.
     pub delivered_records: u64,
     /// Their bytes, as received.
@@ -134,12 +141,12 @@ pub struct FlushStatus {
     /// Records that had to be sent again, by reason.
     pub retried_records: BTreeMap<String, u64>,
     /// Batches in flight.
-    pub in_flight: usize,
+    pub in_flight: u64,
     /// The current limit of records in a batch (smaller while the sink answers slowly).
-    pub batch_records: usize,
-    /// From a record's own time to its delivery, in milliseconds; the slower end of the last batch.
+    pub batch_records: u64,
+    /// From a record's own time to its delivery, in milliseconds; the slowest record of the last batch.
     pub lag_millis: Option<i64>,
-    /// When a batch was last acknowledged, by the wall clock.
+    /// When a batch was last acknowledged, milliseconds since the Unix epoch.
     pub last_delivery_at: Option<UnixMillis>,
     /// How long the sink took to answer a batch, in seconds.
     pub latency: HistogramSnapshot,
@@ -180,17 +187,7 @@ impl Shared {
             since: environment.now_millis(),
             last_error: None,
             last_error_at: None,
-            delivered_records: 0,
-            delivered_bytes: 0,
-            batches: 0,
-            rejected_records: 0,
-            retried_records: BTreeMap::new(),
-            in_flight: 0,
-            batch_records: 0,
-            lag_millis: None,
-            last_delivery_at: None,
-            latency: HistogramSnapshot::default(),
-            batch_sizes: HistogramSnapshot::default(),
+            figures: FlushFigures::default(),
         });
         Self {
             environment,

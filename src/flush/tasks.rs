@@ -24,8 +24,8 @@ const MAX_REASONS: usize = 8;
 pub(super) enum TaskResult {
     /// The sink was initialized, with these warnings; or that failed.
     Initialized(Result<Vec<String>, SinkError>),
-    /// The sink has looked back as far as this; or that failed.
-    LookedBack(Option<UnixMillis>, Result<(), SinkError>),
+    /// The sink has loaded what it delivered since then; or that failed.
+    DeliveredLoaded(Option<UnixMillis>, Result<(), SinkError>),
     /// A batch was tried.
     Sent(Box<Sent>),
     /// Suspects were tried alone around another record: the result of that one, and theirs.
@@ -89,15 +89,15 @@ pub(super) async fn check_setup(context: Context) -> Result<Vec<String>, SinkErr
 }
 
 /// Lets the sink load what it delivered since then, because the queue may redeliver it.
-pub(super) async fn look_back(context: Context, since: Option<UnixMillis>) -> TaskResult {
+pub(super) async fn load_delivered(context: Context, since: Option<UnixMillis>) -> TaskResult {
     let stopping = || Err(SinkError { kind: SinkErrorKind::Unavailable, message: "stopping".to_owned() });
     // Without a timeout: there may be many files to read.
     let result = tokio::select! {
         biased;
         () = context.cancel.cancelled() => stopping(),
-        result = context.sink.look_back(since.unwrap_or(UnixMillis::MAX)) => result,
+        result = context.sink.load_delivered(since.unwrap_or(UnixMillis::MAX)) => result,
     };
-    TaskResult::LookedBack(since, result)
+    TaskResult::DeliveredLoaded(since, result)
 }
 
 /// Sends a batch, removes delivered records from the queue, makes dead letters of rejected ones.

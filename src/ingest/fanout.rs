@@ -257,7 +257,7 @@ mod tests {
         let intake = intake(vec![target("a", true, Filter::default(), &a), target("b", true, Filter::default(), &b)]);
         let refusal = intake.append(Protocol::Grpc, events(&[1])).await.unwrap_err();
         assert_eq!((refusal.reason, refusal.message.starts_with("sink b: ")), (Refused::Full, true));
-        assert_eq!(intake.snapshot().taken.iter().map(|taken| taken.records).sum::<u64>(), 0);
+        assert_eq!(intake.snapshot().accepted.iter().map(|accepted| accepted.records).sum::<u64>(), 0);
     }
 
     #[tokio::test]

@@ -36,9 +36,9 @@ use super::{
     frames::{FrameLimits, Frames},
     listener::Peer,
     pass::Pass,
-    places::{Places, Visit},
     server::{Handler, Server},
     side::SideServices,
+    slots::{Slots, Visit},
     stream::{self, StreamOptions},
     throttle::Throttle,
     tls::Alpn,
@@ -76,7 +76,7 @@ pub async fn serve(
         Server::new(Protocol::Grpc, connections, status, http2(&options)).over(authenticator.tls().cloned(), Alpn::H2);
     let recorder = Recorder {
         conversions: Conversions::new("grpc")?,
-        streams: Places::new(options.max_streams, Refused::Streams),
+        streams: Slots::new(options.max_streams, Refused::Streams),
         options: Arc::new(options),
         side_services,
         intake,
@@ -111,7 +111,7 @@ struct Recorder {
     intake: Arc<Intake>,
     authenticator: Arc<Authenticator>,
     options: Arc<GrpcOptions>,
-    streams: Arc<Places>,
+    streams: Arc<Slots>,
     conversions: Conversions,
     side_services: SideServices,
     not_found: Arc<Throttle>,
@@ -226,10 +226,10 @@ impl Recorder {
     ) -> Result<Dropped, Refusal> {
         let encoding = encoding(request.headers())?;
         let max = self.options.max_streams;
-        let place = self.streams.space(peer.holder()).await.map(Arc::new).ok_or_else(|| {
+        let slot = self.streams.acquire(peer.holder()).await.map(Arc::new).ok_or_else(|| {
             Refusal::new(Refused::Streams, format!("{max} streams are already open, and none is silent"))
         })?;
-        let visit = place.begin_request();
+        let visit = slot.begin_request();
         visit.let_in();
         let limits = FrameLimits {
             max_message_bytes: self.options.max_message_bytes,
@@ -260,7 +260,7 @@ impl Recorder {
         let accepting = tasks::spawn(async move {
             let _open = OpenStream::new(Arc::clone(&intake));
             let result = stream::take(frames, intake, options, stop, ended).await;
-            drop(place);
+            drop(slot);
             result
         });
         accepting

@@ -13,8 +13,8 @@ use super::{
     listener::Peer,
     memory::Share,
     pass::Pass,
-    places::Visit,
     repeats::Repeats,
+    slots::Visit,
     throttle::Throttle,
 };
 
@@ -66,7 +66,7 @@ impl HandlerState {
         });
         let evicted = async {
             match &visit {
-                // A connection that is closed to free its place may finish what it began to send.
+                // A connection that is closed to free its slot may finish what it began to send.
                 Some(visit) => match visit.closed().await {
                     why if why.reason == Refused::Unauthenticated => why,
                     _ => std::future::pending().await,

@@ -36,8 +36,8 @@ use super::{
     body::Format,
     handler_state::HandlerState,
     listener::Peer,
-    places::Visit,
     server::{Handler, Server, http1},
+    slots::Visit,
     tls::Alpn,
     webhook,
 };

@@ -309,7 +309,7 @@ mod tests {
         let calls = join_all((0..20).map(|number| send(&intake, number, MIB)));
         let relief = async {
             tokio::time::sleep(Duration::from_secs(60)).await;
-            assert_eq!(intake.snapshot().taken.iter().map(|taken| taken.records).sum::<u64>(), 0);
+            assert_eq!(intake.snapshot().accepted.iter().map(|accepted| accepted.records).sum::<u64>(), 0);
             spool.set(Mode::Accepts);
         };
         let (reported, ()) = tokio::join!(calls, relief);

@@ -156,14 +156,6 @@ impl Default for GrpcOptions {
     }
 }
 
-impl GrpcOptions {
-    /// The options of its connections.
-    pub(super) const fn connections(&self) -> ConnectionOptions {
-        let Self { max_connections, handshake_timeout, header_timeout, drain_timeout, .. } = *self;
-        ConnectionOptions { max_connections, handshake_timeout, header_timeout, drain_timeout }
-    }
-}
-
 /// The HTTP server.
 #[serde_as]
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
@@ -223,13 +215,21 @@ impl Default for HttpOptions {
     }
 }
 
-impl HttpOptions {
-    /// The options of its connections.
-    pub(super) const fn connections(&self) -> ConnectionOptions {
-        let Self { max_connections, handshake_timeout, header_timeout, drain_timeout, .. } = *self;
-        ConnectionOptions { max_connections, handshake_timeout, header_timeout, drain_timeout }
-    }
+/// Implements `connections` for the two servers' options. They repeat the fields of [`ConnectionOptions`] because
+/// `serde(flatten)` would take the lines out of the errors.
+macro_rules! connections {
+    ($($options:ty),*) => {$(
+        impl $options {
+            /// The options of its connections.
+            pub(super) const fn connections(&self) -> ConnectionOptions {
+                let Self { max_connections, handshake_timeout, header_timeout, drain_timeout, .. } = *self;
+                ConnectionOptions { max_connections, handshake_timeout, header_timeout, drain_timeout }
+            }
+        }
+    )*};
 }
+
+connections!(GrpcOptions, HttpOptions);
 
 /// Memory for records of all senders that are not yet durable. When it is used up, senders wait for a while and are then
 /// answered UNAVAILABLE or 503. A quarter is reserved for those who hold little.

@@ -1,7 +1,7 @@
 //! The accept loop of gRPC, HTTP and the admin port: admits a connection, does the TLS handshake, serves, and closes.
 //!
-//! A connection is closed when its TLS handshake or its first request takes too long, when another one needs its place (see
-//! [`places`](super::places)), when its client certificate is no longer accepted, or when the drain after a shutdown takes
+//! A connection is closed when its TLS handshake or its first request takes too long, when another one needs its slot (see
+//! [`slots`](super::slots)), when its client certificate is no longer accepted, or when the drain after a shutdown takes
 //! too long. The close is graceful: HTTP/2 sends GOAWAY, HTTP/1 `Connection: close`, and open requests get a moment to
 //! finish. A limited number of connections gets that moment at once; further ones are cut.
 
@@ -25,7 +25,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     ConnectionOptions, IngestStatus, Listener, Protocol, Refusal, Refused,
     listener::{Io, Peer},
-    places::{Place, Places, Visit},
+    slots::{Slot, Slots, Visit},
     throttle::Throttle,
     tls::{Alpn, Tls},
 };
@@ -36,7 +36,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const BRIEFLY: Duration = Duration::from_millis(250);
 /// … and on an authorized one.
 const WITH_CARE: Duration = Duration::from_secs(5);
-/// The part of the places that exists in addition for connections being closed, for each of the two kinds.
+/// The part of the slots that exists in addition for connections being closed, for each of the two kinds.
 const CLOSING_PART: usize = 4;
 /// How often a client certificate is checked again.
 const CERTIFICATE_CHECK: Duration = Duration::from_secs(5);
@@ -58,8 +58,8 @@ pub(crate) struct Server {
     options: ConnectionOptions,
     status: Arc<IngestStatus>,
     http: Builder<TokioExecutor>,
-    places: Arc<Places>,
-    /// Places for connections that are being closed: without credentials, and with.
+    slots: Arc<Slots>,
+    /// Slots for connections that are being closed: without credentials, and with.
     closing: [Semaphore; 2],
     /// The drain is over.
     cut: CancellationToken,
@@ -82,11 +82,11 @@ impl Server {
         status: Arc<IngestStatus>,
         http: Builder<TokioExecutor>,
     ) -> Self {
-        let places = Places::new(options.max_connections, Refused::Connections);
+        let slots = Slots::new(options.max_connections, Refused::Connections);
         let closing = [(); 2].map(|()| Semaphore::new((options.max_connections / CLOSING_PART).max(1)));
         let cut = CancellationToken::new();
         let (alpn, turned_away) = (Alpn::Http1, Throttle::default());
-        Self { protocol, alpn, tls: None, options, status, http, places, closing, cut, turned_away }
+        Self { protocol, alpn, tls: None, options, status, http, slots, closing, cut, turned_away }
     }
 
     /// The same over TLS, if there are certificates.
@@ -104,14 +104,14 @@ impl Server {
             };
             match accepted {
                 Ok((io, peer)) => {
-                    let place = tokio::select! {
-                        place = server.places.space(peer.holder()) => place,
+                    let slot = tokio::select! {
+                        slot = server.slots.acquire(peer.holder()) => slot,
                         () = stop.cancelled() => break,
                     };
-                    match place {
-                        Some(place) => {
+                    match slot {
+                        Some(slot) => {
                             let connection =
-                                Arc::clone(&server).connection(io, peer, place, Arc::clone(&handler), stop.clone());
+                                Arc::clone(&server).connection(io, peer, slot, Arc::clone(&handler), stop.clone());
                             tasks.spawn(connection);
                         }
                         None => server.status.count_refused(server.protocol, Refused::Connections),
@@ -137,14 +137,14 @@ impl Server {
         self: Arc<Self>,
         io: Box<dyn Io>,
         peer: Peer,
-        place: Place,
+        slot: Slot,
         handler: Arc<dyn Handler>,
         stop: CancellationToken,
     ) {
         let gauge = self.status.connections(self.protocol);
         gauge.inspect(|gauge| gauge.opened());
         tokio::select! {
-            () = self.shake_hands_and_serve(io, peer, Arc::new(place), handler, stop) => {}
+            () = self.shake_hands_and_serve(io, peer, Arc::new(slot), handler, stop) => {}
             () = self.cut.cancelled() => {}
         }
         gauge.inspect(|gauge| gauge.closed());
@@ -154,24 +154,24 @@ impl Server {
         &self,
         io: Box<dyn Io>,
         peer: Peer,
-        place: Arc<Place>,
+        slot: Arc<Slot>,
         handler: Arc<dyn Handler>,
         stop: CancellationToken,
     ) {
         let Some(tls) = &self.tls else {
-            return self.serve_connection(io, peer, place, handler, stop, std::future::pending().boxed()).await;
+            return self.serve_connection(io, peer, slot, handler, stop, std::future::pending().boxed()).await;
         };
         let handshake = tokio::time::timeout(self.options.handshake_timeout, tls.acceptor(self.alpn).accept(io));
         let shaken = tokio::select! {
             shaken = handshake => shaken,
-            _ = place.closed() => return,
+            _ = slot.closed() => return,
         };
         match shaken {
             Ok(Ok(io)) => {
                 let chain = io.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
                 let peer = Peer { certified: !chain.is_empty(), ..peer };
                 let turned_away = turned_away(tls, chain).boxed();
-                self.serve_connection(Box::new(io), peer, place, handler, stop, turned_away).await;
+                self.serve_connection(Box::new(io), peer, slot, handler, stop, turned_away).await;
             }
             Ok(Err(_)) | Err(_) => self.status.count_refused(self.protocol, Refused::Handshake),
         }
@@ -181,13 +181,13 @@ impl Server {
         &self,
         io: Box<dyn Io>,
         peer: Peer,
-        place: Arc<Place>,
+        slot: Arc<Slot>,
         handler: Arc<dyn Handler>,
         stop: CancellationToken,
         mut turned_away: BoxFuture<'_, Refusal>,
     ) {
         let service = service_fn(|request| {
-            let (visit, handler) = (place.begin_request(), Arc::clone(&handler));
+            let (visit, handler) = (slot.begin_request(), Arc::clone(&handler));
             async move { Ok::<_, Infallible>(handler.handle(request, peer, visit).await) }
         });
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(io), service));
@@ -202,7 +202,7 @@ impl Server {
                 _ = connection.as_mut() => return,
                 () = silent.as_mut(), if may_be_silent => {
                     may_be_silent = false;
-                    if !place.spoke() {
+                    if !slot.spoke() {
                         break Refusal::new(Refused::Timeout, "it sent no request");
                     }
                 }
@@ -212,17 +212,17 @@ impl Server {
                 }
                 why = &mut turned_away, if is_certified => {
                     is_certified = false;
-                    place.close(why);
+                    slot.close(why);
                 }
-                why = place.closed() => break why,
+                why = slot.closed() => break why,
             }
         };
         self.count(&why, peer);
-        if !place.spoke() && matches!(self.alpn, Alpn::Http1) {
+        if !slot.spoke() && matches!(self.alpn, Alpn::Http1) {
             // There is nothing to report.
             return;
         }
-        let Some((_space, moment)) = self.may_close_with_care(&place) else { return };
+        let Some((_space, moment)) = self.may_close_with_care(&slot) else { return };
         let deadline = Instant::now() + moment;
         connection.as_mut().graceful_shutdown();
         tokio::select! {
@@ -231,7 +231,7 @@ impl Server {
         }
     }
 
-    /// Counts that a connection is closed, unless it is to free its place.
+    /// Counts that a connection is closed, unless it is to free its slot.
     fn count(&self, why: &Refusal, peer: Peer) {
         if why.reason == Refused::Connections {
             return;
@@ -244,9 +244,9 @@ impl Server {
         }
     }
 
-    /// A place for one more that is being closed, and how long that may take. `None`: it is cut.
-    fn may_close_with_care(&self, place: &Place) -> Option<(SemaphorePermit<'_>, Duration)> {
-        let is_let_in = place.is_let_in();
+    /// A slot for one more that is being closed, and how long that may take. `None`: it is cut.
+    fn may_close_with_care(&self, slot: &Slot) -> Option<(SemaphorePermit<'_>, Duration)> {
+        let is_let_in = slot.is_let_in();
         let space = self.closing[usize::from(is_let_in)].try_acquire().ok()?;
         Some((space, if is_let_in { WITH_CARE } else { BRIEFLY }))
     }

@@ -1,8 +1,8 @@
 //! gRPC's own services next to the recorder: health, which needs no credentials, and reflection.
 //!
 //! Their requests are tiny and arrive at once: each message, and each body as a whole, has a limit far below that of
-//! records. A request may stay open (watching the health). The number of places is limited, and one more request takes the
-//! place of another, so that nobody keeps others out.
+//! records. A request may stay open (watching the health). The number of slots is limited, and one more request takes the
+//! slot of another, so that nobody keeps others out.
 
 use std::{
     pin::{Pin, pin},
@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Status, service::Routes};
 use tower::ServiceExt;
 
-use super::{Holder, IngestStatus, Places, Protocol, Refused, ServeError};
+use super::{Holder, IngestStatus, Protocol, Refused, ServeError, Slots};
 use crate::record::schema::{DESCRIPTORS, SERVICE_NAME};
 
 /// A message: the name of a service, or of something to describe.
@@ -38,7 +38,7 @@ const AT_ONCE: usize = 256;
 #[derive(Clone)]
 pub(super) struct SideServices {
     routes: Routes,
-    places: Arc<Places>,
+    slots: Arc<Slots>,
     timeout: Duration,
     stop: CancellationToken,
     status: Arc<IngestStatus>,
@@ -54,7 +54,7 @@ impl SideServices {
         let (reporter, health) = tonic_health::server::health_reporter();
         let health = health.max_decoding_message_size(MESSAGE_BYTES);
         let routes = reflection(Routes::new(health))?.prepare();
-        Ok((Self { routes, places: Places::new(AT_ONCE, Refused::Streams), timeout, stop, status }, reporter))
+        Ok((Self { routes, slots: Slots::new(AT_ONCE, Refused::Streams), timeout, stop, status }, reporter))
     }
 
     /// Tells whether a service of this name is one of them.
@@ -73,8 +73,8 @@ impl SideServices {
             self.status.count_refused(Protocol::Grpc, Refused::Streams);
             Status::unavailable("too many requests: try again")
         };
-        // None of them stays active for longer than another one waits for a place.
-        let Some(place) = self.places.space(holder).await else { return busy().into_http() };
+        // None of them stays active for longer than another one waits for a slot.
+        let Some(slot) = self.slots.acquire(holder).await else { return busy().into_http() };
         let request = request.map(|body| {
             tonic::body::Body::new(Bounded {
                 body,
@@ -85,7 +85,7 @@ impl SideServices {
         });
         let response = tokio::select! {
             Ok(response) = self.routes.clone().oneshot(request) => response,
-            _ = place.closed() => return busy().into_http(),
+            _ = slot.closed() => return busy().into_http(),
         };
         let stopped = self.stop.clone().cancelled_owned();
         let end = async move {
@@ -93,7 +93,7 @@ impl SideServices {
             tokio::select! {
                 () = stopped => None,
                 status = ended => status,
-                _ = place.closed() => Some(Status::unavailable("too many requests: try again")),
+                _ = slot.closed() => Some(Status::unavailable("too many requests: try again")),
             }
         };
         response.map(|body| Body::new(Until { body, end: end.boxed(), ended: false }))

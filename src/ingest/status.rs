@@ -99,7 +99,7 @@ reasons! {
 }
 
 #[derive(Debug, Default)]
-struct Taken {
+struct AcceptedCounters {
     records: AtomicU64,
     bytes: AtomicU64,
 }
@@ -107,7 +107,7 @@ struct Taken {
 /// Counters of all ingest; cheap to share and to read.
 #[derive(Debug, Default)]
 pub struct IngestStatus {
-    taken: [[Taken; Stream::ALL.len()]; Protocol::ALL.len()],
+    accepted: [[AcceptedCounters; Stream::ALL.len()]; Protocol::ALL.len()],
     refused: [[AtomicU64; Refused::ALL.len()]; Protocol::ALL.len()],
     webhooks_dropped: AtomicU64,
     webhooks_repeated: AtomicU64,
@@ -142,9 +142,9 @@ impl Gauge {
 impl IngestStatus {
     /// Counts a batch that is durable.
     pub(super) fn count_accepted(&self, protocol: Protocol, batch: &RecordBatch) {
-        let taken = &self.taken[protocol as usize][batch.stream as usize];
-        taken.records.fetch_add(u64::from(batch.count()), Relaxed);
-        taken.bytes.fetch_add(batch.bytes().len() as u64, Relaxed);
+        let accepted = &self.accepted[protocol as usize][batch.stream as usize];
+        accepted.records.fetch_add(u64::from(batch.count()), Relaxed);
+        accepted.bytes.fetch_add(batch.bytes().len() as u64, Relaxed);
     }
 
     /// Counts something that was refused.
@@ -177,7 +177,7 @@ impl IngestStatus {
     pub fn snapshot(&self) -> IngestSnapshot {
         let load = |counter: &AtomicU64| counter.load(Relaxed);
         let mut snapshot = IngestSnapshot {
-            taken: Vec::new(),
+            accepted: Vec::new(),
             refused: Vec::new(),
             webhooks_dropped_by_livekit: load(&self.webhooks_dropped),
             webhooks_repeated: load(&self.webhooks_repeated),
@@ -190,9 +190,9 @@ impl IngestStatus {
         };
         for protocol in Protocol::ALL {
             for stream in Stream::ALL.into_iter().filter(|_| protocol.takes_records()) {
-                let taken = &self.taken[protocol as usize][stream as usize];
-                let (records, bytes) = (load(&taken.records), load(&taken.bytes));
-                snapshot.taken.push(TakenCount { protocol, stream, records, bytes });
+                let accepted = &self.accepted[protocol as usize][stream as usize];
+                let (records, bytes) = (load(&accepted.records), load(&accepted.bytes));
+                snapshot.accepted.push(AcceptedCount { protocol, stream, records, bytes });
             }
             let reasons = if protocol.takes_records() { Refused::ALL } else { &[Refused::Unauthenticated] };
             for &reason in reasons {
@@ -206,7 +206,7 @@ impl IngestStatus {
 
 /// Records accepted over one protocol into one stream, since the start.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct TakenCount {
+pub struct AcceptedCount {
     /// The protocol.
     pub protocol: Protocol,
     /// The stream.
@@ -232,7 +232,7 @@ pub struct RefusedCount {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct IngestSnapshot {
     /// Every protocol and stream, zeros included.
-    pub taken: Vec<TakenCount>,
+    pub accepted: Vec<AcceptedCount>,
     /// Every protocol and reason, zeros included.
     pub refused: Vec<RefusedCount>,
     /// The sum of `num_dropped` of all webhooks.
@@ -277,9 +277,9 @@ mod tests {
         status.count_accepted(Protocol::Http, &batch.build(0));
         status.count_refused(Protocol::Grpc, Refused::Full);
         let snapshot = status.snapshot();
-        let taken: Vec<_> = snapshot.taken.iter().filter(|taken| taken.records > 0).collect();
+        let accepted: Vec<_> = snapshot.accepted.iter().filter(|accepted| accepted.records > 0).collect();
         assert_eq!(
-            (taken.len(), taken[0].protocol, taken[0].stream, taken[0].bytes),
+            (accepted.len(), accepted[0].protocol, accepted[0].stream, accepted[0].bytes),
             (1, Protocol::Http, Stream::Stats, 5)
         );
         let refused: Vec<_> = snapshot.refused.iter().filter(|refused| refused.count > 0).collect();

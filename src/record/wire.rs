@@ -87,8 +87,8 @@ pub enum BadWire {
     /// A group that is not closed by its own end tag.
     #[error("a protobuf group is not closed")]
     BadGroup,
-    /// Groups nested deeper than [`MAX_DEPTH`].
-    #[error("groups are nested deeper than {MAX_DEPTH} levels")]
+    /// Messages, or groups, nested deeper than [`MAX_DEPTH`].
+    #[error("messages or groups are nested deeper than {MAX_DEPTH} levels")]
     TooDeep,
 }
 

@@ -133,12 +133,12 @@ pub trait Sink: Send + Sync + 'static {
     }
 
     /// All records received since then may be redelivered, not only as many as it recognises. A sink without a key on the
-    /// `_id` reads what it delivered since then, and forgets what an earlier call read; `UnixMillis::MAX` if none may be
+    /// `_id` reads what it delivered since then, in place of what an earlier call read; `UnixMillis::MAX` if none may be
     /// redelivered any more. Called between batches.
     ///
     /// # Errors
     /// When it cannot read now; the call is repeated then.
-    async fn look_back(&self, since: UnixMillis) -> Result<(), SinkError> {
+    async fn load_delivered(&self, since: UnixMillis) -> Result<(), SinkError> {
         let _ = since;
         Ok(())
     }

@@ -22,7 +22,7 @@ use super::{
     store::Place,
     tools::{
         queue_copy::{NoCopy, copy_of_queue},
-        verify::{self, Met, VerifyReport},
+        verify::{self, StoppedStore, VerifyReport},
     },
 };
 use crate::record::Stream;
@@ -32,7 +32,7 @@ use crate::record::Stream;
 pub struct Contents {
     pub(super) shared: Arc<Shared>,
     /// What was found in the journal and the dead letters, if no process has the spool open.
-    stopped: Option<Box<[Met; 2]>>,
+    stopped: Option<Box<[StoppedStore; 2]>>,
 }
 
 impl Contents {
@@ -56,18 +56,18 @@ impl Contents {
         if let Some(gone) = shared.dead_letters_gone() {
             shared.reports.error(gone);
         }
-        let met = [Met { findings: found.0, queue }, Met { findings: found.1, queue: dead_queue }];
-        Ok(Self { shared: Arc::new(shared), stopped: Some(Box::new(met)) })
+        let stores = [StoppedStore { findings: found.0, queue }, StoppedStore { findings: found.1, queue: dead_queue }];
+        Ok(Self { shared: Arc::new(shared), stopped: Some(Box::new(stores)) })
     }
 
     /// Its figures and state. Cheap: counters, and at most one block read per stream.
     #[must_use]
     pub fn status(&self) -> SpoolStatus {
         let mut status = status::of(&self.shared);
-        if let Some(met) = &self.stopped {
+        if let Some(stores) = &self.stopped {
             status.writer = WriterState::Stopped;
             // The queue that was opened is a copy.
-            status.queue_on_disk = met.iter().all(|met| matches!(met.queue, Ok(Some(_))));
+            status.queue_on_disk = stores.iter().all(|store| matches!(store.queue, Ok(Some(_))));
             status.queue_failures = 0;
         }
         status

@@ -17,14 +17,14 @@ use crate::record::{Records, Stream};
 #[derive(Debug)]
 pub struct Scanned {
     /// The parts, in order.
-    pub met: Vec<Met>,
+    pub parts: Vec<Part>,
     /// What a torn write left at the end.
     pub torn: Option<Range<u64>>,
 }
 
 /// A part of a segment.
 #[derive(Debug)]
-pub enum Met {
+pub enum Part {
     /// A whole block of records or dead letters.
     Block {
         /// Its place in the segment.
@@ -46,11 +46,11 @@ pub fn scan(bytes: &[u8], is_last: bool) -> Option<Scanned> {
     let file: Arc<dyn DiskFile> = Arc::new(Memory(bytes.to_vec()));
     let extent = Extent { segment: SEGMENT, from: 0, end: bytes.len() as u64, synced: 0, is_last };
     let mut unpacker = Unpacker::new(None).ok()?;
-    let mut met = Vec::new();
+    let mut parts = Vec::new();
     let torn = scan::scan(Arc::clone(&file), extent, &mut |part| {
-        met.push(match part {
-            scan::Met::Damage(damage) => Met::Damage(damage.bytes.clone()),
-            scan::Met::Block(offset, header) => {
+        parts.push(match part {
+            scan::Item::Damage(damage) => Part::Damage(damage.bytes.clone()),
+            scan::Item::Block(offset, header) => {
                 let end = offset + header.block_len();
                 let mut walker = Walker::new(Arc::clone(&file), offset, end);
                 let records = match walker.next() {
@@ -61,11 +61,11 @@ pub fn scan(bytes: &[u8], is_last: bool) -> Option<Scanned> {
                         .map(|raw| Records::new(&raw).map(<[u8]>::to_vec).collect()),
                     _ => None,
                 };
-                Met::Block { bytes: offset..end, stream: header.stream, records }
+                Part::Block { bytes: offset..end, stream: header.stream, records }
             }
         });
     });
-    Some(Scanned { met, torn: torn.ok()?.map(|torn| torn.bytes) })
+    Some(Scanned { parts, torn: torn.ok()?.map(|torn| torn.bytes) })
 }
 
 /// A read-only file in memory.

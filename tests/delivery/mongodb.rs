@@ -300,7 +300,7 @@ async fn batches_shrink_for_a_server_that_is_too_slow_for_full_ones() {
     pipeline.send_events(&events).await;
     pipeline.drained().await;
     assert_eq!(ids(&server.kept(EVENTS)), event_ids(&events));
-    assert!(pipeline.status().retried_records["timeout"] >= 100);
+    assert!(pipeline.status().figures.retried_records["timeout"] >= 100);
 }
 
 #[tokio::test]
@@ -334,7 +334,7 @@ async fn batches_are_split_under_the_limits_the_server_announces() {
     let dead = pipeline.dead_letters();
     assert_eq!(dead.len(), 1, "the one that is too large alone, by the server's word");
     assert!(dead[0].reason.contains("too large (code 10334)"), "{}", dead[0].reason);
-    assert!(pipeline.status().retried_records.is_empty(), "nothing had to be tried twice");
+    assert!(pipeline.status().figures.retried_records.is_empty(), "nothing had to be tried twice");
 }
 
 #[tokio::test]
@@ -402,7 +402,7 @@ async fn the_pool_stays_flat_through_an_outage() {
     let before = server.connections();
     tokio::time::sleep(Duration::from_secs(3)).await;
     // Each attempt costs a connection here, since the server closes it; none is opened besides.
-    let attempts = pipeline.status().batches + 5;
+    let attempts = pipeline.status().figures.batches + 5;
     assert!(server.connections() - before <= 2 * attempts, "{} connections", server.connections() - before);
     assert!(attempts < 100, "{attempts} attempts in 3 s with pauses up to 200 ms");
     down.store(false, Ordering::SeqCst);
@@ -429,5 +429,5 @@ async fn labels_and_expiry_stand_in_each_document() {
         assert!((3_500_000..=3_600_000).contains(&from_now), "{from_now}");
     }
     // The recorded events are old.
-    eventually("a lag", || async { pipeline.status().lag_millis.is_some_and(|lag| lag > 0) }).await;
+    eventually("a lag", || async { pipeline.status().figures.lag_millis.is_some_and(|lag| lag > 0) }).await;
 }

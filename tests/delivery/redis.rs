@@ -148,7 +148,7 @@ async fn a_redirection_is_followed_and_remembered() {
     assert_eq!(ids(other.kept().into_keys()), event_ids(&events));
     let asked = redirected.load(Ordering::SeqCst);
     assert!((1..=2 * 50).contains(&asked), "only the first batch had to ask: {asked}");
-    assert!(pipeline.status().retried_records.is_empty());
+    assert!(pipeline.status().figures.retried_records.is_empty());
 }
 
 #[tokio::test]
@@ -227,7 +227,7 @@ async fn memory_that_is_full_is_retried_until_there_is_room() {
     let pipeline = Pipeline::start(redis_sink(&redis.url()), options());
     let events = some_events(500);
     pipeline.send_events(&events).await;
-    eventually("it is full", || async { pipeline.status().retried_records.contains_key("full") }).await;
+    eventually("it is full", || async { pipeline.status().figures.retried_records.contains_key("full") }).await;
     let mut connection = redis.connect().await;
     let _: String =
         ::redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1gb").query_async(&mut connection).await.expect("set");

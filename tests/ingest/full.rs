@@ -116,7 +116,7 @@ async fn a_spool_that_drops_the_newest_answers_ok_and_says_what_it_dropped_each_
     let events = &status.streams[&Stream::Events];
     assert_eq!((events.records, events.dropped[&DropReason::Newest]), (kept, 4), "1 while filling, 1, 2");
     let snapshot = server.intake.snapshot();
-    assert_eq!(snapshot.taken.iter().map(|taken| taken.records).sum::<u64>(), kept + 4, "answered OK");
+    assert_eq!(snapshot.accepted.iter().map(|accepted| accepted.records).sum::<u64>(), kept + 4, "answered OK");
     assert!(snapshot.refused.iter().all(|refused| refused.count == 0), "nothing was refused");
     spool.close().await;
 }

@@ -66,7 +66,7 @@ async fn real_records_as_protobuf_are_stored_byte_for_byte_and_counted() {
     let stats = AnalyticsStats { stats: stats.iter().map(|r| AnalyticsStat::decode(&r[..]).unwrap()).collect() };
     let answer = post(&server, "/v1/stats", &[("content-type", PROTOBUF)], stats.encode_to_vec()).await;
     assert_eq!(answer, (StatusCode::OK, json!({"records": 482})));
-    let taken: u64 = server.intake.snapshot().taken.iter().map(|taken| taken.records).sum();
+    let taken: u64 = server.intake.snapshot().accepted.iter().map(|accepted| accepted.records).sum();
     assert_eq!(taken, 3 * 763 + 482);
 }
 

@@ -228,7 +228,7 @@ async fn a_webhook_that_comes_again_is_one_record_and_counts_once() {
     assert_eq!(post(&server, body, &token(body, json!({}), "another secret")).await.status(), 401);
     assert_eq!(events(&server).len(), 2);
     let snapshot = server.intake.snapshot();
-    let taken: u64 = snapshot.taken.iter().map(|taken| taken.records).sum();
+    let taken: u64 = snapshot.accepted.iter().map(|accepted| accepted.records).sum();
     assert_eq!((taken, snapshot.webhooks_repeated, snapshot.webhooks_dropped_by_livekit), (2, 19, 2));
 }
 

@@ -71,7 +71,7 @@ async fn it_loads_without_an_error_and_shows_the_apis_figures() {
                 assert_eq!(number(&text), api["streams"][stream]["records"].as_u64().unwrap(), "{sink} {stream}");
             }
         }
-        assert_eq!(number(&page.value("document.querySelector('[data-field=total-taken]').textContent")), 1_234);
+        assert_eq!(number(&page.value("document.querySelector('[data-field=total-accepted]').textContent")), 1_234);
         // Nothing but the page itself and its API was asked for.
         let foreign =
             "performance.getEntriesByType('resource').filter((e) => !e.name.startsWith(location.origin)).length";

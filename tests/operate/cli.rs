@@ -117,6 +117,17 @@ async fn backlog_for_people_fits_80_columns_and_names_state_and_error() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_longest_name_of_a_sink_leaves_the_table_of_the_backlog_in_80_columns() {
+    let name = "sink-of-64-characters-".repeat(3)[..64].to_owned();
+    let spool = nowhere(&name).start().await;
+    send(&spool, vec![event("AE_1", "room")]).await;
+    let text = ok(&spool, &["backlog"]);
+    let table: Vec<&str> = text.lines().take_while(|line| !line.is_empty()).collect();
+    assert!(table.iter().all(|line| line.chars().count() <= 80), "{text}");
+    assert!(table[0].ends_with("dead") && table.iter().any(|line| line.contains("node_rooms")), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn peek_shows_documents_oldest_or_newest_first_filtered_live_and_stopped() {
     let mut spool = with_backlog(30).await;
     for _ in ["live", "stopped"] {
@@ -668,4 +679,10 @@ fn every_command_has_completions_a_manual_page_and_help_with_the_common_flags() 
         let help = ok(&spool, &[command, "--help"]);
         assert!(help.contains("--config") && help.contains("--json"), "{command}: {help}");
     }
+    for words in [["dead", "list"], ["dead", "retry"], ["config", "show"], ["config", "schema"]] {
+        let page = ok(&spool, &["man", words[0], words[1]]);
+        assert!(page.contains(&format!(".TH livekit-spool-{} ", words.join("-"))), "{words:?}: {page}");
+    }
+    fails(&spool, &["man", "dead", "lsit"], 2, "livekit-spool-dead has no command \"lsit\"; it has list, ");
+    fails(&spool, &["man", "ready", "list"], 2, "livekit-spool-ready has no command \"list\"");
 }

@@ -8,7 +8,7 @@ use crate::{
         DocumentContext, DocumentErrorReason, DocumentOptions, Encoder, Enums, Labels, MAX_DEPTH, MONGODB_MAX_DOCUMENT,
         WireType, expire_at,
     },
-    record::Stream,
+    record::{Stream, wire::BadWire},
 };
 
 fn entry(number: u32, key: &[u8], value: &[u8]) -> Vec<u8> {
@@ -137,28 +137,28 @@ fn bytes_that_end_early_are_an_error_with_the_path() {
     let whole = delimited(17, &delimited(17, &varint(7, u64::MAX)));
     let cut = delimited(17, &delimited(17, &varint(7, u64::MAX)[..6]));
     assert!(document(&encoder(), &whole).is_ok());
-    assert_eq!(failure(&cut), ("inner.inner.an_int64".to_owned(), DocumentErrorReason::Truncated));
-    assert_eq!(failure(&whole[..4]), ("inner".to_owned(), DocumentErrorReason::Truncated));
-    assert_eq!(failure(&[0x38; 1]).1, DocumentErrorReason::Truncated);
+    assert_eq!(failure(&cut), ("inner.inner.an_int64".to_owned(), DocumentErrorReason::Wire(BadWire::Truncated)));
+    assert_eq!(failure(&whole[..4]), ("inner".to_owned(), DocumentErrorReason::Wire(BadWire::Truncated)));
+    assert_eq!(failure(&[0x38; 1]).1, DocumentErrorReason::Wire(BadWire::Truncated));
 }
 
 #[test]
 fn varints_tags_and_groups_that_do_not_exist_are_errors() {
-    assert_eq!(failure(&[&[0x38][..], &[0xFF; 11]].concat()).1, DocumentErrorReason::BadVarint);
-    assert_eq!(failure(&[0x00, 0x00]), ("record".to_owned(), DocumentErrorReason::BadTag));
-    assert_eq!(failure(&[0x07]).1, DocumentErrorReason::BadTag);
-    assert_eq!(failure(&[0xFB, 0x3F, 0x08, 0x01]).1, DocumentErrorReason::BadGroup);
-    assert_eq!(failure(&[0xFB, 0x3F, 0x0C]).1, DocumentErrorReason::BadGroup);
-    assert_eq!(failure(&[0xFC, 0x3F]).1, DocumentErrorReason::BadTag);
+    assert_eq!(failure(&[&[0x38][..], &[0xFF; 11]].concat()).1, DocumentErrorReason::Wire(BadWire::BadVarint));
+    assert_eq!(failure(&[0x00, 0x00]), ("record".to_owned(), DocumentErrorReason::Wire(BadWire::BadTag)));
+    assert_eq!(failure(&[0x07]).1, DocumentErrorReason::Wire(BadWire::BadTag));
+    assert_eq!(failure(&[0xFB, 0x3F, 0x08, 0x01]).1, DocumentErrorReason::Wire(BadWire::BadGroup));
+    assert_eq!(failure(&[0xFB, 0x3F, 0x0C]).1, DocumentErrorReason::Wire(BadWire::BadGroup));
+    assert_eq!(failure(&[0xFC, 0x3F]).1, DocumentErrorReason::Wire(BadWire::BadTag));
 }
 
 #[test]
 fn nesting_is_limited() {
     let nested = |depth: usize| (1..depth).fold(Vec::new(), |inner, _| delimited(17, &inner));
     assert!(document(&encoder(), &nested(MAX_DEPTH)).is_ok());
-    assert_eq!(failure(&nested(MAX_DEPTH + 1)).1, DocumentErrorReason::TooDeep);
-    assert_eq!(failure(&nested(20_000)).1, DocumentErrorReason::TooDeep);
-    assert_eq!(failure(&[0xFB, 0x3F].repeat(100_000)).1, DocumentErrorReason::TooDeep);
+    assert_eq!(failure(&nested(MAX_DEPTH + 1)).1, DocumentErrorReason::Wire(BadWire::TooDeep));
+    assert_eq!(failure(&nested(20_000)).1, DocumentErrorReason::Wire(BadWire::TooDeep));
+    assert_eq!(failure(&[0xFB, 0x3F].repeat(100_000)).1, DocumentErrorReason::Wire(BadWire::TooDeep));
 }
 
 #[test]

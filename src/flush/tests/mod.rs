@@ -59,7 +59,7 @@ impl Bench {
         // The figures follow the queue: a task first removes its records, then the worker counts them.
         let counted = |bench: &Self| {
             let status = bench.handle.status();
-            status.delivered_records + status.rejected_records == bench.queue.pushed()
+            status.figures.delivered_records + status.figures.rejected_records == bench.queue.pushed()
         };
         self.until("all are counted", counted).await;
     }
@@ -100,7 +100,7 @@ async fn every_record_arrives_once_and_leaves_the_queue() {
     bench.drained().await;
     assert_eq!(bench.sorted(), all_but(1234, &[]));
     let status = bench.handle.status();
-    assert_eq!((status.delivered_records, status.rejected_records), (1234, 0));
+    assert_eq!((status.figures.delivered_records, status.figures.rejected_records), (1234, 0));
 }
 
 #[tokio::test(start_paused = true)]
@@ -144,7 +144,7 @@ async fn one_batch_in_flight_keeps_strict_order_through_failures() {
     let first = [Unavailable, Timeout, Full, Unavailable].into();
     let behaviour = Behaviour { first, later: BTreeSet::from([25]), ..Behaviour::default() };
     let bench = start(&MemoryQueue::with(200), behaviour, FlushOptions { max_in_flight: 1, ..options() });
-    let retried = |bench: &Bench| bench.handle.status().retried_records.get("unavailable").copied();
+    let retried = |bench: &Bench| bench.handle.status().figures.retried_records.get("unavailable").copied();
     bench.until("a record is held back", |bench| retried(bench).is_some_and(|records| records > 25)).await;
     assert!(bench.sink.arrived().iter().all(|&seq| seq < 30), "later records went past it");
     bench.sink.set(|behaviour| behaviour.later.clear());
@@ -264,11 +264,11 @@ async fn batches_shrink_under_timeouts_and_grow_back() {
     bench.sink.set(|behaviour| behaviour.delay = Duration::from_millis(50));
     bench.queue.push(300);
     bench.drained().await;
-    assert!(bench.handle.status().retried_records["timeout"] > 0);
+    assert!(bench.handle.status().figures.retried_records["timeout"] > 0);
     bench.sink.set(|behaviour| behaviour.delay = Duration::ZERO);
     bench.queue.push(3000);
     bench.drained().await;
-    assert_eq!(bench.handle.status().batch_records, 100);
+    assert_eq!(bench.handle.status().figures.batch_records, 100);
     assert_eq!(bench.sorted(), all_but(3500, &[]));
 }
 
@@ -318,56 +318,56 @@ async fn no_more_is_sent_unflushed_than_the_sink_recognizes_when_it_is_redeliver
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_sink_looks_back_before_the_first_batch_as_far_as_the_queue_may_deliver_again() {
+async fn the_sink_loads_what_it_delivered_before_the_first_batch_as_far_back_as_the_queue_may_redeliver() {
     let queue = MemoryQueue::with(100);
     queue.redeliver_since(Some(1000));
-    let behaviour = Behaviour { cannot_look_back: [SinkErrorKind::Unavailable; 2].into(), ..Behaviour::default() };
+    let behaviour = Behaviour { cannot_load_delivered: [SinkErrorKind::Unavailable; 2].into(), ..Behaviour::default() };
     let bench = start(&queue, behaviour, options());
     bench.until("it failed", |bench| bench.handle.status().state == SinkState::Unavailable).await;
     bench.drained().await;
-    assert_eq!(*bench.sink.looked_back.lock(), [(1000, 0); 3], "until it could");
+    assert_eq!(*bench.sink.loads.lock(), [(1000, 0); 3], "until it could");
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_sink_looks_back_again_when_the_queue_is_rebuilt_while_it_delivers() {
+async fn the_sink_loads_again_what_it_delivered_when_the_queue_is_rebuilt_while_it_delivers() {
     for max_in_flight in [1, 3] {
         let slow = Behaviour { delay: Duration::from_millis(5), ..Behaviour::default() };
         let bench = start(&MemoryQueue::with(300), slow, FlushOptions { max_in_flight, ..options() });
         bench.until("half is delivered", |bench| bench.sink.arrived().len() > 150).await;
-        assert!(bench.sink.looked_back.lock().is_empty(), "nothing comes again");
+        assert!(bench.sink.loads.lock().is_empty(), "nothing comes again");
         bench.queue.redeliver_since(Some(7));
         bench.drained().await;
         assert_eq!(bench.sorted(), all_but(300, &[]));
-        let looked_back = bench.sink.looked_back.lock().clone();
-        assert!(matches!(looked_back[..], [(7, batches)] if batches >= 15), "{looked_back:?}");
+        let loads = bench.sink.loads.lock().clone();
+        assert!(matches!(loads[..], [(7, batches)] if batches >= 15), "{loads:?}");
         bench.queue.redeliver_since(None);
         bench.queue.push(10);
         bench.drained().await;
-        let last = bench.sink.looked_back.lock().last().copied();
+        let last = bench.sink.loads.lock().last().copied();
         assert!(last.is_some_and(|(since, _)| since == crate::record::UnixMillis::MAX), "what it took up may go");
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_sink_that_looks_back_after_it_has_delivered_is_not_connecting_again() {
+async fn a_sink_that_loads_what_it_delivered_after_it_has_delivered_is_not_connecting_again() {
     let queue = MemoryQueue::with(300);
     queue.redeliver_since(Some(1000));
     let slow = Behaviour { delay: Duration::from_millis(5), ..Behaviour::default() };
     let bench = start(&queue, slow, options());
-    let looked_back = |bench: &Bench| bench.sink.looked_back.lock().len();
+    let loads = |bench: &Bench| bench.sink.loads.lock().len();
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!((bench.handle.status().state, looked_back(&bench)), (SinkState::Connecting, 0), "the first time");
+    assert_eq!((bench.handle.status().state, loads(&bench)), (SinkState::Connecting, 0), "the first time");
     bench.until("it delivers", |bench| bench.sink.arrived().len() > 50).await;
     // The queue is rebuilt while records wait; then everything that was redelivered is done.
     for (since, records) in [(Some(7), 0), (None, 0), (Some(9), 20), (None, 0)] {
-        let before = looked_back(&bench);
+        let before = loads(&bench);
         queue.redeliver_since(since);
         queue.push(records);
         bench
-            .until("it has looked back", |bench| {
+            .until("it has loaded what it delivered", |bench| {
                 let status = bench.handle.status();
                 assert!(matches!(status.state, SinkState::Delivering | SinkState::Idle), "{status:?}");
-                looked_back(bench) > before
+                loads(bench) > before
             })
             .await;
     }

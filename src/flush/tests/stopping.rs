@@ -18,7 +18,7 @@ async fn the_last_flush_ends_at_its_deadline_and_leaves_the_rest_in_the_queue() 
     let slow = Behaviour { delay: Duration::from_secs(1), ..Behaviour::default() };
     let options = FlushOptions { shutdown_timeout: Duration::from_secs(5), ..options() };
     let bench = start(&MemoryQueue::with(100), slow, options);
-    bench.until("in flight", |bench| bench.handle.status().in_flight > 0).await;
+    bench.until("in flight", |bench| bench.handle.status().figures.in_flight > 0).await;
     let began = tokio::time::Instant::now();
     bench.shutdown.cancel();
     bench.handle.stopped().await;

@@ -48,7 +48,7 @@ async fn where_nothing_passes_the_state_says_so_within_seconds_whatever_the_reas
                     tokio::time::sleep(Duration::from_millis(570)).await;
                 }
                 if state != SinkState::Rejecting {
-                    let rejected = bench.handle.status().rejected_records;
+                    let rejected = bench.handle.status().figures.rejected_records;
                     assert!(
                         rejected <= 4 && bench.queue.dead().len() as u64 == rejected,
                         "{what}: {rejected} rejected"

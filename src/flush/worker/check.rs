@@ -39,7 +39,7 @@ impl Loop {
             && self.outage.is_none()
             && !self.paused
             && self.deadline.is_none()
-            && !self.has_to_look_back()
+            && !self.has_to_load_delivered()
             && self.check.running.is_empty();
         let next = self.check.next.filter(|_| waits)?;
         let earliest = self.check.last.map_or(next, |last| last + MIN_PAUSE);

@@ -37,11 +37,11 @@ impl Loop {
                 self.outage = None;
             }
             Ok((_, TaskResult::Initialized(Err(error)))) => self.fail(error.kind.into(), error.message),
-            Ok((_, TaskResult::LookedBack(since, Ok(())))) => {
-                self.looked_back = since;
+            Ok((_, TaskResult::DeliveredLoaded(since, Ok(())))) => {
+                self.delivered_loaded_since = since;
                 self.end_outage();
             }
-            Ok((_, TaskResult::LookedBack(_, Err(error)))) => self.fail(error.kind.into(), error.message),
+            Ok((_, TaskResult::DeliveredLoaded(_, Err(error)))) => self.fail(error.kind.into(), error.message),
             Ok((id, TaskResult::Sent(sent))) => {
                 self.take_leases(id);
                 self.complete_batch(*sent);
@@ -69,14 +69,15 @@ impl Loop {
 
     fn complete_batch(&mut self, mut sent: Sent) {
         self.shared.update(|status| {
-            status.batches += sent.batches;
-            status.delivered_records += sent.delivered;
-            status.delivered_bytes += sent.delivered_bytes;
-            status.rejected_records += sent.rejected;
-            count_retries(&mut status.retried_records, &sent);
+            let figures = &mut status.figures;
+            figures.batches += sent.batches;
+            figures.delivered_records += sent.delivered;
+            figures.delivered_bytes += sent.delivered_bytes;
+            figures.rejected_records += sent.rejected;
+            count_retries(&mut figures.retried_records, &sent);
             if sent.delivered > 0 {
-                status.lag_millis = sent.lag_millis.or(status.lag_millis);
-                status.last_delivery_at = Some(self.context.environment.now_millis());
+                figures.lag_millis = sent.lag_millis.or(figures.lag_millis);
+                figures.last_delivery_at = Some(self.context.environment.now_millis());
             }
         });
         // A failure that the sink itself reports is an answer, too: its next batch may be as large, which gets past

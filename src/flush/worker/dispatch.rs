@@ -11,7 +11,7 @@ use crate::{
         SinkState,
         context::Context,
         in_flight::{InFlightBatch, ranges},
-        tasks::{initialize, look_back, panicked, send, settle},
+        tasks::{initialize, load_delivered, panicked, send, settle},
         trial::{MAX_SUSPECTS, try_alone},
     },
     record::Stream,
@@ -44,10 +44,10 @@ impl Loop {
                 }
                 return Wait::Event;
             }
-            if self.has_to_look_back() {
+            if self.has_to_load_delivered() {
                 if self.tasks.is_empty() {
                     let since = self.context.queue.redelivers_since();
-                    self.tasks.spawn(look_back(self.context.clone(), since).boxed());
+                    self.tasks.spawn(load_delivered(self.context.clone(), since).boxed());
                 }
                 return Wait::Event;
             }
@@ -63,8 +63,8 @@ impl Loop {
             }
             match self.next_batch(now).await {
                 // Leased while the queue was being rebuilt.
-                Next::Batch(batch) if self.has_to_look_back() => self.held.push_front(batch),
-                Next::Trial(suspects, witness) if self.has_to_look_back() => {
+                Next::Batch(batch) if self.has_to_load_delivered() => self.held.push_front(batch),
+                Next::Trial(suspects, witness) if self.has_to_load_delivered() => {
                     self.held.push_front(witness);
                     self.held.push_back(suspects);
                 }
@@ -76,8 +76,8 @@ impl Loop {
     }
 
     /// True if the queue may redeliver records that the sink does not recognize.
-    pub(super) fn has_to_look_back(&self) -> bool {
-        self.context.queue.redelivers_since() != self.looked_back
+    pub(super) fn has_to_load_delivered(&self) -> bool {
+        self.context.queue.redelivers_since() != self.delivered_loaded_since
     }
 
     fn send(&mut self, mut batch: InFlightBatch) {

@@ -82,10 +82,10 @@ pub(super) struct Loop {
     rate_limiter: RateLimiter,
     due: Due,
     initialized: bool,
-    /// It was initialized, and has looked back if it had to: records may be delivered.
+    /// It was initialized, and has loaded what it delivered if it had to: records may be delivered.
     connected: bool,
-    /// How far the sink has looked back, see [`Queue::redelivers_since`].
-    looked_back: Option<UnixMillis>,
+    /// From when on the sink has loaded what it delivered, see [`Queue::redelivers_since`].
+    delivered_loaded_since: Option<UnixMillis>,
     paused: bool,
     /// Set while nothing is accepted.
     outage: Option<Outage>,
@@ -163,7 +163,7 @@ impl Loop {
             trial_was_last: false,
             initialized: false,
             connected: false,
-            looked_back: None,
+            delivered_loaded_since: None,
             paused,
             outage: None,
             delivered_at: None,
@@ -301,7 +301,7 @@ impl Loop {
         if tokio::time::timeout(CLOSE_TIMEOUT, self.context.sink.close()).await.is_err() {
             self.record_error("closing the sink took too long");
         }
-        self.shared.update(|status| status.in_flight = 0);
+        self.shared.update(|status| status.figures.in_flight = 0);
         self.shared.enter(SinkState::Stopped, None);
     }
 
@@ -314,8 +314,8 @@ impl Loop {
         }
         let (in_flight, batch_records) = (self.leased.len(), self.window.limit().records);
         self.shared.update(|status| {
-            status.in_flight = in_flight;
-            status.batch_records = batch_records;
+            status.figures.in_flight = in_flight as u64;
+            status.figures.batch_records = batch_records as u64;
         });
         let rejecting = self.rejecting.as_ref().map(|(records, reason)| {
             format!("nothing is accepted: the last {records} records were rejected, the last one for: {reason}")
@@ -326,8 +326,8 @@ impl Loop {
             Some(outage) => (outage.state, Some(outage.message.as_str())),
             None if !self.connected => (SinkState::Connecting, None),
             None if self.rejecting.is_some() => (SinkState::Rejecting, rejecting.as_deref()),
-            // It looks back again while it delivers, for example when what was redelivered is done.
-            None if in_flight > 0 || self.has_to_look_back() => (SinkState::Delivering, None),
+            // While it delivers it loads again what it delivered, for example when what was redelivered is done.
+            None if in_flight > 0 || self.has_to_load_delivered() => (SinkState::Delivering, None),
             None => (SinkState::Idle, None),
         };
         self.shared.enter(state, error);

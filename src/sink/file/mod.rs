@@ -5,7 +5,7 @@
 //! in parallel with deliveries.
 
 mod closed;
-mod looked_back;
+mod delivered_ids;
 mod names;
 mod options;
 mod output;
@@ -123,9 +123,9 @@ impl Sink for FileSink {
         Some(recent::REMEMBERED as u64)
     }
 
-    async fn look_back(&self, since: UnixMillis) -> Result<(), SinkError> {
+    async fn load_delivered(&self, since: UnixMillis) -> Result<(), SinkError> {
         let inner = Arc::clone(&self.inner);
-        let done = tasks::run_blocking(move || inner.look_back(since)).await;
+        let done = tasks::run_blocking(move || inner.load_delivered(since)).await;
         done.unwrap_or_else(|panic| Err(io::Error::other(panic))).map_err(|error| self.inner.error(&error))
     }
 
@@ -159,12 +159,12 @@ impl Inner {
         Ok(())
     }
 
-    fn look_back(&self, since: UnixMillis) -> io::Result<()> {
+    fn load_delivered(&self, since: UnixMillis) -> io::Result<()> {
         // No file is compressed, and so renamed, meanwhile.
         let _one_at_a_time = self.compressing.lock();
         for file in self.streams.values() {
             let mut file = file.lock();
-            file.as_mut().ok_or_else(not_in_use)?.look_back(since)?;
+            file.as_mut().ok_or_else(not_in_use)?.load_delivered(since)?;
         }
         Ok(())
     }

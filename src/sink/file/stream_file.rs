@@ -5,7 +5,7 @@
 //!   created.
 //! - At start the newest file is opened again: a torn last line is cut off, and the `_id`s of its tail (and of the files
 //!   before it, as far as needed) are remembered, see [`RecentIds`]. If more than those may be redelivered, it reads
-//!   further back, see [`LookedBack`].
+//!   further back, see [`DeliveredIds`].
 
 use std::{
     fs, io,
@@ -16,7 +16,7 @@ use std::{
 
 use super::{
     closed,
-    looked_back::{self, LookedBack},
+    delivered_ids::{self, DeliveredIds},
     names::{EXTENSION, is_file_of, name_of},
     output::{DIRECTORY_MODE, Disk, Output},
     recent::{REMEMBERED, RecentIds},
@@ -41,7 +41,7 @@ pub(super) struct StreamFile {
     disk: Arc<dyn Disk>,
     open: Option<Open>,
     recent: RecentIds,
-    looked_back: LookedBack,
+    delivered_ids: DeliveredIds,
     /// The time of the newest file: names never repeat and never go back, whatever the clock does.
     last_named: UnixMillis,
 }
@@ -66,7 +66,7 @@ impl StreamFile {
             disk,
             open: None,
             recent: RecentIds::default(),
-            looked_back: LookedBack::default(),
+            delivered_ids: DeliveredIds::default(),
             last_named: files.last().map_or(0, |(at, _)| *at),
         };
         let newest = files.pop_if(|(_, path)| path.to_string_lossy().ends_with(EXTENSION));
@@ -101,21 +101,21 @@ impl StreamFile {
     }
 
     pub(super) fn has(&self, id: &str) -> bool {
-        self.recent.contains(id) || self.looked_back.contains(id)
+        self.recent.contains(id) || self.delivered_ids.contains(id)
     }
 
     /// Reads the `_id`s of all lines written since then, in place of those of an earlier call; none if `since` is the end
     /// of time.
-    pub(super) fn look_back(&mut self, since: UnixMillis) -> io::Result<()> {
-        self.looked_back = LookedBack::default();
+    pub(super) fn load_delivered(&mut self, since: UnixMillis) -> io::Result<()> {
+        self.delivered_ids = DeliveredIds::default();
         if since < UnixMillis::MAX {
             let files = match files_of(self.stream, &self.directory) {
                 // Someone removed the directory; the next line creates it again.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
                 files => files?,
             };
-            self.looked_back =
-                LookedBack::read(looked_back::written_since(files, since, now_millis()), looked_back::MAX_IDS);
+            self.delivered_ids =
+                DeliveredIds::read(delivered_ids::written_since(files, since, now_millis()), delivered_ids::MAX_IDS);
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The file sink on a real directory.
 
 mod faults;
-mod look_back;
+mod load_delivered;
 mod others;
 
 use std::{

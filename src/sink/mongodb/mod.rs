@@ -277,7 +277,7 @@ async fn settle_doubtful(
         .await?;
     let cursor = answer.get_document("cursor").map_err(Error::custom)?;
     // What is not in the answer is rejected, so the answer has to be whole.
-    if cursor.get_i64("id") != Ok(0) {
+    if !matches!(cursor.get_i64("id"), Ok(0)) {
         return Err(Error::custom("the server divided its answer about documents that may exist already"));
     }
     let documents = cursor.get_array("firstBatch").map_err(Error::custom)?;

@@ -33,7 +33,7 @@ pub(crate) struct Extent {
 
 /// What a scan finds, in order.
 #[derive(Debug)]
-pub(crate) enum Met<'a> {
+pub(crate) enum Item<'a> {
     /// A block of records or dead letters, at its offset.
     Block(u64, &'a Header),
     /// Bytes that were synced and are damaged.
@@ -47,7 +47,7 @@ pub(crate) enum Met<'a> {
 pub(crate) fn scan(
     file: Arc<dyn DiskFile>,
     extent: Extent,
-    meet: &mut dyn FnMut(Met<'_>),
+    on_item: &mut dyn FnMut(Item<'_>),
 ) -> Result<Option<Damage>, ScanError> {
     let mut walker = Walker::new(Arc::clone(&file), extent.from, extent.end);
     let mut group = Group::default();
@@ -59,20 +59,20 @@ pub(crate) fn scan(
             Found::Block { header, offset, .. } => {
                 // Its group begins after what was scanned so far, which was synced before.
                 if group.parts.first().is_some_and(|first| first.offset() < u64::from(header.group)) {
-                    group.take().emit(meet);
+                    group.take().emit(on_item);
                 }
                 group.ended = header.ends_group;
                 group.parts.push(Part::Block(offset, header));
             }
             Found::Damage(damage) => {
                 if group.ended {
-                    group.take().emit(meet);
+                    group.take().emit(on_item);
                 }
                 group.parts.push(Part::Damage(damage));
             }
         }
         if group.ended && !group.is_damaged() {
-            group.take().emit(meet);
+            group.take().emit(on_item);
         }
     }
     let start = group.parts.first().map(Part::offset);
@@ -85,7 +85,7 @@ pub(crate) fn scan(
         });
         return Ok(Some(Damage { bytes, reason: reason.unwrap_or(BadBlock::Short), header: None, unreadable: false }));
     }
-    group.emit(meet);
+    group.emit(on_item);
     Ok(None)
 }
 
@@ -136,12 +136,12 @@ impl Group {
         self.parts.iter().any(|part| matches!(part, Part::Damage(_)))
     }
 
-    fn emit(self, meet: &mut dyn FnMut(Met<'_>)) {
+    fn emit(self, on_item: &mut dyn FnMut(Item<'_>)) {
         for part in &self.parts {
             match part {
-                Part::Block(offset, header) if header.kind != Kind::Front => meet(Met::Block(*offset, header)),
+                Part::Block(offset, header) if header.kind != Kind::Front => on_item(Item::Block(*offset, header)),
                 Part::Block(..) => {}
-                Part::Damage(damage) => meet(Met::Damage(damage)),
+                Part::Damage(damage) => on_item(Item::Damage(damage)),
             }
         }
     }

@@ -164,8 +164,8 @@ impl State {
     /// Of what the journal holds now, records received from `since` on may be redelivered.
     pub(super) fn expect_redeliveries(&mut self, since: Option<UnixMillis>) {
         if let Some(since) = since {
-            // A little earlier than before: a sink that has looked back that far looks back again, at what was
-            // delivered since.
+            // A little earlier than before: a sink that has loaded what it delivered since then does so again, for what
+            // it has delivered in between.
             let since = self.redeliveries.map_or(since, |known| since.min(known.since.saturating_sub(1)));
             let until = self.streams.each_ref().map(|stream| stream.next);
             self.redeliveries = Some(Redeliveries { since, until });

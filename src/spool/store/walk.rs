@@ -10,7 +10,7 @@ use crate::{
         journal::{
             block::Header,
             position::UNSEEN,
-            scan::{self, Extent, Met, ScanError},
+            scan::{self, Extent, Item, ScanError},
             segment::{self, Damage},
         },
         queue::{Progress, ranges::RangeSet},
@@ -98,7 +98,7 @@ fn walk_file(file: Arc<dyn DiskFile>, start: Start, entries: &mut Entries) -> Re
         newest: None,
     };
     let mut walk = Walk { segment: extent.segment, floor, walked, entries };
-    walk.walked.torn = scan::scan(file, extent, &mut |met| walk.meet(met))?;
+    walk.walked.torn = scan::scan(file, extent, &mut |item| walk.take(item))?;
     let mut walked = walk.walked;
     if !walked.damage.is_empty() || cut {
         match (start.next, walked.damage.last().and_then(|damage| damage.header)) {
@@ -138,10 +138,10 @@ impl Walked {
 }
 
 impl Walk<'_> {
-    fn meet(&mut self, met: Met<'_>) {
-        match met {
-            Met::Damage(damage) => self.walked.damage.push(damage.clone()),
-            Met::Block(offset, header) => self.enter(offset, header),
+    fn take(&mut self, item: Item<'_>) {
+        match item {
+            Item::Damage(damage) => self.walked.damage.push(damage.clone()),
+            Item::Block(offset, header) => self.enter(offset, header),
         }
     }
 

@@ -68,7 +68,7 @@ async fn real_records_arrive_each_once<S: Subject>() {
     assert_eq!(subject.ids(Stream::Events).await, once(&event_ids(&events)));
     assert_eq!(subject.ids(Stream::Stats).await, once(&stat_ids(&stats)));
     assert!(pipeline.dead_letters().is_empty());
-    eventually("all are counted", || async { pipeline.status().delivered_records == 763 + 482 }).await;
+    eventually("all are counted", || async { pipeline.status().figures.delivered_records == 763 + 482 }).await;
 }
 
 async fn labels_stand_in_each_document_and_the_lag_is_told<S: Subject>() {
@@ -81,7 +81,7 @@ async fn labels_stand_in_each_document_and_the_lag_is_told<S: Subject>() {
     assert_eq!(stored.len(), 20);
     assert!(stored.iter().all(|(_, site)| site.as_deref() == Some("berlin")), "{stored:?}");
     // The recorded events are old.
-    eventually("a lag", || async { pipeline.status().lag_millis.is_some_and(|lag| lag > 0) }).await;
+    eventually("a lag", || async { pipeline.status().figures.lag_millis.is_some_and(|lag| lag > 0) }).await;
 }
 
 async fn a_resend_makes_no_second_document<S: Subject>() {
@@ -261,7 +261,7 @@ async fn what_is_left_at_the_end_is_delivered_by_the_next_run<S: Subject>() {
     let pipeline = Pipeline::start(subject.sink(), slow);
     let events = some_events("left", 600);
     pipeline.send_events(&events).await;
-    eventually("some are delivered", || async { pipeline.status().delivered_records > 0 }).await;
+    eventually("some are delivered", || async { pipeline.status().figures.delivered_records > 0 }).await;
     let pipeline = pipeline.restart(subject.sink(), options()).await;
     pipeline.drained().await;
     assert_eq!(subject.ids(Stream::Events).await, once(&event_ids(&events)));

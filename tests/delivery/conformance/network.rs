@@ -53,7 +53,7 @@ async fn a_server_that_accepts_and_never_answers_is_given_up_and_tried_again<S: 
     pipeline.drained().await;
     proxy.set(Mode::Blackhole).await;
     pipeline.send_events(&events[300..]).await;
-    eventually("it timed out", || async { pipeline.status().retried_records.contains_key("timeout") }).await;
+    eventually("it timed out", || async { pipeline.status().figures.retried_records.contains_key("timeout") }).await;
     assert_eq!(pipeline.backlog(), 300);
     proxy.set(Mode::Pass).await;
     pipeline.drained().await;

@@ -123,7 +123,7 @@ async fn drain(scenario: Scenario) -> Report {
         slowest.push(waiting.map(|(_, since)| since / mean).fold(f64::INFINITY, f64::min));
     }
     let sum = delivered().iter().sum::<u64>() as f64;
-    let retried = |forwarder: &Forwarder| forwarder.handle.status().retried_records.get("timeout").copied();
+    let retried = |forwarder: &Forwarder| forwarder.handle.status().figures.retried_records.get("timeout").copied();
     let timed_out = fleet.iter().filter_map(retried).sum::<u64>() as f64;
     let can = server.options.capacity(scenario.flush.batch_records, scenario.watched);
     Report { goodput: sum / can, timed_out: timed_out / sum, slowest, max_waiting: server.max_waiting() }

@@ -1,4 +1,4 @@
-//! The simulation's own books, kept apart from the spool's: what was offered, answered, delivered, dead-lettered, dropped, damaged.
+//! The simulation's own ledger, kept apart from the spool: what was offered, answered, delivered, dead-lettered, dropped, damaged.
 //!
 //! What is checked, by record:
 //! - what was kept is pending, delivered, a dead letter that was not removed, dropped by a policy and counted, or was damaged by
@@ -87,8 +87,9 @@ pub(super) enum Answer {
     Dropped,
 }
 
+/// What happened to a record.
 #[derive(Debug, Clone, Copy)]
-struct Fate {
+struct History {
     answer: Answer,
     batch: u32,
     leased: bool,
@@ -106,7 +107,7 @@ struct Fate {
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Ledger {
-    fates: PerStream<Vec<Fate>>,
+    histories: PerStream<Vec<History>>,
     /// Kept, and not known to be settled.
     open: BTreeSet<Id>,
     /// Neither kept nor known to be gone.
@@ -138,16 +139,16 @@ impl Ledger {
         self.violations.push(violation);
     }
 
-    fn fate(&mut self, id: Id) -> Option<&mut Fate> {
-        self.fates[id.stream as usize].get_mut(id.number as usize)
+    fn history(&mut self, id: Id) -> Option<&mut History> {
+        self.histories[id.stream as usize].get_mut(id.number as usize)
     }
 
     /// A batch is offered.
     pub(super) fn offer(&mut self, stream: Stream, records: u32) -> Vec<Id> {
         self.batches += 1;
-        let first = self.fates[stream as usize].len() as u32;
+        let first = self.histories[stream as usize].len() as u32;
         let ids: Vec<Id> = (first..first + records).map(|number| Id { stream, number }).collect();
-        self.fates[stream as usize].extend(ids.iter().map(|_| Fate {
+        self.histories[stream as usize].extend(ids.iter().map(|_| History {
             answer: Answer::None,
             batch: self.batches,
             leased: false,
@@ -164,9 +165,9 @@ impl Ledger {
 
     pub(super) fn answer(&mut self, ids: &[Id], answer: Answer) {
         for &id in ids {
-            let Some(fate) = self.fate(id) else { continue };
-            fate.answer = answer;
-            let batch = fate.batch;
+            let Some(history) = self.history(id) else { continue };
+            history.answer = answer;
+            let batch = history.batch;
             if answer == Answer::Kept {
                 self.open.insert(id);
                 self.unsure.remove(&batch);
@@ -177,14 +178,14 @@ impl Ledger {
     /// Whether a copy of it has to stay.
     pub(super) fn needs(&self, id: Id) -> bool {
         let may_drop = self.may_drop[id.stream as usize];
-        let fate = self.fates[id.stream as usize].get(id.number as usize);
-        !may_drop && self.open.contains(&id) && fate.is_some_and(|fate| !fate.damaged)
+        let history = self.histories[id.stream as usize].get(id.number as usize);
+        !may_drop && self.open.contains(&id) && history.is_some_and(|history| !history.damaged)
     }
 
     pub(super) fn lease(&mut self, id: Id) {
         let (disturbed, last) = (self.disturbed || self.unordered, self.last_leased[id.stream as usize]);
-        let Some(fate) = self.fate(id) else { return self.fail(format!("{id} was leased and never offered")) };
-        let (first, batch) = (!std::mem::replace(&mut fate.leased, true), fate.batch);
+        let Some(history) = self.history(id) else { return self.fail(format!("{id} was leased and never offered")) };
+        let (first, batch) = (!std::mem::replace(&mut history.leased, true), history.batch);
         if !self.inspected
             && let Some(ids) = self.unsure.get(&batch).cloned()
         {
@@ -201,28 +202,28 @@ impl Ledger {
     /// The sink has it, whether the spool will hear of that or not.
     pub(super) fn deliver(&mut self, id: Id) {
         self.open.remove(&id);
-        self.fate(id).into_iter().for_each(|fate| fate.delivered = true);
+        self.history(id).into_iter().for_each(|history| history.delivered = true);
     }
 
     pub(super) fn acknowledge(&mut self, id: Id) {
         let life = self.life;
-        self.fate(id).into_iter().for_each(|fate| fate.acknowledged = Some(life));
+        self.history(id).into_iter().for_each(|history| history.acknowledged = Some(life));
     }
 
     pub(super) fn dead_lettered(&mut self, id: Id) {
-        self.fate(id).into_iter().for_each(|fate| fate.dead_letter = true);
+        self.history(id).into_iter().for_each(|history| history.dead_letter = true);
     }
 
     /// A letter is removed, or about to be.
     pub(super) fn remove_dead_letter(&mut self, id: Id) {
         self.open.remove(&id);
-        self.fate(id).into_iter().for_each(|fate| fate.removed = true);
+        self.history(id).into_iter().for_each(|history| history.removed = true);
     }
 
     /// The story damages its bytes.
     pub(super) fn damage(&mut self, id: Id) {
         self.disturbed = true;
-        self.fate(id).into_iter().for_each(|fate| fate.damaged = true);
+        self.history(id).into_iter().for_each(|history| history.damaged = true);
     }
 
     /// What was not answered is there as a whole or not at all. After a start, in which it may come to light.
@@ -234,7 +235,7 @@ impl Ledger {
                 self.answer(&ids, Answer::Kept);
                 continue;
             }
-            let damaged = ids.iter().any(|id| self.fate(*id).is_some_and(|fate| fate.damaged));
+            let damaged = ids.iter().any(|id| self.history(*id).is_some_and(|history| history.damaged));
             if there > 0 && !damaged {
                 self.fail(format!("of a batch {there} of {} records are there: {ids:?}", ids.len()));
             }
@@ -252,14 +253,14 @@ impl Ledger {
             }
             for &id in ids {
                 let (life, faulted) = (self.life, self.faulted);
-                match self.fate(id).copied() {
-                    Some(Fate { answer: Answer::Kept, acknowledged, .. }) => {
+                match self.history(id).copied() {
+                    Some(History { answer: Answer::Kept, acknowledged, .. }) => {
                         if acknowledged == Some(life) && !faulted {
                             self.fail(format!("{id} is pending, though it was acknowledged"));
                         }
                     }
-                    Some(Fate { damaged: true, .. }) => {}
-                    other => self.fail(format!("{id} is pending: {:?}", other.map(|fate| fate.answer))),
+                    Some(History { damaged: true, .. }) => {}
+                    other => self.fail(format!("{id} is pending: {:?}", other.map(|history| history.answer))),
                 }
             }
         }
@@ -271,17 +272,17 @@ impl Ledger {
     pub(super) fn check_missing(&mut self, missing: Vec<Id>, dead_letters: &BTreeSet<Id>) {
         for id in missing {
             let may_drop = self.may_drop[id.stream as usize];
-            let Some(fate) = self.fate(id) else { continue };
+            let Some(history) = self.history(id) else { continue };
             if dead_letters.contains(&id) {
                 // Perhaps among those that fitted before the dead letters were full.
-                fate.dead_letter = true;
-            } else if may_drop && !fate.dead_letter {
-                fate.dropped = true;
-                let damaged = fate.damaged;
+                history.dead_letter = true;
+            } else if may_drop && !history.dead_letter {
+                history.dropped = true;
+                let damaged = history.damaged;
                 self.open.remove(&id);
                 self.dropped[id.stream as usize] += u64::from(!damaged);
-            } else if !fate.damaged {
-                let was = if fate.dead_letter { "dead-lettered" } else { "kept" };
+            } else if !history.damaged {
+                let was = if history.dead_letter { "dead-lettered" } else { "kept" };
                 self.fail(format!("{id} was {was}, and is gone"));
             }
         }
@@ -290,16 +291,18 @@ impl Ledger {
     /// All is drained.
     pub(super) fn check_end(&mut self) {
         for id in std::mem::take(&mut self.open) {
-            match self.fate(id) {
-                Some(fate) if fate.damaged => {}
+            match self.history(id) {
+                Some(history) if history.damaged => {}
                 _ => self.fail(format!("{id} was kept, and was never delivered")),
             }
         }
         for stream in Stream::ALL {
-            let of_stream = &self.fates[stream as usize];
-            let settled = |fate: &&Fate| fate.delivered || fate.removed || fate.dropped;
-            let lost =
-                of_stream.iter().filter(|fate| fate.answer == Answer::Kept && fate.damaged && !settled(fate)).count();
+            let of_stream = &self.histories[stream as usize];
+            let settled = |history: &&History| history.delivered || history.removed || history.dropped;
+            let lost = of_stream
+                .iter()
+                .filter(|history| history.answer == Answer::Kept && history.damaged && !settled(history))
+                .count();
             let (any_damage, reported) = (self.disturbed, self.reported[stream as usize]);
             // How many lay at the journal's end, only a queue knew that is gone too.
             if (lost as u64) > reported && !self.forgetful {

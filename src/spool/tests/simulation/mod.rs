@@ -10,9 +10,10 @@
 //! |---|---|
 //! | `medium` | what lies on the medium, what is synced, what a kill or a power cut leaves |
 //! | `disk`, `queue` | the spool's `Disk` and `QueueStore` over it: every operation numbered, and watched |
-//! | `ledger` | the books: what the spool owes, checked after each step by record |
+//! | `ledger` | what the spool owes, checked after each step by record |
 //! | `story`, `steps` | what can be done, and how it is |
-//! | `world` | the process and its machine: opens, checks, crashes, goes on to the end |
+//! | `world` | the process and its machine: opens, crashes, goes on to the end |
+//! | `check` | compares what the spool says with the ledger |
 //! | `enumerate` | short stories, with a crash at every operation and at every operation of the recovery |
 //! | `found` | the shrunk stories of faults that were found, each with its name |
 //! | `seeds` | long stories by seed; a failing one is shrunk and printed |
@@ -22,6 +23,7 @@
 //! segments that are out of sight for a while; a wall clock that jumps; any answer of a sink, or none. Not simulated: threads, sled
 //! itself, and directories that a power cut takes.
 
+mod check;
 mod disk;
 mod enumerate;
 mod found;

@@ -19,18 +19,18 @@ mod subject;
 mod walk;
 
 pub use self::report::{Finding, Severity, VerifyReport};
-pub(crate) use self::subject::Met;
+pub(crate) use self::subject::StoppedStore;
 use self::{segment::Segments, subject::Subject};
 
-/// Checks a spool. `met` is what was found in the journal and the dead letters if no process has the spool open.
+/// Checks a spool. `stopped` is what was found in the journal and the dead letters if no process has the spool open.
 /// Blocking.
 ///
 /// # Errors
 /// When the length of a file cannot be determined; damage is no error.
-pub(crate) fn verify(shared: &Shared, met: Option<&[Met; 2]>) -> io::Result<VerifyReport> {
+pub(crate) fn verify(shared: &Shared, stopped: Option<&[StoppedStore; 2]>) -> io::Result<VerifyReport> {
     let (store, dead) = (&shared.store, shared.dead.store());
-    let subjects = match met {
-        Some([met, dead_met]) => [Subject::stopped(store, met), Subject::stopped(dead, dead_met)],
+    let subjects = match stopped {
+        Some([records, dead_letters]) => [Subject::stopped(store, records), Subject::stopped(dead, dead_letters)],
         None => [Subject::live(store), Subject::live(dead)],
     };
     let mut report = VerifyReport::new(shared);

@@ -14,7 +14,7 @@ use crate::{
 
 /// What was found in a store that no process has open.
 #[derive(Debug)]
-pub(crate) struct Met {
+pub(crate) struct StoppedStore {
     pub(crate) findings: Findings,
     /// The queue on disk; `None` if there is none.
     pub(crate) queue: Result<Option<MemoryQueue>, NoCopy>,
@@ -52,14 +52,14 @@ pub(super) struct Subject<'a> {
 
 impl<'a> Subject<'a> {
     /// A store that no process has open.
-    pub(super) fn stopped(store: &'a Store, met: &Met) -> Self {
+    pub(super) fn stopped(store: &'a Store, found: &StoppedStore) -> Self {
         let contents = |queue| QueueContents::of(queue).map_err(|error| NoCopy::NotReadable(error.to_string()));
-        let queue = match &met.queue {
+        let queue = match &found.queue {
             Ok(queue) => queue.as_ref().map(|queue| contents(queue)).transpose(),
             Err(error) => Err(error.clone()),
         };
         let mut subject = Self::new(store, queue, true);
-        let Findings { torn, lost, late, .. } = &met.findings;
+        let Findings { torn, lost, late, .. } = &found.findings;
         (subject.torn, subject.lost, subject.late) = (torn.clone(), lost.clone(), late.clone());
         subject
     }

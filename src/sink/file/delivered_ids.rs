@@ -20,9 +20,9 @@ pub(super) const MAX_IDS: usize = 2_000_000;
 
 /// Hashes of `_id`s, in order.
 #[derive(Debug, Default)]
-pub(super) struct LookedBack(Vec<u128>);
+pub(super) struct DeliveredIds(Vec<u128>);
 
-impl LookedBack {
+impl DeliveredIds {
     /// Reads the lines of some files, oldest first; keeps the newest `max` if there are more.
     pub(super) fn read(files: impl DoubleEndedIterator<Item = PathBuf>, max: usize) -> Self {
         let mut hashes = Vec::new();
@@ -108,7 +108,7 @@ mod tests {
             path
         });
         for max in 0..8 {
-            let remembered = LookedBack::read(files.clone().into_iter(), max);
+            let remembered = DeliveredIds::read(files.clone().into_iter(), max);
             let known: String = "abcdef".chars().filter(|id| remembered.contains(&id.to_string())).collect();
             assert_eq!(known, "abcdef"[6_usize.saturating_sub(max)..]);
         }

@@ -1,4 +1,4 @@
-//! A limited number of places (connections, streams), and which holder is evicted when one more arrives.
+//! A limited number of slots (connections, streams), and which holder is evicted when one more arrives.
 //!
 //! The order of eviction is: holders that showed no credentials; holders without an open request; active holders of a peer
 //! that has more than its share; holders that have been silent for long. Within each group it is the one silent for
@@ -27,7 +27,7 @@ const GRACE: Duration = Duration::from_millis(250);
 const SILENT: Duration = Duration::from_secs(10);
 /// The group that is evicted last.
 const SENDING: u8 = 3;
-/// This part of the places is for newcomers: while there are fewer, one more takes the place of an idle holder and does not
+/// This part of the slots is for newcomers: while there are fewer, one more takes the slot of an idle holder and does not
 /// wait for another newcomer to speak.
 const NEW_PART: usize = 4;
 /// The part of an IPv6 address that identifies a peer: one network has all the addresses after it.
@@ -46,9 +46,9 @@ impl Holder {
     }
 }
 
-/// The places.
+/// The slots.
 #[derive(Debug)]
-pub(crate) struct Places {
+pub(crate) struct Slots {
     max: usize,
     /// The name of what is limited.
     of: Refused,
@@ -88,9 +88,9 @@ impl Close {
     }
 }
 
-/// There is no place.
+/// There is no slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum NoSpace {
+enum NoSlot {
     /// All holders are active.
     AllBusy,
     /// One can be evicted after this time.
@@ -99,7 +99,7 @@ enum NoSpace {
 
 impl Open {
     /// The id of the holder that is evicted for one more of this peer.
-    fn next_to_go(&self, newcomer: Holder, max: usize) -> Result<u64, NoSpace> {
+    fn next_to_go(&self, newcomer: Holder, max: usize) -> Result<u64, NoSlot> {
         let now = Instant::now();
         let mut held = HashMap::from([(newcomer, 0_usize)]);
         self.occupied.values().for_each(|state| *held.entry(state.holder).or_default() += 1);
@@ -117,7 +117,7 @@ impl Open {
             ((class, !is_over, state.silent_since), left, id)
         });
         let candidates: Vec<_> = candidates.collect();
-        let &((class, ..), left, id) = candidates.iter().min_by_key(|(rank, ..)| *rank).ok_or(NoSpace::AllBusy)?;
+        let &((class, ..), left, id) = candidates.iter().min_by_key(|(rank, ..)| *rank).ok_or(NoSlot::AllBusy)?;
         if left.is_zero() {
             return Ok(id);
         }
@@ -127,28 +127,28 @@ impl Open {
                 return Ok(id);
             }
         }
-        if left <= GRACE { Err(NoSpace::For(left)) } else { Err(NoSpace::AllBusy) }
+        if left <= GRACE { Err(NoSlot::For(left)) } else { Err(NoSlot::AllBusy) }
     }
 }
 
-impl Places {
-    /// So many places; a refusal for lack of one has this reason.
+impl Slots {
+    /// So many slots; a refusal for lack of one has this reason.
     pub(crate) fn new(max: usize, of: Refused) -> Arc<Self> {
         Arc::new(Self { max: max.max(1), of, open: Mutex::default() })
     }
 
-    /// A place, if needed by evicting a holder; later callers wait meanwhile. `None` if all are active.
-    pub(crate) async fn space(self: &Arc<Self>, holder: Holder) -> Option<Place> {
+    /// A slot, if needed by evicting a holder; later callers wait meanwhile. `None` if all are active.
+    pub(crate) async fn acquire(self: &Arc<Self>, holder: Holder) -> Option<Slot> {
         loop {
             match self.admit(holder) {
-                Ok(place) => return Some(place),
-                Err(NoSpace::AllBusy) => return None,
-                Err(NoSpace::For(wait)) => tokio::time::sleep(wait).await,
+                Ok(slot) => return Some(slot),
+                Err(NoSlot::AllBusy) => return None,
+                Err(NoSlot::For(wait)) => tokio::time::sleep(wait).await,
             }
         }
     }
 
-    fn admit(self: &Arc<Self>, holder: Holder) -> Result<Place, NoSpace> {
+    fn admit(self: &Arc<Self>, holder: Holder) -> Result<Slot, NoSlot> {
         let mut open = self.open.lock();
         if open.occupied.len() >= self.max {
             let next = open.next_to_go(holder, self.max)?;
@@ -164,12 +164,12 @@ impl Places {
         let close = Close::default();
         let silent_since = Instant::now();
         open.occupied.insert(id, State { holder, requests: 0, let_in: false, silent_since, close: close.clone() });
-        Ok(Place {
+        Ok(Slot {
             id,
             close,
             spoke: AtomicBool::new(false),
             was_let_in: AtomicBool::new(false),
-            places: Arc::clone(self),
+            slots: Arc::clone(self),
         })
     }
 
@@ -180,17 +180,17 @@ impl Places {
     }
 }
 
-/// A place; released when dropped.
+/// A slot; released when dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Slot {
     id: u64,
     close: Close,
     spoke: AtomicBool,
     was_let_in: AtomicBool,
-    places: Arc<Places>,
+    slots: Arc<Slots>,
 }
 
-impl Place {
+impl Slot {
     /// Returns when the holder has to leave, and why.
     pub(crate) async fn closed(&self) -> Refusal {
         self.close.closed().await
@@ -214,14 +214,14 @@ impl Place {
     /// Marks a request as open until the visit is dropped.
     pub(crate) fn begin_request(self: &Arc<Self>) -> Visit {
         self.spoke.store(true, Relaxed);
-        self.places.change(self.id, |state| state.requests += 1);
+        self.slots.change(self.id, |state| state.requests += 1);
         Visit(Arc::new(UnderWay(Arc::clone(self))))
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        self.places.open.lock().occupied.remove(&self.id);
+        self.slots.open.lock().occupied.remove(&self.id);
     }
 }
 
@@ -230,7 +230,7 @@ impl Drop for Place {
 pub(crate) struct Visit(Arc<UnderWay>);
 
 #[derive(Debug)]
-struct UnderWay(Arc<Place>);
+struct UnderWay(Arc<Slot>);
 
 impl Visit {
     /// Records that it showed the required credentials.
@@ -247,19 +247,19 @@ impl Visit {
         self.change(|state| state.silent_since = Instant::now());
     }
 
-    /// Returns when its place is taken away, and why.
+    /// Returns when its slot is given to another holder, and why.
     pub(super) async fn closed(&self) -> Refusal {
         self.0.0.closed().await
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
-        self.0.0.places.change(self.0.0.id, change);
+        self.0.0.slots.change(self.0.0.id, change);
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.places.change(self.0.id, |state| {
+        self.0.slots.change(self.0.id, |state| {
             state.requests -= 1;
             state.silent_since = Instant::now();
         });
@@ -276,113 +276,113 @@ mod tests {
         Holder::new(Some(IpAddr::from([10, 0, 0, last])))
     }
 
-    fn admitted(places: &Arc<Places>, holder: Holder) -> Arc<Place> {
-        Arc::new(places.admit(holder).unwrap())
+    fn admitted(slots: &Arc<Slots>, holder: Holder) -> Arc<Slot> {
+        Arc::new(slots.admit(holder).unwrap())
     }
 
     /// Active and authorized.
-    fn busy(place: &Arc<Place>) -> Visit {
-        let visit = place.begin_request();
+    fn busy(slot: &Arc<Slot>) -> Visit {
+        let visit = slot.begin_request();
         visit.let_in();
         visit
     }
 
     /// Makes all look as if they had been silent for longer.
-    fn age(places: &Places, by: Duration) {
-        for state in places.open.lock().occupied.values_mut() {
+    fn age(slots: &Slots, by: Duration) {
+        for state in slots.open.lock().occupied.values_mut() {
             state.silent_since -= by;
         }
     }
 
-    fn gone<const N: usize>(places: [&Arc<Place>; N]) -> [bool; N] {
-        places.map(|place| place.close.0.1.is_cancelled())
+    fn gone<const N: usize>(slots: [&Arc<Slot>; N]) -> [bool; N] {
+        slots.map(|slot| slot.close.0.1.is_cancelled())
     }
 
     #[test]
     fn the_one_silent_for_longest_loses_its_place() {
-        let places = Places::new(3, Refused::Connections);
-        let [a, b, c] = [(); 3].map(|()| admitted(&places, HERE));
+        let slots = Slots::new(3, Refused::Connections);
+        let [a, b, c] = [(); 3].map(|()| admitted(&slots, HERE));
         drop(a.begin_request());
         let _busy = busy(&b);
-        age(&places, GRACE);
-        let d = admitted(&places, HERE);
+        age(&slots, GRACE);
+        let d = admitted(&slots, HERE);
         assert_eq!(gone([&a, &b, &c]), [false, false, true]);
-        let _e = admitted(&places, HERE);
+        let _e = admitted(&slots, HERE);
         assert_eq!(gone([&a, &b, &d]), [true, false, false]);
     }
 
     #[test]
     fn one_that_was_let_in_stays_before_those_that_only_came_even_with_a_request() {
-        let places = Places::new(2, Refused::Connections);
-        let [a, b] = [(); 2].map(|()| admitted(&places, HERE));
+        let slots = Slots::new(2, Refused::Connections);
+        let [a, b] = [(); 2].map(|()| admitted(&slots, HERE));
         drop(busy(&a));
-        age(&places, 2 * GRACE);
+        age(&slots, 2 * GRACE);
         let _under_way = b.begin_request();
         b.begin_request().is_alive();
-        age(&places, GRACE);
-        let _c = admitted(&places, HERE);
+        age(&slots, GRACE);
+        let _c = admitted(&slots, HERE);
         assert_eq!(gone([&a, &b]), [false, true]);
     }
 
     #[test]
     fn newcomers_do_not_wait_for_each_other_while_they_are_few_and_others_are_idle() {
-        let places = Places::new(8, Refused::Connections);
-        let idle: Vec<_> = (0..8).map(|_| admitted(&places, HERE)).collect();
-        idle.iter().for_each(|place| drop(busy(place)));
-        age(&places, GRACE);
-        let _newcomers = [(); 2].map(|()| admitted(&places, HERE));
-        assert_eq!(idle.iter().filter(|place| place.close.0.1.is_cancelled()).count(), 2);
-        assert!(matches!(places.admit(HERE), Err(NoSpace::For(_))), "a flood of them leaves the others their places");
+        let slots = Slots::new(8, Refused::Connections);
+        let idle: Vec<_> = (0..8).map(|_| admitted(&slots, HERE)).collect();
+        idle.iter().for_each(|slot| drop(busy(slot)));
+        age(&slots, GRACE);
+        let _newcomers = [(); 2].map(|()| admitted(&slots, HERE));
+        assert_eq!(idle.iter().filter(|slot| slot.close.0.1.is_cancelled()).count(), 2);
+        assert!(matches!(slots.admit(HERE), Err(NoSlot::For(_))), "a flood of them leaves the others their slots");
     }
 
     #[test]
     fn each_has_a_moment_to_speak_before_it_goes_for_another() {
-        let places = Places::new(1, Refused::Connections);
-        let first = admitted(&places, HERE);
-        assert!(matches!(places.admit(HERE), Err(NoSpace::For(wait)) if wait <= GRACE));
+        let slots = Slots::new(1, Refused::Connections);
+        let first = admitted(&slots, HERE);
+        assert!(matches!(slots.admit(HERE), Err(NoSlot::For(wait)) if wait <= GRACE));
         assert!(!first.close.0.1.is_cancelled());
-        age(&places, GRACE);
-        assert!(places.admit(HERE).is_ok() && first.close.0.1.is_cancelled());
+        age(&slots, GRACE);
+        assert!(slots.admit(HERE).is_ok() && first.close.0.1.is_cancelled());
     }
 
     #[test]
     fn where_all_send_nobody_is_cut_off_and_the_next_is_refused_until_one_falls_silent_or_ends() {
-        let places = Places::new(2, Refused::Connections);
-        let [a, b] = [(); 2].map(|()| admitted(&places, HERE));
+        let slots = Slots::new(2, Refused::Connections);
+        let [a, b] = [(); 2].map(|()| admitted(&slots, HERE));
         let [_busy, silent] = [busy(&a), busy(&b)];
-        assert_eq!(places.admit(HERE).err(), Some(NoSpace::AllBusy));
-        age(&places, SILENT);
+        assert_eq!(slots.admit(HERE).err(), Some(NoSlot::AllBusy));
+        age(&slots, SILENT);
         silent.is_alive();
-        let c = admitted(&places, HERE);
+        let c = admitted(&slots, HERE);
         assert_eq!(gone([&a, &b]), [true, false]);
         let _busy = busy(&c);
-        assert_eq!(places.admit(HERE).err(), Some(NoSpace::AllBusy));
+        assert_eq!(slots.admit(HERE).err(), Some(NoSlot::AllBusy));
         drop(silent);
-        age(&places, GRACE);
-        assert!(places.admit(HERE).is_ok() && b.close.0.1.is_cancelled());
+        age(&slots, GRACE);
+        assert!(slots.admit(HERE).is_ok() && b.close.0.1.is_cancelled());
     }
 
     #[test]
     fn a_peer_with_more_than_its_share_gives_a_place_to_one_with_less_and_not_to_itself() {
-        let places = Places::new(4, Refused::Connections);
-        let greedy: Vec<_> = (0..3).map(|_| admitted(&places, holder(1))).collect();
-        let modest = admitted(&places, holder(2));
-        let _visits: Vec<_> = greedy.iter().chain([&modest]).map(busy).collect();
-        age(&places, GRACE);
-        assert_eq!(places.admit(holder(1)).err(), Some(NoSpace::AllBusy), "it has its share");
-        let second = admitted(&places, holder(2));
+        let slots = Slots::new(4, Refused::Connections);
+        let greedy: Vec<_> = (0..3).map(|_| admitted(&slots, holder(1))).collect();
+        let small = admitted(&slots, holder(2));
+        let _visits: Vec<_> = greedy.iter().chain([&small]).map(busy).collect();
+        age(&slots, GRACE);
+        assert_eq!(slots.admit(holder(1)).err(), Some(NoSlot::AllBusy), "it has its share");
+        let second = admitted(&slots, holder(2));
         let _busy = busy(&second);
-        assert_eq!(greedy.iter().filter(|place| place.close.0.1.is_cancelled()).count(), 1);
-        assert!(!modest.close.0.1.is_cancelled());
-        assert_eq!(places.admit(holder(2)).err(), Some(NoSpace::AllBusy), "both have their share");
+        assert_eq!(greedy.iter().filter(|slot| slot.close.0.1.is_cancelled()).count(), 1);
+        assert!(!small.close.0.1.is_cancelled());
+        assert_eq!(slots.admit(holder(2)).err(), Some(NoSlot::AllBusy), "both have their share");
     }
 
     #[test]
     fn a_place_that_is_dropped_is_free_without_an_eviction() {
-        let places = Places::new(1, Refused::Connections);
-        drop(admitted(&places, HERE));
-        let place = admitted(&places, HERE);
-        assert!(!place.close.0.1.is_cancelled() && !place.spoke());
+        let slots = Slots::new(1, Refused::Connections);
+        drop(admitted(&slots, HERE));
+        let slot = admitted(&slots, HERE);
+        assert!(!slot.close.0.1.is_cancelled() && !slot.spoke());
     }
 
     #[test]

@@ -24,12 +24,12 @@ async fn deliver_all(sink: &FileSink, records: u64) {
 }
 
 #[tokio::test]
-async fn after_it_looked_back_no_line_is_written_twice_however_many_are_redelivered() {
+async fn after_it_loaded_what_it_delivered_no_line_is_written_twice_however_many_are_redelivered() {
     let directory = tempfile::tempdir().expect("directory");
     let began = now_millis();
     write_many(directory.path(), began);
     let sink = open(options(directory.path())).await;
-    sink.look_back(began).await.expect("readable");
+    sink.load_delivered(began).await.expect("readable");
     deliver_all(&sink, MANY + 10).await;
     let mut ids = ids(directory.path());
     assert_eq!(ids.len() as u64, MANY + 10);
@@ -39,7 +39,7 @@ async fn after_it_looked_back_no_line_is_written_twice_however_many_are_redelive
 }
 
 #[tokio::test]
-async fn it_looks_into_no_file_that_was_written_before() {
+async fn it_reads_no_file_that_was_written_before() {
     let directory = tempfile::tempdir().expect("directory");
     let (day, now) = (86_400_000, now_millis());
     let file = |at: i64, lines: &str| {
@@ -56,7 +56,7 @@ async fn it_looks_into_no_file_that_was_written_before() {
         let directory = directory.path();
         async move {
             let sink = open(options(directory)).await;
-            sink.look_back(since).await.expect("readable");
+            sink.load_delivered(since).await.expect("readable");
             let file = sink.inner.streams[&Stream::Events].lock();
             let file = file.as_ref().expect("in use");
             [0, 10, 100].map(|i| file.has(&format!("AE_{i}")))
@@ -70,13 +70,13 @@ async fn it_looks_into_no_file_that_was_written_before() {
 }
 
 #[tokio::test]
-async fn a_directory_that_someone_removed_has_no_lines_to_look_back_at() {
+async fn a_directory_that_someone_removed_has_no_lines_to_load() {
     let directory = tempfile::tempdir().expect("directory");
     let path = directory.path().join("out");
     let sink = open(options(&path)).await;
     sink.send_batch(events(0..10)).await;
     fs::remove_dir_all(&path).expect("removed");
-    sink.look_back(0).await.expect("nothing to look at");
+    sink.load_delivered(0).await.expect("nothing to load");
     assert!(all_delivered(&sink.send_batch(events(10..20)).await));
     assert_eq!(ids(&path), numbered(10..20));
 }

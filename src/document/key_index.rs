@@ -1,6 +1,6 @@
-//! The places of the entries of a large map, by their keys: a hash table that a hostile record cannot slow down.
+//! The indices of the entries of a large map, by their keys: a hash table that a hostile record cannot slow down.
 //!
-//! Open addressing, at most half full. A slot has four bytes: a part of the key's hash, and the entry's place plus one.
+//! Open addressing, at most half full. A slot has four bytes: a part of the key's hash, and the entry's index plus one.
 //!
 //! The hash is foldhash, for its speed with short keys. Its secret comes from addresses in memory, and it does not promise
 //! to resist deliberate collisions. So the length of a search is limited to what chance explains. At the limit the table
@@ -10,17 +10,17 @@ use std::hash::{BuildHasher, Hasher};
 
 use super::parts::MAX_PARTS;
 
-/// Bits of a slot for the place.
-const PLACE: u32 = (1 << PLACE_BITS) - 1;
-const PLACE_BITS: u32 = 21;
-const _: () = assert!(MAX_PARTS < PLACE as usize);
+/// Bits of a slot for the index.
+const INDEX: u32 = (1 << INDEX_BITS) - 1;
+const INDEX_BITS: u32 = 21;
+const _: () = assert!(MAX_PARTS < INDEX as usize);
 
 /// The maximum slots in use that a search passes. In the largest table, half full, a chain of this length occurs by chance
 /// about once in ten thousand times, and changing the hash then costs little.
 const MAX_SEARCH: usize = 128;
 
 #[derive(Default)]
-pub(super) struct Places {
+pub(super) struct KeyIndex {
     slots: Vec<u32>,
     used: usize,
     hash: Hash,
@@ -53,14 +53,14 @@ impl Hash {
     }
 }
 
-impl Places {
+impl KeyIndex {
     pub(super) const fn is_empty(&self) -> bool {
         self.used == 0
     }
 
-    /// The place of a key; a new key gets the next one. Places are given in order.
+    /// The index of a key; a new key gets the next one. Indices are given in order.
     #[inline]
-    pub(super) fn place_or_take<'k>(
+    pub(super) fn find_or_insert<'k>(
         &mut self,
         key: &[u8],
         new: usize,
@@ -80,9 +80,9 @@ impl Places {
                     self.used += 1;
                     return None;
                 }
-                let place = (slot & PLACE) as usize - 1;
-                if (slot ^ hash) >> PLACE_BITS == 0 && key_of(place) == key {
-                    return Some(place);
+                let index = (slot & INDEX) as usize - 1;
+                if (slot ^ hash) >> INDEX_BITS == 0 && key_of(index) == key {
+                    return Some(index);
                 }
                 at = (at + 1) & mask;
             }
@@ -97,21 +97,21 @@ impl Places {
         self.slots.clear();
         self.slots.resize(len, 0);
         self.used = entries;
-        for place in 0..entries {
-            let hash = self.hash.of(key_of(place));
+        for index in 0..entries {
+            let hash = self.hash.of(key_of(index));
             let mut at = hash as usize & (len - 1);
             while self.slots[at] != 0 {
                 at = (at + 1) & (len - 1);
             }
-            self.slots[at] = slot_of(hash, place);
+            self.slots[at] = slot_of(hash, index);
         }
     }
 }
 
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "places are below MAX_PARTS")]
-fn slot_of(hash: u32, place: usize) -> u32 {
-    hash & !PLACE | (place + 1) as u32
+#[expect(clippy::cast_possible_truncation, reason = "indices are below MAX_PARTS")]
+fn slot_of(hash: u32, index: usize) -> u32 {
+    hash & !INDEX | (index + 1) as u32
 }
 
 #[cfg(test)]
@@ -119,33 +119,33 @@ mod tests {
     use super::*;
 
     /// Enters each key twice, as a map does.
-    fn enter(places: &mut Places, keys: &[Vec<u8>]) {
-        let key_of = |place: usize| &keys[place][..];
-        places.rebuild(64, 0, key_of);
-        for (place, key) in keys.iter().enumerate() {
-            assert_eq!(places.place_or_take(key, place, key_of), None);
-            assert_eq!(places.place_or_take(key, place + 1, key_of), Some(place));
+    fn enter(key_index: &mut KeyIndex, keys: &[Vec<u8>]) {
+        let key_of = |index: usize| &keys[index][..];
+        key_index.rebuild(64, 0, key_of);
+        for (index, key) in keys.iter().enumerate() {
+            assert_eq!(key_index.find_or_insert(key, index, key_of), None);
+            assert_eq!(key_index.find_or_insert(key, index + 1, key_of), Some(index));
         }
-        for (place, key) in keys.iter().enumerate() {
-            assert_eq!(places.place_or_take(key, keys.len(), key_of), Some(place));
+        for (index, key) in keys.iter().enumerate() {
+            assert_eq!(key_index.find_or_insert(key, keys.len(), key_of), Some(index));
         }
     }
 
     #[test]
     fn keys_are_found_where_they_were_entered() {
-        let mut places = Places::default();
-        enter(&mut places, &(0..100_000).map(|n| format!("{n:x}").into_bytes()).collect::<Vec<_>>());
-        assert!(matches!(places.hash, Hash::Quick(_)), "chance alone changes no hash");
+        let mut key_index = KeyIndex::default();
+        enter(&mut key_index, &(0..100_000).map(|n| format!("{n:x}").into_bytes()).collect::<Vec<_>>());
+        assert!(matches!(key_index.hash, Hash::Quick(_)), "chance alone changes no hash");
     }
 
     #[test]
     fn keys_that_were_chosen_to_collide_are_found_by_another_hash() {
-        let mut places = Places::default();
+        let mut key_index = KeyIndex::default();
         // As an attacker who knew the secret could: they collide in every table of up to 2^12 slots.
-        let colliding = |key: &Vec<u8>| places.hash.of(key) & 0xFFF == 0x123;
+        let colliding = |key: &Vec<u8>| key_index.hash.of(key) & 0xFFF == 0x123;
         let keys: Vec<_> =
             (0..).map(|n: u64| n.to_string().into_bytes()).filter(colliding).take(2 * MAX_SEARCH).collect();
-        enter(&mut places, &keys);
-        assert!(matches!(places.hash, Hash::Keyed(_)));
+        enter(&mut key_index, &keys);
+        assert!(matches!(key_index.hash, Hash::Keyed(_)));
     }
 }
