@@ -8,7 +8,8 @@ use serde_json::Value as Json;
 use super::{
     expand::variables,
     schema::{self, schema},
-    sections::{Config, SinkConfig, Target},
+    sections::Config,
+    sinks::{SinkConfig, Target},
     tree::{Node, Place, Value, below},
     uri, yaml,
 };

@@ -39,6 +39,7 @@ use tokio::runtime::RuntimeFlavor;
 use crate::record::{RecordBatch, Stream};
 
 mod appending;
+mod config;
 mod contents;
 mod dead_letters;
 mod delivery;
@@ -73,6 +74,7 @@ mod tools;
 mod totals;
 
 pub use self::{
+    config::{DeadLettersConfig, EncryptionConfig, SpoolConfig},
     contents::{Contents, check, inspect, verify},
     dead_letters::{DeadFilter, DeadLetter},
     delivery::{Lease, LeaseLimit, Queue, QueueError, Rejection},
@@ -94,7 +96,6 @@ pub use self::{
 pub(crate) use self::{
     disk::{DirectoryLock, check_writable},
     error::remedy,
-    quota::MIN_MAX_BYTES,
 };
 use self::{maintenance::Maintenance, shared::Shared, threads::Threads};
 
