@@ -6,7 +6,7 @@
 //! several keys run (`check`). Every problem is reported with source, line, column, path and what is allowed. The same
 //! structs give the schema (`schema`), the documented default file and the output of `config show` (`show`).
 //!
-//! Uses `document`, `flush`, `ingest`, `record`, `secret`, `setting`, `sink`, `spool`, `units`.
+//! Uses `document`, `flush`, `ingest`, `logging`, `record`, `secret`, `setting`, `sink`, `spool`, `units`.
 
 mod admin;
 mod arrange;
