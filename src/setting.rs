@@ -74,40 +74,61 @@ pub trait Kind<T> {
 #[derive(Debug)]
 pub struct Is<K>(PhantomData<K>);
 
+// What does not depend on the kind is apart, so that it is compiled once and not for each kind.
+
 impl<'de, T, K: Kind<T>> DeserializeAs<'de, T> for Is<K> {
     fn deserialize_as<D: Deserializer<'de>>(deserializer: D) -> Result<T, D::Error> {
+        let mut value = None;
+        let mut read = |text: &str, is_quoted: bool| {
+            value = Some(if is_quoted { K::read_quoted(text) } else { K::read(text) }?);
+            Ok(())
+        };
         let name = if K::SECRET { SECRET } else { "value" };
-        deserializer.deserialize_newtype_struct(name, KindVisitor::<T, K>(PhantomData))
+        deserializer.deserialize_newtype_struct(name, TextVisitor { expected: K::expected, read: &mut read })?;
+        value.ok_or_else(|| de::Error::custom("no value"))
     }
 }
 
-struct KindVisitor<T, K>(PhantomData<(T, K)>);
+struct TextVisitor<'a> {
+    expected: fn() -> String,
+    read: &'a mut dyn FnMut(&str, bool) -> Result<(), String>,
+}
 
-impl<'de, T, K: Kind<T>> de::Visitor<'de> for KindVisitor<T, K> {
-    type Value = T;
+impl TextVisitor<'_> {
+    fn read<E: de::Error>(self, text: &str, is_quoted: bool) -> Result<(), E> {
+        (self.read)(text, is_quoted)
+            .map_err(|reason| E::custom(format_args!("{reason}; expected {}", (self.expected)())))
+    }
+}
+
+impl<'de> de::Visitor<'de> for TextVisitor<'_> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&K::expected())
+        f.write_str(&(self.expected)())
     }
 
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
-        K::read(text).map_err(|reason| E::custom(format!("{reason}; expected {}", K::expected())))
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<(), E> {
+        self.read(text, false)
     }
 
     /// The deserializer returns quoted text as a borrowed string.
-    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<T, E> {
-        K::read_quoted(text).map_err(|reason| E::custom(format!("{reason}; expected {}", K::expected())))
+    fn visit_borrowed_str<E: de::Error>(self, text: &'de str) -> Result<(), E> {
+        self.read(text, true)
+    }
+}
+
+impl<T, K: Kind<T>> SerializeAs<T> for Is<K> {
+    fn serialize_as<S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
+        serialize(&K::write(value), K::TEXT, serializer)
     }
 }
 
 /// A number, if it is written as one.
-impl<T, K: Kind<T>> SerializeAs<T> for Is<K> {
-    fn serialize_as<S: Serializer>(value: &T, serializer: S) -> Result<S::Ok, S::Error> {
-        let written = K::write(value);
-        match written.parse::<i64>() {
-            Ok(number) if !K::TEXT && number.to_string() == written => serializer.serialize_i64(number),
-            _ => serializer.serialize_str(&written),
-        }
+fn serialize<S: Serializer>(written: &str, is_text: bool, serializer: S) -> Result<S::Ok, S::Error> {
+    match written.parse::<i64>() {
+        Ok(number) if !is_text && number.to_string() == written => serializer.serialize_i64(number),
+        _ => serializer.serialize_str(written),
     }
 }
 
@@ -158,11 +179,24 @@ fn number<T: TryFrom<U>, U>(value: U) -> Result<T, String> {
 pub struct Span<const MIN: u64, const MAX: u64>;
 
 kind!([const MIN: u64, const MAX: u64] Span<MIN, MAX> => Duration,
-    format!("a duration from {} to {}, such as 500ms or 1h30m",
-        human_duration(Duration::from_millis(MIN)), human_duration(Duration::from_millis(MAX))),
-    |text| within(parse_duration(text)?, (Duration::from_millis(MIN), "is too short"), (Duration::from_millis(MAX), "is too long")),
+    a_duration(MIN, MAX),
+    |text| read_duration(text, MIN, MAX),
     |value| exact_duration(*value),
-    json_schema!({ "anyOf": [{ "type": "string", "pattern": r"^ *([0-9.]+ *[a-zµμ]+ *)+$|^ *0 *$" }, { "const": 0 }] }));
+    duration_schema());
+
+fn a_duration(min: u64, max: u64) -> String {
+    let [min, max] = [min, max].map(|bound| human_duration(Duration::from_millis(bound)));
+    format!("a duration from {min} to {max}, such as 500ms or 1h30m")
+}
+
+fn read_duration(text: &str, min: u64, max: u64) -> Result<Duration, String> {
+    let [min, max] = [min, max].map(Duration::from_millis);
+    within(parse_duration(text)?, (min, "is too short"), (max, "is too long"))
+}
+
+fn duration_schema() -> Schema {
+    json_schema!({ "anyOf": [{ "type": "string", "pattern": r"^ *([0-9.]+ *[a-zµμ]+ *)+$|^ *0 *$" }, { "const": 0 }] })
+}
 
 /// A size in bytes.
 pub struct Size<const MIN: u64, const MAX: u64>;
@@ -171,23 +205,33 @@ kind!([T: TryFrom<u64> + TryInto<u64> + Copy, const MIN: u64, const MAX: u64] Si
 format!("a size from {} to {}, such as 64MiB or 8GiB", human_size(MIN), human_size(MAX)),
 |text| number(within(parse_size(text)?, (MIN, "is too small"), (MAX, "is too large"))?),
 |value| exact_size((*value).try_into().unwrap_or(MAX)),
-json_schema!({
-    "type": ["string", "number"], "minimum": MIN, "maximum": MAX,
-    "pattern": r"^ *[0-9.]+ *(|B|[KMGT]iB|[kKMGT]B|[kM]) *$"
-}));
+size_schema(MIN, MAX));
+
+fn size_schema(min: u64, max: u64) -> Schema {
+    json_schema!({
+        "type": ["string", "number"], "minimum": min, "maximum": max,
+        "pattern": r"^ *[0-9.]+ *(|B|[KMGT]iB|[kKMGT]B|[kM]) *$"
+    })
+}
 
 /// A whole number, in plain digits with `_` between them.
 pub struct Count<const MIN: u64, const MAX: u64>;
 
 kind!([T: TryFrom<u64> + fmt::Display, const MIN: u64, const MAX: u64] Count<MIN, MAX> => T, @PLAIN,
     format!("a whole number from {MIN} to {MAX}"),
-    |text| {
-        let value: i128 = text.replace('_', "").parse().map_err(|_| "is not a whole number".to_owned())?;
-        let low = if value < 0 { "is negative" } else { "is too small" };
-        number(within(value, (MIN.into(), low), (MAX.into(), "is too large"))? as u64)
-    },
+    |text| number(read_count(text, MIN, MAX)?),
     |value| value,
-    json_schema!({ "type": ["integer", "string"], "pattern": r"^[-+]?[0-9_]+$", "minimum": MIN, "maximum": MAX }));
+    count_schema(MIN, MAX));
+
+fn read_count(text: &str, min: u64, max: u64) -> Result<u64, String> {
+    let value: i128 = text.replace('_', "").parse().map_err(|_| "is not a whole number".to_owned())?;
+    let low = if value < 0 { "is negative" } else { "is too small" };
+    Ok(within(value, (min.into(), low), (max.into(), "is too large"))? as u64)
+}
+
+fn count_schema(min: u64, max: u64) -> Schema {
+    json_schema!({ "type": ["integer", "string"], "pattern": r"^[-+]?[0-9_]+$", "minimum": min, "maximum": max })
+}
 
 /// A whole number of either sign, also in quotes.
 pub struct Integer<const MIN: i64, const MAX: i64>;

@@ -661,6 +661,32 @@ fn what_is_wrong_in_a_section_that_sinks_inherit_is_told_once() {
 }
 
 #[test]
+fn a_key_that_cannot_be_read_is_reported_once_and_is_not_missing_too() {
+    let sinks = "sinks: [{name: a, type: file}, {name: b, type: file, spool: {max_age: 1h}}]\n";
+    for (section, reported) in [
+        ("{key_file: /nowhere/key}", "c.yaml:1:22: spool.encryption.key_file: cannot read /nowhere/key"),
+        ("{key: short}", "c.yaml:1:27: spool.encryption.key: the value is not a key"),
+        ("{key: [a]}", "c.yaml:1:28: spool.encryption.key: expected 32 bytes"),
+    ] {
+        let message = errors(&format!("spool: {{encryption: {section}}}\n{sinks}"));
+        assert!(message.contains(reported), "{message}");
+        assert_eq!(message.lines().count(), 1, "{message}");
+    }
+}
+
+#[test]
+fn a_key_with_dots_is_reported_once_at_its_own_place() {
+    let sinks = "sinks: [{name: a, type: file}, {name: b, type: file}]\n";
+    let message = errors(&format!("flush: {{a.b: c}}\n{sinks}"));
+    assert!(message.starts_with("c.yaml:1:9: flush.a.b: unknown key"), "{message}");
+    assert_eq!(message.lines().count(), 1, "{message}");
+    let label = errors("sinks:\n- {name: a, type: file, labels: {b: c,\n    d.e: [f], g.h: {}, i: ''}}\n");
+    assert!(label.starts_with("c.yaml:3:11: sinks[0].labels.d.e: expected a text, found a list"), "{label}");
+    assert!(label.contains("c.yaml:3:15: sinks[0].labels.g.h: "), "{label}");
+    assert_eq!(label.lines().count(), 3, "{label}");
+}
+
+#[test]
 fn an_empty_variable_switches_off_neither_encryption_nor_tls_nor_a_sink() {
     for (text, missing) in [
         ("spool: {encryption: {key: '${NONE:-}'}}", "spool.encryption.key: missing"),

@@ -4,14 +4,15 @@ use std::collections::HashSet;
 
 use super::{
     reader::Problem,
-    sections::{AuthMode, Config, IngestConfig, SinkConfig, Target},
+    sections::Config,
+    sinks::{SinkConfig, Target},
     tree::{Node, below},
     yaml::shown_key,
 };
 use crate::{
     document::Labels,
     flush::FlushOptions,
-    ingest::{LivekitKeys, MIN_TOKEN_LENGTH, MemoryOptions, ServeError},
+    ingest::{AuthMode, IngestConfig, LivekitKeys, MIN_TOKEN_LENGTH, MemoryOptions, ServeError},
     setting::MIB,
     units::human_size,
 };

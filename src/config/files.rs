@@ -72,7 +72,7 @@ fn content(file: &Node, path: &str, problems: &mut Vec<Problem>) -> Option<Node>
         Err(error) => {
             let hint = if shown.contains("${") { "; give a path, not the secret itself" } else { "" };
             problems.push(Problem::new(&file.place, path, format!("cannot read {shown}: {error}{hint}")));
-            Value::Skipped
+            Value::Reported
         }
     };
     Some(Node::new(&file.place, value))
@@ -87,7 +87,7 @@ pub(super) fn lines(path: &str, node: &Node, what: &str, problems: &mut Vec<Prob
     let Some(keys) = keys else {
         let message = format!("{what} is not valid; expected `key: secret`, one a line, as in LIVEKIT_KEYS");
         problems.push(Problem::new(&node.place, path, message));
-        found.value = Value::Skipped;
+        found.value = Value::Reported;
         return found;
     };
     for (key, secret) in keys.entries() {

@@ -6,8 +6,9 @@
 //! several keys run (`check`). Every problem is reported with source, line, column, path and what is allowed. The same
 //! structs give the schema (`schema`), the documented default file and the output of `config show` (`show`).
 //!
-//! Uses `document`, `flush`, `ingest`, `record`, `secret`, `setting`, `sink`, `spool`, `units`.
+//! Uses `document`, `flush`, `ingest`, `logging`, `record`, `secret`, `setting`, `sink`, `spool`, `units`.
 
+mod admin;
 mod arrange;
 mod check;
 mod expand;
@@ -17,8 +18,10 @@ mod reader;
 mod schema;
 mod sections;
 mod show;
+mod sinks;
 mod tree;
 mod uri;
+mod words;
 mod yaml;
 
 use std::{
@@ -26,23 +29,29 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use admin::AdminConfig;
 pub use expand::Environment;
 pub use reader::Problem;
 pub use schema::schema;
-pub use sections::{
-    AdminConfig, AuthConfig, AuthMode, Config, DeadLettersConfig, EncryptionConfig, EncryptionKey, IngestConfig,
-    LogConfig, LogFormat, LogLevel, SinkConfig, SinkType, SpoolConfig, Target,
-};
+pub use sections::Config;
 pub use show::{Shown, default_file};
+pub use sinks::{SinkConfig, SinkType, Target};
 
-pub use crate::{ingest::Listen, units};
+pub use crate::{
+    ingest::{IngestConfig, Listen},
+    logging::{LogConfig, LogFormat, LogLevel},
+    spool::{EncryptionConfig, SpoolConfig},
+    units,
+};
 
 use arrange::arrange;
 use check::Check;
 use livekit::Livekit;
-use reader::{read, unknown_key};
-use sections::{KEYS_OF_SINKS, OWN_KEYS};
+use reader::read;
+use sections::OWN_KEYS;
+use sinks::KEYS_OF_SINKS;
 use tree::{Key, Node, Value, printable};
+use words::unknown_key;
 
 /// The file that is used if none is named.
 pub const DEFAULT_FILE: &str = "config.yaml";
@@ -276,7 +285,7 @@ fn complain_about_keys(root: &Node, style: &Style, problems: &mut Vec<Problem>) 
         let is_of_livekit = livekit::OTHER_KEYS.contains(&key);
         let known =
             OWN_KEYS.contains(&key) || livekit::READ_KEYS.contains(&key) || (is_of_livekit && style.is_livekits);
-        let foreign = style.is_livekits && !style.has_own && reader::nearest(key, &OWN_KEYS).is_none();
+        let foreign = style.is_livekits && !style.has_own && words::nearest(key, &OWN_KEYS).is_none();
         if known || foreign {
             continue;
         }

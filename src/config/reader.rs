@@ -7,12 +7,13 @@
 use std::fmt;
 
 use serde::de::{
-    self, DeserializeOwned, Deserializer, IntoDeserializer, Visitor,
-    value::{MapDeserializer, SeqDeserializer, StrDeserializer},
+    self, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor,
+    value::StrDeserializer,
 };
 
 use super::{
-    tree::{Node, Place, Scalar, Value, above, below, printable},
+    tree::{Key, Node, Place, Scalar, Value, below, printable},
+    words::{unknown_key, unknown_word},
     yaml,
 };
 use crate::setting::SECRET;
@@ -65,57 +66,67 @@ pub(super) fn read<T: DeserializeOwned>(
     problems: &mut Vec<Problem>,
 ) -> Option<T> {
     loop {
-        let (path, fault) = match serde_path_to_error::deserialize(Reader(root)) {
+        match T::deserialize(Reader(root)) {
             Ok(value) => return Some(value),
-            Err(error) => (error.path().to_string(), error.into_inner()),
-        };
-        let path = below(path.trim_start_matches('.'), fault.missing.unwrap_or_default());
-        let place = match root.find(&path) {
-            Some(node) if fault.unknown.is_none() => node.place.clone(),
-            _ => root.place_of(&path),
-        };
-        let message = match fault.unknown {
-            Some((key, known)) => unknown_key(&key, &[known, also].concat()),
-            None => fault.message,
-        };
-        let problem = Problem::new(&place, below(at, &path), message);
-        let file = format!("{}_file", problem.path);
-        // A fault in a section that sinks inherit is found in each of them.
-        let is_known = |old: &Problem| {
-            (old.line, old.column, &old.message) == (problem.line, problem.column, &problem.message)
-                || (fault.missing.is_some() && (old.path == problem.path || old.path == file))
-        };
-        if !fault.is_empty && !problems.iter().any(is_known) {
-            problems.push(problem);
-        }
-        let mut path = path.as_str();
-        // Removing an item would change the paths of those after it.
-        while root.find(path).is_none_or(|node| node.is_skipped() || (path.ends_with(']') && !fault.is_empty)) {
-            path = above(path).map_or("", |(parent, _)| parent);
-        }
-        if path.is_empty() || problems.len() >= MAX_PROBLEMS {
-            return None;
-        }
-        if let Some((list, index)) = above(path)
-            && let Some(Node { value: Value::List(items), .. }) = root.find_mut(list)
-        {
-            items.remove(index.parse().ok()?);
-        } else {
-            skip(root, path, fault.is_empty)?;
+            Err(fault) => report(fault, root, at, also, problems)?,
         }
     }
 }
 
+/// Adds the fault to the problems, and skips the faulty value; `None` if nothing is left to read.
+fn report(fault: Fault, root: &mut Node, at: &str, also: &[&str], problems: &mut Vec<Problem>) -> Option<()> {
+    let mut steps = fault.steps;
+    steps.reverse();
+    steps.extend(fault.missing.map(str::to_owned));
+    let found = root.at(&steps);
+    let place = match found {
+        Some(node) if fault.unknown.is_none() => node.place.clone(),
+        _ => root.place_at(&steps),
+    };
+    if !fault.is_empty && !found.is_some_and(|node| matches!(node.value, Value::Reported)) {
+        let message = match fault.unknown {
+            Some(known) => unknown_key(steps.last()?, &[known, also].concat()),
+            None => fault.message,
+        };
+        let path = steps.iter().fold(at.to_owned(), |path, step| below(&path, step));
+        let problem = Problem::new(&place, path, message);
+        // A fault in a section that sinks inherit is found in each of them.
+        let is_known =
+            |old: &Problem| (old.line, old.column, &old.message) == (problem.line, problem.column, &problem.message);
+        if !problems.iter().any(is_known) {
+            problems.push(problem);
+        }
+    }
+    // Removing an item would change the paths of those after it.
+    let is_item = |steps: &[String]| steps.last().is_some_and(|step| step.starts_with('['));
+    while root.at(&steps).is_none_or(|node| node.is_skipped() || (is_item(&steps) && !fault.is_empty)) {
+        steps.pop()?;
+    }
+    let (last, list) = steps.split_last()?;
+    if problems.len() >= MAX_PROBLEMS {
+        return None;
+    }
+    if let Some(Node { value: Value::List(items), .. }) = root.at_mut(list) {
+        items.remove(last.trim_matches(['[', ']']).parse().ok()?);
+        return Some(());
+    }
+    skip(root, &steps, fault.is_empty)
+}
+
 /// Skips the value at this path. Below a sink, the same key of the other sinks is skipped too if it is the same value, which
 /// they inherit, or is also empty: a restart for each of them would take time quadratic in their number.
-fn skip(root: &mut Node, path: &str, is_empty: bool) -> Option<()> {
-    let skipped = root.find_mut(path)?;
+fn skip(root: &mut Node, steps: &[String], is_empty: bool) -> Option<()> {
+    let without = || if is_empty { Value::Absent } else { Value::Reported };
+    let skipped = root.at_mut(steps)?;
     let place = skipped.place.clone();
-    skipped.value = Value::Skipped;
-    if let Some((_, key)) = path.strip_prefix("sinks[").and_then(|rest| rest.split_once("].")) {
-        for twin in root.get_mut("sinks")?.items_mut().iter_mut().filter_map(|sink| sink.find_mut(key)) {
+    skipped.value = without();
+    if let [sinks, _, key @ ..] = steps
+        && sinks == "sinks"
+        && !key.is_empty()
+    {
+        for twin in root.get_mut("sinks")?.items_mut().iter_mut().filter_map(|sink| sink.at_mut(key)) {
             if twin.place == place || (is_empty && matches!(twin.value, Value::Empty)) {
-                twin.value = Value::Skipped;
+                twin.value = without();
             }
         }
     }
@@ -126,12 +137,25 @@ fn skip(root: &mut Node, path: &str, is_empty: bool) -> Option<()> {
 #[derive(Debug, Default)]
 struct Fault {
     message: String,
-    /// An unknown key, and the known ones.
-    unknown: Option<(String, &'static [&'static str])>,
+    /// The path, its last step first.
+    steps: Vec<String>,
+    /// The path is that of an unknown key; these are known.
+    unknown: Option<&'static [&'static str]>,
     /// A required key is missing.
     missing: Option<&'static str>,
     /// No fault: a variable is empty, and the default applies.
     is_empty: bool,
+}
+
+impl Fault {
+    fn new(message: impl Into<String>) -> Self {
+        Self { message: message.into(), ..Self::default() }
+    }
+
+    fn below(mut self, step: String) -> Self {
+        self.steps.push(step);
+        self
+    }
 }
 
 impl fmt::Display for Fault {
@@ -144,11 +168,11 @@ impl std::error::Error for Fault {}
 
 impl de::Error for Fault {
     fn custom<T: fmt::Display>(message: T) -> Self {
-        Self { message: message.to_string(), ..Self::default() }
+        Self::new(message.to_string())
     }
 
-    fn unknown_field(field: &str, expected: &'static [&'static str]) -> Self {
-        Self { unknown: Some((field.to_owned(), expected)), ..Self::default() }
+    fn unknown_field(_: &str, expected: &'static [&'static str]) -> Self {
+        Self { unknown: Some(expected), ..Self::default() }
     }
 
     fn missing_field(field: &'static str) -> Self {
@@ -158,7 +182,7 @@ impl de::Error for Fault {
             "certificate" | "key" => "missing: this section needs it",
             _ => "missing",
         };
-        Self { missing: Some(field), ..Self::custom(message) }
+        Self { missing: Some(field), ..Self::new(message) }
     }
 }
 
@@ -167,56 +191,84 @@ impl de::Error for Fault {
 struct Reader<'de>(&'de Node);
 
 impl<'de> Reader<'de> {
-    /// Reads a scalar; the error of `read` is the second half of a sentence about it.
-    fn scalar<T>(
-        self,
-        expected: impl fmt::Display,
-        is_secret: bool,
-        read: impl FnOnce(&'de Scalar) -> Result<T, Fault>,
-    ) -> Result<T, Fault> {
-        if matches!(self.0.value, Value::Empty) {
-            return Err(Fault { is_empty: true, ..Fault::default() });
+    fn scalar(self, expected: &dyn fmt::Display) -> Result<&'de Scalar, Fault> {
+        match &self.0.value {
+            Value::Empty => Err(Fault { is_empty: true, ..Fault::default() }),
+            Value::Scalar(Scalar { fault: Some(fault), .. }) => Err(Fault::new(fault)),
+            Value::Scalar(scalar) => Ok(scalar),
+            _ => Err(self.unexpected(expected)),
         }
-        let Value::Scalar(scalar) = &self.0.value else { return self.unexpected(expected) };
-        if let Some(fault) = &scalar.fault {
-            return custom(fault);
-        }
-        read(scalar).map_err(|fault| {
-            let written = match &scalar.written {
-                Some(written) if written.starts_with("what ") => written.clone(),
-                _ if is_secret => "the value".to_owned(),
-                _ => format!("{:?}", scalar.written()),
-            };
-            de::Error::custom(format!("{written} {}", fault.message))
-        })
+    }
+
+    fn unexpected(self, expected: &dyn fmt::Display) -> Fault {
+        Fault::new(format!("expected {expected}, found {}", self.0.kind()))
     }
 
     /// Reads a mapping; keys of a section without a value have their default.
-    fn map<V: Visitor<'de>>(self, known: &[&str], visitor: V) -> Result<V::Value, Fault> {
+    fn map(self, known: &'static [&'static str]) -> Result<Entries<'de>, Fault> {
         let entries = match &self.0.value {
             Value::Map(entries) => entries.as_slice(),
             _ if self.0.is_null() => &[],
-            _ => return self.unexpected("keys and values"),
+            _ => return Err(self.unexpected(&"keys and values")),
         };
-        let says_something = |key: &str, node: &Node| !node.is_skipped() && (!node.is_null() || !known.contains(&key));
-        let entries = entries.iter().map(|(key, node)| (key.text.as_str(), node));
-        visitor.visit_map(MapDeserializer::new(entries.filter(|(key, node)| says_something(key, node))))
-    }
-
-    fn unexpected<T>(self, expected: impl fmt::Display) -> Result<T, Fault> {
-        custom(format!("expected {expected}, found {}", self.0.kind()))
+        Ok(Entries { known, left: entries.iter(), last: None })
     }
 }
 
-fn custom<T>(message: impl fmt::Display) -> Result<T, Fault> {
-    Err(de::Error::custom(message))
+/// What is wrong with a scalar, as a sentence about it.
+fn about(scalar: &Scalar, is_secret: bool, reason: &str) -> Fault {
+    Fault::new(match &scalar.written {
+        Some(written) if written.starts_with("what ") => format!("{written} {reason}"),
+        _ if is_secret => format!("the value {reason}"),
+        _ => format!("{:?} {reason}", scalar.written()),
+    })
 }
 
-impl<'de> IntoDeserializer<'de, Fault> for &'de Node {
-    type Deserializer = Reader<'de>;
+/// The keys of a mapping with their values.
+struct Entries<'de> {
+    known: &'static [&'static str],
+    left: std::slice::Iter<'de, (Key, Node)>,
+    last: Option<&'de (Key, Node)>,
+}
 
-    fn into_deserializer(self) -> Reader<'de> {
-        Reader(self)
+impl<'de> Entries<'de> {
+    fn advance(&mut self) -> Option<&'de str> {
+        let known = self.known;
+        let says_something =
+            |(key, node): &&(Key, Node)| !node.is_skipped() && (!node.is_null() || !known.contains(&key.text.as_str()));
+        self.last = self.left.by_ref().find(says_something);
+        self.last.map(|(key, _)| key.text.as_str())
+    }
+
+    fn fault(&self, fault: Fault) -> Fault {
+        fault.below(self.last.map_or_else(String::new, |(key, _)| key.text.clone()))
+    }
+}
+
+impl<'de> MapAccess<'de> for Entries<'de> {
+    type Error = Fault;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Fault> {
+        let Some(key) = self.advance() else { return Ok(None) };
+        let key: StrDeserializer<'_, Fault> = key.into_deserializer();
+        seed.deserialize(key).map(Some).map_err(|fault| self.fault(fault))
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Fault> {
+        let Some((_, node)) = self.last else { return Err(Fault::new("a value without a key")) };
+        seed.deserialize(Reader(node)).map_err(|fault| self.fault(fault))
+    }
+}
+
+/// The items of a list.
+struct Items<'de>(std::iter::Enumerate<std::slice::Iter<'de, Node>>);
+
+impl<'de> SeqAccess<'de> for Items<'de> {
+    type Error = Fault;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Fault> {
+        let Some((index, node)) = self.0.find(|(_, node)| !node.is_skipped()) else { return Ok(None) };
+        seed.deserialize(Reader(node)).map(Some).map_err(|fault| fault.below(format!("[{index}]")))
     }
 }
 
@@ -228,24 +280,25 @@ impl<'de> Deserializer<'de> for Reader<'de> {
     }
 
     fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        self.scalar("true or false", false, |scalar| match (scalar.text.as_str(), scalar.quoted) {
+        let scalar = self.scalar(&"true or false")?;
+        match (scalar.text.as_str(), scalar.quoted) {
             ("true" | "True" | "TRUE", false) => visitor.visit_bool(true),
             ("false" | "False" | "FALSE", false) => visitor.visit_bool(false),
-            (_, true) => custom("is a text in quotes; expected true or false"),
-            _ => custom("is not a boolean; expected true or false"),
-        })
+            (_, true) => Err(about(scalar, false, "is a text in quotes; expected true or false")),
+            _ => Err(about(scalar, false, "is not a boolean; expected true or false")),
+        }
     }
 
     /// A value of one of our kinds; the name says whether it may be shown. A visitor gets quoted text as a borrowed string.
     fn deserialize_newtype_struct<V: Visitor<'de>>(self, name: &'static str, visitor: V) -> Result<V::Value, Fault> {
-        let expected = (&visitor as &dyn de::Expected).to_string();
-        self.scalar(expected, name == SECRET, |scalar| {
-            if scalar.quoted { visitor.visit_borrowed_str(&scalar.text) } else { visitor.visit_str(&scalar.text) }
-        })
+        let scalar = self.scalar(&(&visitor as &dyn de::Expected))?;
+        let value: Result<_, Fault> =
+            if scalar.quoted { visitor.visit_borrowed_str(&scalar.text) } else { visitor.visit_str(&scalar.text) };
+        value.map_err(|fault| about(scalar, name == SECRET, &fault.message))
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        self.scalar("a text", false, |scalar| visitor.visit_str(&scalar.text))
+        visitor.visit_str(&self.scalar(&"a text")?.text)
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
@@ -253,12 +306,12 @@ impl<'de> Deserializer<'de> for Reader<'de> {
     }
 
     fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        let Value::List(items) = &self.0.value else { return self.unexpected("a list") };
-        visitor.visit_seq(SeqDeserializer::new(items.iter().filter(|item| !item.is_skipped())))
+        let Value::List(items) = &self.0.value else { return Err(self.unexpected(&"a list")) };
+        visitor.visit_seq(Items(items.iter().enumerate()))
     }
 
     fn deserialize_map<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
-        self.map(&[], visitor)
+        visitor.visit_map(self.map(&[])?)
     }
 
     fn deserialize_struct<V: Visitor<'de>>(
@@ -267,7 +320,7 @@ impl<'de> Deserializer<'de> for Reader<'de> {
         known: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Fault> {
-        self.map(known, visitor)
+        visitor.visit_map(self.map(known)?)
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -276,15 +329,12 @@ impl<'de> Deserializer<'de> for Reader<'de> {
         words: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Fault> {
-        let expected = format!("one of {}", words.join(", "));
-        self.scalar(expected, false, |scalar| {
-            if words.contains(&scalar.text.as_str()) {
-                let word: StrDeserializer<'_, Fault> = scalar.text.as_str().into_deserializer();
-                visitor.visit_enum(word)
-            } else {
-                custom(unknown_word(&scalar.text, words))
-            }
-        })
+        let scalar = self.scalar(&format_args!("one of {}", words.join(", ")))?;
+        if !words.contains(&scalar.text.as_str()) {
+            return Err(about(scalar, false, &unknown_word(&scalar.text, words)));
+        }
+        let word: StrDeserializer<'_, Fault> = scalar.text.as_str().into_deserializer();
+        visitor.visit_enum(word)
     }
 
     fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
@@ -294,29 +344,4 @@ impl<'de> Deserializer<'de> for Reader<'de> {
     serde::forward_to_deserialize_any! {
         i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char string bytes byte_buf unit unit_struct tuple tuple_struct identifier
     }
-}
-
-/// Reports an unknown word, with the nearest known one and what is allowed in its place.
-pub(super) fn unknown_word(word: &str, known: &[&str]) -> String {
-    let meant = nearest(word, known).map(|name| format!(" (did you mean {name}?)")).unwrap_or_default();
-    format!("is not known{meant}; expected one of {}", known.join(", "))
-}
-
-/// Reports an unknown key, with the nearest known one and what is allowed in its place.
-pub(super) fn unknown_key(key: &str, known: &[&str]) -> String {
-    let mut allowed = known.to_vec();
-    allowed.sort_unstable();
-    let meant = nearest(key, &allowed).map(|name| format!("; did you mean {name}?")).unwrap_or_default();
-    format!("unknown key{meant} (allowed here: {})", allowed.join(", "))
-}
-
-/// The name that was probably meant, if one is close enough.
-pub(super) fn nearest<'n>(name: &str, candidates: &[&'n str]) -> Option<&'n str> {
-    let plain = |text: &str| text.to_lowercase().replace(['-', '_'], "");
-    let distance = |candidate: &&'n str| {
-        let distance = strsim::damerau_levenshtein(&plain(name), &plain(candidate));
-        (distance, strsim::damerau_levenshtein(name, candidate), *candidate)
-    };
-    let (distance, _, candidate) = candidates.iter().map(distance).min()?;
-    (distance <= 1 + candidate.len() / 5).then_some(candidate)
 }

@@ -8,7 +8,8 @@ use serde_json::Value as Json;
 use super::{
     expand::variables,
     schema::{self, schema},
-    sections::{Config, SinkConfig, Target},
+    sections::Config,
+    sinks::{SinkConfig, Target},
     tree::{Node, Place, Value, below},
     uri, yaml,
 };
@@ -234,7 +235,7 @@ fn unexpanded(node: &Node) -> Node {
         Value::Scalar(scalar) => scalar.text = scalar.text.replace('$', "$$"),
         Value::List(items) => items.iter_mut().for_each(|item| *item = unexpanded(item)),
         Value::Map(entries) => entries.iter_mut().for_each(|(_, value)| *value = unexpanded(value)),
-        Value::Empty | Value::Skipped => {}
+        _ => {}
     }
     node
 }
@@ -253,7 +254,7 @@ fn json_of(node: &Node) -> Json {
         Value::Scalar(scalar) => serde_json::from_str(&scalar.text).unwrap_or_else(|_| scalar.text.clone().into()),
         Value::List(items) => items.iter().map(json_of).collect(),
         Value::Map(entries) => entries.iter().map(|(key, node)| (key.text.clone(), json_of(node))).collect(),
-        Value::Empty | Value::Skipped => Json::Null,
+        _ => Json::Null,
     }
 }
 
@@ -268,7 +269,7 @@ fn flow(node: &Node) -> String {
             let entries = entries.iter().map(|(key, node)| format!("{}: {}", yaml::scalar(&key.text), flow(node)));
             format!("{{{}}}", joined(entries.collect()))
         }
-        Value::Empty | Value::Skipped => String::new(),
+        _ => String::new(),
     }
 }
 

@@ -39,8 +39,10 @@ pub(super) enum Value {
     Map(Vec<(Key, Node)>),
     /// An empty variable: in place of a scalar it means no value.
     Empty,
-    /// No value, or one that was already reported.
-    Skipped,
+    /// An empty variable that was found where the default applies.
+    Absent,
+    /// A value with a problem, which was reported.
+    Reported,
 }
 
 #[derive(Clone)]
@@ -79,14 +81,17 @@ pub(super) fn printable(text: &str) -> Cow<'_, str> {
 
 /// The path of a key, or of an index such as `[0]`, below this one.
 pub(super) fn below(path: &str, step: &str) -> String {
-    let dot = if path.is_empty() || step.is_empty() || step.starts_with('[') { "" } else { "." };
+    let dot = if path.is_empty() || step.starts_with('[') { "" } else { "." };
     format!("{path}{dot}{step}")
 }
 
-/// The path above this one, and its last step.
-pub(super) fn above(path: &str) -> Option<(&str, &str)> {
-    let at = path.rfind(['.', '['])?;
-    Some((&path[..at], path[at..].trim_matches(['.', '[', ']'])))
+/// The keys of a path, and its indices as `[0]`.
+fn steps(path: &str) -> Vec<String> {
+    path.replace('[', ".[").split('.').filter(|step| !step.is_empty()).map(str::to_owned).collect()
+}
+
+fn index(step: &str) -> Option<usize> {
+    step.strip_prefix('[')?.strip_suffix(']')?.parse().ok()
 }
 
 impl Node {
@@ -111,7 +116,7 @@ impl Node {
 
     /// True if there is nothing left to read.
     pub(super) fn is_skipped(&self) -> bool {
-        matches!(self.value, Value::Skipped)
+        matches!(self.value, Value::Absent | Value::Reported)
     }
 
     /// True if nothing is to be read from it.
@@ -167,32 +172,48 @@ impl Node {
         }
     }
 
-    /// The value at this path, if it is written.
-    pub(super) fn find(&self, path: &str) -> Option<&Self> {
-        path.split(['.', '[']).filter(|step| !step.is_empty()).try_fold(self, |node, step| match &node.value {
-            Value::List(items) => items.get(step.strip_suffix(']')?.parse::<usize>().ok()?),
-            _ => node.get(step),
-        })
+    /// The value of a key or index, with the place of the key or item.
+    fn step(&self, step: &str) -> Option<(&Place, &Self)> {
+        match &self.value {
+            Value::List(items) => items.get(index(step)?).map(|item| (&item.place, item)),
+            _ => self.entries().iter().find(|(key, _)| key.text == step).map(|(key, node)| (&key.place, node)),
+        }
     }
 
-    pub(super) fn find_mut(&mut self, path: &str) -> Option<&mut Self> {
-        path.split(['.', '[']).filter(|step| !step.is_empty()).try_fold(self, |node, step| match &mut node.value {
-            Value::List(items) => items.get_mut(step.strip_suffix(']')?.parse::<usize>().ok()?),
-            Value::Map(entries) => entries.iter_mut().find(|(name, _)| name.text == step).map(|(_, node)| node),
+    /// The value at this path, if it is written; its keys may have dots.
+    pub(super) fn at(&self, steps: &[String]) -> Option<&Self> {
+        steps.iter().try_fold(self, |node, step| node.step(step).map(|(_, inner)| inner))
+    }
+
+    pub(super) fn at_mut(&mut self, steps: &[String]) -> Option<&mut Self> {
+        steps.iter().try_fold(self, |node, step| match &mut node.value {
+            Value::List(items) => items.get_mut(index(step)?),
+            Value::Map(entries) => entries.iter_mut().find(|(key, _)| key.text == *step).map(|(_, node)| node),
             _ => None,
         })
     }
 
     /// The place of a path: that of its key, or of the closest parent that exists.
-    pub(super) fn place_of(&self, path: &str) -> Place {
-        let (parent, step) = above(path).unwrap_or(("", path));
-        let key = self.find(parent).and_then(|node| node.entries().iter().find(|(key, _)| key.text == step));
-        match (key, self.find(path)) {
-            (Some((key, _)), _) => key.place.clone(),
-            (None, Some(node)) => node.place.clone(),
-            (None, None) if parent.is_empty() => self.place.clone(),
-            (None, None) => self.place_of(parent),
+    pub(super) fn place_at(&self, steps: &[String]) -> Place {
+        let mut found = (&self.place, self);
+        for step in steps {
+            let Some(next) = found.1.step(step) else { break };
+            found = next;
         }
+        found.0.clone()
+    }
+
+    /// As [`Self::at`], for a path of keys without dots.
+    pub(super) fn find(&self, path: &str) -> Option<&Self> {
+        self.at(&steps(path))
+    }
+
+    pub(super) fn find_mut(&mut self, path: &str) -> Option<&mut Self> {
+        self.at_mut(&steps(path))
+    }
+
+    pub(super) fn place_of(&self, path: &str) -> Place {
+        self.place_at(&steps(path))
     }
 
     /// Adds what only `defaults` says, key by key and section by section; `encryption` is inherited as a whole.

@@ -13,6 +13,7 @@
 mod auth;
 pub(crate) mod body;
 pub mod client;
+mod config;
 mod conversions;
 mod decompress;
 mod decompression_work;
@@ -54,6 +55,7 @@ pub(crate) use slots::Visit;
 use slots::{Holder, Slots};
 
 pub use auth::Authenticator;
+pub use config::{AuthConfig, AuthMode, IngestConfig};
 pub(crate) use conversions::AT_ONCE as CONVERSION_THREADS;
 pub(crate) use dropped::drops_newest;
 pub use dropped::{Accepted, Dropped, DroppedRecords};

@@ -3,8 +3,9 @@
 //!
 //! Logging never waits for the reader of stderr ([`lines`]), and the rate of each kind of line is limited ([`kinds`]).
 //!
-//! Uses `config`, `printable`.
+//! Uses `printable`.
 
+mod config;
 mod kinds;
 mod lines;
 
@@ -24,10 +25,9 @@ use self::{
     kinds::{Kinds, Limited},
     lines::{Line, Lines},
 };
-use crate::{
-    config::{LogConfig, LogFormat, LogLevel},
-    printable::PrintableLines,
-};
+use crate::printable::PrintableLines;
+
+pub use self::config::{LogConfig, LogFormat, LogLevel};
 
 /// Overrides the configured level, as in every Rust program.
 const VARIABLE: &str = "RUST_LOG";

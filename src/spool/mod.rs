@@ -42,6 +42,7 @@ use crate::{
 };
 
 mod appending;
+mod config;
 mod contents;
 mod dead_letters;
 mod delivery;
@@ -76,6 +77,7 @@ mod tools;
 mod totals;
 
 pub use self::{
+    config::{DeadLettersConfig, EncryptionConfig, SpoolConfig},
     contents::{Contents, check, inspect, verify},
     dead_letters::{DeadFilter, DeadLetter},
     delivery::{Lease, LeaseLimit, Queue, QueueError, Rejection},
@@ -97,7 +99,6 @@ pub use self::{
 pub(crate) use self::{
     disk::{DirectoryLock, check_writable},
     error::remedy,
-    quota::MIN_MAX_BYTES,
 };
 use self::{maintenance::Maintenance, shared::Shared, threads::Threads};
 
