@@ -26,7 +26,7 @@ pub enum DirectoryError {
         /// The operating system's error.
         source: io::Error,
     },
-    /// This process is root's and the directory is not: its owner could not open the files that root creates in it.
+    /// A command of root's, and the directory is not root's: its owner could not open the files that root creates in it.
     #[error(
         "data directory {} belongs to another user (uid {owner}), who could not open the files that root creates in it: run \
          the command as that user (`setpriv --reuid={owner} --regid={group} --clear-groups livekit-spool …`), or give the \
@@ -108,30 +108,34 @@ impl DataDirectory {
             move |source| DirectoryError::Io { path, source }
         };
         make_directories(path, 0o700).map_err(failed(path))?;
-        Self::open_existing(path)
+        Self::lock(path)
     }
 
-    /// Locks the directory, which has to exist.
+    /// Locks the directory, which has to exist, for a command.
     ///
     /// # Errors
     /// When it does not exist, cannot be written, belongs to another user than root while this process is root's, or another
     /// process has locked it.
     pub fn open_existing(path: &Path) -> Result<Self, DirectoryError> {
-        let failed = |path: &Path| {
-            let path = path.to_owned();
-            move |source| DirectoryError::Io { path, source }
-        };
         let metadata = match fs::metadata(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 return Err(DirectoryError::Missing { path: path.to_owned() });
             }
-            metadata => metadata.map_err(failed(path))?,
+            metadata => metadata.map_err(|source| DirectoryError::Io { path: path.to_owned(), source })?,
         };
-        check_writable(path).map_err(failed(path))?;
         let (owner, group) = (metadata.uid(), metadata.gid());
         if rustix::process::geteuid().is_root() && owner != 0 {
             return Err(DirectoryError::OfAnother { path: path.to_owned(), owner, group });
         }
+        Self::lock(path)
+    }
+
+    fn lock(path: &Path) -> Result<Self, DirectoryError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| DirectoryError::Io { path, source }
+        };
+        check_writable(path).map_err(failed(path))?;
         let lock_path = path.join("lock");
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false);
@@ -260,16 +264,16 @@ mod tests {
     }
 
     #[test]
-    fn root_creates_no_file_in_a_directory_of_another_user() {
+    fn a_command_of_root_creates_no_file_in_a_directory_of_another_user() {
         // Only root can give directories away, and only root could create files there.
         if rustix::process::geteuid().is_root() {
             let data = tempfile::tempdir().unwrap();
             std::os::unix::fs::chown(data.path(), Some(12_345), Some(54_321)).unwrap();
-            let error = DataDirectory::open(data.path()).unwrap_err().to_string();
+            let error = DataDirectory::open_existing(data.path()).unwrap_err().to_string();
             assert!(error.contains("(uid 12345)") && error.contains("--reuid=12345 --regid=54321"), "{error}");
             assert_eq!(fs::read_dir(data.path()).unwrap().count(), 0);
             std::os::unix::fs::chown(data.path(), Some(0), None).unwrap();
-            DataDirectory::open(data.path()).unwrap();
+            DataDirectory::open_existing(data.path()).unwrap();
         }
     }
 
