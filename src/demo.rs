@@ -7,19 +7,17 @@ use std::{
     time::Duration,
 };
 
+use livekit_protocol::{AnalyticsEvent, AnalyticsStat, ParticipantInfo, Room, TrackInfo};
 use parking_lot::Mutex;
-use prost_reflect::{DynamicMessage, Value};
+use pbjson_types::Timestamp;
+use prost::Message;
 use rand::{Rng, distr::Alphanumeric};
 use tokio::time::{MissedTickBehavior, interval, sleep};
 use tonic::{Code, Status};
 
 use crate::{
-    document::{encoded, message_descriptor},
     ingest::{Dropped, client::Client},
-    record::{
-        RecordBatch, RecordBatchBuilder, Stream, UnixMillis, now_millis, time_of,
-        wire::{delimited, write_length_delimited},
-    },
+    record::{RecordBatch, RecordBatchBuilder, Stream, UnixMillis, now_millis, wire::delimited},
 };
 
 const EVENTS: &[u8] = include_bytes!("../tests/data/livekit-1.11/events.pb");
@@ -52,10 +50,10 @@ pub struct Playback {
 }
 
 #[derive(Debug, Clone)]
-struct Recorded {
-    stream: Stream,
-    time: UnixMillis,
-    message: DynamicMessage,
+#[expect(clippy::large_enum_variant, reason = "there are 1245 of them, once")]
+enum Recorded {
+    Event(AnalyticsEvent),
+    Stat(AnalyticsStat),
 }
 
 impl Default for Playback {
@@ -68,10 +66,10 @@ impl Playback {
     /// Starts at the first record.
     #[must_use]
     pub fn new() -> Self {
-        let read = |(stream, bytes)| delimited(bytes).filter_map(move |record| Recorded::read(stream, record));
-        let mut records: Vec<_> =
-            [(Stream::Events, EVENTS), (Stream::Stats, STATS)].into_iter().flat_map(read).collect();
-        records.sort_by_key(|record| record.time);
+        let events = delimited(EVENTS).filter_map(|record| AnalyticsEvent::decode(record).ok()).map(Recorded::Event);
+        let stats = delimited(STATS).filter_map(|record| AnalyticsStat::decode(record).ok()).map(Recorded::Stat);
+        let mut records: Vec<_> = events.chain(stats).collect();
+        records.sort_by_key(Recorded::time);
         Self { records, next: 0, ids: HashMap::new(), since: HashMap::new() }
     }
 
@@ -82,16 +80,15 @@ impl Playback {
     }
 
     fn stamp(&mut self, now: UnixMillis) -> Option<Tagged> {
-        let mut record = self.records.get(self.next)?.clone();
+        let record = self.records.get(self.next)?.clone();
         self.next += 1;
         if self.next == self.records.len() {
             self.next = 0;
         }
-        match record.stream {
-            Stream::Stats => self.stat(&mut record, now),
-            _ => self.event(&mut record.message, now),
-        }
-        let stamped = (record.stream, encoded(&record.message));
+        let stamped = match record {
+            Recorded::Event(event) => (Stream::Events, self.event(event, now).encode_to_vec()),
+            Recorded::Stat(stat) => (Stream::Stats, self.stat(stat, now).encode_to_vec()),
+        };
         if self.next == 0 {
             self.ids.clear();
             self.since.clear();
@@ -99,68 +96,62 @@ impl Playback {
         Some(stamped)
     }
 
-    fn event(&mut self, event: &mut DynamicMessage, now: UnixMillis) {
-        event.set_field_by_name("id", Value::String(new_id("AE_")));
-        event.set_field_by_name("timestamp", timestamp(now));
-        for id in ["room_id", "participant_id", "track_id"] {
-            self.renew(event, id);
+    fn event(&mut self, mut event: AnalyticsEvent, now: UnixMillis) -> AnalyticsEvent {
+        event.id = new_id("AE_");
+        event.timestamp = Some(timestamp(now));
+        for id in [&mut event.room_id, &mut event.participant_id, &mut event.track_id] {
+            self.renew(id);
         }
-        if let Some(room) = part(event, "room") {
-            let since = self.since(room, now);
-            set_times(room, ["creation_time", "creation_time_ms"], since);
+        if let Some(room) = &mut event.room {
+            self.room(room, now);
         }
-        for participant in ["participant", "publisher"] {
-            if let Some(participant) = part(event, participant) {
-                self.participant(participant, now);
+        for participant in [&mut event.participant, &mut event.publisher].into_iter().flatten() {
+            self.participant(participant, now);
+        }
+        if let Some(track) = &mut event.track {
+            self.renew(&mut track.sid);
+        }
+        event
+    }
+
+    fn stat(&mut self, mut stat: AnalyticsStat, now: UnixMillis) -> AnalyticsStat {
+        stat.id = new_id("AS_");
+        let before = stat.time_stamp.as_ref().map_or(0, millis);
+        stat.time_stamp = Some(timestamp(now));
+        for id in [&mut stat.room_id, &mut stat.participant_id, &mut stat.track_id] {
+            self.renew(id);
+        }
+        for stream in &mut stat.streams {
+            for time in [&mut stream.start_time, &mut stream.end_time].into_iter().flatten() {
+                *time = timestamp(millis(time) + now - before);
             }
         }
-        if let Some(track) = part(event, "track") {
-            self.renew(track, "sid");
+        stat
+    }
+
+    fn room(&mut self, room: &mut Room, now: UnixMillis) {
+        self.renew(&mut room.sid);
+        let since = *self.since.entry(room.sid.clone()).or_insert(now);
+        (room.creation_time, room.creation_time_ms) = (since / 1000, since);
+    }
+
+    fn participant(&mut self, participant: &mut ParticipantInfo, now: UnixMillis) {
+        self.renew(&mut participant.sid);
+        for TrackInfo { sid, .. } in &mut participant.tracks {
+            self.renew(sid);
+        }
+        let since = *self.since.entry(participant.sid.clone()).or_insert(now);
+        if participant.joined_at != 0 {
+            (participant.joined_at, participant.joined_at_ms) = (since / 1000, since);
         }
     }
 
-    fn stat(&mut self, record: &mut Recorded, now: UnixMillis) {
-        let stat = &mut record.message;
-        stat.set_field_by_name("id", Value::String(new_id("AS_")));
-        stat.set_field_by_name("time_stamp", timestamp(now));
-        for id in ["room_id", "participant_id", "track_id"] {
-            self.renew(stat, id);
-        }
-        for stream in parts(stat, "streams") {
-            for field in ["start_time", "end_time"] {
-                if let Some(time) = part(stream, field).map(|time| millis(time)) {
-                    stream.set_field_by_name(field, timestamp(time + now - record.time));
-                }
-            }
-        }
-    }
-
-    fn participant(&mut self, participant: &mut DynamicMessage, now: UnixMillis) {
-        for track in parts(participant, "tracks") {
-            self.renew(track, "sid");
-        }
-        let since = self.since(participant, now);
-        if participant.has_field_by_name("joined_at") {
-            set_times(participant, ["joined_at", "joined_at_ms"], since);
-        }
-    }
-
-    /// When the room or participant was first seen, after its id is renewed.
-    fn since(&mut self, message: &mut DynamicMessage, now: UnixMillis) -> UnixMillis {
-        let id = self.renew(message, "sid");
-        *self.since.entry(id).or_insert(now)
-    }
-
-    /// Replaces a recorded id (`RM_…`, `PA_…`, `TR_VC…`) by this round's; returns that.
-    fn renew(&mut self, message: &mut DynamicMessage, field: &str) -> String {
-        let Some(id) = message.get_field_by_name_mut(field).and_then(Value::as_string_mut) else {
-            return String::new();
-        };
+    /// Replaces a recorded id (`RM_…`, `PA_…`, `TR_VC…`) by this round's.
+    fn renew(&mut self, id: &mut String) {
         if let Some((kind, _)) = id.len().checked_sub(ID_RANDOM_CHARS).and_then(|random| id.split_at_checked(random)) {
             let kind = kind.to_owned();
             id.clone_from(self.ids.entry(id.clone()).or_insert_with(|| new_id(&kind)));
         }
-        id.clone()
     }
 }
 
@@ -173,45 +164,28 @@ impl Iterator for Playback {
 }
 
 impl Recorded {
-    fn read(stream: Stream, record: &[u8]) -> Option<Self> {
-        let message = DynamicMessage::decode(message_descriptor(stream.message_name()), record).ok()?;
-        Some(Self { stream, time: time_of(stream, record).unwrap_or(0), message })
+    fn time(&self) -> UnixMillis {
+        match self {
+            Self::Event(event) => event.timestamp.as_ref().map_or(0, millis),
+            Self::Stat(stat) => stat.time_stamp.as_ref().map_or(0, millis),
+        }
     }
 }
 
 /// Gives a record a new id and the current time, whatever else it holds.
 #[must_use]
-pub fn restamp((stream, mut record): Tagged) -> Tagged {
+pub fn restamp((stream, record): Tagged) -> Tagged {
+    let now = Some(timestamp(now_millis()));
+    let stamped = match stream {
+        Stream::Events => AnalyticsEvent { id: new_id("AE_"), timestamp: now, ..Default::default() }.encode_to_vec(),
+        Stream::Stats => AnalyticsStat { id: new_id("AS_"), time_stamp: now, ..Default::default() }.encode_to_vec(),
+        // They are identified by node, number and time.
+        Stream::NodeRooms => {
+            livekit_protocol::AnalyticsNodeRooms { timestamp: now, ..Default::default() }.encode_to_vec()
+        }
+    };
     // Protobuf merges concatenated messages: the later value of a field wins.
-    if let Value::Message(now) = timestamp(now_millis()) {
-        write_length_delimited(&mut record, stream.time_field(), &encoded(&now));
-    }
-    let prefix = if stream == Stream::Stats { "AS_" } else { "AE_" };
-    // Node room states are identified by node, number and time.
-    if let Some(field) = stream.id_field() {
-        write_length_delimited(&mut record, field, new_id(prefix).as_bytes());
-    }
-    (stream, record)
-}
-
-/// A message in a message, if it is there.
-fn part<'m>(message: &'m mut DynamicMessage, field: &str) -> Option<&'m mut DynamicMessage> {
-    if !message.has_field_by_name(field) {
-        return None;
-    }
-    message.get_field_by_name_mut(field)?.as_message_mut()
-}
-
-/// The messages in a list.
-fn parts<'m>(message: &'m mut DynamicMessage, field: &'static str) -> impl Iterator<Item = &'m mut DynamicMessage> {
-    let list = message.get_field_by_name_mut(field).and_then(Value::as_list_mut);
-    list.into_iter().flatten().filter_map(Value::as_message_mut)
-}
-
-/// Sets a time in seconds, and the same in milliseconds.
-fn set_times(message: &mut DynamicMessage, [seconds, millis]: [&str; 2], at: UnixMillis) {
-    message.set_field_by_name(seconds, Value::I64(at / 1000));
-    message.set_field_by_name(millis, Value::I64(at));
+    (stream, [record, stamped].concat())
 }
 
 fn new_id(prefix: &str) -> String {
@@ -219,18 +193,13 @@ fn new_id(prefix: &str) -> String {
     prefix.chars().chain(random).collect()
 }
 
-fn timestamp(at: UnixMillis) -> Value {
-    let mut timestamp = DynamicMessage::new(message_descriptor("google.protobuf.Timestamp"));
+fn timestamp(at: UnixMillis) -> Timestamp {
     let nanos = i32::try_from(at.rem_euclid(1000) * 1_000_000).unwrap_or(0);
-    timestamp.set_field_by_name("seconds", Value::I64(at.div_euclid(1000)));
-    timestamp.set_field_by_name("nanos", Value::I32(nanos));
-    Value::Message(timestamp)
+    Timestamp { seconds: at.div_euclid(1000), nanos }
 }
 
-fn millis(at: &DynamicMessage) -> UnixMillis {
-    let seconds = at.get_field_by_name("seconds").and_then(|seconds| seconds.as_i64()).unwrap_or(0);
-    let nanos = at.get_field_by_name("nanos").and_then(|nanos| nanos.as_i32()).unwrap_or(0);
-    seconds * 1000 + i64::from(nanos / 1_000_000)
+fn millis(at: &Timestamp) -> UnixMillis {
+    at.seconds * 1000 + i64::from(at.nanos / 1_000_000)
 }
 
 /// Progress of a sender.
@@ -366,16 +335,8 @@ pub async fn run(client: &Client, rate: u32, shutdown: impl Future<Output = ()>)
 mod tests {
     use std::collections::HashSet;
 
-    use livekit_protocol::AnalyticsEvent;
-    use pbjson_types::Timestamp;
-    use prost::Message;
-
     use super::*;
     use crate::record::RecordId;
-
-    fn millis(at: &Timestamp) -> UnixMillis {
-        at.seconds * 1000 + i64::from(at.nanos / 1_000_000)
-    }
 
     fn events(records: &[Tagged]) -> Vec<AnalyticsEvent> {
         let events = records.iter().filter(|(stream, _)| *stream == Stream::Events);

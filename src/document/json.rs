@@ -96,15 +96,19 @@ pub fn records_from_ndjson(stream: Stream, text: &[u8]) -> Result<RecordBatchBui
     Ok(batch)
 }
 
-/// One message, by its full name (`livekit.WebhookEvent`), from its JSON.
+/// Protobuf bytes of one message, by its full name (`livekit.WebhookEvent`), from its JSON.
 ///
 /// # Errors
 /// When the text is not JSON, or does not match the schema.
 ///
 /// # Panics
 /// When livekit-protocol has no message of that name.
-pub fn message_from_json(full_name: &str, unknown: UnknownFields, text: &[u8]) -> Result<DynamicMessage, JsonError> {
-    parse(text, MessageSeed { descriptor: pool::message(full_name), unknown })
+pub fn protobuf_from_json(full_name: &str, unknown: UnknownFields, text: &[u8]) -> Result<Vec<u8>, JsonError> {
+    let seed = MessageSeed { descriptor: pool::message(full_name), unknown };
+    let message = parse(text, seed)?;
+    let mut out = Vec::new();
+    protobuf::encode(&message, &mut out);
+    Ok(out)
 }
 
 fn push_text(batch: &mut RecordBatchBuilder, stream: Stream, text: &[u8]) -> Result<(), JsonError> {
@@ -125,7 +129,9 @@ fn push_text(batch: &mut RecordBatchBuilder, stream: Stream, text: &[u8]) -> Res
 }
 
 fn push(batch: &mut RecordBatchBuilder, record: &DynamicMessage) {
-    batch.push(&protobuf::encoded(record));
+    let mut bytes = Vec::new();
+    protobuf::encode(record, &mut bytes);
+    batch.push(&bytes);
 }
 
 /// The field with the records in LiveKit's message around several records, if the text is such a message.
@@ -340,9 +346,8 @@ mod tests {
     #[test]
     fn a_field_unknown_to_the_schema_can_be_ignored() {
         let text = br#"{"event": "room_started", "newer": {"x": [1]}}"#;
-        let message = message_from_json("livekit.WebhookEvent", UnknownFields::Ignore, text).unwrap();
-        let bytes = protobuf::encoded(&message);
+        let bytes = protobuf_from_json("livekit.WebhookEvent", UnknownFields::Ignore, text).unwrap();
         assert_eq!(livekit_protocol::WebhookEvent::decode(&*bytes).unwrap().event, "room_started");
-        message_from_json("livekit.WebhookEvent", UnknownFields::Refuse, text).unwrap_err();
+        protobuf_from_json("livekit.WebhookEvent", UnknownFields::Refuse, text).unwrap_err();
     }
 }

@@ -58,11 +58,9 @@ pub use encoder::Encoder;
 pub use error::{DocumentError, DocumentErrorReason};
 pub use extjson::{JsonStyle, MAX_JSON, NoJson, write_json};
 pub use indexes::{Index, indexes};
-pub use json::{JsonError, UnknownFields, message_from_json, records_from_json, records_from_ndjson, wrapper};
+pub use json::{JsonError, UnknownFields, protobuf_from_json, records_from_json, records_from_ndjson, wrapper};
 pub use options::{
     BadLabel, DocumentContext, DocumentOptions, Enums, Labels, MONGODB_MAX_DOCUMENT, PiiKey, Redact, expire_at,
 };
-pub use pool::message as message_descriptor;
-pub use protobuf::encoded;
 
 pub use crate::record::wire::{MAX_DEPTH, WireType};

@@ -17,11 +17,7 @@ pub(super) fn pool() -> &'static DescriptorPool {
 }
 
 /// A message by its full name; callers ask only for names of the schema that this was built with.
-///
-/// # Panics
-/// When livekit-protocol has no message of that name.
-#[must_use]
-pub fn message(full_name: &str) -> MessageDescriptor {
+pub(super) fn message(full_name: &str) -> MessageDescriptor {
     POOL.get_message_by_name(full_name).unwrap_or_else(|| panic!("livekit-protocol has no message {full_name}"))
 }
 

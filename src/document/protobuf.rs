@@ -9,16 +9,8 @@ use crate::record::wire::{WireType, write_length_delimited, write_tag, write_var
 const KEY: u32 = 1;
 const VALUE: u32 = 2;
 
-/// The bytes of a message.
-#[must_use]
-pub fn encoded(message: &DynamicMessage) -> Vec<u8> {
-    let mut out = Vec::new();
-    encode(message, &mut out);
-    out
-}
-
 /// Appends the message.
-fn encode(message: &DynamicMessage, out: &mut Vec<u8>) {
+pub(super) fn encode(message: &DynamicMessage, out: &mut Vec<u8>) {
     // In ascending order of field number, present fields only.
     for (field, value) in message.fields() {
         match value {

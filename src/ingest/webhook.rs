@@ -7,13 +7,13 @@
 use axum::body::Body;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use hyper::Request;
-use livekit_protocol::AnalyticsEventType;
-use prost_reflect::{DynamicMessage, Value};
+use livekit_protocol::{AnalyticsEvent, AnalyticsEventType, WebhookEvent, WebhookInfo};
+use prost::Message;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::{
-    Accepted, Dropped, Protocol, Refusal,
+    Accepted, Dropped, Protocol, Refusal, Refused,
     body::{BodyLimits, check_json_size},
     decompress::Encoding,
     handler_state::HandlerState,
@@ -21,7 +21,7 @@ use super::{
     repeats::ContentHash,
 };
 use crate::{
-    document::{UnknownFields, encoded, message_descriptor, message_from_json},
+    document::{UnknownFields, protobuf_from_json},
     record::{RecordBatch, RecordBatchBuilder, Stream, now_millis},
 };
 
@@ -66,79 +66,66 @@ fn is_same_hash(hash: &ContentHash, claimed: &str) -> bool {
 /// The event with the meaning of a webhook, and how many webhooks LiveKit dropped before it.
 fn convert(body: &[u8]) -> Result<(RecordBatch, u64), Refusal> {
     check_json_size(body, 0)?;
-    let mut webhook = message_from_json("livekit.WebhookEvent", UnknownFields::Ignore, body)?;
-    let dropped = webhook.get_field_by_name("num_dropped").and_then(|dropped| dropped.as_i32()).unwrap_or(0);
+    let bytes = protobuf_from_json("livekit.WebhookEvent", UnknownFields::Ignore, body)?;
+    let webhook = WebhookEvent::decode(&bytes[..])
+        .map_err(|error| Refusal::new(Refused::Invalid, format!("not a livekit.WebhookEvent: {error}")))?;
+    #[expect(deprecated, reason = "LiveKit still sends it")]
+    let dropped = u64::try_from(webhook.num_dropped).unwrap_or(0);
     let mut batch = RecordBatchBuilder::new(Stream::Events);
-    batch.push(&encoded(&event(&mut webhook)));
-    Ok((batch.build(now_millis()), u64::try_from(dropped).unwrap_or(0)))
+    batch.push(&event(webhook).encode_to_vec());
+    Ok((batch.build(now_millis()), dropped))
 }
 
-/// Takes the parts of a webhook.
-fn event(webhook: &mut DynamicMessage) -> DynamicMessage {
-    let first = |paths: &[&[&str]]| paths.iter().find_map(|path| text(webhook, path)).unwrap_or_default();
-    let texts = [
-        ("room_id", first(&[&["room", "sid"], &["egress_info", "room_id"], &["ingress_info", "state", "room_id"]])),
-        ("participant_id", first(&[&["participant", "sid"]])),
-        ("track_id", first(&[&["track", "sid"]])),
-        ("egress_id", first(&[&["egress_info", "egress_id"]])),
-        ("ingress_id", first(&[&["ingress_info", "ingress_id"]])),
-    ];
-    let event_type = event_type(&first(&[&["event"]]));
-    let mut event = DynamicMessage::new(message_descriptor("livekit.AnalyticsEvent"));
-    let mut created_at = DynamicMessage::new(message_descriptor("google.protobuf.Timestamp"));
-    if let Some(seconds) = webhook.take_field_by_name("created_at") {
-        created_at.set_field_by_name("seconds", seconds);
-    }
+fn event(webhook: WebhookEvent) -> AnalyticsEvent {
+    let room_id = webhook.room.as_ref().map(|room| room.sid.clone());
+    let participant_id = webhook.participant.as_ref().map(|participant| participant.sid.clone());
+    let track_id = webhook.track.as_ref().map(|track| track.sid.clone());
+    let egress_id = webhook.egress_info.as_ref().map(|egress| egress.egress_id.clone());
+    let ingress_id = webhook.ingress_info.as_ref().map(|ingress| ingress.ingress_id.clone());
+    let room_of_egress = webhook.egress_info.as_ref().map(|egress| egress.room_id.clone());
+    let room_of_ingress =
+        webhook.ingress_info.as_ref().and_then(|ingress| Some(ingress.state.as_ref()?.room_id.clone()));
+    let event_type = event_type(&webhook.event);
+    let mut event = AnalyticsEvent {
+        r#type: event_type.into(),
+        timestamp: Some(pbjson_types::Timestamp { seconds: webhook.created_at, nanos: 0 }),
+        room_id: room_id.or(room_of_egress).or(room_of_ingress).unwrap_or_default(),
+        participant_id: participant_id.unwrap_or_default(),
+        track_id: track_id.unwrap_or_default(),
+        egress_id: egress_id.unwrap_or_default(),
+        ingress_id: ingress_id.unwrap_or_default(),
+        room_end_reason: webhook.room_end_reason,
+        ..Default::default()
+    };
     if event_type == AnalyticsEventType::Webhook {
-        event.set_field_by_name("webhook", Value::Message(info(webhook, &texts, &created_at)));
+        event.webhook = Some(info(&webhook, &event));
     }
-    event.set_field_by_name("type", Value::EnumNumber(event_type.into()));
-    event.set_field_by_name("timestamp", Value::Message(created_at));
-    for (field, text) in texts {
-        event.set_field_by_name(field, Value::String(text));
+    AnalyticsEvent {
+        id: webhook.id,
+        room: webhook.room,
+        participant: webhook.participant,
+        track: webhook.track,
+        egress: webhook.egress_info,
+        ingress: webhook.ingress_info,
+        ..event
     }
-    for (from, to) in [
-        ("id", "id"),
-        ("room", "room"),
-        ("participant", "participant"),
-        ("track", "track"),
-        ("egress_info", "egress"),
-        ("ingress_info", "ingress"),
-        ("room_end_reason", "room_end_reason"),
-    ] {
-        if let Some(value) = webhook.take_field_by_name(from) {
-            event.set_field_by_name(to, value);
-        }
-    }
-    event
 }
 
 /// A webhook without an event type of its own (agents' jobs, future names) is kept as the report of a webhook.
-fn info(webhook: &DynamicMessage, texts: &[(&str, String)], created_at: &DynamicMessage) -> DynamicMessage {
-    let mut info = DynamicMessage::new(message_descriptor("livekit.WebhookInfo"));
-    for (field, path) in [
-        ("event_id", &["id"][..]),
-        ("event", &["event"]),
-        ("room_name", &["room", "name"]),
-        ("participant_identity", &["participant", "identity"]),
-    ] {
-        info.set_field_by_name(field, Value::String(text(webhook, path).unwrap_or_default()));
+fn info(webhook: &WebhookEvent, event: &AnalyticsEvent) -> WebhookInfo {
+    WebhookInfo {
+        event_id: webhook.id.clone(),
+        event: webhook.event.clone(),
+        room_name: webhook.room.as_ref().map(|room| room.name.clone()).unwrap_or_default(),
+        room_id: event.room_id.clone(),
+        participant_identity: webhook.participant.as_ref().map(|one| one.identity.clone()).unwrap_or_default(),
+        participant_id: event.participant_id.clone(),
+        track_id: event.track_id.clone(),
+        egress_id: event.egress_id.clone(),
+        ingress_id: event.ingress_id.clone(),
+        created_at: event.timestamp,
+        ..Default::default()
     }
-    for (field, text) in texts {
-        info.set_field_by_name(field, Value::String(text.clone()));
-    }
-    info.set_field_by_name("created_at", Value::Message(created_at.clone()));
-    info
-}
-
-/// The text at a path, empty if it is not set; `None` if the webhook does not have the message that it is in.
-fn text(message: &DynamicMessage, path: &[&str]) -> Option<String> {
-    let (field, rest) = path.split_first()?;
-    if rest.is_empty() {
-        return message.get_field_by_name(field)?.as_str().map(str::to_owned);
-    }
-    let inner = message.has_field_by_name(field).then(|| message.get_field_by_name(field))??;
-    text(inner.as_message()?, rest)
 }
 
 /// A webhook's `participant_joined` is sent when the participant is active, not when it requests to join.
@@ -162,9 +149,6 @@ fn event_type(name: &str) -> AnalyticsEventType {
 
 #[cfg(test)]
 mod tests {
-    use livekit_protocol::AnalyticsEvent;
-    use prost::Message;
-
     use super::*;
 
     fn converted(body: &str) -> AnalyticsEvent {
