@@ -1,7 +1,8 @@
 //! The process: it opens the spools, runs the servers and workers, and offers every operation on a sink, for a running
 //! process and for a stopped one's directory. It knows nothing of its callers (the admin API, the command line).
 //!
-//! Uses `catch_panic`, `config`, `document`, `durable_fs`, `files`, `flush`, `histogram`, `ingest`, `inspect`, `logging`, `record`, `sink`, `spool`, `status`, `tasks`, `units`.
+//! Uses `catch_panic`, `config`, `document`, `durable_fs`, `files`, `flush`, `histogram`, `ingest`, `inspect`,
+//! `logging`, `record`, `sink`, `spool`, `status`, `tasks`, `units`.
 
 mod dead_letters;
 mod directory;
