@@ -1,4 +1,5 @@
-//! JSON answers. Written as the CLI writes JSON (into a `Vec`): each type is compiled for one writer only.
+//! JSON answers. Written as the status of an event stream is (compact, into a `Vec`): axum's own would compile each type for
+//! another writer.
 
 use axum::{
     http::{StatusCode, header},

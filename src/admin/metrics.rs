@@ -169,7 +169,7 @@ fn state(out: &mut Output, sinks: &[&SinkStatus]) {
             }
         }
     });
-    out.by_sink(STATE_SINCE, sinks, |sink| sink.since.map(seconds));
+    out.by_sink(STATE_SINCE, sinks, &|sink| sink.since.map(seconds));
 }
 
 fn backlog(out: &mut Output, sinks: &[&SinkStatus]) {
@@ -177,13 +177,13 @@ fn backlog(out: &mut Output, sinks: &[&SinkStatus]) {
     out.by_stream(BACKLOG_BLOCKS, sinks, |stream| stream.blocks as f64);
     out.by_stream(BACKLOG_BYTES, sinks, |stream| stream.bytes as f64);
     out.by_stream(BACKLOG_AGE, sinks, |stream| stream.oldest_age_seconds.unwrap_or_default());
-    out.by_sink(USED, sinks, |sink| Some(sink.disk_bytes as f64));
-    out.by_sink(QUOTA, sinks, |sink| Some(sink.max_bytes as f64).filter(|max| *max > 0.0));
-    out.by_sink(FULL, sinks, |sink| Some(f64::from(u8::from(sink.spool_error.is_some()))));
+    out.by_sink(USED, sinks, &|sink| Some(sink.disk_bytes as f64));
+    out.by_sink(QUOTA, sinks, &|sink| Some(sink.max_bytes as f64).filter(|max| *max > 0.0));
+    out.by_sink(FULL, sinks, &|sink| Some(f64::from(u8::from(sink.spool_error.is_some()))));
     out.by_stream(DEAD, sinks, |stream| stream.dead_letters as f64);
-    out.by_sink(DEAD_BYTES, sinks, |sink| Some(sink.dead_letter_bytes as f64));
-    out.by_sink(SEGMENTS, sinks, |sink| Some(sink.segments as f64));
-    out.by_sink(UNREAD, sinks, |sink| Some(sink.unread_segments as f64));
+    out.by_sink(DEAD_BYTES, sinks, &|sink| Some(sink.dead_letter_bytes as f64));
+    out.by_sink(SEGMENTS, sinks, &|sink| Some(sink.segments as f64));
+    out.by_sink(UNREAD, sinks, &|sink| Some(sink.unread_segments as f64));
 }
 
 fn dispositions(out: &mut Output, sinks: &[&SinkStatus]) {
@@ -215,8 +215,8 @@ fn delivery(out: &mut Output, sinks: &[&SinkStatus]) {
     out.by_delivery(REJECTED, sinks, |delivery| delivery.flush.rejected_records as f64);
     out.by_delivery(IN_FLIGHT, sinks, |delivery| delivery.flush.in_flight as f64);
     out.by_delivery(BATCH_LIMIT, sinks, |delivery| delivery.flush.batch_records as f64);
-    out.by_sink(LAG, sinks, |sink| Some(sink.delivery.as_ref()?.flush.lag_millis? as f64 / 1e3));
-    out.by_sink(LAST, sinks, |sink| sink.delivery.as_ref()?.flush.last_delivery_at.map(seconds));
+    out.by_sink(LAG, sinks, &|sink| Some(sink.delivery.as_ref()?.flush.lag_millis? as f64 / 1e3));
+    out.by_sink(LAST, sinks, &|sink| sink.delivery.as_ref()?.flush.last_delivery_at.map(seconds));
     out.histograms(SINK_LATENCY, sinks, |sink| sink.delivery.as_ref().map(|delivery| &delivery.flush.latency));
     out.histograms(BATCH_SIZE, sinks, |sink| sink.delivery.as_ref().map(|delivery| &delivery.flush.batch_sizes));
     out.histograms(SYNC_LATENCY, sinks, |sink| Some(&sink.sync_latency));
@@ -241,7 +241,7 @@ impl Output {
         self.family(metric, &|out, metric| out.sample(metric, labels, value));
     }
 
-    fn by_sink(&mut self, metric: Metric, sinks: &[&SinkStatus], value: fn(&SinkStatus) -> Option<f64>) {
+    fn by_sink(&mut self, metric: Metric, sinks: &[&SinkStatus], value: &dyn Fn(&SinkStatus) -> Option<f64>) {
         self.family(metric, &|out, metric| {
             for sink in sinks {
                 if let Some(value) = value(sink) {
@@ -252,13 +252,7 @@ impl Output {
     }
 
     fn by_delivery(&mut self, metric: Metric, sinks: &[&SinkStatus], value: fn(&Delivery) -> f64) {
-        self.family(metric, &|out, metric| {
-            for sink in sinks {
-                if let Some(delivery) = &sink.delivery {
-                    out.sample(metric, &[("sink", &sink.name)], value(delivery));
-                }
-            }
-        });
+        self.by_sink(metric, sinks, &|sink| sink.delivery.as_ref().map(value));
     }
 
     fn by_stream(&mut self, metric: Metric, sinks: &[&SinkStatus], value: fn(&StreamStatus) -> f64) {

@@ -32,7 +32,7 @@ pub enum LogLevel {
 }
 
 impl LogLevel {
-    /// In the form of a filter directive.
+    /// The word in the config.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

@@ -122,7 +122,7 @@ async fn a_newest_segment_without_its_front_costs_no_other_one() {
             cases.push(survives(directory, newest, bad_block, case));
         }
     }
-    // Side by side: each waits for the keeper.
+    // Side by side: each waits for the maintenance.
     futures::future::join_all(cases).await;
 }
 
