@@ -2,11 +2,12 @@
 
 use std::{fs, path::Path, process::Command};
 
-const TARGETS: [(&str, &str); 7] = [
+const TARGETS: [(&str, &str); 8] = [
     ("config", env!("CARGO_BIN_EXE_config")),
     ("decompress", env!("CARGO_BIN_EXE_decompress")),
     ("document", env!("CARGO_BIN_EXE_document")),
     ("intake", env!("CARGO_BIN_EXE_intake")),
+    ("json", env!("CARGO_BIN_EXE_json")),
     ("journal", env!("CARGO_BIN_EXE_journal")),
     ("webhook", env!("CARGO_BIN_EXE_webhook")),
     ("wire", env!("CARGO_BIN_EXE_wire")),

@@ -10,11 +10,9 @@ use serde::de::IgnoredAny;
 
 use super::{Exit, Failure, Outcome, output};
 use crate::{
-    document::{
-        DocumentContext, DocumentOptions, Encoder, Enums, JsonStyle, PiiKey, Redact, records_from_json, write_json,
-    },
+    document::{DocumentContext, DocumentOptions, Encoder, Enums, JsonStyle, PiiKey, Redact, write_json},
     printable::printable,
-    record::Stream,
+    record::{Stream, json::records_from_json},
 };
 
 /// A longer record means that the file has another format.

@@ -14,13 +14,16 @@ use super::{Common, Exit, Failure, Outcome, output};
 use crate::{
     config::{LogConfig, LogFormat, LogLevel},
     demo::{self, DEFAULT_RATE, Playback, Progress, Tagged},
-    document::records_from_json,
     ingest::{
         Dropped, Secret,
         client::{Client, Credentials, Target},
     },
     logging,
-    record::{Stream, wire::delimited},
+    record::{
+        Stream,
+        json::{records_from_json, records_from_ndjson},
+        wire::delimited,
+    },
 };
 
 const SHOW_INTERVAL: Duration = Duration::from_millis(200);
@@ -164,7 +167,7 @@ fn read_file(file: &Path, kind: Option<Stream>) -> Result<Vec<Tagged>, Failure> 
     let bytes = fs::read(file).map_err(|error| named(error.to_string()))?;
     if bytes.trim_ascii_start().starts_with(b"{") || bytes.trim_ascii_start().starts_with(b"[") {
         let lines = name.ends_with(".ndjson") || name.ends_with(".jsonl");
-        let parse = if lines { crate::document::records_from_ndjson } else { records_from_json };
+        let parse = if lines { records_from_ndjson } else { records_from_json };
         let batch = parse(stream, &bytes).map_err(|error| named(error.to_string()))?.build(0);
         return Ok(batch.iter().map(|record| (stream, record.to_vec())).collect());
     }

@@ -6,12 +6,11 @@ use super::{
     encoding::Encoding,
     error::DocumentError,
     options::{DocumentContext, DocumentOptions},
-    pool,
     schema::Schema,
     writer::{Header, Writer, kind},
 };
 use crate::record::{
-    RecordId, Stream, UnixMillis,
+    RecordId, Stream, UnixMillis, schema as livekit,
     wire::{self, BadWire, WireType},
 };
 
@@ -32,7 +31,7 @@ impl Encoder {
     /// Builds the tables from the descriptors (milliseconds).
     #[must_use]
     pub fn new(options: DocumentOptions) -> Self {
-        Self::of(options, &Stream::ALL.map(pool::record))
+        Self::of(options, &Stream::ALL.map(livekit::record))
     }
 
     /// An encoder that uses these messages as the records of each stream.

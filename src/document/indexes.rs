@@ -53,13 +53,14 @@ pub const fn indexes(stream: Stream) -> &'static [Index] {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::pool, *};
+    use super::*;
+    use crate::record::schema;
 
     #[test]
     fn every_index_is_on_a_field_that_records_have() {
         for stream in Stream::ALL {
             for index in indexes(stream).iter().filter(|index| **index != EXPIRY) {
-                let mut message = Some(pool::record(stream));
+                let mut message = Some(schema::record(stream));
                 for name in index.field.split('.') {
                     let field = message.take().and_then(|message| message.get_field_by_name(name));
                     let field = field.unwrap_or_else(|| panic!("{stream} has no field {}", index.field));

@@ -36,7 +36,6 @@ mod exact;
 mod extjson;
 mod fork;
 mod indexes;
-mod json;
 mod key_index;
 mod list;
 mod map;
@@ -44,8 +43,6 @@ mod message;
 mod number;
 mod options;
 mod parts;
-mod pool;
-mod protobuf;
 mod redact;
 mod schema;
 mod scrub;
@@ -58,7 +55,6 @@ pub use encoder::Encoder;
 pub use error::{DocumentError, DocumentErrorReason};
 pub use extjson::{JsonStyle, MAX_JSON, NoJson, write_json};
 pub use indexes::{Index, indexes};
-pub use json::{JsonError, UnknownFields, protobuf_from_json, records_from_json, records_from_ndjson, wrapper};
 pub use options::{
     BadLabel, DocumentContext, DocumentOptions, Enums, Labels, MONGODB_MAX_DOCUMENT, PiiKey, Redact, expire_at,
 };

@@ -6,11 +6,12 @@ use std::sync::LazyLock;
 
 use prost_reflect::{ExtensionDescriptor, FieldDescriptor, Value};
 
-use super::{options::Redact, pool, scrub::Scrub};
+use super::{options::Redact, scrub::Scrub};
+use crate::record::schema;
 
 /// LiveKit's own mark of a field, an option in its .proto files.
 static SENSITIVITY: LazyLock<ExtensionDescriptor> = LazyLock::new(|| {
-    pool::pool().get_extension_by_name("logger.sensitivity").expect("livekit-protocol ships logger/options.proto")
+    schema::pool().get_extension_by_name("logger.sensitivity").expect("livekit-protocol ships logger/options.proto")
 });
 
 /// Credentials that LiveKit left unmarked.
@@ -212,7 +213,7 @@ mod tests {
         }
         let (mut seen, mut found) = (BTreeSet::new(), BTreeMap::new());
         for stream in Stream::ALL {
-            walk(&pool::record(stream), &mut seen, &mut found);
+            walk(&schema::record(stream), &mut seen, &mut found);
         }
         found
     }
@@ -263,7 +264,7 @@ mod tests {
 
     #[test]
     fn what_livekit_marks_as_secret_is_removed_by_default() {
-        let marked = pool::message("livekit.S3Upload");
+        let marked = schema::pool().get_message_by_name("livekit.S3Upload").unwrap();
         for name in ["access_key", "secret", "session_token", "assume_role_external_id"] {
             let field = marked.get_field_by_name(name).unwrap();
             assert_eq!(treatment(Redact::default(), &field), Treatment::Remove);

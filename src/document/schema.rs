@@ -9,12 +9,11 @@ use prost_reflect::{EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor};
 use super::{
     fork::{NamedEnums, go_name},
     options::{DocumentOptions, Enums},
-    protobuf::wire_type,
     redact::{self, Treatment},
     scrub::Scrub,
     writer::Header,
 };
-use crate::record::{Stream, wire::WireType};
+use crate::record::{Stream, schema::wire_type, wire::WireType};
 
 /// Field numbers below this are looked up directly.
 const DENSE: u32 = 256;

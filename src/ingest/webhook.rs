@@ -13,16 +13,13 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::{
-    Accepted, Dropped, Protocol, Refusal, Refused,
-    body::{BodyLimits, check_json_size},
-    decompress::Encoding,
-    handler_state::HandlerState,
-    listener::Peer,
-    repeats::ContentHash,
+    Accepted, Dropped, Protocol, Refusal, Refused, body::BodyLimits, decompress::Encoding, handler_state::HandlerState,
+    listener::Peer, repeats::ContentHash,
 };
-use crate::{
-    document::{UnknownFields, protobuf_from_json},
-    record::{RecordBatch, RecordBatchBuilder, Stream, now_millis},
+use crate::record::{
+    RecordBatch, RecordBatchBuilder, Stream,
+    json::{UnknownFields, protobuf_from_json},
+    now_millis,
 };
 
 /// A webhook holds one room, participant, track, egress or ingress: kilobytes.
@@ -65,7 +62,6 @@ fn is_same_hash(hash: &ContentHash, claimed: &str) -> bool {
 
 /// The event with the meaning of a webhook, and how many webhooks LiveKit dropped before it.
 fn convert(body: &[u8]) -> Result<(RecordBatch, u64), Refusal> {
-    check_json_size(body, 0)?;
     let bytes = protobuf_from_json("livekit.WebhookEvent", UnknownFields::Ignore, body)?;
     let webhook = WebhookEvent::decode(&bytes[..])
         .map_err(|error| Refusal::new(Refused::Invalid, format!("not a livekit.WebhookEvent: {error}")))?;

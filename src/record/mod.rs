@@ -5,6 +5,7 @@
 mod batch;
 mod clock;
 mod id;
+pub mod json;
 mod queued;
 pub mod schema;
 mod sink_name;

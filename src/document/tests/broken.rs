@@ -9,10 +9,10 @@ use prost_reflect::{Kind, MessageDescriptor};
 
 use crate::{
     document::{
-        DocumentContext, DocumentError, DocumentOptions, Encoder, JsonStyle, PiiKey, Redact, WireType, pool, write_json,
+        DocumentContext, DocumentError, DocumentOptions, Encoder, JsonStyle, PiiKey, Redact, WireType, write_json,
     },
     record::{
-        Stream,
+        Stream, schema,
         wire::{self, delimited},
     },
     testing::cases,
@@ -30,7 +30,7 @@ fn is_readable(stream: Stream, record: &[u8]) -> bool {
         Stream::Stats => AnalyticsStat::decode(record).is_ok(),
         Stream::NodeRooms => AnalyticsNodeRooms::decode(record).is_ok(),
     };
-    prost && maps_are_maps(&pool::record(stream), record).unwrap_or(true)
+    prost && maps_are_maps(&schema::record(stream), record).unwrap_or(true)
 }
 
 /// Whether all entries of maps are length-delimited, of a message that prost reads.

@@ -230,7 +230,7 @@ fn time_is_left_out_where_there_is_none_or_bson_cannot_hold_it() {
 fn what_is_added_does_not_collide_with_a_field_of_livekits() {
     for stream in Stream::ALL {
         for name in ["_id", "time", "openvidu_expire_at", "labels"] {
-            assert!(super::super::pool::record(stream).get_field_by_name(name).is_none(), "{stream} has {name}");
+            assert!(crate::record::schema::record(stream).get_field_by_name(name).is_none(), "{stream} has {name}");
         }
     }
 }

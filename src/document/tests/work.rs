@@ -176,7 +176,7 @@ fn random_messages_take_no_more_work_than_that() {
 fn a_livekit_record_out_of_order_at_each_level_takes_no_more_work_than_that() {
     // api_call.request.create_room_request.egress.room.file_outputs.s3, each level's last field repeated.
     let path = ["api_call", "request", "create_room_request", "egress", "room", "file_outputs", "s3"];
-    let mut descriptor = crate::document::pool::record(Stream::Events);
+    let mut descriptor = crate::record::schema::record(Stream::Events);
     let mut numbers = Vec::new();
     for name in path {
         let field = descriptor.get_field_by_name(name).unwrap_or_else(|| panic!("{name} in {descriptor:?}"));

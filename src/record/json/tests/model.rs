@@ -3,7 +3,10 @@
 
 use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, Value};
 
-use crate::record::wire::{WireType, write_length_delimited, write_tag, write_varint};
+use crate::record::{
+    schema::wire_type,
+    wire::{WireType, write_length_delimited, write_tag, write_varint},
+};
 
 /// Field numbers of a map's entry.
 const KEY: u32 = 1;
@@ -90,23 +93,6 @@ fn scalar(kind: &Kind, value: &Value, out: &mut Vec<u8>) {
         Value::F32(value) => out.extend_from_slice(&value.to_le_bytes()),
         Value::F64(value) => out.extend_from_slice(&value.to_le_bytes()),
         Value::String(_) | Value::Bytes(_) | Value::Message(_) | Value::List(_) | Value::Map(_) => {}
-    }
-}
-
-/// The wire form of a single value of a kind.
-pub(super) const fn wire_type(kind: &Kind) -> WireType {
-    match kind {
-        Kind::Bool
-        | Kind::Int32
-        | Kind::Sint32
-        | Kind::Uint32
-        | Kind::Int64
-        | Kind::Sint64
-        | Kind::Uint64
-        | Kind::Enum(_) => WireType::Varint,
-        Kind::Fixed64 | Kind::Sfixed64 | Kind::Double => WireType::Fixed64,
-        Kind::String | Kind::Bytes | Kind::Message(_) => WireType::Length,
-        Kind::Fixed32 | Kind::Sfixed32 | Kind::Float => WireType::Fixed32,
     }
 }
 

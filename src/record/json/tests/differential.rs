@@ -1,0 +1,141 @@
+//! Texts for every message of the schema, and for messages with every type of protobuf: what is written, and what is
+//! refused where, is compared with a slow model. prost-reflect reads the text into a dynamic message, which is encoded
+//! field by field.
+
+use std::{collections::BTreeSet, sync::LazyLock};
+
+use proptest::prelude::*;
+use prost_reflect::{DescriptorPool, DeserializeOptions, DynamicMessage, MessageDescriptor};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+use super::{
+    super::{JsonError, Schema, UnknownFields, message_from_json, schema::Form},
+    model,
+    text::Texts,
+};
+use crate::{record::schema::pool, testing::cases};
+
+/// Messages that the JSON mapping treats on their own, and that are not implemented.
+const LEFT_OUT: [&str; 4] =
+    ["google.protobuf.Struct", "google.protobuf.Value", "google.protobuf.ListValue", "google.protobuf.FieldMask"];
+
+static TYPES: LazyLock<(DescriptorPool, Schema)> = LazyLock::new(|| {
+    struct Files;
+    impl protox::file::FileResolver for Files {
+        fn open_file(&self, name: &str) -> Result<protox::file::File, protox::Error> {
+            let source = match name {
+                "types.proto" => include_str!("../../../document/tests/types.proto"),
+                "known.proto" => include_str!("known.proto"),
+                _ => return protox::file::GoogleFileResolver::new().open_file(name),
+            };
+            protox::file::File::from_source(name, source)
+        }
+    }
+    let mut compiler = protox::Compiler::with_file_resolver(Files);
+    compiler.include_imports(true).open_file("known.proto").unwrap();
+    let pool = DescriptorPool::from_file_descriptor_set(compiler.file_descriptor_set()).unwrap();
+    let schema = Schema::new(&pool);
+    (pool, schema)
+});
+
+static LIVEKIT: LazyLock<Schema> = LazyLock::new(|| Schema::new(pool()));
+
+/// The bytes, or the line and the path.
+fn expected(message: &MessageDescriptor, unknown: UnknownFields, text: &[u8]) -> Result<Vec<u8>, (usize, String)> {
+    let options = DeserializeOptions::new().deny_unknown_fields(unknown == UnknownFields::Refuse);
+    let mut json = serde_json::Deserializer::from_slice(text);
+    let mut track = serde_path_to_error::Track::new();
+    let tracked = serde_path_to_error::Deserializer::new(&mut json, &mut track);
+    let read = DynamicMessage::deserialize_with_options(message.clone(), tracked, &options)
+        .and_then(|message| json.end().map(|()| message));
+    let message = read.map_err(|error| {
+        let path = if error.is_data() { track.path().to_string() } else { String::new() };
+        (error.line(), if path == "." { String::new() } else { path })
+    })?;
+    let mut out = Vec::new();
+    model::encode(&message, &mut out);
+    Ok(out)
+}
+
+/// Compares the two on a text; tells whether it was written.
+fn compare(schema: &'static Schema, message: &MessageDescriptor, unknown: UnknownFields, text: &[u8]) -> bool {
+    let shown = String::from_utf8_lossy(text);
+    let full_name = message.full_name();
+    let written = message_from_json(schema, schema.message_named(full_name).unwrap(), unknown, text);
+    let expected = expected(message, unknown, text);
+    match (&written, &expected) {
+        (Ok(written), Ok(expected)) => assert_eq!(written, expected, "{full_name} {shown}"),
+        // That the text is not UTF-8 is told first, and also of what is ignored.
+        (Err(_), _) if str::from_utf8(text).is_err() => {}
+        // The model has another place for what is wrong before `@type`.
+        (Err(_), Err(_)) if shown.contains("@type") => {}
+        (Err(JsonError { line, path, problem, .. }), Err((expected_line, expected_path))) => {
+            assert_eq!((line, path), (expected_line, expected_path), "{full_name} {shown}: {problem}");
+        }
+        _ => panic!("{full_name} {shown}: {written:?}, expected {expected:?}"),
+    }
+    written.is_ok()
+}
+
+/// The messages that are objects with their fields: a record is one.
+fn objects(pool: &DescriptorPool, schema: &Schema) -> Vec<MessageDescriptor> {
+    let form = |message: &MessageDescriptor| schema.message_named(message.full_name()).unwrap().form;
+    pool.all_messages().filter(|message| form(message) == Form::Object).collect()
+}
+
+fn differ(schema: &'static Schema, pool: &DescriptorPool, of: &[MessageDescriptor], seed: u64) -> bool {
+    let random = &mut StdRng::seed_from_u64(seed);
+    let message = &of[random.random_range(0..of.len())];
+    let unknown = if random.random() { UnknownFields::Refuse } else { UnknownFields::Ignore };
+    let mut names: Vec<_> = pool.all_messages().map(|message| message.full_name().to_owned()).collect();
+    names.push("no.Message".to_owned());
+    let odd = [4, 30, 1000][random.random_range(0..3)];
+    let mut texts = Texts { random, names: &names, odd };
+    let text = texts.message(message, 5);
+    let written = compare(schema, message, unknown, text.as_bytes());
+    let mutated = texts.mutated(&text);
+    compare(schema, message, unknown, &mutated);
+    written
+}
+
+proptest! {
+    #![proptest_config(cases(4000))]
+
+    #[test]
+    fn messages_of_livekit_are_what_the_model_makes_of_them(seed: u64) {
+        let all = objects(pool(), &LIVEKIT);
+        differ(&LIVEKIT, pool(), &all, seed);
+    }
+
+    #[test]
+    fn messages_of_every_type_are_what_the_model_makes_of_them(seed: u64) {
+        let (pool, schema) = &*TYPES;
+        let all: Vec<_> = ["types.Everything", "types.Known"].map(|name| pool.get_message_by_name(name).unwrap()).into();
+        differ(schema, pool, &all, seed);
+    }
+}
+
+#[test]
+fn many_texts_are_written_and_many_refused() {
+    let all = objects(pool(), &LIVEKIT);
+    let written = (0..1000).filter(|&seed| differ(&LIVEKIT, pool(), &all, seed)).count();
+    assert!((200..900).contains(&written), "{written} of 1000");
+}
+
+#[test]
+fn every_message_of_livekit_is_written_whole() {
+    for message in objects(pool(), &LIVEKIT) {
+        for seed in 0..20 {
+            let random = &mut StdRng::seed_from_u64(seed);
+            let names = ["livekit.Room".to_owned()];
+            let text = Texts { random, names: &names, odd: 1_000_000 }.message(&message, 4);
+            compare(&LIVEKIT, &message, UnknownFields::Refuse, text.as_bytes());
+        }
+    }
+}
+
+#[test]
+fn livekits_schema_has_no_message_that_is_left_out() {
+    let used: BTreeSet<_> = pool().all_messages().map(|message| message.full_name().to_owned()).collect();
+    assert!(LEFT_OUT.iter().all(|name| !used.contains(*name)));
+}
