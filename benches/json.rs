@@ -45,8 +45,7 @@ fn json(criterion: &mut Criterion) {
             bencher.iter(|| records_from_json(stream, array.as_bytes()).expect("records").len());
         });
         group.bench_function("tokenizer alone", |bencher| {
-            bencher
-                .iter(|| texts.iter().for_each(|text| drop(serde_json::from_str::<IgnoredAny>(text).expect("JSON"))));
+            bencher.iter(|| texts.iter().for_each(|text| assert!(serde_json::from_str::<IgnoredAny>(text).is_ok())));
         });
         group.bench_function("serde to messages, prost encode", |bencher| {
             bencher.iter(|| {
