@@ -7,8 +7,8 @@ const TARGETS: [(&str, &str); 8] = [
     ("decompress", env!("CARGO_BIN_EXE_decompress")),
     ("document", env!("CARGO_BIN_EXE_document")),
     ("intake", env!("CARGO_BIN_EXE_intake")),
-    ("json", env!("CARGO_BIN_EXE_json")),
     ("journal", env!("CARGO_BIN_EXE_journal")),
+    ("json", env!("CARGO_BIN_EXE_json")),
     ("webhook", env!("CARGO_BIN_EXE_webhook")),
     ("wire", env!("CARGO_BIN_EXE_wire")),
 ];
