@@ -141,7 +141,7 @@ fn a_file_with_nothing_but_livekits_section_runs() {
 }
 
 #[test]
-fn livekits_section_takes_both_spellings_gos_durations_and_ignores_livekits_other_keys() {
+fn livekits_section_accepts_both_spellings_and_gos_durations_and_ignores_livekits_other_keys() {
     let config = parse(
         "port: 7880\nrtc: {tcp_port: 7881}\nwhatever_livekit_adds: [1]\nkeys: {APIkey: secret}\nredis: {address: 'localhost:6379'}\n\
          openvidu: {rtc: {engine: pion}, analytics: {enabled: true, mongoUrl: 'mongodb://db', interval: 1h30m, expiration: 1.5h}}\n",
@@ -428,7 +428,7 @@ fn a_sink_inherits_the_common_sections_and_overrides_them_key_by_key() {
 }
 
 #[test]
-fn a_redis_sink_without_an_address_takes_livekits() {
+fn a_redis_sink_without_an_address_uses_livekits() {
     let config = parse(
         "redis: {address: 'r:6379', username: u, password: 'p@/x', db: 2, use_tls: true}\nsinks: [{name: cache, type: redis}]\n",
     )
@@ -438,7 +438,7 @@ fn a_redis_sink_without_an_address_takes_livekits() {
 }
 
 #[test]
-fn of_livekits_redis_a_cluster_and_tls_are_taken_and_what_cannot_be_is_refused_with_the_way_out() {
+fn of_livekits_redis_a_cluster_and_tls_are_used_and_what_cannot_be_is_refused_with_a_hint() {
     let sink = "sinks: [{name: cache, type: redis}]\n";
     let cluster = parse(&format!("redis: {{cluster_addresses: ['a:1', 'b:2'], tls: {{enabled: true}}}}\n{sink}"));
     let cluster = cluster.unwrap();
@@ -548,7 +548,7 @@ fn secrets_come_from_files_too() {
 }
 
 #[test]
-fn a_line_end_after_a_secret_is_cut_wherever_the_secret_stands() {
+fn a_line_end_after_a_secret_is_cut_wherever_the_secret_is() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("secret");
     std::fs::write(&file, "hunter2-hunter2-hunter2\n").unwrap();
@@ -653,7 +653,7 @@ fn secrets_that_can_be_guessed_are_refused_or_warned_of() {
 }
 
 #[test]
-fn what_is_wrong_in_a_section_that_sinks_inherit_is_told_once() {
+fn what_is_wrong_in_a_section_that_sinks_inherit_is_reported_once() {
     let sinks = "sinks: [{name: a, type: file}, {name: b, type: file, spool: {max_age: 1h}}]\n";
     let message = errors(&format!("spool: {{max_bytes: x, unknown: 5}}\n{sinks}"));
     assert_eq!(message.lines().count(), 2, "{message}");

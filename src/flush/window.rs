@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_latency_gives_the_same_window_whoever_came_first() {
+    fn the_same_latency_gives_the_same_window_whichever_sink_came_first() {
         let (mut early, mut late) = (window(), window());
         answer(&mut early, 100, 0.02);
         answer(&mut early, 50, 29.0);

@@ -64,7 +64,7 @@ where
                 if read.length + data.len() > limits.max_bytes {
                     return Err(too_large());
                 }
-                memory.take(&mut share, data.len(), 0).await?;
+                memory.acquire(&mut share, data.len(), 0).await?;
                 read.push(&data);
             }
             Some(Err(error)) => {
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_blows_up_when_parsed_is_refused_wherever_it_lies() {
+    fn a_record_that_blows_up_when_parsed_is_refused_wherever_it_is() {
         let codecs = "{},".repeat(MAX_RECORD_VALUES);
         let bomb = format!(r#"{{"space": {{"enabledCodecs": [{codecs}{{}}]}}}}"#);
         for text in [bomb.clone(), format!("[{{}}, {bomb}]"), format!(r#"{{"events": [{bomb}]}}"#)] {

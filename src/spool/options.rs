@@ -17,7 +17,7 @@ pub struct SpoolOptions {
     pub max_bytes: u64,
     /// Journal segments end at about this length; shortened where `max_bytes` would not hold four of them.
     pub segment_bytes: u64,
-    /// No record is taken that would leave less than this free on the disk.
+    /// No record is accepted that would leave less than this free on the disk.
     pub min_free_bytes: u64,
     /// Records older than this are dropped, counted; `None` keeps them until they are delivered.
     pub max_age: Option<Duration>,

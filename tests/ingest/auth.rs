@@ -28,7 +28,7 @@ use crate::{
     jwt::signed,
     limits::{http2, status_of, unfinished},
     support::{
-        Running, eventually, intake, open_authenticator, serve_grpc, serve_grpc_through, serve_http,
+        Running, eventually, ingester, open_authenticator, serve_grpc, serve_grpc_through, serve_http,
         serve_http_through, within,
     },
 };
@@ -112,7 +112,7 @@ async fn a_short_lived_token_signed_with_an_api_secret_for_this_audience_passes(
     {
         assert_eq!(post(&http, Some(jwt(good.clone()))).await, 200, "{good}");
     }
-    // RFC 7519: a NumericDate may have a fraction, and stand in any form of a JSON number
+    // RFC 7519: a NumericDate may have a fraction, and be in any form of a JSON number
     let at = now as f64;
     for good in [
         json!({"exp": at + 300.75}),
@@ -197,7 +197,7 @@ async fn what_is_open_ends_when_its_token_expires() {
 }
 
 #[tokio::test]
-async fn what_is_open_ends_when_a_reload_takes_its_token_or_key_away_and_no_other() {
+async fn what_is_open_ends_when_a_reload_removes_its_token_or_key_and_no_other() {
     let gates = || Arc::new(authenticator(tokens()));
     let others = AuthOptions::Tokens(vec![Secret::new("another token of enough length")]);
     let authenticator = gates();
@@ -226,7 +226,7 @@ async fn what_is_open_ends_when_a_reload_takes_its_token_or_key_away_and_no_othe
     request.metadata_mut().insert("authorization", format!("Bearer {TOKEN}").parse().unwrap());
     let mut client = server.client().await;
     let call = tokio::spawn(async move { client.ingest_events(request).await });
-    eventually("it is open", || async { server.intake.snapshot().streams == 1 }).await;
+    eventually("it is open", || async { server.ingester.snapshot().streams == 1 }).await;
     let kept = AuthOptions::Tokens(vec![Secret::new(TOKEN)]);
     assert!(authenticator.replace(kept, keys()).unwrap());
     tokio::time::sleep(Duration::from_millis(100)).await;
@@ -256,11 +256,11 @@ async fn health_needs_no_credentials_and_reflection_does() {
 
 #[tokio::test]
 async fn without_authentication_only_this_machine_may_be_listened_to() {
-    let (intake, _) = intake(&MemoryOptions::default());
+    let (ingester, _) = ingester(&MemoryOptions::default());
     let serve = async |address: &str, authenticator: Authenticator| {
         let listener = Listener::tcp(address.parse().unwrap()).await.unwrap();
         let stopped = std::future::ready(());
-        grpc::serve(listener, Arc::clone(&intake), Arc::new(authenticator), GrpcOptions::default(), stopped).await
+        grpc::serve(listener, Arc::clone(&ingester), Arc::new(authenticator), GrpcOptions::default(), stopped).await
     };
     let refused = serve("0.0.0.0:0", open_authenticator()).await.unwrap_err();
     assert!(matches!(refused, ServeError::Exposed { .. }));
@@ -281,17 +281,17 @@ async fn without_authentication_only_this_machine_may_be_listened_to() {
 }
 
 #[tokio::test]
-async fn a_unix_socket_takes_records() {
+async fn a_unix_socket_accepts_records() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ingest.sock");
-    let (intake, spool) = intake(&MemoryOptions::default());
+    let (ingester, spool) = ingester(&MemoryOptions::default());
     let listener = Listener::unix(&path).await.unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let shutdown = async {
         let _ = stopped.await;
     };
     let serving =
-        tokio::spawn(grpc::serve(listener, intake, Arc::new(open_authenticator()), GrpcOptions::default(), shutdown));
+        tokio::spawn(grpc::serve(listener, ingester, Arc::new(open_authenticator()), GrpcOptions::default(), shutdown));
     let target = Target { url: format!("unix:{}", path.display()), ca: None, credentials: Credentials::None };
     Client::new(&target).unwrap().send(&event(), 1).await.unwrap();
     assert_eq!(spool.records(Stream::Events).len(), 1);
@@ -386,7 +386,7 @@ async fn a_tls_handshake_that_takes_too_long_is_ended_and_counted() {
 }
 
 #[tokio::test]
-async fn a_changed_certificate_is_taken_without_a_restart_and_a_broken_one_is_not() {
+async fn a_changed_certificate_is_used_without_a_restart_and_a_broken_one_is_not() {
     let authority = Authority::new();
     authority.write_server_files();
     let authenticator = Authenticator::new(tokens(), keys(), Some(authority.tls(false)));

@@ -100,7 +100,7 @@ async fn garbage_on_either_port_costs_the_connection_and_nothing_else() {
     }
     assert_eq!(post_one(&http).await, 200);
     grpc.client().await.ingest_events(futures::stream::iter([events(1)])).await.unwrap();
-    eventually("all connections are gone", || async { http.intake.snapshot().connections == 0 }).await;
+    eventually("all connections are gone", || async { http.ingester.snapshot().connections == 0 }).await;
 }
 
 #[tokio::test]
@@ -122,7 +122,7 @@ async fn idle_connections_keep_nobody_out_and_busy_ones_stay() {
             within(newcomer.ingest_events(futures::stream::iter([events(1)]))).await.unwrap();
         }
     }
-    assert!(server.intake.snapshot().connections <= 5);
+    assert!(server.ingester.snapshot().connections <= 5);
     sender.send(events(1)).await.unwrap();
     drop(sender);
     within(long).await.unwrap().unwrap();
@@ -135,11 +135,11 @@ async fn where_all_connections_are_busy_one_more_is_refused_until_one_ends() {
     let server = serve_grpc(options, open_authenticator()).await;
     let mut busy = server.client().await;
     let long = tokio::spawn(async move { busy.ingest_events(futures::stream::pending()).await });
-    eventually("the stream is open", || async { server.intake.snapshot().streams == 1 }).await;
+    eventually("the stream is open", || async { server.ingester.snapshot().streams == 1 }).await;
     closed(TcpStream::connect(server.address).await.unwrap()).await;
     assert_eq!(server.refused(Refused::Connections), 1);
     long.abort();
-    eventually("the connection is gone", || async { server.intake.snapshot().connections == 0 }).await;
+    eventually("the connection is gone", || async { server.ingester.snapshot().connections == 0 }).await;
     server.client().await.ingest_events(futures::stream::iter([events(1)])).await.unwrap();
 }
 
@@ -156,7 +156,7 @@ async fn half_a_message_ends_the_stream_and_gives_its_memory_back() {
     let body = http_body_util::StreamBody::new(half.chain(futures::stream::pending()));
     let response = within(connection.send_request(request.body(body).unwrap())).await.unwrap();
     assert_eq!(response.headers()["grpc-status"], (Code::DeadlineExceeded as i32).to_string().as_str());
-    eventually("the memory is given back", || async { server.intake.snapshot().waiting_bytes == 0 }).await;
+    eventually("the memory is given back", || async { server.ingester.snapshot().waiting_bytes == 0 }).await;
     task.abort();
 }
 
@@ -182,14 +182,14 @@ async fn a_peer_that_does_not_answer_a_ping_is_disconnected_in_the_middle_of_its
     let silent = futures::stream::pending::<Result<hyper::body::Frame<Bytes>, std::io::Error>>();
     let request = request.body(http_body_util::StreamBody::new(silent)).unwrap();
     let call = tokio::spawn(async move { connection.send_request(request).await });
-    eventually("the stream is open", || async { server.intake.snapshot().streams == 1 }).await;
+    eventually("the stream is open", || async { server.ingester.snapshot().streams == 1 }).await;
     tokio::time::sleep(4 * SOON).await;
-    assert_eq!(server.intake.snapshot().streams, 1, "a peer that answers may be silent");
+    assert_eq!(server.ingester.snapshot().streams, 1, "a peer that answers may be silent");
 
     cut.send(()).unwrap();
     let both_open = within(carrier).await.unwrap();
-    eventually("the server lets go", || async { server.intake.snapshot().connections == 0 }).await;
-    eventually("the stream has ended", || async { server.intake.snapshot().streams == 0 }).await;
+    eventually("the server lets go", || async { server.ingester.snapshot().connections == 0 }).await;
+    eventually("the stream has ended", || async { server.ingester.snapshot().streams == 0 }).await;
     drop((both_open, call, task));
 }
 
@@ -207,7 +207,7 @@ async fn one_stream_more_than_a_connection_may_have_waits_for_another_to_end() {
     let mut second = client.clone();
     let second = tokio::spawn(async move { second.ingest_events(futures::stream::iter([events(2)])).await });
     tokio::time::sleep(SOON).await;
-    assert_eq!((server.intake.snapshot().streams_total, second.is_finished()), (1, false));
+    assert_eq!((server.ingester.snapshot().streams_total, second.is_finished()), (1, false));
     drop(sender);
     within(first).await.unwrap().unwrap();
     within(second).await.unwrap().unwrap();
@@ -246,11 +246,11 @@ async fn a_gigabyte_without_an_announced_length_is_refused_at_the_limit() {
         assert_eq!(response.status().as_u16(), 413);
     }
     eventually("it is counted", || async { server.refused(Refused::TooLarge) == 1 }).await;
-    assert_eq!((post_one(&server).await, server.intake.snapshot().waiting_bytes), (200, 0));
+    assert_eq!((post_one(&server).await, server.ingester.snapshot().waiting_bytes), (200, 0));
 }
 
 #[tokio::test]
-async fn a_stream_that_never_ends_is_taken_as_it_comes_and_others_are_served_beside_it() {
+async fn a_stream_that_never_ends_is_read_as_it_comes_and_others_are_served_meanwhile() {
     let server = serve_grpc(GrpcOptions::default(), open_authenticator()).await;
     let mut endless = server.client().await;
     let flood = tokio::spawn(async move { endless.ingest_events(futures::stream::repeat(events(50))).await });
@@ -264,7 +264,7 @@ async fn a_stream_that_never_ends_is_taken_as_it_comes_and_others_are_served_bes
         .unwrap();
     }
     assert_eq!(server.spool.records(Stream::Stats).len(), 10);
-    assert!(server.intake.snapshot().waiting_bytes < 4 << 20);
+    assert!(server.ingester.snapshot().waiting_bytes < 4 << 20);
     flood.abort();
 }
 
@@ -287,7 +287,7 @@ pub(crate) fn unfinished(
     request.header("content-type", "application/grpc").header("te", "trailers").body(body).unwrap()
 }
 
-/// The status of an answer, wherever it stands.
+/// The status of an answer, wherever it is.
 pub(crate) async fn status_of(response: http::Response<hyper::body::Incoming>) -> i32 {
     let (head, body) = response.into_parts();
     let trailers = http_body_util::BodyExt::collect(body).await.unwrap().trailers().cloned();
@@ -297,7 +297,7 @@ pub(crate) async fn status_of(response: http::Response<hyper::body::Incoming>) -
 }
 
 #[tokio::test]
-async fn what_is_served_beside_the_recorder_takes_small_messages_only_and_in_time() {
+async fn the_other_services_accept_small_messages_only_and_in_time() {
     let server = serve_grpc(GrpcOptions { message_timeout: SOON, ..Default::default() }, open_authenticator()).await;
     let large = [&[0, 0, 0x3B, 0x82, 0x60][..], &[1; 8192]].concat();
     for method in SIDE {
@@ -331,14 +331,14 @@ async fn requests_without_credentials_that_never_end_lock_nobody_out_who_has_the
             Ok(request)
         });
         let long = tokio::spawn(async move { client.ingest_events(futures::stream::pending()).await });
-        eventually("the sender is let in", || async { server.intake.snapshot().streams == 1 }).await;
+        eventually("the sender is let in", || async { server.ingester.snapshot().streams == 1 }).await;
         for _ in 0..8 {
             let (mut connection, task) = http2(TcpStream::connect(server.address).await.unwrap()).await;
             crowd.push((tokio::spawn(connection.send_request(unfinished(method, &[0, 0, 0]))), task));
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
-        assert!(!long.is_finished() && server.intake.snapshot().streams == 1, "and stays");
-        assert!(server.intake.snapshot().connections <= 5);
+        assert!(!long.is_finished() && server.ingester.snapshot().streams == 1, "and stays");
+        assert!(server.ingester.snapshot().connections <= 5);
         long.abort();
         crowd.iter().for_each(|(call, task)| {
             call.abort();
@@ -355,7 +355,7 @@ async fn from_elsewhere(server: &Running) -> TcpStream {
 }
 
 #[tokio::test]
-async fn a_peer_that_holds_all_connections_or_all_streams_makes_room_for_another_one() {
+async fn a_peer_that_holds_all_connections_or_all_streams_loses_one_to_another_peer() {
     let recorder = "livekit.AnalyticsRecorderService/IngestEvents";
     let few_connections = GrpcOptions { max_connections: 4, header_timeout: LATE, ..Default::default() };
     let few_streams = GrpcOptions { max_streams: 4, ..Default::default() };
@@ -366,7 +366,7 @@ async fn a_peer_that_holds_all_connections_or_all_streams_makes_room_for_another
             let (mut connection, task) = http2(from_elsewhere(&server).await).await;
             crowd.push((tokio::spawn(connection.send_request(unfinished(recorder, &[]))), task));
         }
-        eventually("all of them are open", || async { server.intake.snapshot().streams == 4 }).await;
+        eventually("all of them are open", || async { server.ingester.snapshot().streams == 4 }).await;
         let mut client = within(server.client()).await;
         within(client.ingest_events(futures::stream::iter([events(1)]))).await.unwrap();
         assert_eq!(server.spool.records(Stream::Events).len(), 1);
@@ -385,7 +385,7 @@ async fn a_peer_that_holds_all_connections_or_all_streams_makes_room_for_another
 }
 
 #[tokio::test]
-async fn what_comes_to_an_address_where_nothing_is_taken_is_counted_and_a_slash_more_costs_nothing() {
+async fn requests_to_unknown_paths_are_counted_and_a_trailing_slash_is_ignored() {
     let server = serve_http(HttpOptions::default(), open_authenticator()).await;
     let client = reqwest::Client::new();
     for (method, path, media, status) in [
@@ -402,7 +402,7 @@ async fn what_comes_to_an_address_where_nothing_is_taken_is_counted_and_a_slash_
         assert_eq!(within(request.send()).await.unwrap().status().as_u16(), status, "{method} {path}");
     }
     let counted = |protocol: &str, reason| {
-        let snapshot = server.intake.snapshot();
+        let snapshot = server.ingester.snapshot();
         let mut counts = snapshot.refused.iter();
         counts.find(|one| one.protocol.as_str() == protocol && one.reason.as_str() == reason).unwrap().count
     };
@@ -446,9 +446,9 @@ async fn connections_that_are_being_closed_are_few_and_go_for_good() {
         let (mut connection, task) = http2(from_elsewhere(&server).await).await;
         let call = unfinished("grpc.health.v1.Health/Check", &[0, 0, 0]);
         crowd.push((tokio::spawn(connection.send_request(call)), task));
-        assert!(server.intake.snapshot().connections <= 8 + 2 * 2 + 1);
+        assert!(server.ingester.snapshot().connections <= 8 + 2 * 2 + 1);
     }
-    eventually("those that were closed are gone", || async { server.intake.snapshot().connections <= 8 }).await;
+    eventually("those that were closed are gone", || async { server.ingester.snapshot().connections <= 8 }).await;
     crowd.iter().for_each(|(call, task)| {
         call.abort();
         task.abort();

@@ -1,4 +1,4 @@
-//! The intake from outside: real sockets, real clients, spools in memory that behave as told.
+//! The ingest ports from outside: real sockets, real clients, spools in memory that behave as told.
 
 mod auth;
 #[path = "../support/eventually.rs"]

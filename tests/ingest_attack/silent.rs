@@ -49,7 +49,7 @@ async fn use_all(spool: &Spool) -> Duration {
     tokio::time::timeout(SECONDS, client.send(&batch, 1))
         .await
         .expect("gRPC answers in time")
-        .expect("records are taken");
+        .expect("records are accepted");
     slowest = slowest.max(began.elapsed());
     let client = reqwest::Client::new();
     let record = client.post(format!("{}/v1/events", spool.http())).bearer_auth(TOKEN).body(r#"{"id": "AE_2"}"#);

@@ -17,7 +17,7 @@ use support::{
 
 const LOADED: &str = "document.querySelectorAll('[data-sink]').length > 0";
 
-/// What of the plots' texts lies over another one or outside of its plot.
+/// What of the plots' texts is over another one or outside of its plot.
 const UNREADABLE: &str = "[...document.querySelectorAll('svg.plot')].flatMap((plot) => { \
     const texts = [...plot.querySelectorAll('text')].map((text) => [text.textContent, text.getBoundingClientRect()]); \
     const all = plot.getBoundingClientRect(); \

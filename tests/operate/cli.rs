@@ -141,7 +141,7 @@ async fn peek_shows_documents_oldest_or_newest_first_filtered_live_and_stopped()
         assert_eq!(ids(&["peek", "mongo", "-n", "2", "--newest"]), ["AE_0029", "AE_0028"]);
         assert_eq!(ids(&["peek", "mongo", "--where", "room.name=room2", "-n", "2"]), ["AE_0002", "AE_0005"]);
         assert!(ids(&["peek", "mongo", "stats"]).is_empty());
-        assert_eq!(spool.records("mongo", "events"), 30, "nothing was taken out");
+        assert_eq!(spool.records("mongo", "events"), 30, "nothing was removed");
         if spool.backlog()["process"].is_object() {
             spool.terminate();
         }
@@ -187,7 +187,7 @@ async fn an_export_is_private_resumes_and_comes_back_by_import() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn verify_finds_damage_and_recover_takes_out_what_is_whole() {
+async fn verify_finds_damage_and_recover_reads_what_is_whole() {
     let mut spool = with_backlog(20).await;
     assert!(ok(&spool, &["verify"]).contains("mongo: sound"));
     spool.terminate();
@@ -235,7 +235,7 @@ async fn indexes_are_held_against_those_that_should_be_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn indexes_of_a_server_that_is_away_are_an_error_in_the_words_of_delivery() {
+async fn indexes_of_a_server_that_is_unavailable_are_an_error_in_the_words_of_delivery() {
     let redis = "name: redis, type: redis, url: \"redis://127.0.0.1:9\"";
     let spool = nowhere("mongo").sink(redis).start().await;
     for sink in ["mongo", "redis"] {
@@ -554,7 +554,7 @@ async fn a_reload_adds_changes_and_removes_sinks_without_losing_a_record_and_ref
     spool.process().signal(rustix::process::Signal::HUP);
     rewrite(&config, &two.replace("data_dir: ", "data_dir: /elsewhere"));
     send(&spool, vec![event("AE_3", "r")]).await;
-    support::eventually("all go on", || async { first.inserted() == 3 && second.inserted() == 2 }).await;
+    support::eventually("all continue", || async { first.inserted() == 3 && second.inserted() == 2 }).await;
 
     rewrite(&config, &original);
     spool.process().signal(rustix::process::Signal::HUP);
@@ -613,7 +613,7 @@ async fn a_reload_says_of_every_change_whether_it_is_in_force_and_refuses_what_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_second_process_on_the_same_data_folder_is_refused_by_name() {
+async fn a_second_process_on_the_same_data_directory_is_refused_by_name() {
     let spool = with_backlog(1).await;
     fails(&spool, &["run"], 3, "another livekit-spool (pid ");
     ok(&spool, &["ready"]);

@@ -120,7 +120,7 @@ impl Servers {
                 "insert" if gone.load(Ordering::SeqCst) => {
                     Reply::Answer(error(10107, "NotWritablePrimary", "stepped down"))
                 }
-                // Taken, and not kept: this process must not grow.
+                // Accepted, and not kept: this process must not grow.
                 "insert" => Reply::Answer(doc! { "ok": 1.0, "n": command.documents.len() as i64 }),
                 _ => Reply::Healthy,
             })

@@ -71,7 +71,7 @@ pub fn free_port() -> u16 {
 /// # Panics
 /// When it is not there.
 pub fn test_server(path: &str) -> PathBuf {
-    // The test binary lies somewhere under the target directory.
+    // The test binary is somewhere under the target directory.
     let exe = env::current_exe().expect("the test's own path");
     exe.ancestors()
         .map(|directory| directory.join("test-servers").join(path))

@@ -21,7 +21,7 @@ const BLOCKS: u64 = 120;
 async fn filled(directory: &Path) {
     let spool = Spool::open(directory, small()).expect("opens");
     for block in 0..BLOCKS {
-        spool.append(long_batch(block * BLOCK..(block + 1) * BLOCK)).await.expect("taken");
+        spool.append(long_batch(block * BLOCK..(block + 1) * BLOCK)).await.expect("accepted");
         if block == BLOCKS / 2 {
             spool.lease(Stream::Events, limit(50)).expect("readable");
             spool.acknowledge(Stream::Events, &[0..50]).expect("noted");

@@ -78,7 +78,7 @@ async fn a_hundred_thousand_letters_are_listed_and_dropped_in_seconds() {
 }
 
 #[tokio::test]
-async fn a_letter_longer_than_the_quota_is_kept_alone_and_the_sink_goes_on_when_it_is_gone() {
+async fn a_dead_letter_longer_than_the_quota_is_kept_alone_and_the_sink_continues_when_it_is_gone() {
     let directory = tempfile::tempdir().expect("a directory");
     let tight = SpoolOptions { dead_max_bytes: 512 << 10, ..options() };
     let spool = Spool::open(directory.path(), tight.clone()).expect("opens");
@@ -100,7 +100,7 @@ async fn a_letter_longer_than_the_quota_is_kept_alone_and_the_sink_goes_on_when_
 }
 
 #[tokio::test]
-async fn a_small_quota_takes_letters_of_any_length_as_they_come_and_go() {
+async fn a_small_quota_keeps_dead_letters_of_any_length_as_they_come_and_go() {
     const QUOTA: u64 = 512 << 10;
     let directory = tempfile::tempdir().expect("a directory");
     let tight = SpoolOptions { dead_max_bytes: QUOTA, ..options() };
@@ -141,7 +141,7 @@ async fn a_small_quota_takes_letters_of_any_length_as_they_come_and_go() {
 }
 
 #[tokio::test]
-async fn a_quota_of_nothing_still_keeps_one_letter_at_a_time() {
+async fn a_quota_of_nothing_still_keeps_one_dead_letter_at_a_time() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = Spool::open(directory.path(), SpoolOptions { dead_max_bytes: 0, ..options() }).expect("opens");
     for number in 0..5 {
@@ -206,15 +206,15 @@ const CHILD: &str = "LIVEKIT_SPOOL_TEST_LETTERS";
 
 /// Keeps, replaces, moves and drops letters, and says what was answered, until a failpoint ends it.
 #[tokio::test]
-#[ignore = "no test by itself: `a_kill_at_any_step_loses_no_letter_and_brings_none_back` runs it"]
+#[ignore = "no test by itself: `a_kill_at_any_step_loses_no_dead_letter_and_brings_none_back` runs it"]
 async fn child_that_is_killed() {
     let directory = std::env::var_os(CHILD).expect("a directory to write to");
     let tight = SpoolOptions { dead_max_bytes: 256 << 10, compression: Compression::NONE, ..options() };
     let spool = Spool::open(Path::new(&directory), tight).expect("opens");
     println!("\nopened");
     for round in 0..20 {
-        spool.append(batch(Stream::Stats, round * 10..round * 10 + 10)).await.expect("taken");
-        println!("\ntaken 10");
+        spool.append(batch(Stream::Stats, round * 10..round * 10 + 10)).await.expect("accepted");
+        println!("\naccepted 10");
         let rejections: Vec<_> = lease_all(&spool, Stream::Stats)
             .into_iter()
             .map(|record| Rejection { record, reason: "no".into(), attempts: 1, first_attempt_at: 1 })
@@ -233,7 +233,7 @@ async fn child_that_is_killed() {
 }
 
 #[tokio::test]
-async fn a_kill_at_any_step_loses_no_letter_and_brings_none_back() {
+async fn a_kill_at_any_step_loses_no_dead_letter_and_brings_none_back() {
     let steps =
         ["dead_write", "dead_written", "dead_noted", "dead_delete", "queue_change", "queue_flush", "segment_delete"];
     for (step, nth) in steps.iter().flat_map(|step| [1, 2, 5, 14].map(|nth| (step, nth))) {
@@ -247,12 +247,12 @@ async fn a_kill_at_any_step_loses_no_letter_and_brings_none_back() {
             .expect("started");
         let context = format!("{step} {nth}");
         let told = String::from_utf8_lossy(&output.stdout).into_owned();
-        let (mut there, mut doubtful, mut taken) = (BTreeSet::new(), BTreeSet::new(), 0);
+        let (mut there, mut doubtful, mut appended) = (BTreeSet::new(), BTreeSet::new(), 0);
         for line in told.lines() {
             let words: Vec<&str> = line.split(' ').collect();
             let numbers = || words[1].parse::<u64>().expect("a number")..words[2].parse::<u64>().expect("a number");
             match words[0] {
-                "taken" => taken += 10,
+                "accepted" => appended += 10,
                 "kept" => {
                     doubtful.clear();
                     there.extend(numbers());
@@ -290,7 +290,7 @@ async fn a_kill_at_any_step_loses_no_letter_and_brings_none_back() {
         // Records are in the queue, or among the letters, or both for a moment.
         let status = spool.status();
         let dead = dead_letters.iter().filter(|dead_letter| dead_letter.stream == Stream::Stats).count() as u64;
-        assert!(status.records() + dead >= taken, "{context}: {} and {dead} of {taken}", status.records());
+        assert!(status.records() + dead >= appended, "{context}: {} and {dead} of {appended}", status.records());
         let events = &status.streams[&Stream::Events];
         assert!(events.dropped.is_empty(), "{context}: {:?}", events.dropped);
         spool.close().await;

@@ -115,7 +115,7 @@ impl MemoryDisk {
         disk
     }
 
-    /// What lies there after the process was killed: everything that was written.
+    /// What is there after the process was killed: everything that was written.
     pub(super) fn after_kill(&self) -> Self {
         let after = Self::new();
         for (path, file) in &*self.files.lock() {
@@ -284,7 +284,7 @@ impl DiskFile for MemoryFile {
     }
 }
 
-/// Opens no queue: a spool on this medium goes on in memory.
+/// Opens no queue: a spool on this medium continues in memory.
 #[derive(Debug)]
 pub(super) struct NoQueues;
 
@@ -305,7 +305,7 @@ impl Queues for OneQueue {
     }
 }
 
-/// A spool on this medium, in small segments; without a queue, it goes on in memory.
+/// A spool on this medium, in small segments; without a queue, it continues in memory.
 pub(super) fn over(disk: &MemoryDisk, queue: Option<Arc<dyn QueueStore>>) -> Spool {
     over_with(disk, queue, SpoolOptions { segment_bytes: 256 << 10, compression: Compression::NONE, ..options() })
 }

@@ -100,7 +100,7 @@ impl Machine {
         self.state().meanwhile.take()
     }
 
-    /// Lets another thread go on, where it is time for that.
+    /// Lets another thread continue, where it is time for that.
     pub(super) fn let_others_go_on(&self) {
         let mut state = self.state();
         let due = state.meanwhile.as_mut().is_some_and(|meanwhile| {
