@@ -8,7 +8,8 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    cli::{fails, ok, rewrite, said},
+    cli::{fails, ok, said},
+    configuring::rewrite,
     event, send, support,
 };
 use support::process::{Setup, Spool};
