@@ -178,12 +178,7 @@ impl Recorder {
         if request.method() != Method::POST {
             return None;
         }
-        match method {
-            "IngestEvents" => Some(Stream::Events),
-            "IngestStats" => Some(Stream::Stats),
-            "IngestNodeRoomStates" => Some(Stream::NodeRooms),
-            _ => None,
-        }
+        Stream::ALL.into_iter().find(|stream| stream.method_name() == method)
     }
 
     async fn record(

@@ -19,7 +19,7 @@ use std::{future::Future, sync::Arc};
 
 use async_trait::async_trait;
 use axum::{
-    Json, Router,
+    Router,
     body::Body,
     extract::{Extension, State},
     response::IntoResponse,
@@ -35,6 +35,7 @@ use super::{
     Accepted, Authenticator, HttpOptions, Ingester, Listener, Protocol, Refusal, Refused, ServeError,
     body::Format,
     handler_state::HandlerState,
+    json::Json,
     listener::Peer,
     server::{Handler, Server, http1},
     slots::OpenRequest,

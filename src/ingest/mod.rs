@@ -29,6 +29,7 @@ mod gzip;
 mod handler_state;
 mod hs256;
 pub mod http;
+mod json;
 mod listener;
 pub(crate) mod memory;
 mod optional;
@@ -49,6 +50,7 @@ mod webhook;
 pub mod wire;
 mod zstd_frames;
 
+pub(crate) use json::Json;
 pub(crate) use listener::Peer;
 pub(crate) use server::{Handler, Server, http1};
 pub(crate) use slots::OpenRequest;
