@@ -91,6 +91,7 @@ fn a_key_that_cannot_be_read_is_reported_once_and_is_not_missing_too() {
         ("{key_file: /nowhere/key}", "c.yaml:1:22: spool.encryption.key_file: cannot read /nowhere/key"),
         ("{key: short}", "c.yaml:1:27: spool.encryption.key: the value is not a key"),
         ("{key: [a]}", "c.yaml:1:28: spool.encryption.key: expected 32 bytes"),
+        ("{key_file: [a]}", "c.yaml:1:33: spool.encryption.key_file: expected a path, found a list"),
     ] {
         let message = errors(&format!("spool: {{encryption: {section}}}\n{sinks}"));
         assert!(message.contains(reported), "{message}");

@@ -88,7 +88,7 @@ fn a_sink_inherits_the_common_sections_and_overrides_them_key_by_key() {
     let [a, b] = &config.sinks[..] else { panic!("two sinks") };
     assert_eq!((a.spool.max_bytes, b.spool.max_bytes), (1 << 30, 2 << 30));
     assert_eq!((a.spool.when_full, b.spool.when_full), (WhenFull::DropOldest, WhenFull::DropOldest));
-    assert_eq!(b.spool.options(&b.name).compression, Compression { codec: Codec::Zstd, level: 3, dictionary: false });
+    assert_eq!(b.spool.for_sink(&b.name).compression, Compression { codec: Codec::Zstd, level: 3, dictionary: false });
     assert_eq!((a.flush.interval, b.flush.interval), (Duration::from_secs(5), Duration::from_millis(1)));
     assert_eq!((a.flush.batch_records, b.flush.batch_records), (10, 10));
     assert_eq!((a.streams.as_slice(), a.required, b.required), (&[Stream::Stats][..], true, false));

@@ -298,7 +298,7 @@ async fn recover_reads_dead_letters_that_were_dropped_as_long_as_their_segment_i
 #[tokio::test]
 async fn encrypted_records_need_the_key_and_are_counted_without_it() {
     let directory = tempfile::tempdir().expect("a directory");
-    let keys = Keys { current: Key::new([7; 32]), previous: Vec::new() };
+    let keys = Keys::new(Key::new([7; 32]), Vec::new());
     let private = SpoolOptions { encryption: Some(keys.clone()), ..small() };
     filled(directory.path(), private.clone()).await;
     let (report, records) = recovered(directory.path());

@@ -57,7 +57,7 @@ struct Outcome {
 async fn drain(directory: &Path) -> Outcome {
     let spool = Spool::open(directory, small()).expect("damage never keeps a spool from opening");
     let records = lease_all(&spool, Stream::Events);
-    // What is lost of dead letters is known once they are looked at.
+    // What is lost of dead letters is known once they are inspected.
     let dead_letters = spool.dead_letters(&DeadFilter::default(), 0, 10).expect("readable").len() as u64;
     let damaged = damaged(&spool);
     spool.close().await;

@@ -106,7 +106,7 @@ const QUOTA: u64 = 256 << 10;
 const SLACK: u64 = 8 << 10;
 
 fn tight() -> SpoolOptions {
-    SpoolOptions { dead_max_bytes: QUOTA, compression: Compression::NONE, ..options() }
+    SpoolOptions { dead_letters: DeadLettersOptions { max_bytes: QUOTA }, compression: Compression::NONE, ..options() }
 }
 
 fn long_dead_letter(number: u64) -> DeadLetter {

@@ -179,7 +179,7 @@ async fn what_an_optional_sink_missed_is_counted_after_a_kill_whether_its_spool_
     bytes[35] ^= 1;
     fs::write(&losses, bytes).expect("written");
     assert_eq!(missed(directory.path()), 0, "damaged: begun again");
-    let spool = Spool::open(directory.path(), small(WhenFull::Reject)).expect("opens all the same");
+    let spool = Spool::open(directory.path(), small(WhenFull::Reject)).expect("opens nevertheless");
     assert!(spool.status().last_error.is_some(), "and says so");
     spool.close().await;
 }

@@ -132,7 +132,7 @@ async fn survives(directory: tempfile::TempDir, newest: Newest, bad_block: bool,
     assert_eq!(stopped.streams[&Stream::Stats].records, STATS, "{case}: the stopped spool still shows them");
     let spool = Spool::open(directory, small()).expect("opens");
     spool.append(big_batch(EVENTS..EVENTS + 10)).await.expect("accepted");
-    // Long enough for the maintenance to let go of what it holds for done.
+    // Long enough for the maintenance to delete what it holds for done.
     tokio::time::sleep(Duration::from_millis(3500)).await;
     let (events, stats) = (lease_all(&spool, Stream::Events), lease_all(&spool, Stream::Stats));
     let expected: Vec<String> = (0..STATS).map(stat).collect();

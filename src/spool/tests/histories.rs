@@ -1,4 +1,4 @@
-//! A journal of which something is gone, comes back, or is beside another one's queue: what is lost is counted once, what returns is
+//! A journal of which something is gone, comes back, or is next to another one's queue: what is lost is counted once, what returns is
 //! delivered and counts no more.
 
 use super::{
@@ -49,7 +49,7 @@ async fn a_queue_that_belongs_to_another_history_is_made_again() {
     let parent = tempfile::tempdir().expect("a directory");
     let (home, before, other_queue) = (directory.path(), parent.path().join("before"), parent.path().join("queue"));
     copy(home, &before);
-    // All is delivered in one history, and its queue is beside the journal of another one.
+    // All is delivered in one history, and its queue is next to the journal of another one.
     append(home, 1000..1000 + SEGMENT).await;
     let spool = open_small(home);
     let all = lease_all(&spool, Stream::Events);

@@ -150,7 +150,11 @@ async fn a_caller_waits_for_space_and_gets_it() {
 #[tokio::test]
 async fn full_dead_letters_refuse_and_the_records_stay() {
     let directory = tempfile::tempdir().expect("a directory");
-    let tight = SpoolOptions { dead_max_bytes: 100_000, compression: Compression::NONE, ..options() };
+    let tight = SpoolOptions {
+        dead_letters: DeadLettersOptions { max_bytes: 100_000 },
+        compression: Compression::NONE,
+        ..options()
+    };
     let spool = Spool::open(directory.path(), tight).expect("opens");
     spool.append(big_batch(0..300)).await.expect("accepted");
     let records = lease_all(&spool, Stream::Events);

@@ -42,7 +42,7 @@ pub(super) struct Faults {
     pub(super) free: AtomicU64,
     /// Syncs of this directory do not return while it is named here.
     pub(super) held: Mutex<Option<PathBuf>>,
-    /// A sync is held up right now.
+    /// A sync is blocked right now.
     pub(super) holding: AtomicBool,
     released: Condvar,
 }
@@ -58,7 +58,7 @@ impl std::fmt::Debug for Meanwhile {
 }
 
 impl Faults {
-    /// Lets go of what is held up.
+    /// Continues what is blocked.
     pub(super) fn release(&self) {
         *self.held.lock() = None;
         self.released.notify_all();

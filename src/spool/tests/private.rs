@@ -6,7 +6,7 @@ use super::*;
 
 fn encrypted(current: u8, previous: &[u8]) -> SpoolOptions {
     let key = |byte: u8| Key::new([byte; 32]);
-    let keys = Keys { current: key(current), previous: previous.iter().map(|&byte| key(byte)).collect() };
+    let keys = Keys::new(key(current), previous.iter().map(|&byte| key(byte)).collect());
     SpoolOptions { encryption: Some(keys), compression: Compression::NONE, ..options() }
 }
 

@@ -1,5 +1,5 @@
-//! Random operations on dead letters against a plain map: letters come, come again and go, beside failing writes, syncs,
-//! renamings and queues, kills and power cuts, in a quota so small that space has to be given back all the time.
+//! Random operations on dead letters against a plain map: they come, come again and go, with failing writes, syncs,
+//! renamings and queues, kills and power cuts, in a quota so small that space has to be freed all the time.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 

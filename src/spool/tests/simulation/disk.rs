@@ -1,7 +1,7 @@
 //! A simulated machine: the spool's disk over a [`Medium`], its operations numbered, and what goes wrong at which of them.
 //!
 //! Every operation that changes something (create, write, sync, rename, remove, cut, reserve, each of a queue) has a number; the
-//! process ends at one of them by a panic that carries [`Crash`]. Each is watched: no record that somebody still needs may lose
+//! process ends at one of them by a panic that carries [`Crash`]. Each is watched: no record that someone still needs may lose
 //! its last durable copy, and nothing may grow beyond `max_bytes`.
 
 use std::{

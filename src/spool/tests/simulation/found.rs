@@ -109,7 +109,7 @@ fn sequence_numbers_that_a_missing_segment_may_hold_are_not_assigned_again() {
     ]);
 }
 
-/// 12672: a queue that a power cut took back to before a purge was believed, though a front told of the purge; the purged records
+/// 12672: a queue that a power cut took back to before a purge was believed, though a front recorded the purge; the purged records
 /// came again.
 #[test]
 fn a_queue_that_is_older_than_what_a_front_says_is_done_is_not_believed() {
@@ -209,7 +209,7 @@ fn a_newest_segment_of_which_nothing_can_be_read_at_a_start_is_passed_over() {
     }
 }
 
-/// What was refused and could not be cut off came to light where neither its segment nor the front behind it could be read at a
+/// What was refused and could not be cut off appeared where neither its segment nor the front behind it could be read at a
 /// start, and was over what was kept later with the same sequence numbers (1549).
 #[test]
 fn what_was_refused_stays_out_where_the_front_that_says_so_is_read_later() {

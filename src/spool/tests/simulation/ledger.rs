@@ -125,7 +125,7 @@ pub(super) struct Ledger {
     /// A start could not read some of what it found: what is behind goes first.
     pub(super) unordered: bool,
     pub(super) life: u32,
-    /// What came to light with this life was looked at.
+    /// What appeared with this life was inspected.
     pub(super) inspected: bool,
     /// Something failed in this life: what was acknowledged may be redelivered.
     pub(super) faulted: bool,
@@ -226,7 +226,7 @@ impl Ledger {
         self.history(id).into_iter().for_each(|history| history.damaged = true);
     }
 
-    /// What was not answered is there as a whole or not at all. After a start, in which it may come to light.
+    /// What was not answered is there as a whole or not at all. After a start, in which it may appear.
     pub(super) fn check_batches(&mut self, pending: &PerStream<Vec<Id>>) {
         let found: BTreeSet<Id> = pending.iter().flatten().copied().collect();
         for (batch, ids) in std::mem::take(&mut self.unsure) {

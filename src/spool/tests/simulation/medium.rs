@@ -268,7 +268,7 @@ impl Medium {
         self.capacity.saturating_sub(self.allocated(Path::new("/")))
     }
 
-    /// Whether a segment that is not on its way out holds a record that a power cut leaves, beside this file.
+    /// Whether a segment that is not on its way out holds a record that a power cut leaves, besides this file.
     pub(super) fn has_durable_copy(&self, id: Id, beside: u64) -> bool {
         self.durable_names.iter().any(|(path, inode)| {
             is_segment(path)

@@ -25,7 +25,7 @@ use crate::{
         disk::Disk,
         maintenance::Maintenance,
         open,
-        options::{Compression, SpoolOptions, WhenFull},
+        options::{Compression, DeadLettersOptions, SpoolOptions, WhenFull},
         quarantine::Quarantine,
         queue::{Queues, buffered::BufferedQueues},
         reports::Reports,
@@ -158,7 +158,7 @@ impl World {
             max_age: self.limits.max_age_seconds.map(Duration::from_secs),
             when_full: self.limits.when_full,
             block_timeout: Duration::ZERO,
-            dead_max_bytes: u64::MAX,
+            dead_letters: DeadLettersOptions { max_bytes: u64::MAX },
             // So that records can be seen in what is written.
             compression: Compression::NONE,
             encryption: None,
