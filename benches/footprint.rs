@@ -138,7 +138,7 @@ async fn start(directory: &Path) -> Value {
     json!({"open_seconds": opened, "seconds": seconds, "peak_mb": memory("VmHWM")})
 }
 
-/// Takes everything out, a thousand records a batch, two in flight, and waits for the disk to be given back.
+/// Takes everything out, a thousand records a batch, two in flight, and waits for the disk space to be freed.
 async fn drain(directory: &Path, most: u64) -> Value {
     let spool = open(directory);
     let (start, mut records) = (Instant::now(), 0_u64);

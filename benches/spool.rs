@@ -1,4 +1,4 @@
-//! Durable appends of real events, beside a plain file that gets the same compressed blocks with an fdatasync each.
+//! Durable appends of real events, next to a plain file that gets the same compressed blocks with an fdatasync each.
 //!
 //! ```sh
 //! cargo bench --bench spool              # criterion's figures, then the ratios

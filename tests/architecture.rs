@@ -378,7 +378,7 @@ fn reached<'a>(file: &String, uses: &'a Uses) -> BTreeSet<&'a String> {
     reached
 }
 
-/// The modules as a Mermaid graph. An arrow is left out where others lead the same way: A → C beside A → B → C.
+/// The modules as a Mermaid graph. An arrow is left out where others lead the same way: A → C next to A → B → C.
 fn mermaid(modules: &Uses) -> String {
     let mut drawn = "```mermaid\ngraph TD\n".to_owned();
     for (module, uses) in modules {

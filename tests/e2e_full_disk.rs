@@ -1,4 +1,4 @@
-//! A disk that is really full: new records are refused with the reason, delivery continues, and space given back lets the
+//! A disk that is really full: new records are refused with the reason, delivery continues, and freed space lets the
 //! process take again, all without a restart.
 
 use std::{

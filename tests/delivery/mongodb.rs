@@ -183,7 +183,7 @@ async fn documents_the_server_refuses_for_good_are_dead_lettered_alone_with_its_
 
 #[tokio::test]
 async fn errors_of_every_class_at_random_records_each_get_their_own_outcome() {
-    // By the record's number: delivered, refused, retried a few times, an unknown code for ever.
+    // By the record's number: delivered, refused, retried a few times, an unknown code forever.
     let tries = Arc::new(AtomicU64::new(0));
     let server = WireServer::scripted(move |command| {
         if command.name != "insert" {
@@ -379,7 +379,7 @@ async fn a_refused_index_is_a_warning_and_stops_nothing() {
         assert_eq!(
             code == 85,
             warnings[0].contains("dropIndex(\"openvidu_expire_at_1\")"),
-            "how to mend it: {warnings:?}"
+            "how to fix it: {warnings:?}"
         );
         let pipeline = Pipeline::start(sink, options());
         pipeline.send_events(&some_events("t", 5)).await;

@@ -199,7 +199,7 @@ async fn a_server_that_is_no_cluster_or_lists_no_such_node_cannot_have_anything_
             pipeline.send_events(&events).await;
             eventually("away", || async { pipeline.status().state == SinkState::Unavailable }).await;
             let came = tokio::time::timeout(Duration::from_millis(200), thief.accept()).await;
-            assert!(came.is_err(), "{redirection} {cluster}: somebody connects to the thief");
+            assert!(came.is_err(), "{redirection} {cluster}: someone connects to the thief");
             assert!(
                 pipeline
                     .status()

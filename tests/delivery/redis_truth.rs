@@ -167,6 +167,6 @@ async fn a_node_of_the_cluster_cannot_send_on_to_a_host_that_only_it_lists() {
     };
     pipeline.send_events(&events.map(in_one_room).collect::<Vec<_>>()).await;
     eventually("away", || async { pipeline.status().state == SinkState::Unavailable }).await;
-    assert!(tokio::time::timeout(Duration::from_millis(500), thief.accept()).await.is_err(), "somebody came");
+    assert!(tokio::time::timeout(Duration::from_millis(500), thief.accept()).await.is_err(), "someone came");
     assert!(pipeline.status().last_error.is_some_and(|error| error.contains("CLUSTER SHARDS")));
 }

@@ -128,7 +128,7 @@ impl Backlog {
         output
     }
 
-    /// What cannot be read is told of by the commands that show, take and deliver what waits.
+    /// What cannot be read is reported by the commands that show, take and deliver what waits.
     #[track_caller]
     fn assert_told(&self, bad: &Path, readable: &BTreeSet<String>) {
         let sink = Spool::sink_of(&self.spool.backlog(), "damaged").clone();
@@ -285,7 +285,7 @@ async fn a_stopped_spool_is_not_drained_while_a_segment_that_the_queue_does_not_
         readable,
         "the others are delivered"
     );
-    // With nothing else left it is told of as well.
+    // With nothing else left it is reported as well.
     let output = backlog.assert_names(&bad, &["drain", "damaged", "--timeout", "1s", "--json"]);
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&told["drained"], &told["left"]), (&false.into(), &0.into()), "{told:#}");
@@ -323,7 +323,7 @@ async fn a_running_spool_is_not_drained_while_a_segment_that_the_queue_does_not_
     backlog.assert_told(&bad, &BTreeSet::new());
     let page = reqwest::get(format!("{}/metrics", backlog.spool.admin())).await.unwrap().text().await.unwrap();
     assert!(page.contains("livekit_spool_unread_segments{sink=\"damaged\"} 1"), "{page}");
-    // It accepts records all the same.
+    // It accepts records nevertheless.
     let readyz = reqwest::get(format!("{}/readyz", backlog.spool.admin())).await.unwrap();
     assert_eq!((readyz.status().as_u16(), backlog.spool.command(&["ready"]).status.code()), (200, Some(0)));
 

@@ -212,7 +212,7 @@ async fn only_that_sink_stops(wrong: Wrong, required: bool) {
         assert!(!text.contains(case.spool.data().to_str().unwrap()), "{text}");
     } else {
         assert_eq!((status, ready.status.code()), (200, Some(0)), "{text}");
-        // The others continue, so it is ready; the one that does not is named all the same.
+        // The others continue, so it is ready; the one that does not is named nevertheless.
         case.assert_told(&said(&ready));
     }
     let backlog = case.spool.backlog();

@@ -1,4 +1,4 @@
-//! Spools that have no space, for now or for ever: what a sender is told over each protocol, and that no record is counted
+//! Spools that have no space, for now or forever: what a sender is told over each protocol, and that no record is counted
 //! twice.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};

@@ -115,7 +115,7 @@ async fn half_a_message_ends_the_stream_and_gives_its_memory_back() {
     let body = http_body_util::StreamBody::new(half.chain(futures::stream::pending()));
     let response = within(connection.send_request(request.body(body).unwrap())).await.unwrap();
     assert_eq!(response.headers()["grpc-status"], (Code::DeadlineExceeded as i32).to_string().as_str());
-    eventually("the memory is given back", || async { server.ingester.snapshot().waiting_bytes == 0 }).await;
+    eventually("the memory is released", || async { server.ingester.snapshot().waiting_bytes == 0 }).await;
     task.abort();
 }
 
@@ -206,7 +206,7 @@ async fn a_stream_that_never_ends_is_read_as_it_comes_and_others_are_served_mean
     flood.abort();
 }
 
-/// All that is served beside the recorder.
+/// All that is served besides the recorder.
 const SIDE: [&str; 4] = [
     "grpc.health.v1.Health/Check",
     "grpc.health.v1.Health/Watch",

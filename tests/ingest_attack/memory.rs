@@ -58,7 +58,7 @@ impl Watched {
     fn assert_took_at_most(&self, limit: u64, what: &str) {
         let peak = status_bytes(self.pid, "VmHWM");
         let took = peak.saturating_sub(self.before);
-        println!("{what}: {} MiB beside {} MiB before, of {} MiB", took / MIB, self.before / MIB, limit / MIB);
+        println!("{what}: {} MiB next to {} MiB before, of {} MiB", took / MIB, self.before / MIB, limit / MIB);
         assert!(took < limit, "{what} took {} MiB", took / MIB);
     }
 }

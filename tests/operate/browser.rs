@@ -26,7 +26,7 @@ const UNREADABLE: &str = "[...document.querySelectorAll('svg.plot')].flatMap((pl
         a.left < b.right && b.left < a.right && a.top < b.bottom - 2 && b.top < a.bottom - 2)); \
     return cut.concat(over).map(([text]) => text); }).join()";
 
-/// Runs what drives the browser beside the async test.
+/// Runs what drives the browser next to the async test.
 async fn in_browser<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.expect("the browser's part")
 }

@@ -1,4 +1,4 @@
-//! Commands that steer delivery: `drain`, `flush`, `pause`, `resume`, `purge`, `indexes`.
+//! Commands that control delivery: `drain`, `flush`, `pause`, `resume`, `purge`, `indexes`.
 
 use std::fs;
 

@@ -27,7 +27,7 @@ const SOON: Duration = Duration::from_secs(15);
 async fn a_reload_whose_file_is_gone_is_refused_and_the_sinks_stay() {
     let mut spool = nowhere("mongo").prepare();
     let config = spool.directory().join("config.yaml");
-    // Without --config, beside ./config.yaml.
+    // Without --config, next to ./config.yaml.
     spool.set_wrapper(&["sh", "-c", "exec \"$0\" run"]);
     spool.start().await;
     fs::rename(&config, spool.directory().join("away")).unwrap();

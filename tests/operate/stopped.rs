@@ -1,4 +1,4 @@
-//! Stopped spools in odd circumstances: they are looked at all the same, or refused with a clear word; nothing of them changes.
+//! Stopped spools in odd circumstances: they are inspected nevertheless, or refused with a clear word; nothing of them changes.
 
 use std::{
     collections::BTreeMap,

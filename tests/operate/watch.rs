@@ -64,7 +64,7 @@ impl Terminal {
         self.shows("that is all").await;
         self.shell.wait().expect("the shell's end");
         let text = self.text();
-        let left = text.rfind("\u{1b}[?1049l").unwrap_or_else(|| panic!("the screen was not given back: {text:?}"));
+        let left = text.rfind("\u{1b}[?1049l").unwrap_or_else(|| panic!("the screen was not restored: {text:?}"));
         let after = text[left..].to_owned();
         assert!(after.contains(" icanon") && after.contains(" echo "), "the terminal stays raw: {after}");
         assert!(after.contains("\u{1b}[?25h"), "the cursor stays hidden: {after:?}");

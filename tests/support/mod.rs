@@ -119,7 +119,7 @@ pub fn directory(name: &str) -> TempDir {
     tempfile::Builder::new().prefix(&prefix).tempdir_in(all).expect("a temporary directory")
 }
 
-/// Saves a directory from being removed with the test, for a look at what went wrong.
+/// Saves a directory from being removed with the test, for a view of what went wrong.
 pub fn keep(directory: &Path) -> PathBuf {
     let mut to = directory.as_os_str().to_owned();
     to.push("-kept");

@@ -59,7 +59,7 @@ impl Setup {
         self.sink(&format!("name: {name}, type: mongodb, uri: \"{uri}\", database: {database}, flush: {QUICK}"))
     }
 
-    /// A file sink in the directory `out` beside the data directory.
+    /// A file sink in the directory `out` next to the data directory.
     #[must_use]
     pub fn files(self, name: &str) -> Self {
         self.sink(&format!("name: {name}, type: file, path: out, flush: {QUICK}"))

@@ -34,7 +34,7 @@ fn some_events(prefix: &str, count: usize) -> Vec<AnalyticsEvent> {
     numbered_events(prefix).take(count).collect()
 }
 
-/// Sends events in parts of 50, with a pause after each, beside whatever else continues.
+/// Sends events in parts of 50, with a pause after each, while everything else continues.
 fn send_by_and_by(pipeline: &Arc<Pipeline>, events: &[AnalyticsEvent], pause: Duration) -> JoinHandle<()> {
     let (pipeline, events) = (Arc::clone(pipeline), events.to_vec());
     tokio::spawn(async move {

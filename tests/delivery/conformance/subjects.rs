@@ -1,4 +1,4 @@
-//! The sinks under test, and a look at what they stored.
+//! The sinks under test, and a view of what they stored.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
 
@@ -26,7 +26,7 @@ pub(crate) type Labels = BTreeMap<String, String>;
 /// A document that was stored: its `_id`, and its label `site`.
 pub(crate) type Stored = (String, Option<String>);
 
-/// A place to deliver to, and a look at what it has.
+/// A place to deliver to, and a view of what it has.
 pub(crate) trait Subject: Sized + Send + 'static {
     async fn start() -> Self;
     /// A sink of its own each time, as after a restart.
