@@ -43,6 +43,25 @@ fn a_wrong_type_names_what_is_expected() {
 }
 
 #[test]
+fn an_unknown_word_names_the_nearest_one_and_once_what_is_allowed() {
+    for (text, found, nearest) in [
+        (
+            "log: {level: inf}",
+            "c.yaml:1:14: log.level: \"inf\" is not known",
+            "(did you mean info?); expected one of error, ",
+        ),
+        (
+            "sinks: [{name: f, type: file, event_types: [ROOM_CREATE]}]",
+            "c.yaml:1:45: sinks[0].event_types[0]: \"ROOM_CREATE\" is not known",
+            "(did you mean ROOM_CREATED?); expected one of ROOM_CREATED, ",
+        ),
+    ] {
+        assert_error(text, &[found, nearest]);
+        assert_eq!(errors(text).matches("expected").count(), 1, "{}", errors(text));
+    }
+}
+
+#[test]
 fn negative_and_absurd_values_are_refused() {
     assert_error("flush: {interval: -1s}", &["flush.interval: \"-1s\" is negative"]);
     assert_error("flush: {interval: 10}", &["flush.interval: \"10\" has no unit: write 10s for seconds"]);
