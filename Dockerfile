@@ -23,7 +23,7 @@ USER 65532:65532
 WORKDIR /var/lib/livekit-spool
 VOLUME /var/lib/livekit-spool
 EXPOSE 7890 7891 7892
-# The command line asks the process over the socket in its data folder, with the config that LIVEKIT_SPOOL_CONFIG names.
+# The command line asks the process over the socket in its data directory, with the config that LIVEKIT_SPOOL_CONFIG names.
 HEALTHCHECK --interval=5s --timeout=5s --start-period=60s CMD ["livekit-spool", "ready"]
 STOPSIGNAL SIGTERM
 ENTRYPOINT ["livekit-spool"]

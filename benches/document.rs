@@ -1,4 +1,4 @@
-//! Record → BSON, on one core: this crate's encoder beside prost and serde, in the same run.
+//! Record → BSON, on one core: this crate's encoder next to prost and serde, in the same run.
 //!
 //! The limits that the printed throughput is held against: real events at 1,000,000 a second or more, and at least three
 //! times as many as prost's decoding followed by livekit-protocol's serde into raw BSON.
@@ -104,7 +104,7 @@ fn cost(encoder: &Encoder, stream: Stream, records: &[&[u8]]) -> f64 {
         for _ in 0..rounds {
             for record in records {
                 out.clear();
-                // What makes too large a document has cost its work all the same.
+                // What makes too large a document has cost its work nevertheless.
                 let _ = encoder.encode(stream, record, &DocumentContext::default(), &mut out);
             }
         }

@@ -1,4 +1,4 @@
-//! How fast a backlog of real events drains, beside the bare driver sending ready-made documents in the same run.
+//! How fast a backlog of real events drains, next to the bare driver sending ready-made documents in the same run.
 //!
 //! Limits, checked at the end: at least 0.65 of the bare driver into a server that only acknowledges (there all the work is
 //! ours: reading the journal, making documents, keeping the queue), at least 0.95 into a real one.

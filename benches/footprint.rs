@@ -66,13 +66,13 @@ fn open(directory: &Path) -> Spool {
     Spool::open(directory, options()).expect("the spool opens")
 }
 
-/// Appends until the backlog has this size; then tells so and, if asked to, goes on until it is killed.
+/// Appends until the backlog has this size; then tells so and, if asked to, continues until it is killed.
 async fn fill(directory: &Path, bytes: u64, for_ever: bool) -> Value {
     let batches = batches(BATCHES, BATCH_RECORDS);
     let spool = open(directory);
     let (start, mut records) = (Instant::now(), 0);
     for (n, batch) in batches.iter().cycle().enumerate() {
-        spool.append(now(batch)).await.expect("taken");
+        spool.append(now(batch)).await.expect("accepted");
         records += u64::from(batch.count());
         if n % 64 == 0 && spool.status().disk_bytes >= bytes {
             if for_ever {
@@ -90,7 +90,7 @@ async fn fill(directory: &Path, bytes: u64, for_ever: bool) -> Value {
 
 async fn continue_until_killed(spool: &Spool, batches: &[RecordBatch]) {
     for batch in batches.iter().cycle() {
-        spool.append(now(batch)).await.expect("taken");
+        spool.append(now(batch)).await.expect("accepted");
     }
 }
 
@@ -104,7 +104,7 @@ async fn trickle(directory: &Path, seconds: u64) -> Value {
         if seconds > 0 {
             pace.tick().await;
         }
-        spool.append(now(batch)).await.expect("taken");
+        spool.append(now(batch)).await.expect("accepted");
     }
     let stream = spool.status().streams[&Stream::Events].clone();
     spool.close().await;
@@ -126,19 +126,19 @@ fn inspect(directory: &Path) -> Value {
         "disk_bytes": status.disk_bytes, "peak_mb": memory("VmHWM")})
 }
 
-/// From nothing to the first record taken.
+/// From nothing to the first record accepted.
 async fn start(directory: &Path) -> Value {
     let batch = batches(1, 1).remove(0);
     let start = Instant::now();
     let spool = open(directory);
     let opened = start.elapsed().as_secs_f64();
-    spool.append(batch).await.expect("taken");
+    spool.append(batch).await.expect("accepted");
     let seconds = start.elapsed().as_secs_f64();
     spool.close().await;
     json!({"open_seconds": opened, "seconds": seconds, "peak_mb": memory("VmHWM")})
 }
 
-/// Takes everything out, a thousand records a batch, two in flight, and waits for the disk to be given back.
+/// Takes everything out, a thousand records a batch, two in flight, and waits for the disk space to be freed.
 async fn drain(directory: &Path, most: u64) -> Value {
     let spool = open(directory);
     let (start, mut records) = (Instant::now(), 0_u64);
@@ -178,7 +178,7 @@ async fn several(directory: &Path, spools: u64) -> Value {
     let spools: Vec<Spool> = (0..spools).map(|n| open(&directory.join(n.to_string()))).collect();
     for batch in batches.iter().cycle().take(400) {
         for spool in &spools {
-            spool.append(batch.clone()).await.expect("taken");
+            spool.append(batch.clone()).await.expect("accepted");
         }
     }
     let limit = LeaseLimit { records: 1000, bytes: 4 << 20 };
@@ -261,14 +261,14 @@ fn backlog(mb: u64) {
     );
     let started = child("start", directory, 0);
     println!(
-        "  started   in {:.3} s, first record taken after {:.3} s",
+        "  started   in {:.3} s, first record accepted after {:.3} s",
         number(&started, "open_seconds"),
         number(&started, "seconds")
     );
     fill_and_kill(directory, 0);
     let started = child("start", directory, 0);
     println!(
-        "  after kill -9: in {:.3} s, first record taken after {:.3} s",
+        "  after kill -9: in {:.3} s, first record accepted after {:.3} s",
         number(&started, "open_seconds"),
         number(&started, "seconds")
     );

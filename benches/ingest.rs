@@ -4,7 +4,7 @@
 //! cargo bench --bench ingest
 //! ```
 //!
-//! Beside each, in the same run, its limits: the same stream into an intake that keeps nothing (what gRPC itself costs, on
+//! Beside each, in the same run, its limits: the same stream into an ingester that keeps nothing (what gRPC itself costs, on
 //! both ends), and the spool alone, given the same records in batches of half a stream window.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
@@ -14,7 +14,7 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use livekit_spool::{
     demo::Playback,
     ingest::{
-        Append, AuthOptions, Authenticator, CannotAppend, Filter, GrpcOptions, Intake, Listener, LivekitKeys,
+        Append, AuthOptions, Authenticator, CannotAppend, Filter, GrpcOptions, Ingester, Listener, LivekitKeys,
         MemoryOptions, Target as Sink,
         client::{Client, Credentials, Target},
         grpc,
@@ -54,11 +54,11 @@ async fn serve(spool: Arc<dyn Append>) -> SocketAddr {
         spool,
         missed: 0,
     };
-    let intake = Arc::new(Intake::new(vec![sink], &MemoryOptions::default()));
+    let ingester = Arc::new(Ingester::new(vec![sink], &MemoryOptions::default()));
     let authenticator = Arc::new(Authenticator::new(AuthOptions::None, LivekitKeys::new(), None));
     let listener = Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");
     let address = listener.tcp_address().expect("TCP");
-    tokio::spawn(grpc::serve(listener, intake, authenticator, GrpcOptions::default(), std::future::pending()));
+    tokio::spawn(grpc::serve(listener, ingester, authenticator, GrpcOptions::default(), std::future::pending()));
     address
 }
 
@@ -83,7 +83,7 @@ fn ingest(criterion: &mut Criterion) {
         for (name, client) in [("into the spool", &durable), ("into nowhere", &nowhere)] {
             group.bench_function(format!("{per_message} a message, {name}"), |bencher| {
                 bencher.to_async(&runtime).iter(|| async {
-                    client.send(&stream, per_message).await.expect("taken");
+                    client.send(&stream, per_message).await.expect("accepted");
                 });
             });
         }
@@ -92,7 +92,7 @@ fn ingest(criterion: &mut Criterion) {
     group.bench_function(format!("500 a message, {CALLERS} streams at once, into the spool"), |bencher| {
         bencher.to_async(&runtime).iter(|| async {
             let calls = (0..CALLERS).map(|_| durable.send(&stream, 500));
-            futures::future::try_join_all(calls).await.expect("taken");
+            futures::future::try_join_all(calls).await.expect("accepted");
         });
     });
     let (part, parts) = (batch(EVENTS / 10), 10);
@@ -100,7 +100,7 @@ fn ingest(criterion: &mut Criterion) {
     group.bench_function("the spool alone", |bencher| {
         bencher.to_async(&runtime).iter(|| async {
             for _ in 0..parts {
-                spool.append_in_place(part.clone()).await.expect("taken");
+                spool.append_in_place(part.clone()).await.expect("accepted");
             }
         });
     });
@@ -108,7 +108,7 @@ fn ingest(criterion: &mut Criterion) {
     let single = batch(1);
     group.throughput(Throughput::Elements(1));
     group.bench_function("one event, acknowledged before the next", |bencher| {
-        bencher.to_async(&runtime).iter(|| async { durable.send(&single, 1).await.expect("taken") });
+        bencher.to_async(&runtime).iter(|| async { durable.send(&single, 1).await.expect("accepted") });
     });
     group.finish();
     runtime.block_on(spool.close());

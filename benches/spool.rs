@@ -1,4 +1,4 @@
-//! Durable appends of real events, beside a plain file that gets the same compressed blocks with an fdatasync each.
+//! Durable appends of real events, next to a plain file that gets the same compressed blocks with an fdatasync each.
 //!
 //! ```sh
 //! cargo bench --bench spool              # criterion's figures, then the ratios
@@ -92,7 +92,7 @@ fn open(directory: &Path) -> Arc<Spool> {
 /// `rounds` appends one after another.
 async fn append(spool: &Spool, batches: &[RecordBatch], rounds: u64) {
     for batch in batches.iter().cycle().take(rounds as usize) {
-        spool.append_in_place(batch.clone()).await.expect("taken");
+        spool.append_in_place(batch.clone()).await.expect("accepted");
     }
 }
 
@@ -104,7 +104,7 @@ async fn append_together(spool: &Arc<Spool>, batches: &Arc<Vec<RecordBatch>>, ro
             let mut took = Vec::with_capacity(rounds as usize);
             for batch in batches.iter().cycle().skip(caller * 7).take(rounds as usize) {
                 let begun = Instant::now();
-                spool.append_in_place(batch.clone()).await.expect("taken");
+                spool.append_in_place(batch.clone()).await.expect("accepted");
                 took.push(begun.elapsed());
             }
             took
@@ -227,7 +227,7 @@ fn ratios(runtime: &Runtime) {
             || a.next().into_iter().for_each(|batch| file.append(batch)),
             || {
                 let append = spool.append_in_place(b.next().expect("endless").clone());
-                runtime.block_on(append).expect("taken");
+                runtime.block_on(append).expect("accepted");
             },
         );
         line(&format!("{records} a call"), records as f64, measured, target);

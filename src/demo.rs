@@ -267,22 +267,22 @@ pub async fn send(
             whole as usize
         };
         let mut batches = Stream::ALL.map(RecordBatchBuilder::new);
-        let mut taken = 0;
+        let mut accepted = 0;
         for (stream, record) in records.by_ref().take(wanted) {
             batches[stream as usize].push(&record);
-            taken += 1;
+            accepted += 1;
         }
         let batches: Vec<_> =
             batches.into_iter().filter(|batch| !batch.is_empty()).map(|batch| batch.build(now_millis())).collect();
-        let sent = batches.iter().map(|batch| send_until_taken(client, batch, progress));
+        let sent = batches.iter().map(|batch| send_until_accepted(client, batch, progress));
         futures::future::try_join_all(sent).await?;
-        if taken < wanted {
+        if accepted < wanted {
             return Ok(());
         }
     }
 }
 
-async fn send_until_taken(client: &Client, batch: &RecordBatch, progress: &Progress) -> Result<(), Status> {
+async fn send_until_accepted(client: &Client, batch: &RecordBatch, progress: &Progress) -> Result<(), Status> {
     let mut pause = RETRY_FIRST;
     loop {
         // One event per message, as LiveKit sends them.

@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_ours_if_it_belongs_to_this_user_to_root_or_to_whom_the_folder_belongs() {
+    fn a_file_is_ours_if_its_owner_is_this_user_root_or_the_directorys_owner() {
         const OTHER: u32 = 12_345;
         let user = 1000;
         for (owner, of_directory, ours) in [

@@ -1,5 +1,5 @@
-//! The one door to what fuzz targets (`fuzz/`) drive though it is private: parts that only the modules around them use
-//! right. A cargo feature opens it, not `cfg(fuzzing)`: that is a flag for all crates alike, and CI, which runs the targets over
+//! Access to private parts for the fuzz targets (`fuzz/`). The parts are private because only the modules around them use them
+//! correctly. A cargo feature enables it, not `cfg(fuzzing)`: that is a flag for all crates, and CI, which runs the targets over
 //! their corpus, would have to compile every dependency once more.
 
 pub use crate::{

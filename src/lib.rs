@@ -1,6 +1,6 @@
 //! livekit-spool: a durable on-disk buffered forwarder for LiveKit analytics.
 //!
-//! The modules follow a record's way:
+//! The modules follow the path of a record:
 //!
 //! ```text
 //! ingest → spool (journal, queue) → flush → sink

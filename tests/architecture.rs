@@ -1,7 +1,7 @@
 //! The structure of the code, read from the code: which file uses which. No two files use each other, directly or through
 //! others, and neither do two modules.
 //!
-//! A module is what lies directly in `src/`: a directory, or a file. A file uses another one if it names something that is defined
+//! A module is what is directly in `src/`: a directory, or a file. A file uses another one if it names something that is defined
 //! there, however the name got there: a path (`crate::…`, `super::…`), an import, a re-export. Tests do not count, and neither do
 //! re-exports (`pub use`).
 //!
@@ -33,7 +33,7 @@ fn no_two_modules_use_each_other() {
 }
 
 #[test]
-fn each_folder_says_what_it_uses() {
+fn each_directory_says_what_it_uses() {
     let code = Code::read();
     let mut wrong = Vec::new();
     for (module, uses) in code.modules_uses() {
@@ -98,7 +98,7 @@ struct Code {
     uses: Uses,
 }
 
-/// What lies directly in `src/` and holds this file.
+/// What is directly in `src/` and holds this file.
 fn module_of(file: &str) -> String {
     file.split('/').next().expect("a path").trim_end_matches(".rs").to_owned()
 }
@@ -208,7 +208,7 @@ impl Code {
                         return Some(at);
                     }
                     let target = here.imports.get(first)?;
-                    // A crate that bears the name of what is imported from it.
+                    // A crate that has the name of what is imported from it.
                     if target.first() == Some(first) {
                         return None;
                     }
@@ -378,7 +378,7 @@ fn reached<'a>(file: &String, uses: &'a Uses) -> BTreeSet<&'a String> {
     reached
 }
 
-/// The modules as a Mermaid graph. An arrow is left out where others lead the same way: A → C beside A → B → C.
+/// The modules as a Mermaid graph. An arrow is left out where others lead the same way: A → C next to A → B → C.
 fn mermaid(modules: &Uses) -> String {
     let mut drawn = "```mermaid\ngraph TD\n".to_owned();
     for (module, uses) in modules {

@@ -1,4 +1,4 @@
-//! Which configurations are taken and which are refused, held against `data/config_verdicts.txt`: every key with every
+//! Which configurations are accepted and which are refused, held against `data/config_verdicts.txt`: every key with every
 //! form of value that a person or a tool may write, and documents of every structure.
 //!
 //! The table has a line per key with a letter per value (`a` accepted, `.` refused, in the order of [`VALUES`]), and a line

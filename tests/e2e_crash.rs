@@ -63,7 +63,7 @@ fn assert_nothing_lost(sent: &Sent, server: &WireServer, spool: &Spool, when: &s
     );
     let dead = spool.dead_letters("mongo");
     let dead_ids: BTreeSet<String> = dead.iter().cloned().collect();
-    assert_eq!(dead_ids.len(), dead.len(), "{when}: a dead letter stands there twice");
+    assert_eq!(dead_ids.len(), dead.len(), "{when}: a dead letter is there twice");
     let missing: Vec<_> = refused.difference(&dead_ids).collect();
     assert!(missing.is_empty(), "{when}: neither delivered nor dead letters: {}", some(&missing));
     assert!(arrived.union(&dead_ids).all(|id| sent.all.contains(id)), "{when}: something arrived that nobody sent");
@@ -78,7 +78,7 @@ async fn a_crash_inside_any_named_step_loses_nothing_that_was_answered_ok() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crash_while_dead_letters_go_neither_brings_them_back_nor_takes_others() {
+async fn a_crash_while_dead_letters_go_neither_brings_them_back_nor_loses_others() {
     let server = WireServer::scripted(picky).await;
     let mut spool = Setup::new().mongo("mongo", &server.uri(), DATABASE).start().await;
     let send = async |spool: &Spool, prefix: &str| {
@@ -224,7 +224,7 @@ async fn record(seed: u64) -> (Recorded, Recording, HashMap<String, f64>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn between_the_last_sync_of_the_journal_and_an_answer_lies_no_write_to_it() {
+async fn no_write_to_the_journal_comes_between_its_last_sync_and_an_answer() {
     let nobody = format!("mongodb://127.0.0.1:{}/?directConnection=true", support::free_port());
     let traces = support::directory("trace");
     let prefix = traces.path().join("strace");

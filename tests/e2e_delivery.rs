@@ -38,14 +38,14 @@ async fn kill_at_random_moments(spool: &mut Spool, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     for _ in 0..kills() {
         if random.random() {
-            spool.wait_until_it_takes_records().await;
+            spool.wait_until_it_accepts_records().await;
         }
         tokio::time::sleep(Duration::from_millis(random.random_range(0..400))).await;
         spool.process().assert_running();
         spool.kill();
         spool.launch();
     }
-    spool.wait_until_it_takes_records().await;
+    spool.wait_until_it_accepts_records().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -102,7 +102,7 @@ async fn what_was_answered_ok_arrives_once_though_the_process_is_killed_at_rando
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_holds_with_mongodb_away_until_the_last_restart() {
+async fn the_same_holds_with_mongodb_unavailable_until_the_last_restart() {
     let seed = support::seed();
     let mut mongo = Mongo::start().await;
     let database = mongo.database();

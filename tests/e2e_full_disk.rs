@@ -1,4 +1,4 @@
-//! A disk that is really full: new records are refused with the reason, delivery goes on, and space given back lets the
+//! A disk that is really full: new records are refused with the reason, delivery continues, and freed space lets the
 //! process take again, all without a restart.
 
 use std::{
@@ -39,15 +39,15 @@ async fn send_until_refused(
     livekit: &mut Recorder,
     events: &mut impl Iterator<Item = AnalyticsEvent>,
 ) -> (BTreeSet<String>, tonic::Status) {
-    let mut taken = BTreeSet::new();
+    let mut accepted = BTreeSet::new();
     loop {
         let call: Vec<_> = events.by_ref().take(50).collect();
         let ids = records::event_ids(&call);
         match send(livekit, call).await {
-            Ok(()) => taken.extend(ids),
-            Err(status) => return (taken, status),
+            Ok(()) => accepted.extend(ids),
+            Err(status) => return (accepted, status),
         }
-        assert!(taken.len() < 1_000_000, "it takes records without end on a full disk");
+        assert!(accepted.len() < 1_000_000, "it accepts records without end on a full disk");
     }
 }
 
@@ -66,7 +66,7 @@ fn setup(server: &WireServer) -> Setup {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_refuses_with_the_reason_drains_and_takes_again_when_there_is_space() {
+async fn a_full_disk_refuses_with_the_reason_drains_and_accepts_again_when_there_is_space() {
     let directory = support::directory("disk");
     let disk = SmallDisk::mount(&directory.path().join("disk"), 24).await;
     let (server, away) = server().await;
@@ -76,26 +76,26 @@ async fn a_full_disk_refuses_with_the_reason_drains_and_takes_again_when_there_i
     send(&mut livekit, events.by_ref().take(200).collect()).await.unwrap();
 
     disk.fill();
-    let (taken, refused) = send_until_refused(&mut livekit, &mut events).await;
+    let (accepted, refused) = send_until_refused(&mut livekit, &mut events).await;
     assert_eq!(refused.code(), tonic::Code::ResourceExhausted, "{refused}");
     assert!(refused.message().contains("mongo"), "the answer names the sink: {refused}");
     spool.process().assert_running();
 
     away.store(false, Ordering::SeqCst);
-    arrive(&server, &taken).await;
+    arrive(&server, &accepted).await;
     spool.wait_until_drained().await;
 
     disk.free();
-    support::eventually("it takes records again", || {
+    support::eventually("it accepts records again", || {
         let (mut livekit, call) = (livekit.clone(), events.by_ref().take(10).collect::<Vec<_>>());
         let ids = records::event_ids(&call);
         let server = &server;
         async move {
-            let taken = send(&mut livekit, call).await.is_ok();
-            if taken {
+            let accepted = send(&mut livekit, call).await.is_ok();
+            if accepted {
                 arrive(server, &ids).await;
             }
-            taken
+            accepted
         }
     })
     .await;
@@ -119,7 +119,7 @@ async fn a_start_on_a_full_disk_drains_what_is_there() {
     arrive(&server, &records::event_ids(&events)).await;
     spool.process().assert_running();
     disk.free();
-    support::eventually("it takes records again", || async {
+    support::eventually("it accepts records again", || async {
         send(&mut spool.recorder(), records::numbered_events("again").take(10).collect()).await.is_ok()
     })
     .await;

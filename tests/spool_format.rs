@@ -69,13 +69,13 @@ async fn write(directory: &Path, compression: Compression) -> Written {
         // One big block, then some small ones.
         for records in [&events[..400], &events[400..401], &events[401..404]] {
             at += 2000;
-            spool.append(batch(Stream::Events, at, records)).await.expect("taken");
+            spool.append(batch(Stream::Events, at, records)).await.expect("accepted");
             written.extend(records.iter().map(|record| (at, record.clone())));
         }
-        spool.append(batch(Stream::Stats, at, &stats[round * 3..round * 3 + 3])).await.expect("taken");
+        spool.append(batch(Stream::Stats, at, &stats[round * 3..round * 3 + 3])).await.expect("accepted");
     }
     let node_rooms = vec![b"\x0a\x04ND_1\x10\x07".to_vec()];
-    spool.append(batch(Stream::NodeRooms, at, &node_rooms)).await.expect("taken");
+    spool.append(batch(Stream::NodeRooms, at, &node_rooms)).await.expect("accepted");
     let limit = LeaseLimit { records: 1000, bytes: usize::MAX };
     let leased = spool.lease(Stream::Events, limit).expect("readable").expect("records").records;
     for range in [0..410, 500..700] {
@@ -91,7 +91,7 @@ async fn write(directory: &Path, compression: Compression) -> Written {
     let dropped = DeadFilter { reason: Some("451".into()), ..Default::default() };
     assert_eq!(spool.drop_dead_letters(&dropped).expect("written"), 1);
     spool.purge(&[Stream::Stats]).await.expect("purged");
-    spool.append(batch(Stream::Stats, at, &stats[100..102])).await.expect("taken");
+    spool.append(batch(Stream::Stats, at, &stats[100..102])).await.expect("accepted");
     spool.close().await;
     let done = |seq: u64| seq < 410 || (500..700).contains(&seq) || seq == 450 || seq == 451;
     let events = written.into_iter().zip(0..).map(|((at, record), seq)| (seq, at, record));
@@ -251,18 +251,18 @@ async fn a_spool_of_format_version_2_is_read_and_gone_on_with() {
     assert_eq!((dead_letters[0].reason.as_str(), dead_letters[0].attempts), ("number 450 is too odd", 3));
     assert_eq!(dead_letters[0].first_attempt_at, RECEIVED_AT + 1);
 
-    spool.append(batch(Stream::Events, RECEIVED_AT, &[b"new".to_vec()])).await.expect("taken");
-    let mut taken = Expected::new();
+    spool.append(batch(Stream::Events, RECEIVED_AT, &[b"new".to_vec()])).await.expect("accepted");
+    let mut leased = Expected::new();
     let all = LeaseLimit { records: usize::MAX, bytes: usize::MAX };
     for stream in Stream::ALL {
         while let Some(lease) = spool.lease(stream, all).expect("readable") {
             let records =
                 lease.records.into_iter().map(|record| (record.seq, record.received_at, record.bytes.to_vec()));
-            taken.entry(stream).or_default().extend(records);
+            leased.entry(stream).or_default().extend(records);
         }
     }
-    assert_eq!(taken.get_mut(&Stream::Events).and_then(Vec::pop), Some((6 * 404, RECEIVED_AT, b"new".to_vec())));
-    assert_eq!(taken, expected);
+    assert_eq!(leased.get_mut(&Stream::Events).and_then(Vec::pop), Some((6 * 404, RECEIVED_AT, b"new".to_vec())));
+    assert_eq!(leased, expected);
     spool.close().await;
 }
 

@@ -16,7 +16,7 @@ fn environment(name: &str) -> Option<String> {
 
 fuzz_target!(|text: &str| {
     check(parse(Some(("fuzz.yaml", text)), &environment).err(), text);
-    // The same as LiveKit's own, in a variable beside no file.
+    // The same as LiveKit's own, in a variable, without a file.
     let variable = |name: &str| if name == "LIVEKIT_CONFIG" { Some(text.to_owned()) } else { environment(name) };
     check(parse(None, &variable).err(), text);
 });

@@ -1,5 +1,5 @@
 //! The journal's reader: the first byte chooses how, the rest is a segment. Where its lowest bit is set, checksums are made to
-//! hold first, so that what lies behind them is reached.
+//! hold first, so that what is behind them is reached.
 //!
 //! No record comes from a block whose checksums do not hold, all of the segment is accounted for, and a stopped spool with it can
 //! be looked at and verified.
@@ -24,7 +24,7 @@ fuzz_target!(|input: &[u8]| {
     let Some((&choice, segment)) = input.split_first() else { return };
     let mut segment = segment.to_vec();
     if choice & 1 == 1 {
-        mend_checksums(&mut segment);
+        fix_checksums(&mut segment);
     }
 
     let mut records = HashSet::new();
@@ -35,7 +35,7 @@ fuzz_target!(|input: &[u8]| {
             let bytes = match &part {
                 Part::Block { bytes, .. } | Part::Damage(bytes) => bytes,
             };
-            // Only a front, which is not told, may lie between.
+            // Only a front, which is not told, may be between.
             assert!(at <= bytes.start && bytes.start < bytes.end && bytes.end <= segment.len() as u64);
             at = bytes.end;
             if let Part::Block { bytes, stream, records: of_block } = part {
@@ -94,7 +94,7 @@ fn holds(block: &[u8]) -> bool {
         && is_of(&block[end..], &block[..end])
 }
 
-fn mend_checksums(segment: &mut [u8]) {
+fn fix_checksums(segment: &mut [u8]) {
     for at in places(segment) {
         let block = &mut segment[at..];
         if block.len() < CHECKED + CRC {

@@ -1,4 +1,4 @@
-//! Webhooks. The first line says what stands in `Authorization`:
+//! Webhooks. The first line says what is in `Authorization`:
 //!
 //! - nothing: a token that holds;
 //! - a JSON object: a token with these claims that is signed with the right secret; `#` in it stands for the body's hash;
@@ -60,7 +60,7 @@ fuzz_target!(|input: &[u8]| {
         None => assert_eq!(status, StatusCode::UNAUTHORIZED, "an unsigned token was let in"),
         Some(_) if line.is_empty() => assert_ne!(status, StatusCode::UNAUTHORIZED, "a token that holds is refused"),
         Some(claims) if status != StatusCode::UNAUTHORIZED => {
-            assert_eq!(claims["sha256"].as_str(), Some(&*hash), "a body was taken that was not signed");
+            assert_eq!(claims["sha256"].as_str(), Some(&*hash), "a body was accepted that was not signed");
             assert_eq!(claims["iss"].as_str(), Some(KEY));
         }
         Some(_) => {}
@@ -78,7 +78,7 @@ fuzz_target!(|input: &[u8]| {
 fn token(claims: &Value) -> String {
     let encode = |part: &Value| BASE64_URL_SAFE_NO_PAD.encode(part.to_string());
     let signed = format!("{}.{}", encode(&json!({"alg": "HS256", "typ": "JWT"})), encode(claims));
-    let mut mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).expect("keys of any length are taken");
+    let mut mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).expect("keys of any length are accepted");
     mac.update(signed.as_bytes());
     format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
 }

@@ -1,4 +1,4 @@
-//! The walker of wire bytes: what it takes, prost takes too, and reads the same records in it.
+//! The walker of wire bytes: what it accepts, prost accepts too, and reads the same records in it.
 
 #![no_main]
 
@@ -28,7 +28,7 @@ fuzz_target!(|bytes: &[u8]| {
         if stream == Stream::NodeRooms {
             assert_eq!(records, [bytes]);
         } else {
-            assert_eq!(Wrapper::decode(bytes).expect("prost takes it too").records, records);
+            assert_eq!(Wrapper::decode(bytes).expect("prost accepts it too").records, records);
         }
         for record in records {
             let _ = wire::event_type(record);

@@ -8,7 +8,7 @@ use http::{Request, StatusCode};
 use livekit_spool::{
     document::{DocumentContext, DocumentErrorReason, DocumentOptions, Encoder},
     fuzzing::HttpPort,
-    ingest::{Append, AuthOptions, Authenticator, CannotAppend, Filter, HttpOptions, Intake, LivekitKeys, Target},
+    ingest::{Append, AuthOptions, Authenticator, CannotAppend, Filter, HttpOptions, Ingester, LivekitKeys, Target},
     record::{RecordBatch, SinkName, wire::BadWire},
     spool::Appended,
 };
@@ -33,7 +33,7 @@ impl Append for Memory {
 /// An HTTP port, and what it has handed to the spool of its only sink.
 pub struct Port {
     runtime: Runtime,
-    intake: Arc<Intake>,
+    ingester: Arc<Ingester>,
     port: HttpPort,
     spool: Arc<Memory>,
     encoder: Encoder,
@@ -44,17 +44,17 @@ impl Port {
     pub fn new(keys: LivekitKeys) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         let spool = Arc::<Memory>::default();
-        let intake = Arc::new(Intake::new(vec![target(&spool)], &Default::default()));
+        let ingester = Arc::new(Ingester::new(vec![target(&spool)], &Default::default()));
         let options =
             HttpOptions { max_body_bytes: MAX_BODY_BYTES, max_request_records: MAX_RECORDS, ..HttpOptions::default() };
         let authenticator = Arc::new(Authenticator::new(AuthOptions::None, keys, None));
-        let port = HttpPort::new(Arc::clone(&intake), authenticator, &options).expect("a port");
-        Self { runtime, intake, port, spool, encoder: Encoder::new(DocumentOptions::default()) }
+        let port = HttpPort::new(Arc::clone(&ingester), authenticator, &options).expect("a port");
+        Self { runtime, ingester, port, spool, encoder: Encoder::new(DocumentOptions::default()) }
     }
 
     /// The answer's status, and the batch that it is about; the webhooks so far are forgotten.
     pub fn ask(&self, request: Request<Bytes>) -> (StatusCode, Option<RecordBatch>) {
-        self.intake.replace(vec![target(&self.spool)]);
+        self.ingester.replace(vec![target(&self.spool)]);
         let (status, answer) = self.ask_again(request);
         assert!(serde_json::from_slice::<serde_json::Value>(&answer).is_ok(), "{status} {answer:?}");
         let mut batches = std::mem::take(&mut *self.spool.0.lock());

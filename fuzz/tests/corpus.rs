@@ -1,4 +1,4 @@
-//! Each fuzz target takes every file of its corpus, without what only the nightly compiler has.
+//! Each fuzz target accepts every file of its corpus, without what only the nightly compiler has.
 
 use std::{fs, path::Path, process::Command};
 
@@ -6,7 +6,7 @@ const TARGETS: [(&str, &str); 8] = [
     ("config", env!("CARGO_BIN_EXE_config")),
     ("decompress", env!("CARGO_BIN_EXE_decompress")),
     ("document", env!("CARGO_BIN_EXE_document")),
-    ("intake", env!("CARGO_BIN_EXE_intake")),
+    ("ingest", env!("CARGO_BIN_EXE_ingest")),
     ("journal", env!("CARGO_BIN_EXE_journal")),
     ("json", env!("CARGO_BIN_EXE_json")),
     ("webhook", env!("CARGO_BIN_EXE_webhook")),
@@ -21,7 +21,7 @@ fn names(directory: &Path) -> Vec<String> {
 }
 
 #[test]
-fn every_target_takes_its_corpus() {
+fn every_target_accepts_its_corpus() {
     let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus");
     assert_eq!(names(&corpus), TARGETS.map(|(name, _)| name), "a corpus for each target, a target for each corpus");
     for (name, target) in TARGETS {

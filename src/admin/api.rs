@@ -22,12 +22,12 @@ use tokio_stream::wrappers::WatchStream;
 use super::{
     extract::Name,
     guard::{self, Access},
-    json::Json,
     problem::Problem,
     records,
 };
 use crate::{
     app::{App, History, Reloaded},
+    ingest::Json,
     status::{SinkStatus, Snapshot},
     tasks,
 };

@@ -27,7 +27,7 @@ use crate::{
     app::App,
     caller::{self, Host},
     config::AdminConfig,
-    ingest::Visit,
+    ingest::OpenRequest,
 };
 
 /// How a client is connected.
@@ -64,7 +64,7 @@ async fn check(State((app, access)): State<(Arc<App>, Access)>, mut request: Req
     request.extensions_mut().insert(MayKnow(may_know));
     let mut response = match admitted {
         Ok(()) => {
-            request.extensions().get::<Visit>().inspect(|visit| visit.let_in());
+            request.extensions().get::<OpenRequest>().inspect(|open_request| open_request.mark_authorized());
             next.run(request).await
         }
         Err(problem) => {

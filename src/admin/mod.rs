@@ -11,7 +11,6 @@ mod answer;
 mod api;
 mod extract;
 mod guard;
-mod json;
 pub mod metrics;
 mod page;
 mod problem;

@@ -6,10 +6,9 @@ use axum::{
 };
 use serde_json::json;
 
-use super::json::Json;
 use crate::{
     app::{NoSuchSink, OperateError, ReloadError, RemoveError},
-    ingest::{Refusal, Refused},
+    ingest::{Json, Refusal, Refused},
 };
 
 const RETRY_AFTER_SECONDS: &str = "2";

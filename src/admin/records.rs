@@ -19,14 +19,13 @@ use super::{
     answer::{self, Answer},
     extract::{Name, Parameters},
     guard::Access,
-    json::Json,
     problem::Problem,
 };
 use crate::{
     app::{App, OperateError, Removed, Retried, batches},
     document::Encoder,
     ingest::{
-        Accepted, MemoryOptions,
+        Accepted, Json, MemoryOptions,
         body::{self, BodyLimits},
         memory::Budget,
     },

@@ -28,7 +28,7 @@ use super::{
 use crate::{
     app::{self, App, RunError},
     config::Config,
-    ingest::{ConnectionOptions, Handler, HttpOptions, Listener, Peer, Protocol, Server, Visit, http1},
+    ingest::{ConnectionOptions, Handler, HttpOptions, Listener, OpenRequest, Peer, Protocol, Server, http1},
 };
 
 /// Maximum number of connections, on the port and on the socket each; a further one closes an idle one.
@@ -111,14 +111,14 @@ struct Routes(Router);
 
 #[async_trait]
 impl Handler for Routes {
-    async fn handle(&self, request: Request<Incoming>, _peer: Peer, visit: Visit) -> Response<Body> {
+    async fn handle(&self, request: Request<Incoming>, _peer: Peer, open_request: OpenRequest) -> Response<Body> {
         let mut request = request.map(Body::new);
-        request.extensions_mut().insert(visit.clone());
+        request.extensions_mut().insert(open_request.clone());
         let Ok(response) = self.0.clone().oneshot(request).await;
         match response.headers().get(CONTENT_TYPE) {
             // A stream of events counts as idle: it can be closed for a new request.
             Some(media) if media.as_bytes().starts_with(b"text/event-stream") => response,
-            _ => response.map(|body| Body::new(InProgress { body, _visit: visit })),
+            _ => response.map(|body| Body::new(InProgress { body, _open_request: open_request })),
         }
     }
 }
@@ -126,7 +126,7 @@ impl Handler for Routes {
 /// An answer whose request counts as in progress until it is sent.
 struct InProgress {
     body: Body,
-    _visit: Visit,
+    _open_request: OpenRequest,
 }
 
 impl hyper::body::Body for InProgress {

@@ -69,7 +69,7 @@ impl App {
 
     /// The configured sinks' part, and the figures it was made from.
     fn inspect(&self) -> (Snapshot, Vec<Inspected>) {
-        let ingest = self.intake.snapshot();
+        let ingest = self.ingester.snapshot();
         let inspected: Vec<_> = self
             .sinks
             .load()

@@ -16,7 +16,7 @@ use super::{directory::DataDirectory, history::History, parts::Parts, rates::Rat
 use crate::{
     config::Config,
     document::Encoder,
-    ingest::{self, Authenticator, IngestStatus, Intake, Listener},
+    ingest::{self, Authenticator, IngestStatus, Ingester, Listener},
     logging::Logging,
     record::UnixMillis,
     status::{Disk, SinkStatus, Snapshot},
@@ -30,7 +30,7 @@ pub struct App {
     pub(super) data: DataDirectory,
     pub(super) logging: Logging,
     pub(super) encoder: Arc<Encoder>,
-    pub(super) intake: Arc<Intake>,
+    pub(super) ingester: Arc<Ingester>,
     pub(super) authenticator: Arc<Authenticator>,
     pub(super) sinks: ArcSwap<Vec<Arc<Running>>>,
     /// Orphaned spools: those that the configuration does not name.
@@ -73,12 +73,12 @@ impl App {
 
     /// Counters of accepted and refused records.
     pub(crate) fn ingest_status(&self) -> &Arc<IngestStatus> {
-        self.intake.status()
+        self.ingester.status()
     }
 
     /// Counts requests at the admin port without the right token, and logs them at intervals.
     pub fn count_refused(&self, why: &str) {
-        self.authenticator.refuse_admin(why, self.intake.status());
+        self.authenticator.refuse_admin(why, self.ingester.status());
     }
 
     /// A snapshot each second, and at once when a state changes.
@@ -124,16 +124,16 @@ impl App {
         let mut servers = Vec::new();
         if let Some(listener) = grpc {
             let stop = self.stopping.clone().cancelled_owned();
-            let (intake, authenticator, options) =
-                (Arc::clone(&self.intake), Arc::clone(&self.authenticator), config.ingest.grpc.clone());
-            let serving = ingest::grpc::serve(listener, intake, authenticator, options, stop);
+            let (ingester, authenticator, options) =
+                (Arc::clone(&self.ingester), Arc::clone(&self.authenticator), config.ingest.grpc.clone());
+            let serving = ingest::grpc::serve(listener, ingester, authenticator, options, stop);
             servers.push(self.parts.run("the gRPC server", self.stopping.clone(), serving));
         }
         if let Some(listener) = http {
             let stop = self.stopping.clone().cancelled_owned();
-            let (intake, authenticator, options) =
-                (Arc::clone(&self.intake), Arc::clone(&self.authenticator), config.ingest.http.clone());
-            let serving = ingest::http::serve(listener, intake, authenticator, options, stop);
+            let (ingester, authenticator, options) =
+                (Arc::clone(&self.ingester), Arc::clone(&self.authenticator), config.ingest.http.clone());
+            let serving = ingest::http::serve(listener, ingester, authenticator, options, stop);
             servers.push(self.parts.run("the HTTP server", self.stopping.clone(), serving));
         }
         servers

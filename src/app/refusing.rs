@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn the_result_of_an_append_tells_it_too() {
+    fn the_result_of_an_append_says_it_too() {
         let refused = |reason| Refusing::of_append(&Err(CannotAppend { reason, message: "no".to_owned() }));
         assert_eq!(refused(Refused::Full), Some(Refusing::Full("no".to_owned())));
         assert_eq!(refused(Refused::Unavailable), Some(Refusing::Failed("no".to_owned())));

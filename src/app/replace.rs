@@ -252,7 +252,7 @@ impl App {
     }
 
     fn take_sinks(&self, sinks: Vec<Arc<Running>>) {
-        self.intake.replace(sinks.iter().map(|sink| sink.target()).collect());
+        self.ingester.replace(sinks.iter().map(|sink| sink.target()).collect());
         self.sinks.store(Arc::new(sinks));
     }
 }

@@ -14,10 +14,9 @@ use tokio::sync::RwLock;
 
 use super::refusing::Refusing;
 use crate::{
-    config::SpoolConfig,
     ingest::{Append, CannotAppend, Refused},
     record::{RecordBatch, SinkName, UnixMillis, now_millis},
-    spool::{self, Appended, OpenError, Spool, SpoolStatus, inspect},
+    spool::{self, Appended, OpenError, Spool, SpoolOptions, SpoolStatus, inspect},
     tasks,
 };
 
@@ -112,9 +111,9 @@ impl Slot {
     pub(super) async fn open(
         name: &SinkName,
         data_dir: &Path,
-        config: &SpoolConfig,
+        options: &SpoolOptions,
     ) -> Result<Arc<Self>, SinkStartError> {
-        match open(name, data_dir, config).await {
+        match open(name, data_dir, options).await {
             Ok(spool) => Ok(Self::new(name, data_dir, Held::Open(spool)).await),
             Err(source) => Err(SinkStartError::Spool { name: name.clone(), source }),
         }
@@ -125,11 +124,11 @@ impl Slot {
     pub(super) async fn open_or_tell(
         name: &SinkName,
         data_dir: &Path,
-        config: &SpoolConfig,
+        options: &SpoolOptions,
     ) -> Result<Arc<Self>, SinkStartError> {
-        match Self::open(name, data_dir, config).await {
+        match Self::open(name, data_dir, options).await {
             Err(SinkStartError::Spool { source, .. }) if !matches!(source, OpenError::InUse { .. }) => {
-                let held = Held::NotOpen(not_open(name, data_dir, config, source).await);
+                let held = Held::NotOpen(not_open(name, data_dir, options, source).await);
                 Ok(Self::new(name, data_dir, held).await)
             }
             opened => opened,
@@ -145,8 +144,8 @@ impl Slot {
     pub(super) async fn reopen(
         &self,
         data_dir: &Path,
-        new: &SpoolConfig,
-        old: &SpoolConfig,
+        new: &SpoolOptions,
+        old: &SpoolOptions,
     ) -> Result<(), SinkStartError> {
         let mut slot = self.spool.write().await;
         if let Held::Open(spool) = std::mem::replace(&mut *slot, Held::Closed) {
@@ -169,14 +168,14 @@ impl Slot {
 
     /// Tries to open a spool that did not open before, while senders are refused; does not change the slot. `None` if it
     /// fails with the same error, another attempt is in progress, or the slot holds no such spool.
-    pub(super) async fn try_again(&self, data_dir: &Path, config: &SpoolConfig) -> Option<Tried<'_>> {
+    pub(super) async fn try_again(&self, data_dir: &Path, options: &SpoolOptions) -> Option<Tried<'_>> {
         let one_at_a_time = self.trying.try_lock().ok()?;
         let before = self.not_open().await?;
-        let held = match open(&self.name, data_dir, config).await {
+        let held = match open(&self.name, data_dir, options).await {
             Ok(spool) => Held::Open(spool),
             // The same error: what is known of the files is still right.
             Err(error) if error.to_string() == before.error.to_string() => return None,
-            Err(error) => Held::NotOpen(not_open(&self.name, data_dir, config, error).await),
+            Err(error) => Held::NotOpen(not_open(&self.name, data_dir, options, error).await),
         };
         Some(Tried { held, _one_at_a_time: one_at_a_time })
     }
@@ -280,21 +279,21 @@ impl Slot {
     }
 }
 
-async fn open(name: &SinkName, data_dir: &Path, config: &SpoolConfig) -> Result<Arc<Spool>, OpenError> {
-    let (directory, options) = (data_dir.join(name.as_str()), config.options(name));
+async fn open(name: &SinkName, data_dir: &Path, options: &SpoolOptions) -> Result<Arc<Spool>, OpenError> {
+    let (directory, options) = (data_dir.join(name.as_str()), options.for_sink(name));
     let path = directory.clone();
     let opened = tasks::run_blocking(move || Spool::open(&directory, options)).await;
     opened.unwrap_or_else(|panic| Err(OpenError::Io { path, source: io::Error::other(panic) })).map(Arc::new)
 }
 
 /// Reads the figures of a spool that does not open from its files.
-async fn not_open(name: &SinkName, data_dir: &Path, config: &SpoolConfig, error: OpenError) -> Arc<NotOpen> {
+async fn not_open(name: &SinkName, data_dir: &Path, options: &SpoolOptions, error: OpenError) -> Arc<NotOpen> {
     tracing::error!(
         sink = %name,
         %error,
         "could not open the spool: this sink does not deliver, the others continue; `livekit-spool reload` tries again"
     );
-    let (directory, options) = (data_dir.join(name.as_str()), config.options(name));
+    let (directory, options) = (data_dir.join(name.as_str()), options.for_sink(name));
     let inspected = tasks::run_blocking(move || inspect(&directory, options).ok()).await;
     Arc::new(NotOpen { error, since: now_millis(), figures: inspected.ok().flatten() })
 }

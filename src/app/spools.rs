@@ -3,7 +3,7 @@
 //! counts.
 
 use crate::{
-    config::{Config, EncryptionConfig, SpoolConfig},
+    config::Config,
     record::SinkName,
     spool::{Keys, SpoolOptions},
 };
@@ -12,8 +12,8 @@ use crate::{
 #[must_use]
 pub fn spool_options(config: &Config, sink: &SinkName) -> SpoolOptions {
     match config.sinks.iter().find(|other| other.name == *sink) {
-        Some(named) => named.spool.options(sink),
-        None => SpoolOptions { encryption: keys(config), ..SpoolConfig::default().options(sink) },
+        Some(named) => named.spool.for_sink(sink),
+        None => SpoolOptions { encryption: keys(config), ..SpoolOptions::default().for_sink(sink) },
     }
 }
 
@@ -21,7 +21,7 @@ pub fn spool_options(config: &Config, sink: &SinkName) -> SpoolOptions {
 #[must_use]
 pub fn keys(config: &Config) -> Option<Keys> {
     let sinks = config.sinks.iter().filter_map(|sink| sink.spool.encryption.as_ref());
-    let mut all = sinks.chain(&config.spool.encryption).map(EncryptionConfig::keys);
+    let mut all = sinks.chain(&config.spool.encryption).cloned();
     let mut keys = all.next()?;
     for more in all {
         keys.previous.push(more.current);

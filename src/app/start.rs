@@ -27,7 +27,7 @@ use super::{
 use crate::{
     config::{Config, Listen},
     document::Encoder,
-    ingest::{Authenticator, Intake, Listener, ServeError, Tls, TlsError},
+    ingest::{Authenticator, Ingester, Listener, ServeError, Tls, TlsError},
     logging::Logging,
     record::now_millis,
     tasks,
@@ -162,7 +162,7 @@ pub(crate) struct Opened {
     data: DataDirectory,
     encoder: Arc<Encoder>,
     sinks: Vec<Arc<Running>>,
-    intake: Arc<Intake>,
+    ingester: Arc<Ingester>,
     authenticator: Arc<Authenticator>,
 }
 
@@ -186,10 +186,10 @@ pub(crate) async fn open(config: Config) -> Result<Opened, RunError> {
     }
     let encoder = Arc::new(Encoder::new(config.documents.clone()));
     let sinks = sinks(&config, &encoder).await?;
-    let intake = Arc::new(Intake::new(sinks.iter().map(|sink| sink.target()).collect(), &config.ingest.memory));
+    let ingester = Arc::new(Ingester::new(sinks.iter().map(|sink| sink.target()).collect(), &config.ingest.memory));
     let authenticator =
         Arc::new(Authenticator::new(config.ingest.auth.options(), config.ingest.auth.keys.clone(), tls));
-    Ok(Opened { config, data, encoder, sinks, intake, authenticator })
+    Ok(Opened { config, data, encoder, sinks, ingester, authenticator })
 }
 
 /// The process with its ports bound, not served yet.
@@ -212,7 +212,7 @@ impl Opened {
         config_file: Option<PathBuf>,
         logging: Logging,
     ) -> Result<Bound, RunError> {
-        let Self { config, data, encoder, sinks, intake, authenticator } = self;
+        let Self { config, data, encoder, sinks, ingester, authenticator } = self;
         let http = bind("ingest.http.listen", config.ingest.http.listen.as_ref()).await?;
         let grpc = bind("ingest.grpc.listen", config.ingest.grpc.listen.as_ref()).await?;
         for listener in [&grpc, &http].into_iter().flatten() {
@@ -236,7 +236,7 @@ impl Opened {
             data,
             logging,
             encoder,
-            intake,
+            ingester,
             authenticator,
             sinks: ArcSwap::from_pointee(sinks),
             orphaned: Mutex::new(orphaned),
@@ -305,7 +305,7 @@ mod tests {
         assert_eq!(bind_with("[::]:7".parse().unwrap(), without_ipv6).await.unwrap(), "0.0.0.0:7");
         assert_eq!(bind_with("127.0.0.1:7".parse().unwrap(), without_ipv6).await.unwrap(), "127.0.0.1:7");
         bind_with("[::1]:7".parse().unwrap(), without_ipv6).await.unwrap_err();
-        let taken = async |_: SocketAddr| Err::<(), _>(io::Error::from(Errno::ADDRINUSE));
-        bind_with("[::]:7".parse().unwrap(), taken).await.unwrap_err();
+        let in_use = async |_: SocketAddr| Err::<(), _>(io::Error::from(Errno::ADDRINUSE));
+        bind_with("[::]:7".parse().unwrap(), in_use).await.unwrap_err();
     }
 }

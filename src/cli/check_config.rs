@@ -8,7 +8,7 @@ use super::{Common, Exit, Failure, Outcome, output};
 use crate::{
     app,
     config::{
-        Config, SinkConfig, SpoolConfig,
+        Config, SinkConfig, SpoolOptions,
         units::{human_count, human_duration, human_size},
     },
     flush::FlushOptions,
@@ -95,7 +95,7 @@ fn refused(config: &Config) -> BTreeMap<SinkName, OpenError> {
         return BTreeMap::new();
     }
     let check = |sink: &SinkConfig| {
-        let error = spool::check(&config.data_dir.join(sink.name.as_str()), sink.spool.options(&sink.name)).err()?;
+        let error = spool::check(&config.data_dir.join(sink.name.as_str()), sink.spool.for_sink(&sink.name)).err()?;
         Some((sink.name.clone(), error))
     };
     config.sinks.iter().filter_map(check).collect()
@@ -158,7 +158,7 @@ fn records(sink: &SinkConfig) -> String {
     text
 }
 
-fn spool(spool: &SpoolConfig) -> String {
+fn spool(spool: &SpoolOptions) -> String {
     let age = spool.max_age.map(|age| format!(", at most {} old", human_duration(age))).unwrap_or_default();
     let encrypted = if spool.encryption.is_some() { ", encrypted" } else { "" };
     let full = match spool.when_full {

@@ -39,7 +39,8 @@ pub(super) fn man(args: &ManArgs, program: Command) -> Outcome {
     }
     let mut text = Vec::new();
     // Built above: the display name of a command is livekit-spool-NAME.
-    clap_mangen::Man::new(page.clone()).render(&mut text)?;
+    let source = concat!("livekit-spool ", env!("CARGO_PKG_VERSION"));
+    clap_mangen::Man::new(page.clone()).source(source).render(&mut text)?;
     write_out(&text)
 }
 

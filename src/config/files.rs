@@ -14,7 +14,8 @@ pub(super) fn take_files(root: &mut Node, path: &str, keys: &[(&str, &str)], pro
     for (file_key, key) in keys {
         let Some(section) = root.find(path).filter(|section| section.has(file_key)) else { continue };
         let (file, file_path) = (section.get(file_key).cloned(), below(path, file_key));
-        if section.has(key) && *key != "keys" && !file_key.ends_with('s') {
+        let is_list = file_key.ends_with('s');
+        if section.has(key) && *key != "keys" && !is_list {
             let message = format!("is given together with {key}: keep one of them");
             problems.push(Problem::new(&root.place_of(&file_path), &file_path, message));
         }
@@ -22,7 +23,7 @@ pub(super) fn take_files(root: &mut Node, path: &str, keys: &[(&str, &str)], pro
         let (Some(file), Some(section)) = (file, root.find_mut(path)) else { continue };
         let is_written = section.get(key).is_some_and(|node| !node.is_silent());
         match &file.value {
-            Value::List(files) => {
+            Value::List(files) if is_list => {
                 let contents = files
                     .iter()
                     .enumerate()
@@ -34,7 +35,7 @@ pub(super) fn take_files(root: &mut Node, path: &str, keys: &[(&str, &str)], pro
                     _ => {}
                 }
             }
-            _ if file_key.ends_with('s') => {}
+            _ if is_list => {}
             _ => {
                 let file = Node { place, ..file };
                 let Some(mut content) = content(&file, &file_path, problems) else { continue };
@@ -55,9 +56,13 @@ pub(super) fn take_files(root: &mut Node, path: &str, keys: &[(&str, &str)], pro
     }
 }
 
-/// The content of a file; `None`, with a problem, if it cannot be read.
+/// The content of a file; one that cannot be read is reported, and one that is no path will be when the section is read.
 fn content(file: &Node, path: &str, problems: &mut Vec<Problem>) -> Option<Node> {
-    let Value::Scalar(scalar) = &file.value else { return None };
+    let scalar = match &file.value {
+        Value::Scalar(scalar) => scalar,
+        Value::List(_) | Value::Map(_) => return Some(Node::new(&file.place, Value::Reported)),
+        _ => return None,
+    };
     if scalar.fault.is_some() || scalar.text.trim().is_empty() {
         return None;
     }

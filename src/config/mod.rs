@@ -25,7 +25,7 @@ mod words;
 mod yaml;
 
 use std::{
-    fmt, fs, io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -40,7 +40,7 @@ pub use sinks::{SinkConfig, SinkType, Target};
 pub use crate::{
     ingest::{IngestConfig, Listen},
     logging::{LogConfig, LogFormat, LogLevel},
-    spool::{EncryptionConfig, SpoolConfig},
+    spool::SpoolOptions,
     units,
 };
 
@@ -71,7 +71,7 @@ pub enum ConfigError {
         source: io::Error,
     },
     /// The file has problems: all of them, in order.
-    #[error("{}", Listed(.0))]
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Invalid(Vec<Problem>),
     /// There is no sink.
     #[error(
@@ -84,17 +84,6 @@ pub enum ConfigError {
         /// Why none of the places that can define a sink does.
         reason: &'static str,
     },
-}
-
-struct Listed<'a>(&'a [Problem]);
-
-impl fmt::Display for Listed<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, problem) in self.0.iter().enumerate() {
-            write!(f, "{}{problem}", if i > 0 { "\n" } else { "" })?;
-        }
-        Ok(())
-    }
 }
 
 /// Loads the configuration: from `file`, else from `./config.yaml` if it exists, else the defaults. `LIVEKIT_CONFIG` of the
@@ -194,7 +183,7 @@ fn parse_all(file: Option<(&str, &str)>, environment: Environment<'_>) -> Result
     }
     let use_default_sink = style.has_own || !(style.is_livekits || from_variable_given);
     let openvidu = arrange(&mut tree, &livekit, use_default_sink, &mut problems);
-    let config = read_config(&tree, &mut problems);
+    let config = read_config(&mut tree, &mut problems);
     if let Some(config) = config.as_ref().filter(|_| problems.is_empty()) {
         Check { root: &tree, problems: &mut problems, warnings: &mut warnings, openvidu }.config(config);
     }
@@ -224,31 +213,25 @@ fn parse_all(file: Option<(&str, &str)>, environment: Environment<'_>) -> Result
 }
 
 /// Reads the tree into the structs: for each sink first the keys of all sinks, then those of its type.
-fn read_config(tree: &Node, problems: &mut Vec<Problem>) -> Option<Config> {
-    let (mut common, mut own) = (tree.clone(), tree.clone());
-    let is_common = |(key, _): &(Key, Node)| KEYS_OF_SINKS.contains(&key.text.as_str());
-    for item in common.get_mut("sinks").into_iter().flat_map(Node::items_mut) {
-        if let Value::Map(entries) = &mut item.value {
-            entries.retain(is_common);
-        }
-    }
-    let mut config: Option<Config> = read(&mut common, "", &[], problems);
-    let mut targets = Vec::new();
-    for (index, item) in own.get_mut("sinks").into_iter().flat_map(Node::items_mut).enumerate() {
+fn read_config(tree: &mut Node, problems: &mut Vec<Problem>) -> Option<Config> {
+    let mut typed = Vec::new();
+    for item in tree.get_mut("sinks").into_iter().flat_map(Node::items_mut) {
         let kind = item.get("type").and_then(Node::as_text).map(str::to_owned);
-        if let Value::Map(entries) = &mut item.value {
-            entries.retain(|entry| !is_common(entry));
-        }
+        typed.push((kind, item.split_off(&KEYS_OF_SINKS)));
+    }
+    let config: Option<Config> = read(tree, "", &[], problems);
+    let mut targets = Vec::new();
+    for (index, (kind, own)) in typed.iter_mut().enumerate() {
         let path = format!("sinks[{index}]");
         // Without a type, no other key can be checked.
         targets.push(match kind.as_deref() {
-            Some("mongodb") => read(item, &path, &KEYS_OF_SINKS, problems).map(Target::Mongodb),
-            Some("redis") => read(item, &path, &KEYS_OF_SINKS, problems).map(Target::Redis),
-            Some("file") => read(item, &path, &KEYS_OF_SINKS, problems).map(Target::File),
+            Some("mongodb") => read(own, &path, &KEYS_OF_SINKS, problems).map(Target::Mongodb),
+            Some("redis") => read(own, &path, &KEYS_OF_SINKS, problems).map(Target::Redis),
+            Some("file") => read(own, &path, &KEYS_OF_SINKS, problems).map(Target::File),
             _ => None,
         });
     }
-    let config = config.as_mut().filter(|config| problems.is_empty() && config.sinks.len() == targets.len())?;
+    let mut config = config.filter(|config| problems.is_empty() && config.sinks.len() == targets.len())?;
     for (sink, target) in config.sinks.iter_mut().zip(targets) {
         sink.target = target?;
         let (labels, streams, limit) = (sink.labels.clone(), sink.streams.clone(), sink.flush.timeout);
@@ -259,7 +242,10 @@ fn read_config(tree: &Node, problems: &mut Vec<Problem>) -> Option<Config> {
         }
     }
     config.set_shutdown_timeout(config.shutdown_timeout);
-    Some(config.clone())
+    // Checks and `config show` look for every key in the tree.
+    let items = tree.get_mut("sinks").into_iter().flat_map(Node::items_mut);
+    items.zip(typed).for_each(|(item, (_, own))| item.inherit(&own));
+    Some(config)
 }
 
 /// Whose file it is, according to its top-level keys.

@@ -329,9 +329,10 @@ impl<'de> Deserializer<'de> for Reader<'de> {
         words: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Fault> {
-        let scalar = self.scalar(&format_args!("one of {}", words.join(", ")))?;
+        let expected = format!("one of {}", words.join(", "));
+        let scalar = self.scalar(&expected)?;
         if !words.contains(&scalar.text.as_str()) {
-            return Err(about(scalar, false, &unknown_word(&scalar.text, words)));
+            return Err(about(scalar, false, &format!("{}; expected {expected}", unknown_word(&scalar.text, words))));
         }
         let word: StrDeserializer<'_, Fault> = scalar.text.as_str().into_deserializer();
         visitor.visit_enum(word)

@@ -16,7 +16,7 @@ use crate::{
     ingest::IngestConfig,
     logging::LogConfig,
     setting::{HOUR, Is, Span, Text},
-    spool::SpoolConfig,
+    spool::SpoolOptions,
 };
 
 /// Durations: 500ms, 30s, 1h30m, 1.5h, "2 days". Sizes: 512KiB, 64MiB, 8GiB, 500MB.
@@ -49,7 +49,7 @@ pub struct Config {
     /// Status page, API, metrics.
     pub admin: AdminConfig,
     /// The spool: defaults for every sink; a sink can override them under its own `spool:`.
-    pub spool: SpoolConfig,
+    pub spool: SpoolOptions,
     /// Delivery: defaults for every sink; a sink can override them under its own `flush:`.
     pub flush: FlushOptions,
     /// Documents: the form of records in a sink.
@@ -75,7 +75,7 @@ impl Default for Config {
             shutdown_timeout: Duration::from_secs(10),
             ingest: IngestConfig::default(),
             admin: AdminConfig::default(),
-            spool: SpoolConfig::default(),
+            spool: SpoolOptions::default(),
             flush: FlushOptions::default(),
             documents: DocumentOptions::default(),
             sinks: Vec::new(),

@@ -9,10 +9,11 @@ use super::{
     expand::variables,
     schema::{self, schema},
     sections::Config,
-    sinks::{SinkConfig, Target},
+    sinks::{KEYS_OF_SINKS, SinkConfig, Target},
     tree::{Node, Place, Value, below},
     uri, yaml,
 };
+use crate::sink::{file::FileOptions, mongodb::MongoOptions, redis::RedisOptions};
 
 /// The columns at which comments begin and end.
 const COMMENTS: usize = 38;
@@ -22,29 +23,6 @@ const HEAD: &str = "\
 livekit-spool: every key, with its default. It works unchanged: records are received on loopback, documents appear in \
 ./data/out. This is what `livekit-spool config default` prints; `livekit-spool check-config` checks it. Unknown keys, wrong \
 types and absurd values are errors, with their line.";
-
-/// The sinks that the default file shows: the first one is active. Keys that every sink has are explained once.
-const SINKS: [(&str, &str, &[&str]); 3] = [
-    ("files", "file", &["name", "type", "path", "rotate_bytes", "rotate_age", "compress"]),
-    (
-        "mongo",
-        "mongodb",
-        &[
-            "name",
-            "type",
-            "required",
-            "streams",
-            "event_types",
-            "labels",
-            "spool",
-            "flush",
-            "uri",
-            "database",
-            "expiration",
-        ],
-    ),
-    ("cache", "redis", &["name", "type", "url", "expiration"]),
-];
 
 /// The settings of LiveKit's own file that the default file shows.
 const OPENVIDU: [(&str, &str); 5] = [
@@ -68,7 +46,11 @@ pub fn default_file() -> String {
         if key.text == "sinks" {
             text.comment("", documentation(property));
             text.0.push_str("sinks:\n");
-            SINKS.iter().for_each(|sink| text.sink(*sink, &property["items"]["properties"]));
+            let properties = &property["items"]["properties"];
+            // The first one is active. The keys that every sink has are explained once.
+            text.sink("files", "", &Target::File(FileOptions::default()), &KEYS_OF_SINKS[..2], properties);
+            text.sink("mongo", "#", &Target::Mongodb(MongoOptions::default()), &KEYS_OF_SINKS, properties);
+            text.sink("cache", "#", &Target::Redis(RedisOptions::default()), &KEYS_OF_SINKS[..2], properties);
         } else {
             text.setting("", &key.text, node, property);
         }
@@ -132,17 +114,18 @@ impl Text {
         }
     }
 
-    fn sink(&mut self, (name, kind, keys): (&str, &str, &[&str]), properties: &Json) {
-        let mark = if name == SINKS[0].0 { "" } else { "#" };
-        for key in keys {
+    fn sink(&mut self, name: &str, mark: &str, target: &Target, common: &[&str], properties: &Json) {
+        let own = yaml::tree(target);
+        let own = own.entries().iter().map(|(key, _)| key.text.as_str()).filter(|key| !key.ends_with("_file"));
+        for key in common.iter().copied().chain(own) {
             let property = &properties[key];
-            let value = match (*key, &property["default"]) {
+            let value = match (key, &property["default"]) {
                 ("name", _) => name.to_owned(),
-                ("type", _) => kind.to_owned(),
+                ("type", _) => target.kind().to_owned(),
                 (_, Json::Null) => example(property),
                 (_, default) => flow(&yaml::tree(default)),
             };
-            let dash = if *key == "name" { "- " } else { "  " };
+            let dash = if key == "name" { "- " } else { "  " };
             self.line(&format!("  {mark}{dash}{key}: {value}"), documentation(property), &format!("  {mark}  "));
         }
     }

@@ -12,7 +12,7 @@ use crate::{
     record::{SinkName, Stream},
     setting::{Is, Text, kind},
     sink::{file::FileOptions, mongodb::MongoOptions, redis::RedisOptions, url::without_secrets},
-    spool::SpoolConfig,
+    spool::SpoolOptions,
 };
 
 /// A destination of records, with its own spool. The type decides which other keys it has.
@@ -46,7 +46,7 @@ pub struct SinkConfig {
     /// overrides of the common `spool:`
     #[serde(default)]
     #[schemars(example = serde_json::json!({ "max_bytes": "20GiB" }))]
-    pub spool: SpoolConfig,
+    pub spool: SpoolOptions,
     /// overrides of the common `flush:`
     #[serde(default)]
     #[schemars(example = serde_json::json!({ "batch_records": 5000 }))]

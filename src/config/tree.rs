@@ -172,6 +172,15 @@ impl Node {
         }
     }
 
+    /// Moves the keys of a mapping except these into a mapping of their own.
+    pub(super) fn split_off(&mut self, kept: &[&str]) -> Self {
+        let mut others = Vec::new();
+        if let Value::Map(entries) = &mut self.value {
+            others = entries.extract_if(.., |(key, _)| !kept.contains(&key.text.as_str())).collect();
+        }
+        Self::new(&self.place, Value::Map(others))
+    }
+
     /// The value of a key or index, with the place of the key or item.
     fn step(&self, step: &str) -> Option<(&Place, &Self)> {
         match &self.value {

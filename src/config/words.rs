@@ -1,9 +1,9 @@
 //! Messages for words that are not known, with the nearest known one.
 
-/// Reports an unknown word, with the nearest known one and what is allowed in its place.
+/// Reports an unknown word, with the nearest known one.
 pub(super) fn unknown_word(word: &str, known: &[&str]) -> String {
     let meant = nearest(word, known).map(|name| format!(" (did you mean {name}?)")).unwrap_or_default();
-    format!("is not known{meant}; expected one of {}", known.join(", "))
+    format!("is not known{meant}")
 }
 
 /// Reports an unknown key, with the nearest known one and what is allowed in its place.

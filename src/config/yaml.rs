@@ -236,7 +236,7 @@ impl<'de> DeserializeSeed<'de> for ShapeSeed<'_> {
     }
 }
 
-/// Implements the visit methods of scalars, which are all alike.
+/// Implements the visit methods of scalars, which do the same.
 macro_rules! scalars {
     ($($visit:ident: $kind:ty),*) => {
         $(fn $visit<E>(self, _: $kind) -> Result<Shape, E> { Ok(Shape::Scalar) })*

@@ -9,7 +9,7 @@
 //! the escapes, and if something is removed it is written with them again.
 //!
 //! Passwords are often written unescaped, with a `/` or an `@` in them: the last `@` before the query ends them, and what
-//! cannot be a host and a port is not taken for a host. So a path with an `@` in it loses its host; that is the lesser
+//! cannot be a host and a port is not mistaken for a host. So a path with an `@` in it loses its host; that is the lesser
 //! harm.
 
 use std::borrow::Cow;

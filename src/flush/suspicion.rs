@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fails_beside_others_counts_neither_as_a_failure_nor_as_time() {
+    fn what_fails_together_with_others_counts_neither_as_a_failure_nor_as_time() {
         let (evidence, start) = (Evidence::new(LONG), Instant::now());
         let mut beside = suspicion();
         for _ in 0..100 {

@@ -3,7 +3,7 @@
 //! Forwarders that reconnect after an outage together must not overload their server, and must get equal shares of it.
 //! All of them see the queue in front of the server as the same latency, so each derives its window (the records it has
 //! in flight) from the latency alone: `full × (target / latency)²` above the target, as delay-based congestion control
-//! does (FAST TCP, the gradient of Netflix's concurrency limits). The same latency gives the same window, whoever came
+//! does (FAST TCP, the gradient of Netflix's concurrency limits). The same latency gives the same window, whichever came
 //! first. Additive increase with multiplicative decrease reaches equal shares too, but after many answers, and its step
 //! is too large for a share of a few records.
 //!
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_latency_gives_the_same_window_whoever_came_first() {
+    fn the_same_latency_gives_the_same_window_whichever_sink_came_first() {
         let (mut early, mut late) = (window(), window());
         answer(&mut early, 100, 0.02);
         answer(&mut early, 50, 29.0);

@@ -63,7 +63,7 @@ where
                 if read.length + data.len() > limits.max_bytes {
                     return Err(too_large());
                 }
-                memory.take(&mut share, data.len(), 0).await?;
+                memory.acquire(&mut share, data.len(), 0).await?;
                 read.push(&data);
             }
             Some(Err(error)) => {

@@ -13,7 +13,7 @@ use tonic::{
 };
 
 use super::{AUDIENCE, Dropped, Secret, hs256};
-use crate::record::{RecordBatch, RecordBatchBuilder, Stream, wall_millis};
+use crate::record::{RecordBatch, RecordBatchBuilder, Stream, schema::SERVICE_NAME, wall_millis};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait for an answer.
@@ -119,11 +119,8 @@ impl Client {
     /// # Errors
     /// When it was not acknowledged: part of it may have been kept, and a resend is harmless.
     pub async fn send(&self, batch: &RecordBatch, per_message: usize) -> Result<Dropped, Status> {
-        let method = match batch.stream {
-            Stream::Events => "/livekit.AnalyticsRecorderService/IngestEvents",
-            Stream::Stats => "/livekit.AnalyticsRecorderService/IngestStats",
-            Stream::NodeRooms => "/livekit.AnalyticsRecorderService/IngestNodeRoomStates",
-        };
+        let method = format!("/{SERVICE_NAME}/{}", batch.stream.method_name());
+        let method = PathAndQuery::try_from(method).map_err(|error| Status::internal(error.to_string()))?;
         let mut request = Request::new(futures::stream::iter(messages(batch, per_message)));
         if let Some(header) = self.authorization().map_err(|error| Status::unauthenticated(error.to_string()))? {
             let header =
@@ -132,7 +129,7 @@ impl Client {
         }
         let mut grpc = tonic::client::Grpc::new(self.channel.clone());
         grpc.ready().await.map_err(|error| Status::unavailable(chain(&error)))?;
-        let answer = grpc.client_streaming(request, PathAndQuery::from_static(method), BytesCodec).await?;
+        let answer = grpc.client_streaming(request, method, BytesCodec).await?;
         Ok(Dropped::of_trailers(answer.metadata()))
     }
 

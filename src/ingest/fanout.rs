@@ -77,7 +77,7 @@ struct Entry {
 }
 
 /// Receives batches from all protocols and appends them to every sink's spool.
-pub struct Intake {
+pub struct Ingester {
     entries: ArcSwap<Vec<Entry>>,
     lost: Mutex<BTreeMap<SinkName, Arc<AtomicU64>>>,
     status: Arc<IngestStatus>,
@@ -85,19 +85,19 @@ pub struct Intake {
     replaced: AtomicU64,
 }
 
-impl Intake {
+impl Ingester {
     /// Ingest for these sinks.
     #[must_use]
     pub fn new(targets: Vec<Target>, memory: &MemoryOptions) -> Self {
-        let intake = Self {
+        let ingester = Self {
             entries: ArcSwap::default(),
             lost: Mutex::default(),
             status: Arc::default(),
             memory: Arc::new(Budget::new(memory)),
             replaced: AtomicU64::default(),
         };
-        intake.replace(targets);
-        intake
+        ingester.replace(targets);
+        ingester
     }
 
     /// Changes the sinks; open calls end with the ones they began with.
@@ -130,7 +130,7 @@ impl Intake {
         let (mut dropped, mut copied) = (Dropped::default(), Vec::new());
         if required.is_empty() {
             copied = copies.all().await;
-            none_ever_takes_it(&copied)?;
+            no_sink_can_accept_it(&copied)?;
         } else {
             // A gRPC stream continues reading meanwhile.
             let alone = required.len() == 1 && copies.is_empty() && protocol != Protocol::Grpc;
@@ -214,7 +214,7 @@ impl Entry {
 }
 
 /// Refuses a batch that is too large for every sink if none of them is required and would say so: the sender can split it.
-fn none_ever_takes_it(copied: &[Copied]) -> Result<(), Refusal> {
+fn no_sink_can_accept_it(copied: &[Copied]) -> Result<(), Refusal> {
     let mut errors = copied.iter().map(|copy| Some((&copy.sink, copy.result.as_ref().err()?)));
     let Some(Some((sink, first))) = errors.next() else { return Ok(()) };
     let too_large = |error: &CannotAppend| error.reason == Refused::TooLarge;
@@ -237,15 +237,16 @@ mod tests {
         Target { name: SinkName::new(name).unwrap(), required, filter, spool: Arc::clone(spool) as _, missed: 0 }
     }
 
-    fn intake(targets: Vec<Target>) -> Intake {
-        Intake::new(targets, &MemoryOptions::default())
+    fn ingester(targets: Vec<Target>) -> Ingester {
+        Ingester::new(targets, &MemoryOptions::default())
     }
 
     #[tokio::test]
     async fn every_sink_gets_the_same_bytes() {
         let (a, b) = (MemorySpool::new(), MemorySpool::new());
-        let intake = intake(vec![target("a", true, Filter::default(), &a), target("b", true, Filter::default(), &b)]);
-        intake.append(Protocol::Grpc, events(&[1, 2])).await.unwrap();
+        let ingester =
+            ingester(vec![target("a", true, Filter::default(), &a), target("b", true, Filter::default(), &b)]);
+        ingester.append(Protocol::Grpc, events(&[1, 2])).await.unwrap();
         assert_eq!(a.batches(), [events(&[1, 2])]);
         assert_eq!(b.batches(), a.batches());
     }
@@ -254,10 +255,11 @@ mod tests {
     async fn one_required_sink_that_is_full_fails_the_call_and_is_named() {
         let (a, b) = (MemorySpool::new(), MemorySpool::new());
         b.set(Mode::Full);
-        let intake = intake(vec![target("a", true, Filter::default(), &a), target("b", true, Filter::default(), &b)]);
-        let refusal = intake.append(Protocol::Grpc, events(&[1])).await.unwrap_err();
+        let ingester =
+            ingester(vec![target("a", true, Filter::default(), &a), target("b", true, Filter::default(), &b)]);
+        let refusal = ingester.append(Protocol::Grpc, events(&[1])).await.unwrap_err();
         assert_eq!((refusal.reason, refusal.message.starts_with("sink b: ")), (Refused::Full, true));
-        assert_eq!(intake.snapshot().accepted.iter().map(|accepted| accepted.records).sum::<u64>(), 0);
+        assert_eq!(ingester.snapshot().accepted.iter().map(|accepted| accepted.records).sum::<u64>(), 0);
     }
 
     #[tokio::test]
@@ -268,13 +270,13 @@ mod tests {
             other.set(refusal);
             let targets =
                 [("a", &drops), ("b", &other)].map(|(name, spool)| target(name, true, Filter::default(), spool));
-            let intake = intake(targets.into());
+            let ingester = ingester(targets.into());
             for _ in 0..3 {
-                intake.append(Protocol::Grpc, events(&[1, 2])).await.unwrap_err();
+                ingester.append(Protocol::Grpc, events(&[1, 2])).await.unwrap_err();
             }
             assert_eq!(drops.missed(), 0, "nothing is lost: the sender has them still");
             other.set(Mode::Accepts);
-            let dropped = intake.append(Protocol::Grpc, events(&[1, 2])).await.unwrap();
+            let dropped = ingester.append(Protocol::Grpc, events(&[1, 2])).await.unwrap();
             assert_eq!((drops.missed(), other.records(), dropped.is_empty()), (2, 2, false));
         }
     }
@@ -284,24 +286,24 @@ mod tests {
         let (all, some, stats) = (MemorySpool::new(), MemorySpool::new(), MemorySpool::new());
         let types = Filter { streams: None, event_types: Some(vec![1, 41]) };
         let only_stats = Filter { streams: Some(vec![Stream::Stats]), event_types: None };
-        let intake = intake(vec![
+        let ingester = ingester(vec![
             target("all", true, Filter::default(), &all),
             target("some", true, types, &some),
             target("stats", true, only_stats, &stats),
         ]);
-        intake.append(Protocol::Http, events(&[0, 1, 2, 41, 1])).await.unwrap();
-        intake.append(Protocol::Http, events(&[2])).await.unwrap();
+        ingester.append(Protocol::Http, events(&[0, 1, 2, 41, 1])).await.unwrap();
+        ingester.append(Protocol::Http, events(&[2])).await.unwrap();
         assert_eq!((all.records(), some.records(), stats.records()), (6, 3, 0));
         assert_eq!(some.batches(), [events(&[1, 41, 1])], "order and time stay, an empty batch is not appended");
     }
 
     #[tokio::test]
-    async fn replaced_sinks_take_what_comes_next() {
+    async fn replaced_sinks_get_what_comes_next() {
         let (a, b) = (MemorySpool::new(), MemorySpool::new());
-        let intake = intake(vec![target("a", true, Filter::default(), &a)]);
-        intake.append(Protocol::Grpc, events(&[1])).await.unwrap();
-        intake.replace(vec![target("b", true, Filter::default(), &b)]);
-        intake.append(Protocol::Grpc, events(&[1])).await.unwrap();
+        let ingester = ingester(vec![target("a", true, Filter::default(), &a)]);
+        ingester.append(Protocol::Grpc, events(&[1])).await.unwrap();
+        ingester.replace(vec![target("b", true, Filter::default(), &b)]);
+        ingester.append(Protocol::Grpc, events(&[1])).await.unwrap();
         assert_eq!((a.records(), b.records()), (1, 1));
     }
 }

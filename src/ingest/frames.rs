@@ -112,7 +112,7 @@ where
         loop {
             if self.buffer.len() > self.share.bytes() {
                 let lacking = self.buffer.len() - self.share.bytes();
-                self.memory.take(&mut self.share, lacking, self.held_besides).await?;
+                self.memory.acquire(&mut self.share, lacking, self.held_besides).await?;
             }
             if let Some(decompressing) = &mut self.decompressing {
                 let inflated = (&mut decompressing.converting).await;
@@ -320,7 +320,7 @@ mod tests {
     async fn a_message_that_finds_no_memory_is_refused() {
         let memory = memory();
         let mut held = Share::default();
-        while memory.take(&mut held, 100, 0).await.is_ok() {}
+        while memory.acquire(&mut held, 100, 0).await.is_ok() {}
         let mut frames = Frames::new(body(vec![frame(0, &[1; 500])]), None, LIMITS, Arc::clone(&memory), conversions());
         assert_eq!(frames.next().await.unwrap_err().reason, Refused::Memory);
     }

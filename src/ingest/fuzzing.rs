@@ -9,7 +9,7 @@ use hyper::{Request, StatusCode};
 use tower::ServiceExt;
 
 use super::{
-    Authenticator, HttpOptions, Intake, Refusal, decompress::Encoding, handler_state::HandlerState, http,
+    Authenticator, HttpOptions, Ingester, Refusal, decompress::Encoding, handler_state::HandlerState, http,
     listener::Peer,
 };
 
@@ -20,8 +20,8 @@ pub struct HttpPort(Router);
 impl HttpPort {
     /// # Errors
     /// When the threads that convert bodies cannot be started.
-    pub fn new(intake: Arc<Intake>, authenticator: Arc<Authenticator>, options: &HttpOptions) -> io::Result<Self> {
-        Ok(Self(http::router(HandlerState::new(intake, authenticator, options)?)))
+    pub fn new(ingester: Arc<Ingester>, authenticator: Arc<Authenticator>, options: &HttpOptions) -> io::Result<Self> {
+        Ok(Self(http::router(HandlerState::new(ingester, authenticator, options)?)))
     }
 
     /// The answer's status and body.

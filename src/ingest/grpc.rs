@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use super::{
-    Authenticator, Dropped, GrpcOptions, Intake, Listener, Protocol, Refusal, Refused, ServeError,
+    Authenticator, Dropped, GrpcOptions, Ingester, Listener, Protocol, Refusal, Refused, ServeError,
     conversions::Conversions,
     decompress::Encoding,
     frames::{FrameLimits, Frames},
@@ -38,7 +38,7 @@ use super::{
     pass::Pass,
     server::{Handler, Server},
     side::SideServices,
-    slots::{Slots, Visit},
+    slots::{OpenRequest, Slots},
     stream::{self, StreamOptions},
     throttle::Throttle,
     tls::Alpn,
@@ -61,7 +61,7 @@ const HTTP2_HEADER_BYTES: u32 = 16 * 1024;
 /// When the authenticator does not allow this listener.
 pub async fn serve(
     listener: Listener,
-    intake: Arc<Intake>,
+    ingester: Arc<Ingester>,
     authenticator: Arc<Authenticator>,
     options: GrpcOptions,
     shutdown: impl Future<Output = ()>,
@@ -69,9 +69,9 @@ pub async fn serve(
     authenticator.check_listener(&listener)?;
     let stop = CancellationToken::new();
     let (side_services, health) =
-        SideServices::new(options.message_timeout, stop.clone(), Arc::clone(intake.status()))?;
+        SideServices::new(options.message_timeout, stop.clone(), Arc::clone(ingester.status()))?;
     health.set_service_status(SERVICE_NAME, tonic_health::ServingStatus::Serving).await;
-    let (connections, status) = (options.connections(), Arc::clone(intake.status()));
+    let (connections, status) = (options.connections(), Arc::clone(ingester.status()));
     let server =
         Server::new(Protocol::Grpc, connections, status, http2(&options)).over(authenticator.tls().cloned(), Alpn::H2);
     let recorder = Recorder {
@@ -79,7 +79,7 @@ pub async fn serve(
         streams: Slots::new(options.max_streams, Refused::Streams),
         options: Arc::new(options),
         side_services,
-        intake,
+        ingester,
         authenticator,
         not_found: Arc::default(),
         stop: stop.clone(),
@@ -108,7 +108,7 @@ fn http2(options: &GrpcOptions) -> Builder<TokioExecutor> {
 }
 
 struct Recorder {
-    intake: Arc<Intake>,
+    ingester: Arc<Ingester>,
     authenticator: Arc<Authenticator>,
     options: Arc<GrpcOptions>,
     streams: Arc<Slots>,
@@ -120,7 +120,7 @@ struct Recorder {
 
 #[async_trait]
 impl Handler for Recorder {
-    async fn handle(&self, request: Request<Incoming>, peer: Peer, visit: Visit) -> Response<Body> {
+    async fn handle(&self, request: Request<Incoming>, peer: Peer, open_request: OpenRequest) -> Response<Body> {
         if !is_grpc(request.headers()) {
             // As the protocol requires: a client that speaks plain HTTP could not read any other answer.
             self.count_astray(&request, peer, Refused::Unsupported);
@@ -131,7 +131,7 @@ impl Handler for Recorder {
         let called = request.uri().path().strip_prefix('/').and_then(|path| path.split_once('/'));
         match called {
             Some((SERVICE_NAME, method)) => match self.recorded(method, &request) {
-                Some(stream) => match self.record(stream, request, peer, &visit).await {
+                Some(stream) => match self.record(stream, request, peer, &open_request).await {
                     Ok(dropped) => empty(&dropped),
                     Err(refusal) => refused(&refusal),
                 },
@@ -141,16 +141,16 @@ impl Handler for Recorder {
                 }
             },
             Some(("grpc.health.v1.Health", _)) => {
-                let closed = async move { Some(status(&visit.closed().await)) };
+                let closed = async move { Some(status(&open_request.closed().await)) };
                 self.side_services.answer(request, peer.holder(), closed.boxed()).await
             }
-            _ => match self.authenticator.admit(Protocol::Grpc, request.headers(), peer, self.intake.status()) {
+            _ => match self.authenticator.admit(Protocol::Grpc, request.headers(), peer, self.ingester.status()) {
                 Ok(pass) => {
-                    visit.let_in();
+                    open_request.mark_authorized();
                     if !called.is_some_and(|(service, _)| SideServices::has(service)) {
                         self.count_astray(&request, peer, Refused::Path);
                     }
-                    let ended = self.ended(pass, peer, visit).map(|refusal| Some(status(&refusal)));
+                    let ended = self.ended(pass, peer, open_request).map(|refusal| Some(status(&refusal)));
                     self.side_services.answer(request, peer.holder(), ended.boxed()).await
                 }
                 Err(refusal) => refused(&refusal),
@@ -162,7 +162,7 @@ impl Handler for Recorder {
 impl Recorder {
     /// Counts, and logs at a limited rate, a request for an unknown method: the sender may not notice.
     fn count_astray(&self, request: &Request<Incoming>, peer: Peer, reason: Refused) {
-        self.intake.status().count_refused(Protocol::Grpc, reason);
+        self.ingester.status().count_refused(Protocol::Grpc, reason);
         if let Some(more) = self.not_found.admit() {
             let (method, path) = (request.method(), request.uri().path());
             let content_type = request.headers().get(CONTENT_TYPE);
@@ -178,12 +178,7 @@ impl Recorder {
         if request.method() != Method::POST {
             return None;
         }
-        match method {
-            "IngestEvents" => Some(Stream::Events),
-            "IngestStats" => Some(Stream::Stats),
-            "IngestNodeRoomStates" => Some(Stream::NodeRooms),
-            _ => None,
-        }
+        Stream::ALL.into_iter().find(|stream| stream.method_name() == method)
     }
 
     async fn record(
@@ -191,13 +186,13 @@ impl Recorder {
         stream: Stream,
         request: Request<Incoming>,
         peer: Peer,
-        visit: &Visit,
+        open_request: &OpenRequest,
     ) -> Result<Dropped, Refusal> {
-        let status = self.intake.status();
+        let status = self.ingester.status();
         let pass = self.authenticator.admit(Protocol::Grpc, request.headers(), peer, status)?;
-        visit.let_in();
-        let ended = self.ended(pass, peer, visit.clone());
-        let result = self.take(stream, request, (peer, visit.clone()), ended).await;
+        open_request.mark_authorized();
+        let ended = self.ended(pass, peer, open_request.clone());
+        let result = self.ingest(stream, request, (peer, open_request.clone()), ended).await;
         // The authenticator counts what it refuses.
         let counts = |refusal: &&Refusal| refusal.reason != Refused::Unauthenticated;
         if let Some(refusal) = result.as_ref().err().filter(counts) {
@@ -207,21 +202,26 @@ impl Recorder {
     }
 
     /// Returns when an authorized sender has to leave, alone or with the connection.
-    fn ended(&self, mut pass: Pass, peer: Peer, visit: Visit) -> impl Future<Output = Refusal> + Send + use<> {
-        let (authenticator, intake) = (Arc::clone(&self.authenticator), Arc::clone(&self.intake));
+    fn ended(
+        &self,
+        mut pass: Pass,
+        peer: Peer,
+        open_request: OpenRequest,
+    ) -> impl Future<Output = Refusal> + Send + use<> {
+        let (authenticator, ingester) = (Arc::clone(&self.authenticator), Arc::clone(&self.ingester));
         async move {
             tokio::select! {
-                why = pass.ended() => authenticator.refuse(Protocol::Grpc, &why, peer, intake.status()),
-                why = visit.closed() => why,
+                why = pass.ended() => authenticator.refuse(Protocol::Grpc, &why, peer, ingester.status()),
+                why = open_request.closed() => why,
             }
         }
     }
 
-    async fn take(
+    async fn ingest(
         &self,
         stream: Stream,
         request: Request<Incoming>,
-        (peer, on_connection): (Peer, Visit),
+        (peer, on_connection): (Peer, OpenRequest),
         ended: impl Future<Output = Refusal> + Send + 'static,
     ) -> Result<Dropped, Refusal> {
         let encoding = encoding(request.headers())?;
@@ -229,37 +229,37 @@ impl Recorder {
         let slot = self.streams.acquire(peer.holder()).await.map(Arc::new).ok_or_else(|| {
             Refusal::new(Refused::Streams, format!("{max} streams are already open, and none is silent"))
         })?;
-        let visit = slot.begin_request();
-        visit.let_in();
+        let open_request = slot.begin_request();
+        open_request.mark_authorized();
         let limits = FrameLimits {
             max_message_bytes: self.options.max_message_bytes,
             message_timeout: self.options.message_timeout,
             idle_timeout: self.options.idle_stream_timeout,
         };
-        let on_stream = visit.clone();
+        let on_stream = open_request.clone();
         let body = request.into_body().map_frame(move |frame| {
             // An empty frame is no sign of life.
             if frame.data_ref().is_some_and(|data| !data.is_empty()) {
-                on_stream.is_alive();
-                on_connection.is_alive();
+                on_stream.mark_active();
+                on_connection.mark_active();
             }
             frame
         });
         let ended = async move {
             tokio::select! {
                 why = ended => why,
-                why = visit.closed() => why,
+                why = open_request.closed() => why,
             }
         };
-        let (memory, conversions) = (Arc::clone(self.intake.memory()), self.conversions.clone());
+        let (memory, conversions) = (Arc::clone(self.ingester.memory()), self.conversions.clone());
         let frames = Frames::new(body, encoding, limits, memory, conversions);
         let options =
             StreamOptions { stream, window: self.options.stream_window, max_records: self.options.max_message_records };
-        let (intake, stop) = (Arc::clone(&self.intake), self.stop.clone());
+        let (ingester, stop) = (Arc::clone(&self.ingester), self.stop.clone());
         // A task of its own: records read from a stream are kept even if the peer disconnects before the answer.
         let accepting = tasks::spawn(async move {
-            let _open = OpenStream::new(Arc::clone(&intake));
-            let result = stream::take(frames, intake, options, stop, ended).await;
+            let _open = OpenStream::new(Arc::clone(&ingester));
+            let result = stream::ingest(frames, ingester, options, stop, ended).await;
             drop(slot);
             result
         });
@@ -270,12 +270,12 @@ impl Recorder {
 }
 
 /// Counts a stream while it is open.
-struct OpenStream(Arc<Intake>);
+struct OpenStream(Arc<Ingester>);
 
 impl OpenStream {
-    fn new(intake: Arc<Intake>) -> Self {
-        intake.status().streams().opened();
-        Self(intake)
+    fn new(ingester: Arc<Ingester>) -> Self {
+        ingester.status().streams().opened();
+        Self(ingester)
     }
 }
 

@@ -8,20 +8,20 @@ use http::request::Parts;
 use http_body_util::BodyExt;
 
 use super::{
-    Authenticator, HttpOptions, Intake, Protocol, Refusal, Refused,
+    Authenticator, HttpOptions, Ingester, Protocol, Refusal, Refused,
     body::{self, BodyBytes, BodyLimits, Converter},
     listener::Peer,
     memory::Share,
     pass::Pass,
     repeats::Repeats,
-    slots::Visit,
+    slots::OpenRequest,
     throttle::Throttle,
 };
 
 /// What the handlers share.
 #[derive(Clone)]
 pub(super) struct HandlerState {
-    pub intake: Arc<Intake>,
+    pub ingester: Arc<Ingester>,
     pub authenticator: Arc<Authenticator>,
     pub converter: Converter,
     pub limits: BodyLimits,
@@ -34,14 +34,14 @@ impl HandlerState {
     /// # Errors
     /// When the threads that convert bodies cannot be started.
     pub(super) fn new(
-        intake: Arc<Intake>,
+        ingester: Arc<Ingester>,
         authenticator: Arc<Authenticator>,
         options: &HttpOptions,
     ) -> io::Result<Self> {
         Ok(Self {
             converter: Converter::new(options.max_body_bytes, options.max_request_records)?,
             limits: BodyLimits { max_bytes: options.max_body_bytes, timeout: options.body_timeout },
-            intake,
+            ingester,
             authenticator,
             repeats: Arc::default(),
             not_found: Arc::default(),
@@ -57,17 +57,17 @@ impl HandlerState {
         limits: &BodyLimits,
         (mut pass, peer): (Pass, Peer),
     ) -> Result<(BodyBytes, Share), Refusal> {
-        let visit = head.extensions.get::<Visit>().cloned();
-        visit.iter().for_each(Visit::let_in);
-        let alive = visit.clone();
+        let open_request = head.extensions.get::<OpenRequest>().cloned();
+        open_request.iter().for_each(OpenRequest::mark_authorized);
+        let alive = open_request.clone();
         let body = body.map_frame(move |frame| {
-            alive.iter().for_each(Visit::is_alive);
+            alive.iter().for_each(OpenRequest::mark_active);
             frame
         });
         let evicted = async {
-            match &visit {
+            match &open_request {
                 // A connection that is closed to free its slot may finish what it began to send.
-                Some(visit) => match visit.closed().await {
+                Some(open_request) => match open_request.closed().await {
                     why if why.reason == Refused::Unauthenticated => why,
                     _ => std::future::pending().await,
                 },
@@ -76,8 +76,8 @@ impl HandlerState {
         };
         tokio::select! {
             why = evicted => Err(why),
-            read = body::read(body, &head.headers, limits, self.intake.memory()) => read,
-            why = pass.ended() => Err(self.authenticator.refuse(protocol, &why, peer, self.intake.status())),
+            read = body::read(body, &head.headers, limits, self.ingester.memory()) => read,
+            why = pass.ended() => Err(self.authenticator.refuse(protocol, &why, peer, self.ingester.status())),
         }
     }
 }

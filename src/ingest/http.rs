@@ -19,7 +19,7 @@ use std::{future::Future, sync::Arc};
 
 use async_trait::async_trait;
 use axum::{
-    Json, Router,
+    Router,
     body::Body,
     extract::{Extension, State},
     response::IntoResponse,
@@ -32,12 +32,13 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 use super::{
-    Accepted, Authenticator, HttpOptions, Intake, Listener, Protocol, Refusal, Refused, ServeError,
+    Accepted, Authenticator, HttpOptions, Ingester, Listener, Protocol, Refusal, Refused, ServeError,
     body::Format,
     handler_state::HandlerState,
+    json::Json,
     listener::Peer,
     server::{Handler, Server, http1},
-    slots::Visit,
+    slots::OpenRequest,
     tls::Alpn,
     webhook,
 };
@@ -57,21 +58,21 @@ const WEBHOOK_MEDIA: &[u8] = b"application/webhook";
 /// When the authenticator does not allow this listener.
 pub async fn serve(
     listener: Listener,
-    intake: Arc<Intake>,
+    ingester: Arc<Ingester>,
     authenticator: Arc<Authenticator>,
     options: HttpOptions,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     authenticator.check_listener(&listener)?;
     let stop = CancellationToken::new();
-    let (connections, status) = (options.connections(), Arc::clone(intake.status()));
+    let (connections, status) = (options.connections(), Arc::clone(ingester.status()));
     let spoken = http1(options.idle_timeout.max(options.header_timeout));
     let server =
         Server::new(Protocol::Http, connections, status, spoken).over(authenticator.tls().cloned(), Alpn::Http1);
     let hosts = options.hosts.clone().into();
-    let (to_ask, to_count) = (Arc::clone(&authenticator), Arc::clone(&intake));
-    let state = HandlerState::new(intake, authenticator, &options)?;
-    let routes = Routes { router: router(state), authenticator: to_ask, intake: to_count, hosts };
+    let (to_ask, to_count) = (Arc::clone(&authenticator), Arc::clone(&ingester));
+    let state = HandlerState::new(ingester, authenticator, &options)?;
+    let routes = Routes { router: router(state), authenticator: to_ask, ingester: to_count, hosts };
     let stopping = async {
         shutdown.await;
         stop.cancel();
@@ -84,12 +85,12 @@ pub(super) fn router(state: HandlerState) -> Router {
     let records = |stream: Stream| {
         post(
             move |State(state): State<Arc<HandlerState>>, Extension(peer): Extension<Peer>, request: Request<Body>| async move {
-                answer(Protocol::Http, &state, take(&state, stream, peer, request).await)
+                answer(Protocol::Http, &state, ingest(&state, stream, peer, request).await)
             },
         )
     };
     let webhook = |State(state): State<Arc<HandlerState>>, Extension(peer): Extension<Peer>, request: Request<Body>| async move {
-        answer(Protocol::Webhook, &state, webhook::take(&state, peer, request).await)
+        answer(Protocol::Webhook, &state, webhook::ingest(&state, peer, request).await)
     };
     let mut router = Router::new();
     for (path, taker) in [
@@ -118,7 +119,7 @@ async fn not_found(
     let is_webhook = path.contains("webhook")
         || request.headers().get(CONTENT_TYPE).is_some_and(|media| media.as_bytes().starts_with(WEBHOOK_MEDIA));
     let protocol = if is_webhook { Protocol::Webhook } else { Protocol::Http };
-    state.intake.status().count_refused(protocol, reason);
+    state.ingester.status().count_refused(protocol, reason);
     if let Some(more) = state.not_found[usize::from(is_webhook)].admit() {
         let protocol = protocol.as_str();
         tracing::warn!(%peer, protocol, %method, path, more, "nothing is accepted here: use {ADDRESSES}");
@@ -132,22 +133,22 @@ async fn not_found(
 struct Routes {
     router: Router,
     authenticator: Arc<Authenticator>,
-    intake: Arc<Intake>,
+    ingester: Arc<Ingester>,
     hosts: Arc<[String]>,
 }
 
 #[async_trait]
 impl Handler for Routes {
-    async fn handle(&self, mut request: Request<Incoming>, peer: Peer, visit: Visit) -> Response<Body> {
+    async fn handle(&self, mut request: Request<Incoming>, peer: Peer, open_request: OpenRequest) -> Response<Body> {
         if let Err((status, why)) = self.check_caller(&request, peer) {
             return problem(
                 status,
-                self.authenticator.refuse(Protocol::Http, &why, peer, self.intake.status()).reason.as_str(),
+                self.authenticator.refuse(Protocol::Http, &why, peer, self.ingester.status()).reason.as_str(),
                 &why,
             );
         }
         request.extensions_mut().insert(peer);
-        request.extensions_mut().insert(visit.clone());
+        request.extensions_mut().insert(open_request.clone());
         let Ok(response) = self.router.clone().oneshot(request).await;
         response
     }
@@ -176,18 +177,18 @@ impl Routes {
 }
 
 /// Accepts the records of a request.
-async fn take(state: &HandlerState, stream: Stream, peer: Peer, request: Request<Body>) -> Result<Accepted, Refusal> {
+async fn ingest(state: &HandlerState, stream: Stream, peer: Peer, request: Request<Body>) -> Result<Accepted, Refusal> {
     let (head, body) = request.into_parts();
-    let pass = state.authenticator.admit(Protocol::Http, &head.headers, peer, state.intake.status())?;
+    let pass = state.authenticator.admit(Protocol::Http, &head.headers, peer, state.ingester.status())?;
     let format = Format::of(&head.headers)?;
     let (bytes, mut share) = state.read(Protocol::Http, &head, body, &state.limits, (pass, peer)).await?;
     let most = format.encoding.most(share.bytes(), state.limits.max_bytes);
-    let mut reserved = state.intake.memory().for_decompressed(most).await?;
+    let mut reserved = state.ingester.memory().for_decompressed(most).await?;
     let batch = state.converter.records(stream, format, bytes).await?;
     share.merge(reserved.split(batch.bytes().len().saturating_sub(share.bytes())));
     drop(reserved);
     let records = u64::from(batch.count());
-    Ok(Accepted { records, dropped: state.intake.append(Protocol::Http, batch).await? })
+    Ok(Accepted { records, dropped: state.ingester.append(Protocol::Http, batch).await? })
 }
 
 fn answer(protocol: Protocol, state: &HandlerState, result: Result<Accepted, Refusal>) -> Response<Body> {
@@ -197,7 +198,7 @@ fn answer(protocol: Protocol, state: &HandlerState, result: Result<Accepted, Ref
     };
     // The authenticator counts what it refuses.
     if refusal.reason != Refused::Unauthenticated {
-        state.intake.status().count_refused(protocol, refusal.reason);
+        state.ingester.status().count_refused(protocol, refusal.reason);
     }
     let status = match refusal.reason {
         Refused::Invalid | Refused::Aborted => StatusCode::BAD_REQUEST,

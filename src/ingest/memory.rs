@@ -51,16 +51,16 @@ impl Pool {
         Self { free: Arc::new(Semaphore::new(max)), max }
     }
 
-    fn try_take(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+    fn try_acquire(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
         Arc::clone(&self.free).try_acquire_many_owned(u32::try_from(bytes).ok()?).ok()
     }
 
-    async fn take(&self, bytes: usize, wait: Duration) -> Option<OwnedSemaphorePermit> {
+    async fn acquire(&self, bytes: usize, wait: Duration) -> Option<OwnedSemaphorePermit> {
         if bytes > self.max {
             return None;
         }
-        let taken = Arc::clone(&self.free).acquire_many_owned(u32::try_from(bytes).ok()?);
-        tokio::time::timeout(wait, taken).await.ok()?.ok()
+        let acquiring = Arc::clone(&self.free).acquire_many_owned(u32::try_from(bytes).ok()?);
+        tokio::time::timeout(wait, acquiring).await.ok()?.ok()
     }
 
     fn used(&self) -> usize {
@@ -76,15 +76,15 @@ impl Budget {
     }
 
     /// Adds `bytes` to a share of a sender that holds `held_by_others` besides it. Cancel-safe.
-    pub(super) async fn take(&self, share: &mut Share, bytes: usize, held_by_others: usize) -> Result<(), Refusal> {
+    pub(super) async fn acquire(&self, share: &mut Share, bytes: usize, held_by_others: usize) -> Result<(), Refusal> {
         let is_small = held_by_others + share.bytes() + bytes <= SMALL;
-        if is_small && let Some(space) = self.reserve.try_take(bytes) {
+        if is_small && let Some(space) = self.reserve.try_acquire(bytes) {
             share.merge(Share { reserve: Some(space), ..Share::default() });
             return Ok(());
         }
-        let space = match self.common.try_take(bytes) {
+        let space = match self.common.try_acquire(bytes) {
             Some(space) => Some(space),
-            None => self.common.take(bytes, self.wait).await,
+            None => self.common.acquire(bytes, self.wait).await,
         };
         let space = space.ok_or_else(|| none_left(self.common.max + self.reserve.max))?;
         share.merge(Share { common: Some(space), ..Share::default() });
@@ -96,7 +96,8 @@ impl Budget {
         if bytes == 0 {
             return Ok(Share::default());
         }
-        let space = self.decompressed.take(bytes, self.wait).await.ok_or_else(|| none_left(self.decompressed.max))?;
+        let space =
+            self.decompressed.acquire(bytes, self.wait).await.ok_or_else(|| none_left(self.decompressed.max))?;
         Ok(Share { decompressed: Some(space), ..Share::default() })
     }
 
@@ -121,9 +122,7 @@ pub(crate) struct Share {
 
 impl Share {
     pub(super) fn bytes(&self) -> usize {
-        let bytes =
-            |permit: &Option<OwnedSemaphorePermit>| permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        bytes(&self.common) + bytes(&self.reserve) + bytes(&self.decompressed)
+        bytes(self.common.as_ref()) + bytes(self.reserve.as_ref()) + bytes(self.decompressed.as_ref())
     }
 
     /// Merges another share into this one.
@@ -133,16 +132,18 @@ impl Share {
         merge(&mut self.decompressed, other.decompressed);
     }
 
-    /// Releases `bytes` of it (or all, if it is less).
-    pub(super) fn split(&mut self, bytes: usize) -> Self {
-        let taken =
-            |permit: &Option<OwnedSemaphorePermit>| permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        let common = split(&mut self.common, bytes);
-        let rest = bytes - taken(&common);
+    /// Splits off `max` bytes of it (or all, if it is less).
+    pub(super) fn split(&mut self, max: usize) -> Self {
+        let common = split(&mut self.common, max);
+        let rest = max - bytes(common.as_ref());
         let reserve = split(&mut self.reserve, rest);
-        let rest = rest - taken(&reserve);
+        let rest = rest - bytes(reserve.as_ref());
         Self { common, reserve, decompressed: split(&mut self.decompressed, rest) }
     }
+}
+
+fn bytes(permit: Option<&OwnedSemaphorePermit>) -> usize {
+    permit.map_or(0, OwnedSemaphorePermit::num_permits)
 }
 
 fn merge(own: &mut Option<OwnedSemaphorePermit>, other: Option<OwnedSemaphorePermit>) {
@@ -167,14 +168,14 @@ mod tests {
 
     async fn acquired(budget: &Budget, bytes: usize) -> Result<Share, Refusal> {
         let mut share = Share::default();
-        budget.take(&mut share, bytes, 0).await.map(|()| share)
+        budget.acquire(&mut share, bytes, 0).await.map(|()| share)
     }
 
     #[tokio::test]
     async fn what_is_acquired_is_released_when_it_is_dropped() {
         let budget = budget(1 << 20, Duration::ZERO);
         let mut share = acquired(&budget, 60).await.unwrap();
-        budget.take(&mut share, 100_000, 0).await.unwrap();
+        budget.acquire(&mut share, 100_000, 0).await.unwrap();
         assert_eq!((share.bytes(), budget.used()), (100_060, 100_060));
         let part = share.split(100_030);
         drop(share);
@@ -197,7 +198,7 @@ mod tests {
     async fn who_holds_much_leaves_memory_for_those_who_hold_little() {
         let budget = budget(1 << 20, Duration::from_millis(1));
         let mut greedy = Share::default();
-        while budget.take(&mut greedy, 10_000, 0).await.is_ok() {}
+        while budget.acquire(&mut greedy, 10_000, 0).await.is_ok() {}
         assert!(greedy.bytes() > 1 << 19);
         let is_small = [acquired(&budget, SMALL).await, acquired(&budget, SMALL).await];
         assert!(is_small.iter().all(Result::is_ok));

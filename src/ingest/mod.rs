@@ -1,7 +1,7 @@
 //! Receives records by gRPC and HTTP, checks them, appends them to every sink's spool, and answers after fsync.
 //!
 //! - [`wire`]: checks on the bytes as received, pure;
-//! - [`Intake`]: one batch to every sink's spool;
+//! - [`Ingester`]: one batch to every sink's spool;
 //! - [`grpc`]: the service `livekit.AnalyticsRecorderService`;
 //! - [`http`]: records as protobuf, JSON or NDJSON, and LiveKit's webhooks;
 //! - [`client`]: the other end, for `send`, `run --demo` and tests;
@@ -29,6 +29,7 @@ mod gzip;
 mod handler_state;
 mod hs256;
 pub mod http;
+mod json;
 mod listener;
 pub(crate) mod memory;
 mod optional;
@@ -49,9 +50,10 @@ mod webhook;
 pub mod wire;
 mod zstd_frames;
 
+pub(crate) use json::Json;
 pub(crate) use listener::Peer;
 pub(crate) use server::{Handler, Server, http1};
-pub(crate) use slots::Visit;
+pub(crate) use slots::OpenRequest;
 use slots::{Holder, Slots};
 
 pub use auth::Authenticator;
@@ -59,7 +61,7 @@ pub use config::{AuthConfig, AuthMode, IngestConfig};
 pub(crate) use conversions::AT_ONCE as CONVERSION_THREADS;
 pub(crate) use dropped::drops_newest;
 pub use dropped::{Accepted, Dropped, DroppedRecords};
-pub use fanout::{Filter, Intake, Target};
+pub use fanout::{Filter, Ingester, Target};
 pub use listener::Listener;
 pub use options::{
     AuthOptions, ConnectionOptions, GrpcOptions, HttpOptions, Listen, LivekitKeys, MemoryOptions, Secret, TlsOptions,

@@ -238,7 +238,7 @@ mod tests {
     use super::*;
     use crate::{
         ingest::{
-            Dropped, Filter, Intake, MemoryOptions, Protocol, Target,
+            Dropped, Filter, Ingester, MemoryOptions, Protocol, Target,
             fake::{MemorySpool, Mode},
         },
         record::{RecordBatchBuilder, Stream},
@@ -247,7 +247,7 @@ mod tests {
     const MIB: usize = 1 << 20;
 
     /// `r…` are required, `o…` optional.
-    fn intake(spools: &[(&str, &Arc<MemorySpool>)]) -> Intake {
+    fn ingester(spools: &[(&str, &Arc<MemorySpool>)]) -> Ingester {
         let targets = spools.iter().map(|&(name, spool)| Target {
             name: SinkName::new(name).unwrap(),
             required: name.starts_with('r'),
@@ -255,11 +255,11 @@ mod tests {
             spool: Arc::clone(spool) as _,
             missed: 0,
         });
-        Intake::new(targets.collect(), &MemoryOptions::default())
+        Ingester::new(targets.collect(), &MemoryOptions::default())
     }
 
-    fn lost(intake: &Intake, sink: &str) -> u64 {
-        intake.snapshot().lost_by_optional_sinks[sink]
+    fn lost(ingester: &Ingester, sink: &str) -> u64 {
+        ingester.snapshot().lost_by_optional_sinks[sink]
     }
 
     /// One record of so many bytes, and a number to know it by.
@@ -269,16 +269,16 @@ mod tests {
         batch.build(0)
     }
 
-    async fn send(intake: &Intake, number: usize, bytes: usize) -> Dropped {
-        intake.append(Protocol::Grpc, batch(number, bytes)).await.unwrap()
+    async fn send(ingester: &Ingester, number: usize, bytes: usize) -> Dropped {
+        ingester.append(Protocol::Grpc, batch(number, bytes)).await.unwrap()
     }
 
     /// Senders that each send the next MiB as soon as the last one is answered; returns what was reported as dropped.
-    async fn send_as_fast_as_answered(intake: &Intake, senders: usize, each: usize) -> Dropped {
+    async fn send_as_fast_as_answered(ingester: &Ingester, senders: usize, each: usize) -> Dropped {
         let sender = async |sender: usize| {
             let mut reported = Dropped::default();
             for number in 0..each {
-                reported.merge(send(intake, sender * each + number, MIB).await);
+                reported.merge(send(ingester, sender * each + number, MIB).await);
             }
             reported
         };
@@ -292,10 +292,10 @@ mod tests {
         let (fast, slow) = (MemorySpool::new(), MemorySpool::new());
         slow.set(Mode::Slow);
         for spools in [&[("o", &slow)][..], &[("o-fast", &fast), ("o", &slow)]] {
-            let (intake, before, began) = (intake(spools), slow.records(), Instant::now());
-            let reported = send_as_fast_as_answered(&intake, 32, 5).await;
+            let (ingester, before, began) = (ingester(spools), slow.records(), Instant::now());
+            let reported = send_as_fast_as_answered(&ingester, 32, 5).await;
             assert!(reported.is_empty(), "{reported}");
-            assert_eq!((slow.records() - before, lost(&intake, "o")), (160, 0));
+            assert_eq!((slow.records() - before, lost(&ingester, "o")), (160, 0));
             assert!(began.elapsed() > Duration::from_secs(3), "160 MiB at 50 MiB/s take {:?}", began.elapsed());
         }
         assert_eq!(fast.records(), 160);
@@ -305,40 +305,40 @@ mod tests {
     async fn with_none_but_optional_sinks_a_call_waits_for_one_that_hangs() {
         let spool = MemorySpool::new();
         spool.set(Mode::Hang);
-        let intake = intake(&[("o", &spool)]);
-        let calls = join_all((0..20).map(|number| send(&intake, number, MIB)));
+        let ingester = ingester(&[("o", &spool)]);
+        let calls = join_all((0..20).map(|number| send(&ingester, number, MIB)));
         let relief = async {
             tokio::time::sleep(Duration::from_secs(60)).await;
-            assert_eq!(intake.snapshot().accepted.iter().map(|accepted| accepted.records).sum::<u64>(), 0);
+            assert_eq!(ingester.snapshot().accepted.iter().map(|accepted| accepted.records).sum::<u64>(), 0);
             spool.set(Mode::Accepts);
         };
         let (reported, ()) = tokio::join!(calls, relief);
         assert!(reported.iter().all(Dropped::is_empty));
         let all: Vec<_> = (0..20).map(|number| batch(number, MIB)).collect();
         assert!(spool.batches() == all, "all of them, in the order of the calls");
-        assert_eq!(lost(&intake, "o"), 0);
+        assert_eq!(lost(&ingester, "o"), 0);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn beside_a_required_sink_one_that_is_as_fast_loses_nothing_however_many_send() {
+    async fn with_a_required_sink_an_optional_one_that_is_as_fast_loses_nothing_however_many_send() {
         let (required, optional) = (MemorySpool::new(), MemorySpool::new());
         required.set(Mode::Slow);
         optional.set(Mode::Slow);
-        let intake = intake(&[("r", &required), ("o", &optional)]);
-        let reported = send_as_fast_as_answered(&intake, 40, 10).await;
+        let ingester = ingester(&[("r", &required), ("o", &optional)]);
+        let reported = send_as_fast_as_answered(&ingester, 40, 10).await;
         assert!(reported.is_empty(), "{reported}");
-        assert_eq!((required.records(), lost(&intake, "o")), (400, 0));
+        assert_eq!((required.records(), lost(&ingester, "o")), (400, 0));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn beside_a_required_sink_a_slower_one_slows_its_senders_down_and_loses_nothing() {
+    async fn with_a_required_sink_a_slower_optional_one_slows_its_senders_down_and_loses_nothing() {
         let (required, optional) = (MemorySpool::new(), MemorySpool::new());
         optional.set(Mode::Slow);
-        let intake = intake(&[("r", &required), ("o", &optional)]);
+        let ingester = ingester(&[("r", &required), ("o", &optional)]);
         let began = Instant::now();
-        let reported = send_as_fast_as_answered(&intake, 4, 100).await;
+        let reported = send_as_fast_as_answered(&ingester, 4, 100).await;
         assert!(reported.is_empty(), "{reported}");
-        assert_eq!((required.records(), lost(&intake, "o")), (400, 0));
+        assert_eq!((required.records(), lost(&ingester, "o")), (400, 0));
         assert!(began.elapsed() > Duration::from_secs(7), "400 MiB at 50 MiB/s take {:?}", began.elapsed());
     }
 
@@ -346,39 +346,39 @@ mod tests {
     async fn one_that_hangs_holds_no_call_longer_than_its_patience_and_memory_stays_bounded() {
         let (required, optional) = (MemorySpool::new(), MemorySpool::new());
         optional.set(Mode::Hang);
-        let intake = intake(&[("r", &required), ("o", &optional)]);
+        let ingester = ingester(&[("r", &required), ("o", &optional)]);
         let (mut reported, mut held) = (Dropped::default(), Vec::new());
         for number in 0..20 {
             let began = Instant::now();
-            reported.merge(send(&intake, number, MIB).await);
+            reported.merge(send(&ingester, number, MIB).await);
             held.push(began.elapsed());
         }
         assert_eq!(required.records(), 20);
         assert!(held.iter().all(|held| *held <= HOLD_TIMEOUT + Duration::from_millis(1)), "{held:?}");
         assert!(held[8..].iter().all(Duration::is_zero), "nothing has come back from it: {held:?}");
         let by_sink: Vec<_> = reported.iter().map(|(sink, dropped)| (sink.as_str(), dropped.records)).collect();
-        assert_eq!((by_sink, lost(&intake, "o")), (vec![("o", 13)], 13), "7 whole MiB fit in 8 with their framing");
+        assert_eq!((by_sink, lost(&ingester, "o")), (vec![("o", 13)], 13), "7 whole MiB fit in 8 with their framing");
         // It accepts records again, and so does the lane.
         optional.set(Mode::Accepts);
         tokio::time::sleep(HOLD_TIMEOUT).await;
-        assert!(send(&intake, 20, MIB).await.is_empty());
-        assert_eq!((optional.records(), lost(&intake, "o")), (8, 13));
+        assert!(send(&ingester, 20, MIB).await.is_empty());
+        assert_eq!((optional.records(), lost(&ingester, "o")), (8, 13));
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_that_is_full_loses_its_copy_alone_and_it_is_counted_and_reported() {
         let (required, optional) = (MemorySpool::new(), MemorySpool::new());
         optional.set(Mode::Full);
-        let intake = intake(&[("r", &required), ("o", &optional)]);
-        assert_eq!(send(&intake, 0, 10).await.to_string(), "1 by sink o: the spool is full");
-        assert_eq!((required.records(), lost(&intake, "o"), lost(&intake, "r")), (1, 1, 0));
+        let ingester = ingester(&[("r", &required), ("o", &optional)]);
+        assert_eq!(send(&ingester, 0, 10).await.to_string(), "1 by sink o: the spool is full");
+        assert_eq!((required.records(), lost(&ingester, "o"), lost(&ingester, "r")), (1, 1, 0));
         assert_eq!((optional.missed(), required.missed()), (1, 0), "counted where it survives a kill");
         // What fails in the background is counted there.
         optional.set(Mode::Hang);
-        assert!(send(&intake, 1, 10).await.is_empty());
+        assert!(send(&ingester, 1, 10).await.is_empty());
         optional.set(Mode::Full);
         tokio::time::sleep(HOLD_TIMEOUT).await;
-        assert_eq!(lost(&intake, "o"), 2);
+        assert_eq!(lost(&ingester, "o"), 2);
     }
 
     #[tokio::test(start_paused = true)]
@@ -387,30 +387,30 @@ mod tests {
         for mode in [Mode::Full, Mode::Hang] {
             required.set(Mode::Full);
             optional.set(mode);
-            let intake = intake(&[("r", &required), ("o", &optional)]);
+            let ingester = ingester(&[("r", &required), ("o", &optional)]);
             for _ in 0..10 {
-                intake.append(Protocol::Http, batch(0, MIB)).await.unwrap_err();
+                ingester.append(Protocol::Http, batch(0, MIB)).await.unwrap_err();
             }
-            assert_eq!(lost(&intake, "o"), 0, "{mode:?}");
+            assert_eq!(lost(&ingester, "o"), 0, "{mode:?}");
             optional.set(Mode::Full);
             required.set(Mode::Accepts);
-            send(&intake, 0, MIB).await;
-            assert_eq!(lost(&intake, "o"), 1, "{mode:?}");
+            send(&ingester, 0, MIB).await;
+            assert_eq!(lost(&ingester, "o"), 1, "{mode:?}");
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_no_optional_sink_can_ever_take_is_refused_where_none_is_required() {
+    async fn what_no_optional_sink_can_ever_accept_is_refused_where_none_is_required() {
         let (a, b, required) = (MemorySpool::new(), MemorySpool::new(), MemorySpool::new());
         a.set(Mode::NeverFits);
         b.set(Mode::NeverFits);
-        let only_optional = intake(&[("o-a", &a), ("o-b", &b)]);
+        let only_optional = ingester(&[("o-a", &a), ("o-b", &b)]);
         let refusal = only_optional.append(Protocol::Http, batch(0, 10)).await.unwrap_err();
         assert_eq!((refusal.reason, refusal.message.contains("never fits")), (Refused::TooLarge, true), "{refusal}");
         assert_eq!((lost(&only_optional, "o-a"), lost(&only_optional, "o-b")), (0, 0));
         b.set(Mode::Accepts);
         assert_eq!(send(&only_optional, 0, 10).await.to_string(), "1 by sink o-a: it never fits");
-        let with_required = intake(&[("r", &required), ("o-a", &a)]);
+        let with_required = ingester(&[("r", &required), ("o-a", &a)]);
         assert_eq!(send(&with_required, 0, 10).await.to_string(), "1 by sink o-a: it never fits");
     }
 }

@@ -25,7 +25,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     ConnectionOptions, IngestStatus, Listener, Protocol, Refusal, Refused,
     listener::{Io, Peer},
-    slots::{Slot, Slots, Visit},
+    slots::{OpenRequest, Slot, Slots},
     throttle::Throttle,
     tls::{Alpn, Tls},
 };
@@ -46,8 +46,8 @@ const HTTP1_BUFFER: usize = 64 * 1024;
 /// Answers requests.
 #[async_trait]
 pub(crate) trait Handler: Send + Sync {
-    /// Answers one. It marks its visit as authorized, and records its signs of life.
-    async fn handle(&self, request: Request<Incoming>, peer: Peer, visit: Visit) -> Response<Body>;
+    /// Answers one. It marks the request as authorized, and records its signs of life.
+    async fn handle(&self, request: Request<Incoming>, peer: Peer, open_request: OpenRequest) -> Response<Body>;
 }
 
 /// What a server is made of, besides its handler.
@@ -187,8 +187,8 @@ impl Server {
         mut turned_away: BoxFuture<'_, Refusal>,
     ) {
         let service = service_fn(|request| {
-            let (visit, handler) = (slot.begin_request(), Arc::clone(&handler));
-            async move { Ok::<_, Infallible>(handler.handle(request, peer, visit).await) }
+            let (open_request, handler) = (slot.begin_request(), Arc::clone(&handler));
+            async move { Ok::<_, Infallible>(handler.handle(request, peer, open_request).await) }
         });
         let mut connection = pin!(self.http.serve_connection(TokioIo::new(io), service));
         let mut silent = pin!(sleep(self.options.header_timeout));
@@ -246,9 +246,9 @@ impl Server {
 
     /// A slot for one more that is being closed, and how long that may take. `None`: it is cut.
     fn may_close_with_care(&self, slot: &Slot) -> Option<(SemaphorePermit<'_>, Duration)> {
-        let is_let_in = slot.is_let_in();
-        let space = self.closing[usize::from(is_let_in)].try_acquire().ok()?;
-        Some((space, if is_let_in { WITH_CARE } else { BRIEFLY }))
+        let is_authorized = slot.is_authorized();
+        let space = self.closing[usize::from(is_authorized)].try_acquire().ok()?;
+        Some((space, if is_authorized { WITH_CARE } else { BRIEFLY }))
     }
 }
 

@@ -66,7 +66,7 @@ struct State {
     holder: Holder,
     requests: u32,
     /// It showed credentials, if they are required.
-    let_in: bool,
+    authorized: bool,
     silent_since: Instant,
     close: Close,
 }
@@ -107,7 +107,7 @@ impl Open {
         let has_a_right = held[&newcomer] < share;
         let candidates = self.occupied.iter().map(|(&id, state)| {
             let is_over = has_a_right && held[&state.holder] > share;
-            let (class, grace) = match (state.let_in, state.requests > 0) {
+            let (class, grace) = match (state.authorized, state.requests > 0) {
                 (false, _) => (0, GRACE),
                 (true, false) => (1, GRACE),
                 (true, true) if is_over => (2, GRACE),
@@ -121,7 +121,7 @@ impl Open {
         if left.is_zero() {
             return Ok(id);
         }
-        if class == 0 && self.occupied.values().filter(|state| !state.let_in).count() < max / NEW_PART {
+        if class == 0 && self.occupied.values().filter(|state| !state.authorized).count() < max / NEW_PART {
             let idle = candidates.iter().filter(|((class, ..), left, _)| *class < SENDING && left.is_zero());
             if let Some(&(.., id)) = idle.min_by_key(|(rank, ..)| *rank) {
                 return Ok(id);
@@ -163,12 +163,12 @@ impl Slots {
         open.next += 1;
         let close = Close::default();
         let silent_since = Instant::now();
-        open.occupied.insert(id, State { holder, requests: 0, let_in: false, silent_since, close: close.clone() });
+        open.occupied.insert(id, State { holder, requests: 0, authorized: false, silent_since, close: close.clone() });
         Ok(Slot {
             id,
             close,
             spoke: AtomicBool::new(false),
-            was_let_in: AtomicBool::new(false),
+            was_authorized: AtomicBool::new(false),
             slots: Arc::clone(self),
         })
     }
@@ -186,7 +186,7 @@ pub(crate) struct Slot {
     id: u64,
     close: Close,
     spoke: AtomicBool,
-    was_let_in: AtomicBool,
+    was_authorized: AtomicBool,
     slots: Arc<Slots>,
 }
 
@@ -202,8 +202,8 @@ impl Slot {
     }
 
     /// True once a request showed the required credentials.
-    pub(super) fn is_let_in(&self) -> bool {
-        self.was_let_in.load(Relaxed)
+    pub(super) fn is_authorized(&self) -> bool {
+        self.was_authorized.load(Relaxed)
     }
 
     /// True once a request's headers arrived.
@@ -211,11 +211,11 @@ impl Slot {
         self.spoke.load(Relaxed)
     }
 
-    /// Marks a request as open until the visit is dropped.
-    pub(crate) fn begin_request(self: &Arc<Self>) -> Visit {
+    /// Marks a request as open until the return value is dropped.
+    pub(crate) fn begin_request(self: &Arc<Self>) -> OpenRequest {
         self.spoke.store(true, Relaxed);
         self.slots.change(self.id, |state| state.requests += 1);
-        Visit(Arc::new(UnderWay(Arc::clone(self))))
+        OpenRequest(Arc::new(RequestGuard(Arc::clone(self))))
     }
 }
 
@@ -227,23 +227,23 @@ impl Drop for Slot {
 
 /// An open request, for as long as one of these exists.
 #[derive(Debug, Clone)]
-pub(crate) struct Visit(Arc<UnderWay>);
+pub(crate) struct OpenRequest(Arc<RequestGuard>);
 
 #[derive(Debug)]
-struct UnderWay(Arc<Slot>);
+struct RequestGuard(Arc<Slot>);
 
-impl Visit {
+impl OpenRequest {
     /// Records that it showed the required credentials.
-    pub(crate) fn let_in(&self) {
-        self.0.0.was_let_in.store(true, Relaxed);
+    pub(crate) fn mark_authorized(&self) {
+        self.0.0.was_authorized.store(true, Relaxed);
         self.change(|state| {
-            state.let_in = true;
+            state.authorized = true;
             state.silent_since = Instant::now();
         });
     }
 
     /// Records a sign of life.
-    pub(super) fn is_alive(&self) {
+    pub(super) fn mark_active(&self) {
         self.change(|state| state.silent_since = Instant::now());
     }
 
@@ -257,7 +257,7 @@ impl Visit {
     }
 }
 
-impl Drop for UnderWay {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         self.0.slots.change(self.0.id, |state| {
             state.requests -= 1;
@@ -281,10 +281,10 @@ mod tests {
     }
 
     /// Active and authorized.
-    fn busy(slot: &Arc<Slot>) -> Visit {
-        let visit = slot.begin_request();
-        visit.let_in();
-        visit
+    fn busy(slot: &Arc<Slot>) -> OpenRequest {
+        let open_request = slot.begin_request();
+        open_request.mark_authorized();
+        open_request
     }
 
     /// Makes all look as if they had been silent for longer.
@@ -312,13 +312,13 @@ mod tests {
     }
 
     #[test]
-    fn one_that_was_let_in_stays_before_those_that_only_came_even_with_a_request() {
+    fn an_authorized_holder_stays_longer_than_an_unauthorized_one_even_with_an_open_request() {
         let slots = Slots::new(2, Refused::Connections);
         let [a, b] = [(); 2].map(|()| admitted(&slots, HERE));
         drop(busy(&a));
         age(&slots, 2 * GRACE);
         let _under_way = b.begin_request();
-        b.begin_request().is_alive();
+        b.begin_request().mark_active();
         age(&slots, GRACE);
         let _c = admitted(&slots, HERE);
         assert_eq!(gone([&a, &b]), [false, true]);
@@ -352,7 +352,7 @@ mod tests {
         let [_busy, silent] = [busy(&a), busy(&b)];
         assert_eq!(slots.admit(HERE).err(), Some(NoSlot::AllBusy));
         age(&slots, SILENT);
-        silent.is_alive();
+        silent.mark_active();
         let c = admitted(&slots, HERE);
         assert_eq!(gone([&a, &b]), [true, false]);
         let _busy = busy(&c);
@@ -367,7 +367,7 @@ mod tests {
         let slots = Slots::new(4, Refused::Connections);
         let greedy: Vec<_> = (0..3).map(|_| admitted(&slots, holder(1))).collect();
         let small = admitted(&slots, holder(2));
-        let _visits: Vec<_> = greedy.iter().chain([&small]).map(busy).collect();
+        let _open_requests: Vec<_> = greedy.iter().chain([&small]).map(busy).collect();
         age(&slots, GRACE);
         assert_eq!(slots.admit(holder(1)).err(), Some(NoSlot::AllBusy), "it has its share");
         let second = admitted(&slots, holder(2));

@@ -37,7 +37,7 @@ impl Protocol {
         }
     }
 
-    const fn takes_records(self) -> bool {
+    const fn accepts_records(self) -> bool {
         !matches!(self, Self::Admin)
     }
 }
@@ -164,7 +164,7 @@ impl IngestStatus {
 
     /// Connections over which records arrive.
     pub(super) const fn connections(&self, protocol: Protocol) -> Option<&Gauge> {
-        if protocol.takes_records() { Some(&self.connections) } else { None }
+        if protocol.accepts_records() { Some(&self.connections) } else { None }
     }
 
     /// Recorder streams.
@@ -189,12 +189,12 @@ impl IngestStatus {
             lost_by_optional_sinks: BTreeMap::new(),
         };
         for protocol in Protocol::ALL {
-            for stream in Stream::ALL.into_iter().filter(|_| protocol.takes_records()) {
+            for stream in Stream::ALL.into_iter().filter(|_| protocol.accepts_records()) {
                 let accepted = &self.accepted[protocol as usize][stream as usize];
                 let (records, bytes) = (load(&accepted.records), load(&accepted.bytes));
                 snapshot.accepted.push(AcceptedCount { protocol, stream, records, bytes });
             }
-            let reasons = if protocol.takes_records() { Refused::ALL } else { &[Refused::Unauthenticated] };
+            let reasons = if protocol.accepts_records() { Refused::ALL } else { &[Refused::Unauthenticated] };
             for &reason in reasons {
                 let count = load(&self.refused[protocol as usize][reason as usize]);
                 snapshot.refused.push(RefusedCount { protocol, reason, count });

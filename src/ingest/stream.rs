@@ -16,7 +16,7 @@ use hyper::body::Body;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Dropped, Intake, Protocol, Refusal, Refused,
+    Dropped, Ingester, Protocol, Refusal, Refused,
     frames::{Frames, Message},
     memory::Share,
     wire,
@@ -40,9 +40,9 @@ pub(super) struct StreamOptions {
 
 /// Reads a stream to its end. Returns `Ok` when all its records are durable in every required sink's spool, with what was
 /// dropped, or at `stop` or `ended`. On an error the whole messages before it are still appended.
-pub(super) async fn take<B>(
+pub(super) async fn ingest<B>(
     mut frames: Frames<B>,
-    intake: Arc<Intake>,
+    ingester: Arc<Ingester>,
     options: StreamOptions,
     stop: CancellationToken,
     ended: impl Future<Output = Refusal>,
@@ -64,7 +64,7 @@ where
         }
         if (appends.is_idle() || end.is_some() || gathered.bytes() >= enough)
             && let Some((batch, share)) = gathered.take()
-            && let Err(refusal) = appends.begin(Arc::clone(&intake), batch, share).await
+            && let Err(refusal) = appends.begin(Arc::clone(&ingester), batch, share).await
         {
             end = Some(Err(refusal));
         }
@@ -93,7 +93,7 @@ where
                     turn += message.bytes.len();
                     let before = (gathered.bytes() + message.bytes.len() > TOGETHER).then(|| gathered.take()).flatten();
                     let begun = match before {
-                        Some((batch, share)) => appends.begin(Arc::clone(&intake), batch, share).await,
+                        Some((batch, share)) => appends.begin(Arc::clone(&ingester), batch, share).await,
                         None => Ok(()),
                     };
                     if let Err(refusal) = begun.and_then(|()| gathered.add(message, options)) {
@@ -167,10 +167,10 @@ impl Appends {
     }
 
     /// Appends a batch; an error if it was refused at once.
-    async fn begin(&mut self, intake: Arc<Intake>, batch: RecordBatch, share: Share) -> Result<(), Refusal> {
+    async fn begin(&mut self, ingester: Arc<Ingester>, batch: RecordBatch, share: Share) -> Result<(), Refusal> {
         let bytes = batch.bytes().len();
         let mut append: BoxFuture<'static, _> = Box::pin(async move {
-            let result = intake.append(Protocol::Grpc, batch).await;
+            let result = ingester.append(Protocol::Grpc, batch).await;
             drop(share);
             (bytes, result)
         });

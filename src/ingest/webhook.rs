@@ -26,14 +26,14 @@ use crate::record::{
 const MAX_BODY_BYTES: usize = 1024 * 1024;
 
 /// Accepts a webhook.
-pub(super) async fn take(state: &HandlerState, peer: Peer, request: Request<Body>) -> Result<Accepted, Refusal> {
+pub(super) async fn ingest(state: &HandlerState, peer: Peer, request: Request<Body>) -> Result<Accepted, Refusal> {
     let (head, body) = request.into_parts();
-    let refuse = |why: &str| state.authenticator.refuse(Protocol::Webhook, why, peer, state.intake.status());
+    let refuse = |why: &str| state.authenticator.refuse(Protocol::Webhook, why, peer, state.ingester.status());
     let (pass, claims) = state.authenticator.webhook(&head.headers, peer).map_err(|why| refuse(&why))?;
     let limits = BodyLimits { max_bytes: state.limits.max_bytes.min(MAX_BODY_BYTES), ..state.limits.clone() };
     let encoding = Encoding::of(&head.headers)?;
     let (body, share) = state.read(Protocol::Webhook, &head, body, &limits, (pass, peer)).await?;
-    let _reserved = state.intake.memory().for_decompressed(encoding.most(share.bytes(), limits.max_bytes)).await?;
+    let _reserved = state.ingester.memory().for_decompressed(encoding.most(share.bytes(), limits.max_bytes)).await?;
     let max_bytes = limits.max_bytes;
     // The signature covers the content, not its encoding.
     let bytes = state.converter.convert(move || encoding.decompress(&body.join(), max_bytes)).await?;
@@ -41,15 +41,15 @@ pub(super) async fn take(state: &HandlerState, peer: Peer, request: Request<Body
     if !claims.sha256.is_some_and(|claimed| is_same_hash(&hash, &claimed)) {
         return Err(refuse("the token was not signed for this body"));
     }
-    let sinks = state.intake.generation();
+    let sinks = state.ingester.generation();
     if state.repeats.knows(&hash, sinks) {
-        state.intake.status().count_webhook_repeated();
+        state.ingester.status().count_webhook_repeated();
         return Ok(Accepted { records: 1, dropped: Dropped::default() });
     }
     let (batch, dropped_by_livekit) = state.converter.convert(move || convert(&bytes)).await?;
     let records = u64::from(batch.count());
-    let dropped = state.intake.append(Protocol::Webhook, batch).await?;
-    state.intake.status().count_webhooks_dropped(dropped_by_livekit);
+    let dropped = state.ingester.append(Protocol::Webhook, batch).await?;
+    state.ingester.status().count_webhooks_dropped(dropped_by_livekit);
     if dropped.is_empty() {
         state.repeats.remember(hash, sinks);
     }

@@ -1,7 +1,7 @@
 //! Log lines on stderr: for people on a terminal, otherwise JSON. An event is always one line, whatever text from outside it
 //! contains. The level can change while running.
 //!
-//! Logging never waits for the reader of stderr ([`lines`]), and the rate of each kind of line is limited ([`kinds`]).
+//! Logging never waits for the reader of stderr (`lines`), and the rate of each kind of line is limited (`kinds`).
 //!
 //! Uses `printable`.
 

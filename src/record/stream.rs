@@ -68,6 +68,16 @@ impl Stream {
             Self::NodeRooms => "livekit.AnalyticsNodeRooms",
         }
     }
+
+    /// The method of [`SERVICE_NAME`](super::schema::SERVICE_NAME) that receives the stream's records.
+    #[must_use]
+    pub const fn method_name(self) -> &'static str {
+        match self {
+            Self::Events => "IngestEvents",
+            Self::Stats => "IngestStats",
+            Self::NodeRooms => "IngestNodeRoomStates",
+        }
+    }
 }
 
 impl fmt::Display for Stream {

@@ -59,7 +59,7 @@ pub enum SinkErrorKind {
     /// The sink answered that it is full (disk, memory): back off and retry.
     Full,
     /// The destination cannot keep records correctly (a view, a collection that would duplicate them): nothing is sent
-    /// until somebody has changed it.
+    /// until someone has changed it.
     Unsuitable,
     /// An error that is not about availability and names no record: the batch is bisected.
     Unnamed,

@@ -242,7 +242,7 @@ impl Shared {
         for Waiting { batch, answer } in group {
             records += batch.count();
             came[batch.stream as usize] = true;
-            // If the caller no longer waits, its records are kept all the same.
+            // If the caller no longer waits, its records are kept nevertheless.
             let _ = answer.send(Ok(()));
         }
         if records > 0 {

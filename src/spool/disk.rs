@@ -268,7 +268,7 @@ pub(crate) struct TemporaryDirectory(PathBuf);
 impl TemporaryDirectory {
     pub(crate) fn new_in(directory: &Path, prefix: &str) -> io::Result<Self> {
         let path = directory.join(format!("{prefix}-{}-{:016x}", std::process::id(), rand::random::<u64>()));
-        // Not recursive: a directory that somebody else created there is an error.
+        // Not recursive: a directory that someone else created there is an error.
         DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Self(path))
     }

@@ -158,7 +158,7 @@ mod tests {
         let start = Instant::now();
         let expiry = expiry(NOW + 365 * DAY, Some(NOW), start);
         assert!(!expiry.is_over(start, Stream::Events, 99, NOW + 1000), "received just before the stop");
-        assert!(expiry.is_over(start + HOUR, Stream::Events, 99, NOW), "and yet nothing stays for ever");
+        assert!(expiry.is_over(start + HOUR, Stream::Events, 99, NOW), "and yet nothing stays forever");
     }
 
     #[test]
@@ -169,7 +169,7 @@ mod tests {
             let jumped = NOW + HOUR.as_millis() as i64;
             let expiry = Expiry::new(max_age, jumped, Some(Times::at(NOW)), start, [100; 3]);
             assert!(!expiry.is_over(start, Stream::Events, 99, NOW - millis(max_age) * 7 / 8 + 1), "{minutes} minutes");
-            assert!(expiry.is_over(start + max_age, Stream::Events, 99, NOW), "and yet nothing stays for ever");
+            assert!(expiry.is_over(start + max_age, Stream::Events, 99, NOW), "and yet nothing stays forever");
         }
     }
 

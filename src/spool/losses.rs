@@ -187,7 +187,7 @@ fn open(disk: &dyn Disk, home: &Path) -> io::Result<Arc<dyn DiskFile>> {
     let file = disk.create(&path(home))?;
     let made = file.write_at(&Counts::default().to_bytes(), 0).and_then(|()| file.sync());
     if let Err(error) = made.and_then(|()| disk.sync_directory(home)) {
-        // An incomplete file would be taken for a damaged one.
+        // An incomplete file would be mistaken for a damaged one.
         let _ = disk.remove(&path(home));
         return Err(error);
     }

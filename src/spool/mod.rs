@@ -42,7 +42,6 @@ use crate::{
 };
 
 mod appending;
-mod config;
 mod contents;
 mod dead_letters;
 mod delivery;
@@ -77,13 +76,12 @@ mod tools;
 mod totals;
 
 pub use self::{
-    config::{DeadLettersConfig, EncryptionConfig, SpoolConfig},
     contents::{Contents, check, inspect, verify},
     dead_letters::{DeadFilter, DeadLetter},
     delivery::{Lease, LeaseLimit, Queue, QueueError, Rejection},
     error::{AppendError, Appended, FullLimit, OpenError},
     losses::{add_missed, missed},
-    options::{Codec, Compression, Key, Keys, SpoolOptions, WhenFull},
+    options::{Codec, Compression, DeadLettersOptions, Key, Keys, SpoolOptions, WhenFull},
     peek::{Peek, PeekFrom},
     purge::Purged,
     reports::LastError,

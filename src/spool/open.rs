@@ -21,10 +21,10 @@ use super::{
     journal::block::Kind,
     losses::Losses,
     maintenance::Maintenance,
-    options::SpoolOptions,
+    options::{MIN_MAX_BYTES, SpoolOptions},
     quarantine::Quarantine,
     queue::{QueueStore, buffered::BufferedQueues, sled::SledQueues},
-    quota::{MIN_MAX_BYTES, dead_max_bytes, segment_bytes},
+    quota::{dead_max_bytes, segment_bytes},
     reports::Reports,
     shared::{Meters, Shared, Usage},
     store::{

@@ -105,7 +105,7 @@ fn copy(
         let path = directory.join(&name);
         let copy = disk.create(&path)?;
         if let Err(error) = copy_bytes(file, copy.as_ref(), &damage.bytes) {
-            // It would use the last space of a full disk, and be taken for the whole copy next time.
+            // It would use the last space of a full disk, and be mistaken for the whole copy next time.
             let _ = disk.remove(&path);
             return Err(error);
         }

@@ -20,8 +20,6 @@ const QUEUE_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_EXPIRED: usize = 10_000;
 
 const MIN_SEGMENT_BYTES: u64 = if cfg!(test) { 16 << 10 } else { 256 << 10 };
-/// The smallest `max_bytes` that four segments and the queue fit into.
-pub(crate) const MIN_MAX_BYTES: u64 = 4 << 20;
 
 /// The part of `max_bytes` that is left for the queue to grow, so that a full spool can drain.
 fn queue_bytes(options: &SpoolOptions) -> u64 {
@@ -30,7 +28,7 @@ fn queue_bytes(options: &SpoolOptions) -> u64 {
 
 /// The limit of the dead letters: their own, and at most an eighth of the whole.
 pub(crate) fn dead_max_bytes(options: &SpoolOptions) -> u64 {
-    options.dead_max_bytes.min(options.max_bytes / 8)
+    options.dead_letters.max_bytes.min(options.max_bytes / 8)
 }
 
 /// The length of segments: at least four (and space for the queue) fit into `max_bytes`.

@@ -69,7 +69,7 @@ fn keep(shared: &Shared, stream: Stream, seqs: &[u64], dead_letters: &[DeadLette
     }
 }
 
-/// Keeps existing dead letters that failed once more. If they do not fit beside their earlier versions, fewer are
+/// Keeps existing dead letters that failed once more. If they do not fit next to their earlier versions, fewer are
 /// written at a time.
 pub(super) fn keep_again(shared: &Shared, dead_letters: &[DeadLetter]) -> Result<(), QueueError> {
     let groups = dead_letters::groups(dead_letters, shared.dead.group_bytes());

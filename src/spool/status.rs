@@ -152,7 +152,7 @@ pub(crate) fn of(shared: &Shared) -> SpoolStatus {
     }
 }
 
-/// Records that cannot be read are not known to be delivered: the other records must not be taken for all there are.
+/// Records that cannot be read are not known to be delivered: the other records must not be mistaken for all there are.
 fn unread_error(store: &Store, unread: &[u64]) -> Option<String> {
     let (paths, its, they) = named(store, unread)?;
     Some(format!(
@@ -160,7 +160,7 @@ fn unread_error(store: &Store, unread: &[u64]) -> Option<String> {
     ))
 }
 
-/// The same for dead letters: those that are listed must not be taken for all there are.
+/// The same for dead letters: those that are listed must not be mistaken for all there are.
 pub(crate) fn unread_dead_letters(dead: &Store) -> Option<String> {
     let (paths, its, they) = named(dead, &dead.unread_segments())?;
     Some(format!(

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-/// Values as they stand in a flow mapping: plain, quoted, tagged, anchored, from the environment.
+/// Values as they are written in a flow mapping: plain, quoted, tagged, anchored, from the environment.
 #[rustfmt::skip]
 pub(crate) const VALUES: &[&str] = &[
     // nothing

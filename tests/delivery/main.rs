@@ -1,4 +1,4 @@
-//! Delivery end to end below the intake: a real spool, the worker, a sink, and servers and networks that misbehave.
+//! Delivery end to end below the ingest ports: a real spool, the worker, a sink, and servers and networks that misbehave.
 //!
 //! The check is always the same: each record that the spool took arrives exactly once, whatever happened on the way.
 

@@ -52,7 +52,7 @@ async fn delivers_through(problem: impl Fn(&Command, u32) -> Reply + Send + Sync
     pipeline.send_events(&events).await;
     pipeline.drained().await;
     assert_eq!(ids(&server.kept(EVENTS)), event_ids(&events));
-    assert_eq!(server.inserted(), 500, "each was taken once");
+    assert_eq!(server.inserted(), 500, "each was inserted once");
     assert!(pipeline.dead_letters().is_empty());
     (server, pipeline)
 }
@@ -94,7 +94,7 @@ async fn a_primary_that_steps_down_or_shuts_down_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_write_concern_error_takes_back_what_was_delivered() {
+async fn a_write_concern_error_revokes_what_was_delivered() {
     let concern =
         || doc! { "code": 64, "codeName": "WriteConcernFailed", "errmsg": "waiting for replication timed out" };
     let (server, pipeline) = delivers_through(move |_, insert| match insert {
@@ -107,7 +107,7 @@ async fn a_write_concern_error_takes_back_what_was_delivered() {
 }
 
 #[tokio::test]
-async fn a_failed_log_in_is_told_in_one_line_with_the_user_and_without_the_password() {
+async fn a_failed_log_in_is_reported_in_one_line_with_the_user_and_without_the_password() {
     let server = WireServer::scripted(|command| match command.name.as_str() {
         "saslStart" => Reply::Answer(error(18, "AuthenticationFailed", "Authentication failed.")),
         _ => Reply::Healthy,
@@ -132,7 +132,7 @@ async fn a_failed_log_in_is_told_in_one_line_with_the_user_and_without_the_passw
 }
 
 #[tokio::test]
-async fn missing_rights_and_wrong_passwords_throw_nothing_away() {
+async fn missing_rights_and_wrong_passwords_lose_nothing() {
     for (code, name) in [(13, "Unauthorized"), (18, "AuthenticationFailed")] {
         let (allowed, refused) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU32::new(0)));
         let (open, counted) = (Arc::clone(&allowed), Arc::clone(&refused));
@@ -183,7 +183,7 @@ async fn documents_the_server_refuses_for_good_are_dead_lettered_alone_with_its_
 
 #[tokio::test]
 async fn errors_of_every_class_at_random_records_each_get_their_own_outcome() {
-    // By the record's number: delivered, refused, retried a few times, an unknown code for ever.
+    // By the record's number: delivered, refused, retried a few times, an unknown code forever.
     let tries = Arc::new(AtomicU64::new(0));
     let server = WireServer::scripted(move |command| {
         if command.name != "insert" {
@@ -267,7 +267,7 @@ async fn a_clash_with_a_users_own_unique_index_is_rejected_unless_the_record_is_
         let numbers = command.documents.iter().map(number_of).enumerate();
         let clashing = numbers.filter(|(_, number)| *number == 3 || (*number == 5 && command.number > 0));
         match command.number {
-            // The first answer is lost after the server has taken all but number 3.
+            // The first answer is lost after the server has stored all but number 3.
             0 => Reply::DoAndHangUp,
             _ => Reply::WriteErrors(clashing.map(|(i, _)| clash(i)).collect()),
         }
@@ -373,13 +373,13 @@ async fn a_refused_index_is_a_warning_and_stops_nothing() {
         })
         .await;
         let sink = sink_of(&server);
-        let warnings = sink.initialize().await.expect("it goes on");
+        let warnings = sink.initialize().await.expect("it continues");
         assert_eq!(warnings.len(), 3, "one a collection: {warnings:?}");
         assert!(warnings.iter().all(|warning| warning.contains("openvidu_expire_at_1") && warning.contains(text)));
         assert_eq!(
             code == 85,
             warnings[0].contains("dropIndex(\"openvidu_expire_at_1\")"),
-            "how to mend it: {warnings:?}"
+            "how to fix it: {warnings:?}"
         );
         let pipeline = Pipeline::start(sink, options());
         pipeline.send_events(&some_events("t", 5)).await;
@@ -410,7 +410,7 @@ async fn the_pool_stays_flat_through_an_outage() {
 }
 
 #[tokio::test]
-async fn labels_and_expiry_stand_in_each_document() {
+async fn labels_and_expiry_are_in_each_document() {
     let server = WireServer::scripted(|_| Reply::Healthy).await;
     let sink = mongo_sink_with(MongoOptions {
         uri: server.uri(),

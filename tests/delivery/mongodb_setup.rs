@@ -71,7 +71,7 @@ async fn nothing_is_sent_to_a_view_or_a_time_series_collection_until_it_is_anoth
 async fn a_capped_collection_and_a_user_that_may_not_list_stop_nothing() {
     let capped = doc! { "name": "events", "type": "collection", "options": { "capped": true, "size": 4096 } };
     let server = server_with(&Arc::new(Mutex::new(capped))).await;
-    let warnings = mongo_sink(&server.uri(), "openvidu").initialize().await.expect("it goes on");
+    let warnings = mongo_sink(&server.uri(), "openvidu").initialize().await.expect("it continues");
     assert!(matches!(&warnings[..], [one] if one.contains("capped collection")), "{warnings:?}");
     for (code, name) in [(13, "Unauthorized"), (59, "CommandNotFound"), (8000, "AtlasError")] {
         let server = WireServer::scripted(move |command| match command.name.as_str() {
@@ -79,12 +79,12 @@ async fn a_capped_collection_and_a_user_that_may_not_list_stop_nothing() {
             _ => Reply::Healthy,
         })
         .await;
-        assert!(mongo_sink(&server.uri(), "openvidu").initialize().await.expect("it goes on").is_empty());
+        assert!(mongo_sink(&server.uri(), "openvidu").initialize().await.expect("it continues").is_empty());
     }
 }
 
 #[tokio::test]
-async fn another_primary_and_a_server_that_was_away_are_looked_at_again_while_deliveries_go_on() {
+async fn another_primary_and_a_server_that_was_unavailable_are_inspected_again_while_deliveries_continue() {
     let collection = Arc::new(Mutex::new(ordinary()));
     let server = server_with(&collection).await;
     let election = |n: u8| doc! { "electionId": ObjectId::from_bytes([n; 12]) };
@@ -178,7 +178,7 @@ async fn a_set_up_that_failed_for_a_reason_that_passes_is_warned_of_and_soon_tri
             let (server, is_broken) = broken(commands, how, code).await;
             let sink = mongo_sink(&server.uri(), "openvidu");
             let began = tokio::time::Instant::now();
-            let warnings = sink.initialize().await.expect("it goes on");
+            let warnings = sink.initialize().await.expect("it continues");
             assert!(began.elapsed() < Duration::from_secs(6), "{commands:?} {code}: {:?}", began.elapsed());
             assert!(
                 !warnings.is_empty() && warnings.iter().all(|warning| warning.contains("openvidu")),
@@ -198,13 +198,13 @@ async fn a_set_up_that_failed_for_a_reason_that_passes_is_warned_of_and_soon_tri
     for (code, is_final) in [(67, true), (13, true), (85, true), (16500, false)] {
         let (server, _) = broken(&["createIndexes"], refused, code).await;
         let sink = mongo_sink(&server.uri(), "openvidu");
-        let warnings = sink.initialize().await.expect("it goes on");
+        let warnings = sink.initialize().await.expect("it continues");
         assert_eq!((warnings.is_empty(), sink.doubts_setup()), (false, !is_final), "{code}: {warnings:?}");
     }
 }
 
 #[tokio::test]
-async fn what_cannot_keep_records_is_sent_nothing_either_while_nobody_can_look() {
+async fn what_cannot_keep_records_is_sent_nothing_either_while_it_cannot_be_inspected() {
     let listed = Arc::new(Mutex::new(Some(time_series())));
     let lists = Arc::clone(&listed);
     let server = WireServer::scripted(move |command| match (command.name.as_str(), &*lists.lock().unwrap()) {
@@ -228,7 +228,7 @@ async fn what_cannot_keep_records_is_sent_nothing_either_while_nobody_can_look()
 }
 
 #[tokio::test]
-async fn a_server_that_answers_nothing_but_hello_is_away_and_not_for_ever_connecting() {
+async fn a_server_that_answers_nothing_but_hello_is_unavailable_and_not_forever_connecting() {
     let server = WireServer::scripted(|_| Reply::Silence).await;
     let pipeline = Pipeline::start(mongo_sink(&server.uri(), "openvidu"), options());
     pipeline.send_events(&numbered_events("t").take(10).collect::<Vec<_>>()).await;

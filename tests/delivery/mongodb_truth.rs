@@ -46,7 +46,7 @@ fn patient() -> FlushOptions {
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_all_by_any_code_in_any_shape_is_away_and_loses_nothing() {
+async fn a_server_that_refuses_all_by_any_code_in_any_shape_is_unavailable_and_loses_nothing() {
     let codes = [166, 8000, 13297, 2, 1, 50, 91, 16500, 61, 26, 987_654];
     let cases = codes
         .into_iter()
@@ -78,7 +78,7 @@ async fn a_server_that_refuses_all_by_any_code_in_any_shape_is_away_and_loses_no
 }
 
 #[tokio::test]
-async fn a_server_that_rejects_all_for_good_is_told_as_such_until_something_passes() {
+async fn a_server_that_rejects_all_for_good_is_reported_as_such_until_something_is_delivered() {
     let refusing = Arc::new(AtomicBool::new(true));
     let refuses = Arc::clone(&refusing);
     let server = WireServer::scripted(move |command| match command.name.as_str() {

@@ -22,7 +22,7 @@ fn some_events(prefix: &str, count: usize) -> Vec<AnalyticsEvent> {
 }
 
 #[tokio::test]
-async fn a_server_that_is_away_at_start_is_no_error() {
+async fn a_server_that_is_unavailable_at_start_is_no_error() {
     let mut mongo = Mongo::start().await;
     let database = mongo.database();
     mongo.stop();

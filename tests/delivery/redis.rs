@@ -75,7 +75,7 @@ async fn real_records_become_json_documents_under_the_forks_keys_and_indexes() {
 async fn a_server_without_search_or_file_is_a_warning_and_keeps_the_documents() {
     let redis = Redis::start_with(false, &["--appendonly", "no"]).await;
     let sink = redis_sink(&redis.url());
-    let warnings = sink.initialize().await.expect("it goes on");
+    let warnings = sink.initialize().await.expect("it continues");
     assert!(warnings.iter().any(|warning| warning.contains("no RediSearch")), "{warnings:?}");
     assert!(warnings.iter().any(|warning| warning.contains("appendonly is off")), "{warnings:?}");
     let pipeline = Pipeline::start(sink, options());
@@ -152,7 +152,7 @@ async fn a_redirection_is_followed_and_remembered() {
 }
 
 #[tokio::test]
-async fn a_redirection_to_a_node_that_is_away_is_retried_where_the_slot_was() {
+async fn a_redirection_to_a_node_that_is_unavailable_is_retried_where_the_slot_was() {
     let (moved, nobody) = (Arc::new(AtomicBool::new(true)), free_port());
     let is_moved = Arc::clone(&moved);
     let server = RespServer::start(move |command| match &*command[0] {
@@ -199,7 +199,7 @@ async fn a_server_that_is_no_cluster_or_lists_no_such_node_cannot_have_anything_
             pipeline.send_events(&events).await;
             eventually("away", || async { pipeline.status().state == SinkState::Unavailable }).await;
             let came = tokio::time::timeout(Duration::from_millis(200), thief.accept()).await;
-            assert!(came.is_err(), "{redirection} {cluster}: somebody connects to the thief");
+            assert!(came.is_err(), "{redirection} {cluster}: someone connects to the thief");
             assert!(
                 pipeline
                     .status()
@@ -222,7 +222,7 @@ fn in_one_room(mut events: Vec<AnalyticsEvent>) -> Vec<AnalyticsEvent> {
 }
 
 #[tokio::test]
-async fn memory_that_is_full_is_retried_until_there_is_room() {
+async fn memory_that_is_full_is_retried_until_there_is_space() {
     let redis = Redis::start_with(false, &["--maxmemory", "1mb", "--maxmemory-policy", "noeviction"]).await;
     let pipeline = Pipeline::start(redis_sink(&redis.url()), options());
     let events = some_events(500);
@@ -255,7 +255,7 @@ async fn a_key_of_another_type_rejects_its_record_alone() {
 }
 
 #[tokio::test]
-async fn without_an_expiration_documents_stay_for_ever_and_labels_stand_in_them() {
+async fn without_an_expiration_documents_stay_forever_and_labels_are_in_them() {
     let redis = Redis::start_with(false, &[]).await;
     let sink = redis_sink_with(RedisOptions {
         url: redis.url(),

@@ -16,7 +16,7 @@ use crate::support::{
 const RIGHTS: &str = "+json.set +json.type +expire +waitaof +ft.create";
 
 async fn send(spool: &Spool, events: Vec<AnalyticsEvent>) {
-    spool.recorder().ingest_events(tokio_stream::iter([AnalyticsEvents { events }])).await.expect("taken");
+    spool.recorder().ingest_events(tokio_stream::iter([AnalyticsEvents { events }])).await.expect("accepted");
 }
 
 #[tokio::test(flavor = "multi_thread")]

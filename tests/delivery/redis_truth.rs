@@ -52,7 +52,7 @@ async fn all_waits_until_it_ends(server: &RespServer, wrong: &AtomicBool, case: 
 }
 
 #[tokio::test]
-async fn a_server_that_refuses_all_by_any_error_is_away_and_loses_nothing() {
+async fn a_server_that_refuses_all_by_any_error_is_unavailable_and_loses_nothing() {
     let cases = ERRORS.map(|error| async move {
         let refusing = Arc::new(AtomicBool::new(true));
         let refuses = Arc::clone(&refusing);
@@ -127,7 +127,7 @@ async fn search_indexes_that_are_refused_or_never_answered_hold_up_no_delivery()
             _ => Answer::Healthy,
         })
         .await;
-        let warnings = redis_sink(&server.url()).initialize().await.expect("it goes on");
+        let warnings = redis_sink(&server.url()).initialize().await.expect("it continues");
         assert!(warnings.iter().any(|warning| warning.contains("search index")), "{i}: {warnings:?}");
         let pipeline = Pipeline::start(redis_sink(&server.url()), patient());
         pipeline.send_events(&numbered_events("t").take(50).collect::<Vec<_>>()).await;
@@ -167,6 +167,6 @@ async fn a_node_of_the_cluster_cannot_send_on_to_a_host_that_only_it_lists() {
     };
     pipeline.send_events(&events.map(in_one_room).collect::<Vec<_>>()).await;
     eventually("away", || async { pipeline.status().state == SinkState::Unavailable }).await;
-    assert!(tokio::time::timeout(Duration::from_millis(500), thief.accept()).await.is_err(), "somebody came");
+    assert!(tokio::time::timeout(Duration::from_millis(500), thief.accept()).await.is_err(), "someone came");
     assert!(pipeline.status().last_error.is_some_and(|error| error.contains("CLUSTER SHARDS")));
 }

@@ -1,5 +1,5 @@
-//! Reads that fail, at a start, whatever it has to read again, and while it delivers. What lies in a bad sector is lost, counted and
-//! named; all else arrives, the other sinks and the intake notice nothing, and the process stays up. A segment of which nothing can be
+//! Reads that fail, at a start, whatever it has to read again, and while it delivers. What is in a bad sector is lost, counted and
+//! named; all else arrives, the other sinks and the ingest ports notice nothing, and the process stays up. A segment of which nothing can be
 //! read waits until it can: it is not known to be damaged.
 
 use std::{
@@ -128,7 +128,7 @@ impl Backlog {
         output
     }
 
-    /// What cannot be read is told of by the commands that show, take and deliver what waits.
+    /// What cannot be read is reported by the commands that show, take and deliver what waits.
     #[track_caller]
     fn assert_told(&self, bad: &Path, readable: &BTreeSet<String>) {
         let sink = Spool::sink_of(&self.spool.backlog(), "damaged").clone();
@@ -147,7 +147,7 @@ impl Backlog {
         self.assert_names(bad, &["export", "damaged", "--force", "-o", "export"]);
         let exported = crate::ids_in(&fs::read(self.spool.directory().join("export")).unwrap());
         assert_eq!(exported.into_iter().collect::<BTreeSet<_>>(), *readable, "the others are exported");
-        // It may hold records between those that were exported: the next one does not go on behind them.
+        // It may hold records between those that were exported: the next one does not continue behind them.
         assert!(!self.spool.directory().join("export.progress").exists());
     }
 
@@ -167,7 +167,7 @@ impl Backlog {
         }
     }
 
-    /// The intake and the healthy sink go on.
+    /// The ingest ports and the healthy sink continue.
     async fn assert_others_go_on(&mut self, prefix: &str) {
         let more = send(&self.spool, &records::numbered_events(prefix).take(20).collect::<Vec<_>>()).await;
         self.sent.extend(more);
@@ -195,7 +195,7 @@ impl Backlog {
             let ids: BTreeSet<String> = arrived.iter().cloned().collect();
             assert_eq!(ids.len(), arrived.len(), "{when}: {sink} has a document twice");
             let missing: BTreeSet<String> = self.sent.difference(&ids).cloned().collect();
-            assert_eq!(missing, *lost, "{when}: {sink} lacks what lay there, and nothing else");
+            assert_eq!(missing, *lost, "{when}: {sink} lacks what was there, and nothing else");
             let dropped = &Spool::stream_of(&backlog, sink, "events")["dropped"];
             assert_eq!(dropped["damaged"].as_u64().unwrap_or(0), lost.len() as u64, "{when}: {sink}: {dropped}");
         }
@@ -206,7 +206,7 @@ impl Backlog {
     }
 }
 
-/// The ids of the records whose blocks lie in these bytes in part: a block is lost as a whole.
+/// The ids of the records whose blocks are in these bytes in part: a block is lost as a whole.
 fn ids_in(bad: &[(PathBuf, Range<u64>)]) -> BTreeSet<String> {
     let mut ids = BTreeSet::new();
     for (path, bytes) in bad {
@@ -221,7 +221,7 @@ fn ids_in(bad: &[(PathBuf, Range<u64>)]) -> BTreeSet<String> {
             }
         }
     }
-    assert!(!ids.is_empty(), "no record lies there: {bad:?}");
+    assert!(!ids.is_empty(), "no record is there: {bad:?}");
     ids
 }
 
@@ -247,7 +247,7 @@ async fn with_bad_sectors(when: When) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_sector_costs_what_lies_in_it_and_nothing_else() {
+async fn a_bad_sector_costs_what_is_in_it_and_nothing_else() {
     futures::future::join_all(ALL.map(with_bad_sectors)).await;
 }
 
@@ -285,7 +285,7 @@ async fn a_stopped_spool_is_not_drained_while_a_segment_that_the_queue_does_not_
         readable,
         "the others are delivered"
     );
-    // With nothing else left it is told of as well.
+    // With nothing else left it is reported as well.
     let output = backlog.assert_names(&bad, &["drain", "damaged", "--timeout", "1s", "--json"]);
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!((&told["drained"], &told["left"]), (&false.into(), &0.into()), "{told:#}");
@@ -323,7 +323,7 @@ async fn a_running_spool_is_not_drained_while_a_segment_that_the_queue_does_not_
     backlog.assert_told(&bad, &BTreeSet::new());
     let page = reqwest::get(format!("{}/metrics", backlog.spool.admin())).await.unwrap().text().await.unwrap();
     assert!(page.contains("livekit_spool_unread_segments{sink=\"damaged\"} 1"), "{page}");
-    // It takes records all the same.
+    // It accepts records nevertheless.
     let readyz = reqwest::get(format!("{}/readyz", backlog.spool.admin())).await.unwrap();
     assert_eq!((readyz.status().as_u16(), backlog.spool.command(&["ready"]).status.code()), (200, Some(0)));
 
@@ -341,7 +341,7 @@ fn ended(spool: &Spool, words: &[&str]) -> (Option<i32>, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn dead_letters_that_cannot_be_read_are_told_of_and_no_spool_is_removed_that_holds_what_nobody_can_read() {
+async fn dead_letters_that_cannot_be_read_are_reported_and_no_spool_with_unreadable_data_is_removed() {
     let server = WireServer::scripted(|command| match command.name.as_str() {
         "insert" => {
             let all = 0..command.documents.len();

@@ -1,5 +1,5 @@
 //! A directory is lost in a power cut with its entry in the directory above it: each that is made is synced there before anything
-//! that lies in it is acknowledged. Shown by the system calls of the real process.
+//! that is in it is acknowledged. Shown by the system calls of the real process.
 
 use std::{
     path::{Path, PathBuf},

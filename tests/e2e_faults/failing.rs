@@ -1,5 +1,5 @@
 //! Disks that fail under load (strace makes system calls fail): every record that was answered OK arrives, the process
-//! goes on, and takes records again once the disk does, without a restart.
+//! continues, and accepts records again once the disk does, without a restart.
 
 use std::{fs, path::Path, time::Duration};
 
@@ -70,7 +70,7 @@ async fn with_failing_calls(calls: &str, error: &str, when: &str) {
     let failing = Failing::new(calls, error, when, None);
     let mut spool = setup.through(&failing.words()).start().await;
     let load = Load::start(&spool.grpc(), &load(seed));
-    support::eventually("many calls fail, and it goes on", || async {
+    support::eventually("many calls fail, and it continues", || async {
         failing.count() >= 10 && load.acknowledged() >= 1_000
     })
     .await;
@@ -88,7 +88,7 @@ async fn syncs_that_fail_lose_nothing_that_was_answered_ok() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn syncs_of_folders_that_fail_lose_nothing_that_was_answered_ok() {
+async fn syncs_of_directories_that_fail_lose_nothing_that_was_answered_ok() {
     // Behind those of the start: a spool does not open where they fail.
     with_failing_calls("fsync", "EIO", "16+2").await;
 }
@@ -104,12 +104,12 @@ async fn cuts_and_reservations_that_fail_lose_nothing_that_was_answered_ok() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn writes_without_space_for_a_while_are_refused_and_taken_again_later() {
+async fn writes_without_space_for_a_while_are_refused_and_accepted_again_later() {
     with_failing_calls("pwrite64", "ENOSPC", "30..90").await;
 }
 
 /// Sends events by gRPC or HTTP; false where they are refused, for now.
-async fn is_taken(spool: &Spool, events: &[AnalyticsEvent], by_http: bool) -> bool {
+async fn is_accepted(spool: &Spool, events: &[AnalyticsEvent], by_http: bool) -> bool {
     let message = AnalyticsEvents { events: events.to_vec() };
     if by_http {
         let request = reqwest::Client::new().post(format!("{}/v1/events", spool.http()));
@@ -138,10 +138,10 @@ async fn with_refused_requests(calls: &str) {
     let events: Vec<_> = records::numbered_events("refused").take(200).collect();
     let mut refused = 0;
     for (n, request) in events.chunks(10).enumerate() {
-        while !is_taken(&spool, request, n % 2 == 0).await {
+        while !is_accepted(&spool, request, n % 2 == 0).await {
             refused += 1;
             // strace counts each thread's calls, and a caller that is alone appends on its own.
-            assert!(refused < 100, "it does not take records again");
+            assert!(refused < 100, "it does not accept records again");
         }
     }
     assert!(refused > 0 && refused == failing.count(), "{refused} refused, {} calls failed", failing.count());
@@ -153,12 +153,12 @@ async fn with_refused_requests(calls: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_cannot_be_written_is_refused_and_taken_when_it_comes_again() {
+async fn a_request_that_cannot_be_written_is_refused_and_accepted_when_it_is_sent_again() {
     with_refused_requests("pwrite64").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_that_cannot_be_synced_is_refused_and_taken_when_it_comes_again() {
+async fn a_request_that_cannot_be_synced_is_refused_and_accepted_when_it_is_sent_again() {
     with_refused_requests("fdatasync").await;
 }
 

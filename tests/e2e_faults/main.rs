@@ -32,7 +32,7 @@ use support::{
 
 const EVENTS: &str = "test.events";
 
-/// A server that is away until it is told otherwise.
+/// A server that is unavailable until it is told otherwise.
 async fn server() -> (WireServer, Arc<AtomicBool>) {
     let away = Arc::new(AtomicBool::new(true));
     let gone = Arc::clone(&away);
@@ -44,12 +44,12 @@ async fn server() -> (WireServer, Arc<AtomicBool>) {
 async fn send(spool: &Spool, events: &[AnalyticsEvent]) -> BTreeSet<String> {
     for call in events.chunks(10) {
         let message = AnalyticsEvents { events: call.to_vec() };
-        spool.recorder().ingest_events(tokio_stream::iter([message])).await.expect("taken");
+        spool.recorder().ingest_events(tokio_stream::iter([message])).await.expect("accepted");
     }
     records::event_ids(events)
 }
 
-/// The ids of all documents that a file sink has written there, each as often as it stands there.
+/// The ids of all documents that a file sink has written there, each as often as it is there.
 fn lines(out: &Path) -> Vec<String> {
     let files = fs::read_dir(out).into_iter().flatten().map(|entry| entry.expect("an entry").path());
     let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "ndjson"));

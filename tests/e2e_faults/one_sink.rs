@@ -1,4 +1,4 @@
-//! One sink whose spool does not open does not deliver and says why; the process, its intake and the other sinks go on, and it comes
+//! One sink whose spool does not open does not deliver and says why; the process, its ingest ports and the other sinks continue, and it comes
 //! back without a restart once the cause is gone.
 
 use std::{
@@ -119,8 +119,8 @@ impl Case {
         self.spool.set_wrapper(&wrapper);
     }
 
-    /// Whether it can be mended while the process runs.
-    fn mend(&self) -> bool {
+    /// Whether it can be repaired while the process runs.
+    fn repair(&self) -> bool {
         match self.wrong {
             Wrong::Rights => chmod(&self.home().join("journal"), 0o700),
             Wrong::FileInItsPlace => {
@@ -194,7 +194,7 @@ async fn post(spool: &Spool, events: &[AnalyticsEvent]) -> (u16, String) {
     (answer.status().as_u16(), answer.text().await.expect("text"))
 }
 
-async fn only_that_sink_stands_still(wrong: Wrong, required: bool) {
+async fn only_that_sink_stops(wrong: Wrong, required: bool) {
     let mut case = Case::new(wrong, required).await;
     case.go_wrong();
     let checked = case.command(&["check-config"]);
@@ -212,7 +212,7 @@ async fn only_that_sink_stands_still(wrong: Wrong, required: bool) {
         assert!(!text.contains(case.spool.data().to_str().unwrap()), "{text}");
     } else {
         assert_eq!((status, ready.status.code()), (200, Some(0)), "{text}");
-        // The others go on, so it is ready; the one that does not is named all the same.
+        // The others continue, so it is ready; the one that does not is named nevertheless.
         case.assert_told(&said(&ready));
     }
     let backlog = case.spool.backlog();
@@ -225,7 +225,7 @@ async fn only_that_sink_stands_still(wrong: Wrong, required: bool) {
     assert_eq!(case.metric("livekit_spool_sink_state{sink=\"bad\",state=\"spool-failed\"}").await, "1");
     assert_eq!(case.metric("livekit_spool_spool_refusing{sink=\"good\"}").await, "0");
 
-    // The others take records and deliver.
+    // The others accept records and deliver.
     let during: Vec<_> = records::numbered_events("during").take(10).collect();
     let (status, text) = post(&case.spool, &during).await;
     let mut expected = case.before.clone();
@@ -248,7 +248,7 @@ async fn only_that_sink_stands_still(wrong: Wrong, required: bool) {
     }
 
     // Once the cause is gone it comes back.
-    if !case.mend() {
+    if !case.repair() {
         assert!(case.failing.as_ref().is_some_and(|failing| failing.count() > 0), "calls failed");
         case.spool.terminate();
         case.spool.set_wrapper(&[]);
@@ -273,36 +273,36 @@ async fn only_that_sink_stands_still(wrong: Wrong, required: bool) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spool_without_rights_stops_its_sink_only() {
-    only_that_sink_stands_still(Wrong::Rights, true).await;
-    only_that_sink_stands_still(Wrong::Rights, false).await;
+    only_that_sink_stops(Wrong::Rights, true).await;
+    only_that_sink_stops(Wrong::Rights, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_in_the_place_of_a_spool_stops_its_sink_only() {
-    only_that_sink_stands_still(Wrong::FileInItsPlace, true).await;
-    only_that_sink_stands_still(Wrong::FileInItsPlace, false).await;
+    only_that_sink_stops(Wrong::FileInItsPlace, true).await;
+    only_that_sink_stops(Wrong::FileInItsPlace, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spool_of_another_format_stops_its_sink_only() {
-    only_that_sink_stands_still(Wrong::OtherFormat, true).await;
-    only_that_sink_stands_still(Wrong::OtherFormat, false).await;
+    only_that_sink_stops(Wrong::OtherFormat, true).await;
+    only_that_sink_stops(Wrong::OtherFormat, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lost_key_stops_its_sink_only() {
-    only_that_sink_stands_still(Wrong::LostKey, true).await;
-    only_that_sink_stands_still(Wrong::LostKey, false).await;
+    only_that_sink_stops(Wrong::LostKey, true).await;
+    only_that_sink_stops(Wrong::LostKey, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_cannot_read_a_spool_stops_its_sink_only() {
-    only_that_sink_stands_still(Wrong::DiskError, true).await;
-    only_that_sink_stands_still(Wrong::DiskError, false).await;
+    only_that_sink_stops(Wrong::DiskError, true).await;
+    only_that_sink_stops(Wrong::DiskError, false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_whose_spools_all_fail_stays_up_and_tells_and_a_drain_of_all_ends() {
+async fn a_process_whose_spools_all_fail_stays_up_and_says_so_and_a_drain_of_all_ends() {
     let mut spool = Setup::new().files("files").prepare();
     fs::create_dir_all(spool.data()).unwrap();
     fs::write(spool.data().join("files"), "").unwrap();

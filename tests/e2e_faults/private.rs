@@ -1,4 +1,4 @@
-//! Nobody else reads what lies on disk: modes of all files and directories, and nothing in clear where a key is given.
+//! Nobody else reads what is on disk: modes of all files and directories, and nothing in clear where a key is given.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// What would be found if it stood somewhere in clear; long, so that compression does not take it apart.
+/// What would be found if it were somewhere in clear; long, so that compression does not take it apart.
 const MARKER: &str = "a-room-that-nobody-else-may-know-of-0123456789";
 
 fn events(from: usize, count: usize) -> Vec<AnalyticsEvent> {
@@ -42,7 +42,7 @@ fn assert_private(directory: &Path) {
     }
 }
 
-/// Fails where the marker stands in a file; answers how many files were looked at.
+/// Fails where the marker is in a file; answers how many files were inspected.
 fn assert_not_in_clear(directory: &Path) -> usize {
     let files: Vec<_> = below(directory).into_iter().filter(|path| path.is_file()).collect();
     for path in &files {
@@ -107,7 +107,7 @@ async fn all_files_are_for_this_user_only_and_with_a_key_nothing_is_in_clear() {
     spool.start().await;
     support::eventually("the bad bytes are kept", || async { data.join("mongo/quarantine/report.ndjson").exists() })
         .await;
-    // Commands look at a stopped spool through copies.
+    // Commands read a stopped spool through copies.
     spool.terminate();
     let verified = spool.command(&["verify"]);
     assert!(verified.status.code().is_some());

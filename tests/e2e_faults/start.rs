@@ -48,7 +48,7 @@ fn assert_ends(spool: &mut Spool, code: i32, parts: &[&str]) {
 }
 
 /// The process starts, without the sink `files`, whose last error has all these parts; stopped again.
-async fn assert_stands_still(spool: &mut Spool, parts: &[&str]) {
+async fn assert_idle(spool: &mut Spool, parts: &[&str]) {
     spool.start().await;
     let backlog = spool.backlog();
     let sink = Spool::sink_of(&backlog, "files");
@@ -74,7 +74,7 @@ pub(super) fn chmod(path: &Path, mode: u32) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_only_data_folder_is_refused() {
+async fn a_read_only_data_directory_is_refused() {
     let mut spool = stopped().await;
     let data = spool.data();
     let all = below(&data);
@@ -91,7 +91,7 @@ async fn a_read_only_data_folder_is_refused() {
     for part in ["files", "files/journal", "files/dead", "files/dead/journal"] {
         let directory = data.join(part);
         chmod(&directory, 0o500);
-        assert_stands_still(&mut spool, &[directory.to_str().unwrap(), "Permission denied", &user, "chown"]).await;
+        assert_idle(&mut spool, &[directory.to_str().unwrap(), "Permission denied", &user, "chown"]).await;
         chmod(&directory, 0o700);
     }
     spool.start().await;
@@ -114,7 +114,7 @@ async fn a_read_only_file_system_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_data_folder_of_somebody_else_is_refused() {
+async fn a_data_directory_of_another_user_is_refused() {
     const NOBODY: u32 = 65_534;
     if rustix::process::geteuid().is_root() {
         let mut spool = stopped().await;
@@ -126,11 +126,11 @@ async fn a_data_folder_of_somebody_else_is_refused() {
             &["data directory", data.to_str().unwrap(), "Permission denied", "(uid 0)", "chown"],
         );
         std::os::unix::fs::chown(&data, Some(0), Some(0)).unwrap();
-        // A spool that was once written by somebody else.
+        // A spool that was once written by another user.
         for path in below(&data.join("files")) {
             std::os::unix::fs::chown(&path, Some(NOBODY), Some(NOBODY)).unwrap();
         }
-        assert_stands_still(&mut spool, &["data/files", "Permission denied", "(uid 0)", "chown -R"]).await;
+        assert_idle(&mut spool, &["data/files", "Permission denied", "(uid 0)", "chown -R"]).await;
     } else {
         let root = Path::new("/livekit-spool-of-a-test");
         assert_eq!(fs::metadata("/").unwrap().uid(), 0);
@@ -171,7 +171,7 @@ async fn a_spool_of_a_newer_format_is_refused_and_left_as_it_is() {
         let before = files();
         let told =
             [segment.to_str().unwrap(), "format version 3", "reads only version 2", "the livekit-spool that wrote it"];
-        assert_stands_still(&mut spool, &told).await;
+        assert_idle(&mut spool, &told).await;
         let files = || -> Vec<_> {
             let files = below(&spool.data().join("files")).into_iter().filter(|path| path.is_file());
             files.map(|path| (fs::read(&path).unwrap(), path)).collect()
@@ -181,7 +181,7 @@ async fn a_spool_of_a_newer_format_is_refused_and_left_as_it_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_data_folder_in_memory_gets_a_warning() {
+async fn a_data_directory_in_memory_gets_a_warning() {
     let memory = tempfile::Builder::new().prefix("spool-test-").tempdir_in("/dev/shm").expect("a tmpfs");
     let mut spool = Setup::new().files("files").data(&memory.path().join("data")).start().await;
     let said = spool.said();
@@ -198,7 +198,7 @@ async fn a_data_folder_in_memory_gets_a_warning() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_data_folder_in_a_containers_layer_gets_a_warning() {
+async fn a_data_directory_in_a_containers_layer_gets_a_warning() {
     let layers = support::directory("layers");
     for directory in ["lower", "upper", "work", "merged"] {
         fs::create_dir(layers.path().join(directory)).unwrap();

@@ -1,4 +1,4 @@
-//! Spools that have no room, for now or for ever: what a sender is told over each protocol, and that no record is counted
+//! Spools that have no space, for now or forever: what a sender is told over each protocol, and that no record is counted
 //! twice.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -91,7 +91,7 @@ async fn fill(server: &Both) -> u64 {
             return calls;
         }
     }
-    unreachable!("a spool of {QUOTA} bytes takes no end of records")
+    unreachable!("a spool of {QUOTA} bytes never refuses")
 }
 
 #[tokio::test]
@@ -115,14 +115,14 @@ async fn a_spool_that_drops_the_newest_answers_ok_and_says_what_it_dropped_each_
     let status = spool.status();
     let events = &status.streams[&Stream::Events];
     assert_eq!((events.records, events.dropped[&DropReason::Newest]), (kept, 4), "1 while filling, 1, 2");
-    let snapshot = server.intake.snapshot();
+    let snapshot = server.ingester.snapshot();
     assert_eq!(snapshot.accepted.iter().map(|accepted| accepted.records).sum::<u64>(), kept + 4, "answered OK");
     assert!(snapshot.refused.iter().all(|refused| refused.count == 0), "nothing was refused");
     spool.close().await;
 }
 
 #[tokio::test]
-async fn where_there_is_room_no_answer_says_that_something_was_dropped() {
+async fn where_there_is_space_no_answer_says_that_something_was_dropped() {
     let directory = tempfile::tempdir().unwrap();
     let spool = Arc::new(Spool::open(directory.path(), options(WhenFull::DropNewest)).unwrap());
     let server = serve_both_into(GrpcOptions::default(), vec![required("own", &spool)]).await;

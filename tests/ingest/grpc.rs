@@ -24,7 +24,7 @@ use tonic_reflection::pb::v1::{
 };
 
 use crate::support::{
-    Mood, bundled, eventually, open_authenticator, required, serve_both_into, serve_grpc, serve_grpc_with, within,
+    Behaviour, bundled, eventually, open_authenticator, required, serve_both_into, serve_grpc, serve_grpc_with, within,
 };
 
 fn events(count: usize, error_bytes: usize) -> AnalyticsEvents {
@@ -57,12 +57,12 @@ async fn real_records_one_event_a_message_are_stored_in_order_and_answered_empty
 #[tokio::test]
 async fn the_answer_waits_until_all_of_the_stream_is_durable() {
     let server = serve_grpc(GrpcOptions::default(), open_authenticator()).await;
-    server.spool.set(Mood::Hangs);
+    server.spool.set(Behaviour::Hangs);
     let mut client = server.client().await;
     let call = tokio::spawn(async move { client.ingest_events(futures::stream::iter([events(3, 0)])).await });
     within(server.spool.was_offered_some()).await;
     assert!(!call.is_finished());
-    server.spool.set(Mood::Takes);
+    server.spool.set(Behaviour::Accepts);
     within(call).await.unwrap().unwrap();
     assert_eq!(server.spool.records(Stream::Events).len(), 3);
 }
@@ -70,7 +70,7 @@ async fn the_answer_waits_until_all_of_the_stream_is_durable() {
 #[tokio::test]
 async fn messages_that_come_while_a_batch_is_written_share_the_next_one() {
     let server = serve_grpc(GrpcOptions::default(), open_authenticator()).await;
-    server.spool.set(Mood::Hangs);
+    server.spool.set(Behaviour::Hangs);
     let mut client = server.client().await;
     let (sender, messages) = mpsc::channel(1000);
     let call = tokio::spawn(async move { client.ingest_events(ReceiverStream::new(messages)).await });
@@ -79,8 +79,8 @@ async fn messages_that_come_while_a_batch_is_written_share_the_next_one() {
     for _ in 0..100 {
         sender.send(events(1, 100)).await.unwrap();
     }
-    eventually("the second batch is gathered", || async { server.intake.snapshot().waiting_bytes > 100 * 100 }).await;
-    server.spool.set(Mood::Takes);
+    eventually("the second batch is gathered", || async { server.ingester.snapshot().waiting_bytes > 100 * 100 }).await;
+    server.spool.set(Behaviour::Accepts);
     drop(sender);
     within(call).await.unwrap().unwrap();
     assert_eq!(server.spool.records(Stream::Events).len(), 101);
@@ -91,21 +91,21 @@ async fn messages_that_come_while_a_batch_is_written_share_the_next_one() {
 async fn batches_wait_at_the_spool_while_an_earlier_one_is_written_and_one_refusal_answers_for_all() {
     let window = 64 * 1024;
     let server = serve_grpc(GrpcOptions { stream_window: window, ..Default::default() }, open_authenticator()).await;
-    server.spool.set(Mood::Hangs);
+    server.spool.set(Behaviour::Hangs);
     let mut client = server.client().await;
     let messages = futures::stream::iter(std::iter::repeat_n(events(1, 8 * 1024), 100));
     let call = tokio::spawn(async move { client.ingest_events(messages).await });
     server.spool.was_offered(window / 2).await;
-    server.spool.set(Mood::Full);
+    server.spool.set(Behaviour::Full);
     let status = within(call).await.unwrap().unwrap_err();
     assert_eq!((status.code(), server.refused(Refused::Full)), (Code::ResourceExhausted, 1));
-    assert_eq!((server.spool.batches(), server.intake.snapshot().waiting_bytes), (0, 0));
+    assert_eq!((server.spool.batches(), server.ingester.snapshot().waiting_bytes), (0, 0));
 }
 
 #[tokio::test]
-async fn what_several_batches_of_a_stream_lose_is_told_at_its_end() {
+async fn what_several_batches_of_a_stream_lose_is_reported_at_its_end() {
     let server = serve_grpc(GrpcOptions { stream_window: 16 * 1024, ..Default::default() }, open_authenticator()).await;
-    server.spool.set(Mood::Drops);
+    server.spool.set(Behaviour::Drops);
     let mut client = server.client().await;
     let messages = futures::stream::iter(std::iter::repeat_n(events(2, 1024), 100));
     let answer = within(client.ingest_events(messages)).await.unwrap();
@@ -117,15 +117,15 @@ async fn what_several_batches_of_a_stream_lose_is_told_at_its_end() {
 async fn messages_that_would_not_fit_together_are_not_put_together() {
     let window = 64 << 20;
     let server = serve_grpc(GrpcOptions { stream_window: window, ..Default::default() }, open_authenticator()).await;
-    server.spool.set(Mood::Hangs);
+    server.spool.set(Behaviour::Hangs);
     let mut client = server.client().await;
     let sizes = [[1_000_usize; 2000].as_slice(), &[3_000_000, 1_000, 3_000_000]].concat();
     let messages: Vec<_> = sizes.iter().map(|&bytes| events(1, bytes)).collect();
     let all: usize = messages.iter().map(Message::encoded_len).sum();
     let call = tokio::spawn(async move { client.ingest_events(futures::stream::iter(messages)).await });
-    eventually("all is taken off the network", || async { server.intake.snapshot().waiting_bytes as usize >= all })
+    eventually("all is read from the network", || async { server.ingester.snapshot().waiting_bytes as usize >= all })
         .await;
-    server.spool.set(Mood::Takes);
+    server.spool.set(Behaviour::Accepts);
     within(call).await.unwrap().unwrap();
     assert_eq!(server.spool.records(Stream::Events).len(), sizes.len());
     let together = server.spool.largest_of_several();
@@ -133,7 +133,7 @@ async fn messages_that_would_not_fit_together_are_not_put_together() {
 }
 
 #[tokio::test]
-async fn a_streams_records_lie_in_the_spool_in_the_order_they_came() {
+async fn a_streams_records_are_in_the_spool_in_the_order_they_came() {
     let directory = tempfile::tempdir().unwrap();
     let options = SpoolOptions { name: "own".into(), min_free_bytes: 0, ..Default::default() };
     let spool = Arc::new(Spool::open(directory.path(), options).unwrap());
@@ -152,24 +152,24 @@ async fn a_streams_records_lie_in_the_spool_in_the_order_they_came() {
 }
 
 #[tokio::test]
-async fn no_more_than_the_window_is_taken_off_a_stream_before_it_is_durable() {
+async fn no_more_than_the_window_is_read_from_a_stream_before_it_is_durable() {
     let window = 64 * 1024;
     let server = serve_grpc(GrpcOptions { stream_window: window, ..Default::default() }, open_authenticator()).await;
-    server.spool.set(Mood::Hangs);
+    server.spool.set(Behaviour::Hangs);
     let mut client = server.client().await;
     let message = events(1, 8 * 1024);
     let messages = futures::stream::iter(std::iter::repeat_n(message.clone(), 200));
     let call = tokio::spawn(async move { client.ingest_events(messages).await });
-    eventually("the window fills", || async { server.intake.snapshot().waiting_bytes as usize >= window - 8 * 1024 })
+    eventually("the window fills", || async { server.ingester.snapshot().waiting_bytes as usize >= window - 8 * 1024 })
         .await;
     tokio::time::sleep(Duration::from_millis(100)).await;
-    // what lies in the frame buffer besides is one HTTP/2 frame's worth
-    let waiting = server.intake.snapshot().waiting_bytes as usize;
+    // what is in the frame buffer besides is one HTTP/2 frame's worth
+    let waiting = server.ingester.snapshot().waiting_bytes as usize;
     assert!(waiting <= window + 2 * message.encoded_len() + 32 * 1024, "{waiting} bytes wait");
-    server.spool.set(Mood::Takes);
+    server.spool.set(Behaviour::Accepts);
     within(call).await.unwrap().unwrap();
     assert_eq!(server.spool.records(Stream::Events).len(), 200);
-    assert_eq!(server.intake.snapshot().waiting_bytes, 0);
+    assert_eq!(server.ingester.snapshot().waiting_bytes, 0);
 }
 
 #[tokio::test]
@@ -184,7 +184,7 @@ async fn fields_this_schema_does_not_know_are_stored_as_they_came() {
 }
 
 #[tokio::test]
-async fn gzip_and_zstd_messages_are_taken() {
+async fn gzip_and_zstd_messages_are_accepted() {
     let server = serve_grpc(GrpcOptions::default(), open_authenticator()).await;
     for encoding in [CompressionEncoding::Gzip, CompressionEncoding::Zstd] {
         let mut client = server.client().await.send_compressed(encoding);
@@ -236,7 +236,7 @@ async fn each_refusal_has_its_code() {
     assert_eq!(garbage.code(), Code::InvalidArgument, "{garbage}");
     let unknown = raw_call(server.address, "IngestDreams", b"").await.unwrap_err();
     assert_eq!(unknown.code(), Code::Unimplemented, "{unknown}");
-    server.spool.set(Mood::Full);
+    server.spool.set(Behaviour::Full);
     let full = client.ingest_events(futures::stream::iter([events(1, 0)])).await.unwrap_err();
     assert_eq!((full.code(), full.message()), (Code::ResourceExhausted, "sink memory: the spool is full"));
     assert_eq!((server.refused(Refused::TooLarge), server.refused(Refused::Full)), (3, 1));
@@ -254,20 +254,20 @@ async fn whole_messages_before_a_bad_one_are_kept() {
 }
 
 #[tokio::test]
-async fn what_was_taken_off_a_stream_that_breaks_is_kept() {
+async fn what_was_read_from_a_stream_that_breaks_is_kept() {
     let server = serve_grpc(GrpcOptions::default(), open_authenticator()).await;
-    server.spool.set(Mood::Hangs);
+    server.spool.set(Behaviour::Hangs);
     let mut client = server.client().await;
     let messages = futures::stream::iter([events(1, 0), events(2, 0)]).chain(futures::stream::pending());
     let call = tokio::spawn(async move { client.ingest_events(messages).await });
-    eventually("both messages are taken off", || async {
-        server.intake.snapshot().waiting_bytes as usize >= events(1, 0).encoded_len() + events(2, 0).encoded_len()
+    eventually("both messages are read", || async {
+        server.ingester.snapshot().waiting_bytes as usize >= events(1, 0).encoded_len() + events(2, 0).encoded_len()
     })
     .await;
     call.abort();
-    server.spool.set(Mood::Takes);
+    server.spool.set(Behaviour::Accepts);
     eventually("they are kept", || async { server.spool.records(Stream::Events).len() == 3 }).await;
-    eventually("the stream is gone", || async { server.intake.snapshot().streams == 0 }).await;
+    eventually("the stream is gone", || async { server.ingester.snapshot().streams == 0 }).await;
 }
 
 #[tokio::test]
@@ -282,7 +282,7 @@ async fn a_silent_stream_ends_with_deadline_exceeded() {
 }
 
 #[tokio::test]
-async fn a_stream_too_many_is_told_to_come_again() {
+async fn a_stream_too_many_is_told_to_try_again() {
     let server = serve_grpc(GrpcOptions { max_streams: 2, ..Default::default() }, open_authenticator()).await;
     let client = server.client().await;
     let open: Vec<_> = (0..2)
@@ -291,37 +291,37 @@ async fn a_stream_too_many_is_told_to_come_again() {
             tokio::spawn(async move { client.ingest_events(futures::stream::pending()).await })
         })
         .collect();
-    eventually("two streams are open", || async { server.intake.snapshot().streams == 2 }).await;
+    eventually("two streams are open", || async { server.ingester.snapshot().streams == 2 }).await;
     let status = client.clone().ingest_events(futures::stream::iter([events(1, 0)])).await.unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
     open.iter().for_each(tokio::task::JoinHandle::abort);
-    eventually("they are closed", || async { server.intake.snapshot().streams == 0 }).await;
+    eventually("they are closed", || async { server.ingester.snapshot().streams == 0 }).await;
     client.clone().ingest_events(futures::stream::iter([events(1, 0)])).await.unwrap();
 }
 
 #[tokio::test]
-async fn where_no_memory_is_left_senders_are_told_to_come_again() {
+async fn where_no_memory_is_left_senders_are_told_to_try_again() {
     let memory = MemoryOptions { max_bytes: 200_000, wait: Duration::from_millis(50) };
     let server = serve_grpc_with(GrpcOptions::default(), open_authenticator(), &memory).await;
-    server.spool.set(Mood::Hangs);
+    server.spool.set(Behaviour::Hangs);
     let client = server.client().await;
     let mut greedy = client.clone();
     let held = tokio::spawn(async move { greedy.ingest_events(futures::stream::iter([events(1, 130_000)])).await });
     within(server.spool.was_offered_some()).await;
     let status = client.clone().ingest_events(futures::stream::iter([events(1, 120_000)])).await.unwrap_err();
     assert_eq!((status.code(), server.refused(Refused::Memory)), (Code::Unavailable, 1));
-    server.spool.set(Mood::Takes);
+    server.spool.set(Behaviour::Accepts);
     within(held).await.unwrap().unwrap();
     client.clone().ingest_events(futures::stream::iter([events(1, 120_000)])).await.unwrap();
 }
 
 #[tokio::test]
-async fn a_shutdown_keeps_what_was_taken_and_tells_the_sender_to_connect_again() {
+async fn a_shutdown_keeps_what_was_received_and_tells_the_sender_to_connect_again() {
     let server = serve_grpc(GrpcOptions::default(), open_authenticator()).await;
     let mut client = server.client().await;
     let messages = futures::stream::iter([events(5, 0)]).chain(futures::stream::pending());
     let call = tokio::spawn(async move { client.ingest_events(messages).await });
-    eventually("the message is taken", || async { server.spool.records(Stream::Events).len() == 5 }).await;
+    eventually("the message is accepted", || async { server.spool.records(Stream::Events).len() == 5 }).await;
     server.begin_stop();
     let status = within(call).await.unwrap().unwrap_err();
     assert_eq!(status.code(), Code::Unavailable);
@@ -332,7 +332,7 @@ async fn a_shutdown_keeps_what_was_taken_and_tells_the_sender_to_connect_again()
 async fn a_peer_that_never_ends_its_stream_cannot_hold_up_the_shutdown() {
     let options = GrpcOptions { drain_timeout: Duration::from_millis(100), ..GrpcOptions::default() };
     let server = serve_grpc(options, open_authenticator()).await;
-    server.spool.set(Mood::Hangs);
+    server.spool.set(Behaviour::Hangs);
     let mut client = server.client().await;
     let call = tokio::spawn(async move { client.ingest_events(futures::stream::iter([events(5, 0)])).await });
     within(server.spool.was_offered_some()).await;
@@ -342,7 +342,7 @@ async fn a_peer_that_never_ends_its_stream_cannot_hold_up_the_shutdown() {
 }
 
 #[tokio::test]
-async fn whoever_watches_the_health_does_not_hold_up_the_shutdown() {
+async fn a_client_that_watches_the_health_does_not_delay_the_shutdown() {
     let options = GrpcOptions { drain_timeout: Duration::from_secs(600), ..GrpcOptions::default() };
     let server = serve_grpc(options, open_authenticator()).await;
     let mut health = HealthClient::new(server.channel().await);

@@ -15,7 +15,7 @@ use tokio::{
     net::TcpStream,
 };
 
-use crate::support::{Mood, Running, bundled, open_authenticator, serve_http, within};
+use crate::support::{Behaviour, Running, bundled, open_authenticator, serve_http, within};
 
 const PROTOBUF: &str = "application/x-protobuf";
 const JSON: &str = "application/json";
@@ -66,12 +66,12 @@ async fn real_records_as_protobuf_are_stored_byte_for_byte_and_counted() {
     let stats = AnalyticsStats { stats: stats.iter().map(|r| AnalyticsStat::decode(&r[..]).unwrap()).collect() };
     let answer = post(&server, "/v1/stats", &[("content-type", PROTOBUF)], stats.encode_to_vec()).await;
     assert_eq!(answer, (StatusCode::OK, json!({"records": 482})));
-    let taken: u64 = server.intake.snapshot().accepted.iter().map(|accepted| accepted.records).sum();
-    assert_eq!(taken, 3 * 763 + 482);
+    let accepted: u64 = server.ingester.snapshot().accepted.iter().map(|accepted| accepted.records).sum();
+    assert_eq!(accepted, 3 * 763 + 482);
 }
 
 #[tokio::test]
-async fn one_object_an_array_the_wrapper_and_lines_of_json_are_taken() {
+async fn one_object_an_array_the_wrapper_and_lines_of_json_are_accepted() {
     let server = server().await;
     let one = r#"{"id": "AE_1", "type": "ROOM_ENDED", "roomId": "RM_1"}"#;
     for (content_type, body, count) in [
@@ -126,14 +126,14 @@ async fn at_every_path_gzip_goes_by_all_its_names_and_empty_blocks_are_refused()
 #[tokio::test]
 async fn the_answer_waits_until_the_records_are_durable() {
     let server = server().await;
-    server.spool.set(Mood::Hangs);
+    server.spool.set(Behaviour::Hangs);
     let call = {
         let url = format!("http://{}/v1/events", server.address);
         tokio::spawn(Client::new().post(url).header("content-type", JSON).body(r#"{"id": "AE_1"}"#).send())
     };
     within(server.spool.was_offered_some()).await;
     assert!(!call.is_finished());
-    server.spool.set(Mood::Takes);
+    server.spool.set(Behaviour::Accepts);
     assert_eq!(within(call).await.unwrap().unwrap().status(), StatusCode::OK);
 }
 
@@ -164,13 +164,13 @@ async fn each_refusal_has_its_status_its_reason_and_says_what_to_do() {
     let wrong_method = reqwest::get(format!("http://{}/v1/events", server.address)).await.unwrap();
     assert_eq!((wrong_method.status().as_u16(), &wrong_method.headers()["allow"]), (405, &"POST".parse().unwrap()));
     assert_eq!(server.spool.batches(), 0);
-    assert_eq!(server.intake.snapshot().waiting_bytes, 0);
+    assert_eq!(server.ingester.snapshot().waiting_bytes, 0);
 }
 
 #[tokio::test]
 async fn a_full_spool_answers_503_and_when_to_come_again() {
     let server = server().await;
-    server.spool.set(Mood::Full);
+    server.spool.set(Behaviour::Full);
     let request = Client::new().post(format!("http://{}/v1/stats", server.address));
     let response = request.header("content-type", JSON).body(r#"{"id": "AS_1"}"#).send().await.unwrap();
     assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (503, &"1".parse().unwrap()));
@@ -208,12 +208,12 @@ async fn a_body_that_takes_too_long_is_answered_408() {
 #[tokio::test]
 async fn a_request_under_way_is_answered_before_the_server_ends() {
     let server = server().await;
-    server.spool.set(Mood::Hangs);
+    server.spool.set(Behaviour::Hangs);
     let url = format!("http://{}/v1/events", server.address);
     let call = tokio::spawn(Client::new().post(url).header("content-type", JSON).body(r#"{"id": "AE_1"}"#).send());
     within(server.spool.was_offered_some()).await;
     server.begin_stop();
-    server.spool.set(Mood::Takes);
+    server.spool.set(Behaviour::Accepts);
     assert_eq!(within(call).await.unwrap().unwrap().status(), StatusCode::OK);
     server.ended().await;
 }

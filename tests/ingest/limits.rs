@@ -6,33 +6,32 @@ use bytes::Bytes;
 use futures::StreamExt;
 use livekit_protocol::{AnalyticsEvent, AnalyticsEvents};
 use livekit_spool::{
-    ingest::{AuthOptions, Authenticator, GrpcOptions, HttpOptions, LivekitKeys, Refused, Secret},
+    ingest::{GrpcOptions, HttpOptions, Refused},
     record::Stream,
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpSocket, TcpStream},
+    net::TcpStream,
 };
 use tonic::Code;
 
-use crate::recorder_client::analytics_recorder_service_client::AnalyticsRecorderServiceClient;
 use crate::support::{Running, eventually, open_authenticator, serve_grpc, serve_http, within};
 
-const SOON: Duration = Duration::from_millis(100);
-const LATE: Duration = Duration::from_secs(600);
+pub(crate) const SOON: Duration = Duration::from_millis(100);
+pub(crate) const LATE: Duration = Duration::from_secs(600);
 
-fn events(count: usize) -> AnalyticsEvents {
+pub(crate) fn events(count: usize) -> AnalyticsEvents {
     AnalyticsEvents { events: vec![AnalyticsEvent { id: "AE_1".into(), ..Default::default() }; count] }
 }
 
-async fn post_one(server: &Running) -> u16 {
+pub(crate) async fn post_one(server: &Running) -> u16 {
     let request = reqwest::Client::new().post(format!("http://{}/v1/events", server.address));
     let request = request.header("content-type", "application/json").body(r#"{"id": "AE_1"}"#);
     within(request.send()).await.unwrap().status().as_u16()
 }
 
 /// Reads until the other side closes; a reset is a way of closing.
-async fn closed(mut stream: TcpStream) -> Vec<u8> {
+pub(crate) async fn closed(mut stream: TcpStream) -> Vec<u8> {
     let mut read = Vec::new();
     let _ = within(stream.read_to_end(&mut read)).await;
     read
@@ -100,47 +99,7 @@ async fn garbage_on_either_port_costs_the_connection_and_nothing_else() {
     }
     assert_eq!(post_one(&http).await, 200);
     grpc.client().await.ingest_events(futures::stream::iter([events(1)])).await.unwrap();
-    eventually("all connections are gone", || async { http.intake.snapshot().connections == 0 }).await;
-}
-
-#[tokio::test]
-async fn idle_connections_keep_nobody_out_and_busy_ones_stay() {
-    let options = GrpcOptions { max_connections: 4, header_timeout: LATE, ..Default::default() };
-    let server = serve_grpc(options, open_authenticator()).await;
-    let (sender, messages) = tokio::sync::mpsc::channel(10);
-    let mut busy = server.client().await;
-    let long =
-        tokio::spawn(async move { busy.ingest_events(tokio_stream::wrappers::ReceiverStream::new(messages)).await });
-    sender.send(events(1)).await.unwrap();
-    eventually("the long stream is open", || async { server.spool.records(Stream::Events).len() == 1 }).await;
-
-    let mut idle = Vec::new();
-    for i in 0..40 {
-        idle.push(TcpStream::connect(server.address).await.unwrap());
-        if i % 10 == 9 {
-            let mut newcomer = within(server.client()).await;
-            within(newcomer.ingest_events(futures::stream::iter([events(1)]))).await.unwrap();
-        }
-    }
-    assert!(server.intake.snapshot().connections <= 5);
-    sender.send(events(1)).await.unwrap();
-    drop(sender);
-    within(long).await.unwrap().unwrap();
-    assert_eq!(server.spool.records(Stream::Events).len(), 6);
-}
-
-#[tokio::test]
-async fn where_all_connections_are_busy_one_more_is_refused_until_one_ends() {
-    let options = GrpcOptions { max_connections: 1, header_timeout: LATE, ..Default::default() };
-    let server = serve_grpc(options, open_authenticator()).await;
-    let mut busy = server.client().await;
-    let long = tokio::spawn(async move { busy.ingest_events(futures::stream::pending()).await });
-    eventually("the stream is open", || async { server.intake.snapshot().streams == 1 }).await;
-    closed(TcpStream::connect(server.address).await.unwrap()).await;
-    assert_eq!(server.refused(Refused::Connections), 1);
-    long.abort();
-    eventually("the connection is gone", || async { server.intake.snapshot().connections == 0 }).await;
-    server.client().await.ingest_events(futures::stream::iter([events(1)])).await.unwrap();
+    eventually("all connections are gone", || async { http.ingester.snapshot().connections == 0 }).await;
 }
 
 #[tokio::test]
@@ -156,7 +115,7 @@ async fn half_a_message_ends_the_stream_and_gives_its_memory_back() {
     let body = http_body_util::StreamBody::new(half.chain(futures::stream::pending()));
     let response = within(connection.send_request(request.body(body).unwrap())).await.unwrap();
     assert_eq!(response.headers()["grpc-status"], (Code::DeadlineExceeded as i32).to_string().as_str());
-    eventually("the memory is given back", || async { server.intake.snapshot().waiting_bytes == 0 }).await;
+    eventually("the memory is released", || async { server.ingester.snapshot().waiting_bytes == 0 }).await;
     task.abort();
 }
 
@@ -182,36 +141,15 @@ async fn a_peer_that_does_not_answer_a_ping_is_disconnected_in_the_middle_of_its
     let silent = futures::stream::pending::<Result<hyper::body::Frame<Bytes>, std::io::Error>>();
     let request = request.body(http_body_util::StreamBody::new(silent)).unwrap();
     let call = tokio::spawn(async move { connection.send_request(request).await });
-    eventually("the stream is open", || async { server.intake.snapshot().streams == 1 }).await;
+    eventually("the stream is open", || async { server.ingester.snapshot().streams == 1 }).await;
     tokio::time::sleep(4 * SOON).await;
-    assert_eq!(server.intake.snapshot().streams, 1, "a peer that answers may be silent");
+    assert_eq!(server.ingester.snapshot().streams, 1, "a peer that answers may be silent");
 
     cut.send(()).unwrap();
     let both_open = within(carrier).await.unwrap();
-    eventually("the server lets go", || async { server.intake.snapshot().connections == 0 }).await;
-    eventually("the stream has ended", || async { server.intake.snapshot().streams == 0 }).await;
+    eventually("the server lets go", || async { server.ingester.snapshot().connections == 0 }).await;
+    eventually("the stream has ended", || async { server.ingester.snapshot().streams == 0 }).await;
     drop((both_open, call, task));
-}
-
-#[tokio::test]
-async fn one_stream_more_than_a_connection_may_have_waits_for_another_to_end() {
-    let server =
-        serve_grpc(GrpcOptions { max_streams_per_connection: 1, ..Default::default() }, open_authenticator()).await;
-    let client = server.client().await;
-    let (sender, messages) = tokio::sync::mpsc::channel(1);
-    let mut first = client.clone();
-    let first =
-        tokio::spawn(async move { first.ingest_events(tokio_stream::wrappers::ReceiverStream::new(messages)).await });
-    sender.send(events(1)).await.unwrap();
-    eventually("the first stream is open", || async { server.spool.records(Stream::Events).len() == 1 }).await;
-    let mut second = client.clone();
-    let second = tokio::spawn(async move { second.ingest_events(futures::stream::iter([events(2)])).await });
-    tokio::time::sleep(SOON).await;
-    assert_eq!((server.intake.snapshot().streams_total, second.is_finished()), (1, false));
-    drop(sender);
-    within(first).await.unwrap().unwrap();
-    within(second).await.unwrap().unwrap();
-    assert_eq!(server.spool.records(Stream::Events).len(), 3);
 }
 
 pub(crate) type Http2<B> = hyper::client::conn::http2::SendRequest<B>;
@@ -246,11 +184,11 @@ async fn a_gigabyte_without_an_announced_length_is_refused_at_the_limit() {
         assert_eq!(response.status().as_u16(), 413);
     }
     eventually("it is counted", || async { server.refused(Refused::TooLarge) == 1 }).await;
-    assert_eq!((post_one(&server).await, server.intake.snapshot().waiting_bytes), (200, 0));
+    assert_eq!((post_one(&server).await, server.ingester.snapshot().waiting_bytes), (200, 0));
 }
 
 #[tokio::test]
-async fn a_stream_that_never_ends_is_taken_as_it_comes_and_others_are_served_beside_it() {
+async fn a_stream_that_never_ends_is_read_as_it_comes_and_others_are_served_meanwhile() {
     let server = serve_grpc(GrpcOptions::default(), open_authenticator()).await;
     let mut endless = server.client().await;
     let flood = tokio::spawn(async move { endless.ingest_events(futures::stream::repeat(events(50))).await });
@@ -264,11 +202,11 @@ async fn a_stream_that_never_ends_is_taken_as_it_comes_and_others_are_served_bes
         .unwrap();
     }
     assert_eq!(server.spool.records(Stream::Stats).len(), 10);
-    assert!(server.intake.snapshot().waiting_bytes < 4 << 20);
+    assert!(server.ingester.snapshot().waiting_bytes < 4 << 20);
     flood.abort();
 }
 
-/// All that is served beside the recorder.
+/// All that is served besides the recorder.
 const SIDE: [&str; 4] = [
     "grpc.health.v1.Health/Check",
     "grpc.health.v1.Health/Watch",
@@ -287,7 +225,7 @@ pub(crate) fn unfinished(
     request.header("content-type", "application/grpc").header("te", "trailers").body(body).unwrap()
 }
 
-/// The status of an answer, wherever it stands.
+/// The status of an answer, wherever it is.
 pub(crate) async fn status_of(response: http::Response<hyper::body::Incoming>) -> i32 {
     let (head, body) = response.into_parts();
     let trailers = http_body_util::BodyExt::collect(body).await.unwrap().trailers().cloned();
@@ -297,7 +235,7 @@ pub(crate) async fn status_of(response: http::Response<hyper::body::Incoming>) -
 }
 
 #[tokio::test]
-async fn what_is_served_beside_the_recorder_takes_small_messages_only_and_in_time() {
+async fn the_other_services_accept_small_messages_only_and_in_time() {
     let server = serve_grpc(GrpcOptions { message_timeout: SOON, ..Default::default() }, open_authenticator()).await;
     let large = [&[0, 0, 0x3B, 0x82, 0x60][..], &[1; 8192]].concat();
     for method in SIDE {
@@ -314,78 +252,7 @@ async fn what_is_served_beside_the_recorder_takes_small_messages_only_and_in_tim
 }
 
 #[tokio::test]
-async fn requests_without_credentials_that_never_end_lock_nobody_out_who_has_them() {
-    const TOKEN: &str = "a token of twenty-five...";
-    let authenticator = || Authenticator::new(AuthOptions::Tokens(vec![Secret::new(TOKEN)]), LivekitKeys::new(), None);
-    for method in ["grpc.health.v1.Health/Check", "grpc.health.v1.Health/Watch"] {
-        let options = GrpcOptions { max_connections: 4, header_timeout: LATE, ..Default::default() };
-        let server = serve_grpc(options, authenticator()).await;
-        let mut crowd = Vec::new();
-        for _ in 0..8 {
-            let (mut connection, task) = http2(TcpStream::connect(server.address).await.unwrap()).await;
-            crowd.push((tokio::spawn(connection.send_request(unfinished(method, &[0, 0, 0]))), task));
-        }
-        let channel = within(server.channel()).await;
-        let mut client = AnalyticsRecorderServiceClient::with_interceptor(channel, |mut request: tonic::Request<()>| {
-            request.metadata_mut().insert("authorization", format!("Bearer {TOKEN}").parse().unwrap());
-            Ok(request)
-        });
-        let long = tokio::spawn(async move { client.ingest_events(futures::stream::pending()).await });
-        eventually("the sender is let in", || async { server.intake.snapshot().streams == 1 }).await;
-        for _ in 0..8 {
-            let (mut connection, task) = http2(TcpStream::connect(server.address).await.unwrap()).await;
-            crowd.push((tokio::spawn(connection.send_request(unfinished(method, &[0, 0, 0]))), task));
-        }
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert!(!long.is_finished() && server.intake.snapshot().streams == 1, "and stays");
-        assert!(server.intake.snapshot().connections <= 5);
-        long.abort();
-        crowd.iter().for_each(|(call, task)| {
-            call.abort();
-            task.abort();
-        });
-    }
-}
-
-/// A connection of another peer than the test's other ones.
-async fn from_elsewhere(server: &Running) -> TcpStream {
-    let socket = TcpSocket::new_v4().unwrap();
-    socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
-    within(socket.connect(server.address)).await.unwrap()
-}
-
-#[tokio::test]
-async fn a_peer_that_holds_all_connections_or_all_streams_makes_room_for_another_one() {
-    let recorder = "livekit.AnalyticsRecorderService/IngestEvents";
-    let few_connections = GrpcOptions { max_connections: 4, header_timeout: LATE, ..Default::default() };
-    let few_streams = GrpcOptions { max_streams: 4, ..Default::default() };
-    for options in [few_connections, few_streams] {
-        let server = serve_grpc(options, open_authenticator()).await;
-        let mut crowd = Vec::new();
-        for _ in 0..4 {
-            let (mut connection, task) = http2(from_elsewhere(&server).await).await;
-            crowd.push((tokio::spawn(connection.send_request(unfinished(recorder, &[]))), task));
-        }
-        eventually("all of them are open", || async { server.intake.snapshot().streams == 4 }).await;
-        let mut client = within(server.client()).await;
-        within(client.ingest_events(futures::stream::iter([events(1)]))).await.unwrap();
-        assert_eq!(server.spool.records(Stream::Events).len(), 1);
-        eventually("one of them goes", || async { crowd.iter().any(|(call, _)| call.is_finished()) }).await;
-        let (gone, stay): (Vec<_>, Vec<_>) = crowd.into_iter().partition(|(call, _)| call.is_finished());
-        assert_eq!(stay.len(), 3);
-        for (call, _) in gone {
-            let answer = call.await.unwrap().expect("it is answered, not cut");
-            assert_eq!(status_of(answer).await, Code::Unavailable as i32);
-        }
-        stay.iter().for_each(|(call, task)| {
-            call.abort();
-            task.abort();
-        });
-    }
-}
-
-#[tokio::test]
-async fn what_comes_to_an_address_where_nothing_is_taken_is_counted_and_a_slash_more_costs_nothing() {
+async fn requests_to_unknown_paths_are_counted_and_a_trailing_slash_is_ignored() {
     let server = serve_http(HttpOptions::default(), open_authenticator()).await;
     let client = reqwest::Client::new();
     for (method, path, media, status) in [
@@ -402,55 +269,10 @@ async fn what_comes_to_an_address_where_nothing_is_taken_is_counted_and_a_slash_
         assert_eq!(within(request.send()).await.unwrap().status().as_u16(), status, "{method} {path}");
     }
     let counted = |protocol: &str, reason| {
-        let snapshot = server.intake.snapshot();
+        let snapshot = server.ingester.snapshot();
         let mut counts = snapshot.refused.iter();
         counts.find(|one| one.protocol.as_str() == protocol && one.reason.as_str() == reason).unwrap().count
     };
     assert_eq!([counted("webhook", "path"), counted("http", "path")], [2, 1]);
     assert_eq!([counted("webhook", "method"), counted("http", "method")], [1, 1]);
-}
-
-/// A request whose body lacks its last byte.
-const ALMOST: &[u8] = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n{\"id\": \"AE_1\"";
-
-#[tokio::test]
-async fn a_request_under_way_is_answered_although_its_connection_is_needed_and_says_that_it_closes() {
-    let options = HttpOptions { max_connections: 2, header_timeout: LATE, ..Default::default() };
-    let server = serve_http(options, open_authenticator()).await;
-    let mut crowd = Vec::new();
-    for _ in 0..2 {
-        let mut connection = from_elsewhere(&server).await;
-        connection.write_all(ALMOST).await.unwrap();
-        crowd.push(connection);
-    }
-    tokio::time::sleep(2 * SOON).await;
-    assert_eq!(post_one(&server).await, 200);
-    let mut closing = 0;
-    for mut connection in crowd {
-        connection.write_all(b"}").await.unwrap();
-        let mut answer = vec![0; 4096];
-        let read = within(connection.read(&mut answer)).await.unwrap();
-        let answer = String::from_utf8_lossy(&answer[..read]).to_ascii_lowercase();
-        assert!(answer.starts_with("http/1.1 200"), "{answer}");
-        closing += usize::from(answer.contains("connection: close"));
-    }
-    assert_eq!(closing, 1, "the one whose place was needed");
-}
-
-#[tokio::test]
-async fn connections_that_are_being_closed_are_few_and_go_for_good() {
-    let options = GrpcOptions { max_connections: 8, header_timeout: LATE, ..Default::default() };
-    let server = serve_grpc(options, open_authenticator()).await;
-    let mut crowd = Vec::new();
-    for _ in 0..40 {
-        let (mut connection, task) = http2(from_elsewhere(&server).await).await;
-        let call = unfinished("grpc.health.v1.Health/Check", &[0, 0, 0]);
-        crowd.push((tokio::spawn(connection.send_request(call)), task));
-        assert!(server.intake.snapshot().connections <= 8 + 2 * 2 + 1);
-    }
-    eventually("those that were closed are gone", || async { server.intake.snapshot().connections <= 8 }).await;
-    crowd.iter().for_each(|(call, task)| {
-        call.abort();
-        task.abort();
-    });
 }

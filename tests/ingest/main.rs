@@ -1,6 +1,7 @@
-//! The intake from outside: real sockets, real clients, spools in memory that behave as told.
+//! The ingest ports from outside: real sockets, real clients, spools in memory that behave as told.
 
 mod auth;
+mod connections;
 #[path = "../support/eventually.rs"]
 mod eventually;
 mod full;
@@ -11,6 +12,7 @@ mod jwt;
 mod limits;
 mod sending;
 mod support;
+mod tls;
 mod webhook;
 
 /// The client of `livekit.AnalyticsRecorderService`; `tests/schema.rs` makes the file.

@@ -10,7 +10,7 @@ use livekit_spool::{
 };
 use tonic::Code;
 
-use crate::support::{Mood, Running, eventually, open_authenticator, serve_grpc, within};
+use crate::support::{Behaviour, Running, eventually, open_authenticator, serve_grpc, within};
 
 fn client(server: &Running) -> Client {
     let target = Target { url: format!("http://{}", server.address), ca: None, credentials: Credentials::None };
@@ -29,15 +29,15 @@ async fn the_demo_plays_all_bundled_records_through_the_grpc_port() {
 }
 
 #[tokio::test]
-async fn what_is_refused_for_the_moment_is_sent_again_until_it_is_taken() {
+async fn what_is_refused_for_the_moment_is_sent_again_until_it_is_accepted() {
     let server = serve_grpc(GrpcOptions::default(), open_authenticator()).await;
-    server.spool.set(Mood::Full);
+    server.spool.set(Behaviour::Full);
     let progress = Progress::default();
     let client = client(&server);
     let sending = demo::send(&client, Playback::new().take(10), 0, &progress);
     let relief = async {
         eventually("it was sent again", || async { progress.retries() >= 2 }).await;
-        server.spool.set(Mood::Takes);
+        server.spool.set(Behaviour::Accepts);
     };
     let (sent, ()) = within(async { tokio::join!(sending, relief) }).await;
     sent.unwrap();
@@ -45,9 +45,9 @@ async fn what_is_refused_for_the_moment_is_sent_again_until_it_is_taken() {
 }
 
 #[tokio::test]
-async fn what_the_receiver_dropped_is_told_and_not_sent_again() {
+async fn what_the_receiver_dropped_is_reported_and_not_sent_again() {
     let server = serve_grpc(GrpcOptions::default(), open_authenticator()).await;
-    server.spool.set(Mood::Drops);
+    server.spool.set(Behaviour::Drops);
     let progress = Progress::default();
     demo::send(&client(&server), Playback::new().take(10), 0, &progress).await.unwrap();
     assert_eq!((progress.acknowledged(), progress.retries()), (10, 0));

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use livekit_spool::{
     ingest::{
-        Append, AuthOptions, Authenticator, CannotAppend, Filter, GrpcOptions, HttpOptions, Intake, Listener,
+        Append, AuthOptions, Authenticator, CannotAppend, Filter, GrpcOptions, HttpOptions, Ingester, Listener,
         LivekitKeys, MemoryOptions, Refused, Target, grpc, http,
     },
     record::{RecordBatch, SinkName, Stream, wire::delimited},
@@ -20,8 +20,8 @@ use crate::recorder_client::analytics_recorder_service_client::AnalyticsRecorder
 
 /// How a spool behaves from now on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mood {
-    Takes,
+pub(crate) enum Behaviour {
+    Accepts,
     Full,
     /// Full, with `when_full: drop_newest`.
     Drops,
@@ -34,7 +34,7 @@ pub(crate) enum Mood {
 #[derive(Debug)]
 pub(crate) struct MemorySpool {
     batches: Mutex<Vec<RecordBatch>>,
-    mood: watch::Sender<Mood>,
+    behaviour: watch::Sender<Behaviour>,
     offered: watch::Sender<usize>,
 }
 
@@ -42,13 +42,13 @@ impl MemorySpool {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             batches: Mutex::default(),
-            mood: watch::Sender::new(Mood::Takes),
+            behaviour: watch::Sender::new(Behaviour::Accepts),
             offered: watch::Sender::new(0),
         })
     }
 
-    pub(crate) fn set(&self, mood: Mood) {
-        self.mood.send_replace(mood);
+    pub(crate) fn set(&self, behaviour: Behaviour) {
+        self.behaviour.send_replace(behaviour);
     }
 
     /// Records of a stream, in the order they came.
@@ -73,7 +73,7 @@ impl MemorySpool {
         self.was_offered(1).await;
     }
 
-    /// Returns once batches of so many bytes in all were offered, whether taken or not.
+    /// Returns once batches of so many bytes in all were offered, whether accepted or not.
     pub(crate) async fn was_offered(&self, bytes: usize) {
         within(self.offered.subscribe().wait_for(|offered| *offered >= bytes)).await.expect("the sender lives in self");
     }
@@ -83,12 +83,12 @@ impl MemorySpool {
 impl Append for MemorySpool {
     async fn append(&self, batch: RecordBatch) -> Result<Appended, CannotAppend> {
         self.offered.send_modify(|bytes| *bytes += batch.bytes().len());
-        let mut mood = self.mood.subscribe();
-        match *mood.wait_for(|mood| *mood != Mood::Hangs).await.expect("the sender lives in self") {
-            Mood::Full => Err(CannotAppend { reason: Refused::Full, message: "the spool is full".into() }),
-            Mood::Drops => Ok(Appended::Dropped { limit: FullLimit::NoSpace }),
-            Mood::NeverFits => Err(CannotAppend { reason: Refused::TooLarge, message: "it never fits".into() }),
-            Mood::Takes | Mood::Hangs => {
+        let mut behaviour = self.behaviour.subscribe();
+        match *behaviour.wait_for(|behaviour| *behaviour != Behaviour::Hangs).await.expect("the sender lives in self") {
+            Behaviour::Full => Err(CannotAppend { reason: Refused::Full, message: "the spool is full".into() }),
+            Behaviour::Drops => Ok(Appended::Dropped { limit: FullLimit::NoSpace }),
+            Behaviour::NeverFits => Err(CannotAppend { reason: Refused::TooLarge, message: "it never fits".into() }),
+            Behaviour::Accepts | Behaviour::Hangs => {
                 self.batches.lock().push(batch);
                 Ok(Appended::Kept)
             }
@@ -100,7 +100,7 @@ impl Append for MemorySpool {
 pub(crate) struct Running {
     pub(crate) address: SocketAddr,
     pub(crate) spool: Arc<MemorySpool>,
-    pub(crate) intake: Arc<Intake>,
+    pub(crate) ingester: Arc<Ingester>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
 }
@@ -118,7 +118,7 @@ impl Running {
 
     /// How often something was refused for this reason, over all protocols.
     pub(crate) fn refused(&self, reason: Refused) -> u64 {
-        let snapshot = self.intake.snapshot();
+        let snapshot = self.ingester.snapshot();
         snapshot.refused.iter().filter(|refused| refused.reason == reason).map(|refused| refused.count).sum()
     }
 
@@ -136,9 +136,9 @@ pub(crate) fn open_authenticator() -> Authenticator {
     Authenticator::new(AuthOptions::None, LivekitKeys::new(), None)
 }
 
-pub(crate) fn intake(memory: &MemoryOptions) -> (Arc<Intake>, Arc<MemorySpool>) {
+pub(crate) fn ingester(memory: &MemoryOptions) -> (Arc<Ingester>, Arc<MemorySpool>) {
     let spool = MemorySpool::new();
-    (Arc::new(Intake::new(vec![required("memory", &spool)], memory)), spool)
+    (Arc::new(Ingester::new(vec![required("memory", &spool)], memory)), spool)
 }
 
 /// Which of the two servers.
@@ -163,18 +163,18 @@ pub(crate) async fn serve_grpc_with(
 pub(crate) struct Both {
     pub(crate) grpc: SocketAddr,
     pub(crate) http: SocketAddr,
-    pub(crate) intake: Arc<Intake>,
+    pub(crate) ingester: Arc<Ingester>,
 }
 
 pub(crate) async fn serve_both_into(options: GrpcOptions, targets: Vec<Target>) -> Both {
-    let intake = Arc::new(Intake::new(targets, &MemoryOptions::default()));
+    let ingester = Arc::new(Ingester::new(targets, &MemoryOptions::default()));
     let listener = async || Listener::tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let (for_grpc, for_http) = (listener().await, listener().await);
     let address = |listener: &Listener| listener.tcp_address().unwrap();
-    let both = Both { grpc: address(&for_grpc), http: address(&for_http), intake: Arc::clone(&intake) };
+    let both = Both { grpc: address(&for_grpc), http: address(&for_http), ingester: Arc::clone(&ingester) };
     let (authenticator, never) = (Arc::new(open_authenticator()), std::future::pending);
-    tokio::spawn(grpc::serve(for_grpc, Arc::clone(&intake), Arc::clone(&authenticator), options, never()));
-    tokio::spawn(http::serve(for_http, intake, authenticator, HttpOptions::default(), never()));
+    tokio::spawn(grpc::serve(for_grpc, Arc::clone(&ingester), Arc::clone(&authenticator), options, never()));
+    tokio::spawn(http::serve(for_http, ingester, authenticator, HttpOptions::default(), never()));
     both
 }
 
@@ -193,7 +193,7 @@ pub(crate) async fn serve_http(options: HttpOptions, authenticator: Authenticato
     serve(Port::Http(options), Arc::new(authenticator), &MemoryOptions::default()).await
 }
 
-/// With the defaults, through a gate that the test goes on holding.
+/// With the defaults, through an authenticator that the test still holds.
 pub(crate) async fn serve_grpc_through(authenticator: Arc<Authenticator>) -> Running {
     serve(Port::Grpc(GrpcOptions::default()), authenticator, &MemoryOptions::default()).await
 }
@@ -204,14 +204,14 @@ pub(crate) async fn serve_http_through(authenticator: Arc<Authenticator>) -> Run
 }
 
 async fn serve(port: Port, authenticator: Arc<Authenticator>, memory: &MemoryOptions) -> Running {
-    let (intake, spool) = intake(memory);
+    let (ingester, spool) = ingester(memory);
     let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.tcp_address().unwrap();
     let (stop, mut stopped) = watch::channel(false);
     let shutdown = async move {
         let _ = stopped.wait_for(|stop| *stop).await;
     };
-    let served = Arc::clone(&intake);
+    let served = Arc::clone(&ingester);
     let task = tokio::spawn(async move {
         match port {
             Port::Grpc(options) => grpc::serve(listener, served, authenticator, options, shutdown).await,
@@ -219,7 +219,7 @@ async fn serve(port: Port, authenticator: Arc<Authenticator>, memory: &MemoryOpt
         }
         .expect("the gate allows this listener");
     });
-    Running { address, spool, intake, stop, task }
+    Running { address, spool, ingester, stop, task }
 }
 
 /// Fails the test where something that must end does not.

@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     jwt::signed,
-    support::{Mood, Running, serve_http},
+    support::{Behaviour, Running, serve_http},
 };
 
 const KEY: &str = "APIkey";
@@ -105,7 +105,7 @@ async fn a_webhook_may_be_compressed_on_its_way_and_what_is_signed_is_its_conten
 }
 
 #[tokio::test]
-async fn egress_ingress_and_names_of_the_future_are_taken() {
+async fn egress_ingress_and_unknown_names_are_accepted() {
     let server = server().await;
     for body in [
         r#"{"event": "egress_started", "id": "EV_1", "egressInfo": {"egressId": "EG_1", "roomId": "RM_1"}}"#,
@@ -167,7 +167,7 @@ async fn what_livekit_did_not_sign_is_refused() {
 }
 
 #[tokio::test]
-async fn without_keys_no_webhook_is_taken() {
+async fn without_keys_no_webhook_is_accepted() {
     let server =
         serve_http(HttpOptions::default(), Authenticator::new(AuthOptions::None, LivekitKeys::new(), None)).await;
     let body = r#"{"event": "room_started"}"#;
@@ -178,29 +178,29 @@ async fn without_keys_no_webhook_is_taken() {
 async fn overload_answers_503_so_that_livekit_tries_again_and_what_it_dropped_is_counted() {
     let server = server().await;
     let body = r#"{"event": "room_started", "id": "EV_1", "numDropped": 3}"#;
-    server.spool.set(Mood::Full);
+    server.spool.set(Behaviour::Full);
     let response = post(&server, body, &token(body, json!({}), SECRET)).await;
     assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (503, &"1".parse().unwrap()));
-    server.spool.set(Mood::Takes);
+    server.spool.set(Behaviour::Accepts);
     assert_eq!(post(&server, body, &token(body, json!({}), SECRET)).await.status(), 200);
-    assert_eq!(server.intake.snapshot().webhooks_dropped_by_livekit, 3);
+    assert_eq!(server.ingester.snapshot().webhooks_dropped_by_livekit, 3);
 }
 
 #[tokio::test]
-async fn what_is_dropped_is_told_and_what_never_fits_is_refused_for_good() {
+async fn what_is_dropped_is_reported_and_what_never_fits_is_refused_for_good() {
     let server = server().await;
     let body = r#"{"event": "room_started", "id": "EV_1", "numDropped": 3}"#;
-    server.spool.set(Mood::Drops);
+    server.spool.set(Behaviour::Drops);
     let response = post(&server, body, &token(body, json!({}), SECRET)).await;
     assert_eq!(response.status().as_u16(), 200, "LiveKit has nothing to send again");
     let reason = "its spool is full (no space left on the disk), and when_full is drop_newest";
     let dropped = json!({"memory": {"records": 1, "reason": reason}});
     assert_eq!(response.json::<Value>().await.unwrap(), json!({"records": 1, "dropped": dropped}));
-    server.spool.set(Mood::NeverFits);
+    server.spool.set(Behaviour::NeverFits);
     let response = post(&server, body, &token(body, json!({}), SECRET)).await;
     assert_eq!((response.status().as_u16(), response.headers().get("retry-after")), (413, None));
     assert_eq!(response.json::<Value>().await.unwrap()["error"], "sink memory: it never fits");
-    assert_eq!(server.intake.snapshot().webhooks_dropped_by_livekit, 3, "of the one that was taken");
+    assert_eq!(server.ingester.snapshot().webhooks_dropped_by_livekit, 3, "of the one that was accepted");
 }
 
 #[tokio::test]
@@ -215,29 +215,29 @@ async fn a_signed_body_that_is_no_webhook_is_answered_400() {
 async fn a_webhook_that_comes_again_is_one_record_and_counts_once() {
     let server = server().await;
     let body = r#"{"event": "room_started", "id": "EV_1", "numDropped": 2}"#;
-    server.spool.set(Mood::Full);
+    server.spool.set(Behaviour::Full);
     assert_eq!(post(&server, body, &token(body, json!({}), SECRET)).await.status(), 503);
-    server.spool.set(Mood::Takes);
+    server.spool.set(Behaviour::Accepts);
     for _ in 0..20 {
         let answer = post(&server, body, &token(body, json!({}), SECRET)).await;
         assert_eq!((answer.status().as_u16(), answer.text().await.unwrap().as_str()), (200, r#"{"records":1}"#));
     }
     let another = r#"{"event": "room_started", "id": "EV_2"}"#;
     post(&server, another, &token(another, json!({}), SECRET)).await;
-    // It goes on being refused to whoever does not show LiveKit's own signature.
+    // A sender without LiveKit's own signature is still refused.
     assert_eq!(post(&server, body, &token(body, json!({}), "another secret")).await.status(), 401);
     assert_eq!(events(&server).len(), 2);
-    let snapshot = server.intake.snapshot();
-    let taken: u64 = snapshot.accepted.iter().map(|accepted| accepted.records).sum();
-    assert_eq!((taken, snapshot.webhooks_repeated, snapshot.webhooks_dropped_by_livekit), (2, 19, 2));
+    let snapshot = server.ingester.snapshot();
+    let accepted: u64 = snapshot.accepted.iter().map(|accepted| accepted.records).sum();
+    assert_eq!((accepted, snapshot.webhooks_repeated, snapshot.webhooks_dropped_by_livekit), (2, 19, 2));
 }
 
 #[tokio::test]
-async fn what_a_sink_dropped_is_not_taken_for_there() {
+async fn what_a_sink_dropped_is_not_a_repeat() {
     let server = server().await;
     let body = r#"{"event": "room_started", "id": "EV_1"}"#;
-    for (mood, kept) in [(Mood::Drops, 0), (Mood::Takes, 1)] {
-        server.spool.set(mood);
+    for (behaviour, kept) in [(Behaviour::Drops, 0), (Behaviour::Accepts, 1)] {
+        server.spool.set(behaviour);
         assert_eq!(post(&server, body, &token(body, json!({}), SECRET)).await.status(), 200);
         assert_eq!(events(&server).len(), kept);
     }

@@ -33,7 +33,7 @@ async fn status(request: RequestBuilder) -> StatusCode {
     request.send().await.expect("an answer").status()
 }
 
-/// A counter of `/metrics`, by its name and labels as they stand there.
+/// A counter of `/metrics`, by its name and labels as they are there.
 async fn metric(spool: &Spool, name: &str) -> u64 {
     let answer = reqwest::get(format!("{}/metrics", spool.admin())).await.expect("metrics");
     let page = answer.text().await.expect("text");
@@ -42,7 +42,7 @@ async fn metric(spool: &Spool, name: &str) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_guesses_credentials_is_counted_each_time_and_logged_once_in_a_while_without_the_guess() {
+async fn guessed_credentials_are_counted_each_time_and_logged_once_in_a_while_without_the_guess() {
     let _alone = ALONE.lock().await;
     let mut spool = setup().start().await;
     let (client, began) = (Client::new(), Instant::now());
@@ -72,7 +72,7 @@ async fn whoever_guesses_credentials_is_counted_each_time_and_logged_once_in_a_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_calls_by_grpc_what_there_is_not_is_counted_each_time_and_logged_once_in_a_while() {
+async fn unknown_grpc_calls_are_counted_each_time_and_logged_once_in_a_while() {
     let _alone = ALONE.lock().await;
     let mut spool = Setup::new().files("files").start().await;
     let (grpc, began) = (address(&spool.grpc()), Instant::now());

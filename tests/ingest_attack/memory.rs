@@ -58,7 +58,7 @@ impl Watched {
     fn assert_took_at_most(&self, limit: u64, what: &str) {
         let peak = status_bytes(self.pid, "VmHWM");
         let took = peak.saturating_sub(self.before);
-        println!("{what}: {} MiB beside {} MiB before, of {} MiB", took / MIB, self.before / MIB, limit / MIB);
+        println!("{what}: {} MiB next to {} MiB before, of {} MiB", took / MIB, self.before / MIB, limit / MIB);
         assert!(took < limit, "{what} took {} MiB", took / MIB);
     }
 }
@@ -85,7 +85,7 @@ async fn slowest_answers(spool: &Spool, until: impl Future) -> [Duration; 2] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn messages_that_lack_their_last_byte_take_little_on_every_service() {
+async fn messages_that_lack_their_last_byte_use_little_memory_on_every_service() {
     let _alone = ALONE.lock().await;
     let mut spool = Setup::new().files("files").start().await;
     let grpc = address(&spool.grpc());
@@ -157,7 +157,7 @@ async fn ask(spool: &Spool, path: &str) -> TcpStream {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn looks_whose_readers_leave_take_little_and_hold_up_nobody() {
+async fn read_requests_whose_readers_leave_use_little_memory_and_delay_nobody() {
     let _alone = ALONE.lock().await;
     let mut spool = Setup::new().mongo("mongo", NOWHERE, "openvidu").start().await;
     for part in 0..20 {
@@ -179,7 +179,7 @@ async fn looks_whose_readers_leave_take_little_and_hold_up_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn looks_at_the_largest_documents_take_a_few_of_them_at_a_time() {
+async fn read_requests_for_the_largest_documents_hold_a_few_of_them_at_a_time() {
     let _alone = ALONE.lock().await;
     let server = WireServer::scripted(|command| match command.name.as_str() {
         "insert" => Reply::WriteErrors((0..command.documents.len()).map(|i| WriteError::new(i, 121, "odd")).collect()),
@@ -221,7 +221,7 @@ async fn looks_at_the_largest_documents_take_a_few_of_them_at_a_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_few_bytes_on_the_wire_that_become_the_largest_documents_take_a_few_of_them_at_a_time() {
+async fn a_few_bytes_on_the_wire_that_become_the_largest_documents_are_held_a_few_at_a_time() {
     let _alone = ALONE.lock().await;
     let mut spool = Setup::new().files("files").start().await;
     let memory = Watched::from_now_on(&mut spool);

@@ -39,7 +39,7 @@ const CONNECTIONS: usize = 10_000;
 const MAX_RSS: u64 = 300 * 1024 * 1024;
 /// Between two attempts of one attacker.
 const PAUSE: Duration = Duration::from_millis(200);
-/// How long the attackers go on at least once all of them are at it: until senders were served as they have to be.
+/// How long the attackers continue at least once all of them are at it: until senders were served as they have to be.
 const SIEGE: Duration = Duration::from_secs(10);
 /// What the sender that was there before has to get through meanwhile, and how many new ones.
 const RECORDS: u64 = 500;
@@ -49,7 +49,7 @@ const NEWCOMERS: usize = 5;
 async fn under_every_attack_at_once_memory_stays_below_300_mb_and_senders_are_served() {
     let _alone = ALONE.lock().await;
     allow_open_files(CONNECTIONS as u64 + 4000);
-    // the usual soft limit: less than the connections that are taken, if the binary did not raise it
+    // the usual soft limit: less than the connections that are accepted, if the binary did not raise it
     let mut spool =
         Setup::new().files("files").through(&["bash", "-c", "ulimit -Sn 1024; exec \"$0\" \"$@\""]).start().await;
     assert_open_files_were_raised(&mut spool);

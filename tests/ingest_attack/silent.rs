@@ -37,7 +37,7 @@ async fn start() -> Spool {
     Setup::new().files("files").auth(&auth).admin_token(ADMIN_TOKEN).start().await
 }
 
-/// Each port is used once, by somebody with credentials, on a new connection; how long the slowest took.
+/// Each port is used once, by someone with credentials, on a new connection; how long the slowest took.
 async fn use_all(spool: &Spool) -> Duration {
     let mut slowest = Duration::ZERO;
     let target = Target { url: spool.grpc(), ca: None, credentials: Credentials::Token(Secret::new(TOKEN)) };
@@ -49,7 +49,7 @@ async fn use_all(spool: &Spool) -> Duration {
     tokio::time::timeout(SECONDS, client.send(&batch, 1))
         .await
         .expect("gRPC answers in time")
-        .expect("records are taken");
+        .expect("records are accepted");
     slowest = slowest.max(began.elapsed());
     let client = reqwest::Client::new();
     let record = client.post(format!("{}/v1/events", spool.http())).bearer_auth(TOKEN).body(r#"{"id": "AE_2"}"#);
@@ -88,7 +88,7 @@ async fn connections_that_say_nothing_or_three_bytes_keep_nobody_out_of_any_port
     ] {
         let crowds = join_all(ports.map(|port| crowd(port, say))).await;
         let slowest = use_all(&spool).await;
-        println!("beside {CONNECTIONS} connections a port that say {:?}: {slowest:?}", say.escape_ascii().to_string());
+        println!("next to {CONNECTIONS} connections a port that say {:?}: {slowest:?}", say.escape_ascii().to_string());
         drop(crowds);
     }
     spool.terminate();
@@ -125,7 +125,7 @@ async fn streams_that_say_nothing_keep_nobody_out_with_or_without_credentials() 
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
         let slowest = use_all(&spool).await;
-        println!("beside {STREAMS} silent calls of {method} with {:?}: {slowest:?}", &authorization);
+        println!("next to {STREAMS} silent calls of {method} with {:?}: {slowest:?}", &authorization);
         crowd.iter().for_each(tokio::task::JoinHandle::abort);
     }
     spool.terminate();

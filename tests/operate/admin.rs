@@ -64,11 +64,11 @@ fn large_events(count: usize) -> Vec<livekit_protocol::AnalyticsEvent> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_few_look_at_records_at_a_time_and_whoever_leaves_makes_room() {
+async fn a_few_read_records_at_a_time_and_one_that_leaves_frees_its_place() {
     use tokio::io::AsyncWriteExt;
     let mut spool = with_token(nowhere("mongo"));
     spool.start().await;
-    // More than what lies on its way to a reader.
+    // More than what is on its way to a reader.
     send(&spool, large_events(200)).await;
     let peek = "/api/v1/sinks/mongo/peek?n=1";
     let address = spool.admin().trim_start_matches("http://").to_owned();
@@ -197,7 +197,7 @@ async fn beyond_loopback_it_does_not_start_without_a_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readyz_says_why_no_records_are_taken() {
+async fn readyz_says_why_no_records_are_accepted() {
     let setup = Setup::new().sink(
         "name: mongo, type: mongodb, uri: \"mongodb://127.0.0.1:9/?serverSelectionTimeoutMS=200&directConnection=true\", \
          spool: { max_bytes: 4MiB, compression: { codec: none } }",

@@ -17,7 +17,7 @@ use support::{
 
 const LOADED: &str = "document.querySelectorAll('[data-sink]').length > 0";
 
-/// What of the plots' texts lies over another one or outside of its plot.
+/// What of the plots' texts is over another one or outside of its plot.
 const UNREADABLE: &str = "[...document.querySelectorAll('svg.plot')].flatMap((plot) => { \
     const texts = [...plot.querySelectorAll('text')].map((text) => [text.textContent, text.getBoundingClientRect()]); \
     const all = plot.getBoundingClientRect(); \
@@ -26,7 +26,7 @@ const UNREADABLE: &str = "[...document.querySelectorAll('svg.plot')].flatMap((pl
         a.left < b.right && b.left < a.right && a.top < b.bottom - 2 && b.top < a.bottom - 2)); \
     return cut.concat(over).map(([text]) => text); }).join()";
 
-/// Runs what drives the browser beside the async test.
+/// Runs what drives the browser next to the async test.
 async fn in_browser<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.expect("the browser's part")
 }

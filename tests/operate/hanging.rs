@@ -1,4 +1,4 @@
-//! A disk that does not answer: whoever asks how it goes is answered all the same, and a stop is over in time.
+//! A disk that does not answer: status requests are answered nevertheless, and a stop is over in time.
 
 use std::{
     fs,

@@ -64,7 +64,7 @@ async fn a_log_that_nobody_reads_holds_up_neither_senders_nor_the_end() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn noise_of_strangers_is_some_lines_and_one_that_sums_them_up() {
+async fn noise_from_outside_is_some_lines_and_one_that_sums_them_up() {
     use std::io::Write;
     let mut spool = nowhere().start().await;
     let mut stranger = std::net::TcpStream::connect(spool.grpc().trim_start_matches("http://")).expect("a connection");

@@ -8,12 +8,16 @@ mod resp;
 mod support;
 
 mod admin;
+mod backlog;
 mod browser;
 mod cdp;
 mod cli;
+mod configuring;
+mod delivery;
 mod documents;
 mod hanging;
 mod logs;
+mod records;
 mod redaction;
 mod spools;
 mod start_stop;

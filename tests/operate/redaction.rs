@@ -34,7 +34,7 @@ async fn send(spool: &Spool, record: &[u8]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_secret_stands_in_no_output_but_the_raw_export_which_is_bit_by_bit_what_came() {
+async fn a_secret_is_in_no_output_but_the_raw_export_which_is_bit_by_bit_what_came() {
     let server = WireServer::scripted(|command| match command.name.as_str() {
         "insert" => {
             Reply::WriteErrors((0..command.documents.len()).map(|i| WriteError::new(i, 121, "too odd")).collect())

@@ -1,4 +1,4 @@
-//! Spools that the configuration does not name, that lie where they should not, that are full or cannot be written.
+//! Spools that the configuration does not name, that are where they should not, that are full or cannot be written.
 
 use std::{
     fs,
@@ -8,7 +8,8 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    cli::{fails, ok, rewrite, said},
+    cli::{fails, ok, said},
+    configuring::rewrite,
     event, send, support,
 };
 use support::process::{Setup, Spool};
@@ -232,7 +233,7 @@ async fn a_spool_that_cannot_be_written_is_not_ready_and_readyz_names_it_and_the
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_full_spool_drops_by_its_policy_is_told_by_import_and_send_and_counted_once() {
+async fn what_a_full_spool_drops_by_its_policy_is_reported_by_import_and_send_and_counted_once() {
     let keys = format!("spool: {{ {SMALL}, when_full: drop_newest }}");
     let mut spool = Setup::new().sink(&mongo("mongo", &keys)).start().await;
     send(&spool, vec![event("AE_first", &"x".repeat(100_000))]).await;

@@ -27,7 +27,7 @@ const SOON: Duration = Duration::from_secs(15);
 async fn a_reload_whose_file_is_gone_is_refused_and_the_sinks_stay() {
     let mut spool = nowhere("mongo").prepare();
     let config = spool.directory().join("config.yaml");
-    // Without --config, beside ./config.yaml.
+    // Without --config, next to ./config.yaml.
     spool.set_wrapper(&["sh", "-c", "exec \"$0\" run"]);
     spool.start().await;
     fs::rename(&config, spool.directory().join("away")).unwrap();
@@ -121,7 +121,7 @@ async fn a_reload_that_is_requested_before_the_configuration_is_read_does_not_en
     fs::rename(&whole, &config).unwrap();
     std::io::Write::write_all(&mut pipe, text.as_bytes()).unwrap();
     drop(pipe);
-    spool.wait_until_it_takes_records().await;
+    spool.wait_until_it_accepts_records().await;
     support::eventually("it has reloaded", || {
         let log = spool.said();
         async move { log.contains("configuration reloaded") }
@@ -167,7 +167,7 @@ async fn a_reload_and_a_stop_wait_for_no_disk_and_the_sink_goes_on_when_it_answe
         assert_eq!(max_bytes(&spool, "other"), 77 << 20, "the others do not wait for it");
         if answers {
             strace.kill();
-            support::eventually("the sink goes on", || {
+            support::eventually("the sink continues", || {
                 let log = spool.said();
                 async move { log.contains("its disk answers again") }
             })
@@ -188,7 +188,7 @@ async fn a_reload_and_a_stop_wait_for_no_disk_and_the_sink_goes_on_when_it_answe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sink_whose_disk_answers_again_takes_over_what_the_last_reload_wanted() {
+async fn a_sink_whose_disk_answers_again_applies_the_last_reload() {
     let mut spool = Setup::new().files("slow").section("shutdown_timeout: 2s").start().await;
     send(&spool, vec![event("AE_1", "room")]).await;
     let journal = spool.data().join("slow/journal/000000000001.journal");
@@ -213,7 +213,7 @@ async fn a_sink_whose_disk_answers_again_takes_over_what_the_last_reload_wanted(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_spool_that_does_not_open_takes_no_more_files_with_each_attempt() {
+async fn a_spool_that_does_not_open_opens_no_more_files_with_each_attempt() {
     let mut spool = Setup::new().files("files").start().await;
     send(&spool, vec![event("AE_1", "room")]).await;
     spool.terminate();
@@ -233,7 +233,7 @@ async fn a_spool_that_does_not_open_takes_no_more_files_with_each_attempt() {
 }
 
 #[test]
-fn from_another_folder_nothing_is_made_and_its_absence_is_an_error() {
+fn from_another_directory_nothing_is_made_and_its_absence_is_an_error() {
     let spool = nowhere("mongo").prepare();
     let config = spool.directory().join("config.yaml");
     let text = fs::read_to_string(&config).unwrap();
@@ -291,7 +291,7 @@ async fn the_running_process_is_found_also_where_data_dir_is_another_one_by_now(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_is_never_taken_for_a_second_one_because_a_command_looks() {
+async fn a_start_is_never_mistaken_for_a_second_one_because_a_command_reads() {
     let mut spool = Setup::new().files("files").start().await;
     spool.terminate();
     let lock = spool.data().join("lock");
@@ -312,7 +312,7 @@ async fn a_start_is_never_taken_for_a_second_one_because_a_command_looks() {
     inspections.join().unwrap();
 }
 
-/// Runs `run` through strace, which has a system call fail; what it says comes along, and whether it takes records.
+/// Runs `run` through strace, which has a system call fail; what it says comes along, and whether it accepts records.
 async fn with_failing(call: &str, errno: &str) -> (bool, String) {
     let inject = format!("inject={call}:error={errno}");
     let mut spool = Setup::new().files("files").prepare();
@@ -342,7 +342,7 @@ async fn a_file_system_without_locks_is_named_and_no_second_process_blamed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sync_that_fails_at_the_start_is_told_in_a_sentence() {
+async fn a_sync_that_fails_at_the_start_is_reported_in_a_sentence() {
     for first in [1, 3, 5, 8] {
         let mut spool = Setup::new().files("files").start().await;
         send(&spool, vec![event("AE_1", "room")]).await;
@@ -365,7 +365,7 @@ async fn a_sync_that_fails_at_the_start_is_told_in_a_sentence() {
         let log = spool.said();
         assert!(!log.contains("panicked"), "from sync {first} on: {log}");
         assert!(log.contains("Input/output error"), "from sync {first} on: {log}");
-        assert!(spool.process().is_running(), "from sync {first} on: the others would go on: {log}");
+        assert!(spool.process().is_running(), "from sync {first} on: the others would continue: {log}");
         spool.kill();
     }
 }
@@ -406,7 +406,7 @@ async fn in_terminal(directory: &Path, before: &str) -> (std::process::Child, u3
     let mut command = Command::new("script");
     command.args(["-qfc", &run, "/dev/null"]).stdin(Stdio::null()).stdout(Stdio::null());
     let terminal = command.spawn().expect("script (util-linux)");
-    support::eventually("it takes records", || async {
+    support::eventually("it accepts records", || async {
         fs::read_to_string(directory.join("log")).is_ok_and(|log| log.contains("accepts records"))
     })
     .await;
@@ -470,7 +470,7 @@ async fn an_export_follows_no_link_and_leaves_nothing_open_to_all() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_stands_in_the_place_of_the_socket_is_told_at_once() {
+async fn what_is_in_the_place_of_the_socket_is_reported_at_once() {
     let spool = Setup::new().files("files").start().await;
     let (socket, elsewhere) = (spool.data().join("livekit-spool.sock"), spool.directory().join("elsewhere"));
     let _somebody = std::os::unix::net::UnixListener::bind(&elsewhere).unwrap();

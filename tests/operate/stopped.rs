@@ -1,4 +1,4 @@
-//! Stopped spools in odd circumstances: they are looked at all the same, or refused with a clear word; nothing of them changes.
+//! Stopped spools in odd circumstances: they are inspected nevertheless, or refused with a clear word; nothing of them changes.
 
 use std::{
     collections::BTreeMap,
@@ -52,7 +52,7 @@ async fn fill(spool: &mut Spool) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_temporary_directory_that_takes_nothing_hides_no_record() {
+async fn a_temporary_directory_that_cannot_be_written_hides_no_record() {
     let mut spool = nowhere("mongo").prepare();
     fill(&mut spool).await;
     let before = contents(&spool.data());
@@ -69,7 +69,7 @@ async fn a_full_disk_hides_no_record() {
     let mut spool = nowhere("mongo").section(section).on(&disk).prepare();
     fill(&mut spool).await;
     disk.fill();
-    // Temporary files lie on the full disk too.
+    // Temporary files are on the full disk too.
     spool.set_env("TMPDIR", disk.path().to_str().expect("UTF-8"));
     assert_shown(&spool, &spool.directory().join("exported"));
 }

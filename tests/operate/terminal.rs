@@ -1,4 +1,4 @@
-//! Nothing that a sender or a server writes steers the terminal of whoever looks: ids, reasons, errors, documents.
+//! Nothing that a sender or a server writes controls the terminal of the reader: ids, reasons, errors, documents.
 
 use std::process::Output;
 
@@ -31,7 +31,7 @@ fn assert_harmless(what: &str, text: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_that_strangers_write_steers_the_terminal() {
+async fn nothing_that_senders_write_controls_the_terminal() {
     // An error of Redis is one line; the rest of the tricks comes with the ids.
     let reason = TRICKS.replace(['\r', '\n'], "");
     let (rejecting, away) = (format!("WRONGTYPE {reason}"), format!("NOAUTH {reason}"));

@@ -41,7 +41,7 @@ fn limited(user: u32, threads: usize) -> Spool {
 }
 
 /// Whether it takes a record over HTTP, and over gRPC.
-async fn takes_records(spool: &Spool) -> bool {
+async fn accepts_records(spool: &Spool) -> bool {
     let request = reqwest::Client::new().post(format!("{}/v1/events", spool.http())).timeout(Duration::from_secs(2));
     let request = request.header("content-type", "application/json").body(r#"{"id": "AE_1"}"#);
     let over_http = request.send().await.is_ok_and(|answer| answer.status().is_success());
@@ -63,7 +63,7 @@ async fn where_threads_cannot_be_started_it_ends_at_once_and_says_which_limit_to
     let threads = std::fs::read_dir(format!("/proc/{}/task", enough.process().pid())).expect("it runs").count();
     enough.terminate();
 
-    // With so many it takes records; with fewer it does not begin.
+    // With so many it accepts records; with fewer it does not begin.
     let mut serves_with = None;
     for limit in 1..=2 * threads {
         let mut spool = limited(somebody(), limit);
@@ -71,7 +71,7 @@ async fn where_threads_cannot_be_started_it_ends_at_once_and_says_which_limit_to
         let deadline = Instant::now() + Duration::from_secs(10);
         let mut serves = false;
         while spool.process().is_running() && !serves && Instant::now() < deadline {
-            serves = takes_records(&spool).await;
+            serves = accepts_records(&spool).await;
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         if spool.process().is_running() {

@@ -64,7 +64,7 @@ impl Terminal {
         self.shows("that is all").await;
         self.shell.wait().expect("the shell's end");
         let text = self.text();
-        let left = text.rfind("\u{1b}[?1049l").unwrap_or_else(|| panic!("the screen was not given back: {text:?}"));
+        let left = text.rfind("\u{1b}[?1049l").unwrap_or_else(|| panic!("the screen was not restored: {text:?}"));
         let after = text[left..].to_owned();
         assert!(after.contains(" icanon") && after.contains(" echo "), "the terminal stays raw: {after}");
         assert!(after.contains("\u{1b}[?25h"), "the cursor stays hidden: {after:?}");
@@ -78,7 +78,7 @@ async fn the_live_screen_shows_queues_and_errors_and_gives_the_terminal_back() {
     send(&spool, (0..1_234).map(|i| event(&format!("AE_{i}"), "r")).collect()).await;
     for key in [&b"q"[..], b"\x1b", b"\x03"] {
         let mut terminal = Terminal::open(&spool, 80, 24);
-        // Words: what stands between them is a move of the cursor.
+        // Words: what is between them is a move of the cursor.
         for word in ["accepting", "mongo", "files", "unavailable", "1,234", "errors", "refused", "delivery", "quit"] {
             terminal.shows(word).await;
         }
@@ -88,7 +88,7 @@ async fn the_live_screen_shows_queues_and_errors_and_gives_the_terminal_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_last_hour_is_drawn_where_there_is_room_for_it() {
+async fn the_last_hour_is_drawn_where_there_is_space_for_it() {
     let spool = nowhere("mongo").files("files").start().await;
     send(&spool, (0..1_234).map(|i| event(&format!("AE_{i}"), "r")).collect()).await;
     support::eventually("the backlog is in the history", || async {

@@ -31,7 +31,7 @@ use crate::support::{
 /// The sinks, and the attempts that each makes in an hour: pauses of 15 s on average, and what an attempt takes. The driver
 /// looks for a silent server, and gives up after seconds, instead of sending to it.
 const SINKS: [(&str, u64); 4] = [("refused", 180), ("silent", 200), ("hung-up", 240), ("stepped-down", 240)];
-/// The outage is looked at this often; the first look comes when its first part is over.
+/// The outage is inspected this often; the first inspection comes when its first part is over.
 const PARTS: u64 = 8;
 /// What stays open of the driver at most: two batches under way, two connections that are being made, two monitors.
 const CONNECTIONS: usize = 6;
@@ -120,7 +120,7 @@ impl Servers {
                 "insert" if gone.load(Ordering::SeqCst) => {
                     Reply::Answer(error(10107, "NotWritablePrimary", "stepped down"))
                 }
-                // Taken, and not kept: this process must not grow.
+                // Accepted, and not kept: this process must not grow.
                 "insert" => Reply::Answer(doc! { "ok": 1.0, "n": command.documents.len() as i64 }),
                 _ => Reply::Healthy,
             })

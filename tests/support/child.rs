@@ -18,7 +18,7 @@ pub struct Process {
     name: String,
     child: Child,
     log: PathBuf,
-    /// Where this run's output begins in the log: a restarted server goes on in the same file.
+    /// Where this run's output begins in the log: a restarted server continues in the same file.
     log_start: u64,
 }
 

@@ -71,7 +71,7 @@ pub fn free_port() -> u16 {
 /// # Panics
 /// When it is not there.
 pub fn test_server(path: &str) -> PathBuf {
-    // The test binary lies somewhere under the target directory.
+    // The test binary is somewhere under the target directory.
     let exe = env::current_exe().expect("the test's own path");
     exe.ancestors()
         .map(|directory| directory.join("test-servers").join(path))
@@ -119,7 +119,7 @@ pub fn directory(name: &str) -> TempDir {
     tempfile::Builder::new().prefix(&prefix).tempdir_in(all).expect("a temporary directory")
 }
 
-/// Saves a directory from being removed with the test, for a look at what went wrong.
+/// Saves a directory from being removed with the test, for a view of what went wrong.
 pub fn keep(directory: &Path) -> PathBuf {
     let mut to = directory.as_os_str().to_owned();
     to.push("-kept");

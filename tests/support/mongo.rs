@@ -28,7 +28,7 @@ pub struct Mongo {
 
 /// A server that the test started itself.
 struct Own {
-    /// Before the directory: dropped first, it shows the log that lies there.
+    /// Before the directory: dropped first, it shows the log that is there.
     process: Option<Process>,
     program: Program,
     port: u16,
@@ -197,7 +197,7 @@ async fn connect(uri: &str) -> Client {
     Client::with_options(options).expect("options that the driver takes")
 }
 
-/// The `_id`s of a collection, in order, each as often as it stands there.
+/// The `_id`s of a collection, in order, each as often as it is there.
 pub async fn ids(collection: &Collection<Document>) -> Vec<String> {
     let cursor = collection.find(doc! {}).projection(doc! { "_id": 1 }).batch_size(10_000).await.expect("find");
     let mut ids: Vec<String> = cursor
@@ -234,7 +234,7 @@ pub async fn assert_each_once(
         some(&missing)
     );
     let twice: Vec<_> = found.iter().filter(|(_, times)| **times > 1).map(|(id, _)| id).collect();
-    assert!(twice.is_empty(), "{name}: {} stand there more than once: {}", twice.len(), some(&twice));
+    assert!(twice.is_empty(), "{name}: {} are there more than once: {}", twice.len(), some(&twice));
     let unknown: Vec<_> = found.keys().filter(|id| !sent.contains(*id)).collect();
     assert!(unknown.is_empty(), "{name}: {} were never sent: {}", unknown.len(), some(&unknown));
     let count = collection.count_documents(doc! {}).await.expect("count");

@@ -59,7 +59,7 @@ impl Setup {
         self.sink(&format!("name: {name}, type: mongodb, uri: \"{uri}\", database: {database}, flush: {QUICK}"))
     }
 
-    /// A file sink in the directory `out` beside the data directory.
+    /// A file sink in the directory `out` next to the data directory.
     #[must_use]
     pub fn files(self, name: &str) -> Self {
         self.sink(&format!("name: {name}, type: file, path: out, flush: {QUICK}"))
@@ -116,7 +116,7 @@ impl Setup {
         self
     }
 
-    /// Writes the config and starts the binary; returns when it takes records.
+    /// Writes the config and starts the binary; returns when it accepts records.
     pub async fn start(self) -> Spool {
         let mut spool = self.prepare();
         spool.start().await;
@@ -162,7 +162,7 @@ pub const QUICK: &str = "{ interval: 50ms, backoff: { initial: 20ms, max: 500ms 
 
 /// A livekit-spool, running or stopped; its data stays until this is dropped.
 pub struct Spool {
-    /// Before the directory: dropped first, it shows the log that lies there.
+    /// Before the directory: dropped first, it shows the log that is there.
     process: Option<Process>,
     directory: TempDir,
     data: PathBuf,
@@ -221,10 +221,10 @@ impl Spool {
         self.envs.retain(|(set, _)| set != name);
     }
 
-    /// Starts the binary on the data that are there; returns when it takes records.
+    /// Starts the binary on the data that are there; returns when it accepts records.
     pub async fn start(&mut self) {
         self.launch();
-        self.wait_until_it_takes_records().await;
+        self.wait_until_it_accepts_records().await;
     }
 
     /// Has later starts run through another program, which gets the binary and its arguments after its own.
@@ -252,7 +252,7 @@ impl Spool {
     }
 
     /// Returns when the gRPC port takes connections; the test fails when the process ends instead.
-    pub async fn wait_until_it_takes_records(&mut self) {
+    pub async fn wait_until_it_accepts_records(&mut self) {
         let deadline = Instant::now() + TIMEOUT;
         let address = format!("127.0.0.1:{}", self.grpc);
         while tokio::net::TcpStream::connect(&address).await.is_err() {
@@ -316,7 +316,7 @@ impl Spool {
         Self::stream_of(&self.backlog(), sink, stream)["records"].as_u64().expect("a number of records")
     }
 
-    /// The ids of a sink's dead letters, each as often as it stands there.
+    /// The ids of a sink's dead letters, each as often as it is there.
     pub fn dead_letters(&self, sink: &str) -> Vec<String> {
         let output = self.command(&["dead", "list", sink, "-n", "1000000", "--json"]);
         assert!(output.status.success(), "dead list failed: {}", String::from_utf8_lossy(&output.stderr));

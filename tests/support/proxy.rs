@@ -1,6 +1,6 @@
 //! A TCP proxy between a client and a server, to break their conversation at a chosen point.
 //!
-//! Two kinds of trouble: a [`Mode`] holds for all connections until it is changed, a [`Cut`] is armed for the next
+//! Two kinds of failure: a [`Mode`] holds for all connections until it is changed, a [`Cut`] is armed for the next
 //! request that matches and cuts that one connection. A request is what a client sends after the server's last word.
 
 use std::{
@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 pub enum Mode {
     /// All goes through.
     Pass,
-    /// Each piece waits this long before it goes on, in both directions.
+    /// Each piece waits this long before it continues, in both directions.
     Delay(Duration),
     /// Connections are accepted and stay open, and nothing goes through.
     Blackhole,

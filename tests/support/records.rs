@@ -32,7 +32,7 @@ pub fn stat_ids(stats: &[AnalyticsStat]) -> BTreeSet<String> {
     stats.iter().map(|stat| stat.id.clone()).collect()
 }
 
-/// Reads records that each stand behind their varint length.
+/// Reads records that each follow their varint length.
 fn read<M: Message + Default>(file: &str) -> Vec<M> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(file);
     let bytes = fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));

@@ -12,7 +12,7 @@ use super::{TIMEOUT, child::Process, free_port, test_server};
 
 /// A server, running or stopped; its data stays until this is dropped.
 pub struct Redis {
-    /// Before the directory: dropped first, it shows the log that lies there.
+    /// Before the directory: dropped first, it shows the log that is there.
     process: Option<Process>,
     directory: TempDir,
     port: u16,

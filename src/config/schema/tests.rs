@@ -168,7 +168,7 @@ fn the_schema_accepts_every_configuration_that_the_repository_shows() {
 }
 
 #[test]
-fn the_schema_accepts_what_the_parser_takes_and_refuses_most_of_what_it_refuses() {
+fn the_schema_accepts_what_the_parser_accepts_and_refuses_most_of_what_it_refuses() {
     let schema = schema();
     let (mut wrong, mut refused, mut refused_by_both) = (Vec::new(), 0, 0);
     // Words that only the reader knows: the schema cannot say anything about a file that is only LiveKit's.

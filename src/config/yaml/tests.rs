@@ -72,7 +72,7 @@ fn no_error_repeats_a_value() {
 }
 
 #[test]
-fn a_character_that_only_some_programs_take_for_a_line_end_is_refused() {
+fn a_character_that_only_some_programs_treat_as_a_line_end_is_refused() {
     for (text, place) in [
         ("a: 1\n    #\u{2028}b: 2\n", "c.yaml:2:6: not valid YAML: the character U+2028"),
         ("a: \u{85}1\n", "c.yaml:1:4: not valid YAML: the character U+0085"),
@@ -140,7 +140,7 @@ fn a_key_that_is_written_twice_and_a_second_document_are_refused() {
 }
 
 #[test]
-fn a_merge_takes_up_what_the_mapping_does_not_say_itself() {
+fn a_merge_adds_the_keys_that_the_mapping_lacks() {
     let value = |text: &str, path: &str| scalar_at(&parsed(text), path).0;
     for own_first in ["{k: 3, <<: *x}", "{<<: *x, k: 3}"] {
         let one = format!("a: &x {{k: 1, l: 2}}\nb: {own_first}\n");

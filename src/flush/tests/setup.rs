@@ -52,7 +52,7 @@ async fn a_check_holds_up_no_delivery_however_long_it_takes_and_none_is_made_twi
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_cannot_keep_records_stops_deliveries_until_it_is_another_and_what_fails_to_look_stops_nothing() {
+async fn what_cannot_keep_records_stops_deliveries_until_it_is_another_and_a_failed_inspection_stops_nothing() {
     let checks = [Err(SinkErrorKind::Unavailable), Err(SinkErrorKind::Unnamed), Err(SinkErrorKind::Unsuitable)];
     let bench = start(&MemoryQueue::with(10), Behaviour { checks: checks.into(), ..Behaviour::default() }, options());
     bench.drained().await;

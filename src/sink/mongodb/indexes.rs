@@ -91,13 +91,13 @@ fn warning(database: &str, stream: Stream, index: &Index, error: &Error) -> Stri
     let name = index.name();
     let expires = index.expire_after_seconds.is_some();
     let what = if expires { "TTL index" } else { "index" };
-    let mend = format!(
+    let hint = format!(
         "to fix it, run db.{stream}.dropIndex(\"{name}\") (or drop the index that the error names) in database \
          {database}: it is created within minutes"
     );
     let consequence = match (CONFLICTS.contains(&code), expires) {
-        (true, true) => format!("documents expire as the present index says, or never; {mend}"),
-        (true, false) => format!("the present index stays; {mend}"),
+        (true, true) => format!("documents expire as the present index says, or never; {hint}"),
+        (true, false) => format!("the present index stays; {hint}"),
         (false, true) => "documents will not expire by themselves on this server".to_owned(),
         (false, false) => "queries by this field will be slow".to_owned(),
     };

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn a_database_name_that_no_server_takes_is_refused() {
+    fn a_database_name_that_no_server_accepts_is_refused() {
         let options = MongoOptions { database: "a.b".to_owned(), ..MongoOptions::default() };
         assert_eq!(options.check(), Err(MongoOptionsError::Database("a.b".to_owned())));
     }

@@ -127,7 +127,7 @@ impl RedisSink {
             }
         }
         if command::are_in_order(&replies, seconds.is_some(), connection.fsyncs()) {
-            self.nodes.give_back(node, connection);
+            self.nodes.release(node, connection);
         } else {
             // It is unknown which commands these replies belong to, and the next ones may belong to these commands.
             not_durable(&mut results, SinkErrorKind::Unnamed, "one reply has a type that its command does not give");
@@ -217,7 +217,7 @@ impl Sink for RedisSink {
         let problem = match tokio::time::timeout(INDEXES_TIMEOUT.min(self.options.timeout), made).await {
             Ok(Ok(more)) => {
                 warnings.extend(more);
-                self.nodes.give_back(nodes::FIRST, connection);
+                self.nodes.release(nodes::FIRST, connection);
                 return Ok(warnings);
             }
             Ok(Err(error)) => error.to_string(),

@@ -65,7 +65,7 @@ impl Nodes {
     pub(super) async fn ask_members(&self) -> RedisResult<()> {
         let mut connection = self.take(FIRST).await?;
         let listed = members(connection.redis()).await?;
-        self.give_back(FIRST, connection);
+        self.release(FIRST, connection);
         let mut members = self.members.lock();
         if *members != listed {
             let mut nodes: Vec<&str> = listed.iter().map(String::as_str).collect();
@@ -89,7 +89,7 @@ impl Nodes {
         Connection::open(info, self.timeout).await
     }
 
-    pub(super) fn give_back(&self, node: &str, connection: Connection) {
+    pub(super) fn release(&self, node: &str, connection: Connection) {
         self.idle.lock().entry(node.to_owned()).or_default().push(connection);
     }
 

@@ -190,7 +190,7 @@ impl DeadLetters {
         self.finish(&seqs);
         self.store.flush();
         failpoint::reach("dead_delete");
-        // If the queue failed here, it was rebuilt from the journal. The dead letters are removed all the same; the
+        // If the queue failed here, it was rebuilt from the journal. The dead letters are removed nevertheless; the
         // next removal tries again.
         if let Err(error) = self.settle(inner).and_then(|()| self.reclaim(inner)) {
             self.store.reports.warn(&format!("could not free the space of removed dead letters yet: {error}"));

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::spool::disk::{Disk, DiskFile};
 
-/// A front's header lies within this many bytes.
+/// A front's header is within this many bytes.
 const PAGE_BYTES: u64 = 4096;
 /// The size that every medium writes as a whole; many write more.
 const SECTOR_BYTES: u64 = 512;

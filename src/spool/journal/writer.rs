@@ -193,7 +193,7 @@ impl Writer {
         turn.failed = result.is_err();
         let sync_time = result?;
         let Packed { before, after, mut bytes, blocks, front, .. } = packed;
-        let Some(active) = after.active else { unreachable!("a packed group lies in a segment") };
+        let Some(active) = after.active else { unreachable!("a packed group is in a segment") };
         turn.writing.position = after;
         bytes.clear();
         let allocated = turn.writing.file.as_ref().map_or(active.end, |file| file.reserved.max(active.end));
@@ -245,7 +245,7 @@ impl Writer {
         packed: &Packed,
         admit: impl FnOnce(u64) -> Result<u64, FullLimit>,
     ) -> Result<Duration, Refusal> {
-        let Some(active) = packed.after.active else { unreachable!("a packed group lies in a segment") };
+        let Some(active) = packed.after.active else { unreachable!("a packed group is in a segment") };
         let begins = packed.before.active.map(|before| before.segment) != Some(active.segment);
         let start = active.end - packed.bytes.len() as u64;
         let left = writing.file.as_ref().filter(|_| !begins).map_or(0, |file| file.reserved - start);
@@ -287,7 +287,7 @@ impl Writer {
         }
         writing.position.leave_active();
         if let Some(leftover) = &writing.leftover {
-            // Before a later segment, it would be taken for one that was kept and is damaged.
+            // Before a later segment, it would be mistaken for one that was kept and is damaged.
             self.disk.remove(leftover).map_err(Refusal::Io)?;
             writing.leftover = None;
         }

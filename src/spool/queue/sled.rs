@@ -4,7 +4,7 @@
 //! - It panics on damaged files: each call is caught.
 //! - A crash while it writes a snapshot leaves one that it cannot open: that is removed, because sled does not need it.
 //! - `flush` is no fsync: its files are fsynced after it.
-//! - After a failed write, `flush` and the drop of its handle hang for ever: a flush has a timeout, and the caller
+//! - After a failed write, `flush` and the drop of its handle hang forever: a flush has a timeout, and the caller
 //!   leaks a handle that failed.
 //! - The drop of its last handle syncs, and a failure of that aborts the process: such a handle is leaked, see
 //!   [`leak_unless_synced`], up to [`MAX_LEAKED`] in a process.

@@ -306,7 +306,7 @@ impl<'a> Recovery<'a> {
     }
 
     /// Removes from a segment's entries what a front says is done: a queue that still holds it is older than that
-    /// front. Those records are done all the same; records done since then are redelivered. Returns how many records
+    /// front. Those records are done nevertheless; records done since then are redelivered. Returns how many records
     /// were removed.
     fn cut_done(&mut self, in_queue: &InQueue) -> Result<u64, QueueFailed> {
         let is_done = |&(stream, key): &(Stream, u64)| key < self.floor[stream as usize];

@@ -6,9 +6,9 @@ use super::*;
 async fn records_come_out_as_they_went_in_and_in_order() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = open(directory.path());
-    spool.append(batch(Stream::Events, 0..3)).await.expect("taken");
-    spool.append(batch(Stream::Stats, 100..101)).await.expect("taken");
-    spool.append(batch(Stream::Events, 3..2000)).await.expect("taken");
+    spool.append(batch(Stream::Events, 0..3)).await.expect("accepted");
+    spool.append(batch(Stream::Stats, 100..101)).await.expect("accepted");
+    spool.append(batch(Stream::Events, 3..2000)).await.expect("accepted");
     let records = lease_all(&spool, Stream::Events);
     assert_eq!(texts(&records), expected(0..2000));
     assert!(records.iter().map(|record| record.seq).eq(0..2000));
@@ -21,7 +21,7 @@ async fn records_come_out_as_they_went_in_and_in_order() {
 async fn what_is_not_acknowledged_is_there_after_a_restart() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = open(directory.path());
-    spool.append(batch(Stream::Events, 0..100)).await.expect("taken");
+    spool.append(batch(Stream::Events, 0..100)).await.expect("accepted");
     lease_all(&spool, Stream::Events);
     spool.acknowledge(Stream::Events, &[0..10, 50..60]).expect("noted");
     spool.close().await;
@@ -39,7 +39,7 @@ async fn what_is_not_acknowledged_is_there_after_a_restart() {
 async fn what_is_given_back_is_handed_out_again_at_its_place() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = open(directory.path());
-    spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
+    spool.append(batch(Stream::Events, 0..10)).await.expect("accepted");
     let first = spool.lease(Stream::Events, limit(4)).expect("readable").expect("records");
     assert_eq!(texts(&first.records), expected(0..4));
     spool.release(Stream::Events, &[1..3]);
@@ -58,7 +58,7 @@ async fn what_is_given_back_is_handed_out_again_at_its_place() {
 async fn a_lease_keeps_to_its_limits_but_is_never_empty() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = open(directory.path());
-    spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
+    spool.append(batch(Stream::Events, 0..10)).await.expect("accepted");
     let one = record(0).len();
     let tiny = LeaseLimit { records: 5, bytes: 1 };
     assert_eq!(spool.lease(Stream::Events, tiny).expect("readable").expect("records").records.len(), 1);
@@ -76,7 +76,7 @@ async fn concurrent_callers_get_all_their_records_in() {
         tokio::spawn(async move {
             for round in 0..10_u64 {
                 let from = caller * 1000 + round * 64;
-                spool.append(batch(Stream::Events, from..from + 64)).await.expect("taken");
+                spool.append(batch(Stream::Events, from..from + 64)).await.expect("accepted");
             }
         })
     });
@@ -102,7 +102,7 @@ async fn segments_go_when_they_are_delivered_and_the_count_survives() {
     let small = SpoolOptions { segment_bytes: 256 << 10, compression: Compression::NONE, ..options() };
     let spool = Spool::open(directory.path(), small.clone()).expect("opens");
     for round in 0..40 {
-        spool.append(batch(Stream::Events, round * 1000..(round + 1) * 1000)).await.expect("taken");
+        spool.append(batch(Stream::Events, round * 1000..(round + 1) * 1000)).await.expect("accepted");
     }
     assert!(spool.status().segments > 4, "{}", spool.status().segments);
     let records = lease_all(&spool, Stream::Events);
@@ -114,8 +114,8 @@ async fn segments_go_when_they_are_delivered_and_the_count_survives() {
     spool.close().await;
     let spool = Spool::open(directory.path(), small).expect("opens");
     assert_eq!(spool.status().streams[&Stream::Events].delivered, 40_000);
-    spool.append(batch(Stream::Events, 7..8)).await.expect("taken");
-    assert_eq!(lease_all(&spool, Stream::Events)[0].seq, 40_000, "sequence numbers go on");
+    spool.append(batch(Stream::Events, 7..8)).await.expect("accepted");
+    assert_eq!(lease_all(&spool, Stream::Events)[0].seq, 40_000, "sequence numbers continue");
     spool.close().await;
 }
 
@@ -123,8 +123,8 @@ async fn segments_go_when_they_are_delivered_and_the_count_survives() {
 async fn a_stopped_spool_shows_the_same_figures_and_no_byte_changes() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = open(directory.path());
-    spool.append(batch(Stream::Events, 0..500)).await.expect("taken");
-    spool.append(batch(Stream::Stats, 0..20)).await.expect("taken");
+    spool.append(batch(Stream::Events, 0..500)).await.expect("accepted");
+    spool.append(batch(Stream::Stats, 0..20)).await.expect("accepted");
     spool.lease(Stream::Events, limit(100)).expect("readable");
     spool.acknowledge(Stream::Events, &[0..100]).expect("noted");
     let live = spool.status();
@@ -174,7 +174,7 @@ async fn ready_returns_when_records_come_and_when_they_come_back() {
         let spool = Arc::clone(&spool);
         async move { spool.ready(Stream::Events).await }
     });
-    spool.append(batch(Stream::Events, 0..1)).await.expect("taken");
+    spool.append(batch(Stream::Events, 0..1)).await.expect("accepted");
     waiter.await.expect("woken");
     lease_all(&spool, Stream::Events);
     let waiter = tokio::spawn({
@@ -191,7 +191,7 @@ async fn ready_returns_when_records_come_and_when_they_come_back() {
 async fn a_rejected_record_becomes_a_dead_letter_and_leaves_the_queue() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = open(directory.path());
-    spool.append(batch(Stream::Events, 0..3)).await.expect("taken");
+    spool.append(batch(Stream::Events, 0..3)).await.expect("accepted");
     let mut records = lease_all(&spool, Stream::Events);
     let rejection =
         Rejection { record: records.remove(1), reason: "too odd".into(), attempts: 3, first_attempt_at: 42 };
@@ -213,7 +213,7 @@ async fn a_rejected_record_becomes_a_dead_letter_and_leaves_the_queue() {
 async fn what_is_leased_and_out_of_the_queue_is_leased_no_more_once_it_is_acknowledged() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = Spool::open(directory.path(), options()).expect("opens");
-    spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
+    spool.append(batch(Stream::Events, 0..10)).await.expect("accepted");
     assert_eq!(lease_all(&spool, Stream::Events).len(), 10);
     spool.acknowledge(Stream::Events, &[0..5]).expect("noted");
     // A rebuilt queue has no entry for what is lost, though a flusher holds it.

@@ -26,9 +26,9 @@ fn small() -> SpoolOptions {
 async fn filled(directory: &Path, options: SpoolOptions) {
     let spool = Spool::open(directory, options).expect("opens");
     for round in 0..30 {
-        spool.append(batch(Stream::Events, round * 500..(round + 1) * 500)).await.expect("taken");
+        spool.append(batch(Stream::Events, round * 500..(round + 1) * 500)).await.expect("accepted");
     }
-    spool.append(batch(Stream::Stats, 0..20)).await.expect("taken");
+    spool.append(batch(Stream::Stats, 0..20)).await.expect("accepted");
     reject_one(&spool).await;
     spool.close().await;
 }
@@ -73,10 +73,10 @@ fn check(directory: &Path) -> VerifyReport {
 }
 
 fn recovered(directory: &Path) -> (RecoverReport, Vec<RawRecord>) {
-    let mut out = RawWriter::new(Vec::new()).expect("memory takes it");
+    let mut out = RawWriter::new(Vec::new()).expect("memory accepts it");
     let report = recover(directory, None, &mut out).expect("readable");
     assert_eq!(report.total(), out.records());
-    let bytes = out.finish().expect("memory takes it");
+    let bytes = out.finish().expect("memory accepts it");
     let records = RawReader::new(&bytes[..]).expect("a header").collect::<Result<Vec<_>, _>>().expect("whole");
     (report, records)
 }
@@ -102,7 +102,7 @@ async fn a_sound_spool_is_found_sound_stopped_and_live() {
 }
 
 #[tokio::test]
-async fn verifying_beside_load_and_delivery_finds_nothing_wrong() {
+async fn verifying_during_load_and_delivery_finds_nothing_wrong() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = Arc::new(Spool::open(directory.path(), small()).expect("opens"));
     let stop = Arc::new(AtomicBool::new(false));
@@ -111,7 +111,7 @@ async fn verifying_beside_load_and_delivery_finds_nothing_wrong() {
         async move {
             let mut number = 0;
             while !stop.load(Ordering::Relaxed) {
-                spool.append(batch(Stream::Events, number..number + 500)).await.expect("taken");
+                spool.append(batch(Stream::Events, number..number + 500)).await.expect("accepted");
                 number += 500;
                 if number % 5000 == 0 {
                     reject_one(&spool).await;
@@ -173,7 +173,7 @@ async fn damage_to_what_was_delivered_costs_no_record() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = Spool::open(directory.path(), small()).expect("opens");
     for round in 0..4 {
-        spool.append(batch(Stream::Events, round * 500..(round + 1) * 500)).await.expect("taken");
+        spool.append(batch(Stream::Events, round * 500..(round + 1) * 500)).await.expect("accepted");
     }
     spool.lease(Stream::Events, limit(1000)).expect("readable");
     spool.acknowledge(Stream::Events, &[0..1000]).expect("noted");
@@ -243,18 +243,18 @@ async fn a_damaged_dead_letter_is_named() {
 }
 
 #[tokio::test]
-async fn recover_takes_everything_out_of_a_sound_folder() {
+async fn recover_reads_everything_from_an_undamaged_directory() {
     let directory = tempfile::tempdir().expect("a directory");
     filled(directory.path(), options()).await;
     let (report, records) = recovered(directory.path());
     assert_eq!(events(&records), expected(0..15_000).into_iter().collect());
     assert_eq!((report.records[&Stream::Events], report.records[&Stream::Stats]), (15_001, 20));
-    assert_eq!(report.from_dead_letters, 1, "it stands in the journal too");
+    assert_eq!(report.from_dead_letters, 1, "it is in the journal too");
     assert_eq!(report.damaged, []);
 }
 
 #[tokio::test]
-async fn recover_takes_what_is_whole_out_of_a_damaged_partial_folder_under_another_name() {
+async fn recover_reads_what_is_whole_from_a_damaged_partial_directory_under_another_name() {
     let directory = tempfile::tempdir().expect("a directory");
     filled(directory.path(), small()).await;
     let files = segments(directory.path());
@@ -282,7 +282,7 @@ async fn recover_takes_what_is_whole_out_of_a_damaged_partial_folder_under_anoth
 }
 
 #[tokio::test]
-async fn recover_takes_dead_letters_that_were_dropped_as_long_as_their_segment_is_there() {
+async fn recover_reads_dead_letters_that_were_dropped_as_long_as_their_segment_is_there() {
     let directory = tempfile::tempdir().expect("a directory");
     filled(directory.path(), small()).await;
     let spool = Spool::open(directory.path(), small()).expect("opens");
@@ -298,12 +298,12 @@ async fn recover_takes_dead_letters_that_were_dropped_as_long_as_their_segment_i
 #[tokio::test]
 async fn encrypted_records_need_the_key_and_are_counted_without_it() {
     let directory = tempfile::tempdir().expect("a directory");
-    let keys = Keys { current: Key::new([7; 32]), previous: Vec::new() };
+    let keys = Keys::new(Key::new([7; 32]), Vec::new());
     let private = SpoolOptions { encryption: Some(keys.clone()), ..small() };
     filled(directory.path(), private.clone()).await;
     let (report, records) = recovered(directory.path());
     assert_eq!((records.len(), report.locked.values().sum::<u64>()), (0, 15_021));
-    let mut out = RawWriter::new(Vec::new()).expect("memory takes it");
+    let mut out = RawWriter::new(Vec::new()).expect("memory accepts it");
     let report = recover(directory.path(), Some(&keys), &mut out).expect("readable");
     assert_eq!((report.total(), report.locked.len()), (15_021, 0));
     let without = check(directory.path());

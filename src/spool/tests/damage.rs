@@ -21,7 +21,7 @@ const BLOCKS: u64 = 120;
 async fn filled(directory: &Path) {
     let spool = Spool::open(directory, small()).expect("opens");
     for block in 0..BLOCKS {
-        spool.append(long_batch(block * BLOCK..(block + 1) * BLOCK)).await.expect("taken");
+        spool.append(long_batch(block * BLOCK..(block + 1) * BLOCK)).await.expect("accepted");
         if block == BLOCKS / 2 {
             spool.lease(Stream::Events, limit(50)).expect("readable");
             spool.acknowledge(Stream::Events, &[0..50]).expect("noted");
@@ -57,7 +57,7 @@ struct Outcome {
 async fn drain(directory: &Path) -> Outcome {
     let spool = Spool::open(directory, small()).expect("damage never keeps a spool from opening");
     let records = lease_all(&spool, Stream::Events);
-    // What is lost of dead letters is known once they are looked at.
+    // What is lost of dead letters is known once they are inspected.
     let dead_letters = spool.dead_letters(&DeadFilter::default(), 0, 10).expect("readable").len() as u64;
     let damaged = damaged(&spool);
     spool.close().await;

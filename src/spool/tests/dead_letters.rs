@@ -9,7 +9,7 @@ fn reject(record: QueuedRecord, reason: &str, first_attempt_at: UnixMillis) -> R
 
 async fn with_dead_letters(directory: &Path) -> Spool {
     let spool = open(directory);
-    spool.append(batch(Stream::Events, 0..5)).await.expect("taken");
+    spool.append(batch(Stream::Events, 0..5)).await.expect("accepted");
     let records = lease_all(&spool, Stream::Events);
     let rejections = records.into_iter().map(|record| reject(record, "too odd", 1000)).collect();
     spool.dead_letter(Stream::Events, rejections).expect("kept");
@@ -106,7 +106,7 @@ const QUOTA: u64 = 256 << 10;
 const SLACK: u64 = 8 << 10;
 
 fn tight() -> SpoolOptions {
-    SpoolOptions { dead_max_bytes: QUOTA, compression: Compression::NONE, ..options() }
+    SpoolOptions { dead_letters: DeadLettersOptions { max_bytes: QUOTA }, compression: Compression::NONE, ..options() }
 }
 
 fn long_dead_letter(number: u64) -> DeadLetter {
@@ -194,7 +194,7 @@ async fn rejections_that_do_not_fit_together_are_kept_as_far_as_they_do_and_go_o
     let spool = Spool::open(directory.path(), tight()).expect("opens");
     let mut builder = RecordBatchBuilder::new(Stream::Events);
     (0..200).for_each(|number| builder.push(&long_dead_letter(number).record));
-    spool.append(builder.build(now_millis())).await.expect("taken");
+    spool.append(builder.build(now_millis())).await.expect("accepted");
     let records = lease_all(&spool, Stream::Events);
     let rejections: Vec<_> = records.into_iter().map(|record| reject(record, "too odd", 1)).collect();
     let mut seen = 0;

@@ -78,9 +78,9 @@ async fn a_hundred_thousand_letters_are_listed_and_dropped_in_seconds() {
 }
 
 #[tokio::test]
-async fn a_letter_longer_than_the_quota_is_kept_alone_and_the_sink_goes_on_when_it_is_gone() {
+async fn a_dead_letter_longer_than_the_quota_is_kept_alone_and_the_sink_continues_when_it_is_gone() {
     let directory = tempfile::tempdir().expect("a directory");
-    let tight = SpoolOptions { dead_max_bytes: 512 << 10, ..options() };
+    let tight = SpoolOptions { dead_letters: DeadLettersOptions { max_bytes: 512 << 10 }, ..options() };
     let spool = Spool::open(directory.path(), tight.clone()).expect("opens");
     let long = |number| dead_letter(number, noise(number, 40 << 20));
     spool.keep_dead_letters(&[long(1)]).expect("alone, it is kept");
@@ -100,10 +100,10 @@ async fn a_letter_longer_than_the_quota_is_kept_alone_and_the_sink_goes_on_when_
 }
 
 #[tokio::test]
-async fn a_small_quota_takes_letters_of_any_length_as_they_come_and_go() {
+async fn a_small_quota_keeps_dead_letters_of_any_length_as_they_come_and_go() {
     const QUOTA: u64 = 512 << 10;
     let directory = tempfile::tempdir().expect("a directory");
-    let tight = SpoolOptions { dead_max_bytes: QUOTA, ..options() };
+    let tight = SpoolOptions { dead_letters: DeadLettersOptions { max_bytes: QUOTA }, ..options() };
     let spool = Spool::open(directory.path(), tight.clone()).expect("opens");
     let mut there: BTreeMap<u64, usize> = BTreeMap::new();
     let mut longest = 0;
@@ -141,9 +141,11 @@ async fn a_small_quota_takes_letters_of_any_length_as_they_come_and_go() {
 }
 
 #[tokio::test]
-async fn a_quota_of_nothing_still_keeps_one_letter_at_a_time() {
+async fn a_quota_of_nothing_still_keeps_one_dead_letter_at_a_time() {
     let directory = tempfile::tempdir().expect("a directory");
-    let spool = Spool::open(directory.path(), SpoolOptions { dead_max_bytes: 0, ..options() }).expect("opens");
+    let spool =
+        Spool::open(directory.path(), SpoolOptions { dead_letters: DeadLettersOptions { max_bytes: 0 }, ..options() })
+            .expect("opens");
     for number in 0..5 {
         spool.keep_dead_letters(&[dead_letter(number, noise(number, 1000))]).expect("alone, it is kept");
         assert!(is_full(spool.keep_dead_letters(&[dead_letter(99, noise(99, 1000))])));
@@ -165,7 +167,7 @@ async fn on_a_full_disk_letters_are_refused_and_those_that_are_there_can_be_drop
     let one = DeadFilter { id: Some("AE_000003".into()), ..DeadFilter::default() };
     let told = spool.drop_dead_letters(&one).expect_err("no queue is on disk").to_string();
     assert!(told.contains("a restart may bring some back"), "{told}");
-    assert_eq!(spool.status().dead_letters(), 99, "it is gone all the same");
+    assert_eq!(spool.status().dead_letters(), 99, "it is gone nevertheless");
     disk.faults.free.store(0, Ordering::Relaxed);
     *disk.faults.write.lock() = Some((0, std::io::ErrorKind::StorageFull));
     assert_eq!(spool.drop_dead_letters(&DeadFilter::default()).expect("durable by the segments that go"), 99);
@@ -179,7 +181,7 @@ async fn on_a_full_disk_letters_are_refused_and_those_that_are_there_can_be_drop
 
 fn encrypted(key: u8) -> SpoolOptions {
     let key = Key::new([key; 32]);
-    SpoolOptions { encryption: Some(Keys { current: key, previous: Vec::new() }), ..options() }
+    SpoolOptions { encryption: Some(Keys::new(key, Vec::new())), ..options() }
 }
 
 #[tokio::test]
@@ -191,7 +193,7 @@ async fn without_their_key_letters_are_not_opened_and_not_lost() {
     for wrong in [options(), encrypted(2)] {
         let error = Spool::open(directory.path(), wrong.clone()).expect_err("the key is missing");
         assert!(matches!(error, OpenError::WrongKey { .. }), "{error}");
-        let stopped = Contents::of_stopped(directory.path(), wrong).expect("looked at");
+        let stopped = Contents::of_stopped(directory.path(), wrong).expect("inspected");
         assert_eq!(stopped.status().dead_letters(), 1);
         let listed = stopped.each_dead_letter(&DeadFilter::default(), (0, 10), &|| false, &mut |_| true);
         let error = listed.expect_err("the key is missing");
@@ -206,15 +208,19 @@ const CHILD: &str = "LIVEKIT_SPOOL_TEST_LETTERS";
 
 /// Keeps, replaces, moves and drops letters, and says what was answered, until a failpoint ends it.
 #[tokio::test]
-#[ignore = "no test by itself: `a_kill_at_any_step_loses_no_letter_and_brings_none_back` runs it"]
+#[ignore = "no test by itself: `a_kill_at_any_step_loses_no_dead_letter_and_brings_none_back` runs it"]
 async fn child_that_is_killed() {
     let directory = std::env::var_os(CHILD).expect("a directory to write to");
-    let tight = SpoolOptions { dead_max_bytes: 256 << 10, compression: Compression::NONE, ..options() };
+    let tight = SpoolOptions {
+        dead_letters: DeadLettersOptions { max_bytes: 256 << 10 },
+        compression: Compression::NONE,
+        ..options()
+    };
     let spool = Spool::open(Path::new(&directory), tight).expect("opens");
     println!("\nopened");
     for round in 0..20 {
-        spool.append(batch(Stream::Stats, round * 10..round * 10 + 10)).await.expect("taken");
-        println!("\ntaken 10");
+        spool.append(batch(Stream::Stats, round * 10..round * 10 + 10)).await.expect("accepted");
+        println!("\naccepted 10");
         let rejections: Vec<_> = lease_all(&spool, Stream::Stats)
             .into_iter()
             .map(|record| Rejection { record, reason: "no".into(), attempts: 1, first_attempt_at: 1 })
@@ -233,7 +239,7 @@ async fn child_that_is_killed() {
 }
 
 #[tokio::test]
-async fn a_kill_at_any_step_loses_no_letter_and_brings_none_back() {
+async fn a_kill_at_any_step_loses_no_dead_letter_and_brings_none_back() {
     let steps =
         ["dead_write", "dead_written", "dead_noted", "dead_delete", "queue_change", "queue_flush", "segment_delete"];
     for (step, nth) in steps.iter().flat_map(|step| [1, 2, 5, 14].map(|nth| (step, nth))) {
@@ -247,12 +253,12 @@ async fn a_kill_at_any_step_loses_no_letter_and_brings_none_back() {
             .expect("started");
         let context = format!("{step} {nth}");
         let told = String::from_utf8_lossy(&output.stdout).into_owned();
-        let (mut there, mut doubtful, mut taken) = (BTreeSet::new(), BTreeSet::new(), 0);
+        let (mut there, mut doubtful, mut appended) = (BTreeSet::new(), BTreeSet::new(), 0);
         for line in told.lines() {
             let words: Vec<&str> = line.split(' ').collect();
             let numbers = || words[1].parse::<u64>().expect("a number")..words[2].parse::<u64>().expect("a number");
             match words[0] {
-                "taken" => taken += 10,
+                "accepted" => appended += 10,
                 "kept" => {
                     doubtful.clear();
                     there.extend(numbers());
@@ -265,7 +271,11 @@ async fn a_kill_at_any_step_loses_no_letter_and_brings_none_back() {
                 _ => {}
             }
         }
-        let tight = SpoolOptions { dead_max_bytes: 256 << 10, compression: Compression::NONE, ..options() };
+        let tight = SpoolOptions {
+            dead_letters: DeadLettersOptions { max_bytes: 256 << 10 },
+            compression: Compression::NONE,
+            ..options()
+        };
         let spool = Spool::open(directory.path(), tight).expect("opens");
         let dead_letters = spool.dead_letters(&DeadFilter::default(), 0, 10_000).expect("readable");
         let found: BTreeSet<u64> = dead_letters
@@ -290,7 +300,7 @@ async fn a_kill_at_any_step_loses_no_letter_and_brings_none_back() {
         // Records are in the queue, or among the letters, or both for a moment.
         let status = spool.status();
         let dead = dead_letters.iter().filter(|dead_letter| dead_letter.stream == Stream::Stats).count() as u64;
-        assert!(status.records() + dead >= taken, "{context}: {} and {dead} of {taken}", status.records());
+        assert!(status.records() + dead >= appended, "{context}: {} and {dead} of {appended}", status.records());
         let events = &status.streams[&Stream::Events];
         assert!(events.dropped.is_empty(), "{context}: {:?}", events.dropped);
         spool.close().await;

@@ -64,7 +64,7 @@ async fn what_is_answered_is_where_the_next_start_finds_it() {
         let parent = tempfile::tempdir().expect("a directory");
         let home = parent.path().join("spool");
         let spool = small(&home);
-        spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
+        spool.append(batch(Stream::Events, 0..10)).await.expect("accepted");
         displacement.happen(&home);
         let mut kept = Vec::new();
         for number in 1..40 {
@@ -77,7 +77,11 @@ async fn what_is_answered_is_where_the_next_start_finds_it() {
         let gone = matches!(displacement, HomeMoved | HomeReplacedByCopy | HomeRemoved);
         let state = spool.status().writer;
         assert_eq!(state == WriterState::Failed, gone, "{displacement:?}: {state:?}");
-        assert_eq!(kept.is_empty(), gone, "{displacement:?}: it goes on where the directory is the one that is locked");
+        assert_eq!(
+            kept.is_empty(),
+            gone,
+            "{displacement:?}: it continues where the directory is the one that is locked"
+        );
         let found = found(spool, &home).await;
         let missing: Vec<_> = kept.iter().filter(|record| !found.contains(record)).collect();
         assert!(missing.is_empty(), "{displacement:?}: answered and not there: {missing:?}");
@@ -89,26 +93,26 @@ async fn a_directory_that_comes_back_is_used_again_without_a_restart() {
     let parent = tempfile::tempdir().expect("a directory");
     let (home, away) = (parent.path().join("spool"), parent.path().join("away"));
     let spool = small(&home);
-    spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
+    spool.append(batch(Stream::Events, 0..10)).await.expect("accepted");
     fs::rename(&home, &away).expect("moved");
     let error = spool.append(batch(Stream::Events, 10..20)).await.expect_err("refused");
     assert!(error.to_string().contains("put it back"), "the remedy is named: {error}");
     assert_eq!(spool.status().writer, WriterState::Failed);
     assert!(spool.status().last_error.is_some());
     fs::rename(&away, &home).expect("moved back");
-    spool.append(batch(Stream::Events, 20..30)).await.expect("taken again");
+    spool.append(batch(Stream::Events, 20..30)).await.expect("accepted again");
     assert_eq!(spool.status().writer, WriterState::Taking);
     let found = found(spool, &home).await;
     assert!(expected(0..10).iter().chain(&expected(20..30)).all(|record| found.contains(record)), "{found:?}");
 }
 
 #[tokio::test]
-async fn a_segment_that_is_away_for_a_while_is_waited_for() {
+async fn a_segment_that_is_missing_for_a_while_is_waited_for() {
     let parent = tempfile::tempdir().expect("a directory");
     let home = parent.path().join("spool");
     let spool = small(&home);
     for number in 0..20 {
-        spool.append(big_batch(number * 100..(number + 1) * 100)).await.expect("taken");
+        spool.append(big_batch(number * 100..(number + 1) * 100)).await.expect("accepted");
     }
     let segments = files(&home.join("journal"));
     assert!(segments.len() > 4);
@@ -135,7 +139,7 @@ async fn a_segment_that_is_gone_at_a_start_is_counted_and_costs_no_other_one() {
     let home = parent.path().join("spool");
     let spool = small(&home);
     for number in 0..20 {
-        spool.append(big_batch(number * 100..(number + 1) * 100)).await.expect("taken");
+        spool.append(big_batch(number * 100..(number + 1) * 100)).await.expect("accepted");
     }
     spool.close().await;
     let segments = files(&home.join("journal"));

@@ -15,7 +15,7 @@ fn small(when_full: WhenFull) -> SpoolOptions {
 
 async fn fill(spool: &Spool, batches: u64) {
     for number in 0..batches {
-        spool.append(big_batch(number * 100..(number + 1) * 100)).await.expect("taken");
+        spool.append(big_batch(number * 100..(number + 1) * 100)).await.expect("accepted");
     }
 }
 
@@ -31,7 +31,7 @@ fn dropped(spool: &Spool) -> u64 {
 }
 
 #[tokio::test]
-async fn nothing_is_dropped_where_another_program_takes_the_disk() {
+async fn nothing_is_dropped_where_another_program_fills_the_disk() {
     let disk = MemoryDisk::new();
     let options = SpoolOptions { min_free_bytes: 100 << 20, ..small(WhenFull::DropOldest) };
     let spool = over_with(&disk, None, options);
@@ -45,7 +45,7 @@ async fn nothing_is_dropped_where_another_program_takes_the_disk() {
     assert_eq!((dropped(&spool), spool.status().records()), (0, 4000));
     disk.faults.free.store(1 << 30, Ordering::Relaxed);
     eventually("it is seen", || spool.status().writer == WriterState::Taking).await;
-    spool.append(big_batch(0..1)).await.expect("taken again");
+    spool.append(big_batch(0..1)).await.expect("accepted again");
     spool.close().await;
 }
 
@@ -59,13 +59,13 @@ async fn what_never_fits_is_refused_for_good_and_drops_nothing_in_all_modes() {
         assert!(matches!(error, AppendError::NeverFits { .. }) && !error.is_retryable(), "{when_full:?}: {error}");
         assert!(error.to_string().contains("max_bytes"), "{error}");
         assert_eq!((dropped(&spool), spool.status().records()), (0, 2000), "{when_full:?}");
-        spool.append(big_batch(0..10)).await.expect("what fits is taken");
+        spool.append(big_batch(0..10)).await.expect("what fits is accepted");
         spool.close().await;
     }
 }
 
 #[tokio::test]
-async fn a_segment_that_somebody_holds_open_gives_its_space_back_all_the_same() {
+async fn a_segment_that_another_process_holds_open_still_frees_its_space() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = Spool::open(directory.path(), small(WhenFull::DropOldest)).expect("opens");
     let mut number = 0;
@@ -179,7 +179,7 @@ async fn what_an_optional_sink_missed_is_counted_after_a_kill_whether_its_spool_
     bytes[35] ^= 1;
     fs::write(&losses, bytes).expect("written");
     assert_eq!(missed(directory.path()), 0, "damaged: begun again");
-    let spool = Spool::open(directory.path(), small(WhenFull::Reject)).expect("opens all the same");
+    let spool = Spool::open(directory.path(), small(WhenFull::Reject)).expect("opens nevertheless");
     assert!(spool.status().last_error.is_some(), "and says so");
     spool.close().await;
 }
@@ -198,7 +198,7 @@ async fn appends_that_make_space_at_once_all_find_some() {
         })
     };
     for sender in (0..6).map(sender).collect::<Vec<_>>() {
-        sender.await.expect("all are taken");
+        sender.await.expect("all are accepted");
     }
     spool.close().await;
 }

@@ -27,9 +27,9 @@ async fn filled(directory: &Path) {
     for (events, stats) in (0..EVENTS / 100).zip(0..) {
         if stats < STATS / 100 {
             let stats = batch_of(Stream::Stats, (stats * 100..(stats + 1) * 100).map(stat));
-            spool.append(stats).await.expect("taken");
+            spool.append(stats).await.expect("accepted");
         }
-        spool.append(big_batch(events * 100..(events + 1) * 100)).await.expect("taken");
+        spool.append(big_batch(events * 100..(events + 1) * 100)).await.expect("accepted");
     }
     assert!(spool.status().segments > 5, "several segments: {}", spool.status().segments);
     spool.close().await;
@@ -131,8 +131,8 @@ async fn survives(directory: tempfile::TempDir, newest: Newest, bad_block: bool,
     let stopped = inspect(directory, small()).expect("readable");
     assert_eq!(stopped.streams[&Stream::Stats].records, STATS, "{case}: the stopped spool still shows them");
     let spool = Spool::open(directory, small()).expect("opens");
-    spool.append(big_batch(EVENTS..EVENTS + 10)).await.expect("taken");
-    // Long enough for the maintenance to let go of what it holds for done.
+    spool.append(big_batch(EVENTS..EVENTS + 10)).await.expect("accepted");
+    // Long enough for the maintenance to delete what it holds for done.
     tokio::time::sleep(Duration::from_millis(3500)).await;
     let (events, stats) = (lease_all(&spool, Stream::Events), lease_all(&spool, Stream::Stats));
     let expected: Vec<String> = (0..STATS).map(stat).collect();
@@ -153,7 +153,7 @@ async fn a_segment_that_is_begun_while_the_one_before_is_on_its_way_lets_nothing
         let directory = tempfile::tempdir().expect("a directory");
         if drained > 0 {
             let spool = open(directory.path());
-            spool.append(batch(Stream::Events, 0..drained)).await.expect("taken");
+            spool.append(batch(Stream::Events, 0..drained)).await.expect("accepted");
             assert_eq!(lease_all(&spool, Stream::Events).len() as u64, drained);
             spool.acknowledge(Stream::Events, &[0..drained]).expect("noted");
             eventually("all is done", || spool.status().records() == 0).await;

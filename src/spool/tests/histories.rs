@@ -1,4 +1,4 @@
-//! A journal of which something is gone, comes back, or lies beside another one's queue: what is lost is counted once, what returns is
+//! A journal of which something is gone, comes back, or is next to another one's queue: what is lost is counted once, what returns is
 //! delivered and counts no more.
 
 use super::{
@@ -18,7 +18,7 @@ fn open_small(home: &Path) -> Spool {
 async fn append(home: &Path, numbers: Range<u64>) {
     let spool = open_small(home);
     for first in numbers.step_by(10) {
-        spool.append(batch(Stream::Events, first..first + 10)).await.expect("taken");
+        spool.append(batch(Stream::Events, first..first + 10)).await.expect("accepted");
     }
     spool.close().await;
 }
@@ -49,7 +49,7 @@ async fn a_queue_that_belongs_to_another_history_is_made_again() {
     let parent = tempfile::tempdir().expect("a directory");
     let (home, before, other_queue) = (directory.path(), parent.path().join("before"), parent.path().join("queue"));
     copy(home, &before);
-    // All is delivered in one history, and its queue lies beside the journal of another one.
+    // All is delivered in one history, and its queue is next to the journal of another one.
     append(home, 1000..1000 + SEGMENT).await;
     let spool = open_small(home);
     let all = lease_all(&spool, Stream::Events);
@@ -104,7 +104,7 @@ async fn a_journal_with_a_jump_in_sequence_numbers_is_sound() {
     assert!(report.is_sound(), "{:?}", report.findings);
 }
 
-/// The front of a segment that was begun meanwhile says that what lies before it is done.
+/// The front of a segment that was begun meanwhile says that what is before it is done.
 #[tokio::test]
 async fn a_segment_that_returns_after_the_journal_went_on_without_it_is_kept_in_the_quarantine() {
     for (gone, deliver) in [(1, false), (1, true), (2, true), (3, true)] {

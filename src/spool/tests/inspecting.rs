@@ -11,8 +11,8 @@ fn peeked(peek: Peek) -> Vec<QueuedRecord> {
 async fn holed(directory: &Path) -> Spool {
     let spool = Spool::open(directory, small()).expect("opens");
     for tens in 0..30 {
-        spool.append(batch(Stream::Events, tens * 10..(tens + 1) * 10)).await.expect("taken");
-        spool.append(fat(Stream::Stats)).await.expect("taken");
+        spool.append(batch(Stream::Events, tens * 10..(tens + 1) * 10)).await.expect("accepted");
+        spool.append(fat(Stream::Stats)).await.expect("accepted");
     }
     spool.lease(Stream::Events, limit(120)).expect("readable");
     spool.acknowledge(Stream::Events, &[0..40, 100..105]).expect("noted");
@@ -37,7 +37,7 @@ fn open_events() -> Vec<String> {
 }
 
 #[tokio::test]
-async fn peeking_shows_what_is_to_be_delivered_and_takes_nothing() {
+async fn peeking_shows_what_is_to_be_delivered_and_leases_nothing() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = holed(directory.path()).await;
     let peek = |from| peeked(spool.peek(Stream::Events, from).expect("a reader"));
@@ -52,7 +52,11 @@ async fn peeking_shows_what_is_to_be_delivered_and_takes_nothing() {
     assert_eq!(texts(&peek(PeekFrom::SeqBackwards(104))), before);
     assert_eq!(peek(PeekFrom::SeqBackwards(39)), []);
     assert_eq!(peek(PeekFrom::Seq(300)), []);
-    assert_eq!(texts(&lease_all(&spool, Stream::Events)), expected(120..300), "leases go on as if nobody had looked");
+    assert_eq!(
+        texts(&lease_all(&spool, Stream::Events)),
+        expected(120..300),
+        "leases continue as if nobody had looked"
+    );
     spool.close().await;
 }
 
@@ -101,7 +105,7 @@ async fn a_purged_queue_is_empty_counted_and_its_space_comes_back() {
     spool.acknowledge(Stream::Events, &[110..120]).expect("a late answer is harmless");
     assert_eq!(spool.status().streams[&Stream::Events].delivered, 45);
     assert!(spool.lease(Stream::Events, ALL).expect("readable").is_none());
-    spool.append(batch(Stream::Events, 7..9)).await.expect("taken");
+    spool.append(batch(Stream::Events, 7..9)).await.expect("accepted");
     assert_eq!(spool.purge(&[Stream::Stats, Stream::NodeRooms]).await.expect("durable")[0].records, 30);
     assert_eq!(texts(&lease_all(&spool, Stream::Events)), expected(7..9));
     spool.acknowledge(Stream::Events, &[300..302]).expect("noted");

@@ -115,7 +115,7 @@ async fn damage_that_is_met_by_a_list_is_counted_and_listed_no_more() {
 async fn a_directory_of_dead_letters_that_is_gone_is_named_stopped_and_running_and_after_a_start() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = open(directory.path());
-    spool.append(batch(Stream::Events, 0..3)).await.expect("taken");
+    spool.append(batch(Stream::Events, 0..3)).await.expect("accepted");
     let rejected = lease_all(&spool, Stream::Events).into_iter().map(|record| Rejection {
         record,
         reason: "no".to_owned(),

@@ -42,7 +42,7 @@ pub(super) struct Faults {
     pub(super) free: AtomicU64,
     /// Syncs of this directory do not return while it is named here.
     pub(super) held: Mutex<Option<PathBuf>>,
-    /// A sync is held up right now.
+    /// A sync is blocked right now.
     pub(super) holding: AtomicBool,
     released: Condvar,
 }
@@ -58,7 +58,7 @@ impl std::fmt::Debug for Meanwhile {
 }
 
 impl Faults {
-    /// Lets go of what is held up.
+    /// Continues what is blocked.
     pub(super) fn release(&self) {
         *self.held.lock() = None;
         self.released.notify_all();
@@ -115,7 +115,7 @@ impl MemoryDisk {
         disk
     }
 
-    /// What lies there after the process was killed: everything that was written.
+    /// What is there after the process was killed: everything that was written.
     pub(super) fn after_kill(&self) -> Self {
         let after = Self::new();
         for (path, file) in &*self.files.lock() {
@@ -284,7 +284,7 @@ impl DiskFile for MemoryFile {
     }
 }
 
-/// Opens no queue: a spool on this medium goes on in memory.
+/// Opens no queue: a spool on this medium continues in memory.
 #[derive(Debug)]
 pub(super) struct NoQueues;
 
@@ -305,7 +305,7 @@ impl Queues for OneQueue {
     }
 }
 
-/// A spool on this medium, in small segments; without a queue, it goes on in memory.
+/// A spool on this medium, in small segments; without a queue, it continues in memory.
 pub(super) fn over(disk: &MemoryDisk, queue: Option<Arc<dyn QueueStore>>) -> Spool {
     over_with(disk, queue, SpoolOptions { segment_bytes: 256 << 10, compression: Compression::NONE, ..options() })
 }

@@ -6,7 +6,7 @@ use super::*;
 
 const PRECIOUS: &str = "precious";
 
-/// What may stand in a file's place, and what is said of it.
+/// What may be in a file's place, and what is said of it.
 const PLANTS: [(&str, &str); 7] = [
     ("link", "symbolic link"),
     ("dangling", "symbolic link"),
@@ -21,7 +21,7 @@ const PLANTS: [(&str, &str); 7] = [
 fn plant(what: &str, file: &Path, outside: &Path) -> bool {
     if what == "another user" {
         return rustix::process::geteuid().is_root() && {
-            // Root's files are taken for ours, and so are those of the directory's own user.
+            // Root's files count as ours, and so do those of the directory's own user.
             fs::write(file, PRECIOUS).expect("written");
             std::os::unix::fs::chown(file, Some(12_345), None).expect("given away");
             true
@@ -61,7 +61,7 @@ fn all_of(outside: &Path) -> (Vec<u8>, u32, [u32; 2], [i64; 2]) {
 async fn spool_with_everything(home: &Path) {
     let spool = open(home);
     for numbers in [0..50, 50..100] {
-        spool.append(batch(Stream::Events, numbers)).await.expect("taken");
+        spool.append(batch(Stream::Events, numbers)).await.expect("accepted");
     }
     let record = lease_all(&spool, Stream::Events).remove(0);
     let rejection = Rejection { record, reason: "no".into(), attempts: 1, first_attempt_at: 0 };
@@ -70,7 +70,7 @@ async fn spool_with_everything(home: &Path) {
 }
 
 #[tokio::test]
-async fn what_stands_in_a_files_place_is_not_followed_written_or_waited_for() {
+async fn what_is_in_a_files_place_is_not_followed_written_or_waited_for() {
     // Below the spool; whether the spool opens without it.
     let files = [
         ("lock", false),

@@ -6,7 +6,7 @@ use super::*;
 
 fn encrypted(current: u8, previous: &[u8]) -> SpoolOptions {
     let key = |byte: u8| Key::new([byte; 32]);
-    let keys = Keys { current: key(current), previous: previous.iter().map(|&byte| key(byte)).collect() };
+    let keys = Keys::new(key(current), previous.iter().map(|&byte| key(byte)).collect());
     SpoolOptions { encryption: Some(keys), compression: Compression::NONE, ..options() }
 }
 
@@ -24,7 +24,7 @@ async fn no_one_else_may_read_the_files() {
     let directory = tempfile::tempdir().expect("a directory");
     let inside = directory.path().join("spool");
     let spool = open(&inside);
-    spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
+    spool.append(batch(Stream::Events, 0..10)).await.expect("accepted");
     let record = lease_all(&spool, Stream::Events).remove(0);
     let rejection = Rejection { record, reason: "no".into(), attempts: 1, first_attempt_at: 0 };
     spool.dead_letter(Stream::Events, vec![rejection]).expect("kept");
@@ -44,7 +44,7 @@ async fn no_one_else_may_read_the_files() {
 async fn encrypted_records_are_nowhere_in_clear() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = Spool::open(directory.path(), encrypted(1, &[])).expect("opens");
-    spool.append(batch(Stream::Events, 0..100)).await.expect("taken");
+    spool.append(batch(Stream::Events, 0..100)).await.expect("accepted");
     let records = lease_all(&spool, Stream::Events);
     assert_eq!(texts(&records), expected(0..100));
     let rejection = Rejection { record: records[7].clone(), reason: "no".into(), attempts: 1, first_attempt_at: 0 };
@@ -67,10 +67,10 @@ async fn encrypted_records_are_nowhere_in_clear() {
 async fn keys_rotate_and_the_old_backlog_stays_readable() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = Spool::open(directory.path(), encrypted(1, &[])).expect("opens");
-    spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
+    spool.append(batch(Stream::Events, 0..10)).await.expect("accepted");
     spool.close().await;
     let spool = Spool::open(directory.path(), encrypted(2, &[1])).expect("opens");
-    spool.append(batch(Stream::Events, 10..20)).await.expect("taken");
+    spool.append(batch(Stream::Events, 10..20)).await.expect("accepted");
     assert_eq!(texts(&lease_all(&spool, Stream::Events)), expected(0..20));
     spool.acknowledge(Stream::Events, &[0..10]).expect("noted");
     spool.close().await;
@@ -83,7 +83,7 @@ async fn keys_rotate_and_the_old_backlog_stays_readable() {
 async fn a_wrong_key_is_a_clear_error_and_loses_nothing() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = Spool::open(directory.path(), encrypted(1, &[])).expect("opens");
-    spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
+    spool.append(batch(Stream::Events, 0..10)).await.expect("accepted");
     spool.close().await;
     let error = Spool::open(directory.path(), encrypted(2, &[])).expect_err("the wrong key");
     assert!(matches!(error, OpenError::WrongKey { .. }), "{error}");
@@ -98,7 +98,7 @@ async fn a_wrong_key_is_a_clear_error_and_loses_nothing() {
 async fn dead_letters_of_a_key_that_is_missing_are_a_clear_error_and_are_not_lost() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = Spool::open(directory.path(), encrypted(1, &[])).expect("opens");
-    spool.append(batch(Stream::Events, 0..1)).await.expect("taken");
+    spool.append(batch(Stream::Events, 0..1)).await.expect("accepted");
     let rejected = lease_all(&spool, Stream::Events).remove(0);
     let rejection = Rejection { record: rejected, reason: "no".into(), attempts: 1, first_attempt_at: 0 };
     spool.dead_letter(Stream::Events, vec![rejection]).expect("kept");

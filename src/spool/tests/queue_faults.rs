@@ -1,4 +1,4 @@
-//! A queue whose changes or flushes fail or hang: it is replaced, and costs no record. What may come again by it is told, until it
+//! A queue whose changes or flushes fail or hang: it is replaced, and costs no record. What it may redeliver is reported, until it
 //! is done.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -92,11 +92,11 @@ async fn a_queue_that_fails_costs_nothing() {
     let queue = Arc::new(FaultyQueue::default());
     let spool = over(&disk, Some(Arc::clone(&queue) as Arc<dyn QueueStore>));
     for batch in 0..20 {
-        spool.append(big_batch(batch * 100..(batch + 1) * 100)).await.expect("taken");
+        spool.append(big_batch(batch * 100..(batch + 1) * 100)).await.expect("accepted");
     }
     queue.set(Mood::Fail);
     for batch in 20..40 {
-        spool.append(big_batch(batch * 100..(batch + 1) * 100)).await.expect("taken");
+        spool.append(big_batch(batch * 100..(batch + 1) * 100)).await.expect("accepted");
     }
     eventually("the queue is replaced", || spool.status().last_error.is_some()).await;
     let all: Vec<String> = (0..4000).map(big_record).collect();
@@ -107,16 +107,16 @@ async fn a_queue_that_fails_costs_nothing() {
 }
 
 #[tokio::test]
-async fn a_queue_that_hangs_holds_up_neither_intake_nor_delivery_and_is_replaced() {
+async fn a_queue_that_hangs_delays_neither_ingest_nor_delivery_and_is_replaced() {
     let disk = MemoryDisk::new();
     let queue = Arc::new(FaultyQueue::default());
     let spool = over(&disk, Some(Arc::clone(&queue) as Arc<dyn QueueStore>));
-    spool.append(big_batch(0..100)).await.expect("taken");
+    spool.append(big_batch(0..100)).await.expect("accepted");
     queue.set(Mood::Hang);
-    spool.append(big_batch(100..200)).await.expect("taken");
+    spool.append(big_batch(100..200)).await.expect("accepted");
     eventually("a flush hangs", || queue.hanging.load(Ordering::Relaxed)).await;
     for batch in 2..40 {
-        spool.append(big_batch(batch * 100..(batch + 1) * 100)).await.expect("taken while the flush hangs");
+        spool.append(big_batch(batch * 100..(batch + 1) * 100)).await.expect("accepted while the flush hangs");
     }
     let all: Vec<String> = (0..4000).map(big_record).collect();
     assert!(texts(&lease_all(&spool, Stream::Events)) == all);
@@ -129,19 +129,19 @@ async fn a_queue_that_hangs_holds_up_neither_intake_nor_delivery_and_is_replaced
 }
 
 #[tokio::test]
-async fn what_may_come_again_is_told_until_all_that_the_journal_held_then_is_done() {
+async fn what_may_be_redelivered_is_reported_until_all_that_the_journal_held_then_is_done() {
     let disk = MemoryDisk::new();
     let queue = Arc::new(FaultyQueue::default());
     let spool = over(&disk, Some(Arc::clone(&queue) as Arc<dyn QueueStore>));
-    spool.append(batch(Stream::Stats, 0..10)).await.expect("taken");
-    spool.append(batch(Stream::Events, 0..20)).await.expect("taken");
+    spool.append(batch(Stream::Stats, 0..10)).await.expect("accepted");
+    spool.append(batch(Stream::Events, 0..20)).await.expect("accepted");
     assert_eq!(spool.redelivers_since(), None);
     queue.set(Mood::Fail);
     assert_eq!(lease_all(&spool, Stream::Events).len(), 20);
     let first = spool.redelivers_since();
     assert!(first.is_some(), "the queue was rebuilt");
     // What comes later comes once.
-    spool.append(batch(Stream::Events, 20..30)).await.expect("taken");
+    spool.append(batch(Stream::Events, 20..30)).await.expect("accepted");
     assert_eq!((lease_all(&spool, Stream::Events).len(), lease_all(&spool, Stream::Stats).len()), (10, 10));
     for (stream, done) in [(Stream::Events, 5..20), (Stream::Events, 0..5), (Stream::Stats, 1..10)] {
         spool.acknowledge(stream, &[done]).expect("noted");
@@ -153,17 +153,17 @@ async fn what_may_come_again_is_told_until_all_that_the_journal_held_then_is_don
 }
 
 #[tokio::test]
-async fn a_start_without_a_queue_tells_what_may_come_again_until_it_is_done() {
+async fn a_start_without_a_queue_reports_what_may_be_redelivered_until_it_is_done() {
     let directory = tempfile::tempdir().expect("a directory");
     let spool = open(directory.path());
-    spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
+    spool.append(batch(Stream::Events, 0..10)).await.expect("accepted");
     spool.close().await;
     let spool = open(directory.path());
     assert_eq!(spool.redelivers_since(), None, "the queue is believed");
     spool.close().await;
     fs::remove_dir_all(directory.path().join("queue")).expect("removed");
     let spool = open(directory.path());
-    spool.append(batch(Stream::Events, 10..20)).await.expect("taken");
+    spool.append(batch(Stream::Events, 10..20)).await.expect("accepted");
     assert_eq!(lease_all(&spool, Stream::Events).len(), 20);
     assert!(spool.redelivers_since().is_some());
     spool.acknowledge(Stream::Events, &[0..10]).expect("noted");
@@ -176,12 +176,12 @@ async fn what_is_synced_while_a_queue_is_made_again_counts_and_is_delivered() {
     let disk = MemoryDisk::new();
     let queue = Arc::new(FaultyQueue::default());
     let spool = over(&disk, Some(Arc::clone(&queue) as Arc<dyn QueueStore>));
-    spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
+    spool.append(batch(Stream::Events, 0..10)).await.expect("accepted");
     queue.set(Mood::Fail);
     let shared = Arc::clone(&spool.shared);
     let appends = move || {
         for batch in [batch(Stream::Events, 10..25), batch(Stream::Stats, 0..7)] {
-            shared.store.append(&[batch], false).expect("taken");
+            shared.store.append(&[batch], false).expect("accepted");
         }
     };
     *disk.faults.meanwhile.0.lock() = Some(Box::new(appends));
@@ -205,7 +205,7 @@ async fn who_flushes_waits_for_a_flush_that_is_under_way() {
     let queue = Arc::new(FaultyQueue::default());
     let spool = over(&disk, Some(Arc::clone(&queue) as Arc<dyn QueueStore>));
     queue.set(Mood::Slow);
-    spool.append(batch(Stream::Events, 0..10)).await.expect("taken");
+    spool.append(batch(Stream::Events, 0..10)).await.expect("accepted");
     eventually("a flush is under way", || queue.hanging.load(Ordering::Relaxed)).await;
     let shared = Arc::clone(&spool.shared);
     let flushed = std::thread::spawn(move || shared.store.flush());

@@ -20,7 +20,7 @@ const FIRST: u64 = 10;
 const EVENTS: u64 = 12;
 const STATS: u64 = 3;
 
-/// A journal whose last group lies in these bytes, and where its blocks begin.
+/// A journal whose last group is in these bytes, and where its blocks begin.
 struct Journal {
     disk: MemoryDisk,
     path: PathBuf,
@@ -35,8 +35,8 @@ impl Journal {
         let spool = memory::over(&disk, None);
         let store = &spool.shared.store;
         let stats = batch_of(Stream::Stats, (0..STATS).map(|_| "s".repeat(stats_bytes)));
-        store.append(&[batch(Stream::Events, 0..FIRST)], false).expect("taken");
-        store.append(&[batch(Stream::Events, FIRST..FIRST + EVENTS), stats], false).expect("taken");
+        store.append(&[batch(Stream::Events, 0..FIRST)], false).expect("accepted");
+        store.append(&[batch(Stream::Events, FIRST..FIRST + EVENTS), stats], false).expect("accepted");
         let path = segment::path(&store.journal(), 1);
         let bytes = disk.contents(&path);
         let places: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(b"LKSB")).collect();

@@ -273,11 +273,11 @@ mod tests {
     use crate::testing::cases;
 
     fn written(records: &[RawRecord]) -> Vec<u8> {
-        let mut writer = RawWriter::new(Vec::new()).expect("memory takes it");
+        let mut writer = RawWriter::new(Vec::new()).expect("memory accepts it");
         for record in records {
-            writer.push(record.stream, record.received_at, &record.bytes).expect("memory takes it");
+            writer.push(record.stream, record.received_at, &record.bytes).expect("memory accepts it");
         }
-        writer.finish().expect("memory takes it")
+        writer.finish().expect("memory accepts it")
     }
 
     fn read(bytes: &[u8]) -> (Vec<RawRecord>, Option<RawError>) {

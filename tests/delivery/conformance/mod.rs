@@ -34,7 +34,7 @@ fn some_events(prefix: &str, count: usize) -> Vec<AnalyticsEvent> {
     numbered_events(prefix).take(count).collect()
 }
 
-/// Sends events in parts of 50, with a pause after each, beside whatever else goes on.
+/// Sends events in parts of 50, with a pause after each, while everything else continues.
 fn send_by_and_by(pipeline: &Arc<Pipeline>, events: &[AnalyticsEvent], pause: Duration) -> JoinHandle<()> {
     let (pipeline, events) = (Arc::clone(pipeline), events.to_vec());
     tokio::spawn(async move {
@@ -71,7 +71,7 @@ async fn real_records_arrive_each_once<S: Subject>() {
     eventually("all are counted", || async { pipeline.status().figures.delivered_records == 763 + 482 }).await;
 }
 
-async fn labels_stand_in_each_document_and_the_lag_is_told<S: Subject>() {
+async fn labels_are_in_each_document_and_the_lag_is_reported<S: Subject>() {
     let subject = S::start().await;
     let labels: Labels = [("site".to_owned(), "berlin".to_owned())].into();
     let pipeline = Pipeline::start(subject.sink_with(labels), options());
@@ -164,7 +164,7 @@ async fn a_batch_before_the_sink_is_ready_is_retry<S: Subject>() {
     assert!(outcome.error.is_some(), "and says why");
 }
 
-async fn a_sink_that_is_away_at_start_is_waited_for<S: Subject>() {
+async fn a_sink_that_is_unavailable_at_start_is_waited_for<S: Subject>() {
     let mut subject = S::start().await;
     subject.take_away().await;
     let pipeline = Pipeline::start(subject.sink(), options());
@@ -179,7 +179,7 @@ async fn a_sink_that_is_away_at_start_is_waited_for<S: Subject>() {
     assert!(!pipeline.status().state.is_failing());
 }
 
-async fn a_sink_that_goes_away_under_load_gets_each_record_once<S: Subject>() {
+async fn a_sink_that_becomes_unavailable_under_load_gets_each_record_once<S: Subject>() {
     let mut subject = S::start().await;
     let pipeline = Arc::new(Pipeline::start(subject.sink(), options()));
     let events = some_events("load", 4000);
@@ -198,29 +198,29 @@ async fn a_sink_that_goes_away_under_load_gets_each_record_once<S: Subject>() {
 
 async fn one_batch_in_flight_keeps_strict_order_through_an_outage<S: Subject>() {
     let mut subject = S::start().await;
-    let sink = Arc::new(Watched { sink: subject.sink(), taken: Mutex::default() });
+    let sink = Arc::new(Watched { sink: subject.sink(), delivered: Mutex::default() });
     let strict = FlushOptions { max_in_flight: 1, max_rate: 2000, ..options() };
     let pipeline = Pipeline::start(Arc::clone(&sink) as _, strict);
     let events = some_events("order", 1500);
     pipeline.send_events(&events).await;
-    eventually("some are delivered", || async { !sink.taken().is_empty() }).await;
+    eventually("some are delivered", || async { !sink.delivered().is_empty() }).await;
     subject.take_away().await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     subject.bring_back().await;
     pipeline.drained().await;
-    assert_eq!(sink.taken(), (0..1500).collect::<Vec<u64>>());
+    assert_eq!(sink.delivered(), (0..1500).collect::<Vec<u64>>());
     assert_eq!(subject.ids(Stream::Events).await, once(&event_ids(&events)));
 }
 
 /// Notes which records a sink takes.
 struct Watched {
     sink: Arc<dyn Sink>,
-    taken: Mutex<Vec<u64>>,
+    delivered: Mutex<Vec<u64>>,
 }
 
 impl Watched {
-    fn taken(&self) -> Vec<u64> {
-        self.taken.lock().expect("no panic under this lock").clone()
+    fn delivered(&self) -> Vec<u64> {
+        self.delivered.lock().expect("no panic under this lock").clone()
     }
 }
 
@@ -242,7 +242,7 @@ impl Sink for Watched {
         let outcome = self.sink.send_batch(batch.clone()).await;
         let records = batch.records.iter().zip(&outcome.records);
         let delivered = records.filter(|(_, outcome)| **outcome == Outcome::Delivered).map(|(record, _)| record.seq);
-        self.taken.lock().expect("no panic under this lock").extend(delivered);
+        self.delivered.lock().expect("no panic under this lock").extend(delivered);
         outcome
     }
 
@@ -274,14 +274,14 @@ macro_rules! suite {
 
             suite!(@tests $subject:
                 real_records_arrive_each_once
-                labels_stand_in_each_document_and_the_lag_is_told
+                labels_are_in_each_document_and_the_lag_is_reported
                 a_resend_makes_no_second_document
                 a_batch_dropped_half_way_comes_again_and_makes_no_second_document
                 batches_at_once_may_hold_the_same_records
                 a_record_that_makes_no_document_is_rejected_alone
                 a_batch_before_the_sink_is_ready_is_retry
-                a_sink_that_is_away_at_start_is_waited_for
-                a_sink_that_goes_away_under_load_gets_each_record_once
+                a_sink_that_is_unavailable_at_start_is_waited_for
+                a_sink_that_becomes_unavailable_under_load_gets_each_record_once
                 one_batch_in_flight_keeps_strict_order_through_an_outage
                 what_is_left_at_the_end_is_delivered_by_the_next_run
             );

@@ -75,7 +75,7 @@ async fn a_server_killed_20_times_under_load_ends_with_each_record_once<S: Serve
     assert_eq!(server.ids(Stream::Events).await, once(&event_ids(&events)));
 }
 
-async fn a_wrong_password_is_loud_and_throws_nothing_away<S: Server>() {
+async fn a_wrong_password_is_reported_and_loses_nothing<S: Server>() {
     let server = S::start().await;
     let pipeline = Pipeline::start(server.sink_of_a_stranger(), options());
     let events = some_events("stranger", 50);
@@ -100,7 +100,7 @@ macro_rules! suite {
                 a_network_that_cuts_at_every_place_loses_and_doubles_nothing
                 a_server_that_accepts_and_never_answers_is_given_up_and_tried_again
                 a_server_killed_20_times_under_load_ends_with_each_record_once
-                a_wrong_password_is_loud_and_throws_nothing_away
+                a_wrong_password_is_reported_and_loses_nothing
             );
         })*
     };

@@ -1,4 +1,4 @@
-//! The sinks under test, and a look at what they stored.
+//! The sinks under test, and a view of what they stored.
 
 use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
 
@@ -26,7 +26,7 @@ pub(crate) type Labels = BTreeMap<String, String>;
 /// A document that was stored: its `_id`, and its label `site`.
 pub(crate) type Stored = (String, Option<String>);
 
-/// A place to deliver to, and a look at what it has.
+/// A place to deliver to, and a view of what it has.
 pub(crate) trait Subject: Sized + Send + 'static {
     async fn start() -> Self;
     /// A sink of its own each time, as after a restart.
@@ -34,7 +34,7 @@ pub(crate) trait Subject: Sized + Send + 'static {
     /// The sink cannot be reached until it is brought back.
     async fn take_away(&mut self);
     async fn bring_back(&mut self);
-    /// A stream's documents, each as often as it stands there, in the order of their `_id`s.
+    /// A stream's documents, each as often as it is there, in the order of their `_id`s.
     async fn stored(&self, stream: Stream) -> Vec<Stored>;
 
     fn sink(&self) -> Arc<dyn Sink> {
@@ -48,7 +48,7 @@ pub(crate) trait Subject: Sized + Send + 'static {
 
 /// One that is reached over a network and asks who comes.
 pub(crate) trait Server: Subject {
-    /// What stands at the beginning of a request that writes.
+    /// The beginning of a request that writes.
     const WRITE: &'static [u8];
     /// `host:port`.
     fn address(&self) -> String;
@@ -197,7 +197,7 @@ impl Subject for FileSubject {
         Arc::new(FileSink::new(options, encoder()).expect("options"))
     }
 
-    /// A file stands where its directory should be. What is open goes on until it is full.
+    /// There is a file where its directory should be. What is open continues until it is full.
     async fn take_away(&mut self) {
         if self.directory().exists() {
             fs::rename(self.directory(), self.aside()).expect("moved");

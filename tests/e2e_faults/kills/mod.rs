@@ -1,6 +1,6 @@
 //! kill -9 at each system call by which a short workload changes the data directory: a start, appends over several segments, to a
 //! sink that delivers and to one that is away, segments that go, a stop. After each the next start has to find everything: ten
-//! records come in, maintenance goes on for a while, the sink that was away comes back. Each record that was answered OK arrives,
+//! records come in, maintenance continues for a while, the sink that was unavailable comes back. Each record that was answered OK arrives,
 //! once; one whose call was not answered arrives once or not at all; nothing is counted as dropped.
 //!
 //! It stands for one case that cost a whole backlog: a kill at the `fallocate` of a new segment, before its first write, made the
@@ -36,7 +36,7 @@ const AT_ONCE: usize = 6;
 /// So many requests of so many events are more than a segment.
 const CALLS: usize = 20;
 const EVENTS_A_CALL: usize = 50;
-/// Maintenance comes about once a second, and so went what was taken for needed no more.
+/// Maintenance runs about once a second: by then, it has deleted what it wrongly holds for done.
 const MAINTENANCE: Duration = Duration::from_millis(2_500);
 
 const SINKS: [&str; 2] = ["here", "away"];
@@ -135,7 +135,7 @@ async fn kill_at(point: Point) -> Option<Point> {
 
     spool.start().await;
     let more = records::numbered_events("after").take(10).collect();
-    assert!(workload.send(&mut spool.recorder(), more).await, "{point}: ten records more are taken");
+    assert!(workload.send(&mut spool.recorder(), more).await, "{point}: ten records more are accepted");
     tokio::time::sleep(MAINTENANCE).await;
     fs::remove_file(out(&spool, "away")).unwrap();
     let sent = workload.acknowledged.len();
@@ -229,7 +229,7 @@ async fn until(spool: &mut Spool, done: impl Fn() -> bool) -> bool {
         if !spool.process().is_running() {
             return false;
         }
-        assert!(Instant::now() < deadline, "the workload does not go on: {}", spool.said());
+        assert!(Instant::now() < deadline, "the workload does not continue: {}", spool.said());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     true

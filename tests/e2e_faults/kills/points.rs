@@ -52,7 +52,7 @@ fn strace(trace: &Path, options: &[&str]) -> Vec<String> {
     [&always[..], &[trace], options, &["--"]].concat().into_iter().map(str::to_owned).collect()
 }
 
-/// The points of a trace that lie in a directory, in the order in which a run comes to them.
+/// The points of a trace that are in a directory, in the order in which a run comes to them.
 pub(super) fn read(trace: &str, data: &Path) -> Vec<Point> {
     let mut made: HashMap<(&str, &str, &Path), usize> = HashMap::new();
     let mut seen = BTreeSet::new();

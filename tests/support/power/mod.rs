@@ -2,7 +2,7 @@
 //!
 //! What is taken for granted after a cut at time `t`: what an fsync or fdatasync that had returned before `t` covered,
 //! for a file its bytes and its length, for a directory its entries. Everything later may be there or not: each 4 KiB page
-//! as it stood at any moment since the file's last sync, the length as it was at any such moment, each change of a
+//! as it was at any moment since the file's last sync, the length as it was at any such moment, each change of a
 //! directory's entries for itself. `sync_file_range` counts for nothing.
 
 use std::{
@@ -204,7 +204,7 @@ impl Recording {
         }
         fs::create_dir_all(target).expect("the image's directory");
         for (path, node) in &tree {
-            let inside = path.strip_prefix(root).expect("all paths lie in the directory");
+            let inside = path.strip_prefix(root).expect("all paths are in the directory");
             let to = join(target, inside);
             // An entry whose directory was lost is lost with it.
             let parent = path.parent().expect("a parent");
@@ -287,7 +287,7 @@ impl Contents {
         }
     }
 
-    /// Applies the change, or the part of it that lies in one page.
+    /// Applies the change, or the part of it that is in one page.
     fn apply(&self, contents: &mut Vec<u8>, page: Option<u64>) {
         match self {
             Self::Write { offset, bytes } => {

@@ -77,7 +77,7 @@ pub fn read(prefix: &Path) -> Vec<Event> {
 }
 
 fn traces(prefix: &Path) -> Vec<String> {
-    let directory = prefix.parent().expect("the traces lie in a directory");
+    let directory = prefix.parent().expect("the traces are in a directory");
     let name = format!("{}.", prefix.file_name().expect("a name").to_str().expect("a UTF-8 name"));
     let entries = fs::read_dir(directory).expect("the traces' directory").map(|entry| entry.expect("an entry"));
     let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(&name));

@@ -17,9 +17,9 @@ pub struct Message {
     /// The client expects no answer (write concern 0).
     pub unanswered: bool,
     bytes: Vec<u8>,
-    /// Where the command's document lies.
+    /// Where the command's document is.
     body: (usize, usize),
-    /// Where the document sequence (kind 1) lies, if there is one: its documents, one after another.
+    /// Where the document sequence (kind 1) is, if there is one: its documents, one after another.
     sequence: Option<(usize, usize)>,
 }
 
@@ -116,7 +116,7 @@ impl Message {
     }
 }
 
-/// Documents that lie one after another.
+/// Documents that are one after another.
 pub struct Documents<'a> {
     rest: &'a [u8],
 }

@@ -161,7 +161,7 @@ impl WireServer {
         *self.shared.hello.lock().expect("no panic under this lock") = hello;
     }
 
-    /// How many documents inserts brought that were answered as taken.
+    /// How many documents inserts brought that were answered as inserted.
     pub fn inserted(&self) -> u64 {
         self.shared.inserted.load(Ordering::SeqCst)
     }
@@ -298,7 +298,7 @@ impl Shared {
         let mut kept = self.kept.lock().expect("no panic under this lock");
         let collection = kept.entry(command.namespace.clone()).or_default();
         let ordered = command.body.get_bool("ordered").unwrap_or(true);
-        let mut taken = 0;
+        let mut inserted = 0;
         for (index, document) in command.documents.iter().enumerate() {
             if errors.iter().any(|error| error.index == index) {
                 if ordered {
@@ -320,10 +320,10 @@ impl Shared {
                 continue;
             }
             collection.insert(id, document.clone());
-            taken += 1;
+            inserted += 1;
         }
-        self.inserted.fetch_add(taken, Ordering::SeqCst);
-        let mut answer = doc! { "ok": 1.0, "n": i64::try_from(taken).expect("a batch") };
+        self.inserted.fetch_add(inserted, Ordering::SeqCst);
+        let mut answer = doc! { "ok": 1.0, "n": i64::try_from(inserted).expect("a batch") };
         if !errors.is_empty() {
             errors.sort_by_key(|error| error.index);
             let errors: Vec<Bson> = errors.into_iter().map(|error| error.into_document().into()).collect();

@@ -49,7 +49,7 @@ async fn after_a_failed_batch_an_emptied_file_is_not_made_longer() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_not_compressed_leaves_nothing_unfinished_beside_it() {
+async fn a_file_that_is_not_compressed_leaves_no_unfinished_file() {
     let directory = tempfile::tempdir().expect("directory");
     for (compression, suffix) in [(FileCompression::Gzip, ".gz"), (FileCompression::Zstd, ".zst")] {
         let path = directory.path().join("events-20261122T010203.456Z.ndjson");
@@ -63,7 +63,7 @@ async fn a_file_that_is_not_compressed_leaves_nothing_unfinished_beside_it() {
 }
 
 #[tokio::test]
-async fn links_that_lie_in_wait_are_neither_written_nor_read_nor_emptied() {
+async fn planted_links_are_neither_written_nor_read_nor_emptied() {
     let (directory, elsewhere) = (tempfile::tempdir().expect("directory"), tempfile::tempdir().expect("directory"));
     let precious = elsewhere.path().join("precious");
     fs::write(&precious, "precious").expect("written");

@@ -122,7 +122,7 @@ impl DiskFile for FaultyFile {
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         if due(&self.faults.write) {
-            // All of it may lie there, and yet it failed.
+            // All of it may be there, and yet it failed.
             self.file.write_at(bytes, offset)?;
             return Err(io::ErrorKind::StorageFull.into());
         }

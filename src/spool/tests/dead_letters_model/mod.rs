@@ -1,5 +1,5 @@
-//! Random operations on dead letters against a plain map: letters come, come again and go, beside failing writes, syncs,
-//! renamings and queues, kills and power cuts, in a quota so small that space has to be given back all the time.
+//! Random operations on dead letters against a plain map: they come, come again and go, with failing writes, syncs,
+//! renamings and queues, kills and power cuts, in a quota so small that space has to be freed all the time.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -25,7 +25,7 @@ mod faults;
 const QUOTA: u64 = 128 << 10;
 /// So few that many come again.
 const IDS: u64 = 20;
-/// The longest group, which may lie there refused where it could not be cut off, and pages that are begun.
+/// The longest group, which may be there refused where it could not be cut off, and pages that are begun.
 const SLACK: u64 = 44 << 10;
 
 #[derive(Debug, Clone)]
@@ -288,7 +288,7 @@ fn letters_that_were_removed_do_not_come_back_when_the_queue_is_made_again() {
 }
 
 #[test]
-fn a_letter_that_was_removed_stays_removed_when_a_power_cut_takes_the_queue_back_to_just_then() {
+fn a_removed_dead_letter_stays_removed_when_a_power_cut_reverts_the_queue_to_that_moment() {
     let add = |ids: &[u64], length| Step::Add { ids: ids.to_vec(), length };
     run(&[
         add(&[25], 10),
@@ -315,7 +315,7 @@ fn a_write_that_a_power_cut_tore_in_its_middle_is_no_loss() {
 }
 
 #[test]
-fn a_refused_letter_stays_refused_when_the_segment_that_says_so_goes() {
+fn a_refused_dead_letter_stays_refused_when_the_segment_that_says_so_goes() {
     let add = |id| Step::Add { ids: vec![id], length: 10 };
     run(&[
         add(1),

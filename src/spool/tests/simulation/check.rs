@@ -26,7 +26,7 @@ impl World {
     /// Compares what the spool says with the ledger.
     pub(super) fn check(&mut self) {
         self.hear();
-        // Nothing else goes on while it looks.
+        // Nothing else continues while it looks.
         let meanwhile = self.machine.take_meanwhile();
         self.check_undisturbed();
         self.machine.state().meanwhile = meanwhile;

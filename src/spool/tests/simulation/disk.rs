@@ -1,7 +1,7 @@
 //! A simulated machine: the spool's disk over a [`Medium`], its operations numbered, and what goes wrong at which of them.
 //!
 //! Every operation that changes something (create, write, sync, rename, remove, cut, reserve, each of a queue) has a number; the
-//! process ends at one of them by a panic that carries [`Crash`]. Each is watched: no record that somebody still needs may lose
+//! process ends at one of them by a panic that carries [`Crash`]. Each is watched: no record that someone still needs may lose
 //! its last durable copy, and nothing may grow beyond `max_bytes`.
 
 use std::{
@@ -100,7 +100,7 @@ impl Machine {
         self.state().meanwhile.take()
     }
 
-    /// Lets another thread go on, where it is time for that.
+    /// Lets another thread continue, where it is time for that.
     pub(super) fn let_others_go_on(&self) {
         let mut state = self.state();
         let due = state.meanwhile.as_mut().is_some_and(|meanwhile| {

@@ -2,14 +2,14 @@
 //!
 //! The process ends at operation 1, 2, 3, … until it no longer does. Each end is tried in several ways: what the page cache
 //! held survives, or part of it; the queues remember all, some, or nothing. From each, the recovery runs to its end, and once more
-//! for each of its operations, ending there. After each, all goes on to the end of [`World::go_on_to_the_end`].
+//! for each of its operations, ending there. After each, all continues to the end of [`World::go_on_to_the_end`].
 
 use super::{
     disk::{Fault, Kind},
     medium::{End, Pages},
     queue::Remembers,
     story::{Limits, NARROW, Offer, Outcome, Part, State, Step, WIDE},
-    world::{Ended, Ruins, World},
+    world::{CrashImage, Ended, World},
 };
 use crate::{record::Stream, spool::options::WhenFull};
 
@@ -39,7 +39,7 @@ const ENDS_OF_RECOVERY: [(usize, Ended); 4] = [
 ];
 
 /// Runs a story up to an operation; what is left there, or none where it ended before.
-fn ruins_at(story: &[Step], operation: u64, torn: bool) -> Result<Option<Ruins>, String> {
+fn crash_images_at(story: &[Step], operation: u64, torn: bool) -> Result<Option<CrashImage>, String> {
     let mut world = World::new();
     world.arm(operation, (End::Kill { torn }, Remembers::All), None);
     let crashed = world.until_crash(|world| {
@@ -50,21 +50,21 @@ fn ruins_at(story: &[Step], operation: u64, torn: bool) -> Result<Option<Ruins>,
         }
     })?;
     if crashed {
-        return Ok(Some(world.ruins()));
+        return Ok(Some(world.crash_image()));
     }
     world.go_on_to_the_end()?;
     Ok(None)
 }
 
-fn recover(ruins: &Ruins, (end, remembers): Ended, again: Option<(u64, Ended)>) -> Result<bool, String> {
-    let mut world = World::among(ruins.clone());
-    world.lie_in_ruins(end, remembers);
+fn recover(crash_image: &CrashImage, (end, remembers): Ended, again: Option<(u64, Ended)>) -> Result<bool, String> {
+    let mut world = World::from_image(crash_image.clone());
+    world.apply_end(end, remembers);
     let mut crashed = false;
     if let Some((operation, (end, remembers))) = again {
         world.arm(operation, (end, remembers), None);
         crashed = world.until_crash(World::open)?;
         if crashed {
-            world.lie_in_ruins(end, remembers);
+            world.apply_end(end, remembers);
         }
         world.disarm();
     }
@@ -81,19 +81,19 @@ fn crash_everywhere(story: &[Step]) {
     };
     loop {
         let at = format!("The process ends at operation {first}");
-        let ruins = match ruins_at(story, first, false) {
-            Ok(Some(ruins)) => ruins,
+        let crash_image = match crash_images_at(story, first, false) {
+            Ok(Some(crash_image)) => crash_image,
             Ok(None) => break,
             Err(error) => fail(at, error),
         };
-        let torn = ruins_at(story, first, true).unwrap_or_else(|error| fail(at.clone(), error));
+        let torn = crash_images_at(story, first, true).unwrap_or_else(|error| fail(at.clone(), error));
         if let Some(torn) = torn
             && let Err(error) = recover(&torn, ENDS[0], None)
         {
             fail(format!("{at}, which is half done"), error);
         }
         for (i, ended) in ENDS.into_iter().enumerate() {
-            if let Err(error) = recover(&ruins, ended, None) {
+            if let Err(error) = recover(&crash_image, ended, None) {
                 fail(format!("{at}, {ended:?}"), error);
             }
             runs += 1;
@@ -101,7 +101,7 @@ fn crash_everywhere(story: &[Step]) {
             for (_, again) in ENDS_OF_RECOVERY.into_iter().filter(|(of, _)| turn && *of == i) {
                 for second in 1.. {
                     runs += 1;
-                    match recover(&ruins, ended, Some((second, again))) {
+                    match recover(&crash_image, ended, Some((second, again))) {
                         Ok(true) => {}
                         Ok(false) => break,
                         Err(error) => fail(

@@ -41,8 +41,8 @@ const fn killed(after: u64, remembers: Remembers) -> Step {
     Step::Crash { after, end: KILL, remembers, again: None }
 }
 
-/// 2732: a refused first group that could not be removed was taken for one that was kept and is damaged, once a later segment
-/// stood behind it.
+/// 2732: a refused first group that could not be removed was mistaken for one that was kept and is damaged, once a later segment
+/// followed it.
 #[test]
 fn a_refused_group_whose_file_could_not_be_removed_is_gone_before_the_next_segment_begins() {
     holds(&[
@@ -93,7 +93,7 @@ fn what_could_not_be_read_for_a_new_queue_is_entered_later_whatever_was_appended
 /// 5754: a segment that was out of sight at a start came back with sequence numbers that had been given out again; its entries took
 /// the place of records that were kept since.
 #[test]
-fn sequence_numbers_that_may_lie_in_a_segment_out_of_sight_are_not_given_out_again() {
+fn sequence_numbers_that_a_missing_segment_may_hold_are_not_assigned_again() {
     holds(&[
         append(STATS, 1, 100),
         Step::Restart(WIDE),
@@ -109,7 +109,7 @@ fn sequence_numbers_that_may_lie_in_a_segment_out_of_sight_are_not_given_out_aga
     ]);
 }
 
-/// 12672: a queue that a power cut took back to before a purge was believed, though a front told of the purge; the purged records
+/// 12672: a queue that a power cut took back to before a purge was believed, though a front recorded the purge; the purged records
 /// came again.
 #[test]
 fn a_queue_that_is_older_than_what_a_front_says_is_done_is_not_believed() {
@@ -135,10 +135,10 @@ fn a_queue_that_is_older_than_what_a_front_says_is_done_is_not_believed() {
     world.go_on_to_the_end().unwrap();
 }
 
-/// 9575: a segment that was out of sight at a start, and unknown to the queue, was back when its number was due. The next one was
-/// taken, and its sequence numbers were given out again.
+/// 9575: a segment that was out of sight at a start, and unknown to the queue, was back when its number was due. The next number was
+/// used, and its sequence numbers were assigned again.
 #[test]
-fn a_segment_whose_number_turns_out_to_be_taken_has_taken_its_sequence_numbers_too() {
+fn a_segment_whose_number_turns_out_to_be_used_has_used_its_sequence_numbers_too() {
     holds(&[
         append(STATS, 1, 100),
         Step::Restart(WIDE),
@@ -189,13 +189,13 @@ fn a_newest_segment_of_which_nothing_can_be_read_at_a_start_is_passed_over() {
                     Some(torn) => {
                         world.arm(1, (End::Kill { torn }, remembers), None);
                         world.until_crash(|world| world.carry_out(&append(STATS, 3, 2000))).unwrap();
-                        world.lie_in_ruins(End::Kill { torn }, remembers);
+                        world.apply_end(End::Kill { torn }, remembers);
                         world.disarm();
                     }
                 }
                 world.let_fail(SECOND, None);
                 world.step(&append(ROOMS, 2, 100)).unwrap();
-                assert!(world.process.is_some() && world.pending(ROOMS) == 2, "it opens, and takes records");
+                assert!(world.process.is_some() && world.pending(ROOMS) == 2, "it opens, and accepts records");
                 if heals_before_the_next_start {
                     world.step(&Step::Heal).unwrap();
                     world.step(&Step::Time(2)).unwrap();
@@ -209,8 +209,8 @@ fn a_newest_segment_of_which_nothing_can_be_read_at_a_start_is_passed_over() {
     }
 }
 
-/// What was refused and could not be cut off came to light where neither its segment nor the front behind it could be read at a
-/// start, and lay over what was kept later with the same sequence numbers (1549).
+/// What was refused and could not be cut off appeared where neither its segment nor the front behind it could be read at a
+/// start, and was over what was kept later with the same sequence numbers (1549).
 #[test]
 fn what_was_refused_stays_out_where_the_front_that_says_so_is_read_later() {
     holds(&[

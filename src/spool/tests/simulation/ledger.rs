@@ -122,12 +122,12 @@ pub(super) struct Ledger {
     pub(super) reported: PerStream<u64>,
     /// Bytes were damaged, or files hidden: what is pending cannot always be told.
     pub(super) disturbed: bool,
-    /// A start could not read some of what it found: what lies behind goes first.
+    /// A start could not read some of what it found: what is behind goes first.
     pub(super) unordered: bool,
     pub(super) life: u32,
-    /// What came to light with this life was looked at.
+    /// What appeared with this life was inspected.
     pub(super) inspected: bool,
-    /// Something failed in this life: what was acknowledged may come again.
+    /// Something failed in this life: what was acknowledged may be redelivered.
     pub(super) faulted: bool,
     /// A queue may have forgotten something: the process ended without a stop, or it was kept in memory.
     pub(super) forgetful: bool,
@@ -226,7 +226,7 @@ impl Ledger {
         self.history(id).into_iter().for_each(|history| history.damaged = true);
     }
 
-    /// What was not answered is there as a whole or not at all. After a start, in which it may come to light.
+    /// What was not answered is there as a whole or not at all. After a start, in which it may appear.
     pub(super) fn check_batches(&mut self, pending: &PerStream<Vec<Id>>) {
         let found: BTreeSet<Id> = pending.iter().flatten().copied().collect();
         for (batch, ids) in std::mem::take(&mut self.unsure) {
@@ -304,7 +304,7 @@ impl Ledger {
                 .filter(|history| history.answer == Answer::Kept && history.damaged && !settled(history))
                 .count();
             let (any_damage, reported) = (self.disturbed, self.reported[stream as usize]);
-            // How many lay at the journal's end, only a queue knew that is gone too.
+            // How many was at the journal's end, only a queue knew that is gone too.
             if (lost as u64) > reported && !self.forgetful {
                 self.fail(format!("{lost} {stream} are lost to damage, and {reported} are counted"));
             }

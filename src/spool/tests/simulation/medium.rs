@@ -1,4 +1,4 @@
-//! What lies on a simulated medium, what of it is synced, and what of the rest a crash leaves.
+//! What is on a simulated medium, what of it is synced, and what of the rest a crash leaves.
 //!
 //! - A kill leaves all that was written, synced or not; a later power cut may still take what was not.
 //! - A power cut leaves what was synced, and of what was not the part that the story says: whole pages, half of one, zeros in its
@@ -100,7 +100,7 @@ pub(super) struct File {
     stuck: BTreeSet<usize>,
     /// Space is reserved up to here.
     pub(super) reserved: usize,
-    /// Which records lie where.
+    /// Which records are where.
     pub(super) records: Vec<(usize, Id)>,
     /// Pages that cannot be read.
     pub(super) bad: BTreeSet<usize>,
@@ -268,7 +268,7 @@ impl Medium {
         self.capacity.saturating_sub(self.allocated(Path::new("/")))
     }
 
-    /// Whether a segment that is not on its way out holds a record that a power cut leaves, beside this file.
+    /// Whether a segment that is not on its way out holds a record that a power cut leaves, besides this file.
     pub(super) fn has_durable_copy(&self, id: Id, beside: u64) -> bool {
         self.durable_names.iter().any(|(path, inode)| {
             is_segment(path)

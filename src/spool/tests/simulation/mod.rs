@@ -8,11 +8,11 @@
 //!
 //! | file | what it is |
 //! |---|---|
-//! | `medium` | what lies on the medium, what is synced, what a kill or a power cut leaves |
+//! | `medium` | what is on the medium, what is synced, what a kill or a power cut leaves |
 //! | `disk`, `queue` | the spool's `Disk` and `QueueStore` over it: every operation numbered, and watched |
 //! | `ledger` | what the spool owes, checked after each step by record |
 //! | `story`, `steps` | what can be done, and how it is |
-//! | `world` | the process and its machine: opens, crashes, goes on to the end |
+//! | `world` | the process and its machine: opens, crashes, continues to the end |
 //! | `check` | compares what the spool says with the ledger |
 //! | `enumerate` | short stories, with a crash at every operation and at every operation of the recovery |
 //! | `found` | the shrunk stories of faults that were found, each with its name |

@@ -2,7 +2,7 @@
 //!
 //! - A kill leaves the flushed changes and any number of those behind them.
 //! - sled is not to be believed: after a power cut a flushed change may be missing, all may be, or the queue does not open.
-//! - A queue that failed once fails for ever, until the next start.
+//! - A queue that failed once fails forever, until the next start.
 
 use std::{
     path::{Path, PathBuf},

@@ -25,7 +25,7 @@ use crate::{
         disk::Disk,
         maintenance::Maintenance,
         open,
-        options::{Compression, SpoolOptions, WhenFull},
+        options::{Compression, DeadLettersOptions, SpoolOptions, WhenFull},
         quarantine::Quarantine,
         queue::{Queues, buffered::BufferedQueues},
         reports::Reports,
@@ -44,7 +44,7 @@ pub(super) type Ended = (End, Remembers);
 
 /// What is there after the end of a process.
 #[derive(Debug, Clone)]
-pub(super) struct Ruins {
+pub(super) struct CrashImage {
     medium: Medium,
     ledger: Ledger,
     limits: Limits,
@@ -78,17 +78,17 @@ impl World {
     pub(super) fn new() -> Self {
         let directories = ["/spool", "/spool/journal", "/spool/dead", "/spool/dead/journal"];
         let medium = Medium::new(&directories, CAPACITY);
-        Self::among(Ruins { medium, ledger: Ledger::default(), limits: WIDE, wall: BEGINNING })
+        Self::from_image(CrashImage { medium, ledger: Ledger::default(), limits: WIDE, wall: BEGINNING })
     }
 
-    pub(super) fn among(Ruins { medium, ledger, limits, wall }: Ruins) -> Self {
+    pub(super) fn from_image(CrashImage { medium, ledger, limits, wall }: CrashImage) -> Self {
         Self { machine: Machine::new(medium, ledger), process: None, limits, wall, end: None, asked: Vec::new() }
     }
 
     /// What there is to begin with, after a crash.
-    pub(super) fn ruins(&self) -> Ruins {
+    pub(super) fn crash_image(&self) -> CrashImage {
         let state = self.machine.state();
-        Ruins { medium: state.medium.clone(), ledger: state.ledger.clone(), limits: self.limits, wall: self.wall }
+        CrashImage { medium: state.medium.clone(), ledger: state.ledger.clone(), limits: self.limits, wall: self.wall }
     }
 
     /// Does something, up to a crash: true where there was one.
@@ -117,9 +117,9 @@ impl World {
         let mut crashed = self.until_crash(work)?;
         while crashed {
             let Some(((end, remembers), again)) = self.end.take() else {
-                return Err("an end that nobody ordered".to_owned());
+                return Err("an unexpected end".to_owned());
             };
-            self.lie_in_ruins(end, remembers);
+            self.apply_end(end, remembers);
             if let Some((after, end, remembers)) = again {
                 self.arm(after, (end, remembers), None);
             }
@@ -143,7 +143,7 @@ impl World {
     }
 
     /// The process is over, and the medium as that leaves it.
-    pub(super) fn lie_in_ruins(&mut self, end: End, remembers: Remembers) {
+    pub(super) fn apply_end(&mut self, end: End, remembers: Remembers) {
         let mut state = self.machine.state();
         state.end(end);
         state.medium.queues.values_mut().for_each(|queue| *queue = queue.after(remembers));
@@ -158,7 +158,7 @@ impl World {
             max_age: self.limits.max_age_seconds.map(Duration::from_secs),
             when_full: self.limits.when_full,
             block_timeout: Duration::ZERO,
-            dead_max_bytes: u64::MAX,
+            dead_letters: DeadLettersOptions { max_bytes: u64::MAX },
             // So that records can be seen in what is written.
             compression: Compression::NONE,
             encryption: None,

@@ -1,5 +1,5 @@
-//! JSON answers. Written as the status of an event stream is (compact, into a `Vec`): axum's own would compile each type for
-//! another writer.
+//! JSON answers of both HTTP ports. They are written as the status of an event stream is (compact, into a `Vec`): axum's own
+//! `Json` would compile each type for another writer.
 
 use axum::{
     http::{StatusCode, header},
@@ -8,7 +8,7 @@ use axum::{
 use serde::Serialize;
 
 /// An answer in JSON.
-pub(super) struct Json<T>(pub(super) T);
+pub(crate) struct Json<T>(pub(crate) T);
 
 impl<T: Serialize> IntoResponse for Json<T> {
     fn into_response(self) -> Response {

@@ -1,5 +1,5 @@
-//! The HTTP intake: the first byte chooses stream, type and encoding, the rest is the body. What is taken is taken the same way
-//! again, and what came as JSON makes documents.
+//! Records over HTTP: the first byte chooses stream, type and encoding, the rest is the body. A body that is accepted is accepted again
+//! with the same records, and records that came as JSON make documents.
 
 #![no_main]
 
