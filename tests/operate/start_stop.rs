@@ -141,6 +141,22 @@ async fn a_stop_with_a_backlog_does_not_wait_for_sinks_that_are_away() {
     spool.terminate();
 }
 
+/// Several attempts: the queue's files may be written just before the kill.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_after_a_kill_says_how_many_records_it_entered_from_the_journal() {
+    let mut spool = nowhere("mongo").start().await;
+    for attempt in 1..=20 {
+        send(&spool, vec![event(&format!("AE_{attempt}"), "room")]).await;
+        spool.kill();
+        spool.start().await;
+        assert_eq!(spool.records("mongo", "events"), attempt);
+        if spool.said().contains("as after a kill, are entered: 1, of segments") {
+            return spool.terminate();
+        }
+    }
+    panic!("never: {}", spool.said());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_that_is_requested_before_the_configuration_is_read_does_not_end_the_process() {
     let mut spool = Setup::new().files("files").prepare();
