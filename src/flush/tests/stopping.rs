@@ -105,6 +105,22 @@ async fn a_sink_that_is_back_has_all_of_the_last_flush() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_last_flush_that_is_too_short_for_the_backlog_sends_nothing_that_is_sent_again_later() {
+    let queue = MemoryQueue::with(0);
+    let options = FlushOptions { shutdown_timeout: Duration::from_secs(5), ..options() };
+    let bench = start(&queue, Behaviour::default(), options);
+    bench.warmed_up().await;
+    bench.sink.set(|behaviour| behaviour.delay = Duration::from_millis(13));
+    queue.push(100_000);
+    let sink = Arc::clone(&bench.sink);
+    let took = stop(bench).await;
+    assert!(took > Duration::from_secs(4) && took <= Duration::from_secs(5), "{took:?}");
+    assert!(queue.backlog() > 90_000);
+    let sent: usize = sink.batches.lock().iter().sum();
+    assert_eq!(sent, 100_200 - queue.backlog(), "each batch was answered");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_is_in_flight_is_still_acknowledged_when_the_sink_fails_during_the_last_flush() {
     let queue = MemoryQueue::with(0);
     let bench = start(&queue, Behaviour::default(), options());
