@@ -14,6 +14,9 @@ use crate::{
     tasks,
 };
 
+/// Less is not worth a word: reserved space, and the queue's files.
+const NOTICEABLE_BYTES: u64 = 1 << 20;
+
 /// Arguments of `backlog`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
@@ -111,7 +114,8 @@ fn headline(sink: &SinkStatus) -> String {
 fn remarks(sink: &SinkStatus) -> Vec<String> {
     let mut lines = Vec::new();
     let quota = if sink.max_bytes > 0 { format!(" of {}", human_size(sink.max_bytes)) } else { String::new() };
-    lines.push(format!("on disk {}{quota}", human_size(sink.disk_bytes)));
+    let spent = spent(sink).map(|bytes| format!(", {} of it delivered or reserved", human_size(bytes)));
+    lines.push(format!("on disk {}{quota}{}", human_size(sink.disk_bytes), spent.unwrap_or_default()));
     if let Some(delivery) = &sink.delivery {
         let empty_in = match delivery.empty_in_seconds {
             Some(seconds) if sink.records > 0 && sink.state != SinkState::Idle => {
@@ -142,6 +146,14 @@ fn remarks(sink: &SinkStatus) -> Vec<String> {
     }
     lines.extend(sink.advice.iter().map(|advice| format!("→ {advice}")));
     lines
+}
+
+/// The bytes on disk that hold neither waiting records nor dead letters, if that is a noticeable part: a segment is
+/// deleted as a whole, and has space reserved.
+fn spent(sink: &SinkStatus) -> Option<u64> {
+    let waiting: u64 = sink.streams.values().map(|figures| figures.bytes).sum();
+    let spent = sink.disk_bytes.saturating_sub(waiting + sink.dead_letter_bytes);
+    (spent >= NOTICEABLE_BYTES && spent > sink.disk_bytes / 8).then_some(spent)
 }
 
 /// An age, or a dash if there is none.

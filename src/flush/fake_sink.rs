@@ -65,6 +65,8 @@ pub(super) struct Behaviour {
     pub(super) later: BTreeSet<u64>,
     /// How long an answer takes, per record.
     pub(super) delay: Duration,
+    /// How long connecting takes.
+    pub(super) connect_delay: Duration,
     /// The errors of loading what was delivered, in turn.
     pub(super) cannot_load_delivered: VecDeque<SinkErrorKind>,
     /// How many redelivered records it recognizes.
@@ -171,6 +173,8 @@ impl Sink for ScriptedSink {
 
     async fn initialize(&self) -> Result<Vec<String>, SinkError> {
         *self.initialized.lock() += 1;
+        let delay = self.behaviour.lock().connect_delay;
+        tokio::time::sleep(delay).await;
         match self.behaviour.lock().fails {
             Some(kind) => Err(SinkError { kind, message: "scripted to fail".to_owned() }),
             None => Ok(Vec::new()),

@@ -23,7 +23,9 @@ const PERIOD: Duration = Duration::from_secs(1);
 const CLOCK_PERIOD: Duration = Duration::from_secs(600);
 /// A drained spool begins a new segment when the journal is longer than this, so that the old one can be deleted.
 const IDLE_BYTES: u64 = 64 << 10;
-/// How long a spool has to be drained before that.
+/// One that is not drained does so when the segment that it writes is longer than this, and spent.
+const SPENT_BYTES: u64 = if cfg!(test) { 1 << 20 } else { 8 << 20 };
+/// How long that has to last.
 const IDLE_TIME: Duration = Duration::from_secs(5);
 
 /// The maintenance's own state.
@@ -31,7 +33,8 @@ const IDLE_TIME: Duration = Duration::from_secs(5);
 pub(super) struct Maintenance {
     expiry: Option<Expiry>,
     clock_recorded: Option<Instant>,
-    drained_since: Option<Instant>,
+    /// Since when a new segment would allow the old one to be deleted, now or soon.
+    spent_since: Option<Instant>,
 }
 
 impl Maintenance {
@@ -39,7 +42,7 @@ impl Maintenance {
     pub(super) fn new(shared: &Shared, times: Option<Times>) -> Self {
         let next = shared.store.state.lock().streams.each_ref().map(|stream| stream.next);
         let expiry = shared.options.max_age.map(|max_age| Expiry::new(max_age, now_millis(), times, instant(), next));
-        Self { expiry, clock_recorded: None, drained_since: None }
+        Self { expiry, clock_recorded: None, spent_since: None }
     }
 
     /// Runs until the spool is closed.
@@ -79,10 +82,16 @@ impl Maintenance {
         }
         shared.dead.maintain(free);
         if closing {
+            if is_drained_and_long(shared) {
+                // If it fails, the next start deletes them.
+                let _ = shared.store.roll();
+                shared.store.enter();
+                shared.store.retain();
+            }
             shared.store.close();
             shared.dead.close();
         } else {
-            self.roll_if_idle(shared);
+            self.roll_if_spent(shared);
         }
         shared.measure();
         shared.space.notify_waiters();
@@ -102,22 +111,24 @@ impl Maintenance {
         });
     }
 
-    /// Begins a new segment when everything is delivered and the journal is long: its front allows the old segments to
-    /// be deleted.
-    fn roll_if_idle(&mut self, shared: &Shared) {
-        let (drained, long) = {
-            let state = shared.store.state.lock();
-            let drained = state.streams.iter().all(|stream| stream.records == 0);
-            (drained, state.journal_bytes() > IDLE_BYTES)
-        };
-        if !drained || !long {
-            self.drained_since = None;
+    /// Begins a new segment when everything is delivered and the journal is long, or all but a little of a long segment
+    /// is: its front allows the old segments to be deleted. Otherwise a trickle after a backlog would keep the space of
+    /// the backlog's last segment.
+    fn roll_if_spent(&mut self, shared: &Shared) {
+        if !is_drained_and_long(shared) && !shared.store.state.lock().is_newest_spent(SPENT_BYTES) {
+            self.spent_since = None;
             return;
         }
-        if instant().duration_since(*self.drained_since.get_or_insert_with(instant)) >= IDLE_TIME {
-            self.drained_since = None;
+        if instant().duration_since(*self.spent_since.get_or_insert_with(instant)) >= IDLE_TIME {
+            self.spent_since = None;
             shared.inbox.lock().roll = true;
             shared.mail.notify_one();
         }
     }
+}
+
+/// True if all records are done, and their segments take space.
+fn is_drained_and_long(shared: &Shared) -> bool {
+    let state = shared.store.state.lock();
+    state.streams.iter().all(|stream| stream.records == 0) && state.journal_bytes() > IDLE_BYTES
 }

@@ -84,6 +84,7 @@ pub(super) fn open_at(place: Place, options: SpoolOptions) -> Result<(Shared, Ma
     let dead_queue = open_queue(&Place { home: place.home.join("dead"), ..place.clone() });
     let (shared, found) = assemble(place, options, queue, dead_queue)?;
     check_key(&shared)?;
+    report_entered(&shared, &found.0);
     let clock = shared.store.clock();
     let recorded = [found.0.written_at, clock.as_ref().map(|clock| clock.written_at)];
     if let Some(wrong) = recorded.into_iter().flatten().filter(|&at| !trusts_recorded(at)).max() {
@@ -208,6 +209,19 @@ pub(super) fn assemble(
     };
     shared.measure();
     Ok((shared, (findings, dead_findings)))
+}
+
+/// Reports records that a start found in the journal and not in the queue.
+fn report_entered(shared: &Shared, findings: &Findings) {
+    let Findings { entered, walked, .. } = findings;
+    if *entered > 0 {
+        let segments = walked.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+        shared.reports.info(&format!(
+            "spool {}: records of the journal that were not in the queue yet, as after a kill, are entered: {entered}, of \
+             segments {segments}",
+            shared.home.display()
+        ));
+    }
 }
 
 /// Reports a backlog that cannot be decrypted at the start; the backlog stays as it is.

@@ -44,6 +44,11 @@ impl Reports {
         }
     }
 
+    /// Logs what is no problem.
+    pub(crate) fn info(&self, message: &str) {
+        tracing::info!(sink = %self.sink, "{message}");
+    }
+
     /// The last error.
     pub(crate) fn last(&self) -> Option<LastError> {
         self.last.lock().clone()

@@ -106,6 +106,57 @@ async fn a_stop_during_a_reload_with_hanging_sinks_is_over_in_time() {
     assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
 }
 
+/// Each of these attempts at a sink goes on for a minute, and the last flush may take half of that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_with_a_backlog_does_not_wait_for_sinks_that_are_away() {
+    let hole = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (silent, refused) = (hole.local_addr().unwrap().port(), support::free_port());
+    std::thread::spawn(move || hole.incoming().collect::<Vec<_>>());
+    let mut setup = Setup::new().section("shutdown_timeout: 60s\nflush: { timeout: 60s }");
+    let names = ["mongodb-silent", "mongodb-refused", "redis-silent", "redis-refused"];
+    let at = |port| {
+        [
+            ("mongodb", format!("uri: \"mongodb://127.0.0.1:{port}/?serverSelectionTimeoutMS=60000\"")),
+            ("redis", format!("url: \"redis://127.0.0.1:{port}\"")),
+        ]
+    };
+    for (address, port) in [("silent", silent), ("refused", refused)] {
+        for (kind, url) in at(port) {
+            setup = setup.sink(&format!("name: {kind}-{address}, type: {kind}, {url}"));
+        }
+    }
+    let mut spool = setup.start().await;
+    send(&spool, (0..5000).map(|n| event(&format!("AE_{n}"), "room")).collect()).await;
+    // A sink that was not reached yet is waited for only just after the start.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let begun = Instant::now();
+    spool.process().signal(Signal::TERM);
+    let (status, log) = spool.wait_for_its_end();
+    assert!(status.success() && begun.elapsed() < SOON, "{status} after {:?}: {log}", begun.elapsed());
+    assert!(log.contains("stopped; the backlog is on disk"), "{log}");
+    spool.start().await;
+    for name in names {
+        assert_eq!(spool.records(name, "events"), 5000, "{name}");
+    }
+    spool.terminate();
+}
+
+/// Several attempts: the queue's files may be written just before the kill.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_after_a_kill_says_how_many_records_it_entered_from_the_journal() {
+    let mut spool = nowhere("mongo").start().await;
+    for attempt in 1..=20 {
+        send(&spool, vec![event(&format!("AE_{attempt}"), "room")]).await;
+        spool.kill();
+        spool.start().await;
+        assert_eq!(spool.records("mongo", "events"), attempt);
+        if spool.said().contains("as after a kill, are entered: 1, of segments") {
+            return spool.terminate();
+        }
+    }
+    panic!("never: {}", spool.said());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_that_is_requested_before_the_configuration_is_read_does_not_end_the_process() {
     let mut spool = Setup::new().files("files").prepare();

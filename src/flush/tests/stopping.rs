@@ -45,6 +45,98 @@ async fn a_dead_sink_gets_one_last_attempt_at_the_end() {
     assert_eq!((bench.queue.backlog(), bench.queue.leased()), (30, 0));
 }
 
+/// Stops a worker; returns how long that took.
+async fn stop(bench: Bench) -> Duration {
+    let began = tokio::time::Instant::now();
+    bench.shutdown.cancel();
+    bench.handle.stopped().await;
+    began.elapsed()
+}
+
+/// More than a last attempt may take, and far less than the last flush.
+const AT_ONCE: Duration = Duration::from_millis(500);
+const FOR_EVER: Duration = Duration::from_secs(1_000_000);
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_is_known_to_be_away_does_not_hold_up_the_end() {
+    for behaviour in [
+        Behaviour { delay: FOR_EVER, ..Behaviour::default() },
+        Behaviour { connect_delay: FOR_EVER, ..Behaviour::default() },
+    ] {
+        let queue = MemoryQueue::with(300);
+        let bench = start(&queue, behaviour, options());
+        bench.until("unavailable", |bench| bench.handle.status().state == SinkState::Unavailable).await;
+        // A probe is in flight, or will be soon.
+        let probes = |bench: &Bench| bench.handle.status().figures.in_flight > 0 || *bench.sink.initialized.lock() > 1;
+        bench.until("tried again", probes).await;
+        let took = stop(bench).await;
+        assert!(took < AT_ONCE, "{took:?}");
+        assert_eq!((queue.backlog(), queue.leased()), (300, 0), "released");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_was_never_reached_is_waited_for_only_if_the_worker_has_just_started() {
+    let connecting = |delay| Behaviour { connect_delay: delay, ..Behaviour::default() };
+    let bench = start(&MemoryQueue::with(30), connecting(FOR_EVER), options());
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(bench.handle.status().state, SinkState::Connecting);
+    let took = stop(bench).await;
+    assert!(took < AT_ONCE, "{took:?}");
+
+    let queue = MemoryQueue::with(30);
+    let bench = start(&queue, connecting(Duration::from_secs(1)), options());
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    stop(bench).await;
+    assert_eq!(queue.backlog(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_is_back_has_all_of_the_last_flush() {
+    let behaviour = Behaviour { fails: Some(SinkErrorKind::Unavailable), ..Behaviour::default() };
+    let queue = MemoryQueue::with(200);
+    let bench = start(&queue, behaviour, options());
+    bench.until("unavailable", |bench| bench.handle.status().state == SinkState::Unavailable).await;
+    let answers = Behaviour { delay: Duration::from_millis(10), ..Behaviour::default() };
+    bench.sink.set(|behaviour| *behaviour = answers);
+    let took = stop(bench).await;
+    assert!(took > AT_ONCE, "{took:?}");
+    assert_eq!(queue.backlog(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_last_flush_that_is_too_short_for_the_backlog_sends_nothing_that_is_sent_again_later() {
+    let queue = MemoryQueue::with(0);
+    let options = FlushOptions { shutdown_timeout: Duration::from_secs(5), ..options() };
+    let bench = start(&queue, Behaviour::default(), options);
+    bench.warmed_up().await;
+    bench.sink.set(|behaviour| behaviour.delay = Duration::from_millis(13));
+    queue.push(100_000);
+    let sink = Arc::clone(&bench.sink);
+    let took = stop(bench).await;
+    assert!(took > Duration::from_secs(4) && took <= Duration::from_secs(5), "{took:?}");
+    assert!(queue.backlog() > 90_000);
+    let sent: usize = sink.batches.lock().iter().sum();
+    assert_eq!(sent, 100_200 - queue.backlog(), "each batch was answered");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_in_flight_is_still_acknowledged_when_the_sink_fails_during_the_last_flush() {
+    let queue = MemoryQueue::with(0);
+    let bench = start(&queue, Behaviour::default(), options());
+    bench.warmed_up().await;
+    let delay = Duration::from_millis(10);
+    bench.sink.set(|behaviour| *behaviour = Behaviour { delay, ..Behaviour::default() });
+    queue.push(15);
+    bench.handle.flush_now();
+    bench.until("both are in flight", |bench| bench.handle.status().figures.in_flight == 2).await;
+    // The shorter batch is answered first.
+    bench.sink.set(|behaviour| behaviour.first = [SinkErrorKind::Unavailable].into());
+    let took = stop(bench).await;
+    assert!(took < AT_ONCE, "{took:?}");
+    assert_eq!((queue.backlog(), queue.leased()), (5, 0));
+}
+
 /// On the real clock: a thread that hangs blocks a paused one.
 #[tokio::test]
 async fn a_disk_that_hangs_does_not_hold_up_the_end() {

@@ -7,7 +7,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Loop, Outage, Parked};
+use super::{LAST_ATTEMPT_TIMEOUT, Loop, Outage, Parked};
 use crate::{
     flush::{
         SinkState, backoff,
@@ -213,6 +213,10 @@ impl Loop {
             Some(outage) => outage.failures + 1,
             None => 1,
         };
+        if failures == 1 {
+            // Batches in flight may still be answered.
+            self.deadline_while_away = self.deadline_while_away.map(|at| at.max(now + LAST_ATTEMPT_TIMEOUT));
+        }
         if matches!(state, SinkState::Unavailable | SinkState::Unauthorized) && !records_are_suspect {
             self.window.restart();
         }

@@ -50,6 +50,14 @@ use crate::{
 const MAX_HELD_EXTRA: usize = 4;
 /// How long closing a sink may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the last flush waits for a sink that is away: enough for one attempt at a server that answers. Its records
+/// stay on disk in any case, and more time would only delay the stop.
+const LAST_ATTEMPT_TIMEOUT: Duration = Duration::from_millis(150);
+/// The last flush starts no batch in this time before its end, or in the last quarter: those in flight are answered, and
+/// not sent again after the next start.
+const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_millis(500);
+/// A sink that was not reached yet counts as away this long after the worker's start.
+const FIRST_CONTACT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the queue may take to record the batches in flight when the last flush is over.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -98,6 +106,10 @@ pub(super) struct Loop {
     parked: VecDeque<Parked>,
     /// When the last flush has to end.
     deadline: Option<Instant>,
+    /// The same while the sink is away.
+    deadline_while_away: Option<Instant>,
+    /// When the last flush starts its last batch.
+    last_batch_at: Option<Instant>,
     /// The last flush failed: what is left stays on disk.
     gave_up: bool,
 }
@@ -171,6 +183,8 @@ impl Loop {
             check: Check::default(),
             parked: VecDeque::new(),
             deadline: None,
+            deadline_while_away: None,
+            last_batch_at: None,
             gave_up: false,
         }
     }
@@ -199,7 +213,11 @@ impl Loop {
                 Wait::Until(at) => Some(at),
                 Wait::Event | Wait::Ready => None,
             };
-            let until = [until, self.deadline, self.check_at(), self.parked_until()].into_iter().flatten().min();
+            let last_batch_at = self.last_batch_at.filter(|_| !self.gave_up);
+            let until = [until, last_batch_at, self.flush_until(), self.check_at(), self.parked_until()]
+                .into_iter()
+                .flatten()
+                .min();
             tokio::select! {
                 biased; // Commands and the shutdown first: tasks may always be ready.
                 () = &mut latest_end => {
@@ -248,18 +266,34 @@ impl Loop {
     }
 
     fn begin_last_flush(&mut self) {
-        self.deadline = Some(Instant::now() + self.options.shutdown_timeout);
+        let now = Instant::now();
+        let timeout = self.options.shutdown_timeout;
+        self.deadline = Some(now + timeout);
+        self.last_batch_at = Some(now + timeout - LAST_ANSWERS_TIMEOUT.min(timeout / 4));
+        let attempt = now + LAST_ATTEMPT_TIMEOUT;
+        let is_known = self.connected || self.outage.is_some();
+        self.deadline_while_away =
+            Some(if is_known { attempt } else { attempt.max(self.started + FIRST_CONTACT_TIMEOUT) });
         self.gave_up = self.paused;
         self.skip_backoff();
     }
 
+    /// When the last flush has to end, once it has begun.
+    fn flush_until(&self) -> Option<Instant> {
+        let is_away = self.outage.is_some() || !self.connected;
+        [self.deadline, self.deadline_while_away.filter(|_| is_away)].into_iter().flatten().min()
+    }
+
     /// True when the last flush is over. Past its deadline it cancels the batches in flight, and waits for them.
     fn is_over(&mut self) -> bool {
-        let Some(deadline) = self.deadline else { return false };
-        if Instant::now() >= deadline {
+        let Some(until) = self.flush_until() else { return false };
+        let now = Instant::now();
+        self.gave_up |= self.last_batch_at.is_some_and(|at| at <= now);
+        if now >= until {
             self.gave_up = true;
             self.context.cancel.cancel();
-            self.deadline = Some(Instant::now() + SETTLE_TIMEOUT);
+            self.deadline = Some(now + SETTLE_TIMEOUT);
+            self.deadline_while_away = None;
         }
         let queue = &*self.context.queue;
         let nothing_left = self.held.is_empty()

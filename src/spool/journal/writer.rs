@@ -39,8 +39,10 @@ use crate::{
     },
 };
 
-/// Space on the medium is reserved in steps of this size.
+/// Space on the medium is reserved in steps: as much as the segment already takes, at most this …
 const RESERVE_BYTES: u64 = 4 << 20;
+/// … and at least this. A spool with few records takes little space.
+const FIRST_RESERVE_BYTES: u64 = 64 << 10;
 
 /// A group that is durable.
 #[derive(Debug)]
@@ -254,7 +256,7 @@ impl Writer {
             self.begin(writing, active.segment)?;
         }
         let Some(file) = &mut writing.file else { return Err(Refusal::Moved) };
-        let step = RESERVE_BYTES.min(self.segment_bytes / 4).min(spare);
+        let step = RESERVE_BYTES.min(start.max(FIRST_RESERVE_BYTES)).min(self.segment_bytes / 4).min(spare);
         if let Err(error) = file.write(&packed.bytes, start, step) {
             self.undo(writing, packed, start);
             return Err(Refusal::Io(error));

@@ -195,6 +195,20 @@ impl Store {
         }
     }
 
+    /// Begins a new segment with its front alone, which reserves no space.
+    ///
+    /// # Errors
+    /// See [`Refusal`].
+    pub(crate) fn roll(&self) -> Result<(), Refusal> {
+        loop {
+            let front = self.pack(&[], true).map_err(Refusal::Io)?;
+            match self.commit(front, |_| Ok(0)) {
+                Err(Refusal::Stale) => {}
+                result => return result.map(drop),
+            }
+        }
+    }
+
     /// Seals the segment that is being written, without a new segment's front: it can be deleted, and needs no space
     /// for that. A start without any front or queue may then use sequence numbers again: this is for dead letters,
     /// which are not identified by them.

@@ -279,6 +279,7 @@ impl<'a> Recovery<'a> {
             return;
         }
         self.entered.extend(entries.take());
+        self.findings.entered += walked.entered();
         failpoint::reach("replay_block");
         self.recount_damaged(number, walked.counted, walked.progress.lost, walked.lost);
         let progress = walked.progress;

@@ -22,6 +22,8 @@ pub(crate) struct Findings {
     pub(crate) lost: BTreeMap<u64, PerStream<RangeSet>>,
     /// Segments that were walked.
     pub(crate) walked: Vec<u64>,
+    /// Records that were entered by that: a kill loses what was not in the queue's files yet.
+    pub(crate) entered: u64,
     /// Segments that were missing at an earlier start, their records counted as lost, and that returned too late:
     /// fronts written since say that their records are done.
     pub(crate) late: Vec<u64>,

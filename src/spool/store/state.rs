@@ -136,6 +136,12 @@ impl State {
         self.segments.values().map(|segment| segment.allocated).sum()
     }
 
+    /// True if the segment that is being written is longer than this, and seven eighths of its records are done.
+    pub(crate) fn is_newest_spent(&self, bytes: u64) -> bool {
+        let newest = self.segments.last_key_value().filter(|(_, known)| !known.sealed);
+        newest.is_some_and(|(_, known)| known.end > bytes && known.progress.done >= known.held / 8 * 7)
+    }
+
     /// Adds a group that is durable.
     pub(super) fn publish(&mut self, committed: Committed) {
         let Committed { segment, blocks, front, end, allocated, next, sealed, .. } = committed;

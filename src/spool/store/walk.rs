@@ -129,6 +129,11 @@ struct Walk<'a> {
 }
 
 impl Walked {
+    /// Records that were entered and are to be delivered.
+    pub(super) fn entered(&self) -> u64 {
+        self.pending.iter().sum()
+    }
+
     /// True if records that were counted as lost are intact and recorded as done: fronts were written while they were
     /// missing.
     pub(super) fn holds_lost_as_done(&self) -> bool {

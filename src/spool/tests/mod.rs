@@ -29,6 +29,7 @@ mod planted;
 mod private;
 mod queue_faults;
 mod simulation;
+mod space;
 mod torn;
 
 fn options() -> SpoolOptions {
