@@ -106,7 +106,7 @@ async fn a_stop_during_a_reload_with_hanging_sinks_is_over_in_time() {
     assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
 }
 
-/// Each of these attempts at a sink goes on for a minute, and the last flush may take half of that.
+/// Each of these attempts at a sink continues for a minute, and the last flush may take half of that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_with_a_backlog_does_not_wait_for_sinks_that_are_away() {
     let hole = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
