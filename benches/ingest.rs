@@ -1,7 +1,8 @@
 //! gRPC ingest of real events over loopback into a real spool: one event a message, as LiveKit sends them, and 500.
 //!
 //! ```sh
-//! cargo bench --bench ingest
+//! cargo bench --bench ingest              # criterion's figures, then those of one event a call
+//! cargo bench --bench ingest -- single    # those only
 //! ```
 //!
 //! Beside each, in the same run, its limits: the same stream into an ingester that keeps nothing (what gRPC itself costs, on
@@ -10,7 +11,7 @@
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group};
 use livekit_spool::{
     demo::Playback,
     ingest::{
@@ -23,6 +24,9 @@ use livekit_spool::{
     spool::{Appended, Spool, SpoolOptions},
 };
 use tokio::runtime::Runtime;
+
+#[path = "ingest/single.rs"]
+mod single;
 
 /// Events in one stream.
 const EVENTS: usize = 20_000;
@@ -115,4 +119,12 @@ fn ingest(criterion: &mut Criterion) {
 }
 
 criterion_group!(benches, ingest);
-criterion_main!(benches);
+
+fn main() {
+    let has = |name: &str| std::env::args().any(|argument| argument == name);
+    if !has("single") {
+        benches();
+        Criterion::default().configure_from_args().final_summary();
+    }
+    single::run(has("--test"));
+}

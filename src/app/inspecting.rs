@@ -6,12 +6,12 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::{
-    App,
+    App, Running,
     snapshot::{self, Inspected},
 };
 use crate::{
-    record::now_millis,
-    status::{Process, Snapshot},
+    record::{UnixMillis, now_millis},
+    status::{Process, SinkState, Snapshot},
     tasks,
 };
 
@@ -101,8 +101,13 @@ impl App {
     /// Samples rates and records state changes until the process stops.
     pub(crate) async fn watch(self: Arc<Self>) {
         let mut interval = every(STATE_INTERVAL);
+        let mut states = Vec::new();
         for inspect in (0..CHECKS_PER_SAMPLE).cycle() {
             interval.tick().await;
+            // An idle process does no more than this between two samples.
+            if std::mem::replace(&mut states, self.states()) == states && inspect != 0 {
+                continue;
+            }
             let app = Arc::clone(&self);
             // Reading the oldest records' times can read the disk.
             let watched = tasks::run_blocking(move || app.watch_once(inspect == 0)).await;
@@ -110,6 +115,12 @@ impl App {
                 tracing::error!(%error, "could not take a snapshot");
             }
         }
+    }
+
+    /// The workers' states, and since when; `None` for a sink without a worker.
+    fn states(&self) -> Vec<Option<(SinkState, UnixMillis)>> {
+        let state = |sink: &Arc<Running>| sink.status().map(|status| (status.state, status.since));
+        self.sinks.load().iter().map(state).collect()
     }
 
     /// Measures the data directory's disk until the process stops. Nothing else waits for it.

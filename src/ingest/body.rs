@@ -98,6 +98,11 @@ impl BodyBytes {
         }
     }
 
+    /// Its length in bytes.
+    pub(crate) const fn len(&self) -> usize {
+        self.length
+    }
+
     /// The whole body; each piece is released as soon as it is copied.
     pub(crate) fn join(self) -> Bytes {
         let mut whole = Vec::with_capacity(self.length);
@@ -141,7 +146,7 @@ impl Format {
     }
 }
 
-/// Converts bodies into records, off the async threads.
+/// Converts bodies into records, large ones off the async threads.
 #[derive(Debug, Clone)]
 pub(super) struct Converter {
     conversions: Conversions,
@@ -154,6 +159,11 @@ impl Converter {
     /// When the threads cannot be started.
     pub(super) fn new(max_bytes: usize, max_records: u32) -> io::Result<Self> {
         Ok(Self { conversions: Conversions::new("http")?, max_bytes, max_records })
+    }
+
+    /// The converter of a body of this length, see [`Conversions::of_body`].
+    pub(super) fn of_body(&self, encoding: Encoding, length: usize) -> Self {
+        Self { conversions: self.conversions.of_body(encoding, length), ..*self }
     }
 
     /// The records of a body.

@@ -1,5 +1,8 @@
 //! CPU-bound work (decompressing, parsing) on threads of its own: a few jobs at a time, in the order of arrival. The memory
-//! of parsing stays in the allocator arenas of a few threads, and the async threads are never blocked.
+//! of parsing stays in the allocator arenas of a few threads, and the async threads are not blocked.
+//!
+//! A small body that is not compressed is converted by the thread that received it: that takes less time than to wake
+//! another thread and be woken by it.
 //!
 //! Each job is bounded by itself; a job whose sender disconnects before its turn is not started.
 
@@ -15,23 +18,30 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{Refusal, Refused};
+use super::{Refusal, Refused, decompress::Encoding};
 
 /// Jobs at the same time, per listener: this bounds their memory too.
 pub(crate) const AT_ONCE: usize = 2;
+/// Bodies up to this length are converted where they are, if they are not compressed. The slowest of them (JSON, one map of
+/// short keys) takes about a millisecond.
+const SMALL: usize = 8 * 1024;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Threads that convert what senders sent.
+/// Converts what senders sent.
 #[derive(Debug, Clone)]
 pub(super) struct Conversions {
-    jobs: mpsc::Sender<Job>,
+    /// To the threads; none: the calling thread converts.
+    jobs: Option<mpsc::Sender<Job>>,
 }
 
 /// A conversion in progress. Cancel-safe: it can be awaited again until it is ready.
 #[derive(Debug)]
-pub(super) struct Converting<T> {
-    answer: oneshot::Receiver<Result<T, Refusal>>,
+pub(super) enum Converting<T> {
+    /// By the calling thread, which has done it.
+    Done(Option<Result<T, Refusal>>),
+    /// By another one.
+    UnderWay(oneshot::Receiver<Result<T, Refusal>>),
 }
 
 impl Conversions {
@@ -54,36 +64,51 @@ impl Conversions {
             };
             thread::Builder::new().name(format!("{listener}-{number}")).spawn(work)?;
         }
-        Ok(Self { jobs })
+        Ok(Self { jobs: Some(jobs) })
     }
 
-    /// Queues a conversion.
+    /// The conversions of a body of this length: by the calling thread if that is quick.
+    pub(super) fn of_body(&self, encoding: Encoding, length: usize) -> Self {
+        let is_quick = encoding == Encoding::Identity && length <= SMALL;
+        if is_quick { Self { jobs: None } } else { self.clone() }
+    }
+
+    /// Begins a conversion, or does it.
     pub(super) fn begin<T: Send + 'static>(
         &self,
         conversion: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
     ) -> Result<Converting<T>, Refusal> {
+        let Some(jobs) = &self.jobs else { return Ok(Converting::Done(Some(convert(conversion)))) };
         let (sender, answer) = oneshot::channel();
         let job = Box::new(move || {
             if sender.is_closed() {
                 return;
             }
-            let conversion = panic::AssertUnwindSafe(conversion);
-            let converted = panic::catch_unwind(conversion).unwrap_or_else(|_| {
-                Err(Refusal::new(Refused::Invalid, "these bytes make the conversion fail: please report this"))
-            });
             // Nobody waits for the result if the sender has disconnected.
-            let _ = sender.send(converted);
+            let _ = sender.send(convert(conversion));
         });
-        self.jobs.send(job).map_err(|_| ended())?;
-        Ok(Converting { answer })
+        jobs.send(job).map_err(|_| ended())?;
+        Ok(Converting::UnderWay(answer))
     }
 }
+
+fn convert<T>(conversion: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
+    panic::catch_unwind(panic::AssertUnwindSafe(conversion)).unwrap_or_else(|_| {
+        Err(Refusal::new(Refused::Invalid, "these bytes make the conversion fail: please report this"))
+    })
+}
+
+/// The result is moved, never pinned.
+impl<T> Unpin for Converting<T> {}
 
 impl<T> Future for Converting<T> {
     type Output = Result<T, Refusal>;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.answer).poll(cx).map(|answer| answer.unwrap_or_else(|_| Err(ended())))
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Done(result) => result.take().map_or_else(|| Poll::Ready(Err(ended())), Poll::Ready),
+            Self::UnderWay(answer) => Pin::new(answer).poll(cx).map(|answer| answer.unwrap_or_else(|_| Err(ended()))),
+        }
     }
 }
 
@@ -96,8 +121,27 @@ mod tests {
     use super::*;
 
     #[tokio::test]
+    async fn what_is_small_and_plain_is_converted_by_the_calling_thread_and_all_else_by_others() {
+        let conversions = Conversions::new("test").unwrap();
+        let here = thread::current().id();
+        for (encoding, length, is_here) in [
+            (Encoding::Identity, SMALL, true),
+            (Encoding::Identity, SMALL + 1, false),
+            (Encoding::Gzip, 1, false),
+            (Encoding::Zstd, 1, false),
+        ] {
+            let converting = conversions.of_body(encoding, length).begin(|| Ok(thread::current().id())).unwrap();
+            assert_eq!(converting.await.unwrap() == here, is_here, "{length} bytes, {encoding:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_conversion_that_panics_is_an_answer_and_the_next_one_works() {
         let conversions = Conversions::new("test").unwrap();
+        for conversions in [conversions.clone(), conversions.of_body(Encoding::Identity, 1)] {
+            let failed = conversions.begin(|| -> Result<(), Refusal> { panic!("on purpose") }).unwrap().await;
+            assert_eq!(failed.unwrap_err().reason, Refused::Invalid);
+        }
         for _ in 0..2 * AT_ONCE {
             let failed = conversions.begin(|| -> Result<(), Refusal> { panic!("on purpose") }).unwrap().await;
             assert_eq!(failed.unwrap_err().reason, Refused::Invalid);

@@ -117,6 +117,18 @@ impl Ingester {
     /// # Errors
     /// When a required spool refuses it; others may have it then, and the ids of the records make a resend harmless.
     pub async fn append(&self, protocol: Protocol, batch: RecordBatch) -> Result<Dropped, Refusal> {
+        self.append_to_all(protocol, batch, false).await
+    }
+
+    /// [`append`](Self::append) for a caller that waits for nothing else meanwhile: its thread may be blocked.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub async fn append_alone(&self, protocol: Protocol, batch: RecordBatch) -> Result<Dropped, Refusal> {
+        self.append_to_all(protocol, batch, true).await
+    }
+
+    async fn append_to_all(&self, protocol: Protocol, batch: RecordBatch, alone: bool) -> Result<Dropped, Refusal> {
         if batch.is_empty() {
             return Ok(Dropped::default());
         }
@@ -132,8 +144,7 @@ impl Ingester {
             copied = copies.all().await;
             no_sink_can_accept_it(&copied)?;
         } else {
-            // A gRPC stream continues reading meanwhile.
-            let alone = required.len() == 1 && copies.is_empty() && protocol != Protocol::Grpc;
+            let alone = alone && required.len() == 1 && copies.is_empty();
             let (drop_newest, keep): (Vec<_>, Vec<_>) =
                 required.into_iter().partition(|(entry, _)| entry.target.spool.drops_newest());
             let mut required = pin!(async {

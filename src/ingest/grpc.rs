@@ -13,19 +13,16 @@
 //!
 //! An OK with the trailer `livekit-spool-dropped` says what was not kept, see [`Dropped`].
 
-use std::{future::Future, sync::Arc};
+use std::{future::Future, panic::AssertUnwindSafe, sync::Arc, task::Poll};
 
 use async_trait::async_trait;
 use axum::body::Body;
 use bytes::Bytes;
-use futures::FutureExt;
+use futures::{FutureExt, poll};
 use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
 use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming};
-use hyper_util::{
-    rt::{TokioExecutor, TokioTimer},
-    server::conn::auto::Builder,
-};
+use hyper_util::{rt::TokioTimer, server::conn::auto::Builder};
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
@@ -36,7 +33,7 @@ use super::{
     frames::{FrameLimits, Frames},
     listener::Peer,
     pass::Pass,
-    server::{Handler, Server},
+    server::{Handler, Http, Server},
     side::SideServices,
     slots::{OpenRequest, Slots},
     stream::{self, StreamOptions},
@@ -44,6 +41,7 @@ use super::{
     tls::Alpn,
 };
 use crate::{
+    catch_panic,
     record::{Stream, schema::SERVICE_NAME},
     tasks,
 };
@@ -93,18 +91,22 @@ pub async fn serve(
     Ok(())
 }
 
-fn http2(options: &GrpcOptions) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new()).http2_only();
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .initial_stream_window_size(HTTP2_STREAM_WINDOW)
-        .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
-        .max_header_list_size(HTTP2_HEADER_BYTES)
-        .max_concurrent_streams(options.max_streams_per_connection)
-        .keep_alive_interval(options.keepalive_interval)
-        .keep_alive_timeout(options.keepalive_timeout);
-    builder
+fn http2(options: &GrpcOptions) -> Http {
+    let (streams, interval, timeout) =
+        (options.max_streams_per_connection, options.keepalive_interval, options.keepalive_timeout);
+    Box::new(move |begun| {
+        let mut builder = Builder::new(begun).http2_only();
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(HTTP2_STREAM_WINDOW)
+            .initial_connection_window_size(HTTP2_CONNECTION_WINDOW)
+            .max_header_list_size(HTTP2_HEADER_BYTES)
+            .max_concurrent_streams(streams)
+            .keep_alive_interval(interval)
+            .keep_alive_timeout(timeout);
+        builder
+    })
 }
 
 struct Recorder {
@@ -229,8 +231,9 @@ impl Recorder {
         let slot = self.streams.acquire(peer.holder()).await.map(Arc::new).ok_or_else(|| {
             Refusal::new(Refused::Streams, format!("{max} streams are already open, and none is silent"))
         })?;
-        let open_request = slot.begin_request();
-        open_request.mark_authorized();
+        let visit = slot.begin_request();
+        visit.let_in();
+        let is_alone = on_connection.is_alone();
         let limits = FrameLimits {
             max_message_bytes: self.options.max_message_bytes,
             message_timeout: self.options.message_timeout,
@@ -253,19 +256,29 @@ impl Recorder {
         };
         let (memory, conversions) = (Arc::clone(self.ingester.memory()), self.conversions.clone());
         let frames = Frames::new(body, encoding, limits, memory, conversions);
-        let options =
-            StreamOptions { stream, window: self.options.stream_window, max_records: self.options.max_message_records };
-        let (ingester, stop) = (Arc::clone(&self.ingester), self.stop.clone());
-        // A task of its own: records read from a stream are kept even if the peer disconnects before the answer.
-        let accepting = tasks::spawn(async move {
-            let _open = OpenStream::new(Arc::clone(&ingester));
-            let result = stream::ingest(frames, ingester, options, stop, ended).await;
+        let options = StreamOptions {
+            stream,
+            window: self.options.stream_window,
+            max_records: self.options.max_message_records,
+            alone: is_alone,
+        };
+        let (intake, stop) = (Arc::clone(&self.intake), self.stop.clone());
+        let accepting = async move {
+            let _open = OpenStream::new(Arc::clone(&intake));
+            let result = stream::take(frames, intake, options, stop, ended).await;
             drop(slot);
             result
-        });
-        accepting
-            .await
-            .unwrap_or_else(|error| Err(Refusal::new(Refused::Unavailable, format!("internal error: {error}"))))
+        };
+        let mut accepting = AssertUnwindSafe(accepting).catch_unwind().boxed();
+        let accepted = match poll!(&mut accepting) {
+            Poll::Ready(accepted) => accepted,
+            // A task of its own: records read from a stream are kept even if the peer disconnects before the answer.
+            Poll::Pending => tasks::spawn(accepting).await.unwrap_or_else(|error| Err(Box::new(error.to_string()))),
+        };
+        accepted.unwrap_or_else(|panic| {
+            let why = format!("internal error: {}", catch_panic::message(&*panic));
+            Err(Refusal::new(Refused::Unavailable, why))
+        })
     }
 }
 

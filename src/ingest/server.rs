@@ -5,14 +5,14 @@
 //! too long. The close is graceful: HTTP/2 sends GOAWAY, HTTP/1 `Connection: close`, and open requests get a moment to
 //! finish. A limited number of connections gets that moment at once; further ones are cut.
 
-use std::{convert::Infallible, io, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::poll_fn, io, pin::pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use axum::body::Body;
 use futures::{FutureExt, future::BoxFuture};
 use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
 use rustls::pki_types::CertificateDer;
@@ -25,7 +25,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     ConnectionOptions, IngestStatus, Listener, Protocol, Refusal, Refused,
     listener::{Io, Peer},
-    slots::{OpenRequest, Slot, Slots},
+    requests::{Begun, Requests},
+    slots::{Slot, Slots, Visit},
     throttle::Throttle,
     tls::{Alpn, Tls},
 };
@@ -57,7 +58,7 @@ pub(crate) struct Server {
     tls: Option<Arc<Tls>>,
     options: ConnectionOptions,
     status: Arc<IngestStatus>,
-    http: Builder<TokioExecutor>,
+    http: Http,
     slots: Arc<Slots>,
     /// Slots for connections that are being closed: without credentials, and with.
     closing: [Semaphore; 2],
@@ -66,22 +67,22 @@ pub(crate) struct Server {
     turned_away: Throttle,
 }
 
+/// The HTTP of a connection, whose requests are begun by this executor.
+pub(crate) type Http = Box<dyn Fn(Begun) -> Builder<Begun> + Send + Sync>;
+
 /// The options of HTTP/1; a connection that is silent between two requests for `idle` is closed.
-pub(crate) fn http1(idle: Duration) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
-    // The server has its own timeout for the first request.
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(idle).max_buf_size(HTTP1_BUFFER);
-    builder
+pub(crate) fn http1(idle: Duration) -> Http {
+    Box::new(move |begun| {
+        let mut builder = Builder::new(begun).http1_only();
+        // The server has its own timeout for the first request.
+        builder.http1().timer(TokioTimer::new()).header_read_timeout(idle).max_buf_size(HTTP1_BUFFER);
+        builder
+    })
 }
 
 impl Server {
     /// Over plain text, with HTTP/1 or the protocol of the builder.
-    pub(crate) fn new(
-        protocol: Protocol,
-        options: ConnectionOptions,
-        status: Arc<IngestStatus>,
-        http: Builder<TokioExecutor>,
-    ) -> Self {
+    pub(crate) fn new(protocol: Protocol, options: ConnectionOptions, status: Arc<IngestStatus>, http: Http) -> Self {
         let slots = Slots::new(options.max_connections, Refused::Connections);
         let closing = [(); 2].map(|()| Semaphore::new((options.max_connections / CLOSING_PART).max(1)));
         let cut = CancellationToken::new();
@@ -190,7 +191,9 @@ impl Server {
             let (open_request, handler) = (slot.begin_request(), Arc::clone(&handler));
             async move { Ok::<_, Infallible>(handler.handle(request, peer, open_request).await) }
         });
-        let mut connection = pin!(self.http.serve_connection(TokioIo::new(io), service));
+        let begun = Begun::default();
+        let (http, mut requests) = ((self.http)(begun.clone()), Requests::new(begun));
+        let mut connection = pin!(http.serve_connection(TokioIo::new(io), service));
         let mut silent = pin!(sleep(self.options.header_timeout));
         let mut is_certified = true;
         let (mut may_be_silent, mut stopping) = (true, false);
@@ -198,8 +201,12 @@ impl Server {
             tokio::select! {
                 // What a peer has sent is read before it has to leave, however late this task gets its turn.
                 biased;
-                // How it ended is the peer's business: a reset, garbage, a timeout.
-                _ = connection.as_mut() => return,
+                _ = poll_fn(|cx| requests.poll(connection.as_mut(), cx)) => {
+                    // If it had to leave, its last answer may have ended it. Otherwise how it ended is the peer's
+                    // business: a reset, garbage, a timeout.
+                    slot.closed().now_or_never().inspect(|why| self.count(why, peer));
+                    return;
+                }
                 () = silent.as_mut(), if may_be_silent => {
                     may_be_silent = false;
                     if !slot.spoke() {
@@ -226,7 +233,7 @@ impl Server {
         let deadline = Instant::now() + moment;
         connection.as_mut().graceful_shutdown();
         tokio::select! {
-            _ = connection => {}
+            _ = poll_fn(|cx| requests.poll(connection.as_mut(), cx)) => {}
             () = sleep_until(deadline) => {}
         }
     }

@@ -247,6 +247,11 @@ impl OpenRequest {
         self.change(|state| state.silent_since = Instant::now());
     }
 
+    /// True if the holder has no other open request.
+    pub(super) fn is_alone(&self) -> bool {
+        self.0.0.slots.open.lock().occupied.get(&self.0.0.id).is_some_and(|state| state.requests == 1)
+    }
+
     /// Returns when its slot is given to another holder, and why.
     pub(super) async fn closed(&self) -> Refusal {
         self.0.0.closed().await
@@ -375,6 +380,18 @@ mod tests {
         assert_eq!(greedy.iter().filter(|slot| slot.close.0.1.is_cancelled()).count(), 1);
         assert!(!small.close.0.1.is_cancelled());
         assert_eq!(slots.admit(holder(2)).err(), Some(NoSlot::AllBusy), "both have their share");
+    }
+
+    #[test]
+    fn a_request_is_alone_while_its_holder_has_no_other() {
+        let slots = Slots::new(2, Refused::Connections);
+        let [a, b] = [(); 2].map(|()| admitted(&slots, HERE));
+        let (first, _of_another) = (a.begin_request(), b.begin_request());
+        assert!(first.is_alone());
+        let second = a.begin_request();
+        assert!(!first.is_alone() && !second.is_alone());
+        drop(first);
+        assert!(second.is_alone());
     }
 
     #[test]

@@ -2,13 +2,17 @@
 //!
 //! While batches are on their way to the disk, arriving messages are gathered into the next one: a stream of single events
 //! costs one sync per batch, not per event. A good part of a window is appended at once, so that the spool has it when its
-//! last sync is done. At most `window` bytes (and the message that crosses this limit) are received and not yet durable. At
+//! last sync is done. A stream that has ended when its first messages are read is one batch. At most `window` bytes (and the message that crosses this limit) are received and not yet durable. At
 //! the limit the stream is not read, and HTTP/2 flow control slows the sender down.
 //!
 //! Messages share a batch only while it stays small compared with the smallest spool: a message that fits by itself is
 //! never refused because of the others.
 
-use std::{pin::pin, sync::Arc, task::Poll};
+use std::{
+    pin::pin,
+    sync::Arc,
+    task::Poll::{self, Pending, Ready},
+};
 
 use bytes::Bytes;
 use futures::{StreamExt, future::BoxFuture, poll, stream::FuturesUnordered};
@@ -36,6 +40,8 @@ pub(super) struct StreamOptions {
     pub stream: Stream,
     pub window: usize,
     pub max_records: u32,
+    /// Nothing else waits for this thread: the last batch of the stream may be appended by it.
+    pub alone: bool,
 }
 
 /// Reads a stream to its end. Returns `Ok` when all its records are durable in every required sink's spool, with what was
@@ -62,17 +68,6 @@ where
             turn = 0;
             tokio::task::yield_now().await;
         }
-        if (appends.is_idle() || end.is_some() || gathered.bytes() >= enough)
-            && let Some((batch, share)) = gathered.take()
-            && let Err(refusal) = appends.begin(Arc::clone(&ingester), batch, share).await
-        {
-            end = Some(Err(refusal));
-        }
-        if appends.is_idle()
-            && let Some(end) = end
-        {
-            return end.map(|()| appends.dropped);
-        }
         let held = gathered.bytes() + appends.bytes;
         frames.holds(held);
         let reads = end.is_none() && held < options.window;
@@ -80,33 +75,62 @@ where
             frames.rearm();
         }
         held_back = end.is_none() && !reads;
-        tokio::select! {
-            appended = appends.next(), if !appends.is_idle() => {
-                if let Err(refusal) = appended {
-                    // The sender has to resend all of it: nothing more is appended.
-                    gathered = Gathered::default();
+        // What has already arrived is appended together.
+        let is_first = appends.is_idle() && gathered.bytes() > 0 && gathered.bytes() < enough;
+        let arrived = if reads && is_first { poll!(pin!(frames.next())) } else { Pending };
+        if arrived.is_pending()
+            && (appends.is_idle() || end.is_some() || gathered.bytes() >= enough)
+            && let Some((batch, share)) = gathered.take()
+        {
+            let alone = options.alone && appends.is_idle() && matches!(end, Some(Ok(())));
+            if let Err(refusal) = appends.begin(Arc::clone(&intake), batch, share, alone).await {
+                end = Some(Err(refusal));
+            }
+            continue;
+        }
+        if appends.is_idle()
+            && let Some(end) = end
+        {
+            return end.map(|()| appends.dropped);
+        }
+        let message = match arrived {
+            Ready(message) => Some(message),
+            Pending => tokio::select! {
+                appended = appends.next(), if !appends.is_idle() => {
+                    if let Err(refusal) = appended {
+                        // The sender has to resend all of it: nothing more is appended.
+                        gathered = Gathered::default();
+                        end = Some(Err(refusal));
+                    }
+                    None
+                }
+                message = frames.next(), if reads => Some(message),
+                refusal = ended.as_mut(), if end.is_none() => {
+                    end = Some(Err(refusal));
+                    None
+                }
+                () = stop.cancelled(), if end.is_none() => {
+                    let why = "livekit-spool is stopping: connect again and resend";
+                    end = Some(Err(Refusal::new(Refused::Stopping, why)));
+                    None
+                }
+            },
+        };
+        match message {
+            None => {}
+            Some(Ok(Some(message))) => {
+                turn += message.bytes.len();
+                let before = (gathered.bytes() + message.bytes.len() > TOGETHER).then(|| gathered.take()).flatten();
+                let begun = match before {
+                    Some((batch, share)) => appends.begin(Arc::clone(&intake), batch, share, false).await,
+                    None => Ok(()),
+                };
+                if let Err(refusal) = begun.and_then(|()| gathered.add(message, options)) {
                     end = Some(Err(refusal));
                 }
             }
-            message = frames.next(), if reads => match message {
-                Ok(Some(message)) => {
-                    turn += message.bytes.len();
-                    let before = (gathered.bytes() + message.bytes.len() > TOGETHER).then(|| gathered.take()).flatten();
-                    let begun = match before {
-                        Some((batch, share)) => appends.begin(Arc::clone(&ingester), batch, share).await,
-                        None => Ok(()),
-                    };
-                    if let Err(refusal) = begun.and_then(|()| gathered.add(message, options)) {
-                        end = Some(Err(refusal));
-                    }
-                }
-                Ok(None) => end = Some(Ok(())),
-                Err(refusal) => end = Some(Err(refusal)),
-            },
-            refusal = ended.as_mut(), if end.is_none() => end = Some(Err(refusal)),
-            () = stop.cancelled(), if end.is_none() => {
-                end = Some(Err(Refusal::new(Refused::Stopping, "livekit-spool is stopping: connect again and resend")));
-            }
+            Some(Ok(None)) => end = Some(Ok(())),
+            Some(Err(refusal)) => end = Some(Err(refusal)),
         }
     }
 }
@@ -166,11 +190,20 @@ impl Appends {
         self.under_way.is_empty()
     }
 
-    /// Appends a batch; an error if it was refused at once.
-    async fn begin(&mut self, ingester: Arc<Ingester>, batch: RecordBatch, share: Share) -> Result<(), Refusal> {
+    /// Appends a batch, by this thread if it is `alone`; an error if it was refused at once.
+    async fn begin(
+        &mut self,
+        intake: Arc<Intake>,
+        batch: RecordBatch,
+        share: Share,
+        alone: bool,
+    ) -> Result<(), Refusal> {
         let bytes = batch.bytes().len();
         let mut append: BoxFuture<'static, _> = Box::pin(async move {
-            let result = ingester.append(Protocol::Grpc, batch).await;
+            let result = match alone {
+                true => intake.append_alone(Protocol::Grpc, batch).await,
+                false => intake.append(Protocol::Grpc, batch).await,
+            };
             drop(share);
             (bytes, result)
         });
@@ -194,5 +227,91 @@ impl Appends {
             }
             None => std::future::pending().await,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        convert::Infallible,
+        sync::atomic::{AtomicUsize, Ordering::Relaxed},
+        time::Duration,
+    };
+
+    use async_trait::async_trait;
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+
+    use super::*;
+    use crate::{
+        ingest::{
+            Append, CannotAppend, Filter, MemoryOptions, Target, conversions::Conversions, fake::MemorySpool,
+            frames::FrameLimits,
+        },
+        record::SinkName,
+        spool::Appended,
+    };
+
+    const OPTIONS: StreamOptions =
+        StreamOptions { stream: Stream::Events, window: 1 << 20, max_records: 100, alone: true };
+
+    /// Counts the batches that the calling thread was to append.
+    struct Spool {
+        kept: Arc<MemorySpool>,
+        alone: AtomicUsize,
+    }
+
+    #[async_trait]
+    impl Append for Spool {
+        async fn append(&self, batch: RecordBatch) -> Result<Appended, CannotAppend> {
+            Append::append(&*self.kept, batch).await
+        }
+
+        async fn append_alone(&self, batch: RecordBatch) -> Result<Appended, CannotAppend> {
+            self.alone.fetch_add(1, Relaxed);
+            self.append(batch).await
+        }
+    }
+
+    /// Takes a stream of so many events, each a message and a frame of its own; it may stay open. Returns how many batches
+    /// came of it, and how many of these the calling thread was to append.
+    async fn taken(events: u8, stays_open: bool, options: StreamOptions) -> (usize, usize) {
+        let spool = Arc::new(Spool { kept: MemorySpool::new(), alone: AtomicUsize::new(0) });
+        let (name, filter) = (SinkName::new("a").unwrap(), Filter::default());
+        let target = Target { name, required: true, filter, spool: Arc::clone(&spool) as _, missed: 0 };
+        let intake = Arc::new(Intake::new(vec![target], &MemoryOptions::default()));
+        let frame = |i| Ok::<_, Infallible>(Frame::data(Bytes::from(vec![0, 0, 0, 0, 4, 0x0A, 2, 0x08, i])));
+        let frames = futures::stream::iter((0..events).map(frame).collect::<Vec<_>>());
+        let tail = futures::stream::pending().take_until(async move {
+            if stays_open {
+                std::future::pending::<()>().await;
+            }
+        });
+        let second = Duration::from_secs(60);
+        let limits = FrameLimits { max_message_bytes: 1000, message_timeout: second, idle_timeout: second };
+        let body = StreamBody::new(Box::pin(frames.chain(tail)));
+        let conversions = Conversions::new("test").unwrap();
+        let frames = Frames::new(body, None, limits, Arc::clone(intake.memory()), conversions);
+        let mut taking =
+            pin!(take(frames, intake, options, CancellationToken::new(), std::future::pending::<Refusal>()));
+        assert_eq!(poll!(&mut taking).is_ready(), !stays_open, "all that is there is taken at once");
+        assert_eq!(spool.kept.records(), u64::from(events));
+        (spool.kept.batches().len(), spool.alone.load(Relaxed))
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_has_ended_is_one_batch_which_its_thread_may_append() {
+        assert_eq!(taken(1, false, OPTIONS).await, (1, 1));
+        assert_eq!(taken(5, false, OPTIONS).await, (1, 1));
+        assert_eq!(
+            taken(5, false, StreamOptions { alone: false, ..OPTIONS }).await,
+            (1, 0),
+            "others wait for the thread"
+        );
+    }
+
+    #[tokio::test]
+    async fn what_has_arrived_of_an_open_stream_is_appended_at_once_and_blocks_no_thread() {
+        assert_eq!(taken(5, true, OPTIONS).await, (1, 0));
     }
 }

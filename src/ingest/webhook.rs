@@ -35,8 +35,9 @@ pub(super) async fn ingest(state: &HandlerState, peer: Peer, request: Request<Bo
     let (body, share) = state.read(Protocol::Webhook, &head, body, &limits, (pass, peer)).await?;
     let _reserved = state.ingester.memory().for_decompressed(encoding.most(share.bytes(), limits.max_bytes)).await?;
     let max_bytes = limits.max_bytes;
+    let converter = state.converter.of_body(encoding, body.len());
     // The signature covers the content, not its encoding.
-    let bytes = state.converter.convert(move || encoding.decompress(&body.join(), max_bytes)).await?;
+    let bytes = converter.convert(move || encoding.decompress(&body.join(), max_bytes)).await?;
     let hash: ContentHash = Sha256::digest(&bytes).into();
     if !claims.sha256.is_some_and(|claimed| is_same_hash(&hash, &claimed)) {
         return Err(refuse("the token was not signed for this body"));
@@ -46,10 +47,10 @@ pub(super) async fn ingest(state: &HandlerState, peer: Peer, request: Request<Bo
         state.ingester.status().count_webhook_repeated();
         return Ok(Accepted { records: 1, dropped: Dropped::default() });
     }
-    let (batch, dropped_by_livekit) = state.converter.convert(move || convert(&bytes)).await?;
+    let (batch, dropped_by_livekit) = converter.convert(move || convert(&bytes)).await?;
     let records = u64::from(batch.count());
-    let dropped = state.ingester.append(Protocol::Webhook, batch).await?;
-    state.ingester.status().count_webhooks_dropped(dropped_by_livekit);
+    let dropped = state.intake.append_alone(Protocol::Webhook, batch).await?;
+    state.intake.status().count_webhooks_dropped(dropped_by_livekit);
     if dropped.is_empty() {
         state.repeats.remember(hash, sinks);
     }
