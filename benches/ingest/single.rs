@@ -23,7 +23,7 @@ use livekit_protocol::AnalyticsEvents;
 use livekit_spool::{
     demo::Playback,
     ingest::{
-        AuthOptions, Authenticator, Filter, GrpcOptions, HttpOptions, Intake, Listener, LivekitKeys, MemoryOptions,
+        AuthOptions, Authenticator, Filter, GrpcOptions, HttpOptions, Ingester, Listener, LivekitKeys, MemoryOptions,
         Target, grpc, http,
     },
     record::{RecordBatchBuilder, SinkName, Stream, now_millis},
@@ -134,7 +134,7 @@ async fn serve(directory: PathBuf) -> Served {
         spool: Arc::clone(&spool) as _,
         missed: 0,
     };
-    let intake = Arc::new(Intake::new(vec![sink], &MemoryOptions::default()));
+    let ingester = Arc::new(Ingester::new(vec![sink], &MemoryOptions::default()));
     let authenticator = Arc::new(Authenticator::new(AuthOptions::None, LivekitKeys::new(), None));
     let listener = async || Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");
     let (for_http, for_grpc) = (listener().await, listener().await);
@@ -143,12 +143,12 @@ async fn serve(directory: PathBuf) -> Served {
     let never = std::future::pending;
     tokio::spawn(http::serve(
         for_http,
-        Arc::clone(&intake),
+        Arc::clone(&ingester),
         Arc::clone(&authenticator),
         HttpOptions::default(),
         never(),
     ));
-    tokio::spawn(grpc::serve(for_grpc, intake, authenticator, GrpcOptions::default(), never()));
+    tokio::spawn(grpc::serve(for_grpc, ingester, authenticator, GrpcOptions::default(), never()));
     served
 }
 

@@ -231,8 +231,8 @@ impl Recorder {
         let slot = self.streams.acquire(peer.holder()).await.map(Arc::new).ok_or_else(|| {
             Refusal::new(Refused::Streams, format!("{max} streams are already open, and none is silent"))
         })?;
-        let visit = slot.begin_request();
-        visit.let_in();
+        let open_request = slot.begin_request();
+        open_request.mark_authorized();
         let is_alone = on_connection.is_alone();
         let limits = FrameLimits {
             max_message_bytes: self.options.max_message_bytes,
@@ -262,10 +262,10 @@ impl Recorder {
             max_records: self.options.max_message_records,
             alone: is_alone,
         };
-        let (intake, stop) = (Arc::clone(&self.intake), self.stop.clone());
+        let (ingester, stop) = (Arc::clone(&self.ingester), self.stop.clone());
         let accepting = async move {
-            let _open = OpenStream::new(Arc::clone(&intake));
-            let result = stream::take(frames, intake, options, stop, ended).await;
+            let _open = OpenStream::new(Arc::clone(&ingester));
+            let result = stream::ingest(frames, ingester, options, stop, ended).await;
             drop(slot);
             result
         };

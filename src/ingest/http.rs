@@ -183,13 +183,13 @@ async fn ingest(state: &HandlerState, stream: Stream, peer: Peer, request: Reque
     let format = Format::of(&head.headers)?;
     let (bytes, mut share) = state.read(Protocol::Http, &head, body, &state.limits, (pass, peer)).await?;
     let most = format.encoding.most(share.bytes(), state.limits.max_bytes);
-    let mut reserved = state.intake.memory().for_decompressed(most).await?;
+    let mut reserved = state.ingester.memory().for_decompressed(most).await?;
     let converter = state.converter.of_body(format.encoding, bytes.len());
     let batch = converter.records(stream, format, bytes).await?;
     share.merge(reserved.split(batch.bytes().len().saturating_sub(share.bytes())));
     drop(reserved);
     let records = u64::from(batch.count());
-    Ok(Accepted { records, dropped: state.intake.append_alone(Protocol::Http, batch).await? })
+    Ok(Accepted { records, dropped: state.ingester.append_alone(Protocol::Http, batch).await? })
 }
 
 fn answer(protocol: Protocol, state: &HandlerState, result: Result<Accepted, Refusal>) -> Response<Body> {

@@ -1,7 +1,7 @@
 //! The requests of a connection, run by the connection's own task.
 //!
 //! hyper runs each request of an HTTP/2 connection in a task of its own. A small call is then handed from task to task, and
-//! where its thread was blocked for the sync (see [`Visit::is_alone`](super::slots::Visit::is_alone)), to another thread,
+//! where its thread was blocked for the sync (see [`OpenRequest::is_alone`](super::slots::OpenRequest::is_alone)), to another thread,
 //! which has to be woken to write the answer. Here the task that read the request writes its answer, all frames of it with
 //! one system call. What takes long is no matter for this task: it is done by others.
 

@@ -26,7 +26,7 @@ use super::{
     ConnectionOptions, IngestStatus, Listener, Protocol, Refusal, Refused,
     listener::{Io, Peer},
     requests::{Begun, Requests},
-    slots::{Slot, Slots, Visit},
+    slots::{OpenRequest, Slot, Slots},
     throttle::Throttle,
     tls::{Alpn, Tls},
 };

@@ -83,7 +83,7 @@ where
             && let Some((batch, share)) = gathered.take()
         {
             let alone = options.alone && appends.is_idle() && matches!(end, Some(Ok(())));
-            if let Err(refusal) = appends.begin(Arc::clone(&intake), batch, share, alone).await {
+            if let Err(refusal) = appends.begin(Arc::clone(&ingester), batch, share, alone).await {
                 end = Some(Err(refusal));
             }
             continue;
@@ -122,7 +122,7 @@ where
                 turn += message.bytes.len();
                 let before = (gathered.bytes() + message.bytes.len() > TOGETHER).then(|| gathered.take()).flatten();
                 let begun = match before {
-                    Some((batch, share)) => appends.begin(Arc::clone(&intake), batch, share, false).await,
+                    Some((batch, share)) => appends.begin(Arc::clone(&ingester), batch, share, false).await,
                     None => Ok(()),
                 };
                 if let Err(refusal) = begun.and_then(|()| gathered.add(message, options)) {
@@ -193,7 +193,7 @@ impl Appends {
     /// Appends a batch, by this thread if it is `alone`; an error if it was refused at once.
     async fn begin(
         &mut self,
-        intake: Arc<Intake>,
+        ingester: Arc<Ingester>,
         batch: RecordBatch,
         share: Share,
         alone: bool,
@@ -201,8 +201,8 @@ impl Appends {
         let bytes = batch.bytes().len();
         let mut append: BoxFuture<'static, _> = Box::pin(async move {
             let result = match alone {
-                true => intake.append_alone(Protocol::Grpc, batch).await,
-                false => intake.append(Protocol::Grpc, batch).await,
+                true => ingester.append_alone(Protocol::Grpc, batch).await,
+                false => ingester.append(Protocol::Grpc, batch).await,
             };
             drop(share);
             (bytes, result)
@@ -279,7 +279,7 @@ mod tests {
         let spool = Arc::new(Spool { kept: MemorySpool::new(), alone: AtomicUsize::new(0) });
         let (name, filter) = (SinkName::new("a").unwrap(), Filter::default());
         let target = Target { name, required: true, filter, spool: Arc::clone(&spool) as _, missed: 0 };
-        let intake = Arc::new(Intake::new(vec![target], &MemoryOptions::default()));
+        let ingester = Arc::new(Ingester::new(vec![target], &MemoryOptions::default()));
         let frame = |i| Ok::<_, Infallible>(Frame::data(Bytes::from(vec![0, 0, 0, 0, 4, 0x0A, 2, 0x08, i])));
         let frames = futures::stream::iter((0..events).map(frame).collect::<Vec<_>>());
         let tail = futures::stream::pending().take_until(async move {
@@ -291,9 +291,9 @@ mod tests {
         let limits = FrameLimits { max_message_bytes: 1000, message_timeout: second, idle_timeout: second };
         let body = StreamBody::new(Box::pin(frames.chain(tail)));
         let conversions = Conversions::new("test").unwrap();
-        let frames = Frames::new(body, None, limits, Arc::clone(intake.memory()), conversions);
+        let frames = Frames::new(body, None, limits, Arc::clone(ingester.memory()), conversions);
         let mut taking =
-            pin!(take(frames, intake, options, CancellationToken::new(), std::future::pending::<Refusal>()));
+            pin!(ingest(frames, ingester, options, CancellationToken::new(), std::future::pending::<Refusal>()));
         assert_eq!(poll!(&mut taking).is_ready(), !stays_open, "all that is there is taken at once");
         assert_eq!(spool.kept.records(), u64::from(events));
         (spool.kept.batches().len(), spool.alone.load(Relaxed))

@@ -49,8 +49,8 @@ pub(super) async fn ingest(state: &HandlerState, peer: Peer, request: Request<Bo
     }
     let (batch, dropped_by_livekit) = converter.convert(move || convert(&bytes)).await?;
     let records = u64::from(batch.count());
-    let dropped = state.intake.append_alone(Protocol::Webhook, batch).await?;
-    state.intake.status().count_webhooks_dropped(dropped_by_livekit);
+    let dropped = state.ingester.append_alone(Protocol::Webhook, batch).await?;
+    state.ingester.status().count_webhooks_dropped(dropped_by_livekit);
     if dropped.is_empty() {
         state.repeats.remember(hash, sinks);
     }
