@@ -2,7 +2,7 @@
 //!
 //! ```sh
 //! cargo bench --bench ingest              # criterion's figures, then those of one event a call
-//! cargo bench --bench ingest -- single    # those only
+//! cargo bench --bench ingest -- calls     # the calls only
 //! ```
 //!
 //! Beside each, in the same run, its limits: the same stream into an ingester that keeps nothing (what gRPC itself costs, on
@@ -25,8 +25,8 @@ use livekit_spool::{
 };
 use tokio::runtime::Runtime;
 
-#[path = "ingest/single.rs"]
-mod single;
+#[path = "ingest/calls.rs"]
+mod calls;
 
 /// Events in one stream.
 const EVENTS: usize = 20_000;
@@ -122,9 +122,9 @@ criterion_group!(benches, ingest);
 
 fn main() {
     let has = |name: &str| std::env::args().any(|argument| argument == name);
-    if !has("single") {
+    if !has("calls") {
         benches();
         Criterion::default().configure_from_args().final_summary();
     }
-    single::run(has("--test"));
+    calls::run(has("--test"));
 }

@@ -1,10 +1,11 @@
-//! One event a call, each acknowledged before the next one is sent: over HTTP and gRPC, from one connection and from 16.
+//! Calls that are acknowledged before the next one is sent: of one event, over HTTP and gRPC, from one connection and from
+//! 16; and of 500 events, over HTTP from one connection, in each of its formats.
 //!
 //! ```sh
-//! cargo bench --bench ingest -- single
+//! cargo bench --bench ingest -- calls
 //! ```
 //!
-//! The limit is a plain file that gets the same events, with an `fdatasync` each. File and calls alternate, and the client
+//! The limit is a plain file that gets the same events, with an `fdatasync` a call. File and calls alternate, and the client
 //! shares the machine's cores with the server. It is one thread for all connections, writes HTTP/1 and HTTP/2 by hand, sends
 //! a request with one system call, and checks each answer; its processor time is in the table, because it is part of what a
 //! call takes.
@@ -19,7 +20,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use livekit_protocol::AnalyticsEvents;
+use livekit_protocol::{AnalyticsEvent, AnalyticsEvents};
 use livekit_spool::{
     demo::Playback,
     ingest::{
@@ -40,14 +41,17 @@ const EVENTS: usize = 763;
 const CONNECTIONS: usize = 16;
 const TURN: Duration = Duration::from_millis(500);
 const TURNS: usize = 9;
-/// What is held against the targets: one connection ≥ 0.5 of the file, 16 connections ≥ 20,000 calls a second.
-const TARGETS: &str = "targets: one connection ≥ 0.50 of the file; 16 connections ≥ 20,000/s";
+const IN_BULK: usize = 500;
+const TARGETS: &str = "targets: single events, one connection ≥ 0.50 of the file, 16 connections ≥ 20,000/s; JSON in bulk \
+                       ≥ 200,000/s and ≤ 5 µs, of short events ≥ 0.6 of the protobuf";
 
 /// How a call is made.
 #[derive(Clone, Copy)]
 enum Call {
     Protobuf,
+    /// An array.
     Json,
+    NdJson,
     /// A stream per event, as LiveKit's integration does.
     Grpc,
 }
@@ -73,26 +77,37 @@ pub(crate) fn run(briefly: bool) {
     let runtime = Runtime::new().expect("a runtime");
     let served = runtime.block_on(serve(directory.path().join("spool")));
     let mut file = File::create(directory.path().join("plain")).expect("a file");
-    let messages = events();
     let this_thread = Path::new("/proc/thread-self/schedstat");
-    println!("one event a call: calls a second, medians of {turns} turns; {TARGETS}");
+    println!("events a second, medians of {turns} turns; processor time an event; {TARGETS}");
     println!(
-        "{:<26} {:>9} {:>9} {:>6} {:>7} {:>10} {:>10}",
+        "{:<38} {:>10} {:>10} {:>6} {:>7} {:>10} {:>10}",
         "", "file", "calls", "ratio", "a sync", "server CPU", "client CPU"
     );
-    for (name, call) in [("HTTP, protobuf", Call::Protobuf), ("HTTP, JSON", Call::Json), ("gRPC", Call::Grpc)] {
+    let (real, short) = (events(), short_events());
+    for (name, call, events, per_call, connections) in [
+        ("HTTP, protobuf", Call::Protobuf, &real, 1, &[1, CONNECTIONS][..]),
+        ("HTTP, JSON", Call::Json, &real, 1, &[1, CONNECTIONS]),
+        ("gRPC", Call::Grpc, &real, 1, &[1, CONNECTIONS]),
+        ("HTTP, 500 protobuf", Call::Protobuf, &real, IN_BULK, &[1]),
+        ("HTTP, 500 JSON", Call::Json, &real, IN_BULK, &[1]),
+        ("HTTP, 500 NDJSON", Call::NdJson, &real, IN_BULK, &[1]),
+        ("HTTP, 500 short protobuf", Call::Protobuf, &short, IN_BULK, &[1]),
+        ("HTTP, 500 short NDJSON", Call::NdJson, &short, IN_BULK, &[1]),
+    ] {
+        let messages = messages(events, per_call);
         let requests: Arc<[Bytes]> = messages.iter().map(|message| request(call, message)).collect();
-        for connections in [1, CONNECTIONS] {
+        for &connections in connections {
             let mut client = Client::new(&served, call, connections);
             client.make_calls(&requests, turn / 5);
             let (mut files, mut calls, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
             let (mut server_cpu, mut client_cpu, mut made) = (0.0, 0.0, 0.0);
             let before = served.spool.status();
             for _ in 0..turns {
-                let of_file = write_and_sync(&mut file, &messages, turn);
+                let of_file = write_and_sync(&mut file, &messages, turn) * per_call as f64;
                 let (all, own) = (cpu_seconds(), cpu_seconds_of(this_thread));
                 let (count, took) = client.make_calls(&requests, turn);
                 let (all, own) = (cpu_seconds() - all, cpu_seconds_of(this_thread) - own);
+                let count = count * per_call;
                 let rate = count as f64 / took.as_secs_f64();
                 files.push(of_file);
                 calls.push(rate);
@@ -105,7 +120,7 @@ pub(crate) fn run(briefly: bool) {
             assert_eq!(appended(&after) - appended(&before), made as u64, "what was answered is what was appended");
             let syncs = after.sync_records.count - before.sync_records.count;
             println!(
-                "{:<26} {:>7.0}/s {:>7.0}/s {:>6.2} {:>7.1} {:>7.1} µs {:>7.1} µs",
+                "{:<38} {:>8.0}/s {:>8.0}/s {:>6.2} {:>7.1} {:>7.2} µs {:>7.2} µs",
                 format!("{name}, {connections} conn."),
                 median(&mut files),
                 median(&mut calls),
@@ -152,15 +167,31 @@ async fn serve(directory: PathBuf) -> Served {
     served
 }
 
-/// Real events, each as an `AnalyticsEvents` message.
-fn events() -> Vec<Bytes> {
+/// Real events.
+fn events() -> Vec<Vec<u8>> {
     let events = Playback::new().filter(|(stream, _)| *stream == Stream::Events);
-    let message = |(stream, record): (Stream, Vec<u8>)| {
-        let mut message = RecordBatchBuilder::new(stream);
-        message.push(&record);
+    events.take(EVENTS).map(|(_, record)| record).collect()
+}
+
+/// The same with their ids and times only.
+fn short_events() -> Vec<Vec<u8>> {
+    let short = |record: Vec<u8>| {
+        let event = AnalyticsEvent::decode(&record[..]).expect("an event");
+        let AnalyticsEvent { id, r#type, timestamp, room_id, participant_id, .. } = event;
+        AnalyticsEvent { id, r#type, timestamp, room_id, participant_id, ..Default::default() }.encode_to_vec()
+    };
+    events().into_iter().map(short).collect()
+}
+
+/// `AnalyticsEvents` messages with so many events each.
+fn messages(events: &[Vec<u8>], per_message: usize) -> Vec<Bytes> {
+    let mut events = events.iter().cycle();
+    let mut message = || {
+        let mut message = RecordBatchBuilder::new(Stream::Events);
+        events.by_ref().take(per_message).for_each(|event| message.push(event));
         message.build(now_millis()).bytes().clone()
     };
-    events.take(EVENTS).map(message).collect()
+    (0..EVENTS.div_ceil(per_message).max(8)).map(|_| message()).collect()
 }
 
 /// What is sent for a message: a whole HTTP request, or a gRPC message with its frame.
@@ -170,6 +201,11 @@ fn request(call: Call, message: &Bytes) -> Bytes {
         Call::Json => {
             let events = AnalyticsEvents::decode(&message[..]).expect("events");
             ("application/json", serde_json::to_vec(&events.events).expect("JSON").into())
+        }
+        Call::NdJson => {
+            let events = AnalyticsEvents::decode(&message[..]).expect("events").events;
+            let lines: Vec<_> = events.iter().map(|event| serde_json::to_string(event).expect("JSON")).collect();
+            ("application/x-ndjson", lines.join("\n").into())
         }
         Call::Grpc => {
             let length = (message.len() as u32).to_be_bytes();
@@ -199,7 +235,7 @@ impl Client {
             let stream = TcpStream::connect(address).await.expect("it listens");
             stream.set_nodelay(true).expect("an option");
             match call {
-                Call::Protobuf | Call::Json => Connection::Http { stream, answer: vec![0; 4096] },
+                Call::Protobuf | Call::Json | Call::NdJson => Connection::Http { stream, answer: vec![0; 4096] },
                 Call::Grpc => Connection::Grpc(Http2::begin(stream).await),
             }
         };
@@ -243,7 +279,7 @@ impl Connection {
 async fn call_http(stream: &mut TcpStream, answer: &mut [u8], request: &[u8]) {
     stream.write_all(request).await.expect("sent");
     let mut length = 0;
-    // The answer to a single event ends with its only brace.
+    // The answer ends with its only brace.
     while !answer[..length].ends_with(b"}") {
         let read = stream.read(&mut answer[length..]).await.expect("received");
         assert!(read > 0, "the server closed the connection");
@@ -349,7 +385,7 @@ fn write_frame(out: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u
     out.extend_from_slice(payload);
 }
 
-/// Events written and synced a second.
+/// Messages written and synced a second.
 fn write_and_sync(file: &mut File, messages: &[Bytes], turn: Duration) -> f64 {
     let (begun, mut count) = (Instant::now(), 0.0);
     for message in messages.iter().cycle() {
