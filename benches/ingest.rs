@@ -1,7 +1,7 @@
 //! gRPC ingest of real events over loopback into a real spool: one event a message, as LiveKit sends them, and 500.
 //!
 //! ```sh
-//! cargo bench --bench ingest              # criterion's figures, then those of one event a call
+//! cargo bench --bench ingest              # criterion's figures, then the calls
 //! cargo bench --bench ingest -- calls     # the calls only
 //! ```
 //!

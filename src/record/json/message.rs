@@ -167,9 +167,12 @@ impl<'s> Value<'_, 's> {
     /// The message, if the value is one that has this form in JSON.
     #[inline]
     fn message_of(&self, form: Form) -> Option<&'s Message> {
-        let Kind::Message(index) = self.field.kind else { return None };
-        let message = self.writer.schema.message(index);
-        (message.form == form && self.is_single()).then_some(message)
+        match self.field.kind {
+            Kind::Message(index, its_form) if its_form == form && self.is_single() => {
+                Some(self.writer.schema.message(index))
+            }
+            _ => None,
+        }
     }
 
     /// True for a value that is not written, since its absence means the same.
@@ -258,11 +261,9 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
                 Kind::String => "a string",
                 Kind::Bytes => "a string in base64",
                 Kind::Enum(_) => "the name or the number of an enum's value",
-                Kind::Message(index) => match self.writer.schema.message(index).form {
-                    Form::Timestamp => "a string with an RFC 3339 time",
-                    Form::Duration => "a string with a duration in seconds",
-                    Form::Object | Form::Any | Form::Wrapper => "an object",
-                },
+                Kind::Message(_, Form::Timestamp) => "a string with an RFC 3339 time",
+                Kind::Message(_, Form::Duration) => "a string with a duration in seconds",
+                Kind::Message(..) => "an object",
             },
         })
     }
@@ -312,12 +313,9 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
                 Ok(true)
             }
             Kind::Integer(_) | Kind::Float | Kind::Double => self.number(Number::Text(text), Unexpected::Str(text)),
-            Kind::Message(index) => match self.writer.schema.message(index).form {
-                Form::Timestamp => Ok(self.time(well_known::timestamp(text).map_err(E::custom)?)),
-                Form::Duration => Ok(self.time(well_known::duration(text).map_err(E::custom)?)),
-                Form::Object | Form::Any | Form::Wrapper => Err(E::invalid_type(Unexpected::Str(text), &self)),
-            },
-            Kind::Bool => Err(E::invalid_type(Unexpected::Str(text), &self)),
+            Kind::Message(_, Form::Timestamp) => Ok(self.time(well_known::timestamp(text).map_err(E::custom)?)),
+            Kind::Message(_, Form::Duration) => Ok(self.time(well_known::duration(text).map_err(E::custom)?)),
+            Kind::Bool | Kind::Message(..) => Err(E::invalid_type(Unexpected::Str(text), &self)),
         }
     }
 
@@ -370,7 +368,7 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
 impl Writer<'_> {
     /// Writes the entries of a map.
     fn entries<'de, A: MapAccess<'de>>(&mut self, field: &Field, map: &mut A) -> Result<(), A::Error> {
-        let Kind::Message(index) = field.kind else { return Ok(()) };
+        let Kind::Message(index, _) = field.kind else { return Ok(()) };
         let entry = self.schema.message(index);
         let key = entry.field(KEY);
         let order = if key.kind == Kind::String { Order::Text } else { Order::Number };

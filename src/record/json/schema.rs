@@ -10,7 +10,7 @@ use super::well_known::{PAYLOAD, VALUE_KEY};
 use crate::record::{schema::wire_type, wire::WireType};
 
 /// How many fields after the last one are compared with a name before it is looked up.
-const AHEAD: usize = 4;
+const AHEAD: usize = 8;
 
 /// All messages and enums of a pool; they refer to each other by index.
 #[derive(Debug)]
@@ -27,7 +27,6 @@ pub(super) struct Message {
     fields: Vec<Field>,
     /// Index into `fields`, by `lowerCamelCase` and by `snake_case` name.
     names: HashMap<Box<str>, u16, FixedState>,
-    pub(super) form: Form,
     /// What the JSON of an `Any` with this message has, if not its fields.
     pub(super) in_any: Option<Box<Self>>,
 }
@@ -92,8 +91,8 @@ pub(super) enum Kind {
     Bytes,
     /// Index of the enum.
     Enum(usize),
-    /// Index of the message.
-    Message(usize),
+    /// Index of the message, and its form in JSON.
+    Message(usize, Form),
 }
 
 /// The range of an integer type, and its wire form.
@@ -139,6 +138,13 @@ impl Schema {
     }
 }
 
+/// Compares names; most that differ do so in their length or their ends.
+#[inline]
+fn is_same(one: &str, other: &str) -> bool {
+    let (one, other) = (one.as_bytes(), other.as_bytes());
+    one.len() == other.len() && one.first() == other.first() && one.last() == other.last() && one == other
+}
+
 impl Message {
     /// Finds a field by either of its names; `expected` is the index of the field that is tried
     /// first, with some after it: encoders leave out those without a value. Returns its index
@@ -146,7 +152,7 @@ impl Message {
     #[inline]
     pub(super) fn find(&self, name: &str, expected: usize) -> Option<(usize, &str)> {
         for (index, field) in self.fields.iter().enumerate().skip(expected).take(AHEAD) {
-            if *field.json_name == *name {
+            if is_same(&field.json_name, name) {
                 return Some((index, &field.json_name));
             }
         }
@@ -155,6 +161,26 @@ impl Message {
 
     pub(super) fn field(&self, index: usize) -> &Field {
         &self.fields[index]
+    }
+}
+
+impl Form {
+    pub(super) fn of(full_name: &str) -> Self {
+        match full_name {
+            "google.protobuf.Timestamp" => Self::Timestamp,
+            "google.protobuf.Duration" => Self::Duration,
+            "google.protobuf.Any" => Self::Any,
+            "google.protobuf.FloatValue"
+            | "google.protobuf.DoubleValue"
+            | "google.protobuf.Int32Value"
+            | "google.protobuf.Int64Value"
+            | "google.protobuf.UInt32Value"
+            | "google.protobuf.UInt64Value"
+            | "google.protobuf.BoolValue"
+            | "google.protobuf.StringValue"
+            | "google.protobuf.BytesValue" => Self::Wrapper,
+            _ => Self::Object,
+        }
     }
 }
 
@@ -175,39 +201,25 @@ impl Builder {
         let proto = descriptors.iter().enumerate().map(|(index, field)| (field.name().into(), index_of(index)));
         let json = descriptors.iter().enumerate().map(|(index, field)| (field.json_name().into(), index_of(index)));
         let names = proto.chain(json).collect();
-        let form = match message.full_name() {
-            "google.protobuf.Timestamp" => Form::Timestamp,
-            "google.protobuf.Duration" => Form::Duration,
-            "google.protobuf.Any" => Form::Any,
-            "google.protobuf.FloatValue"
-            | "google.protobuf.DoubleValue"
-            | "google.protobuf.Int32Value"
-            | "google.protobuf.Int64Value"
-            | "google.protobuf.UInt32Value"
-            | "google.protobuf.UInt64Value"
-            | "google.protobuf.BoolValue"
-            | "google.protobuf.StringValue"
-            | "google.protobuf.BytesValue" => Form::Wrapper,
-            _ => Form::Object,
-        };
+        let form = Form::of(message.full_name());
         let has_value = form != Form::Object || message.full_name() == "google.protobuf.Empty";
-        let in_any = has_value.then(|| Box::new(Self::in_any(self.messages[message.full_name()])));
-        Message { fields, names, form, in_any }
+        let in_any = has_value.then(|| Box::new(Self::in_any(self.messages[message.full_name()], form)));
+        Message { fields, names, in_any }
     }
 
     /// An object whose only field is the message; several of it are refused.
-    fn in_any(message: usize) -> Message {
+    fn in_any(message: usize, form: Form) -> Message {
         let oneof = Oneof { name: VALUE_KEY.into(), members: vec![PAYLOAD] };
         let field = Field {
             number: PAYLOAD,
             shape: Shape::Explicit,
-            kind: Kind::Message(message),
+            kind: Kind::Message(message, form),
             wire: WireType::Length,
             oneof: Some(Box::new(oneof)),
             json_name: VALUE_KEY.into(),
         };
         let names = std::iter::once((VALUE_KEY.into(), 0)).collect();
-        Message { fields: vec![field], names, form: Form::Object, in_any: None }
+        Message { fields: vec![field], names, in_any: None }
     }
 
     fn field(&self, field: &FieldDescriptor) -> Field {
@@ -250,7 +262,9 @@ impl Builder {
             ProtoKind::String => Kind::String,
             ProtoKind::Bytes => Kind::Bytes,
             ProtoKind::Enum(one) => Kind::Enum(self.enums[one.full_name()]),
-            ProtoKind::Message(message) => Kind::Message(self.messages[message.full_name()]),
+            ProtoKind::Message(message) => {
+                Kind::Message(self.messages[message.full_name()], Form::of(message.full_name()))
+            }
         }
     }
 }
