@@ -1,7 +1,7 @@
 //! Protobuf bytes of a dynamic message, always the same for the same content: fields in the order of their numbers, map
 //! entries in the order of their keys. (Protobuf's own encoders write maps in random order.)
 
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, Value};
+use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessage, Value};
 
 use crate::record::{
     schema::wire_type,
@@ -14,6 +14,9 @@ const VALUE: u32 = 2;
 
 /// Appends the message.
 pub(super) fn encode(message: &DynamicMessage, out: &mut Vec<u8>) {
+    if message.descriptor().full_name() == "google.protobuf.Any" {
+        return any(message, out);
+    }
     // In ascending order of field number, present fields only.
     for (field, value) in message.fields() {
         match value {
@@ -32,6 +35,21 @@ pub(super) fn encode(message: &DynamicMessage, out: &mut Vec<u8>) {
             }
             value => element(field.number(), &field.kind(), value, out),
         }
+    }
+}
+
+/// An `Any`, whose payload prost-reflect has encoded in another way.
+fn any(any: &DynamicMessage, out: &mut Vec<u8>) {
+    let [url, payload] = [1, 2].map(|number| any.get_field_by_number(number).expect("a field of Any"));
+    let url = url.as_str().expect("a text");
+    let name = url.rsplit_once('/').expect("a URL").1;
+    let message = any.descriptor().parent_pool().get_message_by_name(name).expect("a message");
+    let payload = payload.as_bytes().expect("bytes").clone();
+    let mut inner = Vec::new();
+    encode(&DynamicMessage::decode(message, payload).expect("protobuf"), &mut inner);
+    write_length_delimited(out, 1, url.as_bytes());
+    if !inner.is_empty() {
+        write_length_delimited(out, 2, &inner);
     }
 }
 
