@@ -8,7 +8,7 @@
 //! - [`Authenticator`] and [`Tls`]: who can send;
 //! - [`Dropped`]: what a call that was answered OK did not keep.
 //!
-//! Uses `caller`, `catch_panic`, `document`, `record`, `secret`, `setting`, `spool`, `tasks`.
+//! Uses `caller`, `catch_panic`, `record`, `secret`, `setting`, `spool`, `tasks`.
 
 mod auth;
 pub(crate) mod body;

@@ -5,11 +5,11 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
 
 use super::{
-    UnknownFields,
+    error::UnknownFields,
     parts::{self, Order},
     scalar::{self, Number},
     schema::{Field, Form, Kind, Message, Shape},
-    well_known,
+    time,
     writer::{Segment, Writer},
 };
 use crate::record::wire::{self, WireType};
@@ -313,8 +313,8 @@ impl<'de> Visitor<'de> for Value<'_, '_> {
                 Ok(true)
             }
             Kind::Integer(_) | Kind::Float | Kind::Double => self.number(Number::Text(text), Unexpected::Str(text)),
-            Kind::Message(_, Form::Timestamp) => Ok(self.time(well_known::timestamp(text).map_err(E::custom)?)),
-            Kind::Message(_, Form::Duration) => Ok(self.time(well_known::duration(text).map_err(E::custom)?)),
+            Kind::Message(_, Form::Timestamp) => Ok(self.time(time::timestamp(text).map_err(E::custom)?)),
+            Kind::Message(_, Form::Duration) => Ok(self.time(time::duration(text).map_err(E::custom)?)),
             Kind::Bool | Kind::Message(..) => Err(E::invalid_type(Unexpected::Str(text), &self)),
         }
     }

@@ -4,20 +4,26 @@
 //! Ingest converts them to protobuf bytes, in one pass over the text ([`message`]). The same content always gives the
 //! same bytes ([`parts`]): a resend has the same id, and everything after ingest knows one format only. A field that the
 //! schema does not know is refused: it could not be kept.
+//!
+//! Of protobuf's own messages with a JSON form of their own, `Struct`, `Value`, `ListValue` and `FieldMask` are not
+//! implemented: they do not occur in LiveKit's schema (a test holds this).
 
+mod any;
+mod error;
 mod message;
 mod parts;
 mod scalar;
 mod schema;
 #[cfg(test)]
 mod tests;
-mod well_known;
+mod time;
 mod writer;
 
 use std::{borrow::Cow, fmt, sync::LazyLock};
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
+pub use self::error::{JsonError, UnknownFields};
 use self::{
     message::Record,
     schema::{Message, Schema},
@@ -26,69 +32,6 @@ use self::{
 use super::{RecordBatchBuilder, Stream, schema as livekit};
 
 static SCHEMA: LazyLock<Schema> = LazyLock::new(|| Schema::new(livekit::pool()));
-
-/// JSON that is not a record. Names the place, never a value: values may be secrets.
-#[derive(Debug, Clone, Default, PartialEq, Eq, thiserror::Error)]
-#[error("{}{}: {problem}", self.place(), self.at())]
-pub struct JsonError {
-    /// The line in the text, from 1; 0 if unknown.
-    pub line: usize,
-    /// The column in that line, from 1; 0 if unknown.
-    pub column: usize,
-    /// The field, such as `events[2].room.sid`; empty if the text itself is malformed.
-    pub path: String,
-    /// What is wrong there.
-    pub problem: String,
-    /// A record has too many fields or map entries, rather than anything wrong.
-    pub is_too_large: bool,
-}
-
-impl JsonError {
-    fn place(&self) -> String {
-        match self.line {
-            0 => "JSON".to_owned(),
-            line => format!("JSON line {line} column {}", self.column),
-        }
-    }
-
-    fn at(&self) -> String {
-        if self.path.is_empty() { String::new() } else { format!(", at {}", self.path) }
-    }
-
-    fn new(error: &serde_json::Error, writer: &Writer<'_>) -> Self {
-        Self {
-            line: error.line(),
-            column: error.column(),
-            path: if error.is_data() { writer.path() } else { String::new() },
-            problem: Self::problem_of(error),
-            is_too_large: writer.is_too_large,
-        }
-    }
-
-    /// What is wrong, without the place and without the value, which serde quotes in its messages: ``invalid type:
-    /// integer `7`, expected a string``.
-    fn problem_of(error: &serde_json::Error) -> String {
-        let whole = error.to_string();
-        let text = whole.rsplit_once(" at line ").map_or(&*whole, |(text, _)| text);
-        for (open, close) in [(" \"", "\", expected"), (" `", "`, expected")] {
-            if let (Some(from), Some(to)) = (text.find(open), text.rfind(close))
-                && from < to
-            {
-                return format!("{}{}", &text[..from], &text[to + 1..]);
-            }
-        }
-        text.to_owned()
-    }
-}
-
-/// Tells whether a field that the schema does not know is an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum UnknownFields {
-    /// An error: its value would be lost.
-    Refuse,
-    /// Not an error: the text has a foreign format, of which only a part is used.
-    Ignore,
-}
 
 /// The records in a JSON text: one record, an array of records, or LiveKit's wrapper (`{"events": […]}`, `{"stats": […]}`).
 ///
@@ -139,13 +82,24 @@ fn message_from_json(
     let mut writer = Writer::new(schema, unknown);
     let mut json = serde_json::Deserializer::from_str(utf8(text)?);
     let read = Record { writer: &mut writer, message }.deserialize(&mut json);
-    read.and_then(|()| json.end()).map_err(|error| JsonError::new(&error, &writer))?;
+    read.and_then(|()| json.end()).map_err(|error| located(&error, &writer))?;
     Ok(writer.out)
 }
 
 /// A message by its full name; callers ask only for names of the schema that this was built with.
 fn message_named(full_name: &str) -> &'static Message {
     SCHEMA.message_named(full_name).unwrap_or_else(|| panic!("livekit-protocol has no message {full_name}"))
+}
+
+/// The error, with the place that the writer knows.
+fn located(error: &serde_json::Error, writer: &Writer<'_>) -> JsonError {
+    JsonError {
+        line: error.line(),
+        column: error.column(),
+        path: if error.is_data() { writer.path() } else { String::new() },
+        problem: JsonError::problem_of(error),
+        is_too_large: writer.is_too_large,
+    }
 }
 
 /// Checked at once, so that no string has to be.
@@ -188,7 +142,7 @@ impl Records {
             is_one = true;
             Record { writer: &mut self.writer, message: self.record }.deserialize(&mut json)
         };
-        read.and_then(|()| json.end()).map_err(|error| JsonError::new(&error, &self.writer))?;
+        read.and_then(|()| json.end()).map_err(|error| located(&error, &self.writer))?;
         if is_one {
             if self.writer.out.is_empty() {
                 return Err(JsonError {

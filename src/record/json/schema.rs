@@ -6,11 +6,15 @@ use std::collections::HashMap;
 use foldhash::fast::FixedState;
 use prost_reflect::{DescriptorPool, FieldDescriptor, Kind as ProtoKind};
 
-use super::well_known::{PAYLOAD, VALUE_KEY};
 use crate::record::{schema::wire_type, wire::WireType};
 
 /// How many fields after the last one are compared with a name before it is looked up.
 const AHEAD: usize = 8;
+
+/// The field of a `google.protobuf.Any` with the message's bytes.
+pub(super) const PAYLOAD: u32 = 2;
+/// The key of a message in an `Any` whose JSON is not an object with its fields.
+const VALUE_KEY: &str = "value";
 
 /// All messages and enums of a pool; they refer to each other by index.
 #[derive(Debug)]

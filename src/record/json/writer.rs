@@ -1,7 +1,7 @@
 //! The bytes of a record, as they are written.
 
 use super::{
-    UnknownFields,
+    error::UnknownFields,
     parts::{self, MAX_PARTS, Order, Part},
     schema::Schema,
 };
