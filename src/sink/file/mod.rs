@@ -191,7 +191,8 @@ impl Inner {
                     ids.insert(line.id);
                 }
             }
-            if !text.is_empty() {
+            // Where another batch was first, nobody may wait any more: then nothing is begun.
+            if !text.is_empty() && !given_up.is_set() {
                 written = written.and_then(|()| file.append(&text));
             }
             drop(text);
