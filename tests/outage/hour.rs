@@ -56,10 +56,11 @@ impl Clock {
         }
     }
 
-    /// Records sent before the outage, and again in its course. The hour's are more: an idle process costs something, too.
+    /// Records sent before the outage, and again in its course: so many that what passes until the driver sees its server
+    /// again is little beside them.
     const fn records(self) -> usize {
         match self {
-            Self::Attempts => 3_200,
+            Self::Attempts => 12_800,
             Self::Real(_) => 32_000,
         }
     }
