@@ -1,8 +1,8 @@
 //! Records in JSON, by the protobuf JSON mapping (names in lowerCamelCase or snake_case, 64-bit integers as
 //! numbers or strings, enums by name or number, timestamps as RFC 3339, bytes as base64).
 //!
-//! Ingest converts them to protobuf bytes, in one pass over the text ([`message`]). The same content always gives the
-//! same bytes ([`parts`]): a resend has the same id, and everything after ingest knows one format only. A field that the
+//! Ingest converts them to protobuf bytes, in one pass over the text (`message`). The same content always gives the
+//! same bytes (`parts`): a resend has the same id, and everything after ingest knows one format only. A field that the
 //! schema does not know is refused: it could not be kept.
 //!
 //! Of protobuf's own messages with a JSON form of their own, `Struct`, `Value`, `ListValue` and `FieldMask` are not
