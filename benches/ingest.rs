@@ -8,20 +8,17 @@
 //! Beside each, in the same run, its limits: the same stream into an ingester that keeps nothing (what gRPC itself costs, on
 //! both ends), and the spool alone, given the same records in batches of half a stream window.
 
-use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use criterion::{Criterion, Throughput, criterion_group};
 use livekit_spool::{
-    demo::Playback,
     ingest::{
-        Append, AuthOptions, Authenticator, CannotAppend, Filter, GrpcOptions, Ingester, Listener, LivekitKeys,
-        MemoryOptions, Target as Sink,
+        Append, CannotAppend,
         client::{Client, Credentials, Target},
-        grpc,
     },
-    record::{RecordBatch, RecordBatchBuilder, SinkName, Stream, now_millis},
-    spool::{Appended, Spool, SpoolOptions},
+    record::{RecordBatch, RecordBatchBuilder, Stream, now_millis},
+    spool::Appended,
 };
 use tokio::runtime::Runtime;
 
@@ -42,43 +39,22 @@ impl Append for Nowhere {
     }
 }
 
-fn batch(events: usize) -> RecordBatch {
+fn batch(count: usize) -> RecordBatch {
     let mut batch = RecordBatchBuilder::new(Stream::Events);
-    let playback = Playback::new().filter(|(stream, _)| *stream == Stream::Events);
-    playback.take(events).for_each(|(_, record)| batch.push(&record));
+    calls::events(count).for_each(|event| batch.push(&event));
     batch.build(now_millis())
 }
 
-/// A server over this spool; its address.
-async fn serve(spool: Arc<dyn Append>) -> SocketAddr {
-    let sink = Sink {
-        name: SinkName::new("bench").expect("a name"),
-        required: true,
-        filter: Filter::default(),
-        spool,
-        missed: 0,
-    };
-    let ingester = Arc::new(Ingester::new(vec![sink], &MemoryOptions::default()));
-    let authenticator = Arc::new(Authenticator::new(AuthOptions::None, LivekitKeys::new(), None));
-    let listener = Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");
-    let address = listener.tcp_address().expect("TCP");
-    tokio::spawn(grpc::serve(listener, ingester, authenticator, GrpcOptions::default(), std::future::pending()));
-    address
-}
-
-fn client(address: SocketAddr) -> Client {
-    let target = Target { url: format!("http://{address}"), ca: None, credentials: Credentials::None };
-    Client::new(&target).expect("an address")
+async fn client(spool: Arc<dyn Append>) -> Client {
+    let url = format!("http://{}", calls::serve(spool).await.grpc);
+    Client::new(&Target { url, ca: None, credentials: Credentials::None }).expect("an address")
 }
 
 fn ingest(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
-    // on the disk that is built on: the directory for temporary files may be memory
-    let directory = tempfile::tempdir_in(PathBuf::from(env!("CARGO_TARGET_TMPDIR"))).expect("a directory");
-    let options = SpoolOptions { name: "bench".into(), min_free_bytes: 0, max_bytes: 64 << 30, ..Default::default() };
-    let spool = Arc::new(Spool::open(directory.path(), options).expect("the spool opens"));
-    let (durable, nowhere) = runtime
-        .block_on(async { (client(serve(Arc::clone(&spool) as _).await), client(serve(Arc::new(Nowhere)).await)) });
+    let (_directory, spool) = calls::spool();
+    let durable = runtime.block_on(client(Arc::clone(&spool) as _));
+    let nowhere = runtime.block_on(client(Arc::new(Nowhere)));
     let stream = batch(EVENTS);
 
     let mut group = criterion.benchmark_group("grpc");
@@ -107,12 +83,6 @@ fn ingest(criterion: &mut Criterion) {
                 spool.append_in_place(part.clone()).await.expect("accepted");
             }
         });
-    });
-    // one small call after another: what a sender waits for its acknowledgement
-    let single = batch(1);
-    group.throughput(Throughput::Elements(1));
-    group.bench_function("one event, acknowledged before the next", |bencher| {
-        bencher.to_async(&runtime).iter(|| async { durable.send(&single, 1).await.expect("accepted") });
     });
     group.finish();
     runtime.block_on(spool.close());

@@ -14,7 +14,7 @@ use std::{
     fs::File,
     io::Write,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -24,13 +24,14 @@ use livekit_protocol::{AnalyticsEvent, AnalyticsEvents};
 use livekit_spool::{
     demo::Playback,
     ingest::{
-        AuthOptions, Authenticator, Filter, GrpcOptions, HttpOptions, Ingester, Listener, LivekitKeys, MemoryOptions,
-        Target, grpc, http,
+        Append, AuthOptions, Authenticator, Filter, GrpcOptions, HttpOptions, Ingester, Listener, LivekitKeys,
+        MemoryOptions, Target, grpc, http,
     },
     record::{RecordBatchBuilder, SinkName, Stream, now_millis},
     spool::{Spool, SpoolOptions, SpoolStatus},
 };
 use prost::Message;
+use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -62,20 +63,18 @@ enum Connection {
     Grpc(Http2),
 }
 
-/// The server's ports, and its spool.
-struct Served {
+/// The server's ports.
+pub(crate) struct Ports {
     http: SocketAddr,
-    grpc: SocketAddr,
-    spool: Arc<Spool>,
+    pub(crate) grpc: SocketAddr,
 }
 
 /// Measures and prints all. With `briefly`, one short turn each: for tests.
 pub(crate) fn run(briefly: bool) {
     let (turn, turns) = if briefly { (Duration::from_millis(20), 1) } else { (TURN, TURNS) };
-    let parent = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    let directory = tempfile::tempdir_in(parent).expect("a directory");
+    let (directory, spool) = spool();
     let runtime = Runtime::new().expect("a runtime");
-    let served = runtime.block_on(serve(directory.path().join("spool")));
+    let ports = runtime.block_on(serve(Arc::clone(&spool) as _));
     let mut file = File::create(directory.path().join("plain")).expect("a file");
     let this_thread = Path::new("/proc/thread-self/schedstat");
     println!("events a second, medians of {turns} turns; processor time an event; {TARGETS}");
@@ -83,7 +82,7 @@ pub(crate) fn run(briefly: bool) {
         "{:<38} {:>10} {:>10} {:>6} {:>7} {:>10} {:>10}",
         "", "file", "calls", "ratio", "a sync", "server CPU", "client CPU"
     );
-    let (real, short) = (events(), short_events());
+    let (real, short) = (events(EVENTS).collect(), short_events());
     for (name, call, events, per_call, connections) in [
         ("HTTP, protobuf", Call::Protobuf, &real, 1, &[1, CONNECTIONS][..]),
         ("HTTP, JSON", Call::Json, &real, 1, &[1, CONNECTIONS]),
@@ -97,11 +96,11 @@ pub(crate) fn run(briefly: bool) {
         let messages = messages(events, per_call);
         let requests: Arc<[Bytes]> = messages.iter().map(|message| request(call, message)).collect();
         for &connections in connections {
-            let mut client = Client::new(&served, call, connections);
+            let mut client = Client::new(&ports, call, connections);
             client.make_calls(&requests, turn / 5);
             let (mut files, mut calls, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
             let (mut server_cpu, mut client_cpu, mut made) = (0.0, 0.0, 0.0);
-            let before = served.spool.status();
+            let before = spool.status();
             for _ in 0..turns {
                 let of_file = write_and_sync(&mut file, &messages, turn) * per_call as f64;
                 let (all, own) = (cpu_seconds(), cpu_seconds_of(this_thread));
@@ -116,7 +115,7 @@ pub(crate) fn run(briefly: bool) {
                 client_cpu += own;
                 made += count as f64;
             }
-            let after = served.spool.status();
+            let after = spool.status();
             assert_eq!(appended(&after) - appended(&before), made as u64, "what was answered is what was appended");
             let syncs = after.sync_records.count - before.sync_records.count;
             println!(
@@ -131,30 +130,31 @@ pub(crate) fn run(briefly: bool) {
             );
         }
     }
-    runtime.block_on(served.spool.close());
+    runtime.block_on(spool.close());
 }
 
 fn appended(status: &SpoolStatus) -> u64 {
     status.streams.values().map(|stream| stream.next).sum()
 }
 
-/// Both servers over one spool.
-async fn serve(directory: PathBuf) -> Served {
+/// A spool on the disk that is built on (the directory for temporary files may be memory), and its directory.
+pub(crate) fn spool() -> (TempDir, Arc<Spool>) {
+    let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory");
     let options = SpoolOptions { name: "bench".into(), min_free_bytes: 0, max_bytes: 64 << 30, ..Default::default() };
-    let spool = Arc::new(Spool::open(&directory, options).expect("the spool opens"));
-    let sink = Target {
-        name: SinkName::new("bench").expect("a name"),
-        required: true,
-        filter: Filter::default(),
-        spool: Arc::clone(&spool) as _,
-        missed: 0,
-    };
+    let spool = Spool::open(&directory.path().join("spool"), options).expect("the spool opens");
+    (directory, Arc::new(spool))
+}
+
+/// Both servers over one spool.
+pub(crate) async fn serve(spool: Arc<dyn Append>) -> Ports {
+    let name = SinkName::new("bench").expect("a name");
+    let sink = Target { name, required: true, filter: Filter::default(), spool, missed: 0 };
     let ingester = Arc::new(Ingester::new(vec![sink], &MemoryOptions::default()));
     let authenticator = Arc::new(Authenticator::new(AuthOptions::None, LivekitKeys::new(), None));
     let listener = async || Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");
     let (for_http, for_grpc) = (listener().await, listener().await);
     let address = |listener: &Listener| listener.tcp_address().expect("TCP");
-    let served = Served { http: address(&for_http), grpc: address(&for_grpc), spool };
+    let ports = Ports { http: address(&for_http), grpc: address(&for_grpc) };
     let never = std::future::pending;
     tokio::spawn(http::serve(
         for_http,
@@ -164,13 +164,13 @@ async fn serve(directory: PathBuf) -> Served {
         never(),
     ));
     tokio::spawn(grpc::serve(for_grpc, ingester, authenticator, GrpcOptions::default(), never()));
-    served
+    ports
 }
 
 /// Real events.
-fn events() -> Vec<Vec<u8>> {
+pub(crate) fn events(count: usize) -> impl Iterator<Item = Vec<u8>> {
     let events = Playback::new().filter(|(stream, _)| *stream == Stream::Events);
-    events.take(EVENTS).map(|(_, record)| record).collect()
+    events.take(count).map(|(_, record)| record)
 }
 
 /// The same with their ids and times only.
@@ -180,7 +180,7 @@ fn short_events() -> Vec<Vec<u8>> {
         let AnalyticsEvent { id, r#type, timestamp, room_id, participant_id, .. } = event;
         AnalyticsEvent { id, r#type, timestamp, room_id, participant_id, ..Default::default() }.encode_to_vec()
     };
-    events().into_iter().map(short).collect()
+    events(EVENTS).map(short).collect()
 }
 
 /// `AnalyticsEvents` messages with so many events each.
@@ -228,10 +228,10 @@ struct Client {
 }
 
 impl Client {
-    fn new(served: &Served, call: Call, connections: usize) -> Self {
+    fn new(ports: &Ports, call: Call, connections: usize) -> Self {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let connect = async || {
-            let address = if matches!(call, Call::Grpc) { served.grpc } else { served.http };
+            let address = if matches!(call, Call::Grpc) { ports.grpc } else { ports.http };
             let stream = TcpStream::connect(address).await.expect("it listens");
             stream.set_nodelay(true).expect("an option");
             match call {
