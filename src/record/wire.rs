@@ -273,7 +273,13 @@ pub fn again(mut input: &[u8], tag: u32) -> Option<(u32, &[u8])> {
     (next >> 3 == tag >> 3).then_some((next, input))
 }
 
-/// The inverse of `sint32` / `sint64`'s zigzag.
+/// The form of a `sint32` / `sint64` as a varint: numbers near zero are short, whatever their sign.
+#[must_use]
+pub const fn zigzag(value: i64) -> u64 {
+    ((value << 1) ^ (value >> 63)).cast_unsigned()
+}
+
+/// The inverse of [`zigzag`].
 #[must_use]
 pub const fn unzigzag(value: u64) -> i64 {
     (value >> 1).cast_signed() ^ -((value & 1).cast_signed())
@@ -354,6 +360,7 @@ mod tests {
         #[test]
         fn what_is_written_is_read(value in any::<u64>(), shift in 0..64, number in 1..=MAX_FIELD_NUMBER as u32, bytes in any::<Vec<u8>>()) {
             let value = value >> shift;
+            prop_assert_eq!(zigzag(unzigzag(value)), value);
             let mut out = Vec::new();
             write_varint_field(&mut out, number, value);
             write_length_delimited(&mut out, number, &bytes);

@@ -8,6 +8,7 @@ use base64::{
 };
 
 use super::schema::{Coding, Integer};
+use crate::record::wire;
 
 /// What is wrong with a value, without the value.
 pub(super) type Problem = Cow<'static, str>;
@@ -63,7 +64,7 @@ impl Coding {
         match self {
             // Negative numbers are extended to 64 bits, as protobuf requires.
             Self::Varint | Self::Fixed32 | Self::Fixed64 => (value as i64).cast_unsigned(),
-            Self::Zigzag => (((value as i64) << 1) ^ ((value as i64) >> 63)).cast_unsigned(),
+            Self::Zigzag => wire::zigzag(value as i64),
         }
     }
 }

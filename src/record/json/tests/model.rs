@@ -5,7 +5,7 @@ use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, ReflectMessag
 
 use crate::record::{
     schema::wire_type,
-    wire::{WireType, write_length_delimited, write_tag, write_varint},
+    wire::{WireType, write_length_delimited, write_tag, write_varint, zigzag},
 };
 
 /// Field numbers of a map's entry.
@@ -112,8 +112,4 @@ fn scalar(kind: &Kind, value: &Value, out: &mut Vec<u8>) {
         Value::F64(value) => out.extend_from_slice(&value.to_le_bytes()),
         Value::String(_) | Value::Bytes(_) | Value::Message(_) | Value::List(_) | Value::Map(_) => {}
     }
-}
-
-const fn zigzag(value: i64) -> u64 {
-    ((value << 1) ^ (value >> 63)).cast_unsigned()
 }
