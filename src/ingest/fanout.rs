@@ -128,7 +128,13 @@ impl Ingester {
         self.append_to_all(protocol, batch, true).await
     }
 
-    async fn append_to_all(&self, protocol: Protocol, batch: RecordBatch, alone: bool) -> Result<Dropped, Refusal> {
+    /// [`append_alone`](Self::append_alone) or [`append`](Self::append).
+    pub(super) async fn append_to_all(
+        &self,
+        protocol: Protocol,
+        batch: RecordBatch,
+        alone: bool,
+    ) -> Result<Dropped, Refusal> {
         if batch.is_empty() {
             return Ok(Dropped::default());
         }

@@ -200,10 +200,7 @@ impl Appends {
     ) -> Result<(), Refusal> {
         let bytes = batch.bytes().len();
         let mut append: BoxFuture<'static, _> = Box::pin(async move {
-            let result = match alone {
-                true => ingester.append_alone(Protocol::Grpc, batch).await,
-                false => ingester.append(Protocol::Grpc, batch).await,
-            };
+            let result = ingester.append_to_all(Protocol::Grpc, batch, alone).await;
             drop(share);
             (bytes, result)
         });
@@ -273,9 +270,9 @@ mod tests {
         }
     }
 
-    /// Takes a stream of so many events, each a message and a frame of its own; it may stay open. Returns how many batches
+    /// Ingests a stream of so many events, each a message and a frame of its own; it may stay open. Returns how many batches
     /// came of it, and how many of these the calling thread was to append.
-    async fn taken(events: u8, stays_open: bool, options: StreamOptions) -> (usize, usize) {
+    async fn ingested(events: u8, stays_open: bool, options: StreamOptions) -> (usize, usize) {
         let spool = Arc::new(Spool { kept: MemorySpool::new(), alone: AtomicUsize::new(0) });
         let (name, filter) = (SinkName::new("a").unwrap(), Filter::default());
         let target = Target { name, required: true, filter, spool: Arc::clone(&spool) as _, missed: 0 };
@@ -294,17 +291,17 @@ mod tests {
         let frames = Frames::new(body, None, limits, Arc::clone(ingester.memory()), conversions);
         let mut taking =
             pin!(ingest(frames, ingester, options, CancellationToken::new(), std::future::pending::<Refusal>()));
-        assert_eq!(poll!(&mut taking).is_ready(), !stays_open, "all that is there is taken at once");
+        assert_eq!(poll!(&mut taking).is_ready(), !stays_open, "all that is there is accepted at once");
         assert_eq!(spool.kept.records(), u64::from(events));
         (spool.kept.batches().len(), spool.alone.load(Relaxed))
     }
 
     #[tokio::test]
     async fn a_stream_that_has_ended_is_one_batch_which_its_thread_may_append() {
-        assert_eq!(taken(1, false, OPTIONS).await, (1, 1));
-        assert_eq!(taken(5, false, OPTIONS).await, (1, 1));
+        assert_eq!(ingested(1, false, OPTIONS).await, (1, 1));
+        assert_eq!(ingested(5, false, OPTIONS).await, (1, 1));
         assert_eq!(
-            taken(5, false, StreamOptions { alone: false, ..OPTIONS }).await,
+            ingested(5, false, StreamOptions { alone: false, ..OPTIONS }).await,
             (1, 0),
             "others wait for the thread"
         );
@@ -312,6 +309,6 @@ mod tests {
 
     #[tokio::test]
     async fn what_has_arrived_of_an_open_stream_is_appended_at_once_and_blocks_no_thread() {
-        assert_eq!(taken(5, true, OPTIONS).await, (1, 0));
+        assert_eq!(ingested(5, true, OPTIONS).await, (1, 0));
     }
 }

@@ -54,7 +54,7 @@ impl Order {
     }
 }
 
-/// Sorts `parts`, which are all that lies in `out` from `start`, and keeps the last of each place.
+/// Sorts `parts`, which together are `out` from `start` on, and keeps the last of each place.
 #[inline]
 pub(super) fn settle(out: &mut Vec<u8>, start: usize, parts: &mut [Part], order: Order, scratch: &mut Vec<u8>) {
     if !parts.is_sorted_by(|one, next| order.compare(one, next, out).is_lt()) {

@@ -54,7 +54,7 @@ fn rfc3339(text: &[u8]) -> Option<(i64, i32)> {
         }
         _ => return None,
     };
-    // A leap second is told as the one before.
+    // A leap second counts as the one before.
     let of_day = hour * 3600 + minute * 60 + second.min(59);
     Some((days_since_1970(year, month, day)? * 86_400 + of_day - offset, nanos))
 }

@@ -73,13 +73,13 @@ fn compare(schema: &'static Schema, message: &MessageDescriptor, unknown: Unknow
         // In an `Any` the model makes -0.0 as a map's value to 0.0.
         (Ok(_), Ok(_)) if shown.contains("any") && shown.contains("-0") => {}
         (Ok(written), Ok(expected)) => assert_eq!(written, expected, "{full_name} {shown}"),
-        // That the text is not UTF-8 is told first, and also of what is ignored.
+        // That the text is not UTF-8 is reported first, and also of what is ignored.
         (Err(_), _) if str::from_utf8(text).is_err() => {}
         // The model has another place for what is wrong in an `Any`, before its `@type`.
         (Err(_), Err(_)) if ["any", "callContext", "call_context"].iter().any(|any| shown.contains(any)) => {}
         (Err(JsonError { line, path, problem, .. }), Err((expected_line, expected_path))) => {
             assert_eq!(plain(path), plain(expected_path), "{full_name} {shown}: {problem}");
-            // An object or an array in the wrong place is told after its bracket, and the lines after it.
+            // An object or an array in the wrong place is reported after its bracket, and the lines after it.
             let may_be_later =
                 problem.starts_with("invalid type: map") || problem.starts_with("invalid type: sequence");
             assert!(
