@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use schemars::{Schema, SchemaGenerator, json_schema};
+use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, json_schema};
 use serde::{Deserializer, Serializer, de};
 use serde_with::{DeserializeAs, SerializeAs, schemars_1::JsonSchemaAs};
 
@@ -34,6 +34,12 @@ pub(crate) const YEAR: u64 = 365 * DAY;
 
 /// The name that tells a deserializer that messages must not contain the value.
 pub(crate) const SECRET: &str = "secret";
+
+/// The schema of a type, without references.
+pub(crate) fn schema_of<T: JsonSchema>() -> serde_json::Value {
+    let settings = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true);
+    settings.into_generator().into_root_schema_for::<T>().to_value()
+}
 
 /// How a `T` is written in a configuration.
 pub trait Kind<T> {

@@ -89,7 +89,7 @@ pub struct SinkStatus {
     pub name: String,
     /// Whether the configuration names it.
     pub configured: bool,
-    /// `mongodb`, `redis`, `file`; `None` for an orphaned spool.
+    /// The type, as in the configuration; `None` for an orphaned spool.
     pub kind: Option<String>,
     /// The address that it delivers to, without secrets.
     pub address: Option<String>,

@@ -8,10 +8,7 @@ use std::{
 };
 
 use super::directory::spools_in;
-use crate::{
-    config::{SinkConfig, Target},
-    record::SinkName,
-};
+use crate::{config::SinkConfig, record::SinkName};
 
 /// At most this many links are followed, as the operating system does.
 const MAX_LINKS: u32 = 40;
@@ -48,8 +45,8 @@ pub(super) fn check_paths(sinks: &[SinkConfig], data_dir: &Path) -> Result<(), P
     let directories: BTreeMap<PathBuf, (usize, &SinkName)> =
         spools.iter().enumerate().rev().map(|spool| (resolved(&data_dir.join(spool.1.as_str())), spool)).collect();
     for sink in sinks {
-        let Target::File(options) = &sink.target else { continue };
-        let path = resolved(&options.path);
+        let Some(written) = sink.target.directory() else { continue };
+        let path = resolved(written);
         let around = path.ancestors().find_map(|above| directories.get(above)).map(|(_, spool)| ("is in", *spool));
         // What a directory contains follows it directly in the order.
         let below = directories.range(path.clone()..).take_while(|(directory, _)| directory.starts_with(&path));
@@ -57,7 +54,7 @@ pub(super) fn check_paths(sinks: &[SinkConfig], data_dir: &Path) -> Result<(), P
         let Some((relation, spool)) = around.or_else(inside) else { continue };
         return Err(PathInSpool {
             sink: sink.name.clone(),
-            path: options.path.clone(),
+            path: written.to_owned(),
             relation,
             spool: spool.clone(),
             directory: data_dir.join(spool.as_str()),
@@ -85,11 +82,11 @@ pub struct SamePath {
 pub(super) fn check_same_paths(sinks: &[SinkConfig]) -> Result<(), SamePath> {
     let mut before: HashMap<PathBuf, &SinkName> = HashMap::new();
     for sink in sinks {
-        let Target::File(options) = &sink.target else { continue };
-        let path = resolved(&options.path);
+        let Some(written) = sink.target.directory() else { continue };
+        let path = resolved(written);
         if let Some(first) = before.insert(path, &sink.name) {
             let (first, second) = (first.clone(), sink.name.clone());
-            return Err(SamePath { first, second, path: options.path.clone() });
+            return Err(SamePath { first, second, path: written.to_owned() });
         }
     }
     Ok(())

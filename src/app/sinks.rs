@@ -7,12 +7,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::slot::{SinkStartError, Slot};
 use crate::{
-    config::{SinkConfig, Target},
+    config::SinkConfig,
     document::Encoder,
     flush::{FlushStatus, Handle, SinkState, Worker},
     ingest::{self, Append, Filter},
     record::Stream,
-    sink::{Sink, file::FileSink, mongodb::MongoSink, redis::RedisSink},
+    sink::Sink,
     spool::Spool,
 };
 
@@ -122,18 +122,10 @@ pub(super) fn filter(config: &SinkConfig) -> Filter {
 
 /// The sink itself, not connected yet.
 pub(super) fn build(config: &SinkConfig, encoder: &Arc<Encoder>) -> Result<Arc<dyn Sink>, SinkStartError> {
-    let failed = |message: String| SinkStartError::Options { name: config.name.clone(), message };
-    Ok(match &config.target {
-        Target::Mongodb(options) => {
-            Arc::new(MongoSink::new(options.clone(), Arc::clone(encoder)).map_err(|error| failed(error.to_string()))?)
-        }
-        Target::Redis(options) => {
-            Arc::new(RedisSink::new(options.clone(), Arc::clone(encoder)).map_err(|error| failed(error.to_string()))?)
-        }
-        Target::File(options) => {
-            Arc::new(FileSink::new(options.clone(), Arc::clone(encoder)).map_err(|error| failed(error.to_string()))?)
-        }
-    })
+    config
+        .target
+        .build(encoder)
+        .map_err(|error| SinkStartError::Options { name: config.name.clone(), message: error.to_string() })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use super::{
     files::{lines, take_files},
     livekit::Livekit,
     reader::Problem,
+    sinks::SINK_TYPES,
     tree::{Node, Place, Scalar, Value, below},
 };
 
@@ -56,7 +57,11 @@ pub(super) fn arrange(
     let common = ["spool", "flush"].map(|key| (key, tree.get(key).filter(|node| !node.is_silent()).cloned()));
     let count = tree.get_mut("sinks").map_or(0, |sinks| sinks.items_mut().len());
     for path in (0..count).map(|index| format!("sinks[{index}]")) {
-        take_files(tree, &path, &[("uri_file", "uri"), ("url_file", "url")], problems);
+        for known in SINK_TYPES {
+            if tree.find(&path).and_then(|sink| sink.get("type")).and_then(Node::as_text) == Some(known.kind) {
+                take_files(tree, &path, known.files, problems);
+            }
+        }
         take_files(tree, &below(&path, "spool.encryption"), &KEY_FILES, problems);
         let Some(sink) = tree.find_mut(&path) else { continue };
         for (key, common) in &common {

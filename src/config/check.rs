@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use super::{
     reader::Problem,
     sections::Config,
-    sinks::{SinkConfig, Target},
+    sinks::{SinkConfig, SinkTypeInfo},
     tree::{Node, below},
     yaml::shown_key,
 };
@@ -14,6 +14,7 @@ use crate::{
     flush::FlushOptions,
     ingest::{AuthMode, IngestConfig, LivekitKeys, MIN_TOKEN_LENGTH, MemoryOptions, ServeError},
     setting::MIB,
+    sink::InvalidOption,
     units::human_size,
 };
 
@@ -159,22 +160,11 @@ impl Check<'_> {
             let message = "is empty: this sink would get nothing; leave it out for all";
             self.problem(&below(path, "streams"), message);
         }
-        let (key, missing, checked) = match &sink.target {
-            Target::Mongodb(options) => {
-                let missing = "missing: expected mongodb://… or mongodb+srv://…";
-                ("uri", missing, options.check().map_err(|error| error.to_string()))
-            }
-            Target::Redis(options) => {
-                let missing = "missing: expected redis://… or rediss://… (or LiveKit's redis: section)";
-                ("url", missing, options.check().map_err(|error| error.to_string()))
-            }
-            Target::File(_) => return,
-        };
-        let path = below(path, key);
-        match checked {
-            _ if !self.is_written(&path) => self.problem(&path, missing),
-            Err(error) => self.problem(&path, error),
-            Ok(()) => {}
+        let required = SinkTypeInfo::of(sink.target.kind()).and_then(|kind| kind.required);
+        if let Some((key, missing)) = required.filter(|(key, _)| !self.is_written(&below(path, key))) {
+            self.problem(&below(path, key), missing);
+        } else if let Err(InvalidOption { key, message }) = sink.target.check() {
+            self.problem(&below(path, key), message);
         }
     }
 }

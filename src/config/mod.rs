@@ -20,7 +20,6 @@ mod sections;
 mod show;
 mod sinks;
 mod tree;
-mod uri;
 mod words;
 mod yaml;
 
@@ -49,7 +48,7 @@ use check::Check;
 use livekit::Livekit;
 use reader::read;
 use sections::OWN_KEYS;
-use sinks::KEYS_OF_SINKS;
+use sinks::{KEYS_OF_SINKS, SinkTypeInfo, sink_type_names};
 use tree::{Key, Node, Value, printable};
 use words::unknown_key;
 
@@ -215,7 +214,12 @@ fn parse_all(file: Option<(&str, &str)>, environment: Environment<'_>) -> Result
 /// Reads the tree into the structs: for each sink first the keys of all sinks, then those of its type.
 fn read_config(tree: &mut Node, problems: &mut Vec<Problem>) -> Option<Config> {
     let mut typed = Vec::new();
-    for item in tree.get_mut("sinks").into_iter().flat_map(Node::items_mut) {
+    for (index, item) in tree.get_mut("sinks").into_iter().flat_map(Node::items_mut).enumerate() {
+        if matches!(item.value, Value::Map(_)) && !item.has("type") {
+            let message = format!("missing; expected one of {}", sink_type_names(", "));
+            problems.push(Problem::new(&item.place, format!("sinks[{index}].type"), message));
+            item.set("type", Node::new(&item.place.clone(), Value::Reported));
+        }
         let kind = item.get("type").and_then(Node::as_text).map(str::to_owned);
         typed.push((kind, item.split_off(&KEYS_OF_SINKS)));
     }
@@ -224,22 +228,13 @@ fn read_config(tree: &mut Node, problems: &mut Vec<Problem>) -> Option<Config> {
     for (index, (kind, own)) in typed.iter_mut().enumerate() {
         let path = format!("sinks[{index}]");
         // Without a type, no other key can be checked.
-        targets.push(match kind.as_deref() {
-            Some("mongodb") => read(own, &path, &KEYS_OF_SINKS, problems).map(Target::Mongodb),
-            Some("redis") => read(own, &path, &KEYS_OF_SINKS, problems).map(Target::Redis),
-            Some("file") => read(own, &path, &KEYS_OF_SINKS, problems).map(Target::File),
-            _ => None,
-        });
+        let kind = kind.as_deref().and_then(SinkTypeInfo::of);
+        targets.push(kind.and_then(|kind| (kind.read)(own, &path, problems)));
     }
     let mut config = config.filter(|config| problems.is_empty() && config.sinks.len() == targets.len())?;
     for (sink, target) in config.sinks.iter_mut().zip(targets) {
         sink.target = target?;
-        let (labels, streams, limit) = (sink.labels.clone(), sink.streams.clone(), sink.flush.timeout);
-        match &mut sink.target {
-            Target::Mongodb(options) => (options.labels, options.streams, options.timeout) = (labels, streams, limit),
-            Target::Redis(options) => (options.labels, options.streams, options.timeout) = (labels, streams, limit),
-            Target::File(options) => options.labels = labels,
-        }
+        sink.target.set_common(sink.labels.clone(), sink.streams.clone(), sink.flush.timeout);
     }
     config.set_shutdown_timeout(config.shutdown_timeout);
     // Checks and `config show` look for every key in the tree.

@@ -177,7 +177,6 @@ impl de::Error for Fault {
 
     fn missing_field(field: &'static str) -> Self {
         let message = match field {
-            "type" => "missing; expected one of mongodb, redis, file",
             "name" => "missing; expected 1 to 64 lower-case letters, digits, - or _",
             "certificate" | "key" => "missing: this section needs it",
             _ => "missing",

@@ -1,10 +1,13 @@
 //! The JSON Schema of a config file, for editors; it comes from the same structs that read the file.
 
-use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use super::{livekit, sections::Config};
-use crate::sink::{file::FileOptions, mongodb::MongoOptions, redis::RedisOptions};
+use super::{
+    livekit,
+    sections::Config,
+    sinks::{SINK_TYPES, sink_type_names},
+};
+use crate::setting::schema_of;
 
 /// The path of the schema in the repository, next to `config.yaml`.
 pub(super) const FILE: &str = "config.schema.json";
@@ -18,8 +21,8 @@ const ANNOTATIONS: [&str; 4] = ["title", "description", "default", "examples"];
 /// and the content of environment variables.
 #[must_use]
 pub fn schema() -> Value {
-    let mut schema = of::<Config>();
-    let livekits = of::<livekit::File>();
+    let mut schema = schema_of::<Config>();
+    let livekits = schema_of::<livekit::File>();
     if let (Some(own), Value::Object(livekits)) = (schema["properties"].as_object_mut(), &livekits["properties"]) {
         own.extend(livekits.clone());
         let ignored = json!({ "description": "LiveKit's own, in a LiveKit config: it is ignored here" });
@@ -36,25 +39,37 @@ pub fn schema() -> Value {
     schema
 }
 
-fn of<T: JsonSchema>() -> Value {
-    let settings = SchemaSettings::draft07().with(|settings| settings.inline_subschemas = true);
-    settings.into_generator().into_root_schema_for::<T>().to_value()
-}
-
-/// Each type of sink has its own keys.
+/// Each type of sink has its own keys; of the keys of other types, the schema says which type has them.
 fn restrict_sinks(sink: &mut Value) {
-    let kinds = [("mongodb", of::<MongoOptions>()), ("redis", of::<RedisOptions>()), ("file", of::<FileOptions>())];
-    let keys = |kind: &Value| kind["properties"].as_object().cloned().unwrap_or_default();
-    let rules = kinds.each_ref().map(|(word, own)| {
-        let others = kinds.iter().flat_map(|(_, other)| keys(other)).filter(|(key, _)| !keys(own).contains_key(key));
-        let none: Map<String, Value> = others.map(|(key, _)| (key, false.into())).collect();
-        json!({
+    let kinds: Vec<(&str, Map<String, Value>)> = SINK_TYPES
+        .iter()
+        .map(|known| (known.kind, (known.schema)()["properties"].as_object().cloned().unwrap_or_default()))
+        .collect();
+    let mut rules = Vec::new();
+    let mut all: Map<String, Value> = Map::new();
+    for (word, own) in &kinds {
+        for (key, schema) in own {
+            let description = one_line(schema["description"].as_str().unwrap_or_default());
+            let entry = all.entry(key.clone()).or_insert_with(|| json!({ "description": "" }));
+            let before = entry["description"].as_str().unwrap_or_default();
+            entry["description"] = match before {
+                "" => description.into(),
+                before if before == description => continue,
+                before => format!("{before}; {description}").into(),
+            };
+        }
+        let others = kinds.iter().flat_map(|(_, other)| other.keys()).filter(|key| !own.contains_key(*key));
+        let mut properties: Map<String, Value> = others.map(|key| (key.clone(), false.into())).collect();
+        properties.extend(own.clone());
+        properties.values_mut().for_each(relax);
+        rules.push(json!({
             "if": { "properties": { "type": { "const": word } }, "required": ["type"] },
-            "then": { "properties": none }
-        })
-    });
+            "then": { "properties": properties }
+        }));
+    }
+    sink["properties"]["type"]["description"] = sink_type_names(" or ").into();
     if let Some(properties) = sink["properties"].as_object_mut() {
-        properties.extend(kinds.iter().flat_map(|(_, kind)| keys(kind)));
+        properties.extend(all);
     }
     sink["allOf"] = json!(rules);
 }

@@ -9,11 +9,10 @@ use super::{
     expand::variables,
     schema::{self, schema},
     sections::Config,
-    sinks::{KEYS_OF_SINKS, SinkConfig, Target},
+    sinks::{KEYS_OF_SINKS, SINK_TYPES, SinkConfig, SinkTypeInfo, Target},
     tree::{Node, Place, Value, below},
-    uri, yaml,
+    yaml,
 };
-use crate::sink::{file::FileOptions, mongodb::MongoOptions, redis::RedisOptions};
 
 /// The columns at which comments begin and end.
 const COMMENTS: usize = 38;
@@ -47,10 +46,14 @@ pub fn default_file() -> String {
             text.comment("", documentation(property));
             text.0.push_str("sinks:\n");
             let properties = &property["items"]["properties"];
-            // The first one is active. The keys that every sink has are explained once.
-            text.sink("files", "", &Target::File(FileOptions::default()), &KEYS_OF_SINKS[..2], properties);
-            text.sink("mongo", "#", &Target::Mongodb(MongoOptions::default()), &KEYS_OF_SINKS, properties);
-            text.sink("cache", "#", &Target::Redis(RedisOptions::default()), &KEYS_OF_SINKS[..2], properties);
+            let active = Target::default();
+            text.sink("", &active, &KEYS_OF_SINKS[..2], properties);
+            let others = SINK_TYPES.iter().map(|known| (known.defaults)()).filter(|other| *other != active);
+            for (index, other) in others.enumerate() {
+                // The keys that every sink has are explained once.
+                let common = if index == 0 { &KEYS_OF_SINKS[..] } else { &KEYS_OF_SINKS[..2] };
+                text.sink("#", &other, common, properties);
+            }
         } else {
             text.setting("", &key.text, node, property);
         }
@@ -114,14 +117,15 @@ impl Text {
         }
     }
 
-    fn sink(&mut self, name: &str, mark: &str, target: &Target, common: &[&str], properties: &Json) {
-        let own = yaml::tree(target);
+    fn sink(&mut self, mark: &str, target: &Target, common: &[&str], properties: &Json) {
+        let Some(kind) = SinkTypeInfo::of(target.kind()) else { return };
+        let (own, schema) = (yaml::tree(target), (kind.schema)());
         let own = own.entries().iter().map(|(key, _)| key.text.as_str()).filter(|key| !key.ends_with("_file"));
         for key in common.iter().copied().chain(own) {
-            let property = &properties[key];
+            let property = if KEYS_OF_SINKS.contains(&key) { &properties[key] } else { &schema["properties"][key] };
             let value = match (key, &property["default"]) {
-                ("name", _) => name.to_owned(),
-                ("type", _) => target.kind().to_owned(),
+                ("name", _) => kind.example.to_owned(),
+                ("type", _) => kind.kind.to_owned(),
                 (_, Json::Null) => example(property),
                 (_, default) => flow(&yaml::tree(default)),
             };
@@ -155,11 +159,7 @@ impl Shown {
         for (node, SinkConfig { target, .. }) in sinks.zip(&effective.sinks) {
             yaml::tree(target).entries().iter().for_each(|(key, value)| node.set(&key.text, value.clone()));
             let place = node.place.clone();
-            match target {
-                Target::Mongodb(options) => node.set("uri", Node::text(&place, uri::starred(&options.uri))),
-                Target::Redis(options) => node.set("url", Node::text(&place, uri::starred(&options.url))),
-                Target::File(_) => {}
-            }
+            target.redacted().into_iter().for_each(|(key, text)| node.set(key, Node::text(&place, text)));
         }
         shown.config = shown.section(tree, &config, "", "");
         shown

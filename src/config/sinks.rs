@@ -1,17 +1,25 @@
-//! The `sinks:` section: what every sink has. The options of each type are those of the sink's own module.
+//! The `sinks:` section: what every sink has, and the types of sinks. The options of each type are those of the sink's own
+//! module.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use schemars::{JsonSchema, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_with::serde_as;
 
-use super::words::unknown_word;
+use super::{
+    reader::{Problem, read},
+    tree::Node,
+    words::unknown_word,
+};
 use crate::{
+    document::Encoder,
     flush::FlushOptions,
     record::{SinkName, Stream},
-    setting::{Is, Text, kind},
-    sink::{file::FileOptions, mongodb::MongoOptions, redis::RedisOptions, url::without_secrets},
+    setting::{Is, Text, kind, schema_of},
+    sink::{
+        IndexStatus, InvalidOption, Sink, SinkOptions, file::FileOptions, mongodb::MongoOptions, redis::RedisOptions,
+    },
     spool::SpoolOptions,
 };
 
@@ -23,7 +31,7 @@ pub struct SinkConfig {
     /// its identity: a renamed sink is a new sink
     #[serde_as(as = "Is<Name>")]
     pub name: SinkName,
-    /// mongodb, redis or file
+    /// the type of its destination
     #[serde(rename = "type")]
     pub kind: SinkType,
     /// true: a call fails if this sink's spool cannot keep its records; false: only this sink misses them
@@ -68,55 +76,134 @@ fn all_streams() -> Vec<Stream> {
     Stream::ALL.to_vec()
 }
 
-/// The type of a sink.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[expect(missing_docs, reason = "`Target` says it")]
-pub enum SinkType {
-    Mongodb,
-    Redis,
-    File,
+/// Declares the types of sinks. Everything that the configuration says about one comes from its [`SinkOptions`].
+macro_rules! sink_types {
+    ($($(#[$doc:meta])* $variant:ident($options:ty);)*) => {
+        /// The type of a sink.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
+        #[serde(rename_all = "lowercase")]
+        pub enum SinkType { $($(#[$doc])* $variant,)* }
+
+        /// The type of a sink, with its options.
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+        #[serde(untagged)]
+        pub enum Target { $($(#[$doc])* $variant($options),)* }
+
+        /// Every type.
+        pub(super) static SINK_TYPES: &[SinkTypeInfo] = &[$(SinkTypeInfo {
+            kind: <$options>::KIND,
+            example: <$options>::EXAMPLE,
+            files: <$options>::FILES,
+            required: <$options>::REQUIRED,
+            schema: schema_of::<$options>,
+            defaults: || Target::$variant(<$options>::default()),
+            read: |node, path, problems| read(node, path, &KEYS_OF_SINKS, problems).map(Target::$variant),
+        },)*];
+
+        impl Target {
+            /// The word in the config.
+            #[must_use]
+            pub const fn kind(&self) -> &'static str {
+                match self { $(Self::$variant(_) => <$options>::KIND,)* }
+            }
+
+            /// Takes over what the sink has like every other.
+            pub(super) fn set_common(
+                &mut self,
+                labels: BTreeMap<String, String>,
+                streams: Vec<Stream>,
+                timeout: Duration,
+            ) {
+                match self { $(Self::$variant(options) => options.set_common(labels, streams, timeout),)* }
+            }
+
+            /// Checks what can be checked without reaching the destination.
+            pub(super) fn check(&self) -> Result<(), InvalidOption> {
+                match self { $(Self::$variant(options) => options.check(),)* }
+            }
+
+            /// What is shown in place of values that may contain secrets.
+            pub(super) fn redacted(&self) -> Vec<(&'static str, String)> {
+                match self { $(Self::$variant(options) => options.redacted(),)* }
+            }
+
+            /// Its address, without secrets.
+            #[must_use]
+            pub fn address(&self) -> String {
+                match self { $(Self::$variant(options) => options.address(),)* }
+            }
+
+            /// The directory that the sink writes into.
+            #[must_use]
+            pub fn directory(&self) -> Option<&Path> {
+                match self { $(Self::$variant(options) => options.directory(),)* }
+            }
+
+            /// The sink, not connected yet.
+            ///
+            /// # Errors
+            /// When the options cannot work with any destination.
+            pub fn build(&self, encoder: &Arc<Encoder>) -> Result<Arc<dyn Sink>, InvalidOption> {
+                match self { $(Self::$variant(options) => options.build(encoder),)* }
+            }
+
+            /// The indexes that are there, compared with those that should be.
+            ///
+            /// # Errors
+            /// When the destination cannot be reached, or does not list its indexes.
+            pub async fn indexes(&self, encoder: &Arc<Encoder>) -> Result<Vec<IndexStatus>, String> {
+                match self { $(Self::$variant(options) => options.indexes(encoder).await,)* }
+            }
+        }
+    };
 }
 
-/// The type of a sink, with its options.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(untagged)]
-pub enum Target {
+sink_types! {
     /// A MongoDB-compatible server.
-    Mongodb(MongoOptions),
+    Mongodb(MongoOptions);
     /// A Redis server with RedisJSON.
-    Redis(RedisOptions),
+    Redis(RedisOptions);
     /// NDJSON files in a directory.
-    File(FileOptions),
+    File(FileOptions);
+}
+
+/// What the configuration knows of a type of sink.
+pub(super) struct SinkTypeInfo {
+    /// Its word.
+    pub(super) kind: &'static str,
+    /// The name of the example in the documented file.
+    pub(super) example: &'static str,
+    /// Keys whose values may be in files of their own.
+    pub(super) files: &'static [(&'static str, &'static str)],
+    /// The key that has to be written, and what is expected of it.
+    pub(super) required: Option<(&'static str, &'static str)>,
+    /// The JSON Schema of its keys.
+    pub(super) schema: fn() -> serde_json::Value,
+    /// Its options if none is written.
+    pub(super) defaults: fn() -> Target,
+    /// Reads its keys.
+    pub(super) read: fn(&mut Node, &str, &mut Vec<Problem>) -> Option<Target>,
+}
+
+impl SinkTypeInfo {
+    /// The type with this word.
+    pub(super) fn of(kind: &str) -> Option<&'static Self> {
+        SINK_TYPES.iter().find(|known| known.kind == kind)
+    }
+}
+
+/// The words of all types, for people: `mongodb, redis or file`.
+pub(super) fn sink_type_names(last: &str) -> String {
+    let kinds: Vec<_> = SINK_TYPES.iter().map(|known| known.kind).collect();
+    match kinds.split_last() {
+        Some((end, before)) if !before.is_empty() => format!("{}{last}{end}", before.join(", ")),
+        _ => kinds.concat(),
+    }
 }
 
 impl Default for Target {
     fn default() -> Self {
         Self::File(FileOptions::default())
-    }
-}
-
-impl Target {
-    /// The word in the config.
-    #[must_use]
-    pub const fn kind(&self) -> &'static str {
-        match self {
-            Self::Mongodb(_) => "mongodb",
-            Self::Redis(_) => "redis",
-            Self::File(_) => "file",
-        }
-    }
-
-    /// Its address, without secrets.
-    #[must_use]
-    pub fn address(&self) -> String {
-        match self {
-            Self::Mongodb(options) => {
-                format!("{} (database {})", without_secrets(&options.uri), options.database)
-            }
-            Self::Redis(options) => without_secrets(&options.url),
-            Self::File(options) => options.path.display().to_string(),
-        }
     }
 }
 

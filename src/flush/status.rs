@@ -111,7 +111,7 @@ impl From<SinkErrorKind> for SinkState {
 pub struct FlushStatus {
     /// The sink's name.
     pub sink: String,
-    /// The sink's type: `mongodb`, `redis`, `file`.
+    /// The sink's type, as in the configuration.
     pub kind: String,
     /// Where it delivers to, without secrets.
     pub address: String,

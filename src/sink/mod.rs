@@ -5,6 +5,7 @@
 mod encoding;
 pub mod file;
 pub mod mongodb;
+mod options;
 pub mod redis;
 pub mod url;
 
@@ -12,6 +13,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 
+pub use self::options::{IndexState, IndexStatus, InvalidOption, SinkOptions};
 use crate::record::{QueuedRecord, Stream, UnixMillis};
 
 /// Records of one stream on their way to a sink; cloning shares them.
@@ -92,7 +94,7 @@ pub struct BatchOutcome {
 /// A place that records are delivered to.
 #[async_trait]
 pub trait Sink: Send + Sync + 'static {
-    /// The type of the sink in the config: `mongodb`, `redis`, `file`.
+    /// The type of the sink, as its options call it: [`SinkOptions::KIND`].
     fn kind(&self) -> &'static str;
 
     /// The address for people; without secrets.

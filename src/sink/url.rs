@@ -1,4 +1,4 @@
-//! Connection strings for people: with the address, without secrets.
+//! Connection strings: their schemes, and what of them is shown to people.
 
 use schemars::json_schema;
 
@@ -80,6 +80,51 @@ const fn is_of_a_path(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'/')
 }
 
+/// The URI with `***` for the password and for the options that are not among the harmless ones (in lower case):
+/// `mongodb://u:***@h/db?authSource=x`. Of a malformed one, no more is shown than its short address has.
+pub(super) fn redacted(uri: &str, harmless: &[&str]) -> String {
+    let address = without_secrets(uri);
+    let Some((scheme, place)) = address.split_once("://").filter(|(_, place)| *place != HIDDEN) else {
+        return address;
+    };
+    let rest = uri.split_once("://").map_or("", |(_, rest)| rest);
+    let (before, after) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
+    let user = before.rsplit_once('@').map_or_else(String::new, |(user, _)| format!("{}@", user_of(user)));
+    let options = match after.strip_prefix('?') {
+        Some(options) => {
+            format!("?{}", options.split('&').map(|text| option(text, harmless)).collect::<Vec<_>>().join("&"))
+        }
+        None if after.is_empty() => String::new(),
+        None => format!("#{HIDDEN}"),
+    };
+    format!("{scheme}://{user}{place}{options}")
+}
+
+/// A name without a password may be one, or a token.
+fn user_of(user: &str) -> String {
+    match user.split_once(':') {
+        Some((name, _)) if name.bytes().all(is_plain) => format!("{name}:{HIDDEN}"),
+        Some(_) => format!("{HIDDEN}:{HIDDEN}"),
+        None => HIDDEN.to_owned(),
+    }
+}
+
+fn option(option: &str, harmless: &[&str]) -> String {
+    match option.split_once('=') {
+        Some((name, value)) if harmless.contains(&name.to_ascii_lowercase().as_str()) => {
+            let is_shown = value.bytes().all(|byte| is_plain(byte) || matches!(byte, b'$' | b'%' | b':' | b'/' | b','));
+            format!("{name}={}", if is_shown { value } else { HIDDEN })
+        }
+        Some((name, _)) if name.bytes().all(is_plain) => format!("{name}={HIDDEN}"),
+        _ if option.is_empty() => String::new(),
+        _ => HIDDEN.to_owned(),
+    }
+}
+
+const fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~' | b'+')
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,6 +159,37 @@ mod tests {
         ] {
             let shown = without_secrets(slip);
             assert!(!shown.contains("hunter2") && !shown.contains("hun") && !shown.contains("ter2"), "{slip}: {shown}");
+        }
+    }
+
+    #[test]
+    fn user_and_harmless_options_are_shown_and_everything_else_is_starred() {
+        let harmless = ["authsource", "protocol", "replicaset", "tls", "tlscafile", "w"];
+        for (uri, shown) in [
+            ("mongodb://u:SEKRIT@h/db?authSource=x&replicaSet=rs0", "mongodb://u:***@h/db?authSource=x&replicaSet=rs0"),
+            ("mongodb+srv://u:SEKRIT@h/?w=majority&tls=true", "mongodb+srv://u:***@h/?w=majority&tls=true"),
+            ("mongodb://h1:1,h2:2", "mongodb://h1:1,h2:2"),
+            (
+                "mongodb://h/?authSource=$external&tlsCAFile=/a/b.pem",
+                "mongodb://h/?authSource=$external&tlsCAFile=/a/b.pem",
+            ),
+            (
+                "mongodb://h/?tlsCertificateKeyFilePassword=SEKRIT&x=SEKRIT",
+                "mongodb://h/?tlsCertificateKeyFilePassword=***&x=***",
+            ),
+            (
+                "mongodb://h/?AuthMechanismProperties=AWS_SESSION_TOKEN:SEKRIT",
+                "mongodb://h/?AuthMechanismProperties=***",
+            ),
+            ("redis://:SEKRIT@h:1/0?protocol=resp3", "redis://:***@h:1/0?protocol=resp3"),
+            ("redis://:SEK@RI/T@h:1/0", "redis://:***@h:1/0"),
+            ("redis://SEKRIT@h:1/0#SEKRIT", "redis://***@h:1/0#***"),
+            ("mongodb://SEK/RIT:x@h/?SEKRIT&w=SEK;RIT&&SEK/RIT=1", "mongodb://***:***@h/?***&w=***&&***"),
+            ("mongodb://SEKRIT%3Ax:y@h/", "mongodb://***:***@h/"),
+            ("mongodb://u:SEK?RIT@h/", "mongodb://***"),
+            ("mongodb:/u:SEKRIT@h/", "***"),
+        ] {
+            assert_eq!(redacted(uri, &harmless), shown, "{uri}");
         }
     }
 }

@@ -5,6 +5,7 @@
 //! in parallel with deliveries.
 
 mod closed;
+mod definition;
 mod delivered_ids;
 mod names;
 mod options;
@@ -28,14 +29,15 @@ use async_trait::async_trait;
 use bson::RawDocument;
 use parking_lot::Mutex;
 
-pub use self::options::{FileCompression, FileOptions, FileOptionsError};
+pub use self::options::{FileCompression, FileOptions};
 use self::{
     output::{DIRECTORY_MODE, Disk, RealDisk},
     stream_file::{Rotation, StreamFile},
 };
 use super::{
-    Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind,
+    Batch, BatchOutcome, InvalidOption, Outcome, Sink, SinkError, SinkErrorKind, SinkOptions,
     encoding::{GivenUp, PART_BYTES, run_blocking},
+    options::labels,
 };
 use crate::{
     document::{DocumentContext, Encoder, JsonStyle, Labels, NoJson, write_json},
@@ -78,12 +80,12 @@ impl FileSink {
     ///
     /// # Errors
     /// When a label cannot be a key.
-    pub fn new(options: FileOptions, encoder: Arc<Encoder>) -> Result<Self, FileOptionsError> {
+    pub fn new(options: FileOptions, encoder: Arc<Encoder>) -> Result<Self, InvalidOption> {
         Self::on(options, encoder, Arc::new(RealDisk))
     }
 
-    fn on(options: FileOptions, encoder: Arc<Encoder>, disk: Arc<dyn Disk>) -> Result<Self, FileOptionsError> {
-        let labels = options.labels()?;
+    fn on(options: FileOptions, encoder: Arc<Encoder>, disk: Arc<dyn Disk>) -> Result<Self, InvalidOption> {
+        let labels = labels(&options.labels)?;
         let streams = Stream::ALL.into_iter().map(|stream| (stream, Mutex::new(None))).collect();
         let (lock, compressing, closing) = (Mutex::new(None), Mutex::new(()), AtomicBool::new(false));
         let inner = Inner { options, encoder, labels, disk, streams, lock, compressing, closing };
@@ -94,11 +96,11 @@ impl FileSink {
 #[async_trait]
 impl Sink for FileSink {
     fn kind(&self) -> &'static str {
-        "file"
+        FileOptions::KIND
     }
 
     fn address(&self) -> String {
-        self.inner.options.path.display().to_string()
+        self.inner.options.address()
     }
 
     async fn initialize(&self) -> Result<Vec<String>, SinkError> {

@@ -6,10 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_with::serde_as;
 
-use crate::{
-    document::Labels,
-    setting::{Is, KIB, SECOND, Size, Span, TIB, Text, YEAR},
-};
+use crate::setting::{Is, KIB, SECOND, Size, Span, TIB, Text, YEAR};
 
 /// Where and how the file sink writes.
 #[serde_as]
@@ -45,27 +42,6 @@ impl Default for FileOptions {
         }
     }
 }
-
-impl FileOptions {
-    /// Checks what can be checked without touching the disk.
-    ///
-    /// # Errors
-    /// When a label cannot be a key.
-    pub fn check(&self) -> Result<(), FileOptionsError> {
-        self.labels().map(drop)
-    }
-
-    /// The labels for each document.
-    pub(super) fn labels(&self) -> Result<Labels, FileOptionsError> {
-        let labels = self.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        Labels::new(labels).map_err(|error| FileOptionsError(error.to_string()))
-    }
-}
-
-/// A label that cannot be a key in a document.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("labels: {0}")]
-pub struct FileOptionsError(String);
 
 /// How closed files are compressed.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]

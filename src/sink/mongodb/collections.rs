@@ -8,13 +8,13 @@ use crate::record::Stream;
 
 /// Something other than an ordinary collection at a stream's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unusual {
+pub(super) struct Unusual {
     /// The stream.
-    pub stream: Stream,
+    pub(super) stream: Stream,
     /// False: nothing may be sent there.
-    pub is_suitable: bool,
+    pub(super) is_suitable: bool,
     /// What it is, and the remedy.
-    pub message: String,
+    pub(super) message: String,
 }
 
 /// Checks the collections of these streams. If the server does not say what they are (missing rights, or no support for
@@ -22,7 +22,7 @@ pub struct Unusual {
 ///
 /// # Errors
 /// When the server cannot be reached.
-pub async fn unusual_collections(database: &Database, streams: &[Stream]) -> Result<Vec<Unusual>, Error> {
+pub(super) async fn unusual_collections(database: &Database, streams: &[Stream]) -> Result<Vec<Unusual>, Error> {
     let names: Vec<&str> = streams.iter().map(|stream| stream.as_str()).collect();
     let command = doc! { "listCollections": 1, "filter": { "name": { "$in": names } } };
     let answer = match database.run_command(command).await {

@@ -11,9 +11,11 @@
 
 mod collections;
 mod command;
+mod definition;
 mod describe;
 mod fault;
 mod identity;
+mod index_status;
 mod indexes;
 mod objection;
 mod options;
@@ -33,19 +35,18 @@ use mongodb::{
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::OnceCell;
 
-pub use self::{
-    collections::{Unusual, unusual_collections},
-    options::{MongoOptions, MongoOptionsError},
-};
+pub use self::options::MongoOptions;
 use self::{
+    collections::unusual_collections,
     command::{Encoded, Insert, Limits, Recipe, next_insert},
     describe::{describe, shortened},
     fault::kind_of,
     identity::Identity,
 };
 use super::{
-    Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind,
+    Batch, BatchOutcome, InvalidOption, Outcome, Sink, SinkError, SinkErrorKind, SinkOptions,
     encoding::{panicked, run_blocking},
+    options::labels,
     url::without_secrets,
 };
 use crate::{
@@ -90,9 +91,9 @@ impl MongoSink {
     ///
     /// # Errors
     /// When [`MongoOptions::check`] finds a problem.
-    pub fn new(options: MongoOptions, encoder: Arc<Encoder>) -> Result<Self, MongoOptionsError> {
+    pub fn new(options: MongoOptions, encoder: Arc<Encoder>) -> Result<Self, InvalidOption> {
         options.check()?;
-        let labels = options.labels()?;
+        let labels = labels(&options.labels)?;
         let address = format!("{}/{}", server_of(&options.uri), options.database);
         let user = ConnectionString::parse(options.uri.as_str()).ok().and_then(|uri| uri.credential?.username);
         Ok(Self {
@@ -193,7 +194,7 @@ impl MongoSink {
 #[async_trait]
 impl Sink for MongoSink {
     fn kind(&self) -> &'static str {
-        "mongodb"
+        MongoOptions::KIND
     }
 
     fn address(&self) -> String {

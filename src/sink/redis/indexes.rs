@@ -2,8 +2,11 @@
 
 use redis::{RedisResult, Value};
 
-use super::{command::not_understood, nodes::Connection};
-use crate::record::Stream;
+use super::{RedisOptions, command::not_understood, nodes::Connection};
+use crate::{
+    record::Stream,
+    sink::{IndexState, IndexStatus, SinkOptions},
+};
 
 /// Path in the document, alias, type.
 type Index = (&'static str, &'static str, &'static [&'static str]);
@@ -28,8 +31,7 @@ const STATS: &[Index] = &[
 ];
 
 /// The names of a stream's search indexes.
-#[must_use]
-pub fn index_names(stream: Stream) -> Vec<String> {
+fn index_names(stream: Stream) -> Vec<String> {
     let indexes = match stream {
         Stream::Events => EVENTS,
         Stream::Stats => STATS,
@@ -76,4 +78,27 @@ pub(super) async fn create(connection: &mut Connection, streams: &[Stream]) -> R
         }
     }
     Ok(warnings)
+}
+
+/// The indexes of the streams, compared with what the server lists.
+pub(super) async fn compare(options: &RedisOptions) -> Result<Vec<IndexStatus>, String> {
+    let address = options.address();
+    let failed = |error: redis::RedisError| format!("{address}: {error}");
+    let client = redis::Client::open(options.url.as_str()).map_err(|_| "the url cannot be used".to_owned())?;
+    let mut connection = client.get_multiplexed_async_connection().await.map_err(failed)?;
+    let present: Vec<String> = match redis::cmd("FT._LIST").query_async(&mut connection).await {
+        Ok(present) => present,
+        Err(error) if error.to_string().to_ascii_lowercase().contains("unknown command") => {
+            return Err(format!("{address} has no RediSearch, and so no indexes"));
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let indexes = options.streams.iter().flat_map(|&stream| {
+        let present = &present;
+        index_names(stream).into_iter().map(move |index| {
+            let state = if present.contains(&index) { IndexState::Ok } else { IndexState::Missing };
+            IndexStatus { collection: stream.to_string(), index, state, detail: None }
+        })
+    });
+    Ok(indexes.collect())
 }

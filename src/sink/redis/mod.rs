@@ -11,6 +11,7 @@
 //!   braces keep a room's records on one node.
 
 mod command;
+mod definition;
 mod fault;
 mod indexes;
 mod nodes;
@@ -21,16 +22,16 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use redis::Value;
 
-pub use self::indexes::index_names;
-pub use self::options::{RedisOptions, RedisOptionsError};
+pub use self::options::RedisOptions;
 use self::{
     command::{Entry, entries, not_understood},
     fault::{Fault, kind_of},
     nodes::Nodes,
 };
 use super::{
-    Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind,
+    Batch, BatchOutcome, InvalidOption, Outcome, Sink, SinkError, SinkErrorKind, SinkOptions,
     encoding::{panicked, run_blocking},
+    options::labels,
     url::without_secrets,
 };
 use crate::document::{Encoder, Labels};
@@ -54,9 +55,9 @@ impl RedisSink {
     /// A sink that has not connected yet.
     ///
     /// # Errors
-    /// When [`RedisOptions::check`] finds a problem.
-    pub fn new(options: RedisOptions, encoder: Arc<Encoder>) -> Result<Self, RedisOptionsError> {
-        let labels = Arc::new(options.labels()?);
+    /// When [`SinkOptions::check`] finds a problem.
+    pub fn new(options: RedisOptions, encoder: Arc<Encoder>) -> Result<Self, InvalidOption> {
+        let labels = Arc::new(labels(&options.labels)?);
         let nodes = Nodes::new(options.connection()?, options.timeout);
         Ok(Self { address: without_secrets(&options.url), options, encoder, labels, nodes })
     }
@@ -197,7 +198,7 @@ fn not_durable(results: &mut [EntryResult], kind: SinkErrorKind, text: &str) {
 #[async_trait]
 impl Sink for RedisSink {
     fn kind(&self) -> &'static str {
-        "redis"
+        RedisOptions::KIND
     }
 
     fn address(&self) -> String {

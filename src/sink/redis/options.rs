@@ -8,10 +8,12 @@ use serde::{Deserialize, Serialize};
 use serde_with::serde_as;
 
 use crate::{
-    document::Labels,
     record::Stream,
     setting::{Expiration, Is, Text},
-    sink::url::{RedisUrl, without_secrets},
+    sink::{
+        InvalidOption,
+        url::{RedisUrl, without_secrets},
+    },
 };
 
 /// Where and how the Redis sink delivers.
@@ -66,52 +68,13 @@ impl fmt::Debug for RedisOptions {
 }
 
 impl RedisOptions {
-    /// Checks what can be checked without a server.
-    ///
-    /// # Errors
-    /// When the client cannot read the URL, or a label cannot be a key.
-    pub fn check(&self) -> Result<(), RedisOptionsError> {
-        self.connection()?;
-        self.labels().map(drop)
-    }
-
     /// The parameters of the connection.
-    pub(super) fn connection(&self) -> Result<ConnectionInfo, RedisOptionsError> {
-        let url = || RedisOptionsError::Url { url: without_secrets(&self.url) };
-        self.url.as_str().into_connection_info().map_err(|_| url())
-    }
-
-    /// The labels for each document.
-    pub(super) fn labels(&self) -> Result<Labels, RedisOptionsError> {
-        let labels = self.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        Labels::new(labels).map_err(|error| RedisOptionsError::Label(error.to_string()))
-    }
-}
-
-/// Options that cannot work with any server.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RedisOptionsError {
-    /// The client cannot read the URL.
-    #[error("url {url}: use redis://[user:password@]host[:port][/database], or rediss:// for TLS")]
-    Url {
-        /// The URL, without its secrets.
-        url: String,
-    },
-    /// A label cannot be a key in a document.
-    #[error("labels: {0}")]
-    Label(String),
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_bad_url_is_named_without_its_password() {
-        let with_url = |url: &str| RedisOptions { url: url.to_owned(), ..RedisOptions::default() };
-        assert!(with_url("rediss://user:secret@host:6380/1").check().is_ok());
-        let error = with_url("http://user:secret@host").check().expect_err("not Redis").to_string();
-        assert!(error.contains("http://host") && !error.contains("secret"), "{error}");
-        assert!(!format!("{:?}", with_url("redis://:secret@host")).contains("secret"));
+    pub(super) fn connection(&self) -> Result<ConnectionInfo, InvalidOption> {
+        self.url.as_str().into_connection_info().map_err(|_| {
+            let url = without_secrets(&self.url);
+            let message =
+                format!("url {url}: use redis://[user:password@]host[:port][/database], or rediss:// for TLS");
+            InvalidOption::new("url", message)
+        })
     }
 }
