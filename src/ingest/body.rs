@@ -1,6 +1,6 @@
 //! HTTP bodies: read within the limits of size, time and memory, decompressed, and converted into records.
 
-use std::{io, pin::pin, time::Duration};
+use std::{io, ops::RangeInclusive, pin::pin, time::Duration};
 
 use bytes::Bytes;
 use http::{
@@ -19,13 +19,16 @@ use super::{
     wire,
 };
 use crate::record::{
-    RecordBatch, Stream,
-    json::{JsonError, records_from_json, records_from_ndjson},
+    RecordBatch, RecordBatchBuilder, Stream,
+    json::{JsonError, halves_of_json, halves_of_ndjson, records_from_json, records_from_ndjson},
     now_millis,
 };
 
 /// A body is kept in pieces of this size: growing one buffer would need twice the memory of the body for a while.
 const SEGMENT: usize = 64 * 1024;
+/// JSON of these lengths is converted by two threads, if another one is free. Shorter texts gain nothing; the halves of
+/// longer ones would take too much memory.
+const IN_HALVES: RangeInclusive<usize> = 32 * 1024..=4 * 1024 * 1024;
 
 /// The limits of a body.
 #[derive(Debug, Clone)]
@@ -174,12 +177,13 @@ impl Converter {
         body: BodyBytes,
     ) -> Result<RecordBatch, Refusal> {
         let (max_bytes, max_records) = (self.max_bytes, self.max_records);
+        let conversions = self.conversions.clone();
         self.convert(move || {
             let plain = format.encoding.decompress(&body.join(), max_bytes)?;
             let records = match format.content {
                 Content::Protobuf => return Ok(wire::message(stream, now_millis(), plain, max_records)?),
-                Content::Json => records_from_json(stream, &plain)?,
-                Content::NdJson => records_from_ndjson(stream, &plain)?,
+                Content::Json => read_json(stream, &plain, &conversions, halves_of_json, records_from_json)?,
+                Content::NdJson => read_json(stream, &plain, &conversions, halves_of_ndjson, records_from_ndjson)?,
             };
             if records.count() > max_records {
                 return Err(wire::WireError::TooManyRecords { limit: max_records }.into());
@@ -196,6 +200,25 @@ impl Converter {
     ) -> Result<T, Refusal> {
         self.conversions.begin(conversion)?.await
     }
+}
+
+/// The records of a JSON text: of a long one both halves at once.
+fn read_json(
+    stream: Stream,
+    text: &Bytes,
+    conversions: &Conversions,
+    halves: fn(&Bytes) -> Option<[Bytes; 2]>,
+    read: fn(Stream, &[u8]) -> Result<RecordBatchBuilder, JsonError>,
+) -> Result<RecordBatchBuilder, JsonError> {
+    let halves = if IN_HALVES.contains(&text.len()) { halves(text) } else { None };
+    if let Some([first, second]) = halves {
+        let (first, second) = conversions.both(|| read(stream, &first), move || read(stream, &second));
+        if let (Ok(mut records), Ok(more)) = (first, second) {
+            records.extend(&more.build(0));
+            return Ok(records);
+        }
+    }
+    read(stream, text)
 }
 
 impl From<JsonError> for Refusal {

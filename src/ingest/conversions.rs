@@ -4,7 +4,9 @@
 //! A small body that is not compressed is converted by the thread that received it: that takes less time than to wake
 //! another thread and be woken by it.
 //!
-//! Each job is bounded by itself; a job whose sender disconnects before its turn is not started.
+//! Each job is bounded by itself; a job whose sender disconnects before its turn is not started. A job may offer a part of
+//! its work to another thread ([`Conversions::both`]): what is not begun there when it needs it, it does itself, so no job
+//! ever waits for one that has not begun.
 
 use std::{
     future::Future,
@@ -92,6 +94,44 @@ impl Conversions {
     }
 }
 
+impl Conversions {
+    /// The results of both: of `other` by another of these threads, if one is free before `one` is done.
+    ///
+    /// # Panics
+    /// If either does.
+    pub(super) fn both<T: Send + 'static>(
+        &self,
+        one: impl FnOnce() -> T,
+        other: impl FnOnce() -> T + Send + 'static,
+    ) -> (T, T) {
+        let (sender, answer) = mpsc::channel();
+        let offered = Arc::new(Mutex::new(Some(other)));
+        if let Some(jobs) = &self.jobs {
+            let offered = Arc::clone(&offered);
+            let job = move || {
+                let accepted = offered.lock().take();
+                if let Some(other) = accepted {
+                    // Nobody waits for the result if `one` panicked.
+                    let _ = sender.send(panic::catch_unwind(panic::AssertUnwindSafe(other)));
+                }
+            };
+            // A queue that has ended accepts nothing.
+            let _ = jobs.send(Box::new(job));
+        }
+        let one = one();
+        let left = offered.lock().take();
+        let other = match left {
+            Some(other) => other(),
+            None => match answer.recv() {
+                Ok(Ok(other)) => other,
+                Ok(Err(panicked)) => panic::resume_unwind(panicked),
+                Err(mpsc::RecvError) => panic!("the thread that accepted a part has ended"),
+            },
+        };
+        (one, other)
+    }
+}
+
 fn convert<T>(conversion: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
     panic::catch_unwind(panic::AssertUnwindSafe(conversion)).unwrap_or_else(|_| {
         Err(Refusal::new(Refused::Invalid, "these bytes make the conversion fail: please report this"))
@@ -147,6 +187,55 @@ mod tests {
             assert_eq!(failed.unwrap_err().reason, Refused::Invalid);
         }
         assert_eq!(conversions.begin(|| Ok(7)).unwrap().await, Ok(7));
+    }
+
+    #[test]
+    fn a_part_is_done_by_a_free_thread_or_by_the_one_that_offers_it() {
+        let conversions = Conversions::new("test").unwrap();
+        let here = thread::current().id();
+        let (begun, is_begun) = mpsc::channel();
+        let other = move || {
+            begun.send(()).unwrap();
+            thread::current().id()
+        };
+        let (one, other) = conversions.both(
+            || {
+                is_begun.recv().unwrap();
+                thread::current().id()
+            },
+            other,
+        );
+        assert!(one == here && other != here);
+
+        let (release, held) = mpsc::channel::<()>();
+        let held = Arc::new(Mutex::new(held));
+        let busy: Vec<_> = (0..AT_ONCE)
+            .map(|_| {
+                let held = Arc::clone(&held);
+                conversions.begin(move || Ok(held.lock().recv().is_ok())).unwrap()
+            })
+            .collect();
+        let id = || thread::current().id();
+        assert_eq!(conversions.both(id, id), (here, here), "nobody is free");
+        drop((release, busy));
+        assert_eq!(Conversions { jobs: None }.both(id, id), (here, here));
+    }
+
+    #[tokio::test]
+    async fn jobs_that_all_offer_a_part_are_done_and_a_part_that_panics_is_an_answer() {
+        let conversions = Conversions::new("test").unwrap();
+        let begin = |number: u32| {
+            let inner = conversions.clone();
+            let part = move || if number % 7 == 3 { panic!("on purpose") } else { number };
+            conversions.begin(move || Ok(inner.both(|| number, part))).unwrap()
+        };
+        let all: Vec<_> = (0..200).map(begin).collect();
+        for (number, converting) in (0..).zip(all) {
+            match converting.await {
+                Ok(both) => assert!(number % 7 != 3 && both == (number, number)),
+                Err(failed) => assert!(number % 7 == 3 && failed.reason == Refused::Invalid),
+            }
+        }
     }
 
     #[tokio::test]

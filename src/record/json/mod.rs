@@ -10,6 +10,7 @@
 
 mod any;
 mod error;
+mod halves;
 mod message;
 mod parts;
 mod scalar;
@@ -23,7 +24,10 @@ use std::{borrow::Cow, fmt, sync::LazyLock};
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-pub use self::error::{JsonError, UnknownFields};
+pub use self::{
+    error::{JsonError, UnknownFields},
+    halves::{halves_of_json, halves_of_ndjson},
+};
 use self::{
     message::Record,
     schema::{Message, Schema},

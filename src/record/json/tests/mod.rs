@@ -4,6 +4,7 @@ mod differential;
 mod model;
 mod text;
 
+use bytes::Bytes;
 use livekit_protocol::{AnalyticsEvent, AnalyticsStat, ParticipantInfo, Room};
 use prost::Message;
 
@@ -33,6 +34,61 @@ fn a_record_an_array_and_the_wrapper_give_the_same_records() {
     let stat = records(Stream::Stats, r#"{"stats": [{"score": 4.5}]}"#);
     assert_eq!(AnalyticsStat::decode(&*stat[0]).unwrap().score, 4.5);
     assert_eq!(records(Stream::NodeRooms, r#"[{"nodeId": "ND_1", "sequenceNumber": "7"}]"#).len(), 1);
+}
+
+#[test]
+fn the_halves_of_a_text_have_its_records() {
+    // Not all begin with the same field, and each has objects that may be taken for the next record.
+    let event = |n: usize| {
+        let first = ["id", "roomId", "participantId"][n % 3];
+        format!(r#"{{"{first}":"{n}","room":{{"enabledCodecs":[{{"mime":"a,"}},{{"mime":"}},{{\"id\":\"1\"}}"}}]}}}}"#)
+    };
+    let check =
+        |halves: Option<[Bytes; 2]>, text: &Bytes, read: fn(Stream, &[u8]) -> Result<RecordBatchBuilder, JsonError>| {
+            let read =
+                |text: &Bytes| read(Stream::Events, text).unwrap_or_else(|error| panic!("{error}: {text:?}")).build(0);
+            let (whole, halves) = (read(text), halves.expect("a cut").map(|half| read(&half)));
+            assert!(whole.iter().eq(halves[0].iter().chain(halves[1].iter())), "{text:?}");
+            assert!(halves.iter().all(|half| half.count() * 3 >= whole.count() - 3), "{text:?}");
+        };
+    for count in 4..40 {
+        let events: Vec<_> = (0..count).map(event).collect();
+        for between in [",", ", ", ",\n  ", " , "] {
+            let text = Bytes::from(format!(" [ {} ]\n", events.join(between)));
+            check(halves_of_json(&text), &text, records_from_json);
+        }
+        for end in ["\n", "\n\n", "\r\n"] {
+            let text = Bytes::from(events.join(end) + end);
+            check(halves_of_ndjson(&text), &text, records_from_ndjson);
+        }
+    }
+    let not_cut =
+        [r#"{"events":[{"id":"1"},{"id":"2"}]}"#, r#"[{"room":{"enabledCodecs":[{},{"mime":"a"}]}}]"#, "[", "[{", ""];
+    assert!(not_cut.iter().all(|text| halves_of_json(&Bytes::from_static(text.as_bytes())).is_none()));
+}
+
+/// Whatever the text: halves that are both valid have the records of the whole, which is valid then.
+#[test]
+fn no_faulty_text_has_two_valid_halves() {
+    let records: Vec<_> = (0..6).map(|n| format!(r#"{{"id":"AE_{n}","roomId":"[{{\"id\":"}}"#)).collect();
+    let text = format!("[{}]", records.join(","));
+    let faults = ["", "[", "]", "{", "}", ",", "\"", ":", "\\", "{\"id\":", "},{\"id\":", "],[", "\n"];
+    for at in 0..=text.len() {
+        for fault in faults {
+            for gap in [0, 1, 2] {
+                let Some(tail) = text.get(at + gap..) else { continue };
+                for text in [format!("{}{fault}{tail}", &text[..at]), format!("{fault}{}", &text[..at])] {
+                    let text = Bytes::from(text);
+                    let Some(halves) = halves_of_json(&text) else { continue };
+                    let halves = halves.map(|half| records_from_json(Stream::Events, &half).map(|half| half.build(0)));
+                    let [Ok(first), Ok(second)] = halves else { continue };
+                    let whole =
+                        records_from_json(Stream::Events, &text).unwrap_or_else(|error| panic!("{text:?}: {error}"));
+                    assert!(whole.build(0).iter().eq(first.iter().chain(second.iter())), "{text:?}");
+                }
+            }
+        }
+    }
 }
 
 #[test]
