@@ -164,11 +164,6 @@ impl Converter {
         Ok(Self { conversions: Conversions::new("http")?, max_bytes, max_records })
     }
 
-    /// The converter of a body of this length, see [`Conversions::of_body`].
-    pub(super) fn of_body(&self, encoding: Encoding, length: usize) -> Self {
-        Self { conversions: self.conversions.of_body(encoding, length), ..*self }
-    }
-
     /// The records of a body.
     pub(super) async fn records(
         &self,
@@ -178,7 +173,7 @@ impl Converter {
     ) -> Result<RecordBatch, Refusal> {
         let (max_bytes, max_records) = (self.max_bytes, self.max_records);
         let conversions = self.conversions.clone();
-        self.convert(move || {
+        self.convert(format.encoding, body.len(), move || {
             let plain = format.encoding.decompress(&body.join(), max_bytes)?;
             let records = match format.content {
                 Content::Protobuf => return Ok(wire::message(stream, now_millis(), plain, max_records)?),
@@ -193,12 +188,14 @@ impl Converter {
         .await
     }
 
-    /// Runs another conversion on these threads.
+    /// Runs another conversion of a body of this length.
     pub(super) async fn convert<T: Send + 'static>(
         &self,
+        encoding: Encoding,
+        length: usize,
         conversion: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
-        self.conversions.begin(conversion)?.await
+        self.conversions.of_body(encoding, length).begin(conversion)?.await
     }
 }
 

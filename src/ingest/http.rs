@@ -184,8 +184,7 @@ async fn ingest(state: &HandlerState, stream: Stream, peer: Peer, request: Reque
     let (bytes, mut share) = state.read(Protocol::Http, &head, body, &state.limits, (pass, peer)).await?;
     let most = format.encoding.most(share.bytes(), state.limits.max_bytes);
     let mut reserved = state.ingester.memory().for_decompressed(most).await?;
-    let converter = state.converter.of_body(format.encoding, bytes.len());
-    let batch = converter.records(stream, format, bytes).await?;
+    let batch = state.converter.records(stream, format, bytes).await?;
     share.merge(reserved.split(batch.bytes().len().saturating_sub(share.bytes())));
     drop(reserved);
     let records = u64::from(batch.count());
