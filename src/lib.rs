@@ -31,6 +31,7 @@ pub mod flush;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod histogram;
+mod hs256;
 pub mod ingest;
 pub mod inspect;
 pub mod logging;

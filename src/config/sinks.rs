@@ -18,7 +18,8 @@ use crate::{
     record::{SinkName, Stream},
     setting::{Is, Text, kind, schema_of},
     sink::{
-        IndexStatus, InvalidOption, Sink, SinkOptions, file::FileOptions, mongodb::MongoOptions, redis::RedisOptions,
+        IndexStatus, InvalidOption, Sink, SinkOptions, file::FileOptions, http::HttpOptions, mongodb::MongoOptions,
+        redis::RedisOptions,
     },
     spool::SpoolOptions,
 };
@@ -165,6 +166,8 @@ sink_types! {
     Redis(RedisOptions);
     /// NDJSON files in a directory.
     File(FileOptions);
+    /// Any HTTP endpoint.
+    Http(HttpOptions);
 }
 
 /// What the configuration knows of a type of sink.

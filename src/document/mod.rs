@@ -43,6 +43,7 @@ mod message;
 mod number;
 mod options;
 mod parts;
+mod protojson;
 mod redact;
 mod schema;
 mod scrub;

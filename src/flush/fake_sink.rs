@@ -71,6 +71,8 @@ pub(super) struct Behaviour {
     pub(super) cannot_load_delivered: VecDeque<SinkErrorKind>,
     /// How many redelivered records it recognizes.
     pub(super) recognizes: Option<u64>,
+    /// With each failure of a whole batch, it wants no records for so long.
+    pub(super) retry_after: Option<Duration>,
     /// Answers before the behaviour applies: each fails its batch with that kind.
     pub(super) first: VecDeque<SinkErrorKind>,
 }
@@ -89,6 +91,7 @@ pub(super) struct ScriptedSink {
     /// How often it was initialized, and when its set-up was checked.
     pub(super) initialized: Mutex<usize>,
     pub(super) checked: Mutex<Vec<tokio::time::Instant>>,
+    pub(super) not_before: Mutex<Option<tokio::time::Instant>>,
 }
 
 impl ScriptedSink {
@@ -111,6 +114,7 @@ impl ScriptedSink {
             error: Some(SinkError { kind, message: format!("scripted to fail: {}", kind.as_str()) }),
         };
         if let Some(kind) = behaviour.first.pop_front().or(behaviour.fails) {
+            *self.not_before.lock() = behaviour.retry_after.map(|wait| tokio::time::Instant::now() + wait);
             return failed(kind);
         }
         if batch.records.iter().any(|record| behaviour.drops.contains(&record.seq)) {
@@ -153,6 +157,10 @@ impl Sink for ScriptedSink {
 
     fn recognizes(&self) -> Option<u64> {
         self.behaviour.lock().recognizes
+    }
+
+    fn not_before(&self) -> Option<tokio::time::Instant> {
+        *self.not_before.lock()
     }
 
     fn doubts_setup(&self) -> bool {

@@ -12,8 +12,11 @@ use tonic::{
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint},
 };
 
-use super::{AUDIENCE, Dropped, Secret, hs256};
-use crate::record::{RecordBatch, RecordBatchBuilder, Stream, schema::SERVICE_NAME, wall_millis};
+use super::{AUDIENCE, Dropped, Secret};
+use crate::{
+    hs256,
+    record::{RecordBatch, RecordBatchBuilder, Stream, schema::SERVICE_NAME, wall_millis},
+};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to wait for an answer.

@@ -8,7 +8,7 @@
 //! - [`Authenticator`] and [`Tls`]: who can send;
 //! - [`Dropped`]: what a call that was answered OK did not keep.
 //!
-//! Uses `caller`, `catch_panic`, `record`, `secret`, `setting`, `spool`, `tasks`.
+//! Uses `caller`, `catch_panic`, `hs256`, `record`, `secret`, `setting`, `spool`, `tasks`.
 
 mod auth;
 pub(crate) mod body;
@@ -27,7 +27,6 @@ pub(crate) mod fuzzing;
 pub mod grpc;
 mod gzip;
 mod handler_state;
-mod hs256;
 pub mod http;
 mod json;
 mod listener;

@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use subtle::{Choice, ConstantTimeEq};
 
-use super::{AuthOptions, LivekitKeys, Secret, hs256, listener::Peer};
-use crate::{caller, record::wall_millis};
+use super::{AuthOptions, LivekitKeys, Secret, listener::Peer};
+use crate::{caller, hs256, record::wall_millis};
 
 /// The audience that a sender's token must name: a participant's join token, signed with the same secret, names none.
 pub const AUDIENCE: &str = "livekit-spool";

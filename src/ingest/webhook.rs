@@ -1,4 +1,5 @@
-//! LiveKit's webhooks, converted into the analytics events with the same meaning.
+//! LiveKit's webhooks, converted into the analytics events with the same meaning. The event keeps the webhook's bytes, for a
+//! sink that sends webhooks.
 //!
 //! LiveKit signs each with a JWT by API key (`Authorization`), whose claim `sha256` is the hash of the body. It treats a
 //! 4xx as sent, and retries a 5xx for seconds only: webhooks are less reliable than gRPC. `num_dropped` counts those it
@@ -17,7 +18,7 @@ use super::{
     listener::Peer, repeats::ContentHash,
 };
 use crate::record::{
-    RecordBatch, RecordBatchBuilder, Stream,
+    RecordBatch, RecordBatchBuilder, Stream, add_webhook_body,
     json::{UnknownFields, protobuf_from_json},
     now_millis,
 };
@@ -69,7 +70,9 @@ fn convert(body: &[u8]) -> Result<(RecordBatch, u64), Refusal> {
     #[expect(deprecated, reason = "LiveKit still sends it")]
     let dropped = u64::try_from(webhook.num_dropped).unwrap_or(0);
     let mut batch = RecordBatchBuilder::new(Stream::Events);
-    batch.push(&event(webhook).encode_to_vec());
+    let mut event = event(webhook).encode_to_vec();
+    add_webhook_body(&mut event, body);
+    batch.push(&event);
     Ok((batch.build(now_millis()), dropped))
 }
 

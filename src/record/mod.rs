@@ -11,6 +11,7 @@ pub mod schema;
 mod sink_name;
 mod stream;
 mod time;
+mod webhook;
 pub mod wire;
 
 pub use batch::{BadFraming, RECORD_TAG, RecordBatch, RecordBatchBuilder, Records};
@@ -24,3 +25,4 @@ pub use sink_name::{BadSinkName, SinkName};
 pub(crate) use stream::PerStream;
 pub use stream::{Stream, UnknownStream};
 pub use time::time_of;
+pub(crate) use webhook::{add_webhook_body, webhook_body};

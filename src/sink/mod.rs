@@ -1,9 +1,10 @@
-//! The destinations of records: MongoDB, Redis, files. A sink reports the result for every record.
+//! The destinations of records: MongoDB, Redis, files, any HTTP endpoint. A sink reports the result for every record.
 //!
-//! Uses `document`, `durable_fs`, `files`, `record`, `setting`, `tasks`.
+//! Uses `document`, `durable_fs`, `files`, `hs256`, `printable`, `record`, `secret`, `setting`, `tasks`.
 
 mod encoding;
 pub mod file;
+pub mod http;
 pub mod mongodb;
 mod options;
 pub mod redis;
@@ -12,6 +13,7 @@ pub mod url;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 pub use self::options::{IndexState, IndexStatus, InvalidOption, SinkOptions};
 use crate::record::{QueuedRecord, Stream, UnixMillis};
@@ -126,6 +128,12 @@ pub trait Sink: Send + Sync + 'static {
     ///
     /// It may be dropped before it returns (a timeout, the end of the last flush); the batch is then redelivered.
     async fn send_batch(&self, batch: Batch) -> BatchOutcome;
+
+    /// Until when the sink wants no records, because the server said so. The worker sends none before, whatever its own
+    /// pauses are.
+    fn not_before(&self) -> Option<Instant> {
+        None
+    }
 
     /// The minimum number of a stream's records that it recognises when they are redelivered, counted back from the last
     /// one. `None`: all, since the `_id` is a key there. No more than these are in flight, or acknowledged and not yet

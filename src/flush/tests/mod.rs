@@ -422,3 +422,46 @@ async fn a_worker_that_panics_is_started_again_and_sends_what_was_in_flight() {
     bench.shutdown.cancel();
     bench.handle.stopped().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_says_when_to_come_again_is_left_alone_until_then_or_a_command() {
+    let bench = start(&MemoryQueue::with(0), Behaviour::default(), options());
+    bench.warmed_up().await;
+    bench.sink.set(|behaviour| {
+        behaviour.fails = Some(SinkErrorKind::Unavailable);
+        behaviour.retry_after = Some(Duration::from_secs(300));
+    });
+    bench.queue.push(100);
+    bench.until("unavailable", |bench| bench.handle.status().state == SinkState::Unavailable).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let asked = bench.sink.batches.lock().len();
+    tokio::time::sleep(Duration::from_secs(290)).await;
+    assert_eq!(bench.sink.batches.lock().len(), asked, "though the longest pause of its own is 30 s");
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    assert!(bench.sink.batches.lock().len() > asked, "the time is over");
+
+    let asked = bench.sink.batches.lock().len();
+    bench.sink.set(|behaviour| behaviour.fails = None);
+    bench.handle.flush_now();
+    bench.drained().await;
+    assert!(bench.sink.batches.lock().len() > asked);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_last_flush_leaves_alone_a_sink_that_wants_nothing_yet() {
+    let behaviour = Behaviour {
+        fails: Some(SinkErrorKind::Unavailable),
+        retry_after: Some(Duration::from_secs(300)),
+        ..Behaviour::default()
+    };
+    let bench = start(&MemoryQueue::with(100), Behaviour::default(), options());
+    bench.drained().await;
+    bench.sink.set(|new| *new = behaviour);
+    bench.queue.push(10);
+    bench.until("unavailable", |bench| bench.handle.status().state == SinkState::Unavailable).await;
+    let (asked, began) = (bench.sink.batches.lock().len(), tokio::time::Instant::now());
+    bench.shutdown.cancel();
+    bench.handle.stopped().await;
+    assert_eq!((bench.sink.batches.lock().len(), bench.queue.backlog()), (asked, 10));
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+}

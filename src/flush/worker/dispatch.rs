@@ -35,6 +35,9 @@ impl Loop {
             {
                 return Wait::Until(outage.retry_at);
             }
+            if let Some(at) = self.wanted_at().filter(|at| *at > now) {
+                return Wait::Until(at);
+            }
             if !self.settle_pending().await {
                 continue;
             }
@@ -73,6 +76,11 @@ impl Loop {
                 Next::Wait(wait) => return wait,
             }
         }
+    }
+
+    /// From when on the sink wants records, if it said so, and nobody asked to send them nevertheless.
+    fn wanted_at(&self) -> Option<Instant> {
+        self.context.sink.not_before().filter(|_| self.initialized).filter(|at| Some(*at) > self.overridden)
     }
 
     /// True if the queue may redeliver records that the sink does not recognize.

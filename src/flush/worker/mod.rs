@@ -12,6 +12,7 @@
 //!   sink failed without being unavailable).
 //! - Records that failed by name are [tried alone](super::trial) around a fresh record, while others are delivered, and
 //!   in turn with them.
+//! - A sink that named a time before which it wants no records gets none, from any batch, until then or a command.
 //! - If nothing is delivered the state reports it, whatever the reason: failures by name are an outage too, and a sink
 //!   that rejects all records is *rejecting*.
 //! - Outcomes that the queue cannot record stop new batches until it can: full dead letters pause their sink.
@@ -97,6 +98,8 @@ pub(super) struct Loop {
     paused: bool,
     /// Set while nothing is accepted.
     outage: Option<Outage>,
+    /// A time until which the sink wants no records, and a command sends them nevertheless.
+    overridden: Option<Instant>,
     /// When a record was last delivered.
     delivered_at: Option<Instant>,
     /// Records that were rejected since one was delivered, and why the last one was.
@@ -178,6 +181,7 @@ impl Loop {
             delivered_loaded_since: None,
             paused,
             outage: None,
+            overridden: None,
             delivered_at: None,
             rejecting: None,
             check: Check::default(),
@@ -243,10 +247,12 @@ impl Loop {
             Command::Pause => self.paused = true,
             Command::Resume => {
                 self.paused = false;
+                self.overridden = self.context.sink.not_before();
                 self.skip_backoff();
             }
             Command::FlushNow => {
                 self.due.force(&*self.context.queue);
+                self.overridden = self.context.sink.not_before();
                 self.skip_backoff();
             }
         }

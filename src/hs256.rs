@@ -66,7 +66,7 @@ fn install() {
 ///
 /// # Errors
 /// When the claims cannot be written as JSON.
-pub(super) fn sign<C: Serialize>(claims: &C, secret: &[u8]) -> Result<String, Error> {
+pub(crate) fn sign<C: Serialize>(claims: &C, secret: &[u8]) -> Result<String, Error> {
     install();
     jsonwebtoken::encode(&jsonwebtoken::Header::default(), claims, &EncodingKey::from_secret(secret))
 }
@@ -75,7 +75,7 @@ pub(super) fn sign<C: Serialize>(claims: &C, secret: &[u8]) -> Result<String, Er
 ///
 /// # Errors
 /// When it is not a token, has another signature or algorithm, or has invalid claims.
-pub(super) fn verify<C: DeserializeOwned + Clone>(
+pub(crate) fn verify<C: DeserializeOwned + Clone>(
     token: &str,
     secret: &[u8],
     validation: &Validation,

@@ -1,0 +1,229 @@
+//! Sends requests, and reads what becomes of them.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, SystemTime},
+};
+
+use http::{HeaderMap, Request, StatusCode, Uri, header};
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Bytes, Incoming};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tower::Service;
+
+use super::{
+    answer::{Meaning, described, first_line, retry_after},
+    connection::{self, Client, Connector, with_causes},
+    endpoint::Endpoint,
+    options::{HttpCompression, HttpFormat, HttpOptions, HttpSignature},
+    request::{self, Content, Entry},
+    tls,
+    webhook::Signer,
+};
+use crate::{
+    record::Stream,
+    sink::{InvalidOption, SinkErrorKind},
+};
+
+/// Redirections that are followed with one request.
+const MAX_REDIRECTIONS: usize = 5;
+/// What is read of an answer's body, so that the connection can be reused; of a longer one the connection is closed.
+const MAX_BODY_BYTES: usize = 64 * 1024;
+/// How long it is read.
+const BODY_TIMEOUT: Duration = Duration::from_secs(2);
+/// What is kept of it.
+const KEPT_BYTES: usize = 4 * 1024;
+/// A receiver's limit is not taken to be below this, whatever it answers.
+const MIN_BODY_BYTES: usize = 16 * 1024;
+
+/// Sends requests to one endpoint.
+#[derive(Debug)]
+pub(super) struct Sender {
+    pub(super) endpoint: Endpoint,
+    connector: Connector,
+    client: Client,
+    signer: Option<Signer>,
+    format: HttpFormat,
+    compression: HttpCompression,
+    /// Of a batch.
+    pub(super) timeout: Duration,
+    /// The size of a body that the receiver accepts, as far as it is known.
+    max_body_bytes: AtomicUsize,
+    /// Until when the receiver does not want to be asked.
+    not_before: Mutex<Option<Instant>>,
+}
+
+/// What a request came to.
+pub(super) enum Answer {
+    /// The receiver answered.
+    Status { status: StatusCode, text: String },
+    /// It did not, or not so that it can be read.
+    Failed(SinkErrorKind, String),
+}
+
+impl Sender {
+    /// # Errors
+    /// When an option cannot work.
+    pub(super) fn new(options: &HttpOptions) -> Result<Self, InvalidOption> {
+        let endpoint = Endpoint::of(options)?;
+        let tls = match endpoint.is_tls() {
+            true => Some(tls::client(&options.tls.clone().unwrap_or_default())?),
+            false => None,
+        };
+        let signer = match (options.sign, &options.api_key, &options.api_secret) {
+            (Some(HttpSignature::Livekit), Some(key), Some(secret)) => Some(Signer::new(key.clone(), secret.clone())),
+            _ => None,
+        };
+        let connector = Connector::new(tls, options.timeout);
+        Ok(Self {
+            client: connection::client(connector.clone()),
+            // A webhook is one event.
+            format: if signer.is_some() { HttpFormat::Record } else { options.format },
+            compression: options.compression,
+            timeout: options.timeout,
+            max_body_bytes: AtomicUsize::new(options.max_body_bytes),
+            not_before: Mutex::default(),
+            endpoint,
+            connector,
+            signer,
+        })
+    }
+
+    pub(super) const fn format(&self) -> HttpFormat {
+        self.format
+    }
+
+    pub(super) const fn content(&self) -> Content {
+        if self.signer.is_some() { Content::Webhook } else { Content::Document }
+    }
+
+    pub(super) fn not_before(&self) -> Option<Instant> {
+        *self.not_before.lock()
+    }
+
+    pub(super) fn max_body_bytes(&self) -> usize {
+        self.max_body_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The receiver refused a body of this size: the next ones are smaller.
+    pub(super) fn learn_limit(&self, refused: usize) {
+        self.max_body_bytes.fetch_min((refused / 2).max(MIN_BODY_BYTES), Ordering::Relaxed);
+    }
+
+    /// Connects, and shakes hands if it is TLS.
+    ///
+    /// # Errors
+    /// Says why it cannot.
+    pub(super) async fn connect(&self) -> Result<(), (SinkErrorKind, String)> {
+        let connecting = self.connector.clone().call(self.endpoint.uri.clone());
+        match tokio::time::timeout(self.timeout, connecting).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(explained(&format!("cannot connect: {}", with_causes(&*error)))),
+            Err(_) => Err((SinkErrorKind::Unavailable, format!("cannot connect within {:?}", self.timeout))),
+        }
+    }
+
+    /// Sends some entries in one request.
+    pub(super) async fn send(&self, stream: Stream, entries: &[&Entry], until: Instant) -> Answer {
+        let body = match request::body(entries, self.format, self.compression) {
+            Ok(body) => body,
+            Err(error) => return Answer::Failed(SinkErrorKind::Unnamed, format!("compression failed: {error}")),
+        };
+        let mut headers = self.endpoint.headers.clone();
+        headers.extend(request::headers(stream, entries, self.format));
+        if let Some(signer) = &self.signer {
+            let signature = signer.sign(&body).and_then(|token| token.try_into().map_err(|_| "bad token".to_owned()));
+            match signature {
+                Ok(signature) => _ = headers.insert(header::AUTHORIZATION, signature),
+                Err(problem) => return Answer::Failed(SinkErrorKind::Unnamed, format!("cannot sign: {problem}")),
+            }
+        }
+        match tokio::time::timeout_at(until, self.request(&headers, &body, until)).await {
+            Ok(answer) => answer,
+            Err(_) => {
+                let text = format!("no answer to {} records within {:?}", entries.len(), self.timeout);
+                Answer::Failed(SinkErrorKind::Timeout, text)
+            }
+        }
+    }
+
+    /// Sends a request, and again where it is redirected to.
+    async fn request(&self, headers: &HeaderMap, body: &Bytes, until: Instant) -> Answer {
+        let mut uri = self.endpoint.uri.clone();
+        for _ in 0..=MAX_REDIRECTIONS {
+            let mut request = Request::new(Full::new(body.clone()));
+            *request.method_mut() = self.endpoint.method.clone();
+            *request.uri_mut() = uri.clone();
+            *request.headers_mut() = headers.clone();
+            let response = match self.client.request(request).await {
+                Ok(response) => response,
+                Err(error) => {
+                    let (kind, text) = explained(&with_causes(&error));
+                    return Answer::Failed(kind, text);
+                }
+            };
+            let (head, body) = response.into_parts();
+            // Whatever becomes of the body: the status line was the answer.
+            let line = first_line(&read(body, until).await);
+            let text = described(head.status, &line);
+            let wait = head.headers.get(header::RETRY_AFTER);
+            match Meaning::of(head.status) {
+                Meaning::Redirected => match self.redirected(&uri, &head.headers) {
+                    Ok(target) => uri = target,
+                    Err(why) => return Answer::Failed(SinkErrorKind::Unsuitable, format!("{text}{why}")),
+                },
+                Meaning::Retry(_) => {
+                    if let Some(wait) = wait.and_then(|value| retry_after(value.as_bytes(), SystemTime::now())) {
+                        *self.not_before.lock() = Some(Instant::now() + wait);
+                        return Answer::Status { status: head.status, text: format!("{text} (Retry-After: {wait:?})") };
+                    }
+                    return Answer::Status { status: head.status, text };
+                }
+                _ => return Answer::Status { status: head.status, text },
+            }
+        }
+        let text = format!("more than {MAX_REDIRECTIONS} redirections; check the url");
+        Answer::Failed(SinkErrorKind::Unsuitable, text)
+    }
+
+    fn redirected(&self, from: &Uri, headers: &HeaderMap) -> Result<Uri, String> {
+        let location = headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
+        let target = self.endpoint.redirected(from, location.ok_or("; it says not where to; check the url")?);
+        target.map_err(|elsewhere| format!("; it leads to {elsewhere}, where nothing is sent: check the url"))
+    }
+}
+
+/// What a failure without an answer means, and what can be done.
+fn explained(text: &str) -> (SinkErrorKind, String) {
+    if text.contains("invalid peer certificate") {
+        return (SinkErrorKind::Unavailable, format!("{text}; check tls.ca and tls.server_name"));
+    }
+    // The server's word about our certificate; it may come after the handshake.
+    let of_certificate = ["CertificateRequired", "BadCertificate", "UnknownCA", "AccessDenied", "CertificateExpired"];
+    let is_ours = text.split_once("received fatal alert: ").is_some_and(|(_, alert)| {
+        of_certificate.iter().any(|name| alert.starts_with(name)) || alert.starts_with("CertificateUn")
+    });
+    if is_ours {
+        return (SinkErrorKind::Unauthorized, format!("{text}; check tls.certificate and tls.key"));
+    }
+    (SinkErrorKind::Unavailable, text.to_owned())
+}
+
+/// The beginning of a body. It is read on to its end if that is near, so that its connection can be reused.
+async fn read(mut body: Incoming, until: Instant) -> Vec<u8> {
+    let (mut kept, mut left) = (Vec::new(), MAX_BODY_BYTES);
+    let reading = async {
+        while let Some(Ok(frame)) = body.frame().await {
+            let Some(bytes) = frame.data_ref() else { continue };
+            let more = bytes.len().min(KEPT_BYTES - kept.len());
+            kept.extend_from_slice(&bytes[..more]);
+            left = left.saturating_sub(bytes.len().max(1));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    let _ = tokio::time::timeout_at(until.min(Instant::now() + BODY_TIMEOUT), reading).await;
+    kept
+}

@@ -1,0 +1,93 @@
+//! TLS as a client: whom to trust, what to show, which HTTP versions to offer.
+
+use std::{fs, path::Path, sync::Arc};
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
+};
+use zeroize::Zeroizing;
+
+use super::options::HttpTlsOptions;
+use crate::sink::InvalidOption;
+
+/// What a connection needs.
+#[derive(Debug, Clone)]
+pub(super) struct Client {
+    pub(super) config: Arc<ClientConfig>,
+    /// The name expected in the server's certificate, if it is not the URL's host.
+    pub(super) server_name: Option<ServerName<'static>>,
+}
+
+/// Reads the files.
+///
+/// # Errors
+/// Names the file that cannot be used.
+pub(super) fn client(options: &HttpTlsOptions) -> Result<Client, InvalidOption> {
+    let wrong = |message: String| InvalidOption::new("tls", message);
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| wrong(error.to_string()))?
+        .with_root_certificates(roots(options.ca.as_deref()).map_err(wrong)?);
+    let mut config = match (&options.certificate, &options.key) {
+        (None, None) => builder.with_no_client_auth(),
+        (Some(certificate), Some(key)) => {
+            let chain = certificates(certificate).map_err(wrong)?;
+            let content = read(key).map_err(wrong)?;
+            let private = PrivateKeyDer::from_pem_slice(&content)
+                .map_err(|problem| wrong(format!("{}: no usable private key: {problem}", key.display())))?;
+            builder.with_client_auth_cert(chain, private).map_err(|problem| {
+                let (certificate, key) = (certificate.display(), key.display());
+                wrong(format!("{certificate} and {key} cannot be used together: {problem}"))
+            })?
+        }
+        (Some(_), None) => return Err(wrong("certificate is given without key".to_owned())),
+        (None, Some(_)) => return Err(wrong("key is given without certificate".to_owned())),
+    };
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let server_name = match &options.server_name {
+        None => None,
+        Some(name) => Some(
+            ServerName::try_from(name.clone())
+                .map_err(|_| wrong(format!("server_name {name:?} is neither a host name nor an IP address")))?,
+        ),
+    };
+    Ok(Client { config: Arc::new(config), server_name })
+}
+
+fn roots(ca: Option<&Path>) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
+    match ca {
+        Some(path) => {
+            for certificate in certificates(path)? {
+                roots.add(certificate).map_err(|problem| format!("{}: no usable CA: {problem}", path.display()))?;
+            }
+        }
+        None => {
+            let found = rustls_native_certs::load_native_certs();
+            roots.add_parsable_certificates(found.certs);
+            if roots.is_empty() {
+                let why = found.errors.first().map(|error| format!(": {error}")).unwrap_or_default();
+                return Err(format!(
+                    "this machine has no CA certificates{why}; install ca-certificates, or give tls.ca"
+                ));
+            }
+        }
+    }
+    Ok(roots)
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let content = read(path)?;
+    let found = CertificateDer::pem_slice_iter(&content).collect::<Result<Vec<_>, _>>();
+    match found {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) => Err(format!("{}: there is no CERTIFICATE block", path.display())),
+        Err(problem) => Err(format!("{}: no usable certificate: {problem}", path.display())),
+    }
+}
+
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    fs::read(path).map(Zeroizing::new).map_err(|error| format!("cannot read {}: {error}", path.display()))
+}
