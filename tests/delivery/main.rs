@@ -6,6 +6,7 @@
 mod support;
 
 mod conformance;
+mod http;
 mod mongodb;
 mod mongodb_setup;
 mod mongodb_truth;

@@ -9,6 +9,7 @@ use livekit_spool::{
     record::{RecordBatch, RecordBatchBuilder, SinkName, Stream, now_millis},
     sink::{
         Sink,
+        http::{HttpOptions, HttpSink},
         mongodb::{MongoOptions, MongoSink},
         redis::{RedisOptions, RedisSink},
     },
@@ -66,6 +67,10 @@ pub(crate) fn redis_sink(url: &str) -> Arc<dyn Sink> {
 
 pub(crate) fn redis_sink_with(options: RedisOptions) -> Arc<dyn Sink> {
     Arc::new(RedisSink::new(options, encoder()).expect("options that the sink takes"))
+}
+
+pub(crate) fn http_sink_with(options: HttpOptions) -> Arc<dyn Sink> {
+    Arc::new(HttpSink::new(&options, encoder()).expect("options that the sink takes"))
 }
 
 pub(crate) struct Pipeline {

@@ -9,6 +9,7 @@
 //! - [`wire`]: a MongoDB server in a few lines: acknowledges as fast as it reads, or answers by script.
 //! - [`process`]: `livekit-spool` itself, with a config of the test's making; [`load`]: senders that keep it busy.
 //! - [`recorder_client`]: the gRPC client that LiveKit's schema gives.
+//! - [`receiver`]: an HTTP server in a few lines: answers by script, or keeps documents by their ids.
 //! - [`records`]: LiveKit's real records, and made-up ones with known ids.
 //!
 //! A test that needs a server fails where the server is missing and says what gets it (`tests/servers`); one that needs something
@@ -38,6 +39,7 @@ pub mod mongo;
 pub mod power;
 pub mod process;
 pub mod proxy;
+pub mod receiver;
 pub mod records;
 pub mod redis;
 pub mod wire;

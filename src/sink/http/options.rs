@@ -56,6 +56,7 @@ pub struct HttpOptions {
     #[schemars(example = serde_json::json!({ "ca": "/etc/ssl/collector-ca.pem" }))]
     pub tls: Option<HttpTlsOptions>,
     /// http: of the bodies: none, gzip, zstd
+    #[serde(rename = "compress")]
     pub compression: HttpCompression,
     /// http: a batch is split into requests of at most this size, before compression
     #[serde_as(as = "Is<Size<KIB, GIB>>")]

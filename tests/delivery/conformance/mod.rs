@@ -19,7 +19,7 @@ use livekit_spool::{
     sink::{Batch, BatchOutcome, Outcome, Sink, SinkError},
 };
 use prost::Message;
-use subjects::{FileSubject, Labels, MongoSubject, RedisSubject, Subject};
+use subjects::{FileSubject, HttpSubject, Labels, MongoSubject, RedisSubject, Subject};
 use tokio::task::JoinHandle;
 
 use crate::{
@@ -299,4 +299,5 @@ suite! {
     mongodb: MongoSubject;
     redis: RedisSubject;
     file: FileSubject;
+    http: HttpSubject;
 }

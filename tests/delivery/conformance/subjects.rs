@@ -9,6 +9,7 @@ use livekit_spool::{
     sink::{
         Sink,
         file::{FileOptions, FileSink},
+        http::HttpOptions,
         mongodb::MongoOptions,
         redis::RedisOptions,
     },
@@ -16,8 +17,8 @@ use livekit_spool::{
 use tempfile::TempDir;
 
 use crate::{
-    pipeline::{TIMEOUT, encoder, mongo_sink_with, redis_sink_with},
-    support::{self, mongo::Mongo, redis::Redis},
+    pipeline::{TIMEOUT, encoder, http_sink_with, mongo_sink_with, redis_sink_with},
+    support::{self, mongo::Mongo, receiver::Keeper, redis::Redis},
 };
 
 /// Fields added to each document.
@@ -221,6 +222,52 @@ impl Subject for FileSubject {
             }
         }
         sorted(stored.into_iter())
+    }
+}
+
+pub(crate) struct HttpSubject(Keeper);
+
+impl HttpSubject {
+    fn sink_of(&self, url: String, labels: Labels) -> Arc<dyn Sink> {
+        http_sink_with(HttpOptions { url, labels, timeout: TIMEOUT, ..HttpOptions::default() })
+    }
+}
+
+impl Subject for HttpSubject {
+    async fn start() -> Self {
+        Self(Keeper::start().await)
+    }
+
+    fn sink_with(&self, labels: Labels) -> Arc<dyn Sink> {
+        self.sink_of(self.0.receiver.url(), labels)
+    }
+
+    async fn take_away(&mut self) {
+        self.0.receiver.take_away().await;
+    }
+
+    async fn bring_back(&mut self) {
+        self.0.receiver.bring_back().await;
+    }
+
+    async fn stored(&self, stream: Stream) -> Vec<Stored> {
+        sorted(self.0.kept(stream.as_str()).iter().map(|document| of_json(&document.to_string())))
+    }
+}
+
+impl Server for HttpSubject {
+    const WRITE: &'static [u8] = b"POST /in";
+
+    fn address(&self) -> String {
+        self.0.receiver.address()
+    }
+
+    fn sink_at(&self, address: &str) -> Arc<dyn Sink> {
+        self.sink_of(format!("http://{address}/in"), Labels::new())
+    }
+
+    fn sink_of_a_stranger(&self) -> Arc<dyn Sink> {
+        self.sink_of(format!("http://stranger:hunter2@{}/in", self.address()), Labels::new())
     }
 }
 
