@@ -276,7 +276,8 @@ async fn endless_bodies_cost_little_time_and_memory() {
 async fn slow_answers_are_waited_for_within_the_timeout_and_silence_is_a_timeout() {
     let slow = Receiver::start(|_| Answer::Slowly(answer(200, "", "{}"), Duration::from_millis(10))).await;
     assert!(all(&sink(&slow).send_batch(batch("slow", 3)).await, &Outcome::Delivered));
-    for stuck in [Answer::Silence, Answer::Slowly(vec![b'x'; 1000], Duration::from_millis(100))] {
+    let header = [&b"HTTP/1.1 200 OK\r\nX: "[..], &[b'x'; 1000]].concat();
+    for stuck in [Answer::Silence, Answer::Slowly(header, Duration::from_millis(100))] {
         let receiver = Receiver::start(move |_| stuck.clone()).await;
         let (sink, begun) = (sink(&receiver), Instant::now());
         let outcome = sink.send_batch(batch("stuck", 3)).await;
