@@ -44,15 +44,18 @@ fn a_line_end_after_a_secret_is_cut_wherever_the_secret_is() {
         assert_eq!(pii, of(&format!("documents: {{pii_key_file: {in_file}}}")).documents.pii_key, "{kind}");
     }
     let uri = of(
-        "sinks: [{name: m, type: mongodb, uri: 'mongodb://u:${SECRET}@h'}, {name: r, type: redis, url: 'redis://:${SECRET}@h'}]",
+        "sinks: [{name: m, type: mongodb, uri: 'mongodb://u:${SECRET}@h'}, {name: r, type: redis, url: 'redis://:${SECRET}@h'}, \
+         {name: h, type: http, url: 'http://u:${SECRET}@h'}]",
     );
     let shown = |sink: &livekit_spool::config::SinkConfig| match &sink.target {
         Target::Mongodb(options) => options.uri.clone(),
         Target::Redis(options) => options.url.clone(),
+        Target::Http(options) => options.url.clone(),
         Target::File(_) => String::new(),
     };
     assert_eq!(shown(&uri.sinks[0]), "mongodb://u:hunter2-hunter2-hunter2@h");
     assert_eq!(shown(&uri.sinks[1]), "redis://:hunter2-hunter2-hunter2@h");
+    assert_eq!(shown(&uri.sinks[2]), "http://u:hunter2-hunter2-hunter2@h");
     assert!(of(&format!("admin: {{token_file: {in_file}}}")).admin.token.unwrap().matches("hunter2-hunter2-hunter2"));
 }
 

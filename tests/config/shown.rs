@@ -9,7 +9,11 @@ fn what_is_in_force_is_shown_with_where_each_value_comes_from_and_without_secret
     let text = "spool:\n  max_bytes: ${SIZE}\n  encryption: {key: '${KEY}'}\nkeys: {APIa: hunter2}\n\
                 redis: {address: 'h:1', password: hunter2}\nadmin: {token: hunter2-hunter2}\n\
                 sinks:\n- {name: r, type: redis, labels: {region: eu}, flush: {max_rate: 5}}\n\
-                - {name: m, type: mongodb, uri: 'mongodb://u:hunter2@h/'}\n";
+                - {name: m, type: mongodb, uri: 'mongodb://u:hunter2@h/'}\n\
+                - {name: h, type: http, url: 'http://u:hunter2@h/in?key=hunter2', headers: {X-Key: hunter2}}\n\
+                - {name: h2, type: http, url: 'http://h/', user: u, password: hunter2}\n\
+                - {name: h3, type: http, url: 'http://h/', token: hunter2}\n\
+                - {name: h4, type: http, url: 'http://h/', sign: livekit, api_key: k, api_secret: hunter2, streams: [events]}\n";
     let livekit = "openvidu: {analytics: {enabled: yes, mongo_url: 'mongodb://u:hunter2@l/', interval: 7s}}";
     let environment = |name: &str| match name {
         "SIZE" => Some("1GiB".to_owned()),
@@ -28,6 +32,11 @@ fn what_is_in_force_is_shown_with_where_each_value_comes_from_and_without_secret
         "      max_rate: 5 # c.yaml:8:66",
         "    url: redis://:***@h:1/0 # c.yaml:5:1",
         "    uri: mongodb://u:***@h/ # c.yaml:9:34",
+        "    url: http://u:***@h/in?key=*** # c.yaml:10:30",
+        "      X-Key: '***' # c.yaml:10:84",
+        "    password: '***' # c.yaml:11:63",
+        "    token: '***' # c.yaml:12:51",
+        "    api_secret: '***' # c.yaml:13:83",
         "    uri: mongodb://u:***@l/ # LIVEKIT_CONFIG:1:49",
         "      interval: 7s # LIVEKIT_CONFIG:1:85",
         "  level: info # default",

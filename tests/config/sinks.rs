@@ -109,3 +109,56 @@ fn an_empty_variable_switches_off_neither_encryption_nor_tls_nor_a_sink() {
         assert_error(text, &[missing]);
     }
 }
+
+#[test]
+fn http_sinks_are_checked_without_a_receiver_and_never_show_a_secret() {
+    let with = |keys: &str| format!("sinks:\n  - {{name: h, type: http, {keys}}}\n");
+    for right in [
+        "url: 'http://h'",
+        "url: 'http://u:p@h:1/a?b=c', format: array, method: PUT, compress: zstd, max_body_bytes: 1MiB",
+        "url: 'http://h', user: u, password: p, headers: {X-Key: v, x-other: 5}",
+        "url: 'http://h', token: '${TOKEN:-t}', format: record, compress: gzip",
+        "url: 'http://h', sign: livekit, api_key: k, api_secret: s, streams: [events]",
+    ] {
+        parse(&with(right)).unwrap_or_else(|error| panic!("{right}: {error}"));
+    }
+    for (wrong, named) in [
+        ("format: array", &["sinks[0].url: missing: expected http://… or https://…"][..]),
+        ("url: 'ftp://u:hunter2@h'", &["sinks[0].url", "has another scheme"]),
+        ("url: 'http://u:hunter2@h/a b'", &["sinks[0].url", "%20"]),
+        ("url: 'http://h', method: GET", &["sinks[0].method", "POST, PUT"]),
+        ("url: 'http://h', format: lines", &["sinks[0].format", "ndjson, array, record"]),
+        ("url: 'http://h', token: hunter2, user: u", &["sinks[0].token", "keep one of them"]),
+        ("url: 'http://h', headers: {X-Key: \"hunter2\\r\\nX: 1\"}", &["sinks[0].headers", "line break"]),
+        ("url: 'http://h', headers: {Content-Length: 1}", &["sinks[0].headers", "set by the sink itself"]),
+        ("url: 'http://h', tls: {ca: /x}", &["sinks[0].tls", "https://"]),
+        ("url: 'https://h', tls: {ca: /nowhere/ca.pem}", &["sinks[0].tls", "/nowhere/ca.pem"]),
+        ("url: 'http://h', sign: livekit, streams: [events]", &["sinks[0].api_key: missing"]),
+        ("url: 'http://h', sign: livekit, api_key: k, api_secret: hunter2", &["sinks[0].sign", "streams: [events]"]),
+        ("url: 'http://h', max_body_bytes: 1", &["sinks[0].max_body_bytes", "too small"]),
+        ("url: 'http://h', expiration: 1h", &["sinks[0].expiration: unknown key"]),
+    ] {
+        let error = parse(&with(wrong)).expect_err(wrong).to_string();
+        assert!(named.iter().all(|part| error.contains(part)) && !error.contains("hunter2"), "{wrong}: {error}");
+    }
+}
+
+#[test]
+fn http_secrets_come_from_files_too() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str, content: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, content).unwrap();
+        path.display().to_string()
+    };
+    let (url, password) = (file("url", "http://h/in?key=hunter2\n"), file("password", "hunter2\n"));
+    let config = parse(&format!(
+        "sinks:\n  - {{name: h, type: http, url_file: {url}, user: u, password_file: {password}, headers: {{X-Key: hunter2}}}}\n"
+    ))
+    .unwrap();
+    let Target::Http(options) = &config.sinks[0].target else { panic!("an HTTP sink") };
+    assert_eq!(options.url, "http://h/in?key=hunter2");
+    assert!(options.password.as_ref().is_some_and(|password| password.matches("hunter2")));
+    assert_eq!(config.sinks[0].target.address(), "http://h/in");
+    assert!(!format!("{config:?}").contains("hunter2"), "{config:?}");
+}
