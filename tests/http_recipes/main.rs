@@ -35,9 +35,10 @@ const SECRET: &str = "a secret of at least thirty-two bytes";
 fn recipe(mark: &str) -> String {
     let docs = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/sinks.md")).expect("the docs");
     let (_, after) = docs.split_once(mark).unwrap_or_else(|| panic!("docs/sinks.md has no {mark}"));
-    let block = after.lines().skip_while(|line| !line.starts_with("    ")).map_while(|line| {
-        line.strip_prefix("    ").or_else(|| line.is_empty().then_some(""))
-    });
+    let block = after
+        .lines()
+        .skip_while(|line| !line.starts_with("    "))
+        .map_while(|line| line.strip_prefix("    ").or_else(|| line.is_empty().then_some("")));
     block.collect::<Vec<_>>().join("\n")
 }
 
@@ -48,7 +49,7 @@ fn sink(mark: &str, changes: &[(&str, &str)]) -> String {
         assert!(text.contains(before), "{before} is not in:\n{text}");
         text = text.replace(before, after);
     }
-    let keys = text.lines().map(|line| line.trim_start_matches("- ").trim()).filter(|line| !line.is_empty());
+    let keys = text.lines().map(|line| line.trim().trim_start_matches("- ")).filter(|line| !line.is_empty());
     let keys = keys.filter(|line| *line != "sinks:").map(|line| line.split(" #").next().expect("a part").trim());
     format!("{}, flush: {QUICK}", keys.collect::<Vec<_>>().join(", "))
 }
@@ -83,9 +84,8 @@ fn judged(requests: &[Request]) -> Vec<Value> {
         json!({ "body": body, "token": request.header("authorization") }).to_string()
     };
     let input = requests.iter().map(webhook).collect::<Vec<_>>().join("\n");
-    let read = |said: String| -> Vec<Value> {
-        said.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
-    };
+    let read =
+        |said: String| -> Vec<Value> { said.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect() };
     let python = read(run(&test_server("venv/bin/python"), &[&script("receive.py"), KEY, SECRET], &input));
     if Command::new("node").arg("--version").output().is_ok() {
         let directory = test_server("webhooks");
@@ -242,7 +242,8 @@ async fn clickhouse_takes_what_is_sent_and_keeps_each_event_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_changes_where_and_how_records_are_sent() {
-    let (old, new) = (Receiver::start(|_| Answer::Status(503, "closed")).await, Receiver::start(|_| Answer::Status(200, "")).await);
+    let (old, new) =
+        (Receiver::start(|_| Answer::Status(503, "closed")).await, Receiver::start(|_| Answer::Status(200, "")).await);
     let sink = |url: String, more: &str| format!("name: h, type: http, url: \"{url}\", flush: {QUICK}{more}");
     let mut spool = Setup::new().sink(&sink(old.url(), "")).start().await;
     let events: Vec<AnalyticsEvent> = real_events().into_iter().take(50).collect();
@@ -252,13 +253,17 @@ async fn a_reload_changes_where_and_how_records_are_sent() {
     eventually("it shows the answer", || async { error().contains("code 503") && error().contains("closed") }).await;
     let file = spool.directory().join("config.yaml");
     let config = fs::read_to_string(&file).expect("the config");
-    let changed = config.replace(&old.url(), &new.url()).replace("type: http,", "type: http, format: array, token: hunter2,");
+    let changed =
+        config.replace(&old.url(), &new.url()).replace("type: http,", "type: http, format: array, token: hunter2,");
     fs::write(&file, changed).expect("written");
     let pid = rustix::process::Pid::from_raw(spool.process().pid().cast_signed()).expect("a pid");
     rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("signalled");
     spool.wait_until_drained().await;
     let request = new.requests().pop().expect("a request");
-    assert_eq!((request.header("authorization"), request.header("content-type")), ("Bearer hunter2", "application/json"));
+    assert_eq!(
+        (request.header("authorization"), request.header("content-type")),
+        ("Bearer hunter2", "application/json")
+    );
     assert!(!spool.said().contains("hunter2"), "{}", spool.said());
     spool.terminate();
 }
