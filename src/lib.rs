@@ -10,7 +10,7 @@
 //! - [`ingest`]: gRPC and HTTP servers; checks the bytes, appends batches to every sink's spool, answers after the sync.
 //! - [`spool`]: per sink: the journal that makes records durable, the sled queues over it, dead letters.
 //! - [`flush`]: per sink: a worker that leases batches, delivers them, acknowledges what the sink confirmed.
-//! - [`sink`]: MongoDB, Redis, files: an outcome per record.
+//! - [`sink`]: MongoDB, Redis, files, HTTP: an outcome per record.
 //! - [`document`]: turns a record's bytes into the document a sink stores.
 //!
 //! [`app`] opens, starts and stops these; [`run`] is the process around them, with its signals and the status page.

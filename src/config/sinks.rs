@@ -88,6 +88,7 @@ macro_rules! sink_types {
         /// The type of a sink, with its options.
         #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
         #[serde(untagged)]
+        #[expect(clippy::large_enum_variant, reason = "there are as many as sinks, for the whole run")]
         pub enum Target { $($(#[$doc])* $variant($options),)* }
 
         /// Every type.
@@ -195,7 +196,7 @@ impl SinkTypeInfo {
     }
 }
 
-/// The words of all types, for people: `mongodb, redis or file`.
+/// The words of all types, for people: `mongodb, redis, file or http`.
 pub(super) fn sink_type_names(last: &str) -> String {
     let kinds: Vec<_> = SINK_TYPES.iter().map(|known| known.kind).collect();
     match kinds.split_last() {

@@ -10,14 +10,10 @@ use std::{
 use bytes::Bytes;
 use h2::{Reason, server::SendResponse};
 use http::{Request, Response};
-use livekit_spool::{
-    record::{QueuedRecord, Stream},
-    sink::{
-        Batch, BatchOutcome, Outcome, Sink, SinkErrorKind, SinkOptions,
-        http::{HttpOptions, HttpTlsOptions},
-    },
+use livekit_spool::sink::{
+    BatchOutcome, Outcome, Sink, SinkErrorKind, SinkOptions,
+    http::{HttpOptions, HttpTlsOptions},
 };
-use prost::Message;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, date_time_ymd};
 use rustls::{
     RootCertStore, ServerConfig,
@@ -33,19 +29,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    pipeline::http_sink_with,
-    support::{self, records::numbered_events},
-};
-
-fn batch(prefix: &str, count: usize) -> Batch {
-    let record = |(i, event): (usize, livekit_protocol::AnalyticsEvent)| QueuedRecord {
-        seq: i as u64,
-        received_at: 0,
-        bytes: Bytes::from(event.encode_to_vec()),
-    };
-    Batch { stream: Stream::Events, records: numbered_events(prefix).take(count).enumerate().map(record).collect() }
-}
+use crate::{http::batch, pipeline::http_sink_with, support};
 
 /// A CA, and the files of what it signs.
 struct Ca {
@@ -272,7 +256,8 @@ impl Http2 {
     async fn start(deeds: &[Deed]) -> Self {
         let ca = Ca::new("ours");
         let deeds = Arc::new(Mutex::new(deeds.iter().copied().collect::<VecDeque<_>>()));
-        let (requests, connections): (Arc<Mutex<Vec<Request<()>>>>, Arc<Mutex<usize>>) = Default::default();
+        let requests: Arc<Mutex<Vec<Request<()>>>> = Arc::default();
+        let connections: Arc<Mutex<usize>> = Arc::default();
         let (seen, count) = (Arc::clone(&requests), Arc::clone(&connections));
         let config = config(&ca.sign("127.0.0.1", false), None, &["h2", "http/1.1"]);
         let server = Server::start(config, move |stream| {

@@ -7,6 +7,7 @@ mod support;
 
 mod conformance;
 mod http;
+mod http_refused;
 mod http_tls;
 mod mongodb;
 mod mongodb_setup;

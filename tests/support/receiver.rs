@@ -174,10 +174,10 @@ async fn serve(stream: TcpStream, script: &Script, early: &Early, requests: &Mut
     let mut from = BufReader::new(from);
     loop {
         let Some(mut request) = head(&mut from).await? else { return Ok(()) };
-        if let Some(answer) = early(&request) {
-            if !write(&mut to, answer).await? {
-                return Ok(());
-            }
+        if let Some(answer) = early(&request)
+            && !write(&mut to, answer).await?
+        {
+            return Ok(());
         }
         let length = request.header("content-length").parse().expect("the length of the body");
         request.body = vec![0; length];

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 
 use http::StatusCode;
 
-use crate::{printable::one_line, sink::SinkErrorKind};
+use crate::{printable::one_line, secret::Secret, sink::SinkErrorKind};
 
 /// The longest `Retry-After` that is obeyed. A longer one is more likely a mistake than a wish.
 pub(super) const MAX_RETRY_AFTER: Duration = Duration::from_secs(600);
@@ -78,10 +78,12 @@ pub(super) fn retry_after(value: &[u8], now: SystemTime) -> Option<Duration> {
     (!wait.is_zero()).then(|| wait.min(MAX_RETRY_AFTER))
 }
 
-/// The first line of a body that says something, safe to show.
-pub(super) fn first_line(body: &[u8]) -> String {
+/// The first line of a body that says something, safe to show, also if it repeats what it was sent.
+pub(super) fn first_line(body: &[u8], secrets: &[Secret]) -> String {
     let text = String::from_utf8_lossy(body);
     let line = text.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
+    let hidden = |line: String, secret: &Secret| line.replace(secret.expose(), "***");
+    let line = secrets.iter().fold(line.to_owned(), hidden);
     let shown: String = line.chars().take(SHOWN_CHARS).collect();
     let dots = if shown.len() < line.len() { "…" } else { "" };
     format!("{}{dots}", one_line(&shown))
@@ -151,10 +153,12 @@ mod tests {
 
     #[test]
     fn the_first_line_is_short_and_controls_no_terminal() {
+        let first_line = |body: &[u8]| first_line(body, &[Secret::new("hunter2")]);
         assert_eq!(first_line(b"\r\n  bad field \"x\"  \nsecond"), "bad field \"x\"");
         assert_eq!(first_line(b"\x1B[2J\x07red"), "\\u001b[2J\\u0007red");
         assert_eq!(first_line(&[0xFF, b'a']), "\u{FFFD}a");
         assert_eq!(first_line(b""), "");
+        assert_eq!(first_line(b"no such token: hunter2, hunter2"), "no such token: ***, ***");
         let long = first_line("ä".repeat(5000).as_bytes());
         assert!(long.ends_with('…') && long.chars().count() == SHOWN_CHARS + 1, "{long}");
     }

@@ -19,6 +19,7 @@ mod connection;
 mod definition;
 mod delivery;
 mod endpoint;
+mod headers;
 mod options;
 mod request;
 mod sender;

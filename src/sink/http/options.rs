@@ -9,7 +9,7 @@ use serde_with::serde_as;
 use crate::{
     record::Stream,
     secret::Secret,
-    setting::{GIB, Is, KIB, Size, Text},
+    setting::{Is, KIB, MIB, Size, Text},
     sink::url::{HttpUrl, without_secrets},
 };
 
@@ -59,7 +59,7 @@ pub struct HttpOptions {
     #[serde(rename = "compress")]
     pub compression: HttpCompression,
     /// http: a batch is split into requests of at most this size, before compression
-    #[serde_as(as = "Is<Size<KIB, GIB>>")]
+    #[serde_as(as = "Is<Size<KIB, { 8 * MIB }>>")]
     pub max_body_bytes: usize,
     /// http: livekit: events go out as LiveKit's webhooks, signed with api_key and api_secret; needs streams: [events]
     #[schemars(example = &"livekit")]

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue};
 use hyper::body::Bytes;
 
 use super::{
-    endpoint::{IDEMPOTENCY_KEY, RECORD_ID, STREAM},
+    headers::{IDEMPOTENCY_KEY, RECORD_ID, STREAM},
     options::{HttpCompression, HttpFormat},
     webhook,
 };

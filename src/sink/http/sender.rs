@@ -165,7 +165,7 @@ impl Sender {
             };
             let (head, body) = response.into_parts();
             // Whatever becomes of the body: the status line was the answer.
-            let line = first_line(&read(body, until).await);
+            let line = first_line(&read(body, until).await, &self.endpoint.secrets);
             let text = described(head.status, &line);
             let wait = head.headers.get(header::RETRY_AFTER);
             match Meaning::of(head.status) {
