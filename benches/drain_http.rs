@@ -1,0 +1,178 @@
+//! How fast a backlog of real events drains over HTTP, next to a bare client that posts ready-made bodies in the same run.
+//!
+//! Limit, checked at the end: at least 0.25 of the bare client into a server that only acknowledges. All the work is ours
+//! there, and the client has next to none: it copies bytes, the drain reads the journal, makes documents and their JSON,
+//! and keeps the queue.
+//!
+//! Each pair runs in turn, so that whatever else the machine does hits both; medians are compared. Both sides send
+//! bodies of the same size, with as many in flight.
+
+#[path = "../tests/support/mod.rs"]
+mod support;
+
+use std::{
+    cell::RefCell,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use criterion::{BenchmarkId, Criterion, Throughput};
+use futures::{StreamExt, stream};
+use livekit_protocol::AnalyticsEvent;
+use livekit_spool::{
+    document::{DocumentContext, DocumentOptions, Encoder, JsonStyle, write_json},
+    flush::{FlushOptions, Worker},
+    record::{RecordBatchBuilder, SinkName, Stream, now_millis},
+    sink::http::{HttpOptions, HttpSink},
+    spool::{Spool, SpoolOptions},
+};
+use prost::Message;
+use support::records::numbered_events;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpStream},
+    runtime::Builder,
+};
+use tokio_util::sync::CancellationToken;
+
+const RECORDS: usize = 200_000;
+const LIMIT: f64 = 0.25;
+const ROUNDS: usize = 10;
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args().sample_size(ROUNDS);
+    let runtime = Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    // A runtime of its own for the server: neither side's tasks wait behind it.
+    let servers = Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let url = servers.block_on(acknowledging());
+    let events: Vec<AnalyticsEvent> = numbered_events("bench").take(RECORDS).collect();
+    let options = FlushOptions::default();
+    let bodies = bodies(&events, options.batch_records);
+    let (bare, drain) = (RefCell::new(Vec::new()), RefCell::new(Vec::new()));
+    let rate = |took: Duration| events.len() as f64 / took.as_secs_f64();
+    let mut group = criterion.benchmark_group("http");
+    group.throughput(Throughput::Elements(events.len() as u64)).sampling_mode(criterion::SamplingMode::Flat);
+    group.bench_function(BenchmarkId::from_parameter("drain"), |bencher| {
+        bencher.iter_custom(|rounds| {
+            let mut sum = Duration::ZERO;
+            for _ in 0..rounds {
+                // The bare client runs right before each drain, and is what the drain is compared with.
+                bare.borrow_mut().push(rate(runtime.block_on(bare_client(&url, &bodies, &options))));
+                let took = runtime.block_on(drain_backlog(&url, &events, &options));
+                drain.borrow_mut().push(rate(took));
+                sum += took;
+            }
+            sum
+        });
+    });
+    group.finish();
+    criterion.final_summary();
+    let (Some(bare), Some(drain)) = (median(bare.into_inner()), median(drain.into_inner())) else { return };
+    let ratio = drain / bare;
+    let verdict = if ratio >= LIMIT { "ok" } else { "TOO SLOW" };
+    println!("http: bare client {bare:.0}/s, drain {drain:.0}/s, ratio {ratio:.2} (at least {LIMIT}): {verdict}");
+    std::process::exit(i32::from(ratio < LIMIT));
+}
+
+fn median(mut values: Vec<f64>) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied()
+}
+
+/// A server that reads requests and answers 200; its URL.
+async fn acknowledging() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("its address");
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(acknowledge(stream));
+        }
+    });
+    format!("http://{address}/")
+}
+
+async fn acknowledge(stream: TcpStream) -> std::io::Result<()> {
+    let (from, mut to) = stream.into_split();
+    let mut from = BufReader::with_capacity(1 << 20, from);
+    let (mut line, mut skipped) = (String::new(), vec![0; 1 << 20]);
+    loop {
+        let mut length = 0;
+        loop {
+            line.clear();
+            if from.read_line(&mut line).await? == 0 {
+                return Ok(());
+            }
+            if line.trim_end().is_empty() {
+                break;
+            }
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().expect("a length");
+            }
+        }
+        while length > 0 {
+            let part = skipped.len().min(length);
+            length -= from.read(&mut skipped[..part]).await?;
+        }
+        to.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await?;
+    }
+}
+
+/// Ready-made bodies, as the sink makes them.
+fn bodies(events: &[AnalyticsEvent], records: usize) -> Vec<Bytes> {
+    let encoder = Encoder::new(DocumentOptions::default());
+    let (context, mut document) = (DocumentContext::default(), Vec::new());
+    let body = |events: &[AnalyticsEvent]| {
+        let mut body = Vec::new();
+        for event in events {
+            document.clear();
+            encoder.encode(Stream::Events, &event.encode_to_vec(), &context, &mut document).expect("a document");
+            write_json(&document, JsonStyle::Plain, &mut body).expect("JSON");
+            body.push(b'\n');
+        }
+        Bytes::from(body)
+    };
+    events.chunks(records).map(body).collect()
+}
+
+async fn bare_client(url: &str, bodies: &[Bytes], options: &FlushOptions) -> Duration {
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let begun = Instant::now();
+    stream::iter(bodies)
+        .for_each_concurrent(options.max_in_flight, |body| {
+            let sent = client.post(url).body(body.clone()).send();
+            async { assert!(sent.await.expect("an answer").status().is_success()) }
+        })
+        .await;
+    begun.elapsed()
+}
+
+/// From the start of the worker over a full spool until the queue is empty.
+async fn drain_backlog(url: &str, events: &[AnalyticsEvent], options: &FlushOptions) -> Duration {
+    let directory = support::directory("drain");
+    let spool = Arc::new(Spool::open(directory.path(), SpoolOptions::default()).expect("a spool"));
+    for part in events.chunks(1000) {
+        let mut batch = RecordBatchBuilder::new(Stream::Events);
+        for event in part {
+            batch.push(&event.encode_to_vec());
+        }
+        spool.append(batch.build(now_millis())).await.expect("appended");
+    }
+    let encoder = Arc::new(Encoder::new(DocumentOptions::default()));
+    let sink = HttpOptions { url: url.to_owned(), ..HttpOptions::default() };
+    let sink = Arc::new(HttpSink::new(&sink, encoder).expect("options"));
+    let shutdown = CancellationToken::new();
+    let name = SinkName::new("bench").expect("a name");
+    let begun = Instant::now();
+    let worker = Worker::spawn(&name, Arc::clone(&spool) as _, sink, options.clone(), shutdown.clone());
+    // As `livekit-spool drain` asks: the last batch is not full, and would wait for the interval.
+    worker.flush_now();
+    while worker.status().figures.delivered_records < events.len() as u64 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let took = begun.elapsed();
+    shutdown.cancel();
+    worker.stopped().await;
+    spool.close().await;
+    took
+}
