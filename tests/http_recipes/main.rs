@@ -241,11 +241,11 @@ async fn clickhouse_takes_what_is_sent_and_keeps_each_event_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reload_changes_where_and_how_records_are_sent() {
+async fn a_reload_changes_where_and_how_records_are_sent_and_no_proxy_is_used() {
     let (old, new) =
         (Receiver::start(|_| Answer::Status(503, "closed")).await, Receiver::start(|_| Answer::Status(200, "")).await);
     let sink = |url: String, more: &str| format!("name: h, type: http, url: \"{url}\", flush: {QUICK}{more}");
-    let mut spool = Setup::new().sink(&sink(old.url(), "")).start().await;
+    let mut spool = Setup::new().sink(&sink(old.url(), "")).env("HTTP_PROXY", "http://127.0.0.1:1").start().await;
     let events: Vec<AnalyticsEvent> = real_events().into_iter().take(50).collect();
     let message = AnalyticsEvents { events };
     spool.recorder().ingest_events(tokio_stream::iter([message])).await.expect("accepted");

@@ -80,7 +80,7 @@ impl Loop {
 
     /// From when on the sink wants records, if it said so, and nobody asked to send them nevertheless.
     fn wanted_at(&self) -> Option<Instant> {
-        self.context.sink.not_before().filter(|_| self.initialized).filter(|at| Some(*at) > self.overridden)
+        self.context.sink.not_before().filter(|_| self.initialized).filter(|at| Some(*at) != self.overridden)
     }
 
     /// True if the queue may redeliver records that the sink does not recognize.

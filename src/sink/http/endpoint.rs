@@ -9,7 +9,7 @@ use url::{Host, Url};
 
 use super::{
     headers::{authorization, headers},
-    options::{HttpMethod, HttpOptions},
+    options::{HttpCompression, HttpFormat, HttpMethod, HttpOptions},
 };
 use crate::{record::Stream, secret::Secret, sink::InvalidOption};
 
@@ -145,6 +145,12 @@ fn check_signature(options: &HttpOptions) -> Result<(), InvalidOption> {
         (Some(_), Some(_), Some(_)) if options.streams != [Stream::Events] => {
             wrong("sign", "livekit sends events only: add streams: [events] to this sink")
         }
+        (Some(_), Some(_), Some(_)) if options.compression != HttpCompression::None => {
+            wrong("compress", "is none with sign: livekit: receivers check the signature of the body as it is sent")
+        }
+        (Some(_), Some(_), Some(_)) if options.format == HttpFormat::Array => {
+            wrong("format", "is record with sign: livekit: a webhook is one event")
+        }
         (Some(_), Some(_), Some(_)) if !options.labels.is_empty() => {
             wrong("sign", "livekit sends what LiveKit sends, which has no place for labels: remove them")
         }
@@ -227,6 +233,8 @@ mod tests {
             (HttpOptions { streams: Stream::ALL.to_vec(), ..signed.clone() }, "sign"),
             (HttpOptions { labels: [("a".to_owned(), "b".to_owned())].into(), ..signed.clone() }, "sign"),
             (HttpOptions { token: Some(Secret::new("hunter2")), ..signed.clone() }, "token"),
+            (HttpOptions { compression: HttpCompression::Gzip, ..signed.clone() }, "compress"),
+            (HttpOptions { format: HttpFormat::Array, ..signed.clone() }, "format"),
         ] {
             assert!(refused(&wrong).starts_with(key), "{}", refused(&wrong));
         }

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use http::{HeaderMap, Request, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use parking_lot::Mutex;
@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     record::Stream,
-    sink::{InvalidOption, SinkErrorKind},
+    sink::{InvalidOption, SinkErrorKind, encoding::run_blocking},
 };
 
 /// Redirections that are followed with one request.
@@ -126,16 +126,20 @@ impl Sender {
 
     /// Sends some entries in one request.
     pub(super) async fn send(&self, stream: Stream, entries: &[&Entry], until: Instant) -> Answer {
-        let body = match request::body(entries, self.format, self.compression) {
-            Ok(body) => body,
-            Err(error) => return Answer::Failed(SinkErrorKind::Unnamed, format!("compression failed: {error}")),
+        let body = match self.compress(request::body(entries, self.format)).await {
+            Ok(body) => Bytes::from(body),
+            Err(problem) => return Answer::Failed(SinkErrorKind::Unnamed, format!("compression failed: {problem}")),
         };
         let mut headers = self.endpoint.headers.clone();
         headers.extend(request::headers(stream, entries, self.format));
         if let Some(signer) = &self.signer {
-            let signature = signer.sign(&body).and_then(|token| token.try_into().map_err(|_| "bad token".to_owned()));
+            let signature =
+                signer.sign(&body).and_then(|token| HeaderValue::try_from(token).map_err(|e| e.to_string()));
             match signature {
-                Ok(signature) => _ = headers.insert(header::AUTHORIZATION, signature),
+                Ok(mut signature) => {
+                    signature.set_sensitive(true);
+                    headers.insert(header::AUTHORIZATION, signature);
+                }
                 Err(problem) => return Answer::Failed(SinkErrorKind::Unnamed, format!("cannot sign: {problem}")),
             }
         }
@@ -146,6 +150,16 @@ impl Sender {
                 Answer::Failed(SinkErrorKind::Timeout, text)
             }
         }
+    }
+
+    /// Off the async threads, if there is something to do.
+    async fn compress(&self, body: Vec<u8>) -> Result<Vec<u8>, String> {
+        let compression = self.compression;
+        if compression == HttpCompression::None {
+            return Ok(body);
+        }
+        let compressed = run_blocking(move |_| request::compressed(body, compression)).await;
+        compressed.map_err(|panic| panic.to_string())?.map_err(|error| error.to_string())
     }
 
     /// Sends a request, and again where it is redirected to.
