@@ -77,7 +77,7 @@ fn script(name: &str) -> String {
     format!("{}/tests/http_recipes/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
-/// What LiveKit's receivers read from requests: those for Python, and for Node where it is there.
+/// What LiveKit's receivers read from requests: that for Python, and that for Node where `tests/servers` could get it.
 fn judged(requests: &[Request]) -> Vec<Value> {
     let webhook = |request: &Request| {
         let body = String::from_utf8(request.body.clone()).expect("UTF-8");
@@ -87,7 +87,7 @@ fn judged(requests: &[Request]) -> Vec<Value> {
     let read =
         |said: String| -> Vec<Value> { said.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect() };
     let python = read(run(&test_server("venv/bin/python"), &[&script("receive.py"), KEY, SECRET], &input));
-    if Command::new("node").arg("--version").output().is_ok() {
+    if Command::new("npm").arg("--version").output().is_ok() {
         let directory = test_server("webhooks");
         let directory = directory.to_str().expect("UTF-8");
         let node = read(run(Path::new("node"), &[&script("receive.mjs"), directory, KEY, SECRET], &input));
