@@ -1,5 +1,5 @@
 //! The recipes for HTTP sinks in docs/sinks.md, run as they stand, with the real binary: webhooks for LiveKit's own
-//! receivers, rows for ClickHouse's engine.
+//! receivers, rows for ClickHouse's engine. And what holds for it whoever is killed.
 //!
 //! `tests/servers` gets the receivers and the engine.
 
@@ -25,6 +25,7 @@ use support::{
     test_server,
 };
 
+mod kills;
 #[path = "../support/mod.rs"]
 mod support;
 
