@@ -197,6 +197,25 @@ async fn a_server_that_asks_for_a_certificate_gets_it_and_says_when_it_does_not(
     }
 }
 
+#[tokio::test]
+async fn a_renewed_certificate_is_shown_without_a_restart() {
+    let (ca, strangers) = (Ca::new("ours"), Ca::new("strangers"));
+    let server = Server::start(config(&ca.sign("127.0.0.1", false), Some(&ca), &[]), http1).await;
+    let (certificate, key) = strangers.sign("spool", false);
+    let mut options = server.options(&ca);
+    let tls = options.tls.as_mut().expect("TLS");
+    (tls.certificate, tls.key) = (Some(certificate.clone()), Some(key.clone()));
+    let sink = http_sink_with(options);
+    assert!(!delivered(&sink.send_batch(batch("before", 3)).await));
+    let (right, its_key) = ca.sign("spool", false);
+    // One file at first: they do not fit together, and the old ones stay.
+    std::fs::copy(right, &certificate).expect("replaced");
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    assert!(!delivered(&sink.send_batch(batch("half", 3)).await));
+    std::fs::copy(its_key, &key).expect("replaced");
+    support::eventually("it is shown", || async { delivered(&sink.send_batch(batch("renewed", 3)).await) }).await;
+}
+
 #[test]
 fn files_that_cannot_be_used_are_named_when_the_configuration_is_checked() {
     let ca = Ca::new("ours");

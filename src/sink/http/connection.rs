@@ -31,7 +31,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tower::Service;
 
-use super::tls;
+use super::tls::{self, Tls};
 
 /// The time to connect to one address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -65,17 +65,17 @@ pub(super) fn client(connector: Connector) -> Client {
 #[derive(Debug, Clone)]
 pub(super) struct Connector {
     tcp: HttpConnector,
-    tls: Option<tls::Client>,
+    tls: Option<Arc<Tls>>,
 }
 
 impl Connector {
-    pub(super) fn new(tls: Option<tls::Client>, timeout: Duration) -> Self {
+    pub(super) fn new(tls: Option<Tls>, timeout: Duration) -> Self {
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(Duration::from_secs(60)));
         tcp.set_connect_timeout(Some(timeout.min(CONNECT_TIMEOUT)));
-        Self { tcp, tls }
+        Self { tcp, tls: tls.map(Arc::new) }
     }
 }
 
@@ -89,7 +89,7 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let (host, tls) = (uri.host().unwrap_or_default().to_owned(), self.tls.clone());
+        let (host, tls) = (uri.host().unwrap_or_default().to_owned(), self.tls.as_ref().map(|tls| tls.current()));
         let tcp = self.tcp.call(uri);
         async move {
             let tcp = tcp.await?.into_inner();

@@ -18,7 +18,7 @@ use super::{
     endpoint::Endpoint,
     options::{HttpCompression, HttpFormat, HttpOptions, HttpSignature},
     request::{self, Content, Entry},
-    tls,
+    tls::Tls,
     webhook::Signer,
 };
 use crate::{
@@ -68,7 +68,7 @@ impl Sender {
     pub(super) fn new(options: &HttpOptions) -> Result<Self, InvalidOption> {
         let endpoint = Endpoint::of(options)?;
         let tls = match endpoint.is_tls() {
-            true => Some(tls::client(&options.tls.clone().unwrap_or_default())?),
+            true => Some(Tls::load(&options.tls.clone().unwrap_or_default())?),
             false => None,
         };
         let signer = match (options.sign, &options.api_key, &options.api_secret) {

@@ -1,7 +1,17 @@
 //! TLS as a client: whom to trust, what to show, which HTTP versions to offer.
+//!
+//! CA, certificate and key are read again when the files change: certificates are renewed while records flow. If the files
+//! do not fit together (one is replaced, the other not yet), the old ones stay in use until they do.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
+use parking_lot::Mutex;
 use rustls::{
     ClientConfig, RootCertStore,
     crypto::ring,
@@ -11,6 +21,69 @@ use zeroize::Zeroizing;
 
 use super::options::HttpTlsOptions;
 use crate::sink::InvalidOption;
+
+/// The files are checked this often at most, when a connection is made.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The files, and what they held when they were last read.
+#[derive(Debug)]
+pub(super) struct Tls {
+    options: HttpTlsOptions,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    client: Client,
+    loaded: Stamp,
+    checked: Instant,
+}
+
+/// Inode, size and time of each file.
+type Stamp = Vec<Option<(u64, u64, SystemTime)>>;
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// Names the file that cannot be used.
+    pub(super) fn load(options: &HttpTlsOptions) -> Result<Self, InvalidOption> {
+        let loaded = stamp(options);
+        let state = Mutex::new(State { client: client(options)?, loaded, checked: Instant::now() });
+        Ok(Self { options: options.clone(), state })
+    }
+
+    /// For the next connection.
+    pub(super) fn current(&self) -> Client {
+        let mut state = self.state.lock();
+        if state.checked.elapsed() >= CHECK_INTERVAL {
+            state.checked = Instant::now();
+            let now = stamp(&self.options);
+            if now != state.loaded {
+                match client(&self.options) {
+                    Ok(client) => {
+                        state.client = client;
+                        tracing::info!("TLS files of an HTTP sink changed and were read again");
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "the changed TLS files cannot be used; the old ones stay in use");
+                    }
+                }
+                state.loaded = now;
+            }
+        }
+        state.client.clone()
+    }
+}
+
+fn stamp(options: &HttpTlsOptions) -> Stamp {
+    let files = [&options.ca, &options.certificate, &options.key].into_iter().flatten();
+    let stamp = files.map(|path| {
+        let metadata = fs::metadata(path).ok()?;
+        Some((metadata.ino(), metadata.len(), metadata.modified().ok()?))
+    });
+    stamp.collect()
+}
 
 /// What a connection needs.
 #[derive(Debug, Clone)]
