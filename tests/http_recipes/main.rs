@@ -4,7 +4,7 @@
 //! `tests/servers` gets the receivers and the engine.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::Write,
     path::Path,
@@ -52,7 +52,11 @@ fn sink(mark: &str, changes: &[(&str, &str)]) -> String {
     }
     let keys = text.lines().map(|line| line.trim().trim_start_matches("- ")).filter(|line| !line.is_empty());
     let keys = keys.filter(|line| *line != "sinks:").map(|line| line.split(" #").next().expect("a part").trim());
-    format!("{}, flush: {QUICK}", keys.collect::<Vec<_>>().join(", "))
+    let (flush, keys): (Vec<&str>, Vec<&str>) = keys.partition(|line| line.starts_with("flush:"));
+    // The recipe's own, and what spares the test waiting.
+    let flush = flush.first().map_or("", |line| line.trim_start_matches("flush: {").trim_end_matches('}'));
+    let quick = QUICK.replacen('{', &format!("{{ {flush}{} ", if flush.is_empty() { "" } else { "," }), 1);
+    format!("{}, flush: {quick}", keys.join(", "))
 }
 
 /// Runs a program on an input; what it says.
@@ -140,12 +144,10 @@ async fn livekits_webhooks_come_out_with_the_same_bytes_and_livekits_receivers_a
     let requests = receiver.requests();
     let bodies: Vec<&str> = requests.iter().map(|one| std::str::from_utf8(&one.body).expect("UTF-8")).collect();
     let expected: Vec<&str> = recorded.lines().chain([odd]).collect();
-    let mut once: Vec<&str> = bodies.clone();
-    once.sort_unstable();
-    once.dedup();
-    let mut each = expected.clone();
-    each.sort_unstable();
-    assert_eq!(once, each, "the same bytes");
+    // One whose answer was cut off comes again.
+    let mut seen = BTreeSet::new();
+    let once: Vec<&str> = bodies.iter().copied().filter(|body| seen.insert(*body)).collect();
+    assert_eq!(once, expected, "the same bytes, in the same order");
     for request in &requests {
         assert_eq!(request.header("content-type"), "application/webhook+json");
         assert_eq!(request.method, "POST");
