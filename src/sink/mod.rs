@@ -1,4 +1,4 @@
-//! The destinations of records: MongoDB, Redis, files. A sink reports the result for every record.
+//! The destinations of records: MongoDB, Redis, PostgreSQL, files. A sink reports the result for every record.
 //!
 //! Uses `document`, `durable_fs`, `files`, `record`, `setting`, `tasks`.
 
@@ -6,6 +6,7 @@ mod encoding;
 pub mod file;
 pub mod mongodb;
 mod options;
+pub mod postgresql;
 pub mod redis;
 pub mod url;
 
@@ -94,7 +95,11 @@ pub struct BatchOutcome {
 /// A place that records are delivered to.
 #[async_trait]
 pub trait Sink: Send + Sync + 'static {
+<<<<<<< HEAD
     /// The type of the sink, as its options call it: [`SinkOptions::KIND`].
+=======
+    /// The type of the sink in the config: `mongodb`, `redis`, `postgresql`, `file`.
+>>>>>>> 38fba28 (Deliver to PostgreSQL: a row per record, typed columns and the document, in daily partitions)
     fn kind(&self) -> &'static str;
 
     /// The address for people; without secrets.

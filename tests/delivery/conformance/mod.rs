@@ -19,7 +19,7 @@ use livekit_spool::{
     sink::{Batch, BatchOutcome, Outcome, Sink, SinkError},
 };
 use prost::Message;
-use subjects::{FileSubject, Labels, MongoSubject, RedisSubject, Subject};
+use subjects::{FileSubject, Labels, MongoSubject, PostgresqlSubject, RedisSubject, Subject};
 use tokio::task::JoinHandle;
 
 use crate::{
@@ -298,5 +298,6 @@ macro_rules! suite {
 suite! {
     mongodb: MongoSubject;
     redis: RedisSubject;
+    postgresql: PostgresqlSubject;
     file: FileSubject;
 }

@@ -10,7 +10,7 @@ use livekit_spool::{
 
 use super::{
     once, send_by_and_by, some_events,
-    subjects::{MongoSubject, RedisSubject, Server},
+    subjects::{MongoSubject, PostgresqlSubject, RedisSubject, Server},
 };
 use crate::{
     pipeline::{Pipeline, options},
@@ -115,4 +115,5 @@ macro_rules! suite {
 suite! {
     mongodb: MongoSubject;
     redis: RedisSubject;
+    postgresql: PostgresqlSubject;
 }
