@@ -35,8 +35,8 @@ pub(super) struct Facts {
     /// The setting before this connection changed it.
     pub(super) synchronous_commit: String,
     pub(super) encoding: String,
-    is_standby: bool,
-    is_read_only: bool,
+    pub(super) is_standby: bool,
+    pub(super) is_read_only: bool,
 }
 
 /// A connection; closed when dropped, whatever is under way on it.
