@@ -18,7 +18,8 @@ use crate::{
     record::{SinkName, Stream},
     setting::{Is, Text, kind, schema_of},
     sink::{
-        IndexStatus, InvalidOption, Sink, SinkOptions, file::FileOptions, mongodb::MongoOptions, redis::RedisOptions,
+        IndexStatus, InvalidOption, Sink, SinkOptions, file::FileOptions, mongodb::MongoOptions,
+        postgresql::PostgresqlOptions, redis::RedisOptions,
     },
     spool::SpoolOptions,
 };
@@ -163,6 +164,8 @@ sink_types! {
     Mongodb(MongoOptions);
     /// A Redis server with RedisJSON.
     Redis(RedisOptions);
+    /// A PostgreSQL server.
+    Postgresql(PostgresqlOptions);
     /// NDJSON files in a directory.
     File(FileOptions);
 }

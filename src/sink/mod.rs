@@ -95,11 +95,7 @@ pub struct BatchOutcome {
 /// A place that records are delivered to.
 #[async_trait]
 pub trait Sink: Send + Sync + 'static {
-<<<<<<< HEAD
     /// The type of the sink, as its options call it: [`SinkOptions::KIND`].
-=======
-    /// The type of the sink in the config: `mongodb`, `redis`, `postgresql`, `file`.
->>>>>>> 38fba28 (Deliver to PostgreSQL: a row per record, typed columns and the document, in daily partitions)
     fn kind(&self) -> &'static str;
 
     /// The address for people; without secrets.

@@ -13,8 +13,10 @@
 //! - Tables, partitions and views are made by the setup, in parallel to deliveries (see `setup`, `partitions`, `views`).
 
 mod columns;
+mod definition;
 mod describe;
 mod fault;
+mod indexes;
 mod inspect;
 mod options;
 mod partitions;
@@ -41,7 +43,7 @@ use tokio_postgres::{
     types::{IsNull, ToSql, Type, private::BytesMut, to_sql_checked},
 };
 
-pub use self::options::{PostgresqlOptions, PostgresqlOptionsError};
+pub use self::options::PostgresqlOptions;
 use self::{
     columns::columns,
     fault::Fault,
@@ -51,8 +53,9 @@ use self::{
     target::Target,
 };
 use super::{
-    Batch, BatchOutcome, Outcome, Sink, SinkError, SinkErrorKind,
+    Batch, BatchOutcome, InvalidOption, Outcome, Sink, SinkError, SinkErrorKind,
     encoding::{panicked, run_blocking},
+    options::labels,
 };
 use crate::{
     document::{Encoder, Labels},
@@ -82,11 +85,11 @@ impl PostgresqlSink {
     /// A sink that has not connected yet.
     ///
     /// # Errors
-    /// When [`PostgresqlOptions::check`] finds a problem.
-    pub fn new(options: PostgresqlOptions, encoder: Arc<Encoder>) -> Result<Self, PostgresqlOptionsError> {
-        let (labels, target) = (Arc::new(options.labels()?), options.target()?);
+    /// When [`SinkOptions::check`](super::SinkOptions::check) finds a problem.
+    pub fn new(options: PostgresqlOptions, encoder: Arc<Encoder>) -> Result<Self, InvalidOption> {
+        let (labels, target) = (Arc::new(labels(&options.labels)?), options.target()?);
         Ok(Self {
-            address: options.address(),
+            address: options.shown_address(),
             options,
             encoder,
             labels,

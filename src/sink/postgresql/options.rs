@@ -8,10 +8,12 @@ use serde_with::serde_as;
 
 use super::target::Target;
 use crate::{
-    document::Labels,
     record::Stream,
     setting::{Expiration, Is, Text, kind},
-    sink::url::{PostgresqlUrl, without_secrets},
+    sink::{
+        InvalidOption,
+        url::{PostgresqlUrl, without_secrets},
+    },
 };
 
 /// PostgreSQL cuts longer names.
@@ -90,18 +92,8 @@ impl fmt::Debug for PostgresqlOptions {
 }
 
 impl PostgresqlOptions {
-    /// Checks what can be checked without a server.
-    ///
-    /// # Errors
-    /// When the URL cannot be read or has an unknown parameter, or a label cannot be a key.
-    pub fn check(&self) -> Result<(), PostgresqlOptionsError> {
-        self.target()?;
-        self.labels().map(drop)
-    }
-
     /// The address for people: scheme, hosts and database; a socket by its directory.
-    #[must_use]
-    pub fn address(&self) -> String {
+    pub(super) fn shown_address(&self) -> String {
         let shown = without_secrets(&self.url);
         match Target::parse(&self.url) {
             Ok(target) if self.url.contains(":///") || target.hosts.iter().any(super::target::Host::is_socket) => {
@@ -116,38 +108,16 @@ impl PostgresqlOptions {
     }
 
     /// The parameters of the connection.
-    pub(super) fn target(&self) -> Result<Target, PostgresqlOptionsError> {
+    pub(super) fn target(&self) -> Result<Target, InvalidOption> {
         Target::parse(&self.url)
-            .map_err(|reason| PostgresqlOptionsError::Url { url: without_secrets(&self.url), reason })
+            .map_err(|reason| InvalidOption::new("url", format!("url {}: {reason}", without_secrets(&self.url))))
     }
-
-    /// The labels for each document.
-    pub(super) fn labels(&self) -> Result<Labels, PostgresqlOptionsError> {
-        let labels = self.labels.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        Labels::new(labels).map_err(|error| PostgresqlOptionsError::Label(error.to_string()))
-    }
-}
-
-/// Options that cannot work with any server.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PostgresqlOptionsError {
-    /// The URL cannot be read.
-    #[error("url {url}: {reason}")]
-    Url {
-        /// The URL, without its secrets.
-        url: String,
-        /// What is wrong; without values of the URL.
-        reason: String,
-    },
-    /// A label cannot be a key in a document.
-    #[error("labels: {0}")]
-    Label(String),
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::setting::Kind;
+    use crate::{setting::Kind, sink::SinkOptions};
 
     fn with_url(url: &str) -> PostgresqlOptions {
         PostgresqlOptions { url: url.to_owned(), ..PostgresqlOptions::default() }
