@@ -167,7 +167,7 @@ async fn a_locked_table_times_out_and_leaves_no_statement_behind() {
     let postgres = Postgres::start().await;
     let sink = postgresql_sink_with(PostgresqlOptions {
         url: postgres.url(),
-        timeout: Duration::from_millis(500),
+        timeout: Duration::from_secs(2),
         ..PostgresqlOptions::default()
     });
     sink.initialize().await.expect("ready");
@@ -203,16 +203,11 @@ async fn row_level_security_and_a_unique_index_of_the_users_are_respected() {
     assert_eq!(error.kind, SinkErrorKind::Unauthorized, "{error}");
     postgres.run("CREATE POLICY own ON livekit.events TO livekit USING (true) WITH CHECK (true)").await;
     deliver(&*sink, batch(Stream::Events, &events)).await;
-    // Only the key makes a record Delivered: another unique index refuses it.
+    // A record that is there already is Delivered by its key, whatever other index has it.
     postgres
         .run("CREATE UNIQUE INDEX mine ON livekit.events (node_id, time, type, participant_sid, id, room_sid)")
         .await;
     deliver(&*sink, batch(Stream::Events, &events)).await;
-    let partition = postgres.value("SELECT tableoid::regclass FROM livekit.events LIMIT 1").await;
-    postgres
-        .run(&format!("DROP INDEX livekit.mine; CREATE UNIQUE INDEX mine ON {partition} ((doc ->> 'node_id'))"))
-        .await
-        .len();
 }
 
 #[tokio::test]

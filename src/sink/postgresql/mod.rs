@@ -31,7 +31,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -76,6 +76,8 @@ pub struct PostgresqlSink {
     idle: Mutex<Vec<Session>>,
     /// The tables that the last setup found.
     known: Mutex<HashMap<Stream, Known>>,
+    /// A table was missing: it is made before the next batch, since nobody checks the setup while nothing is delivered.
+    missing: AtomicBool,
     /// How often something suggested that what was set up may be missing, and how often that was so at the last setup.
     doubted: AtomicU64,
     believed: AtomicU64,
@@ -96,6 +98,7 @@ impl PostgresqlSink {
             target,
             idle: Mutex::default(),
             known: Mutex::default(),
+            missing: AtomicBool::new(false),
             doubted: AtomicU64::new(0),
             believed: AtomicU64::new(0),
         })
@@ -200,6 +203,9 @@ impl PostgresqlSink {
                 if !matches!(fault, Fault::Refused | Fault::Objected | Fault::Duplicate) {
                     self.doubt();
                 }
+                if fault == Fault::Missing {
+                    self.missing.store(true, Ordering::Relaxed);
+                }
                 if session.survives(&error) {
                     self.release(session);
                 } else {
@@ -252,6 +258,11 @@ impl Sink for PostgresqlSink {
 
     async fn send_batch(&self, batch: Batch) -> BatchOutcome {
         let mut outcomes = vec![Outcome::Retry; batch.records.len()];
+        if self.missing.load(Ordering::Relaxed)
+            && let Err(error) = self.make_tables().await
+        {
+            return BatchOutcome { records: outcomes, error: Some(error) };
+        }
         let (mut unavailable, mut unnamed) = (None, None);
         let mut next = 0;
         while next < batch.records.len() && unavailable.is_none() {

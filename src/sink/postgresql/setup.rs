@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -69,6 +70,15 @@ impl PostgresqlSink {
             }
         }
         Ok(warnings)
+    }
+
+    /// Makes the tables that are missing.
+    pub(super) async fn make_tables(&self) -> Result<(), SinkError> {
+        let late = |_| self.error(SinkErrorKind::Timeout, "no answer in time");
+        let (session, ..) = timeout(self.options.timeout, self.needed()).await.map_err(late)??;
+        self.release(session);
+        self.missing.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// What delivery needs: a server that can be trusted, and tables.
