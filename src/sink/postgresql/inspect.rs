@@ -37,6 +37,17 @@ pub(super) async fn has_schema(session: &Session, schema: &str) -> Result<bool, 
     Ok(!rows(session, &query).await?.is_empty())
 }
 
+/// The streams that have tables.
+pub(super) async fn present(session: &Session, schema: &str) -> Result<Vec<Stream>, Error> {
+    let query = format!(
+        "SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = \
+         {} AND c.relkind IN ('r', 'p')",
+        literal(schema)
+    );
+    let names: Vec<String> = rows(session, &query).await?.iter().map(|row| text(row, 0)).collect();
+    Ok(Stream::ALL.into_iter().filter(|stream| names.iter().any(|name| name == stream.as_str())).collect())
+}
+
 /// Looks at a stream's name.
 pub(super) async fn look(session: &Session, schema: &str, stream: Stream) -> Result<Seen, Error> {
     let query = format!(

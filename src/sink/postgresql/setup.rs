@@ -317,7 +317,12 @@ impl PostgresqlSink {
     /// Makes the views, and makes them again where they are of an older livekit-spool.
     async fn make_views(&self, session: &Session) -> Vec<String> {
         let mut warnings = Vec::new();
-        for view in views::all(&self.options.schema, &self.options.streams) {
+        // Another sink may have other streams in the same schema.
+        let present = match inspect::present(session, &self.options.schema).await {
+            Ok(present) => present,
+            Err(error) => return vec![format!("the views were not checked: {}", session.failure(&error).1)],
+        };
+        for view in views::all(&self.options.schema, &present) {
             let comment = inspect::rows(session, &view.ask()).await;
             let is_current = match comment {
                 Ok(rows) => match rows.first() {
