@@ -58,11 +58,12 @@ fn every_configuration_under_deploy_is_valid() {
         ("LIVEKIT_KEYS", "devkey: a-secret-of-at-least-32-characters"),
         ("SPOOL_ADMIN_TOKEN", "an-admin-token"),
         ("MONGODB_URI", "mongodb://mongo/"),
+        ("POSTGRES_PASSWORD", "a-password-for-trying-out"),
     ];
     let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
     for (file, sinks) in [
         ("debian/config.yaml", &["files"][..]),
-        ("compose/livekit-spool.yaml", &["mongo", "cache"]),
+        ("compose/livekit-spool.yaml", &["mongo", "cache", "warehouse"]),
         ("kubernetes/config.yaml", &["mongo"]),
         ("kubernetes/sidecar.yaml", &["mongo"]),
     ] {

@@ -14,6 +14,7 @@ mod pipeline;
 mod postgresql;
 mod postgresql_faults;
 mod postgresql_setup;
+mod postgresql_tls;
 mod postgresql_views;
 mod redis;
 mod redis_cluster;
