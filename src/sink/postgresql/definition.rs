@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{PostgresqlOptions, PostgresqlSink, target::HARMLESS};
+use super::{PostgresqlOptions, PostgresqlSink, url::HARMLESS};
 use crate::{
     document::Encoder,
     record::Stream,

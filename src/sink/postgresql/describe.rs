@@ -5,8 +5,11 @@ use std::{error::Error as _, io};
 
 use tokio_postgres::{Error, error::DbError};
 
-use super::{fault::Fault, session::Failure};
+use super::fault::Fault;
 use crate::sink::SinkErrorKind;
+
+/// Why something failed, before it is known where.
+pub(super) type Failure = (SinkErrorKind, String);
 
 /// The maximum number of characters of the server's text.
 const LENGTH: usize = 200;

@@ -16,8 +16,10 @@ mod columns;
 mod definition;
 mod describe;
 mod fault;
+mod fields;
 mod indexes;
 mod inspect;
+mod known;
 mod options;
 mod partitions;
 mod rows;
@@ -25,6 +27,7 @@ mod session;
 mod setup;
 mod target;
 mod tls;
+mod url;
 mod views;
 
 use std::{
@@ -46,10 +49,11 @@ use tokio_postgres::{
 pub use self::options::PostgresqlOptions;
 use self::{
     columns::columns,
+    describe::Failure,
     fault::Fault,
+    known::Known,
     rows::{Rows, next_rows},
-    session::{Failure, Session},
-    setup::Known,
+    session::Session,
     target::Target,
 };
 use super::{

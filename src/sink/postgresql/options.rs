@@ -6,7 +6,10 @@ use schemars::{JsonSchema, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_with::serde_as;
 
-use super::target::Target;
+use super::{
+    target::{Host, Target},
+    url::parse,
+};
 use crate::{
     record::Stream,
     setting::{Expiration, Is, Text, kind},
@@ -95,8 +98,8 @@ impl PostgresqlOptions {
     /// The address for people: scheme, hosts and database; a socket by its directory.
     pub(super) fn shown_address(&self) -> String {
         let shown = without_secrets(&self.url);
-        match Target::parse(&self.url) {
-            Ok(target) if self.url.contains(":///") || target.hosts.iter().any(super::target::Host::is_socket) => {
+        match parse(&self.url) {
+            Ok(target) if self.url.contains(":///") || target.hosts.iter().any(Host::is_socket) => {
                 let hosts: Vec<&str> = target.hosts.iter().map(|host| host.name.as_str()).collect();
                 let is_plain =
                     |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'.' | b'-' | b'_' | b',');
@@ -109,7 +112,7 @@ impl PostgresqlOptions {
 
     /// The parameters of the connection.
     pub(super) fn target(&self) -> Result<Target, InvalidOption> {
-        Target::parse(&self.url)
+        parse(&self.url)
             .map_err(|reason| InvalidOption::new("url", format!("url {}: {reason}", without_secrets(&self.url))))
     }
 }

@@ -13,15 +13,12 @@ use tokio_postgres::{
 };
 
 use super::{
-    describe::{describe, describe_server},
+    describe::{Failure, describe, describe_server},
     fault::Fault,
     target::{Attributes, Host, Target, Tls},
     tls,
 };
 use crate::{sink::SinkErrorKind, tasks};
-
-/// Why something failed, before it is known where.
-pub(super) type Failure = (SinkErrorKind, String);
 
 /// What the server says of itself and of this connection.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,11 +1,7 @@
 //! The setup: schema, tables, partitions, views; what is missing is made, as far as the user may. Records are more important
 //! than all of it but the tables: what cannot be made is a warning, and rows go where there is a place.
 
-use std::{
-    collections::BTreeSet,
-    sync::atomic::Ordering,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, sync::atomic::Ordering, time::Duration};
 
 use tokio::time::timeout;
 use tokio_postgres::Error;
@@ -25,20 +21,8 @@ use super::session::Session;
 
 /// The oldest server whose partitioned tables have keys, defaults and generated columns.
 const OLDEST: u32 = 120_000;
-/// After a partition could not be made, its day's rows go to the default partition for this long.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Codes of what another livekit-spool made first: table, schema, and the index behind either.
 const MADE_BY_OTHERS: [&str; 4] = ["42P07", "42P06", "23505", "42710"];
-
-/// What is known about a stream's table.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Known {
-    is_partitioned: bool,
-    has_default: bool,
-    days: BTreeSet<i64>,
-    /// No partition is made before this.
-    not_before: Option<Instant>,
-}
 
 impl PostgresqlSink {
     /// Checks everything and makes what is missing; what is not needed for delivery gets no more than `limit`.
@@ -250,7 +234,7 @@ impl PostgresqlSink {
                 known.days.insert(day);
                 continue;
             };
-            known.not_before = Some(Instant::now() + PATIENCE);
+            known.pause();
             let hint = match code.as_str() {
                 "42P07" => "; a table has its name: attach it as a partition, or rename it",
                 "42501" => "; let the user own the table, and create in its schema",
@@ -273,14 +257,8 @@ impl PostgresqlSink {
 
     /// The days of these that could have a partition and have none.
     pub(super) fn missing(&self, stream: Stream, days: &BTreeSet<i64>) -> Vec<i64> {
-        let known = self.known.lock();
-        let Some(known) = known.get(&stream).filter(|known| known.is_partitioned) else { return Vec::new() };
-        if known.not_before.is_some_and(|at| Instant::now() < at) {
-            return Vec::new();
-        }
         let window = partitions::window(partitions::day_of(now_millis()), self.expiration_millis());
-        let missing = days.iter().copied().filter(|day| window.contains(day) && !known.days.contains(day));
-        missing.take(partitions::MAX_AT_ONCE).collect()
+        self.known.lock().get(&stream).map(|known| known.missing(days, &window)).unwrap_or_default()
     }
 
     /// Drops the partitions, and deletes the rows, whose expiration has passed.
