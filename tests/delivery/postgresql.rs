@@ -268,3 +268,35 @@ async fn the_client_has_a_name_and_no_notice_is_in_the_way() {
     crate::support::eventually("its connections are closed", || async { postgres.run(names).await.is_empty() }).await;
     tokio::time::sleep(Duration::ZERO).await;
 }
+
+#[tokio::test]
+async fn rows_that_are_there_already_are_found_in_a_batch_that_is_copied() {
+    let postgres = Postgres::start().await;
+    let sink = ready(&postgres.url()).await;
+    let statements =
+        "SELECT count(*) FILTER (WHERE query LIKE 'COPY%') > 0 FROM pg_stat_activity WHERE usename = 'livekit'";
+    let events = some_events("copied", 1200);
+    for part in events.chunks(100) {
+        deliver(&*sink, batch(Stream::Events, part)).await;
+    }
+    assert_eq!(postgres.value(statements).await, "t", "new rows are copied");
+    // Half of it is there, and one record twice.
+    let mut again = some_events("copied", 1300)[1150..].to_vec();
+    again.push(again[120].clone());
+    deliver(&*sink, batch(Stream::Events, &again)).await;
+    deliver(&*sink, batch(Stream::Events, &events)).await;
+    assert_eq!(postgres.value("SELECT count(*), count(DISTINCT id) FROM livekit.events").await, "1300");
+    for part in some_events("new", 1000).chunks(100) {
+        deliver(&*sink, batch(Stream::Events, part)).await;
+    }
+    assert_eq!(postgres.value(statements).await, "t", "and copied again");
+    // A copy that the table's owner forbids: rows go another way.
+    postgres
+        .run(
+            "ALTER TABLE livekit.events ENABLE ROW LEVEL SECURITY; ALTER TABLE livekit.events FORCE ROW LEVEL SECURITY; CREATE \
+             POLICY own ON livekit.events TO livekit USING (true) WITH CHECK (true)",
+        )
+        .await;
+    deliver(&*sink, batch(Stream::Events, &some_events("policy", 100))).await;
+    assert_eq!(postgres.value("SELECT count(*) FROM livekit.events").await, "2400");
+}

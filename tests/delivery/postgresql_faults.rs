@@ -167,7 +167,7 @@ async fn a_locked_table_times_out_and_leaves_no_statement_behind() {
     let postgres = Postgres::start().await;
     let sink = postgresql_sink_with(PostgresqlOptions {
         url: postgres.url(),
-        timeout: Duration::from_secs(2),
+        timeout: TIMEOUT,
         ..PostgresqlOptions::default()
     });
     sink.initialize().await.expect("ready");

@@ -1,11 +1,13 @@
 //! The PostgreSQL sink: a row per record in a table per stream, each with columns for what is asked for and the whole document.
 //!
 //! ```text
-//! INSERT INTO livekit.events (id, time, …, doc) SELECT * FROM unnest($1, $2, …) ON CONFLICT (id, time) DO NOTHING
+//! COPY livekit.events (id, time, …, doc) FROM STDIN (FORMAT binary)                                  where all rows are new
+//! INSERT INTO livekit.events (id, time, …, doc) SELECT * FROM unnest($1, $2, …) ON CONFLICT (id, time) DO NOTHING    else
 //! ```
 //!
-//! - One statement a part of a batch, in a transaction of its own: it stores all of its rows or none. It is sent unnamed,
-//!   in one request, so that nothing has to be prepared again on another connection, and a pooler may be in between.
+//! - One statement a part of a batch, in a transaction of its own: it stores all of its rows or none. `way` says which one.
+//!   INSERT is sent unnamed, in one request; COPY is prepared once a connection. Where something in between does not take
+//!   COPY, or loses what was prepared, INSERT is enough.
 //! - Delivered means committed with `synchronous_commit`, which the session turns on where it is off. The sink warns where
 //!   `fsync` or `full_page_writes` is off.
 //! - A redelivered record has the same key: its row is there already.
@@ -29,6 +31,7 @@ mod target;
 mod tls;
 mod url;
 mod views;
+mod way;
 
 use std::{
     collections::HashMap,
@@ -40,6 +43,8 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
+use futures::SinkExt;
 use parking_lot::Mutex;
 use tokio_postgres::{
     Error,
@@ -55,6 +60,7 @@ use self::{
     rows::{Rows, next_rows},
     session::Session,
     target::Target,
+    way::Way,
 };
 use super::{
     Batch, BatchOutcome, InvalidOption, Outcome, Sink, SinkError, SinkErrorKind,
@@ -78,6 +84,7 @@ pub struct PostgresqlSink {
     address: String,
     target: Target,
     idle: Mutex<Vec<Session>>,
+    way: Way,
     /// The tables that the last setup found.
     known: Mutex<HashMap<Stream, Known>>,
     /// A table was missing: it is made before the next batch, since nobody checks the setup while nothing is delivered.
@@ -101,6 +108,7 @@ impl PostgresqlSink {
             labels,
             target,
             idle: Mutex::default(),
+            way: Way::default(),
             known: Mutex::default(),
             missing: AtomicBool::new(false),
             doubted: AtomicU64::new(0),
@@ -185,25 +193,31 @@ impl PostgresqlSink {
             self.doubt();
             tracing::debug!(address = self.address, text, "no partition");
         }
-        let arrays = rows.to_arrays(stream);
-        let arrays: Vec<Array<'_>> = arrays.iter().map(|array| Array(array)).collect();
-        let parameters: Vec<(&(dyn ToSql + Sync), Type)> = arrays
-            .iter()
-            .zip(columns(stream))
-            .map(|(array, column)| (array as &(dyn ToSql + Sync), column.kind.array()))
-            .collect();
-        let statement = columns::insert(&self.options.schema, stream);
-        match session.client.execute_typed(&statement, &parameters).await {
-            Ok(_) => {
+        let mut attempt = self.way.begin();
+        let stored = loop {
+            if !attempt.by_copy() {
+                break self.insert(&session, stream, rows).await;
+            }
+            match self.copy(&session, stream, rows).await {
+                Ok(()) => break Ok(rows.records.len() as u64),
+                Err(error) => match error.code().map(|code| code.code()) {
+                    // INSERT says which rows it is about, or takes them.
+                    Some(code) if !session.client.is_closed() && takes_insert(&error) => {
+                        attempt.copy_failed(way::refuses_copy(code));
+                    }
+                    _ => break Err(error),
+                },
+            }
+        };
+        match stored {
+            Ok(new) => {
+                attempt.stored(new == rows.records.len() as u64);
                 self.release(session);
                 Ok(())
             }
             Err(error) => {
                 let failure = session.failure(&error);
-                let fault = match error.as_db_error() {
-                    Some(answer) => Fault::of(answer.code().code(), answer.constraint().is_some()),
-                    None => Fault::Unavailable(failure.0),
-                };
+                let fault = fault_of(&error).unwrap_or(Fault::Unavailable(failure.0));
                 if !matches!(fault, Fault::Refused | Fault::Objected | Fault::Duplicate) {
                     self.doubt();
                 }
@@ -219,6 +233,37 @@ impl PostgresqlSink {
             }
         }
     }
+
+    /// Stores rows of which some may be there already; returns how many were not.
+    async fn insert(&self, session: &Session, stream: Stream, rows: &Rows) -> Result<u64, Error> {
+        let arrays = rows.to_arrays(stream);
+        let arrays: Vec<Array<'_>> = arrays.iter().map(|array| Array(array)).collect();
+        let parameters: Vec<(&(dyn ToSql + Sync), Type)> = arrays
+            .iter()
+            .zip(columns(stream))
+            .map(|(array, column)| (array as &(dyn ToSql + Sync), column.kind.array()))
+            .collect();
+        session.client.execute_typed(&columns::insert(&self.options.schema, stream), &parameters).await
+    }
+
+    /// Stores rows of which none may be there already.
+    async fn copy(&self, session: &Session, stream: Stream, rows: &Rows) -> Result<(), Error> {
+        let statement = session.prepared(stream, &columns::copy(&self.options.schema, stream)).await?;
+        let mut sink = std::pin::pin!(session.client.copy_in::<_, Bytes>(&statement).await?);
+        sink.send(rows.to_copy().into()).await?;
+        sink.finish().await.map(drop)
+    }
+}
+
+/// What an answer of the server means; none: there was no answer.
+fn fault_of(error: &Error) -> Option<Fault> {
+    error.as_db_error().map(|answer| Fault::of(answer.code().code(), answer.constraint().is_some()))
+}
+
+/// True if INSERT may do what COPY could not.
+fn takes_insert(error: &Error) -> bool {
+    let is_refused = error.code().is_some_and(|code| way::refuses_copy(code.code()));
+    is_refused || !matches!(fault_of(error), None | Some(Fault::Unavailable(_) | Fault::Missing))
 }
 
 /// An array that is encoded already.

@@ -4,12 +4,13 @@
 //! the server looks for the client every few seconds (`client_connection_check_interval`), and ends the statement by itself
 //! after the batch's timeout. What it may still commit is whole, and the record's key makes the resend harmless.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use rand::seq::SliceRandom;
 use tokio_postgres::{
-    AsyncMessage, Client, Config, Connection, Error, NoTls, SimpleQueryMessage, config::SslMode, error::DbError,
+    AsyncMessage, Client, Config, Connection, Error, NoTls, SimpleQueryMessage, Statement, config::SslMode,
+    error::DbError,
 };
 
 use super::{
@@ -18,7 +19,7 @@ use super::{
     target::{Attributes, Host, Target, Tls},
     tls,
 };
-use crate::{sink::SinkErrorKind, tasks};
+use crate::{record::Stream, sink::SinkErrorKind, tasks};
 
 /// What the server says of itself and of this connection.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,6 +41,8 @@ pub(super) struct Facts {
 pub(super) struct Session {
     pub(super) client: Client,
     pub(super) facts: Facts,
+    /// The statements that were prepared on this connection.
+    prepared: Mutex<HashMap<Stream, Statement>>,
     /// What the server said when it closed the connection.
     last_words: Arc<Mutex<Option<DbError>>>,
     task: tokio::task::JoinHandle<()>,
@@ -64,7 +67,8 @@ impl Session {
         if target.shuffled {
             hosts.shuffle(&mut rand::rng());
         }
-        let own = timeout / u32::try_from(hosts.len()).unwrap_or(u32::MAX).saturating_add(1);
+        // The batch's own timeout would say less of what failed.
+        let own = timeout / 10 * 9 / u32::try_from(hosts.len()).unwrap_or(u32::MAX);
         let limit = target.connect_timeout.map_or(own, |limit| limit.min(timeout));
         let mut failures: Vec<(&Host, Failure)> = Vec::new();
         for host in &hosts {
@@ -132,7 +136,7 @@ impl Session {
                 (client, tasks::spawn(drive(connection, Arc::clone(&last_words))))
             }
         };
-        Ok(Self { client, facts: Facts::default(), last_words, task })
+        Ok(Self { client, facts: Facts::default(), prepared: Mutex::default(), last_words, task })
     }
 
     /// Sets the connection up, and asks what durability depends on.
@@ -180,6 +184,17 @@ impl Session {
             is_read_only: text(5) == "on",
             is_standby: matches!(text(6).as_str(), "true" | "t"),
         })
+    }
+
+    /// The statement that copies rows of a stream, prepared on this connection.
+    pub(super) async fn prepared(&self, stream: Stream, text: &str) -> Result<Statement, Error> {
+        let known = self.prepared.lock().get(&stream).cloned();
+        if let Some(statement) = known {
+            return Ok(statement);
+        }
+        let statement = self.client.prepare(text).await?;
+        self.prepared.lock().insert(stream, statement.clone());
+        Ok(statement)
     }
 
     /// What failed; with the server's reason where it closed the connection.

@@ -213,7 +213,7 @@ impl Subject for PostgresqlSubject {
 }
 
 impl Server for PostgresqlSubject {
-    const WRITE: &'static [u8] = b"INSERT INTO \"livekit\".\"events\"";
+    const WRITE: &'static [u8] = b"\"livekit\".\"events\" (\"id\", ";
 
     fn address(&self) -> String {
         self.0.address()
