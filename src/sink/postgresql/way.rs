@@ -101,7 +101,11 @@ mod tests {
     #[test]
     fn after_rows_that_were_there_a_failure_or_a_dropped_batch_they_go_by_insert() {
         let way = Way::default();
-        let settle = || (0..CAREFUL).for_each(|_| drop(store(&way, true)));
+        let settle = || {
+            for _ in 0..CAREFUL {
+                store(&way, true);
+            }
+        };
         settle();
         way.begin().copy_failed(false);
         assert!(!store(&way, true));
