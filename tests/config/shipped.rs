@@ -48,7 +48,7 @@ fn every_example_in_the_shipped_config_yaml_is_valid() {
     )
     .unwrap_or_else(|error| panic!("{error}\n{}", uncommented.join("\n")));
     let names: Vec<_> = config.sinks.iter().map(|sink| sink.name.as_str()).collect();
-    assert_eq!(names, ["files", "main", "cache", "mongo"]);
+    assert_eq!(names, ["files", "main", "cache", "warehouse", "mongo"]);
     assert!(config.ingest.tls.is_some() && config.admin.token.is_some());
 }
 
