@@ -19,7 +19,7 @@ use crate::{
     setting::{Is, Text, kind, schema_of},
     sink::{
         IndexStatus, InvalidOption, Sink, SinkOptions, file::FileOptions, http::HttpOptions, mongodb::MongoOptions,
-        redis::RedisOptions,
+        postgresql::PostgresqlOptions, redis::RedisOptions,
     },
     spool::SpoolOptions,
 };
@@ -165,6 +165,8 @@ sink_types! {
     Mongodb(MongoOptions);
     /// A Redis server with RedisJSON.
     Redis(RedisOptions);
+    /// A PostgreSQL server.
+    Postgresql(PostgresqlOptions);
     /// NDJSON files in a directory.
     File(FileOptions);
     /// Any HTTP endpoint.

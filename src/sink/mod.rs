@@ -1,4 +1,5 @@
-//! The destinations of records: MongoDB, Redis, files, any HTTP endpoint. A sink reports the result for every record.
+//! The destinations of records: MongoDB, Redis, PostgreSQL, files, any HTTP endpoint. A sink reports the result for every
+//! record.
 //!
 //! Uses `document`, `durable_fs`, `files`, `hs256`, `printable`, `record`, `secret`, `setting`, `tasks`.
 
@@ -7,6 +8,7 @@ pub mod file;
 pub mod http;
 pub mod mongodb;
 mod options;
+pub mod postgresql;
 pub mod redis;
 pub mod url;
 

@@ -28,6 +28,14 @@ kind!([] HttpUrl => String, @SECRET, "http://… or https://…",
     |url| without_secrets(url),
     json_schema!({ "type": "string", "pattern": r"^\s*https?://." }));
 
+/// The address of a PostgreSQL server.
+pub struct PostgresqlUrl;
+
+kind!([] PostgresqlUrl => String, @SECRET, "postgresql://…",
+    |text| address(text, &["postgresql", "postgres"]),
+    |url| without_secrets(url),
+    json_schema!({ "type": "string", "pattern": r"^\s*postgres(ql)?://." }));
+
 /// Reads a URI with one of these schemes. It may contain a password, so no message repeats it.
 fn address(text: &str, schemes: &[&str]) -> Result<String, String> {
     let text = text.trim();

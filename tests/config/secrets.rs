@@ -45,17 +45,20 @@ fn a_line_end_after_a_secret_is_cut_wherever_the_secret_is() {
     }
     let uri = of(
         "sinks: [{name: m, type: mongodb, uri: 'mongodb://u:${SECRET}@h'}, {name: r, type: redis, url: 'redis://:${SECRET}@h'}, \
-         {name: h, type: http, url: 'http://u:${SECRET}@h'}]",
+         {name: h, type: http, url: 'http://u:${SECRET}@h'},
+         {name: p, type: postgresql, url: 'postgresql://u:${SECRET}@h'}]",
     );
     let shown = |sink: &livekit_spool::config::SinkConfig| match &sink.target {
         Target::Mongodb(options) => options.uri.clone(),
         Target::Redis(options) => options.url.clone(),
         Target::Http(options) => options.url.clone(),
+        Target::Postgresql(options) => options.url.clone(),
         Target::File(_) => String::new(),
     };
     assert_eq!(shown(&uri.sinks[0]), "mongodb://u:hunter2-hunter2-hunter2@h");
     assert_eq!(shown(&uri.sinks[1]), "redis://:hunter2-hunter2-hunter2@h");
     assert_eq!(shown(&uri.sinks[2]), "http://u:hunter2-hunter2-hunter2@h");
+    assert_eq!(shown(&uri.sinks[3]), "postgresql://u:hunter2-hunter2-hunter2@h");
     assert!(of(&format!("admin: {{token_file: {in_file}}}")).admin.token.unwrap().matches("hunter2-hunter2-hunter2"));
 }
 
@@ -70,6 +73,7 @@ fn a_secret_where_its_file_should_be_named_is_not_shown() {
         "spool: {encryption: {key_file: '${SECRET}', old_key_files: ['${SECRET}']}}",
         "sinks: [{name: m, type: mongodb, uri_file: '${SECRET}'}]",
         "sinks: [{name: r, type: redis, url_file: '${SECRET}'}]",
+        "sinks: [{name: p, type: postgresql, url_file: '${SECRET}'}]",
         "key_file: '${SECRET}'\nsinks: [{name: f, type: file}]",
     ] {
         let message = with_environment(Some(text), &secrets).expect_err("no such file").to_string();

@@ -53,7 +53,7 @@ fn every_example_in_the_shipped_config_yaml_is_valid() {
     )
     .unwrap_or_else(|error| panic!("{error}\n{}", uncommented.join("\n")));
     let names: Vec<_> = config.sinks.iter().map(|sink| sink.name.as_str()).collect();
-    assert_eq!(names, ["files", "main", "cache", "collector", "mongo"]);
+    assert_eq!(names, ["files", "main", "cache", "warehouse", "collector", "mongo"]);
     assert!(config.ingest.tls.is_some() && config.admin.token.is_some());
 }
 
@@ -63,11 +63,12 @@ fn every_configuration_under_deploy_is_valid() {
         ("LIVEKIT_KEYS", "devkey: a-secret-of-at-least-32-characters"),
         ("SPOOL_ADMIN_TOKEN", "an-admin-token"),
         ("MONGODB_URI", "mongodb://mongo/"),
+        ("POSTGRES_PASSWORD", "a-password-for-trying-out"),
     ];
     let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy");
     for (file, sinks) in [
         ("debian/config.yaml", &["files"][..]),
-        ("compose/livekit-spool.yaml", &["mongo", "cache"]),
+        ("compose/livekit-spool.yaml", &["mongo", "cache", "warehouse"]),
         ("kubernetes/config.yaml", &["mongo"]),
         ("kubernetes/sidecar.yaml", &["mongo"]),
     ] {

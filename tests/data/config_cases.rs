@@ -345,6 +345,7 @@ pub(crate) fn environment(name: &str) -> Option<String> {
             "MAP" => "APIa: x\nAPIb: y\n",
             "LIVEKIT_KEYS" => "devkey: a-secret-of-at-least-32-characters",
             "SPOOL_ADMIN_TOKEN" => "an-admin-token",
+            "POSTGRES_PASSWORD" => "a-password-for-trying-out",
             "MONGODB_URI" => "mongodb://mongo/",
             _ => return None,
         }

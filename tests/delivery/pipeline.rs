@@ -11,6 +11,7 @@ use livekit_spool::{
         Sink,
         http::{HttpOptions, HttpSink},
         mongodb::{MongoOptions, MongoSink},
+        postgresql::{PostgresqlOptions, PostgresqlSink},
         redis::{RedisOptions, RedisSink},
     },
     spool::{DeadFilter, DeadLetter, Spool, SpoolOptions},
@@ -59,6 +60,14 @@ pub(crate) fn mongo_sink(uri: &str, database: &str) -> Arc<dyn Sink> {
 
 pub(crate) fn mongo_sink_with(options: MongoOptions) -> Arc<dyn Sink> {
     Arc::new(MongoSink::new(options, encoder()).expect("options that the sink takes"))
+}
+
+pub(crate) fn postgresql_sink(url: &str) -> Arc<dyn Sink> {
+    postgresql_sink_with(PostgresqlOptions { url: url.to_owned(), timeout: TIMEOUT, ..PostgresqlOptions::default() })
+}
+
+pub(crate) fn postgresql_sink_with(options: PostgresqlOptions) -> Arc<dyn Sink> {
+    Arc::new(PostgresqlSink::new(options, encoder()).expect("options that the sink takes"))
 }
 
 pub(crate) fn redis_sink(url: &str) -> Arc<dyn Sink> {

@@ -3,7 +3,7 @@
 //! - [`child`]: processes that die with the test, their output kept and shown when it fails.
 //! - [`disk`]: a disk that can be filled.
 //! - [`jwt`] makes tokens.
-//! - [`mongo`], [`redis`]: real servers on free ports: kill -9, restart on the same data.
+//! - [`mongo`], [`postgres`], [`redis`]: real servers on free ports: kill -9, restart on the same data.
 //! - [`power`]: the directories that a power cut may leave, from a recording of system calls.
 //! - [`proxy`]: a TCP proxy that cuts, delays, swallows, refuses and heals.
 //! - [`wire`]: a MongoDB server in a few lines: acknowledges as fast as it reads, or answers by script.
@@ -36,6 +36,7 @@ mod eventually;
 pub mod jwt;
 pub mod load;
 pub mod mongo;
+pub mod postgres;
 pub mod power;
 pub mod process;
 pub mod proxy;

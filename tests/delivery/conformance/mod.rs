@@ -19,7 +19,7 @@ use livekit_spool::{
     sink::{Batch, BatchOutcome, Outcome, Sink, SinkError},
 };
 use prost::Message;
-use subjects::{FileSubject, HttpSubject, Labels, MongoSubject, RedisSubject, Subject};
+use subjects::{FileSubject, HttpSubject, Labels, MongoSubject, PostgresqlSubject, RedisSubject, Subject};
 use tokio::task::JoinHandle;
 
 use crate::{
@@ -298,6 +298,7 @@ macro_rules! suite {
 suite! {
     mongodb: MongoSubject;
     redis: RedisSubject;
+    postgresql: PostgresqlSubject;
     file: FileSubject;
     http: HttpSubject;
 }

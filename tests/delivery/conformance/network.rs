@@ -10,7 +10,7 @@ use livekit_spool::{
 
 use super::{
     once, send_by_and_by, some_events,
-    subjects::{HttpSubject, MongoSubject, RedisSubject, Server},
+    subjects::{HttpSubject, MongoSubject, PostgresqlSubject, RedisSubject, Server},
 };
 use crate::{
     pipeline::{Pipeline, options},
@@ -116,4 +116,5 @@ suite! {
     mongodb: MongoSubject;
     redis: RedisSubject;
     http: HttpSubject;
+    postgresql: PostgresqlSubject;
 }

@@ -11,14 +11,15 @@ use livekit_spool::{
         file::{FileOptions, FileSink},
         http::HttpOptions,
         mongodb::MongoOptions,
+        postgresql::PostgresqlOptions,
         redis::RedisOptions,
     },
 };
 use tempfile::TempDir;
 
 use crate::{
-    pipeline::{TIMEOUT, encoder, http_sink_with, mongo_sink_with, redis_sink_with},
-    support::{self, mongo::Mongo, receiver::Keeper, redis::Redis},
+    pipeline::{TIMEOUT, encoder, http_sink_with, mongo_sink_with, postgresql_sink_with, redis_sink_with},
+    support::{self, mongo::Mongo, postgres::Postgres, receiver::Keeper, redis::Redis},
 };
 
 /// Fields added to each document.
@@ -173,6 +174,58 @@ impl Server for RedisSubject {
 
     fn sink_of_a_stranger(&self) -> Arc<dyn Sink> {
         self.sink_of(format!("redis://stranger:hunter2@{}", self.address()), Labels::new())
+    }
+}
+
+pub(crate) struct PostgresqlSubject(Postgres);
+
+impl PostgresqlSubject {
+    fn sink_of(&self, url: String, labels: Labels) -> Arc<dyn Sink> {
+        postgresql_sink_with(PostgresqlOptions { url, labels, timeout: TIMEOUT, ..PostgresqlOptions::default() })
+    }
+}
+
+impl Subject for PostgresqlSubject {
+    async fn start() -> Self {
+        Self(Postgres::start().await)
+    }
+
+    fn sink_with(&self, labels: Labels) -> Arc<dyn Sink> {
+        self.sink_of(self.0.url(), labels)
+    }
+
+    async fn take_away(&mut self) {
+        self.0.kill();
+    }
+
+    async fn bring_back(&mut self) {
+        self.0.restart().await;
+    }
+
+    async fn stored(&self, stream: Stream) -> Vec<Stored> {
+        let rows = self.0.run(&format!("SELECT id, doc FROM livekit.{stream}")).await;
+        let stored = |row: &Vec<String>| {
+            let (id, site) = of_json(&row[1]);
+            assert_eq!(id, row[0]);
+            (id, site)
+        };
+        sorted(rows.iter().map(stored))
+    }
+}
+
+impl Server for PostgresqlSubject {
+    const WRITE: &'static [u8] = b"\"livekit\".\"events\" (\"id\", ";
+
+    fn address(&self) -> String {
+        self.0.address()
+    }
+
+    fn sink_at(&self, address: &str) -> Arc<dyn Sink> {
+        self.sink_of(format!("postgresql://livekit:livekit@{address}/livekit"), Labels::new())
+    }
+
+    fn sink_of_a_stranger(&self) -> Arc<dyn Sink> {
+        self.sink_of(format!("postgresql://stranger:hunter2@{}/livekit", self.address()), Labels::new())
     }
 }
 
