@@ -46,4 +46,5 @@ pub mod status;
 mod tasks;
 #[cfg(test)]
 mod testing;
+mod tls_files;
 pub mod units;

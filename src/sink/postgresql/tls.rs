@@ -1,6 +1,6 @@
 //! TLS as `sslmode` and `sslrootcert` want it.
 
-use std::{fs, path::Path, sync::Arc};
+use std::sync::Arc;
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
@@ -9,11 +9,12 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
     crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, ServerName, UnixTime},
 };
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::target::{Roots, Target, Tls};
+use crate::tls_files::{authorities, certificates, private_key, system_authorities};
 
 /// The protocol's name, which servers ask for where TLS begins at once (`sslnegotiation=direct`).
 const ALPN: &[u8] = b"postgresql";
@@ -39,9 +40,8 @@ pub(super) fn connector(target: &Target) -> Result<MakeRustlsConnect, String> {
     let mut config = match &target.identity {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
-            let chain = certificates("sslcert", certificate)?;
-            let key = PrivateKeyDer::from_pem_slice(&read("sslkey", key)?)
-                .map_err(|error| format!("sslkey {}: no private key: {error}", key.display()))?;
+            let chain = certificates(certificate).map_err(|error| format!("sslcert: {error}"))?;
+            let key = private_key(key).map_err(|error| format!("sslkey: {error}"))?;
             builder.with_client_auth_cert(chain, key).map_err(|error| format!("sslcert: {error}"))?
         }
     };
@@ -49,32 +49,11 @@ pub(super) fn connector(target: &Target) -> Result<MakeRustlsConnect, String> {
     Ok(MakeRustlsConnect::new(config))
 }
 
-fn read(parameter: &str, path: &Path) -> Result<Vec<u8>, String> {
-    fs::read(path).map_err(|error| format!("{parameter} {}: {error}", path.display()))
-}
-
-fn certificates(parameter: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&read(parameter, path)?).collect();
-    match certificates {
-        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) => Err(format!("{parameter} {}: has no certificate", path.display())),
-        Err(error) => Err(format!("{parameter} {}: {error}", path.display())),
-    }
-}
-
 fn store(roots: &Roots) -> Result<RootCertStore, String> {
-    let certificates = match roots {
-        Roots::System => rustls_native_certs::load_native_certs().certs,
-        Roots::File(path) => certificates("sslrootcert", path)?,
-    };
-    let mut store = RootCertStore::empty();
-    store.add_parsable_certificates(certificates);
-    if store.is_empty() {
-        return Err(
-            "sslrootcert: no certificate of an authority was found; install ca-certificates, or name a file".to_owned()
-        );
+    match roots {
+        Roots::System => system_authorities("name a file in sslrootcert"),
+        Roots::File(path) => authorities(path).map_err(|error| format!("sslrootcert: {error}")),
     }
-    Ok(store)
 }
 
 /// Checks that the certificate is of a known authority, whatever host it is for (`verify-ca`).
