@@ -8,7 +8,7 @@
 //! - [`Authenticator`] and [`Tls`]: who can send;
 //! - [`Dropped`]: what a call that was answered OK did not keep.
 //!
-//! Uses `caller`, `catch_panic`, `hs256`, `record`, `secret`, `setting`, `spool`, `tasks`.
+//! Uses `caller`, `catch_panic`, `hs256`, `record`, `secret`, `setting`, `spool`, `tasks`, `tls_files`.
 
 mod auth;
 pub(crate) mod body;

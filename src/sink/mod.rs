@@ -1,7 +1,7 @@
 //! The destinations of records: MongoDB, Redis, PostgreSQL, files, any HTTP endpoint. A sink reports the result for every
 //! record.
 //!
-//! Uses `document`, `durable_fs`, `files`, `hs256`, `printable`, `record`, `secret`, `setting`, `tasks`.
+//! Uses `document`, `durable_fs`, `files`, `hs256`, `printable`, `record`, `secret`, `setting`, `tasks`, `tls_files`.
 
 mod encoding;
 pub mod file;

@@ -53,7 +53,10 @@ fn variables_are_expanded_in_values_of_every_kind_and_never_change_the_structure
 #[test]
 fn sinks_are_checked_each_by_its_type() {
     assert_error("sinks:\n  - type: file\n", &["c.yaml:2:5: sinks[0].name: missing"]);
-    assert_error("sinks:\n  - name: a\n", &["sinks[0].type: missing; expected one of mongodb, redis, postgresql, file, http"]);
+    assert_error(
+        "sinks:\n  - name: a\n",
+        &["sinks[0].type: missing; expected one of mongodb, redis, postgresql, file, http"],
+    );
     assert_error("sinks: [{name: A/b, type: file}]", &["sinks[0].name: \"A/b\" cannot name a directory"]);
     assert_error(
         "sinks: [{name: a, type: file}, {name: a, type: file}]",
