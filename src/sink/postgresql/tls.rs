@@ -40,8 +40,8 @@ pub(super) fn connector(target: &Target) -> Result<MakeRustlsConnect, String> {
     let mut config = match &target.identity {
         None => builder.with_no_client_auth(),
         Some((certificate, key)) => {
-            let chain = certificates(certificate).map_err(|error| format!("sslcert: {error}"))?;
-            let key = private_key(key).map_err(|error| format!("sslkey: {error}"))?;
+            let chain = certificates(certificate).map_err(|error| format!("sslcert {error}"))?;
+            let key = private_key(key).map_err(|error| format!("sslkey {error}"))?;
             builder.with_client_auth_cert(chain, key).map_err(|error| format!("sslcert: {error}"))?
         }
     };
@@ -52,7 +52,7 @@ pub(super) fn connector(target: &Target) -> Result<MakeRustlsConnect, String> {
 fn store(roots: &Roots) -> Result<RootCertStore, String> {
     match roots {
         Roots::System => system_authorities("name a file in sslrootcert"),
-        Roots::File(path) => authorities(path).map_err(|error| format!("sslrootcert: {error}")),
+        Roots::File(path) => authorities(path).map_err(|error| format!("sslrootcert {error}")),
     }
 }
 
