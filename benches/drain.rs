@@ -6,6 +6,8 @@
 //! Each pair runs in turn, so that whatever else the machine does hits both; medians are compared. Both sides send
 //! batches of the same size, with as many in flight.
 
+#[path = "drain/backlog.rs"]
+mod backlog;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -21,16 +23,17 @@ use futures::{StreamExt, stream};
 use livekit_protocol::AnalyticsEvent;
 use livekit_spool::{
     document::{DocumentContext, DocumentOptions, Encoder},
-    flush::{FlushOptions, Worker},
-    record::{RecordBatchBuilder, SinkName, Stream, now_millis},
-    sink::mongodb::{MongoOptions, MongoSink},
-    spool::{Spool, SpoolOptions},
+    flush::FlushOptions,
+    record::{Stream, now_millis},
+    sink::{
+        Sink,
+        mongodb::{MongoOptions, MongoSink},
+    },
 };
 use mongodb::{Client, Collection, options::ClientOptions};
 use prost::Message;
 use support::{mongo::Mongo, records::numbered_events, wire::WireServer};
 use tokio::runtime::{Builder, Runtime};
-use tokio_util::sync::CancellationToken;
 
 /// Records in a drain into the server that only acknowledges, and into the real one: the test server syncs its disk for
 /// every document.
@@ -132,38 +135,15 @@ async fn bare_driver(uri: &str, documents: &[RawDocumentBuf], options: &FlushOpt
     begun.elapsed()
 }
 
-/// From the start of the worker over a full spool until the queue is empty.
+/// The drain of a backlog into an empty database.
 async fn drain_backlog(uri: &str, events: &[AnalyticsEvent], options: &FlushOptions) -> Duration {
-    let directory = support::directory("drain");
-    let spool = Arc::new(Spool::open(directory.path(), SpoolOptions::default()).expect("a spool"));
-    for part in events.chunks(1000) {
-        let mut batch = RecordBatchBuilder::new(Stream::Events);
-        for event in part {
-            batch.push(&event.encode_to_vec());
-        }
-        spool.append(batch.build(now_millis())).await.expect("appended");
-    }
     let sink = MongoOptions { uri: uri.to_owned(), database: "drain".to_owned(), ..MongoOptions::default() };
     let encoder = Arc::new(Encoder::new(DocumentOptions::default()));
     let sink = Arc::new(MongoSink::new(sink, encoder).expect("options"));
     let client = Client::with_uri_str(uri).await.expect("a client");
     prepare(&client, "drain").await;
-    livekit_spool::sink::Sink::initialize(&*sink).await.expect("ready");
-
-    let shutdown = CancellationToken::new();
-    let name = SinkName::new("bench").expect("a name");
-    let begun = Instant::now();
-    let worker = Worker::spawn(&name, Arc::clone(&spool) as _, sink, options.clone(), shutdown.clone());
-    // As `livekit-spool drain` asks: the last batch is not full, and would wait for the interval.
-    worker.flush_now();
-    while worker.status().figures.delivered_records < events.len() as u64 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    let took = begun.elapsed();
-    shutdown.cancel();
-    worker.stopped().await;
-    spool.close().await;
-    took
+    sink.initialize().await.expect("ready");
+    backlog::drain(sink, events, options).await
 }
 
 /// Both sides begin with an empty collection and the same indexes.

@@ -9,6 +9,8 @@
 //! The three run in turn, so that whatever else the machine does hits all; medians are compared. All send bodies of
 //! the same size, with as many in flight.
 
+#[path = "drain/backlog.rs"]
+mod backlog;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -24,10 +26,9 @@ use futures::{StreamExt, stream};
 use livekit_protocol::AnalyticsEvent;
 use livekit_spool::{
     document::{DocumentContext, DocumentOptions, Encoder, JsonStyle, write_json},
-    flush::{FlushOptions, Worker},
-    record::{RecordBatchBuilder, SinkName, Stream, now_millis},
+    flush::FlushOptions,
+    record::Stream,
     sink::http::{HttpOptions, HttpSink},
-    spool::{Spool, SpoolOptions},
 };
 use prost::Message;
 use support::records::numbered_events;
@@ -36,7 +37,6 @@ use tokio::{
     net::{TcpListener, TcpStream},
     runtime::Builder,
 };
-use tokio_util::sync::CancellationToken;
 
 const RECORDS: usize = 200_000;
 const LIMIT: f64 = 0.65;
@@ -175,32 +175,8 @@ async fn make_and_post(url: &str, records: &[Arc<[Vec<u8>]>], options: &FlushOpt
     begun.elapsed()
 }
 
-/// From the start of the worker over a full spool until the queue is empty.
 async fn drain_backlog(url: &str, events: &[AnalyticsEvent], options: &FlushOptions) -> Duration {
-    let directory = support::directory("drain");
-    let spool = Arc::new(Spool::open(directory.path(), SpoolOptions::default()).expect("a spool"));
-    for part in events.chunks(1000) {
-        let mut batch = RecordBatchBuilder::new(Stream::Events);
-        for event in part {
-            batch.push(&event.encode_to_vec());
-        }
-        spool.append(batch.build(now_millis())).await.expect("appended");
-    }
     let encoder = Arc::new(Encoder::new(DocumentOptions::default()));
     let sink = HttpOptions { url: url.to_owned(), ..HttpOptions::default() };
-    let sink = Arc::new(HttpSink::new(&sink, encoder).expect("options"));
-    let shutdown = CancellationToken::new();
-    let name = SinkName::new("bench").expect("a name");
-    let begun = Instant::now();
-    let worker = Worker::spawn(&name, Arc::clone(&spool) as _, sink, options.clone(), shutdown.clone());
-    // As `livekit-spool drain` asks: the last batch is not full, and would wait for the interval.
-    worker.flush_now();
-    while worker.status().figures.delivered_records < events.len() as u64 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    let took = begun.elapsed();
-    shutdown.cancel();
-    worker.stopped().await;
-    spool.close().await;
-    took
+    backlog::drain(Arc::new(HttpSink::new(&sink, encoder).expect("options")), events, options).await
 }

@@ -10,6 +10,8 @@
 //!
 //! `SPOOL_BENCH_ROWS=10000000` fills the table with so many rows in ten steps, and drains [`RECORDS`] more after each.
 
+#[path = "drain/backlog.rs"]
+mod backlog;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -23,21 +25,17 @@ use futures::{SinkExt, StreamExt, stream};
 use livekit_protocol::AnalyticsEvent;
 use livekit_spool::{
     document::{DocumentOptions, Encoder},
-    flush::{FlushOptions, Worker},
-    record::{RecordBatchBuilder, SinkName, Stream, now_millis},
+    flush::FlushOptions,
     sink::{
         Sink,
         postgresql::{PostgresqlOptions, PostgresqlSink},
     },
-    spool::{Spool, SpoolOptions},
 };
-use prost::Message;
 use support::{postgres::Postgres, records::numbered_events};
 use tokio_postgres::{
     Client, NoTls,
     types::{IsNull, ToSql, Type, private::BytesMut, to_sql_checked},
 };
-use tokio_util::sync::CancellationToken;
 
 const RECORDS: usize = 50_000;
 const ROUNDS: usize = 5;
@@ -257,31 +255,10 @@ async fn log(postgres: &Postgres, bytes: u64, messages: usize, options: &FlushOp
     begun.elapsed()
 }
 
-/// From the start of the worker over a full spool until the queue is empty.
+/// The drain of a backlog.
 async fn drain(sink: Arc<PostgresqlSink>, events: &[AnalyticsEvent], options: &FlushOptions) -> Duration {
-    let directory = support::directory("drain");
-    let spool = Arc::new(Spool::open(directory.path(), SpoolOptions::default()).expect("a spool"));
-    for part in events.chunks(1000) {
-        let mut batch = RecordBatchBuilder::new(Stream::Events);
-        for event in part {
-            batch.push(&event.encode_to_vec());
-        }
-        spool.append(batch.build(now_millis())).await.expect("appended");
-    }
     sink.initialize().await.expect("ready");
-    let shutdown = CancellationToken::new();
-    let name = SinkName::new("bench").expect("a name");
-    let begun = Instant::now();
-    let worker = Worker::spawn(&name, Arc::clone(&spool) as _, sink, options.clone(), shutdown.clone());
-    worker.flush_now();
-    while worker.status().figures.delivered_records < events.len() as u64 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-    let took = begun.elapsed();
-    shutdown.cancel();
-    worker.stopped().await;
-    spool.close().await;
-    took
+    backlog::drain(sink, events, options).await
 }
 
 /// The cost of a row as the table grows.
