@@ -5,7 +5,7 @@ use super::{
     files::{lines, take_files},
     livekit::Livekit,
     reader::Problem,
-    sinks::SINK_TYPES,
+    sinks::SinkTypeInfo,
     tree::{Node, Place, Scalar, Value, below},
 };
 
@@ -57,11 +57,9 @@ pub(super) fn arrange(
     let common = ["spool", "flush"].map(|key| (key, tree.get(key).filter(|node| !node.is_silent()).cloned()));
     let count = tree.get_mut("sinks").map_or(0, |sinks| sinks.items_mut().len());
     for path in (0..count).map(|index| format!("sinks[{index}]")) {
-        for known in SINK_TYPES {
-            if tree.find(&path).and_then(|sink| sink.get("type")).and_then(Node::as_text) == Some(known.kind) {
-                take_files(tree, &path, known.files, problems);
-            }
-        }
+        let kind = tree.find(&path).and_then(|sink| sink.get("type")).and_then(Node::as_text);
+        let files = kind.and_then(SinkTypeInfo::of).map_or(&[][..], |kind| kind.files);
+        take_files(tree, &path, files, problems);
         take_files(tree, &below(&path, "spool.encryption"), &KEY_FILES, problems);
         let Some(sink) = tree.find_mut(&path) else { continue };
         for (key, common) in &common {

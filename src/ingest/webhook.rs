@@ -18,7 +18,7 @@ use super::{
     listener::Peer, repeats::ContentHash,
 };
 use crate::record::{
-    RecordBatch, RecordBatchBuilder, Stream, add_webhook_body,
+    RecordBatch, RecordBatchBuilder, Stream, add_webhook_body, event_of_webhook,
     json::{UnknownFields, protobuf_from_json},
     now_millis,
 };
@@ -85,7 +85,7 @@ fn event(webhook: WebhookEvent) -> AnalyticsEvent {
     let room_of_egress = webhook.egress_info.as_ref().map(|egress| egress.room_id.clone());
     let room_of_ingress =
         webhook.ingress_info.as_ref().and_then(|ingress| Some(ingress.state.as_ref()?.room_id.clone()));
-    let event_type = event_type(&webhook.event);
+    let event_type = event_of_webhook(&webhook.event).unwrap_or(AnalyticsEventType::Webhook);
     let mut event = AnalyticsEvent {
         r#type: event_type.into(),
         timestamp: Some(pbjson_types::Timestamp { seconds: webhook.created_at, nanos: 0 }),
@@ -125,25 +125,6 @@ fn info(webhook: &WebhookEvent, event: &AnalyticsEvent) -> WebhookInfo {
         ingress_id: event.ingress_id.clone(),
         created_at: event.timestamp,
         ..Default::default()
-    }
-}
-
-/// A webhook's `participant_joined` is sent when the participant is active, not when it requests to join.
-fn event_type(name: &str) -> AnalyticsEventType {
-    match name {
-        "room_started" => AnalyticsEventType::RoomCreated,
-        "room_finished" => AnalyticsEventType::RoomEnded,
-        "participant_joined" => AnalyticsEventType::ParticipantActive,
-        "participant_left" => AnalyticsEventType::ParticipantLeft,
-        "participant_connection_aborted" => AnalyticsEventType::ParticipantConnectionAborted,
-        "track_published" => AnalyticsEventType::TrackPublished,
-        "track_unpublished" => AnalyticsEventType::TrackUnpublished,
-        "egress_started" => AnalyticsEventType::EgressStarted,
-        "egress_updated" => AnalyticsEventType::EgressUpdated,
-        "egress_ended" => AnalyticsEventType::EgressEnded,
-        "ingress_started" => AnalyticsEventType::IngressStarted,
-        "ingress_ended" => AnalyticsEventType::IngressEnded,
-        _ => AnalyticsEventType::Webhook,
     }
 }
 

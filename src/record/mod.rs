@@ -25,4 +25,4 @@ pub use sink_name::{BadSinkName, SinkName};
 pub(crate) use stream::PerStream;
 pub use stream::{Stream, UnknownStream};
 pub use time::time_of;
-pub(crate) use webhook::{add_webhook_body, webhook_body};
+pub(crate) use webhook::{add_webhook_body, event_of_webhook, webhook_body, webhook_of_event};

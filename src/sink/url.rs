@@ -20,24 +20,8 @@ kind!([] RedisUrl => String, @SECRET, "redis://… or rediss://…",
     |url| without_secrets(url),
     json_schema!({ "type": "string", "pattern": r"^\s*rediss?://." }));
 
-/// The address of an HTTP server.
-pub struct HttpUrl;
-
-kind!([] HttpUrl => String, @SECRET, "http://… or https://…",
-    |text| address(text, &["http", "https"]),
-    |url| without_secrets(url),
-    json_schema!({ "type": "string", "pattern": r"^\s*https?://." }));
-
-/// The address of a PostgreSQL server.
-pub struct PostgresqlUrl;
-
-kind!([] PostgresqlUrl => String, @SECRET, "postgresql://…",
-    |text| address(text, &["postgresql", "postgres"]),
-    |url| without_secrets(url),
-    json_schema!({ "type": "string", "pattern": r"^\s*postgres(ql)?://." }));
-
 /// Reads a URI with one of these schemes. It may contain a password, so no message repeats it.
-fn address(text: &str, schemes: &[&str]) -> Result<String, String> {
+pub(super) fn address(text: &str, schemes: &[&str]) -> Result<String, String> {
     let text = text.trim();
     let wrong = match text.split_once("://") {
         Some((scheme, rest)) if schemes.contains(&scheme) && !rest.is_empty() => return Ok(text.to_owned()),

@@ -32,7 +32,7 @@ pub(super) enum Meaning {
     TooLarge,
     /// It does not accept the content.
     Refused,
-    /// None was taken, and none is at fault.
+    /// None was accepted, and none is at fault.
     Retry(SinkErrorKind),
 }
 

@@ -35,7 +35,7 @@ use tokio::time::Instant;
 pub use self::options::{HttpCompression, HttpFormat, HttpMethod, HttpOptions, HttpSignature, HttpTlsOptions};
 use self::{delivery::Delivery, request::entries, sender::Sender};
 use super::{
-    Batch, BatchOutcome, InvalidOption, Sink, SinkError,
+    Batch, BatchOutcome, InvalidOption, Sink, SinkError, SinkOptions,
     encoding::{panicked, run_blocking},
     options::labels,
 };
@@ -62,7 +62,7 @@ impl HttpSink {
 #[async_trait]
 impl Sink for HttpSink {
     fn kind(&self) -> &'static str {
-        "http"
+        HttpOptions::KIND
     }
 
     fn address(&self) -> String {

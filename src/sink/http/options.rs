@@ -2,16 +2,24 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf, time::Duration};
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_with::serde_as;
 
 use crate::{
     record::Stream,
     secret::Secret,
-    setting::{Is, KIB, MIB, Size, Text},
-    sink::url::{HttpUrl, without_secrets},
+    setting::{Is, KIB, MIB, Size, Text, kind},
+    sink::url::{address, without_secrets},
 };
+
+/// The address of an HTTP server.
+struct HttpUrl;
+
+kind!([] HttpUrl => String, @SECRET, "http://… or https://…",
+    |text| address(text, &["http", "https"]),
+    |url| without_secrets(url),
+    json_schema!({ "type": "string", "pattern": r"^\s*https?://." }));
 
 /// Where and how the HTTP sink delivers.
 #[serde_as]

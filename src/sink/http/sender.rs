@@ -34,7 +34,7 @@ const MAX_BODY_BYTES: usize = 64 * 1024;
 const BODY_TIMEOUT: Duration = Duration::from_secs(2);
 /// What is kept of it.
 const KEPT_BYTES: usize = 4 * 1024;
-/// A receiver's limit is not taken to be below this, whatever it answers.
+/// A receiver's limit is assumed not to be below this, whatever it answers.
 const MIN_BODY_BYTES: usize = 16 * 1024;
 
 /// Sends requests to one endpoint.

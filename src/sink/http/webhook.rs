@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use crate::{
     document::Encoder,
     hs256,
-    record::{RecordId, Stream, wall_millis, webhook_body},
+    record::{RecordId, Stream, wall_millis, webhook_body, webhook_of_event},
     secret::Secret,
 };
 
@@ -58,7 +58,7 @@ pub(super) fn json_of(record: &[u8], encoder: &Encoder) -> Result<Option<Vec<u8>
 
 fn webhook(id: RecordId, event: AnalyticsEvent) -> Option<WebhookEvent> {
     // An unknown number would read as the enum's first value.
-    let name = name(AnalyticsEventType::try_from(event.r#type).ok()?)?;
+    let name = webhook_of_event(AnalyticsEventType::try_from(event.r#type).ok()?)?;
     // Webhooks name the room and the participant in full, if only by their ids.
     let room = event.room.or_else(|| given(event.room_id).map(|sid| Room { sid, ..Room::default() }));
     let is_of_participant = name.starts_with("participant_") || name.starts_with("track_");
@@ -82,26 +82,6 @@ fn webhook(id: RecordId, event: AnalyticsEvent) -> Option<WebhookEvent> {
 
 fn given(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
-}
-
-/// The webhook that LiveKit sends together with an event (livekit-server, pkg/telemetry/events.go). A participant has joined
-/// when it is active.
-const fn name(event: AnalyticsEventType) -> Option<&'static str> {
-    Some(match event {
-        AnalyticsEventType::RoomCreated => "room_started",
-        AnalyticsEventType::RoomEnded => "room_finished",
-        AnalyticsEventType::ParticipantActive => "participant_joined",
-        AnalyticsEventType::ParticipantLeft => "participant_left",
-        AnalyticsEventType::ParticipantConnectionAborted => "participant_connection_aborted",
-        AnalyticsEventType::TrackPublished => "track_published",
-        AnalyticsEventType::TrackUnpublished => "track_unpublished",
-        AnalyticsEventType::EgressStarted => "egress_started",
-        AnalyticsEventType::EgressUpdated => "egress_updated",
-        AnalyticsEventType::EgressEnded => "egress_ended",
-        AnalyticsEventType::IngressStarted => "ingress_started",
-        AnalyticsEventType::IngressEnded => "ingress_ended",
-        _ => return None,
-    })
 }
 
 #[cfg(test)]

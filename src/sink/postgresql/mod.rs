@@ -63,7 +63,7 @@ use self::{
     way::Way,
 };
 use super::{
-    Batch, BatchOutcome, InvalidOption, Outcome, Sink, SinkError, SinkErrorKind,
+    Batch, BatchOutcome, InvalidOption, Outcome, Sink, SinkError, SinkErrorKind, SinkOptions,
     encoding::{panicked, run_blocking},
     options::labels,
 };
@@ -286,7 +286,7 @@ impl ToSql for Array<'_> {
 #[async_trait]
 impl Sink for PostgresqlSink {
     fn kind(&self) -> &'static str {
-        "postgresql"
+        PostgresqlOptions::KIND
     }
 
     fn address(&self) -> String {

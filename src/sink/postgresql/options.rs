@@ -15,7 +15,7 @@ use crate::{
     setting::{Expiration, Is, Text, kind},
     sink::{
         InvalidOption,
-        url::{PostgresqlUrl, without_secrets},
+        url::{address, without_secrets},
     },
 };
 
@@ -52,6 +52,14 @@ pub struct PostgresqlOptions {
     #[serde(skip)]
     pub timeout: Duration,
 }
+
+/// The address of a PostgreSQL server.
+struct PostgresqlUrl;
+
+kind!([] PostgresqlUrl => String, @SECRET, "postgresql://…",
+    |text| address(text, &["postgresql", "postgres"]),
+    |url| without_secrets(url),
+    json_schema!({ "type": "string", "pattern": r"^\s*postgres(ql)?://." }));
 
 /// The name of a schema.
 struct SchemaName;

@@ -57,7 +57,7 @@ pub(super) fn parse(url: &str) -> Result<Target, String> {
     }
     let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
     let (authority, path) = place.split_once('/').unwrap_or((place, ""));
-    // Else a part of the password would be taken for a database or a parameter, and shown as one.
+    // Else a part of the password would pass for a database or a parameter, and be shown as one.
     if query.contains('@') || path.contains(['@', '/']) {
         return Err(
             "has an @ or / after the hosts that is not escaped: write %40 and %2F, in the password too".to_owned()

@@ -73,7 +73,7 @@ impl Drop for Attempt<'_> {
     }
 }
 
-/// True if a code says that COPY is not taken, whatever the rows: by row-level security, or a pooler or proxy that does not know
+/// True if a code says that COPY is refused, whatever the rows: by row-level security, or a pooler or proxy that does not know
 /// it or loses prepared statements.
 pub(super) fn refuses_copy(code: &str) -> bool {
     matches!(code, "0A000" | "42601" | "26000" | "42P05" | "08P01" | "22P03" | "22P04")
