@@ -1,7 +1,7 @@
 //! What an outage costs the real binary: attempts, processor time, memory, files and connections, part by part.
 //!
-//! Four MongoDB sinks at once, each before a server that is away in its own way: it refuses connections, swallows all
-//! and never answers, hangs up on every insert, or says that it is no longer the primary. Records keep coming.
+//! Four sinks of one type at once, each before a server that is away in its own way: it refuses connections, swallows all
+//! and never answers, hangs up on every insert, or says that it takes nothing now. Records keep coming.
 //!
 //! An hour's outage is its attempts: with the default pauses (15 s on average) and time limits, about 240 where the
 //! server fails at once, 180 where the driver looks for it, 80 where it is waited for. [`Clock::Attempts`] makes as many with
@@ -10,27 +10,20 @@
 
 use std::{
     fs,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     time::{Duration, Instant},
 };
 
-use bson::doc;
 use livekit_protocol::AnalyticsEvents;
 
-use crate::support::{
-    eventually,
-    process::{Recorder, Setup, Spool},
-    proxy::{Mode, Proxy},
-    records,
-    wire::{Reply, WireServer, error},
+use crate::{
+    servers::{Kind, Servers},
+    support::{
+        eventually,
+        process::{Recorder, Setup, Spool},
+        records,
+    },
 };
 
-/// The sinks, and the attempts that each makes in an hour: pauses of 15 s on average, and what an attempt takes. The driver
-/// looks for a silent server, and gives up after seconds, instead of sending to it.
-const SINKS: [(&str, u64); 4] = [("refused", 180), ("silent", 200), ("hung-up", 240), ("stepped-down", 240)];
 /// The outage is inspected this often; the first inspection comes when its first part is over.
 const PARTS: u64 = 8;
 /// What stays open of the driver at most: two batches under way, two connections that are being made, two monitors.
@@ -51,7 +44,8 @@ pub(crate) enum Clock {
 impl Clock {
     const fn flush(self) -> &'static str {
         match self {
-            Self::Attempts => "{ interval: 20ms, timeout: 100ms, backoff: { initial: 1ms, max: 10ms } }",
+            // As short as a connection can be made in, by a debug build on a busy machine.
+            Self::Attempts => "{ interval: 20ms, timeout: 250ms, backoff: { initial: 1ms, max: 10ms } }",
             Self::Real(_) => "{ interval: 1s }",
         }
     }
@@ -65,8 +59,8 @@ impl Clock {
         }
     }
 
-    /// What the URI says besides: how long the driver looks for a server.
-    const fn uri(self) -> &'static str {
+    /// What a MongoDB URI says besides: how long the driver looks for a server.
+    const fn searching(self) -> &'static str {
         match self {
             Self::Attempts => "&serverSelectionTimeoutMS=5",
             Self::Real(_) => "",
@@ -94,6 +88,7 @@ pub(crate) struct Look {
 /// What came of it.
 #[derive(Debug)]
 pub(crate) struct Report {
+    kind: Kind,
     clock: Clock,
     /// One at the outage's begin, one at the end of each part.
     pub(crate) inspections: Vec<Look>,
@@ -103,105 +98,64 @@ pub(crate) struct Report {
     pub(crate) after: Duration,
 }
 
-/// Four ways to be away.
-struct Servers {
-    away: Arc<AtomicBool>,
-    proxies: Vec<Proxy>,
-    _servers: Vec<WireServer>,
-}
-
-impl Servers {
-    async fn start() -> Self {
-        let away = Arc::new(AtomicBool::new(false));
-        let (mut proxies, mut servers) = (Vec::new(), Vec::new());
-        for (sink, _) in SINKS {
-            let gone = Arc::clone(&away);
-            let server = WireServer::scripted(move |command| match command.name.as_str() {
-                "insert" if gone.load(Ordering::SeqCst) && sink == "hung-up" => Reply::HangUp,
-                "insert" if gone.load(Ordering::SeqCst) => {
-                    Reply::Answer(error(10107, "NotWritablePrimary", "stepped down"))
-                }
-                // Accepted, and not kept: this process must not grow.
-                "insert" => Reply::Answer(doc! { "ok": 1.0, "n": command.documents.len() as i64 }),
-                _ => Reply::Healthy,
-            })
-            .await;
-            proxies.push(Proxy::start(&server.address()).await);
-            servers.push(server);
-        }
-        Self { away, proxies, _servers: servers }
-    }
-
-    async fn set_away(&self, away: bool) {
-        self.away.store(away, Ordering::SeqCst);
-        for ((sink, _), proxy) in SINKS.iter().zip(&self.proxies) {
-            match *sink {
-                "refused" if away => proxy.set(Mode::Refuse).await,
-                "silent" if away => proxy.set(Mode::Blackhole).await,
-                _ => proxy.set(Mode::Pass).await,
-            }
-        }
-    }
-}
-
 /// Runs an outage from its begin to the end of the drain after it.
-pub(crate) async fn run(clock: Clock) -> Report {
-    let servers = Servers::start().await;
+pub(crate) async fn run(kind: Kind, clock: Clock) -> Report {
+    let servers = Servers::start(kind).await;
     let mut setup = Setup::new();
-    for ((sink, _), proxy) in SINKS.iter().zip(&servers.proxies) {
-        let uri = format!("mongodb://{}/?directConnection=true{}", proxy.address(), clock.uri());
-        let flush = clock.flush();
-        setup = setup.sink(&format!("name: {sink}, type: mongodb, uri: \"{uri}\", database: test, flush: {flush}"));
+    for (at, (sink, _)) in kind.sinks().into_iter().enumerate() {
+        let destination = servers.destination(at, clock.searching());
+        setup = setup.sink(&format!("name: {sink}, {destination}, flush: {}", clock.flush()));
     }
     let mut spool = setup.start().await;
     let mut sender = Sender { livekit: spool.recorder(), events: Box::new(records::numbered_events("outage")) };
     // The first records pay for what is made once: connections, buffers, threads.
     sender.send(clock.records()).await;
-    drained(&spool).await;
+    drained(kind, &spool).await;
 
-    tell(&spool, "pause");
+    tell(kind, &spool, "pause");
     sender.send(clock.records()).await;
     let idle = processor(spool.process().pid());
-    tell(&spool, "resume");
-    drained(&spool).await;
+    tell(kind, &spool, "resume");
+    drained(kind, &spool).await;
     let before = processor(spool.process().pid()) - idle;
 
     servers.set_away(true).await;
     let begun = Instant::now();
-    let first = inspect(&mut spool, &servers, begun).await;
+    let first = inspect(kind, &mut spool, &servers, begun).await;
     let mut inspections = vec![first];
     for part in 1..=PARTS {
         sender.send(clock.records() / PARTS as usize).await;
         match clock {
             Clock::Real(time) => tokio::time::sleep_until((begun + time * part as u32 / PARTS as u32).into()).await,
             Clock::Attempts => {
-                let goals: Vec<u64> = SINKS
+                let goals: Vec<u64> = kind
+                    .sinks()
                     .iter()
                     .zip(&inspections[0].attempts)
                     .map(|((_, hour), had)| had + hour * part / PARTS)
                     .collect();
                 eventually("an hour's attempts are made", || async {
-                    let made = attempts(&spool).await;
+                    let made = attempts(kind, &spool).await;
                     made.iter().zip(&goals).all(|(made, goal)| made >= goal)
                 })
                 .await;
             }
         }
-        inspections.push(inspect(&mut spool, &servers, begun).await);
+        inspections.push(inspect(kind, &mut spool, &servers, begun).await);
     }
     let idle = processor(spool.process().pid());
     servers.set_away(false).await;
-    tell(&spool, "flush");
-    drained(&spool).await;
+    tell(kind, &spool, "flush");
+    drained(kind, &spool).await;
     let after = processor(spool.process().pid()) - idle;
     spool.terminate();
     let records = clock.records() as u32;
-    Report { clock, inspections, before: before / records, after: after / records }
+    Report { kind, clock, inspections, before: before / records, after: after / records }
 }
 
 /// Tells all sinks something.
-fn tell(spool: &Spool, what: &str) {
-    for (sink, _) in SINKS {
+fn tell(kind: Kind, spool: &Spool, what: &str) {
+    for (sink, _) in kind.sinks() {
         let output = spool.command(&[what, sink]);
         assert!(output.status.success(), "{what} {sink}: {}", String::from_utf8_lossy(&output.stderr));
     }
@@ -220,11 +174,11 @@ impl Sender {
     }
 }
 
-async fn inspect(spool: &mut Spool, servers: &Servers, begun: Instant) -> Look {
+async fn inspect(kind: Kind, spool: &mut Spool, servers: &Servers, begun: Instant) -> Look {
     let pid = spool.process().pid();
     Look {
         at: begun.elapsed(),
-        attempts: attempts(spool).await,
+        attempts: attempts(kind, spool).await,
         connections: servers.proxies.iter().map(|proxy| connections(pid, &proxy.address())).collect(),
         processor: processor(pid),
         memory: memory(pid),
@@ -233,20 +187,20 @@ async fn inspect(spool: &mut Spool, servers: &Servers, begun: Instant) -> Look {
 }
 
 /// Batches that went out.
-async fn attempts(spool: &Spool) -> Vec<u64> {
-    metric(spool, |sink| format!("livekit_spool_batches_total{{sink=\"{sink}\"}} ")).await
+async fn attempts(kind: Kind, spool: &Spool) -> Vec<u64> {
+    metric(kind, spool, |sink| format!("livekit_spool_batches_total{{sink=\"{sink}\"}} ")).await
 }
 
-async fn drained(spool: &Spool) {
+async fn drained(kind: Kind, spool: &Spool) {
     eventually("all is delivered", || async {
         let left = |sink: &str| format!("livekit_spool_backlog_records{{sink=\"{sink}\",stream=\"events\"}} ");
-        metric(spool, left).await.iter().all(|&records| records == 0)
+        metric(kind, spool, left).await.iter().all(|&records| records == 0)
     })
     .await;
 }
 
 /// A figure of each sink, as `/metrics` says. Asking costs the process some work: not too often.
-async fn metric(spool: &Spool, name: impl Fn(&str) -> String) -> Vec<u64> {
+async fn metric(kind: Kind, spool: &Spool, name: impl Fn(&str) -> String) -> Vec<u64> {
     tokio::time::sleep(Duration::from_millis(100)).await;
     let metrics =
         reqwest::get(format!("{}/metrics", spool.admin())).await.expect("metrics").text().await.expect("text");
@@ -255,7 +209,7 @@ async fn metric(spool: &Spool, name: impl Fn(&str) -> String) -> Vec<u64> {
         let value = metrics.lines().find_map(|line| line.strip_prefix(&name)).unwrap_or_else(|| panic!("no {name}"));
         value.parse::<f64>().expect("a number") as u64
     };
-    SINKS.iter().map(|(sink, _)| of(sink)).collect()
+    kind.sinks().iter().map(|(sink, _)| of(sink)).collect()
 }
 
 /// User and system time; the kernel counts in hundredths of a second.
@@ -297,9 +251,16 @@ fn connections(pid: u32, address: &str) -> usize {
 impl Report {
     /// A line a look, for people.
     pub(crate) fn print(&self) {
-        println!("{:>9} {:>11} {:>10} {:>6}  attempts, connections by sink", "at", "processor", "memory", "files");
+        println!(
+            "{:>9} {:>11} {:>10} {:>6}  {}: attempts, connections by sink",
+            "at",
+            "processor",
+            "memory",
+            "files",
+            self.kind.as_str()
+        );
         for inspect in &self.inspections {
-            let by_sink = SINKS.iter().zip(inspect.attempts.iter().zip(&inspect.connections));
+            let by_sink = self.kind.sinks().into_iter().zip(inspect.attempts.iter().zip(&inspect.connections));
             let by_sink: Vec<String> =
                 by_sink.map(|((sink, _), (attempts, open))| format!("{sink} {attempts}, {open}")).collect();
             println!(
@@ -343,7 +304,7 @@ impl Report {
             complaints.push(format!("open files grow: by {grown}"));
         }
         for inspect in &self.inspections {
-            for ((sink, _), &open) in SINKS.iter().zip(&inspect.connections) {
+            for ((sink, _), &open) in self.kind.sinks().into_iter().zip(&inspect.connections) {
                 if open > CONNECTIONS {
                     complaints.push(format!("{sink}: {open} connections after {:?}", inspect.at));
                 }
@@ -351,8 +312,8 @@ impl Report {
         }
         if let Clock::Real(time) = self.clock {
             let made = last.attempts.iter().zip(&self.inspections[0].attempts).map(|(last, first)| last - first);
-            for ((sink, hour), made) in SINKS.iter().zip(made) {
-                let usual = *hour as f64 * time.as_secs_f64() / 3600.0;
+            for ((sink, hour), made) in self.kind.sinks().into_iter().zip(made) {
+                let usual = hour as f64 * time.as_secs_f64() / 3600.0;
                 // Pauses are random, and short at first.
                 if made as f64 > usual * 1.5 + 20.0 {
                     complaints.push(format!("{sink}: {made} attempts, {usual:.0} are usual"));

@@ -6,10 +6,13 @@
 mod support;
 
 mod hour;
+mod servers;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_attempts_of_an_hour_long_outage_leave_processor_time_memory_files_and_connections_flat() {
-    let report = hour::run(hour::Clock::Attempts).await;
-    report.print();
-    assert_eq!(report.complaints(), Vec::<String>::new());
+    for kind in servers::Kind::ALL {
+        let report = hour::run(kind, hour::Clock::Attempts).await;
+        report.print();
+        assert_eq!(report.complaints(), Vec::<String>::new(), "{}", kind.as_str());
+    }
 }

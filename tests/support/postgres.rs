@@ -65,7 +65,11 @@ impl Postgres {
 
     /// A connection of the test's own, as the superuser.
     pub async fn connect(&self) -> Client {
-        let url = format!("postgresql://postgres:postgres@{}/livekit", self.address());
+        self.connect_to("livekit").await
+    }
+
+    async fn connect_to(&self, database: &str) -> Client {
+        let url = format!("postgresql://postgres:postgres@{}/{database}", self.address());
         let (client, connection) = tokio_postgres::connect(&url, NoTls)
             .await
             .unwrap_or_else(|e| panic!("cannot connect to PostgreSQL at {}: {e:?}", self.address()));
@@ -75,7 +79,12 @@ impl Postgres {
 
     /// Runs statements as the superuser; the rows of all of them, in text, NULL as `-`.
     pub async fn run(&self, sql: &str) -> Vec<Vec<String>> {
-        let answer = self.connect().await.simple_query(sql).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
+        self.run_in("livekit", sql).await
+    }
+
+    /// The same, in another database.
+    pub async fn run_in(&self, database: &str, sql: &str) -> Vec<Vec<String>> {
+        let answer = self.connect_to(database).await.simple_query(sql).await.unwrap_or_else(|e| panic!("{sql}: {e:?}"));
         let rows = answer.iter().filter_map(|message| match message {
             SimpleQueryMessage::Row(row) => {
                 Some((0..row.len()).map(|i| row.get(i).unwrap_or("-").to_owned()).collect())
