@@ -1,7 +1,7 @@
-//! From LiveKit's gRPC calls to documents in MongoDB: the real binary, a real server, each record exactly once,
-//! whoever is killed in between.
+//! From LiveKit's gRPC calls to documents in MongoDB and rows in PostgreSQL: the real binary, a real server, each record
+//! exactly once, whoever is killed in between.
 
-use std::{path::Path, time::Duration};
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use bson::Document;
 use livekit_protocol::{AnalyticsEvents, AnalyticsStats};
@@ -12,7 +12,8 @@ use support::{
     child::Process,
     load::{Load, LoadOptions},
     mongo::{self, Mongo},
-    process::{Setup, Spool},
+    postgres::Postgres,
+    process::{QUICK, Setup, Spool},
     proxy::{Mode, Proxy},
     records,
     wire::WireServer,
@@ -114,6 +115,51 @@ async fn the_same_holds_with_mongodb_unavailable_until_the_last_restart() {
     mongo.restart().await;
     spool.start().await;
     arrives_in_full(&mongo, &database, &mut spool, load).await;
+}
+
+/// COPY and INSERT both: after each failure the sink inserts, and copies again once its rows are new.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_answered_ok_is_in_postgresql_once_though_both_are_killed_at_random_moments() {
+    let seed = support::seed();
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut postgres = Postgres::start().await;
+    let sink = format!("name: postgresql, type: postgresql, url: \"{}\", flush: {QUICK}", postgres.url());
+    let mut spool = Setup::new().sink(&sink).start().await;
+    let load = Load::start(&spool.grpc(), &load(seed));
+    for _ in 0..kills() {
+        let victims = random.random_range(0..3);
+        tokio::time::sleep(Duration::from_millis(random.random_range(0..400))).await;
+        if victims != 0 {
+            postgres.kill();
+        }
+        if victims != 1 {
+            tokio::time::sleep(Duration::from_millis(random.random_range(0..50))).await;
+            spool.process().assert_running();
+            spool.kill();
+            spool.launch();
+        }
+        if victims != 0 {
+            postgres.restart().await;
+        }
+        if random.random() {
+            spool.wait_until_it_accepts_records().await;
+        }
+    }
+    spool.wait_until_it_accepts_records().await;
+    load.wait_for(load.acknowledged() + 20).await;
+    let sent = load.stop().await;
+    assert!(sent.acknowledged.len() >= 300 && sent.all.len() > sent.acknowledged.len(), "no load to speak of");
+    spool.wait_until_drained().await;
+    let rows: Vec<String> =
+        postgres.run("SELECT id FROM livekit.events ORDER BY id").await.into_iter().flatten().collect();
+    let stored: BTreeSet<String> = rows.iter().cloned().collect();
+    assert_eq!(rows.len(), stored.len(), "ids that are there more than once");
+    let missing: Vec<_> = sent.acknowledged.difference(&stored).collect();
+    assert!(missing.is_empty(), "of {} acknowledged are missing: {}", sent.acknowledged.len(), mongo::some(&missing));
+    let unknown: Vec<_> = stored.difference(&sent.all).collect();
+    assert!(unknown.is_empty(), "never sent: {}", mongo::some(&unknown));
+    assert!(spool.dead_letters("postgresql").is_empty());
+    spool.terminate();
 }
 
 /// Ends the load, waits until the spool is empty, and compares.
