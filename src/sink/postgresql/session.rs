@@ -234,7 +234,7 @@ async fn connector(target: &Target) -> Result<tokio_postgres_rustls::MakeRustlsC
     let target = target.clone();
     let made = tasks::run_blocking(move || tls::connector(&target)).await;
     let made = made.unwrap_or_else(|panic| Err(format!("TLS: {panic}")));
-    made.map_err(|text| (SinkErrorKind::Unauthorized, text))
+    made.map_err(|text| (SinkErrorKind::Unavailable, text))
 }
 
 fn is_tls(error: &Error) -> bool {
