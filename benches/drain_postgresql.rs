@@ -37,7 +37,7 @@ use tokio_postgres::{
     types::{IsNull, ToSql, Type, private::BytesMut, to_sql_checked},
 };
 
-const RECORDS: usize = 50_000;
+const RECORDS: usize = 200_000;
 const ROUNDS: usize = 5;
 const LIMIT: f64 = 0.7;
 const COLUMNS: &str =

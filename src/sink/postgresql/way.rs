@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 /// So many statements go by INSERT after a sign that rows may be there already.
-const CAREFUL: u32 = 8;
+const CAREFUL: u32 = 4;
 
 /// Chooses the statement.
 #[derive(Debug)]
