@@ -1,7 +1,10 @@
 //! Documents as JSON text, directly from the raw BSON: MongoDB Extended JSON (canonical keeps every type, relaxed is easier
 //! to read), and plain JSON for stores that have only JSON's own types.
 
-use std::io::Write;
+use std::{
+    io::Write,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use super::writer::{decimal, kind};
 
@@ -25,6 +28,9 @@ pub enum NoJson {
         /// The offset of the first byte that cannot be read.
         at: usize,
     },
+    /// A key or a string.
+    #[error("not a BSON document of this program: a text in it is not UTF-8")]
+    NotUtf8,
     /// A control character needs six characters: the text may be much larger than the document.
     #[error("as JSON, the document is larger than the limit of {limit} bytes")]
     TooLarge {
@@ -44,10 +50,17 @@ const MAX_NESTING: usize = 3 * super::MAX_DEPTH;
 /// # Errors
 /// When the bytes are not such a document, or the text would be longer than [`MAX_JSON`]; `out` may then hold a part of it.
 pub fn write_json(document: &[u8], style: JsonStyle, out: &mut Vec<u8>) -> Result<(), NoJson> {
-    let end = out.len() + MAX_JSON;
-    let mut reader = Reader { bytes: document, at: 0, style, out, end };
+    let start = out.len();
+    let mut reader = Reader { bytes: document, at: 0, style, out, end: start + MAX_JSON };
     reader.document(b'{', 1)?;
-    if reader.at == document.len() { Ok(()) } else { Err(reader.bad()) }
+    if reader.at != document.len() {
+        return Err(reader.bad());
+    }
+    // Once for all keys and strings: what is written around them does not change whether they are UTF-8.
+    match std::str::from_utf8(&out[start..]) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(NoJson::NotUtf8),
+    }
 }
 
 /// Bytes that must be escaped in JSON strings.
@@ -62,6 +75,26 @@ const ESCAPED: [bool; 256] = {
     escaped[b'\\' as usize] = true;
     escaped
 };
+
+/// The position of the first byte that must be escaped; the length if there is none. It looks at eight bytes at once.
+fn first_escaped(text: &[u8]) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let (chunks, _) = text.as_chunks::<8>();
+    let mut at = 0;
+    for chunk in chunks {
+        let chunk = u64::from_le_bytes(*chunk);
+        let zero = |bytes: u64| bytes.wrapping_sub(ONES) & !bytes;
+        let control = chunk.wrapping_sub(ONES * 0x20) & !chunk;
+        let found = (control | zero(chunk ^ (ONES * 0x22)) | zero(chunk ^ (ONES * 0x5C))) & (ONES << 7);
+        if found != 0 {
+            // The lowest one is right; a borrow may have set those above it.
+            return at + found.trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    let rest = text[at..].iter().position(|&byte| ESCAPED[usize::from(byte)]);
+    rest.map_or(text.len(), |rest| at + rest)
+}
 
 struct Reader<'a, 'o> {
     bytes: &'a [u8],
@@ -125,12 +158,11 @@ impl<'a> Reader<'a, '_> {
         Ok(())
     }
 
-    fn key(&mut self) -> Result<&'a str, NoJson> {
+    fn key(&mut self) -> Result<&'a [u8], NoJson> {
         let rest = &self.bytes[self.at..];
         let length = rest.iter().position(|&byte| byte == 0).ok_or(self.bad())?;
-        let key = std::str::from_utf8(&rest[..length]).map_err(|_| self.bad())?;
         self.at += length + 1;
-        Ok(key)
+        Ok(&rest[..length])
     }
 
     fn value(&mut self, element: u8, depth: usize) -> Result<(), NoJson> {
@@ -141,8 +173,7 @@ impl<'a> Reader<'a, '_> {
                 let length = u32::from_le_bytes(self.array()?) as usize;
                 let bytes = self.take(length)?;
                 let text = bytes.split_last().filter(|(end, _)| **end == 0).map(|(_, text)| text);
-                let text = text.and_then(|text| std::str::from_utf8(text).ok()).ok_or(self.bad())?;
-                self.text(text)?;
+                self.text(text.ok_or(self.bad())?)?;
             }
             kind::BOOL => {
                 let value: &[u8] = if self.array()? == [0] { b"false" } else { b"true" };
@@ -208,27 +239,30 @@ impl<'a> Reader<'a, '_> {
     }
 
     fn date(&mut self, millis: i64) {
-        let text = match self.style {
-            // The relaxed text form exists from 1970 to 9999 only.
-            JsonStyle::Relaxed if (0..=253_402_300_799_999).contains(&millis) => {
-                bson::DateTime::from_millis(millis).try_to_rfc3339_string().ok()
+        // The relaxed text form exists from 1970 to 9999 only.
+        let since_1970 = u64::try_from(millis).ok().filter(|&millis| millis <= 253_402_300_799_999);
+        match (self.style, since_1970) {
+            (JsonStyle::Plain, _) => self.format(format_args!("{millis}")),
+            (JsonStyle::Relaxed, Some(since_1970)) => {
+                let at = UNIX_EPOCH + Duration::from_millis(since_1970);
+                let whole = since_1970 % 1000 == 0;
+                let text =
+                    if whole { humantime::format_rfc3339_seconds(at) } else { humantime::format_rfc3339_millis(at) };
+                self.format(format_args!("{{\"$date\":\"{text}\"}}"));
             }
-            JsonStyle::Plain => return self.format(format_args!("{millis}")),
-            _ => None,
-        };
-        match text {
-            Some(text) => self.format(format_args!("{{\"$date\":\"{text}\"}}")),
-            None => self.format(format_args!("{{\"$date\":{{\"$numberLong\":\"{millis}\"}}}}")),
+            _ => self.format(format_args!("{{\"$date\":{{\"$numberLong\":\"{millis}\"}}}}")),
         }
     }
 
     /// A JSON string: escapes what has to be escaped, and copies everything between as a whole.
-    fn text(&mut self, text: &str) -> Result<(), NoJson> {
+    fn text(&mut self, text: &[u8]) -> Result<(), NoJson> {
         self.out.push(b'"');
-        let mut rest = text.as_bytes();
-        while let Some(at) = rest.iter().position(|&byte| ESCAPED[usize::from(byte)]) {
+        let mut rest = text;
+        loop {
+            let at = first_escaped(rest);
             self.out.extend_from_slice(&rest[..at]);
-            match rest[at] {
+            let Some(&byte) = rest.get(at) else { break };
+            match byte {
                 b'\n' => self.out.extend_from_slice(b"\\n"),
                 b'\r' => self.out.extend_from_slice(b"\\r"),
                 b'\t' => self.out.extend_from_slice(b"\\t"),
@@ -238,7 +272,6 @@ impl<'a> Reader<'a, '_> {
             self.check_size()?;
             rest = &rest[at + 1..];
         }
-        self.out.extend_from_slice(rest);
         self.out.push(b'"');
         Ok(())
     }
@@ -296,6 +329,49 @@ mod tests {
         let json = json(&sample(), JsonStyle::Plain);
         assert!(json.contains(r#""long":9223372036854775807,"double":4.5,"#), "{json}");
         assert!(json.contains(r#""nan":null,"inf":null,"time":1795301026748,"odd":-9223372036854775808}"#), "{json}");
+    }
+
+    /// As the specification of Extended JSON has it: three digits, or none.
+    #[test]
+    fn times_have_milliseconds_or_whole_seconds() {
+        let last = 253_402_300_799_999;
+        for (millis, expected) in [
+            (0, r#"{"$date":"1970-01-01T00:00:00Z"}"#),
+            (10, r#"{"$date":"1970-01-01T00:00:00.010Z"}"#),
+            (951_782_400_500, r#"{"$date":"2000-02-29T00:00:00.500Z"}"#),
+            (last, r#"{"$date":"9999-12-31T23:59:59.999Z"}"#),
+            (last + 1, r#"{"$date":{"$numberLong":"253402300800000"}}"#),
+            (-1, r#"{"$date":{"$numberLong":"-1"}}"#),
+        ] {
+            let document = json(&doc! { "at": bson::DateTime::from_millis(millis) }, JsonStyle::Relaxed);
+            assert_eq!(document, format!(r#"{{"at":{expected}}}"#));
+        }
+    }
+
+    #[test]
+    fn each_byte_that_must_be_escaped_is_found_at_each_place() {
+        for length in 0..20 {
+            for at in 0..length {
+                for byte in 0..=255_u8 {
+                    for fill in [b'a', 0x7F, 0x80, 0xFF, b' ', b'!', b'#'] {
+                        let mut text = vec![fill; length];
+                        text[at] = byte;
+                        let expected = text.iter().position(|&byte| byte < 0x20 || byte == b'"' || byte == b'\\');
+                        assert_eq!(first_escaped(&text), expected.unwrap_or(length), "{text:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_key_or_string_that_is_not_utf8_is_an_error() {
+        for at in [6, 15] {
+            let mut bytes = Vec::new();
+            bson::doc! { "key": "text" }.to_writer(&mut bytes).unwrap();
+            bytes[at] = 0xFF;
+            assert_eq!(write_json(&bytes, JsonStyle::Plain, &mut Vec::new()), Err(NoJson::NotUtf8));
+        }
     }
 
     #[test]
