@@ -49,7 +49,7 @@ pub(super) fn connections<'a>(
     for event in &records.events {
         let publisher = event.document.field("publisher");
         if !publisher.text("sid").is_empty() {
-            connections.entry(publisher.text("sid")).or_default().take_identity(publisher);
+            connections.entry(publisher.text("sid")).or_default().take_identity(publisher.text("identity"));
         }
         if !event.connection.is_empty() {
             connections.entry(event.connection).or_default().take(event);
@@ -95,17 +95,18 @@ impl<'a> Facts<'a> {
         if !is_sent_after_leaving(&event.kind) {
             self.see(event.at);
         }
+        self.take_identity(event.document.field("participant").text("identity"));
         if let Some(participant) = event.participant() {
-            self.take_identity(participant);
+            // Where it has no identity, that is redacted.
+            self.identity.get_or_insert_default();
             self.take_participant(participant);
         }
         self.take_client(event.document.field("client_info"));
         self.take_meta(event.document.field("client_meta"));
     }
 
-    fn take_identity(&mut self, participant: &'a Value) {
-        let identity = participant.text("identity");
-        if self.identity.is_none_or(str::is_empty) {
+    fn take_identity(&mut self, identity: &'a str) {
+        if !identity.is_empty() {
             self.identity = Some(identity);
         }
     }
@@ -118,16 +119,14 @@ impl<'a> Facts<'a> {
         if let Some(joined_at) = milliseconds(participant.count("joined_at_ms")) {
             self.joined_at = Some(joined_at);
         }
-        let kind = participant.word("kind", |n| {
-            participant_info::Kind::try_from(n).ok().map(|kind| kind.as_str_name())
-        });
+        let kind =
+            participant.word("kind", |n| participant_info::Kind::try_from(n).ok().map(|kind| kind.as_str_name()));
         // Events without details have no kind either.
         if self.kind.is_empty() || kind != "STANDARD" {
             self.kind = kind;
         }
-        let reason = participant.word("disconnect_reason", |n| {
-            DisconnectReason::try_from(n).ok().map(|reason| reason.as_str_name())
-        });
+        let reason = participant
+            .word("disconnect_reason", |n| DisconnectReason::try_from(n).ok().map(|reason| reason.as_str_name()));
         if reason != "UNKNOWN_REASON" && !reason.is_empty() {
             self.reason = Some(reason);
         }

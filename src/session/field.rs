@@ -35,7 +35,8 @@ pub(super) trait Fields {
 
 impl Fields for Value {
     fn field(&self, key: &str) -> &Value {
-        self.get(key).unwrap_or(&Value::Null)
+        static ABSENT: Value = Value::Null;
+        self.get(key).unwrap_or(&ABSENT)
     }
 
     fn text(&self, key: &str) -> &str {
@@ -78,7 +79,8 @@ pub(super) fn canonical(value: &Value) -> String {
         Value::Object(fields) => {
             let mut fields: Vec<(&String, &Value)> = fields.iter().collect();
             fields.sort_by_key(|(key, _)| *key);
-            let fields: Vec<String> = fields.iter().map(|(key, value)| format!("{key:?}:{}", canonical(value))).collect();
+            let fields: Vec<String> =
+                fields.iter().map(|(key, value)| format!("{key:?}:{}", canonical(value))).collect();
             format!("{{{}}}", fields.join(","))
         }
         Value::Array(values) => format!("[{}]", values.iter().map(canonical).collect::<Vec<_>>().join(",")),

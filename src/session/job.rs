@@ -64,9 +64,7 @@ pub(super) fn sip_calls(records: &Records<'_>) -> Vec<Job> {
         let job = Job {
             id: first([event.document.text("sip_call_id"), call.text("call_id")]),
             kind: kind.trim_start_matches("SCD_").to_ascii_lowercase(),
-            status: status(call, "call_status", |n| {
-                SipCallStatus::try_from(n).ok().map(|status| status.as_str_name())
-            }),
+            status: status(call, "call_status", |n| SipCallStatus::try_from(n).ok().map(|status| status.as_str_name())),
             started_at: time("started_at_ns", "started_at"),
             ended_at: time("ended_at_ns", "ended_at"),
             error: text(call, "error"),

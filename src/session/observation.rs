@@ -100,14 +100,15 @@ fn connecting(who: &Who<'_>, session: &Session, now: Time) -> Option<Observation
     }
     let joined_at = connection.joined_at?;
     let had_media = connection.published.iter().any(|track| track.published_at.is_some() || track.upstream.packets > 0)
-        || connection.subscribed.iter().any(|subscription| subscription.downstream.packets > 0);
+        || connection.subscribed.iter().any(|received| !received.spans.is_empty() || received.downstream.packets > 0);
     let waited = connection.left_at.or(session.ended_at).unwrap_or(now).since(joined_at);
     let gave_up = connection.left_at.is_some() || session.state != State::Active || waited >= NEVER_ACTIVE_SECONDS;
     if connection.active_at.is_some() || had_media || !gave_up {
         return None;
     }
     let reason = connection.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-    let left = if connection.left_at.is_some() { format!(" and left after {waited:.1} s{reason}") } else { String::new() };
+    let left =
+        if connection.left_at.is_some() { format!(" and left after {waited:.1} s{reason}") } else { String::new() };
     let text = format!("{name} joined, but never got through: no media connection was made{left}");
     Some(who.observation(Severity::Problem, "never_active", text))
 }
@@ -159,7 +160,12 @@ fn rejoins(participant: &Participant) -> Option<Observation> {
 fn is_failure(reason: &str) -> bool {
     matches!(
         reason,
-        "JOIN_FAILURE" | "SIGNAL_CLOSE" | "CONNECTION_TIMEOUT" | "MEDIA_FAILURE" | "STATE_MISMATCH" | "AGENT_ERROR"
+        "JOIN_FAILURE"
+            | "SIGNAL_CLOSE"
+            | "CONNECTION_TIMEOUT"
+            | "MEDIA_FAILURE"
+            | "STATE_MISMATCH"
+            | "AGENT_ERROR"
             | "SIP_TRUNK_FAILURE"
     )
 }
@@ -267,9 +273,11 @@ fn upstream_loss(session: &Session, subscription: &Subscription) -> f64 {
 
 fn low_scores(who: &Who<'_>) -> Vec<Observation> {
     let up = who.connection.published.iter().map(|track| (&track.sid, &track.source, &track.upstream, "published"));
-    let down = who.connection.subscribed.iter().map(|subscription| {
-        (&subscription.track_sid, &subscription.source, &subscription.downstream, "received")
-    });
+    let down = who
+        .connection
+        .subscribed
+        .iter()
+        .map(|subscription| (&subscription.track_sid, &subscription.source, &subscription.downstream, "received"));
     up.chain(down)
         .filter_map(|(sid, source, quality, way)| {
             let low = quality.intervals.iter().filter(|interval| interval.score.is_some_and(|score| score < LOW_SCORE));
@@ -356,12 +364,8 @@ fn webhooks(session: &Session) -> Option<Observation> {
 }
 
 fn no_end(session: &Session) -> Option<Observation> {
-    let text = || {
-        format!(
-            "no end was sent: the last record is of {}; its node died, or records are missing",
-            session.last_at
-        )
-    };
+    let text =
+        || format!("no end was sent: the last record is of {}; its node died, or records are missing", session.last_at);
     let severity = Severity::Warning;
     (session.state == State::Lost).then(|| Observation {
         severity,

@@ -28,25 +28,24 @@ pub(super) struct Event<'a> {
     pub(super) track: &'a str,
 }
 
-impl Event<'_> {
+impl<'a> Event<'a> {
     /// False if its time has whole seconds only: it was made of a webhook.
     pub(super) fn is_exact(&self) -> bool {
         self.at.0 % 1_000_000_000 != 0
     }
 
-    /// The participant's own document; `None` in events that have only its SID in it.
-    pub(super) fn participant(&self) -> Option<&Value> {
-        const FULL: [&str; 7] = [
-            "PARTICIPANT_JOINED",
-            "PARTICIPANT_ACTIVE",
-            "PARTICIPANT_RESUMED",
-            "RECONNECTED",
-            "PARTICIPANT_LEFT",
-            "PARTICIPANT_CONNECTION_ABORTED",
-            "TRACK_PUBLISH_REQUESTED",
-        ];
-        let document = self.document.field("participant");
-        (document.is_object() && FULL.contains(&self.kind.as_str())).then_some(document)
+    /// The participant itself; `None` in events that have only its SID, or SID and identity.
+    pub(super) fn participant(&self) -> Option<&'a Value> {
+        let is_whole = matches!(
+            self.kind.as_str(),
+            "PARTICIPANT_JOINED"
+                | "PARTICIPANT_ACTIVE"
+                | "PARTICIPANT_RESUMED"
+                | "RECONNECTED"
+                | "PARTICIPANT_LEFT"
+                | "PARTICIPANT_CONNECTION_ABORTED"
+        );
+        Some(self.document.field("participant")).filter(|participant| is_whole && participant.is_object())
     }
 }
 

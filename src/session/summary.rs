@@ -11,9 +11,8 @@ impl Summary {
         let downstream = connections().flat_map(|connection| &connection.subscribed).map(|track| &track.downstream);
         let qualities = || upstream.clone().chain(downstream.clone());
         let count = |severity| session.observations.iter().filter(|seen| seen.severity == severity).count();
-        let is_present = |connection: &&super::model::Connection| {
-            connection.left_at.is_none() && connection.joined_at.is_some()
-        };
+        let is_present =
+            |connection: &&super::model::Connection| connection.left_at.is_none() && connection.joined_at.is_some();
         let present = session
             .participants
             .iter()
