@@ -18,4 +18,4 @@ mod record;
 mod summary;
 mod track;
 
-pub use self::{documents::Documents, fold::fold, model::*};
+pub use self::{documents::Documents, fold::fold, model::*, record::EVENT_ROOM_PATHS};
