@@ -16,6 +16,8 @@ mod observation;
 mod quality;
 mod record;
 mod summary;
+#[cfg(test)]
+mod tests;
 mod track;
 
 pub use self::{documents::Documents, fold::fold, model::*, record::EVENT_ROOM_PATHS};
