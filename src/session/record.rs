@@ -97,8 +97,9 @@ impl<'a> Records<'a> {
         let mut events: Vec<Event<'a>> = events.into_iter().filter_map(event).collect();
         remove_twins(&mut events);
         events.sort_by(|a, b| {
-            let times = (a.at, &a.kind).cmp(&(b.at, &b.kind));
-            times.then_with(|| canonical(a.document).cmp(&canonical(b.document)))
+            let key = |event: &Event<'a>| (event.connection, event.track, event.document.text("id"));
+            let by_time = a.at.cmp(&b.at).then_with(|| a.kind.cmp(&b.kind)).then_with(|| key(a).cmp(&key(b)));
+            by_time.then_with(|| canonical(a.document).cmp(&canonical(b.document)))
         });
         let stats = distinct(&documents.stats, |document| is_of_room(document.text("room_id")));
         let mut stats: Vec<Stat<'a>> = stats.into_iter().filter_map(stat).collect();
