@@ -59,6 +59,7 @@ fn a_connection_over_tcp_or_turn() {
         let mut story = Story::new();
         story.join("ann", 1.0);
         story.documents.events[2]["client_meta"]["connection_type"] = json!(transport);
+        story.leave("ann", 30.0, 1).end(31.0);
         story.settled().observations.into_iter().map(|seen| (seen.kind, seen.text)).collect::<Vec<_>>()
     };
     assert_eq!(transport("tcp"), [("over_tcp", "ann was connected over TCP".to_owned())]);
