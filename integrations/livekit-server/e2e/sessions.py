@@ -173,7 +173,7 @@ class Call:
     async def late(self) -> None:
         """Simulcast, mutes, and somebody who comes late."""
         await self.join("ann")
-        microphone = await self.publish("ann", size=(1280, 720), simulcast=True)
+        microphone = await self.publish("ann", size=(640, 360), simulcast=True)
         await self.sleep(0.4)
         microphone.mute()
         await self.sleep(0.1)

@@ -266,6 +266,7 @@ fn a_summary_is_of_the_session() {
         assert_eq!((summary.present, summary.problems, summary.warnings), (0, 0, 0));
         assert_eq!(summary.worst, None);
         assert_eq!(summary.max_loss, Some(0.0));
-        assert!((1.0..=4.5).contains(&summary.min_score.unwrap()));
+        // Not 1.25, which LiveKit gives to the moment at which a track ends.
+        assert!(summary.min_score.unwrap() > 4.0);
     }
 }
