@@ -18,6 +18,7 @@
 
 pub mod admin;
 pub mod app;
+pub mod archive;
 mod caller;
 mod catch_panic;
 pub mod cli;
@@ -39,6 +40,7 @@ mod printable;
 pub mod record;
 pub mod run;
 pub mod secret;
+pub mod session;
 pub mod setting;
 pub mod sink;
 pub mod spool;

@@ -1,0 +1,382 @@
+//! What a session is: one life of a room, from its creation to its end. Times are nanoseconds since 1970, written as RFC 3339;
+//! what the records do not tell is `None` or empty, and left out of JSON.
+
+use std::fmt;
+
+use serde::Serialize;
+
+/// One life of a room (`RM_…`).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Session {
+    pub room_sid: String,
+    pub room_name: String,
+    /// The LiveKit nodes that sent its records; a room lives on one, its egress may be on another.
+    pub node_ids: Vec<String>,
+    /// Exact where an event has `room.creation_time_ms`, else the time of the first record.
+    pub started_at: Time,
+    /// When ROOM_ENDED was sent; `None` while the room is there, and where its node died.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Time>,
+    /// The time of the last record.
+    pub last_at: Time,
+    pub state: State,
+    /// True once no further records are expected: 3.5 minutes after the end.
+    pub settled: bool,
+    pub totals: Totals,
+    /// By the time of the first join.
+    pub participants: Vec<Participant>,
+    pub egresses: Vec<Job>,
+    pub ingresses: Vec<Job>,
+    pub sip_calls: Vec<Job>,
+    pub webhooks: Vec<Webhook>,
+    pub api_calls: Vec<ApiCall>,
+    /// Worst first.
+    pub observations: Vec<Observation>,
+    /// Every event, in the order of their times.
+    pub moments: Vec<Moment>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// No end was sent, and there are records of the last minutes.
+    Active,
+    Ended,
+    /// No end was sent, and there are no records any more: its node died, or records are missing.
+    Lost,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Totals {
+    /// Different identities; where they are redacted, connections.
+    pub participants: usize,
+    /// Most participants at the same time.
+    pub peak_participants: usize,
+    /// Over all connections, from joining to leaving.
+    pub connection_seconds: f64,
+    /// From participants to LiveKit, and from LiveKit to participants: primary, retransmitted and padding bytes.
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+}
+
+/// Who has one identity in the room.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Participant {
+    pub identity: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// LiveKit's word: `STANDARD`, `INGRESS`, `EGRESS`, `SIP`, `AGENT` …; empty where no record tells.
+    pub kind: String,
+    pub connection_seconds: f64,
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    /// By the time of joining; each join has its own SID.
+    pub connections: Vec<Connection>,
+}
+
+/// From a join to the leaving (`PA_…`).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Connection {
+    pub sid: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub joined_at: Option<Time>,
+    /// When media could flow; `None`: the client never got through.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub active_at: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_at: Option<Time>,
+    /// When the signalling was resumed (same SID).
+    pub resumed_at: Vec<Time>,
+    pub reconnected_at: Vec<Time>,
+    /// PARTICIPANT_CONNECTION_ABORTED was sent.
+    pub aborted: bool,
+    /// LiveKit's word of why it left, such as `CLIENT_INITIATED`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    pub client: Client,
+    /// `udp`, `tcp` or `turn`, and what else LiveKit says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub transport: Option<String>,
+    /// Milliseconds from joining to active, as LiveKit measured it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connect_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Until it left; until now in a room that is there; else until the last record of it.
+    pub seconds: f64,
+    /// Data channels and signalling, both ways.
+    pub data_bytes: u64,
+    pub published: Vec<Track>,
+    pub subscribed: Vec<Subscription>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[serde(default)]
+pub struct Client {
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub sdk: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub sdk_version: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub os: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub os_version: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub browser: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub browser_version: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub device: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub network: String,
+    /// `loopback`, `private`, `public`, or what the redaction left; never the address itself.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub address_class: String,
+}
+
+/// A published track (`TR_…`).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Track {
+    pub sid: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    /// `AUDIO`, `VIDEO` or `DATA`.
+    pub kind: String,
+    /// `CAMERA`, `MICROPHONE`, `SCREEN_SHARE`, `SCREEN_SHARE_AUDIO` or `UNKNOWN`.
+    pub source: String,
+    pub mime: String,
+    pub width: u32,
+    pub height: u32,
+    /// Simulcast layers that were announced.
+    pub layers: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub published_at: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unpublished_at: Option<Time>,
+    /// Milliseconds from the request to the first packet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publish_ms: Option<f64>,
+    /// Open-ended where it stayed muted.
+    pub muted: Vec<Span>,
+    /// SIDs of the connections that subscribed to it.
+    pub subscribers: Vec<String>,
+    /// From the publisher to LiveKit.
+    pub upstream: Quality,
+}
+
+/// A track that a connection received.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Subscription {
+    pub track_sid: String,
+    /// Who publishes the track; empty where no record tells.
+    pub publisher_identity: String,
+    pub source: String,
+    pub mime: String,
+    /// Each time that it subscribed, until it unsubscribed.
+    pub spans: Vec<Span>,
+    /// Milliseconds from the request to the subscription, of the first time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subscribe_ms: Option<f64>,
+    /// LiveKit's words of why it failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// From LiveKit to the subscriber.
+    pub downstream: Quality,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Span {
+    pub from: Time,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub to: Option<Time>,
+}
+
+/// One track in one direction, as LiveKit's stats tell it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Quality {
+    pub bytes: u64,
+    pub packets: u64,
+    /// Packets that were sent again, because they did not arrive the first time; not among `packets`.
+    pub retransmitted: u64,
+    /// Upstream those that did not arrive at all; downstream those that the subscriber missed at first.
+    pub lost: u64,
+    pub nacks: u64,
+    pub plis: u64,
+    pub firs: u64,
+    /// Lost packets, as a share of those that were sent: 0 … 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_rtt_ms: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_jitter_us: Option<u32>,
+    /// The mean opinion score, 1.0 … 4.5: the lowest, and the mean over time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_score: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mean_score: Option<f64>,
+    /// By time; some 30 s each.
+    pub intervals: Vec<Interval>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Interval {
+    pub from: Time,
+    pub to: Time,
+    pub bytes: u64,
+    pub packets: u64,
+    pub lost: u64,
+    pub frames: u64,
+    /// Bits per second; `None` where the interval is too short for a rate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bitrate: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fps: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rtt_ms: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jitter_us: Option<u32>,
+    pub nacks: u64,
+    pub plis: u64,
+    pub firs: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub score: Option<f64>,
+}
+
+/// An egress, an ingress or a SIP call.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Job {
+    pub id: String,
+    /// What it is, such as `room_composite` or `rtmp`; empty where no record tells.
+    pub kind: String,
+    pub status: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Time>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Webhook {
+    pub at: Time,
+    pub event: String,
+    pub url: String,
+    pub queue_ms: f64,
+    pub send_ms: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ApiCall {
+    pub at: Time,
+    pub service: String,
+    pub method: String,
+    /// An HTTP status or a code of Twirp's, as LiveKit sends it.
+    pub status: String,
+    pub duration_ms: f64,
+}
+
+/// What stands out, in words.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Observation {
+    pub severity: Severity,
+    /// A stable word for programs, such as `never_active` or `loss_upstream`.
+    pub kind: &'static str,
+    /// The sentence for people, with its numbers.
+    pub text: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection_sid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub track_sid: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Worth knowing.
+    Note,
+    /// Somebody heard or saw it.
+    Warning,
+    /// Somebody could not take part.
+    Problem,
+}
+
+/// One event.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Moment {
+    pub at: Time,
+    /// The name of its AnalyticsEventType.
+    pub kind: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connection_sid: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub track_sid: Option<String>,
+    /// What it says, in a few words; empty where the kind says all.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub detail: String,
+}
+
+/// A session in a list.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    pub room_sid: String,
+    pub room_name: String,
+    pub started_at: Time,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<Time>,
+    pub last_at: Time,
+    pub state: State,
+    pub settled: bool,
+    #[serde(flatten)]
+    pub totals: Totals,
+    /// Participants that are in the room now; 0 where it ended.
+    pub present: usize,
+    /// Egresses, of any kind.
+    pub egresses: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub min_score: Option<f64>,
+    /// The highest loss of a track in one direction.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_loss: Option<f64>,
+    /// How many observations of each severity; lists are sorted by these for the worst first.
+    pub problems: usize,
+    pub warnings: usize,
+    /// The worst observation's sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub worst: Option<String>,
+}
+
+/// Nanoseconds since 1970, UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Time(pub i64);
+
+impl Time {
+    /// Seconds from an earlier time to this one; negative if that one is later.
+    #[must_use]
+    pub fn since(self, earlier: Self) -> f64 {
+        (self.0 as f64 - earlier.0 as f64) / 1e9
+    }
+}
+
+/// RFC 3339 with milliseconds, as the documents have it.
+impl fmt::Display for Time {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = bson::DateTime::from_millis(self.0.div_euclid(1_000_000));
+        out.write_str(&millis.try_to_rfc3339_string().map_err(|_| fmt::Error)?)
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
