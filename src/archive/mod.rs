@@ -14,6 +14,7 @@ mod json;
 mod lines;
 mod mongodb;
 mod open;
+mod postgresql;
 mod rooms;
 mod summaries;
 

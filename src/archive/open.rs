@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Archive, file::FileArchive, mongodb::MongoArchive};
+use super::{Archive, file::FileArchive, mongodb::MongoArchive, postgresql::PostgresqlArchive};
 use crate::{
     config::{SinkConfig, Target},
     sink::SinkOptions,
@@ -22,14 +22,6 @@ pub enum OpenError {
     /// None of the configured sinks can be read.
     #[error("no sink can be read: sessions are read from sinks of type {READABLE}; add one to the configuration")]
     None,
-    /// Its options cannot work.
-    #[error("sink {sink}: {reason}")]
-    Invalid {
-        /// Its name.
-        sink: String,
-        /// What is wrong.
-        reason: String,
-    },
 }
 
 /// The types of sinks that can be read.
@@ -43,7 +35,8 @@ pub fn open(sink: &SinkConfig) -> Result<Arc<dyn Archive>, OpenError> {
     match &sink.target {
         Target::Mongodb(options) => Ok(Arc::new(MongoArchive::new(options.clone()))),
         Target::File(options) => Ok(Arc::new(FileArchive::new(options))),
-        Target::Postgresql(_) | Target::Redis(_) | Target::Http(_) => {
+        Target::Postgresql(options) => Ok(Arc::new(PostgresqlArchive::new(options.clone()))),
+        Target::Redis(_) | Target::Http(_) => {
             Err(OpenError::NotReadable { sink: sink.name.to_string(), kind: sink.target.kind() })
         }
     }
