@@ -211,10 +211,8 @@ async fn records(reader: &Reader, rooms: &[Room], limits: &Limits) -> Result<Fou
         let last = seconds(group.iter().map(end).max().unwrap_or(Time(0)));
         for (stream, column) in [(Stream::Events, "room_sid"), (Stream::Stats, "room_id")] {
             let is_stat = stream == Stream::Stats;
-            let statement = format!(
-                "SELECT doc::text FROM {} WHERE {IN_RANGE} AND {column} = ANY($3)",
-                reader.table(stream)
-            );
+            let statement =
+                format!("SELECT doc::text FROM {} WHERE {IN_RANGE} AND {column} = ANY($3)", reader.table(stream));
             let mut is_whole = true;
             let mut each = |row: &Row| {
                 let Some((document, bytes)) = document(row) else { return true };

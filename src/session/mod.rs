@@ -17,5 +17,11 @@ mod quality;
 mod record;
 mod summary;
 mod track;
+mod usage;
 
-pub use self::{documents::Documents, fold::fold, model::*};
+pub use self::{
+    documents::Documents,
+    fold::fold,
+    model::*,
+    usage::{Grouping, Usage, UsageRow},
+};
