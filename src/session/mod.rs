@@ -23,5 +23,6 @@ pub use self::{
     documents::Documents,
     fold::fold,
     model::*,
+    record::EVENT_ROOM_PATHS,
     usage::{Grouping, Usage, UsageRow},
 };

@@ -238,7 +238,7 @@ fn downstream(who: &Who<'_>, session: &Session) -> Vec<Observation> {
         let Quality { packets, lost, intervals, .. } = &subscription.downstream;
         let sent = (*packets).max(*lost);
         let of_publisher = upstream_loss(session, subscription);
-        // A packet that the publisher lost is a gap in what LiveKit sends, and is counted by the subscriber too.
+        // A packet that the publisher lost is a gap in what LiveKit sends: the subscriber counts it too.
         let from_publisher = ((sent as f64 * of_publisher) as u64).min(*lost);
         let share = if *lost == 0 { 0.0 } else { (*lost - from_publisher) as f64 / *lost as f64 };
         own.add(sent, *lost - from_publisher, intervals, share);
@@ -264,11 +264,14 @@ fn downstream(who: &Who<'_>, session: &Session) -> Vec<Observation> {
     seen
 }
 
-/// The loss of the subscription's track between its publisher and LiveKit.
+/// What a subscription missed because of its publisher: packets that LiveKit did not have, or had too late, as a share of all.
 fn upstream_loss(session: &Session, subscription: &Subscription) -> f64 {
     let connections = session.participants.iter().flat_map(|participant| &participant.connections);
     let mut tracks = connections.flat_map(|connection| &connection.published);
-    tracks.find(|track| track.sid == subscription.track_sid).and_then(|track| track.upstream.loss).unwrap_or(0.0)
+    let Some(track) = tracks.find(|track| track.sid == subscription.track_sid) else { return 0.0 };
+    let Quality { packets, retransmitted, lost, .. } = track.upstream;
+    let missed = retransmitted.saturating_add(lost);
+    missed as f64 / (packets.saturating_add(lost)).max(missed).max(1) as f64
 }
 
 fn low_scores(who: &Who<'_>) -> Vec<Observation> {

@@ -17,6 +17,19 @@ use super::{
 /// Webhooks have whole seconds, and are sent some time after the event.
 const MAX_TWIN_NANOS: u64 = 2_000_000_000;
 
+/// Where an event names its room. ROOM_CREATED has no `room_id`; webhooks, API calls, ingresses and others have the room only in
+/// what they report.
+pub const EVENT_ROOM_PATHS: [&str; 8] = [
+    "room_id",
+    "room.sid",
+    "webhook.room_id",
+    "api_call.room_id",
+    "egress.room_id",
+    "ingress.state.room_id",
+    "sip_call.room_id",
+    "report.Message.FeatureUsage.room_id",
+];
+
 /// An event of the room.
 pub(super) struct Event<'a> {
     pub(super) document: &'a Value,
@@ -103,18 +116,10 @@ fn distinct(documents: &[Value], is_wanted: impl Fn(&Value) -> bool) -> Vec<&Val
     by_id.into_values().collect()
 }
 
-/// The room that an event is about; some types name it only in what they report.
+/// The room that an event is about.
 fn room_of_event(document: &Value) -> &str {
-    let places = [
-        document.text("room_id"),
-        document.field("room").text("sid"),
-        document.field("webhook").text("room_id"),
-        document.field("api_call").text("room_id"),
-        document.field("egress").text("room_id"),
-        document.field("ingress").field("state").text("room_id"),
-        document.field("sip_call").text("room_id"),
-    ];
-    places.into_iter().find(|room| !room.is_empty()).unwrap_or_default()
+    let at = |path: &&str| path.split('.').fold(document, |part, key| part.field(key)).as_str();
+    EVENT_ROOM_PATHS.iter().filter_map(at).find(|room| !room.is_empty()).unwrap_or_default()
 }
 
 fn event(document: &Value) -> Option<Event<'_>> {
