@@ -16,6 +16,8 @@ mod observation;
 mod quality;
 mod record;
 mod summary;
+#[cfg(test)]
+mod tests;
 mod track;
 mod usage;
 

@@ -15,6 +15,7 @@ use super::{
 
 /// Shorter intervals make no rates: a closing one of 0.3 s would show a bitrate that nobody had.
 const MIN_RATE_SECONDS: f64 = 5.0;
+
 /// One track of one connection, in one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Flow<'a> {

@@ -78,6 +78,13 @@ pub(super) struct Records<'a> {
 }
 
 impl<'a> Records<'a> {
+    /// Every room that documents are about.
+    #[cfg(test)]
+    pub(super) fn rooms(documents: &Documents) -> std::collections::BTreeSet<&str> {
+        let of_stats = documents.stats.iter().map(|document| document.text("room_id"));
+        documents.events.iter().map(room_of_event).chain(of_stats).filter(|room| !room.is_empty()).collect()
+    }
+
     /// The times of the first and the last record; `None`: there is none.
     pub(super) fn span(&self) -> Option<(Time, Time)> {
         let times = || self.events.iter().map(|event| event.at).chain(self.stats.iter().map(|stat| stat.at));
@@ -85,14 +92,16 @@ impl<'a> Records<'a> {
     }
 
     pub(super) fn of(room_sid: &str, documents: &'a Documents) -> Self {
-        let events = distinct(&documents.events, |document| room_of_event(document) == room_sid);
+        let is_of_room = |room: &str| room == room_sid && !room.is_empty();
+        let events = distinct(&documents.events, |document| is_of_room(room_of_event(document)));
         let mut events: Vec<Event<'a>> = events.into_iter().filter_map(event).collect();
         remove_twins(&mut events);
         events.sort_by(|a, b| {
-            let times = (a.at, &a.kind).cmp(&(b.at, &b.kind));
-            times.then_with(|| canonical(a.document).cmp(&canonical(b.document)))
+            let key = |event: &Event<'a>| (event.connection, event.track, event.document.text("id"));
+            let by_time = a.at.cmp(&b.at).then_with(|| a.kind.cmp(&b.kind)).then_with(|| key(a).cmp(&key(b)));
+            by_time.then_with(|| canonical(a.document).cmp(&canonical(b.document)))
         });
-        let stats = distinct(&documents.stats, |document| document.text("room_id") == room_sid);
+        let stats = distinct(&documents.stats, |document| is_of_room(document.text("room_id")));
         let mut stats: Vec<Stat<'a>> = stats.into_iter().filter_map(stat).collect();
         stats.sort_by(|a, b| {
             let times = (a.at, a.connection, a.track).cmp(&(b.at, b.connection, b.track));
