@@ -181,9 +181,12 @@ impl<'a> Rooms<'a> {
     }
 
     fn is_asked_for(&self, room: &Room) -> bool {
-        self.query.accepts(&room.name)
-            && room.started_at < self.query.to
-            && room.ended_at.is_none_or(|ended_at| ended_at >= self.query.from)
+        // A room without an end may have been over long ago.
+        let was_there = match room.ended_at {
+            Some(ended_at) => ended_at >= self.query.from,
+            None => room.started_at >= self.query.from.before(LOOK_BACK),
+        };
+        was_there && room.started_at < self.query.to && self.query.accepts(&room.name)
     }
 
     /// How many of those that are asked for began then or later.
