@@ -19,5 +19,12 @@ mod summary;
 #[cfg(test)]
 mod tests;
 mod track;
+mod usage;
 
-pub use self::{documents::Documents, fold::fold, model::*, record::EVENT_ROOM_PATHS};
+pub use self::{
+    documents::Documents,
+    fold::fold,
+    model::*,
+    record::EVENT_ROOM_PATHS,
+    usage::{Grouping, Usage, UsageRow},
+};

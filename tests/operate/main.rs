@@ -19,6 +19,7 @@ mod hanging;
 mod logs;
 mod records;
 mod redaction;
+mod sessions;
 mod spools;
 mod start_stop;
 mod stopped;

@@ -139,10 +139,16 @@ fn of_event(document: &RawDocument) -> bson::error::Result<[Option<String>; 7]> 
                 (*participant, *identity) = (part_of(part, "sid"), part_of(part, "identity"));
             }
             "track" => own[2] = part_of(value.as_document(), "sid"),
-            "webhook" | "api_call" | "egress" => {
-                let part = value.as_document();
+            "webhook" | "api_call" | "egress" | "sip_call" | "ingress" | "report" => {
+                let mut part = value.as_document();
+                if key == "report" {
+                    part = within(within(part, "Message"), "FeatureUsage");
+                }
                 other = ["room_id", "room_name", "participant_id", "participant_identity", "track_id"]
                     .map(|name| part_of(part, name));
+                if key == "ingress" {
+                    other[0] = part_of(within(part, "state"), "room_id");
+                }
             }
             _ => {}
         }
@@ -214,6 +220,10 @@ impl Stat {
         }
         Ok(())
     }
+}
+
+fn within<'a>(part: Option<&'a RawDocument>, name: &str) -> Option<&'a RawDocument> {
+    part?.get_document(name).ok()
 }
 
 /// A part of the document of a oneof or message; empty ones do not exist.
@@ -304,6 +314,10 @@ mod tests {
         let webhook = doc! { "_id": "AE_2", "type": 99, "webhook": { "room_id": "RM_1", "room_name": "room" } };
         let webhook = fields(Stream::Events, webhook);
         assert_eq!(webhook.text, [some("99"), some("RM_1"), some("room"), None, None, None, None]);
+        let call = doc! { "_id": "AE_3", "sip_call": { "room_id": "RM_1", "participant_identity": "phone" } };
+        assert_eq!(fields(Stream::Events, call).text, [None, some("RM_1"), None, None, some("phone"), None, None]);
+        let ingress = doc! { "_id": "AE_4", "ingress": { "room_name": "room", "state": { "room_id": "RM_1" } } };
+        assert_eq!(fields(Stream::Events, ingress).text, [None, some("RM_1"), some("room"), None, None, None, None]);
     }
 
     #[test]
