@@ -108,6 +108,11 @@ impl App {
         self.addresses.grpc.as_deref()
     }
 
+    /// The address of the status page.
+    pub(crate) fn admin_address(&self) -> Option<&str> {
+        self.addresses.admin.as_deref()
+    }
+
     /// Runs a part that has to run as long as the process.
     pub(crate) fn run(&self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) -> JoinHandle<()> {
         self.parts.run(name, self.stopping.clone(), part.map(Ok::<_, Infallible>))
