@@ -16,7 +16,7 @@ use super::{directory::DataDirectory, history::History, parts::Parts, rates::Rat
 use crate::{
     config::Config,
     document::Encoder,
-    ingest::{self, Authenticator, IngestStatus, Ingester, Listener},
+    ingest::{self, Authenticator, IngestStatus, Ingester, Listener, ReaderRefused},
     logging::Logging,
     record::UnixMillis,
     status::{Disk, SinkStatus, Snapshot},
@@ -79,6 +79,11 @@ impl App {
     /// Counts requests at the admin port without the right token, and logs them at intervals.
     pub fn count_refused(&self, why: &str) {
         self.authenticator.refuse_admin(why, self.ingester.status());
+    }
+
+    /// Accepts a reader of sessions by its token of a LiveKit API key.
+    pub(crate) fn admit_reader(&self, headers: &http::HeaderMap) -> Result<(), ReaderRefused> {
+        self.authenticator.admit_reader(headers)
     }
 
     /// A snapshot each second, and at once when a state changes.
