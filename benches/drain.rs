@@ -153,7 +153,8 @@ async fn prepare(client: &Client, database: &str) {
     let indexes: Vec<bson::Document> = livekit_spool::document::indexes(Stream::Events)
         .iter()
         .map(|index| {
-            let mut wanted = bson::doc! { "key": { index.field: 1 }, "name": index.name() };
+            let key: bson::Document = index.fields.iter().map(|field| ((*field).to_owned(), 1.into())).collect();
+            let mut wanted = bson::doc! { "key": key, "name": index.name() };
             wanted.extend(index.expire_after_seconds.map(|seconds| ("expireAfterSeconds".to_owned(), seconds.into())));
             wanted
         })

@@ -1,12 +1,42 @@
-//! Where sessions are read from: what a sink has stored.
+//! Where sessions are read from: what a sink has stored. It never writes, and delivery knows nothing of it.
 //!
-//! Uses `session`.
+//! - A room is found by the events that create and end it (`rooms`): those of the range, and of [`LOOK_BACK`] before it for
+//!   rooms without an end. Its documents are then read by its SID; events of webhooks, API calls, egress, ingress and SIP name
+//!   the room in a message of their own.
+//! - MongoDB is read by plain finds on the sink's indexes, PostgreSQL by SELECTs that name a time range, files from the newest
+//!   back. Each request has its own limits ([`Limits`]), and each archive its own few connections.
+//! - An answer is whole, or says what it lacks: [`Listing::complete_from`], [`Found::cut`], and `unread`.
+//!
+//! Uses `config`, `record`, `session`, `sink`, `tasks`.
+
+mod file;
+mod json;
+mod lines;
+mod mongodb;
+mod open;
+mod postgresql;
+mod rooms;
+mod summaries;
 
 use std::{collections::HashMap, time::Duration};
 
 use async_trait::async_trait;
 
+pub use self::{
+    open::{OpenError, open, open_first},
+    summaries::{Summaries, summaries},
+};
 use crate::session::{Documents, Session, Time, fold};
+
+/// How long before a range the creation of a room is looked for, if its end is in the range or later, or was not found.
+pub const LOOK_BACK: Duration = Duration::from_secs(24 * 3600);
+
+/// How long after a range the end of a room is looked for.
+const LOOK_AHEAD: Duration = Duration::from_secs(24 * 3600);
+
+/// How long before its creation and after its end other events may be about a room: the SIP call or the ingress it was made
+/// for, its webhooks, the end of its egress.
+const AROUND: Duration = Duration::from_secs(3600);
 
 /// What a sink has stored, for reading only.
 #[async_trait]
@@ -14,7 +44,7 @@ pub trait Archive: Send + Sync {
     /// What it reads, for people: without secrets.
     fn address(&self) -> String;
 
-    /// The rooms with events in a time range, the newest first.
+    /// The rooms that were there in a time range, the newest first. A room whose end is not found may have been over before.
     ///
     /// # Errors
     /// When it cannot be reached, or does not answer within the limits.
@@ -25,6 +55,15 @@ pub trait Archive: Send + Sync {
     /// # Errors
     /// When it cannot be reached, or does not answer within the limits.
     async fn records(&self, rooms: &[Room], limits: &Limits) -> Result<Found, ArchiveError>;
+
+    /// The room with this SID; `None`: no event about it was found, within the limits.
+    ///
+    /// # Errors
+    /// When it cannot be reached, or does not answer within the limits.
+    async fn room(&self, sid: &str, limits: &Limits) -> Result<Option<Room>, ArchiveError> {
+        let listing = self.list(&Query::any_time(), &Limits { rooms: usize::MAX, ..limits.clone() }).await?;
+        Ok(listing.rooms.into_iter().find(|room| room.sid == sid))
+    }
 }
 
 /// Which rooms are asked for.
@@ -40,27 +79,47 @@ pub struct Query {
     pub room_prefix: Option<String>,
 }
 
+impl Query {
+    fn any_time() -> Self {
+        Self { from: Time(i64::MIN), to: Time(i64::MAX), room_name: None, room_prefix: None }
+    }
+
+    fn accepts(&self, name: &str) -> bool {
+        self.room_name.as_deref().is_none_or(|wanted| name == wanted)
+            && self.room_prefix.as_deref().is_none_or(|prefix| name.starts_with(prefix))
+    }
+}
+
 /// How much a request may read.
 #[derive(Debug, Clone)]
 pub struct Limits {
+    /// Files are read that long, then the answer says that it is not whole; a database that does not answer is an error.
     pub time: Duration,
     /// Of documents, as they are stored.
     pub bytes: u64,
+    /// The most rooms in a listing.
     pub rooms: usize,
 }
 
+/// The rooms that were found.
 #[derive(Debug, Clone)]
 pub struct Listing {
+    /// The newest first.
     pub rooms: Vec<Room>,
     /// Set where a limit ended the search: the rooms are those that began at this time or later.
     pub complete_from: Option<Time>,
+    /// What could not be read, and why: sessions may be missing. One line each.
+    pub unread: Vec<String>,
 }
 
 /// A room as the list finds it.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Room {
+    /// `RM_…`
     pub sid: String,
+    /// Its name, which other rooms may have had before.
     pub name: String,
+    /// When it was created.
     pub started_at: Time,
     /// `None`: no end was found.
     pub ended_at: Option<Time>,
@@ -72,6 +131,8 @@ pub struct Found {
     documents: HashMap<String, Documents>,
     /// Rooms of which a limit left documents out.
     pub cut: Vec<String>,
+    /// What could not be read, and why: documents may be missing. One line each.
+    pub unread: Vec<String>,
 }
 
 impl Found {
@@ -79,13 +140,49 @@ impl Found {
     pub fn take(&mut self, room_sid: &str, now: Time) -> Option<Session> {
         fold(room_sid, &self.documents.remove(room_sid)?, now)
     }
+
+    /// The documents of a room, to add more.
+    pub fn of_room(&mut self, room_sid: &str) -> &mut Documents {
+        if !self.documents.contains_key(room_sid) {
+            self.documents.insert(room_sid.to_owned(), Documents::default());
+        }
+        self.documents.entry(room_sid.to_owned()).or_default()
+    }
 }
 
 /// Why nothing could be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ArchiveError {
+    /// It cannot be reached, or refuses to be read.
     #[error("{address}: {reason}")]
-    Unavailable { address: String, reason: String },
-    #[error("{address}: not answered within {limit:?}")]
-    Slow { address: String, limit: Duration },
+    Unavailable {
+        /// Without secrets.
+        address: String,
+        /// What failed, in one line.
+        reason: String,
+    },
+    /// The time limit ended it.
+    #[error("{address}: not answered within {limit:?}; ask for a shorter time range, or allow more time")]
+    Slow {
+        /// Without secrets.
+        address: String,
+        /// The limit.
+        limit: Duration,
+    },
+}
+
+impl Time {
+    /// So much earlier.
+    const fn before(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(span.as_nanos() as i64))
+    }
+
+    /// So much later.
+    const fn after(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(span.as_nanos() as i64))
+    }
+
+    const fn seconds(self) -> i64 {
+        self.0.div_euclid(1_000_000_000)
+    }
 }

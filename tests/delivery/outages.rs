@@ -41,7 +41,15 @@ async fn a_server_that_is_unavailable_at_start_is_no_error() {
     names.sort();
     assert_eq!(
         names,
-        ["_id_", "openvidu_expire_at_1", "participant.sid_1", "room.sid_1", "timestamp.seconds_1", "type_1"]
+        [
+            "_id_",
+            "openvidu_expire_at_1",
+            "participant.sid_1",
+            "room.sid_1",
+            "timestamp.seconds_1",
+            "type_1",
+            "type_1_timestamp.seconds_1"
+        ]
     );
 }
 

@@ -138,13 +138,7 @@ pub(super) fn last_ids(path: &Path) -> io::Result<Vec<String>> {
 
 /// Reads the `_id`s of all whole lines of a file, compressed or not; if it cannot be read to its end, of the lines before.
 pub(super) fn for_each_id(path: &Path, mut each: impl FnMut(String)) -> io::Result<()> {
-    let file = files::open(path, OpenOptions::new().read(true))?;
-    let from: Box<dyn Read> = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("gz") => Box::new(flate2::read::GzDecoder::new(file)),
-        Some("zst") => Box::new(zstd::Decoder::new(file)?),
-        _ => Box::new(file),
-    };
-    let (mut from, mut line) = (BufReader::with_capacity(1 << 20, from), Vec::new());
+    let (mut from, mut line) = (BufReader::with_capacity(1 << 20, open_content(path)?), Vec::new());
     loop {
         line.clear();
         from.read_until(b'\n', &mut line)?;
@@ -155,6 +149,16 @@ pub(super) fn for_each_id(path: &Path, mut each: impl FnMut(String)) -> io::Resu
             each(id);
         }
     }
+}
+
+/// The lines of a file, decompressed.
+pub(super) fn open_content(path: &Path) -> io::Result<Box<dyn Read + Send>> {
+    let file = files::open(path, OpenOptions::new().read(true))?;
+    Ok(match path.extension().and_then(|extension| extension.to_str()) {
+        Some("gz") => Box::new(flate2::read::GzDecoder::new(file)),
+        Some("zst") => Box::new(zstd::Decoder::new(file)?),
+        _ => Box::new(file),
+    })
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {

@@ -11,6 +11,7 @@ mod names;
 mod options;
 mod output;
 mod recent;
+mod stored;
 mod stream_file;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use bson::RawDocument;
 use parking_lot::Mutex;
 
 pub use self::options::{FileCompression, FileOptions};
+pub(crate) use self::stored::{StoredFile, stored_files};
 use self::{
     output::{DIRECTORY_MODE, Disk, RealDisk},
     stream_file::{Rotation, StreamFile},

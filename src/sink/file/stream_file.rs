@@ -222,7 +222,7 @@ impl StreamFile {
 }
 
 /// A stream's files, oldest first, with the time in their names.
-fn files_of(stream: Stream, directory: &Path) -> io::Result<Vec<(UnixMillis, PathBuf)>> {
+pub(super) fn files_of(stream: Stream, directory: &Path) -> io::Result<Vec<(UnixMillis, PathBuf)>> {
     let mut found = Vec::new();
     let whose = fs::metadata(directory).ok();
     for entry in fs::read_dir(directory)? {

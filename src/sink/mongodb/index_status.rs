@@ -63,7 +63,7 @@ fn of_collection(stream: Stream, expires: bool, present: &[Document]) -> Vec<Ind
     let mut rows: Vec<IndexStatus> = wanted
         .iter()
         .map(|index| {
-            let Some(found) = present.iter().find(|found| key_of(found) == index.field) else {
+            let Some(found) = present.iter().find(|found| key_of(found) == index.fields.join(", ")) else {
                 let detail = "livekit-spool creates it within two minutes while it runs and reaches the sink; if it cannot, \
                               its log says why";
                 return row(stream, &index.name(), IndexState::Missing, Some(detail.to_owned()));
@@ -88,7 +88,7 @@ fn of_collection(stream: Stream, expires: bool, present: &[Document]) -> Vec<Ind
         .collect();
     let is_ours = |index: &Document| {
         let key = key_of(index);
-        key == "_id" || wanted.iter().any(|wanted| wanted.field == key)
+        key == "_id" || wanted.iter().any(|wanted| wanted.fields.join(", ") == key)
     };
     rows.extend(
         present.iter().filter(|index| !is_ours(index)).map(|index| {

@@ -1,4 +1,4 @@
-//! The indexes that OpenVidu's dashboards rely on. A failure to create one is a warning with the remedy: records are more
+//! The indexes that OpenVidu's dashboards and the list of sessions rely on. A failure to create one is a warning with the remedy: records are more
 //! important than indexes.
 
 use bson::{Document, doc};
@@ -22,7 +22,8 @@ const CONFLICTS: [i32; 2] = [85, 86];
 
 /// In the form of `createIndexes`.
 fn specification(index: &Index) -> Document {
-    let mut specification = doc! { "key": { index.field: 1 }, "name": index.name() };
+    let key: Document = index.fields.iter().map(|field| ((*field).to_owned(), 1.into())).collect();
+    let mut specification = doc! { "key": key, "name": index.name() };
     if let Some(seconds) = index.expire_after_seconds {
         specification.insert("expireAfterSeconds", seconds);
     }

@@ -95,7 +95,7 @@ impl MongoSink {
         options.check()?;
         let labels = labels(&options.labels)?;
         let address = format!("{}/{}", server_of(&options.uri), options.database);
-        let user = ConnectionString::parse(options.uri.as_str()).ok().and_then(|uri| uri.credential?.username);
+        let user = user_of(&options.uri);
         Ok(Self {
             options,
             encoder,
@@ -288,6 +288,16 @@ async fn settle_doubtful(
         outcomes[index] = if found.contains(id.as_str()) { Outcome::Delivered } else { Outcome::Rejected(reason) };
     }
     Ok(())
+}
+
+/// The user of a URI, for messages.
+fn user_of(uri: &str) -> Option<String> {
+    ConnectionString::parse(uri).ok()?.credential?.username
+}
+
+/// What an error means, and what failed in one line; for those who read what the sink has stored.
+pub(crate) fn described(error: &Error, options: &MongoOptions) -> (SinkErrorKind, String) {
+    (kind_of(error), describe(error, &options.uri, user_of(&options.uri).as_deref()))
 }
 
 /// Scheme and hosts of a URI.

@@ -139,10 +139,14 @@ fn of_event(document: &RawDocument) -> bson::error::Result<[Option<String>; 7]> 
                 (*participant, *identity) = (part_of(part, "sid"), part_of(part, "identity"));
             }
             "track" => own[2] = part_of(value.as_document(), "sid"),
-            "webhook" | "api_call" | "egress" => {
+            "webhook" | "api_call" | "egress" | "sip_call" | "ingress" => {
                 let part = value.as_document();
                 other = ["room_id", "room_name", "participant_id", "participant_identity", "track_id"]
                     .map(|name| part_of(part, name));
+                if key == "ingress" {
+                    let state = part.and_then(|ingress| ingress.get_document("state").ok());
+                    other[0] = part_of(state, "room_id");
+                }
             }
             _ => {}
         }
@@ -304,6 +308,10 @@ mod tests {
         let webhook = doc! { "_id": "AE_2", "type": 99, "webhook": { "room_id": "RM_1", "room_name": "room" } };
         let webhook = fields(Stream::Events, webhook);
         assert_eq!(webhook.text, [some("99"), some("RM_1"), some("room"), None, None, None, None]);
+        let call = doc! { "_id": "AE_3", "sip_call": { "room_id": "RM_1", "participant_identity": "phone" } };
+        assert_eq!(fields(Stream::Events, call).text, [None, some("RM_1"), None, None, some("phone"), None, None]);
+        let ingress = doc! { "_id": "AE_4", "ingress": { "room_name": "room", "state": { "room_id": "RM_1" } } };
+        assert_eq!(fields(Stream::Events, ingress).text, [None, some("RM_1"), some("room"), None, None, None, None]);
     }
 
     #[test]

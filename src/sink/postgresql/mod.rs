@@ -24,6 +24,7 @@ mod inspect;
 mod known;
 mod options;
 mod partitions;
+mod reader;
 mod rows;
 mod session;
 mod setup;
@@ -52,6 +53,7 @@ use tokio_postgres::{
 };
 
 pub use self::options::PostgresqlOptions;
+pub(crate) use self::reader::Reader;
 use self::{
     columns::columns,
     describe::Failure,

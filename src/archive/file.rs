@@ -1,0 +1,285 @@
+//! What the file sink has stored: NDJSON files, also compressed ones, and the one that is being written.
+//!
+//! A file's name has the time at which it was begun, and its lines were delivered until the next one was begun. A record is
+//! delivered after it was made, so nothing that began later than a file's name is in an older file: a list is read from the
+//! newest file back, and is whole from the oldest file that was read.
+//!
+//! The records of rooms are read forward, from the file that may have the first of them. Records are delivered in order, so
+//! that soon after the events' file with the last ROOM_ENDED nothing more is expected.
+//!
+//! Files come and go meanwhile: one that was compressed is read under its new name, one that retention removed is left out. A
+//! file that cannot be read, or not to its end, is named in `unread`.
+
+use std::{
+    collections::HashSet,
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use serde_json::Value;
+
+use super::{
+    AROUND, Archive, ArchiveError, Found, LOOK_BACK, Limits, Listing, Query, Room,
+    lines::{End, Pattern, matching_lines},
+    rooms::{MARKS, Mark, Rooms, room_of_event, room_of_stat},
+};
+use crate::{
+    record::Stream,
+    session::Time,
+    sink::{
+        SinkOptions,
+        file::{FileOptions, StoredFile, stored_files},
+    },
+    tasks,
+};
+
+/// How late a record may be delivered, after an outage, and still be found by a list of a range in the past.
+const LATEST: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How much later than the event that ends a room its last stats and webhooks may be delivered.
+const TRAILING: Duration = Duration::from_secs(600);
+
+/// Reads from a directory.
+pub(super) struct FileArchive {
+    address: String,
+    directory: PathBuf,
+}
+
+impl FileArchive {
+    pub(super) fn new(options: &FileOptions) -> Self {
+        Self { address: options.address(), directory: options.path.clone() }
+    }
+
+    /// Reads on a thread that may block; the reading ends when nobody waits for it any more.
+    async fn read<T: Send + 'static>(
+        &self,
+        limits: &Limits,
+        read: impl FnOnce(&mut Reading) -> io::Result<T> + Send + 'static,
+    ) -> Result<(T, Vec<String>), ArchiveError> {
+        let gone = Arc::new(AtomicBool::new(false));
+        let _gone = SetOnDrop(Arc::clone(&gone));
+        let (directory, deadline) = (self.directory.clone(), Instant::now() + limits.time);
+        let mut reading = Reading { directory, deadline, gone, bytes_left: limits.bytes, unread: Vec::new() };
+        let done = tasks::run_blocking(move || read(&mut reading).map(|read| (read, reading.unread))).await;
+        let unavailable = |reason: String| ArchiveError::Unavailable { address: self.address.clone(), reason };
+        done.map_err(|panic| unavailable(panic.to_string()))?.map_err(|error| unavailable(error.to_string()))
+    }
+}
+
+struct SetOnDrop(Arc<AtomicBool>);
+
+impl Drop for SetOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl Archive for FileArchive {
+    fn address(&self) -> String {
+        self.address.clone()
+    }
+
+    async fn list(&self, query: &Query, limits: &Limits) -> Result<Listing, ArchiveError> {
+        let (query, limit) = (query.clone(), limits.rooms);
+        let (mut listing, unread) = self.read(limits, move |reading| reading.list(&query, limit)).await?;
+        listing.unread = unread;
+        Ok(listing)
+    }
+
+    async fn records(&self, rooms: &[Room], limits: &Limits) -> Result<Found, ArchiveError> {
+        if rooms.is_empty() {
+            return Ok(Found::default());
+        }
+        let rooms = rooms.to_vec();
+        let (mut found, unread) = self.read(limits, move |reading| reading.records(&rooms)).await?;
+        found.unread = unread;
+        Ok(found)
+    }
+
+    async fn room(&self, sid: &str, limits: &Limits) -> Result<Option<Room>, ArchiveError> {
+        let sid = sid.to_owned();
+        Ok(self.read(limits, move |reading| reading.room(&sid)).await?.0)
+    }
+}
+
+/// One request.
+struct Reading {
+    directory: PathBuf,
+    deadline: Instant,
+    /// Nobody waits for the answer any more.
+    gone: Arc<AtomicBool>,
+    bytes_left: u64,
+    unread: Vec<String>,
+}
+
+/// A file with the time at which the next one was begun; `None`: it is the newest.
+type Dated = (StoredFile, Option<Time>);
+
+impl Reading {
+    /// Oldest first.
+    fn files(&self, stream: Stream) -> io::Result<Vec<Dated>> {
+        let files = stored_files(stream, &self.directory)?;
+        let ends: Vec<_> = files.iter().skip(1).map(|next| Some(begun(next))).chain([None]).collect();
+        Ok(files.into_iter().zip(ends).collect())
+    }
+
+    /// Hands the documents of a file's lines with the pattern to `each`. A line that is no JSON is left out.
+    fn scan(&mut self, file: &StoredFile, pattern: &Pattern<'_>, each: &mut dyn FnMut(Value)) -> End {
+        let left = std::cell::Cell::new(Some(self.bytes_left));
+        let stops = || left.get().is_none() || self.gone.load(Ordering::Relaxed) || Instant::now() >= self.deadline;
+        let mut broken = 0_u64;
+        let scanned = file.open().and_then(|content| {
+            let Some(mut content) = content else { return Ok(End::Whole) };
+            matching_lines(&mut content, pattern, &stops, &mut |line| {
+                let Some(bytes) = left.get().and_then(|left| left.checked_sub(line.len() as u64)) else {
+                    return left.set(None);
+                };
+                left.set(Some(bytes));
+                match serde_json::from_slice(line) {
+                    Ok(document) => each(document),
+                    Err(_) => broken += 1,
+                }
+            })
+        });
+        let is_exhausted = left.get().is_none();
+        self.bytes_left = left.get().unwrap_or(0);
+        if broken > 0 {
+            self.unread.push(format!("{}: {broken} lines are not valid JSON", file.name()));
+        }
+        match scanned {
+            Ok(_) if is_exhausted => End::Stopped,
+            Ok(end) => end,
+            Err(error) => {
+                self.unread.push(format!("{}: {error}", file.name()));
+                End::Whole
+            }
+        }
+    }
+
+    fn scan_marks(&mut self, file: &StoredFile, rooms: &mut Rooms<'_>) -> End {
+        let accepts = |rest: &[u8]| MARKS.iter().any(|mark| starts_with_text(rest, mark.as_bytes()));
+        let pattern = Pattern { text: b"\"type\":\"", accepts: &accepts };
+        self.scan(file, &pattern, &mut |event| Mark::of(&event).into_iter().for_each(|mark| rooms.add(mark)))
+    }
+
+    fn list(&mut self, query: &Query, limit: usize) -> io::Result<Listing> {
+        let mut rooms = Rooms::new(query);
+        let (earliest, latest) = (query.from.before(LOOK_BACK), query.to.after(LATEST));
+        let mut complete_from = None;
+        for (file, end) in self.files(Stream::Events)?.into_iter().rev() {
+            if end.is_some_and(|end| end < earliest) {
+                break;
+            }
+            if begun(&file) > latest {
+                continue;
+            }
+            if self.scan_marks(&file, &mut rooms) == End::Stopped {
+                complete_from = Some(end.unwrap_or(query.to));
+                break;
+            }
+            if rooms.began_since(begun(&file)) >= limit && begun(&file) > query.from {
+                complete_from = Some(begun(&file));
+                break;
+            }
+        }
+        Ok(rooms.into_listing(limit, complete_from))
+    }
+
+    /// Searches from the newest file back, as far as the limits reach.
+    fn room(&mut self, sid: &str) -> io::Result<Option<Room>> {
+        let query = Query::any_time();
+        let quoted = in_json(sid);
+        let pattern = Pattern { text: &quoted, accepts: &|rest| rest.first() == Some(&b'"') };
+        let mut rooms = Rooms::new(&query);
+        let mut is_found = false;
+        for (file, _) in self.files(Stream::Events)?.into_iter().rev() {
+            let mut is_here = false;
+            let end = self.scan(&file, &pattern, &mut |event| {
+                if let Some(mark) = Mark::of(&event).filter(|mark| mark.is_of(sid)) {
+                    is_here = true;
+                    rooms.add(mark);
+                }
+            });
+            // Its first events may be in the file before.
+            if end == End::Stopped || (is_found && !is_here) {
+                break;
+            }
+            is_found |= is_here;
+        }
+        Ok(rooms.into_listing(1, None).rooms.pop())
+    }
+
+    fn records(&mut self, rooms: &[Room]) -> io::Result<Found> {
+        let mut found = Found::default();
+        let first = rooms.iter().map(|room| room.started_at).min().unwrap_or(Time(0)).before(AROUND);
+        let sids: HashSet<Vec<u8>> = rooms.iter().map(|room| in_json(&room.sid)).collect();
+        let common = common_beginning(&sids);
+        let rests: HashSet<&[u8]> = sids.iter().map(|sid| &sid[common.len()..]).collect();
+        let accepts = |rest: &[u8]| memchr::memchr(b'"', rest).is_some_and(|end| rests.contains(&rest[..end]));
+        let pattern = Pattern { text: &common, accepts: &accepts };
+        let names: HashSet<&str> = rooms.iter().map(|room| room.sid.as_str()).collect();
+        let mut open: HashSet<&str> = names.clone();
+        // When no more is expected of any room.
+        let mut last = None;
+        for stream in [Stream::Events, Stream::Stats] {
+            for (file, end) in self.files(stream)? {
+                if end.is_some_and(|end| end < first) {
+                    continue;
+                }
+                if last.is_some_and(|last| begun(&file) > last) {
+                    break;
+                }
+                let scanned = self.scan(&file, &pattern, &mut |document| {
+                    let is_stat = stream == Stream::Stats;
+                    let room = if is_stat { room_of_stat(&document) } else { room_of_event(&document) };
+                    let Some(sid) = room.and_then(|room| names.get(room).copied()) else { return };
+                    if document.get("type").and_then(Value::as_str) == Some("ROOM_ENDED") {
+                        open.remove(sid);
+                    }
+                    let documents = found.of_room(sid);
+                    if is_stat { documents.stats.push(document) } else { documents.events.push(document) }
+                });
+                if scanned == End::Stopped {
+                    found.cut = rooms.iter().map(|room| room.sid.clone()).collect();
+                    return Ok(found);
+                }
+                if open.is_empty() && last.is_none() {
+                    last = end.map(|end| end.after(TRAILING));
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn begun(file: &StoredFile) -> Time {
+    Time(file.begun_at.saturating_mul(1_000_000))
+}
+
+/// A quote and the text, as JSON has it.
+fn in_json(text: &str) -> Vec<u8> {
+    let mut quoted = Value::from(text).to_string().into_bytes();
+    quoted.pop();
+    quoted
+}
+
+fn starts_with_text(rest: &[u8], text: &[u8]) -> bool {
+    rest.strip_prefix(text).is_some_and(|rest| rest.first() == Some(&b'"'))
+}
+
+/// What all begin with: with one room its whole SID, with more the quote and `RM_`.
+fn common_beginning(texts: &HashSet<Vec<u8>>) -> Vec<u8> {
+    let mut texts = texts.iter();
+    let mut common = texts.next().cloned().unwrap_or_default();
+    for text in texts {
+        let length = common.iter().zip(text).take_while(|(a, b)| a == b).count();
+        common.truncate(length);
+    }
+    common
+}

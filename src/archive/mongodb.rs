@@ -1,0 +1,396 @@
+//! What the MongoDB sink has stored, or OpenVidu's fork: plain finds, on the sink's indexes.
+//!
+//! | find | index |
+//! |---|---|
+//! | creations, ends and joins of a time range, newest first | `type`, `timestamp.seconds` |
+//! | the events of rooms | `room.sid` |
+//! | webhooks, API calls, egress, ingress, SIP around their time | `type`, `timestamp.seconds` |
+//! | the stats of rooms | `room_id` |
+//!
+//! Without the first index, as in a database of the fork, the server uses those of the single fields. The client is the
+//! archive's own, with few connections, so that delivery never waits for one. Reads go where the URI's read preference says;
+//! a cursor is continued on the server that has it.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bson::{Bson, Document, doc};
+use mongodb::{
+    Client, Database, ServerInfo,
+    error::Error,
+    options::{ClientOptions, ReadPreference, SelectionCriteria},
+};
+use parking_lot::Mutex;
+use tokio::{
+    sync::OnceCell,
+    time::{Instant, timeout},
+};
+
+use super::{
+    AROUND, Archive, ArchiveError, Found, LOOK_AHEAD, LOOK_BACK, Limits, Listing, Query, Room, json,
+    rooms::{MARKS, Mark, OTHERS, PATHS_OF_OTHERS, Rooms, room_of_event, room_of_stat},
+};
+use crate::{
+    record::Stream,
+    session::Time,
+    sink::{
+        SinkErrorKind, SinkOptions,
+        mongodb::{MongoOptions, described},
+    },
+};
+
+/// Requests of this archive at the same time; others wait.
+const CONNECTIONS: u32 = 4;
+/// How long the driver looks for a server, unless the URI says otherwise.
+const SERVER_SELECTION: Duration = Duration::from_secs(5);
+/// Documents in an answer; the server also ends one at 16 MiB.
+const BATCH: i32 = 1000;
+/// Rooms in one find: a limit ends the request between two.
+const ROOMS: usize = 32;
+/// How long after its creation other events are looked for, about a room without an end.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Reads from MongoDB.
+pub(super) struct MongoArchive {
+    options: MongoOptions,
+    client: OnceCell<(Client, Servers)>,
+}
+
+/// What the URI says of the servers.
+#[derive(Debug, Clone, Copy)]
+struct Servers {
+    are_many: bool,
+    is_direct: bool,
+}
+
+/// Why a request ended.
+enum Failure {
+    Driver(Error),
+    Slow,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Driver(error)
+    }
+}
+
+impl MongoArchive {
+    pub(super) fn new(options: MongoOptions) -> Self {
+        Self { options, client: OnceCell::new() }
+    }
+
+    async fn client(&self) -> Result<&(Client, Servers), Error> {
+        self.client
+            .get_or_try_init(|| async {
+                let mut options = ClientOptions::parse(self.options.uri.as_str()).await?;
+                options.app_name.get_or_insert_with(|| concat!(env!("CARGO_PKG_NAME"), "-sessions").to_owned());
+                options.server_selection_timeout.get_or_insert(SERVER_SELECTION.min(self.options.timeout));
+                options.connect_timeout.get_or_insert(self.options.timeout / 3);
+                options.max_pool_size = Some(CONNECTIONS);
+                options.min_pool_size = None;
+                let is_direct = options.direct_connection == Some(true);
+                let servers = Servers { are_many: options.hosts.len() > 1, is_direct };
+                Ok((Client::with_options(options)?, servers))
+            })
+            .await
+    }
+
+    /// Begins a request.
+    async fn begin(&self, limit: Duration) -> Result<Reading, Error> {
+        let deadline = Instant::now() + limit;
+        let (client, servers) = self.client().await?;
+        let database = client.database(&self.options.database);
+        let route = Route::choose(&database, *servers).await?;
+        Ok(Reading { database, route, deadline })
+    }
+
+    /// Ends a request at its time limit, and says why it failed.
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        request: impl Future<Output = Result<T, Failure>> + Send,
+    ) -> Result<T, ArchiveError> {
+        let slow = || ArchiveError::Slow { address: self.address(), limit };
+        match timeout(limit, request).await {
+            Ok(Ok(read)) => Ok(read),
+            Ok(Err(Failure::Driver(error))) => {
+                let (kind, mut reason) = described(&error, &self.options);
+                match kind {
+                    SinkErrorKind::Timeout => return Err(slow()),
+                    SinkErrorKind::Unauthorized => {
+                        reason.push_str("; check user, password and authSource in the uri, and its right to read");
+                    }
+                    _ => {}
+                }
+                Err(ArchiveError::Unavailable { address: self.address(), reason })
+            }
+            Ok(Err(Failure::Slow)) | Err(_) => Err(slow()),
+        }
+    }
+}
+
+#[async_trait]
+impl Archive for MongoArchive {
+    fn address(&self) -> String {
+        self.options.address()
+    }
+
+    async fn list(&self, query: &Query, limits: &Limits) -> Result<Listing, ArchiveError> {
+        self.within(limits.time, async { list(&self.begin(limits.time).await?, query, limits).await }).await
+    }
+
+    async fn records(&self, rooms: &[Room], limits: &Limits) -> Result<Found, ArchiveError> {
+        if rooms.is_empty() {
+            return Ok(Found::default());
+        }
+        self.within(limits.time, async { records(&self.begin(limits.time).await?, rooms, limits).await }).await
+    }
+
+    async fn room(&self, sid: &str, limits: &Limits) -> Result<Option<Room>, ArchiveError> {
+        let query = Query::any_time();
+        let mut rooms = Rooms::new(&query);
+        let find = Find {
+            filter: doc! { "room.sid": sid, "type": { "$in": MARKS.to_vec() } },
+            projection: Some(marks_only()),
+            ..Find::in_stream(Stream::Events)
+        };
+        let request = async {
+            let reading = self.begin(limits.time).await?;
+            reading
+                .find(find, limits.bytes, |event| Mark::of(&event).into_iter().for_each(|mark| rooms.add(mark)))
+                .await
+        };
+        self.within(limits.time, request).await?;
+        Ok(rooms.into_listing(1, None).rooms.pop())
+    }
+}
+
+/// The fields that a [`Mark`] is made of.
+fn marks_only() -> Document {
+    let fields =
+        ["type", "timestamp", "room_id", "room.sid", "room.name", "room.creation_time", "room.creation_time_ms"];
+    let mut projection = doc! { "_id": 0 };
+    projection.extend(fields.map(|field| (field.to_owned(), Bson::Int32(1))));
+    projection
+}
+
+async fn list(reading: &Reading, query: &Query, limits: &Limits) -> Result<Listing, Failure> {
+    let mut rooms = Rooms::new(query);
+    let (earliest, latest) = (query.from.before(LOOK_BACK), query.to.after(LOOK_AHEAD));
+    let (mut complete_from, mut left) = (None, limits.bytes);
+    for (kind, mut from, to, most) in [
+        ("ROOM_CREATED", earliest, query.to, limits.rooms.saturating_add(1)),
+        // Of the rooms that were there in the range, and of those before that are no longer.
+        ("ROOM_ENDED", earliest, latest, usize::MAX),
+        ("PARTICIPANT_JOINED", query.from, query.to, usize::MAX),
+    ] {
+        // What began before is not asked for any more, and what ended before began before.
+        from = complete_from.map_or(from, |complete_from: Time| from.max(complete_from));
+        let mut filter = doc! { "type": kind, "timestamp.seconds": range(from, to) };
+        if let Some(name) = &query.room_name {
+            filter.insert("room.name", name);
+        } else if let Some(prefix) = query.room_prefix.as_ref().filter(|prefix| !prefix.is_empty()) {
+            filter.insert("room.name", doc! { "$gte": prefix, "$lt": format!("{prefix}\u{10FFFF}") });
+        }
+        let find = Find {
+            filter,
+            projection: Some(marks_only()),
+            newest_first: true,
+            limit: i64::try_from(most).ok(),
+            ..Find::in_stream(Stream::Events)
+        };
+        let (mut count, mut oldest) = (0, to);
+        let read = reading
+            .find(find, left, |event| {
+                if let Some(mark) = Mark::of(&event) {
+                    count += 1;
+                    oldest = oldest.min(mark.at());
+                    rooms.add(mark);
+                }
+            })
+            .await?;
+        left = left.saturating_sub(read.bytes);
+        if !read.is_whole || count >= most {
+            complete_from = Some(oldest);
+        }
+    }
+    Ok(rooms.into_listing(limits.rooms, complete_from))
+}
+
+async fn records(reading: &Reading, rooms: &[Room], limits: &Limits) -> Result<Found, Failure> {
+    let (mut found, mut left) = (Found::default(), limits.bytes);
+    for (i, group) in rooms.chunks(ROOMS).enumerate() {
+        let sids: Vec<&str> = group.iter().map(|room| room.sid.as_str()).collect();
+        for find in finds(group, &sids) {
+            let is_stat = find.stream == Stream::Stats;
+            let read = reading
+                .find(find, left, |document| {
+                    let room = if is_stat { room_of_stat(&document) } else { room_of_event(&document) };
+                    let Some(sid) = room.and_then(|room| sids.iter().find(|sid| **sid == room)) else { return };
+                    let documents = found.of_room(sid);
+                    let documents = if is_stat { &mut documents.stats } else { &mut documents.events };
+                    documents.push(document);
+                })
+                .await?;
+            left = left.saturating_sub(read.bytes);
+            if !read.is_whole {
+                found.cut = rooms[i * ROOMS..].iter().map(|room| room.sid.clone()).collect();
+                return Ok(found);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The finds for all documents of some rooms.
+fn finds(rooms: &[Room], sids: &[&str]) -> [Find; 3] {
+    let one_of = || doc! { "$in": sids.to_vec() };
+    let end = |room: &Room| room.ended_at.map_or_else(|| room.started_at.after(LONGEST), |at| at.after(AROUND));
+    let first = rooms.iter().map(|room| room.started_at).min().unwrap_or(Time(0)).before(AROUND);
+    let last = rooms.iter().map(end).max().unwrap_or(Time(0));
+    let paths: Vec<Document> = PATHS_OF_OTHERS.iter().map(|path| doc! { *path: one_of() }).collect();
+    let others = doc! { "type": { "$in": OTHERS.to_vec() }, "timestamp.seconds": range(first, last), "$or": paths };
+    [
+        Find { filter: doc! { "room.sid": one_of() }, ..Find::in_stream(Stream::Events) },
+        Find { filter: others, ..Find::in_stream(Stream::Events) },
+        Find { filter: doc! { "room_id": one_of() }, ..Find::in_stream(Stream::Stats) },
+    ]
+}
+
+/// Whole seconds: events of one more second than asked for.
+fn range(from: Time, to: Time) -> Document {
+    doc! { "$gte": from.seconds(), "$lte": to.seconds() }
+}
+
+/// Where the commands of a request go.
+#[derive(Clone)]
+struct Route {
+    criteria: Option<SelectionCriteria>,
+    /// Part of a `find` that the driver does not add itself, for a server that is no primary.
+    read_preference: Option<Document>,
+}
+
+impl Route {
+    /// One server for all commands of a request: a cursor is known only where it was opened, and the driver chooses a server
+    /// for each command.
+    async fn choose(database: &Database, servers: Servers) -> Result<Self, Error> {
+        let criteria = database.selection_criteria().cloned();
+        let of_primary = matches!(&criteria, None | Some(SelectionCriteria::ReadPreference(ReadPreference::Primary)));
+        let as_driver = Self { criteria: criteria.clone(), read_preference: None };
+        if servers.is_direct || (of_primary && !servers.are_many) {
+            return Ok(as_driver);
+        }
+        let mut hello = database.run_command(doc! { "hello": 1 });
+        if let Some(criteria) = criteria {
+            hello = hello.selection_criteria(criteria);
+        }
+        let hello = hello.await?;
+        if let Ok(me) = hello.get_str("me") {
+            let me = me.to_owned();
+            let is_me = move |server: &ServerInfo<'_>| server.address().to_string().eq_ignore_ascii_case(&me);
+            let read_preference = (!of_primary).then(|| doc! { "mode": "secondaryPreferred" });
+            return Ok(Self { criteria: Some(SelectionCriteria::Predicate(Arc::new(is_me))), read_preference });
+        }
+        if hello.get_str("msg") == Ok("isdbgrid") {
+            // A router: the first that answers, from then on.
+            let chosen = Mutex::new(None);
+            let is_chosen = move |server: &ServerInfo<'_>| {
+                let address = server.address();
+                server.max_wire_version().is_some()
+                    && chosen.lock().get_or_insert_with(|| address.to_string()) == &address.to_string()
+            };
+            return Ok(Self { criteria: Some(SelectionCriteria::Predicate(Arc::new(is_chosen))), ..as_driver });
+        }
+        Ok(as_driver)
+    }
+}
+
+/// A find.
+struct Find {
+    stream: Stream,
+    filter: Document,
+    projection: Option<Document>,
+    newest_first: bool,
+    limit: Option<i64>,
+}
+
+impl Find {
+    fn in_stream(stream: Stream) -> Self {
+        Self { stream, filter: Document::new(), projection: None, newest_first: false, limit: None }
+    }
+}
+
+/// What a find read.
+struct Read {
+    bytes: u64,
+    /// False: more than the limit was there.
+    is_whole: bool,
+}
+
+/// One request.
+struct Reading {
+    database: Database,
+    route: Route,
+    deadline: Instant,
+}
+
+impl Reading {
+    /// Hands each document to `each`, until more than `limit` bytes were read.
+    async fn find(&self, find: Find, limit: u64, mut each: impl FnMut(serde_json::Value)) -> Result<Read, Failure> {
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let millis = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
+        if millis == 0 {
+            return Err(Failure::Slow);
+        }
+        let collection = find.stream.as_str();
+        let mut command = doc! { "find": collection, "filter": find.filter, "batchSize": BATCH, "maxTimeMS": millis };
+        command.extend(find.projection.map(|projection| ("projection".to_owned(), projection.into())));
+        command.extend(find.limit.map(|limit| ("limit".to_owned(), Bson::Int64(limit))));
+        if find.newest_first {
+            command.insert("sort", doc! { "timestamp.seconds": -1 });
+        }
+        command.extend(self.route.read_preference.clone().map(|mode| ("$readPreference".to_owned(), mode.into())));
+        let mut answer = self.run(command).await?;
+        let mut read = Read { bytes: 0, is_whole: true };
+        loop {
+            let mut cursor = match answer.remove("cursor") {
+                Some(Bson::Document(cursor)) => cursor,
+                _ => return Err(Error::custom("the server's answer has no cursor").into()),
+            };
+            let id = cursor.get_i64("id").unwrap_or_default();
+            let batch = match cursor.remove("firstBatch").or_else(|| cursor.remove("nextBatch")) {
+                Some(Bson::Array(batch)) => batch,
+                _ => return Err(Error::custom("the server's answer has no documents").into()),
+            };
+            for document in batch {
+                let Bson::Document(document) = document else { continue };
+                let (document, bytes) = json::of_document(document);
+                if read.bytes + bytes > limit {
+                    read.is_whole = false;
+                    break;
+                }
+                read.bytes += bytes;
+                each(document);
+            }
+            if id == 0 {
+                return Ok(read);
+            }
+            if !read.is_whole {
+                // The server would close it by itself, after ten minutes.
+                let _ = self.run(doc! { "killCursors": collection, "cursors": [id] }).await;
+                return Ok(read);
+            }
+            answer = self.run(doc! { "getMore": id, "collection": collection, "batchSize": BATCH }).await?;
+        }
+    }
+
+    async fn run(&self, command: Document) -> Result<Document, Error> {
+        // A command of our own: a cursor of the driver would be generic, and half of the driver compiled again for it.
+        let command = self.database.run_command(command);
+        match &self.route.criteria {
+            Some(criteria) => command.selection_criteria(criteria.clone()).await,
+            None => command.await,
+        }
+    }
+}

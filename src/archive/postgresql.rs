@@ -1,0 +1,260 @@
+//! What the PostgreSQL sink has stored: a few SELECTs in a transaction that can only read.
+//!
+//! Every statement names a range of `time`, so that only the partitions of these days are read. A list uses the index of the
+//! events that create and end rooms; the records of rooms that of `room_sid` and `room_id`, where webhooks, egress and calls
+//! are too. Each request has a connection of its own, at most [`CONNECTIONS`] at the same time.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde_json::Value;
+use tokio::{sync::Semaphore, time::timeout};
+use tokio_postgres::{Row, types::Type};
+
+use super::{
+    AROUND, Archive, ArchiveError, Found, LOOK_AHEAD, LOOK_BACK, Limits, Listing, Query, Room,
+    rooms::{Mark, Rooms, room_of_event, room_of_stat},
+};
+use crate::{
+    record::Stream,
+    session::Time,
+    sink::{
+        SinkErrorKind, SinkOptions,
+        postgresql::{PostgresqlOptions, Reader},
+    },
+};
+
+/// Requests of this archive at the same time; others wait.
+const CONNECTIONS: usize = 4;
+/// Rooms in one statement: a limit ends the request between two.
+const ROOMS: usize = 32;
+/// How long after its creation records are looked for, of a room without an end.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Reads from PostgreSQL.
+pub(super) struct PostgresqlArchive {
+    options: PostgresqlOptions,
+    connections: Semaphore,
+}
+
+/// What an error means, and its text.
+type Failure = (SinkErrorKind, String);
+
+impl PostgresqlArchive {
+    pub(super) fn new(options: PostgresqlOptions) -> Self {
+        Self { options, connections: Semaphore::new(CONNECTIONS) }
+    }
+
+    /// Ends a request at its time limit, and says why it failed.
+    async fn within<T>(
+        &self,
+        limit: Duration,
+        request: impl Future<Output = Result<T, Failure>> + Send,
+    ) -> Result<T, ArchiveError> {
+        let slow = || ArchiveError::Slow { address: self.address(), limit };
+        let request = async {
+            // Never closed.
+            let _one_of_few = self.connections.acquire().await;
+            request.await
+        };
+        match timeout(limit, request).await {
+            Ok(Err((SinkErrorKind::Timeout, _))) | Err(_) => Err(slow()),
+            Ok(Err((kind, mut reason))) => {
+                if kind == SinkErrorKind::Unauthorized {
+                    let schema = &self.options.schema;
+                    reason.push_str("; check user and password in the url, and its right to read in schema ");
+                    reason.push_str(schema);
+                }
+                Err(ArchiveError::Unavailable { address: self.address(), reason })
+            }
+            Ok(Ok(read)) => Ok(read),
+        }
+    }
+}
+
+#[async_trait]
+impl Archive for PostgresqlArchive {
+    fn address(&self) -> String {
+        self.options.address()
+    }
+
+    async fn list(&self, query: &Query, limits: &Limits) -> Result<Listing, ArchiveError> {
+        let request = async {
+            let reader = Reader::open(&self.options, limits.time).await?;
+            list(&reader, query, limits).await
+        };
+        self.within(limits.time, request).await
+    }
+
+    async fn records(&self, rooms: &[Room], limits: &Limits) -> Result<Found, ArchiveError> {
+        if rooms.is_empty() {
+            return Ok(Found::default());
+        }
+        let request = async {
+            let reader = Reader::open(&self.options, limits.time).await?;
+            records(&reader, rooms, limits).await
+        };
+        self.within(limits.time, request).await
+    }
+
+    async fn room(&self, sid: &str, limits: &Limits) -> Result<Option<Room>, ArchiveError> {
+        let request = async {
+            let reader = Reader::open(&self.options, limits.time).await?;
+            let query = Query::any_time();
+            let mut rooms = Rooms::new(&query);
+            let statement =
+                format!("SELECT {MARK} FROM {} WHERE {IS_MARK} AND room_sid = $1", reader.table(Stream::Events));
+            let mut each = |row: &Row| {
+                mark(row).into_iter().for_each(|mark| rooms.add(mark));
+                true
+            };
+            reader.each_row(&statement, &[(&sid, Type::TEXT)], &mut each).await?;
+            Ok(rooms.into_listing(1, None).rooms.pop())
+        };
+        self.within(limits.time, request).await
+    }
+}
+
+/// The parts of the document that a [`Mark`] is made of, as a document.
+const MARK: &str = "pg_catalog.jsonb_build_object('type', type, 'timestamp', doc -> 'timestamp', 'room_id', doc -> 'room_id', \
+                    'room', pg_catalog.jsonb_build_object('sid', room_sid, 'name', room_name, \
+                    'creation_time', doc #> '{room,creation_time}', 'creation_time_ms', doc #> '{room,creation_time_ms}'))::text";
+
+/// As the index has it.
+const IS_MARK: &str = "type IN ('ROOM_CREATED', 'ROOM_ENDED', 'PARTICIPANT_JOINED')";
+
+/// The document of a row's first column.
+fn document(row: &Row) -> Option<(Value, u64)> {
+    let text: &str = row.try_get(0).ok()?;
+    Some((serde_json::from_str(text).ok()?, text.len() as u64))
+}
+
+fn mark(row: &Row) -> Option<Mark> {
+    Mark::of(&document(row)?.0)
+}
+
+/// A time as `timestamptz` can hold it.
+fn micros(at: Time) -> i64 {
+    // From the year 1 to 9999.
+    at.0.div_euclid(1000).clamp(-62_135_596_800_000_000, 253_402_300_799_000_000)
+}
+
+/// `$n` as a time, from microseconds since 1970.
+fn moment(n: usize) -> String {
+    format!("(TIMESTAMPTZ 'epoch' + ${n} * INTERVAL '1 microsecond')")
+}
+
+async fn list(reader: &Reader, query: &Query, limits: &Limits) -> Result<Listing, Failure> {
+    let mut rooms = Rooms::new(query);
+    let (earliest, latest) = (query.from.before(LOOK_BACK), query.to.after(LOOK_AHEAD));
+    let (mut complete_from, mut left) = (None, limits.bytes);
+    let name = query.room_name.as_deref();
+    let pattern = query.room_prefix.as_deref().map(|prefix| format!("{}%", escaped(prefix)));
+    for (kind, mut from, to, most) in [
+        ("ROOM_CREATED", earliest, query.to, limits.rooms.saturating_add(1)),
+        // Of the rooms that were there in the range, and of those before that are no longer.
+        ("ROOM_ENDED", earliest, latest, usize::MAX),
+        ("PARTICIPANT_JOINED", query.from, query.to, usize::MAX),
+    ] {
+        // What began before is not asked for any more, and what ended before began before.
+        from = complete_from.map_or(from, |complete_from: Time| from.max(complete_from));
+        let statement = format!(
+            "SELECT {MARK} FROM {} WHERE {IS_MARK} AND type = '{kind}' AND \"time\" >= {} AND \"time\" <= {} AND ($3 IS NULL \
+             OR room_name = $3) AND ($4 IS NULL OR room_name LIKE $4) ORDER BY \"time\" DESC LIMIT $5",
+            reader.table(Stream::Events),
+            moment(1),
+            moment(2),
+        );
+        let (first, last) = (micros(from), micros(to));
+        let limit = i64::try_from(most).unwrap_or(i64::MAX);
+        let (mut count, mut oldest, mut is_whole) = (0, to, true);
+        let mut each = |row: &Row| {
+            let Some((document, bytes)) = document(row) else { return true };
+            let Some(bytes_left) = left.checked_sub(bytes) else {
+                is_whole = false;
+                return false;
+            };
+            left = bytes_left;
+            if let Some(mark) = Mark::of(&document) {
+                count += 1;
+                oldest = oldest.min(mark.at());
+                rooms.add(mark);
+            }
+            true
+        };
+        let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 5] = [
+            (&first, Type::INT8),
+            (&last, Type::INT8),
+            (&name, Type::TEXT),
+            (&pattern, Type::TEXT),
+            (&limit, Type::INT8),
+        ];
+        reader.each_row(&statement, &parameters, &mut each).await?;
+        if !is_whole {
+            return Ok(rooms.into_listing(limits.rooms, Some(oldest)));
+        }
+        if count >= most {
+            complete_from = Some(oldest);
+        }
+    }
+    Ok(rooms.into_listing(limits.rooms, complete_from))
+}
+
+/// A text for LIKE that means itself.
+fn escaped(text: &str) -> String {
+    text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_")
+}
+
+async fn records(reader: &Reader, rooms: &[Room], limits: &Limits) -> Result<Found, Failure> {
+    let (mut found, mut left) = (Found::default(), limits.bytes);
+    for (i, group) in rooms.chunks(ROOMS).enumerate() {
+        let sids: Vec<&str> = group.iter().map(|room| room.sid.as_str()).collect();
+        let end = |room: &Room| room.ended_at.map_or_else(|| room.started_at.after(LONGEST), |at| at.after(AROUND));
+        let first = micros(group.iter().map(|room| room.started_at).min().unwrap_or(Time(0)).before(AROUND));
+        let last = micros(group.iter().map(end).max().unwrap_or(Time(0)));
+        for (stream, column) in [(Stream::Events, "room_sid"), (Stream::Stats, "room_id")] {
+            let is_stat = stream == Stream::Stats;
+            let statement = format!(
+                "SELECT doc::text FROM {} WHERE {column} = ANY($1) AND \"time\" >= {} AND \"time\" <= {}",
+                reader.table(stream),
+                moment(2),
+                moment(3),
+            );
+            let mut is_whole = true;
+            let mut each = |row: &Row| {
+                let Some((document, bytes)) = document(row) else { return true };
+                let Some(bytes_left) = left.checked_sub(bytes) else {
+                    is_whole = false;
+                    return false;
+                };
+                left = bytes_left;
+                let room = if is_stat { room_of_stat(&document) } else { room_of_event(&document) };
+                if let Some(sid) = room.and_then(|room| sids.iter().find(|sid| **sid == room)) {
+                    let documents = found.of_room(sid);
+                    if is_stat { documents.stats.push(document) } else { documents.events.push(document) }
+                }
+                true
+            };
+            let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] =
+                [(&sids, Type::TEXT_ARRAY), (&first, Type::INT8), (&last, Type::INT8)];
+            reader.each_row(&statement, &parameters, &mut each).await?;
+            if !is_whole {
+                found.cut = rooms[i * ROOMS..].iter().map(|room| room.sid.clone()).collect();
+                return Ok(found);
+            }
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_beyond_the_calendar_are_cut_and_a_prefix_means_itself() {
+        assert_eq!(micros(Time(1_795_301_026_746_123_999)), 1_795_301_026_746_123);
+        assert!(micros(Time(i64::MAX)) > micros(Time(0)) && micros(Time(i64::MIN)) < 0);
+        assert_eq!(escaped(r"a_%\b"), r"a\_\%\\b");
+    }
+}
