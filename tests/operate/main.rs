@@ -19,6 +19,8 @@ mod hanging;
 mod logs;
 mod records;
 mod redaction;
+mod sessions;
+mod sessions_page;
 mod spools;
 mod start_stop;
 mod stopped;
