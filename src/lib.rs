@@ -23,6 +23,7 @@ mod caller;
 mod catch_panic;
 pub mod cli;
 pub mod config;
+mod csv;
 pub mod demo;
 pub mod document;
 mod durable_fs;

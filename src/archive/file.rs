@@ -2,7 +2,8 @@
 //!
 //! A file's name has the time at which it was begun, and its lines were delivered until the next one was begun. A record is
 //! delivered after it was made, so nothing that began later than a file's name is in an older file: a list is read from the
-//! newest file back, and is whole from the oldest file that was read.
+//! newest file back, and is whole from the oldest file that was read. The other way it is not so: after an outage, records are
+//! delivered late. A newer file is skipped if its first record is more than a day newer than what is asked for.
 //!
 //! The records of rooms are read forward, from the file that may have the first of them. Records are delivered in order, so
 //! that soon after the events' file with the last ROOM_ENDED nothing more is expected.
@@ -12,7 +13,7 @@
 
 use std::{
     collections::HashSet,
-    io,
+    io::{self, BufRead, BufReader, Read},
     path::PathBuf,
     sync::{
         Arc,
@@ -27,7 +28,7 @@ use serde_json::Value;
 use super::{
     AROUND, Archive, ArchiveError, Found, LOOK_BACK, Limits, Listing, Query, Room,
     lines::{End, Pattern, matching_lines},
-    rooms::{MARKS, Mark, Rooms, room_of_event, room_of_stat},
+    rooms::{MARKS, Mark, Rooms, room_of_event, room_of_stat, time_of},
 };
 use crate::{
     record::Stream,
@@ -39,10 +40,15 @@ use crate::{
     tasks,
 };
 
-/// How late a record may be delivered, after an outage, and still be found by a list of a range in the past.
-const LATEST: Duration = Duration::from_secs(7 * 24 * 3600);
+/// A newer file is skipped if its first record is so much newer than what is asked for.
+const NEWER: Duration = Duration::from_secs(24 * 3600);
+/// How long after its creation records are looked for, of a room without an end.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How much later than the event that ends a room its last stats and webhooks may be delivered.
 const TRAILING: Duration = Duration::from_secs(600);
+
+/// The most bytes of a first line that are looked at.
+const MAX_FIRST: u64 = 1 << 20;
 
 /// Reads from a directory.
 pub(super) struct FileArchive {
@@ -104,7 +110,10 @@ impl Archive for FileArchive {
 
     async fn room(&self, sid: &str, limits: &Limits) -> Result<Option<Room>, ArchiveError> {
         let sid = sid.to_owned();
-        Ok(self.read(limits, move |reading| reading.room(&sid)).await?.0)
+        match self.read(limits, move |reading| reading.room(&sid)).await?.0 {
+            (None, End::Stopped) => Err(ArchiveError::Slow { address: self.address(), limit: limits.time }),
+            (room, _) => Ok(room),
+        }
     }
 }
 
@@ -162,6 +171,20 @@ impl Reading {
         }
     }
 
+    /// True if the records of a file are newer than what is asked for.
+    fn is_newer(&mut self, file: &StoredFile, asked: Time) -> bool {
+        // No record of an older file can be.
+        if begun(file) <= asked.after(NEWER) {
+            return false;
+        }
+        // A file that cannot be read is named when it is scanned.
+        let Ok(Some(content)) = file.open() else { return false };
+        let mut first = Vec::new();
+        let read = BufReader::new(content.take(MAX_FIRST)).read_until(b'\n', &mut first);
+        let first = read.ok().and_then(|_| serde_json::from_slice(&first).ok());
+        first.and_then(|record: Value| time_of(&record)).is_some_and(|at| at > asked.after(NEWER))
+    }
+
     fn scan_marks(&mut self, file: &StoredFile, rooms: &mut Rooms<'_>) -> End {
         let accepts = |rest: &[u8]| MARKS.iter().any(|mark| starts_with_text(rest, mark.as_bytes()));
         let pattern = Pattern { text: b"\"type\":\"", accepts: &accepts };
@@ -170,13 +193,13 @@ impl Reading {
 
     fn list(&mut self, query: &Query, limit: usize) -> io::Result<Listing> {
         let mut rooms = Rooms::new(query);
-        let (earliest, latest) = (query.from.before(LOOK_BACK), query.to.after(LATEST));
+        let earliest = query.from.before(LOOK_BACK);
         let mut complete_from = None;
         for (file, end) in self.files(Stream::Events)?.into_iter().rev() {
             if end.is_some_and(|end| end < earliest) {
                 break;
             }
-            if begun(&file) > latest {
+            if self.is_newer(&file, query.to) {
                 continue;
             }
             if self.scan_marks(&file, &mut rooms) == End::Stopped {
@@ -192,15 +215,15 @@ impl Reading {
     }
 
     /// Searches from the newest file back, as far as the limits reach.
-    fn room(&mut self, sid: &str) -> io::Result<Option<Room>> {
+    fn room(&mut self, sid: &str) -> io::Result<(Option<Room>, End)> {
         let query = Query::any_time();
         let quoted = in_json(sid);
         let pattern = Pattern { text: &quoted, accepts: &|rest| rest.first() == Some(&b'"') };
         let mut rooms = Rooms::new(&query);
-        let mut is_found = false;
+        let (mut is_found, mut end) = (false, End::Whole);
         for (file, _) in self.files(Stream::Events)?.into_iter().rev() {
             let mut is_here = false;
-            let end = self.scan(&file, &pattern, &mut |event| {
+            end = self.scan(&file, &pattern, &mut |event| {
                 if let Some(mark) = Mark::of(&event).filter(|mark| mark.is_of(sid)) {
                     is_here = true;
                     rooms.add(mark);
@@ -212,12 +235,14 @@ impl Reading {
             }
             is_found |= is_here;
         }
-        Ok(rooms.into_listing(1, None).rooms.pop())
+        Ok((rooms.into_listing(1, None).rooms.pop(), end))
     }
 
     fn records(&mut self, rooms: &[Room]) -> io::Result<Found> {
         let mut found = Found::default();
         let first = rooms.iter().map(|room| room.started_at).min().unwrap_or(Time(0)).before(AROUND);
+        let end = |room: &Room| room.ended_at.unwrap_or(room.started_at.after(LONGEST));
+        let latest = rooms.iter().map(end).max().unwrap_or(Time(0)).after(AROUND);
         let sids: HashSet<Vec<u8>> = rooms.iter().map(|room| in_json(&room.sid)).collect();
         let common = common_beginning(&sids);
         let rests: HashSet<&[u8]> = sids.iter().map(|sid| &sid[common.len()..]).collect();
@@ -234,6 +259,9 @@ impl Reading {
                 }
                 if last.is_some_and(|last| begun(&file) > last) {
                     break;
+                }
+                if self.is_newer(&file, latest) {
+                    continue;
                 }
                 let scanned = self.scan(&file, &pattern, &mut |document| {
                     let is_stat = stream == Stream::Stats;

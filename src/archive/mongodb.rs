@@ -28,11 +28,11 @@ use tokio::{
 
 use super::{
     AROUND, Archive, ArchiveError, Found, LOOK_AHEAD, LOOK_BACK, Limits, Listing, Query, Room, json,
-    rooms::{MARKS, Mark, OTHERS, PATHS_OF_OTHERS, Rooms, room_of_event, room_of_stat},
+    rooms::{MARKS, Mark, OTHERS, Rooms, room_of_event, room_of_stat},
 };
 use crate::{
     record::Stream,
-    session::Time,
+    session::{EVENT_ROOM_PATHS, Time},
     sink::{
         SinkErrorKind, SinkOptions,
         mongodb::{MongoOptions, described},
@@ -249,7 +249,7 @@ fn finds(rooms: &[Room], sids: &[&str]) -> [Find; 3] {
     let end = |room: &Room| room.ended_at.map_or_else(|| room.started_at.after(LONGEST), |at| at.after(AROUND));
     let first = rooms.iter().map(|room| room.started_at).min().unwrap_or(Time(0)).before(AROUND);
     let last = rooms.iter().map(end).max().unwrap_or(Time(0));
-    let paths: Vec<Document> = PATHS_OF_OTHERS.iter().map(|path| doc! { *path: one_of() }).collect();
+    let paths: Vec<Document> = EVENT_ROOM_PATHS.iter().map(|path| doc! { *path: one_of() }).collect();
     let others = doc! { "type": { "$in": OTHERS.to_vec() }, "timestamp.seconds": range(first, last), "$or": paths };
     [
         Find { filter: doc! { "room.sid": one_of() }, ..Find::in_stream(Stream::Events) },

@@ -20,7 +20,7 @@ use crate::{
     session::Time,
     sink::{
         SinkErrorKind, SinkOptions,
-        postgresql::{PostgresqlOptions, Reader},
+        postgresql::{Parameter, PostgresqlOptions, Reader},
     },
 };
 
@@ -133,16 +133,15 @@ fn mark(row: &Row) -> Option<Mark> {
     Mark::of(&document(row)?.0)
 }
 
-/// A time as `timestamptz` can hold it.
-fn micros(at: Time) -> i64 {
-    // From the year 1 to 9999.
-    at.0.div_euclid(1000).clamp(-62_135_596_800_000_000, 253_402_300_799_000_000)
+/// A time as `to_timestamp` takes it, seconds since 1970; from the year 1 to 9999.
+fn seconds(at: Time) -> f64 {
+    let micros = at.0.div_euclid(1000).clamp(-62_135_596_800_000_000, 253_402_300_799_000_000);
+    // A double holds each microsecond of these centuries.
+    micros as f64 / 1e6
 }
 
-/// `$n` as a time, from microseconds since 1970.
-fn moment(n: usize) -> String {
-    format!("(TIMESTAMPTZ 'epoch' + ${n} * INTERVAL '1 microsecond')")
-}
+/// The condition on `time`: from `$1` to `$2`, known to the planner, which leaves out all other partitions.
+const IN_RANGE: &str = "\"time\" >= pg_catalog.to_timestamp($1) AND \"time\" <= pg_catalog.to_timestamp($2)";
 
 async fn list(reader: &Reader, query: &Query, limits: &Limits) -> Result<Listing, Failure> {
     let mut rooms = Rooms::new(query);
@@ -159,13 +158,11 @@ async fn list(reader: &Reader, query: &Query, limits: &Limits) -> Result<Listing
         // What began before is not asked for any more, and what ended before began before.
         from = complete_from.map_or(from, |complete_from: Time| from.max(complete_from));
         let statement = format!(
-            "SELECT {MARK} FROM {} WHERE {IS_MARK} AND type = '{kind}' AND \"time\" >= {} AND \"time\" <= {} AND ($3 IS NULL \
-             OR room_name = $3) AND ($4 IS NULL OR room_name LIKE $4) ORDER BY \"time\" DESC LIMIT $5",
+            "SELECT {MARK} FROM {} WHERE {IS_MARK} AND type = '{kind}' AND {IN_RANGE} AND ($3 IS NULL OR room_name = $3) AND \
+             ($4 IS NULL OR room_name LIKE $4) ORDER BY \"time\" DESC LIMIT $5",
             reader.table(Stream::Events),
-            moment(1),
-            moment(2),
         );
-        let (first, last) = (micros(from), micros(to));
+        let (first, last) = (seconds(from), seconds(to));
         let limit = i64::try_from(most).unwrap_or(i64::MAX);
         let (mut count, mut oldest, mut is_whole) = (0, to, true);
         let mut each = |row: &Row| {
@@ -182,9 +179,9 @@ async fn list(reader: &Reader, query: &Query, limits: &Limits) -> Result<Listing
             }
             true
         };
-        let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 5] = [
-            (&first, Type::INT8),
-            (&last, Type::INT8),
+        let parameters: [Parameter<'_>; 5] = [
+            (&first, Type::FLOAT8),
+            (&last, Type::FLOAT8),
             (&name, Type::TEXT),
             (&pattern, Type::TEXT),
             (&limit, Type::INT8),
@@ -210,16 +207,12 @@ async fn records(reader: &Reader, rooms: &[Room], limits: &Limits) -> Result<Fou
     for (i, group) in rooms.chunks(ROOMS).enumerate() {
         let sids: Vec<&str> = group.iter().map(|room| room.sid.as_str()).collect();
         let end = |room: &Room| room.ended_at.map_or_else(|| room.started_at.after(LONGEST), |at| at.after(AROUND));
-        let first = micros(group.iter().map(|room| room.started_at).min().unwrap_or(Time(0)).before(AROUND));
-        let last = micros(group.iter().map(end).max().unwrap_or(Time(0)));
+        let first = seconds(group.iter().map(|room| room.started_at).min().unwrap_or(Time(0)).before(AROUND));
+        let last = seconds(group.iter().map(end).max().unwrap_or(Time(0)));
         for (stream, column) in [(Stream::Events, "room_sid"), (Stream::Stats, "room_id")] {
             let is_stat = stream == Stream::Stats;
-            let statement = format!(
-                "SELECT doc::text FROM {} WHERE {column} = ANY($1) AND \"time\" >= {} AND \"time\" <= {}",
-                reader.table(stream),
-                moment(2),
-                moment(3),
-            );
+            let statement =
+                format!("SELECT doc::text FROM {} WHERE {IN_RANGE} AND {column} = ANY($3)", reader.table(stream));
             let mut is_whole = true;
             let mut each = |row: &Row| {
                 let Some((document, bytes)) = document(row) else { return true };
@@ -235,8 +228,8 @@ async fn records(reader: &Reader, rooms: &[Room], limits: &Limits) -> Result<Fou
                 }
                 true
             };
-            let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 3] =
-                [(&sids, Type::TEXT_ARRAY), (&first, Type::INT8), (&last, Type::INT8)];
+            let parameters: [Parameter<'_>; 3] =
+                [(&first, Type::FLOAT8), (&last, Type::FLOAT8), (&sids, Type::TEXT_ARRAY)];
             reader.each_row(&statement, &parameters, &mut each).await?;
             if !is_whole {
                 found.cut = rooms[i * ROOMS..].iter().map(|room| room.sid.clone()).collect();
@@ -253,8 +246,8 @@ mod tests {
 
     #[test]
     fn times_beyond_the_calendar_are_cut_and_a_prefix_means_itself() {
-        assert_eq!(micros(Time(1_795_301_026_746_123_999)), 1_795_301_026_746_123);
-        assert!(micros(Time(i64::MAX)) > micros(Time(0)) && micros(Time(i64::MIN)) < 0);
+        assert_eq!(seconds(Time(1_795_301_026_746_123_999)), 1_795_301_026.746_123);
+        assert!(seconds(Time(i64::MAX)) > seconds(Time(0)) && seconds(Time(i64::MIN)) < 0.0);
         assert_eq!(escaped(r"a_%\b"), r"a\_\%\\b");
     }
 }

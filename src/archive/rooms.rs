@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use serde_json::Value;
 
 use super::{Listing, Query, Room};
-use crate::session::Time;
+use crate::session::{EVENT_ROOM_PATHS, Time};
 
 /// The events that a room is found by: its creation, its end, and the joins, which are there where these are missing.
 pub(super) const MARKS: [&str; 3] = ["ROOM_CREATED", "ROOM_ENDED", "PARTICIPANT_JOINED"];
@@ -32,13 +32,9 @@ pub(super) const OTHERS: [&str; 18] = [
     "SIP_TRANSFER_COMPLETE",
 ];
 
-/// Where these have it.
-pub(super) const PATHS_OF_OTHERS: [&str; 6] =
-    ["room_id", "webhook.room_id", "api_call.room_id", "egress.room_id", "ingress.state.room_id", "sip_call.room_id"];
-
 /// The SID of the room that an event is about.
 pub(super) fn room_of_event(event: &Value) -> Option<&str> {
-    ["room.sid"].iter().chain(&PATHS_OF_OTHERS).find_map(|path| text(event, path))
+    EVENT_ROOM_PATHS.iter().find_map(|path| text(event, path))
 }
 
 /// The SID of the room that a stat is about.
@@ -68,6 +64,11 @@ fn time(value: &Value) -> Option<Time> {
     let part = |name| value.get(name).and_then(integer);
     let nanos = part("seconds")?.checked_mul(1_000_000_000)?;
     Some(Time(nanos.checked_add(part("nanos").unwrap_or(0))?))
+}
+
+/// The time of an event or a stat.
+pub(super) fn time_of(document: &Value) -> Option<Time> {
+    document.get("timestamp").or_else(|| document.get("time_stamp")).and_then(time)
 }
 
 /// What one of the [`MARKS`] says of its room.

@@ -1,8 +1,10 @@
 //! A list of sessions: rooms, their documents, folded.
 
-use super::{Archive, ArchiveError, Found, Limits, Query, Room};
+use tokio::time::Instant;
+
+use super::{Archive, ArchiveError, Limits, Listing, Query};
 use crate::{
-    session::{State, Summary, Time},
+    session::{Session, State, Summary, Time},
     tasks,
 };
 
@@ -19,7 +21,11 @@ pub struct Summaries {
     pub unread: Vec<String>,
 }
 
-/// The sessions of a time range; `now` is the time of asking. `progress` is told how many of how many rooms were read.
+/// Rooms whose documents are held at the same time.
+const ROOMS: usize = 64;
+
+/// The sessions of a time range; `now` is the time of asking. The limit in bytes is for the documents that are held at the same
+/// time, those of 64 rooms. `progress` is told how many of how many rooms were read.
 ///
 /// # Errors
 /// When the archive cannot be reached, or does not answer within the limits.
@@ -30,26 +36,61 @@ pub async fn summaries(
     now: Time,
     progress: &(dyn Fn(usize, usize) + Send + Sync),
 ) -> Result<Summaries, ArchiveError> {
-    let begun = tokio::time::Instant::now();
-    let listing = archive.list(query, limits).await?;
-    let left = limits.time.saturating_sub(begun.elapsed());
-    progress(0, listing.rooms.len());
-    let found = archive.records(&listing.rooms, &Limits { time: left, ..limits.clone() }).await?;
-    progress(listing.rooms.len(), listing.rooms.len());
-    let (cut, mut unread) = (found.cut.clone(), listing.unread);
-    unread.extend(found.unread.iter().filter(|line| !unread.contains(line)).cloned().collect::<Vec<_>>());
-    let from = query.from;
-    let folded = tasks::run_blocking(move || of_rooms(listing.rooms, found, from, now)).await;
-    let sessions =
-        folded.map_err(|panic| ArchiveError::Unavailable { address: archive.address(), reason: panic.to_string() })?;
-    Ok(Summaries { sessions, complete_from: listing.complete_from, cut, unread })
+    let mut sessions = Vec::new();
+    let read = each_session(archive, query, limits, now, progress, &mut |session| sessions.push(Summary::of(session)));
+    let Read { complete_from, cut, unread } = read.await?;
+    Ok(Summaries { sessions, complete_from, cut, unread })
+}
+
+/// What a list of sessions lacks.
+#[derive(Debug, Clone, Default)]
+pub struct Read {
+    /// Set where a limit ended the search: the sessions are those that began at this time or later.
+    pub complete_from: Option<Time>,
+    /// Sessions of which a limit left records out.
+    pub cut: Vec<String>,
+    /// What could not be read, and why.
+    pub unread: Vec<String>,
+}
+
+/// The same, with all of each session, the newest first.
+///
+/// # Errors
+/// As there.
+pub async fn each_session(
+    archive: &dyn Archive,
+    query: &Query,
+    limits: &Limits,
+    now: Time,
+    progress: &(dyn Fn(usize, usize) + Send + Sync),
+    each: &mut (dyn FnMut(&Session) + Send),
+) -> Result<Read, ArchiveError> {
+    let begun = Instant::now();
+    let Listing { rooms, complete_from, unread } = archive.list(query, limits).await?;
+    let mut read = Read { complete_from, cut: Vec::new(), unread };
+    for (i, group) in rooms.chunks(ROOMS).enumerate() {
+        progress(i * ROOMS, rooms.len());
+        let left = Limits { time: limits.time.saturating_sub(begun.elapsed()), ..limits.clone() };
+        let mut found = archive.records(group, &left).await?;
+        read.cut.append(&mut found.cut);
+        for line in found.unread.drain(..) {
+            if !read.unread.contains(&line) {
+                read.unread.push(line);
+            }
+        }
+        let sids: Vec<String> = group.iter().map(|room| room.sid.clone()).collect();
+        // It may take a second.
+        let folded =
+            tasks::run_blocking(move || sids.iter().filter_map(|sid| found.take(sid, now)).collect::<Vec<Session>>());
+        let unavailable = |reason| ArchiveError::Unavailable { address: archive.address(), reason };
+        let folded = folded.await.map_err(|panic| unavailable(format!("a session cannot be made: {panic}")))?;
+        folded.iter().filter(|session| was_there(session, query)).for_each(&mut *each);
+    }
+    progress(rooms.len(), rooms.len());
+    Ok(read)
 }
 
 /// A room whose node died has no end: it was there in the range if it has records of it.
-fn of_rooms(rooms: Vec<Room>, mut found: Found, from: Time, now: Time) -> Vec<Summary> {
-    let folded = rooms.iter().filter_map(|room| found.take(&room.sid, now));
-    folded
-        .map(|session| Summary::of(&session))
-        .filter(|summary| summary.state != State::Lost || summary.last_at >= from)
-        .collect()
+fn was_there(session: &Session, query: &Query) -> bool {
+    session.state != State::Lost || session.last_at >= query.from
 }

@@ -24,6 +24,7 @@ pub mod output;
 mod records;
 mod run;
 pub mod send;
+mod sessions;
 mod sparklines;
 mod threads;
 mod verify;
@@ -58,8 +59,8 @@ Exit codes:
   2  the arguments or the configuration are not valid; there is no such sink
   3  the command needs a running livekit-spool and none runs, or the other way round
   4  done in part: `drain` ran out of time, `verify` found damage, `indexes` found some missing or
-     different, `peek`, `export`, `import`, `recover` and `doc` left records out, `dead retry` was
-     cut short, a sink dropped records of `send` or `import`, `check-config` or `reload` found a
+     different, `peek`, `export`, `import`, `recover`, `doc` and `sessions` left records out, `dead
+     retry` was cut short, a sink dropped records of `send` or `import`, `check-config` or `reload` found a
      spool that does not open";
 
 /// The commands.
@@ -86,6 +87,8 @@ pub enum Command {
     Verify(verify::VerifyArgs),
     /// Copy records out of any directory with parts of a spool, also damaged ones
     Recover(verify::RecoverArgs),
+    /// List sessions, show what a call was like, add up usage: from what a sink has stored
+    Sessions(sessions::Args),
     /// Compare the indexes of each sink with those it should have
     Indexes(indexes::Args),
     /// Stop delivering to a sink; its records stay in the spool
@@ -145,6 +148,7 @@ fn dispatch(cli: Cli) -> Outcome {
         Command::Dead(args) => dead::run(&common, &args),
         Command::Verify(args) => verify::verify(&common, &args),
         Command::Recover(args) => verify::recover(&common, &args),
+        Command::Sessions(args) => sessions::run(&common, &args),
         Command::Indexes(args) => indexes::run(&common, &args),
         Command::Pause(args) => actions::perform(&common, &args, "pause"),
         Command::Resume(args) => actions::perform(&common, &args, "resume"),

@@ -25,8 +25,21 @@ pub fn line(text: impl AsRef<str>) -> Outcome {
 /// # Errors
 /// When stdout cannot be written for another reason.
 pub fn line_while_read(text: impl AsRef<str>) -> Result<bool, Failure> {
+    text_while_read(&format!("{}\n", printable(text.as_ref())))
+}
+
+/// Prints a line of CSV, which has its line break, CR LF; returns false if the reader has gone.
+///
+/// # Errors
+/// When stdout cannot be written for another reason.
+pub(super) fn csv_while_read(line: &str) -> Result<bool, Failure> {
+    let text = line.strip_suffix("\r\n").unwrap_or(line);
+    text_while_read(&format!("{}\r\n", printable(text)))
+}
+
+fn text_while_read(text: &str) -> Result<bool, Failure> {
     let mut out = anstream::stdout().lock();
-    match writeln!(out, "{}", printable(text.as_ref())).and_then(|()| out.flush()) {
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(error.into()),
@@ -83,6 +96,7 @@ pub fn print_table(table: &Table) -> Outcome {
     Ok(())
 }
 
-fn width() -> u16 {
+/// The columns that a line may have.
+pub(super) fn width() -> u16 {
     rustix::termios::tcgetwinsize(io::stdout()).map_or(COLUMNS, |size| size.ws_col.clamp(60, 200).max(1))
 }

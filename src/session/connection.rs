@@ -62,6 +62,10 @@ pub(super) fn connections<'a>(
             facts.see(Time(interval.to.0.saturating_sub(CLOSING_NANOS)).max(interval.from));
         }
     }
+    for facts in connections.values_mut() {
+        // The whole seconds of a webhook are before the join.
+        facts.active_at = facts.active_at.map(|at| at.max(facts.joined_at.unwrap_or(at)));
+    }
     connections
 }
 
@@ -185,6 +189,7 @@ fn is_sent_after_leaving(kind: &str) -> bool {
             | "PARTICIPANT_CONNECTION_ABORTED"
             | "TRACK_UNPUBLISHED"
             | "TRACK_UNSUBSCRIBED"
+            | "TRACK_MAX_SUBSCRIBED_VIDEO_QUALITY"
             | "TRACK_PUBLISH_STATS"
             | "TRACK_SUBSCRIBE_STATS"
     )

@@ -16,6 +16,15 @@ mod observation;
 mod quality;
 mod record;
 mod summary;
+#[cfg(test)]
+mod tests;
 mod track;
+mod usage;
 
-pub use self::{documents::Documents, fold::fold, model::*};
+pub use self::{
+    documents::Documents,
+    fold::fold,
+    model::*,
+    record::EVENT_ROOM_PATHS,
+    usage::{Grouping, Usage, UsageRow},
+};

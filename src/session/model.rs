@@ -48,7 +48,7 @@ pub enum State {
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Totals {
-    /// Different identities.
+    /// Different identities; where they are redacted, connections.
     pub participants: usize,
     /// Most participants at the same time.
     pub peak_participants: usize,
@@ -65,7 +65,7 @@ pub struct Participant {
     pub identity: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// LiveKit's word: `STANDARD`, `INGRESS`, `EGRESS`, `SIP`, `AGENT` …
+    /// LiveKit's word: `STANDARD`, `INGRESS`, `EGRESS`, `SIP`, `AGENT` …; empty where no record tells.
     pub kind: String,
     pub connection_seconds: f64,
     pub bytes_in: u64,
@@ -102,7 +102,7 @@ pub struct Connection {
     pub connect_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
-    /// Until it left, or the room ended, or its last record.
+    /// Until it left; until now in a room that is there; else until the last record of it.
     pub seconds: f64,
     /// Data channels and signalling, both ways.
     pub data_bytes: u64,
@@ -196,6 +196,9 @@ pub struct Span {
 pub struct Quality {
     pub bytes: u64,
     pub packets: u64,
+    /// Packets that were sent again, because they did not arrive the first time; not among `packets`.
+    pub retransmitted: u64,
+    /// Upstream those that did not arrive at all; downstream those that the subscriber missed at first.
     pub lost: u64,
     pub nacks: u64,
     pub plis: u64,

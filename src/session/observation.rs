@@ -1,6 +1,6 @@
 //! What stands out in a session, in words. Each threshold is a constant with its reason.
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, collections::HashMap};
 
 use super::model::{
     Connection, Interval, Job, Observation, Participant, Quality, Session, Severity, State, Subscription, Time, Track,
@@ -29,6 +29,7 @@ const MANY_RESUMES: usize = 2;
 
 /// What stands out, worst first.
 pub(super) fn observe(session: &Session, now: Time) -> Vec<Observation> {
+    let missed = missed(session);
     let mut seen = Vec::new();
     for participant in &session.participants {
         for connection in &participant.connections {
@@ -38,7 +39,7 @@ pub(super) fn observe(session: &Session, now: Time) -> Vec<Observation> {
             seen.extend(reconnects(&who));
             seen.extend(ending(&who));
             seen.extend(upstream(&who));
-            seen.extend(downstream(&who, session));
+            seen.extend(downstream(&who, &missed));
             seen.extend(low_scores(&who));
             seen.extend(subscriptions(&who));
             seen.extend(connection.published.iter().filter_map(|track| unseen(&who, track, session, now)));
@@ -231,14 +232,14 @@ fn upstream(who: &Who<'_>) -> Option<Observation> {
 }
 
 /// What a publisher's own loss does not explain.
-fn downstream(who: &Who<'_>, session: &Session) -> Vec<Observation> {
+fn downstream(who: &Who<'_>, missed: &HashMap<&str, f64>) -> Vec<Observation> {
     let (mut own, mut inherited) = (Loss::default(), Loss::default());
     let mut publishers: Vec<&str> = Vec::new();
     for subscription in &who.connection.subscribed {
         let Quality { packets, lost, intervals, .. } = &subscription.downstream;
         let sent = (*packets).max(*lost);
-        let of_publisher = upstream_loss(session, subscription);
-        // A packet that the publisher lost is a gap in what LiveKit sends, and is counted by the subscriber too.
+        let of_publisher = missed.get(subscription.track_sid.as_str()).copied().unwrap_or(0.0);
+        // A packet that the publisher lost is a gap in what LiveKit sends: the subscriber counts it too.
         let from_publisher = ((sent as f64 * of_publisher) as u64).min(*lost);
         let share = if *lost == 0 { 0.0 } else { (*lost - from_publisher) as f64 / *lost as f64 };
         own.add(sent, *lost - from_publisher, intervals, share);
@@ -264,11 +265,16 @@ fn downstream(who: &Who<'_>, session: &Session) -> Vec<Observation> {
     seen
 }
 
-/// The loss of the subscription's track between its publisher and LiveKit.
-fn upstream_loss(session: &Session, subscription: &Subscription) -> f64 {
+/// What subscribers missed of each track because of its publisher: packets that LiveKit did not have, or had too late, as a
+/// share of all.
+fn missed(session: &Session) -> HashMap<&str, f64> {
     let connections = session.participants.iter().flat_map(|participant| &participant.connections);
-    let mut tracks = connections.flat_map(|connection| &connection.published);
-    tracks.find(|track| track.sid == subscription.track_sid).and_then(|track| track.upstream.loss).unwrap_or(0.0)
+    let share = |quality: &Quality| {
+        let missed = quality.retransmitted.saturating_add(quality.lost);
+        missed as f64 / quality.packets.saturating_add(quality.lost).max(missed).max(1) as f64
+    };
+    let tracks = connections.flat_map(|connection| &connection.published);
+    tracks.map(|track| (track.sid.as_str(), share(&track.upstream))).collect()
 }
 
 fn low_scores(who: &Who<'_>) -> Vec<Observation> {

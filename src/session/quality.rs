@@ -1,22 +1,20 @@
 //! What LiveKit's stats tell of each track in each direction.
 //!
 //! A stat counts what happened in its own interval: the stats of a track add up to the `rtp_stats` of the event that closes it.
-//! Where stats are missing, that event's totals are taken. An interval that overlaps one that was counted is left out.
+//! Where stats are missing, that event's totals are taken.
 
-use std::collections::BTreeMap;
+use std::{cmp::Reverse, collections::BTreeMap};
 
 use serde_json::Value;
 
 use super::{
     field::Fields,
-    model::{Interval, Quality, Time},
+    model::{Interval, Quality},
     record::{Event, Records, Stat},
 };
 
 /// Shorter intervals make no rates: a closing one of 0.3 s would show a bitrate that nobody had.
 const MIN_RATE_SECONDS: f64 = 5.0;
-/// Consecutive intervals may overlap by this much: their ends are read from different clocks.
-const MAX_OVERLAP_SECONDS: f64 = 1.0;
 
 /// One track of one connection, in one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,38 +31,34 @@ impl Flow<'_> {
     }
 }
 
-/// The quality of every flow that has stats.
+/// The quality of every flow that has stats, or an event with its totals.
 pub(super) fn qualities<'a>(records: &Records<'a>) -> BTreeMap<Flow<'a>, Quality> {
-    let mut measured: BTreeMap<Flow<'a>, BTreeMap<&'a str, Vec<Measure>>> = BTreeMap::new();
+    let mut measures: BTreeMap<Flow<'a>, Vec<Measure>> = BTreeMap::new();
     for stat in &records.stats {
         let flow = Flow { connection: stat.connection, track: stat.track, is_downstream: stat.is_downstream };
-        // Each codec of a track is measured by itself.
-        measured.entry(flow).or_default().entry(stat.document.text("mime")).or_default().push(measure(stat));
+        measures.entry(flow).or_default().push(measure(flow, stat));
     }
+    let total = |(flow, measures)| (flow, total(flow, without_repeats(measures)));
+    let mut qualities: BTreeMap<Flow<'a>, Quality> = measures.into_iter().map(total).collect();
+    // One for each codec, and each time that a track was subscribed to.
     let mut closings: BTreeMap<Flow<'a>, Quality> = BTreeMap::new();
     for (flow, closing) in records.events.iter().filter_map(closing) {
-        let total = closings.entry(flow).or_default();
-        add(total, &closing);
-        total.max_rtt_ms = total.max_rtt_ms.max(closing.max_rtt_ms);
-        total.max_jitter_us = total.max_jitter_us.max(closing.max_jitter_us);
+        count(closings.entry(flow).or_default(), &closing);
     }
-    let mut qualities: BTreeMap<Flow<'a>, Quality> = measured
-        .into_iter()
-        .map(|(flow, codecs)| (flow, total(flow, codecs.into_values().flat_map(without_overlaps).collect())))
-        .collect();
     for (flow, closing) in closings {
         let quality = qualities.entry(flow).or_default();
-        if closing.packets > quality.packets {
-            let (intervals, bytes) = (std::mem::take(&mut quality.intervals), quality.bytes.max(closing.bytes));
-            let measured = std::mem::replace(quality, Quality { intervals, bytes, ..closing.clone() });
-            quality.min_score = measured.min_score;
-            quality.mean_score = measured.mean_score;
-            quality.max_rtt_ms = quality.max_rtt_ms.max(measured.max_rtt_ms);
-            quality.max_jitter_us = quality.max_jitter_us.max(measured.max_jitter_us);
+        quality.max_rtt_ms = quality.max_rtt_ms.max(closing.max_rtt_ms);
+        quality.max_jitter_us = quality.max_jitter_us.max(closing.max_jitter_us);
+        // If one of several is missing, the stats know more.
+        if closing.packets >= quality.packets {
+            quality.bytes = quality.bytes.max(closing.bytes);
+            quality.packets = closing.packets;
+            quality.retransmitted = quality.retransmitted.max(closing.retransmitted);
+            quality.lost = closing.lost;
+            quality.nacks = quality.nacks.max(closing.nacks);
+            quality.plis = quality.plis.max(closing.plis);
+            quality.firs = quality.firs.max(closing.firs);
             quality.loss = loss(flow, quality.packets, quality.lost);
-        } else {
-            quality.max_rtt_ms = quality.max_rtt_ms.max(closing.max_rtt_ms);
-            quality.max_jitter_us = quality.max_jitter_us.max(closing.max_jitter_us);
         }
     }
     qualities
@@ -73,10 +67,11 @@ pub(super) fn qualities<'a>(records: &Records<'a>) -> BTreeMap<Flow<'a>, Quality
 /// An interval with what only totals need.
 struct Measure {
     interval: Interval,
+    retransmitted: u64,
     min_score: Option<f64>,
 }
 
-fn measure(stat: &Stat<'_>) -> Measure {
+fn measure(flow: Flow<'_>, stat: &Stat<'_>) -> Measure {
     let streams = stat.document.list("streams");
     let sum = |key: &str| streams.iter().fold(0, |sum: u64, stream| sum.saturating_add(stream.count(key)));
     let most = |key: &str| streams.iter().map(|stream| stream.count(key)).max().filter(|&most| most > 0);
@@ -93,7 +88,6 @@ fn measure(stat: &Stat<'_>) -> Measure {
     let seconds = to.since(from);
     let has_rate = seconds >= MIN_RATE_SECONDS;
     let is_video = stat.document.text("mime").to_ascii_lowercase().starts_with("video/");
-    let flow = Flow { connection: stat.connection, track: stat.track, is_downstream: stat.is_downstream };
     let score = |key: &str| stat.document.real(key).filter(|&score| score > 0.0);
     let interval = Interval {
         from,
@@ -112,7 +106,8 @@ fn measure(stat: &Stat<'_>) -> Measure {
         firs: sum("firs"),
         score: score("score"),
     };
-    Measure { interval, min_score: score("min_score").or_else(|| score("score")) }
+    let min_score = score("min_score").or_else(|| score("score"));
+    Measure { interval, retransmitted: sum("retransmit_packets"), min_score }
 }
 
 /// What upstream lost did not arrive, and is not among the packets; downstream LiveKit sent it.
@@ -121,40 +116,38 @@ fn loss(flow: Flow<'_>, packets: u64, lost: u64) -> Option<f64> {
     (sent > 0 && !flow.is_data()).then(|| lost as f64 / sent as f64)
 }
 
-/// Of intervals that overlap, the one that begins first.
-fn without_overlaps(mut measures: Vec<Measure>) -> Vec<Measure> {
-    let key = |measure: &Measure| {
-        let Interval { from, to, bytes, packets, lost, .. } = measure.interval;
-        (from, std::cmp::Reverse((to, bytes, packets, lost)))
-    };
-    measures.sort_by_key(key);
-    let mut kept: Vec<Measure> = Vec::with_capacity(measures.len());
-    for measure in measures {
-        let is_new = kept.last().is_none_or(|last| {
-            let (last, next) = (&last.interval, &measure.interval);
-            let is_same = last.from == next.from && last.to == next.to;
-            !is_same && last.to.since(next.from) <= MAX_OVERLAP_SECONDS
-        });
-        if is_new {
-            kept.push(measure);
-        }
-    }
-    kept
+/// Leaves out intervals within another one. LiveKit measures some time after the other: each interval ends later than the one
+/// before; it may begin before that one's end, where a track has several codecs.
+fn without_repeats(mut measures: Vec<Measure>) -> Vec<Measure> {
+    measures.sort_by_key(|Measure { interval, .. }| {
+        (interval.from, Reverse((interval.to, interval.bytes, interval.packets, interval.lost)))
+    });
+    let mut last_end = None;
+    measures.retain(|Measure { interval, .. }| {
+        let is_new = last_end.is_none_or(|end| interval.to > end);
+        last_end = last_end.max(Some(interval.to));
+        is_new
+    });
+    measures
 }
 
-fn total(flow: Flow<'_>, mut measures: Vec<Measure>) -> Quality {
-    measures.sort_by_key(|measure| (measure.interval.from, measure.interval.to, measure.interval.bytes));
+fn total(flow: Flow<'_>, measures: Vec<Measure>) -> Quality {
     let mut total = Quality::default();
     let (mut weighted, mut weights) = (0.0, 0.0);
-    for Measure { interval, min_score } in measures {
-        total.bytes = total.bytes.saturating_add(interval.bytes);
-        total.packets = total.packets.saturating_add(interval.packets);
-        total.lost = total.lost.saturating_add(interval.lost);
-        total.nacks = total.nacks.saturating_add(interval.nacks);
-        total.plis = total.plis.saturating_add(interval.plis);
-        total.firs = total.firs.saturating_add(interval.firs);
-        total.max_rtt_ms = total.max_rtt_ms.max(interval.rtt_ms);
-        total.max_jitter_us = total.max_jitter_us.max(interval.jitter_us);
+    for Measure { interval, retransmitted, min_score } in measures {
+        let of_interval = Quality {
+            bytes: interval.bytes,
+            packets: interval.packets,
+            retransmitted,
+            lost: interval.lost,
+            nacks: interval.nacks,
+            plis: interval.plis,
+            firs: interval.firs,
+            max_rtt_ms: interval.rtt_ms,
+            max_jitter_us: interval.jitter_us,
+            ..Quality::default()
+        };
+        count(&mut total, &of_interval);
         total.min_score = [total.min_score, min_score].into_iter().flatten().reduce(f64::min);
         if let Some(score) = interval.score {
             let seconds = interval.to.since(interval.from);
@@ -185,6 +178,7 @@ fn closing<'a>(event: &Event<'a>) -> Option<(Flow<'a>, Quality)> {
     let quality = Quality {
         bytes,
         packets: stats.count("packets"),
+        retransmitted: stats.count("packets_duplicate"),
         lost: stats.count("packets_lost"),
         nacks: stats.count("nacks"),
         plis: stats.count("plis"),
@@ -196,16 +190,18 @@ fn closing<'a>(event: &Event<'a>) -> Option<(Flow<'a>, Quality)> {
     Some((Flow { connection: event.connection, track: event.track, is_downstream }, quality))
 }
 
-fn add(total: &mut Quality, closing: &Quality) {
-    total.bytes = total.bytes.saturating_add(closing.bytes);
-    total.packets = total.packets.saturating_add(closing.packets);
-    total.lost = total.lost.saturating_add(closing.lost);
-    total.nacks = total.nacks.saturating_add(closing.nacks);
-    total.plis = total.plis.saturating_add(closing.plis);
-    total.firs = total.firs.saturating_add(closing.firs);
-}
-
-/// The end of a flow's last interval.
-pub(super) fn last_end(quality: &Quality) -> Option<Time> {
-    quality.intervals.last().map(|interval| interval.to)
+fn count(total: &mut Quality, part: &Quality) {
+    for (total, part) in [
+        (&mut total.bytes, part.bytes),
+        (&mut total.packets, part.packets),
+        (&mut total.retransmitted, part.retransmitted),
+        (&mut total.lost, part.lost),
+        (&mut total.nacks, part.nacks),
+        (&mut total.plis, part.plis),
+        (&mut total.firs, part.firs),
+    ] {
+        *total = total.saturating_add(part);
+    }
+    total.max_rtt_ms = total.max_rtt_ms.max(part.max_rtt_ms);
+    total.max_jitter_us = total.max_jitter_us.max(part.max_jitter_us);
 }

@@ -17,6 +17,19 @@ use super::{
 /// Webhooks have whole seconds, and are sent some time after the event.
 const MAX_TWIN_NANOS: u64 = 2_000_000_000;
 
+/// Where an event names its room. ROOM_CREATED has no `room_id`; webhooks, API calls, ingresses and others have the room only in
+/// what they report.
+pub const EVENT_ROOM_PATHS: [&str; 8] = [
+    "room_id",
+    "room.sid",
+    "webhook.room_id",
+    "api_call.room_id",
+    "egress.room_id",
+    "ingress.state.room_id",
+    "sip_call.room_id",
+    "report.Message.FeatureUsage.room_id",
+];
+
 /// An event of the room.
 pub(super) struct Event<'a> {
     pub(super) document: &'a Value,
@@ -65,6 +78,13 @@ pub(super) struct Records<'a> {
 }
 
 impl<'a> Records<'a> {
+    /// Every room that documents are about.
+    #[cfg(test)]
+    pub(super) fn rooms(documents: &Documents) -> std::collections::BTreeSet<&str> {
+        let of_stats = documents.stats.iter().map(|document| document.text("room_id"));
+        documents.events.iter().map(room_of_event).chain(of_stats).filter(|room| !room.is_empty()).collect()
+    }
+
     /// The times of the first and the last record; `None`: there is none.
     pub(super) fn span(&self) -> Option<(Time, Time)> {
         let times = || self.events.iter().map(|event| event.at).chain(self.stats.iter().map(|stat| stat.at));
@@ -72,14 +92,16 @@ impl<'a> Records<'a> {
     }
 
     pub(super) fn of(room_sid: &str, documents: &'a Documents) -> Self {
-        let events = distinct(&documents.events, |document| room_of_event(document) == room_sid);
+        let is_of_room = |room: &str| room == room_sid && !room.is_empty();
+        let events = distinct(&documents.events, |document| is_of_room(room_of_event(document)));
         let mut events: Vec<Event<'a>> = events.into_iter().filter_map(event).collect();
         remove_twins(&mut events);
         events.sort_by(|a, b| {
-            let times = (a.at, &a.kind).cmp(&(b.at, &b.kind));
-            times.then_with(|| canonical(a.document).cmp(&canonical(b.document)))
+            let key = |event: &Event<'a>| (event.connection, event.track, event.document.text("id"));
+            let by_time = a.at.cmp(&b.at).then_with(|| a.kind.cmp(&b.kind)).then_with(|| key(a).cmp(&key(b)));
+            by_time.then_with(|| canonical(a.document).cmp(&canonical(b.document)))
         });
-        let stats = distinct(&documents.stats, |document| document.text("room_id") == room_sid);
+        let stats = distinct(&documents.stats, |document| is_of_room(document.text("room_id")));
         let mut stats: Vec<Stat<'a>> = stats.into_iter().filter_map(stat).collect();
         stats.sort_by(|a, b| {
             let times = (a.at, a.connection, a.track).cmp(&(b.at, b.connection, b.track));
@@ -103,18 +125,10 @@ fn distinct(documents: &[Value], is_wanted: impl Fn(&Value) -> bool) -> Vec<&Val
     by_id.into_values().collect()
 }
 
-/// The room that an event is about; some types name it only in what they report.
+/// The room that an event is about.
 fn room_of_event(document: &Value) -> &str {
-    let places = [
-        document.text("room_id"),
-        document.field("room").text("sid"),
-        document.field("webhook").text("room_id"),
-        document.field("api_call").text("room_id"),
-        document.field("egress").text("room_id"),
-        document.field("ingress").field("state").text("room_id"),
-        document.field("sip_call").text("room_id"),
-    ];
-    places.into_iter().find(|room| !room.is_empty()).unwrap_or_default()
+    let at = |path: &&str| path.split('.').fold(document, |part, key| part.field(key)).as_str();
+    EVENT_ROOM_PATHS.iter().filter_map(at).find(|room| !room.is_empty()).unwrap_or_default()
 }
 
 fn event(document: &Value) -> Option<Event<'_>> {

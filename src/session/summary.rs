@@ -1,6 +1,6 @@
 //! What a list shows of a session.
 
-use super::model::{Session, Severity, State, Summary};
+use super::model::{Connection, Session, Severity, State, Summary};
 
 impl Summary {
     /// What a list shows of a session.
@@ -11,13 +11,8 @@ impl Summary {
         let downstream = connections().flat_map(|connection| &connection.subscribed).map(|track| &track.downstream);
         let qualities = || upstream.clone().chain(downstream.clone());
         let count = |severity| session.observations.iter().filter(|seen| seen.severity == severity).count();
-        let is_present =
-            |connection: &&super::model::Connection| connection.left_at.is_none() && connection.joined_at.is_some();
-        let present = session
-            .participants
-            .iter()
-            .filter(|participant| participant.connections.iter().any(|connection| is_present(&connection)))
-            .count();
+        let is_present = |connection: &Connection| connection.left_at.is_none() && connection.joined_at.is_some();
+        let present = session.participants.iter().filter(|who| who.connections.iter().any(is_present)).count();
         Self {
             room_sid: session.room_sid.clone(),
             room_name: session.room_name.clone(),

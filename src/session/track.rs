@@ -81,7 +81,7 @@ impl<'a> Tracks<'a> {
                 described.take_mime(mime);
             }
         }
-        for (connection, track) in tracks.published.keys() {
+        for &(connection, track) in tracks.published.keys() {
             tracks.publishers.entry(track).or_insert(connection);
         }
         for (&(connection, track), subscribing) in &tracks.subscribed {

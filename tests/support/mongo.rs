@@ -33,6 +33,7 @@ struct Own {
     program: Program,
     port: u16,
     directory: TempDir,
+    is_durable: bool,
 }
 
 enum Program {
@@ -43,11 +44,17 @@ enum Program {
 impl Mongo {
     /// Starts a server of the test's own, with an empty data directory.
     pub async fn start() -> Self {
+        Self::start_with(true).await
+    }
+
+    /// The same; `is_durable`: it syncs its disk before it answers, as a kill needs it, and a million documents do not.
+    pub async fn start_with(is_durable: bool) -> Self {
         let directory = super::directory("mongo");
         let port = free_port();
         // directConnection: the server names its own address in `hello`, and a test may go through a proxy.
         let uri = format!("mongodb://127.0.0.1:{port}/?directConnection=true");
-        let mut mongo = Self { uri, own: Some(Own { program: find_program(), port, directory, process: None }) };
+        let own = Own { program: find_program(), port, directory, is_durable, process: None };
+        let mut mongo = Self { uri, own: Some(own) };
         mongo.restart().await;
         if matches!(mongo.own().program, Program::Secantus(_)) {
             mongo.make_tables().await;
@@ -163,11 +170,14 @@ impl Own {
                 path,
                 vec!["--bind_ip", "127.0.0.1", "--port", &port, "--dbpath", data, "--wiredTigerCacheSizeGB", "0.25"],
             ),
-            Program::Secantus(path) => (
-                path,
-                // Without --sync-on-commit it would acknowledge what a kill -9 takes away.
-                vec!["--host", "127.0.0.1", "--port", &port, "--storage-path", data, "--sync-on-commit"],
-            ),
+            Program::Secantus(path) => {
+                let mut args = vec!["--host", "127.0.0.1", "--port", &port, "--storage-path", data];
+                if self.is_durable {
+                    // Without it, it would acknowledge what a kill -9 takes away.
+                    args.push("--sync-on-commit");
+                }
+                (path, args)
+            }
         };
         Process::start("the MongoDB server", program, &args, &[], &log)
     }

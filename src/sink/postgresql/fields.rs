@@ -139,13 +139,16 @@ fn of_event(document: &RawDocument) -> bson::error::Result<[Option<String>; 7]> 
                 (*participant, *identity) = (part_of(part, "sid"), part_of(part, "identity"));
             }
             "track" => own[2] = part_of(value.as_document(), "sid"),
-            "webhook" | "api_call" | "egress" | "sip_call" | "ingress" => {
-                let part = value.as_document();
+            "webhook" | "api_call" | "egress" | "sip_call" | "ingress" | "report" => {
+                let within = |part: Option<&'_ RawDocument>, name| part?.get_document(name).ok();
+                let mut part = value.as_document();
+                if key == "report" {
+                    part = within(within(part, "Message"), "FeatureUsage");
+                }
                 other = ["room_id", "room_name", "participant_id", "participant_identity", "track_id"]
                     .map(|name| part_of(part, name));
                 if key == "ingress" {
-                    let state = part.and_then(|ingress| ingress.get_document("state").ok());
-                    other[0] = part_of(state, "room_id");
+                    other[0] = part_of(within(part, "state"), "room_id");
                 }
             }
             _ => {}

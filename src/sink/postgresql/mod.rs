@@ -53,7 +53,7 @@ use tokio_postgres::{
 };
 
 pub use self::options::PostgresqlOptions;
-pub(crate) use self::reader::Reader;
+pub(crate) use self::reader::{Parameter, Reader};
 use self::{
     columns::columns,
     describe::Failure,

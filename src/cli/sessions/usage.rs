@@ -1,0 +1,95 @@
+//! `sessions usage`: minutes and bytes by day.
+
+use serde_json::json;
+
+use super::{RangeArgs, SourceArgs, bar, is_whole, of_rooms, print_csv};
+use crate::{
+    archive::each_session,
+    cli::{Common, Outcome, output},
+    config::units::{human_count, human_size},
+    csv,
+    session::{Grouping, Usage, UsageRow},
+};
+
+/// The most sessions that are added up.
+const MAX_SESSIONS: usize = 1_000_000;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct UsageArgs {
+    #[command(flatten)]
+    range: RangeArgs,
+    /// Only rooms whose names begin so, added up by it; can be given several times
+    #[arg(long, value_name = "PREFIX")]
+    prefix: Vec<String>,
+    /// Add up rooms whose names are the same before the first of this character
+    #[arg(long, value_name = "CHARACTER", conflicts_with = "prefix")]
+    by: Option<char>,
+    #[command(flatten)]
+    source: SourceArgs,
+}
+
+pub(super) async fn usage(common: &Common, args: &UsageArgs) -> Outcome {
+    let archive = args.source.open(common)?;
+    let (now, mut query) = args.range.query()?;
+    let grouping = match (&args.prefix[..], args.by) {
+        (_, Some(separator)) => Grouping::Separator(separator),
+        ([], None) => Grouping::All,
+        (prefixes, None) => Grouping::Prefixes(prefixes.to_vec()),
+    };
+    if let [prefix] = &args.prefix[..] {
+        of_rooms(&mut query, Some(&format!("{prefix}*")));
+    }
+    let mut usage = Usage::new(grouping, query.from, query.to);
+    let bar = bar();
+    let progress = |read: usize, all: usize| {
+        bar.set_length(all as u64);
+        bar.set_position(read as u64);
+    };
+    let limits = args.source.limits(MAX_SESSIONS);
+    let read = each_session(&*archive, &query, &limits, now, &progress, &mut |session| usage.add(session)).await;
+    bar.finish_and_clear();
+    let (read, rows) = (read?, usage.rows());
+    if args.source.csv {
+        print_csv(std::iter::once(csv::line(HEADINGS)).chain(rows.iter().map(csv_of)))?;
+    } else if common.json {
+        output::json(&json!({
+            "usage": rows,
+            "complete_from": read.complete_from,
+            "cut": read.cut,
+            "unread": read.unread,
+        }))?;
+    } else if rows.is_empty() {
+        output::line(format!("no sessions from {} to {} in {}", query.from, query.to, archive.address()))?;
+    } else {
+        let mut table = output::table(&["day", "prefix", ">sessions", ">connections", ">minutes", ">in", ">out"]);
+        for row in &rows {
+            let cells = [
+                row.day.clone(),
+                row.prefix.clone(),
+                human_count(row.sessions as u64),
+                human_count(row.connections),
+                format!("{:.1}", row.connection_minutes),
+                human_size(row.bytes_in),
+                human_size(row.bytes_out),
+            ];
+            output::add_row(&mut table, cells);
+        }
+        output::print_table(&table)?;
+    }
+    is_whole(&read)
+}
+
+const HEADINGS: [&str; 7] = ["day", "prefix", "sessions", "connections", "connection_minutes", "bytes_in", "bytes_out"];
+
+fn csv_of(row: &UsageRow) -> String {
+    let cells = [
+        row.day.clone(),
+        row.prefix.clone(),
+        row.sessions.to_string(),
+        row.connections.to_string(),
+        row.connection_minutes.to_string(),
+        row.bytes_in.to_string(),
+        row.bytes_out.to_string(),
+    ];
+    csv::line(cells.iter().map(String::as_str))
+}

@@ -1,0 +1,39 @@
+//! CSV as RFC 4180 has it, safe to open in a spreadsheet: a text that would be read as a formula gets a `'` in front.
+
+/// A line: cells, with its line break.
+pub(crate) fn line<'a>(cells: impl IntoIterator<Item = &'a str>) -> String {
+    let mut line = String::new();
+    for (i, cell) in cells.into_iter().enumerate() {
+        if i > 0 {
+            line.push(',');
+        }
+        push_cell(&mut line, cell);
+    }
+    line.push_str("\r\n");
+    line
+}
+
+fn push_cell(line: &mut String, cell: &str) {
+    let is_formula = cell.starts_with(['=', '+', '-', '@', '\t', '\r']);
+    if !is_formula && !cell.contains([',', '"', '\r', '\n']) {
+        return line.push_str(cell);
+    }
+    line.push('"');
+    if is_formula {
+        line.push('\'');
+    }
+    line.push_str(&cell.replace('"', "\"\""));
+    line.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::line;
+
+    #[test]
+    fn cells_are_quoted_where_they_have_to_be_and_nothing_is_a_formula() {
+        assert_eq!(line(["a", "", "1.5", "x y"]), "a,,1.5,x y\r\n");
+        assert_eq!(line(["a,b", "say \"hi\"", "two\nlines"]), "\"a,b\",\"say \"\"hi\"\"\",\"two\nlines\"\r\n");
+        assert_eq!(line(["=1+1", "+49", "-x", "@a", "\tx"]), "\"'=1+1\",\"'+49\",\"'-x\",\"'@a\",\"'\tx\"\r\n");
+    }
+}
