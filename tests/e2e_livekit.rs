@@ -15,74 +15,23 @@ use bson::{Bson, Document, doc};
 use futures::TryStreamExt;
 use mongodb::{Collection, Database};
 use serde::Deserialize;
-use support::{TIMEOUT, child::Process, eventually, free_port, mongo::Mongo, process::Setup, test_server};
+use support::{
+    TIMEOUT,
+    child::Process,
+    eventually,
+    livekit::{API_KEY, API_SECRET, Livekit, utf8},
+    mongo::Mongo,
+    process::Setup,
+    test_server,
+};
 use tempfile::TempDir;
 
 mod support;
 
-const API_KEY: &str = "devkey";
-const API_SECRET: &str = "a-secret-for-the-tests-of-livekit-spool";
 /// Each has a publisher, a subscriber that stays, and guests that come and go.
 const ROOMS: usize = 3;
 const PUBLISHER: usize = 0;
 const SUBSCRIBER: usize = 1;
-
-/// A livekit-server that sends its analytics to livekit-spool.
-struct Livekit {
-    port: u16,
-    metrics: String,
-    process: Process, // before the directory: what it logged there is shown when the test fails
-    _directory: TempDir,
-}
-
-impl Livekit {
-    async fn start(spool: &str) -> Self {
-        let directory = support::directory("livekit");
-        let (port, metrics, media) = (free_port(), free_port(), free_port());
-        // Without a STUN server of their own, clients would ask one on the internet.
-        let config = format!(
-            "port: {port}\n\
-             bind_addresses: [127.0.0.1]\n\
-             prometheus: {{ port: {metrics} }}\n\
-             rtc: {{ udp_port: {media}, node_ip: 127.0.0.1, use_external_ip: false, enable_loopback_candidate: true, \
-                     interfaces: {{ includes: [lo] }}, stun_servers: [\"127.0.0.1:{media}\"] }}\n\
-             room: {{ empty_timeout: 1, departure_timeout: 1 }}\n\
-             keys: {{ {API_KEY}: {API_SECRET} }}\n"
-        );
-        let file = directory.path().join("livekit.yaml");
-        fs::write(&file, config).expect("LiveKit's config");
-        let analytics = [("LIVEKIT_ANALYTICS_URL", spool), ("LIVEKIT_ANALYTICS_API_KEY", API_KEY)];
-        let process = Process::start(
-            "livekit-server",
-            &test_server("livekit/livekit-server"),
-            &["--config", utf8(&file)],
-            &analytics,
-            &directory.path().join("log"),
-        );
-        let livekit =
-            Self { port, metrics: format!("http://127.0.0.1:{metrics}/metrics"), process, _directory: directory };
-        eventually("livekit-server is up", || async { reqwest::get(&livekit.metrics).await.is_ok() }).await;
-        livekit
-    }
-
-    /// What our analytics service in it counts, over all labels that agree with these.
-    async fn counted(&self, metric: &str, labels: &[(&str, &str)]) -> u64 {
-        let page = reqwest::get(&self.metrics).await.expect("LiveKit's metrics").text().await.expect("text");
-        let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}=\"{value}\"")).collect();
-        let start = format!("livekit_analytics_{metric}{{");
-        let lines = page.lines().filter(|line| line.starts_with(&start));
-        let matching = lines.filter(|line| labels.iter().all(|label| line.contains(label)));
-        matching.map(|line| line.rsplit(' ').next().and_then(|n| n.parse::<f64>().ok()).expect("a number") as u64).sum()
-    }
-
-    async fn held(&self, stream: &str) -> u64 {
-        self.counted("held_bytes", &[("stream", stream)]).await
-    }
-
-    async fn records(&self, stream: &str, outcome: &str) -> u64 {
-        self.counted("records_total", &[("stream", stream), ("outcome", outcome)]).await
-    }
-}
 
 /// What happened in a room, as its clients tell.
 #[derive(Deserialize)]
@@ -259,8 +208,4 @@ fn text(document: &Document, key: &str) -> String {
 
 async fn all(collection: &Collection<Document>, filter: Document) -> Vec<Document> {
     collection.find(filter).await.expect("find").try_collect().await.expect("find")
-}
-
-fn utf8(path: &Path) -> &str {
-    path.to_str().expect("a temporary path is UTF-8")
 }

@@ -3,6 +3,7 @@
 //! - [`child`]: processes that die with the test, their output kept and shown when it fails.
 //! - [`disk`]: a disk that can be filled.
 //! - [`jwt`] makes tokens.
+//! - [`livekit`]: a real livekit-server that sends its analytics to livekit-spool.
 //! - [`mongo`], [`postgres`], [`redis`]: real servers on free ports: kill -9, restart on the same data.
 //! - [`power`]: the directories that a power cut may leave, from a recording of system calls.
 //! - [`proxy`]: a TCP proxy that cuts, delays, swallows, refuses and heals.
@@ -34,6 +35,7 @@ pub mod child;
 pub mod disk;
 mod eventually;
 pub mod jwt;
+pub mod livekit;
 pub mod load;
 pub mod mongo;
 pub mod postgres;

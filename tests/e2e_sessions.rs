@@ -1,0 +1,145 @@
+//! Sessions of real calls: a real livekit-server, and real clients behind a relay that loses their packets. What the session
+//! tells is held against what the relay counted.
+//!
+//! `recordings_of_calls` writes the recordings in tests/data/sessions:
+//! `cargo test --test e2e_sessions -- --ignored`, then `UPDATE_SESSIONS=1 cargo test --lib session::tests::golden`.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::{BufReader, BufWriter, Write as _},
+    path::Path,
+    time::Duration,
+};
+
+use livekit_spool::{
+    record::{Stream, wire::write_varint},
+    session::{Documents, Session, Time, fold},
+    spool::raw::RawReader,
+};
+use serde::Deserialize;
+use serde_json::Value;
+use support::{
+    TIMEOUT,
+    child::Process,
+    eventually,
+    livekit::{API_KEY, API_SECRET, Livekit, utf8},
+    process::{QUICK, Setup, Spool},
+    test_server,
+};
+
+mod support;
+
+/// LiveKit believes this to be its own address; the relay is there.
+const RELAY: &str = "127.0.0.2";
+/// What happens in the rooms, and for how long.
+const SCENARIOS: [(&str, u32); 6] =
+    [("loss_up", 70), ("loss_down", 70), ("resume", 40), ("reconnect", 40), ("late", 60), ("never", 20)];
+
+/// What the clients tell.
+#[derive(Deserialize)]
+struct Done {
+    room: String,
+    /// By identity and way: `ann up`.
+    relay: BTreeMap<String, Relayed>,
+}
+
+/// RTP packets that came to the relay, retransmitted ones too.
+#[derive(Deserialize)]
+struct Relayed {
+    passed: u64,
+    dropped: u64,
+}
+
+/// Plays a scenario to its end.
+async fn play(spool: &Spool, scenario: &str, seconds: u32) -> (Livekit, Done) {
+    let livekit =
+        Livekit::start_with(&spool.grpc(), &format!("node_ip: {RELAY}, use_ice_lite: true, tcp_port: 0")).await;
+    let directory = support::directory("clients");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("integrations/livekit-server/e2e/sessions.py");
+    let (port, media) = (livekit.port, livekit.media);
+    let (url, seconds) = (format!("ws://127.0.0.1:{port}"), seconds.to_string());
+    let (relay, media) = (format!("{RELAY}:{media}"), format!("127.0.0.1:{media}"));
+    let args = [utf8(&script), scenario, "--url", &url, "--key", API_KEY, "--secret", API_SECRET];
+    let more = ["--relay", &relay, "--media", &media, "--seconds", &seconds, "--folder", utf8(directory.path())];
+    let log = directory.path().join("log");
+    let mut clients =
+        Process::start("the clients", &test_server("venv/bin/python"), &[&args[..], &more].concat(), &[], &log);
+    assert!(clients.wait(3 * TIMEOUT).success(), "the clients failed");
+    let done = fs::read(directory.path().join("done.json")).expect("done.json");
+    (livekit, serde_json::from_slice(&done).expect("what the clients tell"))
+}
+
+fn auth() -> String {
+    format!("mode: livekit, keys: {{ {API_KEY}: {API_SECRET} }}")
+}
+
+/// What the file sink has stored.
+fn stored(spool: &Spool) -> Documents {
+    let mut documents = Documents::default();
+    for entry in fs::read_dir(spool.directory().join("out")).into_iter().flatten() {
+        let path = entry.expect("a file of the sink").path();
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        let stream = match &name {
+            name if name.starts_with("events") => &mut documents.events,
+            name if name.starts_with("stats") => &mut documents.stats,
+            _ => continue,
+        };
+        let text = fs::read_to_string(&path).expect("a file of the sink");
+        // A line that is being written has no end yet.
+        stream.extend(text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()));
+    }
+    documents
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_session_names_who_lost_packets_on_which_way_and_how_many() {
+    let spool = Setup::new().files("files").auth(&auth()).start().await;
+    let (_livekit, done) = play(&spool, "loss_up", 15).await;
+    eventually("the room has ended", || async {
+        stored(&spool).events.iter().any(|event| event["type"] == "ROOM_ENDED")
+    })
+    .await;
+    let session = fold(&done.room, &stored(&spool), Time(i64::MAX)).expect("a session");
+    let relayed = &done.relay["ann up"];
+    eprintln!("relay: {} dropped of {}", relayed.dropped, relayed.dropped + relayed.passed);
+    eprintln!("{:#?}", session.observations);
+    panic!("{}", serde_json::to_string_pretty(&session).expect("JSON"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "writes the recordings in tests/data/sessions, and takes ten minutes"]
+async fn recordings_of_calls() {
+    for (scenario, seconds) in SCENARIOS {
+        // Nobody listens there: all records stay in the spool.
+        let sink = format!("name: kept, type: http, url: \"http://127.0.0.1:9/\", flush: {QUICK}");
+        let spool = Setup::new().sink(&sink).auth(&auth()).start().await;
+        let (livekit, _) = play(&spool, scenario, seconds).await;
+        // The last stats come up to 30 s after the end, and 3 minutes of waiting for more bring none.
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        eventually("LiveKit has sent all", || async {
+            livekit.held("events").await + livekit.held("stats").await == 0
+        })
+        .await;
+        drop(livekit);
+        let raw = spool.directory().join("raw");
+        let exported = spool.command(&["export", "kept", "--raw", "-o", utf8(&raw)]);
+        assert!(exported.status.success(), "{}", String::from_utf8_lossy(&exported.stderr));
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/sessions").join(scenario);
+        fs::create_dir_all(&directory).expect("a directory for the recording");
+        let create = |name| BufWriter::new(File::create(directory.join(name)).expect("a recording"));
+        let (mut events, mut stats) = (create("events.pb"), create("stats.pb"));
+        let records = RawReader::new(BufReader::new(File::open(&raw).expect("the export"))).expect("the export");
+        for record in records {
+            let record = record.expect("a whole export");
+            let out = match record.stream {
+                Stream::Events => &mut events,
+                Stream::Stats => &mut stats,
+                Stream::NodeRooms => continue,
+            };
+            let mut length = Vec::new();
+            write_varint(&mut length, record.bytes.len() as u64);
+            out.write_all(&length).and_then(|()| out.write_all(&record.bytes)).expect("a recording");
+        }
+    }
+}
