@@ -44,17 +44,22 @@ const STATUSES: [(&str, Option<Status>); 3] = [
     ("SESSION_STATUS_ACTIVE", Some(Status::Active)),
     ("SESSION_STATUS_CLOSED", Some(Status::Closed)),
 ];
-type TimeOf = fn(&Participant) -> Option<Time>;
-const SORTS: [(&str, TimeOf); 3] = [
-    ("PARTICIPANT_SORT_FIELD_UNSPECIFIED", joined_at),
-    ("PARTICIPANT_SORT_FIELD_JOINED_AT", joined_at),
-    ("PARTICIPANT_SORT_FIELD_LEFT_AT", left_at),
+const SORTS: [(&str, SortBy); 3] = [
+    ("PARTICIPANT_SORT_FIELD_UNSPECIFIED", SortBy::JoinedAt),
+    ("PARTICIPANT_SORT_FIELD_JOINED_AT", SortBy::JoinedAt),
+    ("PARTICIPANT_SORT_FIELD_LEFT_AT", SortBy::LeftAt),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Order {
     Ascending,
     Descending,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum SortBy {
+    JoinedAt,
+    LeftAt,
 }
 
 pub(super) fn routes() -> Router<Arc<Reader>> {
@@ -224,7 +229,7 @@ async fn show(State(reader): State<Arc<Reader>>, path: SessionPath) -> Result<Re
     answer(move || {
         let session = &read.session;
         let detail = Detail::of(session).map(|detail| {
-            let page = participants_page(session, joined_at, Order::Ascending, PAGE, None);
+            let page = participants_page(session, SortBy::JoinedAt, Order::Ascending, PAGE, None);
             WithParticipants { detail, participants: page.items, participants_page: page.page_info }
         });
         Ok(Shown { session: Row::of(session), detail })
@@ -237,7 +242,7 @@ async fn participants(
     path: SessionPath,
     parameters: Parameters,
 ) -> Result<Response, RpcStatus> {
-    let sort = parameters.word("sortBy", &SORTS)?.unwrap_or(joined_at as TimeOf);
+    let sort = parameters.word("sortBy", &SORTS)?.unwrap_or(SortBy::JoinedAt);
     let order = parameters.word("sortOrder", &ORDERS)?.flatten().unwrap_or(Order::Ascending);
     let size = parameters.number("page.pageSize", PAGE, 1, MAX_PAGE)?;
     let cursor = parameters.one("page.cursor")?.map(str::to_owned);
@@ -250,21 +255,24 @@ async fn participants(
     .await
 }
 
-fn participants_name(session: &Session, sort: TimeOf, order: Order) -> String {
-    let field = if std::ptr::fn_addr_eq(sort, left_at as TimeOf) { "left" } else { "joined" };
-    format!("participants {} {field} {order:?}", session.room_sid)
+fn participants_name(session: &Session, sort: SortBy, order: Order) -> String {
+    format!("participants {} {sort:?} {order:?}", session.room_sid)
 }
 
 /// A page of participants; one without the time comes last.
 fn participants_page(
     session: &Session,
-    sort: TimeOf,
+    sort: SortBy,
     order: Order,
     size: usize,
     cursor: Option<&Cursor>,
 ) -> Page<ParticipantInfo> {
     let key = |participant: &Participant| {
-        let at = sort(participant).map(|time| if order == Order::Ascending { time.0 } else { -time.0 });
+        let at = match sort {
+            SortBy::JoinedAt => joined_at(participant),
+            SortBy::LeftAt => left_at(participant),
+        };
+        let at = at.map(|time| if order == Order::Ascending { time.0 } else { -time.0 });
         (Time(at.unwrap_or(i64::MAX)), participant.identity.clone())
     };
     let mut participants: Vec<_> = session.participants.iter().map(|participant| (key(participant), participant)).collect();
