@@ -1,5 +1,7 @@
 //! CSV as RFC 4180 has it, safe to open in a spreadsheet: a text that would be read as a formula gets a `'` in front.
 
+use crate::session::UsageRow;
+
 /// A line: cells, with its line break.
 pub(crate) fn line<'a>(cells: impl IntoIterator<Item = &'a str>) -> String {
     let mut line = String::new();
@@ -11,6 +13,24 @@ pub(crate) fn line<'a>(cells: impl IntoIterator<Item = &'a str>) -> String {
     }
     line.push_str("\r\n");
     line
+}
+
+/// The lines of usage by day, the first with the names of the columns.
+pub(crate) fn of_usage(rows: &[UsageRow]) -> impl Iterator<Item = String> {
+    let names = ["day", "prefix", "sessions", "connections", "connection_minutes", "bytes_in", "bytes_out"];
+    let cells = |row: &UsageRow| {
+        let cells = [
+            row.day.clone(),
+            row.prefix.clone(),
+            row.sessions.to_string(),
+            row.connections.to_string(),
+            row.connection_minutes.to_string(),
+            row.bytes_in.to_string(),
+            row.bytes_out.to_string(),
+        ];
+        line(cells.iter().map(String::as_str))
+    };
+    std::iter::once(line(names)).chain(rows.iter().map(cells))
 }
 
 fn push_cell(line: &mut String, cell: &str) {

@@ -24,7 +24,7 @@ use async_trait::async_trait;
 
 pub use self::{
     open::{OpenError, open, open_first},
-    summaries::{Read, Summaries, each_session, summaries},
+    summaries::{Read, Summaries, each_of, each_session, summaries},
 };
 use crate::session::{Documents, Session, Time, fold};
 

@@ -2,7 +2,7 @@
 
 use tokio::time::Instant;
 
-use super::{Archive, ArchiveError, Limits, Listing, Query};
+use super::{Archive, ArchiveError, Found, Limits, Listing, Query, Room};
 use crate::{
     session::{Session, State, Summary, Time},
     tasks,
@@ -66,31 +66,75 @@ pub async fn each_session(
     each: &mut (dyn FnMut(&Session) + Send),
 ) -> Result<Read, ArchiveError> {
     let begun = Instant::now();
-    let Listing { rooms, complete_from, unread } = archive.list(query, limits).await?;
-    let mut read = Read { complete_from, cut: Vec::new(), unread };
+    let Listing { rooms, complete_from, mut unread } = archive.list(query, limits).await?;
+    let left = Limits { time: limits.time.saturating_sub(begun.elapsed()), ..limits.clone() };
+    let read = each_of(archive, &rooms, query.from, &left, now, progress, each).await?;
+    add_new(&mut unread, read.unread);
+    Ok(Read { complete_from, cut: read.cut, unread })
+}
+
+/// The same, of these rooms, in their order; without those that were lost before `from`.
+///
+/// # Errors
+/// As there.
+pub async fn each_of(
+    archive: &dyn Archive,
+    rooms: &[Room],
+    from: Time,
+    limits: &Limits,
+    now: Time,
+    progress: &(dyn Fn(usize, usize) + Send + Sync),
+    each: &mut (dyn FnMut(&Session) + Send),
+) -> Result<Read, ArchiveError> {
+    let begun = Instant::now();
+    let left = || Limits { time: limits.time.saturating_sub(begun.elapsed()), ..limits.clone() };
+    let mut read = Read::default();
     for (i, group) in rooms.chunks(ROOMS).enumerate() {
         progress(i * ROOMS, rooms.len());
-        let left = Limits { time: limits.time.saturating_sub(begun.elapsed()), ..limits.clone() };
-        let mut found = archive.records(group, &left).await?;
-        read.cut.append(&mut found.cut);
-        for line in found.unread.drain(..) {
-            if !read.unread.contains(&line) {
-                read.unread.push(line);
-            }
+        let mut found = archive.records(group, &left()).await?;
+        add_new(&mut read.unread, std::mem::take(&mut found.unread));
+        let cut = std::mem::take(&mut found.cut);
+        let mut sessions = folded(archive, group, found, now).await?;
+        // What did not fit beside the others may fit alone.
+        for room in group.iter().filter(|room| cut.contains(&room.sid)) {
+            let mut found = archive.records(std::slice::from_ref(room), &left()).await?;
+            read.cut.append(&mut found.cut);
+            let again = folded(archive, std::slice::from_ref(room), found, now).await?;
+            sessions.retain(|session| session.room_sid != room.sid);
+            sessions.extend(again);
         }
-        let sids: Vec<String> = group.iter().map(|room| room.sid.clone()).collect();
-        // It may take a second.
-        let folded =
-            tasks::run_blocking(move || sids.iter().filter_map(|sid| found.take(sid, now)).collect::<Vec<Session>>());
-        let unavailable = |reason| ArchiveError::Unavailable { address: archive.address(), reason };
-        let folded = folded.await.map_err(|panic| unavailable(format!("a session cannot be made: {panic}")))?;
-        folded.iter().filter(|session| was_there(session, query)).for_each(&mut *each);
+        let place = |session: &Session| group.iter().position(|room| room.sid == session.room_sid);
+        sessions.sort_by_cached_key(place);
+        sessions.iter().filter(|session| was_there(session, from)).for_each(&mut *each);
     }
     progress(rooms.len(), rooms.len());
     Ok(read)
 }
 
+fn add_new(lines: &mut Vec<String>, more: Vec<String>) {
+    for line in more {
+        if !lines.contains(&line) {
+            lines.push(line);
+        }
+    }
+}
+
+/// Folds on a thread for blocking work: it may take a second.
+async fn folded(
+    archive: &dyn Archive,
+    rooms: &[Room],
+    mut found: Found,
+    now: Time,
+) -> Result<Vec<Session>, ArchiveError> {
+    let sids: Vec<String> = rooms.iter().map(|room| room.sid.clone()).collect();
+    let folding = tasks::run_blocking(move || sids.iter().filter_map(|sid| found.take(sid, now)).collect());
+    folding.await.map_err(|panic| ArchiveError::Unavailable {
+        address: archive.address(),
+        reason: format!("a session cannot be made: {panic}"),
+    })
+}
+
 /// A room whose node died has no end: it was there in the range if it has records of it.
-fn was_there(session: &Session, query: &Query) -> bool {
-    session.state != State::Lost || session.last_at >= query.from
+fn was_there(session: &Session, from: Time) -> bool {
+    session.state != State::Lost || session.last_at >= from
 }

@@ -1,5 +1,7 @@
 //! What a list shows of a session.
 
+use std::cmp::{Ordering, Reverse};
+
 use super::model::{Connection, Session, Severity, State, Summary};
 
 impl Summary {
@@ -30,5 +32,16 @@ impl Summary {
             warnings: count(Severity::Warning),
             worst: session.observations.first().map(|seen| seen.text.clone()),
         }
+    }
+
+    /// The worst first: most problems, then most warnings, then the lowest score; among equals the newest.
+    #[must_use]
+    pub fn worst_first(&self, other: &Self) -> Ordering {
+        let counts = |summary: &Self| Reverse((summary.problems, summary.warnings));
+        let score = |summary: &Self| summary.min_score.unwrap_or(f64::INFINITY);
+        counts(self)
+            .cmp(&counts(other))
+            .then(score(self).total_cmp(&score(other)))
+            .then(other.started_at.cmp(&self.started_at))
     }
 }

@@ -117,6 +117,7 @@ fn every_command_has_completions_a_manual_page_and_help_with_the_common_flags() 
         "purge",
         "verify",
         "recover",
+        "sessions",
         "indexes",
         "pause",
         "resume",
@@ -134,7 +135,7 @@ fn every_command_has_completions_a_manual_page_and_help_with_the_common_flags() 
         let help = ok(&spool, &[command, "--help"]);
         assert!(help.contains("--config") && help.contains("--json"), "{command}: {help}");
     }
-    for words in [["dead", "list"], ["dead", "retry"], ["config", "show"], ["config", "schema"]] {
+    for words in [["dead", "list"], ["dead", "retry"], ["sessions", "show"], ["config", "show"], ["config", "schema"]] {
         let page = ok(&spool, &["man", words[0], words[1]]);
         assert!(page.contains(&format!(".TH livekit-spool-{} ", words.join("-"))), "{words:?}: {page}");
     }

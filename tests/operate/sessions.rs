@@ -1,168 +1,202 @@
-//! Sessions at the admin port: who can read them, the demo's rooms, LiveKit Cloud's APIs as a client sees them.
+//! `sessions`: the list, one session, usage; from files, as any archive is read.
 
-use livekit_protocol::{AnalyticsEvent, AnalyticsStat, AnalyticsStats};
-use livekit_spool::{demo::Playback, record::Stream};
+use livekit_protocol::{AnalyticsEvent, AnalyticsEventType, AnalyticsEvents, AnalyticsStats, Room};
+use pbjson_types::Timestamp;
 use prost::Message;
-use reqwest::{Client, StatusCode, header::AUTHORIZATION};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::{TOKEN, send, support, with_token};
-use support::{
-    jwt::signed,
-    process::{Setup, Spool},
+use super::{
+    cli::{fails, ok},
+    support::{
+        eventually,
+        process::{QUICK, Setup, Spool},
+        records::{real_events, real_stats},
+    },
 };
 
-const KEY: &str = "APIkey";
-const SECRET: &str = "a secret of thirty-two characters";
+/// The day of the real set.
+const SINCE: [&str; 2] = ["--since", "2026-11-21"];
+const ROOM: &str = "RM_AsAriw3HaLMK";
 
-/// A file sink and an API key.
-pub(crate) fn with_files() -> Setup {
-    Setup::new().files("files").auth(&format!("keys: {{ {KEY}: \"{SECRET}\" }}"))
-}
-
-/// Sends the real records of seven rooms, with times of the last minutes; returns when the file sink has them.
-pub(crate) async fn send_rooms(spool: &Spool) {
-    let mut playback = Playback::new();
-    let round = playback.round();
-    let (mut events, mut stats) = (Vec::new(), Vec::new());
-    for (stream, record) in playback.by_ref().take(round) {
-        match stream {
-            Stream::Events => events.push(AnalyticsEvent::decode(&record[..]).expect("an event")),
-            _ => stats.push(AnalyticsStat::decode(&record[..]).expect("a stat")),
-        }
-    }
-    send(spool, events).await;
-    let request = Client::new()
-        .post(format!("{}/v1/stats", spool.http()))
+async fn post(spool: &Spool, path: &str, body: Vec<u8>) {
+    let request = reqwest::Client::new()
+        .post(format!("{}{path}", spool.http()))
         .header("content-type", "application/x-protobuf")
-        .body(AnalyticsStats { stats }.encode_to_vec());
-    assert!(request.send().await.expect("an answer").status().is_success());
-    delivered(spool).await;
+        .body(body);
+    let answer = request.send().await.expect("an answer");
+    assert!(answer.status().is_success(), "{}", answer.status());
 }
 
-/// Returns when the file sink has everything.
-pub(crate) async fn delivered(spool: &Spool) {
-    support::eventually("the file sink has all", || async {
-        spool.records("files", "events") + spool.records("files", "stats") == 0
+/// Waits until the file sink has everything.
+async fn delivered(spool: &Spool) {
+    eventually("delivered", || async {
+        let status: Value = serde_json::from_str(&ok(spool, &["backlog", "--json"])).expect("JSON");
+        status["sinks"][0]["records"] == 0
     })
     .await;
 }
 
-/// The sessions of the last day, the newest first.
-pub(crate) async fn listed(spool: &Spool) -> Vec<Value> {
-    let text = reqwest::get(format!("{}/api/v1/sessions", spool.admin())).await.unwrap().text().await.unwrap();
-    let answer: Value = serde_json::from_str(&text).unwrap();
-    answer["sessions"].as_array().unwrap_or_else(|| panic!("{text}")).clone()
+/// A stopped process whose files have the real set and these events besides.
+async fn with_sessions(more: Vec<AnalyticsEvent>) -> Spool {
+    let mut spool = Setup::new().files("files").start().await;
+    let events = real_events().into_iter().chain(more).collect();
+    post(&spool, "/v1/events", AnalyticsEvents { events }.encode_to_vec()).await;
+    post(&spool, "/v1/stats", AnalyticsStats { stats: real_stats() }.encode_to_vec()).await;
+    delivered(&spool).await;
+    spool.terminate();
+    spool
 }
 
-/// A token of the API key.
-fn token(video: &Value, secret: &str, valid_seconds: i64) -> String {
-    let now = livekit_spool::record::now_millis() / 1000;
-    let claims = json!({ "iss": KEY, "sub": "billing", "nbf": now, "exp": now + valid_seconds, "video": video });
-    format!("Bearer {}", signed(&claims, secret))
+fn json(spool: &Spool, words: &[&str]) -> Value {
+    let words: Vec<&str> = words.iter().copied().chain(["--json"]).collect();
+    serde_json::from_str(&ok(spool, &words)).expect("JSON")
 }
 
-/// The answer at a path, with this in its `Authorization`.
-async fn ask(spool: &Spool, path: &str, authorization: Option<&str>) -> (StatusCode, Value) {
-    let request = Client::new().get(format!("{}{path}", spool.admin()));
-    let request = authorization.iter().fold(request, |request, value| request.header(AUTHORIZATION, *value));
-    let response = request.send().await.expect("an answer");
-    let status = response.status();
-    let text = response.text().await.unwrap();
-    (status, serde_json::from_str(&text).unwrap_or(Value::from(text)))
+fn sids(list: &Value) -> Vec<String> {
+    let sessions = list["sessions"].as_array().expect("sessions").iter();
+    sessions.map(|session| session["room_sid"].as_str().expect("a SID").to_owned()).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn livekit_clouds_apis_need_a_key_that_lists_rooms_or_the_admin_token() {
-    let mut spool = with_token(with_files());
-    spool.start().await;
-    let (lists, day) = (json!({ "roomList": true }), 86_400);
-    let valid = token(&lists, SECRET, day);
-    let admin = format!("Bearer {TOKEN}");
-    for path in ["/api/project/p_x/sessions", "/v1/projects/p_x/sessions"] {
-        for authorization in [&valid, &admin] {
-            let (status, body) = ask(&spool, path, Some(authorization)).await;
-            assert_eq!(status, StatusCode::OK, "{path}: {body}");
+async fn sessions_are_listed_shown_and_added_up_whether_it_runs_or_not() {
+    let mut spool = with_sessions(Vec::new()).await;
+    for is_live in [false, true] {
+        if is_live {
+            spool.start().await;
         }
-        for (authorization, expected) in [
-            (None, StatusCode::UNAUTHORIZED),
-            (Some("Bearer nothing".to_owned()), StatusCode::UNAUTHORIZED),
-            (Some(token(&lists, "another secret of some characters", day)), StatusCode::UNAUTHORIZED),
-            (Some(token(&lists, SECRET, -120)), StatusCode::UNAUTHORIZED),
-            (Some(token(&json!({ "roomJoin": true, "room": "r" }), SECRET, day)), StatusCode::FORBIDDEN),
-        ] {
-            let (status, body) = ask(&spool, path, authorization.as_deref()).await;
-            assert_eq!(status, expected, "{path} {authorization:?}: {body}");
-            let (field, code) = match (path.starts_with("/v1/"), expected) {
-                (true, StatusCode::FORBIDDEN) => ("message", json!(7)),
-                (true, _) => ("message", json!(16)),
-                (false, _) => ("error", Value::Null),
-            };
-            assert!(body[field].is_string() && body["code"] == code, "{body}");
+        let all = json(&spool, &["sessions", SINCE[0], SINCE[1]]);
+        assert_eq!(sids(&all).len(), 7);
+        let text = ok(&spool, &["sessions", SINCE[0], SINCE[1]]);
+        assert!(sids(&all).iter().all(|sid| text.contains(sid)), "{text}");
+        let wide: Vec<&str> = text.lines().filter(|line| line.chars().count() > 100).collect();
+        assert!(wide.is_empty(), "{wide:#?}");
+        assert_eq!(sids(&json(&spool, &["sessions", SINCE[0], SINCE[1], "-n", "2"])), sids(&all)[..2]);
+        let mut worst = sids(&json(&spool, &["sessions", SINCE[0], SINCE[1], "--worst"]));
+        worst.sort();
+        let mut sorted = sids(&all);
+        sorted.sort();
+        assert_eq!(worst, sorted);
+        assert_eq!(sids(&json(&spool, &["sessions", SINCE[0], SINCE[1], "--room", "room0"])), [ROOM]);
+        assert_eq!(sids(&json(&spool, &["sessions", SINCE[0], SINCE[1], "--room", "room*"])).len(), 7);
+        assert!(sids(&json(&spool, &["sessions", SINCE[0], SINCE[1], "--room", "roo"])).is_empty());
+        assert!(ok(&spool, &["sessions", "--since", "2020-01-01", "--until", "2020-01-02"]).starts_with("no sessions"));
+
+        let session = json(&spool, &["sessions", "show", ROOM]);
+        assert_eq!(session["participants"].as_array().map(Vec::len), Some(3));
+        let text = ok(&spool, &["sessions", "show", ROOM]);
+        for user in ["user0", "user1", "user2", "connected in", "█"] {
+            assert!(text.contains(user), "{user}: {text}");
         }
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+        assert!(ok(&spool, &["sessions", "show", ROOM, "--events"]).contains("PARTICIPANT_JOINED user0"));
+        assert!(ok(&spool, &["sessions", "show", ROOM, "--all"]).contains("↓ user"));
+
+        let usage = json(&spool, &["sessions", "usage", SINCE[0], SINCE[1]]);
+        let sum = |key: &str| -> f64 {
+            let rows = usage["usage"].as_array().expect("rows").iter();
+            rows.map(|row| row[key].as_f64().expect("a number")).sum()
+        };
+        let of_sessions = |key: &str| -> f64 {
+            let sessions = all["sessions"].as_array().expect("sessions").iter();
+            sessions.map(|session| session[key].as_f64().expect("a number")).sum()
+        };
+        assert!((sum("connection_minutes") * 60.0 - of_sessions("connection_seconds")).abs() < 0.001, "{usage}");
+        assert_eq!(sum("bytes_in"), of_sessions("bytes_in"));
+        assert_eq!(sum("bytes_out"), of_sessions("bytes_out"));
+        let by = json(&spool, &["sessions", "usage", SINCE[0], SINCE[1], "--prefix", "room0", "--prefix", "room1"]);
+        let prefixes: Vec<&str> =
+            by["usage"].as_array().expect("rows").iter().filter_map(|row| row["prefix"].as_str()).collect();
+        assert_eq!(prefixes, ["room0", "room1"]);
     }
-    // The key opens nothing else: what it may not do on this port is as without it.
-    let (status, _) = ask(&spool, "/api/v1/sessions", Some(&valid)).await;
-    assert_eq!(status, StatusCode::UNAUTHORIZED);
-    let pause = format!("{}/api/v1/sinks/files/pause", spool.admin());
-    let paused = Client::new().post(pause).header(AUTHORIZATION, &valid).send().await.unwrap();
-    assert_eq!(paused.status(), StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn all_apis_tell_the_same_of_the_same_rooms() {
-    let spool = with_files().start().await;
-    send_rooms(&spool).await;
-    let own = listed(&spool).await;
-    assert_eq!(own.len(), 7);
-    let valid = token(&json!({ "roomList": true }), SECRET, 60);
-    let (_, v0) = ask(&spool, "/api/project/p_x/sessions", Some(&valid)).await;
-    let (_, v1) = ask(&spool, "/v1/projects/p_x/sessions", Some(&valid)).await;
-    let ids = |list: &Value, field: &str| -> Vec<Value> {
-        list.as_array().expect("a list").iter().map(|session| session[field].clone()).collect()
+async fn csv_has_a_line_for_each_session_connection_event_and_day() {
+    let spool = with_sessions(Vec::new()).await;
+    let lines = |words: &[&str]| {
+        let text = ok(&spool, words);
+        let lines: Vec<String> = text.split_terminator("\r\n").map(str::to_owned).collect();
+        let columns = lines[0].split(',').count();
+        assert!(lines.len() == 1 || lines[1].matches(',').count() + 1 >= columns, "{text}");
+        lines.len() - 1
     };
-    let sids: Vec<Value> = own.iter().map(|session| session["room_sid"].clone()).collect();
-    assert_eq!(ids(&v0["sessions"], "sessionId"), sids);
-    assert_eq!(ids(&v1["items"], "sessionId"), sids);
-    for (session, (v0, v1)) in
-        own.iter().zip(v0["sessions"].as_array().unwrap().iter().zip(v1["items"].as_array().unwrap()))
-    {
-        assert_eq!((&v0["bandwidthIn"], &v0["createdAt"]), (&session["bytes_in"], &session["started_at"]));
-        assert_eq!((&v1["startedAt"], &v1["endedAt"]), (&session["started_at"], &session["ended_at"]));
-        assert_eq!(session["state"], "ended");
-        let sid = session["room_sid"].as_str().unwrap();
-        let (status, detail) = ask(&spool, &format!("/v1/projects/p_x/sessions/{sid}"), Some(&valid)).await;
-        assert_eq!((status, detail["detail"]["participants"].as_array().unwrap().len()), (StatusCode::OK, 3));
-    }
+    assert_eq!(lines(&["sessions", SINCE[0], SINCE[1], "--csv"]), 7);
+    assert_eq!(lines(&["sessions", "show", ROOM, "--csv"]), 3);
+    assert!(lines(&["sessions", "show", ROOM, "--csv", "--events"]) > 90);
+    assert_eq!(lines(&["sessions", "usage", SINCE[0], SINCE[1], "--csv", "--by", "r"]), 1);
 }
 
-/// The demo replays calls as they were: sessions of it make sense.
 #[tokio::test(flavor = "multi_thread")]
-async fn the_demos_rooms_are_sessions_with_what_they_had() {
-    let spool = with_files().start().await;
-    send_rooms(&spool).await;
-    for listed in listed(&spool).await {
-        let sid = listed["room_sid"].as_str().unwrap();
-        let (_, answer) = ask(&spool, &format!("/api/v1/sessions/{sid}"), None).await;
-        let session = &answer["session"];
-        assert_eq!(session["totals"]["participants"], 3);
-        let seconds = session["totals"]["connection_seconds"].as_f64().unwrap();
-        assert!((76.0..304.0).contains(&seconds), "{seconds}");
-        assert!(!session["webhooks"].as_array().unwrap().is_empty(), "webhooks name this round's rooms");
-        for participant in session["participants"].as_array().unwrap() {
-            for connection in participant["connections"].as_array().unwrap() {
-                let connect = connection["connect_ms"].as_u64().unwrap();
-                assert!((25..=105).contains(&connect), "{connect}");
-                for track in connection["published"].as_array().unwrap() {
-                    let intervals = track["upstream"]["intervals"].as_array().unwrap();
-                    assert!(!intervals.is_empty(), "{track}");
-                    let (from, to) = (session["started_at"].as_str().unwrap(), session["last_at"].as_str().unwrap());
-                    for interval in intervals {
-                        let (begin, end) = (interval["from"].as_str().unwrap(), interval["to"].as_str().unwrap());
-                        assert!(from <= begin && begin <= end && end <= to, "{from} {begin} {end} {to}");
-                    }
-                }
-            }
+async fn names_from_records_neither_steer_a_terminal_nor_become_formulas() {
+    let names = [
+        "=cmd|' /C calc'!A0",
+        "\u{1b}[2J\u{1b}]0;owned\u{7}",
+        "two\nlines,\"quoted\"",
+        "\u{202e}gnp.exe",
+        &"x".repeat(5000),
+    ];
+    let event = |(i, name): (usize, &&str)| {
+        let room = Room { sid: format!("RM_hostile{i}"), name: (*name).to_owned(), ..Default::default() };
+        AnalyticsEvent {
+            id: format!("AE_hostile{i}"),
+            r#type: AnalyticsEventType::RoomCreated.into(),
+            timestamp: Some(Timestamp { seconds: 1_795_302_000, nanos: 0 }),
+            room: Some(room),
+            ..Default::default()
         }
+    };
+    let spool = with_sessions(names.iter().enumerate().map(event).collect()).await;
+    for words in [
+        &["sessions", SINCE[0], SINCE[1]][..],
+        &["sessions", SINCE[0], SINCE[1], "--csv"],
+        &["sessions", "show", "RM_hostile1"],
+        &["sessions", "show", "RM_hostile2", "--csv", "--events"],
+        &["sessions", "usage", SINCE[0], SINCE[1], "--by", "_"],
+        &["sessions", "usage", SINCE[0], SINCE[1], "--by", "_", "--csv"],
+    ] {
+        let text = ok(&spool, words);
+        let steers = |c: &char| (c.is_control() && !matches!(c, '\n' | '\r')) || *c == '\u{202e}';
+        assert_eq!(text.chars().find(steers), None, "{words:?}: {text:?}");
+        assert!(
+            !text.lines().any(|line| line.split(',').any(|cell| cell.starts_with('='))) || !words.contains(&"--csv")
+        );
     }
+    assert!(ok(&spool, &["sessions", SINCE[0], SINCE[1], "--csv"]).contains("\"'=cmd|' /C calc'!A0\""));
+    let listed = json(&spool, &["sessions", SINCE[0], SINCE[1]]);
+    let listed: Vec<&str> =
+        listed["sessions"].as_array().expect("sessions").iter().filter_map(|room| room["room_name"].as_str()).collect();
+    assert!(names.iter().all(|name| listed.contains(name)), "JSON keeps names as they are");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_is_said_with_the_exit_code_of_other_commands() {
+    let spool = with_sessions(Vec::new()).await;
+    fails(&spool, &["sessions", "show", "RM_nosuch"], 1, "no records of a session \"RM_nosuch\" in out");
+    fails(&spool, &["sessions", "--sink", "nosuch"], 2, "there is no sink \"nosuch\"; there are files");
+    fails(&spool, &["sessions", "--since", "1h", "--until", "2h"], 2, "--since has to be before --until");
+    fails(&spool, &["sessions", "--since", "yesterday"], 2, "neither a duration");
+    fails(&spool, &["sessions", "--csv", "--json"], 2, "cannot be used with");
+    fails(&spool, &["sessions", "usage", "--by", "_", "--prefix", "x"], 2, "cannot be used with");
+    fails(&spool, &["sessions", SINCE[0], SINCE[1], "--timeout", "0s"], 4, "began at");
+    let broken = spool.directory().join("out/events-20261121T000000.000Z.ndjson.zst");
+    std::fs::write(&broken, b"not compressed").expect("written");
+    fails(&spool, &["sessions", SINCE[0], SINCE[1]], 4, "events-20261121T000000.000Z.ndjson.zst: ");
+
+    let redis = Setup::new()
+        .sink(&format!("name: cache, type: redis, url: \"redis://127.0.0.1:9/\", flush: {QUICK}"))
+        .sink(&format!("name: hook, type: http, url: \"http://127.0.0.1:9/\", flush: {QUICK}"))
+        .prepare();
+    let readable = "sessions are read from sinks of type mongodb, postgresql or file";
+    fails(&redis, &["sessions"], 2, readable);
+    fails(&redis, &["sessions", "--sink", "cache"], 2, "sink cache is of type redis, which cannot be read");
+    let away = super::nowhere("mongo").prepare();
+    fails(&away, &["sessions"], 1, "cannot be reached: connection refused");
+    fails(&away, &["sessions", "show", ROOM], 1, "cannot be reached: connection refused");
+    // The first that can be read is taken.
+    let both = Setup::new()
+        .sink(&format!("name: hook, type: http, url: \"http://127.0.0.1:9/\", flush: {QUICK}"))
+        .files("files")
+        .prepare();
+    std::fs::create_dir(both.directory().join("out")).expect("a directory");
+    ok(&both, &["sessions"]);
 }

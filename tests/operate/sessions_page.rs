@@ -7,7 +7,7 @@ use pbjson_types::Timestamp;
 use super::{
     cdp::Page,
     send,
-    sessions::{delivered, listed, send_rooms, with_files},
+    sessions_api::{delivered, listed, send_rooms, with_files},
     support,
 };
 use support::process::Setup;

@@ -15,6 +15,7 @@ mod recent;
 mod shapes;
 #[cfg(test)]
 mod tests;
+mod usage;
 
 use std::sync::Arc;
 

@@ -1,6 +1,6 @@
 //! `/api/v1/sessions…`: sessions for the page and for programs.
 
-use std::{cmp::Ordering, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::{
     Router,
@@ -12,8 +12,9 @@ use axum::{
 use serde::Serialize;
 
 use super::{
-    parameters::{Parameters, before, now},
-    reader::{Read, Reader},
+    parameters::Parameters,
+    reader::Reader,
+    usage,
 };
 use crate::{
     admin::problem::Problem,
@@ -23,8 +24,6 @@ use crate::{
     tasks,
 };
 
-/// The range if none is given.
-const RANGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Sessions in an answer, if it is not said, and at most.
 const LIMIT: usize = 50;
 const MAX_LIMIT: usize = 500;
@@ -32,7 +31,10 @@ const MAX_LIMIT: usize = 500;
 const WORST_OF: usize = 500;
 
 pub(super) fn routes() -> Router<Arc<Reader>> {
-    Router::new().route("/sessions", get(list)).route("/sessions/{room}", get(show))
+    Router::new()
+        .route("/sessions", get(list))
+        .route("/sessions/{room}", get(show))
+        .route("/usage", get(usage::show))
 }
 
 /// Some sessions of a range.
@@ -66,46 +68,30 @@ struct Listed {
     cut: bool,
 }
 
-impl Listed {
-    fn of(read: Read) -> Self {
-        Self { summary: Summary::of(&read.session), cut: read.is_cut }
-    }
-
-    /// The worst first; among equals the newest.
-    fn worst_first(&self, other: &Self) -> Ordering {
-        let (a, b) = (&self.summary, &other.summary);
-        let low = |score: Option<f64>| score.unwrap_or(f64::INFINITY);
-        (b.problems, b.warnings)
-            .cmp(&(a.problems, a.warnings))
-            .then_with(|| low(a.min_score).total_cmp(&low(b.min_score)))
-            .then_with(|| b.max_loss.unwrap_or(0.0).total_cmp(&a.max_loss.unwrap_or(0.0)))
-            .then_with(|| b.started_at.cmp(&a.started_at))
-    }
-}
-
 async fn list(State(reader): State<Arc<Reader>>, parameters: Parameters) -> Result<Json<Sessions>, Problem> {
-    let query = range(&parameters)?;
+    let (from, to) = parameters.range()?;
     let query = Query {
+        from,
+        to,
         room_name: parameters.one("room")?.map(str::to_owned),
         room_prefix: parameters.one("room_prefix")?.map(str::to_owned),
-        ..query
     };
     let limit = parameters.number("limit", LIMIT, 1, MAX_LIMIT)?;
     let worst = parameters.flag("worst")?;
     let source = reader.open(parameters.one("sink")?)?;
     let listing = source.rooms(&query).await?;
     let looked_at = listing.rooms.len().min(if worst { WORST_OF } else { limit });
-    let read = source.sessions(&listing.rooms[..looked_at], query.from, Listed::of).await?;
-    let mut sessions = read.made;
+    let (mut sessions, read) = source.sessions(&listing.rooms[..looked_at], query.from, Summary::of).await?;
     let mut complete_from = listing.complete_from;
     if worst {
-        sessions.sort_by(Listed::worst_first);
+        sessions.sort_by(Summary::worst_first);
         if looked_at < listing.rooms.len() {
             complete_from = listing.rooms[..looked_at].last().map(|room| room.started_at).max(complete_from);
         }
     }
-    let more = sessions.len() > limit || looked_at < listing.rooms.len() || read.left > 0;
+    let more = sessions.len() > limit || looked_at < listing.rooms.len();
     sessions.truncate(limit);
+    let listed = |summary: Summary| Listed { cut: read.cut.contains(&summary.room_sid), summary };
     let unread = listing.unread.iter().cloned().chain(read.unread).collect();
     Ok(Json(Sessions {
         address: source.address(),
@@ -113,21 +99,11 @@ async fn list(State(reader): State<Arc<Reader>>, parameters: Parameters) -> Resu
         sink: source.sink,
         from: query.from,
         to: query.to,
-        sessions,
+        sessions: sessions.into_iter().map(listed).collect(),
         more,
         complete_from,
         unread,
     }))
-}
-
-/// A range: `since` (24 hours before its end if it is not given) and `until` (now).
-pub(super) fn range(parameters: &Parameters) -> Result<Query, Problem> {
-    let to = parameters.time("until")?.unwrap_or_else(now);
-    let from = parameters.time("since")?.unwrap_or_else(|| before(to, RANGE));
-    if from >= to {
-        return Err(Problem::new(StatusCode::BAD_REQUEST, "since: is not before until"));
-    }
-    Ok(Query { from, to, room_name: None, room_prefix: None })
 }
 
 #[derive(Debug, Serialize)]

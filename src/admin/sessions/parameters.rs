@@ -10,6 +10,8 @@ use axum::{
 
 use crate::{admin::problem::Problem, record::now_millis, session::Time};
 
+/// The range if none is given.
+const RANGE: Duration = Duration::from_secs(24 * 60 * 60);
 /// Relative times end on multiples of this, so that requests shortly after one another are the same.
 const STEP: i64 = 5_000_000_000;
 
@@ -73,6 +75,15 @@ impl Parameters {
         day(text).or_else(|| rfc3339(text)).or_else(ago).map(Some).ok_or_else(|| {
             bad(name, format!("{text:?} is not a time: expected 2026-11-22T10:00:00Z, 2026-11-22, or a span before now (24h)"))
         })
+    }
+}
+
+impl Parameters {
+    /// A range: `since` (24 hours before its end if it is not given) and `until` (now).
+    pub(super) fn range(&self) -> Result<(Time, Time), Problem> {
+        let to = self.time("until")?.unwrap_or_else(now);
+        let from = self.time("since")?.unwrap_or_else(|| before(to, RANGE));
+        if from < to { Ok((from, to)) } else { Err(bad("since", "is not before until")) }
     }
 }
 

@@ -1,24 +1,21 @@
 //! Reads sessions for the port: bounded, a few at once, with the answers of the last seconds.
 //!
-//! Many sessions are read in batches: a batch is read, folded to what the answer shows of it, and dropped, so the memory does
-//! not grow with the answer's range.
+//! Of many sessions a batch is read and folded at a time, and what the answer shows of it is kept: the memory does not grow with
+//! the answer's range.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
 use parking_lot::Mutex;
-use tokio::{
-    sync::{Semaphore, SemaphorePermit},
-    time::Instant,
-};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::recent::Recent;
 use crate::{
     admin::problem::Problem,
-    archive::{self, Archive, ArchiveError, Found, Limits, Listing, OpenError, Query, Room},
+    archive::{self, Archive, ArchiveError, Limits, Listing, OpenError, Query, Room},
     config::SinkConfig,
     record::now_millis,
-    session::{Session, State, Time},
+    session::{Session, Time},
     tasks,
 };
 
@@ -26,10 +23,10 @@ use crate::{
 const TIME: Duration = Duration::from_secs(20);
 /// Most rooms of a listing. Their names and times take some 200 bytes each.
 const ROOMS: usize = 20_000;
-/// Rooms that are read and folded together, and the most bytes that are read for them, as they are stored: read, they take
-/// some times as much.
-const BATCH: usize = 16;
-const BATCH_BYTES: u64 = 16 << 20;
+/// The same for the usage of a range.
+const LONG_TIME: Duration = Duration::from_secs(120);
+/// Most bytes that are read for the sessions that are folded together, as they are stored: read, they take some times as much.
+const BATCH_BYTES: u64 = 32 << 20;
 /// Most bytes that are read for one session.
 const SESSION_BYTES: u64 = 48 << 20;
 /// How long an answer is kept.
@@ -127,16 +124,6 @@ pub(super) struct Read {
     pub(super) is_cut: bool,
 }
 
-/// What was made of some sessions.
-#[derive(Debug)]
-pub(super) struct Batch<T> {
-    pub(super) made: Vec<T>,
-    /// Rooms for which the time did not suffice.
-    pub(super) left: usize,
-    /// What could not be read, and why.
-    pub(super) unread: Vec<String>,
-}
-
 type RoomsKey = (String, Time, Time, Option<String>, Option<String>);
 
 /// Reads sessions.
@@ -205,32 +192,32 @@ impl Source<'_> {
 
     /// What `make` makes of the sessions of these rooms, in their order. Rooms without records are left out, and lost ones
     /// without records since `from`: they had ended before.
-    pub(super) async fn sessions<T: Send + 'static>(
+    pub(super) async fn sessions<T: Send>(
         &self,
         rooms: &[Room],
         from: Time,
-        make: fn(Read) -> T,
-    ) -> Result<Batch<T>, Problem> {
-        let mut batch = Batch { made: Vec::new(), left: 0, unread: Vec::new() };
+        make: fn(&Session) -> T,
+    ) -> Result<(Vec<T>, archive::Read), Problem> {
+        let mut made = Vec::new();
         if rooms.is_empty() {
-            return Ok(batch);
+            return Ok((made, archive::Read::default()));
         }
         let _turn = self.reader.turn().await?;
-        let begun = Instant::now();
-        for rooms in rooms.chunks(BATCH) {
-            let time = TIME.saturating_sub(begun.elapsed());
-            if time.is_zero() {
-                batch.left += rooms.len();
-                continue;
-            }
-            let limits = Limits { time, bytes: BATCH_BYTES, rooms: BATCH };
-            let found = self.archive.records(rooms, &limits).await?;
-            batch.unread.extend(found.unread.iter().cloned());
-            batch.made.extend(folded(rooms.to_vec(), found, from, make).await?);
-        }
-        batch.unread.sort();
-        batch.unread.dedup();
-        Ok(batch)
+        let limits = Limits { time: TIME, bytes: BATCH_BYTES, rooms: rooms.len() };
+        let mut each = |session: &Session| made.push(make(session));
+        let read = archive::each_of(&*self.archive, rooms, from, &limits, now(), &|_, _| (), &mut each).await?;
+        Ok((made, read))
+    }
+
+    /// Calls `each` with every session of a range.
+    pub(super) async fn each(
+        &self,
+        query: &Query,
+        each: &mut (dyn FnMut(&Session) + Send),
+    ) -> Result<archive::Read, Problem> {
+        let _turn = self.reader.turn().await?;
+        let limits = Limits { time: LONG_TIME, bytes: BATCH_BYTES, rooms: ROOMS };
+        Ok(archive::each_session(&*self.archive, query, &limits, now(), &|_, _| (), each).await?)
     }
 
     /// The session of one room; none if there is no record of it.
@@ -240,30 +227,18 @@ impl Source<'_> {
             let _turn = self.reader.turn().await?;
             let limits = Limits { time: TIME, bytes: SESSION_BYTES, rooms: 1 };
             let Some(room) = self.archive.room(room_sid, &limits).await? else { return Ok(None) };
-            let found = self.archive.records(std::slice::from_ref(&room), &limits).await?;
-            let read = folded(vec![room], found, Time(i64::MIN), Arc::new).await?;
-            Ok::<_, Problem>(read.into_iter().next())
+            let mut found = self.archive.records(std::slice::from_ref(&room), &limits).await?;
+            let folding = tasks::run_blocking(move || {
+                let session = found.take(&room.sid, now())?;
+                Some(Arc::new(Read { is_cut: !found.cut.is_empty(), session }))
+            });
+            let panicked = |panic| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{panic}"));
+            Ok::<_, Problem>(folding.await.map_err(panicked)?)
         });
         session.await
     }
 }
 
-/// Folds the records of rooms, on a thread for blocking work.
-async fn folded<T: Send + 'static>(
-    rooms: Vec<Room>,
-    mut found: Found,
-    from: Time,
-    make: impl Fn(Read) -> T + Send + 'static,
-) -> Result<Vec<T>, Problem> {
-    let now = Time(now_millis().saturating_mul(1_000_000));
-    let folding = tasks::run_blocking(move || {
-        let cut: HashSet<String> = found.cut.drain(..).collect();
-        let read = rooms.into_iter().filter_map(|room| {
-            let session = found.take(&room.sid, now)?;
-            let was_there = session.state != State::Lost || session.last_at >= from;
-            was_there.then(|| make(Read { is_cut: cut.contains(&room.sid), session }))
-        });
-        read.collect()
-    });
-    folding.await.map_err(|panic| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, panic.to_string()))
+fn now() -> Time {
+    Time(now_millis().saturating_mul(1_000_000))
 }

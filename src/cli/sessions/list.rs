@@ -1,6 +1,6 @@
 //! `sessions`: one line per session, and below it what stands out most.
 
-use std::{cmp::Reverse, time::Duration};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -50,7 +50,7 @@ pub(super) async fn list(common: &Common, args: &ListArgs) -> Outcome {
     bar.finish_and_clear();
     let Summaries { mut sessions, mut complete_from, cut, unread } = found?;
     if args.worst {
-        sort_worst_first(&mut sessions);
+        sessions.sort_by(Summary::worst_first);
         sessions.truncate(args.n);
     } else if sessions.len() >= args.n {
         // As many as asked for: that there are more is no fault.
@@ -72,14 +72,6 @@ pub(super) async fn list(common: &Common, args: &ListArgs) -> Outcome {
         table(&sessions, output::width().into()).iter().try_for_each(output::line)?;
     }
     is_whole(&read)
-}
-
-fn sort_worst_first(sessions: &mut [Summary]) {
-    let score = |session: &Summary| session.min_score.unwrap_or(f64::INFINITY);
-    sessions.sort_by(|a, b| {
-        let counts = |session: &Summary| Reverse((session.problems, session.warnings));
-        counts(a).cmp(&counts(b)).then(score(a).total_cmp(&score(b))).then(b.started_at.cmp(&a.started_at))
-    });
 }
 
 /// A session's length so far.

@@ -8,7 +8,7 @@ use crate::{
     cli::{Common, Outcome, output},
     config::units::{human_count, human_size},
     csv,
-    session::{Grouping, Usage, UsageRow},
+    session::{Grouping, Usage},
 };
 
 /// The most sessions that are added up.
@@ -50,7 +50,7 @@ pub(super) async fn usage(common: &Common, args: &UsageArgs) -> Outcome {
     bar.finish_and_clear();
     let (read, rows) = (read?, usage.rows());
     if args.source.csv {
-        print_csv(std::iter::once(csv::line(HEADINGS)).chain(rows.iter().map(csv_of)))?;
+        print_csv(csv::of_usage(&rows))?;
     } else if common.json {
         output::json(&json!({
             "usage": rows,
@@ -79,17 +79,3 @@ pub(super) async fn usage(common: &Common, args: &UsageArgs) -> Outcome {
     is_whole(&read)
 }
 
-const HEADINGS: [&str; 7] = ["day", "prefix", "sessions", "connections", "connection_minutes", "bytes_in", "bytes_out"];
-
-fn csv_of(row: &UsageRow) -> String {
-    let cells = [
-        row.day.clone(),
-        row.prefix.clone(),
-        row.sessions.to_string(),
-        row.connections.to_string(),
-        row.connection_minutes.to_string(),
-        row.bytes_in.to_string(),
-        row.bytes_out.to_string(),
-    ];
-    csv::line(cells.iter().map(String::as_str))
-}
