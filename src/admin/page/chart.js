@@ -4,7 +4,7 @@ const RIGHT = 10;
 const PLOT = 52;
 const PLOT_GAP = 27;
 const ROW = { name: 15, lane: 11, track: 5, gap: 9 };
-const ROWS = 40;
+const ROWS = 12;
 const LINES = 16;
 const COLOURS = 8;
 const METRICS = [
@@ -72,6 +72,7 @@ class Chart {
   constructor(choose) {
     this.choose = choose;
     this.at = null;
+    this.rowsShown = ROWS;
     this.image = svg('svg', { class: 'chart', role: 'group' });
     this.rows = h('tbody');
     this.moment = h('th');
@@ -113,6 +114,15 @@ class Chart {
     return groups.map((group) => ({ ...group, total: totals(group.streams), steps: Object.fromEntries(METRICS.map((metric) => [metric.key, combine(group.streams, metric)])) }));
   }
 
+  /** The participants that have a row, in the order of joining: if there are too many, those about whom something stands out. */
+  drawn() {
+    const { participants, observations } = this.session;
+    if (participants.length <= this.rowsShown) return participants;
+    const rank = (participant) => { const first = observations.findIndex((seen) => seen.identity === participant.identity); return participant.identity === this.shown ? -1 : first < 0 ? observations.length : first; };
+    const chosen = new Set(participants.map((participant) => [rank(participant), participant]).sort((a, b) => a[0] - b[0]).slice(0, this.rowsShown).map((pair) => pair[1]));
+    return participants.filter((participant) => chosen.has(participant));
+  }
+
   x(at) { return LEFT + (at - this.begin) / (this.end - this.begin) * (this.width - LEFT - RIGHT); }
   time(x) { return Math.min(this.end, Math.max(this.begin, this.begin + (x - LEFT) / (this.width - LEFT - RIGHT) * (this.end - this.begin))); }
 
@@ -121,20 +131,19 @@ class Chart {
     if (!this.session || this.width < 120) return;
     const parts = [];
     let y = 2;
-    for (const participant of this.session.participants.slice(0, ROWS)) {
+    for (const participant of this.drawn()) {
       const row = this.row(participant, y);
       parts.push(row.element);
       y += row.height;
     }
-    const bottom = y;
     if (this.lines.length > 0) {
       y += 16;
       for (const metric of METRICS) { parts.push(...this.panel(metric, y)); y += PLOT + PLOT_GAP; }
-      y -= PLOT_GAP - 18;
+      y -= PLOT_GAP - 24;
     } else y += 18;
     this.height = y;
     const marks = this.ticks();
-    parts.unshift(svg('path', { class: 'grid', d: marks.map(([at]) => `M${this.x(at).toFixed(1)} 0V${bottom}`).join('') }));
+    parts.unshift(svg('path', { class: 'grid', d: marks.map(([at]) => `M${this.x(at).toFixed(1)} 0V${y - 18}`).join('') }));
     parts.push(...marks.map(([at, label]) => svg('text', { x: this.x(at).toFixed(1), y: y - 4, 'text-anchor': 'middle' }, label)));
     this.line = svg('path', { class: 'cursor', d: '' });
     this.image.setAttribute('height', y);
@@ -258,7 +267,7 @@ class Chart {
   /** Shows the figures of a time, or of all of it. */
   point(at) {
     this.at = at;
-    this.line.setAttribute('d', at === null ? '' : `M${this.x(at).toFixed(1)} 0V${this.height - 16}`);
+    this.line.setAttribute('d', at === null ? '' : `M${this.x(at).toFixed(1)} 0V${this.height - 18}`);
     this.moment.textContent = at === null ? 'all the time' : 'at ' + clock(at);
     const value = (line, metric) => {
       if (at === null) return line.total[metric.key];

@@ -7,7 +7,7 @@ const SESSION_STATES = { active: 'busy', ended: 'good', lost: 'warn' };
 
 const severitySign = (severity, text) => svg('svg', { class: 'severity ' + severity, viewBox: '-6.5 -6.5 13 13', role: 'img', 'aria-label': text || severity },
   svg('title', {}, text || severity), svg('path', { d: SEVERITY[severity] }));
-const dated = (time) => new Date(time).toLocaleString([], { dateStyle: 'medium', timeStyle: 'medium', hour12: false });
+const dated = (time) => new Date(time).toLocaleString([], { month: 'short', day: 'numeric', hour: '2-digit', minute: '2-digit', hour12: false });
 const precise = (time) => clock(millis(time)) + '.' + Math.floor(millis(time) % 1000 / 100);
 const person = (name, length) => h('bdi', {}, short(name || '–', length || 80));
 const table = (kind, head, rows) => h('div', { class: 'scroll' }, h('table', { class: kind },
@@ -47,8 +47,9 @@ class SessionView {
 
   /** Who is shown first: all, while they can be told apart. */
   first() {
-    const worst = this.session.observations.find((seen) => seen.identity && seen.severity !== 'note');
-    return this.session.participants.length <= 4 || !worst ? null : worst.identity;
+    const { observations, participants } = this.session;
+    const worst = observations.find((seen) => seen.severity !== 'note' && participants.some((participant) => participant.identity === seen.identity));
+    return participants.length <= 4 || !worst ? null : worst.identity;
   }
 
   render() {
@@ -109,7 +110,8 @@ class SessionView {
         sign('resumed', mark('event', 'M0 -6L5 4H-5Z')), sign('reconnected', mark('event', 'M0 -6L6 0L0 6L-6 0Z')), sign('left, not by itself', mark('failed', 'M-1 -5H1.5V5H-1Z')),
         sign('camera', line('camera')), sign('microphone', line('microphone')), sign('screen', line('screen')), sign('muted', line('muted microphone')), h('span', {}, '↑ to LiveKit, ↓ from LiveKit')),
       this.chart.element,
-      participants.length > ROWS ? h('p', { class: 'remark' }, 'The first ' + ROWS + ' of ' + participants.length + ' participants are drawn.') : null);
+      participants.length > this.chart.rowsShown ? h('div', { class: 'actions' }, h('button', { type: 'button', 'data-key': 'rows', onclick: () => { this.chart.rowsShown = Infinity; this.render(); } },
+        `Show all ${count(participants.length)} participants`)) : null);
   }
 
   participants() {
