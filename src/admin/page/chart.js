@@ -109,7 +109,8 @@ class Chart {
       }).filter((group) => group.streams.length > 0);
     }
     this.left = Math.max(0, groups.length - LINES);
-    const worst = (group) => Math.max(...group.streams.map((stream) => stream.quality.loss || 0));
+    // Who is looked at keeps what it publishes.
+    const worst = (group) => one && group.direction === 'up' ? Infinity : Math.max(...group.streams.map((stream) => stream.quality.loss || 0));
     if (this.left) groups = groups.sort((a, b) => worst(b) - worst(a)).slice(0, LINES);
     return groups.map((group) => ({ ...group, total: totals(group.streams), steps: Object.fromEntries(METRICS.map((metric) => [metric.key, combine(group.streams, metric)])) }));
   }
