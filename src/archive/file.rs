@@ -26,9 +26,9 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::{
-    AROUND, Archive, ArchiveError, Found, LOOK_BACK, Limits, Listing, Query, Room,
+    Archive, ArchiveError, Found, LOOK_BACK, Limits, Listing, Query, Room,
     lines::{End, Pattern, matching_lines},
-    rooms::{MARKS, Mark, Rooms, room_of_event, room_of_stat, time_of},
+    rooms::{MARKS, Mark, Rooms, room_of_event, room_of_stat, span_of, time_of},
 };
 use crate::{
     record::Stream,
@@ -42,8 +42,6 @@ use crate::{
 
 /// A newer file is skipped if its first record is so much newer than what is asked for.
 const NEWER: Duration = Duration::from_secs(24 * 3600);
-/// How long after its creation records are looked for, of a room without an end.
-const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How much later than the event that ends a room its last stats and webhooks may be delivered.
 const TRAILING: Duration = Duration::from_secs(600);
 
@@ -240,9 +238,7 @@ impl Reading {
 
     fn records(&mut self, rooms: &[Room]) -> io::Result<Found> {
         let mut found = Found::default();
-        let first = rooms.iter().map(|room| room.started_at).min().unwrap_or(Time(0)).before(AROUND);
-        let end = |room: &Room| room.ended_at.unwrap_or(room.started_at.after(LONGEST));
-        let latest = rooms.iter().map(end).max().unwrap_or(Time(0)).after(AROUND);
+        let (first, latest) = span_of(rooms);
         let sids: HashSet<Vec<u8>> = rooms.iter().map(|room| in_json(&room.sid)).collect();
         let common = common_beginning(&sids);
         let rests: HashSet<&[u8]> = sids.iter().map(|sid| &sid[common.len()..]).collect();

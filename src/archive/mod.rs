@@ -34,10 +34,6 @@ pub const LOOK_BACK: Duration = Duration::from_secs(24 * 3600);
 /// How long after a range the end of a room is looked for.
 const LOOK_AHEAD: Duration = Duration::from_secs(24 * 3600);
 
-/// How long before its creation and after its end other events may be about a room: the SIP call or the ingress it was made
-/// for, its webhooks, the end of its egress.
-const AROUND: Duration = Duration::from_secs(3600);
-
 /// What a sink has stored, for reading only.
 #[async_trait]
 pub trait Archive: Send + Sync {

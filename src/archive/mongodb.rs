@@ -27,8 +27,8 @@ use tokio::{
 };
 
 use super::{
-    AROUND, Archive, ArchiveError, Found, LOOK_AHEAD, LOOK_BACK, Limits, Listing, Query, Room, json,
-    rooms::{MARKS, Mark, OTHERS, Rooms, room_of_event, room_of_stat},
+    Archive, ArchiveError, Found, Limits, Listing, Query, Room, json,
+    rooms::{MARKS, Mark, OTHERS, Rooms, Search, room_of_event, room_of_stat, searches, span_of},
 };
 use crate::{
     record::Stream,
@@ -47,8 +47,6 @@ const SERVER_SELECTION: Duration = Duration::from_secs(5);
 const BATCH: i32 = 1000;
 /// Rooms in one find: a limit ends the request between two.
 const ROOMS: usize = 32;
-/// How long after its creation other events are looked for, about a room without an end.
-const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Reads from MongoDB.
 pub(super) struct MongoArchive {
@@ -177,15 +175,8 @@ fn marks_only() -> Document {
 
 async fn list(reading: &Reading, query: &Query, limits: &Limits) -> Result<Listing, Failure> {
     let mut rooms = Rooms::new(query);
-    let (earliest, latest) = (query.from.before(LOOK_BACK), query.to.after(LOOK_AHEAD));
     let (mut complete_from, mut left) = (None, limits.bytes);
-    for (kind, mut from, to, most) in [
-        ("ROOM_CREATED", earliest, query.to, limits.rooms.saturating_add(1)),
-        // Of the rooms that were there in the range, and of those before that are no longer.
-        ("ROOM_ENDED", earliest, latest, usize::MAX),
-        ("PARTICIPANT_JOINED", query.from, query.to, usize::MAX),
-    ] {
-        // What began before is not asked for any more, and what ended before began before.
+    for Search { kind, mut from, to, most } in searches(query, limits.rooms) {
         from = complete_from.map_or(from, |complete_from: Time| from.max(complete_from));
         let mut filter = doc! { "type": kind, "timestamp.seconds": range(from, to) };
         if let Some(name) = &query.room_name {
@@ -246,9 +237,7 @@ async fn records(reading: &Reading, rooms: &[Room], limits: &Limits) -> Result<F
 /// The finds for all documents of some rooms.
 fn finds(rooms: &[Room], sids: &[&str]) -> [Find; 3] {
     let one_of = || doc! { "$in": sids.to_vec() };
-    let end = |room: &Room| room.ended_at.map_or_else(|| room.started_at.after(LONGEST), |at| at.after(AROUND));
-    let first = rooms.iter().map(|room| room.started_at).min().unwrap_or(Time(0)).before(AROUND);
-    let last = rooms.iter().map(end).max().unwrap_or(Time(0));
+    let (first, last) = span_of(rooms);
     let paths: Vec<Document> = EVENT_ROOM_PATHS.iter().map(|path| doc! { *path: one_of() }).collect();
     let others = doc! { "type": { "$in": OTHERS.to_vec() }, "timestamp.seconds": range(first, last), "$or": paths };
     [

@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use super::{Archive, file::FileArchive, mongodb::MongoArchive, postgresql::PostgresqlArchive};
-use crate::{
-    config::{SinkConfig, Target},
-    sink::SinkOptions,
-};
+use crate::config::{SinkConfig, Target};
 
 /// Why a sink has no archive.
 #[derive(Debug, thiserror::Error)]

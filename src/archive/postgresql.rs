@@ -12,8 +12,8 @@ use tokio::{sync::Semaphore, time::timeout};
 use tokio_postgres::{Row, types::Type};
 
 use super::{
-    AROUND, Archive, ArchiveError, Found, LOOK_AHEAD, LOOK_BACK, Limits, Listing, Query, Room,
-    rooms::{Mark, Rooms, room_of_event, room_of_stat},
+    Archive, ArchiveError, Found, Limits, Listing, Query, Room,
+    rooms::{Mark, Rooms, Search, room_of_event, room_of_stat, searches, span_of},
 };
 use crate::{
     record::Stream,
@@ -28,8 +28,6 @@ use crate::{
 const CONNECTIONS: usize = 4;
 /// Rooms in one statement: a limit ends the request between two.
 const ROOMS: usize = 32;
-/// How long after its creation records are looked for, of a room without an end.
-const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Reads from PostgreSQL.
 pub(super) struct PostgresqlArchive {
@@ -145,17 +143,10 @@ const IN_RANGE: &str = "\"time\" >= pg_catalog.to_timestamp($1) AND \"time\" <= 
 
 async fn list(reader: &Reader, query: &Query, limits: &Limits) -> Result<Listing, Failure> {
     let mut rooms = Rooms::new(query);
-    let (earliest, latest) = (query.from.before(LOOK_BACK), query.to.after(LOOK_AHEAD));
     let (mut complete_from, mut left) = (None, limits.bytes);
     let name = query.room_name.as_deref();
     let pattern = query.room_prefix.as_deref().map(|prefix| format!("{}%", escaped(prefix)));
-    for (kind, mut from, to, most) in [
-        ("ROOM_CREATED", earliest, query.to, limits.rooms.saturating_add(1)),
-        // Of the rooms that were there in the range, and of those before that are no longer.
-        ("ROOM_ENDED", earliest, latest, usize::MAX),
-        ("PARTICIPANT_JOINED", query.from, query.to, usize::MAX),
-    ] {
-        // What began before is not asked for any more, and what ended before began before.
+    for Search { kind, mut from, to, most } in searches(query, limits.rooms) {
         from = complete_from.map_or(from, |complete_from: Time| from.max(complete_from));
         let statement = format!(
             "SELECT {MARK} FROM {} WHERE {IS_MARK} AND type = '{kind}' AND {IN_RANGE} AND ($3 IS NULL OR room_name = $3) AND \
@@ -206,9 +197,8 @@ async fn records(reader: &Reader, rooms: &[Room], limits: &Limits) -> Result<Fou
     let (mut found, mut left) = (Found::default(), limits.bytes);
     for (i, group) in rooms.chunks(ROOMS).enumerate() {
         let sids: Vec<&str> = group.iter().map(|room| room.sid.as_str()).collect();
-        let end = |room: &Room| room.ended_at.map_or_else(|| room.started_at.after(LONGEST), |at| at.after(AROUND));
-        let first = seconds(group.iter().map(|room| room.started_at).min().unwrap_or(Time(0)).before(AROUND));
-        let last = seconds(group.iter().map(end).max().unwrap_or(Time(0)));
+        let (first, last) = span_of(group);
+        let (first, last) = (seconds(first), seconds(last));
         for (stream, column) in [(Stream::Events, "room_sid"), (Stream::Stats, "room_id")] {
             let is_stat = stream == Stream::Stats;
             let statement =

@@ -1,10 +1,10 @@
 //! Rooms, from the events that create and end them. Pure.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use serde_json::Value;
 
-use super::{Listing, Query, Room};
+use super::{LOOK_AHEAD, LOOK_BACK, Listing, Query, Room};
 use crate::session::{EVENT_ROOM_PATHS, Time};
 
 /// The events that a room is found by: its creation, its end, and the joins, which are there where these are missing.
@@ -31,6 +31,42 @@ pub(super) const OTHERS: [&str; 18] = [
     "SIP_TRANSFER_REQUESTED",
     "SIP_TRANSFER_COMPLETE",
 ];
+
+/// How long before its creation and after its end other events may be about a room: the SIP call or the ingress it was made
+/// for, its webhooks, the end of its egress.
+const AROUND: Duration = Duration::from_secs(3600);
+/// How long after its creation records are looked for, of a room without an end.
+const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The time in which there may be records of some rooms.
+pub(super) fn span_of(rooms: &[Room]) -> (Time, Time) {
+    let end = |room: &Room| room.ended_at.unwrap_or(room.started_at.after(LONGEST)).after(AROUND);
+    let first = rooms.iter().map(|room| room.started_at.before(AROUND)).min().unwrap_or(Time(0));
+    (first, rooms.iter().map(end).max().unwrap_or(first))
+}
+
+/// One of the searches that make a list, each from the newest event back.
+pub(super) struct Search {
+    /// The type of event.
+    pub(super) kind: &'static str,
+    pub(super) from: Time,
+    pub(super) to: Time,
+    /// No more events than this.
+    pub(super) most: usize,
+}
+
+/// The searches for a list of so many rooms, in their order. What one of them did not reach, the next ones need not look for:
+/// a room that ended before began before.
+pub(super) fn searches(query: &Query, rooms: usize) -> [Search; 3] {
+    let earliest = query.from.before(LOOK_BACK);
+    let search = |kind, from, to, most| Search { kind, from, to, most };
+    [
+        search("ROOM_CREATED", earliest, query.to, rooms.saturating_add(1)),
+        // Of the rooms that were there in the range, and of those before that are no longer.
+        search("ROOM_ENDED", earliest, query.to.after(LOOK_AHEAD), usize::MAX),
+        search("PARTICIPANT_JOINED", query.from, query.to, usize::MAX),
+    ]
+}
 
 /// The SID of the room that an event is about.
 pub(super) fn room_of_event(event: &Value) -> Option<&str> {
@@ -145,9 +181,12 @@ impl<'a> Rooms<'a> {
     }
 
     fn is_asked_for(&self, room: &Room) -> bool {
-        self.query.accepts(&room.name)
-            && room.started_at < self.query.to
-            && room.ended_at.is_none_or(|ended_at| ended_at >= self.query.from)
+        // A room without an end may have been over long ago.
+        let was_there = match room.ended_at {
+            Some(ended_at) => ended_at >= self.query.from,
+            None => room.started_at >= self.query.from.before(LOOK_BACK),
+        };
+        was_there && room.started_at < self.query.to && self.query.accepts(&room.name)
     }
 
     /// How many of those that are asked for began then or later.

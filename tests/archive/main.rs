@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod edges;
 mod files;
 mod mongodb;
 mod postgresql;

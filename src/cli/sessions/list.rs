@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{RangeArgs, SourceArgs, at, bar, is_whole, of_rooms, print_csv};
+use super::source::{RangeArgs, SourceArgs, at, bar, is_whole, of_rooms, print_csv};
 use crate::{
     archive::{Read, Summaries, summaries},
     cli::{Common, Outcome, output},

@@ -1,6 +1,9 @@
 //! `sessions show`: one session, as a timeline, JSON, or CSV (a line per connection, or per event).
 
-use super::{SourceArgs, at, bar, chart, is_whole, print_csv, time};
+use super::{
+    chart,
+    source::{SourceArgs, at, bar, is_whole, print_csv, time},
+};
 use crate::{
     archive::Read,
     cli::{Common, Failure, Outcome, output},

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{RangeArgs, SourceArgs, bar, is_whole, of_rooms, print_csv};
+use super::source::{RangeArgs, SourceArgs, bar, is_whole, of_rooms, print_csv};
 use crate::{
     archive::each_session,
     cli::{Common, Outcome, output},

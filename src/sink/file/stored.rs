@@ -34,7 +34,7 @@ impl StoredFile {
     /// Its lines, decompressed; `None` if it is no longer there. It may have been compressed in the meantime.
     pub(crate) fn open(&self) -> io::Result<Option<Box<dyn Read + Send>>> {
         let path = self.path.to_string_lossy();
-        let plain = path.find(EXTENSION).map_or(&*path, |at| &path[..at + EXTENSION.len()]);
+        let plain = path.rfind(EXTENSION).map_or(&*path, |at| &path[..at + EXTENSION.len()]);
         let compressed = [FileCompression::Gzip, FileCompression::Zstd].map(|kind| format!("{plain}{}", kind.suffix()));
         let others = compressed.iter().map(PathBuf::from);
         for path in std::iter::once(self.path.clone()).chain(others) {
