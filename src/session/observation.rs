@@ -6,9 +6,9 @@ use super::model::{
     Connection, Interval, Job, Observation, Participant, Quality, Session, Severity, State, Subscription, Time, Track,
 };
 
-/// A client that is not active after this long does not get through: LiveKit itself gives up after some 15 s to 30 s.
+/// LiveKit gives up the search for a path of the packets after 15 s; a client may have tried twice.
 const NEVER_ACTIVE_SECONDS: f64 = 30.0;
-/// Connects take 25 to 105 ms in one data centre, and rarely over a second across the world: from here on people wait.
+/// A connect takes some round trips: 25 to 105 ms in one place, a second across the world. From here on people wait.
 const SLOW_CONNECT_MS: u64 = 2_000;
 /// From here on people believe that it does not work.
 const VERY_SLOW_CONNECT_MS: u64 = 10_000;
