@@ -58,7 +58,7 @@ fn of_bson(value: Bson, size: &mut u64) -> Value {
         // None of ours but the date; as long as the longest of them.
         other => {
             *size += 12;
-            other.into_relaxed_extjson()
+            serde_json::to_value(other).unwrap_or(Value::Null)
         }
     }
 }

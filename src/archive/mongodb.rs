@@ -281,7 +281,7 @@ impl Route {
             let read_preference = (!of_primary).then(|| doc! { "mode": "secondaryPreferred" });
             return Ok(Self { criteria: Some(SelectionCriteria::Predicate(Arc::new(is_me))), read_preference });
         }
-        if hello.get_str("msg") == Ok("isdbgrid") {
+        if hello.get_str("msg").is_ok_and(|message| message == "isdbgrid") {
             // A router: the first that answers, from then on.
             let chosen = Mutex::new(None);
             let is_chosen = move |server: &ServerInfo<'_>| {

@@ -37,8 +37,8 @@ pub async fn summaries(
     progress: &(dyn Fn(usize, usize) + Send + Sync),
 ) -> Result<Summaries, ArchiveError> {
     let mut sessions = Vec::new();
-    let read = each_session(archive, query, limits, now, progress, &mut |session| sessions.push(Summary::of(session)));
-    let Read { complete_from, cut, unread } = read.await?;
+    let mut each = |session: &Session| sessions.push(Summary::of(session));
+    let Read { complete_from, cut, unread } = each_session(archive, query, limits, now, progress, &mut each).await?;
     Ok(Summaries { sessions, complete_from, cut, unread })
 }
 

@@ -166,7 +166,8 @@ impl Playback {
     /// Replaces recorded ids (`RM_…`, `PA_…`, `TR_VC…`) by this round's.
     fn renew<const N: usize>(&mut self, ids: [&mut String; N]) {
         for id in ids {
-            if let Some((kind, _)) = id.len().checked_sub(ID_RANDOM_CHARS).and_then(|random| id.split_at_checked(random))
+            if let Some((kind, _)) =
+                id.len().checked_sub(ID_RANDOM_CHARS).and_then(|random| id.split_at_checked(random))
             {
                 let kind = kind.to_owned();
                 id.clone_from(self.ids.entry(id.clone()).or_insert_with(|| new_id(&kind)));
@@ -295,7 +296,8 @@ mod tests {
             Recorded::Event(event) => (Stream::Events, event.encode_to_vec()),
             Recorded::Stat(stat) => (Stream::Stats, stat.encode_to_vec()),
         });
-        let (before, after) = (texts(&recorded.collect::<Vec<_>>()), texts(&playback.by_ref().take(1245).collect::<Vec<_>>()));
+        let (before, after) =
+            (texts(&recorded.collect::<Vec<_>>()), texts(&playback.by_ref().take(1245).collect::<Vec<_>>()));
         let is_id = |word: &&str| ["RM_", "PA_", "TR_", "EV_", "AE_", "AS_"].iter().any(|kind| word.starts_with(kind));
         // The seconds of a time: the recording is of November 2026.
         let is_time = |word: &&str| word.len() >= 10 && word.starts_with("17953");

@@ -227,7 +227,10 @@ mod tests {
         };
         let lists = json!({ "roomList": true });
         assert_eq!(read(json!({ "iss": KEY, "exp": now + 60, "video": lists }), SECRET), Ok(()));
-        assert_eq!(read(json!({ "iss": KEY, "exp": now + 86_400, "nbf": now, "sub": "x", "video": lists }), SECRET), Ok(()));
+        assert_eq!(
+            read(json!({ "iss": KEY, "exp": now + 86_400, "nbf": now, "sub": "x", "video": lists }), SECRET),
+            Ok(())
+        );
         for (claims, secret) in [
             (json!({ "iss": KEY, "exp": now + 60, "video": lists }), "another secret of some characters"),
             (json!({ "iss": "other", "exp": now + 60, "video": lists }), SECRET),

@@ -24,10 +24,16 @@ pub(super) fn start(app: &App, rate: u32) -> JoinHandle<()> {
             Ok(client) => client,
             Err(reason) => return tracing::warn!(reason, "the demo cannot send"),
         };
-        tracing::info!(rate, "the demo sends recorded LiveKit events and stats, with new ids and times of the last minutes");
+        tracing::info!(
+            rate,
+            "the demo sends recorded LiveKit events and stats, with new ids and times of the last minutes"
+        );
         let tell = || {
-            tracing::info!(page = page.as_deref().unwrap_or("off"), "the demo's rooms are sessions now: open the page, or run \
-                                                                    `livekit-spool sessions`");
+            tracing::info!(
+                page = page.as_deref().unwrap_or("off"),
+                "the demo's rooms are sessions now: open the page, or run \
+                                                                    `livekit-spool sessions`"
+            );
         };
         if let Err(status) = demo::run(&client, rate, tell, stop.cancelled()).await {
             tracing::warn!(code = ?status.code(), reason = status.message(), "the demo was refused");

@@ -268,7 +268,8 @@ fn participants_page(
         let at = at.map(|time| if order == Order::Ascending { time.0 } else { -time.0 });
         (Time(at.unwrap_or(i64::MAX)), participant.identity.clone())
     };
-    let mut participants: Vec<_> = session.participants.iter().map(|participant| (key(participant), participant)).collect();
+    let mut participants: Vec<_> =
+        session.participants.iter().map(|participant| (key(participant), participant)).collect();
     participants.sort_by(|(a, _), (b, _)| a.cmp(b));
     let is_over = |key: &(Time, String)| cursor.is_none_or(|cursor| (key.0, &key.1) > (cursor.at, &cursor.tie));
     let rest: Vec<_> = participants.into_iter().filter(|(key, _)| is_over(key)).collect();
@@ -319,12 +320,15 @@ async fn events(
         }
         let begin = cursor.map_or(0, |cursor| {
             let place = cursor.tie.parse().unwrap_or(usize::MAX);
-            moments.iter().zip(&places).take_while(|(moment, other)| match moment.at.cmp(&cursor.at) {
-                std::cmp::Ordering::Equal => **other <= place,
-                // In this order before it.
-                other => (other == std::cmp::Ordering::Less) == (order == Order::Ascending),
-            })
-            .count()
+            moments
+                .iter()
+                .zip(&places)
+                .take_while(|(moment, other)| match moment.at.cmp(&cursor.at) {
+                    std::cmp::Ordering::Equal => **other <= place,
+                    // In this order before it.
+                    other => (other == std::cmp::Ordering::Less) == (order == Order::Ascending),
+                })
+                .count()
         });
         let end = moments.len().min(begin + size);
         let next = (end < moments.len() && end > begin).then(|| {

@@ -155,7 +155,11 @@ mod tests {
     #[test]
     fn the_points_add_up_to_what_was_sent_and_gaps_are_zero() {
         let track = Quality {
-            intervals: vec![interval(10, 40, 3_000, Some(30.0)), interval(40, 55, 300, None), interval(130, 160, 90, Some(10.0))],
+            intervals: vec![
+                interval(10, 40, 3_000, Some(30.0)),
+                interval(40, 55, 300, None),
+                interval(130, 160, 90, Some(10.0)),
+            ],
             ..Quality::default()
         };
         let tracks = [track.clone(), track];

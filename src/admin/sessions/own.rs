@@ -11,11 +11,7 @@ use axum::{
 };
 use serde::Serialize;
 
-use super::{
-    parameters::Parameters,
-    reader::Reader,
-    usage,
-};
+use super::{parameters::Parameters, reader::Reader, usage};
 use crate::{
     admin::problem::Problem,
     archive::Query,
@@ -31,10 +27,7 @@ const MAX_LIMIT: usize = 500;
 const WORST_OF: usize = 500;
 
 pub(super) fn routes() -> Router<Arc<Reader>> {
-    Router::new()
-        .route("/sessions", get(list))
-        .route("/sessions/{room}", get(show))
-        .route("/usage", get(usage::show))
+    Router::new().route("/sessions", get(list)).route("/sessions/{room}", get(show)).route("/usage", get(usage::show))
 }
 
 /// Some sessions of a range.

@@ -73,7 +73,12 @@ impl Parameters {
         let Some(text) = self.one(name)? else { return Ok(None) };
         let ago = || humantime::parse_duration(text).ok().map(|span| before(now(), span));
         day(text).or_else(|| rfc3339(text)).or_else(ago).map(Some).ok_or_else(|| {
-            bad(name, format!("{text:?} is not a time: expected 2026-11-22T10:00:00Z, 2026-11-22, or a span before now (24h)"))
+            bad(
+                name,
+                format!(
+                    "{text:?} is not a time: expected 2026-11-22T10:00:00Z, 2026-11-22, or a span before now (24h)"
+                ),
+            )
         })
     }
 }

@@ -98,11 +98,7 @@ impl<C: Fn() -> Vec<SinkConfig> + Send + Sync> Archives for Configured<C> {
 
 impl From<OpenError> for Problem {
     fn from(error: OpenError) -> Self {
-        let status = match error {
-            OpenError::NotReadable { .. } | OpenError::None => StatusCode::NOT_FOUND,
-            OpenError::Invalid { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        Self::new(status, error.to_string())
+        Self::new(StatusCode::NOT_FOUND, error.to_string())
     }
 }
 
@@ -232,8 +228,8 @@ impl Source<'_> {
                 let session = found.take(&room.sid, now())?;
                 Some(Arc::new(Read { is_cut: !found.cut.is_empty(), session }))
             });
-            let panicked = |panic| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("{panic}"));
-            Ok::<_, Problem>(folding.await.map_err(panicked)?)
+            let read = folding.await;
+            read.map_err(|panic| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, panic.to_string()))
         });
         session.await
     }

@@ -267,11 +267,14 @@ fn payload<'a>(session: &'a Session, moment: &Moment) -> Map<String, Value> {
             put("trackType", text(&track.kind));
             put("trackSource", text(&track.source));
             put("mimeType", text(&track.mime));
-            put("muted", match kind {
-                "TRACK_MUTED" => Some(json!(true)),
-                "TRACK_UNMUTED" => Some(json!(false)),
-                _ => None,
-            });
+            put(
+                "muted",
+                match kind {
+                    "TRACK_MUTED" => Some(json!(true)),
+                    "TRACK_UNMUTED" => Some(json!(false)),
+                    _ => None,
+                },
+            );
         }
     }
     if let Some(call) = session.api_calls.iter().find(|call| kind == "API_CALL" && call.at == moment.at) {

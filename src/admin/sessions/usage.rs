@@ -62,7 +62,8 @@ pub(super) async fn show(State(reader): State<Arc<Reader>>, parameters: Paramete
         }
         // It has no place to say so.
         Format::Csv => {
-            let message = "not everything in this range could be read: ask for a shorter one, or for JSON, which says what";
+            let message =
+                "not everything in this range could be read: ask for a shorter one, or for JSON, which says what";
             Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, message))
         }
     }

@@ -78,4 +78,3 @@ pub(super) async fn usage(common: &Common, args: &UsageArgs) -> Outcome {
     }
     is_whole(&read)
 }
-

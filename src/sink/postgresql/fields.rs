@@ -140,7 +140,6 @@ fn of_event(document: &RawDocument) -> bson::error::Result<[Option<String>; 7]> 
             }
             "track" => own[2] = part_of(value.as_document(), "sid"),
             "webhook" | "api_call" | "egress" | "sip_call" | "ingress" | "report" => {
-                let within = |part: Option<&'_ RawDocument>, name| part?.get_document(name).ok();
                 let mut part = value.as_document();
                 if key == "report" {
                     part = within(within(part, "Message"), "FeatureUsage");
@@ -221,6 +220,10 @@ impl Stat {
         }
         Ok(())
     }
+}
+
+fn within<'a>(part: Option<&'a RawDocument>, name: &str) -> Option<&'a RawDocument> {
+    part?.get_document(name).ok()
 }
 
 /// A part of the document of a oneof or message; empty ones do not exist.

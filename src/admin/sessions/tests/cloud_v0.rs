@@ -55,14 +55,15 @@ async fn pages_count_from_zero_and_the_one_behind_the_last_is_empty() {
 #[tokio::test]
 async fn days_are_of_utc_and_both_ends_count() {
     let routes = real();
-    let count = async |query: &str| {
-        get(&routes, &format!("{SESSIONS}?{query}")).await["sessions"].as_array().unwrap().len()
-    };
+    let count =
+        async |query: &str| get(&routes, &format!("{SESSIONS}?{query}")).await["sessions"].as_array().unwrap().len();
     assert_eq!(count(&format!("start={DAY}&end={DAY}")).await, 7);
     assert_eq!(count(&format!("start=2026-11-01&end={DAY}")).await, 7);
     assert_eq!(count("start=2026-11-21&end=2026-11-21").await, 0);
     assert_eq!(count(&format!("start={NEXT_DAY}&end={NEXT_DAY}")).await, 0);
-    for query in ["start=yesterday", "end=2026-11", "start=2026-11-22&end=2026-11-21", "limit=0", "limit=1001", "page=-1"] {
+    for query in
+        ["start=yesterday", "end=2026-11", "start=2026-11-22&end=2026-11-21", "limit=0", "limit=1001", "page=-1"]
+    {
         let (status, _, body) = ask(&routes, "GET", &format!("{SESSIONS}?{query}")).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{query}: {body}");
         assert_eq!(fields(&body), ["error"]);
@@ -90,7 +91,9 @@ async fn a_session_has_its_participants_in_the_documented_shape() {
     let minutes = answer["connectionMinutes"].as_u64().unwrap();
     assert!((3..=9).contains(&minutes), "begun minutes of three connections of at most two: {minutes}");
     for participant in answer["participants"].as_array().unwrap() {
-        for field in ["participantIdentity", "joinedAt", "leftAt", "isActive", "connectionType", "publishedSources", "sessions"] {
+        for field in
+            ["participantIdentity", "joinedAt", "leftAt", "isActive", "connectionType", "publishedSources", "sessions"]
+        {
             assert!(participant.get(field).is_some(), "{field}: {participant}");
         }
         assert_eq!(participant["connectionType"], "UDP");

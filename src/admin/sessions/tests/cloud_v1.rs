@@ -97,8 +97,10 @@ async fn wrong_parameters_are_invalid_arguments() {
     let cursor = get(&routes, &list("page.pageSize=1")).await["pageInfo"]["nextCursor"].as_str().unwrap().to_owned();
     let sid = &Memory::real().sids()[0];
     for path in [
-        "/v1/projects/p/sessions?filter.range.startTime=2026-10-01T00:00:00Z&filter.range.endTime=2026-11-22T00:00:00Z".to_owned(),
-        "/v1/projects/p/sessions?filter.range.startTime=2026-11-22T00:00:00Z&filter.range.endTime=2026-11-22T00:00:00Z".to_owned(),
+        "/v1/projects/p/sessions?filter.range.startTime=2026-10-01T00:00:00Z&filter.range.endTime=2026-11-22T00:00:00Z"
+            .to_owned(),
+        "/v1/projects/p/sessions?filter.range.startTime=2026-11-22T00:00:00Z&filter.range.endTime=2026-11-22T00:00:00Z"
+            .to_owned(),
         "/v1/projects/p/sessions?filter.range.startTime=yesterday".to_owned(),
         list("page.pageSize=0"),
         list("page.pageSize=-1"),
@@ -129,7 +131,8 @@ async fn wrong_parameters_are_invalid_arguments() {
 #[tokio::test]
 async fn what_is_not_there_is_not_found() {
     let routes = real();
-    for path in [of("RM_unknown", ""), of("RM_unknown", "/participants"), of("RM_unknown", "/events"), of("room0", "")] {
+    for path in [of("RM_unknown", ""), of("RM_unknown", "/participants"), of("RM_unknown", "/events"), of("room0", "")]
+    {
         let (status, _, body) = ask(&routes, "GET", &path).await;
         assert_eq!(status, StatusCode::NOT_FOUND, "{path}");
         assert_eq!(body, serde_json::json!({ "code": 5, "message": "session not found", "details": [] }));
@@ -178,7 +181,8 @@ async fn a_session_has_its_figures_and_timelines_on_one_grid() {
         let quality = detail["quality"].as_array().unwrap().iter().map(|point| point["value"].as_f64().unwrap());
         assert!(quality.clone().all(|value| (0.0..=1.0).contains(&value)) && quality.clone().any(|value| value > 0.5));
         // The points of 30 s add up to the media's part of the bytes.
-        let sent: f64 = detail["publishBps"].as_array().unwrap().iter().map(|point| point["value"].as_f64().unwrap()).sum();
+        let sent: f64 =
+            detail["publishBps"].as_array().unwrap().iter().map(|point| point["value"].as_f64().unwrap()).sum();
         let all: f64 = detail["bandwidthIn"].as_str().unwrap().parse().unwrap();
         let share = sent * 30.0 / 8.0 / all;
         assert!((0.9..=1.0001).contains(&share), "{share}");
@@ -198,10 +202,7 @@ async fn participants_have_their_sessions_and_can_be_ordered_and_paged() {
         expected.sort_unstable();
         assert_eq!(fields(item), expected);
         let sources = &item["publishedSources"];
-        assert_eq!(
-            fields(sources),
-            sorted(["cameraTrack", "microphoneTrack", "screenShareTrack", "screenShareAudio"])
-        );
+        assert_eq!(fields(sources), sorted(["cameraTrack", "microphoneTrack", "screenShareTrack", "screenShareAudio"]));
         assert_eq!((&sources["cameraTrack"], &sources["screenShareTrack"]), (&true.into(), &false.into()));
         let session = &item["sessions"][0];
         let known = [
@@ -225,7 +226,8 @@ async fn participants_have_their_sessions_and_can_be_ordered_and_paged() {
     let joined = texts(items, "joinedAt");
     assert!(joined.is_sorted(), "{joined:?}");
     for (sort, field) in [("JOINED_AT", "joinedAt"), ("LEFT_AT", "leftAt")] {
-        let path = format!("/participants?sortBy=PARTICIPANT_SORT_FIELD_{sort}&sortOrder=SORT_ORDER_DESC&page.pageSize=1");
+        let path =
+            format!("/participants?sortBy=PARTICIPANT_SORT_FIELD_{sort}&sortOrder=SORT_ORDER_DESC&page.pageSize=1");
         let items = paged(&routes, &of(&sid, &path)).await;
         let times: Vec<_> = texts(&items, field).into_iter().rev().collect();
         assert!(times.is_sorted() && times.len() == 3, "{sort}: {times:?}");
@@ -266,9 +268,13 @@ async fn events_have_livekits_types_and_only_the_fields_that_are_allowed() {
     let joined = paged(&routes, &of(&sid, "/events?types=PARTICIPANT_JOINED&types=PARTICIPANT_LEFT")).await;
     assert_eq!(joined.len(), 6);
     let participant = joined[0]["participantSessionId"].as_str().unwrap();
-    assert_eq!((&joined[0]["type"], &joined[0]["payload"]["participantKind"]), (&"PARTICIPANT_JOINED".into(), &"STANDARD".into()));
+    assert_eq!(
+        (&joined[0]["type"], &joined[0]["payload"]["participantKind"]),
+        (&"PARTICIPANT_JOINED".into(), &"STANDARD".into())
+    );
     assert_eq!(joined[5]["payload"]["reason"], "CLIENT_INITIATED");
-    let own = paged(&routes, &of(&sid, &format!("/events?participantSessionId={participant}&types=TRACK_PUBLISHED"))).await;
+    let own =
+        paged(&routes, &of(&sid, &format!("/events?participantSessionId={participant}&types=TRACK_PUBLISHED"))).await;
     assert_eq!(own.len(), 2);
     for event in own {
         assert_eq!(event["participantSessionId"], participant);

@@ -165,7 +165,8 @@ impl Archive for Memory {
 
     async fn records(&self, rooms: &[Room], _: &Limits) -> Result<Found, ArchiveError> {
         self.answer().await?;
-        let mut found = Found { cut: self.cut.clone(), ..Found::default() };
+        let mut found = Found::default();
+        found.cut.clone_from(&self.cut);
         for room in rooms {
             if let Some(documents) = self.documents.get(&room.sid) {
                 found.of_room(&room.sid).clone_from(documents);

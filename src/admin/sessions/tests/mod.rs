@@ -31,7 +31,8 @@ async fn ask(routes: &Router, method: &str, path: &str) -> (StatusCode, HeaderMa
     let response = routes.clone().oneshot(request).await.unwrap();
     let (head, body) = response.into_parts();
     let body = to_bytes(body, usize::MAX).await.unwrap();
-    let value = serde_json::from_slice(&body).unwrap_or_else(|_| Value::from(String::from_utf8_lossy(&body).into_owned()));
+    let value =
+        serde_json::from_slice(&body).unwrap_or_else(|_| Value::from(String::from_utf8_lossy(&body).into_owned()));
     (head.status, head.headers, value)
 }
 

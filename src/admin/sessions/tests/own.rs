@@ -17,7 +17,10 @@ async fn sessions_are_listed_the_newest_first_or_the_worst() {
     let (routes, sids) = (real(), Memory::real().sids());
     let answer = get(&routes, &list("")).await;
     assert_eq!(fields(&answer), sorted(["address", "from", "more", "sessions", "sink", "sinks", "to"]));
-    assert_eq!((&answer["sink"], &answer["address"], &answer["more"]), (&"files".into(), &"memory".into(), &false.into()));
+    assert_eq!(
+        (&answer["sink"], &answer["address"], &answer["more"]),
+        (&"files".into(), &"memory".into(), &false.into())
+    );
     assert_eq!(rooms(&answer), sids);
     let some = get(&routes, &list("limit=2")).await;
     assert_eq!((rooms(&some), &some["more"]), (sids[..2].iter().map(String::as_str).collect(), &true.into()));
@@ -46,7 +49,10 @@ async fn one_session_comes_whole_with_where_it_was_read() {
     assert_eq!(answer["session"]["room_sid"], sid.as_str());
     assert_eq!(answer["session"]["participants"].as_array().unwrap().len(), 3);
     let (status, _, body) = ask(&routes, "GET", "/api/v1/sessions/RM_unknown").await;
-    assert_eq!((status, &body["error"]), (StatusCode::NOT_FOUND, &"sink files has no records of room RM_unknown".into()));
+    assert_eq!(
+        (status, &body["error"]),
+        (StatusCode::NOT_FOUND, &"sink files has no records of room RM_unknown".into())
+    );
 }
 
 #[tokio::test]
