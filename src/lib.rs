@@ -12,6 +12,7 @@
 //! - [`flush`]: per sink: a worker that leases batches, delivers them, acknowledges what the sink confirmed.
 //! - [`sink`]: MongoDB, Redis, files, HTTP: an outcome per record.
 //! - [`document`]: turns a record's bytes into the document a sink stores.
+//! - [`session`]: what a call was like, from stored documents; [`archive`]: those documents, read back from where a sink stored them.
 //!
 //! [`app`] opens, starts and stops these; [`run`] is the process around them, with its signals and the status page.
 //! [`config`], [`status`], [`admin`] and [`cli`] configure, report and control.

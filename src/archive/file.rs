@@ -273,7 +273,7 @@ impl Reading {
                     found.cut = rooms.iter().map(|room| room.sid.clone()).collect();
                     return Ok(found);
                 }
-                if open.is_empty() && last.is_none() {
+                if stream == Stream::Events && open.is_empty() && last.is_none() {
                     last = end.map(|end| end.after(TRAILING));
                 }
             }

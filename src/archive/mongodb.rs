@@ -191,7 +191,7 @@ async fn list(reading: &Reading, query: &Query, limits: &Limits) -> Result<Listi
             limit: i64::try_from(most).ok(),
             ..Find::in_stream(Stream::Events)
         };
-        let (mut count, mut oldest) = (0, to);
+        let (mut count, mut oldest) = (0, to.min(query.to));
         let read = reading
             .find(find, left, |event| {
                 if let Some(mark) = Mark::of(&event) {
@@ -203,7 +203,9 @@ async fn list(reading: &Reading, query: &Query, limits: &Limits) -> Result<Listi
             .await?;
         left = left.saturating_sub(read.bytes);
         if !read.is_whole || count >= most {
-            complete_from = Some(oldest);
+            // Without their ends, what was read of the creations is of no use.
+            let is_useless = !read.is_whole && kind == MARKS[0];
+            complete_from = Some(if is_useless { query.to } else { oldest });
         }
     }
     Ok(rooms.into_listing(limits.rooms, complete_from))

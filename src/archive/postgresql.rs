@@ -13,7 +13,7 @@ use tokio_postgres::{Row, types::Type};
 
 use super::{
     Archive, ArchiveError, Found, Limits, Listing, Query, Room,
-    rooms::{Mark, Rooms, Search, room_of_event, room_of_stat, searches, span_of},
+    rooms::{MARKS, Mark, Rooms, Search, room_of_event, room_of_stat, searches, span_of},
 };
 use crate::{
     record::Stream,
@@ -145,7 +145,8 @@ async fn list(reader: &Reader, query: &Query, limits: &Limits) -> Result<Listing
     let mut rooms = Rooms::new(query);
     let (mut complete_from, mut left) = (None, limits.bytes);
     let name = query.room_name.as_deref();
-    let pattern = query.room_prefix.as_deref().map(|prefix| format!("{}%", escaped(prefix)));
+    let prefix = query.room_prefix.as_deref().filter(|prefix| !prefix.is_empty());
+    let pattern = prefix.map(|prefix| format!("{}%", escaped(prefix)));
     for Search { kind, mut from, to, most } in searches(query, limits.rooms) {
         from = complete_from.map_or(from, |complete_from: Time| from.max(complete_from));
         let statement = format!(
@@ -155,7 +156,7 @@ async fn list(reader: &Reader, query: &Query, limits: &Limits) -> Result<Listing
         );
         let (first, last) = (seconds(from), seconds(to));
         let limit = i64::try_from(most).unwrap_or(i64::MAX);
-        let (mut count, mut oldest, mut is_whole) = (0, to, true);
+        let (mut count, mut oldest, mut is_whole) = (0, to.min(query.to), true);
         let mut each = |row: &Row| {
             let Some((document, bytes)) = document(row) else { return true };
             let Some(bytes_left) = left.checked_sub(bytes) else {
@@ -179,7 +180,9 @@ async fn list(reader: &Reader, query: &Query, limits: &Limits) -> Result<Listing
         ];
         reader.each_row(&statement, &parameters, &mut each).await?;
         if !is_whole {
-            return Ok(rooms.into_listing(limits.rooms, Some(oldest)));
+            // Without their ends, what was read of the creations is of no use.
+            let complete_from = if kind == MARKS[0] { query.to } else { oldest };
+            return Ok(rooms.into_listing(limits.rooms, Some(complete_from)));
         }
         if count >= most {
             complete_from = Some(oldest);
