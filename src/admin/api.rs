@@ -38,7 +38,8 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 static AT_ONCE: Semaphore = Semaphore::const_new(8);
 const DESCRIPTION: &str = include_str!("openapi.json");
 
-pub(super) fn routes() -> Router<Arc<App>> {
+/// `sessions`: the routes of sessions.
+pub(super) fn routes(sessions: Router<Arc<App>>) -> Router<Arc<App>> {
     Router::new()
         .route("/openapi.json", get(describe))
         .route("/status", get(status))
@@ -58,6 +59,7 @@ pub(super) fn routes() -> Router<Arc<App>> {
         .route("/sinks/{sink}/dead/drop", post(records::drop))
         .route("/import", post(records::import))
         .route("/reload", post(reload))
+        .merge(sessions)
         .method_not_allowed_fallback(|| async {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not support this method: see the Allow header")
         })

@@ -10,6 +10,9 @@
 //! its spools, even if it cannot read the answer. Only the status page itself can be linked to. With the token, any host
 //! name is allowed.
 //!
+//! LiveKit Cloud's APIs ([`is_cloud`]) always need a token over TCP, as in the cloud: the admin token, or one that a LiveKit
+//! API key has signed and that grants `roomList`.
+//!
 //! `/healthz` and `/readyz` are open: without access they answer yes or no, and nothing else.
 
 use std::sync::Arc;
@@ -22,13 +25,24 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use super::{page, problem::Problem};
+use super::{
+    page,
+    problem::{Problem, RpcStatus},
+};
 use crate::{
     app::App,
     caller::{self, Host},
     config::AdminConfig,
-    ingest::OpenRequest,
+    ingest::{OpenRequest, ReaderRefused},
 };
+
+/// Where the first generation of LiveKit Cloud's API is, and the second.
+pub(super) const CLOUD_V0: &str = "/api/project/";
+pub(super) const CLOUD_V1: &str = "/v1/";
+
+fn is_cloud(path: &str) -> bool {
+    path.starts_with(CLOUD_V0) || path.starts_with(CLOUD_V1)
+}
 
 /// How a client is connected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +85,10 @@ async fn check(State((app, access)): State<(Arc<App>, Access)>, mut request: Req
             if problem.status == StatusCode::UNAUTHORIZED {
                 app.count_refused(&problem.message);
             }
-            problem.into_response()
+            match request.uri().path().starts_with(CLOUD_V1) {
+                true => RpcStatus(problem).into_response(),
+                false => problem.into_response(),
+            }
         }
     };
     let headers = response.headers_mut();
@@ -97,7 +114,14 @@ pub(super) fn admit(
 ) -> Result<(), Problem> {
     match access {
         Access::Socket => Ok(()),
-        Access::Tcp { is_private } => Caller { config: &app.config().admin, is_private, headers }.admit(method, target),
+        Access::Tcp { is_private } => {
+            let config = app.config();
+            let caller = Caller { config: &config.admin, is_private, headers };
+            match is_cloud(target.path()) {
+                true => caller.admit_to_cloud(|| app.admit_reader(headers)),
+                false => caller.admit(method, target),
+            }
+        }
     }
 }
 
@@ -109,6 +133,22 @@ struct Caller<'a> {
 }
 
 impl Caller<'_> {
+    fn admit_to_cloud(&self, admit_reader: impl FnOnce() -> Result<(), ReaderRefused>) -> Result<(), Problem> {
+        if caller::is_cross_site(self.headers, &self.config.hosts) {
+            return Err(other_site());
+        }
+        if self.token() == Some(true) {
+            return Ok(());
+        }
+        admit_reader().map_err(|refused| match refused {
+            ReaderRefused::Unauthenticated(why) => Problem::new(
+                StatusCode::UNAUTHORIZED,
+                format!("{why}; this needs a token of a LiveKit API key that grants roomList, or admin.token"),
+            ),
+            ReaderRefused::Denied(why) => Problem::new(StatusCode::FORBIDDEN, why),
+        })
+    }
+
     fn admit(&self, method: &Method, target: &Uri) -> Result<(), Problem> {
         let (config, path, reads) = (self.config, target.path(), matches!(*method, Method::GET | Method::HEAD));
         if matches!(path, "/healthz" | "/readyz") {
@@ -117,10 +157,7 @@ impl Caller<'_> {
         // The page itself is the same for everyone and can be linked to; its data comes from the API.
         let is_page = path == "/" && reads;
         if !is_page && caller::is_cross_site(self.headers, &config.hosts) {
-            return Err(Problem::new(
-                StatusCode::FORBIDDEN,
-                "a web page of another site sent this request: it is refused",
-            ));
+            return Err(other_site());
         }
         let token = self.token();
         if token == Some(true) {
@@ -168,6 +205,10 @@ impl Caller<'_> {
             None => reads_openly(),
         }
     }
+}
+
+fn other_site() -> Problem {
+    Problem::new(StatusCode::FORBIDDEN, "a web page of another site sent this request: it is refused")
 }
 
 #[cfg(test)]
@@ -263,6 +304,31 @@ mod tests {
             assert_eq!(from_a_page("GET /", lines), 200, "{lines:?}");
         }
         assert_eq!(from_a_page("GET /api/v1/status", &[("sec-fetch-site", "same-origin")]), 200);
+    }
+
+    #[test]
+    fn the_cloud_apis_need_a_token_even_on_loopback_and_refuse_other_web_pages() {
+        let admit = |presented: Option<&'static str>, site: Option<&'static str>, reader: Result<(), ReaderRefused>| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static("127.0.0.1:7892"));
+            presented.map(|token| headers.insert(header::AUTHORIZATION, HeaderValue::from_static(token)));
+            site.map(|site| headers.insert("sec-fetch-site", HeaderValue::from_static(site)));
+            let caller = Caller { config: &config(Some("t")), is_private: true, headers: &headers };
+            caller.admit_to_cloud(|| reader).map_or_else(|problem| problem.status.as_u16(), |()| 200)
+        };
+        let unknown = || Err(ReaderRefused::Unauthenticated("no token".to_owned()));
+        assert_eq!(admit(None, None, unknown()), 401);
+        assert_eq!(admit(Some("Bearer x"), None, unknown()), 401);
+        assert_eq!(admit(Some("Bearer x"), None, Err(ReaderRefused::Denied("no grant"))), 403);
+        assert_eq!(admit(Some("Bearer t"), None, unknown()), 200);
+        assert_eq!(admit(Some("Bearer x"), None, Ok(())), 200);
+        assert_eq!(admit(Some("Bearer x"), Some("cross-site"), Ok(())), 403);
+        for path in ["/api/project/p/sessions", "/v1/projects/p/sessions", "/v1/"] {
+            assert!(is_cloud(path), "{path}");
+        }
+        for path in ["/", "/api/v1/sessions", "/api/v1/status", "/metrics"] {
+            assert!(!is_cloud(path), "{path}");
+        }
     }
 
     #[test]

@@ -2,10 +2,11 @@
 //! - `guard` decides who can read and who can act;
 //! - `api` and `records` answer `/api/v1/…`, described by `openapi.json`; `extract` reads their requests, `json` writes
 //!   answers, `answer` streams long ones, `problem` is the error answer;
+//! - `sessions` answers for sessions, here and at the paths of LiveKit Cloud's APIs;
 //! - [`metrics`] renders `/metrics`;
-//! - `page.html`, `page.css`, `page.js`, `plot.js`: the page, served as one document.
+//! - `page/`: the page, served as one document.
 //!
-//! Uses `app`, `caller`, `config`, `document`, `flush`, `histogram`, `ingest`, `inspect`, `record`, `spool`, `status`, `tasks`.
+//! Uses `app`, `archive`, `caller`, `config`, `document`, `flush`, `histogram`, `ingest`, `inspect`, `record`, `spool`, `status`, `tasks`.
 
 mod answer;
 mod api;
@@ -17,5 +18,6 @@ mod problem;
 mod records;
 mod routes;
 mod server;
+mod sessions;
 
 pub use server::{Bound, bind};

@@ -1,5 +1,6 @@
 //! The status page: one document that loads nothing else, with a content security policy that allows only its own script and
-//! style.
+//! style. `page/`: its views, `status` (with the plots of `history`), `sessions` (the list) and `session` (one, with its
+//! `chart`), share what `common` has; `page.js` starts them.
 
 use std::sync::LazyLock;
 
@@ -10,11 +11,19 @@ use axum::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use sha2::{Digest, Sha256};
 
-const STYLE: &str = include_str!("page.css");
-const SCRIPT: &str = concat!(include_str!("plot.js"), include_str!("page.js"));
+const STYLE: &str = concat!(include_str!("page/status.css"), include_str!("page/sessions.css"));
+const SCRIPT: &str = concat!(
+    include_str!("page/common.js"),
+    include_str!("page/history.js"),
+    include_str!("page/status.js"),
+    include_str!("page/chart.js"),
+    include_str!("page/session.js"),
+    include_str!("page/sessions.js"),
+    include_str!("page/page.js")
+);
 
 static PAGE: LazyLock<String> =
-    LazyLock::new(|| include_str!("page.html").replace("{{style}}", STYLE).replace("{{script}}", SCRIPT));
+    LazyLock::new(|| include_str!("page/page.html").replace("{{style}}", STYLE).replace("{{script}}", SCRIPT));
 
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let hash = |text: &str| format!("'sha256-{}'", STANDARD.encode(Sha256::digest(text)));

@@ -1,10 +1,11 @@
-//! Error answers of the API: `{"error": "…"}`, with the HTTP status that fits the cause.
+//! Error answers of the API: `{"error": "…"}`, with the HTTP status that fits the cause; and the same as LiveKit Cloud's
+//! second API has them.
 
 use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     app::{NoSuchSink, OperateError, ReloadError, RemoveError},
@@ -28,12 +29,51 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut response = (self.status, Json(json!({ "error": self.message }))).into_response();
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
-        }
-        response
+        answer(self.status, &json!({ "error": self.message }))
     }
+}
+
+/// An error answer as google.rpc.Status: `{"code": 5, "message": "…", "details": []}`.
+#[derive(Debug)]
+pub(super) struct RpcStatus(pub(super) Problem);
+
+impl RpcStatus {
+    /// The code of google.rpc.Code for this HTTP status, by the mapping that its documentation gives.
+    fn code(&self) -> u8 {
+        match self.0.status.as_u16() {
+            400 | 414 | 431 => 3,
+            401 => 16,
+            403 => 7,
+            404 => 5,
+            405 | 501 => 12,
+            421 => 9,
+            429 => 8,
+            503 => 14,
+            504 => 4,
+            _ => 13,
+        }
+    }
+}
+
+impl From<Problem> for RpcStatus {
+    fn from(problem: Problem) -> Self {
+        Self(problem)
+    }
+}
+
+impl IntoResponse for RpcStatus {
+    fn into_response(self) -> Response {
+        let body = json!({ "code": self.code(), "message": self.0.message, "details": [] });
+        answer(self.0.status, &body)
+    }
+}
+
+fn answer(status: StatusCode, body: &Value) -> Response {
+    let mut response = (status, Json(body)).into_response();
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
+    }
+    response
 }
 
 impl From<NoSuchSink> for Problem {

@@ -10,17 +10,19 @@ use axum::{
     routing::get,
 };
 
-use super::{api, guard::MayKnow, metrics, page, problem::Problem};
+use super::{api, guard::MayKnow, metrics, page, problem::Problem, sessions};
 use crate::app::App;
 
 /// All routes, without [`guard`](super::guard).
 pub(super) fn router(app: Arc<App>) -> Router {
+    let sessions = sessions::routes(&app);
     Router::new()
         .route("/", get(page::show))
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(show_metrics))
-        .nest("/api/v1", api::routes())
+        .nest("/api/v1", api::routes(sessions.own))
+        .merge(sessions.cloud)
         .fallback(|| async { Problem::new(StatusCode::NOT_FOUND, "there is nothing at this path") })
         .with_state(app)
 }

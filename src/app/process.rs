@@ -16,7 +16,7 @@ use super::{directory::DataDirectory, history::History, parts::Parts, rates::Rat
 use crate::{
     config::Config,
     document::Encoder,
-    ingest::{self, Authenticator, IngestStatus, Ingester, Listener},
+    ingest::{self, Authenticator, IngestStatus, Ingester, Listener, ReaderRefused},
     logging::Logging,
     record::UnixMillis,
     status::{Disk, SinkStatus, Snapshot},
@@ -81,6 +81,11 @@ impl App {
         self.authenticator.refuse_admin(why, self.ingester.status());
     }
 
+    /// Accepts a reader of sessions by its token of a LiveKit API key.
+    pub(crate) fn admit_reader(&self, headers: &http::HeaderMap) -> Result<(), ReaderRefused> {
+        self.authenticator.admit_reader(headers)
+    }
+
     /// A snapshot each second, and at once when a state changes.
     #[must_use]
     pub fn subscribe(&self) -> watch::Receiver<Arc<Snapshot>> {
@@ -106,6 +111,11 @@ impl App {
     /// The address of the gRPC server.
     pub(crate) fn grpc_address(&self) -> Option<&str> {
         self.addresses.grpc.as_deref()
+    }
+
+    /// The address of the status page.
+    pub(crate) fn admin_address(&self) -> Option<&str> {
+        self.addresses.admin.as_deref()
     }
 
     /// Runs a part that has to run as long as the process.

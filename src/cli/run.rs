@@ -11,7 +11,7 @@ use crate::{
 /// Arguments of `run`.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Also send recorded LiveKit events and stats to itself, with new ids and current times
+    /// Also send recorded LiveKit events and stats to itself, with new ids and times of the last minutes
     #[arg(long)]
     demo: bool,
     /// Records per second of the demo

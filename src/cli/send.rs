@@ -31,7 +31,7 @@ const SHOW_INTERVAL: Duration = Duration::from_millis(200);
 /// Arguments of `send`.
 #[derive(Debug, Clone, clap::Args)]
 pub struct SendArgs {
-    /// Files with records [default: bundled real LiveKit records, with new ids and current times]
+    /// Files with records [default: bundled real LiveKit records, with new ids and times of the last minutes]
     ///
     /// Protobuf records, each after its length as a varint, or JSON (a record, an array, LiveKit's batches, or one per
     /// line). They are sent unchanged; from the second round on with new ids and current times.

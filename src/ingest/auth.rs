@@ -12,7 +12,7 @@ use super::{
     AuthOptions, IngestStatus, Listener, LivekitKeys, Protocol, Refusal, Refused,
     listener::Peer,
     pass::Pass,
-    rules::{Claims, MIN_TOKEN_LENGTH, Presented, Rules},
+    rules::{Claims, MIN_TOKEN_LENGTH, Presented, ReaderRefused, Rules},
     server::ServeError,
     throttle::Throttle,
     tls::Tls,
@@ -115,6 +115,11 @@ impl Authenticator {
         let claims = rules.borrow().webhook(&presented)?;
         let still = |rules: &Rules, presented: &Presented| rules.webhook(presented).map(drop);
         Ok((Pass::new(rules, presented, Some(claims.exp), still), claims))
+    }
+
+    /// Accepts a reader of sessions: one whose token is signed by a LiveKit API key and grants `roomList`.
+    pub(crate) fn admit_reader(&self, headers: &HeaderMap) -> Result<(), ReaderRefused> {
+        self.rules.borrow().reader(&Presented::uncertified(headers))
     }
 
     /// Counts a refusal, and logs it at a limited rate.

@@ -54,8 +54,8 @@ pub struct AuthConfig {
     #[serde_as(as = "Vec<Is<Text>>")]
     #[schemars(example = ["/run/secrets/spool_token"])]
     pub token_files: Vec<PathBuf>,
-    /// (reload) for mode livekit, and for the signatures of webhooks; LiveKit's own `keys:` and `key_file:` at the top
-    /// level are used too; also "key: secret" lines: ${LIVEKIT_KEYS}
+    /// (reload) for mode livekit, the signatures of webhooks, and tokens that read sessions; LiveKit's own `keys:` and
+    /// `key_file:` at the top level are used too; also "key: secret" lines: ${LIVEKIT_KEYS}
     #[serde_as(as = "BTreeMap<_, Is<Text>>")]
     #[schemars(example = serde_json::json!({ "APIxxxxxxx": "${LIVEKIT_API_SECRET}" }), extend("type" = ["object", "string"]))]
     pub keys: LivekitKeys,

@@ -67,6 +67,7 @@ pub use options::{
     AuthOptions, ConnectionOptions, GrpcOptions, HttpOptions, Listen, LivekitKeys, MemoryOptions, Secret, TlsOptions,
 };
 pub use refusal::Refusal;
+pub(crate) use rules::ReaderRefused;
 pub use rules::{AUDIENCE, MIN_TOKEN_LENGTH};
 pub use server::ServeError;
 pub use spooled::{Append, CannotAppend};

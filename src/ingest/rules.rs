@@ -41,6 +41,18 @@ pub(super) struct Claims {
     /// Base64 of the body's SHA-256, in webhooks.
     #[serde(default)]
     pub(super) sha256: Option<String>,
+    /// LiveKit's grants.
+    #[serde(default)]
+    video: Value,
+}
+
+/// Why a reader of sessions is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum ReaderRefused {
+    /// Its token proves nothing.
+    Unauthenticated(String),
+    /// Its token is valid, but does not allow it.
+    Denied(&'static str),
 }
 
 /// Seconds since 1970 as a JWT has them (RFC 7519): "non-integer values can be represented".
@@ -71,6 +83,11 @@ impl Presented {
         Self { authorization, certified: peer.certified }
     }
 
+    /// Of a port that asks for no certificates.
+    pub(super) fn uncertified(headers: &HeaderMap) -> Self {
+        Self::of(headers, Peer { address: None, certified: false })
+    }
+
     fn bearer(&self) -> Result<&str, String> {
         let header = self.authorization.as_ref();
         let header = header.ok_or("no Authorization header: send `Authorization: Bearer <token>`")?;
@@ -99,6 +116,18 @@ impl Rules {
         validation.validate_aud = false;
         validation.set_required_spec_claims(&["exp", "iss"]);
         self.verify(token, &validation)
+    }
+
+    /// Checks a reader of sessions, as LiveKit's own API does: its token is signed by an API key and grants listing rooms.
+    pub(super) fn reader(&self, presented: &Presented) -> Result<(), ReaderRefused> {
+        let mut validation = validation();
+        validation.validate_aud = false;
+        validation.set_required_spec_claims(&["exp", "iss"]);
+        let claims = presented.bearer().and_then(|token| self.verify(token, &validation));
+        match claims.map_err(ReaderRefused::Unauthenticated)?.video.get("roomList") {
+            Some(Value::Bool(true)) => Ok(()),
+            _ => Err(ReaderRefused::Denied("the token does not grant roomList")),
+        }
     }
 
     /// Checks the token of a sender.
@@ -184,6 +213,49 @@ mod tests {
         let signed = format!("{}.{}", part(header), part(&claims));
         let mac = Hmac::<Sha256>::new_from_slice(SECRET.as_bytes()).expect("any length").chain_update(&signed);
         format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
+    }
+
+    #[test]
+    fn a_reader_needs_a_valid_token_of_a_known_key_that_grants_listing_rooms() {
+        let keys = [(KEY.to_owned(), Secret::new(SECRET))].into_iter().collect();
+        let rules = Rules { auth: AuthOptions::None, keys };
+        let now = wall_millis() / 1000;
+        let read = |claims: Value, secret: &str| {
+            let token = hs256::sign(&claims, secret.as_bytes()).expect("a token");
+            let authorization = HeaderValue::try_from(format!("Bearer {token}")).expect("a header");
+            rules.reader(&Presented { authorization: Some(authorization), certified: false })
+        };
+        let lists = json!({ "roomList": true });
+        assert_eq!(read(json!({ "iss": KEY, "exp": now + 60, "video": lists }), SECRET), Ok(()));
+        assert_eq!(
+            read(json!({ "iss": KEY, "exp": now + 86_400, "nbf": now, "sub": "x", "video": lists }), SECRET),
+            Ok(())
+        );
+        for (claims, secret) in [
+            (json!({ "iss": KEY, "exp": now + 60, "video": lists }), "another secret of some characters"),
+            (json!({ "iss": "other", "exp": now + 60, "video": lists }), SECRET),
+            (json!({ "iss": KEY, "exp": now - 120, "video": lists }), SECRET),
+            (json!({ "iss": KEY, "exp": now + 600, "nbf": now + 120, "video": lists }), SECRET),
+            (json!({ "iss": KEY, "video": lists }), SECRET),
+            (json!({ "exp": now + 60, "video": lists }), SECRET),
+        ] {
+            assert!(matches!(read(claims.clone(), secret), Err(ReaderRefused::Unauthenticated(_))), "{claims}");
+        }
+        for video in [
+            json!(null),
+            json!({}),
+            json!({ "roomList": false }),
+            json!({ "roomList": "true" }),
+            json!({ "roomJoin": true, "room": "r" }),
+            json!({ "roomAdmin": true }),
+            json!("roomList"),
+            json!([]),
+        ] {
+            let read = read(json!({ "iss": KEY, "exp": now + 60, "video": video }), SECRET);
+            assert!(matches!(read, Err(ReaderRefused::Denied(_))), "{video}");
+        }
+        let nothing = Presented { authorization: None, certified: false };
+        assert!(matches!(rules.reader(&nothing), Err(ReaderRefused::Unauthenticated(_))));
     }
 
     #[test]

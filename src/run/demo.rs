@@ -18,13 +18,24 @@ use crate::{
 /// Starts the demo sender. If it cannot send, that is logged and the process continues.
 pub(super) fn start(app: &App, rate: u32) -> JoinHandle<()> {
     let (target, stop) = (target(&app.config(), app.grpc_address()), app.stopping().clone());
+    let page = app.admin_address().map(|address| format!("http://{address}/#sessions"));
     tasks::spawn(async move {
         let client = match target.and_then(|target| Client::new(&target).map_err(|error| error.to_string())) {
             Ok(client) => client,
             Err(reason) => return tracing::warn!(reason, "the demo cannot send"),
         };
-        tracing::info!(rate, "the demo sends recorded LiveKit events and stats, with new ids and current times");
-        if let Err(status) = demo::run(&client, rate, stop.cancelled()).await {
+        tracing::info!(
+            rate,
+            "the demo sends recorded LiveKit events and stats, with new ids and times of the last minutes"
+        );
+        let tell = || {
+            tracing::info!(
+                page = page.as_deref().unwrap_or("off"),
+                "the demo's rooms are sessions now: open the page, or run \
+                                                                    `livekit-spool sessions`"
+            );
+        };
+        if let Err(status) = demo::run(&client, rate, tell, stop.cancelled()).await {
             tracing::warn!(code = ?status.code(), reason = status.message(), "the demo was refused");
         }
     })

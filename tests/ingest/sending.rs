@@ -69,7 +69,7 @@ async fn what_is_refused_for_good_ends_the_sending() {
 async fn the_demo_ends_when_told() {
     let server = serve_grpc(GrpcOptions::default(), open_authenticator()).await;
     let shutdown = eventually("records arrive", || async { server.spool.batches() > 2 });
-    within(demo::run(&client(&server), 1000, shutdown)).await.unwrap();
+    within(demo::run(&client(&server), 1000, || (), shutdown)).await.unwrap();
 }
 
 #[tokio::test]

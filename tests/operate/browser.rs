@@ -213,7 +213,7 @@ async fn a_page_opened_after_an_outage_shows_rates_backlog_and_the_states_as_mar
             assert_eq!(page.value(UNREADABLE), "");
             // The same as text, by the keyboard.
             page.value("document.querySelector('[data-sink=mongo] summary').focus()");
-            page.press_enter();
+            page.press("Enter");
             page.wait_for("document.querySelector('[data-sink=mongo] details').open");
             page.wait_for("document.querySelectorAll('[data-sink=mongo] details li').length > 2");
             page.wait_for("document.querySelectorAll('[data-sink=mongo] details tbody tr').length > 1");

@@ -131,11 +131,22 @@ impl Page {
         answer["result"]["value"].clone()
     }
 
-    /// Presses Enter where the focus is.
-    pub(crate) fn press_enter(&mut self) {
+    /// Presses a key where the focus is: Enter, Escape, an arrow.
+    pub(crate) fn press(&mut self, key: &str) {
+        let (code, text) = match key {
+            "Enter" => (13, "\r"),
+            "Escape" => (27, ""),
+            "ArrowLeft" => (37, ""),
+            "ArrowUp" => (38, ""),
+            "ArrowRight" => (39, ""),
+            "ArrowDown" => (40, ""),
+            _ => panic!("the code of {key}"),
+        };
         for kind in ["keyDown", "keyUp"] {
-            let pressed =
-                json!({"type": kind, "key": "Enter", "code": "Enter", "text": "\r", "windowsVirtualKeyCode": 13});
+            let mut pressed = json!({"type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code});
+            if !text.is_empty() {
+                pressed["text"] = Value::from(text);
+            }
             self.call("Input.dispatchKeyEvent", pressed);
         }
     }

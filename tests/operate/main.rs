@@ -20,6 +20,8 @@ mod logs;
 mod records;
 mod redaction;
 mod sessions;
+mod sessions_api;
+mod sessions_page;
 mod spools;
 mod start_stop;
 mod stopped;

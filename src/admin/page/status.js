@@ -1,63 +1,10 @@
-'use strict';
-// Everything shown is set as text, never as markup: names in records come from outside.
-const $ = (id) => document.getElementById(id);
+// The view of all sinks.
 const cards = new Map();
 /** The API's history, and the newest state change when it was requested. */
 let past = null;
 let pastChange = '';
 let isAsking = false;
-let token = sessionStorage.getItem('token') || '';
 let last = null;
-
-function h(tag, attributes, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes || {})) {
-    if (name.startsWith('on')) element.addEventListener(name.slice(2), value);
-    else if (value !== null && value !== undefined && value !== false) element.setAttribute(name, value === true ? '' : value);
-  }
-  element.append(...children.filter((child) => child !== null && child !== undefined));
-  return element;
-}
-
-const count = (n) => n.toLocaleString('en-US');
-function size(bytes) {
-  const units = ['B', 'KiB', 'MiB', 'GiB', 'TiB', 'PiB'];
-  let unit = 0;
-  while (bytes >= 1024 && unit < units.length - 1) { bytes /= 1024; unit += 1; }
-  return (unit === 0 || bytes >= 100 ? bytes.toFixed(0) : bytes.toFixed(1).replace(/\.0$/, '')) + ' ' + units[unit];
-}
-function age(seconds) {
-  if (seconds === null || seconds === undefined) return '–';
-  const s = Math.floor(seconds);
-  if (s < 60) return s + ' s';
-  if (s < 3600) return Math.floor(s / 60) + ' m ' + (s % 60) + ' s';
-  if (s < 86400) return Math.floor(s / 3600) + ' h ' + Math.floor(s % 3600 / 60) + ' m';
-  return Math.floor(s / 86400) + ' d ' + Math.floor(s % 86400 / 3600) + ' h';
-}
-const rate = (perSecond) => (perSecond >= 100 ? count(Math.round(perSecond)) : perSecond.toFixed(1)) + '/s';
-const clock = (millis) => new Date(millis).toLocaleTimeString([], { hour12: false });
-
-async function api(path, options) {
-  const headers = token ? { Authorization: 'Bearer ' + token } : {};
-  const response = await fetch('api/v1/' + path, { ...options, headers, cache: 'no-store' });
-  if (response.status === 401) throw new Error('This needs the admin token: press “Token…”.');
-  if (!response.ok) {
-    const text = await response.text();
-    let message = text;
-    try { message = JSON.parse(text).error || text; } catch { /* not JSON: use the text itself */ }
-    throw new Error(message || 'HTTP ' + response.status);
-  }
-  return response;
-}
-
-function notice(message) {
-  $('notice').hidden = !message;
-  $('notice').textContent = message || '';
-}
-
-function number(name, value, field, extra) {
-  return h('div', {}, h('div', { class: 'name' }, name), h('div', { class: value.length > 9 ? 'value long' : 'value', 'data-field': field }, value), extra);
-}
 
 const STATES = {
   delivering: 'busy', idle: 'good', connecting: 'busy', paused: 'warn', stopping: 'warn',
@@ -222,18 +169,3 @@ async function stayConnected() {
     await new Promise((resolve) => setTimeout(resolve, 1000));
   }
 }
-
-$('theme').addEventListener('click', () => {
-  const root = document.documentElement;
-  root.dataset.theme = root.dataset.theme === 'dark' ? 'light' : 'dark';
-  localStorage.setItem('theme', root.dataset.theme);
-});
-document.documentElement.dataset.theme = localStorage.getItem('theme') ||
-  (matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light');
-$('token').addEventListener('click', () => { $('secret').value = ''; $('ask').showModal(); });
-$('ask').addEventListener('close', () => {
-  if ($('ask').returnValue === 'ok') token = $('secret').value.trim();
-  if ($('ask').returnValue === 'forget') token = '';
-  sessionStorage.setItem('token', token);
-});
-stayConnected();

@@ -1,4 +1,3 @@
-'use strict';
 // The last hour of a sink: rates in and out above, the backlog below, state changes as marks on the time axis they share.
 const SPANS = [5, 10, 20, 30, 60];
 const TOP = { rates: 18, backlog: 94 };
@@ -9,22 +8,7 @@ const MARK = { bad: 'M-5 -4H5L0 5Z', good: 'M-5 4H5L0 -5Z', other: 'M0 -5L5 0L0 
 const MEANING = { bad: 'problem', good: 'healthy', other: 'other change' };
 const TABLE_ROWS = 12;
 
-function svg(tag, attributes, ...children) {
-  const element = document.createElementNS('http://www.w3.org/2000/svg', tag);
-  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-  element.append(...children);
-  return element;
-}
-
-const compact = (n) => n < 1000 ? String(+n.toPrecision(3)) : n.toLocaleString('en-US', { notation: 'compact', maximumFractionDigits: 1 });
-const minute = (millis) => new Date(millis).toLocaleTimeString([], { hour: '2-digit', minute: '2-digit', hour12: false });
 const markOf = (state) => STATES[state] === 'bad' ? 'bad' : state === 'idle' || state === 'delivering' ? 'good' : 'other';
-
-/** The end of an axis: 1, 2 or 5 times a power of ten. */
-function axisEnd(highest) {
-  const power = 10 ** Math.floor(Math.log10(Math.max(1, highest)));
-  return [1, 2, 5, 10].map((factor) => factor * power).find((end) => end >= highest);
-}
 
 class Plot {
   constructor(name) {
