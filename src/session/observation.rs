@@ -222,12 +222,16 @@ fn percent(share: f64) -> String {
     format!("{:.1}%", share * 100.0)
 }
 
+/// What did not arrive when it was sent: some of it came late, when LiveKit had asked for it again.
 fn upstream(who: &Who<'_>) -> Option<Observation> {
-    let mut loss = Loss::default();
-    for Quality { packets, lost, intervals, .. } in who.connection.published.iter().map(|track| &track.upstream) {
-        loss.add(packets.saturating_add(*lost), *lost, intervals, 1.0);
+    let (mut loss, mut late) = (Loss::default(), 0_u64);
+    for track in &who.connection.published {
+        let Quality { packets, lost, retransmitted, intervals, .. } = &track.upstream;
+        loss.add(packets.saturating_add(*lost), lost.saturating_add(*retransmitted), intervals, 1.0);
+        late = late.saturating_add(*retransmitted);
     }
-    let text = || format!("{} lost {} on the way to LiveKit", who.name(), loss.words());
+    let late = if late == 0 { String::new() } else { format!("; {late} of them came late") };
+    let text = || format!("{} lost {} on the way to LiveKit{late}", who.name(), loss.words());
     loss.stands_out().then(|| who.observation(Severity::Warning, "loss_upstream", text()))
 }
 

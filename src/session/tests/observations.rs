@@ -102,9 +102,13 @@ fn loss_on_the_way_up_is_the_publishers_also_where_it_is_missed_downstream() {
 #[test]
 fn what_the_publisher_sent_again_came_too_late_for_the_subscribers_count() {
     let mut story = call();
-    let resent = json!({ "primary_packets": 1000, "retransmit_packets": 60 });
+    let resent = json!({ "primary_packets": 1000, "packets_out_of_order": 60 });
     story.interval(("ann", "TR_1", UP), 3.0, 33.0, resent).measure(("bob", "TR_1", DOWN), 3.0, 1000, 60);
-    assert_eq!(kinds(&story), ["loss_of_publisher"]);
+    assert_eq!(kinds(&story), ["loss_upstream", "loss_of_publisher"]);
+    assert_eq!(
+        story.sentences("loss_upstream"),
+        ["ann lost 6.0% (60 of 1000 packets) on the way to LiveKit; 60 of them came late"]
+    );
 }
 
 #[test]
