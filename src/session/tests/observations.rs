@@ -164,17 +164,21 @@ fn reconnects() {
 
 #[test]
 fn who_joins_again_after_a_lost_connection() {
-    let again = |reason: u32| {
+    let again = |reason: u32, seconds: f64| {
         let mut story = call();
-        story.leave("ann", 30.0, reason).join("ann", 40.0);
+        story.leave("ann", 30.0, reason).join("ann", 30.0 + seconds);
         for event in story.documents.events.iter_mut().rev().take(2) {
             event["participant_id"] = json!("PA_again");
             event["participant"]["sid"] = json!("PA_again");
         }
         story.sentences("rejoined")
     };
-    assert_eq!(again(9), ["ann joined again once after a lost connection"]);
-    assert_eq!(again(1), Vec::<String>::new(), "by its own wish");
+    assert_eq!(again(9, 40.0), ["ann joined again once after a lost connection"]);
+    assert_eq!(again(1, 40.0), Vec::<String>::new(), "by its own wish");
+    let reconnected = ["ann joined again once within 5 s of leaving, as a client does that reconnects"];
+    assert_eq!(again(1, 4.9), reconnected);
+    assert_eq!(again(1, 5.1), Vec::<String>::new());
+    assert_eq!(again(1, -1.0), ["ann joined again once after a lost connection"], "before it left");
 }
 
 #[test]
