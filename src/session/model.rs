@@ -364,7 +364,8 @@ impl Time {
     /// Seconds from an earlier time to this one; negative if that one is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> f64 {
-        (self.0 as f64 - earlier.0 as f64) / 1e9
+        // A double cannot hold the nanoseconds since 1970.
+        self.0.saturating_sub(earlier.0) as f64 / 1e9
     }
 }
 
