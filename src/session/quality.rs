@@ -112,7 +112,7 @@ fn measure(flow: Flow<'_>, stat: &Stat<'_>) -> Measure {
     };
     Measure {
         interval,
-        retransmitted: sum("retransmit_packets"),
+        retransmitted: if flow.is_downstream { sum("retransmit_packets") } else { sum("packets_out_of_order") },
         min_score: score("min_score").or_else(|| score("score")),
         median_score: score("median_score"),
     }
@@ -199,7 +199,7 @@ fn closing<'a>(event: &Event<'a>) -> Option<(Flow<'a>, Quality)> {
     let quality = Quality {
         bytes,
         packets: stats.count("packets"),
-        retransmitted: stats.count("packets_duplicate"),
+        retransmitted: stats.count(if is_downstream { "packets_duplicate" } else { "packets_out_of_order" }),
         lost: stats.count("packets_lost"),
         nacks: stats.count("nacks"),
         plis: stats.count("plis"),

@@ -37,7 +37,7 @@ fn the_rooms_are_seven_ended_sessions_of_three_participants() {
         let identities: Vec<&str> = session.participants.iter().map(|who| who.identity.as_str()).collect();
         assert_eq!(BTreeSet::from_iter(identities), BTreeSet::from(["user0", "user1", "user2"]));
         assert!(session.participants.is_sorted_by_key(|who| who.connections[0].joined_at));
-        connection_seconds.push(session.totals.connection_seconds as u64);
+        connection_seconds.push(session.totals.connection_seconds.round() as u64);
     }
     assert_eq!(connection_seconds.iter().min(), Some(&76));
     assert_eq!(connection_seconds.iter().max(), Some(&303));
