@@ -157,12 +157,7 @@ async fn the_demos_rooms_are_sessions_with_what_they_had() {
                     let intervals = track["upstream"]["intervals"].as_array().unwrap();
                     assert!(!intervals.is_empty(), "{track}");
                     for interval in intervals {
-                        let times = [
-                            &session["started_at"],
-                            &interval["from"],
-                            &interval["to"],
-                            &session["last_at"],
-                        ];
+                        let times = [&session["started_at"], &interval["from"], &interval["to"], &session["last_at"]];
                         let times = times.map(|time| humantime::parse_rfc3339(time.as_str().unwrap()).unwrap());
                         assert!(times.is_sorted(), "{times:?}");
                     }
