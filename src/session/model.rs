@@ -196,7 +196,8 @@ pub struct Span {
 pub struct Quality {
     pub bytes: u64,
     pub packets: u64,
-    /// Packets that were sent again, because they did not arrive the first time; not among `packets`.
+    /// Packets that were sent again. Downstream they are not among `packets`; upstream they are those that came out of order,
+    /// among `packets`.
     pub retransmitted: u64,
     /// Upstream those that did not arrive at all; downstream those that the subscriber missed at first.
     pub lost: u64,

@@ -24,6 +24,8 @@ const LOW_SCORE: f64 = 3.1;
 const LOW_SCORE_SECONDS: f64 = 10.0;
 /// Subscribers need some time: a track for less says nothing.
 const UNSEEN_SECONDS: f64 = 10.0;
+/// A full reconnect takes less than half a second in one place; a person who joins again takes longer.
+const REJOIN_SECONDS: f64 = 5.0;
 /// One resume is a change of network; more of them are a bad one.
 const MANY_RESUMES: usize = 2;
 
@@ -141,20 +143,29 @@ fn times(count: usize) -> String {
     if count == 1 { "once".to_owned() } else { format!("{count} times") }
 }
 
-/// A participant that came back under a new SID, because of its connection and not by its own wish.
+/// A participant that came back under a new SID. A client that reconnects in full leaves by its own wish, as LiveKit sees it, and
+/// joins again at once.
 fn rejoins(participant: &Participant) -> Option<Observation> {
-    let pairs = participant.connections.windows(2);
-    let mut broken = pairs.filter(|pair| {
-        let overlaps = pair[0].left_at.zip(pair[1].joined_at).is_some_and(|(left, joined)| left > joined);
-        overlaps || pair[0].reason.as_deref().is_some_and(|reason| is_failure(reason) || reason == "DUPLICATE_IDENTITY")
-    });
-    let count = broken.clone().count();
-    let first = broken.next()?;
     if participant.identity.is_empty() {
         return None;
     }
-    let who = Who::of(participant, &first[1]);
-    let text = format!("{} joined again {} after a lost connection", who.name(), times(count));
+    let (mut lost, mut quick) = (Vec::new(), Vec::new());
+    for pair in participant.connections.windows(2) {
+        let pause = pair[0].left_at.zip(pair[1].joined_at).map(|(left, joined)| joined.since(left));
+        let is_lost = |reason: &str| is_failure(reason) || reason == "DUPLICATE_IDENTITY";
+        if pair[0].reason.as_deref().is_some_and(is_lost) || pause.is_some_and(|seconds| seconds < 0.0) {
+            lost.push(&pair[1]);
+        } else if pause.is_some_and(|seconds| seconds < REJOIN_SECONDS) {
+            quick.push(&pair[1]);
+        }
+    }
+    let who = Who::of(participant, *lost.first().or(quick.first())?);
+    let parts = [
+        (lost.len(), "after a lost connection".to_owned()),
+        (quick.len(), format!("within {REJOIN_SECONDS} s of leaving, as a client does that reconnects")),
+    ];
+    let parts = parts.iter().filter(|(count, _)| *count > 0).map(|(count, how)| format!("{} {how}", times(*count)));
+    let text = format!("{} joined again {}", who.name(), parts.collect::<Vec<_>>().join(" and "));
     Some(who.observation(Severity::Warning, "rejoined", text))
 }
 
@@ -222,12 +233,16 @@ fn percent(share: f64) -> String {
     format!("{:.1}%", share * 100.0)
 }
 
+/// What did not arrive when it was sent: some of it came late, when LiveKit had asked for it again.
 fn upstream(who: &Who<'_>) -> Option<Observation> {
-    let mut loss = Loss::default();
-    for Quality { packets, lost, intervals, .. } in who.connection.published.iter().map(|track| &track.upstream) {
-        loss.add(packets.saturating_add(*lost), *lost, intervals, 1.0);
+    let (mut loss, mut late) = (Loss::default(), 0_u64);
+    for track in &who.connection.published {
+        let Quality { packets, lost, retransmitted, intervals, .. } = &track.upstream;
+        loss.add(packets.saturating_add(*lost), lost.saturating_add(*retransmitted), intervals, 1.0);
+        late = late.saturating_add(*retransmitted);
     }
-    let text = || format!("{} lost {} on the way to LiveKit", who.name(), loss.words());
+    let late = if late == 0 { String::new() } else { format!("; {late} of them came late") };
+    let text = || format!("{} lost {} on the way to LiveKit{late}", who.name(), loss.words());
     loss.stands_out().then(|| who.observation(Severity::Warning, "loss_upstream", text()))
 }
 
