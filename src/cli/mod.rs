@@ -3,8 +3,8 @@
 //! Every command has `--config` and `--json`; its output for people fits 80 columns. Commands that inspect sinks ask the
 //! running process over the socket in its data directory; if none runs, they read the directory itself.
 //!
-//! Uses `app`, `config`, `demo`, `document`, `files`, `flush`, `ingest`, `inspect`, `logging`, `printable`, `record`,
-//! `run`, `secret`, `sink`, `spool`, `status`, `tasks`, `units`.
+//! Uses `app`, `archive`, `config`, `csv`, `demo`, `document`, `files`, `flush`, `ingest`, `inspect`, `logging`,
+//! `printable`, `record`, `run`, `secret`, `session`, `sink`, `spool`, `status`, `tasks`, `units`.
 
 mod actions;
 mod backlog;
