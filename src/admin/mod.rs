@@ -6,7 +6,8 @@
 //! - [`metrics`] renders `/metrics`;
 //! - `page/`: the page, served as one document.
 //!
-//! Uses `app`, `archive`, `caller`, `config`, `document`, `flush`, `histogram`, `ingest`, `inspect`, `record`, `spool`, `status`, `tasks`.
+//! Uses `app`, `archive`, `caller`, `config`, `csv`, `document`, `flush`, `histogram`, `ingest`, `inspect`, `record`, `session`,
+//! `spool`, `status`, `tasks`.
 
 mod answer;
 mod api;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use livekit_protocol::{
-    AnalyticsEvent, AnalyticsStat, ParticipantInfo, Room, RtpDrift, RtpStats, TrackInfo, WebhookInfo,
+    AnalyticsEvent, AnalyticsStat, ParticipantInfo, Room, RtpDrift, RtpStats, TimedVersion, TrackInfo, WebhookInfo,
 };
 use pbjson_types::Timestamp;
 use prost::Message;
@@ -87,7 +87,7 @@ impl Playback {
             self.participant(participant);
         }
         if let Some(track) = &mut event.track {
-            self.renew([&mut track.sid]);
+            self.track(track);
         }
         if let Some(webhook) = &mut event.webhook {
             self.webhook(webhook);
@@ -110,19 +110,19 @@ impl Playback {
 
     fn room(&mut self, room: &mut Room) {
         self.renew([&mut room.sid]);
-        room.creation_time += self.shift;
-        room.creation_time_ms += self.shift * 1000;
+        self.shift_millis(&mut room.creation_time, &mut room.creation_time_ms);
+        self.shift_version(&mut room.version);
     }
 
     fn participant(&mut self, participant: &mut ParticipantInfo) {
         self.renew([&mut participant.sid]);
-        for TrackInfo { sid, .. } in &mut participant.tracks {
-            self.renew([sid]);
-        }
-        if participant.joined_at != 0 {
-            participant.joined_at += self.shift;
-            participant.joined_at_ms += self.shift * 1000;
-        }
+        participant.tracks.iter_mut().for_each(|track| self.track(track));
+        self.shift_millis(&mut participant.joined_at, &mut participant.joined_at_ms);
+    }
+
+    fn track(&mut self, track: &mut TrackInfo) {
+        self.renew([&mut track.sid]);
+        self.shift_version(&mut track.version);
     }
 
     fn webhook(&mut self, webhook: &mut WebhookInfo) {
@@ -160,6 +160,21 @@ impl Playback {
     fn shift<const N: usize>(&self, times: [&mut Option<Timestamp>; N]) {
         for time in times.into_iter().flatten() {
             time.seconds += self.shift;
+        }
+    }
+
+    /// A time in seconds, and the same in milliseconds; 0: not known.
+    const fn shift_millis(&self, seconds: &mut i64, millis: &mut i64) {
+        if *seconds != 0 {
+            *seconds += self.shift;
+            *millis += self.shift * 1000;
+        }
+    }
+
+    /// LiveKit's versions are times.
+    const fn shift_version(&self, version: &mut Option<TimedVersion>) {
+        if let Some(version) = version {
+            version.unix_micro += self.shift * 1_000_000;
         }
     }
 

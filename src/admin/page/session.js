@@ -157,7 +157,7 @@ class SessionView {
     const all = this.session.moments;
     const more = all.length > this.events ? h('button', { type: 'button', 'data-key': 'events', onclick: () => { this.events = Infinity; this.render(); } }, `Show all ${count(all.length)}`) : null;
     return h('section', { class: 'card' }, h('details', { 'data-key': 'moments' }, h('summary', {}, h('h3', {}, 'Events'), h('span', { class: 'where' }, count(all.length))),
-      table('left events', ['time', 'event', 'who', 'what'], all.slice(0, this.events).map((moment) => [precise(moment.at), short(moment.kind, 60), person(moment.identity || moment.connection_sid, 40), h('bdi', {}, short(moment.detail || '', 120))])),
+      table('left', ['time', 'event', 'who', 'what'], all.slice(0, this.events).map((moment) => [precise(moment.at), short(moment.kind, 60), person(moment.identity || moment.connection_sid, 40), h('bdi', {}, short(moment.detail || '', 120))])),
       more && h('div', { class: 'actions' }, more)));
   }
 }

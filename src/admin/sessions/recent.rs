@@ -24,8 +24,11 @@ impl<K: PartialEq, V: Clone> Recent<K, V> {
     /// The value of this key; makes it if it is not there, once for all who wait for it. A failure is not kept.
     pub(super) async fn get<E>(&self, key: K, make: impl Future<Output = Result<V, E>>) -> Result<V, E> {
         let cell = self.cell(key);
-        let made = cell.get_or_try_init(|| async { Ok((Instant::now(), make.await?)) }).await?;
-        Ok(made.1.clone())
+        let made = cell.get_or_try_init(|| async {
+            let value = make.await?;
+            Ok((Instant::now(), value))
+        });
+        Ok(made.await?.1.clone())
     }
 
     fn cell(&self, key: K) -> Cell<V> {

@@ -86,7 +86,7 @@ fn text<'a>(document: &'a Value, path: &str) -> Option<&'a str> {
 }
 
 impl Memory {
-    /// The real records, as OpenVidu's fork stores them: seven rooms of 22 November 2026.
+    /// The real records, as OpenVidu's fork stores them: seven rooms of 21 November 2026.
     pub(super) fn real() -> Self {
         let mut memory = Self::default();
         for event in EVENTS.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()) {

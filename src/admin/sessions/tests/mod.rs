@@ -18,8 +18,8 @@ use self::memory::{Memory, Sinks};
 use super::{over, reader::Reader};
 
 /// The day of the recording.
-const DAY: &str = "2026-11-22";
-const NEXT_DAY: &str = "2026-11-23";
+const DAY: &str = "2026-11-21";
+const NEXT_DAY: &str = "2026-11-22";
 
 fn routes(sinks: Sinks) -> Router {
     let routes = over::<()>(Reader::new(sinks));

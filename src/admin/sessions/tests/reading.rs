@@ -7,7 +7,7 @@ use tokio::sync::Semaphore;
 
 use super::*;
 
-const LIST: &str = "/api/v1/sessions?since=2026-11-22&until=2026-11-23";
+const LIST: &str = "/api/v1/sessions?since=2026-11-21&until=2026-11-22";
 
 #[tokio::test(start_paused = true)]
 async fn a_request_that_was_just_answered_reads_nothing_new() {
@@ -73,12 +73,12 @@ async fn a_listing_that_is_not_whole_is_no_answer_of_the_cloud_apis() {
     let mut memory = Memory::real();
     memory.complete_from = Some(crate::session::Time(0));
     let routes = routes(Sinks::one("files", memory));
-    let range = "filter.range.startTime=2026-11-22T00:00:00Z&filter.range.endTime=2026-11-23T00:00:00Z";
+    let range = "filter.range.startTime=2026-11-21T00:00:00Z&filter.range.endTime=2026-11-22T00:00:00Z";
     get(&routes, &format!("/v1/projects/p/sessions?{range}&page.pageSize=6")).await;
     for path in [
         format!("/v1/projects/p/sessions?{range}&page.pageSize=7"),
         format!("/v1/projects/p/sessions?{range}&page.pageSize=1&sortOrder=SORT_ORDER_ASC"),
-        "/api/project/p/sessions?start=2026-11-22".to_owned(),
+        "/api/project/p/sessions?start=2026-11-21".to_owned(),
     ] {
         assert_eq!(ask(&routes, "GET", &path).await.0, StatusCode::GATEWAY_TIMEOUT, "{path}");
     }
