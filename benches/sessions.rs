@@ -71,7 +71,7 @@ fn main() {
 
 /// What keeps the destination of a sink alive.
 enum Destination {
-    Mongodb(Mongo),
+    Mongodb(#[expect(dead_code, reason = "it ends when it is dropped")] Mongo),
     Postgresql(Postgres),
     Files(tempfile::TempDir),
 }
