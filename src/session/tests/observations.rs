@@ -14,13 +14,28 @@ fn a_client_that_never_got_through() {
     story.join("ann", 1.0).request("bob", 2.0).leave("bob", 17.0, 7);
     story.documents.events.last_mut().unwrap()["type"] = json!("PARTICIPANT_CONNECTION_ABORTED");
     let [seen] = &story.observations("never_active")[..] else { panic!("not seen") };
-    assert_eq!(
-        seen.text,
-        "bob joined, but never got through: no media connection was made and left after 15.0 s (JOIN_FAILURE)"
-    );
+    assert_eq!(seen.text, "bob joined, but media never flowed: waited up to 15.0 s (JOIN_FAILURE)");
     assert_eq!((seen.severity, seen.identity.as_deref()), (Severity::Problem, Some("bob")));
     assert_eq!(seen.connection_sid, Some(sid("bob")));
     assert_eq!(Summary::of(&story.settled()).problems, 1);
+}
+
+#[test]
+fn a_client_that_tried_again() {
+    let mut story = Story::new();
+    story.request("bob", 2.0).leave("bob", 17.0, 9).request("bob", 18.0).leave("bob", 34.0, 9);
+    for event in story.documents.events.iter_mut().rev().take(2) {
+        event["participant_id"] = json!("PA_again");
+        event["participant"]["sid"] = json!("PA_again");
+    }
+    let text = "bob joined 2 times, but media never flowed: waited up to 16.0 s (SIGNAL_CLOSE)";
+    assert_eq!(story.sentences("never_active"), [text]);
+    assert!(story.sentences("rejoined").is_empty(), "there was no connection to lose");
+    let active = json!({ "participant_id": "PA_again", "participant": { "sid": "PA_again", "identity": "bob" } });
+    story.event("PARTICIPANT_ACTIVE", 33.0, active);
+    let [seen] = &story.observations("never_active")[..] else { panic!("not seen") };
+    let text = "bob joined, but media never flowed: waited up to 15.0 s (SIGNAL_CLOSE), and got through another time";
+    assert_eq!((seen.severity, seen.text.as_str()), (Severity::Warning, text));
 }
 
 #[test]
