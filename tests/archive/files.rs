@@ -139,7 +139,7 @@ async fn a_file_that_is_truncated_damaged_or_unreadable_is_named_and_all_others_
     if !rustix::process::geteuid().is_root() {
         let (directory, sink) = several_files().await;
         let closed = files(directory.path(), "events").remove(0);
-        fs::set_permissions(&closed, fs::Permissions::from_mode(0)).expect("a mode");
+        fs::set_permissions(&closed, fs::Permissions::from_mode(0o0)).expect("a mode");
         let unread = list(&*open(&sink)).await.unread;
         assert!(unread.len() == 1 && unread[0].contains("Permission denied"), "{unread:?}");
     }
