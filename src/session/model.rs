@@ -249,7 +249,7 @@ pub struct Quality {
     /// Packets that were sent again. Downstream they are not among `packets`; upstream they are those that came out of order,
     /// among `packets`.
     pub retransmitted: u64,
-    /// Upstream those that did not arrive at all; downstream those that the subscriber missed at first.
+    /// Upstream those that did not arrive at all; downstream those that the subscriber missed, less what the publisher had lost.
     pub lost: u64,
     /// Requests for lost packets.
     pub nacks: u64,

@@ -1,6 +1,6 @@
 //! What stands out in a session, in words. Each threshold is a constant with its reason.
 
-use std::{cmp::Reverse, collections::HashMap};
+use std::{cmp::Reverse, collections::BTreeSet};
 
 use super::model::{
     Connection, Interval, Job, Observation, Participant, Quality, Session, Severity, State, Subscription, Time, Track,
@@ -31,7 +31,6 @@ const MANY_RESUMES: usize = 2;
 
 /// What stands out, worst first.
 pub(super) fn observe(session: &Session, now: Time) -> Vec<Observation> {
-    let missed = missed(session);
     let mut seen = Vec::new();
     for participant in &session.participants {
         for connection in &participant.connections {
@@ -41,7 +40,7 @@ pub(super) fn observe(session: &Session, now: Time) -> Vec<Observation> {
             seen.extend(reconnects(&who));
             seen.extend(ending(&who));
             seen.extend(upstream(&who));
-            seen.extend(downstream(&who, &missed));
+            seen.extend(downstream(&who));
             seen.extend(low_scores(&who));
             seen.extend(subscriptions(&who));
             seen.extend(connection.published.iter().filter_map(|track| unseen(&who, track, session, now)));
@@ -101,13 +100,13 @@ fn slow_connect(who: &Who<'_>) -> Option<Observation> {
     Some(who.observation(severity, "slow_connect", text))
 }
 
-/// Whether media could flow, by whatever record tells so.
+/// Whether media could flow, by whatever record tells so. TRACK_SUBSCRIBED does not: LiveKit subscribes clients that never get
+/// through.
 fn got_through(connection: &Connection) -> bool {
     let published = |track: &Track| track.published_at.is_some() || track.upstream.packets > 0;
-    let received = |received: &Subscription| !received.spans.is_empty() || received.downstream.packets > 0;
     connection.active_at.is_some()
         || connection.published.iter().any(published)
-        || connection.subscribed.iter().any(received)
+        || connection.subscribed.iter().any(|received| received.downstream.packets > 0)
 }
 
 /// Clients try again: all attempts of a participant are one observation.
@@ -221,11 +220,11 @@ struct Loss {
 }
 
 impl Loss {
-    fn add(&mut self, sent: u64, lost: u64, intervals: &[Interval], share: f64) {
+    fn add(&mut self, sent: u64, lost: u64, intervals: &[Interval]) {
         self.sent = self.sent.saturating_add(sent);
         self.lost = self.lost.saturating_add(lost);
         for interval in intervals.iter().filter(|interval| interval.packets >= MIN_PACKETS) {
-            let loss = interval.loss.unwrap_or(0.0) * share;
+            let loss = interval.loss.unwrap_or(0.0);
             if self.worst.is_none_or(|(worst, _)| loss > worst) {
                 self.worst = Some((loss, interval.to.since(interval.from)));
             }
@@ -254,63 +253,36 @@ fn percent(share: f64) -> String {
     format!("{:.1}%", share * 100.0)
 }
 
-/// What did not arrive when it was sent: some of it came late, when LiveKit had asked for it again.
+/// What did not arrive when it was sent: some of it came late, when LiveKit had asked for it again. Subscribers miss it too.
 fn upstream(who: &Who<'_>) -> Option<Observation> {
     let (mut loss, mut late) = (Loss::default(), 0_u64);
+    let mut subscribers: BTreeSet<&str> = BTreeSet::new();
     for track in &who.connection.published {
         let Quality { packets, lost, retransmitted, intervals, .. } = &track.upstream;
-        loss.add(packets.saturating_add(*lost), lost.saturating_add(*retransmitted), intervals, 1.0);
+        loss.add(packets.saturating_add(*lost), lost.saturating_add(*retransmitted), intervals);
         late = late.saturating_add(*retransmitted);
+        subscribers.extend(track.subscribers.iter().map(String::as_str));
     }
     let late = if late == 0 { String::new() } else { format!("; {late} of them came late") };
-    let text = || format!("{} lost {} on the way to LiveKit{late}", who.name(), loss.words());
+    let subscribers = match subscribers.len() {
+        0 => String::new(),
+        1 => "; its subscriber missed them too".to_owned(),
+        several => format!("; its {several} subscribers missed them too"),
+    };
+    let text = || format!("{} lost {} on the way to LiveKit{late}{subscribers}", who.name(), loss.words());
     loss.stands_out().then(|| who.observation(Severity::Warning, "loss_upstream", text()))
 }
 
-/// What a publisher's own loss does not explain.
-fn downstream(who: &Who<'_>, missed: &HashMap<&str, f64>) -> Vec<Observation> {
-    let (mut own, mut inherited) = (Loss::default(), Loss::default());
-    let mut publishers: Vec<&str> = Vec::new();
+/// LiveKit has taken off what the publisher lost; what it sent again after that was not there in time.
+fn downstream(who: &Who<'_>) -> Option<Observation> {
+    let mut loss = Loss::default();
     for subscription in &who.connection.subscribed {
-        let Quality { packets, lost, intervals, .. } = &subscription.downstream;
+        let Quality { packets, lost, retransmitted, intervals, .. } = &subscription.downstream;
         let sent = (*packets).max(*lost);
-        let of_publisher = missed.get(subscription.track_sid.as_str()).copied().unwrap_or(0.0);
-        // A packet that the publisher lost is a gap in what LiveKit sends: the subscriber counts it too.
-        let from_publisher = ((sent as f64 * of_publisher) as u64).min(*lost);
-        let share = if *lost == 0 { 0.0 } else { (*lost - from_publisher) as f64 / *lost as f64 };
-        own.add(sent, *lost - from_publisher, intervals, share);
-        inherited.add(sent, from_publisher, intervals, 1.0 - share);
-        if from_publisher > 0 && !publishers.contains(&subscription.publisher_identity.as_str()) {
-            publishers.push(&subscription.publisher_identity);
-        }
+        loss.add(sent, lost.saturating_add(*retransmitted).min(sent), intervals);
     }
-    let mut seen = Vec::new();
-    if own.stands_out() {
-        let text = format!("{} lost {} on the way from LiveKit", who.name(), own.words());
-        seen.push(who.observation(Severity::Warning, "loss_downstream", text));
-    }
-    if inherited.stands_out() {
-        let publishers = publishers.join(", ");
-        let text = format!(
-            "{} missed {} because they were lost between {publishers} and LiveKit",
-            who.name(),
-            inherited.words()
-        );
-        seen.push(who.observation(Severity::Note, "loss_of_publisher", text));
-    }
-    seen
-}
-
-/// What subscribers missed of each track because of its publisher: packets that LiveKit did not have, or had too late, as a
-/// share of all.
-fn missed(session: &Session) -> HashMap<&str, f64> {
-    let connections = session.participants.iter().flat_map(|participant| &participant.connections);
-    let share = |quality: &Quality| {
-        let missed = quality.retransmitted.saturating_add(quality.lost);
-        missed as f64 / quality.packets.saturating_add(quality.lost).max(missed).max(1) as f64
-    };
-    let tracks = connections.flat_map(|connection| &connection.published);
-    tracks.map(|track| (track.sid.as_str(), share(&track.upstream))).collect()
+    let text = || format!("{} lost {} on the way from LiveKit", who.name(), loss.words());
+    loss.stands_out().then(|| who.observation(Severity::Warning, "loss_downstream", text()))
 }
 
 fn low_scores(who: &Who<'_>) -> Vec<Observation> {

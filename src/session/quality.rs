@@ -1,7 +1,9 @@
 //! What LiveKit's stats tell of each track in each direction.
 //!
-//! A stat counts what happened in its own interval: the stats of a track add up to the `rtp_stats` of the event that closes it.
-//! Where stats are missing, that event's totals are taken.
+//! A stat counts what happened in its own interval: the bytes of a track's stats add up to the `rtp_stats` of the event that closes
+//! it, and so do the packets where none is lost. With loss, a stat's packets are those that were expected: upstream without
+//! the lost ones they are what arrived; downstream the gaps that the publisher left are among them, and the event knows better.
+//! Lost packets downstream are the subscriber's own in stats; in the event, the publisher's too.
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
@@ -53,11 +55,11 @@ pub(super) fn qualities<'a>(records: &Records<'a>) -> BTreeMap<Flow<'a>, Quality
         quality.max_rtt_ms = quality.max_rtt_ms.max(closing.max_rtt_ms);
         quality.max_jitter_us = quality.max_jitter_us.max(closing.max_jitter_us);
         // If one of several is missing, the stats know more.
-        if closing.packets >= quality.packets {
-            quality.bytes = quality.bytes.max(closing.bytes);
+        if closing.bytes >= quality.bytes {
+            quality.bytes = closing.bytes;
             quality.packets = closing.packets;
             quality.retransmitted = quality.retransmitted.max(closing.retransmitted);
-            quality.lost = closing.lost;
+            quality.lost = if flow.is_downstream { quality.lost.min(closing.lost) } else { closing.lost };
             quality.nacks = quality.nacks.max(closing.nacks);
             quality.plis = quality.plis.max(closing.plis);
             quality.firs = quality.firs.max(closing.firs);
@@ -83,8 +85,9 @@ fn measure(flow: Flow<'_>, stat: &Stat<'_>) -> Measure {
     // Data has no interval: its stats are counted when they are sent.
     let to = streams.iter().filter_map(|stream| stream.time("end_time")).max().unwrap_or(stat.at);
     let from = streams.iter().filter_map(|stream| stream.time("start_time")).min().unwrap_or(to).min(to);
-    let packets = sum("primary_packets");
     let lost = sum("packets_lost");
+    let expected = sum("primary_packets");
+    let packets = if flow.is_downstream { expected } else { expected.saturating_sub(lost) };
     let bytes = ["primary_bytes", "retransmit_bytes", "padding_bytes"]
         .into_iter()
         .fold(0, |total: u64, key| total.saturating_add(sum(key)));

@@ -5,6 +5,7 @@ mod made;
 mod observations;
 mod properties;
 mod real;
+mod recordings;
 mod traps;
 
 use std::collections::BTreeMap;

@@ -103,26 +103,27 @@ impl Story {
 }
 
 #[test]
-fn loss_on_the_way_up_is_the_publishers_also_where_it_is_missed_downstream() {
+fn loss_on_the_way_up_is_the_publishers() {
     let mut story = call();
-    story.measure(("ann", "TR_1", UP), 3.0, 940, 60).measure(("bob", "TR_1", DOWN), 3.0, 1000, 60);
-    assert_eq!(kinds(&story), ["loss_upstream", "loss_of_publisher"]);
-    assert_eq!(story.sentences("loss_upstream"), ["ann lost 6.0% (60 of 1000 packets) on the way to LiveKit"]);
+    // The packets of a stat are those that were expected.
+    story.measure(("ann", "TR_1", UP), 3.0, 1000, 60).measure(("bob", "TR_1", DOWN), 3.0, 1000, 0);
+    assert_eq!(kinds(&story), ["loss_upstream"]);
     assert_eq!(
-        story.sentences("loss_of_publisher"),
-        ["bob missed 6.0% (60 of 1000 packets) because they were lost between ann and LiveKit"]
+        story.sentences("loss_upstream"),
+        ["ann lost 6.0% (60 of 1000 packets) on the way to LiveKit; its subscriber missed them too"]
     );
 }
 
 #[test]
-fn what_the_publisher_sent_again_came_too_late_for_the_subscribers_count() {
+fn what_the_publisher_sent_again_was_lost_at_first() {
     let mut story = call();
     let resent = json!({ "primary_packets": 1000, "packets_out_of_order": 60 });
-    story.interval(("ann", "TR_1", UP), 3.0, 33.0, resent).measure(("bob", "TR_1", DOWN), 3.0, 1000, 60);
-    assert_eq!(kinds(&story), ["loss_upstream", "loss_of_publisher"]);
+    story.interval(("ann", "TR_1", UP), 3.0, 33.0, resent);
     assert_eq!(
         story.sentences("loss_upstream"),
-        ["ann lost 6.0% (60 of 1000 packets) on the way to LiveKit; 60 of them came late"]
+        [
+            "ann lost 6.0% (60 of 1000 packets) on the way to LiveKit; 60 of them came late; its subscriber missed them too"
+        ]
     );
 }
 
@@ -137,17 +138,30 @@ fn loss_on_the_way_down_is_the_subscribers() {
 }
 
 #[test]
-fn loss_on_both_ways_is_divided() {
+fn loss_on_both_ways_is_of_both() {
     let mut story = call();
-    story.measure(("ann", "TR_1", UP), 3.0, 960, 40).measure(("bob", "TR_1", DOWN), 3.0, 1000, 90);
-    assert_eq!(story.sentences("loss_upstream"), ["ann lost 4.0% (40 of 1000 packets) on the way to LiveKit"]);
+    story.measure(("ann", "TR_1", UP), 3.0, 1000, 40).measure(("bob", "TR_1", DOWN), 3.0, 1000, 50);
+    assert_eq!(kinds(&story), ["loss_upstream", "loss_downstream"]);
     assert_eq!(story.sentences("loss_downstream"), ["bob lost 5.0% (50 of 1000 packets) on the way from LiveKit"]);
+}
+
+#[test]
+fn what_a_closing_event_counts_of_the_publishers_loss_is_not_the_subscribers() {
+    let mut story = call();
+    story.measure(("ann", "TR_1", UP), 3.0, 1000, 90).measure(("bob", "TR_1", DOWN), 3.0, 1000, 0);
+    let closing = json!({ "packets": 910, "packets_lost": 85, "bytes": 100_000 });
+    story.about("bob", "TRACK_SUBSCRIBE_STATS", 60.0, json!({ "track_id": "TR_1", "rtp_stats": closing }));
+    assert_eq!(kinds(&story), ["loss_upstream"]);
+    let session = story.settled();
+    let bob = session.participants.iter().find(|who| who.identity == "bob").unwrap();
+    let downstream = &bob.connections[0].subscribed[0].downstream;
+    assert_eq!((downstream.packets, downstream.lost), (910, 0), "without the gaps");
 }
 
 #[test]
 fn little_loss_and_few_packets_do_not_stand_out() {
     let mut story = call();
-    story.measure(("ann", "TR_1", UP), 3.0, 980, 20).measure(("bob", "TR_1", DOWN), 3.0, 90, 40);
+    story.measure(("ann", "TR_1", UP), 3.0, 1000, 20).measure(("bob", "TR_1", DOWN), 3.0, 90, 40);
     assert_eq!(kinds(&story), Vec::<&str>::new());
 }
 
@@ -156,11 +170,13 @@ fn a_short_bad_time_stands_out_in_a_long_good_call() {
     let mut story = call();
     for n in 0..10 {
         let lost = if n == 5 { 100 } else { 0 };
-        story.measure(("ann", "TR_1", UP), 3.0 + 30.0 * f64::from(n), 1000 - lost, lost);
+        story.measure(("ann", "TR_1", UP), 3.0 + 30.0 * f64::from(n), 1000, lost);
     }
     assert_eq!(
         story.sentences("loss_upstream"),
-        ["ann lost 1.0% (100 of 10000 packets; 10.0% in the worst 30 s) on the way to LiveKit"]
+        [
+            "ann lost 1.0% (100 of 10000 packets; 10.0% in the worst 30 s) on the way to LiveKit; its subscriber missed them too"
+        ]
     );
 }
 
@@ -309,7 +325,7 @@ fn a_room_whose_end_was_never_sent() {
 fn the_worst_observation_comes_first() {
     let mut story = call();
     story.about("ann", "PARTICIPANT_RESUMED", 20.0, json!({}));
-    story.measure(("ann", "TR_1", UP), 3.0, 900, 100);
+    story.measure(("ann", "TR_1", UP), 3.0, 1000, 100);
     story.request("cay", 5.0).leave("cay", 25.0, 7);
     let session = story.leave_all().settled();
     let severities: Vec<Severity> = session.observations.iter().map(|seen| seen.severity).collect();

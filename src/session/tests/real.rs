@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use livekit_protocol::{AnalyticsEvent, AnalyticsEventType, AnalyticsStat, RtpStats, StreamType};
 use prost::Message;
+use serde_json::Value;
 
 use super::{EVENTS, LATE, STATS, documents, forks, json, real, sessions};
 use crate::{
@@ -269,4 +270,31 @@ fn a_summary_is_of_the_session() {
         // Not 1.25, which LiveKit gives to the moment at which a track ends.
         assert!(summary.min_score.unwrap() > 4.0);
     }
+}
+
+/// Compares the sums of stats with what the closing events tell, as documents have them.
+///
+/// With loss on the way up the packets differ: see the header of quality.rs.
+pub(super) fn closings_add_up(documents: &Documents, has_loss: bool) {
+    let is_closing = |event: &Value| event["type"].as_str().unwrap().ends_with("_STATS");
+    let without = Documents {
+        events: documents.events.iter().filter(|event| !is_closing(event)).cloned().collect(),
+        stats: documents.stats.clone(),
+    };
+    let mut compared = 0;
+    for session in sessions(&without).values() {
+        for ((connection, track, is_downstream), quality) in qualities(session) {
+            let kind = if is_downstream { "TRACK_SUBSCRIBE_STATS" } else { "TRACK_PUBLISH_STATS" };
+            let of_flow = documents.events.iter().filter(|event| {
+                event["type"] == kind && event["participant_id"] == *connection && event["track_id"] == *track
+            });
+            let sum = |key: &str| of_flow.clone().filter_map(|event| event["rtp_stats"][key].as_u64()).sum::<u64>();
+            if !has_loss {
+                assert_eq!(quality.packets, sum("packets"), "{connection} {track} {kind}");
+            }
+            assert_eq!(quality.bytes, sum("bytes") + sum("bytes_duplicate") + sum("bytes_padding"), "{track} {kind}");
+            compared += usize::from(quality.packets > 0);
+        }
+    }
+    assert!(compared >= 4, "{compared}");
 }
