@@ -196,7 +196,8 @@ pub struct Span {
 pub struct Quality {
     pub bytes: u64,
     pub packets: u64,
-    /// Packets that were sent again, because they did not arrive the first time; not among `packets`.
+    /// Packets that were sent again. Downstream they are not among `packets`; upstream they are those that came out of order,
+    /// among `packets`.
     pub retransmitted: u64,
     /// Upstream those that did not arrive at all; downstream those that the subscriber missed at first.
     pub lost: u64,
@@ -363,7 +364,8 @@ impl Time {
     /// Seconds from an earlier time to this one; negative if that one is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> f64 {
-        (self.0 as f64 - earlier.0 as f64) / 1e9
+        // A double cannot hold the nanoseconds since 1970.
+        self.0.saturating_sub(earlier.0) as f64 / 1e9
     }
 }
 

@@ -24,6 +24,8 @@ const LOW_SCORE: f64 = 3.1;
 const LOW_SCORE_SECONDS: f64 = 10.0;
 /// Subscribers need some time: a track for less says nothing.
 const UNSEEN_SECONDS: f64 = 10.0;
+/// A full reconnect takes less than half a second in one place; a person who joins again takes longer.
+const REJOIN_SECONDS: f64 = 5.0;
 /// One resume is a change of network; more of them are a bad one.
 const MANY_RESUMES: usize = 2;
 
@@ -34,7 +36,7 @@ pub(super) fn observe(session: &Session, now: Time) -> Vec<Observation> {
     for participant in &session.participants {
         for connection in &participant.connections {
             let who = Who::of(participant, connection);
-            seen.extend(connecting(&who, session, now));
+            seen.extend(slow_connect(&who));
             seen.extend(transport(&who));
             seen.extend(reconnects(&who));
             seen.extend(ending(&who));
@@ -44,6 +46,7 @@ pub(super) fn observe(session: &Session, now: Time) -> Vec<Observation> {
             seen.extend(subscriptions(&who));
             seen.extend(connection.published.iter().filter_map(|track| unseen(&who, track, session, now)));
         }
+        seen.extend(never_active(participant, session, now));
         seen.extend(rejoins(participant));
     }
     seen.extend(jobs("egress", &session.egresses));
@@ -91,27 +94,46 @@ fn name<'a>(participant: &'a Participant, sid: &'a str) -> &'a str {
     if participant.identity.is_empty() { sid } else { &participant.identity }
 }
 
-fn connecting(who: &Who<'_>, session: &Session, now: Time) -> Option<Observation> {
-    let connection = who.connection;
+fn slow_connect(who: &Who<'_>) -> Option<Observation> {
+    let millis = who.connection.connect_ms.filter(|&millis| millis >= SLOW_CONNECT_MS)?;
+    let severity = if millis >= VERY_SLOW_CONNECT_MS { Severity::Warning } else { Severity::Note };
+    let text = format!("{} took {:.1} s to connect", who.name(), millis as f64 / 1000.0);
+    Some(who.observation(severity, "slow_connect", text))
+}
+
+/// Whether media could flow, by whatever record tells so.
+fn got_through(connection: &Connection) -> bool {
+    let published = |track: &Track| track.published_at.is_some() || track.upstream.packets > 0;
+    let received = |received: &Subscription| !received.spans.is_empty() || received.downstream.packets > 0;
+    connection.active_at.is_some()
+        || connection.published.iter().any(published)
+        || connection.subscribed.iter().any(received)
+}
+
+/// Clients try again: all attempts of a participant are one observation.
+fn never_active(participant: &Participant, session: &Session, now: Time) -> Option<Observation> {
+    let waited = |connection: &&Connection| {
+        let end = connection.left_at.or(session.ended_at).unwrap_or(now);
+        let seconds = end.since(connection.joined_at?);
+        let is_over = connection.left_at.is_some() || session.state != State::Active;
+        (!got_through(connection) && (is_over || seconds >= NEVER_ACTIVE_SECONDS)).then_some(seconds)
+    };
+    let attempts = participant.connections.iter();
+    let failed: Vec<(&Connection, f64)> = attempts.filter_map(|of| Some((of, waited(&of)?))).collect();
+    let (connection, _) = failed.first()?;
+    let who = Who::of(participant, connection);
+    let longest = failed.iter().map(|(_, seconds)| *seconds).fold(0.0, f64::max);
+    let times = if failed.len() == 1 { String::new() } else { format!(" {} times", failed.len()) };
+    let reason = failed.iter().find_map(|(connection, _)| connection.reason.as_ref());
+    let reason = reason.map(|reason| format!(" ({reason})")).unwrap_or_default();
+    let (severity, end) = if participant.connections.iter().any(got_through) {
+        (Severity::Warning, ", and got through another time")
+    } else {
+        (Severity::Problem, "")
+    };
     let name = who.name();
-    if let Some(millis) = connection.connect_ms.filter(|&millis| millis >= SLOW_CONNECT_MS) {
-        let severity = if millis >= VERY_SLOW_CONNECT_MS { Severity::Warning } else { Severity::Note };
-        let text = format!("{name} took {:.1} s to connect", millis as f64 / 1000.0);
-        return Some(who.observation(severity, "slow_connect", text));
-    }
-    let joined_at = connection.joined_at?;
-    let had_media = connection.published.iter().any(|track| track.published_at.is_some() || track.upstream.packets > 0)
-        || connection.subscribed.iter().any(|received| !received.spans.is_empty() || received.downstream.packets > 0);
-    let waited = connection.left_at.or(session.ended_at).unwrap_or(now).since(joined_at);
-    let gave_up = connection.left_at.is_some() || session.state != State::Active || waited >= NEVER_ACTIVE_SECONDS;
-    if connection.active_at.is_some() || had_media || !gave_up {
-        return None;
-    }
-    let reason = connection.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
-    let left =
-        if connection.left_at.is_some() { format!(" and left after {waited:.1} s{reason}") } else { String::new() };
-    let text = format!("{name} joined, but never got through: no media connection was made{left}");
-    Some(who.observation(Severity::Problem, "never_active", text))
+    let text = format!("{name} joined{times}, but media never flowed: waited up to {longest:.1} s{reason}{end}");
+    Some(who.observation(severity, "never_active", text))
 }
 
 fn transport(who: &Who<'_>) -> Option<Observation> {
@@ -141,20 +163,30 @@ fn times(count: usize) -> String {
     if count == 1 { "once".to_owned() } else { format!("{count} times") }
 }
 
-/// A participant that came back under a new SID, because of its connection and not by its own wish.
+/// A participant that came back under a new SID. A client that reconnects in full leaves by its own wish, as LiveKit sees it, and
+/// joins again at once.
 fn rejoins(participant: &Participant) -> Option<Observation> {
-    let pairs = participant.connections.windows(2);
-    let mut broken = pairs.filter(|pair| {
-        let overlaps = pair[0].left_at.zip(pair[1].joined_at).is_some_and(|(left, joined)| left > joined);
-        overlaps || pair[0].reason.as_deref().is_some_and(|reason| is_failure(reason) || reason == "DUPLICATE_IDENTITY")
-    });
-    let count = broken.clone().count();
-    let first = broken.next()?;
     if participant.identity.is_empty() {
         return None;
     }
-    let who = Who::of(participant, &first[1]);
-    let text = format!("{} joined again {} after a lost connection", who.name(), times(count));
+    let (mut lost, mut quick) = (Vec::new(), Vec::new());
+    let connections: Vec<&Connection> = participant.connections.iter().filter(|of| got_through(of)).collect();
+    for pair in connections.windows(2) {
+        let pause = pair[0].left_at.zip(pair[1].joined_at).map(|(left, joined)| joined.since(left));
+        let is_lost = |reason: &str| is_failure(reason) || reason == "DUPLICATE_IDENTITY";
+        if pair[0].reason.as_deref().is_some_and(is_lost) || pause.is_some_and(|seconds| seconds < 0.0) {
+            lost.push(pair[1]);
+        } else if pause.is_some_and(|seconds| seconds < REJOIN_SECONDS) {
+            quick.push(pair[1]);
+        }
+    }
+    let who = Who::of(participant, lost.first().or(quick.first())?);
+    let parts = [
+        (lost.len(), "after a lost connection".to_owned()),
+        (quick.len(), format!("within {REJOIN_SECONDS} s of leaving, as a client does that reconnects")),
+    ];
+    let parts = parts.iter().filter(|(count, _)| *count > 0).map(|(count, how)| format!("{} {how}", times(*count)));
+    let text = format!("{} joined again {}", who.name(), parts.collect::<Vec<_>>().join(" and "));
     Some(who.observation(Severity::Warning, "rejoined", text))
 }
 
@@ -222,12 +254,16 @@ fn percent(share: f64) -> String {
     format!("{:.1}%", share * 100.0)
 }
 
+/// What did not arrive when it was sent: some of it came late, when LiveKit had asked for it again.
 fn upstream(who: &Who<'_>) -> Option<Observation> {
-    let mut loss = Loss::default();
-    for Quality { packets, lost, intervals, .. } in who.connection.published.iter().map(|track| &track.upstream) {
-        loss.add(packets.saturating_add(*lost), *lost, intervals, 1.0);
+    let (mut loss, mut late) = (Loss::default(), 0_u64);
+    for track in &who.connection.published {
+        let Quality { packets, lost, retransmitted, intervals, .. } = &track.upstream;
+        loss.add(packets.saturating_add(*lost), lost.saturating_add(*retransmitted), intervals, 1.0);
+        late = late.saturating_add(*retransmitted);
     }
-    let text = || format!("{} lost {} on the way to LiveKit", who.name(), loss.words());
+    let late = if late == 0 { String::new() } else { format!("; {late} of them came late") };
+    let text = || format!("{} lost {} on the way to LiveKit{late}", who.name(), loss.words());
     loss.stands_out().then(|| who.observation(Severity::Warning, "loss_upstream", text()))
 }
 

@@ -16,6 +16,9 @@ use super::{
 /// Shorter intervals make no rates: a closing one of 0.3 s would show a bitrate that nobody had.
 const MIN_RATE_SECONDS: f64 = 5.0;
 
+/// LiveKit scores a track every 5 s, and once more when it ends.
+const MIN_LAST_SCORE_SECONDS: f64 = 10.0;
+
 /// One track of one connection, in one direction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Flow<'a> {
@@ -69,6 +72,7 @@ struct Measure {
     interval: Interval,
     retransmitted: u64,
     min_score: Option<f64>,
+    median_score: Option<f64>,
 }
 
 fn measure(flow: Flow<'_>, stat: &Stat<'_>) -> Measure {
@@ -106,8 +110,12 @@ fn measure(flow: Flow<'_>, stat: &Stat<'_>) -> Measure {
         firs: sum("firs"),
         score: score("score"),
     };
-    let min_score = score("min_score").or_else(|| score("score"));
-    Measure { interval, retransmitted: sum("retransmit_packets"), min_score }
+    Measure {
+        interval,
+        retransmitted: if flow.is_downstream { sum("retransmit_packets") } else { sum("packets_out_of_order") },
+        min_score: score("min_score").or_else(|| score("score")),
+        median_score: score("median_score"),
+    }
 }
 
 /// What upstream lost did not arrive, and is not among the packets; downstream LiveKit sent it.
@@ -131,10 +139,23 @@ fn without_repeats(mut measures: Vec<Measure>) -> Vec<Measure> {
     measures
 }
 
-fn total(flow: Flow<'_>, measures: Vec<Measure>) -> Quality {
+/// A publisher's track that ends sends nothing in its last moment, and gets a score as if its packets were lost. The median of
+/// three scores or more is without it.
+fn correct_last_score(measures: &mut [Measure]) {
+    if let Some(Measure { interval, min_score, median_score, .. }) = measures.last_mut() {
+        let has_median = interval.to.since(interval.from) >= MIN_LAST_SCORE_SECONDS;
+        interval.score = median_score.filter(|_| has_median);
+        *min_score = interval.score;
+    }
+}
+
+fn total(flow: Flow<'_>, mut measures: Vec<Measure>) -> Quality {
+    if !flow.is_downstream {
+        correct_last_score(&mut measures);
+    }
     let mut total = Quality::default();
     let (mut weighted, mut weights) = (0.0, 0.0);
-    for Measure { interval, retransmitted, min_score } in measures {
+    for Measure { interval, retransmitted, min_score, .. } in measures {
         let of_interval = Quality {
             bytes: interval.bytes,
             packets: interval.packets,
@@ -178,7 +199,7 @@ fn closing<'a>(event: &Event<'a>) -> Option<(Flow<'a>, Quality)> {
     let quality = Quality {
         bytes,
         packets: stats.count("packets"),
-        retransmitted: stats.count("packets_duplicate"),
+        retransmitted: stats.count(if is_downstream { "packets_duplicate" } else { "packets_out_of_order" }),
         lost: stats.count("packets_lost"),
         nacks: stats.count("nacks"),
         plis: stats.count("plis"),

@@ -252,7 +252,7 @@ impl Publishing {
     fn publish(&mut self, at: Time, is_muted: bool) {
         if self.published_at.is_none() {
             self.published_at = Some(at);
-            self.publish_ms = self.requested_at.map(|requested| at.since(requested) * 1000.0);
+            self.publish_ms = self.requested_at.map(|requested| milliseconds(requested, at));
             if is_muted {
                 self.mute(at);
             }
@@ -277,7 +277,7 @@ impl Subscribing {
         let requested_at = self.requested_at.take();
         if self.spans.last().is_none_or(|span| span.to.is_some()) {
             if self.spans.is_empty() {
-                self.subscribe_ms = requested_at.map(|requested| at.since(requested) * 1000.0);
+                self.subscribe_ms = requested_at.map(|requested| milliseconds(requested, at));
             }
             self.spans.push(Span { from: at, to: None });
         }
@@ -289,4 +289,8 @@ impl Subscribing {
             span.to = Some(at);
         }
     }
+}
+
+fn milliseconds(from: Time, to: Time) -> f64 {
+    to.0.saturating_sub(from.0) as f64 / 1e6
 }

@@ -14,13 +14,28 @@ fn a_client_that_never_got_through() {
     story.join("ann", 1.0).request("bob", 2.0).leave("bob", 17.0, 7);
     story.documents.events.last_mut().unwrap()["type"] = json!("PARTICIPANT_CONNECTION_ABORTED");
     let [seen] = &story.observations("never_active")[..] else { panic!("not seen") };
-    assert_eq!(
-        seen.text,
-        "bob joined, but never got through: no media connection was made and left after 15.0 s (JOIN_FAILURE)"
-    );
+    assert_eq!(seen.text, "bob joined, but media never flowed: waited up to 15.0 s (JOIN_FAILURE)");
     assert_eq!((seen.severity, seen.identity.as_deref()), (Severity::Problem, Some("bob")));
     assert_eq!(seen.connection_sid, Some(sid("bob")));
     assert_eq!(Summary::of(&story.settled()).problems, 1);
+}
+
+#[test]
+fn a_client_that_tried_again() {
+    let mut story = Story::new();
+    story.request("bob", 2.0).leave("bob", 17.0, 9).request("bob", 18.0).leave("bob", 34.0, 9);
+    for event in story.documents.events.iter_mut().rev().take(2) {
+        event["participant_id"] = json!("PA_again");
+        event["participant"]["sid"] = json!("PA_again");
+    }
+    let text = "bob joined 2 times, but media never flowed: waited up to 16.0 s (SIGNAL_CLOSE)";
+    assert_eq!(story.sentences("never_active"), [text]);
+    assert!(story.sentences("rejoined").is_empty(), "there was no connection to lose");
+    let active = json!({ "participant_id": "PA_again", "participant": { "sid": "PA_again", "identity": "bob" } });
+    story.event("PARTICIPANT_ACTIVE", 33.0, active);
+    let [seen] = &story.observations("never_active")[..] else { panic!("not seen") };
+    let text = "bob joined, but media never flowed: waited up to 15.0 s (SIGNAL_CLOSE), and got through another time";
+    assert_eq!((seen.severity, seen.text.as_str()), (Severity::Warning, text));
 }
 
 #[test]
@@ -59,6 +74,7 @@ fn a_connection_over_tcp_or_turn() {
         let mut story = Story::new();
         story.join("ann", 1.0);
         story.documents.events[2]["client_meta"]["connection_type"] = json!(transport);
+        story.leave("ann", 30.0, 1).end(31.0);
         story.settled().observations.into_iter().map(|seen| (seen.kind, seen.text)).collect::<Vec<_>>()
     };
     assert_eq!(transport("tcp"), [("over_tcp", "ann was connected over TCP".to_owned())]);
@@ -101,9 +117,13 @@ fn loss_on_the_way_up_is_the_publishers_also_where_it_is_missed_downstream() {
 #[test]
 fn what_the_publisher_sent_again_came_too_late_for_the_subscribers_count() {
     let mut story = call();
-    let resent = json!({ "primary_packets": 1000, "retransmit_packets": 60 });
+    let resent = json!({ "primary_packets": 1000, "packets_out_of_order": 60 });
     story.interval(("ann", "TR_1", UP), 3.0, 33.0, resent).measure(("bob", "TR_1", DOWN), 3.0, 1000, 60);
-    assert_eq!(kinds(&story), ["loss_of_publisher"]);
+    assert_eq!(kinds(&story), ["loss_upstream", "loss_of_publisher"]);
+    assert_eq!(
+        story.sentences("loss_upstream"),
+        ["ann lost 6.0% (60 of 1000 packets) on the way to LiveKit; 60 of them came late"]
+    );
 }
 
 #[test]
@@ -159,17 +179,21 @@ fn reconnects() {
 
 #[test]
 fn who_joins_again_after_a_lost_connection() {
-    let again = |reason: u32| {
+    let again = |reason: u32, seconds: f64| {
         let mut story = call();
-        story.leave("ann", 30.0, reason).join("ann", 40.0);
+        story.leave("ann", 30.0, reason).join("ann", 30.0 + seconds);
         for event in story.documents.events.iter_mut().rev().take(2) {
             event["participant_id"] = json!("PA_again");
             event["participant"]["sid"] = json!("PA_again");
         }
         story.sentences("rejoined")
     };
-    assert_eq!(again(9), ["ann joined again once after a lost connection"]);
-    assert_eq!(again(1), Vec::<String>::new(), "by its own wish");
+    assert_eq!(again(9, 40.0), ["ann joined again once after a lost connection"]);
+    assert_eq!(again(1, 40.0), Vec::<String>::new(), "by its own wish");
+    let reconnected = ["ann joined again once within 5 s of leaving, as a client does that reconnects"];
+    assert_eq!(again(1, 4.9), reconnected);
+    assert_eq!(again(1, 5.1), Vec::<String>::new());
+    assert_eq!(again(1, -1.0), ["ann joined again once after a lost connection"], "before it left");
 }
 
 #[test]

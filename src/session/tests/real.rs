@@ -35,8 +35,9 @@ fn the_rooms_are_seven_ended_sessions_of_three_participants() {
         assert!(session.settled);
         assert_eq!((session.totals.participants, session.totals.peak_participants), (3, 3), "{}", session.room_name);
         let identities: Vec<&str> = session.participants.iter().map(|who| who.identity.as_str()).collect();
-        assert_eq!(identities, ["user0", "user1", "user2"]);
-        connection_seconds.push(session.totals.connection_seconds as u64);
+        assert_eq!(BTreeSet::from_iter(identities), BTreeSet::from(["user0", "user1", "user2"]));
+        assert!(session.participants.is_sorted_by_key(|who| who.connections[0].joined_at));
+        connection_seconds.push(session.totals.connection_seconds.round() as u64);
     }
     assert_eq!(connection_seconds.iter().min(), Some(&76));
     assert_eq!(connection_seconds.iter().max(), Some(&303));
@@ -250,7 +251,7 @@ fn records_with_every_field_filled_at_random_make_sessions() {
         JsonStyle::Relaxed,
     );
     let sessions = sessions(&documents);
-    assert!(sessions.len() > 100, "{} sessions", sessions.len());
+    assert_eq!(sessions.len(), 9);
     for session in sessions.values() {
         json(session);
         Summary::of(session);
@@ -265,6 +266,7 @@ fn a_summary_is_of_the_session() {
         assert_eq!((summary.present, summary.problems, summary.warnings), (0, 0, 0));
         assert_eq!(summary.worst, None);
         assert_eq!(summary.max_loss, Some(0.0));
+        // Not 1.25, which LiveKit gives to the moment at which a track ends.
         assert!(summary.min_score.unwrap() > 4.0);
     }
 }
