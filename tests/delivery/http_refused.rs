@@ -296,3 +296,69 @@ async fn a_receiver_that_cannot_be_reached_is_named_with_the_reason() {
         }
     }
 }
+
+#[tokio::test]
+async fn a_record_that_is_refused_once_and_accepted_the_next_time_is_no_dead_letter() {
+    for format in [HttpFormat::Ndjson, HttpFormat::Record] {
+        let (flaky, bad) = (ids("flaky", 40)[7].clone(), ids("flaky", 40)[21].clone());
+        let refused = Arc::new(AtomicBool::new(false));
+        // Of two servers behind one address one has another schema: it refuses what comes to it.
+        let receiver = Receiver::start(move |request| {
+            let ids = request.ids();
+            let is_alone = ids.len() == 1;
+            if ids.contains(&bad) || (ids.contains(&flaky) && !refused.load(Ordering::SeqCst)) {
+                refused.fetch_or(is_alone && ids.contains(&flaky), Ordering::SeqCst);
+                return Answer::Status(400, "unknown field");
+            }
+            OK
+        })
+        .await;
+        let options = HttpOptions { format, timeout: Duration::from_secs(20), ..quick(&receiver) };
+        let outcome = http_sink_with(options).send_batch(batch("flaky", 40)).await;
+        for (i, outcome) in outcome.records.iter().enumerate() {
+            match outcome {
+                Outcome::Rejected(reason) => assert!(i == 21 && reason.contains("code 400"), "{i}: {reason}"),
+                outcome => assert!(i != 21 && *outcome == Outcome::Delivered, "{format:?} {i}: {outcome:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_repeats_a_secret_in_another_form_does_not_show_it() {
+    let receiver = Receiver::start(|request| {
+        let text = format!("{} is not allowed: {}", request.header("authorization"), request.target);
+        Answer::Bytes(answer(403, "", &text))
+    })
+    .await;
+    let options = HttpOptions {
+        user: Some("me".to_owned()),
+        password: Some(Secret::new("hunter2")),
+        url: format!("{}?key=hunter%203&x=%68unter4", receiver.url()),
+        ..quick(&receiver)
+    };
+    let message = http_sink_with(options).send_batch(batch("echo", 3)).await.error.expect("an error").message;
+    assert!(message.contains("Basic *** is not allowed: /in?key=***&x=***"), "{message}");
+    let signed = HttpOptions {
+        sign: Some(livekit_spool::sink::http::HttpSignature::Livekit),
+        api_key: Some("API1".to_owned()),
+        api_secret: Some(Secret::new("hunter2")),
+        streams: vec![Stream::Events],
+        ..quick(&receiver)
+    };
+    let event = AnalyticsEvent { id: "AE_1".to_owned(), r#type: 0, ..AnalyticsEvent::default() };
+    let record = livekit_spool::record::QueuedRecord { seq: 0, received_at: 0, bytes: event.encode_to_vec().into() };
+    let batch = Batch { stream: Stream::Events, records: vec![record].into() };
+    let message = http_sink_with(signed).send_batch(batch).await.error.expect("an error").message;
+    assert!(message.contains(": *** is not allowed"), "a signature is valid for minutes: {message}");
+}
+
+#[tokio::test]
+async fn the_longest_of_several_waits_is_obeyed() {
+    let headers = "Retry-After: 5\r\nRetry-After: 60\r\nRetry-After: soon\r\n";
+    let receiver = Receiver::start(move |_| Answer::Bytes(answer(503, headers, ""))).await;
+    let sink = sink(&receiver);
+    assert!(all(&sink.send_batch(batch("waits", 1)).await, &Outcome::Retry));
+    let wait = sink.not_before().expect("a wait").duration_since(tokio::time::Instant::now());
+    assert!(wait > Duration::from_secs(50), "{wait:?}");
+}

@@ -261,6 +261,8 @@ enum Deed {
     GoAway,
     /// The end of the connection without one.
     HangUp,
+    /// Nothing, ever; the connection lives.
+    Silence,
 }
 
 struct Http2 {
@@ -312,6 +314,7 @@ async fn respond(deed: Deed, mut body: h2::RecvStream, answer: &mut SendResponse
     match deed {
         Deed::Refuse => return answer.send_reset(Reason::REFUSED_STREAM),
         Deed::Cancel => return answer.send_reset(Reason::CANCEL),
+        Deed::Silence => return std::future::pending().await,
         _ => {}
     }
     while let Some(Ok(data)) = body.data().await {
@@ -368,4 +371,14 @@ async fn streams_that_are_refused_cut_or_abandoned_are_retried_and_the_next_batc
         let third = sink.send_batch(batch("third", 3)).await;
         assert!(delivered(&third), "{deed:?}: {third:?}");
     }
+}
+
+#[tokio::test]
+async fn a_connection_that_answers_nothing_is_left_for_another_one() {
+    let server = Http2::start(&[Deed::Answer(200), Deed::Silence]).await;
+    let sink = http_sink_with(HttpOptions { timeout: Duration::from_secs(1), ..server.server.options(&server.ca) });
+    assert!(delivered(&sink.send_batch(batch("first", 3)).await));
+    assert!(!delivered(&sink.send_batch(batch("second", 3)).await));
+    assert!(delivered(&sink.send_batch(batch("third", 3)).await));
+    assert_eq!(*server.connections.lock().expect("no panic under this lock"), 2, "the first one may be stuck for good");
 }

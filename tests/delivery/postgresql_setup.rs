@@ -13,7 +13,7 @@ use crate::{
     support::{eventually, postgres::Postgres},
 };
 
-fn now() -> i64 {
+pub(crate) fn now() -> i64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs() as i64
 }
 
@@ -163,6 +163,47 @@ async fn expired_days_are_dropped_whole_and_a_late_record_is_kept_as_long_as_any
     postgres.run(&format!("DROP TABLE {name}; {}", make("11 days"))).await;
     sink.check_setup().await.expect("it is dropped");
     assert_eq!(postgres.value(&format!("SELECT to_regclass('{name}') IS NULL")).await, "t");
+}
+
+#[tokio::test]
+async fn a_late_record_that_is_stored_while_its_expired_day_is_dropped_is_kept() {
+    let postgres = Postgres::start().await;
+    let sink = postgresql_sink_with(PostgresqlOptions {
+        url: postgres.url(),
+        schema: "it's $$ odd".to_owned(),
+        expiration: Some(Duration::from_secs(10 * 86_400)),
+        timeout: TIMEOUT,
+        ..PostgresqlOptions::default()
+    });
+    sink.initialize().await.expect("ready");
+    let day = postgres.value("SELECT (now() AT TIME ZONE 'UTC')::date - 20").await;
+    let name = format!("\"it's $$ odd\".events_{}", day.replace('-', ""));
+    postgres
+        .run(&format!(
+            "CREATE TABLE {name} PARTITION OF \"it's $$ odd\".events FOR VALUES FROM ('{day} 00:00:00+00') TO (('{day} \
+             00:00:00+00'::timestamptz + interval '24 hours')); ALTER TABLE {name} OWNER TO livekit"
+        ))
+        .await;
+    let store = |id: &str| format!("INSERT INTO {name} (id, time, doc) VALUES ('{id}', '{day} 12:00:00+00', '{{}}')");
+    let writer = postgres.connect().await;
+    writer.batch_execute(&format!("BEGIN; {}", store("AE_late"))).await.expect("on its way");
+    let checking = tokio::spawn(async move { sink.check_setup().await });
+    let waits = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+    eventually("it waits for the writer", || async { postgres.value(waits).await != "0" }).await;
+    writer.batch_execute("COMMIT").await.expect("stored");
+    checking.await.expect("no panic").expect("it continues");
+    assert_eq!(postgres.value(&format!("SELECT id FROM {name}")).await, "AE_late");
+    // When the record is old enough, it goes with its day.
+    postgres.run(&format!("UPDATE {name} SET stored_at = now() - interval '11 days'")).await;
+    let again = postgresql_sink_with(PostgresqlOptions {
+        url: postgres.url(),
+        schema: "it's $$ odd".to_owned(),
+        expiration: Some(Duration::from_secs(10 * 86_400)),
+        timeout: TIMEOUT,
+        ..PostgresqlOptions::default()
+    });
+    assert_eq!(again.initialize().await.expect("ready"), Vec::<String>::new());
+    assert_eq!(postgres.value(&format!("SELECT to_regclass('{}') IS NULL", name.replace('\'', "''"))).await, "t");
 }
 
 #[tokio::test]

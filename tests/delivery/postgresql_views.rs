@@ -78,15 +78,72 @@ fn expanded(sql: &str) -> String {
     group.replace_all(&sql, r#"floor(extract(epoch from $1)/60)*60 AS "time""#).into_owned()
 }
 
+/// The panels of the dashboard.
+fn panels() -> Vec<Value> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/grafana-sessions.json");
+    let dashboard: Value = serde_json::from_str(&fs::read_to_string(path).expect("the dashboard")).expect("JSON");
+    dashboard["panels"].as_array().expect("panels").clone()
+}
+
+#[tokio::test]
+async fn records_at_both_ends_of_time_make_no_view_and_no_panel_fail() {
+    let postgres = Postgres::start().await;
+    let sink = ready(&postgres.url()).await;
+    let (first, last) = (-210_866_803_200, 9_224_318_015_999);
+    let room = Room { sid: "RM_1".to_owned(), creation_time_ms: -1, ..Default::default() };
+    let participant = ParticipantInfo { sid: "PA_1".to_owned(), ..Default::default() };
+    let event = |kind: AnalyticsEventType, at: i64| AnalyticsEvent {
+        r#type: kind as i32,
+        room: Some(room.clone()),
+        participant: Some(participant.clone()),
+        ..event_at(kind.as_str_name(), at)
+    };
+    let events = [
+        event(AnalyticsEventType::RoomCreated, first),
+        event(AnalyticsEventType::ParticipantJoined, first),
+        event(AnalyticsEventType::ParticipantActive, first),
+        event(AnalyticsEventType::ParticipantLeft, last),
+        event(AnalyticsEventType::RoomEnded, last),
+    ];
+    deliver(&*sink, batch(Stream::Events, &events)).await;
+    let at = |seconds| Some(pbjson_types::Timestamp { seconds, nanos: 0 });
+    let stream = livekit_protocol::AnalyticsStream {
+        start_time: at(first),
+        end_time: at(last),
+        primary_bytes: i64::MAX as u64,
+        primary_packets: u32::MAX,
+        ..Default::default()
+    };
+    let stat = livekit_protocol::AnalyticsStat {
+        id: "AS_1".to_owned(),
+        time_stamp: at(first),
+        room_id: "RM_1".to_owned(),
+        participant_id: "PA_1".to_owned(),
+        score: f32::MAX,
+        streams: vec![stream],
+        ..Default::default()
+    };
+    deliver(&*sink, batch(Stream::Stats, &[stat])).await;
+    for view in ["sessions", "participants", "track_quality"] {
+        postgres.run(&format!("SELECT * FROM livekit.{view}")).await;
+    }
+    let seconds = (last - first).to_string();
+    assert_eq!(postgres.run("SELECT seconds::numeric FROM livekit.sessions").await, [[seconds.clone()]]);
+    assert_eq!(postgres.run("SELECT seconds::numeric FROM livekit.participants").await, [[seconds]]);
+    for panel in panels() {
+        for target in panel["targets"].as_array().expect("targets") {
+            postgres.run(&expanded(target["rawSql"].as_str().expect("a query"))).await;
+        }
+    }
+}
+
 #[tokio::test]
 async fn every_panel_of_the_dashboard_shows_something_of_the_real_records() {
     let postgres = recorded().await;
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/grafana-sessions.json");
-    let dashboard: Value = serde_json::from_str(&fs::read_to_string(path).expect("the dashboard")).expect("JSON");
-    let panels = dashboard["panels"].as_array().expect("panels");
+    let panels = panels();
     assert!(panels.len() > 15);
     let mut first = std::collections::BTreeMap::new();
-    for panel in panels {
+    for panel in &panels {
         let title = panel["title"].as_str().expect("a title");
         for target in panel["targets"].as_array().expect("targets") {
             let sql = expanded(target["rawSql"].as_str().expect("a query"));

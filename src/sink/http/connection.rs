@@ -14,11 +14,7 @@ use std::{
 
 use futures::{FutureExt, future::BoxFuture};
 use http::Uri;
-use http_body_util::Full;
-use hyper::{
-    body::Bytes,
-    rt::{Read, ReadBufCursor, Write},
-};
+use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::{
     client::legacy::{
         self,
@@ -31,7 +27,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tower::Service;
 
-use super::tls::{self, Tls};
+use super::{
+    body::Body,
+    tls::{self, Tls},
+};
 
 /// The time to connect to one address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -46,7 +45,7 @@ const MAX_IDLE: usize = 64;
 const MAX_HEADERS_BYTES: usize = 64 * 1024;
 
 /// Sends requests.
-pub(super) type Client = legacy::Client<Connector, Full<Bytes>>;
+pub(super) type Client = legacy::Client<Connector, Body>;
 
 pub(super) fn client(connector: Connector) -> Client {
     legacy::Client::builder(TokioExecutor::new())

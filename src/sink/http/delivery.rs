@@ -1,7 +1,8 @@
 //! One batch: its requests in order, bisected where the receiver refuses their content.
 //!
 //! A record that is refused alone is rejected only on evidence that it is the record: others of the same request (of the
-//! same batch, with a request per record) are accepted. As long as none is, the URL, the format or the receiver may be at
+//! same batch, with a request per record) are accepted, and it is refused alone once more. Behind one address may be several
+//! receivers, one of which refuses everything. As long as none is accepted, the URL, the format or the receiver may be at
 //! fault, and the refused ones are `Failed`: the worker tries them again, and rejects none while nothing is delivered.
 
 use tokio::time::Instant;
@@ -37,7 +38,16 @@ struct Evidence {
     /// Some record was accepted.
     passed: bool,
     /// Refused alone since one was accepted.
-    alone: Vec<(usize, String)>,
+    alone: Vec<(Entry, String)>,
+}
+
+/// What a request came to.
+enum Group {
+    Delivered,
+    /// Its content is refused, for this reason.
+    Refused(String),
+    /// The batch ends with it.
+    Ended,
 }
 
 impl<'a> Delivery<'a> {
@@ -70,7 +80,7 @@ impl<'a> Delivery<'a> {
             self.send_request(&request).await;
             // With a request per record, the neighbours are in other requests.
             if format != HttpFormat::Record {
-                self.judge();
+                self.judge().await;
             }
         }
     }
@@ -79,32 +89,18 @@ impl<'a> Delivery<'a> {
     async fn send_request(&mut self, request: &[Entry]) {
         let mut todo: Vec<Vec<&Entry>> = vec![request.iter().collect()];
         while let Some(group) = todo.pop() {
-            if Instant::now() >= self.until {
-                let (sent, all) = (self.done(), self.batch.records.len());
-                let text = format!(
-                    "{sent} of {all} records were sent within {:?}; lower flush.batch_records",
-                    self.sender.timeout
-                );
-                self.fail(SinkErrorKind::Timeout, &text);
-                return;
-            }
-            let (status, text) = match self.sender.send(self.batch.stream, &group, self.until).await {
-                Answer::Status { status, text } => (status, text),
-                Answer::Failed(kind, text) => return self.fail(kind, &text),
-            };
-            let meaning = Meaning::of(status);
-            if meaning == Meaning::TooLarge {
-                self.sender.learn_limit(group.iter().map(|entry| entry.json.len()).sum());
-            }
-            match meaning {
-                Meaning::Delivered => {
-                    group.iter().for_each(|entry| self.outcomes[entry.record] = Outcome::Delivered);
-                    self.passed();
+            match self.send_group(&group).await {
+                Group::Ended => return,
+                Group::Delivered => {
+                    self.evidence.passed = true;
+                    self.confirm().await;
+                    if !self.goes_on() {
+                        return;
+                    }
                 }
-                Meaning::TooLarge | Meaning::Refused => match group[..] {
+                Group::Refused(reason) => match group[..] {
                     [entry] => {
-                        let reason = format!("the receiver refused it ({text})");
-                        self.evidence.alone.push((entry.record, reason));
+                        self.evidence.alone.push((entry.clone(), reason));
                         if self.evidence.alone.len() >= MAX_ALONE_WHILE_NONE_PASSES {
                             return self.give_up();
                         }
@@ -116,37 +112,72 @@ impl<'a> Delivery<'a> {
                         todo.extend([second.to_vec(), first.to_vec()]);
                     }
                 },
-                Meaning::Retry(kind) => return self.fail(kind, &format!("{text}{}", remedy(status))),
-                Meaning::Redirected => return self.fail(SinkErrorKind::Unsuitable, &text),
             }
         }
     }
 
-    /// A record was accepted: those refused before it are at fault themselves.
-    fn passed(&mut self) {
-        self.evidence.passed = true;
-        for (record, reason) in self.evidence.alone.drain(..) {
-            self.outcomes[record] = Outcome::Rejected(reason);
+    /// Sends some entries in one request.
+    async fn send_group(&mut self, group: &[&Entry]) -> Group {
+        if Instant::now() >= self.until {
+            let (sent, all) = (self.done(), self.batch.records.len());
+            let timeout = self.sender.timeout;
+            let text = format!("{sent} of {all} records were sent within {timeout:?}; lower flush.batch_records");
+            self.fail(SinkErrorKind::Timeout, &text);
+            return Group::Ended;
+        }
+        let (status, text) = match self.sender.send(self.batch.stream, group, self.until).await {
+            Answer::Status { status, text } => (status, text),
+            Answer::Failed(kind, text) => {
+                self.fail(kind, &text);
+                return Group::Ended;
+            }
+        };
+        let meaning = Meaning::of(status);
+        if meaning == Meaning::TooLarge {
+            self.sender.learn_limit(group.iter().map(|entry| entry.json.len()).sum());
+        }
+        match meaning {
+            Meaning::Delivered => {
+                group.iter().for_each(|entry| self.outcomes[entry.record] = Outcome::Delivered);
+                return Group::Delivered;
+            }
+            Meaning::TooLarge | Meaning::Refused => return Group::Refused(format!("the receiver refused it ({text})")),
+            Meaning::Retry(kind) => self.fail(kind, &format!("{text}{}", remedy(status))),
+            Meaning::Redirected => self.fail(SinkErrorKind::Unsuitable, &text),
+        }
+        Group::Ended
+    }
+
+    /// Others are accepted: those refused before are at fault themselves if they are refused again.
+    async fn confirm(&mut self) {
+        for (entry, _) in std::mem::take(&mut self.evidence.alone) {
+            match self.send_group(&[&entry]).await {
+                Group::Ended => return,
+                Group::Delivered => {}
+                Group::Refused(reason) => self.outcomes[entry.record] = Outcome::Rejected(reason),
+            }
         }
     }
 
     /// Decides about those refused since the last one was accepted, and begins again.
-    fn judge(&mut self) {
-        let Evidence { mut passed, alone } = std::mem::take(&mut self.evidence);
-        // Others passed in other requests, some time ago: the receiver may have changed since.
-        passed &= self.sender.format() != HttpFormat::Record;
-        for (record, reason) in alone {
-            self.outcomes[record] = if passed { Outcome::Rejected(reason) } else { Outcome::Failed(reason) };
+    async fn judge(&mut self) {
+        if self.evidence.passed && self.goes_on() {
+            self.confirm().await;
+        }
+        self.fail_alone();
+    }
+
+    /// Those refused while none was accepted are tried again by the worker.
+    fn fail_alone(&mut self) {
+        for (entry, reason) in std::mem::take(&mut self.evidence).alone {
+            self.outcomes[entry.record] = Outcome::Failed(reason);
         }
     }
 
     /// All is refused: the rest would be, too.
     fn give_up(&mut self) {
-        let refused = std::mem::take(&mut self.evidence);
-        self.refused = refused.alone.last().map(|(_, reason)| reason.clone());
-        for (record, reason) in refused.alone {
-            self.outcomes[record] = Outcome::Failed(reason);
-        }
+        self.refused = self.evidence.alone.last().map(|(_, reason)| reason.clone());
+        self.fail_alone();
     }
 
     fn fail(&mut self, kind: SinkErrorKind, text: &str) {
@@ -158,7 +189,8 @@ impl<'a> Delivery<'a> {
     }
 
     pub(super) fn finish(mut self) -> BatchOutcome {
-        self.judge();
+        // With a request per record, others passed in other requests, some time ago: the receiver may have changed since.
+        self.fail_alone();
         if let Some(reason) = self.refused {
             for outcome in self.outcomes.iter_mut().filter(|outcome| **outcome == Outcome::Retry) {
                 *outcome = Outcome::Failed(reason.clone());

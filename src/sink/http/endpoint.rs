@@ -13,6 +13,9 @@ use super::{
 };
 use crate::{record::Stream, secret::Secret, sink::InvalidOption};
 
+/// The least length of what is hidden: shorter secrets would hide words.
+pub(super) const MIN_SECRET: usize = 4;
+
 /// The constant part of each request.
 #[derive(Debug, Clone)]
 pub(super) struct Endpoint {
@@ -106,14 +109,16 @@ fn shown(url: &Url) -> String {
     format!("{}://{host}{port}{path}", url.scheme())
 }
 
-/// Passwords, tokens, the values of headers and of the query; short ones would hide words.
+/// Passwords, tokens, the values of headers and of the query, as they are and as the URL has them.
 fn secrets(options: &HttpOptions, of_url: Option<&(String, Secret)>) -> Vec<Secret> {
-    const MIN_CHARS: usize = 4;
     let given = [&options.token, &options.password, &options.api_secret].into_iter().flatten();
     let given = given.chain(options.headers.values()).chain(of_url.map(|(_, password)| password));
-    let query = Url::parse(&options.url).ok();
-    let query = query.iter().flat_map(|url| url.query_pairs().map(|(_, value)| Secret::new(value)));
-    given.cloned().chain(query).filter(|secret| secret.expose().len() >= MIN_CHARS).collect()
+    let url = Url::parse(&options.url).ok();
+    let query = url.iter().flat_map(|url| url.query_pairs().map(|(_, value)| Secret::new(value)));
+    let pairs = url.iter().flat_map(|url| url.query().unwrap_or_default().split('&'));
+    let raw = pairs.filter_map(|pair| pair.split_once('=').map(|(_, value)| value));
+    let raw = raw.chain(url.iter().filter_map(Url::password)).map(Secret::new);
+    given.cloned().chain(query).chain(raw).filter(|secret| secret.expose().len() >= MIN_SECRET).collect()
 }
 
 fn credentials(url: &Url) -> Result<Option<(String, Secret)>, InvalidOption> {

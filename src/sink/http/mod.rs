@@ -7,14 +7,15 @@
 //! - Delivered means: the receiver answered 2xx. The status line is the acknowledgement; whether it is durable is the
 //!   receiver's promise. A resend is recognised by the `_id` in each document.
 //! - A status says what it means for all records of its request (see `answer`). A request that is refused for its content
-//!   is bisected (see `delivery`): a record that is refused alone, while its neighbours are accepted, is rejected. If none is
-//!   accepted, the URL or the format may be wrong: nothing is rejected.
+//!   is bisected (see `delivery`): a record that is refused alone, twice, while its neighbours are accepted, is rejected. If
+//!   none is accepted, the URL or the format may be wrong: nothing is rejected.
 //! - `Retry-After` is obeyed, with all batches.
 //! - Connections are made at the first contact, and reused (see `connection`). Redirections are followed on the same host
 //!   only: elsewhere, nobody is to see records and credentials.
 //! - `sign: livekit` sends LiveKit's webhooks instead of documents (see `webhook`).
 
 mod answer;
+mod body;
 mod connection;
 mod definition;
 mod delivery;

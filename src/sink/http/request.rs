@@ -29,7 +29,7 @@ pub(super) enum Content {
 }
 
 /// An encoded record.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Entry {
     /// Its index in the batch.
     pub(super) record: usize,

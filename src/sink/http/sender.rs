@@ -6,7 +6,7 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
-use http_body_util::{BodyExt, Full};
+use http_body_util::BodyExt;
 use hyper::body::{Bytes, Incoming};
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -14,8 +14,9 @@ use tower::Service;
 
 use super::{
     answer::{Meaning, described, first_line, retry_after},
+    body::Body,
     connection::{self, Client, Connector, with_causes},
-    endpoint::Endpoint,
+    endpoint::{Endpoint, MIN_SECRET},
     options::{HttpCompression, HttpFormat, HttpOptions, HttpSignature},
     request::{self, Content, Entry},
     tls::Tls,
@@ -23,6 +24,7 @@ use super::{
 };
 use crate::{
     record::Stream,
+    secret::Secret,
     sink::{InvalidOption, SinkErrorKind, encoding::run_blocking},
 };
 
@@ -42,7 +44,7 @@ const MIN_BODY_BYTES: usize = 16 * 1024;
 pub(super) struct Sender {
     pub(super) endpoint: Endpoint,
     connector: Connector,
-    client: Client,
+    client: Mutex<Client>,
     signer: Option<Signer>,
     format: HttpFormat,
     compression: HttpCompression,
@@ -77,7 +79,7 @@ impl Sender {
         };
         let connector = Connector::new(tls, options.timeout);
         Ok(Self {
-            client: connection::client(connector.clone()),
+            client: Mutex::new(connection::client(connector.clone())),
             // A webhook is one event.
             format: if signer.is_some() { HttpFormat::Record } else { options.format },
             compression: options.compression,
@@ -146,6 +148,8 @@ impl Sender {
         match tokio::time::timeout_at(until, self.request(&headers, &body, until)).await {
             Ok(answer) => answer,
             Err(_) => {
+                // An HTTP/2 connection outlives its requests: what is behind it may never answer, and another one may.
+                *self.client.lock() = connection::client(self.connector.clone());
                 let text = format!("no answer to {} records within {:?}", entries.len(), self.timeout);
                 Answer::Failed(SinkErrorKind::Timeout, text)
             }
@@ -166,11 +170,13 @@ impl Sender {
     async fn request(&self, headers: &HeaderMap, body: &Bytes, until: Instant) -> Answer {
         let mut uri = self.endpoint.uri.clone();
         for _ in 0..=MAX_REDIRECTIONS {
-            let mut request = Request::new(Full::new(body.clone()));
+            let (sent, progress) = Body::new(body.clone());
+            let mut request = Request::new(sent);
             *request.method_mut() = self.endpoint.method.clone();
             *request.uri_mut() = uri.clone();
             *request.headers_mut() = headers.clone();
-            let response = match self.client.request(request).await {
+            let client = self.client.lock().clone();
+            let response = match client.request(request).await {
                 Ok(response) => response,
                 Err(error) => {
                     let (kind, text) = explained(&with_causes(&error));
@@ -179,16 +185,21 @@ impl Sender {
             };
             let (head, body) = response.into_parts();
             // Whatever becomes of the body: the status line was the answer.
-            let line = first_line(&read(body, until).await, &self.endpoint.secrets);
+            let line = first_line(&read(body, until).await, &self.secrets(headers));
             let text = described(head.status, &line);
-            let wait = head.headers.get(header::RETRY_AFTER);
+            let waits = head.headers.get_all(header::RETRY_AFTER).iter();
+            let wait = waits.filter_map(|value| retry_after(value.as_bytes(), SystemTime::now())).max();
             match Meaning::of(head.status) {
+                Meaning::Delivered if !progress.is_complete() => {
+                    let text = format!("{text}, before the request was sent to its end");
+                    return Answer::Failed(SinkErrorKind::Unavailable, text);
+                }
                 Meaning::Redirected => match self.redirected(&uri, &head.headers) {
                     Ok(target) => uri = target,
                     Err(why) => return Answer::Failed(SinkErrorKind::Unsuitable, format!("{text}{why}")),
                 },
                 Meaning::Retry(_) => {
-                    if let Some(wait) = wait.and_then(|value| retry_after(value.as_bytes(), SystemTime::now())) {
+                    if let Some(wait) = wait {
                         *self.not_before.lock() = Some(Instant::now() + wait);
                         return Answer::Status { status: head.status, text: format!("{text} (Retry-After: {wait:?})") };
                     }
@@ -199,6 +210,15 @@ impl Sender {
         }
         let text = format!("more than {MAX_REDIRECTIONS} redirections; check the url");
         Answer::Failed(SinkErrorKind::Unsuitable, text)
+    }
+
+    /// What must not be shown if an answer repeats it.
+    fn secrets(&self, headers: &HeaderMap) -> Vec<Secret> {
+        let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        // Without its scheme: `Basic`, `Bearer`.
+        let credentials =
+            authorization.and_then(|value| value.rsplit(' ').next()).filter(|text| text.len() >= MIN_SECRET);
+        self.endpoint.secrets.iter().cloned().chain(credentials.map(Secret::new)).collect()
     }
 
     fn redirected(&self, from: &Uri, headers: &HeaderMap) -> Result<Uri, String> {

@@ -180,20 +180,41 @@ fn column_names(stream: Stream) -> String {
     columns(stream).iter().map(|column| quoted(column.name)).collect::<Vec<_>>().join(", ")
 }
 
-/// The statement that stores rows, given as an array per column. `unnest` of several arrays is syntax, and not found by the
-/// search path.
-pub(super) fn insert(schema: &str, stream: Stream) -> String {
+/// An array per column, `$1::pg_catalog.text[], …`.
+fn arrays(columns: &[Column]) -> String {
     let mut arrays = String::new();
-    for (i, column) in columns(stream).iter().enumerate() {
+    for (i, column) in columns.iter().enumerate() {
         let comma = if i > 0 { ", " } else { "" };
         // Writing to a String never fails.
         let _ = write!(arrays, "{comma}${}::pg_catalog.{}[]", i + 1, column.kind.element().name());
     }
+    arrays
+}
+
+/// The statement that stores rows, given as an array per column. `unnest` of several arrays is syntax, and not found by the
+/// search path. `durably`: it turns `synchronous_commit` on, for its own transaction.
+pub(super) fn insert(schema: &str, stream: Stream, durably: bool) -> String {
+    let setting = match durably {
+        true => ", (SELECT pg_catalog.set_config('synchronous_commit', 'on', true) OFFSET 0) AS setting",
+        false => "",
+    };
     format!(
-        "INSERT INTO {} ({}) SELECT * FROM unnest({arrays}) ON CONFLICT ({}) DO NOTHING",
+        "INSERT INTO {} ({}) SELECT records.* FROM unnest({}) AS records{setting} ON CONFLICT ({}) DO NOTHING",
         table(schema, stream.as_str()),
         column_names(stream),
+        arrays(columns(stream)),
         KEY.map(quoted).join(", "),
+    )
+}
+
+/// The query that finds the positions, from 1, of the rows that are not there; the keys are given as two arrays.
+pub(super) fn absent(schema: &str, stream: Stream) -> String {
+    let [id, time] = KEY.map(quoted);
+    format!(
+        "SELECT records.position FROM unnest({}) WITH ORDINALITY AS records (id, at, position) WHERE NOT EXISTS (SELECT FROM {} \
+         AS stored WHERE stored.{id} = records.id AND stored.{time} = records.at)",
+        arrays(&columns(stream)[..KEY.len()]),
+        table(schema, stream.as_str()),
     )
 }
 
@@ -232,13 +253,14 @@ mod tests {
 
     #[test]
     fn a_statement_names_each_column_once() {
-        let text = insert("livekit", Stream::NodeRooms);
+        let text = insert("livekit", Stream::NodeRooms, false);
         assert_eq!(
             text,
-            r#"INSERT INTO "livekit"."node_rooms" ("id", "time", "node_id", "doc") SELECT * FROM unnest($1::pg_catalog.text[], $2::pg_catalog.timestamptz[], $3::pg_catalog.text[], $4::pg_catalog.jsonb[]) ON CONFLICT ("id", "time") DO NOTHING"#
+            r#"INSERT INTO "livekit"."node_rooms" ("id", "time", "node_id", "doc") SELECT records.* FROM unnest($1::pg_catalog.text[], $2::pg_catalog.timestamptz[], $3::pg_catalog.text[], $4::pg_catalog.jsonb[]) AS records ON CONFLICT ("id", "time") DO NOTHING"#
         );
         for stream in Stream::ALL {
-            assert_eq!(insert("s", stream).matches("[]").count(), columns(stream).len());
+            assert_eq!(insert("s", stream, true).matches("[]").count(), columns(stream).len());
+            assert_eq!(absent("s", stream).matches("[]").count(), KEY.len());
             assert!(columns(stream)[0].name == "id" && columns(stream)[1].name == "time");
         }
     }

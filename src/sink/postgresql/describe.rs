@@ -6,7 +6,7 @@ use std::{error::Error as _, io};
 use tokio_postgres::{Error, error::DbError};
 
 use super::fault::Fault;
-use crate::sink::SinkErrorKind;
+use crate::{printable::one_line, sink::SinkErrorKind};
 
 /// Why something failed, before it is known where.
 pub(super) type Failure = (SinkErrorKind, String);
@@ -72,12 +72,20 @@ fn lowered(text: &str) -> String {
     }
 }
 
-/// One line, shortened if it is long.
+/// One line that controls no terminal, shortened if it is long.
 pub(super) fn shortened(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     match line.char_indices().nth(LENGTH) {
-        Some((end, _)) => format!("{}…", &line[..end]),
-        None => line,
+        Some((end, _)) => format!("{}…", one_line(&line[..end])),
+        None => one_line(&line).into_owned(),
+    }
+}
+
+/// The text without the password, which a server may have been sent, and may repeat.
+pub(super) fn without(text: String, password: Option<&str>) -> String {
+    match password {
+        Some(password) => text.replace(password, "***"),
+        None => text,
     }
 }
 
@@ -101,5 +109,11 @@ mod tests {
         let text = shortened(&format!("first\nsecond {}", "ü".repeat(500)));
         assert!(text.starts_with("first second ü") && text.ends_with("ü…"), "{text}");
         assert_eq!(text.chars().count(), LENGTH + 1);
+    }
+
+    #[test]
+    fn a_text_of_a_server_controls_no_terminal_and_shows_no_password() {
+        assert_eq!(shortened("\u{1b}[2Jno\u{7}"), "\\u001b[2Jno\\u0007");
+        assert_eq!(without("no: s3cret, s3cret".to_owned(), Some("s3cret")), "no: ***, ***");
     }
 }

@@ -14,7 +14,7 @@ pub(super) enum Fault {
     Unsuitable,
     /// A key exists already: the record, or another one with the same value under a unique index of the user's.
     Duplicate,
-    /// The server will never accept these values.
+    /// The server does not accept these values: the record is at fault, or an expression or a trigger of the table.
     Refused,
     /// A constraint or a trigger refuses these values; it may be changed.
     Objected,

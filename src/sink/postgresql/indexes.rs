@@ -59,7 +59,7 @@ fn of_partitions(stream: Stream, seen: &Found) -> IndexStatus {
     let today = partitions::day_of(now_millis());
     let (first, last) = (seen.days.values().next(), seen.days.values().next_back());
     let range = first.zip(last).map(|(first, last)| format!("{} days, {first} to {last}", seen.days.len()));
-    let (state, detail) = match (range, seen.has_default) {
+    let (state, detail) = match (range, seen.default.is_some()) {
         (range, false) => (
             IndexState::Differs,
             format!("{} is missing; {}", partitions::default_name(stream), range.unwrap_or_default()),

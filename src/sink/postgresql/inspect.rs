@@ -6,10 +6,15 @@ use tokio_postgres::{Error, SimpleQueryMessage, SimpleQueryRow};
 
 use super::{
     columns::{KEY, STORED_AT, columns, literal, table},
-    partitions::{day_of_partition, default_name},
+    partitions::day_of_partition,
     session::Session,
 };
 use crate::record::Stream;
+
+/// Makes the bounds of partitions read the same, for the rest of a request: a pooler may have changed the connection since its
+/// settings were made. The answer begins with one row of it.
+const UTC: &str =
+    "SELECT pg_catalog.set_config('TimeZone', 'UTC', true), pg_catalog.set_config('DateStyle', 'ISO', true);";
 
 /// A table at a stream's name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,7 +22,10 @@ pub(super) struct Found {
     pub(super) is_partitioned: bool,
     /// Days with a partition of ours, and the partition's name.
     pub(super) days: BTreeMap<i64, String>,
-    pub(super) has_default: bool,
+    /// The default partition, in quotes; any name will do.
+    pub(super) default: Option<String>,
+    /// The columns that can be written.
+    pub(super) columns: Vec<String>,
     /// Relations that a crash empties.
     pub(super) unlogged: BTreeSet<String>,
 }
@@ -35,6 +43,16 @@ pub(super) enum Seen {
 pub(super) async fn has_schema(session: &Session, schema: &str) -> Result<bool, Error> {
     let query = format!("SELECT 1 FROM pg_catalog.pg_namespace WHERE nspname = {}", literal(schema));
     Ok(!rows(session, &query).await?.is_empty())
+}
+
+/// The names that relations of the schema have.
+pub(super) async fn names(session: &Session, schema: &str) -> Result<BTreeSet<String>, Error> {
+    let query = format!(
+        "SELECT c.relname FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = \
+         {}",
+        literal(schema)
+    );
+    Ok(rows(session, &query).await?.iter().map(|row| text(row, 0)).collect())
 }
 
 /// The streams that have tables.
@@ -78,36 +96,39 @@ pub(super) async fn look(session: &Session, schema: &str, stream: Stream) -> Res
         return Ok(Seen::Unsuitable(text));
     }
     let query = format!(
-        "SELECT 1 FROM pg_catalog.pg_index i WHERE i.indrelid = {oid} AND i.indisunique AND i.indpred IS NULL AND \
-         i.indexprs IS NULL AND i.indnatts = 2 AND (SELECT pg_catalog.array_agg(a.attname::text ORDER BY a.attname) FROM \
-         pg_catalog.pg_attribute a WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey)) = ARRAY['id', 'time']"
+        "SELECT 1 FROM pg_catalog.pg_index i WHERE i.indrelid = {oid} AND i.indisunique AND i.indimmediate AND i.indisvalid \
+         AND i.indpred IS NULL AND i.indexprs IS NULL AND i.indnatts = 2 AND (SELECT \
+         pg_catalog.array_agg(a.attname::text ORDER BY a.attname) FROM pg_catalog.pg_attribute a WHERE a.attrelid = \
+         i.indrelid AND a.attnum = ANY (i.indkey)) = ARRAY['id', 'time'] AND NOT EXISTS (SELECT FROM pg_catalog.pg_collation \
+         l WHERE l.oid = ANY (i.indcollation) AND NOT l.collisdeterministic)"
     );
     if rows(session, &query).await?.is_empty() {
         return Ok(Seen::Unsuitable(format!(
-            "{name} has no key, so a record that is sent again would be stored twice; run: ALTER TABLE {name} ADD PRIMARY \
-             KEY ({})",
+            "{name} has no key that tells a record that is sent again from a new one (it is missing, deferrable, invalid, or \
+             takes different ids for the same), so records would be stored twice or not at all; run: ALTER TABLE {name} ADD \
+             PRIMARY KEY ({})",
             KEY.join(", ")
         )));
     }
-    let mut seen = Found { is_partitioned: kind == "p", ..Found::default() };
+    let columns = found.iter().filter(|[.., is_generated]| is_generated != "t").map(|[name, ..]| name.clone());
+    let mut seen = Found { is_partitioned: kind == "p", columns: columns.collect(), ..Found::default() };
     if text(&relation, 2) == "u" {
         seen.unlogged.insert(stream.to_string());
     }
     if seen.is_partitioned {
         let query = format!(
-            "SELECT c.relname, pg_catalog.pg_get_expr(c.relpartbound, c.oid), c.relpersistence, n.nspname = {} FROM \
+            "{UTC} SELECT c.relname, pg_catalog.pg_get_expr(c.relpartbound, c.oid), c.relpersistence, n.nspname FROM \
              pg_catalog.pg_inherits i JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid JOIN pg_catalog.pg_namespace n ON \
-             n.oid = c.relnamespace WHERE i.inhparent = {oid}",
-            literal(schema)
+             n.oid = c.relnamespace WHERE i.inhparent = {oid}"
         );
-        for row in rows(session, &query).await? {
-            let [partition, bounds, persistence, is_here] = [0, 1, 2, 3].map(|i| text(&row, i));
+        for row in rows(session, &query).await?.iter().skip(1) {
+            let [partition, bounds, persistence, place] = [0, 1, 2, 3].map(|i| text(row, i));
             if persistence == "u" {
                 seen.unlogged.insert(partition.clone());
             }
             if bounds == "DEFAULT" {
-                seen.has_default = is_here == "t" && partition == default_name(stream);
-            } else if is_here == "t"
+                seen.default = Some(table(&place, &partition));
+            } else if place == schema
                 && let Some(day) = day_of_partition(stream, &partition, &bounds)
             {
                 seen.days.insert(day, partition);

@@ -15,7 +15,10 @@ const PAUSE: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Default)]
 pub(super) struct Known {
     pub(super) is_partitioned: bool,
-    pub(super) has_default: bool,
+    /// The default partition, in quotes.
+    pub(super) default: Option<String>,
+    /// The columns that can be written.
+    pub(super) columns: Vec<String>,
     /// Days that have a partition.
     pub(super) days: BTreeSet<i64>,
     /// No partition is made before this.

@@ -17,11 +17,13 @@
 mod columns;
 mod definition;
 mod describe;
+mod evidence;
 mod fault;
 mod fields;
 mod indexes;
 mod inspect;
 mod known;
+mod limited;
 mod options;
 mod partitions;
 mod reader;
@@ -48,15 +50,16 @@ use bytes::Bytes;
 use futures::SinkExt;
 use parking_lot::Mutex;
 use tokio_postgres::{
-    Error,
+    Error, Row,
     types::{IsNull, ToSql, Type, private::BytesMut, to_sql_checked},
 };
 
 pub use self::options::PostgresqlOptions;
 pub(crate) use self::reader::{Parameter, Reader};
 use self::{
-    columns::columns,
+    columns::{KEY, columns},
     describe::Failure,
+    evidence::Evidence,
     fault::Fault,
     known::Known,
     rows::{Rows, next_rows},
@@ -74,6 +77,9 @@ use crate::{
     record::Stream,
 };
 
+/// Why a record is not delivered that the server neither stored nor refused.
+const SKIPPED: &str =
+    "the server stored no row for it and reported no error: a trigger or a rule of the table skips it";
 /// How long records wait for partitions and views.
 const FIRST_LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -91,6 +97,7 @@ pub struct PostgresqlSink {
     known: Mutex<HashMap<Stream, Known>>,
     /// A table was missing: it is made before the next batch, since nobody checks the setup while nothing is delivered.
     missing: AtomicBool,
+    evidence: Evidence,
     /// How often something suggested that what was set up may be missing, and how often that was so at the last setup.
     doubted: AtomicU64,
     believed: AtomicU64,
@@ -113,6 +120,7 @@ impl PostgresqlSink {
             way: Way::default(),
             known: Mutex::default(),
             missing: AtomicBool::new(false),
+            evidence: Evidence::default(),
             doubted: AtomicU64::new(0),
             believed: AtomicU64::new(0),
         })
@@ -182,8 +190,8 @@ impl PostgresqlSink {
         self.idle.lock().clear();
     }
 
-    /// Stores rows; `Ok` means that all are durable.
-    async fn store(&self, stream: Stream, rows: &Rows) -> Result<(), (Fault, Failure)> {
+    /// Stores rows; `Ok` means that all are durable but those at the positions that it returns, which the server skipped.
+    async fn store(&self, stream: Stream, rows: &Rows) -> Result<Vec<usize>, (Fault, Failure)> {
         let unavailable = |failure: Failure| (Fault::Unavailable(failure.0), failure);
         let session = self.take().await.map_err(|failure| {
             self.doubt();
@@ -201,21 +209,30 @@ impl PostgresqlSink {
                 break self.insert(&session, stream, rows).await;
             }
             match self.copy(&session, stream, rows).await {
-                Ok(()) => break Ok(rows.records.len() as u64),
+                Ok(new) => break Ok(new),
                 Err(error) => match error.code().map(|code| code.code()) {
                     // INSERT says which rows it is about, or takes them.
-                    Some(code) if !session.client.is_closed() && takes_insert(&error) => {
+                    Some(code) if takes_insert(&error) => {
                         attempt.copy_failed(way::refuses_copy(code));
+                        if session.client.is_closed() {
+                            break Err(error);
+                        }
                     }
                     _ => break Err(error),
                 },
             }
         };
+        let all = rows.records.len() as u64;
+        let stored = match stored {
+            // Those that are not new were there before, or the server skipped them.
+            Ok(new) if new < all => self.absent(&session, stream, rows).await.map(|absent| (new, absent)),
+            stored => stored.map(|new| (new, Vec::new())),
+        };
         match stored {
-            Ok(new) => {
-                attempt.stored(new == rows.records.len() as u64);
+            Ok((new, absent)) => {
+                attempt.stored(new == all);
                 self.release(session);
-                Ok(())
+                Ok(absent)
             }
             Err(error) => {
                 let failure = session.failure(&error);
@@ -240,21 +257,47 @@ impl PostgresqlSink {
     async fn insert(&self, session: &Session, stream: Stream, rows: &Rows) -> Result<u64, Error> {
         let arrays = rows.to_arrays(stream);
         let arrays: Vec<Array<'_>> = arrays.iter().map(|array| Array(array)).collect();
-        let parameters: Vec<(&(dyn ToSql + Sync), Type)> = arrays
-            .iter()
-            .zip(columns(stream))
-            .map(|(array, column)| (array as &(dyn ToSql + Sync), column.kind.array()))
-            .collect();
-        session.client.execute_typed(&columns::insert(&self.options.schema, stream), &parameters).await
+        let statement = columns::insert(&self.options.schema, stream, session.facts.is_asynchronous);
+        session.client.execute_typed(&statement, &parameters(stream, &arrays)).await
     }
 
-    /// Stores rows of which none may be there already.
-    async fn copy(&self, session: &Session, stream: Stream, rows: &Rows) -> Result<(), Error> {
-        let statement = session.prepared(stream, &columns::copy(&self.options.schema, stream)).await?;
-        let mut sink = std::pin::pin!(session.client.copy_in::<_, Bytes>(&statement).await?);
-        sink.send(rows.to_copy().into()).await?;
-        sink.finish().await.map(drop)
+    /// The positions of rows that are not there, after a statement that stored fewer than it was given: a trigger, say, that
+    /// returns NULL skips a row in silence.
+    async fn absent(&self, session: &Session, stream: Stream, rows: &Rows) -> Result<Vec<usize>, Error> {
+        let arrays = rows.to_arrays(stream);
+        let keys: Vec<Array<'_>> = arrays.iter().take(KEY.len()).map(|array| Array(array)).collect();
+        let statement = columns::absent(&self.options.schema, stream);
+        let found = session.client.query_typed(&statement, &parameters(stream, &keys)).await?;
+        let position = |row: &Row| Ok(usize::try_from(row.try_get::<_, i64>(0)?).unwrap_or_default().saturating_sub(1));
+        found.iter().map(position).collect()
     }
+
+    /// Stores rows of which none may be there already; returns how many it stored.
+    ///
+    /// In a transaction that is ended by a request of its own: the driver takes the server's word for the end of a COPY, which
+    /// comes before the commit, and the commit may still fail.
+    async fn copy(&self, session: &Session, stream: Stream, rows: &Rows) -> Result<u64, Error> {
+        let statement = session.prepared(stream, &columns::copy(&self.options.schema, stream)).await?;
+        let begin = if session.facts.is_asynchronous { "BEGIN; SET LOCAL synchronous_commit = on" } else { "BEGIN" };
+        let copied = async {
+            // Sent one after the other, without waiting in between.
+            let begun = (session.client.batch_execute(begin), session.client.copy_in::<_, Bytes>(&statement));
+            let ((), sink) = futures::future::try_join(begun.0, begun.1).await?;
+            let mut sink = std::pin::pin!(sink);
+            sink.send(rows.to_copy().into()).await?;
+            sink.finish().await
+        };
+        let copied = copied.await;
+        // The error that counts is the one of the COPY.
+        let ended = session.client.batch_execute(if copied.is_ok() { "COMMIT" } else { "ROLLBACK" }).await;
+        copied.and_then(|copied| ended.map(|()| copied))
+    }
+}
+
+/// Arrays as the parameters of a statement over the stream's first columns.
+fn parameters<'a>(stream: Stream, arrays: &'a [Array<'_>]) -> Vec<(&'a (dyn ToSql + Sync), Type)> {
+    let columns = arrays.iter().zip(columns(stream));
+    columns.map(|(array, column)| (array as &(dyn ToSql + Sync), column.kind.array())).collect()
 }
 
 /// What an answer of the server means; none: there was no answer.
@@ -333,17 +376,28 @@ impl Sink for PostgresqlSink {
                 continue;
             }
             match self.store(batch.stream, &rows).await {
-                Ok(()) => {
+                Ok(absent) => {
                     for &record in &rows.records {
                         outcomes[record] = Outcome::Delivered;
                     }
+                    for record in absent.iter().filter_map(|&position| rows.records.get(position)) {
+                        outcomes[*record] = Outcome::Failed(SKIPPED.to_owned());
+                    }
+                    if absent.len() < rows.records.len() {
+                        self.evidence.stored(batch.stream);
+                    }
                 }
-                Err((fault, (kind, text))) => match (fault, &rows.records[..]) {
-                    (Fault::Refused, &[alone]) => outcomes[alone] = Outcome::Rejected(text),
-                    (Fault::Objected | Fault::Duplicate, &[alone]) => outcomes[alone] = Outcome::Failed(text),
-                    _ if kind == SinkErrorKind::Unnamed => unnamed = Some((kind, text)),
-                    _ => unavailable = Some((kind, text)),
-                },
+                Err((fault, (kind, text))) => {
+                    let is_at_fault = fault == Fault::Refused && self.evidence.refused(batch.stream);
+                    match (fault, &rows.records[..]) {
+                        (Fault::Refused, &[alone]) if is_at_fault => outcomes[alone] = Outcome::Rejected(text),
+                        (Fault::Refused | Fault::Objected | Fault::Duplicate, &[alone]) => {
+                            outcomes[alone] = Outcome::Failed(text);
+                        }
+                        _ if kind == SinkErrorKind::Unnamed => unnamed = Some((kind, text)),
+                        _ => unavailable = Some((kind, text)),
+                    }
+                }
             }
         }
         let error = unavailable.or(unnamed);

@@ -85,15 +85,16 @@ pub(super) fn exclusively(schema: &str) -> String {
     )
 }
 
-/// Makes a day's partition and moves the rows that are in the default partition.
-pub(super) fn create(schema: &str, stream: Stream, day: i64, has_default: bool) -> String {
+/// Makes a day's partition and moves the rows that are in the default partition, which is given in quotes. `columns` are those
+/// that can be written: the default partition may have them in another order.
+pub(super) fn create(schema: &str, stream: Stream, day: i64, default: Option<&str>, columns: &[String]) -> String {
     let (parent, partition) = (table(schema, stream.as_str()), table(schema, &name(stream, day)));
     let at = |day| literal(&format!("{} 00:00:00+00", date(day)));
-    let moved = if has_default {
-        let default = table(schema, &default_name(stream));
+    let moved = if let Some(default) = default {
+        let columns = columns.iter().map(|column| quoted(column)).collect::<Vec<_>>().join(", ");
         format!(
             "LOCK TABLE {default} IN ACCESS EXCLUSIVE MODE; WITH moved AS (DELETE FROM {default} WHERE {time} >= {} AND \
-             {time} < {} RETURNING *) INSERT INTO {partition} SELECT * FROM moved;",
+             {time} < {} RETURNING {columns}) INSERT INTO {partition} ({columns}) SELECT {columns} FROM moved;",
             at(day),
             at(day + 1),
             time = quoted("time"),
@@ -110,30 +111,37 @@ pub(super) fn create(schema: &str, stream: Stream, day: i64, has_default: bool) 
     )
 }
 
-/// Makes the default partition.
-pub(super) fn create_default(schema: &str, stream: Stream) -> String {
-    let (parent, default) = (table(schema, stream.as_str()), table(schema, &default_name(stream)));
+/// Makes the default partition, with a name that none of these is: partitions of a table that was renamed keep theirs.
+pub(super) fn create_default(schema: &str, stream: Stream, taken: &BTreeSet<String>) -> String {
+    let name = default_name(stream);
+    let others = (2..).map(|n: u32| format!("{name}_{n}"));
+    let name = std::iter::once(name.clone()).chain(others).find(|name| !taken.contains(name)).unwrap_or(name);
+    let (parent, default) = (table(schema, stream.as_str()), table(schema, &name));
     format!("CREATE TABLE {default} PARTITION OF {parent} DEFAULT")
 }
 
-/// Asks whether a partition has a row that was stored within the expiration.
+/// Asks whether a partition has a row that was stored within the expiration, or nobody knows when.
 pub(super) fn is_needed(schema: &str, partition: &str, expiration_millis: i64) -> String {
+    let (partition, stored_at) = (table(schema, partition), quoted(STORED_AT.name));
+    let last = before(expiration_millis);
+    format!("SELECT 1 FROM {partition} WHERE {stored_at} > {last} OR {stored_at} IS NULL LIMIT 1")
+}
+
+/// Drops a partition, unless it is needed by now: a record may have come between the question and the lock. The locks are
+/// taken in the order in which rows that are stored take theirs.
+pub(super) fn drop(schema: &str, stream: Stream, partition: &str, expiration_millis: i64) -> String {
+    let (parent, name) = (table(schema, stream.as_str()), table(schema, partition));
+    let needed = is_needed(schema, partition, expiration_millis);
+    let unless = format!("BEGIN IF NOT EXISTS ({needed}) THEN DROP TABLE {name}; END IF; END");
     format!(
-        "SELECT 1 FROM {} WHERE {} > {} LIMIT 1",
-        table(schema, partition),
-        quoted(STORED_AT.name),
-        before(expiration_millis)
+        "{} LOCK TABLE ONLY {parent} IN ACCESS EXCLUSIVE MODE; LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE; DO {}",
+        exclusively(schema),
+        literal(&unless)
     )
 }
 
-/// Drops a partition.
-pub(super) fn drop(schema: &str, partition: &str) -> String {
-    format!("{} DROP TABLE {}", exclusively(schema), table(schema, partition))
-}
-
-/// Deletes some expired rows, by the server's clock.
-pub(super) fn delete(schema: &str, from: &str, expiration_millis: i64) -> String {
-    let from = table(schema, from);
+/// Deletes some expired rows of a table, which is given in quotes, by the server's clock.
+pub(super) fn delete(from: &str, expiration_millis: i64) -> String {
     format!(
         "DELETE FROM {from} WHERE ctid IN (SELECT ctid FROM {from} WHERE {} <= {} LIMIT {DELETED_AT_ONCE})",
         quoted(STORED_AT.name),

@@ -9,13 +9,16 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 use parking_lot::Mutex;
 use rand::seq::SliceRandom;
 use tokio_postgres::{
-    AsyncMessage, Client, Config, Connection, Error, NoTls, SimpleQueryMessage, Statement, config::SslMode,
+    AsyncMessage, Client, Config, Connection, Error, NoTls, SimpleQueryMessage, Socket, Statement,
+    config::{SslMode, SslNegotiation},
     error::DbError,
+    tls::MakeTlsConnect,
 };
 
 use super::{
-    describe::{Failure, describe, describe_server},
+    describe::{Failure, describe, describe_server, without},
     fault::Fault,
+    limited::{Limit, Plain},
     target::{Attributes, Host, Target, Tls},
     tls,
 };
@@ -30,8 +33,9 @@ pub(super) struct Facts {
     pub(super) fsync: bool,
     /// False: a crash of its machine may leave pages that are half written.
     pub(super) full_page_writes: bool,
-    /// The setting before this connection changed it.
-    pub(super) synchronous_commit: String,
+    /// The server would acknowledge a commit before it is on disk, where nobody sets `synchronous_commit`. A pooler may take a
+    /// statement to a connection where this one's settings were not made, so each transaction sets it for itself.
+    pub(super) is_asynchronous: bool,
     pub(super) encoding: String,
     pub(super) is_standby: bool,
     pub(super) is_read_only: bool,
@@ -43,6 +47,8 @@ pub(super) struct Session {
     pub(super) facts: Facts,
     /// The statements that were prepared on this connection.
     prepared: Mutex<HashMap<Stream, Statement>>,
+    /// What no message repeats.
+    password: Option<String>,
     /// What the server said when it closed the connection.
     last_words: Arc<Mutex<Option<DbError>>>,
     task: tokio::task::JoinHandle<()>,
@@ -84,32 +90,32 @@ impl Session {
     }
 
     async fn open_at(target: &Target, host: &Host, limit: Duration, timeout: Duration) -> Result<Self, Failure> {
-        let mut session = match (host.is_socket(), target.tls) {
-            (true, _) | (false, Tls::Disable) => Self::start(&target.config(host, SslMode::Disable, limit), None).await,
-            (false, Tls::Allow) => match Self::start(&target.config(host, SslMode::Disable, limit), None).await {
+        let plain = || Self::start_plain(target, host, limit);
+        let protected =
+            |tls| async move { Self::start(&target.config(host, SslMode::Require, limit), Limit(tls)).await };
+        let mut session = match target.tls {
+            _ if host.is_socket() => plain().await,
+            Tls::Disable => plain().await,
+            Tls::Allow => match plain().await {
                 Err(error) if error.code().is_some_and(|code| code.code().starts_with("28")) => {
-                    Self::start(&target.config(host, SslMode::Require, limit), Some(connector(target).await?)).await
+                    protected(connector(target).await?).await
                 }
                 started => started,
             },
-            (false, Tls::Prefer) => {
-                let tls = connector(target).await?;
-                match Self::start(&target.config(host, SslMode::Prefer, limit), Some(tls)).await {
-                    // As libpq: where TLS fails, or is refused, without it.
-                    Err(error) if is_tls(&error) || error.code().is_some_and(|code| code.code() == "28000") => {
-                        match Self::start(&target.config(host, SslMode::Disable, limit), None).await {
-                            Err(other) if is_tls(&other) => Err(error),
-                            started => started,
-                        }
-                    }
-                    started => started,
+            Tls::Prefer => match protected(connector(target).await?).await {
+                // As libpq: where TLS fails, or is refused, or the server has none, without it.
+                Err(error) if is_tls(&error) || error.code().is_some_and(|code| code.code() == "28000") => {
+                    plain().await
                 }
-            }
-            (false, Tls::Require | Tls::VerifyCa | Tls::VerifyFull) => {
-                Self::start(&target.config(host, SslMode::Require, limit), Some(connector(target).await?)).await
-            }
+                started => started,
+            },
+            Tls::Require | Tls::VerifyCa | Tls::VerifyFull => protected(connector(target).await?).await,
         }
-        .map_err(|error| describe(&error, target.user()))?;
+        .map_err(|error| {
+            let (kind, text) = describe(&error, target.user());
+            (kind, without(text, target.password().as_deref()))
+        })?;
+        session.password = target.password();
         let greeted = session.greet(timeout).await;
         session.facts = greeted.map_err(|error| session.failure(&error))?;
         let unsuitable = match target.attributes {
@@ -124,19 +130,26 @@ impl Session {
         }
     }
 
-    async fn start(config: &Config, tls: Option<tokio_postgres_rustls::MakeRustlsConnect>) -> Result<Self, Error> {
+    async fn start_plain(target: &Target, host: &Host, limit: Duration) -> Result<Self, Error> {
+        if host.is_socket() {
+            return Self::start(&target.config(host, SslMode::Disable, limit), NoTls).await;
+        }
+        // The driver's words for: begin at once, with the stream that the connector makes.
+        let mut config = target.config(host, SslMode::Require, limit);
+        config.ssl_negotiation(SslNegotiation::Direct);
+        Self::start(&config, Limit(Plain)).await
+    }
+
+    async fn start<C>(config: &Config, connector: C) -> Result<Self, Error>
+    where
+        C: MakeTlsConnect<Socket>,
+        C::Stream: Send + 'static,
+    {
         let last_words = Arc::new(Mutex::new(None));
-        let (client, task) = match tls {
-            None => {
-                let (client, connection) = config.connect(NoTls).await?;
-                (client, tasks::spawn(drive(connection, Arc::clone(&last_words))))
-            }
-            Some(tls) => {
-                let (client, connection) = config.connect(tls).await?;
-                (client, tasks::spawn(drive(connection, Arc::clone(&last_words))))
-            }
-        };
-        Ok(Self { client, facts: Facts::default(), prepared: Mutex::default(), last_words, task })
+        let (client, connection) = config.connect(connector).await?;
+        let task = tasks::spawn(drive(connection, Arc::clone(&last_words)));
+        let (facts, prepared) = (Facts::default(), Mutex::default());
+        Ok(Self { client, facts, prepared, password: None, last_words, task })
     }
 
     /// Sets the connection up, and asks what durability depends on.
@@ -148,19 +161,13 @@ impl Session {
              ('statement_timeout', '{millis}'), ('lock_timeout', '{millis}'), ('TimeZone', 'UTC'), \
              ('DateStyle', 'ISO'), ('client_min_messages', 'error'), \
              ('default_transaction_isolation', 'read committed')) AS v (name, value) WHERE s.name = v.name; \
-             SELECT {}, pg_catalog.pg_is_in_recovery()::text; \
+             SELECT {}, pg_catalog.pg_is_in_recovery()::text, (SELECT reset_val FROM pg_catalog.pg_settings WHERE name = \
+             'synchronous_commit'); \
              SELECT pg_catalog.set_config(name, 'on', false) FROM pg_catalog.pg_settings WHERE name = 'synchronous_commit' \
              AND setting = 'off'",
-            [
-                "server_version_num",
-                "fsync",
-                "full_page_writes",
-                "synchronous_commit",
-                "server_encoding",
-                "transaction_read_only"
-            ]
-            .map(|name| format!("pg_catalog.current_setting('{name}', true) AS {name}"))
-            .join(", ")
+            ["server_version_num", "fsync", "full_page_writes", "server_encoding", "transaction_read_only"]
+                .map(|name| format!("pg_catalog.current_setting('{name}', true) AS {name}"))
+                .join(", ")
         );
         let answer = self.client.simple_query(&greeting).await?;
         let row = answer.into_iter().find_map(|message| match message {
@@ -179,10 +186,10 @@ impl Session {
             version: text(0).parse().unwrap_or_default(),
             fsync: text(1) != "off",
             full_page_writes: text(2) != "off",
-            synchronous_commit: text(3),
-            encoding: text(4),
-            is_read_only: text(5) == "on",
-            is_standby: matches!(text(6).as_str(), "true" | "t"),
+            encoding: text(3),
+            is_read_only: text(4) == "on",
+            is_standby: matches!(text(5).as_str(), "true" | "t"),
+            is_asynchronous: text(6) == "off",
         })
     }
 
@@ -199,10 +206,11 @@ impl Session {
 
     /// What failed; with the server's reason where it closed the connection.
     pub(super) fn failure(&self, error: &Error) -> Failure {
-        match (error.as_db_error(), &*self.last_words.lock()) {
+        let (kind, text) = match (error.as_db_error(), &*self.last_words.lock()) {
             (None, Some(words)) => describe_server(words, None),
             _ => describe(error, None),
-        }
+        };
+        (kind, without(text, self.password.as_deref()))
     }
 
     /// True if it can be used after this error.

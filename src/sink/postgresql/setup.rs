@@ -108,7 +108,8 @@ impl PostgresqlSink {
         for (stream, found) in &found {
             let before = known.entry(*stream).or_default();
             before.is_partitioned = found.is_partitioned;
-            before.has_default = found.has_default;
+            before.default = found.default.clone();
+            before.columns = found.columns.clone();
             before.days = found.days.keys().copied().collect();
         }
         drop(known);
@@ -119,18 +120,22 @@ impl PostgresqlSink {
     async fn create(&self, session: &Session, stream: Stream) -> Result<(), SinkError> {
         let schema = &self.options.schema;
         let create_schema = format!("CREATE SCHEMA IF NOT EXISTS {}", quoted(schema));
-        let exists = inspect::has_schema(session, schema).await;
-        let exists = exists.map_err(|error| self.session_error(session, &error))?;
+        let seen = async {
+            Ok::<_, Error>((inspect::has_schema(session, schema).await?, inspect::names(session, schema).await?))
+        };
+        let (exists, taken) = seen.await.map_err(|error| self.session_error(session, &error))?;
         let mut statements = vec![partitions::exclusively(schema)];
         if !exists {
             statements.push(format!("{create_schema};"));
         }
         statements.push(format!("{};", create_table(schema, stream)));
-        statements.push(format!("{};", partitions::create_default(schema, stream)));
+        statements.push(format!("{};", partitions::create_default(schema, stream, &taken)));
         for index in indexes(stream) {
             let table = table(schema, stream.as_str());
             let (method, columns) = index.definition.split_once(' ').unwrap_or_default();
-            statements.push(format!("CREATE INDEX {} ON {table} USING {method} {columns};", quoted(index.name)));
+            // An index of a table that was renamed keeps its name: then the server finds one.
+            let name = if taken.contains(index.name) { String::new() } else { quoted(index.name) };
+            statements.push(format!("CREATE INDEX {name} ON {table} USING {method} {columns};"));
         }
         match session.client.batch_execute(&statements.join(" ")).await {
             Ok(()) => {
@@ -186,15 +191,20 @@ impl PostgresqlSink {
     }
 
     async fn make_default(&self, session: &Session, stream: Stream, found: &Found) -> Result<(), String> {
-        if found.has_default {
+        if found.default.is_some() {
             return Ok(());
         }
         let schema = &self.options.schema;
-        let statement = format!("{} {}", partitions::exclusively(schema), partitions::create_default(schema, stream));
-        match session.client.batch_execute(&statement).await {
-            Ok(()) => {
-                if let Some(known) = self.known.lock().get_mut(&stream) {
-                    known.has_default = true;
+        let made = async {
+            let taken = inspect::names(session, schema).await?;
+            let create = partitions::create_default(schema, stream, &taken);
+            session.client.batch_execute(&format!("{} {create}", partitions::exclusively(schema))).await?;
+            inspect::look(session, schema, stream).await
+        };
+        match made.await {
+            Ok(seen) => {
+                if let (Seen::Table(found), Some(known)) = (seen, self.known.lock().get_mut(&stream)) {
+                    known.default = found.default;
                 }
                 Ok(())
             }
@@ -215,8 +225,8 @@ impl PostgresqlSink {
     ) -> Result<(), String> {
         let (schema, mut failure) = (&self.options.schema, None);
         for day in self.missing(stream, days) {
-            let has_default = self.known.lock().get(&stream).is_some_and(|known| known.has_default);
-            let statement = partitions::create(schema, stream, day, has_default);
+            let known = self.known.lock().get(&stream).cloned().unwrap_or_default();
+            let statement = partitions::create(schema, stream, day, known.default.as_deref(), &known.columns);
             let made = session.client.batch_execute(&statement).await;
             let failed = match made {
                 Ok(()) => None,
@@ -272,18 +282,21 @@ impl PostgresqlSink {
             if !needed.map_err(text_of)?.is_empty() {
                 continue;
             }
-            session.client.batch_execute(&partitions::drop(schema, partition)).await.map_err(text_of)?;
+            let drop = partitions::drop(schema, stream, partition, expiration);
+            session.client.batch_execute(&drop).await.map_err(text_of)?;
             if let Some(known) = self.known.lock().get_mut(&stream) {
                 known.days.remove(&day);
             }
             tracing::info!(address = self.address, partition, "an expired partition was dropped");
         }
         let rest = match found.is_partitioned {
-            true if found.has_default => partitions::default_name(stream),
-            true => return Ok(()),
-            false => stream.to_string(),
+            true => match &found.default {
+                Some(default) => default.clone(),
+                None => return Ok(()),
+            },
+            false => table(schema, stream.as_str()),
         };
-        let statement = partitions::delete(schema, &rest, expiration);
+        let statement = partitions::delete(&rest, expiration);
         loop {
             let deleted = session.client.execute_typed(&statement, &[]).await.map_err(text_of)?;
             if !partitions::may_have_left(deleted) {
@@ -376,7 +389,6 @@ mod tests {
             version: 150_019,
             fsync: true,
             full_page_writes: true,
-            synchronous_commit: "off".to_owned(),
             encoding: "UTF8".to_owned(),
             ..Facts::default()
         };

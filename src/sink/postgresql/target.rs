@@ -93,6 +93,14 @@ impl Target {
         self.driver.get_user()
     }
 
+    /// The password, if it is a secret: one that is shown elsewhere, or that hides half of a message, is none.
+    pub(super) fn password(&self) -> Option<String> {
+        const MIN_CHARS: usize = 4;
+        let password = String::from_utf8_lossy(self.driver.get_password()?).into_owned();
+        let shown = [self.user(), self.database()];
+        (password.len() >= MIN_CHARS && !shown.contains(&Some(&password))).then_some(password)
+    }
+
     /// The database, for messages.
     pub(super) fn database(&self) -> Option<&str> {
         self.driver.get_dbname().or(self.driver.get_user())

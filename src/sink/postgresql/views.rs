@@ -2,7 +2,7 @@
 //!
 //! A view's comment has the hash of its text, so that a view of another livekit-spool's is made again, and one of the user's
 //! with the same name is left alone. What a document says is never cast without a look at it first: one strange record must
-//! not make a whole view fail.
+//! not make a whole view fail. Neither are times subtracted: an interval does not hold the difference of any two.
 
 use livekit_protocol::DisconnectReason;
 
@@ -98,7 +98,7 @@ fn reason() -> String {
 /// its last event so far.
 const SESSIONS: &str = r"
 SELECT s.room_sid, s.room_name, s.node_id, s.started_at, s.ended_at, s.last_at,
-    extract(epoch FROM coalesce(s.ended_at, s.last_at) - s.started_at)::double precision AS seconds,
+    (extract(epoch FROM coalesce(s.ended_at, s.last_at)) - extract(epoch FROM s.started_at))::double precision AS seconds,
     s.participants, s.identities, s.aborted_joins
 FROM (
     SELECT room_sid,
@@ -121,7 +121,8 @@ FROM (
 const PARTICIPANTS: &str = r"
 SELECT p.room_sid, p.room_name, p.participant_sid, p.participant_identity, p.name, p.node_id,
     p.joined_at, p.active_at, p.left_at,
-    greatest(extract(epoch FROM coalesce(p.left_at, r.ended_at, p.last_at) - p.joined_at)::double precision, 0) AS seconds,
+    greatest((extract(epoch FROM coalesce(p.left_at, r.ended_at, p.last_at)) - extract(epoch FROM p.joined_at))::double precision, 0)
+        AS seconds,
     p.aborted, p.reconnects, p.connect_ms, p.connection_type, p.disconnect_reason,
     p.sdk, p.sdk_version, p.os, p.browser, p.device, p.region, p.country
 FROM (
@@ -161,7 +162,7 @@ const TRACK_QUALITY: &str = r"
 SELECT q.room_sid, q.room_name, q.participant_sid, {columns} q.track_sid, q.direction, q.mime, q.node_id,
     q.started_at, q.ended_at, q.bytes, q.packets, q.lost,
     100.0 * q.lost / nullif(q.lost + q.packets, 0) AS loss_percent,
-    (8 * q.bytes / nullif(extract(epoch FROM q.ended_at - q.started_at), 0))::double precision AS bits_per_second,
+    (8 * q.bytes / nullif(extract(epoch FROM q.ended_at) - extract(epoch FROM q.started_at), 0))::double precision AS bits_per_second,
     q.frames, q.score, q.min_score, q.max_rtt_ms, q.max_jitter_us, q.nacks, q.plis, q.firs
 FROM (
     SELECT room_id AS room_sid, participant_id AS participant_sid, track_id AS track_sid, kind AS direction,
