@@ -105,6 +105,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Limited<S> {
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         self.received += buffer.filled().len() - before;
         if self.received > MAX_BYTES {
+            // A reader that fails has read nothing.
+            buffer.set_filled(before);
             return Poll::Ready(Err(io::Error::other("the server sends more than any answer has")));
         }
         Poll::Ready(Ok(()))
