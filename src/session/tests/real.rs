@@ -255,7 +255,7 @@ fn records_with_every_field_filled_at_random_make_sessions() {
     assert_eq!(sessions.len(), 9);
     for session in sessions.values() {
         json(session);
-        let _ = Summary::of(session);
+        assert_eq!(Summary::of(session).totals, session.totals);
     }
 }
 
