@@ -56,10 +56,11 @@ async fn lists_the_rooms_of_each_range(archive: &dyn Archive) {
 async fn finds_rooms_by_name_and_sid(archive: &dyn Archive) {
     let rooms = rooms_of(&truth());
     for room in &rooms {
+        let named: Vec<Room> = rooms.iter().filter(|other| other.name == room.name).cloned().collect();
         let query = Query { room_name: Some(room.name.clone()), ..ever() };
-        assert_eq!(list(archive, &query, &LIMITS).await.rooms, std::slice::from_ref(room));
+        assert_eq!(list(archive, &query, &LIMITS).await.rooms, named);
         let query = Query { room_prefix: Some(room.name.clone()), ..ever() };
-        assert_eq!(list(archive, &query, &LIMITS).await.rooms, std::slice::from_ref(room));
+        assert_eq!(list(archive, &query, &LIMITS).await.rooms, named);
         assert_eq!(archive.room(&room.sid, &LIMITS).await.expect("an answer").as_ref(), Some(room));
     }
     for (prefix, count) in [("", 7), ("room", 7), ("room_", 0), ("room%", 0), ("ro.m", 0), ("Room", 0), ("$room", 0)] {
