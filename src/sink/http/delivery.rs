@@ -164,7 +164,9 @@ impl<'a> Delivery<'a> {
         if self.evidence.passed && self.goes_on() {
             self.confirm().await;
         }
-        self.fail_alone();
+        if self.goes_on() {
+            self.fail_alone();
+        }
     }
 
     /// Those refused while none was accepted are tried again by the worker.
@@ -189,8 +191,11 @@ impl<'a> Delivery<'a> {
     }
 
     pub(super) fn finish(mut self) -> BatchOutcome {
-        // With a request per record, others passed in other requests, some time ago: the receiver may have changed since.
-        self.fail_alone();
+        // With a request per record, others passed in other requests, some time ago: the receiver may have changed since. Of a
+        // batch that ended early they are tried again with the rest.
+        if self.error.is_none() {
+            self.fail_alone();
+        }
         if let Some(reason) = self.refused {
             for outcome in self.outcomes.iter_mut().filter(|outcome| **outcome == Outcome::Retry) {
                 *outcome = Outcome::Failed(reason.clone());
