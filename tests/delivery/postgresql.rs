@@ -273,8 +273,9 @@ async fn the_client_has_a_name_and_no_notice_is_in_the_way() {
 async fn rows_that_are_there_already_are_found_in_a_batch_that_is_copied() {
     let postgres = Postgres::start().await;
     let sink = ready(&postgres.url()).await;
+    // The last statement of each connection: only COPY has a transaction of its own.
     let statements =
-        "SELECT count(*) FILTER (WHERE query LIKE 'COPY%') > 0 FROM pg_stat_activity WHERE usename = 'livekit'";
+        "SELECT count(*) FILTER (WHERE query = 'COMMIT') > 0 FROM pg_stat_activity WHERE usename = 'livekit'";
     let events = some_events("copied", 1200);
     for part in events.chunks(100) {
         deliver(&*sink, batch(Stream::Events, part)).await;
@@ -285,6 +286,7 @@ async fn rows_that_are_there_already_are_found_in_a_batch_that_is_copied() {
     again.push(again[120].clone());
     deliver(&*sink, batch(Stream::Events, &again)).await;
     deliver(&*sink, batch(Stream::Events, &events)).await;
+    assert_eq!(postgres.value(statements).await, "f", "rows that may be there are inserted");
     assert_eq!(postgres.value("SELECT count(*), count(DISTINCT id) FROM livekit.events").await, "1300");
     for part in some_events("new", 1000).chunks(100) {
         deliver(&*sink, batch(Stream::Events, part)).await;
