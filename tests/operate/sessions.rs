@@ -76,7 +76,8 @@ async fn sessions_are_listed_shown_and_added_up_whether_it_runs_or_not() {
         let mut sorted = sids(&all);
         sorted.sort();
         assert_eq!(worst, sorted);
-        assert_eq!(sids(&json(&spool, &["sessions", SINCE[0], SINCE[1], "--room", "room0"])), [ROOM]);
+        let named = sids(&json(&spool, &["sessions", SINCE[0], SINCE[1], "--room", "room0"]));
+        assert!(named.contains(&ROOM.to_owned()) && named.len() == 2, "two rooms had this name: {named:?}");
         assert_eq!(sids(&json(&spool, &["sessions", SINCE[0], SINCE[1], "--room", "room*"])).len(), 7);
         assert!(sids(&json(&spool, &["sessions", SINCE[0], SINCE[1], "--room", "roo"])).is_empty());
         assert!(ok(&spool, &["sessions", "--since", "2020-01-01", "--until", "2020-01-02"]).starts_with("no sessions"));
