@@ -1,6 +1,10 @@
 //! The sessions of the real set, folded from its records; and the real set in a sink.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use livekit_spool::{
@@ -53,7 +57,7 @@ pub(crate) fn truth() -> BTreeMap<String, Session> {
             }
         }
     }
-    let sids: Vec<String> = real_events().into_iter().filter_map(|event| Some(event.room?.sid)).collect();
+    let sids: BTreeSet<String> = real_events().into_iter().filter_map(|event| Some(event.room?.sid)).collect();
     let sessions = sids.iter().filter_map(|sid| Some((sid.clone(), fold(sid, &documents, NOW)?)));
     let sessions: BTreeMap<String, Session> = sessions.collect();
     assert_eq!(sessions.len(), 7);
