@@ -4,7 +4,7 @@
 //! events that create and end rooms; the records of rooms that of `room_sid` and `room_id`, where webhooks, egress and calls
 //! are too. Each request has a connection of its own, at most [`CONNECTIONS`] at the same time.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use serde_json::Value;
@@ -55,8 +55,11 @@ impl PostgresqlArchive {
             let _one_of_few = self.connections.acquire().await;
             request.await
         };
+        let begun = Instant::now();
         match timeout(limit, request).await {
-            Ok(Err((SinkErrorKind::Timeout, _))) | Err(_) => Err(slow()),
+            Err(_) => Err(slow()),
+            // A connection has the same limit: it may say first that there is no answer.
+            Ok(Err((kind, _))) if kind == SinkErrorKind::Timeout || begun.elapsed() >= limit => Err(slow()),
             Ok(Err((kind, mut reason))) => {
                 if kind == SinkErrorKind::Unauthorized {
                     let schema = &self.options.schema;
