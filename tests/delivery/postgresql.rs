@@ -273,8 +273,9 @@ async fn the_client_has_a_name_and_no_notice_is_in_the_way() {
 async fn rows_that_are_there_already_are_found_in_a_batch_that_is_copied() {
     let postgres = Postgres::start().await;
     let sink = ready(&postgres.url()).await;
+    // A copy ends with the commit of its transaction; an INSERT has none.
     let statements =
-        "SELECT count(*) FILTER (WHERE query LIKE 'COPY%') > 0 FROM pg_stat_activity WHERE usename = 'livekit'";
+        "SELECT count(*) FILTER (WHERE query = 'COMMIT') > 0 FROM pg_stat_activity WHERE usename = 'livekit'";
     let events = some_events("copied", 1200);
     for part in events.chunks(100) {
         deliver(&*sink, batch(Stream::Events, part)).await;
