@@ -193,10 +193,13 @@ impl PostgresqlSink {
     /// Stores rows; `Ok` means that all are durable but those at the positions that it returns, which the server skipped.
     async fn store(&self, stream: Stream, rows: &Rows) -> Result<Vec<usize>, (Fault, Failure)> {
         let unavailable = |failure: Failure| (Fault::Unavailable(failure.0), failure);
-        let session = self.take().await.map_err(|failure| {
-            self.doubt();
-            unavailable(failure)
-        })?;
+        let taken = || async {
+            self.take().await.map_err(|failure| {
+                self.doubt();
+                unavailable(failure)
+            })
+        };
+        let mut session = taken().await?;
         if !self.missing(stream, &rows.days).is_empty()
             && let Err(text) = self.make_partitions(&session, stream, &rows.days).await
         {
@@ -214,9 +217,7 @@ impl PostgresqlSink {
                     // INSERT says which rows it is about, or takes them.
                     Some(code) if takes_insert(&error) => {
                         attempt.copy_failed(way::refuses_copy(code));
-                        if session.client.is_closed() {
-                            break Err(error);
-                        }
+                        session = taken().await?;
                     }
                     _ => break Err(error),
                 },
@@ -243,10 +244,10 @@ impl PostgresqlSink {
                 if fault == Fault::Missing {
                     self.missing.store(true, Ordering::Relaxed);
                 }
-                if session.survives(&error) {
-                    self.release(session);
-                } else {
-                    self.forget();
+                match session.survives(&error) {
+                    true if attempt.by_copy() => {}
+                    true => self.release(session),
+                    false => self.forget(),
                 }
                 Err((fault, failure))
             }
@@ -272,25 +273,23 @@ impl PostgresqlSink {
         found.iter().map(position).collect()
     }
 
-    /// Stores rows of which none may be there already; returns how many it stored.
+    /// Stores rows of which none may be there already; returns how many it stored. After an error the connection is of no more
+    /// use: the server answers a COPY that it refuses at once twice, and the driver takes the second answer for that of the
+    /// next request.
     ///
     /// In a transaction that is ended by a request of its own: the driver takes the server's word for the end of a COPY, which
     /// comes before the commit, and the commit may still fail.
     async fn copy(&self, session: &Session, stream: Stream, rows: &Rows) -> Result<u64, Error> {
         let statement = session.prepared(stream, &columns::copy(&self.options.schema, stream)).await?;
         let begin = if session.facts.is_asynchronous { "BEGIN; SET LOCAL synchronous_commit = on" } else { "BEGIN" };
-        let copied = async {
-            // Sent one after the other, without waiting in between.
-            let begun = (session.client.batch_execute(begin), session.client.copy_in::<_, Bytes>(&statement));
-            let ((), sink) = futures::future::try_join(begun.0, begun.1).await?;
-            let mut sink = std::pin::pin!(sink);
-            sink.send(rows.to_copy().into()).await?;
-            sink.finish().await
-        };
-        let copied = copied.await;
-        // The error that counts is the one of the COPY.
-        let ended = session.client.batch_execute(if copied.is_ok() { "COMMIT" } else { "ROLLBACK" }).await;
-        copied.and_then(|copied| ended.map(|()| copied))
+        // Sent one after the other, without waiting in between.
+        let begun = (session.client.batch_execute(begin), session.client.copy_in::<_, Bytes>(&statement));
+        let ((), sink) = futures::future::try_join(begun.0, begun.1).await?;
+        let mut sink = std::pin::pin!(sink);
+        sink.send(rows.to_copy().into()).await?;
+        let copied = sink.finish().await?;
+        session.client.batch_execute("COMMIT").await?;
+        Ok(copied)
     }
 }
 
