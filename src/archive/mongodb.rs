@@ -15,12 +15,14 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bson::{Bson, Document, doc};
+use futures::future::join_all;
 use mongodb::{
     Client, Database, ServerInfo,
     error::Error,
     options::{ClientOptions, ReadPreference, SelectionCriteria},
 };
 use parking_lot::Mutex;
+use serde_json::Value;
 use tokio::{
     sync::OnceCell,
     time::{Instant, timeout},
@@ -41,6 +43,8 @@ use crate::{
 
 /// Requests of this archive at the same time; others wait.
 const CONNECTIONS: u32 = 4;
+/// The most bytes of events that may turn out to be about other rooms, of one type.
+const OF_OTHER_ROOMS: u64 = 1 << 20;
 /// How long the driver looks for a server, unless the URI says otherwise.
 const SERVER_SELECTION: Duration = Duration::from_secs(5);
 /// Documents in an answer; the server also ends one at 16 MiB.
@@ -156,7 +160,7 @@ impl Archive for MongoArchive {
         let request = async {
             let reading = self.begin(limits.time).await?;
             reading
-                .find(find, limits.bytes, |event| Mark::of(&event).into_iter().for_each(|mark| rooms.add(mark)))
+                .find(find, limits.bytes, |event, _| Mark::of(&event).into_iter().for_each(|mark| rooms.add(mark)))
                 .await
         };
         self.within(limits.time, request).await?;
@@ -193,7 +197,7 @@ async fn list(reading: &Reading, query: &Query, limits: &Limits) -> Result<Listi
         };
         let (mut count, mut oldest) = (0, to.min(query.to));
         let read = reading
-            .find(find, left, |event| {
+            .find(find, left, |event, _| {
                 if let Some(mark) = Mark::of(&event) {
                     count += 1;
                     oldest = oldest.min(mark.at());
@@ -215,38 +219,70 @@ async fn records(reading: &Reading, rooms: &[Room], limits: &Limits) -> Result<F
     let (mut found, mut left) = (Found::default(), limits.bytes);
     for (i, group) in rooms.chunks(ROOMS).enumerate() {
         let sids: Vec<&str> = group.iter().map(|room| room.sid.as_str()).collect();
-        for find in finds(group, &sids) {
-            let is_stat = find.stream == Stream::Stats;
-            let read = reading
-                .find(find, left, |document| {
-                    let room = if is_stat { room_of_stat(&document) } else { room_of_event(&document) };
-                    let Some(sid) = room.and_then(|room| sids.iter().find(|sid| **sid == room)) else { return };
-                    let documents = found.of_room(sid);
-                    let documents = if is_stat { &mut documents.stats } else { &mut documents.events };
-                    documents.push(document);
-                })
-                .await?;
+        let one_of = || doc! { "$in": sids.clone() };
+        let mut is_whole = true;
+        for (stream, filter) in
+            [(Stream::Events, doc! { "room.sid": one_of() }), (Stream::Stats, doc! { "room_id": one_of() })]
+        {
+            let find = Find { filter, ..Find::in_stream(stream) };
+            let read = reading.find(find, left, |document, _| keep(&mut found, &sids, stream, document)).await?;
             left = left.saturating_sub(read.bytes);
-            if !read.is_whole {
-                found.cut = rooms[i * ROOMS..].iter().map(|room| room.sid.clone()).collect();
-                return Ok(found);
-            }
+            is_whole &= read.is_whole;
+        }
+        let span = span_of(group);
+        let others = OTHERS.map(|kind| others(reading, kind, span, &sids, left));
+        for of_type in join_all(others).await {
+            let (documents, read) = of_type?;
+            is_whole &= read.is_whole && read.bytes <= left;
+            left = left.saturating_sub(read.bytes);
+            documents.into_iter().for_each(|document| keep(&mut found, &sids, Stream::Events, document));
+        }
+        if !is_whole {
+            found.cut = rooms[i * ROOMS..].iter().map(|room| room.sid.clone()).collect();
+            break;
         }
     }
     Ok(found)
 }
 
-/// The finds for all documents of some rooms.
-fn finds(rooms: &[Room], sids: &[&str]) -> [Find; 3] {
-    let one_of = || doc! { "$in": sids.to_vec() };
-    let (first, last) = span_of(rooms);
-    let paths: Vec<Document> = EVENT_ROOM_PATHS.iter().map(|path| doc! { *path: one_of() }).collect();
-    let others = doc! { "type": { "$in": OTHERS.to_vec() }, "timestamp.seconds": range(first, last), "$or": paths };
-    [
-        Find { filter: doc! { "room.sid": one_of() }, ..Find::in_stream(Stream::Events) },
-        Find { filter: others, ..Find::in_stream(Stream::Events) },
-        Find { filter: doc! { "room_id": one_of() }, ..Find::in_stream(Stream::Stats) },
-    ]
+/// Adds a document to those of its room.
+fn keep(found: &mut Found, sids: &[&str], stream: Stream, document: Value) {
+    let is_stat = stream == Stream::Stats;
+    let room = if is_stat { room_of_stat(&document) } else { room_of_event(&document) };
+    let Some(sid) = room.and_then(|room| sids.iter().find(|sid| **sid == room)) else { return };
+    let documents = found.of_room(sid);
+    if is_stat { documents.stats.push(document) } else { documents.events.push(document) }
+}
+
+/// The events of one type that name one of these rooms in a message of their own, from around the rooms' time.
+///
+/// Type and time alone are found by the index on any server; some look through everything if there is another condition. So all
+/// of that time are read, and if there are many, only those of the rooms.
+async fn others(
+    reading: &Reading,
+    kind: &str,
+    (first, last): (Time, Time),
+    sids: &[&str],
+    limit: u64,
+) -> Result<(Vec<Value>, Read), Failure> {
+    let mut filter = doc! { "type": kind, "timestamp.seconds": range(first, last) };
+    let (mut documents, mut bytes) = (Vec::new(), 0);
+    let find = Find { filter: filter.clone(), ..Find::in_stream(Stream::Events) };
+    let keep_some = |document: Value, size| {
+        if room_of_event(&document).is_some_and(|room| sids.contains(&room)) {
+            bytes += size;
+            documents.push(document);
+        }
+    };
+    if reading.find(find, OF_OTHER_ROOMS.min(limit), keep_some).await?.is_whole {
+        return Ok((documents, Read { bytes, is_whole: true }));
+    }
+    let of_rooms = |path: &&str| doc! { *path: { "$in": sids.to_vec() } };
+    filter.insert("$or", EVENT_ROOM_PATHS.iter().map(of_rooms).collect::<Vec<Document>>());
+    documents.clear();
+    let find = Find { filter, ..Find::in_stream(Stream::Events) };
+    let read = reading.find(find, limit, |document, _| documents.push(document)).await?;
+    Ok((documents, read))
 }
 
 /// Whole seconds: events of one more second than asked for.
@@ -327,8 +363,8 @@ struct Reading {
 }
 
 impl Reading {
-    /// Hands each document to `each`, until more than `limit` bytes were read.
-    async fn find(&self, find: Find, limit: u64, mut each: impl FnMut(serde_json::Value)) -> Result<Read, Failure> {
+    /// Hands each document, with its size in bytes, to `each`, until more than `limit` bytes were read.
+    async fn find(&self, find: Find, limit: u64, mut each: impl FnMut(Value, u64)) -> Result<Read, Failure> {
         let left = self.deadline.saturating_duration_since(Instant::now());
         let millis = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
         if millis == 0 {
@@ -362,7 +398,7 @@ impl Reading {
                     break;
                 }
                 read.bytes += bytes;
-                each(document);
+                each(document, bytes);
             }
             if id == 0 {
                 return Ok(read);
