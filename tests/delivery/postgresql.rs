@@ -299,12 +299,6 @@ async fn rows_that_are_there_already_are_found_in_a_batch_that_is_copied() {
              POLICY own ON livekit.events TO livekit USING (true) WITH CHECK (true)",
         )
         .await;
-    // The refusal may cost the connection, and with it this attempt; the next one inserts.
-    let refused = sink.send_batch(batch(Stream::Events, &some_events("policy", 100))).await;
-    assert!(
-        refused.records.iter().all(|outcome| matches!(outcome, Outcome::Delivered | Outcome::Retry)),
-        "{refused:?}"
-    );
     deliver(&*sink, batch(Stream::Events, &some_events("policy", 100))).await;
     assert_eq!(postgres.value("SELECT count(*) FROM livekit.events").await, "2400");
 }
