@@ -286,9 +286,9 @@ impl PostgresqlSink {
         let begun = (session.client.batch_execute(begin), session.client.copy_in::<_, Bytes>(&statement));
         let ((), sink) = futures::future::try_join(begun.0, begun.1).await?;
         let mut sink = std::pin::pin!(sink);
-        sink.send(rows.to_copy().into()).await?;
-        let copied = sink.finish().await?;
-        session.client.batch_execute("COMMIT").await?;
+        sink.send(rows.to_copy()).await?;
+        // Sent together: after a COPY that failed, COMMIT rolls back.
+        let (copied, ()) = futures::future::try_join(sink.finish(), session.client.batch_execute("COMMIT")).await?;
         Ok(copied)
     }
 }

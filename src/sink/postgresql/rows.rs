@@ -16,6 +16,7 @@
 use std::collections::BTreeSet;
 
 use bson::RawDocument;
+use bytes::Bytes;
 
 use super::{
     columns::{Kind, columns},
@@ -30,6 +31,10 @@ use crate::{
     },
 };
 
+/// What COPY's rows begin with: a signature, no flags, no extension.
+const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
+/// What ends them, in place of a number of fields.
+const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 /// Microseconds of a day.
 const DAY: i64 = 86_400_000_000;
 
@@ -38,8 +43,8 @@ const DAY: i64 = 86_400_000_000;
 pub(super) struct Rows {
     /// The index of each row's record in the batch.
     pub(super) records: Vec<usize>,
-    /// The rows, one after the other.
-    bytes: Vec<u8>,
+    /// The rows, one after the other, between COPY's header and its trailer.
+    bytes: Bytes,
     /// The days of their times, from 1970-01-01.
     pub(super) days: BTreeSet<i64>,
 }
@@ -49,14 +54,9 @@ impl Rows {
         self.records.is_empty()
     }
 
-    /// The rows as COPY takes them, with its header and its trailer.
-    pub(super) fn to_copy(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(self.bytes.len() + 32);
-        out.extend_from_slice(b"PGCOPY\n\xff\r\n\0");
-        out.extend_from_slice(&[0; 8]);
-        out.extend_from_slice(&self.bytes);
-        out.extend_from_slice(&(-1_i16).to_be_bytes());
-        out
+    /// The rows as COPY takes them.
+    pub(super) fn to_copy(&self) -> Bytes {
+        self.bytes.clone()
     }
 
     /// The rows as an array per column, in PostgreSQL's binary format.
@@ -71,8 +71,8 @@ impl Rows {
             array
         };
         let mut arrays: Vec<Vec<u8>> = columns.iter().map(|column| begin(column.kind)).collect();
-        let mut rest = &self.bytes[..];
-        while rest.len() > 2 {
+        let mut rest = self.bytes.get(HEADER.len()..).unwrap_or_default();
+        while rest.len() > TRAILER.len() {
             rest = &rest[2..];
             for array in &mut arrays {
                 let length = rest.first_chunk().map_or(NULL, |length| i32::from_be_bytes(*length));
@@ -96,8 +96,9 @@ pub(super) fn next_rows(
     given_up: &GivenUp,
 ) -> Rows {
     let context = DocumentContext { expire_at: None, labels };
-    let (mut rows, mut document, mut json) = (Rows::default(), Vec::new(), Vec::new());
-    while let Some(queued) = batch.records.get(*next).filter(|_| rows.bytes.len() < PART_BYTES && !given_up.is_set()) {
+    let (mut rows, mut bytes) = (Rows::default(), HEADER.to_vec());
+    let (mut document, mut json) = (Vec::new(), Vec::new());
+    while let Some(queued) = batch.records.get(*next).filter(|_| bytes.len() < PART_BYTES && !given_up.is_set()) {
         let record = *next;
         *next += 1;
         document.clear();
@@ -109,7 +110,7 @@ pub(super) fn next_rows(
             let document = RawDocument::from_bytes(&document).map_err(|error| error.to_string())?;
             let fields = Fields::of(batch.stream, document).map_err(|error| error.to_string())?;
             rows.days.insert(fields.time.div_euclid(DAY) + EPOCH_DAY);
-            fields.write(batch.stream, &json, &mut rows.bytes);
+            fields.write(batch.stream, &json, &mut bytes);
             Ok(())
         });
         match encoded {
@@ -117,6 +118,8 @@ pub(super) fn next_rows(
             Err(reason) => outcomes[record] = Outcome::Rejected(format!("it cannot be a document: {reason}")),
         }
     }
+    bytes.extend_from_slice(&TRAILER);
+    rows.bytes = bytes.into();
     rows
 }
 
