@@ -33,10 +33,10 @@ pub fn fold(room_sid: &str, documents: &Documents, now: Time) -> Option<Session>
     let ended_at = ended_at(&records);
     let state = match ended_at {
         Some(_) => State::Ended,
-        None if now.since(last_at) <= quiet_seconds(&records, &connections) => State::Active,
+        None if is_heard_of(&records, quiet_seconds(&records, &connections), now) => State::Active,
         None => State::Lost,
     };
-    let until = (state == State::Active).then_some(now.max(last_at));
+    let until = (state == State::Active).then_some(now);
     let identity_of = |sid: &str| connections.get(sid).and_then(|facts| facts.identity);
     let participants = participants(&connections, &tracks, &qualities, until, &identity_of);
     let mut session = Session {
@@ -47,7 +47,11 @@ pub fn fold(room_sid: &str, documents: &Documents, now: Time) -> Option<Session>
         ended_at,
         last_at,
         state,
-        settled: now.since(ended_at.unwrap_or(last_at)) >= SETTLE_SECONDS && state != State::Active,
+        settled: match ended_at {
+            Some(ended_at) => now.since(ended_at) >= SETTLE_SECONDS,
+            // What is lost was quiet for longer than that.
+            None => state == State::Lost,
+        },
         totals: totals(&connections, &participants, until),
         participants,
         egresses: egresses(&records),
@@ -65,6 +69,11 @@ pub fn fold(room_sid: &str, documents: &Documents, now: Time) -> Option<Session>
 fn ended_at(records: &Records<'_>) -> Option<Time> {
     let ends = || records.events.iter().filter(|event| event.kind == "ROOM_ENDED");
     ends().find(|event| event.is_exact()).or_else(|| ends().next()).map(|event| event.at)
+}
+
+/// True if a record came within the last `seconds`. A clock may be ahead, by not much: what is later says nothing.
+fn is_heard_of(records: &Records<'_>, seconds: f64, now: Time) -> bool {
+    records.times().map(|at| now.since(at)).any(|ago| ago >= -QUIET_SECONDS && ago <= seconds)
 }
 
 /// How long no record may come before a room without an end counts as lost. A room that is empty sends none.
