@@ -28,12 +28,12 @@ pub fn fold(room_sid: &str, documents: &Documents, now: Time) -> Option<Session>
     let records = Records::of(room_sid, documents);
     let (first_at, last_at) = records.span()?;
     let qualities = qualities(&records);
-    let connections = connections(&records, &qualities);
+    let (ended_at, heard_at) = (ended_at(&records), heard_at(&records, now));
+    let connections = connections(&records, &qualities, ended_at.or(heard_at).unwrap_or(last_at));
     let tracks = Tracks::of(&records, &qualities);
-    let ended_at = ended_at(&records);
     let state = match ended_at {
         Some(_) => State::Ended,
-        None if is_heard_of(&records, quiet_seconds(&records, &connections), now) => State::Active,
+        None if heard_at.is_some_and(|at| now.since(at) <= quiet_seconds(&records, &connections)) => State::Active,
         None => State::Lost,
     };
     let until = (state == State::Active).then_some(now);
@@ -71,9 +71,9 @@ fn ended_at(records: &Records<'_>) -> Option<Time> {
     ends().find(|event| event.is_exact()).or_else(|| ends().next()).map(|event| event.at)
 }
 
-/// True if a record came within the last `seconds`. A clock may be ahead, by not much: what is later says nothing.
-fn is_heard_of(records: &Records<'_>, seconds: f64, now: Time) -> bool {
-    records.times().map(|at| now.since(at)).any(|ago| ago >= -QUIET_SECONDS && ago <= seconds)
+/// The time of the last record. A clock may be ahead, by not much: what is later says nothing.
+fn heard_at(records: &Records<'_>, now: Time) -> Option<Time> {
+    records.times().filter(|at| at.since(now) <= QUIET_SECONDS).max()
 }
 
 /// How long no record may come before a room without an end counts as lost. A room that is empty sends none.

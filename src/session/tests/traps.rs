@@ -78,6 +78,16 @@ fn a_record_of_the_future_does_not_keep_a_room_there_nor_make_it_longer() {
 }
 
 #[test]
+fn a_connection_was_not_there_after_the_end_of_its_room_nor_in_the_future() {
+    let mut story = Story::new();
+    story.join("ann", 1.0).about("ann", "PARTICIPANT_RESUMED", 60.0, json!({}));
+    story.about("ann", "TRACK_MUTED", 1e9, json!({ "track_id": "TR_1" }));
+    assert!((story.settled().totals.connection_seconds - 59.0).abs() < 1e-6, "until what is known to be true");
+    story.end(80.0);
+    assert!((story.settled().totals.connection_seconds - 79.0).abs() < 1e-6, "that it left is missing");
+}
+
+#[test]
 fn texts_of_any_length_are_cut_so_that_what_repeats_them_stays_small() {
     let long = "ä".repeat(1_000_000);
     let mut story = Story::new();

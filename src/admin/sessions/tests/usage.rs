@@ -22,13 +22,13 @@ fn room(name: &str, from: i64, to: Option<i64>) -> Memory {
     let mut events = vec![event("ROOM_CREATED", from, json!({})), event("PARTICIPANT_JOINED", from, of_ann.clone())];
     events.extend(to.map(|to| event("PARTICIPANT_LEFT", to, of_ann)));
     events.extend(to.map(|to| event("ROOM_ENDED", to, json!({}))));
-    // Half a minute of media, with midnight in the middle.
+    // A minute of media, with midnight in it.
     let stat = |kind: &str, bytes: u64| {
         let at = |seconds: i64| json!({ "seconds": MIDNIGHT + seconds });
         json!({
             "id": format!("AS_{kind}"), "room_id": "RM_a", "participant_id": "PA_1", "track_id": format!("TR_{kind}"),
-            "kind": kind, "time_stamp": at(16),
-            "streams": [{ "start_time": at(-15), "end_time": at(15), "primary_bytes": bytes }],
+            "kind": kind, "time_stamp": at(32),
+            "streams": [{ "start_time": at(-29), "end_time": at(31), "primary_bytes": bytes }],
         })
     };
     Memory::of(events, vec![stat("UPSTREAM", 1001), stat("DOWNSTREAM", 2000)])
@@ -78,14 +78,14 @@ async fn the_days_of_all_rooms_and_of_each_prefix_add_up_to_the_sessions() {
 async fn a_session_of_three_days_is_in_each_of_them_and_a_range_has_its_part() {
     let days = || room("acme-1", -6 * HOUR, Some(30 * HOUR));
     let expected = json!([
-        row("2026-11-21", "acme", 360.0, (500, 1000)),
-        row("2026-11-22", "acme", 1440.0, (501, 1000)),
+        row("2026-11-21", "acme", 360.0, (483, 966)),
+        row("2026-11-22", "acme", 1440.0, (518, 1034)),
         row("2026-11-23", "acme", 360.0, (0, 0)),
     ]);
     assert_eq!(rows(days(), "since=2026-11-01&until=2026-12-01&by=-").await, expected);
     assert_eq!(rows(days(), "since=2026-11-22&until=2026-11-23&by=-").await, json!([expected[1]]));
     let hours = "since=2026-11-21T23:00:00Z&until=2026-11-22T01:00:00%2B00:00";
-    let expected = json!([row("2026-11-21", "", 60.0, (500, 1000)), row("2026-11-22", "", 60.0, (501, 1000)),]);
+    let expected = json!([row("2026-11-21", "", 60.0, (483, 966)), row("2026-11-22", "", 60.0, (518, 1034)),]);
     assert_eq!(rows(days(), hours).await, expected);
     assert_eq!(rows(days(), "since=2026-11-24&until=2026-11-25").await, json!([]));
     assert_eq!(rows(days(), "since=2026-11-01&until=2026-12-01&prefix=acme-2").await, json!([]));
@@ -94,7 +94,7 @@ async fn a_session_of_three_days_is_in_each_of_them_and_a_range_has_its_part() {
 #[tokio::test]
 async fn a_session_without_an_end_counts_until_its_last_record() {
     // The last interval may end a second after the participant has left.
-    let expected = json!([row("2026-11-21", "", 360.0, (500, 1000)), row("2026-11-22", "", 14.0 / 60.0, (501, 1000)),]);
+    let expected = json!([row("2026-11-21", "", 360.0, (483, 966)), row("2026-11-22", "", 0.5, (518, 1034)),]);
     assert_eq!(rows(room("a", -6 * HOUR, None), "since=2026-11-21&until=2026-12-01").await, expected);
 }
 
@@ -105,7 +105,7 @@ async fn csv_has_the_same_rows_and_no_name_of_a_room_is_a_formula() {
     let (status, headers, body) = ask(&routes, "GET", path).await;
     assert_eq!((status, headers["content-type"].to_str().unwrap()), (StatusCode::OK, "text/csv; charset=utf-8"));
     let lines = "day,prefix,sessions,connections,connection_minutes,bytes_in,bytes_out\r\n\
-                 2026-11-21,\"'=1+2\"\"\",1,1,60,500,1000\r\n2026-11-22,\"'=1+2\"\"\",1,1,60,501,1000\r\n";
+                 2026-11-21,\"'=1+2\"\"\",1,1,60,483,966\r\n2026-11-22,\"'=1+2\"\"\",1,1,60,518,1034\r\n";
     assert_eq!(body, lines);
 }
 
