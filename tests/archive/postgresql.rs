@@ -84,7 +84,7 @@ async fn an_answer_larger_than_any_of_delivery_is_read_up_to_the_limit_of_the_re
     let whole = found.take(&room.sid, crate::truth::NOW).expect("a session").moments.len();
     assert_eq!((whole, found.cut.len()), (truth()[&room.sid].moments.len() + 50, 0));
     let found = archive.records(rooms, &Limits { bytes: 40_000_000, ..LIMITS }).await;
-    assert_eq!(found.unwrap_or_else(|error| panic!("{error}")).cut, [room.sid.clone()]);
+    assert_eq!(found.unwrap_or_else(|error| panic!("{error}")).cut, std::slice::from_ref(&room.sid));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -78,7 +78,6 @@ async fn whatever_stands_in_a_field_every_request_is_answered() {
             for path in [
                 format!("/api/v1/sessions/{sid}"),
                 format!("/api/v1/usage?{range}&by=_"),
-                "/api/project/p/sessions?start=1970-01-01".to_owned(),
                 format!("/v1/projects/p/sessions/{sid}"),
             ] {
                 let (status, _, body) = ask(&routes, "GET", &path).await;
