@@ -73,6 +73,10 @@ impl FileArchive {
         let unavailable = |reason: String| ArchiveError::Unavailable { address: self.address.clone(), reason };
         done.map_err(|panic| unavailable(panic.to_string()))?.map_err(|error| unavailable(error.to_string()))
     }
+
+    fn slow(&self, limits: &Limits) -> ArchiveError {
+        ArchiveError::Slow { address: self.address.clone(), limit: limits.time }
+    }
 }
 
 struct SetOnDrop(Arc<AtomicBool>);
@@ -101,7 +105,11 @@ impl Archive for FileArchive {
             return Ok(Found::default());
         }
         let rooms = rooms.to_vec();
-        let (mut found, unread) = self.read(limits, move |reading| reading.records(&rooms)).await?;
+        let ((mut found, is_late), unread) =
+            self.read(limits, move |reading| Ok((reading.records(&rooms)?, reading.is_late()))).await?;
+        if is_late && !found.cut.is_empty() {
+            return Err(self.slow(limits));
+        }
         found.unread = unread;
         Ok(found)
     }
@@ -109,7 +117,7 @@ impl Archive for FileArchive {
     async fn room(&self, sid: &str, limits: &Limits) -> Result<Option<Room>, ArchiveError> {
         let sid = sid.to_owned();
         match self.read(limits, move |reading| reading.room(&sid)).await?.0 {
-            (None, End::Stopped) => Err(ArchiveError::Slow { address: self.address(), limit: limits.time }),
+            (None, End::Stopped) => Err(self.slow(limits)),
             (room, _) => Ok(room),
         }
     }
@@ -136,10 +144,14 @@ impl Reading {
         Ok(files.into_iter().zip(ends).collect())
     }
 
+    fn is_late(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+
     /// Hands the documents of a file's lines with the pattern to `each`. A line that is no JSON is left out.
     fn scan(&mut self, file: &StoredFile, pattern: &Pattern<'_>, each: &mut dyn FnMut(Value)) -> End {
         let left = std::cell::Cell::new(Some(self.bytes_left));
-        let stops = || left.get().is_none() || self.gone.load(Ordering::Relaxed) || Instant::now() >= self.deadline;
+        let stops = || left.get().is_none() || self.gone.load(Ordering::Relaxed) || self.is_late();
         let mut broken = 0_u64;
         let scanned = file.open().and_then(|content| {
             let Some(mut content) = content else { return Ok(End::Whole) };

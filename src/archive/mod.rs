@@ -89,7 +89,7 @@ impl Query {
 /// How much a request may read.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Files are read that long, then the answer says that it is not whole; a database that does not answer is an error.
+    /// A list of files ends there, and says that it is not whole; everything else that is not answered by then is an error.
     pub time: Duration,
     /// Of documents, as they are stored.
     pub bytes: u64,

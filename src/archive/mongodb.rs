@@ -198,8 +198,9 @@ async fn list(reading: &Reading, query: &Query, limits: &Limits) -> Result<Listi
         let (mut count, mut oldest) = (0, to.min(query.to));
         let read = reading
             .find(find, left, |event, _| {
+                // Also one of another writer, that is about no room.
+                count += 1;
                 if let Some(mark) = Mark::of(&event) {
-                    count += 1;
                     oldest = oldest.min(mark.at());
                     rooms.add(mark);
                 }

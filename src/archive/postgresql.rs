@@ -161,6 +161,8 @@ async fn list(reader: &Reader, query: &Query, limits: &Limits) -> Result<Listing
         let limit = i64::try_from(most).unwrap_or(i64::MAX);
         let (mut count, mut oldest, mut is_whole) = (0, to.min(query.to), true);
         let mut each = |row: &Row| {
+            // Also one of another writer, that is about no room.
+            count += 1;
             let Some((document, bytes)) = document(row) else { return true };
             let Some(bytes_left) = left.checked_sub(bytes) else {
                 is_whole = false;
@@ -168,7 +170,6 @@ async fn list(reader: &Reader, query: &Query, limits: &Limits) -> Result<Listing
             };
             left = bytes_left;
             if let Some(mark) = Mark::of(&document) {
-                count += 1;
                 oldest = oldest.min(mark.at());
                 rooms.add(mark);
             }

@@ -5,7 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use serde_json::Value;
 
 use super::{LOOK_AHEAD, LOOK_BACK, Listing, Query, Room};
-use crate::session::{EVENT_ROOM_PATHS, Time};
+use crate::session::{EVENT_ROOM_PATHS, Time, cut};
 
 /// The events that a room is found by: its creation, its end, and the joins, which are there where these are missing.
 pub(super) const MARKS: [&str; 3] = ["ROOM_CREATED", "ROOM_ENDED", "PARTICIPANT_JOINED"];
@@ -132,7 +132,7 @@ impl Mark {
         };
         Some(Self {
             sid: text(event, "room.sid").or_else(|| text(event, "room_id"))?.to_owned(),
-            name: text(event, "room.name").unwrap_or_default().to_owned(),
+            name: cut(text(event, "room.name").unwrap_or_default()).to_owned(),
             at: event.get("timestamp").and_then(time)?,
             created_at: created("room.creation_time_ms", 1_000_000)
                 .or_else(|| created("room.creation_time", 1_000_000_000)),

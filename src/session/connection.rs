@@ -40,10 +40,11 @@ pub(super) struct Facts<'a> {
     seen: Option<(Time, Time)>,
 }
 
-/// Every connection that the records name, by its SID.
+/// Every connection that the records name, by its SID. `latest`: what was later than this shows of none that it was there.
 pub(super) fn connections<'a>(
     records: &Records<'a>,
     qualities: &BTreeMap<Flow<'a>, Quality>,
+    latest: Time,
 ) -> BTreeMap<&'a str, Facts<'a>> {
     let mut connections: BTreeMap<&'a str, Facts<'a>> = BTreeMap::new();
     for event in &records.events {
@@ -63,6 +64,7 @@ pub(super) fn connections<'a>(
         }
     }
     for facts in connections.values_mut() {
+        facts.seen = facts.seen.map(|(first, last)| (first.min(latest), last.min(latest)));
         // The whole seconds of a webhook are before the join.
         facts.active_at = facts.active_at.map(|at| at.max(facts.joined_at.unwrap_or(at)));
     }

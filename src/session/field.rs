@@ -7,12 +7,15 @@ use serde_json::Value;
 
 use super::model::Time;
 
+/// Longer texts are cut: a session repeats an identity at each event. LiveKit's own limit is 256 characters, of up to 4 bytes.
+const MAX_TEXT: usize = 1024;
+
 /// The fields of a document, by name.
 pub(super) trait Fields {
     /// `Null` if absent.
     fn field(&self, key: &str) -> &Value;
 
-    /// Empty if absent.
+    /// Empty if absent; at most its first 1024 bytes.
     fn text(&self, key: &str) -> &str;
 
     /// Zero if absent or negative; rounded down.
@@ -40,7 +43,7 @@ impl Fields for Value {
     }
 
     fn text(&self, key: &str) -> &str {
-        self.field(key).as_str().unwrap_or_default()
+        cut(self.field(key).as_str().unwrap_or_default())
     }
 
     fn count(&self, key: &str) -> u64 {
@@ -68,9 +71,15 @@ impl Fields for Value {
         match integer(value) {
             Some(number) => i32::try_from(number).ok().and_then(name).map_or_else(|| number.to_string(), str::to_owned),
             None if value.is_null() => name(0).unwrap_or_default().to_owned(),
-            None => value.as_str().unwrap_or_default().to_owned(),
+            None => self.text(key).to_owned(),
         }
     }
+}
+
+/// The beginning of a text from a document, as much as is kept.
+pub(crate) fn cut(text: &str) -> &str {
+    let end = (0..=MAX_TEXT.min(text.len())).rev().find(|&end| text.is_char_boundary(end));
+    &text[..end.unwrap_or_default()]
 }
 
 /// The text of a document, the same whatever the order of its keys.

@@ -28,15 +28,15 @@ pub fn fold(room_sid: &str, documents: &Documents, now: Time) -> Option<Session>
     let records = Records::of(room_sid, documents);
     let (first_at, last_at) = records.span()?;
     let qualities = qualities(&records);
-    let connections = connections(&records, &qualities);
+    let (ended_at, heard_at) = (ended_at(&records), heard_at(&records, now));
+    let connections = connections(&records, &qualities, ended_at.or(heard_at).unwrap_or(last_at));
     let tracks = Tracks::of(&records, &qualities);
-    let ended_at = ended_at(&records);
     let state = match ended_at {
         Some(_) => State::Ended,
-        None if now.since(last_at) <= quiet_seconds(&records, &connections) => State::Active,
+        None if heard_at.is_some_and(|at| now.since(at) <= quiet_seconds(&records, &connections)) => State::Active,
         None => State::Lost,
     };
-    let until = (state == State::Active).then_some(now.max(last_at));
+    let until = (state == State::Active).then_some(now);
     let identity_of = |sid: &str| connections.get(sid).and_then(|facts| facts.identity);
     let participants = participants(&connections, &tracks, &qualities, until, &identity_of);
     let mut session = Session {
@@ -47,7 +47,11 @@ pub fn fold(room_sid: &str, documents: &Documents, now: Time) -> Option<Session>
         ended_at,
         last_at,
         state,
-        settled: now.since(ended_at.unwrap_or(last_at)) >= SETTLE_SECONDS && state != State::Active,
+        settled: match ended_at {
+            Some(ended_at) => now.since(ended_at) >= SETTLE_SECONDS,
+            // What is lost was quiet for longer than that.
+            None => state == State::Lost,
+        },
         totals: totals(&connections, &participants, until),
         participants,
         egresses: egresses(&records),
@@ -65,6 +69,11 @@ pub fn fold(room_sid: &str, documents: &Documents, now: Time) -> Option<Session>
 fn ended_at(records: &Records<'_>) -> Option<Time> {
     let ends = || records.events.iter().filter(|event| event.kind == "ROOM_ENDED");
     ends().find(|event| event.is_exact()).or_else(|| ends().next()).map(|event| event.at)
+}
+
+/// The time of the last record. A clock may be ahead, by not much: what is later says nothing.
+fn heard_at(records: &Records<'_>, now: Time) -> Option<Time> {
+    records.times().filter(|at| at.since(now) <= QUIET_SECONDS).max()
 }
 
 /// How long no record may come before a room without an end counts as lost. A room that is empty sends none.

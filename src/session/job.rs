@@ -99,7 +99,7 @@ pub(super) fn api_calls(records: &Records<'_>) -> Vec<ApiCall> {
             let call = event.document.field("api_call");
             let code = call.text("twirp_error_code");
             ApiCall {
-                at: call.time("started_at").unwrap_or(event.at),
+                at: event.at,
                 service: call.text("service").to_owned(),
                 method: call.text("method").to_owned(),
                 status: if code.is_empty() { call.count("status").to_string() } else { code.to_owned() },

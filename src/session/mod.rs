@@ -21,6 +21,7 @@ mod tests;
 mod track;
 mod usage;
 
+pub(crate) use self::field::cut;
 pub use self::{
     documents::Documents,
     fold::fold,

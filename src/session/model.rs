@@ -358,7 +358,7 @@ pub struct Webhook {
 /// A call of LiveKit's API.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ApiCall {
-    /// When it was answered.
+    /// The time of its event.
     pub at: Time,
     /// Such as `RoomService`.
     pub service: String,

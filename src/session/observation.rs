@@ -111,11 +111,12 @@ fn got_through(connection: &Connection) -> bool {
 
 /// Clients try again: all attempts of a participant are one observation.
 fn never_active(participant: &Participant, session: &Session, now: Time) -> Option<Observation> {
+    // Of one that is not known to have left, the record that it got through may be missing too.
+    let end = if session.state == State::Active { now } else { session.ended_at.unwrap_or(session.last_at) };
     let waited = |connection: &&Connection| {
-        let end = connection.left_at.or(session.ended_at).unwrap_or(now);
-        let seconds = end.since(connection.joined_at?);
-        let is_over = connection.left_at.is_some() || session.state != State::Active;
-        (!got_through(connection) && (is_over || seconds >= NEVER_ACTIVE_SECONDS)).then_some(seconds)
+        let seconds = connection.left_at.unwrap_or(end).since(connection.joined_at?);
+        let is_over = connection.left_at.is_some() || seconds >= NEVER_ACTIVE_SECONDS;
+        (!got_through(connection) && is_over).then_some(seconds)
     };
     let attempts = participant.connections.iter();
     let failed: Vec<(&Connection, f64)> = attempts.filter_map(|of| Some((of, waited(&of)?))).collect();
@@ -321,17 +322,19 @@ fn subscriptions(who: &Who<'_>) -> Vec<Observation> {
     who.connection.subscribed.iter().filter_map(failed).collect()
 }
 
-/// A track that nobody received, although somebody else was there.
+/// A track that nobody received, although somebody else was there who could have; an ingress only publishes.
 fn unseen(who: &Who<'_>, track: &Track, session: &Session, now: Time) -> Option<Observation> {
-    let from = track.published_at?;
+    let from = track.published_at.filter(|_| track.subscribers.is_empty())?;
     let end = |connection: &Connection| connection.left_at.or(session.ended_at).unwrap_or(session.last_at.min(now));
     let to = track.unpublished_at.unwrap_or(end(who.connection));
-    let others = session.participants.iter().filter(|other| other.identity != who.participant.identity);
+    // Several may have no identity.
+    let is_other = |other: &&Participant| !std::ptr::eq(*other, who.participant) && other.kind != "INGRESS";
+    let others = session.participants.iter().filter(is_other);
     let together = others
         .flat_map(|other| &other.connections)
         .filter_map(|other| Some(to.min(end(other)).since(from.max(other.active_at?))))
         .reduce(f64::max)?;
-    if !track.subscribers.is_empty() || together < UNSEEN_SECONDS {
+    if together < UNSEEN_SECONDS {
         return None;
     }
     let text = format!(

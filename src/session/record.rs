@@ -87,8 +87,12 @@ impl<'a> Records<'a> {
 
     /// The times of the first and the last record; `None`: there is none.
     pub(super) fn span(&self) -> Option<(Time, Time)> {
-        let times = || self.events.iter().map(|event| event.at).chain(self.stats.iter().map(|stat| stat.at));
-        Some((times().min()?, times().max()?))
+        Some((self.times().min()?, self.times().max()?))
+    }
+
+    /// The times of all records.
+    pub(super) fn times(&self) -> impl Iterator<Item = Time> {
+        self.events.iter().map(|event| event.at).chain(self.stats.iter().map(|stat| stat.at))
     }
 
     pub(super) fn of(room_sid: &str, documents: &'a Documents) -> Self {

@@ -95,14 +95,14 @@ impl Usage {
             for part in &presence {
                 self.count(&group, part, |sums, nanos| {
                     sums.connections += 1;
-                    sums.nanos += nanos;
+                    sums.nanos = sums.nanos.saturating_add(nanos);
                 });
             }
             for part in parts(&upstream(participant), participant.bytes_in, &presence) {
-                self.count(&group, &part, |sums, bytes| sums.bytes_in += bytes);
+                self.count(&group, &part, |sums, bytes| sums.bytes_in = sums.bytes_in.saturating_add(bytes));
             }
             for part in parts(&downstream(participant), participant.bytes_out, &presence) {
-                self.count(&group, &part, |sums, bytes| sums.bytes_out += bytes);
+                self.count(&group, &part, |sums, bytes| sums.bytes_out = sums.bytes_out.saturating_add(bytes));
             }
         }
     }
@@ -171,8 +171,18 @@ fn presence(connection: &Connection, session: &Session) -> Part {
     let nanos = (connection.seconds * 1e9).round() as i64;
     let from = connection.joined_at.or(connection.active_at);
     let from = from.or_else(|| connection.left_at.map(|left_at| Time(left_at.0.saturating_sub(nanos))));
-    let from = from.unwrap_or(session.started_at);
+    let from = from.or_else(|| first_media(connection)).unwrap_or(session.started_at);
     Part::new(from, Time(from.0.saturating_add(nanos)), u64::try_from(nanos).unwrap_or(0))
+}
+
+/// The beginning of the first track, of a connection whose own events are missing.
+fn first_media(connection: &Connection) -> Option<Time> {
+    let of_quality = |quality: &Quality| quality.intervals.first().map(|interval| interval.from);
+    let published = connection.published.iter().flat_map(|track| [track.published_at, of_quality(&track.upstream)]);
+    let received = connection.subscribed.iter();
+    let received =
+        received.flat_map(|track| [track.spans.first().map(|span| span.from), of_quality(&track.downstream)]);
+    published.chain(received).flatten().min()
 }
 
 fn upstream(participant: &Participant) -> Vec<&Quality> {
@@ -369,6 +379,29 @@ mod tests {
         connected.published.push(publishes(at(12.0), at(12.0), 5));
         let session = session("a", at(12.0), at(12.0), (5, 0), vec![connected]);
         assert_eq!(counted(Grouping::All, EVER, &[session]), [row("2024-10-05", "", (1, 1), 0.0, (5, 0))]);
+    }
+
+    #[test]
+    fn a_connection_of_which_only_stats_are_known_counts_on_their_day() {
+        let mut connected = connection(at(0.0), 1.0);
+        connected.joined_at = None;
+        connected.published.push(publishes(at(24.0), at(25.0), 5));
+        let days = session("a", at(0.0), at(48.0), (5, 0), vec![connected]);
+        let minutes: Vec<(String, f64)> =
+            counted(Grouping::All, EVER, &[days]).into_iter().map(|row| (row.day, row.connection_minutes)).collect();
+        let expected = [("2024-10-04", 0.0), ("2024-10-05", 60.0), ("2024-10-06", 0.0)];
+        assert_eq!(minutes, expected.map(|(day, minutes)| (day.to_owned(), minutes)));
+    }
+
+    #[test]
+    fn sums_beyond_all_numbers_end_at_the_highest() {
+        let mut connected = connection(at(0.0), 1.0);
+        connected.published.push(publishes(at(0.0), at(1.0), u64::MAX));
+        let one = session("a", at(0.0), at(1.0), (u64::MAX, u64::MAX), vec![connected]);
+        let mut other = one.clone();
+        other.room_sid = "RM_other".to_owned();
+        let rows = counted(Grouping::All, EVER, &[one, other]);
+        assert_eq!(rows, [row("2024-10-04", "", (2, 2), 120.0, (u64::MAX, u64::MAX))]);
     }
 
     #[test]

@@ -122,6 +122,25 @@ async fn a_long_answer_is_read_batch_by_batch_and_a_limit_closes_the_cursor() {
 }
 
 #[tokio::test]
+async fn documents_of_others_do_not_make_a_list_look_whole() {
+    // As many creations as are asked for, of which one is about no room: there may be more.
+    let server = WireServer::scripted(|command| match (command.name.as_str(), asked(command).as_str()) {
+        ("find", "ROOM_CREATED") => {
+            let other = doc! { "type": "ROOM_CREATED", "timestamp": { "seconds": 1_795_000_000_i64 } };
+            let limit = command.body.get_i64("limit").expect("a limit");
+            let rooms = (1..limit).map(created).chain([other]);
+            batch("firstBatch", 0, rooms.collect())
+        }
+        ("find", _) => batch("firstBatch", 0, Vec::new()),
+        _ => Reply::Healthy,
+    })
+    .await;
+    let listing = archive_of(&server).list(&ever(), &Limits { rooms: 5, ..LIMITS }).await.expect("a list");
+    assert_eq!(listing.rooms.len(), 5);
+    assert!(listing.complete_from.is_some());
+}
+
+#[tokio::test]
 async fn a_server_that_is_away_refuses_or_is_slow_is_one_line() {
     let away = sink(&format!(
         "type: mongodb, uri: \"mongodb://me:secret@127.0.0.1:{}/?directConnection=true&serverSelectionTimeoutMS=300\"",

@@ -63,6 +63,31 @@ async fn a_read_changes_nothing_and_needs_no_right_but_to_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_larger_than_any_of_delivery_is_read_up_to_the_limit_of_the_request() {
+    let postgres = Postgres::start().await;
+    let sink = sink(&format!("type: postgresql, url: \"{}\"", postgres.url()));
+    deliver(&sink, 500).await;
+    let room = rooms_of(&truth()).remove(0);
+    // 50 MB.
+    postgres
+        .run(&format!(
+            "INSERT INTO livekit.events (id, time, type, room_sid, doc) SELECT 'AE_large_' || n, TIMESTAMPTZ 'epoch' + INTERVAL \
+             '{} s', 'REPORT', '{sid}', jsonb_build_object('id', 'AE_large_' || n, 'type', 'REPORT', 'room_id', '{sid}', \
+             'timestamp', jsonb_build_object('seconds', {0}), 'error', repeat('x', 1000000)) FROM generate_series(1, 50) n",
+            room.started_at.0 / 1_000_000_000 + 1,
+            sid = room.sid,
+        ))
+        .await;
+    let archive = open(&sink);
+    let rooms = std::slice::from_ref(&room);
+    let mut found = archive.records(rooms, &LIMITS).await.unwrap_or_else(|error| panic!("{error}"));
+    let whole = found.take(&room.sid, crate::truth::NOW).expect("a session").moments.len();
+    assert_eq!((whole, found.cut.len()), (truth()[&room.sid].moments.len() + 50, 0));
+    let found = archive.records(rooms, &Limits { bytes: 40_000_000, ..LIMITS }).await;
+    assert_eq!(found.unwrap_or_else(|error| panic!("{error}")).cut, std::slice::from_ref(&room.sid));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_away_has_no_tables_or_is_slow_is_one_line() {
     let away = sink(&format!("type: postgresql, url: \"postgresql://me:secret@127.0.0.1:{}/livekit\"", free_port()));
     let said = open(&away).list(&ever(), &LIMITS).await.expect_err("nobody is there").to_string();

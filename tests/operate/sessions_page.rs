@@ -156,6 +156,34 @@ async fn hostile_names_stay_text_and_do_not_break_the_page() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn participants_whose_identities_were_removed_are_told_apart() {
+    let spool = with_files().start().await;
+    let mut other = happened(AnalyticsEventType::ParticipantJoined, "AE_3", "room", "");
+    other.participant_id = "PA_y".to_owned();
+    other.participant.as_mut().expect("a participant").sid = "PA_y".to_owned();
+    let events = vec![
+        happened(AnalyticsEventType::RoomCreated, "AE_1", "room", ""),
+        happened(AnalyticsEventType::ParticipantJoined, "AE_2", "room", ""),
+        other,
+    ];
+    send(&spool, events).await;
+    delivered(&spool).await;
+    let url = spool.admin();
+    in_browser(move || {
+        let mut page = Page::open(900, 800);
+        page.go(&format!("{url}/#sessions/RM_x"));
+        page.wait_for("document.querySelectorAll('.chart .row').length === 2");
+        page.value("document.querySelectorAll('.chart .row')[1].dispatchEvent(new Event('click'))");
+        let pressed =
+            "[...document.querySelectorAll('.chart .row')].map((row) => row.getAttribute('aria-pressed')).join()";
+        assert_eq!(page.value(pressed), "false,true");
+        assert_eq!(page.value("document.querySelector('[data-key=shown]').value"), "1");
+        assert_eq!(page.complaints(), Vec::<String>::new());
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_missing_is_said_with_what_to_do() {
     let empty = with_files().start().await;
     let unreadable = Setup::new().sink("name: hook, type: http, url: \"http://127.0.0.1:9/\"").start().await;

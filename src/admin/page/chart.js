@@ -25,6 +25,11 @@ const FORMATS = {
   rtt_ms: (n) => Math.round(n) + ' ms', bitrate: bits, score: (n) => n.toFixed(1),
 };
 
+/** What tells a participant from others: its identity, or the only connection of one whose identity was removed. */
+const keyOf = (participant) => participant.identity || participant.connections[0].sid;
+/** Whom an observation is about. */
+const subjectOf = (seen) => seen.identity || seen.connection_sid;
+
 /** The streams of a participant, each a track in one direction. */
 function streamsOf(participant) {
   return participant.connections.flatMap((connection) => [
@@ -68,7 +73,7 @@ function totals(streams) {
 }
 
 class Chart {
-  /** `choose(identity)` is called when a row is activated. */
+  /** `choose(key)` is called when a row is activated. */
   constructor(choose) {
     this.choose = choose;
     this.at = null;
@@ -83,7 +88,7 @@ class Chart {
     this.image.addEventListener('pointerleave', () => this.point(null));
   }
 
-  /** `shown`: the identity whose streams are shown one by one, or null: each participant's together. */
+  /** `shown`: the key of the participant whose streams are shown one by one, or null: each participant's together. */
   update(session, shown) {
     this.session = session;
     this.shown = shown;
@@ -98,13 +103,13 @@ class Chart {
     const participants = this.session.participants;
     const direct = (streams, direction) => streams.filter((stream) => stream.direction === direction);
     let groups;
-    const one = participants.find((participant) => participant.identity === this.shown);
+    const one = participants.find((participant) => keyOf(participant) === this.shown);
     if (one) {
       groups = streamsOf(one).map((stream, i) => ({ label: stream.label, direction: stream.direction, colour: i % COLOURS, streams: [stream] }));
     } else {
       groups = participants.flatMap((participant, i) => {
         const streams = streamsOf(participant);
-        const name = short(participant.identity || participant.connections[0].sid, 24);
+        const name = short(keyOf(participant), 24);
         return [['up', ' ↑'], ['down', ' ↓']].map(([direction, arrow]) => ({ label: name + arrow, direction, colour: i % COLOURS, streams: direct(streams, direction) }));
       }).filter((group) => group.streams.length > 0);
     }
@@ -119,7 +124,7 @@ class Chart {
   drawn() {
     const { participants, observations } = this.session;
     if (participants.length <= this.rowsShown) return participants;
-    const rank = (participant) => { const first = observations.findIndex((seen) => seen.identity === participant.identity); return participant.identity === this.shown ? -1 : first < 0 ? observations.length : first; };
+    const rank = (participant) => { const first = observations.findIndex((seen) => subjectOf(seen) === keyOf(participant)); return keyOf(participant) === this.shown ? -1 : first < 0 ? observations.length : first; };
     const chosen = new Set(participants.map((participant) => [rank(participant), participant]).sort((a, b) => a[0] - b[0]).slice(0, this.rowsShown).map((pair) => pair[1]));
     return participants.filter((participant) => chosen.has(participant));
   }
@@ -196,10 +201,10 @@ class Chart {
     }
     parts.push(...ends);
     const height = y + ROW.gap - top;
-    const name = participant.identity || participant.connections[0].sid;
+    const name = keyOf(participant);
     const about = participant.kind && participant.kind !== 'STANDARD' ? ' · ' + participant.kind.toLowerCase() : '';
-    const choose = () => this.choose(this.shown === participant.identity ? null : participant.identity);
-    const element = svg('g', { class: 'row', tabindex: '0', role: 'button', 'data-key': 'row ' + name.slice(0, 100), 'aria-pressed': String(this.shown === participant.identity), 'aria-label': this.told(participant) },
+    const choose = () => this.choose(this.shown === name ? null : name);
+    const element = svg('g', { class: 'row', tabindex: '0', role: 'button', 'data-key': 'row ' + name.slice(0, 100), 'aria-pressed': String(this.shown === name), 'aria-label': this.told(participant) },
       svg('rect', { class: 'back', x: 0, y: top, width: this.width, height: height - 2, rx: 4 }),
       svg('text', { class: 'who', x: LEFT, y: top + 12 }, short(name, Math.floor((this.width - LEFT) / 9)) + about), ...parts);
     element.addEventListener('click', choose);
@@ -228,7 +233,7 @@ class Chart {
       connection.reconnected_at.length ? 'reconnected ' + connection.reconnected_at.length + ' times' : null,
       connection.left_at ? 'left ' + clock(millis(connection.left_at)) + (connection.reason ? ' ' + connection.reason : '') : null,
     ].filter(Boolean).join(', '));
-    return short(participant.identity || participant.connections[0].sid, 60) + ': ' + parts.join('; ');
+    return short(keyOf(participant), 60) + ': ' + parts.join('; ');
   }
 
   panel(metric, top) {

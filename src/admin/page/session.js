@@ -19,7 +19,7 @@ class SessionView {
     this.sid = sid;
     this.sink = sink;
     this.element = h('div', { 'data-session': sid });
-    this.chart = new Chart((identity) => this.choose(identity));
+    this.chart = new Chart((key) => this.choose(key));
     this.shown = undefined;
     this.events = EVENTS;
     this.text = '';
@@ -37,19 +37,24 @@ class SessionView {
   /** Whether records may still come. */
   get isOpen() { return !this.session || !this.session.settled; }
 
-  choose(identity) {
-    this.shown = identity;
+  choose(key) {
+    this.shown = key;
     const focused = document.activeElement && document.activeElement.dataset.key;
-    if (this.select) this.select.value = identity === null ? '' : String(this.session.participants.findIndex((participant) => participant.identity === identity));
+    if (this.select) this.select.value = this.chosen();
     this.chart.update(this.session, this.shown);
     refocus(this.element, focused);
+  }
+
+  /** The option of who is shown. */
+  chosen() {
+    return this.shown === null ? '' : String(this.session.participants.findIndex((participant) => keyOf(participant) === this.shown));
   }
 
   /** Who is shown first: all, while they can be told apart. */
   first() {
     const { observations, participants } = this.session;
-    const worst = observations.find((seen) => seen.severity !== 'note' && participants.some((participant) => participant.identity === seen.identity));
-    return participants.length <= 4 || !worst ? null : worst.identity;
+    const worst = observations.find((seen) => seen.severity !== 'note' && participants.some((participant) => keyOf(participant) === subjectOf(seen)));
+    return participants.length <= 4 || !worst ? null : subjectOf(worst);
   }
 
   render() {
@@ -90,16 +95,16 @@ class SessionView {
   observations() {
     const seen = this.session.observations;
     return h('section', { class: 'card' }, h('h2', {}, 'What stands out'), h('ol', { class: 'observations', 'data-field': 'observations' }, ...(seen.length ? seen.map((observation) =>
-      h('li', { 'data-kind': observation.kind }, severitySign(observation.severity), observation.identity
-        ? h('a', { href: '#sessions/' + this.sid, 'data-key': 'observation ' + observation.kind + ' ' + observation.identity.slice(0, 100), onclick: (event) => { event.preventDefault(); this.choose(observation.identity); this.chart.element.scrollIntoView({ block: 'start', behavior: 'smooth' }); } }, h('bdi', {}, short(observation.text, 400)))
+      h('li', { 'data-kind': observation.kind }, severitySign(observation.severity), subjectOf(observation)
+        ? h('a', { href: '#sessions/' + this.sid, 'data-key': 'observation ' + observation.kind + ' ' + subjectOf(observation).slice(0, 100), onclick: (event) => { event.preventDefault(); this.choose(subjectOf(observation)); this.chart.element.scrollIntoView({ block: 'start', behavior: 'smooth' }); } }, h('bdi', {}, short(observation.text, 400)))
         : h('bdi', {}, short(observation.text, 400)))) : [h('li', {}, severitySign('fine'), 'Nothing: everybody got through, and no loss, delay or score stands out.')])));
   }
 
   overTime() {
     const participants = this.session.participants;
-    this.select = h('select', { 'data-key': 'shown', 'aria-label': 'Whose lines', onchange: () => this.choose(this.select.value === '' ? null : participants[Number(this.select.value)].identity) },
-      h('option', { value: '' }, 'everybody, the worst of each'), ...participants.slice(0, 500).map((participant, i) => h('option', { value: String(i) }, short(participant.identity || participant.connections[0].sid, 60))));
-    this.select.value = this.shown === null ? '' : String(participants.findIndex((participant) => participant.identity === this.shown));
+    this.select = h('select', { 'data-key': 'shown', 'aria-label': 'Whose lines', onchange: () => this.choose(this.select.value === '' ? null : keyOf(participants[Number(this.select.value)])) },
+      h('option', { value: '' }, 'everybody, the worst of each'), ...participants.slice(0, 500).map((participant, i) => h('option', { value: String(i) }, short(keyOf(participant), 60))));
+    this.select.value = this.chosen();
     const sign = (text, ...look) => h('span', {}, svg('svg', { class: 'sign wide', viewBox: '0 -6 22 12', 'aria-hidden': 'true' }, ...look), ' ' + text);
     const bar = (kind) => svg('rect', { class: kind, x: 1, y: -4, width: 20, height: 8, rx: 2 });
     const line = (kind) => svg('path', { class: 'track ' + kind, d: 'M1 0H21' });
@@ -116,8 +121,8 @@ class SessionView {
 
   participants() {
     const session = this.session;
-    return h('section', { class: 'card' }, h('h2', {}, 'Participants'), ...session.participants.map((participant) => h('details', { class: 'participant', 'data-key': 'participant ' + participant.identity.slice(0, 100), 'data-participant': participant.identity.slice(0, 100) },
-      h('summary', {}, h('h3', {}, person(participant.identity || participant.connections[0].sid)), h('span', { class: 'where' },
+    return h('section', { class: 'card' }, h('h2', {}, 'Participants'), ...session.participants.map((participant) => h('details', { class: 'participant', 'data-key': 'participant ' + keyOf(participant).slice(0, 100), 'data-participant': participant.identity.slice(0, 100) },
+      h('summary', {}, h('h3', {}, person(keyOf(participant))), h('span', { class: 'where' },
         [participant.name ? short(participant.name, 40) : null, participant.kind === 'STANDARD' ? null : participant.kind.toLowerCase(), age(participant.connection_seconds), size(participant.bytes_in) + ' in', size(participant.bytes_out) + ' out'].filter(Boolean).join(' · '))),
       ...participant.connections.flatMap((connection) => this.connection(connection)))),
       session.participants.length ? null : h('p', { class: 'empty' }, 'No record names a participant.'));

@@ -111,11 +111,18 @@ async fn list(State(reader): State<Arc<Reader>>, parameters: Parameters) -> Resu
     let began_in_range = listing.rooms.iter().filter(|room| room.started_at >= from);
     let rooms: Vec<Room> = began_in_range.skip(page.saturating_mul(limit)).take(limit).cloned().collect();
     if rooms.len() < limit && listing.complete_from.is_some() {
-        let message = "there are more sessions in this range than can be looked at: ask for fewer days (start, end)";
-        return Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, message));
+        return Err(too_many("fewer days (start, end)"));
     }
-    let (sessions, _) = source.sessions(&rooms, from, Row::of).await?;
+    let (sessions, read) = source.sessions(&rooms, from, Row::of).await?;
+    if read.complete_from.is_some() {
+        return Err(too_many("fewer (limit)"));
+    }
     Ok(Json(Sessions { sessions }))
+}
+
+fn too_many(ask_for: &str) -> Problem {
+    let message = format!("there are more sessions in this range than can be looked at: ask for {ask_for}");
+    Problem::new(StatusCode::GATEWAY_TIMEOUT, message)
 }
 
 #[derive(Debug, Serialize)]

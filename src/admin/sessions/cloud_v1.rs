@@ -120,7 +120,7 @@ async fn list(State(reader): State<Arc<Reader>>, parameters: Parameters) -> Resu
     let query = Query { from, to, room_name: None, room_prefix: prefix.map(str::to_owned) };
     let listing = source.rooms(&query).await?;
     if order == Order::Ascending && listing.complete_from.is_some() {
-        return Err(too_many().into());
+        return Err(too_many("a shorter one (filter.range)").into());
     }
     let rooms: Vec<&Room> = match order {
         Order::Descending => listing.rooms.iter().collect(),
@@ -138,7 +138,10 @@ async fn list(State(reader): State<Arc<Reader>>, parameters: Parameters) -> Resu
     let mut items: Vec<Row> = Vec::new();
     // One more than the page has, to know whether there is a next one.
     for rooms in rest.chunks(size + 1) {
-        let (rows, _) = source.sessions(rooms, from, Row::of).await?;
+        let (rows, read) = source.sessions(rooms, from, Row::of).await?;
+        if read.complete_from.is_some() {
+            return Err(too_many("fewer (page.pageSize)").into());
+        }
         items.extend(rows.into_iter().filter(|row| is_wanted(row.status)));
         if items.len() > size {
             break;
@@ -147,7 +150,7 @@ async fn list(State(reader): State<Arc<Reader>>, parameters: Parameters) -> Resu
     let has_more = items.len() > size;
     items.truncate(size);
     if !has_more && listing.complete_from.is_some() {
-        return Err(too_many().into());
+        return Err(too_many("a shorter one (filter.range)").into());
     }
     let started: HashMap<&str, Time> = rest.iter().map(|room| (room.sid.as_str(), room.started_at)).collect();
     let next = items.last().filter(|_| has_more).and_then(|last| {
@@ -157,8 +160,8 @@ async fn list(State(reader): State<Arc<Reader>>, parameters: Parameters) -> Resu
     Ok(Json(Page { items, page_info: PageInfo::of(next) }))
 }
 
-fn too_many() -> Problem {
-    let message = "there are more sessions in this range than can be looked at: ask for a shorter one (filter.range)";
+fn too_many(ask_for: &str) -> Problem {
+    let message = format!("there are more sessions in this range than can be looked at: ask for {ask_for}");
     Problem::new(StatusCode::GATEWAY_TIMEOUT, message)
 }
 
@@ -266,7 +269,9 @@ fn participants_page(
             SortBy::LeftAt => left_at(participant),
         };
         let at = at.map(|time| if order == Order::Ascending { time.0 } else { -time.0 });
-        (Time(at.unwrap_or(i64::MAX)), participant.identity.clone())
+        // Several may have no identity, and an identity may be of any length.
+        let tie = participant.connections.first().map(|connection| connection.sid.clone());
+        (Time(at.unwrap_or(i64::MAX)), tie.unwrap_or_default())
     };
     let mut participants: Vec<_> =
         session.participants.iter().map(|participant| (key(participant), participant)).collect();
@@ -274,9 +279,9 @@ fn participants_page(
     let is_over = |key: &(Time, String)| cursor.is_none_or(|cursor| (key.0, &key.1) > (cursor.at, &cursor.tie));
     let rest: Vec<_> = participants.into_iter().filter(|(key, _)| is_over(key)).collect();
     let has_more = rest.len() > size;
-    let next = rest.get(size.saturating_sub(1)).filter(|_| has_more).map(|((at, identity), _)| {
+    let next = rest.get(size.saturating_sub(1)).filter(|_| has_more).map(|((at, tie), _)| {
         let (from, to) = (session.started_at, session.last_at);
-        Cursor { from, to, at: *at, tie: identity.clone() }.encode(&participants_name(session, sort, order))
+        Cursor { from, to, at: *at, tie: tie.clone() }.encode(&participants_name(session, sort, order))
     });
     let items = rest.iter().take(size).map(|(_, participant)| ParticipantInfo::of(participant)).collect();
     Page { items, page_info: PageInfo::of(next) }

@@ -70,7 +70,11 @@ impl Grid {
         let from = intervals.clone().map(|interval| interval.from.0).min().unwrap_or(0);
         let length = intervals.map(|interval| interval.to.0).max().unwrap_or(from).saturating_sub(from);
         let step = STEP.max(length / POINTS + 1);
-        Self { from, step, points: usize::try_from((length + step - 1) / step).unwrap_or(0) }
+        Self {
+            from,
+            step,
+            points: usize::try_from(length.saturating_sub(1) / step + i64::from(length > 0)).unwrap_or(0),
+        }
     }
 
     /// Sums per second.
@@ -108,7 +112,8 @@ impl Grid {
             let (from, to) = (interval.from.0 - self.from, interval.to.0 - self.from);
             let Some(value) = value(interval).filter(|_| from < to) else { continue };
             for point in from / self.step..=(to - 1) / self.step {
-                let overlap = (to.min((point + 1) * self.step) - from.max(point * self.step)) as f64;
+                let step = (point * self.step, (point + 1).saturating_mul(self.step));
+                let overlap = (to.min(step.1) - from.max(step.0)) as f64;
                 let share = Share { of_interval: overlap / (to - from) as f64, of_step: overlap / self.step as f64 };
                 add(usize::try_from(point).unwrap_or(0), value, share);
             }
@@ -171,6 +176,19 @@ mod tests {
         assert_eq!(rates[4].timestamp, Time(130_000_000_000));
         let fps: Vec<_> = grid.means(tracks.iter(), |interval| interval.fps).iter().map(|point| point.value).collect();
         assert_eq!(fps, [30.0, 0.0, 0.0, 0.0, 10.0]);
+    }
+
+    #[test]
+    fn times_as_far_apart_as_can_be_make_a_grid() {
+        let mut ever = interval(0, 1, 7, None);
+        (ever.from, ever.to) = (Time(1), Time(i64::MAX));
+        let track = Quality { intervals: vec![ever, interval(1, 31, 9, None)], ..Quality::default() };
+        let grid = Grid::over([&track].into_iter());
+        assert!(grid.points <= 1_001, "{}", grid.points);
+        let rates = grid.rates([&track].into_iter(), |interval| Some(interval.bytes as f64));
+        let sum: f64 = rates.iter().map(|point| point.value * (grid.step as f64 / 1e9)).sum();
+        assert!((sum - 16.0).abs() < 1e-6, "{sum}");
+        assert!(rates.iter().all(|point| point.timestamp >= Time(1)));
     }
 
     #[test]

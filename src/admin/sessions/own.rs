@@ -75,14 +75,14 @@ async fn list(State(reader): State<Arc<Reader>>, parameters: Parameters) -> Resu
     let listing = source.rooms(&query).await?;
     let looked_at = listing.rooms.len().min(if worst { WORST_OF } else { limit });
     let (mut sessions, read) = source.sessions(&listing.rooms[..looked_at], query.from, Summary::of).await?;
-    let mut complete_from = listing.complete_from;
+    let mut complete_from = listing.complete_from.max(read.complete_from);
     if worst {
         sessions.sort_by(Summary::worst_first);
         if looked_at < listing.rooms.len() {
             complete_from = listing.rooms[..looked_at].last().map(|room| room.started_at).max(complete_from);
         }
     }
-    let more = sessions.len() > limit || looked_at < listing.rooms.len();
+    let more = sessions.len() > limit || looked_at < listing.rooms.len() || read.complete_from.is_some();
     sessions.truncate(limit);
     let listed = |summary: Summary| Listed { cut: read.cut.contains(&summary.room_sid), summary };
     let unread = listing.unread.iter().cloned().chain(read.unread).collect();

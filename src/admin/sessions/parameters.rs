@@ -41,9 +41,13 @@ impl Parameters {
         }
     }
 
-    /// The values of a name, without empty ones.
+    /// The values of a name, without empty ones. A name in camel case may be given as protobuf has it too (`page_size`).
     pub(super) fn all<'a>(&'a self, name: &str) -> impl Iterator<Item = &'a str> {
-        self.0.iter().filter(move |(key, value)| key == name && !value.is_empty()).map(|(_, value)| value.as_str())
+        let is_asked_for = move |key: &str| key == name || key == snake_case(name);
+        self.0
+            .iter()
+            .filter(move |(key, value)| is_asked_for(key) && !value.is_empty())
+            .map(|(_, value)| value.as_str())
     }
 
     /// A number, at least `least`; what is above `most` is taken as `most`.
@@ -108,10 +112,15 @@ pub(super) fn day(text: &str) -> Option<Time> {
     is_day.then(|| rfc3339(&format!("{text}T00:00:00Z"))).flatten()
 }
 
-/// RFC 3339, to the millisecond.
+/// RFC 3339, to the millisecond; the last time that can be counted for one beyond it.
 pub(super) fn rfc3339(text: &str) -> Option<Time> {
     let millis = bson::DateTime::parse_rfc3339_str(text).ok()?.timestamp_millis();
-    millis.checked_mul(1_000_000).map(Time)
+    Some(Time(millis.saturating_mul(1_000_000)))
+}
+
+fn snake_case(name: &str) -> String {
+    let part = |c: char| if c.is_ascii_uppercase() { format!("_{}", c.to_ascii_lowercase()) } else { c.to_string() };
+    name.chars().map(part).collect()
 }
 
 pub(super) fn bad(name: &str, why: impl Display) -> Problem {
@@ -162,6 +171,9 @@ mod tests {
         assert_eq!(time("1970-01-01T00:00:01.5Z").unwrap(), Some(Time(1_500_000_000)));
         assert_eq!(time("1970-01-01T02:00:01%2B02:00").unwrap(), Some(Time(1_000_000_000)));
         assert_eq!(time("1970-01-02").unwrap(), Some(Time(86_400_000_000_000)));
+        // Beyond what nanoseconds can count.
+        assert_eq!(time("9999-12-31T23:59:59Z").unwrap(), Some(Time(i64::MAX)));
+        assert_eq!(time("1500-01-01").unwrap(), Some(Time(i64::MIN)));
         let hour = time("1h").unwrap().unwrap();
         assert!((3590.0..=3600.0).contains(&now().since(hour)), "{hour:?}");
         for text in ["yesterday", "1970-13-01", "12", "0000-00-00", "99999999999999999999y"] {

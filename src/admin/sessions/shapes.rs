@@ -6,7 +6,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use super::grid::Timelines;
-use crate::session::{Connection, Moment, Participant, Session, State, Time};
+use crate::session::{ApiCall, Connection, Moment, Participant, Session, State, Time};
 
 /// SessionStatus.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -277,7 +277,8 @@ fn payload<'a>(session: &'a Session, moment: &Moment) -> Map<String, Value> {
             );
         }
     }
-    if let Some(call) = session.api_calls.iter().find(|call| kind == "API_CALL" && call.at == moment.at) {
+    let is_of_moment = |call: &&ApiCall| call.at == moment.at && call.method == moment.detail;
+    if let Some(call) = session.api_calls.iter().filter(|_| kind == "API_CALL").find(is_of_moment) {
         put("service", Some(json!(call.service)));
         put("method", Some(json!(call.method)));
         put("status", Some(call.status.parse::<i64>().map_or_else(|_| json!(call.status), Value::from)));

@@ -48,6 +48,19 @@ fn a_client_that_is_connecting_now_has_some_time() {
 }
 
 #[test]
+fn a_client_whose_records_end_as_it_connects_may_have_got_through() {
+    let mut story = Story::new();
+    story.join("ann", 1.0).request("bob", 59.0).about("ann", "PARTICIPANT_RESUMED", 60.0, json!({}));
+    assert!(story.sentences("never_active").is_empty(), "their node died");
+    story.end(61.0);
+    assert!(story.sentences("never_active").is_empty(), "that it left is missing");
+    story.documents.events.pop();
+    story.about("ann", "PARTICIPANT_RESUMED", 90.0, json!({}));
+    let waited = ["bob joined, but media never flowed: waited up to 31.0 s"];
+    assert_eq!(story.sentences("never_active"), waited, "until the last record, not until now");
+}
+
+#[test]
 fn a_client_that_received_something_got_through_although_a_record_is_missing() {
     let mut story = Story::new();
     story.request("bob", 2.0).measure(("bob", "TR_1", DOWN), 3.0, 100, 0).leave("bob", 40.0, 1);
@@ -238,6 +251,30 @@ fn a_track_that_nobody_subscribed_to() {
     assert_eq!((seen.severity, seen.track_sid.as_deref()), (Severity::Note, Some("TR_1")));
     story.subscribe("bob", "TR_1", "ann", 60.0);
     assert!(story.sentences("nobody_subscribed").is_empty());
+}
+
+#[test]
+fn a_track_beside_those_who_never_subscribe() {
+    let mut story = Story::new();
+    story.join("ann", 1.0).publish("ann", "TR_1", 2.0).join("rtmp", 3.0);
+    for event in story.documents.events.iter_mut().rev().take(2) {
+        event["participant"]["kind"] = json!("INGRESS");
+    }
+    story.leave("ann", 60.0, 1).leave("rtmp", 60.0, 1).end(61.0);
+    assert!(story.sentences("nobody_subscribed").is_empty(), "an ingress only publishes");
+}
+
+#[test]
+fn a_track_that_nobody_subscribed_to_where_identities_were_removed() {
+    let mut story = Story::new();
+    story.join("ann", 1.0).publish("ann", "TR_1", 2.0).join("bob", 3.0).leave("ann", 60.0, 1).leave("bob", 60.0, 1);
+    for event in &mut story.documents.events {
+        if let Some(participant) = event["participant"].as_object_mut() {
+            participant.remove("identity");
+        }
+    }
+    let text = "PA_ann published MICROPHONE for 58 s, and nobody subscribed although others were there";
+    assert_eq!(story.sentences("nobody_subscribed"), [text]);
 }
 
 #[test]

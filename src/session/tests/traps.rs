@@ -62,6 +62,51 @@ fn a_room_without_an_end_is_there_while_records_come_and_lost_afterwards() {
 }
 
 #[test]
+fn a_record_of_the_future_does_not_keep_a_room_there_nor_make_it_longer() {
+    let mut story = Story::new();
+    story.join("ann", 1.0).about("ann", "PARTICIPANT_RESUMED", 60.0, json!({}));
+    // A clock that is ahead by some seconds.
+    let ahead = story.session(50.0);
+    assert_eq!(ahead.state, State::Active);
+    assert!((ahead.totals.connection_seconds - 49.0).abs() < 1e-6, "{}", ahead.totals.connection_seconds);
+    // A record that says nothing of its time.
+    story.event("REPORT", 1e9, json!({}));
+    assert_eq!(story.session(61.0).state, State::Active);
+    let lost = story.session(1e6);
+    assert_eq!((lost.state, lost.settled), (State::Lost, true));
+    assert!((lost.totals.connection_seconds - 59.0).abs() < 1e-6, "{}", lost.totals.connection_seconds);
+}
+
+#[test]
+fn a_connection_was_not_there_after_the_end_of_its_room_nor_in_the_future() {
+    let mut story = Story::new();
+    story.join("ann", 1.0).about("ann", "PARTICIPANT_RESUMED", 60.0, json!({}));
+    story.about("ann", "TRACK_MUTED", 1e9, json!({ "track_id": "TR_1" }));
+    assert!((story.settled().totals.connection_seconds - 59.0).abs() < 1e-6, "until what is known to be true");
+    story.end(80.0);
+    assert!((story.settled().totals.connection_seconds - 79.0).abs() < 1e-6, "that it left is missing");
+}
+
+#[test]
+fn texts_of_any_length_are_cut_so_that_what_repeats_them_stays_small() {
+    let long = "ä".repeat(1_000_000);
+    let mut story = Story::new();
+    story.join("ann", 1.0);
+    for event in story.documents.events.iter_mut().skip(1) {
+        event["participant"]["identity"] = json!(long);
+        event["client_info"] = json!({ "sdk": "JS", "os": long });
+    }
+    for n in 0..100 {
+        story.event("TRACK_UNSUBSCRIBED", f64::from(n), json!({ "participant_id": sid("ann"), "track_id": "TR_1" }));
+    }
+    let session = story.settled();
+    let identity = &session.participants[0].identity;
+    assert!(identity.len() <= 1024 && long.starts_with(identity.as_str()), "{} bytes", identity.len());
+    assert_eq!(session.participants[0].connections.len(), 1);
+    assert!(serde_json::to_string(&session).unwrap().len() < 300_000);
+}
+
+#[test]
 fn an_empty_room_sends_no_records_for_as_long_as_it_waits() {
     let mut story = Story::new();
     for event in &mut story.documents.events {

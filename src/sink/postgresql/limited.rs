@@ -5,22 +5,30 @@
 //! does nothing.
 
 use std::{
-    future::Ready,
     io,
     pin::Pin,
     task::{Context, Poll, ready},
 };
 
-use futures::{TryFutureExt, future::MapOk};
+use futures::{
+    TryFutureExt,
+    future::{self, MapOk, TryJoin},
+};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, MakeTlsConnect, TlsConnect, TlsStream};
 
-/// The most bytes between two requests: the list of a hundred thousand relations is smaller.
-const MAX_BYTES: usize = 32 << 20;
+/// The most bytes between two requests of delivery: the list of a hundred thousand relations is smaller.
+pub(super) const SMALL: usize = 32 << 20;
+/// For who takes the rows of an answer one by one, and stops where it has enough.
+pub(super) const ANY: usize = usize::MAX;
 
 /// Makes connections with the limit, by another connector.
 #[derive(Clone)]
-pub(super) struct Limit<C>(pub(super) C);
+pub(super) struct Limit<C> {
+    pub(super) connector: C,
+    /// Bytes.
+    pub(super) most: usize,
+}
 
 /// A connector that protects nothing.
 #[derive(Debug, Clone, Copy)]
@@ -32,12 +40,13 @@ pub(super) struct PlainStream<S>(S);
 /// A stream with the limit.
 pub(super) struct Limited<S> {
     stream: S,
+    most: usize,
     received: usize,
 }
 
 impl<S> Limited<S> {
-    const fn new(stream: S) -> Self {
-        Self { stream, received: 0 }
+    fn new((stream, most): (S, usize)) -> Self {
+        Self { stream, most, received: 0 }
     }
 }
 
@@ -47,17 +56,20 @@ impl<S, C: MakeTlsConnect<S>> MakeTlsConnect<S> for Limit<C> {
     type Error = C::Error;
 
     fn make_tls_connect(&mut self, domain: &str) -> Result<Self::TlsConnect, Self::Error> {
-        self.0.make_tls_connect(domain).map(Limit)
+        let most = self.most;
+        self.connector.make_tls_connect(domain).map(|connector| Limit { connector, most })
     }
 }
 
 impl<S, C: TlsConnect<S>> TlsConnect<S> for Limit<C> {
     type Stream = Limited<C::Stream>;
     type Error = C::Error;
-    type Future = MapOk<C::Future, fn(C::Stream) -> Limited<C::Stream>>;
+    type Future =
+        MapOk<TryJoin<C::Future, future::Ready<Result<usize, C::Error>>>, fn((C::Stream, usize)) -> Self::Stream>;
 
     fn connect(self, stream: S) -> Self::Future {
-        self.0.connect(stream).map_ok(Limited::new)
+        let most = future::ready(Ok(self.most));
+        future::try_join(self.connector.connect(stream), most).map_ok(Limited::new)
     }
 }
 
@@ -74,10 +86,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> MakeTlsConnect<S> for Plain {
 impl<S: AsyncRead + AsyncWrite + Unpin> TlsConnect<S> for Plain {
     type Stream = PlainStream<S>;
     type Error = io::Error;
-    type Future = Ready<io::Result<PlainStream<S>>>;
+    type Future = future::Ready<io::Result<PlainStream<S>>>;
 
     fn connect(self, stream: S) -> Self::Future {
-        std::future::ready(Ok(PlainStream(stream)))
+        future::ready(Ok(PlainStream(stream)))
     }
 }
 
@@ -104,7 +116,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Limited<S> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
         self.received += buffer.filled().len() - before;
-        if self.received > MAX_BYTES {
+        if self.received > self.most {
             // A reader that fails has read nothing.
             buffer.set_filled(before);
             return Poll::Ready(Err(io::Error::other("the server sends more than any answer has")));
@@ -155,8 +167,8 @@ mod tests {
             let part = vec![0; 1 << 20];
             while far.write_all(&part).await.is_ok() {}
         });
-        let mut limited = Limited::new(PlainStream(near));
-        let mut part = vec![0; MAX_BYTES / 4];
+        let mut limited = Limited::new((PlainStream(near), SMALL));
+        let mut part = vec![0; SMALL / 4];
         for _ in 0..3 {
             for _ in 0..4 {
                 limited.read_exact(&mut part).await.expect("below the limit");
@@ -165,6 +177,6 @@ mod tests {
         }
         let mut rest = Vec::new();
         let error = limited.read_to_end(&mut rest).await.expect_err("endless");
-        assert!(error.to_string().contains("more than any answer") && rest.len() <= MAX_BYTES, "{error}");
+        assert!(error.to_string().contains("more than any answer") && rest.len() <= SMALL, "{error}");
     }
 }

@@ -176,7 +176,7 @@ impl PostgresqlSink {
             match idle {
                 Some(session) if session.client.is_closed() => {}
                 Some(session) => return Ok(session),
-                None => return Session::open(&self.target, self.options.timeout).await,
+                None => return Session::open(&self.target, self.options.timeout, limited::SMALL).await,
             }
         }
     }

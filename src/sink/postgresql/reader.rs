@@ -8,7 +8,7 @@ use tokio_postgres::{
     types::{ToSql, Type},
 };
 
-use super::{PostgresqlOptions, columns::table, describe::Failure, session::Session};
+use super::{PostgresqlOptions, columns::table, describe::Failure, limited, session::Session};
 use crate::{record::Stream, sink::SinkErrorKind};
 
 /// A connection for reading; what is under way ends when it is dropped.
@@ -27,7 +27,7 @@ impl Reader {
     /// When no server can be reached, or it refuses the user: what failed, in one line.
     pub(crate) async fn open(options: &PostgresqlOptions, timeout: Duration) -> Result<Self, Failure> {
         let target = options.target().map_err(|error| (SinkErrorKind::Unsuitable, error.to_string()))?;
-        let session = Session::open(&target, timeout).await?;
+        let session = Session::open(&target, timeout, limited::ANY).await?;
         let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         if let Err(error) = session.client.batch_execute(begin).await {
             return Err(session.failure(&error));

@@ -67,8 +67,8 @@ impl Drop for Session {
 }
 
 impl Session {
-    /// Connects to the first host that accepts writes.
-    pub(super) async fn open(target: &Target, timeout: Duration) -> Result<Self, Failure> {
+    /// Connects to the first host that accepts writes. `most`: bytes that the server may send between two requests.
+    pub(super) async fn open(target: &Target, timeout: Duration, most: usize) -> Result<Self, Failure> {
         let mut hosts: Vec<&Host> = target.hosts.iter().collect();
         if target.shuffled {
             hosts.shuffle(&mut rand::rng());
@@ -78,7 +78,7 @@ impl Session {
         let limit = target.connect_timeout.map_or(own, |limit| limit.min(timeout));
         let mut failures: Vec<(&Host, Failure)> = Vec::new();
         for host in &hosts {
-            let opened = tokio::time::timeout(limit, Self::open_at(target, host, limit, timeout)).await;
+            let opened = tokio::time::timeout(limit, Self::open_at(target, host, limit, timeout, most)).await;
             let failure = match opened {
                 Ok(Ok(session)) => return Ok(session),
                 Ok(Err(failure)) => failure,
@@ -89,10 +89,17 @@ impl Session {
         Err(joined(failures))
     }
 
-    async fn open_at(target: &Target, host: &Host, limit: Duration, timeout: Duration) -> Result<Self, Failure> {
-        let plain = || Self::start_plain(target, host, limit);
-        let protected =
-            |tls| async move { Self::start(&target.config(host, SslMode::Require, limit), Limit(tls)).await };
+    async fn open_at(
+        target: &Target,
+        host: &Host,
+        limit: Duration,
+        timeout: Duration,
+        most: usize,
+    ) -> Result<Self, Failure> {
+        let plain = || Self::start_plain(target, host, limit, most);
+        let protected = |connector| async move {
+            Self::start(&target.config(host, SslMode::Require, limit), Limit { connector, most }).await
+        };
         let mut session = match target.tls {
             _ if host.is_socket() => plain().await,
             Tls::Disable => plain().await,
@@ -130,14 +137,14 @@ impl Session {
         }
     }
 
-    async fn start_plain(target: &Target, host: &Host, limit: Duration) -> Result<Self, Error> {
+    async fn start_plain(target: &Target, host: &Host, limit: Duration, most: usize) -> Result<Self, Error> {
         if host.is_socket() {
             return Self::start(&target.config(host, SslMode::Disable, limit), NoTls).await;
         }
         // The driver's words for: begin at once, with the stream that the connector makes.
         let mut config = target.config(host, SslMode::Require, limit);
         config.ssl_negotiation(SslNegotiation::Direct);
-        Self::start(&config, Limit(Plain)).await
+        Self::start(&config, Limit { connector: Plain, most }).await
     }
 
     async fn start<C>(config: &Config, connector: C) -> Result<Self, Error>

@@ -287,3 +287,74 @@ async fn events_have_livekits_types_and_only_the_fields_that_are_allowed() {
         assert!(["AUDIO", "VIDEO"].contains(&event["payload"]["trackType"].as_str().unwrap()), "{event}");
     }
 }
+
+/// An event of the room RM_a, some seconds after 2026-11-22.
+fn event(kind: &str, seconds: u64, more: Value) -> Value {
+    let mut event = serde_json::json!({
+        "id": format!("AE_{kind}_{seconds}_{more}"), "type": kind, "room_id": "RM_a",
+        "timestamp": { "seconds": 1_795_305_600 + seconds, "nanos": 1 }, "room": { "sid": "RM_a", "name": "a" },
+    });
+    event.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    event
+}
+
+#[tokio::test]
+async fn pages_hold_every_participant_once_whatever_they_have_in_common() {
+    // Their identities were removed, all joined at the same time, and nobody has left.
+    let joined = |n: usize| {
+        let sid = format!("PA_{n}");
+        let participant = serde_json::json!({ "sid": sid, "joined_at_ms": 1_795_305_601_000_u64 });
+        event("PARTICIPANT_JOINED", 1, serde_json::json!({ "participant_id": sid, "participant": participant }))
+    };
+    let routes = routes(Sinks::one("files", Memory::of((0..7).map(joined).collect(), Vec::new())));
+    for sort in ["JOINED_AT", "LEFT_AT"] {
+        for order in ["ASC", "DESC"] {
+            let path = format!(
+                "/participants?sortBy=PARTICIPANT_SORT_FIELD_{sort}&sortOrder=SORT_ORDER_{order}&page.pageSize=2"
+            );
+            let items = paged(&routes, &of("RM_a", &path)).await;
+            let mut sids: Vec<&str> =
+                items.iter().map(|item| item["sessions"][0]["participantSessionId"].as_str().unwrap()).collect();
+            sids.sort_unstable();
+            assert_eq!(sids, ["PA_0", "PA_1", "PA_2", "PA_3", "PA_4", "PA_5", "PA_6"], "{sort} {order}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_call_of_the_api_is_in_the_payload_of_its_own_event() {
+    // LiveKit sends the event when it has answered.
+    let call = |method: &str, seconds: u64| {
+        let report = serde_json::json!({
+            "service": "RoomService", "method": method, "status": 200, "duration_ns": 7_000_000,
+            "started_at": { "seconds": 1_795_305_600 + seconds - 1 }, "room_id": "RM_a",
+        });
+        event("API_CALL", seconds, serde_json::json!({ "api_call": report }))
+    };
+    // Two at the same time.
+    let calls = [("ListRooms", 5), ("MutePublishedTrack", 9), ("RemoveParticipant", 9)];
+    let calls = calls.map(|(method, seconds)| call(method, seconds)).to_vec();
+    let routes = routes(Sinks::one("files", Memory::of(calls, Vec::new())));
+    let items = get(&routes, &of("RM_a", "/events")).await["items"].as_array().unwrap().clone();
+    let mut methods: Vec<&str> =
+        items.iter().map(|item| item["payload"]["method"].as_str().unwrap_or("none")).collect();
+    methods.sort_unstable();
+    assert_eq!(methods, ["ListRooms", "MutePublishedTrack", "RemoveParticipant"]);
+    let expected = serde_json::json!({
+        "service": "RoomService", "method": "ListRooms", "status": 200, "durationNs": "7000000"
+    });
+    assert_eq!(items[0]["payload"], expected);
+}
+
+#[tokio::test]
+async fn parameters_may_have_the_names_of_protobuf_too() {
+    let (routes, sids) = (real(), Memory::real().sids());
+    let range = "filter.range.start_time=2026-11-21T00:00:00Z&filter.range.end_time=2026-11-22T00:00:00Z";
+    let path =
+        format!("/v1/projects/p/sessions?{range}&page.page_size=2&sort_order=SORT_ORDER_ASC&filter.room_name=room");
+    let page = get(&routes, &path).await;
+    let expected: Vec<&String> = sids.iter().rev().take(2).collect();
+    assert_eq!(texts(page["items"].as_array().unwrap(), "sessionId").iter().collect::<Vec<_>>(), expected);
+    let twice = format!("{path}&page.pageSize=3");
+    assert_eq!(ask(&routes, "GET", &twice).await.0, StatusCode::BAD_REQUEST);
+}

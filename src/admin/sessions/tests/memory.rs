@@ -62,6 +62,8 @@ pub(super) struct Memory {
     /// How many requests may still be answered.
     pub(super) answers: Semaphore,
     pub(super) is_away: bool,
+    /// The records of one room alone take too long.
+    pub(super) is_slow_alone: bool,
     /// Rooms of which the answer lacks documents.
     pub(super) cut: Vec<String>,
     pub(super) complete_from: Option<Time>,
@@ -75,6 +77,7 @@ impl Default for Memory {
             requests: AtomicUsize::new(0),
             answers: Semaphore::new(Semaphore::MAX_PERMITS),
             is_away: false,
+            is_slow_alone: false,
             cut: Vec::new(),
             complete_from: None,
         }
@@ -100,6 +103,33 @@ impl Memory {
         }
         memory.list_rooms();
         memory
+    }
+
+    /// These documents, each of the room that it names in `room_id`.
+    pub(super) fn of(events: Vec<Value>, stats: Vec<Value>) -> Self {
+        let mut memory = Self::default();
+        for event in events {
+            let room = text(&event, "room_id").unwrap().to_owned();
+            memory.documents.entry(room).or_default().events.push(event);
+        }
+        for stat in stats {
+            let room = text(&stat, "room_id").unwrap().to_owned();
+            memory.documents.entry(room).or_default().stats.push(stat);
+        }
+        memory.list_rooms();
+        memory
+    }
+
+    /// Documents that may not say which room they are about.
+    pub(super) fn of_room(sid: &str, events: Vec<Value>, stats: Vec<Value>) -> Self {
+        let room = Room { sid: sid.to_owned(), name: String::new(), started_at: Time(1), ended_at: None };
+        let documents = HashMap::from([(sid.to_owned(), Documents { events, stats })]);
+        Self { rooms: vec![room], documents, ..Self::default() }
+    }
+
+    /// The documents of a room.
+    pub(super) fn documents(&self, sid: &str) -> &Documents {
+        &self.documents[sid]
     }
 
     /// The real records of one room, without its end.
@@ -163,8 +193,11 @@ impl Archive for Memory {
         Ok(Listing { rooms, complete_from: self.complete_from, unread: Vec::new() })
     }
 
-    async fn records(&self, rooms: &[Room], _: &Limits) -> Result<Found, ArchiveError> {
+    async fn records(&self, rooms: &[Room], limits: &Limits) -> Result<Found, ArchiveError> {
         self.answer().await?;
+        if self.is_slow_alone && rooms.len() == 1 {
+            return Err(ArchiveError::Slow { address: self.address(), limit: limits.time });
+        }
         let mut found = Found::default();
         found.cut.clone_from(&self.cut);
         for room in rooms {

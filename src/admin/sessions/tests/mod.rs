@@ -2,9 +2,11 @@
 
 mod cloud_v0;
 mod cloud_v1;
+mod hostile;
 mod memory;
 mod own;
 mod reading;
+mod usage;
 
 use axum::{
     Router,

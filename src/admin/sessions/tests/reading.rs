@@ -83,3 +83,27 @@ async fn a_listing_that_is_not_whole_is_no_answer_of_the_cloud_apis() {
         assert_eq!(ask(&routes, "GET", &path).await.0, StatusCode::GATEWAY_TIMEOUT, "{path}");
     }
 }
+
+#[tokio::test]
+async fn sessions_that_were_not_read_in_time_are_missing_in_no_answer_that_looks_whole() {
+    let mut memory = Memory::real();
+    let sids = memory.sids();
+    (memory.cut, memory.is_slow_alone) = (vec![sids[2].clone()], true);
+    let routes = routes(Sinks::one("files", memory));
+    let range = "filter.range.startTime=2026-11-21T00:00:00Z&filter.range.endTime=2026-11-22T00:00:00Z";
+    for path in [
+        format!("/v1/projects/p/sessions?{range}"),
+        format!("/v1/projects/p/sessions?{range}&sortOrder=SORT_ORDER_ASC"),
+        "/api/project/p/sessions?start=2026-11-21".to_owned(),
+        "/api/v1/usage?since=2026-11-21&until=2026-11-22&format=csv".to_owned(),
+        format!("/api/v1/sessions/{}", sids[0]),
+    ] {
+        let (status, _, body) = ask(&routes, "GET", &path).await;
+        assert_eq!(status, StatusCode::GATEWAY_TIMEOUT, "{path}: {body}");
+    }
+    let own = get(&routes, LIST).await;
+    assert_eq!(own["sessions"].as_array().unwrap().len(), 2);
+    assert_eq!((&own["more"], &own["complete_from"]), (&true.into(), &own["sessions"][1]["started_at"]));
+    let usage = get(&routes, "/api/v1/usage?since=2026-11-21&until=2026-11-22").await;
+    assert_eq!((&usage["usage"][0]["sessions"], &usage["complete_from"]), (&2.into(), &own["complete_from"]));
+}
