@@ -164,31 +164,38 @@ impl Converter {
         Ok(Self { conversions: Conversions::new("http")?, max_bytes, max_records })
     }
 
-    /// The records of a body.
+    /// The records of a body, and their part of its memory. `space` is memory for decompressing.
     pub(super) async fn records(
         &self,
         stream: Stream,
         format: Format,
         body: BodyBytes,
-    ) -> Result<RecordBatch, Refusal> {
-        let (max_bytes, max_records) = (self.max_bytes, self.max_records);
-        let conversions = self.conversions.clone();
+        (mut share, mut space): (Share, Share),
+    ) -> Result<(RecordBatch, Share), Refusal> {
+        let converter = self.clone();
         self.convert(format.encoding, body.len(), move || {
-            let plain = format.encoding.decompress(&body.join(), max_bytes)?;
-            let records = match format.content {
-                Content::Protobuf => return Ok(wire::message(stream, now_millis(), plain, max_records)?),
-                Content::Json => read_json(stream, &plain, &conversions, halves_of_json, records_from_json)?,
-                Content::NdJson => read_json(stream, &plain, &conversions, halves_of_ndjson, records_from_ndjson)?,
-            };
-            if records.count() > max_records {
-                return Err(wire::WireError::TooManyRecords { limit: max_records }.into());
-            }
-            Ok(records.build(now_millis()))
+            let batch = converter.read(stream, format, body)?;
+            share.merge(space.split(batch.bytes().len().saturating_sub(share.bytes())));
+            Ok((batch, share))
         })
         .await
     }
 
-    /// Runs another conversion of a body of this length.
+    fn read(&self, stream: Stream, format: Format, body: BodyBytes) -> Result<RecordBatch, Refusal> {
+        let (conversions, max_records) = (&self.conversions, self.max_records);
+        let plain = format.encoding.decompress(&body.join(), self.max_bytes)?;
+        let records = match format.content {
+            Content::Protobuf => return Ok(wire::message(stream, now_millis(), plain, max_records)?),
+            Content::Json => read_json(stream, &plain, conversions, halves_of_json, records_from_json)?,
+            Content::NdJson => read_json(stream, &plain, conversions, halves_of_ndjson, records_from_ndjson)?,
+        };
+        if records.count() > max_records {
+            return Err(wire::WireError::TooManyRecords { limit: max_records }.into());
+        }
+        Ok(records.build(now_millis()))
+    }
+
+    /// Runs another conversion of a body of this length. It owns the memory that it needs: it may outlive its sender.
     pub(super) async fn convert<T: Send + 'static>(
         &self,
         encoding: Encoding,
@@ -196,6 +203,14 @@ impl Converter {
         conversion: impl FnOnce() -> Result<T, Refusal> + Send + 'static,
     ) -> Result<T, Refusal> {
         self.conversions.of_body(encoding, length).begin(conversion)?.await
+    }
+}
+
+#[cfg(test)]
+impl Converter {
+    /// See [`Conversions::occupy`].
+    pub(super) fn occupy(&self) -> std::sync::mpsc::Sender<()> {
+        self.conversions.occupy()
     }
 }
 

@@ -4,7 +4,8 @@
 //! A small body that is not compressed is converted by the thread that received it: that takes less time than to wake
 //! another thread and be woken by it.
 //!
-//! Each job is bounded by itself; a job whose sender disconnects before its turn is not started. A job may offer a part of
+//! Each job is bounded by itself; a job whose sender disconnects before its turn is not started. Until its turn it keeps what
+//! it would convert: the memory for that belongs to the job, not to the one that waits for it. A job may offer a part of
 //! its work to another thread ([`Conversions::both`]): what is not begun there when it needs it, it does itself, so no job
 //! ever waits for one that has not begun.
 
@@ -132,6 +133,25 @@ impl Conversions {
     }
 }
 
+#[cfg(test)]
+impl Conversions {
+    /// Returns once all threads are busy, and so have ended all jobs before; they are until the result is dropped.
+    pub(super) fn occupy(&self) -> mpsc::Sender<()> {
+        let ((release, held), (begin, begun)) = (mpsc::channel(), mpsc::channel());
+        let held = Arc::new(Mutex::new(held));
+        for _ in 0..AT_ONCE {
+            let (held, begin) = (Arc::clone(&held), begin.clone());
+            let job = move || {
+                begin.send(()).unwrap();
+                held.lock().recv().unwrap_err();
+            };
+            self.jobs.as_ref().unwrap().send(Box::new(job)).unwrap();
+        }
+        begun.iter().take(AT_ONCE).for_each(drop);
+        release
+    }
+}
+
 fn convert<T>(conversion: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
     panic::catch_unwind(panic::AssertUnwindSafe(conversion)).unwrap_or_else(|_| {
         Err(Refusal::new(Refused::Invalid, "these bytes make the conversion fail: please report this"))
@@ -207,17 +227,10 @@ mod tests {
         );
         assert!(one == here && other != here);
 
-        let (release, held) = mpsc::channel::<()>();
-        let held = Arc::new(Mutex::new(held));
-        let busy: Vec<_> = (0..AT_ONCE)
-            .map(|_| {
-                let held = Arc::clone(&held);
-                conversions.begin(move || Ok(held.lock().recv().is_ok())).unwrap()
-            })
-            .collect();
+        let busy = conversions.occupy();
         let id = || thread::current().id();
         assert_eq!(conversions.both(id, id), (here, here), "nobody is free");
-        drop((release, busy));
+        drop(busy);
         assert_eq!(Conversions { jobs: None }.both(id, id), (here, here));
     }
 
@@ -241,14 +254,7 @@ mod tests {
     #[tokio::test]
     async fn a_conversion_that_nobody_waits_for_is_not_begun() {
         let conversions = Conversions::new("test").unwrap();
-        let (release, held) = std::sync::mpsc::channel::<()>();
-        let held = Arc::new(Mutex::new(held));
-        let busy: Vec<_> = (0..AT_ONCE)
-            .map(|_| {
-                let held = Arc::clone(&held);
-                conversions.begin(move || Ok(held.lock().recv().is_ok())).unwrap()
-            })
-            .collect();
+        let busy = conversions.occupy();
         let began = Arc::new(Mutex::new(false));
         let begin = Arc::clone(&began);
         let begins = move || {
@@ -256,13 +262,8 @@ mod tests {
             Ok(())
         };
         drop(conversions.begin(begins).unwrap());
-        for _ in 0..AT_ONCE {
-            release.send(()).unwrap();
-        }
-        for converting in busy {
-            converting.await.unwrap();
-        }
-        conversions.begin(|| Ok(())).unwrap().await.unwrap();
+        drop(busy);
+        drop(conversions.occupy());
         assert!(!*began.lock());
     }
 }

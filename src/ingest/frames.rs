@@ -36,15 +36,6 @@ pub(super) struct Message {
     pub share: Share,
 }
 
-/// A message that is being decompressed, and its memory.
-#[derive(Debug)]
-struct Decompressing {
-    converting: Converting<Bytes>,
-    share: Share,
-    /// Memory for its largest possible size.
-    space: Share,
-}
-
 /// Reads messages from a request's body.
 #[derive(Debug)]
 pub(super) struct Frames<B> {
@@ -61,7 +52,7 @@ pub(super) struct Frames<B> {
     /// A message that waits for the memory of its decompressed content.
     packed: Option<Message>,
     /// A message that is being decompressed.
-    decompressing: Option<Decompressing>,
+    decompressing: Option<Converting<Message>>,
     /// The deadline for the message that has begun, or for the next one to begin.
     deadline: Instant,
     begun: bool,
@@ -115,11 +106,9 @@ where
                 self.memory.acquire(&mut self.share, lacking, self.held_besides).await?;
             }
             if let Some(decompressing) = &mut self.decompressing {
-                let inflated = (&mut decompressing.converting).await;
-                let Some(Decompressing { mut share, mut space, .. }) = self.decompressing.take() else { continue };
-                let bytes = inflated?;
-                share.merge(space.split(bytes.len().saturating_sub(share.bytes())));
-                return Ok(Some(Message { bytes, share }));
+                let message = decompressing.await;
+                self.decompressing = None;
+                return message.map(Some);
             }
             if self.packed.is_some() {
                 self.decompress().await?;
@@ -181,10 +170,13 @@ where
         })?;
         let max = self.limits.max_message_bytes;
         let length = self.packed.as_ref().map_or(0, |message| message.bytes.len());
-        let space = self.memory.for_decompressed(encoding.most(length, max)).await?;
-        let Some(Message { bytes, share }) = self.packed.take() else { return Ok(()) };
-        let converting = self.conversions.begin(move || encoding.decompress(&bytes, max))?;
-        self.decompressing = Some(Decompressing { converting, share, space });
+        let mut space = self.memory.for_decompressed(encoding.most(length, max)).await?;
+        let Some(Message { bytes, mut share }) = self.packed.take() else { return Ok(()) };
+        self.decompressing = Some(self.conversions.begin(move || {
+            let bytes = encoding.decompress(&bytes, max)?;
+            share.merge(space.split(bytes.len().saturating_sub(share.bytes())));
+            Ok(Message { bytes, share })
+        })?);
         Ok(())
     }
 
@@ -314,6 +306,22 @@ mod tests {
                 Frames::new(endless(pieces), None, limits.clone(), memory(), conversions()).next().await.unwrap_err();
             assert_eq!((refusal.reason, refusal.message.contains(words)), (Refused::Timeout, true), "{refusal}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_message_whose_sender_has_left_keeps_its_memory_until_its_turn() {
+        let (memory, conversions) = (memory(), conversions());
+        let busy = conversions.occupy();
+        let packed = zstd::encode_all(&[7_u8; 800][..], 1).unwrap();
+        let body = body(vec![frame(1, &packed)]);
+        let mut frames = Frames::new(body, Some(Encoding::Zstd), LIMITS, Arc::clone(&memory), conversions.clone());
+        assert!(futures::poll!(Box::pin(frames.next())).is_pending());
+        let used = memory.used();
+        drop(frames);
+        assert!(used > packed.len() && memory.used() == used, "{} of {used}", memory.used());
+        drop(busy);
+        drop(conversions.occupy());
+        assert_eq!(memory.used(), 0);
     }
 
     #[tokio::test]

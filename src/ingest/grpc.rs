@@ -3,10 +3,8 @@
 //! | refused because | status | resend? |
 //! |---|---|---|
 //! | not such a message | `INVALID_ARGUMENT` | no |
-//! | not such a message | `INVALID_ARGUMENT` | no |
 //! | over a size limit | `OUT_OF_RANGE` | no, in smaller messages |
 //! | unknown compression | `UNIMPLEMENTED` | no, use another one |
-//! | a required sink's spool is full | `RESOURCE_EXHAUSTED` | yes, later |
 //! | a required sink's spool is full | `RESOURCE_EXHAUSTED` | yes, later |
 //! | message or stream too slow | `DEADLINE_EXCEEDED` | yes, on a new stream |
 //! | no or bad credentials | `UNAUTHENTICATED` | with better ones |

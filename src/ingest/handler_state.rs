@@ -81,3 +81,33 @@ impl HandlerState {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::http::Request;
+    use tower::ServiceExt;
+
+    use super::*;
+    use crate::ingest::{AuthOptions, MemoryOptions, http};
+
+    #[tokio::test]
+    async fn a_body_whose_sender_has_left_keeps_its_memory_until_its_turn() {
+        let ingester = Arc::new(Ingester::new(Vec::new(), &MemoryOptions::default()));
+        let authenticator = Arc::new(Authenticator::new(AuthOptions::None, Default::default(), None));
+        let state = HandlerState::new(Arc::clone(&ingester), authenticator, &HttpOptions::default()).unwrap();
+        let router = http::router(state.clone());
+        let busy = state.converter.occupy();
+        let body = format!("[{}]", vec![r#"{"id": "AE_1"}"#; 1000].join(","));
+        let length = body.len();
+        let mut request = Request::post("/v1/events").header("content-type", "application/json").body(Body::from(body));
+        request.as_mut().unwrap().extensions_mut().insert(Peer { address: None, certified: false });
+        let mut answer = Box::pin(router.oneshot(request.unwrap()));
+        assert!(futures::poll!(&mut answer).is_pending());
+        assert_eq!(ingester.memory().used(), length);
+        drop(answer);
+        assert_eq!(ingester.memory().used(), length, "the body waits for its turn");
+        drop(busy);
+        drop(state.converter.occupy());
+        assert_eq!(ingester.memory().used(), 0);
+    }
+}

@@ -181,12 +181,10 @@ async fn ingest(state: &HandlerState, stream: Stream, peer: Peer, request: Reque
     let (head, body) = request.into_parts();
     let pass = state.authenticator.admit(Protocol::Http, &head.headers, peer, state.ingester.status())?;
     let format = Format::of(&head.headers)?;
-    let (bytes, mut share) = state.read(Protocol::Http, &head, body, &state.limits, (pass, peer)).await?;
+    let (bytes, share) = state.read(Protocol::Http, &head, body, &state.limits, (pass, peer)).await?;
     let most = format.encoding.most(share.bytes(), state.limits.max_bytes);
-    let mut reserved = state.ingester.memory().for_decompressed(most).await?;
-    let batch = state.converter.records(stream, format, bytes).await?;
-    share.merge(reserved.split(batch.bytes().len().saturating_sub(share.bytes())));
-    drop(reserved);
+    let space = state.ingester.memory().for_decompressed(most).await?;
+    let (batch, _share) = state.converter.records(stream, format, bytes, (share, space)).await?;
     let records = u64::from(batch.count());
     Ok(Accepted { records, dropped: state.ingester.append_alone(Protocol::Http, batch).await? })
 }

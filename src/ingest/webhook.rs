@@ -34,10 +34,11 @@ pub(super) async fn ingest(state: &HandlerState, peer: Peer, request: Request<Bo
     let limits = BodyLimits { max_bytes: state.limits.max_bytes.min(MAX_BODY_BYTES), ..state.limits.clone() };
     let encoding = Encoding::of(&head.headers)?;
     let (body, share) = state.read(Protocol::Webhook, &head, body, &limits, (pass, peer)).await?;
-    let _reserved = state.ingester.memory().for_decompressed(encoding.most(share.bytes(), limits.max_bytes)).await?;
+    let space = state.ingester.memory().for_decompressed(encoding.most(share.bytes(), limits.max_bytes)).await?;
     let (max_bytes, length) = (limits.max_bytes, body.len());
     // The signature covers the content, not its encoding.
-    let bytes = state.converter.convert(encoding, length, move || encoding.decompress(&body.join(), max_bytes)).await?;
+    let decompress = move || Ok((encoding.decompress(&body.join(), max_bytes)?, (share, space)));
+    let (bytes, memory) = state.converter.convert(encoding, length, decompress).await?;
     let hash: ContentHash = Sha256::digest(&bytes).into();
     if !claims.sha256.is_some_and(|claimed| is_same_hash(&hash, &claimed)) {
         return Err(refuse("the token was not signed for this body"));
@@ -47,8 +48,8 @@ pub(super) async fn ingest(state: &HandlerState, peer: Peer, request: Request<Bo
         state.ingester.status().count_webhook_repeated();
         return Ok(Accepted { records: 1, dropped: Dropped::default() });
     }
-    let (batch, dropped_by_livekit) =
-        state.converter.convert(Encoding::Identity, bytes.len(), move || convert(&bytes)).await?;
+    let ((batch, dropped_by_livekit), _memory) =
+        state.converter.convert(Encoding::Identity, bytes.len(), move || Ok((convert(&bytes)?, memory))).await?;
     let records = u64::from(batch.count());
     let dropped = state.ingester.append_alone(Protocol::Webhook, batch).await?;
     state.ingester.status().count_webhooks_dropped(dropped_by_livekit);

@@ -28,7 +28,10 @@ impl<'s> Writer<'s> {
         let url: String = loop {
             match map.next_key::<String>()? {
                 Some(key) if key == TYPE_KEY => break map.next_value()?,
-                Some(key) => before.push((key, map.next_value::<&RawValue>()?)),
+                Some(key) => {
+                    self.keep_key().map_err(A::Error::custom)?;
+                    before.push((key, map.next_value::<&RawValue>()?));
+                }
                 None => return Err(A::Error::custom("expected the field \"@type\"")),
             }
         };
@@ -39,6 +42,7 @@ impl<'s> Writer<'s> {
             return Err(A::Error::custom("LiveKit's schema has no message with the name in \"@type\""));
         };
         wire::write_length_delimited(&mut self.out, TYPE_URL, url.as_bytes());
+        let kept = before.len();
         let mut before = Before { entries: before.into_iter(), value: None };
         let start = self.out.len();
         match &message.in_any {
@@ -50,6 +54,7 @@ impl<'s> Writer<'s> {
             // Its only field has the number of the payload: the bytes are the same.
             Some(value) => self.fields_of_any(value, &mut before, map)?,
         }
+        self.forget_keys(kept);
         if self.out.len() == start {
             return Err(A::Error::custom("expected the field \"value\""));
         }

@@ -1,5 +1,8 @@
 //! What is wrong with JSON, and what may be.
 
+/// The most bytes of a path and of a problem: both may hold names of the sender's choice, which are as long as its text.
+const MAX_SHOWN: usize = 1000;
+
 /// JSON that is not a record. Names the place, never a value: values may be secrets.
 #[derive(Debug, Clone, Default, PartialEq, Eq, thiserror::Error)]
 #[error("{}{}: {problem}", self.place(), self.at())]
@@ -18,9 +21,10 @@ pub struct JsonError {
 
 impl JsonError {
     fn place(&self) -> String {
-        match self.line {
-            0 => "JSON".to_owned(),
-            line => format!("JSON line {line} column {}", self.column),
+        match (self.line, self.column) {
+            (0, _) => "JSON".to_owned(),
+            (line, 0) => format!("JSON line {line}"),
+            (line, column) => format!("JSON line {line} column {column}"),
         }
     }
 
@@ -37,11 +41,20 @@ impl JsonError {
             if let (Some(from), Some(to)) = (text.find(open), text.rfind(close))
                 && from < to
             {
-                return format!("{}{}", &text[..from], &text[to + 1..]);
+                return shown(format!("{}{}", &text[..from], &text[to + 1..]));
             }
         }
-        text.to_owned()
+        shown(text.to_owned())
     }
+}
+
+/// The text, or its beginning if it is too long to be shown.
+pub(super) fn shown(text: String) -> String {
+    if text.len() <= MAX_SHOWN {
+        return text;
+    }
+    let end = (0..=MAX_SHOWN).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    format!("{}…", &text[..end])
 }
 
 /// Tells whether a field that the schema does not know is an error.

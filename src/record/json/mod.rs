@@ -1,5 +1,7 @@
 //! Records in JSON, by the protobuf JSON mapping (names in lowerCamelCase or snake_case, 64-bit integers as
-//! numbers or strings, enums by name or number, timestamps as RFC 3339, bytes as base64).
+//! numbers or strings, enums by name or number, timestamps as RFC 3339, bytes as base64). As in
+//! prost-reflect, an integer in a string has no exponent and no decimal point: `1e3` and `1.0` have to be numbers. A number
+//! beyond the range of a `float` or `double` is refused, never stored as infinite.
 //!
 //! Ingest converts them to protobuf bytes, in one pass over the text (`message`). The same content always gives the
 //! same bytes (`parts`): a resend has the same id, and everything after ingest knows one format only. A field that the
@@ -24,14 +26,15 @@ use std::{borrow::Cow, fmt, sync::LazyLock};
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-pub use self::{
-    error::{JsonError, UnknownFields},
-    halves::{halves_of_json, halves_of_ndjson},
-};
 use self::{
+    error::shown,
     message::Record,
     schema::{Message, Schema},
     writer::{Segment, Writer},
+};
+pub use self::{
+    error::{JsonError, UnknownFields},
+    halves::{halves_of_json, halves_of_ndjson},
 };
 use super::{RecordBatchBuilder, Stream, schema as livekit};
 
@@ -100,7 +103,7 @@ fn located(error: &serde_json::Error, writer: &Writer<'_>) -> JsonError {
     JsonError {
         line: error.line(),
         column: error.column(),
-        path: if error.is_data() { writer.path() } else { String::new() },
+        path: if error.is_data() { shown(writer.path()) } else { String::new() },
         problem: JsonError::problem_of(error),
         is_too_large: writer.is_too_large,
     }

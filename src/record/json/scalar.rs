@@ -1,6 +1,6 @@
 //! Values other than messages: numbers, names of enum values, bytes.
 
-use std::{borrow::Cow, str::FromStr};
+use std::{borrow::Cow, num::ParseFloatError, str::FromStr};
 
 use base64::{
     DecodeError, Engine, alphabet,
@@ -21,6 +21,8 @@ pub(super) enum Number<'a> {
     Float(f64),
     Text(&'a str),
 }
+
+const OUT_OF_RANGE: &str = "out of the range of floating-point numbers";
 
 /// The number of an enum's value.
 pub(super) const ENUM: Integer = Integer { min: i32::MIN as i128, max: i32::MAX as i128, coding: Coding::Varint };
@@ -86,17 +88,22 @@ pub(super) fn float(number: Number<'_>) -> Result<f32, Problem> {
     match number {
         Number::Unsigned(value) => Ok(value as f32),
         Number::Signed(value) => Ok(value as f32),
-        Number::Float(value) if value < f64::from(f32::MIN) || value > f64::from(f32::MAX) => {
-            Err("out of a float's range".into())
-        }
+        // What rounds to the largest float is one: encoders write it with nine digits, which are a little more than it.
+        Number::Float(value) if (value as f32).is_infinite() => Err(OUT_OF_RANGE.into()),
         Number::Float(value) => Ok(value as f32),
         Number::Text(text) => float_text(text),
     }
 }
 
-/// Rust reads `Infinity`, `-Infinity` and `NaN` as well, as the JSON mapping writes them.
-fn float_text<T: FromStr<Err = std::num::ParseFloatError>>(text: &str) -> Result<T, Problem> {
-    text.parse().map_err(|error: std::num::ParseFloatError| error.to_string().into())
+/// Rust reads `Infinity`, `-Infinity` and `NaN` as well, as the JSON mapping writes them. It reads numbers that are too large
+/// as infinite: they are told from the names of infinity by their digits.
+fn float_text<T: FromStr<Err = ParseFloatError> + Into<f64> + Copy>(text: &str) -> Result<T, Problem> {
+    let value: T = text.parse().map_err(|error: ParseFloatError| error.to_string())?;
+    let double: f64 = value.into();
+    if double.is_infinite() && text.bytes().any(|byte| byte.is_ascii_digit()) {
+        return Err(OUT_OF_RANGE.into());
+    }
+    Ok(value)
 }
 
 /// Both alphabets of base64, with and without padding.

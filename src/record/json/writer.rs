@@ -15,6 +15,8 @@ pub(super) struct Writer<'s> {
     pub(super) out: Vec<u8>,
     /// The parts of all messages and maps that have begun but not ended.
     parts: Vec<Part>,
+    /// Keys that came before the `@type` of an `Any` that has begun but not ended: they count like parts.
+    kept_keys: usize,
     pub(super) scratch: Vec<u8>,
     depth: usize,
     /// Where the value is that cannot be written, innermost first.
@@ -47,6 +49,7 @@ impl<'s> Writer<'s> {
             unknown,
             out: Vec::new(),
             parts: Vec::new(),
+            kept_keys: 0,
             scratch: Vec::new(),
             depth: 0,
             path: Vec::new(),
@@ -58,6 +61,7 @@ impl<'s> Writer<'s> {
     pub(super) fn clear(&mut self) {
         self.out.clear();
         self.parts.clear();
+        self.kept_keys = 0;
         self.depth = 0;
     }
 
@@ -117,11 +121,29 @@ impl<'s> Writer<'s> {
     /// Notes a field or an entry that was written from `start` on.
     #[inline]
     pub(super) fn part(&mut self, place: u64, start: usize) -> Result<(), TooMuch> {
-        if self.parts.len() == MAX_PARTS {
+        self.one_more()?;
+        self.parts.push(Part { place, start, end: self.out.len() });
+        Ok(())
+    }
+
+    /// Notes a key that has to wait for the name of its message.
+    pub(super) fn keep_key(&mut self) -> Result<(), TooMuch> {
+        self.one_more()?;
+        self.kept_keys += 1;
+        Ok(())
+    }
+
+    /// Forgets as many of these.
+    pub(super) const fn forget_keys(&mut self, count: usize) {
+        self.kept_keys -= count;
+    }
+
+    #[inline]
+    fn one_more(&mut self) -> Result<(), TooMuch> {
+        if self.parts.len() + self.kept_keys >= MAX_PARTS {
             self.is_too_large = true;
             return Err(TooMuch::Parts);
         }
-        self.parts.push(Part { place, start, end: self.out.len() });
         Ok(())
     }
 

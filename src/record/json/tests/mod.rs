@@ -7,6 +7,7 @@ mod text;
 use bytes::Bytes;
 use livekit_protocol::{AnalyticsEvent, AnalyticsStat, ParticipantInfo, Room};
 use prost::Message;
+use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::*;
 
@@ -127,6 +128,8 @@ fn an_error_names_the_line_and_the_path() {
     assert_eq!(error.line, 3);
     assert!(error.to_string().contains("unrecognized field name 'rooom'"), "{error}");
     assert_eq!(records_from_json(Stream::Events, b"[{\"id\": \"AE_1\"},").unwrap_err().line, 1);
+    let error = records_from_ndjson(Stream::Events, b"{\"id\": \"AE_1\"}\n{}\n").unwrap_err();
+    assert!(error.to_string().starts_with("JSON line 2: an object without fields"), "{error}");
 }
 
 #[test]
@@ -209,4 +212,77 @@ fn messages_in_messages_are_refused_beyond_what_protobuf_allows() {
 fn what_is_not_utf8_is_refused_with_its_place() {
     let error = records_from_ndjson(Stream::Events, b"{\"id\": \"AE_1\"}\n{\"id\": \"\xFF\"}").unwrap_err();
     assert_eq!((error.line, error.column), (2, 9), "{error}");
+}
+
+#[test]
+fn a_double_is_the_one_that_was_written() {
+    let mut random = StdRng::seed_from_u64(7);
+    for _ in 0..2000 {
+        let double = f64::from(random.random::<u32>()) * random.random::<f64>();
+        for text in [format!("{double}"), format!("{double:e}"), format!("\"{double}\"")] {
+            let json = format!(r#"{{"bitrate": {text}}}"#);
+            let bytes = protobuf_from_json("livekit.RTPStats", UnknownFields::Refuse, json.as_bytes()).unwrap();
+            let stats = livekit_protocol::RtpStats::decode(&*bytes).unwrap();
+            assert_eq!(stats.bitrate.to_bits(), double.to_bits(), "{text}");
+        }
+    }
+}
+
+#[test]
+fn the_largest_numbers_are_accepted_and_none_becomes_infinite() {
+    let stats = |json: String| protobuf_from_json("livekit.RTPStats", UnknownFields::Refuse, json.as_bytes());
+    let float = |text: &str| {
+        let bytes = stats(format!(r#"{{"packetLossPercentage": {text}}}"#))?;
+        Ok::<_, JsonError>(livekit_protocol::RtpStats::decode(&*bytes).unwrap().packet_loss_percentage)
+    };
+    // Nine digits are the shortest text that only the largest float has; a half of its last place more is refused.
+    for (text, expected) in [("3.4028235e38", f32::MAX), ("-3.4028235e+38", f32::MIN), ("3.40282356e38", f32::MAX)] {
+        assert_eq!(float(text), Ok(expected));
+        assert_eq!(float(&format!("\"{text}\"")), Ok(expected));
+    }
+    assert_eq!(float("\"-Infinity\""), Ok(f32::NEG_INFINITY));
+    for text in ["3.4028236e38", "-3.4028236e38", "1e400"] {
+        for text in [text.to_owned(), format!("\"{text}\"")] {
+            float(&text).unwrap_err();
+        }
+    }
+    stats(r#"{"bitrate": "1.7976931348623157e308"}"#.to_owned()).unwrap();
+    stats(r#"{"bitrate": "1.7976931348623159e308"}"#.to_owned()).unwrap_err();
+}
+
+#[test]
+fn an_error_is_short_however_long_the_names_are() {
+    let name = "ä".repeat(100_000);
+    for text in [
+        format!(r#"{{"{name}": 1}}"#),
+        format!(r#"{{"participant": {{"attributes": {{"{name}": 1}}}}}}"#),
+        format!(r#"{{"sipCall": {{"callContext": [{{"{name}": 1, "@type": "x/livekit.Room"}}]}}}}"#),
+    ] {
+        let error = refused(Stream::Events, &text);
+        assert!(error.len() < 3000 && error.contains('…'), "{} bytes: {error:.100}", error.len());
+    }
+}
+
+#[test]
+fn keys_before_the_name_of_their_message_count_as_well() {
+    let any = |begin: &str, keys: usize, end: &str| {
+        let keys = r#""sid": "","#.repeat(keys);
+        format!(r#"{{"sipCall": {{"callContext": [{begin}{{{keys}"@type": "x/livekit.Room"}}{end}]}}}}"#)
+    };
+    records(Stream::Events, &any("", 20_000, ""));
+    for text in [
+        any("", parts::MAX_PARTS + 1, ""),
+        // Those around it are still kept.
+        any(
+            &format!(r#"{{{}"callContext": ["#, r#""callId": "","#.repeat(15_000)),
+            12_000,
+            r#"], "@type": "x/livekit.SIPCallInfo"}"#,
+        ),
+    ] {
+        let error = records_from_json(Stream::Events, text.as_bytes()).unwrap_err();
+        assert!(error.is_too_large, "{error}");
+    }
+    // Nothing is left of them for the next record.
+    let [one, other] = [any("", 20_000, ""), any("", 20_000, "")];
+    assert_eq!(records(Stream::Events, &format!("[{one}, {other}, {one}]")).len(), 3);
 }
