@@ -2,6 +2,7 @@
 
 mod cloud_v0;
 mod cloud_v1;
+mod lk;
 mod memory;
 mod own;
 mod reading;
