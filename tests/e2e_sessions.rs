@@ -1,14 +1,16 @@
 //! Sessions of real calls: a real livekit-server, and real clients behind a relay that loses their packets. What the session
 //! tells is held against what the relay counted.
 //!
-//! `recordings_of_calls` writes the recordings in tests/data/sessions:
-//! `cargo test --test e2e_sessions -- --ignored`, then `UPDATE_SESSIONS=1 cargo test --lib session::tests::golden`.
+//! `recordings_of_calls` writes the recordings in tests/data/sessions, or in the directory that `LIVEKIT_SPOOL_RECORDINGS` names; all,
+//! or those that `LIVEKIT_SPOOL_SCENARIOS` names (`tcp,turn`): `cargo test --test e2e_sessions -- --ignored`, then
+//! `UPDATE_SESSIONS=1 cargo test --lib session::tests::golden`.
 
 use std::{
     collections::BTreeMap,
+    env,
     fs::{self, File},
     io::{BufReader, BufWriter, Write as _},
-    path::Path,
+    path::{Path, PathBuf},
     time::Duration,
 };
 
@@ -22,7 +24,7 @@ use serde_json::Value;
 use support::{
     TIMEOUT,
     child::Process,
-    eventually,
+    eventually, free_port,
     livekit::{API_KEY, API_SECRET, Livekit, utf8},
     process::{QUICK, Setup, Spool},
     test_server,
@@ -33,8 +35,16 @@ mod support;
 /// LiveKit believes this to be its own address; the relay is there.
 const RELAY: &str = "127.0.0.2";
 /// What happens in the rooms, and for how long.
-const SCENARIOS: [(&str, u32); 6] =
-    [("loss_up", 70), ("loss_down", 70), ("resume", 40), ("reconnect", 40), ("late", 60), ("never", 20)];
+const SCENARIOS: [(&str, u32); 8] = [
+    ("loss_up", 70),
+    ("loss_down", 70),
+    ("resume", 40),
+    ("reconnect", 40),
+    ("late", 60),
+    ("never", 20),
+    ("tcp", 40),
+    ("turn", 40),
+];
 
 /// What the clients tell.
 #[derive(Deserialize)]
@@ -52,8 +62,14 @@ struct Relayed {
 
 /// Plays a scenario to its end.
 async fn play(spool: &Spool, scenario: &str, seconds: u32) -> (Livekit, Done) {
-    let livekit =
-        Livekit::start_with(&spool.grpc(), &format!("node_ip: {RELAY}, use_ice_lite: true, tcp_port: 0")).await;
+    // Elsewhere a client could go past the relay.
+    let tcp = if scenario == "tcp" { free_port() } else { 0 };
+    let turn = match scenario {
+        "turn" => format!("turn: {{ enabled: true, udp_port: {}, bind_addresses: [{RELAY}] }}\n", free_port()),
+        _ => String::new(),
+    };
+    let rtc = format!("node_ip: {RELAY}, use_ice_lite: true, tcp_port: {tcp}");
+    let livekit = Livekit::start_with(&spool.grpc(), &rtc, &turn).await;
     let directory = support::directory("clients");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("integrations/livekit-server/e2e/sessions.py");
     let (port, media) = (livekit.port, livekit.media);
@@ -125,9 +141,13 @@ fn tracks(session: &Session, identity: &str) -> Vec<Track> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "writes the recordings in tests/data/sessions, and takes ten minutes"]
+#[ignore = "writes the recordings in tests/data/sessions, and takes a quarter of an hour"]
 async fn recordings_of_calls() {
-    for (scenario, seconds) in SCENARIOS {
+    let recordings = env::var_os("LIVEKIT_SPOOL_RECORDINGS")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/sessions"), PathBuf::from);
+    let wanted = env::var("LIVEKIT_SPOOL_SCENARIOS").ok();
+    let is_wanted = |scenario| wanted.as_ref().is_none_or(|wanted| wanted.split(',').any(|name| name == scenario));
+    for (scenario, seconds) in SCENARIOS.into_iter().filter(|(scenario, _)| is_wanted(*scenario)) {
         // Nobody listens there: all records stay in the spool.
         let sink = format!("name: kept, type: http, url: \"http://127.0.0.1:9/\", flush: {QUICK}");
         let spool = Setup::new().sink(&sink).auth(&auth()).start().await;
@@ -142,7 +162,7 @@ async fn recordings_of_calls() {
         let raw = spool.directory().join("raw");
         let exported = spool.command(&["export", "kept", "--raw", "-o", utf8(&raw)]);
         assert!(exported.status.success(), "{}", String::from_utf8_lossy(&exported.stderr));
-        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/sessions").join(scenario);
+        let directory = recordings.join(scenario);
         fs::create_dir_all(&directory).expect("a directory for the recording");
         let create = |name| BufWriter::new(File::create(directory.join(name)).expect("a recording"));
         let (mut events, mut stats) = (create("events.pb"), create("stats.pb"));

@@ -295,7 +295,8 @@ fn range(from: Time, to: Time) -> Document {
 #[derive(Clone)]
 struct Route {
     criteria: Option<SelectionCriteria>,
-    /// Part of a `find` that the driver does not add itself, for a server that is no primary.
+    /// Part of a `find` through a router: the driver adds none to a command that goes where a predicate says. For a member of a
+    /// replica set it adds one itself, and MongoDB refuses a second one.
     read_preference: Option<Document>,
 }
 
@@ -310,15 +311,14 @@ impl Route {
             return Ok(as_driver);
         }
         let mut hello = database.run_command(doc! { "hello": 1 });
-        if let Some(criteria) = criteria {
-            hello = hello.selection_criteria(criteria);
+        if let Some(criteria) = &criteria {
+            hello = hello.selection_criteria(criteria.clone());
         }
         let hello = hello.await?;
         if let Ok(me) = hello.get_str("me") {
             let me = me.to_owned();
             let is_me = move |server: &ServerInfo<'_>| server.address().to_string().eq_ignore_ascii_case(&me);
-            let read_preference = (!of_primary).then(|| doc! { "mode": "secondaryPreferred" });
-            return Ok(Self { criteria: Some(SelectionCriteria::Predicate(Arc::new(is_me))), read_preference });
+            return Ok(Self { criteria: Some(SelectionCriteria::Predicate(Arc::new(is_me))), ..as_driver });
         }
         if hello.get_str("msg").is_ok_and(|message| message == "isdbgrid") {
             // A router: the first that answers, from then on.
@@ -328,10 +328,23 @@ impl Route {
                 server.max_wire_version().is_some()
                     && chosen.lock().get_or_insert_with(|| address.to_string()) == &address.to_string()
             };
-            return Ok(Self { criteria: Some(SelectionCriteria::Predicate(Arc::new(is_chosen))), ..as_driver });
+            let read_preference = match criteria {
+                Some(SelectionCriteria::ReadPreference(preference)) if !of_primary => Some(for_router(&preference)?),
+                _ => None,
+            };
+            return Ok(Self { criteria: Some(SelectionCriteria::Predicate(Arc::new(is_chosen))), read_preference });
         }
         Ok(as_driver)
     }
+}
+
+/// `$readPreference`, in MongoDB's names.
+fn for_router(preference: &ReadPreference) -> Result<Document, Error> {
+    let mut document = bson::serialize_to_document(preference)?;
+    if let Some(tags) = document.remove("tagSets") {
+        document.insert("tags", tags);
+    }
+    Ok(document)
 }
 
 /// A find.

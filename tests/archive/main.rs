@@ -8,4 +8,5 @@ mod files;
 mod mongodb;
 mod postgresql;
 mod questions;
+mod servers;
 mod truth;

@@ -24,11 +24,11 @@ pub struct Livekit {
 impl Livekit {
     /// `spool`: where livekit-spool takes records.
     pub async fn start(spool: &str) -> Self {
-        Self::start_with(spool, "node_ip: 127.0.0.1").await
+        Self::start_with(spool, "node_ip: 127.0.0.1", "").await
     }
 
-    /// `rtc`: more keys of that section, as YAML in braces.
-    pub async fn start_with(spool: &str, rtc: &str) -> Self {
+    /// `rtc`: more keys of that section, as YAML in braces. `sections`: more sections, a line each.
+    pub async fn start_with(spool: &str, rtc: &str, sections: &str) -> Self {
         let directory = super::directory("livekit");
         let (port, metrics, media) = (free_port(), free_port(), free_port());
         // Without a STUN server of their own, clients would ask one on the internet.
@@ -39,7 +39,8 @@ impl Livekit {
              rtc: {{ udp_port: {media}, {rtc}, use_external_ip: false, enable_loopback_candidate: true, \
                      interfaces: {{ includes: [lo] }}, stun_servers: [\"127.0.0.1:{media}\"] }}\n\
              room: {{ empty_timeout: 1, departure_timeout: 1 }}\n\
-             keys: {{ {API_KEY}: {API_SECRET} }}\n"
+             keys: {{ {API_KEY}: {API_SECRET} }}\n\
+             {sections}"
         );
         let file = directory.path().join("livekit.yaml");
         fs::write(&file, config).expect("LiveKit's config");

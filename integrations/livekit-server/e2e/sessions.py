@@ -114,7 +114,7 @@ class Call:
         self.media: list[asyncio.Task[None]] = []
         self.sid = ""
 
-    async def join(self, identity: str, tracks: int = 0) -> rtc.Room:
+    async def join(self, identity: str, tracks: int = 0, turn: bool = False) -> rtc.Room:
         """Joins and waits until that many tracks have arrived."""
         self.relay.identity = identity
         room = self.rooms[identity] = rtc.Room()
@@ -126,7 +126,8 @@ class Call:
             .with_grants(api.VideoGrants(room_join=True, room=self.options.scenario))
             .to_jwt()
         )
-        await room.connect(self.options.url, token)
+        only_turn = rtc.RtcConfiguration(ice_transport_type=rtc.IceTransportType.TRANSPORT_RELAY)
+        await room.connect(self.options.url, token, rtc.RoomOptions(rtc_config=only_turn if turn else None))
         for _ in range(tracks):
             await arrived.acquire()
         self.sid = self.sid or await room.sid
@@ -208,6 +209,21 @@ class Call:
         else:
             raise RuntimeError("cay connected although nothing of hers went through")
 
+    async def tcp(self) -> None:
+        """bob's UDP never arrives."""
+        await self.join("ann")
+        await self.publish("ann")
+        self.relay.blocked.add("bob")
+        await self.join("bob", tracks=2)
+        await self.sleep()
+
+    async def turn(self) -> None:
+        """bob may use LiveKit's TURN server only."""
+        await self.join("ann")
+        await self.publish("ann")
+        await self.join("bob", tracks=2, turn=True)
+        await self.sleep()
+
     async def stop(self) -> None:
         for task in self.media:
             task.cancel()
@@ -233,7 +249,7 @@ def address(text: str) -> tuple[str, int]:
 
 
 async def main() -> None:
-    scenarios = ["loss_up", "loss_down", "resume", "reconnect", "late", "never"]
+    scenarios = ["loss_up", "loss_down", "resume", "reconnect", "late", "never", "tcp", "turn"]
     parser = argparse.ArgumentParser()
     parser.add_argument("scenario", choices=scenarios)
     parser.add_argument("--url", required=True)

@@ -1,5 +1,8 @@
 //! LiveKit Cloud's API of sessions, first generation ("Analytics API"): `/api/project/{project}/sessions…`. There is one
 //! project: its name in the path is not looked at.
+//!
+//! 64-bit numbers are strings, as protobuf's JSON has them: LiveKit Cloud's answers are such, and programs exist that refuse
+//! bytes in numbers.
 
 use std::{sync::Arc, time::Duration};
 
@@ -54,11 +57,19 @@ struct Row {
     ended_at: Option<Time>,
     last_active: Time,
     /// Bytes.
-    bandwidth_in: u64,
-    bandwidth_out: u64,
+    bandwidth_in: String,
+    bandwidth_out: String,
     egress: u8,
     num_participants: usize,
     num_active_participants: usize,
+    connection_counts: ConnectionCounts,
+}
+
+#[derive(Debug, Serialize)]
+struct ConnectionCounts {
+    attempts: usize,
+    /// Those that became active.
+    success: usize,
 }
 
 impl Row {
@@ -70,13 +81,21 @@ impl Row {
             created_at: summary.started_at,
             ended_at: summary.ended_at,
             last_active: summary.last_at,
-            bandwidth_in: summary.totals.bytes_in,
-            bandwidth_out: summary.totals.bytes_out,
+            bandwidth_in: summary.totals.bytes_in.to_string(),
+            bandwidth_out: summary.totals.bytes_out.to_string(),
             egress: egress(session),
             num_participants: summary.totals.participants,
             num_active_participants: summary.present,
+            connection_counts: ConnectionCounts {
+                attempts: connections(session).count(),
+                success: connections(session).filter(|connection| connection.active_at.is_some()).count(),
+            },
         }
     }
+}
+
+fn connections(session: &Session) -> impl Iterator<Item = &Connection> {
+    session.participants.iter().flat_map(|participant| &participant.connections)
 }
 
 /// 0: there was none, 1: one is active, 2: all have ended.
@@ -131,7 +150,7 @@ struct Shown {
     room_id: String,
     room_name: String,
     /// Bytes, both ways.
-    bandwidth: u64,
+    bandwidth: String,
     start_time: Time,
     #[serde(skip_serializing_if = "Option::is_none")]
     end_time: Option<Time>,
@@ -145,6 +164,8 @@ struct Shown {
 struct ParticipantInfo {
     participant_identity: String,
     participant_name: String,
+    /// Of the session: `RM_…`.
+    room_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     joined_at: Option<Time>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -166,7 +187,8 @@ struct ParticipantInfo {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct ParticipantSession {
-    session_id: String,
+    /// `PA_…`.
+    participant_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     joined_at: Option<Time>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -174,16 +196,17 @@ struct ParticipantSession {
 }
 
 impl ParticipantInfo {
-    fn of(participant: &Participant, is_active: bool) -> Self {
+    fn of(participant: &Participant, session: &Session) -> Self {
         let connections = &participant.connections;
         let newest = connections.last();
         let left_at = left_at(participant);
         Self {
             participant_identity: participant.identity.clone(),
             participant_name: participant.name.clone(),
+            room_id: session.room_sid.clone(),
             joined_at: joined_at(participant),
             left_at,
-            is_active: is_active && left_at.is_none(),
+            is_active: session.state == SessionState::Active && left_at.is_none(),
             region: newest.and_then(|connection| connection.region.clone()),
             connection_type: newest.and_then(connection_type),
             connection_time_ms: newest.and_then(|connection| connection.connect_ms),
@@ -196,31 +219,29 @@ impl ParticipantInfo {
 
 impl ParticipantSession {
     fn of(connection: &Connection) -> Self {
-        Self { session_id: connection.sid.clone(), joined_at: connection.joined_at, left_at: connection.left_at }
+        Self { participant_id: connection.sid.clone(), joined_at: connection.joined_at, left_at: connection.left_at }
     }
 }
 
 impl Shown {
     fn of(session: &Session) -> Self {
-        let is_active = session.state == SessionState::Active;
         let participants = session.participants.iter();
         Self {
             room_id: session.room_sid.clone(),
             room_name: session.room_name.clone(),
-            bandwidth: session.totals.bytes_in.saturating_add(session.totals.bytes_out),
+            bandwidth: session.totals.bytes_in.saturating_add(session.totals.bytes_out).to_string(),
             start_time: session.started_at,
             end_time: session.ended_at,
             num_participants: session.totals.participants,
             connection_minutes: connection_minutes(session),
-            participants: participants.map(|participant| ParticipantInfo::of(participant, is_active)).collect(),
+            participants: participants.map(|participant| ParticipantInfo::of(participant, session)).collect(),
         }
     }
 }
 
 /// Each connection's minutes, begun ones counted whole, as LiveKit Cloud bills them.
 fn connection_minutes(session: &Session) -> u64 {
-    let connections = session.participants.iter().flat_map(|participant| &participant.connections);
-    connections.map(|connection| (connection.seconds / 60.0).ceil() as u64).sum()
+    connections(session).map(|connection| (connection.seconds / 60.0).ceil() as u64).sum()
 }
 
 async fn show(

@@ -8,7 +8,7 @@
 //! It calls itself the primary of a replica set, as the servers do that users run.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -212,6 +212,9 @@ async fn serve(stream: TcpStream, connection: u64, shared: &Shared) -> io::Resul
                 shared.inserted.fetch_add(count, Ordering::SeqCst);
                 doc! { "ok": 1.0, "n": i64::try_from(count).expect("a batch") }
             }
+            Some(_) if has_duplicate_field(message.body())? => {
+                error(40413, "Location40413", "BSON field is a duplicate field")
+            }
             Some(script) if !is_housekeeping(&name) => {
                 let command = shared.command(name, connection, &message)?;
                 let mut closing = None;
@@ -253,6 +256,13 @@ async fn serve(stream: TcpStream, connection: u64, shared: &Shared) -> io::Resul
 
 fn is_housekeeping(name: &str) -> bool {
     matches!(name, "hello" | "ismaster" | "isMaster" | "ping" | "endSessions" | "buildInfo")
+}
+
+/// Whether a command has a field twice: MongoDB refuses it.
+fn has_duplicate_field(body: &RawDocument) -> io::Result<bool> {
+    let names = body.iter().map(|field| field.map(|(name, _)| name.to_string()));
+    let names: Vec<String> = names.collect::<Result<_, _>>().map_err(io::Error::other)?;
+    Ok(names.iter().collect::<BTreeSet<_>>().len() < names.len())
 }
 
 fn command_name(body: &RawDocument) -> io::Result<String> {

@@ -26,12 +26,16 @@ async fn sessions_are_listed_in_the_documented_shape_with_and_without_a_slash() 
                 "egress",
                 "numParticipants",
                 "numActiveParticipants",
+                "connectionCounts",
             ])
         );
         assert!(["createdAt", "endedAt", "lastActive"].iter().all(|field| is_time(&session[*field])), "{session}");
-        assert!(session["bandwidthIn"].as_u64() > Some(0) && session["bandwidthOut"].as_u64() > Some(0), "{session}");
+        for field in ["bandwidthIn", "bandwidthOut"] {
+            assert!(is_decimal(&session[field]) && session[field] != "0", "{session}");
+        }
         assert_eq!((&session["numParticipants"], &session["numActiveParticipants"]), (&3.into(), &0.into()));
         assert_eq!(session["egress"], 0);
+        assert_eq!(session["connectionCounts"], serde_json::json!({ "attempts": 3, "success": 3 }));
     }
 }
 
@@ -88,16 +92,21 @@ async fn a_session_has_its_participants_in_the_documented_shape() {
         ])
     );
     assert_eq!((&answer["roomId"], &answer["numParticipants"]), (&sid.as_str().into(), &3.into()));
+    assert!(is_decimal(&answer["bandwidth"]), "{answer}");
     let minutes = answer["connectionMinutes"].as_u64().unwrap();
     assert!((3..=9).contains(&minutes), "begun minutes of three connections of at most two: {minutes}");
     for participant in answer["participants"].as_array().unwrap() {
-        for field in
-            ["participantIdentity", "joinedAt", "leftAt", "isActive", "connectionType", "publishedSources", "sessions"]
-        {
-            assert!(participant.get(field).is_some(), "{field}: {participant}");
+        for field in ["participantIdentity", "participantName", "roomId", "joinedAt", "leftAt"] {
+            assert!(participant[field].is_string(), "{field}: {participant}");
         }
+        assert_eq!((&participant["roomId"], &participant["isActive"]), (&sid.as_str().into(), &false.into()));
+        assert_eq!(
+            fields(&participant["publishedSources"]),
+            sorted(["cameraTrack", "microphoneTrack", "screenShareTrack", "screenShareAudio"])
+        );
         assert_eq!(participant["connectionType"], "UDP");
-        assert!(participant["sessions"][0]["sessionId"].as_str().unwrap().starts_with("PA_"));
+        assert_eq!(fields(&participant["sessions"][0]), ["joinedAt", "leftAt", "participantId"]);
+        assert!(participant["sessions"][0]["participantId"].as_str().unwrap().starts_with("PA_"));
         assert_eq!(participant.get("region"), None, "the open server does not know it");
     }
     let (status, _, body) = ask(&routes, "GET", &format!("{SESSIONS}/RM_unknown")).await;
