@@ -22,8 +22,6 @@ pub(super) enum Number<'a> {
     Text(&'a str),
 }
 
-const OUT_OF_RANGE: &str = "out of the range of floating-point numbers";
-
 /// The number of an enum's value.
 pub(super) const ENUM: Integer = Integer { min: i32::MIN as i128, max: i32::MAX as i128, coding: Coding::Varint };
 
@@ -89,7 +87,7 @@ pub(super) fn float(number: Number<'_>) -> Result<f32, Problem> {
         Number::Unsigned(value) => Ok(value as f32),
         Number::Signed(value) => Ok(value as f32),
         // What rounds to the largest float is one: encoders write it with nine digits, which are a little more than it.
-        Number::Float(value) if (value as f32).is_infinite() => Err(OUT_OF_RANGE.into()),
+        Number::Float(value) if (value as f32).is_infinite() => Err("out of a float's range".into()),
         Number::Float(value) => Ok(value as f32),
         Number::Text(text) => float_text(text),
     }
@@ -101,7 +99,7 @@ fn float_text<T: FromStr<Err = ParseFloatError> + Into<f64> + Copy>(text: &str) 
     let value: T = text.parse().map_err(|error: ParseFloatError| error.to_string())?;
     let double: f64 = value.into();
     if double.is_infinite() && text.bytes().any(|byte| byte.is_ascii_digit()) {
-        return Err(OUT_OF_RANGE.into());
+        return Err("out of range: infinity is written Infinity".into());
     }
     Ok(value)
 }
