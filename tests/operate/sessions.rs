@@ -166,7 +166,8 @@ async fn names_from_records_neither_steer_a_terminal_nor_become_formulas() {
     let listed = json(&spool, &["sessions", SINCE[0], SINCE[1]]);
     let listed: Vec<&str> =
         listed["sessions"].as_array().expect("sessions").iter().filter_map(|room| room["room_name"].as_str()).collect();
-    assert!(names.iter().all(|name| listed.contains(name)), "JSON keeps names as they are");
+    // But for what is longer than any name of LiveKit's.
+    assert!(names.iter().all(|name| listed.contains(&&name[..name.len().min(1024)])), "JSON keeps names as they are");
 }
 
 #[tokio::test(flavor = "multi_thread")]
