@@ -17,7 +17,7 @@ use serde::Serialize;
 
 use super::{
     parameters::{Parameters, bad, before, day, now},
-    reader::Reader,
+    reader::{Reader, too_many},
     shapes::{ClientInfo, PublishedSources, connection_type, joined_at, left_at},
 };
 use crate::{
@@ -137,11 +137,6 @@ async fn list(State(reader): State<Arc<Reader>>, parameters: Parameters) -> Resu
         return Err(too_many("fewer (limit)"));
     }
     Ok(Json(Sessions { sessions }))
-}
-
-fn too_many(ask_for: &str) -> Problem {
-    let message = format!("there are more sessions in this range than can be looked at: ask for {ask_for}");
-    Problem::new(StatusCode::GATEWAY_TIMEOUT, message)
 }
 
 #[derive(Debug, Serialize)]

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::{
     cursor::Cursor,
     parameters::{Parameters, bad, before, now, rfc3339},
-    reader::{Read, Reader},
+    reader::{Read, Reader, too_many},
     shapes::{Detail, Event, ParticipantInfo, Row, Status, is_event_type, joined_at, left_at},
 };
 use crate::{
@@ -158,11 +158,6 @@ async fn list(State(reader): State<Arc<Reader>>, parameters: Parameters) -> Resu
         Some(Cursor { from, to, at, tie: last.session_id.clone() }.encode(&name))
     });
     Ok(Json(Page { items, page_info: PageInfo::of(next) }))
-}
-
-fn too_many(ask_for: &str) -> Problem {
-    let message = format!("there are more sessions in this range than can be looked at: ask for {ask_for}");
-    Problem::new(StatusCode::GATEWAY_TIMEOUT, message)
 }
 
 /// The range: a day up to its end, which is now if it is not given; at most 45 days.

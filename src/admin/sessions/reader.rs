@@ -235,6 +235,12 @@ impl Source<'_> {
     }
 }
 
+/// A list that a limit left incomplete, for an API that cannot say so.
+pub(super) fn too_many(ask_for: &str) -> Problem {
+    let message = format!("there are more sessions in this range than can be looked at: ask for {ask_for}");
+    Problem::new(StatusCode::GATEWAY_TIMEOUT, message)
+}
+
 fn now() -> Time {
     Time(now_millis().saturating_mul(1_000_000))
 }
