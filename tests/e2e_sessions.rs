@@ -62,13 +62,16 @@ struct Relayed {
 
 /// Plays a scenario to its end.
 async fn play(spool: &Spool, scenario: &str, seconds: u32) -> (Livekit, Done) {
-    // Elsewhere a client could go past the relay.
-    let tcp = if scenario == "tcp" { free_port() } else { 0 };
-    let turn = match scenario {
-        "turn" => format!("turn: {{ enabled: true, udp_port: {}, bind_addresses: [{RELAY}] }}\n", free_port()),
-        _ => String::new(),
+    // LiveKit tells TCP and TURN by the addresses that packets come from: nothing may stand between. All others have to come
+    // past the relay, and over TCP they would not.
+    let (rtc, turn) = match scenario {
+        "tcp" => (format!("node_ip: 127.0.0.1, force_tcp: true, tcp_port: {}", free_port()), String::new()),
+        "turn" => {
+            let turn = format!("turn: {{ enabled: true, udp_port: {}, bind_addresses: [127.0.0.1] }}\n", free_port());
+            ("node_ip: 127.0.0.1, tcp_port: 0".to_owned(), turn)
+        }
+        _ => (format!("node_ip: {RELAY}, use_ice_lite: true, tcp_port: 0"), String::new()),
     };
-    let rtc = format!("node_ip: {RELAY}, use_ice_lite: true, tcp_port: {tcp}");
     let livekit = Livekit::start_with(&spool.grpc(), &rtc, &turn).await;
     let directory = support::directory("clients");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("integrations/livekit-server/e2e/sessions.py");
