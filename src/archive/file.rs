@@ -116,9 +116,14 @@ impl Archive for FileArchive {
 
     async fn room(&self, sid: &str, limits: &Limits) -> Result<Option<Room>, ArchiveError> {
         let sid = sid.to_owned();
-        match self.read(limits, move |reading| reading.room(&sid)).await?.0 {
-            (None, End::Stopped) => Err(self.slow(limits)),
-            (room, _) => Ok(room),
+        match self.read(limits, move |reading| reading.room(&sid)).await? {
+            ((None, End::Stopped), _) => Err(self.slow(limits)),
+            // It may be there.
+            ((None, End::Whole), unread) if !unread.is_empty() => {
+                let reason = format!("nothing was found, and not everything could be read: {}", unread.join("; "));
+                Err(ArchiveError::Unavailable { address: self.address.clone(), reason })
+            }
+            ((room, _), _) => Ok(room),
         }
     }
 }

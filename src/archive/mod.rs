@@ -24,7 +24,7 @@ use async_trait::async_trait;
 
 pub use self::{
     open::{OpenError, open, open_first},
-    summaries::{Read, Summaries, each_of, each_session, summaries},
+    summaries::{Read, each_of, each_session, summaries},
 };
 use crate::session::{Documents, Session, Time, fold};
 
@@ -52,10 +52,11 @@ pub trait Archive: Send + Sync {
     /// When it cannot be reached, or does not answer within the limits.
     async fn records(&self, rooms: &[Room], limits: &Limits) -> Result<Found, ArchiveError>;
 
-    /// The room with this SID; `None`: no event about it was found, within the limits.
+    /// The room with this SID; `None`: there is no event about it.
     ///
     /// # Errors
-    /// When it cannot be reached, or does not answer within the limits.
+    /// When it cannot be reached, does not answer within the limits, or has parts that cannot be read while the others do not
+    /// know the room.
     async fn room(&self, sid: &str, limits: &Limits) -> Result<Option<Room>, ArchiveError> {
         let listing = self.list(&Query::any_time(), &Limits { rooms: usize::MAX, ..limits.clone() }).await?;
         Ok(listing.rooms.into_iter().find(|room| room.sid == sid))

@@ -10,23 +10,10 @@ use crate::{
     tasks,
 };
 
-/// Sessions of a time range, without what happened in them.
-#[derive(Debug, Clone)]
-pub struct Summaries {
-    /// The newest first.
-    pub sessions: Vec<Summary>,
-    /// Set where a limit ended the search: the sessions are those that began at this time or later.
-    pub complete_from: Option<Time>,
-    /// Sessions of which a limit left records out: their figures are too low.
-    pub cut: Vec<String>,
-    /// What could not be read, and why.
-    pub unread: Vec<String>,
-}
-
 /// Rooms whose documents are held at the same time.
 const ROOMS: usize = 64;
 
-/// The sessions of a time range; `now` is the time of asking. The limit in bytes is for the documents that are held at the same
+/// The sessions of a time range, the newest first, without what happened in them; `now` is the time of asking. The limit in bytes is for the documents that are held at the same
 /// time, those of 64 rooms. `progress` is told how many of how many rooms were read.
 ///
 /// # Errors
@@ -37,25 +24,54 @@ pub async fn summaries(
     limits: &Limits,
     now: Time,
     progress: &(dyn Fn(usize, usize) + Send + Sync),
-) -> Result<Summaries, ArchiveError> {
+) -> Result<(Vec<Summary>, Read), ArchiveError> {
     let mut sessions = Vec::new();
     let mut each = |session: &Session| sessions.push(Summary::of(session));
-    let Read { complete_from, cut, unread } = each_session(archive, query, limits, now, progress, &mut each).await?;
-    Ok(Summaries { sessions, complete_from, cut, unread })
+    let read = each_session(archive, query, limits, now, progress, &mut each).await?;
+    Ok((sessions, read))
 }
 
-/// What a list of sessions lacks.
+/// What an answer lacks.
 #[derive(Debug, Clone, Default)]
 pub struct Read {
     /// Set where a limit ended the search: the sessions are those that began at this time or later.
     pub complete_from: Option<Time>,
-    /// Sessions of which a limit left records out.
+    /// Sessions of which a limit left records out: their figures are too low.
     pub cut: Vec<String>,
     /// What could not be read, and why.
     pub unread: Vec<String>,
 }
 
-/// The same, with all of each session, the newest first.
+impl Read {
+    /// What one answer lacks that was read in parts: the sessions before the latest `complete_from` are not all there.
+    pub fn add(&mut self, part: Self) {
+        self.complete_from = self.complete_from.max(part.complete_from);
+        self.cut.extend(part.cut);
+        for line in part.unread {
+            if !self.unread.contains(&line) {
+                self.unread.push(line);
+            }
+        }
+    }
+
+    /// The same in words, a sentence each; none: the answer is whole.
+    pub fn lacks(&self) -> Vec<String> {
+        let from = self.complete_from.map(|from| format!("only sessions that began at {from} or later were read"));
+        let cut = match self.cut.len() {
+            0 => None,
+            cut => Some(format!("{cut} sessions have too many records, of which some were left out")),
+        };
+        from.into_iter().chain(cut).chain(self.unread.iter().cloned()).collect()
+    }
+}
+
+impl From<&Listing> for Read {
+    fn from(listing: &Listing) -> Self {
+        Self { complete_from: listing.complete_from, cut: Vec::new(), unread: listing.unread.clone() }
+    }
+}
+
+/// The same, with all of each session.
 ///
 /// # Errors
 /// As there.
@@ -68,13 +84,12 @@ pub async fn each_session(
     each: &mut (dyn FnMut(&Session) + Send),
 ) -> Result<Read, ArchiveError> {
     let begun = Instant::now();
-    let Listing { rooms, complete_from, mut unread } = archive.list(query, limits).await?;
+    let listing = archive.list(query, limits).await?;
     let left = Limits { time: limits.time.saturating_sub(begun.elapsed()), ..limits.clone() };
-    let read = each_of(archive, &rooms, query.from, &left, now, progress, each).await;
-    let read = read.map_err(|error| of_request(error, limits))?;
-    add_new(&mut unread, read.unread);
-    // The later one: the sessions before it are not all there.
-    Ok(Read { complete_from: complete_from.max(read.complete_from), cut: read.cut, unread })
+    let sessions = each_of(archive, &listing.rooms, query.from, &left, now, progress, each).await;
+    let mut read = Read::from(&listing);
+    read.add(sessions.map_err(|error| of_request(error, limits))?);
+    Ok(read)
 }
 
 /// The same, of these rooms, in their order; without those that were lost before `from`. Where the time ends between two rooms,
@@ -153,7 +168,7 @@ impl Reading<'_> {
     async fn records(&mut self, rooms: &[Room]) -> Result<Found, ArchiveError> {
         let time = self.limits.time.saturating_sub(self.begun.elapsed());
         let mut found = self.archive.records(rooms, &Limits { time, ..self.limits.clone() }).await?;
-        add_new(&mut self.read.unread, std::mem::take(&mut found.unread));
+        self.read.add(Read { unread: std::mem::take(&mut found.unread), ..Read::default() });
         Ok(found)
     }
 
@@ -179,14 +194,6 @@ fn of_request(error: ArchiveError, limits: &Limits) -> ArchiveError {
     match error {
         ArchiveError::Slow { address, .. } => ArchiveError::Slow { address, limit: limits.time },
         error => error,
-    }
-}
-
-fn add_new(lines: &mut Vec<String>, more: Vec<String>) {
-    for line in more {
-        if !lines.contains(&line) {
-            lines.push(line);
-        }
     }
 }
 

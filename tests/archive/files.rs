@@ -135,6 +135,9 @@ async fn a_file_that_is_truncated_damaged_or_unreadable_is_named_and_all_others_
         assert!(listing.unread.len() == 1 && listing.unread[0].starts_with(&name), "{damage}: {:?}", listing.unread);
         let found = archive.records(&all, &LIMITS).await.expect("records");
         assert!(found.unread.iter().any(|line| line.starts_with(&name)), "{compression} {damage}: {:?}", found.unread);
+        // What nobody knows may be there.
+        let error = archive.room("RM_unknown", &LIMITS).await.expect_err("not everything was read").to_string();
+        assert!(error.contains(&name), "{compression} {damage}: {error}");
     }
     if !rustix::process::geteuid().is_root() {
         let (directory, sink) = several_files().await;

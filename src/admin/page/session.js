@@ -80,6 +80,7 @@ class SessionView {
         'Not settled yet: records may still come until three and a half minutes after its end.',
       session.state === 'lost' ? 'No end was sent, and no records any more: its node died, or records are missing.' : null,
       read.cut ? 'It has more records than one request may read: its figures are too low.' : null,
+      ...(read.unread || []).slice(0, 3).map((line) => 'Not read: ' + short(line, 200)),
     ].filter(Boolean);
     return h('section', { class: 'card' },
       h('div', { class: 'head' }, h('h2', { 'data-field': 'room' }, h('bdi', {}, name)), h('span', { class: 'pill ' + SESSION_STATES[session.state], 'data-field': 'session-state' }, session.state),

@@ -16,13 +16,14 @@ use axum::{
 use serde::Serialize;
 
 use super::{
+    incomplete::Incomplete,
     parameters::{Parameters, bad, before, day, now},
     reader::{Reader, too_many},
     shapes::{ClientInfo, PublishedSources, connection_type, joined_at, left_at},
 };
 use crate::{
     admin::problem::Problem,
-    archive::{Query, Room},
+    archive::{Query, Read, Room},
     ingest::Json,
     session::{Connection, Job, Participant, Session, State as SessionState, Summary, Time},
     tasks,
@@ -108,7 +109,10 @@ fn egress(session: &Session) -> u8 {
     }
 }
 
-async fn list(State(reader): State<Arc<Reader>>, parameters: Parameters) -> Result<Json<Sessions>, Problem> {
+async fn list(
+    State(reader): State<Arc<Reader>>,
+    parameters: Parameters,
+) -> Result<(Incomplete, Json<Sessions>), Problem> {
     let limit = parameters.number("limit", LIMIT, 1, usize::MAX)?;
     if limit > MAX_LIMIT {
         // A smaller page than asked for would shift all the next ones.
@@ -132,11 +136,12 @@ async fn list(State(reader): State<Arc<Reader>>, parameters: Parameters) -> Resu
     if rooms.len() < limit && listing.complete_from.is_some() {
         return Err(too_many("fewer days (start, end)"));
     }
-    let (sessions, read) = source.sessions(&rooms, from, Row::of).await?;
+    let (sessions, mut read) = source.sessions(&rooms, from, Row::of).await?;
     if read.complete_from.is_some() {
         return Err(too_many("fewer (limit)"));
     }
-    Ok(Json(Sessions { sessions }))
+    read.add(Read { complete_from: None, ..(&*listing).into() });
+    Ok((Incomplete::of(&read), Json(Sessions { sessions })))
 }
 
 #[derive(Debug, Serialize)]
@@ -244,8 +249,9 @@ async fn show(
     path: Result<Path<(String, String)>, PathRejection>,
 ) -> Result<Response, Problem> {
     let Path((_, sid)) = path?;
-    let read = reader.open(None)?.session(&sid).await?;
-    let read = read.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "session not found"))?;
-    let shown = tasks::run_blocking(move || Json(Shown::of(&read.session)).into_response()).await;
-    shown.map_err(|panic| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, panic.to_string()))
+    let shown = reader.open(None)?.session(&sid).await?;
+    let shown = shown.ok_or_else(|| Problem::new(StatusCode::NOT_FOUND, "session not found"))?;
+    let answer =
+        tasks::run_blocking(move || (Incomplete::of(&shown.read), Json(Shown::of(&shown.session))).into_response());
+    answer.await.map_err(|panic| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, panic.to_string()))
 }

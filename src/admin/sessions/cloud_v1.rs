@@ -14,13 +14,14 @@ use serde::Serialize;
 
 use super::{
     cursor::Cursor,
+    incomplete::Incomplete,
     parameters::{Parameters, bad, before, now, rfc3339},
-    reader::{Read, Reader, too_many},
+    reader::{self, Reader, too_many},
     shapes::{Detail, Event, ParticipantInfo, Row, Status, is_event_type, joined_at, left_at},
 };
 use crate::{
     admin::problem::{Problem, RpcStatus},
-    archive::{Query, Room},
+    archive::{Query, Read, Room},
     ingest::Json,
     session::{Participant, Session, Time},
     tasks,
@@ -99,7 +100,10 @@ struct Page<T> {
     page_info: PageInfo,
 }
 
-async fn list(State(reader): State<Arc<Reader>>, parameters: Parameters) -> Result<Json<Page<Row>>, RpcStatus> {
+async fn list(
+    State(reader): State<Arc<Reader>>,
+    parameters: Parameters,
+) -> Result<(Incomplete, Json<Page<Row>>), RpcStatus> {
     let statuses = parameters.words("filter.statuses", &STATUSES)?;
     let statuses: Vec<Status> = statuses.into_iter().flatten().collect();
     let order = parameters.word("sortOrder", &ORDERS)?.flatten().unwrap_or(Order::Descending);
@@ -114,7 +118,8 @@ async fn list(State(reader): State<Arc<Reader>>, parameters: Parameters) -> Resu
     };
     if has_tags {
         // The open server's rooms have none.
-        return Ok(Json(Page { items: Vec::new(), page_info: PageInfo::default() }));
+        let nothing = Page { items: Vec::new(), page_info: PageInfo::default() };
+        return Ok((Incomplete::default(), Json(nothing)));
     }
     let source = reader.open(None)?;
     let query = Query { from, to, room_name: None, room_prefix: prefix.map(str::to_owned) };
@@ -136,12 +141,15 @@ async fn list(State(reader): State<Arc<Reader>>, parameters: Parameters) -> Resu
     let rest = rooms.into_iter().skip_while(|room| cursor.as_ref().is_some_and(|cursor| !is_over(room, cursor)));
     let rest: Vec<Room> = rest.filter(may_be_wanted).cloned().collect();
     let mut items: Vec<Row> = Vec::new();
+    // The page says itself that there is more.
+    let mut lacks = Read { complete_from: None, ..(&*listing).into() };
     // One more than the page has, to know whether there is a next one.
     for rooms in rest.chunks(size + 1) {
         let (rows, read) = source.sessions(rooms, from, Row::of).await?;
         if read.complete_from.is_some() {
             return Err(too_many("fewer (page.pageSize)").into());
         }
+        lacks.add(read);
         items.extend(rows.into_iter().filter(|row| is_wanted(row.status)));
         if items.len() > size {
             break;
@@ -157,7 +165,7 @@ async fn list(State(reader): State<Arc<Reader>>, parameters: Parameters) -> Resu
         let at = *started.get(last.session_id.as_str())?;
         Some(Cursor { from, to, at, tie: last.session_id.clone() }.encode(&name))
     });
-    Ok(Json(Page { items, page_info: PageInfo::of(next) }))
+    Ok((Incomplete::of(&lacks), Json(Page { items, page_info: PageInfo::of(next) })))
 }
 
 /// The range: a day up to its end, which is now if it is not given; at most 45 days.
@@ -181,7 +189,7 @@ fn range(parameters: &Parameters) -> Result<(Time, Time), Problem> {
 type SessionPath = Result<Path<(String, String)>, PathRejection>;
 
 /// The session that a path names.
-async fn named(reader: &Reader, path: SessionPath) -> Result<Arc<Read>, Problem> {
+async fn named(reader: &Reader, path: SessionPath) -> Result<Arc<reader::Shown>, Problem> {
     let Path((_, sid)) = path?;
     let missing = || Problem::new(StatusCode::NOT_FOUND, "session not found");
     if !sid.starts_with("RM_") {
@@ -190,11 +198,15 @@ async fn named(reader: &Reader, path: SessionPath) -> Result<Arc<Read>, Problem>
     reader.open(None)?.session(&sid).await?.ok_or_else(missing)
 }
 
-/// Makes an answer on a thread for blocking work: a session may have tens of thousands of events.
-async fn answer<T: Serialize + Send + 'static>(
-    make: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+/// Makes an answer about a session on a thread for blocking work: it may have tens of thousands of events.
+async fn answer<T: Serialize>(
+    shown: Arc<reader::Shown>,
+    make: impl FnOnce(&Session) -> Result<T, Problem> + Send + 'static,
 ) -> Result<Response, RpcStatus> {
-    let made = tasks::run_blocking(move || make().map(|answer| Json(answer).into_response()));
+    let made = tasks::run_blocking(move || {
+        let answer = make(&shown.session)?;
+        Ok::<_, Problem>((Incomplete::of(&shown.read), Json(answer)).into_response())
+    });
     let made = made.await.map_err(|panic| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, panic.to_string()));
     Ok(made??)
 }
@@ -216,9 +228,8 @@ struct WithParticipants {
 }
 
 async fn show(State(reader): State<Arc<Reader>>, path: SessionPath) -> Result<Response, RpcStatus> {
-    let read = named(&reader, path).await?;
-    answer(move || {
-        let session = &read.session;
+    let shown = named(&reader, path).await?;
+    answer(shown, |session| {
         let detail = Detail::of(session).map(|detail| {
             let page = participants_page(session, SortBy::JoinedAt, Order::Ascending, PAGE, None);
             WithParticipants { detail, participants: page.items, participants_page: page.page_info }
@@ -237,11 +248,11 @@ async fn participants(
     let order = parameters.word("sortOrder", &ORDERS)?.flatten().unwrap_or(Order::Ascending);
     let size = parameters.number("page.pageSize", PAGE, 1, MAX_PAGE)?;
     let cursor = parameters.one("page.cursor")?.map(str::to_owned);
-    let read = named(&reader, path).await?;
-    answer(move || {
-        let name = participants_name(&read.session, sort, order);
+    let shown = named(&reader, path).await?;
+    answer(shown, move |session| {
+        let name = participants_name(session, sort, order);
         let cursor = cursor.map(|text| Cursor::decode(&text, &name)).transpose()?;
-        Ok(participants_page(&read.session, sort, order, size, cursor.as_ref()))
+        Ok(participants_page(session, sort, order, size, cursor.as_ref()))
     })
     .await
 }
@@ -298,9 +309,8 @@ async fn events(
     let order = parameters.word("sortOrder", &ORDERS)?.flatten().unwrap_or(Order::Ascending);
     let size = parameters.number("page.pageSize", MAX_PAGE, 1, MAX_EVENTS_PAGE)?;
     let cursor = parameters.one("page.cursor")?.map(str::to_owned);
-    let read = named(&reader, path).await?;
-    answer(move || {
-        let session = &read.session;
+    let shown = named(&reader, path).await?;
+    answer(shown, move |session| {
         let name = format!("events {} {types:?} {participant:?} {order:?}", session.room_sid);
         let cursor = cursor.map(|text| Cursor::decode(&text, &name)).transpose()?;
         let mut moments: Vec<_> = session

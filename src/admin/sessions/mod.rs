@@ -8,6 +8,7 @@ mod cloud_v0;
 mod cloud_v1;
 mod cursor;
 mod grid;
+mod incomplete;
 mod own;
 mod parameters;
 mod reader;

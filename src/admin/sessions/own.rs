@@ -74,18 +74,18 @@ async fn list(State(reader): State<Arc<Reader>>, parameters: Parameters) -> Resu
     let source = reader.open(parameters.one("sink")?)?;
     let listing = source.rooms(&query).await?;
     let looked_at = listing.rooms.len().min(if worst { WORST_OF } else { limit });
-    let (mut sessions, read) = source.sessions(&listing.rooms[..looked_at], query.from, Summary::of).await?;
-    let mut complete_from = listing.complete_from.max(read.complete_from);
+    let (mut sessions, mut read) = source.sessions(&listing.rooms[..looked_at], query.from, Summary::of).await?;
+    let more = sessions.len() > limit || looked_at < listing.rooms.len() || read.complete_from.is_some();
+    read.add((&*listing).into());
     if worst {
         sessions.sort_by(Summary::worst_first);
         if looked_at < listing.rooms.len() {
-            complete_from = listing.rooms[..looked_at].last().map(|room| room.started_at).max(complete_from);
+            let last = listing.rooms[..looked_at].last().map(|room| room.started_at);
+            read.complete_from = read.complete_from.max(last);
         }
     }
-    let more = sessions.len() > limit || looked_at < listing.rooms.len() || read.complete_from.is_some();
     sessions.truncate(limit);
     let listed = |summary: Summary| Listed { cut: read.cut.contains(&summary.room_sid), summary };
-    let unread = listing.unread.iter().cloned().chain(read.unread).collect();
     Ok(Json(Sessions {
         address: source.address(),
         sinks: reader.sinks(),
@@ -94,8 +94,8 @@ async fn list(State(reader): State<Arc<Reader>>, parameters: Parameters) -> Resu
         to: query.to,
         sessions: sessions.into_iter().map(listed).collect(),
         more,
-        complete_from,
-        unread,
+        complete_from: read.complete_from,
+        unread: read.unread,
     }))
 }
 
@@ -105,6 +105,8 @@ struct Shown<'a> {
     address: String,
     /// A limit left records out: the figures are too low.
     cut: bool,
+    /// What could not be read, and why: records may be missing. One line each.
+    unread: &'a [String],
     session: &'a Session,
 }
 
@@ -115,12 +117,14 @@ async fn show(
 ) -> Result<Response, Problem> {
     let Path(room) = path?;
     let source = reader.open(parameters.one("sink")?)?;
-    let read = source.session(&room).await?.ok_or_else(|| no_session(&room, &source.sink))?;
+    let shown = source.session(&room).await?.ok_or_else(|| no_session(&room, &source.sink))?;
     let (sink, address) = (source.sink.clone(), source.address());
-    let shown = tasks::run_blocking(move || {
-        Json(Shown { sink: &sink, address, cut: read.is_cut, session: &read.session }).into_response()
+    let answer = tasks::run_blocking(move || {
+        let read = &shown.read;
+        let cut = !read.cut.is_empty();
+        Json(Shown { sink: &sink, address, cut, unread: &read.unread, session: &shown.session }).into_response()
     });
-    shown.await.map_err(|panic| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, panic.to_string()))
+    answer.await.map_err(|panic| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, panic.to_string()))
 }
 
 fn no_session(room: &str, sink: &str) -> Problem {

@@ -12,7 +12,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::recent::Recent;
 use crate::{
     admin::problem::Problem,
-    archive::{self, Archive, ArchiveError, Limits, Listing, OpenError, Query, Room},
+    archive::{self, Archive, ArchiveError, Limits, Listing, OpenError, Query, Read, Room},
     config::SinkConfig,
     record::now_millis,
     session::{Session, Time},
@@ -112,12 +112,12 @@ impl From<ArchiveError> for Problem {
     }
 }
 
-/// A session, and what is known of its reading.
+/// A session as it was read.
 #[derive(Debug)]
-pub(super) struct Read {
+pub(super) struct Shown {
     pub(super) session: Session,
-    /// A limit left records out: its figures are too low.
-    pub(super) is_cut: bool,
+    /// What it lacks.
+    pub(super) read: Read,
 }
 
 type RoomsKey = (String, Time, Time, Option<String>, Option<String>);
@@ -127,7 +127,7 @@ pub(super) struct Reader {
     archives: Box<dyn Archives>,
     turns: Semaphore,
     listings: Recent<RoomsKey, Arc<Listing>>,
-    sessions: Recent<(String, String), Option<Arc<Read>>>,
+    sessions: Recent<(String, String), Option<Arc<Shown>>>,
 }
 
 impl Reader {
@@ -193,10 +193,10 @@ impl Source<'_> {
         rooms: &[Room],
         from: Time,
         make: fn(&Session) -> T,
-    ) -> Result<(Vec<T>, archive::Read), Problem> {
+    ) -> Result<(Vec<T>, Read), Problem> {
         let mut made = Vec::new();
         if rooms.is_empty() {
-            return Ok((made, archive::Read::default()));
+            return Ok((made, Read::default()));
         }
         let _turn = self.reader.turn().await?;
         let limits = Limits { time: TIME, bytes: BATCH_BYTES, rooms: rooms.len() };
@@ -206,18 +206,14 @@ impl Source<'_> {
     }
 
     /// Calls `each` with every session of a range.
-    pub(super) async fn each(
-        &self,
-        query: &Query,
-        each: &mut (dyn FnMut(&Session) + Send),
-    ) -> Result<archive::Read, Problem> {
+    pub(super) async fn each(&self, query: &Query, each: &mut (dyn FnMut(&Session) + Send)) -> Result<Read, Problem> {
         let _turn = self.reader.turn().await?;
         let limits = Limits { time: LONG_TIME, bytes: BATCH_BYTES, rooms: ROOMS };
         Ok(archive::each_session(&*self.archive, query, &limits, now(), &|_, _| (), each).await?)
     }
 
     /// The session of one room; none if there is no record of it.
-    pub(super) async fn session(&self, room_sid: &str) -> Result<Option<Arc<Read>>, Problem> {
+    pub(super) async fn session(&self, room_sid: &str) -> Result<Option<Arc<Shown>>, Problem> {
         let key = (self.sink.clone(), room_sid.to_owned());
         let session = self.reader.sessions.get(key, async {
             let _turn = self.reader.turn().await?;
@@ -226,7 +222,8 @@ impl Source<'_> {
             let mut found = self.archive.records(std::slice::from_ref(&room), &limits).await?;
             let folding = tasks::run_blocking(move || {
                 let session = found.take(&room.sid, now())?;
-                Some(Arc::new(Read { is_cut: !found.cut.is_empty(), session }))
+                let read = Read { complete_from: None, cut: found.cut, unread: found.unread };
+                Some(Arc::new(Shown { session, read }))
             });
             let read = folding.await;
             read.map_err(|panic| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, panic.to_string()))

@@ -56,7 +56,7 @@ pub(super) async fn show(State(reader): State<Arc<Reader>>, parameters: Paramete
             "unread": read.unread,
         }))
         .into_response()),
-        Format::Csv if read.complete_from.is_none() && read.cut.is_empty() && read.unread.is_empty() => {
+        Format::Csv if read.lacks().is_empty() => {
             let lines: String = csv::of_usage(&rows).collect();
             Ok(([(header::CONTENT_TYPE, "text/csv; charset=utf-8")], lines).into_response())
         }

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::source::{RangeArgs, SourceArgs, at, bar, is_whole, of_rooms, print_csv};
 use crate::{
-    archive::{Read, Summaries, summaries},
+    archive::summaries,
     cli::{Common, Outcome, output},
     config::units::{human_count, human_duration, human_size},
     csv,
@@ -48,15 +48,14 @@ pub(super) async fn list(common: &Common, args: &ListArgs) -> Outcome {
     };
     let found = summaries(&*archive, &query, &limits, now, &progress).await;
     bar.finish_and_clear();
-    let Summaries { mut sessions, mut complete_from, cut, unread } = found?;
+    let (mut sessions, mut read) = found?;
     if args.worst {
         sessions.sort_by(Summary::worst_first);
         sessions.truncate(args.n);
     } else if sessions.len() >= args.n {
         // As many as asked for: that there are more is no fault.
-        complete_from = None;
+        read.complete_from = None;
     }
-    let read = Read { complete_from, cut, unread };
     if args.source.csv {
         print_csv(std::iter::once(csv::line(HEADINGS)).chain(sessions.iter().map(csv_of)))?;
     } else if common.json {

@@ -125,12 +125,7 @@ pub(super) fn bar() -> ProgressBar {
 
 /// Says what the answer lacks; the command then exits with 4.
 pub(super) fn is_whole(read: &Read) -> Outcome {
-    let mut lacks = Vec::new();
-    lacks.extend(read.complete_from.map(|from| format!("only sessions that began at {from} or later were read")));
-    if !read.cut.is_empty() {
-        lacks.push(format!("{} sessions have too many records, of which some were left out", read.cut.len()));
-    }
-    lacks.extend(read.unread.iter().cloned());
+    let lacks = read.lacks();
     match lacks.is_empty() {
         true => Ok(()),
         false => Err(Failure::new(Exit::Partial, lacks.join("; "))),

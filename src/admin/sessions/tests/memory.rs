@@ -66,6 +66,8 @@ pub(super) struct Memory {
     pub(super) is_slow_alone: bool,
     /// Rooms of which the answer lacks documents.
     pub(super) cut: Vec<String>,
+    /// What it says it could not read.
+    pub(super) unread: Vec<String>,
     pub(super) complete_from: Option<Time>,
 }
 
@@ -79,6 +81,7 @@ impl Default for Memory {
             is_away: false,
             is_slow_alone: false,
             cut: Vec::new(),
+            unread: Vec::new(),
             complete_from: None,
         }
     }
@@ -190,7 +193,7 @@ impl Archive for Memory {
                 && query.room_prefix.as_ref().is_none_or(|prefix| room.name.starts_with(prefix))
         };
         let rooms = self.rooms.iter().filter(is_asked_for).take(limits.rooms).cloned().collect();
-        Ok(Listing { rooms, complete_from: self.complete_from, unread: Vec::new() })
+        Ok(Listing { rooms, complete_from: self.complete_from, unread: self.unread.clone() })
     }
 
     async fn records(&self, rooms: &[Room], limits: &Limits) -> Result<Found, ArchiveError> {
@@ -200,6 +203,7 @@ impl Archive for Memory {
         }
         let mut found = Found::default();
         found.cut.clone_from(&self.cut);
+        found.unread.clone_from(&self.unread);
         for room in rooms {
             if let Some(documents) = self.documents.get(&room.sid) {
                 found.of_room(&room.sid).clone_from(documents);

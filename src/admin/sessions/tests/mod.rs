@@ -3,6 +3,7 @@
 mod cloud_v0;
 mod cloud_v1;
 mod hostile;
+mod incomplete;
 mod lk;
 mod memory;
 mod own;

@@ -45,7 +45,7 @@ async fn sessions_are_listed_the_newest_first_or_the_worst() {
 async fn one_session_comes_whole_with_where_it_was_read() {
     let (routes, sid) = (real(), Memory::real().sids()[0].clone());
     let answer = get(&routes, &format!("/api/v1/sessions/{sid}")).await;
-    assert_eq!(fields(&answer), sorted(["address", "cut", "session", "sink"]));
+    assert_eq!(fields(&answer), sorted(["address", "cut", "session", "sink", "unread"]));
     assert_eq!(answer["session"]["room_sid"], sid.as_str());
     assert_eq!(answer["session"]["participants"].as_array().unwrap().len(), 3);
     let (status, _, body) = ask(&routes, "GET", "/api/v1/sessions/RM_unknown").await;
@@ -66,6 +66,18 @@ async fn what_a_limit_left_out_is_said() {
     let cut: Vec<_> = answer["sessions"].as_array().unwrap().iter().map(|session| session["cut"] == true).collect();
     assert_eq!(cut, [true, false, false, false, false, false, false]);
     assert_eq!(get(&routes, &format!("/api/v1/sessions/{sid}")).await["cut"], true);
+}
+
+#[tokio::test]
+async fn what_could_not_be_read_is_said_once() {
+    let mut memory = Memory::real();
+    let sid = memory.sids()[0].clone();
+    memory.unread = vec!["a: broken".to_owned(), "b: broken".to_owned()];
+    let routes = routes(Sinks::one("files", memory));
+    for path in [list(""), list("worst=true"), format!("/api/v1/sessions/{sid}"), format!("/api/v1/usage?since={DAY}")]
+    {
+        assert_eq!(get(&routes, &path).await["unread"], serde_json::json!(["a: broken", "b: broken"]), "{path}");
+    }
 }
 
 #[tokio::test]
