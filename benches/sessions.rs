@@ -1,7 +1,7 @@
 //! How long it takes to read sessions back, from 10,000, 100,000 and a million events: real sessions, spread over 30 days.
 //!
 //! ```sh
-//! cargo bench --bench sessions                                  # all archives; needs tests/servers, and half an hour
+//! cargo bench --bench sessions                                  # all archives; needs tests/servers, and an hour: secantusd stores slowly
 //! cargo bench --bench sessions -- --events 10000                # one size
 //! cargo bench --bench sessions -- --only files --events 100000  # mongodb, postgresql or files
 //! ```
