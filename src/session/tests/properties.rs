@@ -59,7 +59,7 @@ fn shuffled(documents: &[Value], seed: u32) -> Vec<Value> {
     placed.into_iter().map(|(_, document)| document.clone()).collect()
 }
 
-fn assert_is_at_most(session: &Session, truth: &Session) {
+pub(super) fn assert_is_at_most(session: &Session, truth: &Session) {
     let (totals, most) = (&session.totals, &truth.totals);
     assert!(totals.participants <= most.participants);
     assert!(totals.peak_participants <= most.peak_participants);
