@@ -73,6 +73,8 @@ struct Servers {
 /// Why a request ended.
 enum Failure {
     Driver(Error),
+    /// The server answered what it should not.
+    Answer(&'static str),
     Slow,
 }
 
@@ -131,6 +133,9 @@ impl MongoArchive {
                     _ => {}
                 }
                 Err(ArchiveError::Unavailable { address: self.address(), reason })
+            }
+            Ok(Err(Failure::Answer(reason))) => {
+                Err(ArchiveError::Unavailable { address: self.address(), reason: reason.to_owned() })
             }
             Ok(Err(Failure::Slow)) | Err(_) => Err(slow()),
         }
@@ -218,7 +223,7 @@ async fn list(reading: &Reading, query: &Query, limits: &Limits) -> Result<Listi
         if !read.is_whole || count >= most {
             if !is_sorted {
                 // What is missing is not known.
-                return Err(Error::custom("the server does not sort its answer by timestamp.seconds").into());
+                return Err(Failure::Answer("the server does not sort its answer by timestamp.seconds"));
             }
             // Without their ends, what was read of the creations is of no use.
             let is_useless = !read.is_whole && kind == MARKS[0];
@@ -410,12 +415,12 @@ impl Reading {
         loop {
             let mut answered = match answer.remove("cursor") {
                 Some(Bson::Document(cursor)) => cursor,
-                _ => return Err(Error::custom("the server's answer has no cursor").into()),
+                _ => return Err(Failure::Answer("the server's answer has no cursor")),
             };
             cursor.id = answered.get_i64("id").unwrap_or_default();
             let batch = match answered.remove("firstBatch").or_else(|| answered.remove("nextBatch")) {
                 Some(Bson::Array(batch)) => batch,
-                _ => return Err(Error::custom("the server's answer has no documents").into()),
+                _ => return Err(Failure::Answer("the server's answer has no documents")),
             };
             for document in batch {
                 let Bson::Document(document) = document else { continue };
@@ -474,12 +479,13 @@ impl Cursor<'_> {
     }
 
     async fn close(&mut self) {
-        let kill = self.kill();
         // The server would close it by itself, after ten minutes.
-        let _ = self.run(kill).await;
+        let Reading { database, route, .. } = self.reading;
+        let _ = run(database, route, None, self.kill()).await;
         self.id = 0;
     }
 
+    /// The driver sends it without a session only.
     fn kill(&self) -> Document {
         doc! { "killCursors": self.collection, "cursors": [self.id] }
     }
@@ -497,11 +503,8 @@ impl Drop for Cursor<'_> {
             return;
         }
         let (database, route) = (self.reading.database.clone(), self.reading.route.clone());
-        let (mut session, kill) = (self.session.take(), self.kill());
-        tasks::spawn(async move {
-            let killing = run(&database, &route, session.as_mut(), kill);
-            let _ = timeout(CLOSING, killing).await;
-        });
+        let kill = self.kill();
+        tasks::spawn(async move { timeout(CLOSING, run(&database, &route, None, kill)).await });
     }
 }
 

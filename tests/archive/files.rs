@@ -82,7 +82,7 @@ async fn what_is_no_file_of_the_sink_is_not_read_and_named_where_a_file_could_be
     };
     named(&listing.unread, &["events-20991122T010203.456Z.ndjson: ", "events-20991123T010203.456Z.ndjson: "]);
     let mut found = archive.records(&listing.rooms, &LIMITS).await.expect("records");
-    named(&found.unread, &["stats-20991122T010203.456Z.ndjson.gz: ", "stats-20991123T010203.456Z.ndjson: "]);
+    named(&found.unread, &["events-20991122T010203.456Z.ndjson: ", "stats-20991122T010203.456Z.ndjson.gz: "]);
     for (sid, session) in truth() {
         assert_eq!(as_json(&found.take(&sid, NOW).expect("a session")), as_json(&session));
     }

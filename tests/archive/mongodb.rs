@@ -125,6 +125,7 @@ async fn a_long_answer_is_read_batch_by_batch_and_a_limit_closes_the_cursor() {
     // Nothing is left for the ends of those that were read: whether they are in the range is not known.
     let few = archive.list(&ever(), &Limits { bytes: 500, ..LIMITS }).await.expect("a list");
     assert_eq!((few.rooms, few.complete_from), (Vec::new(), Some(ever().to)));
+    assert_eq!(server.commands("killCursors"), 1);
 }
 
 #[tokio::test]
@@ -194,7 +195,8 @@ async fn an_answer_that_makes_no_sense_is_an_error_and_no_panic() {
             _ => Reply::Healthy,
         })
         .await;
-        archive_of(&server).list(&ever(), &LIMITS).await.expect_err(&answer.to_string());
+        let said = archive_of(&server).list(&ever(), &LIMITS).await.expect_err(&answer.to_string()).to_string();
+        assert!(said.contains("the server's answer has no"), "{said}");
     }
     let odd = vec![
         doc! {},
