@@ -27,7 +27,7 @@ use serde_json::Value;
 
 use super::{
     Archive, ArchiveError, Found, LOOK_BACK, Limits, Listing, Query, Room,
-    lines::{End, Pattern, matching_lines},
+    lines::{End, MAX_LINE, Pattern, Scanned, matching_lines},
     rooms::{MARKS, Mark, Rooms, room_of_event, room_of_stat, span_of, time_of},
 };
 use crate::{
@@ -159,7 +159,7 @@ impl Reading {
         let stops = || left.get().is_none() || self.gone.load(Ordering::Relaxed) || self.is_late();
         let mut broken = 0_u64;
         let scanned = file.open().and_then(|content| {
-            let Some(mut content) = content else { return Ok(End::Whole) };
+            let Some(mut content) = content else { return Ok(Scanned { end: End::Whole, too_long: 0 }) };
             matching_lines(&mut content, pattern, &stops, &mut |line| {
                 let Some(bytes) = left.get().and_then(|left| left.checked_sub(line.len() as u64)) else {
                     return left.set(None);
@@ -176,9 +176,13 @@ impl Reading {
         if broken > 0 {
             self.unread.push(format!("{}: {broken} lines are not valid JSON", file.name()));
         }
+        if let Ok(Scanned { too_long: 1.., .. }) = scanned {
+            let mebibytes = MAX_LINE >> 20;
+            self.unread.push(format!("{}: lines longer than {mebibytes} MiB were left out", file.name()));
+        }
         match scanned {
             Ok(_) if is_exhausted => End::Stopped,
-            Ok(end) => end,
+            Ok(scanned) => scanned.end,
             Err(error) => {
                 self.unread.push(format!("{}: {error}", file.name()));
                 End::Whole

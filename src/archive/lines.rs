@@ -8,7 +8,7 @@ use memchr::{memchr, memmem, memrchr};
 /// How much is read at once; a scan can end between two.
 const PIECE: usize = 1 << 20;
 /// A longer line is left out: the sink writes none.
-const MAX_LINE: usize = 33 << 20;
+pub(super) const MAX_LINE: usize = 33 << 20;
 
 /// How a scan ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,6 +17,14 @@ pub(super) enum End {
     Whole,
     /// Before, since it was told to.
     Stopped,
+}
+
+/// What a scan came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Scanned {
+    pub(super) end: End,
+    /// Lines that were left out, of whatever they are: they are longer than [`MAX_LINE`].
+    pub(super) too_long: u64,
 }
 
 /// What a line has to contain.
@@ -34,14 +42,15 @@ pub(super) fn matching_lines(
     pattern: &Pattern<'_>,
     stops: &dyn Fn() -> bool,
     each: &mut dyn FnMut(&[u8]),
-) -> io::Result<End> {
+) -> io::Result<Scanned> {
+    let mut too_long = 0;
     let finder = memmem::Finder::new(pattern.text);
     let mut buffer = vec![0; 2 * PIECE];
     // The part of a line that is in the buffer already; whether it is the end of one that is too long.
     let (mut held, mut skipping) = (0, false);
     loop {
         if stops() {
-            return Ok(End::Stopped);
+            return Ok(Scanned { end: End::Stopped, too_long });
         }
         if buffer.len() - held < PIECE {
             buffer.resize(buffer.len() * 2, 0);
@@ -51,12 +60,13 @@ pub(super) fn matching_lines(
             read => read?,
         };
         if read == 0 {
-            return Ok(End::Whole);
+            return Ok(Scanned { end: End::Whole, too_long });
         }
         let filled = held + read;
         let Some(last) = memrchr(b'\n', &buffer[held..filled]).map(|at| held + at + 1) else {
             held = filled;
             if held > MAX_LINE {
+                too_long += u64::from(!skipping);
                 (held, skipping) = (0, true);
             }
             continue;
@@ -108,12 +118,18 @@ mod tests {
     }
 
     fn found(text: &[u8], pattern: &str, at_once: usize) -> Vec<Vec<u8>> {
+        let (lines, too_long) = scanned(text, pattern, at_once);
+        assert_eq!(too_long, 0);
+        lines
+    }
+
+    fn scanned(text: &[u8], pattern: &str, at_once: usize) -> (Vec<Vec<u8>>, u64) {
         let mut lines = Vec::new();
         let pattern = Pattern { text: pattern.as_bytes(), accepts: &|rest| rest.starts_with(b"!") };
-        let end =
-            matching_lines(&mut Slowly(text, at_once), &pattern, &|| false, &mut |line| lines.push(line.to_vec()));
-        assert_eq!(end.unwrap(), End::Whole);
-        lines
+        let mut each = |line: &[u8]| lines.push(line.to_vec());
+        let scanned = matching_lines(&mut Slowly(text, at_once), &pattern, &|| false, &mut each).unwrap();
+        assert_eq!(scanned.end, End::Whole);
+        (lines, scanned.too_long)
     }
 
     #[test]
@@ -126,11 +142,11 @@ mod tests {
     }
 
     #[test]
-    fn a_line_longer_than_any_of_the_sink_is_left_out_and_those_around_it_are_found() {
+    fn a_line_longer_than_any_of_the_sink_is_left_out_and_counted_and_those_around_it_are_found() {
         let mut text = b"ab! before\nab! ".to_vec();
-        text.resize(text.len() + MAX_LINE + PIECE, b'x');
+        text.resize(text.len() + 2 * (MAX_LINE + PIECE), b'x');
         text.extend_from_slice(b"ab!\nab! behind\n");
-        assert_eq!(found(&text, "ab", PIECE), [&b"ab! before"[..], b"ab! behind"]);
+        assert_eq!(scanned(&text, "ab", PIECE), (vec![b"ab! before".to_vec(), b"ab! behind".to_vec()], 1));
         let mut long = b"ab! ".to_vec();
         long.resize(MAX_LINE - PIECE, b'x');
         long.push(b'\n');
@@ -144,7 +160,7 @@ mod tests {
         let stops = || asked.replace(asked.get() + 1) >= 2;
         let pattern = Pattern { text: b"ab", accepts: &|_| true };
         let end = matching_lines(&mut &text[..], &pattern, &stops, &mut |_| lines += 1).unwrap();
-        assert_eq!((end, lines), (End::Stopped, 2 * PIECE / 4));
+        assert_eq!((end, lines), (Scanned { end: End::Stopped, too_long: 0 }, 2 * PIECE / 4));
         struct Broken;
         impl Read for Broken {
             fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {

@@ -9,7 +9,8 @@
 //!
 //! Without the first index, as in a database of the fork, the server uses those of the single fields. The client is the
 //! archive's own, with few connections, so that delivery never waits for one. Reads go where the URI's read preference says;
-//! a cursor is continued on the server that has it.
+//! a cursor is continued on the server that has it, in the session that opened it (MongoDB refuses another one), and is closed
+//! where nobody waits for its documents any more.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,13 +18,14 @@ use async_trait::async_trait;
 use bson::{Bson, Document, doc};
 use futures::future::join_all;
 use mongodb::{
-    Client, Database, ServerInfo,
-    error::Error,
+    Client, ClientSession, Database, ServerInfo,
+    error::{Error, ErrorKind},
     options::{ClientOptions, ReadPreference, SelectionCriteria},
 };
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::{
+    runtime::Handle,
     sync::OnceCell,
     time::{Instant, timeout},
 };
@@ -39,6 +41,7 @@ use crate::{
         SinkErrorKind, SinkOptions,
         mongodb::{MongoOptions, described},
     },
+    tasks,
 };
 
 /// Requests of this archive at the same time; others wait.
@@ -51,6 +54,8 @@ const SERVER_SELECTION: Duration = Duration::from_secs(5);
 const BATCH: i32 = 1000;
 /// Rooms in one find: a limit ends the request between two.
 const ROOMS: usize = 32;
+/// How long the close of a cursor may take that nobody waits for.
+const CLOSING: Duration = Duration::from_secs(5);
 
 /// Reads from MongoDB.
 pub(super) struct MongoArchive {
@@ -68,6 +73,8 @@ struct Servers {
 /// Why a request ended.
 enum Failure {
     Driver(Error),
+    /// The server answered what it should not.
+    Answer(&'static str),
     Slow,
 }
 
@@ -126,6 +133,9 @@ impl MongoArchive {
                     _ => {}
                 }
                 Err(ArchiveError::Unavailable { address: self.address(), reason })
+            }
+            Ok(Err(Failure::Answer(reason))) => {
+                Err(ArchiveError::Unavailable { address: self.address(), reason: reason.to_owned() })
             }
             Ok(Err(Failure::Slow)) | Err(_) => Err(slow()),
         }
@@ -196,11 +206,14 @@ async fn list(reading: &Reading, query: &Query, limits: &Limits) -> Result<Listi
             ..Find::in_stream(Stream::Events)
         };
         let (mut count, mut oldest) = (0, to.min(query.to));
+        let (mut second, mut is_sorted) = (i64::MAX, true);
         let read = reading
             .find(find, left, |event, _| {
                 // Also one of another writer, that is about no room.
                 count += 1;
                 if let Some(mark) = Mark::of(&event) {
+                    is_sorted &= mark.at().seconds() <= second;
+                    second = mark.at().seconds();
                     oldest = oldest.min(mark.at());
                     rooms.add(mark);
                 }
@@ -208,6 +221,10 @@ async fn list(reading: &Reading, query: &Query, limits: &Limits) -> Result<Listi
             .await?;
         left = left.saturating_sub(read.bytes);
         if !read.is_whole || count >= most {
+            if !is_sorted {
+                // What is missing is not known.
+                return Err(Failure::Answer("the server does not sort its answer by timestamp.seconds"));
+            }
             // Without their ends, what was read of the creations is of no use.
             let is_useless = !read.is_whole && kind == MARKS[0];
             complete_from = Some(if is_useless { query.to } else { oldest });
@@ -392,17 +409,18 @@ impl Reading {
             command.insert("sort", doc! { "timestamp.seconds": -1 });
         }
         command.extend(self.route.read_preference.clone().map(|mode| ("$readPreference".to_owned(), mode.into())));
-        let mut answer = self.run(command).await?;
+        let mut cursor = Cursor { reading: self, session: Some(self.session().await?), collection, id: 0 };
+        let mut answer = cursor.open(command).await?;
         let mut read = Read { bytes: 0, is_whole: true };
         loop {
-            let mut cursor = match answer.remove("cursor") {
+            let mut answered = match answer.remove("cursor") {
                 Some(Bson::Document(cursor)) => cursor,
-                _ => return Err(Error::custom("the server's answer has no cursor").into()),
+                _ => return Err(Failure::Answer("the server's answer has no cursor")),
             };
-            let id = cursor.get_i64("id").unwrap_or_default();
-            let batch = match cursor.remove("firstBatch").or_else(|| cursor.remove("nextBatch")) {
+            cursor.id = answered.get_i64("id").unwrap_or_default();
+            let batch = match answered.remove("firstBatch").or_else(|| answered.remove("nextBatch")) {
                 Some(Bson::Array(batch)) => batch,
-                _ => return Err(Error::custom("the server's answer has no documents").into()),
+                _ => return Err(Failure::Answer("the server's answer has no documents")),
             };
             for document in batch {
                 let Bson::Document(document) = document else { continue };
@@ -414,24 +432,95 @@ impl Reading {
                 read.bytes += bytes;
                 each(document, bytes);
             }
-            if id == 0 {
+            if cursor.id == 0 {
                 return Ok(read);
             }
             if !read.is_whole {
-                // The server would close it by itself, after ten minutes.
-                let _ = self.run(doc! { "killCursors": collection, "cursors": [id] }).await;
+                cursor.close().await;
                 return Ok(read);
             }
-            answer = self.run(doc! { "getMore": id, "collection": collection, "batchSize": BATCH }).await?;
+            answer = cursor.more().await?;
         }
     }
 
-    async fn run(&self, command: Document) -> Result<Document, Error> {
-        // A command of our own: a cursor of the driver would be generic, and half of the driver compiled again for it.
-        let command = self.database.run_command(command);
-        match &self.route.criteria {
-            Some(criteria) => command.selection_criteria(criteria.clone()).await,
-            None => command.await,
+    async fn session(&self) -> Result<ClientSession, Error> {
+        self.database.client().start_session().causal_consistency(false).await
+    }
+}
+
+/// A cursor on the server, of one find.
+struct Cursor<'a> {
+    reading: &'a Reading,
+    /// The driver would take a session for each command, not always the same one. `None`: the server has none.
+    session: Option<ClientSession>,
+    collection: &'static str,
+    /// 0: it is not open.
+    id: i64,
+}
+
+impl Cursor<'_> {
+    async fn open(&mut self, find: Document) -> Result<Document, Error> {
+        match self.run(find.clone()).await {
+            Err(error) if matches!(*error.kind, ErrorKind::SessionsNotSupported) => {
+                self.session = None;
+                self.run(find).await
+            }
+            answer => answer,
         }
+    }
+
+    async fn more(&mut self) -> Result<Document, Error> {
+        let answer = self.run(doc! { "getMore": self.id, "collection": self.collection, "batchSize": BATCH }).await;
+        if answer.is_err() {
+            // It is gone, or the server is.
+            self.id = 0;
+        }
+        answer
+    }
+
+    async fn close(&mut self) {
+        // The server would close it by itself, after ten minutes.
+        let Reading { database, route, .. } = self.reading;
+        let _ = run(database, route, None, self.kill()).await;
+        self.id = 0;
+    }
+
+    /// The driver sends it without a session only.
+    fn kill(&self) -> Document {
+        doc! { "killCursors": self.collection, "cursors": [self.id] }
+    }
+
+    async fn run(&mut self, command: Document) -> Result<Document, Error> {
+        let Reading { database, route, .. } = self.reading;
+        run(database, route, self.session.as_mut(), command).await
+    }
+}
+
+impl Drop for Cursor<'_> {
+    /// Closes it where nobody waits for the answer any more: a reader has left, or the time is over.
+    fn drop(&mut self) {
+        if self.id == 0 || Handle::try_current().is_err() {
+            return;
+        }
+        let (database, route) = (self.reading.database.clone(), self.reading.route.clone());
+        let kill = self.kill();
+        tasks::spawn(async move { timeout(CLOSING, run(&database, &route, None, kill)).await });
+    }
+}
+
+async fn run(
+    database: &Database,
+    route: &Route,
+    session: Option<&mut ClientSession>,
+    command: Document,
+) -> Result<Document, Error> {
+    // A command of our own: a cursor of the driver would be generic, and half of the driver compiled again for it.
+    let mut command = database.run_command(command);
+    if let Some(criteria) = &route.criteria {
+        command = command.selection_criteria(criteria.clone());
+    }
+    match session {
+        Some(session) => command.session(session).await,
+        None => command.await,
     }
 }

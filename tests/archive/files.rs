@@ -59,7 +59,7 @@ async fn several_files() -> (tempfile::TempDir, SinkConfig) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_file_of_the_sink_is_not_read_and_nothing_in_its_place_is_followed() {
+async fn what_is_no_file_of_the_sink_is_not_read_and_named_where_a_file_could_be() {
     let (directory, sink) = several_files().await;
     let at = |name: &str| directory.path().join(name);
     fs::create_dir(at("events-20991122T010203.456Z.ndjson")).expect("a directory in a file's place");
@@ -71,7 +71,59 @@ async fn what_is_no_file_of_the_sink_is_not_read_and_nothing_in_its_place_is_fol
     for name in ["events.ndjson", "events-x.ndjson", "events-20991122T010203.456Z.ndjson.tmp", ".hidden", "notes.txt"] {
         fs::write(at(name), "{\"type\":\"ROOM_CREATED\"}\n").expect("written");
     }
-    answers_as_the_records_do(&*open(&sink)).await;
+    let pipe = rustix::fs::Mode::RUSR;
+    rustix::fs::mkfifoat(rustix::fs::CWD, at("stats-20991122T010203.456Z.ndjson.gz"), pipe).expect("a pipe");
+    let archive = open(&sink);
+    let listing = list(&*archive).await;
+    assert_eq!(listing.rooms, rooms_of(&truth()));
+    let named = |unread: &[String], names: &[&str]| {
+        assert_eq!(unread.len(), names.len(), "{unread:?}");
+        assert!(names.iter().all(|name| unread.iter().any(|line| line.starts_with(*name))), "{unread:?}");
+    };
+    named(&listing.unread, &["events-20991122T010203.456Z.ndjson: ", "events-20991123T010203.456Z.ndjson: "]);
+    let mut found = archive.records(&listing.rooms, &LIMITS).await.expect("records");
+    named(&found.unread, &["events-20991122T010203.456Z.ndjson: ", "stats-20991122T010203.456Z.ndjson.gz: "]);
+    for (sid, session) in truth() {
+        assert_eq!(as_json(&found.take(&sid, NOW).expect("a session")), as_json(&session));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_that_is_too_long_to_be_read_is_named() {
+    let (directory, sink) = several_files().await;
+    let newest = files(directory.path(), "events").pop().expect("a file");
+    let mut file = fs::OpenOptions::new().append(true).open(&newest).expect("the newest file");
+    let mut line = vec![b' '; 35 << 20];
+    line.push(b'\n');
+    file.write_all(&line).expect("written");
+    let listing = list(&*open(&sink)).await;
+    assert_eq!(listing.rooms, rooms_of(&truth()));
+    let name = newest.file_name().expect("a name").to_string_lossy().into_owned();
+    assert_eq!(listing.unread, [format!("{name}: lines longer than 33 MiB were left out")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_several_compressed_parts_is_read_to_its_end() {
+    for compression in ["gzip", "zstd"] {
+        let (directory, sink) = several_files().await;
+        for path in files(directory.path(), "events").into_iter().chain(files(directory.path(), "stats")) {
+            let content = fs::read(&path).expect("a file");
+            let middle = content.len() / 2;
+            let compressed = |part: &[u8]| {
+                if compression == "zstd" {
+                    return zstd::encode_all(part, 1).expect("compressed");
+                }
+                let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+                encoder.write_all(part).expect("compressed");
+                encoder.finish().expect("compressed")
+            };
+            let parts = [compressed(&content[..middle]), compressed(&content[middle..])].concat();
+            let suffix = if compression == "zstd" { "zst" } else { "gz" };
+            fs::write(path.with_extension(format!("ndjson.{suffix}")), parts).expect("written");
+            fs::remove_file(&path).expect("removed");
+        }
+        answers_as_the_records_do(&*open(&sink)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -104,6 +156,9 @@ async fn a_file_that_is_truncated_damaged_or_unreadable_is_named_and_all_others_
         ("gzip", "truncated"),
         ("gzip", "flipped"),
         ("gzip", "empty"),
+        ("gzip", "more behind it"),
+        ("zstd", "more behind it"),
+        ("zstd", "empty"),
         ("zstd", "truncated"),
         ("zstd", "flipped"),
         ("zstd", "not compressed"),
@@ -124,6 +179,7 @@ async fn a_file_that_is_truncated_damaged_or_unreadable_is_named_and_all_others_
                 bytes[middle..middle + 16].fill(0xA5);
             }
             "empty" => bytes.clear(),
+            "more behind it" => bytes.extend_from_slice(b"plain text\n"),
             _ => bytes = b"plain text\n".repeat(100),
         }
         fs::write(hurt, bytes).expect("written");

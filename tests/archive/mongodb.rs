@@ -1,19 +1,25 @@
 //! A MongoDB-compatible server: documents of the sink, and of OpenVidu's fork.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::Path,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use bson::{Bson, Document, doc};
-use livekit_spool::archive::{Archive, ArchiveError, Limits};
+use livekit_spool::archive::{Archive, ArchiveError, Limits, Room};
 use serde_json::Value;
 
 use crate::{
     questions::answers_as_the_records_do,
     support::{
-        free_port,
+        eventually, free_port,
         mongo::Mongo,
         wire::{Command, Reply, WireServer, error},
     },
-    truth::{LIMITS, as_json, deliver, ever, open, rooms_of, sessions, sink, truth},
+    truth::{LIMITS, NOW, as_json, deliver, ever, open, rooms_of, sessions, sink, truth},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -73,7 +79,7 @@ async fn the_sessions_of_a_database_of_openvidus_fork_are_the_same() {
     }
 }
 
-fn archive_of(server: &WireServer) -> std::sync::Arc<dyn Archive> {
+fn archive_of(server: &WireServer) -> Arc<dyn Archive> {
     open(&sink(&format!("type: mongodb, uri: \"{}\"", server.uri())))
 }
 
@@ -119,6 +125,7 @@ async fn a_long_answer_is_read_batch_by_batch_and_a_limit_closes_the_cursor() {
     // Nothing is left for the ends of those that were read: whether they are in the range is not known.
     let few = archive.list(&ever(), &Limits { bytes: 500, ..LIMITS }).await.expect("a list");
     assert_eq!((few.rooms, few.complete_from), (Vec::new(), Some(ever().to)));
+    assert_eq!(server.commands("killCursors"), 1);
 }
 
 #[tokio::test]
@@ -188,7 +195,8 @@ async fn an_answer_that_makes_no_sense_is_an_error_and_no_panic() {
             _ => Reply::Healthy,
         })
         .await;
-        archive_of(&server).list(&ever(), &LIMITS).await.expect_err(&answer.to_string());
+        let said = archive_of(&server).list(&ever(), &LIMITS).await.expect_err(&answer.to_string()).to_string();
+        assert!(said.contains("the server's answer has no"), "{said}");
     }
     let odd = vec![
         doc! {},
@@ -207,4 +215,134 @@ async fn an_answer_that_makes_no_sense_is_an_error_and_no_panic() {
     let listing = archive_of(&server).list(&ever(), &LIMITS).await.expect("a list");
     let rooms: Vec<&str> = listing.rooms.iter().map(|room| room.sid.as_str()).collect();
     assert_eq!(rooms, ["RM_3"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_is_continued_in_the_session_that_opened_it_however_many_are_open() {
+    // As MongoDB does: codes 50737 and 50738.
+    let opened: Mutex<BTreeMap<i64, Option<Document>>> = Mutex::default();
+    let server = WireServer::scripted(move |command| {
+        let session = command.body.get_document("lsid").ok().cloned();
+        match command.name.as_str() {
+            "find" => {
+                let cursor = command.number as i64 + 1;
+                opened.lock().expect("a lock").insert(cursor, session);
+                batch("firstBatch", cursor, Vec::new())
+            }
+            "getMore" => {
+                let cursor = command.body.get_i64("getMore").expect("a cursor");
+                match opened.lock().expect("a lock").get(&cursor) {
+                    Some(opener) if *opener == session => batch("nextBatch", 0, Vec::new()),
+                    _ => Reply::Answer(error(50738, "Location50738", "created in another session")),
+                }
+            }
+            _ => Reply::Healthy,
+        }
+    })
+    .await;
+    let archive = archive_of(&server);
+    let room = Room { sid: "RM_1".to_owned(), name: "room".to_owned(), started_at: NOW, ended_at: Some(NOW) };
+    for _ in 0..5 {
+        archive.list(&ever(), &LIMITS).await.unwrap_or_else(|error| panic!("{error}"));
+        archive.records(&[room.clone()], &LIMITS).await.unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+#[tokio::test]
+async fn a_server_without_sessions_is_read_too() {
+    let hello = doc! { "logicalSessionTimeoutMinutes": Bson::Null };
+    let server = WireServer::scripted_with(hello, |command| match (command.name.as_str(), asked(command).as_str()) {
+        ("find" | "getMore", _) if command.body.contains_key("lsid") => {
+            Reply::Answer(error(72, "InvalidOptions", "there are no sessions"))
+        }
+        ("find", "ROOM_CREATED") => batch("firstBatch", 7, vec![created(1)]),
+        ("find", _) => batch("firstBatch", 0, Vec::new()),
+        ("getMore", _) => batch("nextBatch", 0, vec![created(2)]),
+        _ => Reply::Healthy,
+    })
+    .await;
+    let listing = archive_of(&server).list(&ever(), &LIMITS).await.unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!(listing.rooms.len(), 2);
+}
+
+#[tokio::test]
+async fn a_reader_that_leaves_closes_its_cursor() {
+    let server = WireServer::scripted(|command| match command.name.as_str() {
+        "find" => batch("firstBatch", 77, vec![created(1)]),
+        "getMore" => Reply::Silence,
+        "killCursors" => {
+            assert_eq!(command.body.get_array("cursors").expect("cursors"), &[Bson::Int64(77)]);
+            Reply::Answer(doc! { "ok": 1.0 })
+        }
+        _ => Reply::Healthy,
+    })
+    .await;
+    let archive = archive_of(&server);
+    let reading = tokio::spawn({
+        let archive = Arc::clone(&archive);
+        async move { archive.list(&ever(), &LIMITS).await }
+    });
+    eventually("asked for more", async || server.commands("getMore") == 1).await;
+    reading.abort();
+    eventually("closed", async || server.commands("killCursors") == 1).await;
+    // The same where the time is over.
+    let limits = Limits { time: Duration::from_millis(300), ..LIMITS };
+    let said = archive.list(&ever(), &limits).await.expect_err("no answer");
+    assert!(matches!(said, ArchiveError::Slow { .. }), "{said}");
+    eventually("closed", async || server.commands("killCursors") == 2).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_ends_between_two_batches_is_an_error_and_no_shorter_list() {
+    for fault in ["no such cursor", "interrupted", "hung up", "cut short", "no documents", "empty for ever"] {
+        let server = WireServer::scripted(move |command| match (command.name.as_str(), fault) {
+            ("find", _) => batch("firstBatch", 77, vec![created(1)]),
+            ("getMore", "no such cursor") => Reply::Answer(error(43, "CursorNotFound", "no such cursor")),
+            ("getMore", "interrupted") => Reply::Answer(error(11601, "Interrupted", "interrupted")),
+            ("getMore", "hung up") => Reply::HangUp,
+            ("getMore", "cut short") => Reply::CutShort(20),
+            ("getMore", "no documents") => Reply::Answer(doc! { "ok": 1.0, "cursor": { "id": 0_i64 } }),
+            ("getMore", _) => batch("nextBatch", 77, Vec::new()),
+            _ => Reply::Healthy,
+        })
+        .await;
+        let archive = archive_of(&server);
+        let limits = Limits { time: Duration::from_secs(2), ..LIMITS };
+        let rooms = [Room { sid: "RM_1".to_owned(), name: String::new(), started_at: NOW, ended_at: Some(NOW) }];
+        let errors = [
+            archive.list(&ever(), &limits).await.map(|_| ()).expect_err(fault),
+            archive.records(&rooms, &limits).await.map(|_| ()).expect_err(fault),
+            archive.room("RM_0001", &limits).await.map(|_| ()).expect_err(fault),
+        ];
+        for said in errors {
+            let is_slow = matches!(said, ArchiveError::Slow { .. });
+            assert_eq!(is_slow, fault == "empty for ever", "{fault}: {said}");
+            assert!(!said.to_string().contains('\n'), "{said}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_list_that_ends_at_its_limit_is_refused_if_it_is_not_the_newest() {
+    let server = WireServer::scripted(|command| match (command.name.as_str(), asked(command).as_str()) {
+        // Without the order that was asked for.
+        ("find", "ROOM_CREATED") => batch("firstBatch", 0, [3, 1, 2].map(created).to_vec()),
+        ("find", _) => batch("firstBatch", 0, Vec::new()),
+        _ => Reply::Healthy,
+    })
+    .await;
+    let archive = archive_of(&server);
+    let said = archive.list(&ever(), &Limits { rooms: 2, ..LIMITS }).await.expect_err("not sorted").to_string();
+    assert!(said.contains("does not sort"), "{said}");
+    // All of them are there: their order is of no matter.
+    assert_eq!(archive.list(&ever(), &LIMITS).await.expect("a list").rooms.len(), 3);
+    // Nor is it that a limit is not kept to, or a projection.
+    let server = WireServer::scripted(|command| match (command.name.as_str(), asked(command).as_str()) {
+        ("find", "ROOM_CREATED") => batch("firstBatch", 0, (1..2500).map(created).collect()),
+        ("find", _) => batch("firstBatch", 0, Vec::new()),
+        _ => Reply::Healthy,
+    })
+    .await;
+    let listing = archive_of(&server).list(&ever(), &Limits { rooms: 2, ..LIMITS }).await.expect("a list");
+    assert_eq!((listing.rooms.len(), listing.complete_from), (2, Some(listing.rooms[1].started_at)));
 }

@@ -1,6 +1,6 @@
 //! `sessions`: one line per session, and below it what stands out most.
 
-use std::time::Duration;
+use std::{num::NonZeroUsize, time::Duration};
 
 use serde_json::json;
 
@@ -30,8 +30,8 @@ pub(super) struct ListArgs {
     #[arg(long)]
     worst: bool,
     /// Maximum number of sessions
-    #[arg(short, value_name = "N", default_value_t = 50)]
-    n: usize,
+    #[arg(short, value_name = "N", default_value = "50")]
+    n: NonZeroUsize,
     #[command(flatten)]
     source: SourceArgs,
 }
@@ -40,7 +40,8 @@ pub(super) async fn list(common: &Common, args: &ListArgs) -> Outcome {
     let archive = args.source.open(common)?;
     let (now, mut query) = args.range.query()?;
     of_rooms(&mut query, args.room.as_deref());
-    let limits = args.source.limits(if args.worst { COMPARED.max(args.n) } else { args.n });
+    let most = args.n.get();
+    let limits = args.source.limits(if args.worst { COMPARED.max(most) } else { most });
     let bar = bar();
     let progress = |read: usize, all: usize| {
         bar.set_length(all as u64);
@@ -51,8 +52,8 @@ pub(super) async fn list(common: &Common, args: &ListArgs) -> Outcome {
     let (mut sessions, mut read) = found?;
     if args.worst {
         sessions.sort_by(Summary::worst_first);
-        sessions.truncate(args.n);
-    } else if sessions.len() >= args.n {
+        sessions.truncate(most);
+    } else if sessions.len() >= most {
         // As many as asked for: that there are more is no fault.
         read.complete_from = None;
     }

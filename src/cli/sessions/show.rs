@@ -28,7 +28,16 @@ pub(super) struct ShowArgs {
 pub(super) async fn show(common: &Common, args: &ShowArgs) -> Outcome {
     let archive = args.source.open(common)?;
     let limits = args.source.limits(1);
-    let missing = || Failure::from(format!("no records of a session {:?} in {}", args.session, archive.address()));
+    let missing = || {
+        let (session, address) = (&args.session, archive.address());
+        let remedy = match session.starts_with("RM_") {
+            true => "the list of sessions has the whole SID of each: livekit-spool sessions --since 7d",
+            false => {
+                "a session is named by the SID of its room, RM_…: livekit-spool sessions --room NAME lists those of a room"
+            }
+        };
+        Failure::from(format!("no records of a session {session:?} in {address}; {remedy}"))
+    };
     let bar = bar();
     let found = async {
         let room = archive.room(&args.session, &limits).await?.ok_or_else(missing)?;

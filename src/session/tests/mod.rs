@@ -2,6 +2,7 @@
 
 mod golden;
 mod made;
+mod mutations;
 mod observations;
 mod properties;
 mod real;

@@ -8,7 +8,7 @@ use crate::{
     session::{Documents, Session, Severity, Track},
 };
 
-fn recording(name: &str) -> Documents {
+pub(super) fn recording(name: &str) -> Documents {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/sessions").join(name);
     let read = |file| fs::read(directory.join(file)).unwrap();
     documents(&read("events.pb"), &read("stats.pb"), DocumentOptions::default(), JsonStyle::Relaxed)

@@ -154,11 +154,33 @@ pub(super) fn for_each_id(path: &Path, mut each: impl FnMut(String)) -> io::Resu
 /// The lines of a file, decompressed.
 pub(super) fn open_content(path: &Path) -> io::Result<Box<dyn Read + Send>> {
     let file = files::open(path, OpenOptions::new().read(true))?;
+    let length = file.metadata()?.len();
+    let file = ToItsEnd { file, left: length };
     Ok(match path.extension().and_then(|extension| extension.to_str()) {
-        Some("gz") => Box::new(flate2::read::GzDecoder::new(file)),
+        // Somebody may have put several together, as zstd's files may be too.
+        Some("gz") => Box::new(flate2::read::MultiGzDecoder::new(file)),
+        // To the decoder it would be nothing that was compressed.
+        Some("zst") if length == 0 => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "is empty")),
         Some("zst") => Box::new(zstd::Decoder::new(file)?),
         _ => Box::new(file),
     })
+}
+
+/// A file that has to be as long as it was when it was opened.
+struct ToItsEnd {
+    file: File,
+    left: u64,
+}
+
+impl Read for ToItsEnd {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.file.read(out)?;
+        if read == 0 && !out.is_empty() && self.left > 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "became shorter while it was read"));
+        }
+        self.left = self.left.saturating_sub(read as u64);
+        Ok(read)
+    }
 }
 
 fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
@@ -184,6 +206,12 @@ mod tests {
             assert_eq!((whole, ids.len()), (text.len() as u64, 3000), "{tail}");
             assert_eq!((&*ids[0], &*ids[2999]), ("AE_0", "AE_2999"));
         }
+        fs::write(&path, "no line at all").expect("file");
+        let mut content = open_content(&path).expect("readable");
+        content.read_exact(&mut [0; 5]).expect("its beginning");
+        OpenOptions::new().write(true).open(&path).expect("file").set_len(7).expect("truncated");
+        content.read_exact(&mut [0; 2]).expect("what is left");
+        assert_eq!(content.read(&mut [0; 2]).expect_err("it is not whole").kind(), io::ErrorKind::UnexpectedEof);
         fs::write(&path, "no line at all").expect("file");
         assert_eq!(whole_lines(&path).expect("readable"), (0, Vec::new()));
     }

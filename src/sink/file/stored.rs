@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{closed::open_content, names::EXTENSION, options::FileCompression, stream_file::files_of};
+use super::{closed::open_content, names::EXTENSION, options::FileCompression, stream_file::named_as_files_of};
 use crate::record::{Stream, UnixMillis};
 
 /// A file of a stream.
@@ -16,10 +16,11 @@ pub(crate) struct StoredFile {
     path: PathBuf,
 }
 
-/// A stream's files, oldest first.
+/// A stream's files, oldest first. What has the name of one, but is a link, no regular file, or another user's, is among
+/// them: it cannot be opened.
 pub(crate) fn stored_files(stream: Stream, directory: &Path) -> io::Result<Vec<StoredFile>> {
-    let files = files_of(stream, directory)?.into_iter();
-    let mut files: Vec<_> = files.map(|(begun_at, path)| StoredFile { begun_at, path }).collect();
+    let files = named_as_files_of(stream, directory)?.into_iter();
+    let mut files: Vec<_> = files.map(|(begun_at, _, path)| StoredFile { begun_at, path }).collect();
     // For a moment, or after a crash, a file is there both as it was and compressed.
     files.dedup_by_key(|file| file.begun_at);
     Ok(files)

@@ -223,6 +223,12 @@ impl StreamFile {
 
 /// A stream's files, oldest first, with the time in their names.
 pub(super) fn files_of(stream: Stream, directory: &Path) -> io::Result<Vec<(UnixMillis, PathBuf)>> {
+    let found = named_as_files_of(stream, directory)?.into_iter();
+    Ok(found.filter(|(_, is_other, _)| !is_other).map(|(at, _, path)| (at, path)).collect())
+}
+
+/// The same, and whatever else has such a name (`true`), behind the file of the same time.
+pub(super) fn named_as_files_of(stream: Stream, directory: &Path) -> io::Result<Vec<(UnixMillis, bool, PathBuf)>> {
     let mut found = Vec::new();
     let whose = fs::metadata(directory).ok();
     for entry in fs::read_dir(directory)? {
@@ -231,8 +237,10 @@ pub(super) fn files_of(stream: Stream, directory: &Path) -> io::Result<Vec<(Unix
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let Some(at) = is_file_of(stream, name) else { continue };
         // Links are ignored: others may be able to create one, and it is neither read nor continued.
-        if entry.metadata().is_ok_and(|file| file.is_file() && files::is_ours(&file, whose.as_ref())) {
-            found.push((at, path));
+        match entry.metadata() {
+            Ok(file) => found.push((at, !(file.is_file() && files::is_ours(&file, whose.as_ref())), path)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(_) => found.push((at, true, path)),
         }
     }
     found.sort();
