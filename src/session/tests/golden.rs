@@ -31,7 +31,10 @@ fn recordings_make_the_sessions_that_are_checked_in() {
         }
     }
     compared.sort();
-    assert_eq!(compared, ["late", "livekit-1.11", "loss_down", "loss_up", "never", "reconnect", "resume", "tcp", "turn"]);
+    assert_eq!(
+        compared,
+        ["late", "livekit-1.11", "loss_down", "loss_up", "never", "reconnect", "resume", "tcp", "turn"]
+    );
 }
 
 fn compare(path: &Path, session: &Session) {
