@@ -1,8 +1,8 @@
 //! The last flush, at the shutdown: what is left is sent, for as long as the sink accepts it.
 //!
 //! It ends early if nothing can be delivered: the sink is *away* (an outage, or it was not reached), or *silent* (it has
-//! had a batch for longer than an answer takes). A sink cannot tell that it is slow and not silent: it is given a
-//! multiple of what its last answer took, and at least the time of a first contact.
+//! not answered a batch for longer than an answer takes). A slow sink looks like a silent one at first: it has a multiple
+//! of what its last answer took, and at least the time of a first contact.
 
 use std::time::Duration;
 
@@ -49,8 +49,9 @@ impl Loop {
     /// When the last flush has to end, once it has begun.
     pub(super) fn flush_until(&self) -> Option<Instant> {
         let is_away = self.outage.is_some() || !self.connected;
-        let silent_at = if is_away { Some(self.started) } else { self.silent_at() };
-        let while_away = self.deadline_while_away.zip(silent_at).map(|(until, silent_at)| until.max(silent_at));
+        let while_away = self.deadline_while_away.and_then(|until| {
+            if is_away { Some(until) } else { self.silent_at().map(|silent_at| silent_at.max(until)) }
+        });
         [self.deadline, while_away].into_iter().flatten().min()
     }
 
@@ -58,7 +59,9 @@ impl Loop {
     fn silent_at(&self) -> Option<Instant> {
         let sent_at = self.leased.first()?.sent_at;
         Some(match self.context.answered() {
-            Some(last) => sent_at.max(last.at) + FIRST_CONTACT_TIMEOUT.max(last.latency * SILENT_AFTER_LATENCIES),
+            Some(last) => {
+                sent_at.max(last.at) + FIRST_CONTACT_TIMEOUT.max(last.latency.saturating_mul(SILENT_AFTER_LATENCIES))
+            }
             None => sent_at + FIRST_CONTACT_TIMEOUT,
         })
     }
