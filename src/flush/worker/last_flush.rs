@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::Loop;
+use super::{Loop, SETTLE_TIMEOUT};
 use crate::flush::{SinkState, in_flight::ranges, tasks::Unsettled};
 
 /// How long closing a sink may take.
@@ -24,8 +24,6 @@ const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_millis(500);
 const FIRST_CONTACT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A sink that answers slowly counts as silent after this many times what its last answer took.
 const SILENT_AFTER_LATENCIES: u32 = 4;
-/// How long the queue may take to record the batches in flight when the last flush is over.
-pub(super) const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Loop {
     pub(super) fn begin_last_flush(&mut self) {

@@ -31,8 +31,6 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use last_flush::SETTLE_TIMEOUT;
-
 use super::{
     FlushOptions, SinkState,
     context::Context,
@@ -52,6 +50,9 @@ use crate::{
 /// The most batches that are held besides those in flight before the loop stops leasing: this limits its memory.
 /// Batches that others may overtake are limited by the bytes of as many full ones.
 const MAX_HELD_EXTRA: usize = 4;
+/// How long the queue may take to record the batches in flight when the last flush is over.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// A command to a worker.
 #[derive(Debug)]
 pub(super) enum Command {

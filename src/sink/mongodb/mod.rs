@@ -58,8 +58,9 @@ use crate::{
 const SERVER_SELECTION: Duration = Duration::from_secs(5);
 /// How long records wait for the check of the collections, and as long again for the indexes.
 const FIRST_LOOK_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long the server has to answer that the driver's sessions have ended.
-const CLOSE_TIMEOUT: Duration = Duration::from_millis(150);
+/// How long the driver may take to tell the server that its sessions end: what it sends leaves at once, and the answer says
+/// nothing.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Delivers to MongoDB.
 #[derive(Debug)]
