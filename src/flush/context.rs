@@ -9,6 +9,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::{FlushOptions, environment::Environment, status::Meters, suspicion::Evidence};
@@ -29,6 +30,15 @@ pub(super) struct Context {
     pub(super) evidence: Arc<Mutex<Evidence>>,
     /// Records that the sink accepted, over all tasks.
     delivered: Arc<AtomicU64>,
+    answered: Arc<Mutex<Option<Answered>>>,
+}
+
+/// The last answer of a sink to a batch, whatever it was.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Answered {
+    pub(super) at: Instant,
+    /// How long the sink took.
+    pub(super) latency: Duration,
 }
 
 impl Context {
@@ -39,9 +49,9 @@ impl Context {
         options: &FlushOptions,
         meters: Arc<Meters>,
     ) -> Self {
-        let (cancel, delivered) = (CancellationToken::new(), Arc::default());
+        let (cancel, delivered, answered) = (CancellationToken::new(), Arc::default(), Arc::default());
         let evidence = Arc::new(Mutex::new(Evidence::new(options.reject_after)));
-        Self { environment, queue, sink, timeout: options.timeout, cancel, meters, evidence, delivered }
+        Self { environment, queue, sink, timeout: options.timeout, cancel, meters, evidence, delivered, answered }
     }
 
     /// Records that the sink accepted so far, over all tasks. Rejected records are not counted: they say nothing about
@@ -52,5 +62,16 @@ impl Context {
 
     pub(super) fn add_delivered(&self, records: u64) {
         self.delivered.fetch_add(records, Ordering::Relaxed);
+    }
+
+    /// The sink's last answer, over all tasks: a task may send many parts of its batch.
+    pub(super) fn answered(&self) -> Option<Answered> {
+        *self.answered.lock()
+    }
+
+    /// The sink answered a batch that was sent then.
+    pub(super) fn set_answered(&self, sent_at: Instant) {
+        let at = Instant::now();
+        *self.answered.lock() = Some(Answered { at, latency: at - sent_at });
     }
 }

@@ -151,7 +151,7 @@ pub(super) async fn send(context: &Context, batch: Batch) -> BatchOutcome {
 }
 
 async fn send_within(context: &Context, batch: Batch) -> BatchOutcome {
-    let records = batch.records.len();
+    let (records, sent_at) = (batch.records.len(), Instant::now());
     let failed = |kind, message| BatchOutcome {
         records: vec![Outcome::Retry; records],
         error: Some(SinkError { kind, message }),
@@ -160,7 +160,14 @@ async fn send_within(context: &Context, batch: Batch) -> BatchOutcome {
         biased;
         () = context.cancel.cancelled() => failed(SinkErrorKind::Unavailable, "stopping".to_owned()),
         answer = tokio::time::timeout(context.timeout, context.sink.send_batch(batch)) => match answer {
-            Ok(answer) if answer.records.len() == records => answer,
+            Ok(answer) if answer.records.len() == records => {
+                // Otherwise it may have heard nothing, and given up.
+                let failed_by_server = answer.error.as_ref().is_some_and(|error| error.kind == SinkErrorKind::Unnamed);
+                if failed_by_server || answer.records.iter().any(|outcome| *outcome != Outcome::Retry) {
+                    context.set_answered(sent_at);
+                }
+                answer
+            }
             Ok(answer) => failed(
                 SinkErrorKind::Unnamed,
                 format!("{}: {} outcomes for {records} records", context.sink.address(), answer.records.len()),

@@ -205,6 +205,47 @@ async fn a_body_that_takes_too_long_is_answered_408() {
     assert_eq!(server.refused(Refused::Timeout), 1);
 }
 
+/// Whatever part of a body it is whose bytes come one by one, without end.
+#[tokio::test]
+async fn a_whispered_body_is_answered_408_and_others_are_served_meanwhile() {
+    let options = HttpOptions { body_timeout: Duration::from_millis(300), ..Default::default() };
+    let server = serve_http(options, open_authenticator()).await;
+    let chunked = "Transfer-Encoding: chunked\r\n\r\n";
+    let whispers = [
+        ("Content-Length: 1000000\r\n\r\n".to_owned(), " "),
+        (chunked.to_owned(), "1\r\n \r\n"),
+        (chunked.to_owned(), "0"),
+        (format!("{chunked}1;"), "x"),
+        (chunked.to_owned(), "1;a=b\r\n \r\n"),
+        (format!("{chunked}1\r\n \r\n0\r\n"), "X: y\r\n"),
+        (format!("{chunked}1\r\n \r\n0\r\nX: "), "y"),
+    ];
+    for (begin, again) in &whispers {
+        let (mut reader, mut writer) = TcpStream::connect(server.address).await.unwrap().into_split();
+        let head = format!("POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{begin}");
+        writer.write_all(head.as_bytes()).await.unwrap();
+        let whisper = async {
+            while writer.write_all(again.as_bytes()).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        let mut answer = [0; 13];
+        let read = async {
+            assert_eq!(
+                post(&server, "/v1/events", &[("content-type", JSON)], r#"{"id": "AE_1"}"#).await.0,
+                StatusCode::OK
+            );
+            within(reader.read_exact(&mut answer)).await.unwrap();
+        };
+        tokio::select! {
+            () = read => {}
+            () = whisper => panic!("{begin:?}, {again:?}: the connection ended without an answer"),
+        }
+        assert_eq!(String::from_utf8_lossy(&answer), "HTTP/1.1 408 ", "{begin:?}, {again:?}");
+    }
+    assert_eq!(server.refused(Refused::Timeout), whispers.len() as u64);
+}
+
 #[tokio::test]
 async fn a_request_under_way_is_answered_before_the_server_ends() {
     let server = server().await;

@@ -10,18 +10,27 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tokio::io::AsyncWriteExt;
 
 use super::{
     cli::{fails, ok, said},
-    event, hanging, nowhere, send, support,
+    event, hanging, nowhere,
+    resp::{Answer, RespServer},
+    send, support,
 };
 use support::{
     child::Process,
-    process::{BINARY, Setup},
+    postgres::Postgres,
+    process::{BINARY, Setup, Spool},
+    proxy::{Mode, Proxy},
+    receiver::{self, Receiver},
+    wire::WireServer,
 };
 
 /// What systemd's unit allows at most.
 const SOON: Duration = Duration::from_secs(15);
+/// Less than any part of a stop may take that waits for a server's answer.
+const AT_ONCE: Duration = Duration::from_secs(4);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reload_whose_file_is_gone_is_refused_and_the_sinks_stay() {
@@ -106,39 +115,116 @@ async fn a_stop_during_a_reload_with_hanging_sinks_is_over_in_time() {
     assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
 }
 
+/// The four types of sinks that speak to a server there, over TLS too.
+fn sinks_at(port: u16) -> [(&'static str, String); 8] {
+    [
+        ("mongodb", format!("uri: \"mongodb://127.0.0.1:{port}/?serverSelectionTimeoutMS=60000\"")),
+        ("mongodb-tls", format!("uri: \"mongodb://127.0.0.1:{port}/?serverSelectionTimeoutMS=60000&tls=true\"")),
+        ("redis", format!("url: \"redis://127.0.0.1:{port}\"")),
+        ("redis-tls", format!("url: \"rediss://127.0.0.1:{port}\"")),
+        ("postgresql", format!("url: \"postgresql://x@127.0.0.1:{port}/x?sslmode=disable\"")),
+        ("postgresql-tls", format!("url: \"postgresql://x@127.0.0.1:{port}/x?sslmode=require\"")),
+        ("http", format!("url: \"http://127.0.0.1:{port}/in\"")),
+        ("http-tls", format!("url: \"https://127.0.0.1:{port}/in\"")),
+    ]
+}
+
+/// A server that accepts connections, and sends these bytes on each, one a second, and the last one for ever.
+async fn whispering(bytes: &'static [u8]) -> u16 {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let last = bytes.last().into_iter().cycle();
+                for byte in bytes.iter().chain(last) {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    if stream.write_all(&[*byte]).await.is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+/// Stops a process whose sinks deliver nothing; the records are kept for each of them.
+async fn stops_at_once(mut spool: Spool, sinks: &[String], records: u64) {
+    let begun = Instant::now();
+    spool.process().signal(Signal::TERM);
+    let (status, log) = spool.wait_for_its_end();
+    println!("{sinks:?}: {:?}", begun.elapsed());
+    assert!(status.success() && begun.elapsed() < AT_ONCE, "{status} after {:?}: {log}", begun.elapsed());
+    assert!(log.contains("stopped; the backlog is on disk"), "{log}");
+    spool.start().await;
+    for name in sinks {
+        assert_eq!(spool.records(name, "events"), records, "{name}");
+    }
+    spool.kill();
+}
+
 /// Each of these attempts at a sink continues for a minute, and the last flush may take half of that.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_with_a_backlog_does_not_wait_for_sinks_that_are_away() {
     let hole = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let (silent, refused) = (hole.local_addr().unwrap().port(), support::free_port());
     std::thread::spawn(move || hole.incoming().collect::<Vec<_>>());
+    let mut servers = vec![("silent", silent, ""), ("refused", refused, "")];
+    // What each protocol has to wait for the rest of; a line of HTTP is none of TLS, and so is refused by it.
+    for (kind, bytes) in [
+        ("mongodb", &b"\x00\x01\x00\x00\x00"[..]),
+        ("redis", b"+OK"),
+        ("postgresql", b"R\x00\x00\x01\x00"),
+        ("http", b"HTTP/1.1 200 OK\r\nx: y"),
+        ("http-tls", b"\x16\x03\x03\x10\x00\x00"),
+    ] {
+        servers.push(("whispering", whispering(bytes).await, kind));
+    }
     let mut setup = Setup::new().section("shutdown_timeout: 60s\nflush: { timeout: 60s }");
-    let names = ["mongodb-silent", "mongodb-refused", "redis-silent", "redis-refused"];
-    let at = |port| {
-        [
-            ("mongodb", format!("uri: \"mongodb://127.0.0.1:{port}/?serverSelectionTimeoutMS=60000\"")),
-            ("redis", format!("url: \"redis://127.0.0.1:{port}\"")),
-        ]
-    };
-    for (address, port) in [("silent", silent), ("refused", refused)] {
-        for (kind, url) in at(port) {
-            setup = setup.sink(&format!("name: {kind}-{address}, type: {kind}, {url}"));
+    let mut names = Vec::new();
+    for (server, port, only) in servers {
+        for (sink, url) in sinks_at(port).into_iter().filter(|(sink, _)| only.is_empty() || *sink == only) {
+            let name = format!("{sink}-{server}");
+            let kind = sink.trim_end_matches("-tls");
+            setup = setup.sink(&format!("name: {name}, type: {kind}, {url}"));
+            names.push(name);
         }
     }
-    let mut spool = setup.start().await;
-    send(&spool, (0..5000).map(|n| event(&format!("AE_{n}"), "room")).collect()).await;
-    // A sink that was not reached yet is waited for only just after the start.
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let begun = Instant::now();
-    spool.process().signal(Signal::TERM);
-    let (status, log) = spool.wait_for_its_end();
-    assert!(status.success() && begun.elapsed() < SOON, "{status} after {:?}: {log}", begun.elapsed());
-    assert!(log.contains("stopped; the backlog is on disk"), "{log}");
-    spool.start().await;
-    for name in names {
-        assert_eq!(spool.records(name, "events"), 5000, "{name}");
+    let spool = setup.start().await;
+    send(&spool, (0..500).map(|n| event(&format!("AE_{n}"), "room")).collect()).await;
+    // A sink that did not answer yet is waited for only just after the start.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    stops_at_once(spool, &names, 500).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_with_a_backlog_does_not_wait_for_sinks_that_answered_and_hang_now() {
+    let (mongodb, postgresql) = (WireServer::acknowledging().await, Postgres::start_with(&["fsync=off"]).await);
+    let redis = RespServer::start(|_| Answer::Healthy).await;
+    let http = Receiver::start(|_| receiver::Answer::Status(200, "")).await;
+    let mut setup = Setup::new().section("shutdown_timeout: 60s\nflush: { timeout: 60s }");
+    let (mut proxies, mut names) = (Vec::new(), Vec::new());
+    for (kind, server, url) in [
+        ("mongodb", mongodb.address(), "uri: \"mongodb://PROXY/?directConnection=true\""),
+        ("redis", redis.address(), "url: \"redis://PROXY\""),
+        ("postgresql", postgresql.address(), "url: \"postgresql://livekit:livekit@PROXY/livekit?sslmode=disable\""),
+        ("http", http.address(), "url: \"http://PROXY/in\""),
+    ] {
+        let proxy = Proxy::start(&server).await;
+        setup = setup.sink(&format!("name: {kind}, type: {kind}, {}", url.replace("PROXY", &proxy.address())));
+        proxies.push(proxy);
+        names.push(kind.to_owned());
     }
-    spool.terminate();
+    let spool = setup.start().await;
+    send(&spool, vec![event("AE_1", "room")]).await;
+    spool.wait_until_drained().await;
+    for proxy in &proxies {
+        proxy.set(Mode::Blackhole).await;
+    }
+    send(&spool, (2..502).map(|n| event(&format!("AE_{n}"), "room")).collect()).await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    stops_at_once(spool, &names, 500).await;
 }
 
 /// Several attempts: the queue's files may be written just before the kill.

@@ -92,6 +92,68 @@ async fn a_sink_that_was_never_reached_is_waited_for_only_if_the_worker_has_just
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_sink_that_takes_batches_and_answers_none_does_not_hold_up_the_end() {
+    for (answered_before, silent_for) in [(false, 3), (false, 25), (true, 3), (true, 25)] {
+        let queue = MemoryQueue::with(0);
+        let bench = start(&queue, Behaviour::default(), options());
+        if answered_before {
+            bench.warmed_up().await;
+        }
+        bench.sink.set(|behaviour| behaviour.delay = FOR_EVER);
+        queue.push(300);
+        tokio::time::sleep(Duration::from_secs(silent_for)).await;
+        let context = format!("answered before: {answered_before}, silent for {silent_for} s");
+        assert_eq!(bench.handle.status().state, SinkState::Delivering, "{context}");
+        let took = stop(bench).await;
+        assert!(took < AT_ONCE, "{context}: {took:?}");
+        assert_eq!((queue.backlog(), queue.leased()), (300, 0), "released; {context}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_hangs_during_the_last_flush_is_waited_for_as_long_as_for_a_first_answer() {
+    let options = FlushOptions { interval: Duration::from_secs(3600), shutdown_timeout: FOR_EVER, ..options() };
+    for answered_before in [false, true] {
+        let queue = MemoryQueue::with(0);
+        let bench = start(&queue, Behaviour::default(), options.clone());
+        if answered_before {
+            bench.warmed_up().await;
+        }
+        bench.sink.set(|behaviour| behaviour.delay = FOR_EVER);
+        queue.push(5);
+        let took = stop(bench).await;
+        let seconds = took.as_secs_f64();
+        assert!((2.0..2.5).contains(&seconds), "answered before: {answered_before}: {took:?}");
+        assert_eq!((queue.backlog(), queue.leased()), (5, 0));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_sink_has_all_of_the_last_flush() {
+    let slow = |delay| Behaviour { delay: Duration::from_millis(delay), ..Behaviour::default() };
+    // The first answer takes 1.5 s.
+    let queue = MemoryQueue::with(100);
+    let bench = start(&queue, slow(150), FlushOptions { shutdown_timeout: FOR_EVER, ..options() });
+    bench.until("in flight", |bench| bench.handle.status().figures.in_flight > 0).await;
+    stop(bench).await;
+    assert_eq!(queue.backlog(), 0);
+    // Each answer takes 6 s, and one batch is on its way for 5 s.
+    let queue = MemoryQueue::with(100);
+    let bench = start(&queue, slow(600), FlushOptions { shutdown_timeout: FOR_EVER, ..options() });
+    bench.until("answered", |bench| bench.handle.status().figures.batches == 1).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    stop(bench).await;
+    assert_eq!(queue.backlog(), 0);
+    // The first batch is bisected: many answers, each within 1.6 s.
+    let queue = MemoryQueue::with(16);
+    let options = FlushOptions { batch_records: 100, shutdown_timeout: FOR_EVER, ..options() };
+    let bench = start(&queue, Behaviour { poison: [3].into(), ..slow(100) }, options);
+    bench.until("in flight", |bench| bench.handle.status().figures.in_flight > 0).await;
+    stop(bench).await;
+    assert_eq!(queue.backlog(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_sink_that_is_back_has_all_of_the_last_flush() {
     let behaviour = Behaviour { fails: Some(SinkErrorKind::Unavailable), ..Behaviour::default() };
     let queue = MemoryQueue::with(200);
@@ -132,6 +194,27 @@ async fn what_is_in_flight_is_still_acknowledged_when_the_sink_fails_during_the_
     bench.until("both are in flight", |bench| bench.handle.status().figures.in_flight == 2).await;
     // The shorter batch is answered first.
     bench.sink.set(|behaviour| behaviour.first = [SinkErrorKind::Unavailable].into());
+    let took = stop(bench).await;
+    assert!(took < AT_ONCE, "{took:?}");
+    assert_eq!((queue.backlog(), queue.leased()), (5, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_wants_no_records_before_the_end_does_not_hold_it_up() {
+    let queue = MemoryQueue::with(0);
+    let bench = start(&queue, Behaviour::default(), options());
+    bench.warmed_up().await;
+    let delay = Duration::from_millis(10);
+    bench.sink.set(|behaviour| *behaviour = Behaviour { delay, ..Behaviour::default() });
+    queue.push(15);
+    bench.handle.flush_now();
+    bench.until("both are in flight", |bench| bench.handle.status().figures.in_flight == 2).await;
+    // The shorter batch is answered first; the other one ends the outage.
+    let wanted_in = Some(Duration::from_secs(60));
+    bench.sink.set(|behaviour| {
+        (behaviour.first, behaviour.retry_after) = ([SinkErrorKind::Unavailable].into(), wanted_in);
+    });
+    bench.until("one is delivered", |bench| bench.queue.backlog() == 5).await;
     let took = stop(bench).await;
     assert!(took < AT_ONCE, "{took:?}");
     assert_eq!((queue.backlog(), queue.leased()), (5, 0));

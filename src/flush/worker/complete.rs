@@ -7,7 +7,7 @@ use tokio::{
     time::Instant,
 };
 
-use super::{LAST_ATTEMPT_TIMEOUT, Loop, Outage, Parked};
+use super::{Loop, Outage, Parked};
 use crate::{
     flush::{
         SinkState, backoff,
@@ -64,7 +64,7 @@ impl Loop {
 
     /// Removes and returns a task's leases.
     fn take_leases(&mut self, task: Id) -> Vec<(Stream, Vec<Range<u64>>)> {
-        self.leased.extract_if(.., |(id, ..)| *id == task).map(|(_, stream, seqs)| (stream, seqs)).collect()
+        self.leased.extract_if(.., |leased| leased.task == task).map(|leased| (leased.stream, leased.seqs)).collect()
     }
 
     fn complete_batch(&mut self, mut sent: Sent) {
@@ -214,8 +214,7 @@ impl Loop {
             None => 1,
         };
         if failures == 1 {
-            // Batches in flight may still be answered.
-            self.deadline_while_away = self.deadline_while_away.map(|at| at.max(now + LAST_ATTEMPT_TIMEOUT));
+            self.allow_last_answers(now);
         }
         if matches!(state, SinkState::Unavailable | SinkState::Unauthorized) && !records_are_suspect {
             self.window.restart();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use tokio::time::Instant;
 
-use super::{Loop, MAX_HELD_EXTRA, Next, Wait};
+use super::{Leased, Loop, MAX_HELD_EXTRA, Next, Wait};
 use crate::{
     flush::{
         SinkState,
@@ -79,7 +79,7 @@ impl Loop {
     }
 
     /// From when on the sink wants records, if it said so, and nobody asked to send them nevertheless.
-    fn wanted_at(&self) -> Option<Instant> {
+    pub(super) fn wanted_at(&self) -> Option<Instant> {
         self.context.sink.not_before().filter(|_| self.initialized).filter(|at| Some(*at) != self.overridden)
     }
 
@@ -93,7 +93,7 @@ impl Loop {
         self.rate_limiter.spend(batch.records.len());
         let (stream, seqs) = (batch.stream, batch.seqs());
         let task = self.tasks.spawn(send(self.context.clone(), batch).boxed());
-        self.leased.push((task.id(), stream, seqs));
+        self.leased.push(Leased { task: task.id(), stream, seqs, sent_at: Instant::now() });
     }
 
     fn try_alone(&mut self, mut suspects: InFlightBatch, mut witness: InFlightBatch) {
@@ -107,7 +107,8 @@ impl Loop {
         self.trial_was_last = true;
         let task = self.tasks.spawn(try_alone(self.context.clone(), suspects, witness).boxed()).id();
         self.trial = Some(task);
-        self.leased.extend(leased.into_iter().map(|(stream, seqs)| (task, stream, seqs)));
+        let sent_at = Instant::now();
+        self.leased.extend(leased.into_iter().map(|(stream, seqs)| Leased { task, stream, seqs, sent_at }));
     }
 
     /// The next records to try: held ones that are due, or else fresh ones.
@@ -238,7 +239,7 @@ impl Loop {
     /// they were redelivered after a crash.
     fn space_for_unflushed(&self, stream: Stream) -> usize {
         let Some(recognized) = self.context.sink.recognizes() else { return usize::MAX };
-        let leased = self.leased.iter().filter(|(_, of, _)| *of == stream).flat_map(|(.., seqs)| seqs);
+        let leased = self.leased.iter().filter(|leased| leased.stream == stream).flat_map(|leased| &leased.seqs);
         let leased: u64 = leased.map(|seqs| seqs.end - seqs.start).sum();
         let held: usize =
             self.held.iter().filter(|batch| batch.stream == stream).map(|batch| batch.records.len()).sum();

@@ -20,6 +20,7 @@
 mod check;
 mod complete;
 mod dispatch;
+mod last_flush;
 
 use std::{collections::VecDeque, ops::Range, sync::Arc, time::Duration};
 
@@ -34,7 +35,7 @@ use super::{
     FlushOptions, SinkState,
     context::Context,
     due::Due,
-    in_flight::{InFlightBatch, ranges},
+    in_flight::InFlightBatch,
     rate_limiter::RateLimiter,
     status::Shared,
     tasks::{TaskResult, Unsettled},
@@ -49,16 +50,6 @@ use crate::{
 /// The most batches that are held besides those in flight before the loop stops leasing: this limits its memory.
 /// Batches that others may overtake are limited by the bytes of as many full ones.
 const MAX_HELD_EXTRA: usize = 4;
-/// How long closing a sink may take.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the last flush waits for a sink that is away: enough for one attempt at a server that answers. Its records
-/// stay on disk in any case, and more time would only delay the stop.
-const LAST_ATTEMPT_TIMEOUT: Duration = Duration::from_millis(150);
-/// The last flush starts no batch in this time before its end, or in the last quarter: those in flight are answered, and
-/// not sent again after the next start.
-const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_millis(500);
-/// A sink that was not reached yet counts as away this long after the worker's start.
-const FIRST_CONTACT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the queue may take to record the batches in flight when the last flush is over.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -79,8 +70,8 @@ pub(super) struct Loop {
     shared: Arc<Shared>,
     started: Instant,
     tasks: JoinSet<TaskResult>,
-    /// Each task's leases, in case it panics.
-    leased: Vec<(Id, Stream, Vec<Range<u64>>)>,
+    /// Each task's leases, in case it panics; the oldest first.
+    leased: Vec<Leased>,
     held: VecDeque<InFlightBatch>,
     unsettled: Vec<Unsettled>,
     window: Window,
@@ -109,12 +100,20 @@ pub(super) struct Loop {
     parked: VecDeque<Parked>,
     /// When the last flush has to end.
     deadline: Option<Instant>,
-    /// The same while the sink is away.
+    /// The same while the sink is away or silent.
     deadline_while_away: Option<Instant>,
     /// When the last flush starts its last batch.
     last_batch_at: Option<Instant>,
     /// The last flush failed: what is left stays on disk.
     gave_up: bool,
+}
+
+/// Records that a task sends.
+struct Leased {
+    task: Id,
+    stream: Stream,
+    seqs: Vec<Range<u64>>,
+    sent_at: Instant,
 }
 
 struct Outage {
@@ -271,84 +270,11 @@ impl Loop {
         }
     }
 
-    fn begin_last_flush(&mut self) {
-        let now = Instant::now();
-        let timeout = self.options.shutdown_timeout;
-        self.deadline = Some(now + timeout);
-        self.last_batch_at = Some(now + timeout - LAST_ANSWERS_TIMEOUT.min(timeout / 4));
-        let attempt = now + LAST_ATTEMPT_TIMEOUT;
-        let is_known = self.connected || self.outage.is_some();
-        self.deadline_while_away =
-            Some(if is_known { attempt } else { attempt.max(self.started + FIRST_CONTACT_TIMEOUT) });
-        self.gave_up = self.paused;
-        self.skip_backoff();
-    }
-
-    /// When the last flush has to end, once it has begun.
-    fn flush_until(&self) -> Option<Instant> {
-        let is_away = self.outage.is_some() || !self.connected;
-        [self.deadline, self.deadline_while_away.filter(|_| is_away)].into_iter().flatten().min()
-    }
-
-    /// True when the last flush is over. Past its deadline it cancels the batches in flight, and waits for them.
-    fn is_over(&mut self) -> bool {
-        let Some(until) = self.flush_until() else { return false };
-        let now = Instant::now();
-        self.gave_up |= self.last_batch_at.is_some_and(|at| at <= now);
-        if now >= until {
-            self.gave_up = true;
-            self.context.cancel.cancel();
-            self.deadline = Some(now + SETTLE_TIMEOUT);
-            self.deadline_while_away = None;
-        }
-        let queue = &*self.context.queue;
-        let nothing_left = self.held.is_empty()
-            && self.parked.is_empty()
-            && self.leased.is_empty()
-            && self.unsettled.is_empty()
-            && self.due.is_empty(queue);
-        if nothing_left {
-            // A connection attempt may still be running; it is no longer needed.
-            self.context.cancel.cancel();
-        }
-        self.tasks.is_empty() && (self.gave_up || nothing_left)
-    }
-
-    /// Stops waiting for the queue: records in flight are redelivered, unless the queue still records their outcomes.
-    fn abandon_hung_calls(&mut self) {
-        self.record_error("the spool's disk does not answer: records in flight are redelivered after the next start");
-        self.context.cancel.cancel();
-        self.tasks.abort_all();
-        for (_, stream, seqs) in self.leased.drain(..) {
-            self.context.queue.release(stream, &seqs);
-        }
-    }
-
-    /// Releases what is left, and closes the sink.
-    async fn end(mut self) {
-        self.check.running.abort_all();
-        for batch in self.held.drain(..) {
-            self.context.queue.release(batch.stream, &batch.seqs());
-        }
-        for parked in self.parked.drain(..) {
-            self.context.queue.release(parked.stream, &parked.seqs);
-        }
-        for Unsettled { stream, acknowledged, rejections } in self.unsettled.drain(..) {
-            let rejected = ranges(rejections.iter().map(|rejection| rejection.record.seq));
-            self.context.queue.release(stream, &acknowledged);
-            self.context.queue.release(stream, &rejected);
-        }
-        if tokio::time::timeout(CLOSE_TIMEOUT, self.context.sink.close()).await.is_err() {
-            self.record_error("closing the sink took too long");
-        }
-        self.shared.update(|status| status.figures.in_flight = 0);
-        self.shared.enter(SinkState::Stopped, None);
-    }
-
     fn publish_status(&self) {
         #[cfg(test)]
         {
-            let in_flight = self.leased.iter().flat_map(|(.., seqs)| seqs).map(|seqs| (seqs.end - seqs.start) as usize);
+            let in_flight =
+                self.leased.iter().flat_map(|leased| &leased.seqs).map(|seqs| (seqs.end - seqs.start) as usize);
             let held = self.held.iter().map(|batch| batch.records.len());
             self.shared.in_memory.store(in_flight.chain(held).sum(), std::sync::atomic::Ordering::Relaxed);
         }

@@ -58,6 +58,9 @@ use crate::{
 const SERVER_SELECTION: Duration = Duration::from_secs(5);
 /// How long records wait for the check of the collections, and as long again for the indexes.
 const FIRST_LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the driver may take to tell the server that its sessions end: what it sends leaves at once, and the answer says
+/// nothing.
+const CLOSE_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// Delivers to MongoDB.
 #[derive(Debug)]
@@ -247,7 +250,8 @@ impl Sink for MongoSink {
 
     async fn close(&self) {
         if let Some(client) = self.client.get() {
-            client.clone().shutdown().immediate(true).await;
+            // Sessions of a server that does not answer end by themselves.
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, client.clone().shutdown().immediate(true)).await;
         }
     }
 }
