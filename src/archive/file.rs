@@ -174,7 +174,7 @@ impl Reading {
         let is_exhausted = left.get().is_none();
         self.bytes_left = left.get().unwrap_or(0);
         if broken > 0 {
-            self.unread.push(format!("{}: {broken} lines are not valid JSON", file.name()));
+            self.unread.push(format!("{}: lines that are not valid JSON: {broken}", file.name()));
         }
         if let Ok(Scanned { too_long: 1.., .. }) = scanned {
             let mebibytes = MAX_LINE >> 20;

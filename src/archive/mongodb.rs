@@ -397,7 +397,8 @@ impl Reading {
     /// Hands each document, with its size in bytes, to `each`, until more than `limit` bytes were read.
     async fn find(&self, find: Find, limit: u64, mut each: impl FnMut(Value, u64)) -> Result<Read, Failure> {
         let left = self.deadline.saturating_duration_since(Instant::now());
-        let millis = i64::try_from(left.as_millis()).unwrap_or(i64::MAX);
+        // MongoDB takes no more than an int32 has.
+        let millis = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
         if millis == 0 {
             return Err(Failure::Slow);
         }

@@ -59,7 +59,7 @@ impl Read {
         let from = self.complete_from.map(|from| format!("only sessions that began at {from} or later were read"));
         let cut = match self.cut.len() {
             0 => None,
-            cut => Some(format!("{cut} sessions have too many records, of which some were left out")),
+            cut => Some(format!("sessions with too many records, of which some were left out: {cut}")),
         };
         from.into_iter().chain(cut).chain(self.unread.iter().cloned()).collect()
     }

@@ -141,9 +141,9 @@ async fn lines_that_are_no_documents_are_left_out_and_named() {
     let listing = list(&*archive).await;
     assert_eq!(listing.rooms, rooms_of(&truth()));
     let name = newest.file_name().expect("a name").to_string_lossy().into_owned();
-    assert_eq!(listing.unread, [format!("{name}: 3 lines are not valid JSON")]);
+    assert_eq!(listing.unread, [format!("{name}: lines that are not valid JSON: 3")]);
     let mut found = archive.records(&listing.rooms, &LIMITS).await.expect("records");
-    assert_eq!(found.unread, [format!("{name}: 1 lines are not valid JSON")]);
+    assert_eq!(found.unread, [format!("{name}: lines that are not valid JSON: 1")]);
     for (sid, session) in truth() {
         assert_eq!(as_json(&found.take(&sid, NOW).expect("a session")), as_json(&session));
     }

@@ -49,7 +49,7 @@ async fn every_answer_tells_what_could_not_be_read() {
 async fn every_answer_tells_of_sessions_that_have_too_many_records() {
     let mut memory = Memory::real();
     memory.cut = vec![memory.sids()[0].clone()];
-    let said = "1 sessions have too many records, of which some were left out";
+    let said = "sessions with too many records, of which some were left out: 1";
     // Of the page of one the session is another.
     let expected: Vec<_> = (0..7).map(|path| (path != 3).then(|| said.to_owned())).collect();
     assert_eq!(headers(memory).await, expected);
