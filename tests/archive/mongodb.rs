@@ -244,7 +244,7 @@ async fn a_cursor_is_continued_in_the_session_that_opened_it_however_many_are_op
     let room = Room { sid: "RM_1".to_owned(), name: "room".to_owned(), started_at: NOW, ended_at: Some(NOW) };
     for _ in 0..5 {
         archive.list(&ever(), &LIMITS).await.unwrap_or_else(|error| panic!("{error}"));
-        archive.records(&[room.clone()], &LIMITS).await.unwrap_or_else(|error| panic!("{error}"));
+        archive.records(std::slice::from_ref(&room), &LIMITS).await.unwrap_or_else(|error| panic!("{error}"));
     }
 }
 
