@@ -28,7 +28,7 @@ use serde_json::Value;
 use super::{
     Archive, ArchiveError, Found, LOOK_BACK, Limits, Listing, Query, Room,
     lines::{End, MAX_LINE, Pattern, Scanned, matching_lines},
-    rooms::{MARKS, Mark, Rooms, room_of_event, room_of_stat, span_of, time_of},
+    rooms::{MARKS, Mark, Rooms, room_of, span_of, time_of},
 };
 use crate::{
     record::Stream,
@@ -281,14 +281,12 @@ impl Reading {
                     continue;
                 }
                 let scanned = self.scan(&file, &pattern, &mut |document| {
-                    let is_stat = stream == Stream::Stats;
-                    let room = if is_stat { room_of_stat(&document) } else { room_of_event(&document) };
+                    let room = room_of(stream, &document);
                     let Some(sid) = room.and_then(|room| names.get(room).copied()) else { return };
                     if document.get("type").and_then(Value::as_str) == Some("ROOM_ENDED") {
                         open.remove(sid);
                     }
-                    let documents = found.of_room(sid);
-                    if is_stat { documents.stats.push(document) } else { documents.events.push(document) }
+                    found.add(sid, stream, &document);
                 });
                 if scanned == End::Stopped {
                     found.cut = rooms.iter().map(|room| room.sid.clone()).collect();

@@ -21,12 +21,16 @@ mod summaries;
 use std::{collections::HashMap, time::Duration};
 
 use async_trait::async_trait;
+use serde_json::{Value, from_slice};
 
 pub use self::{
     open::{OpenError, open, open_first},
     summaries::{Read, each_of, each_session, summaries},
 };
-use crate::session::{Documents, Session, Time, fold};
+use crate::{
+    record::Stream,
+    session::{Documents, Session, Time, fold},
+};
 
 /// How long before a range the creation of a room is looked for, if its end is in the range or later, or was not found.
 pub const LOOK_BACK: Duration = Duration::from_secs(24 * 3600);
@@ -125,7 +129,7 @@ pub struct Room {
 /// The documents of the rooms that were asked for.
 #[derive(Debug, Default)]
 pub struct Found {
-    documents: HashMap<String, Documents>,
+    texts: HashMap<String, Texts>,
     /// Rooms of which a limit left documents out.
     pub cut: Vec<String>,
     /// What could not be read, and why: documents may be missing. One line each.
@@ -135,15 +139,31 @@ pub struct Found {
 impl Found {
     /// The session of a room.
     pub fn take(&mut self, room_sid: &str, now: Time) -> Option<Session> {
-        fold(room_sid, &self.documents.remove(room_sid)?, now)
+        fold(room_sid, &self.texts.remove(room_sid)?.documents(), now)
     }
 
-    /// The documents of a room, to add more.
-    pub fn of_room(&mut self, room_sid: &str) -> &mut Documents {
-        if !self.documents.contains_key(room_sid) {
-            self.documents.insert(room_sid.to_owned(), Documents::default());
-        }
-        self.documents.entry(room_sid.to_owned()).or_default()
+    /// Adds a document of a room.
+    pub fn add(&mut self, room_sid: &str, stream: Stream, document: &Value) {
+        let texts = self.texts.entry(room_sid.to_owned()).or_default();
+        let text = if stream == Stream::Stats { &mut texts.stats } else { &mut texts.events };
+        // Writing into memory does not fail.
+        let _ = serde_json::to_writer(&mut *text, document);
+        text.push(b'\n');
+    }
+}
+
+/// The documents of a room, a line of JSON each: as values they take ten times as much memory, and only one room's have to be
+/// there at a time.
+#[derive(Debug, Default)]
+struct Texts {
+    events: Vec<u8>,
+    stats: Vec<u8>,
+}
+
+impl Texts {
+    fn documents(&self) -> Documents {
+        let values = |text: &[u8]| text.split(|&byte| byte == b'\n').filter_map(|line| from_slice(line).ok()).collect();
+        Documents { events: values(&self.events), stats: values(&self.stats) }
     }
 }
 

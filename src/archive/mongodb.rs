@@ -32,7 +32,7 @@ use tokio::{
 
 use super::{
     Archive, ArchiveError, Found, Limits, Listing, Query, Room, json,
-    rooms::{MARKS, Mark, OTHERS, Rooms, Search, room_of_event, room_of_stat, searches, span_of},
+    rooms::{MARKS, Mark, OTHERS, Rooms, Search, room_of, searches, span_of},
 };
 use crate::{
     record::Stream,
@@ -243,7 +243,7 @@ async fn records(reading: &Reading, rooms: &[Room], limits: &Limits) -> Result<F
             [(Stream::Events, doc! { "room.sid": one_of() }), (Stream::Stats, doc! { "room_id": one_of() })]
         {
             let find = Find { filter, ..Find::in_stream(stream) };
-            let read = reading.find(find, left, |document, _| keep(&mut found, &sids, stream, document)).await?;
+            let read = reading.find(find, left, |document, _| keep(&mut found, &sids, stream, &document)).await?;
             left = left.saturating_sub(read.bytes);
             is_whole &= read.is_whole;
         }
@@ -253,7 +253,7 @@ async fn records(reading: &Reading, rooms: &[Room], limits: &Limits) -> Result<F
             let (documents, read) = of_type?;
             is_whole &= read.is_whole && read.bytes <= left;
             left = left.saturating_sub(read.bytes);
-            documents.into_iter().for_each(|document| keep(&mut found, &sids, Stream::Events, document));
+            documents.iter().for_each(|document| keep(&mut found, &sids, Stream::Events, document));
         }
         if !is_whole {
             found.cut = rooms[i * ROOMS..].iter().map(|room| room.sid.clone()).collect();
@@ -264,12 +264,10 @@ async fn records(reading: &Reading, rooms: &[Room], limits: &Limits) -> Result<F
 }
 
 /// Adds a document to those of its room.
-fn keep(found: &mut Found, sids: &[&str], stream: Stream, document: Value) {
-    let is_stat = stream == Stream::Stats;
-    let room = if is_stat { room_of_stat(&document) } else { room_of_event(&document) };
+fn keep(found: &mut Found, sids: &[&str], stream: Stream, document: &Value) {
+    let room = room_of(stream, document);
     let Some(sid) = room.and_then(|room| sids.iter().find(|sid| **sid == room)) else { return };
-    let documents = found.of_room(sid);
-    if is_stat { documents.stats.push(document) } else { documents.events.push(document) }
+    found.add(sid, stream, document);
 }
 
 /// The events of one type that name one of these rooms in a message of their own, from around the rooms' time.
@@ -287,7 +285,7 @@ async fn others(
     let (mut documents, mut bytes) = (Vec::new(), 0);
     let find = Find { filter: filter.clone(), ..Find::in_stream(Stream::Events) };
     let keep_some = |document: Value, size| {
-        if room_of_event(&document).is_some_and(|room| sids.contains(&room)) {
+        if room_of(Stream::Events, &document).is_some_and(|room| sids.contains(&room)) {
             bytes += size;
             documents.push(document);
         }

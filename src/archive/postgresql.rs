@@ -13,7 +13,7 @@ use tokio_postgres::{Row, types::Type};
 
 use super::{
     Archive, ArchiveError, Found, Limits, Listing, Query, Room,
-    rooms::{MARKS, Mark, Rooms, Search, room_of_event, room_of_stat, searches, span_of},
+    rooms::{MARKS, Mark, Rooms, Search, room_of, searches, span_of},
 };
 use crate::{
     record::Stream,
@@ -207,7 +207,6 @@ async fn records(reader: &Reader, rooms: &[Room], limits: &Limits) -> Result<Fou
         let (first, last) = span_of(group);
         let (first, last) = (seconds(first), seconds(last));
         for (stream, column) in [(Stream::Events, "room_sid"), (Stream::Stats, "room_id")] {
-            let is_stat = stream == Stream::Stats;
             let statement =
                 format!("SELECT doc::text FROM {} WHERE {IN_RANGE} AND {column} = ANY($3)", reader.table(stream));
             let mut is_whole = true;
@@ -218,10 +217,9 @@ async fn records(reader: &Reader, rooms: &[Room], limits: &Limits) -> Result<Fou
                     return false;
                 };
                 left = bytes_left;
-                let room = if is_stat { room_of_stat(&document) } else { room_of_event(&document) };
+                let room = room_of(stream, &document);
                 if let Some(sid) = room.and_then(|room| sids.iter().find(|sid| **sid == room)) {
-                    let documents = found.of_room(sid);
-                    if is_stat { documents.stats.push(document) } else { documents.events.push(document) }
+                    found.add(sid, stream, &document);
                 }
                 true
             };

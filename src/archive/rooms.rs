@@ -5,7 +5,10 @@ use std::{collections::HashMap, time::Duration};
 use serde_json::Value;
 
 use super::{LOOK_AHEAD, LOOK_BACK, Listing, Query, Room};
-use crate::session::{EVENT_ROOM_PATHS, Time, cut};
+use crate::{
+    record::Stream,
+    session::{EVENT_ROOM_PATHS, Time, cut},
+};
 
 /// The events that a room is found by: its creation, its end, and the joins, which are there where these are missing.
 pub(super) const MARKS: [&str; 3] = ["ROOM_CREATED", "ROOM_ENDED", "PARTICIPANT_JOINED"];
@@ -68,14 +71,12 @@ pub(super) fn searches(query: &Query, rooms: usize) -> [Search; 3] {
     ]
 }
 
-/// The SID of the room that an event is about.
-pub(super) fn room_of_event(event: &Value) -> Option<&str> {
-    EVENT_ROOM_PATHS.iter().find_map(|path| text(event, path))
-}
-
-/// The SID of the room that a stat is about.
-pub(super) fn room_of_stat(stat: &Value) -> Option<&str> {
-    text(stat, "room_id")
+/// The SID of the room that a document is about.
+pub(super) fn room_of(stream: Stream, document: &Value) -> Option<&str> {
+    match stream {
+        Stream::Stats => text(document, "room_id"),
+        _ => EVENT_ROOM_PATHS.iter().find_map(|path| text(document, path)),
+    }
 }
 
 fn at<'a>(document: &'a Value, path: &str) -> Option<&'a Value> {

@@ -211,6 +211,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::record::Stream;
 
     /// What happened, in its order.
     type Log = Mutex<Vec<String>>;
@@ -245,7 +246,7 @@ mod tests {
                 let event = json!({
                     "id": room.sid, "type": "ROOM_CREATED", "room_id": room.sid, "timestamp": { "seconds": 1 }
                 });
-                found.of_room(&room.sid).events.push(event);
+                found.add(&room.sid, Stream::Events, &event);
             }
             if rooms.len() > 1 {
                 found.cut = sids[..sids.len() - 2].to_vec();

@@ -17,6 +17,7 @@ use super::super::reader::Archives;
 use crate::{
     admin::problem::Problem,
     archive::{Archive, ArchiveError, Found, Limits, Listing, Query, Room},
+    record::Stream,
     session::{Documents, Time},
 };
 
@@ -87,6 +88,12 @@ impl Default for Memory {
     }
 }
 
+fn add(found: &mut Found, sid: &str, documents: &Documents) {
+    let events = documents.events.iter().map(|event| (Stream::Events, event));
+    let stats = documents.stats.iter().map(|stat| (Stream::Stats, stat));
+    events.chain(stats).for_each(|(stream, document)| found.add(sid, stream, document));
+}
+
 fn text<'a>(document: &'a Value, path: &str) -> Option<&'a str> {
     path.split('.').try_fold(document, |value, name| value.get(name))?.as_str()
 }
@@ -149,7 +156,7 @@ impl Memory {
         let far = Time(i64::MAX);
         let mut found = Found::default();
         for (sid, documents) in &self.documents {
-            found.of_room(sid).clone_from(documents);
+            add(&mut found, sid, documents);
         }
         self.rooms = self
             .documents
@@ -206,7 +213,7 @@ impl Archive for Memory {
         found.unread.clone_from(&self.unread);
         for room in rooms {
             if let Some(documents) = self.documents.get(&room.sid) {
-                found.of_room(&room.sid).clone_from(documents);
+                add(&mut found, &room.sid, documents);
             }
         }
         Ok(found)
