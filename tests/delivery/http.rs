@@ -334,8 +334,9 @@ async fn a_success_that_comes_before_the_request_is_none() {
     // It answers as soon as it has seen the head, and reads on when the answer is out.
     let early = |_: &Request| Some(Answer::Slowly(answer(200, "", "{}"), Duration::from_millis(2)));
     let receiver = Receiver::start_with(early, |_| Answer::Bytes(Vec::new())).await;
-    let options = HttpOptions { timeout: Duration::from_secs(20), ..quick(&receiver) };
-    let outcome = http_sink_with(options).send_batch(batch("early", 5000)).await;
+    // A body of 16 MB: a smaller one may be in the connection's buffers, and so on its way, before the answer is there.
+    let options = HttpOptions { timeout: Duration::from_secs(20), max_body_bytes: 64 << 20, ..quick(&receiver) };
+    let outcome = http_sink_with(options).send_batch(batch("early", 20_000)).await;
     assert!(all(&outcome, &Outcome::Retry), "{:?}", outcome.error);
     let error = outcome.error.expect("it says why");
     assert!(error.kind == SinkErrorKind::Unavailable && error.message.contains("before the request"), "{error}");
