@@ -61,10 +61,7 @@ pub trait Archive: Send + Sync {
     /// # Errors
     /// When it cannot be reached, does not answer within the limits, or has parts that cannot be read while the others do not
     /// know the room.
-    async fn room(&self, sid: &str, limits: &Limits) -> Result<Option<Room>, ArchiveError> {
-        let listing = self.list(&Query::any_time(), &Limits { rooms: usize::MAX, ..limits.clone() }).await?;
-        Ok(listing.rooms.into_iter().find(|room| room.sid == sid))
-    }
+    async fn room(&self, sid: &str, limits: &Limits) -> Result<Option<Room>, ArchiveError>;
 }
 
 /// Which rooms are asked for.

@@ -13,8 +13,9 @@ use crate::{
 /// Rooms whose documents are held at the same time.
 const ROOMS: usize = 64;
 
-/// The sessions of a time range, the newest first, without what happened in them; `now` is the time of asking. The limit in bytes is for the documents that are held at the same
-/// time, those of 64 rooms. `progress` is told how many of how many rooms were read.
+/// The sessions of a time range, the newest first, without what happened in them; `now` is the time of asking. The limit in
+/// bytes is for the documents that are held at the same time, those of 64 rooms. `progress` is told how many of how many rooms
+/// were read.
 ///
 /// # Errors
 /// When the archive cannot be reached, or does not answer within the limits.
@@ -68,6 +69,12 @@ impl Read {
 impl From<&Listing> for Read {
     fn from(listing: &Listing) -> Self {
         Self { complete_from: listing.complete_from, cut: Vec::new(), unread: listing.unread.clone() }
+    }
+}
+
+impl From<Found> for Read {
+    fn from(Found { cut, unread, .. }: Found) -> Self {
+        Self { complete_from: None, cut, unread }
     }
 }
 
@@ -253,6 +260,10 @@ mod tests {
             }
             found.unread = vec![format!("of {}", rooms.len())];
             Ok(found)
+        }
+
+        async fn room(&self, sid: &str, _: &Limits) -> Result<Option<Room>, ArchiveError> {
+            Ok(rooms().into_iter().find(|room| room.sid == sid))
         }
     }
 

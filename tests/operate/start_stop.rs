@@ -154,7 +154,6 @@ async fn stops_at_once(mut spool: Spool, sinks: &[String], records: u64) {
     let begun = Instant::now();
     spool.process().signal(Signal::TERM);
     let (status, log) = spool.wait_for_its_end();
-    println!("{sinks:?}: {:?}", begun.elapsed());
     assert!(status.success() && begun.elapsed() < AT_ONCE, "{status} after {:?}: {log}", begun.elapsed());
     assert!(log.contains("stopped; the backlog is on disk"), "{log}");
     spool.start().await;

@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     admin::problem::Problem,
-    archive::{Query, Read, Room},
+    archive::{Query, Room},
     ingest::Json,
     session::{Connection, Job, Participant, Session, State as SessionState, Summary, Time},
     tasks,
@@ -140,7 +140,7 @@ async fn list(
     if read.complete_from.is_some() {
         return Err(too_many("fewer (limit)"));
     }
-    read.add(Read { complete_from: None, ..(&*listing).into() });
+    read.add((&*listing).into());
     Ok((Incomplete::of(&read), Json(Sessions { sessions })))
 }
 

@@ -141,8 +141,7 @@ async fn list(
     let rest = rooms.into_iter().skip_while(|room| cursor.as_ref().is_some_and(|cursor| !is_over(room, cursor)));
     let rest: Vec<Room> = rest.filter(may_be_wanted).cloned().collect();
     let mut items: Vec<Row> = Vec::new();
-    // The page says itself that there is more.
-    let mut lacks = Read { complete_from: None, ..(&*listing).into() };
+    let mut lacks = Read::from(&*listing);
     // One more than the page has, to know whether there is a next one.
     for rooms in rest.chunks(size + 1) {
         let (rows, read) = source.sessions(rooms, from, Row::of).await?;

@@ -16,8 +16,9 @@ const MAX: usize = 1_024;
 pub(super) struct Incomplete(Option<HeaderValue>);
 
 impl Incomplete {
+    /// Of an answer, or of one page: that there are more sessions is told by the next one, or is an error.
     pub(super) fn of(read: &Read) -> Self {
-        let text = read.lacks().join("; ");
+        let text = Read { complete_from: None, ..read.clone() }.lacks().join("; ");
         // Names of files may have any characters, a header has ASCII.
         let ascii = text.chars().map(|c| if matches!(c, ' '..='~') { c } else { '?' });
         let value: String = ascii.take(MAX).collect();

@@ -222,8 +222,7 @@ impl Source<'_> {
             let mut found = self.archive.records(std::slice::from_ref(&room), &limits).await?;
             let folding = tasks::run_blocking(move || {
                 let session = found.take(&room.sid, now())?;
-                let read = Read { complete_from: None, cut: found.cut, unread: found.unread };
-                Some(Arc::new(Shown { session, read }))
+                Some(Arc::new(Shown { session, read: found.into() }))
             });
             let read = folding.await;
             read.map_err(|panic| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, panic.to_string()))

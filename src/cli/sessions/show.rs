@@ -47,7 +47,7 @@ pub(super) async fn show(common: &Common, args: &ShowArgs) -> Outcome {
     bar.finish_and_clear();
     let mut found = found?;
     let session = found.take(&args.session, time(std::time::SystemTime::now())).ok_or_else(missing)?;
-    let read = Read { complete_from: None, cut: found.cut, unread: found.unread };
+    let read = Read::from(found);
     if args.source.csv {
         print_csv(if args.events { events(&session) } else { connections(&session) })?;
     } else if common.json {

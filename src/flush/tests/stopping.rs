@@ -53,6 +53,18 @@ async fn stop(bench: Bench) -> Duration {
     began.elapsed()
 }
 
+/// A worker with a batch of ten records and one of five in flight; the shorter one is answered first.
+async fn with_two_in_flight(queue: &Arc<MemoryQueue>) -> Bench {
+    let bench = start(queue, Behaviour::default(), options());
+    bench.warmed_up().await;
+    let delay = Duration::from_millis(10);
+    bench.sink.set(|behaviour| *behaviour = Behaviour { delay, ..Behaviour::default() });
+    queue.push(15);
+    bench.handle.flush_now();
+    bench.until("both are in flight", |bench| bench.handle.status().figures.in_flight == 2).await;
+    bench
+}
+
 /// More than a last attempt may take, and far less than the last flush.
 const AT_ONCE: Duration = Duration::from_millis(500);
 const FOR_EVER: Duration = Duration::from_secs(1_000_000);
@@ -185,14 +197,7 @@ async fn a_last_flush_that_is_too_short_for_the_backlog_sends_nothing_that_is_se
 #[tokio::test(start_paused = true)]
 async fn what_is_in_flight_is_still_acknowledged_when_the_sink_fails_during_the_last_flush() {
     let queue = MemoryQueue::with(0);
-    let bench = start(&queue, Behaviour::default(), options());
-    bench.warmed_up().await;
-    let delay = Duration::from_millis(10);
-    bench.sink.set(|behaviour| *behaviour = Behaviour { delay, ..Behaviour::default() });
-    queue.push(15);
-    bench.handle.flush_now();
-    bench.until("both are in flight", |bench| bench.handle.status().figures.in_flight == 2).await;
-    // The shorter batch is answered first.
+    let bench = with_two_in_flight(&queue).await;
     bench.sink.set(|behaviour| behaviour.first = [SinkErrorKind::Unavailable].into());
     let took = stop(bench).await;
     assert!(took < AT_ONCE, "{took:?}");
@@ -202,14 +207,8 @@ async fn what_is_in_flight_is_still_acknowledged_when_the_sink_fails_during_the_
 #[tokio::test(start_paused = true)]
 async fn a_sink_that_wants_no_records_before_the_end_does_not_hold_it_up() {
     let queue = MemoryQueue::with(0);
-    let bench = start(&queue, Behaviour::default(), options());
-    bench.warmed_up().await;
-    let delay = Duration::from_millis(10);
-    bench.sink.set(|behaviour| *behaviour = Behaviour { delay, ..Behaviour::default() });
-    queue.push(15);
-    bench.handle.flush_now();
-    bench.until("both are in flight", |bench| bench.handle.status().figures.in_flight == 2).await;
-    // The shorter batch is answered first; the other one ends the outage.
+    let bench = with_two_in_flight(&queue).await;
+    // The second answer ends the outage.
     let wanted_in = Some(Duration::from_secs(60));
     bench.sink.set(|behaviour| {
         (behaviour.first, behaviour.retry_after) = ([SinkErrorKind::Unavailable].into(), wanted_in);
