@@ -8,30 +8,30 @@
 //! | the stats of rooms | `room_id` |
 //!
 //! Without the first index, as in a database of the fork, the server uses those of the single fields. The client is the
-//! archive's own, with few connections, so that delivery never waits for one. Reads go where the URI's read preference says;
-//! a cursor is continued on the server that has it, in the session that opened it (MongoDB refuses another one), and is closed
-//! where nobody waits for its documents any more.
+//! archive's own, with few connections, so that delivery never waits for one. Reads go where the URI's read preference says
+//! (`route`), by cursors (`find`).
 
-use std::{sync::Arc, time::Duration};
+mod find;
+mod route;
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bson::{Bson, Document, doc};
 use futures::future::join_all;
-use mongodb::{
-    Client, ClientSession, Database, ServerInfo,
-    error::{Error, ErrorKind},
-    options::{ClientOptions, ReadPreference, SelectionCriteria},
-};
-use parking_lot::Mutex;
+use mongodb::{Client, error::Error, options::ClientOptions};
 use serde_json::Value;
 use tokio::{
-    runtime::Handle,
     sync::OnceCell,
     time::{Instant, timeout},
 };
 
+use self::{
+    find::{Failure, Find, Read, Reading},
+    route::{Route, Servers},
+};
 use super::{
-    Archive, ArchiveError, Found, Limits, Listing, Query, Room, json,
+    Archive, ArchiveError, Found, Limits, Listing, Query, Room,
     rooms::{MARKS, Mark, OTHERS, Rooms, Search, room_of, searches, span_of},
 };
 use crate::{
@@ -41,7 +41,6 @@ use crate::{
         SinkErrorKind, SinkOptions,
         mongodb::{MongoOptions, described},
     },
-    tasks,
 };
 
 /// Requests of this archive at the same time; others wait.
@@ -50,38 +49,12 @@ const CONNECTIONS: u32 = 4;
 const OF_OTHER_ROOMS: u64 = 1 << 20;
 /// How long the driver looks for a server, unless the URI says otherwise.
 const SERVER_SELECTION: Duration = Duration::from_secs(5);
-/// Documents in an answer; the server also ends one at 16 MiB.
-const BATCH: i32 = 1000;
 /// Rooms in one find: a limit ends the request between two.
 const ROOMS: usize = 32;
-/// How long the close of a cursor may take that nobody waits for.
-const CLOSING: Duration = Duration::from_secs(5);
-
 /// Reads from MongoDB.
 pub(super) struct MongoArchive {
     options: MongoOptions,
     client: OnceCell<(Client, Servers)>,
-}
-
-/// What the URI says of the servers.
-#[derive(Debug, Clone, Copy)]
-struct Servers {
-    are_many: bool,
-    is_direct: bool,
-}
-
-/// Why a request ended.
-enum Failure {
-    Driver(Error),
-    /// The server answered what it should not.
-    Answer(&'static str),
-    Slow,
-}
-
-impl From<Error> for Failure {
-    fn from(error: Error) -> Self {
-        Self::Driver(error)
-    }
 }
 
 impl MongoArchive {
@@ -304,222 +277,4 @@ async fn others(
 /// Whole seconds: events of one more second than asked for.
 fn range(from: Time, to: Time) -> Document {
     doc! { "$gte": from.seconds(), "$lte": to.seconds() }
-}
-
-/// Where the commands of a request go.
-#[derive(Clone)]
-struct Route {
-    criteria: Option<SelectionCriteria>,
-    /// Part of a `find` through a router: the driver adds none to a command that goes where a predicate says. For a member of a
-    /// replica set it adds one itself, and MongoDB refuses a second one.
-    read_preference: Option<Document>,
-}
-
-impl Route {
-    /// One server for all commands of a request: a cursor is known only where it was opened, and the driver chooses a server
-    /// for each command.
-    async fn choose(database: &Database, servers: Servers) -> Result<Self, Error> {
-        let criteria = database.selection_criteria().cloned();
-        let of_primary = matches!(&criteria, None | Some(SelectionCriteria::ReadPreference(ReadPreference::Primary)));
-        let as_driver = Self { criteria: criteria.clone(), read_preference: None };
-        if servers.is_direct || (of_primary && !servers.are_many) {
-            return Ok(as_driver);
-        }
-        let mut hello = database.run_command(doc! { "hello": 1 });
-        if let Some(criteria) = &criteria {
-            hello = hello.selection_criteria(criteria.clone());
-        }
-        let hello = hello.await?;
-        if let Ok(me) = hello.get_str("me") {
-            let me = me.to_owned();
-            let is_me = move |server: &ServerInfo<'_>| server.address().to_string().eq_ignore_ascii_case(&me);
-            return Ok(Self { criteria: Some(SelectionCriteria::Predicate(Arc::new(is_me))), ..as_driver });
-        }
-        if hello.get_str("msg").is_ok_and(|message| message == "isdbgrid") {
-            // A router: the first that answers, from then on.
-            let chosen = Mutex::new(None);
-            let is_chosen = move |server: &ServerInfo<'_>| {
-                let address = server.address();
-                server.max_wire_version().is_some()
-                    && chosen.lock().get_or_insert_with(|| address.to_string()) == &address.to_string()
-            };
-            let read_preference = match criteria {
-                Some(SelectionCriteria::ReadPreference(preference)) if !of_primary => Some(for_router(&preference)?),
-                _ => None,
-            };
-            return Ok(Self { criteria: Some(SelectionCriteria::Predicate(Arc::new(is_chosen))), read_preference });
-        }
-        Ok(as_driver)
-    }
-}
-
-/// `$readPreference`, in MongoDB's names.
-fn for_router(preference: &ReadPreference) -> Result<Document, Error> {
-    let mut document = bson::serialize_to_document(preference)?;
-    if let Some(tags) = document.remove("tagSets") {
-        document.insert("tags", tags);
-    }
-    Ok(document)
-}
-
-/// A find.
-struct Find {
-    stream: Stream,
-    filter: Document,
-    projection: Option<Document>,
-    newest_first: bool,
-    limit: Option<i64>,
-}
-
-impl Find {
-    fn in_stream(stream: Stream) -> Self {
-        Self { stream, filter: Document::new(), projection: None, newest_first: false, limit: None }
-    }
-}
-
-/// What a find read.
-struct Read {
-    bytes: u64,
-    /// False: more than the limit was there.
-    is_whole: bool,
-}
-
-/// One request.
-struct Reading {
-    database: Database,
-    route: Route,
-    deadline: Instant,
-}
-
-impl Reading {
-    /// Hands each document, with its size in bytes, to `each`, until more than `limit` bytes were read.
-    async fn find(&self, find: Find, limit: u64, mut each: impl FnMut(Value, u64)) -> Result<Read, Failure> {
-        let left = self.deadline.saturating_duration_since(Instant::now());
-        // MongoDB takes no more than an int32 has.
-        let millis = i32::try_from(left.as_millis()).unwrap_or(i32::MAX);
-        if millis == 0 {
-            return Err(Failure::Slow);
-        }
-        let collection = find.stream.as_str();
-        let mut command = doc! { "find": collection, "filter": find.filter, "batchSize": BATCH, "maxTimeMS": millis };
-        command.extend(find.projection.map(|projection| ("projection".to_owned(), projection.into())));
-        command.extend(find.limit.map(|limit| ("limit".to_owned(), Bson::Int64(limit))));
-        if find.newest_first {
-            command.insert("sort", doc! { "timestamp.seconds": -1 });
-        }
-        command.extend(self.route.read_preference.clone().map(|mode| ("$readPreference".to_owned(), mode.into())));
-        let mut cursor = Cursor { reading: self, session: Some(self.session().await?), collection, id: 0 };
-        let mut answer = cursor.open(command).await?;
-        let mut read = Read { bytes: 0, is_whole: true };
-        loop {
-            let mut answered = match answer.remove("cursor") {
-                Some(Bson::Document(cursor)) => cursor,
-                _ => return Err(Failure::Answer("the server's answer has no cursor")),
-            };
-            cursor.id = answered.get_i64("id").unwrap_or_default();
-            let batch = match answered.remove("firstBatch").or_else(|| answered.remove("nextBatch")) {
-                Some(Bson::Array(batch)) => batch,
-                _ => return Err(Failure::Answer("the server's answer has no documents")),
-            };
-            for document in batch {
-                let Bson::Document(document) = document else { continue };
-                let (document, bytes) = json::of_document(document);
-                if read.bytes + bytes > limit {
-                    read.is_whole = false;
-                    break;
-                }
-                read.bytes += bytes;
-                each(document, bytes);
-            }
-            if cursor.id == 0 {
-                return Ok(read);
-            }
-            if !read.is_whole {
-                cursor.close().await;
-                return Ok(read);
-            }
-            answer = cursor.more().await?;
-        }
-    }
-
-    async fn session(&self) -> Result<ClientSession, Error> {
-        self.database.client().start_session().causal_consistency(false).await
-    }
-}
-
-/// A cursor on the server, of one find.
-struct Cursor<'a> {
-    reading: &'a Reading,
-    /// The driver would take a session for each command, not always the same one. `None`: the server has none.
-    session: Option<ClientSession>,
-    collection: &'static str,
-    /// 0: it is not open.
-    id: i64,
-}
-
-impl Cursor<'_> {
-    async fn open(&mut self, find: Document) -> Result<Document, Error> {
-        match self.run(find.clone()).await {
-            Err(error) if matches!(*error.kind, ErrorKind::SessionsNotSupported) => {
-                self.session = None;
-                self.run(find).await
-            }
-            answer => answer,
-        }
-    }
-
-    async fn more(&mut self) -> Result<Document, Error> {
-        let answer = self.run(doc! { "getMore": self.id, "collection": self.collection, "batchSize": BATCH }).await;
-        if answer.is_err() {
-            // It is gone, or the server is.
-            self.id = 0;
-        }
-        answer
-    }
-
-    async fn close(&mut self) {
-        // The server would close it by itself, after ten minutes.
-        let Reading { database, route, .. } = self.reading;
-        let _ = run(database, route, None, self.kill()).await;
-        self.id = 0;
-    }
-
-    /// The driver sends it without a session only.
-    fn kill(&self) -> Document {
-        doc! { "killCursors": self.collection, "cursors": [self.id] }
-    }
-
-    async fn run(&mut self, command: Document) -> Result<Document, Error> {
-        let Reading { database, route, .. } = self.reading;
-        run(database, route, self.session.as_mut(), command).await
-    }
-}
-
-impl Drop for Cursor<'_> {
-    /// Closes it where nobody waits for the answer any more: a reader has left, or the time is over.
-    fn drop(&mut self) {
-        if self.id == 0 || Handle::try_current().is_err() {
-            return;
-        }
-        let (database, route) = (self.reading.database.clone(), self.reading.route.clone());
-        let kill = self.kill();
-        tasks::spawn(async move { timeout(CLOSING, run(&database, &route, None, kill)).await });
-    }
-}
-
-async fn run(
-    database: &Database,
-    route: &Route,
-    session: Option<&mut ClientSession>,
-    command: Document,
-) -> Result<Document, Error> {
-    // A command of our own: a cursor of the driver would be generic, and half of the driver compiled again for it.
-    let mut command = database.run_command(command);
-    if let Some(criteria) = &route.criteria {
-        command = command.selection_criteria(criteria.clone());
-    }
-    match session {
-        Some(session) => command.session(session).await,
-        None => command.await,
-    }
 }
