@@ -96,5 +96,7 @@ fn main() {
         benches();
         Criterion::default().configure_from_args().final_summary();
     }
-    calls::run(has("--test"));
+    let wanted: Vec<_> =
+        std::env::args().skip(1).filter(|argument| !argument.starts_with('-') && argument != "calls").collect();
+    calls::run(has("--test"), &wanted);
 }

@@ -3,6 +3,7 @@
 //!
 //! ```sh
 //! cargo bench --bench ingest -- calls
+//! cargo bench --bench ingest -- calls NDJSON    # of these names only
 //! ```
 //!
 //! The limit is a plain file that gets the same events, with an `fdatasync` a call. File and calls alternate, and the client
@@ -69,8 +70,9 @@ pub(crate) struct Ports {
     pub(crate) grpc: SocketAddr,
 }
 
-/// Measures and prints all. With `briefly`, one short turn each: for tests.
-pub(crate) fn run(briefly: bool) {
+/// Measures and prints all whose name has one of `wanted` in it, or all if none is. With `briefly`, one short turn each: for
+/// tests.
+pub(crate) fn run(briefly: bool, wanted: &[String]) {
     let (turn, turns) = if briefly { (Duration::from_millis(20), 1) } else { (TURN, TURNS) };
     let (directory, spool) = spool();
     let runtime = Runtime::new().expect("a runtime");
@@ -93,6 +95,9 @@ pub(crate) fn run(briefly: bool) {
         ("HTTP, 500 short protobuf", Call::Protobuf, &short, IN_BULK, &[1]),
         ("HTTP, 500 short NDJSON", Call::NdJson, &short, IN_BULK, &[1]),
     ] {
+        if !wanted.is_empty() && !wanted.iter().any(|wanted| name.contains(wanted)) {
+            continue;
+        }
         let messages = messages(events, per_call);
         let requests: Arc<[Bytes]> = messages.iter().map(|message| request(call, message)).collect();
         for &connections in connections {
