@@ -96,7 +96,8 @@ fn main() {
         benches();
         Criterion::default().configure_from_args().final_summary();
     }
-    let wanted: Vec<_> =
-        std::env::args().skip(1).filter(|argument| !argument.starts_with('-') && argument != "calls").collect();
+    // Only after `calls`: what is before it, or there without it, is criterion's.
+    let after_calls = std::env::args().skip_while(|argument| argument != "calls").skip(1);
+    let wanted: Vec<_> = after_calls.filter(|argument| !argument.starts_with('-')).collect();
     calls::run(has("--test"), &wanted);
 }

@@ -148,7 +148,7 @@ async fn survives(directory: tempfile::TempDir, newest: Newest, bad_block: bool,
 
 #[tokio::test]
 async fn a_segment_that_is_begun_while_the_one_before_is_on_its_way_lets_nothing_go() {
-    // Anew, and after a restart with nothing to deliver: no segment is known to hold anything then.
+    // In a new spool, and after a restart with nothing to deliver: no segment is known to hold anything then.
     for drained in [0, 10] {
         let directory = tempfile::tempdir().expect("a directory");
         if drained > 0 {
