@@ -45,7 +45,7 @@ const ANSWER_BYTES: usize = 8 << 20;
 static INSPECTIONS_OVER_TCP: Semaphore = Semaphore::const_new(4);
 static INSPECTIONS_OVER_SOCKET: Semaphore = Semaphore::const_new(16);
 /// How long one more inspection waits for a slot.
-const TURN_WAIT: Duration = Duration::from_secs(2);
+const SLOT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Maximum number of dead letters in an answer.
 const DEAD_LETTERS: usize = 1_000;
 
@@ -136,11 +136,11 @@ async fn inspect(
     media: &'static str,
     inspect: impl FnOnce(&Source, &Encoder, &mut Answer) -> Result<(), Problem> + Send + 'static,
 ) -> Result<Response, Problem> {
-    let turn = turn(access).await?;
+    let slot = slot(access).await?;
     let source = app.source(name).await?;
     let encoder = Arc::clone(app.encoder());
     answer::make(media, timeout(access), move |answer| {
-        let _turn = turn;
+        let _slot = slot;
         inspect(&source, &encoder, answer)
     })
     .await
@@ -174,13 +174,13 @@ fn list<T: Serialize>(
 }
 
 /// Waits for a moment for a slot; the slot is free again when the result is dropped.
-async fn turn(access: Access) -> Result<SemaphorePermit<'static>, Problem> {
-    let turns = match access {
+async fn slot(access: Access) -> Result<SemaphorePermit<'static>, Problem> {
+    let slots = match access {
         Access::Socket => &INSPECTIONS_OVER_SOCKET,
         Access::Tcp { .. } => &INSPECTIONS_OVER_TCP,
     };
-    match tokio::time::timeout(TURN_WAIT, turns.acquire()).await {
-        Ok(Ok(turn)) => Ok(turn),
+    match tokio::time::timeout(SLOT_TIMEOUT, slots.acquire()).await {
+        Ok(Ok(slot)) => Ok(slot),
         _ => Err(Problem::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "too many requests read records at the moment: try again shortly",
@@ -289,10 +289,10 @@ pub(super) async fn verify(
     Extension(access): Extension<Access>,
     Name(name): Name,
 ) -> Result<Json<VerifyReport>, Problem> {
-    let turn = turn(access).await?;
+    let slot = slot(access).await?;
     // The check continues without its reader, and keeps its slot.
     let verified = tasks::spawn(async move {
-        let _turn = turn;
+        let _slot = slot;
         app.verify(&name).await
     });
     let verified =

@@ -12,7 +12,7 @@ use super::{App, sinks::Running, slot::Slot};
 use crate::{record::now_millis, tasks};
 
 /// Each part has this time besides its half of `shutdown_timeout`, to cancel what did not finish.
-const GIVE_UP: Duration = Duration::from_millis(500);
+const CANCEL_TIMEOUT: Duration = Duration::from_millis(500);
 
 impl App {
     /// Stops everything; false if a disk does not answer in time.
@@ -24,7 +24,7 @@ impl App {
             demo.abort();
         }
         let (begun, timeout) = (Instant::now(), self.config().shutdown_timeout);
-        let served_by = begun + timeout / 2 + GIVE_UP;
+        let served_by = begun + timeout / 2 + CANCEL_TIMEOUT;
         // A reload in progress ends first, and no other one begins: it would start workers that nothing stops.
         let (served, _no_reload) =
             tokio::join!(timeout_at(served_by, join_all(servers)), timeout_at(served_by, self.reloading.lock()));
@@ -34,9 +34,9 @@ impl App {
                  answered OK"
             );
         }
-        let delivered_by = begun + timeout + GIVE_UP;
+        let delivered_by = begun + timeout + CANCEL_TIMEOUT;
         let sinks = self.sinks.load_full();
-        let stopped = join_all(sinks.iter().map(|sink| stop(sink, delivered_by, delivered_by + GIVE_UP))).await;
+        let stopped = join_all(sinks.iter().map(|sink| stop(sink, delivered_by, delivered_by + CANCEL_TIMEOUT))).await;
         let not_closed: Vec<_> = sinks
             .iter()
             .zip(&stopped)

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use schemars::{JsonSchema, json_schema};
 use serde::Deserialize;
 use serde_with::serde_as;
@@ -251,21 +252,13 @@ fn url(redis: &Redis, root: &Node) -> Option<Result<Node, &'static str>> {
                          is signed by one of the system's authorities"));
     }
     let user = redis.username.as_deref().unwrap_or_default();
+    let encoded = |text| utf8_percent_encode(text, NON_ALPHANUMERIC);
     let credentials = match &redis.password {
-        Some(password) => format!("{}:{}@", percent_encoded(user), percent_encoded(password.expose())),
+        Some(password) => format!("{}:{}@", encoded(user), encoded(password.expose())),
         None if user.is_empty() => String::new(),
-        None => format!("{}@", percent_encoded(user)),
+        None => format!("{}@", encoded(user)),
     };
     let scheme = if redis.tls.enabled || redis.use_tls { "rediss" } else { "redis" };
     let url = format!("{scheme}://{credentials}{address}/{}", redis.db);
     Some(Ok(Node::text(&root.place_of("redis"), url)))
-}
-
-fn percent_encoded(text: &str) -> String {
-    text.bytes()
-        .map(|byte| match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => char::from(byte).to_string(),
-            _ => format!("%{byte:02X}"),
-        })
-        .collect()
 }

@@ -36,8 +36,8 @@ const LISTINGS: usize = 16;
 const SESSIONS: usize = 4;
 /// Reads at once: each holds a batch or a session, and keeps the archive busy.
 const READS: usize = 2;
-/// How long one more read waits for its turn.
-const TURN_WAIT: Duration = Duration::from_secs(2);
+/// How long one more read waits for its slot.
+const SLOT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Where archives come from.
 pub(super) trait Archives: Send + Sync {
@@ -125,7 +125,7 @@ type RoomsKey = (String, Time, Time, Option<String>, Option<String>);
 /// Reads sessions.
 pub(super) struct Reader {
     archives: Box<dyn Archives>,
-    turns: Semaphore,
+    slots: Semaphore,
     listings: Recent<RoomsKey, Arc<Listing>>,
     sessions: Recent<(String, String), Option<Arc<Shown>>>,
 }
@@ -134,7 +134,7 @@ impl Reader {
     pub(super) fn new(archives: impl Archives + 'static) -> Self {
         Self {
             archives: Box::new(archives),
-            turns: Semaphore::new(READS),
+            slots: Semaphore::new(READS),
             listings: Recent::new(LISTINGS, KEPT),
             sessions: Recent::new(SESSIONS, KEPT),
         }
@@ -151,9 +151,9 @@ impl Reader {
         self.archives.names()
     }
 
-    async fn turn(&self) -> Result<SemaphorePermit<'_>, Problem> {
-        match tokio::time::timeout(TURN_WAIT, self.turns.acquire()).await {
-            Ok(Ok(turn)) => Ok(turn),
+    async fn slot(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        match tokio::time::timeout(SLOT_TIMEOUT, self.slots.acquire()).await {
+            Ok(Ok(slot)) => Ok(slot),
             _ => Err(Problem::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "too many requests read sessions at the moment: try again shortly",
@@ -179,7 +179,7 @@ impl Source<'_> {
     pub(super) async fn rooms(&self, query: &Query) -> Result<Arc<Listing>, Problem> {
         let key = (self.sink.clone(), query.from, query.to, query.room_name.clone(), query.room_prefix.clone());
         let listing = self.reader.listings.get(key, async {
-            let _turn = self.reader.turn().await?;
+            let _slot = self.reader.slot().await?;
             let limits = Limits { time: TIME, bytes: u64::MAX, rooms: ROOMS };
             Ok::<_, Problem>(Arc::new(self.archive.list(query, &limits).await?))
         });
@@ -198,7 +198,7 @@ impl Source<'_> {
         if rooms.is_empty() {
             return Ok((made, Read::default()));
         }
-        let _turn = self.reader.turn().await?;
+        let _slot = self.reader.slot().await?;
         let limits = Limits { time: TIME, bytes: BATCH_BYTES, rooms: rooms.len() };
         let mut each = |session: &Session| made.push(make(session));
         let read = archive::each_of(&*self.archive, rooms, from, &limits, now(), &|_, _| (), &mut each).await?;
@@ -207,7 +207,7 @@ impl Source<'_> {
 
     /// Calls `each` with every session of a range.
     pub(super) async fn each(&self, query: &Query, each: &mut (dyn FnMut(&Session) + Send)) -> Result<Read, Problem> {
-        let _turn = self.reader.turn().await?;
+        let _slot = self.reader.slot().await?;
         let limits = Limits { time: LONG_TIME, bytes: BATCH_BYTES, rooms: ROOMS };
         Ok(archive::each_session(&*self.archive, query, &limits, now(), &|_, _| (), each).await?)
     }
@@ -216,7 +216,7 @@ impl Source<'_> {
     pub(super) async fn session(&self, room_sid: &str) -> Result<Option<Arc<Shown>>, Problem> {
         let key = (self.sink.clone(), room_sid.to_owned());
         let session = self.reader.sessions.get(key, async {
-            let _turn = self.reader.turn().await?;
+            let _slot = self.reader.slot().await?;
             let limits = Limits { time: TIME, bytes: SESSION_BYTES, rooms: 1 };
             let Some(room) = self.archive.room(room_sid, &limits).await? else { return Ok(None) };
             let mut found = self.archive.records(std::slice::from_ref(&room), &limits).await?;

@@ -13,7 +13,7 @@ use crate::config::{
 };
 
 #[path = "../../../tests/data/config_cases.rs"]
-#[expect(dead_code, reason = "shared with tests/config_verdicts.rs")]
+#[expect(dead_code, reason = "shared with tests/config_acceptance.rs")]
 mod cases;
 
 /// The document as an editor sees it: plain scalars are numbers and booleans as in YAML 1.2.
@@ -173,12 +173,12 @@ fn the_schema_accepts_what_the_parser_accepts_and_refuses_most_of_what_it_refuse
     let (mut wrong, mut refused, mut refused_by_both) = (Vec::new(), 0, 0);
     // Words that only the reader knows: the schema cannot say anything about a file that is only LiveKit's.
     let known = |node: &Node| node.entries().iter().all(|(key, _)| schema["properties"].get(&key.text).is_some());
-    let table = file("tests/data/config_verdicts.txt");
+    let table = file("tests/data/config_acceptance.txt");
     for ((key, document), line) in cases::KEYS.iter().zip(table.lines()) {
-        for (value, verdict) in cases::VALUES.iter().zip(line.chars()) {
+        for (value, mark) in cases::VALUES.iter().zip(line.chars()) {
             let text = cases::case(document, value);
             let Ok(node) = yaml::parse("", &text) else { continue };
-            let accepted = verdict == 'a';
+            let accepted = mark == 'a';
             let by_schema = accepts(&schema, &as_json(&node));
             if accepted && !by_schema && known(&node) && !node.is_null() {
                 wrong.push(format!("{key}: {text}"));

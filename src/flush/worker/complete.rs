@@ -206,7 +206,7 @@ impl Loop {
     /// soon tried.
     fn fail_for(&mut self, state: SinkState, message: String, records_are_suspect: bool) {
         self.record_error(&message);
-        self.gave_up |= self.deadline.is_some();
+        self.sends_no_more |= self.deadline.is_some();
         let now = Instant::now();
         let failures = match &self.outage {
             Some(outage) if outage.retry_at > now => return,

@@ -26,7 +26,7 @@ impl Loop {
     pub(super) async fn dispatch(&mut self) -> Wait {
         self.release_parked();
         loop {
-            if self.paused || self.gave_up || self.context.cancel.is_cancelled() {
+            if self.paused || self.sends_no_more || self.context.cancel.is_cancelled() {
                 return Wait::Event;
             }
             let now = Instant::now();

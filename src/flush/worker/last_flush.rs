@@ -1,6 +1,6 @@
 //! The last flush, at the shutdown: what is left is sent, for as long as the sink accepts it.
 //!
-//! It ends early if nothing can be delivered: the sink is *away* (an outage, or it was not reached), or *silent* (it has
+//! It ends early if nothing can be delivered: the sink is *unavailable* (an outage, or it was not reached), or *silent* (it has
 //! not answered a batch for longer than an answer takes). A slow sink looks like a silent one at first: it has a multiple
 //! of what its last answer took, and at least the time of a first contact.
 
@@ -13,13 +13,13 @@ use crate::flush::{SinkState, in_flight::ranges, tasks::Unsettled};
 
 /// How long closing a sink may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the last flush waits for a sink that is away: enough for one attempt at a server that answers. Its records
+/// How long the last flush waits for a sink that is unavailable: enough for one attempt at a server that answers. Its records
 /// stay on disk in any case, and more time would only delay the stop.
 const LAST_ATTEMPT_TIMEOUT: Duration = Duration::from_millis(150);
 /// The last flush starts no batch in this time before its end, or in the last quarter: those in flight are answered, and
 /// not sent again after the next start.
 const LAST_ANSWERS_TIMEOUT: Duration = Duration::from_millis(500);
-/// A sink that was not reached yet counts as away this long after the worker's start, and one that has a batch as silent
+/// A sink that was not reached yet counts as unavailable this long after the worker's start, and one that has a batch as silent
 /// this long after the batch was sent or another one answered.
 const FIRST_CONTACT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A sink that answers slowly counts as silent after this many times what its last answer took.
@@ -33,24 +33,24 @@ impl Loop {
         self.last_batch_at = Some(now + timeout - LAST_ANSWERS_TIMEOUT.min(timeout / 4));
         let attempt = now + LAST_ATTEMPT_TIMEOUT;
         let is_known = self.connected || self.outage.is_some();
-        self.deadline_while_away =
+        self.deadline_while_unavailable =
             Some(if is_known { attempt } else { attempt.max(self.started + FIRST_CONTACT_TIMEOUT) });
-        self.gave_up = self.paused;
+        self.sends_no_more = self.paused;
         self.skip_backoff();
     }
 
-    /// The sink is away from now on: batches in flight may still be answered.
+    /// The sink is unavailable from now on: batches in flight may still be answered.
     pub(super) fn allow_last_answers(&mut self, now: Instant) {
-        self.deadline_while_away = self.deadline_while_away.map(|at| at.max(now + LAST_ATTEMPT_TIMEOUT));
+        self.deadline_while_unavailable = self.deadline_while_unavailable.map(|at| at.max(now + LAST_ATTEMPT_TIMEOUT));
     }
 
     /// When the last flush has to end, once it has begun.
     pub(super) fn flush_until(&self) -> Option<Instant> {
-        let is_away = self.outage.is_some() || !self.connected;
-        let while_away = self.deadline_while_away.and_then(|until| {
-            if is_away { Some(until) } else { self.silent_at().map(|silent_at| silent_at.max(until)) }
+        let is_unavailable = self.outage.is_some() || !self.connected;
+        let while_unavailable = self.deadline_while_unavailable.and_then(|until| {
+            if is_unavailable { Some(until) } else { self.silent_at().map(|silent_at| silent_at.max(until)) }
         });
-        [self.deadline, while_away].into_iter().flatten().min()
+        [self.deadline, while_unavailable].into_iter().flatten().min()
     }
 
     /// From when on the sink counts as silent; `None` if it has no batch to answer.
@@ -68,14 +68,14 @@ impl Loop {
     pub(super) fn is_over(&mut self) -> bool {
         let Some(until) = self.flush_until() else { return false };
         let now = Instant::now();
-        self.gave_up |= self.last_batch_at.is_some_and(|at| at <= now);
+        self.sends_no_more |= self.last_batch_at.is_some_and(|at| at <= now);
         // Nothing is sent any more if the sink wants no records before the end.
-        self.gave_up |= self.leased.is_empty() && self.wanted_at().is_some_and(|at| at >= until);
+        self.sends_no_more |= self.leased.is_empty() && self.wanted_at().is_some_and(|at| at >= until);
         if now >= until {
-            self.gave_up = true;
+            self.sends_no_more = true;
             self.context.cancel.cancel();
             self.deadline = Some(now + SETTLE_TIMEOUT);
-            self.deadline_while_away = None;
+            self.deadline_while_unavailable = None;
         }
         let queue = &*self.context.queue;
         let nothing_left = self.held.is_empty()
@@ -87,7 +87,7 @@ impl Loop {
             // A connection attempt may still be running; it is no longer needed.
             self.context.cancel.cancel();
         }
-        self.tasks.is_empty() && (self.gave_up || nothing_left)
+        self.tasks.is_empty() && (self.sends_no_more || nothing_left)
     }
 
     /// Stops waiting for the queue: records in flight are redelivered, unless the queue still records their outcomes.

@@ -100,12 +100,12 @@ pub(super) struct Loop {
     parked: VecDeque<Parked>,
     /// When the last flush has to end.
     deadline: Option<Instant>,
-    /// The same while the sink is away or silent.
-    deadline_while_away: Option<Instant>,
+    /// The same while the sink is unavailable or silent.
+    deadline_while_unavailable: Option<Instant>,
     /// When the last flush starts its last batch.
     last_batch_at: Option<Instant>,
     /// The last flush failed: what is left stays on disk.
-    gave_up: bool,
+    sends_no_more: bool,
 }
 
 /// Records that a task sends.
@@ -186,9 +186,9 @@ impl Loop {
             check: Check::default(),
             parked: VecDeque::new(),
             deadline: None,
-            deadline_while_away: None,
+            deadline_while_unavailable: None,
             last_batch_at: None,
-            gave_up: false,
+            sends_no_more: false,
         }
     }
 
@@ -216,7 +216,7 @@ impl Loop {
                 Wait::Until(at) => Some(at),
                 Wait::Event | Wait::Ready => None,
             };
-            let last_batch_at = self.last_batch_at.filter(|_| !self.gave_up);
+            let last_batch_at = self.last_batch_at.filter(|_| !self.sends_no_more);
             let until = [until, last_batch_at, self.flush_until(), self.check_at(), self.parked_until()]
                 .into_iter()
                 .flatten()

@@ -36,7 +36,7 @@ pub(super) struct Delivery<'a> {
 #[derive(Default)]
 struct Evidence {
     /// Some record was accepted.
-    passed: bool,
+    accepted: bool,
     /// Refused alone since one was accepted.
     alone: Vec<(Entry, String)>,
 }
@@ -92,7 +92,7 @@ impl<'a> Delivery<'a> {
             match self.send_group(&group).await {
                 Group::Ended => return,
                 Group::Delivered => {
-                    self.evidence.passed = true;
+                    self.evidence.accepted = true;
                     self.confirm().await;
                     if !self.goes_on() {
                         return;
@@ -102,7 +102,7 @@ impl<'a> Delivery<'a> {
                     [entry] => {
                         self.evidence.alone.push((entry.clone(), reason));
                         if self.evidence.alone.len() >= MAX_ALONE_WHILE_NONE_PASSES {
-                            return self.give_up();
+                            return self.refuse_all();
                         }
                     }
                     _ => {
@@ -161,7 +161,7 @@ impl<'a> Delivery<'a> {
 
     /// Decides about those refused since the last one was accepted, and begins again.
     async fn judge(&mut self) {
-        if self.evidence.passed && self.goes_on() {
+        if self.evidence.accepted && self.goes_on() {
             self.confirm().await;
         }
         if self.goes_on() {
@@ -177,7 +177,7 @@ impl<'a> Delivery<'a> {
     }
 
     /// All is refused: the rest would be, too.
-    fn give_up(&mut self) {
+    fn refuse_all(&mut self) {
         self.refused = self.evidence.alone.last().map(|(_, reason)| reason.clone());
         self.fail_alone();
     }

@@ -256,7 +256,7 @@ fn is_tls(error: &Error) -> bool {
     error.to_string().contains("TLS")
 }
 
-/// One failure of several hosts: the one that someone has to mend, if there is such a one.
+/// One failure of several hosts: the one that someone has to fix, if there is such a one.
 fn joined(failures: Vec<(&Host, Failure)>) -> Failure {
     let kind = failures.iter().map(|(_, (kind, _))| *kind).find(|kind| *kind != SinkErrorKind::Unavailable);
     let text = match &failures[..] {

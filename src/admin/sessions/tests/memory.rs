@@ -62,7 +62,7 @@ pub(super) struct Memory {
     pub(super) requests: AtomicUsize,
     /// How many requests may still be answered.
     pub(super) answers: Semaphore,
-    pub(super) is_away: bool,
+    pub(super) is_unavailable: bool,
     /// The records of one room alone take too long.
     pub(super) is_slow_alone: bool,
     /// Rooms of which the answer lacks documents.
@@ -79,7 +79,7 @@ impl Default for Memory {
             documents: HashMap::new(),
             requests: AtomicUsize::new(0),
             answers: Semaphore::new(Semaphore::MAX_PERMITS),
-            is_away: false,
+            is_unavailable: false,
             is_slow_alone: false,
             cut: Vec::new(),
             unread: Vec::new(),
@@ -178,7 +178,7 @@ impl Memory {
     async fn answer(&self) -> Result<(), ArchiveError> {
         self.requests.fetch_add(1, Relaxed);
         self.answers.acquire().await.expect("open").forget();
-        match self.is_away {
+        match self.is_unavailable {
             true => Err(ArchiveError::Unavailable { address: self.address(), reason: "away".to_owned() }),
             false => Ok(()),
         }

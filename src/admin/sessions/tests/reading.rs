@@ -51,9 +51,9 @@ async fn more_reads_than_two_at_once_are_told_to_come_back() {
 }
 
 #[tokio::test]
-async fn an_archive_that_is_away_and_a_configuration_without_one_are_said() {
+async fn an_unavailable_archive_and_a_configuration_without_one_are_said() {
     let mut memory = Memory::real();
-    memory.is_away = true;
+    memory.is_unavailable = true;
     let away = routes(Sinks::one("files", memory));
     for path in [LIST, "/api/v1/sessions/RM_x", "/api/project/p/sessions", "/api/project/p/sessions/RM_x"] {
         let (status, headers, body) = ask(&away, "GET", path).await;
