@@ -8,6 +8,8 @@
 
 #[path = "drain/backlog.rs"]
 mod backlog;
+#[path = "common/median.rs"]
+mod median;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -96,12 +98,7 @@ fn compare(
         });
     });
     group.finish();
-    Some((median(bare.into_inner())?, median(drain.into_inner())?))
-}
-
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
+    Some((median::of(bare.into_inner())?, median::of(drain.into_inner())?))
 }
 
 fn documents(events: &[AnalyticsEvent]) -> Vec<RawDocumentBuf> {

@@ -11,6 +11,8 @@
 
 #[path = "drain/backlog.rs"]
 mod backlog;
+#[path = "common/median.rs"]
+mod median;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -72,7 +74,8 @@ fn main() {
     });
     group.finish();
     criterion.final_summary();
-    let [Some(ready), Some(maker), Some(drain)] = [ready, maker, drain].map(|rates| median(rates.into_inner())) else {
+    let [Some(ready), Some(maker), Some(drain)] = [ready, maker, drain].map(|rates| median::of(rates.into_inner()))
+    else {
         return;
     };
     println!("http: ready-made bodies {ready:.0}/s, made and posted {maker:.0}/s, drain {drain:.0}/s");
@@ -83,11 +86,6 @@ fn main() {
         drain / ready
     );
     std::process::exit(i32::from(ratio < LIMIT));
-}
-
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied()
 }
 
 /// A server that reads requests and answers 200; its URL.

@@ -12,6 +12,8 @@
 
 #[path = "drain/backlog.rs"]
 mod backlog;
+#[path = "common/median.rs"]
+mod median;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
@@ -84,7 +86,7 @@ async fn main() {
             rates.push(RECORDS as f64 / took.as_secs_f64());
         }
     }
-    let medians = rates.map(median);
+    let medians = rates.map(|rates| median::of(rates).expect("some turns"));
     for (way, rate) in ways.iter().zip(medians) {
         println!("{way}: {rate:.0} rows/s, {:.2} of copy", rate / medians[0]);
     }
@@ -96,11 +98,6 @@ async fn main() {
 
 fn encoder() -> Arc<Encoder> {
     Arc::new(Encoder::new(DocumentOptions::default()))
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 async fn log_position(postgres: &Postgres) -> u64 {

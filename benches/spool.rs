@@ -26,6 +26,11 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use zstd::bulk::Compressor;
 
+#[path = "common/cpu.rs"]
+mod cpu;
+#[path = "common/median.rs"]
+mod median;
+
 const DICTIONARY: &[u8] = include_bytes!("../src/spool/journal/dictionary-1.zstd");
 const LEVEL: i32 = -1;
 /// What the spool packs with its dictionary, and how; the file gets the same.
@@ -167,29 +172,15 @@ struct Side {
 
 impl Side {
     fn turn(&mut self, mut work: impl FnMut()) {
-        let (start, before, mut rounds) = (Instant::now(), cpu_seconds(), 0.0);
+        let (start, before, mut rounds) = (Instant::now(), cpu::seconds(), 0.0);
         while start.elapsed() < TURN {
             work();
             rounds += 1.0;
         }
         self.rates.push(rounds / start.elapsed().as_secs_f64());
-        self.cpu += cpu_seconds() - before;
+        self.cpu += cpu::seconds() - before;
         self.rounds += rounds;
     }
-}
-
-/// Processor time of this process's threads, as the kernel's scheduler counts it.
-fn cpu_seconds() -> f64 {
-    let tasks = std::fs::read_dir("/proc/self/task").expect("procfs").flatten();
-    let nanoseconds = |text: String| text.split(' ').next().and_then(|number| number.parse::<f64>().ok());
-    let of = |path: PathBuf| std::fs::read_to_string(path.join("schedstat")).ok().and_then(nanoseconds);
-    tasks.filter_map(|task| of(task.path())).sum::<f64>() / 1e9
-}
-
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 /// Turns of both, by turns.
@@ -206,8 +197,9 @@ fn ratios(runtime: &Runtime) {
     println!("durable events: a second, and processor time each; medians of {TURNS} turns");
     println!("{:<22} {:>11} {:>11} {:>6} {:>7} {:>9} {:>9}", "", "file", "spool", "ratio", "target", "file", "spool");
     let line = |name: &str, records: f64, (file, spool): (Side, Side), target: f64| {
-        let ratio = median(file.rates.iter().zip(&spool.rates).map(|(file, spool)| spool / file));
-        let rate = |side: &Side| median(side.rates.iter().copied()) * records;
+        let ratios = file.rates.iter().zip(&spool.rates).map(|(file, spool)| spool / file);
+        let ratio = median::of(ratios).expect("some turns");
+        let rate = |side: &Side| median::of(side.rates.iter().copied()).expect("some turns") * records;
         let cpu = |side: &Side| side.cpu / side.rounds / records * 1e6;
         println!(
             "{name:<22} {:>9.0}/s {:>9.0}/s {ratio:>6.2} {target:>7.2} {:>6.2} µs {:>6.2} µs",

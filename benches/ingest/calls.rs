@@ -39,6 +39,11 @@ use tokio::{
     runtime::Runtime,
 };
 
+#[path = "../common/cpu.rs"]
+mod cpu;
+#[path = "../common/median.rs"]
+mod median;
+
 const EVENTS: usize = 763;
 const CONNECTIONS: usize = 16;
 const TURN: Duration = Duration::from_millis(500);
@@ -108,9 +113,9 @@ pub(crate) fn run(briefly: bool, wanted: &[String]) {
             let before = spool.status();
             for _ in 0..turns {
                 let of_file = write_and_sync(&mut file, &messages, turn) * per_call as f64;
-                let (all, own) = (cpu_seconds(), cpu_seconds_of(this_thread));
+                let (all, own) = (cpu::seconds(), cpu::seconds_of(this_thread));
                 let (count, took) = client.make_calls(&requests, turn);
-                let (all, own) = (cpu_seconds() - all, cpu_seconds_of(this_thread) - own);
+                let (all, own) = (cpu::seconds() - all, cpu::seconds_of(this_thread) - own);
                 let count = count * per_call;
                 let rate = count as f64 / took.as_secs_f64();
                 files.push(of_file);
@@ -123,12 +128,13 @@ pub(crate) fn run(briefly: bool, wanted: &[String]) {
             let after = spool.status();
             assert_eq!(appended(&after) - appended(&before), made as u64, "what was answered is what was appended");
             let syncs = after.sync_records.count - before.sync_records.count;
+            let [files, calls, ratios] = [files, calls, ratios].map(|turns| median::of(turns).expect("some turns"));
             println!(
                 "{:<38} {:>8.0}/s {:>8.0}/s {:>6.2} {:>7.1} {:>7.2} µs {:>7.2} µs",
                 format!("{name}, {connections} conn."),
-                median(&mut files),
-                median(&mut calls),
-                median(&mut ratios),
+                files,
+                calls,
+                ratios,
                 made / syncs as f64,
                 server_cpu / made * 1e6,
                 client_cpu / made * 1e6,
@@ -402,20 +408,4 @@ fn write_and_sync(file: &mut File, messages: &[Bytes], turn: Duration) -> f64 {
         count += 1.0;
     }
     count / begun.elapsed().as_secs_f64()
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
-}
-
-/// Processor time of this process's threads, as the kernel's scheduler counts it.
-fn cpu_seconds() -> f64 {
-    let threads = std::fs::read_dir("/proc/self/task").expect("procfs").flatten();
-    threads.map(|thread| cpu_seconds_of(&thread.path().join("schedstat"))).sum()
-}
-
-fn cpu_seconds_of(schedstat: &Path) -> f64 {
-    let text = std::fs::read_to_string(schedstat).unwrap_or_default();
-    text.split(' ').next().and_then(|nanoseconds| nanoseconds.parse::<f64>().ok()).unwrap_or_default() / 1e9
 }
