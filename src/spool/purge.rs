@@ -39,7 +39,7 @@ pub(super) fn purge(shared: &Shared, streams: &[Stream]) -> Result<Vec<Purged>, 
     }
     if removed.iter().any(|purged| purged.records > 0) {
         shared.store.flush();
-        let rolled = shared.store.append(&[], true);
+        let rolled = shared.store.roll();
         shared.store.retain();
         shared.maintenance.wake();
         if let (Err(refusal), (false, _)) = (rolled, shared.store.queue_health()) {

@@ -118,7 +118,7 @@ impl DeadLetters {
     /// Seals the segment that is being written, so that it can be deleted: writes the next segment's front, or waits
     /// for space for it.
     pub(super) fn begin_segment(&self) -> Result<(), DeadError> {
-        match self.store.append(&[], true) {
+        match self.store.roll() {
             Ok(()) => Ok(()),
             Err(refusal) if refusal.is_no_space() => {
                 self.store.seal();

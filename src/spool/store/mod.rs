@@ -181,21 +181,7 @@ impl Store {
         })
     }
 
-    /// Makes batches durable as one group, without a limit of space.
-    ///
-    /// # Errors
-    /// See [`Refusal`].
-    pub(crate) fn append(&self, batches: &[RecordBatch], roll: bool) -> Result<(), Refusal> {
-        loop {
-            let group = self.pack(batches, roll).map_err(Refusal::Io)?;
-            match self.commit(group, |_| Ok(u64::MAX)) {
-                Err(Refusal::Stale) => {}
-                result => return result.map(drop),
-            }
-        }
-    }
-
-    /// Begins a new segment with its front alone, which reserves no space.
+    /// Begins a new segment with its front alone, which reserves no space: a full spool is within its limit with it too.
     ///
     /// # Errors
     /// See [`Refusal`].

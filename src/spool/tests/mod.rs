@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::*;
+use super::{store::Store, *};
 use crate::record::{QueuedRecord, RecordBatchBuilder, now_millis};
 
 mod basics;
@@ -49,6 +49,12 @@ fn batch_of(stream: Stream, records: impl Iterator<Item = String>) -> RecordBatc
     let mut builder = RecordBatchBuilder::new(stream);
     records.for_each(|record| builder.push(record.as_bytes()));
     builder.build(now_millis())
+}
+
+/// Makes batches durable as one group.
+fn append_together(store: &Store, batches: &[RecordBatch]) {
+    let group = store.pack(batches, false).expect("packed");
+    store.commit(group, |_| Ok(u64::MAX)).expect("accepted");
 }
 
 fn record(number: u64) -> String {

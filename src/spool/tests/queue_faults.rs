@@ -181,7 +181,7 @@ async fn what_is_synced_while_a_queue_is_made_again_counts_and_is_delivered() {
     let shared = Arc::clone(&spool.shared);
     let appends = move || {
         for batch in [batch(Stream::Events, 10..25), batch(Stream::Stats, 0..7)] {
-            shared.store.append(&[batch], false).expect("accepted");
+            append_together(&shared.store, &[batch]);
         }
     };
     *disk.faults.meanwhile.0.lock() = Some(Box::new(appends));

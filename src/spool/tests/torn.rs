@@ -35,8 +35,8 @@ impl Journal {
         let spool = memory::over(&disk, None);
         let store = &spool.shared.store;
         let stats = batch_of(Stream::Stats, (0..STATS).map(|_| "s".repeat(stats_bytes)));
-        store.append(&[batch(Stream::Events, 0..FIRST)], false).expect("accepted");
-        store.append(&[batch(Stream::Events, FIRST..FIRST + EVENTS), stats], false).expect("accepted");
+        append_together(store, &[batch(Stream::Events, 0..FIRST)]);
+        append_together(store, &[batch(Stream::Events, FIRST..FIRST + EVENTS), stats]);
         let path = segment::path(&store.journal(), 1);
         let bytes = disk.contents(&path);
         let places: Vec<usize> = (0..bytes.len()).filter(|at| bytes[*at..].starts_with(b"LKSB")).collect();

@@ -261,3 +261,15 @@ fn bad_sectors_of_one_segment_are_waited_for_once() {
     assert!(waited < Duration::from_secs(15), "{waited:?}");
     assert_eq!((world.pending(EVENTS), world.machine.state().ledger.reported[0]), (0, 2));
 }
+
+/// 77009198: a purge began a segment with reserved space, although the spool had almost reached its limit, which a reload had
+/// lowered. At 63 appends, a block of 512 bytes is left.
+#[test]
+fn a_purge_of_a_full_spool_stays_within_its_limit() {
+    let limits = Limits { max_bytes: 128 << 10, ..WIDE };
+    for records in 50..64 {
+        let mut story: Vec<Step> = (0..records).map(|_| append(EVENTS, 1, 1900)).collect();
+        story.extend([append(STATS, 1, 100), Step::Restart(limits), Step::Purge(STATS)]);
+        holds(&story);
+    }
+}
