@@ -4,9 +4,9 @@
 use super::{
     files::{lines, take_files},
     livekit::Livekit,
-    reader::Problem,
+    problem::{Place, Problem},
     sinks::SinkTypeInfo,
-    tree::{Node, Place, Scalar, Value, below},
+    tree::{Node, Scalar, Value, below},
 };
 
 /// The sink that `openvidu.analytics` defines.

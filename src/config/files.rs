@@ -3,7 +3,7 @@
 use std::fs;
 
 use super::{
-    reader::Problem,
+    problem::Problem,
     tree::{Node, Scalar, Value, below},
     yaml,
 };

@@ -10,12 +10,7 @@ use schemars::{JsonSchema, json_schema};
 use serde::Deserialize;
 use serde_with::serde_as;
 
-use super::{
-    check::Check,
-    files::take_files,
-    reader::{Problem, read},
-    tree::Node,
-};
+use super::{check::Check, files::take_files, problem::Problem, reader::read, tree::Node};
 use crate::{
     ingest::LivekitKeys,
     secret::Secret,

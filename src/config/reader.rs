@@ -12,50 +12,14 @@ use serde::de::{
 };
 
 use super::{
-    tree::{Key, Node, Place, Scalar, Value, below, printable},
+    problem::Problem,
+    tree::{Key, Node, Scalar, Value, below},
     words::{unknown_key, unknown_word},
-    yaml,
 };
 use crate::setting::SECRET;
 
 /// More faults than anybody fixes at once.
 const MAX_PROBLEMS: usize = 100;
-
-/// One thing that is wrong in a config.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// The file, or the environment variable that holds the YAML.
-    pub source: String,
-    /// The line in it, 1-based; 0 if there is none (a section that is missing).
-    pub line: usize,
-    /// The column in the line, 1-based, in characters.
-    pub column: usize,
-    /// The key's path: `sinks[0].flush.interval`.
-    pub path: String,
-    /// What is wrong and what is allowed.
-    pub message: String,
-}
-
-impl Problem {
-    pub(super) fn new(place: &Place, path: impl Into<String>, message: impl Into<String>) -> Self {
-        let Place { source, line, column } = place.clone();
-        let path = yaml::shown_key(&path.into()).to_owned();
-        Self { source: source.to_string(), line, column, path, message: message.into() }
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&printable(&self.source))?;
-        if self.line > 0 {
-            write!(f, ":{}:{}", self.line, self.column)?;
-        }
-        if !self.path.is_empty() {
-            write!(f, ": {}", printable(&self.path))?;
-        }
-        write!(f, ": {}", printable(&self.message))
-    }
-}
 
 /// Reads the value at this path of a document. Faulty values are added to the problems and skipped: `None` if nothing is
 /// left. `also` are further keys that are allowed.
@@ -91,8 +55,7 @@ fn report(fault: Fault, root: &mut Node, at: &str, also: &[&str], problems: &mut
         let path = steps.iter().fold(at.to_owned(), |path, step| below(&path, step));
         let problem = Problem::new(&place, path, message);
         // A fault in a section that sinks inherit is found in each of them.
-        let is_known =
-            |old: &Problem| (old.line, old.column, &old.message) == (problem.line, problem.column, &problem.message);
+        let is_known = |old: &Problem| (&old.place, &old.message) == (&problem.place, &problem.message);
         if !problems.iter().any(is_known) {
             problems.push(problem);
         }

@@ -7,10 +7,11 @@ use serde_json::Value as Json;
 
 use super::{
     expand::variables,
+    problem::Place,
     schema::{self, schema},
     sections::Config,
     sinks::{KEYS_OF_SINKS, SINK_TYPES, SinkConfig, SinkTypeInfo, Target},
-    tree::{Node, Place, Value, below},
+    tree::{Node, Value, below},
     yaml,
 };
 

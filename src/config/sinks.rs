@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_with::serde_as;
 
 use super::{
-    reader::{Problem, read},
+    problem::Problem,
+    reader::read,
     tree::Node,
     words::unknown_word,
 };

@@ -3,27 +3,12 @@
 //! Other ways to write a setting are brought into one form here, and each value keeps its place; then serde reads it. Paths
 //! look as people write them: `sinks[0].flush.interval`.
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::fmt;
 
-use super::expand::{Environment, expand};
-
-/// Where something is written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
-    /// The file, or the environment variable that holds the YAML.
-    pub(super) source: Arc<str>,
-    /// 1-based; 0: no line.
-    pub(super) line: usize,
-    /// 1-based, in characters.
-    pub(super) column: usize,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&printable(&self.source))?;
-        if self.line > 0 { write!(f, ":{}:{}", self.line, self.column) } else { Ok(()) }
-    }
-}
+use super::{
+    expand::{Environment, expand},
+    problem::Place,
+};
 
 /// A value and where it begins.
 #[derive(Clone)]
@@ -67,16 +52,6 @@ impl Scalar {
     pub(super) fn written(&self) -> &str {
         self.written.as_ref().unwrap_or(&self.text)
     }
-}
-
-/// The text with control characters as escapes: a name with a line end in it must not look like two messages.
-pub(super) fn printable(text: &str) -> Cow<'_, str> {
-    let is_unprintable = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
-    if !text.contains(is_unprintable) {
-        return Cow::Borrowed(text);
-    }
-    let escaped = |c: char| if is_unprintable(c) { c.escape_default().to_string() } else { c.to_string() };
-    text.chars().map(escaped).collect::<String>().into()
 }
 
 /// The path of a key, or of an index such as `[0]`, below this one.
