@@ -14,6 +14,7 @@ use super::{
     tree::{Node, Value, below},
     yaml,
 };
+use crate::printable::wrapped;
 
 /// The columns at which comments begin and end.
 const COMMENTS: usize = 38;
@@ -80,7 +81,7 @@ struct Text(String);
 impl Text {
     /// A comment on lines of its own, above its subject.
     fn comment(&mut self, indent: &str, text: &str) {
-        for line in wrapped(text, WIDTH - indent.len() - 2) {
+        for line in wrapped(text, "", WIDTH - indent.len() - 2) {
             self.0.push_str(&format!("{indent}# {line}\n"));
         }
     }
@@ -93,7 +94,7 @@ impl Text {
             return;
         }
         let mut before = line;
-        for part in wrapped(comment, WIDTH - COMMENTS - 2) {
+        for part in wrapped(comment, "", WIDTH - COMMENTS - 2) {
             self.0.push_str(&format!("{before:<COMMENTS$}# {part}\n"));
             before = prefix.trim_end();
         }
@@ -255,16 +256,4 @@ fn flow(node: &Node) -> String {
         }
         _ => String::new(),
     }
-}
-
-/// The text in lines of at most this many characters, unless a word is longer.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => line.extend([" ", word]),
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
 }
