@@ -229,7 +229,7 @@ fn read_config(tree: &mut Node, problems: &mut Vec<Problem>) -> Option<Config> {
             problems.push(Problem::new(&item.place, format!("sinks[{index}].type"), message));
             item.set("type", Node::new(&item.place.clone(), Value::Reported));
         }
-        let kind = item.get("type").and_then(Node::as_text).map(str::to_owned);
+        let kind = item.text_of("type").map(str::to_owned);
         typed.push((kind, item.split_off(&KEYS_OF_SINKS)));
     }
     let config: Option<Config> = read(tree, "", &[], problems);

@@ -109,7 +109,7 @@ impl Text {
             for (inner, node) in node.entries() {
                 self.setting(&format!("{indent}  "), &inner.text, node, &schema["properties"][&inner.text]);
             }
-        } else if says_nothing(node) {
+        } else if node.says_nothing() {
             self.line(&format!("{indent}#{key}: {}", example(schema)), comment, indent);
         } else if indent.is_empty() {
             self.comment(indent, comment);
@@ -171,7 +171,7 @@ impl Shown {
         // Indented below the dash of a list item.
         let indent = " ".repeat(first.len());
         let (mut lead, mut json) = (first, serde_json::Map::new());
-        for (key, node) in node.entries().iter().filter(|(_, node)| !says_nothing(node)) {
+        for (key, node) in node.entries().iter().filter(|(_, node)| !node.says_nothing()) {
             let (key, path) = (&key.text, below(path, &key.text));
             let value = match &node.value {
                 Value::Map(_) if !matches!(key.as_str(), "labels" | "keys") => {
@@ -223,14 +223,6 @@ fn unexpanded(node: &Node) -> Node {
         _ => {}
     }
     node
-}
-
-fn says_nothing(node: &Node) -> bool {
-    match &node.value {
-        Value::List(items) => items.is_empty(),
-        Value::Map(entries) => entries.is_empty(),
-        _ => node.is_silent(),
-    }
 }
 
 fn json_of(node: &Node) -> Json {

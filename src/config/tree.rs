@@ -83,6 +83,13 @@ impl Node {
         Self::new(place, Value::Map(Vec::new()))
     }
 
+    /// A mapping of one key.
+    pub(super) fn section(place: &Place, key: &str, node: Self) -> Self {
+        let mut section = Self::map(place);
+        section.set(key, node);
+        section
+    }
+
     /// `key:`, `key: ~` and `key: null` mean no value.
     pub(super) fn is_null(&self) -> bool {
         matches!(&self.value, Value::Scalar(Scalar { text, quoted: false, written: None, .. })
@@ -97,6 +104,15 @@ impl Node {
     /// True if nothing is to be read from it.
     pub(super) fn is_silent(&self) -> bool {
         matches!(self.value, Value::Empty) || self.is_skipped() || self.is_null()
+    }
+
+    /// True if it is silent, or an empty collection.
+    pub(super) fn says_nothing(&self) -> bool {
+        match &self.value {
+            Value::List(items) => items.is_empty(),
+            Value::Map(entries) => entries.is_empty(),
+            _ => self.is_silent(),
+        }
     }
 
     /// Its kind, for people.
@@ -126,6 +142,11 @@ impl Node {
     /// The value of a key, null or not.
     pub(super) fn get(&self, key: &str) -> Option<&Self> {
         self.entries().iter().find(|(name, _)| name.text == key).map(|(_, node)| node)
+    }
+
+    /// The text of a key's value, if it is a scalar.
+    pub(super) fn text_of(&self, key: &str) -> Option<&str> {
+        self.get(key)?.as_text()
     }
 
     pub(super) fn get_mut(&mut self, key: &str) -> Option<&mut Self> {
