@@ -49,7 +49,7 @@ use check::Check;
 use livekit::Livekit;
 use reader::read;
 use sections::OWN_KEYS;
-use sinks::{KEYS_OF_SINKS, SinkTypeInfo, sink_type_names};
+use sinks::{KEYS_OF_SINKS, SinkTypeInfo};
 use tree::{Key, Node, Value};
 use words::unknown_key;
 
@@ -223,11 +223,10 @@ fn sort(problems: &mut [Problem]) {
 /// Reads the tree into the structs: for each sink first the keys of all sinks, then those of its type.
 fn read_config(tree: &mut Node, problems: &mut Vec<Problem>) -> Option<Config> {
     let mut typed = Vec::new();
-    for (index, item) in tree.get_mut("sinks").into_iter().flat_map(Node::items_mut).enumerate() {
-        if matches!(item.value, Value::Map(_)) && !item.has("type") {
-            let message = format!("missing; expected one of {}", sink_type_names(", "));
-            problems.push(Problem::new(&item.place, format!("sinks[{index}].type"), message));
-            item.set("type", Node::new(&item.place.clone(), Value::Reported));
+    for item in tree.get_mut("sinks").into_iter().flat_map(Node::items_mut) {
+        // It is reported even if the name is missing too.
+        if !item.has("type") {
+            item.set("type", Node::new(&item.place.clone(), Value::Missing));
         }
         let kind = item.text_of("type").map(str::to_owned);
         typed.push((kind, item.split_off(&KEYS_OF_SINKS)));

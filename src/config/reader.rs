@@ -41,13 +41,22 @@ pub(super) fn read<T: DeserializeOwned>(
 fn report(fault: Fault, root: &mut Node, at: &str, also: &[&str], problems: &mut Vec<Problem>) -> Option<()> {
     let mut steps = fault.steps;
     steps.reverse();
-    steps.extend(fault.missing.map(str::to_owned));
     let found = root.at(&steps);
     let place = match found {
         Some(node) if fault.unknown.is_none() => node.place.clone(),
         _ => root.place_at(&steps),
     };
-    if !fault.is_empty && !found.is_some_and(|node| matches!(node.value, Value::Reported)) {
+    let is_reported = found.is_some_and(|node| matches!(node.value, Value::Reported));
+    if fault.is_missing
+        && !is_reported
+        && let Some((key, section)) = steps.split_last()
+    {
+        // To read it says what is expected.
+        let missing = Node::section(&place, key, Node::new(&place, Value::Missing));
+        root.at_mut(section)?.inherit(&missing);
+        return Some(());
+    }
+    if !fault.is_empty && !is_reported {
         let message = match fault.unknown {
             Some(known) => unknown_key(steps.last()?, &[known, also].concat()),
             None => fault.message,
@@ -104,8 +113,8 @@ struct Fault {
     steps: Vec<String>,
     /// The path is that of an unknown key; these are known.
     unknown: Option<&'static [&'static str]>,
-    /// A required key is missing.
-    missing: Option<&'static str>,
+    /// The path is that of a required key that is not written.
+    is_missing: bool,
     /// No fault: a variable is empty, and the default applies.
     is_empty: bool,
 }
@@ -139,12 +148,7 @@ impl de::Error for Fault {
     }
 
     fn missing_field(field: &'static str) -> Self {
-        let message = match field {
-            "name" => "missing; expected 1 to 64 lower-case letters, digits, - or _",
-            "certificate" | "key" => "missing: this section needs it",
-            _ => "missing",
-        };
-        Self { missing: Some(field), ..Self::new(message) }
+        Self { is_missing: true, ..Self::default() }.below(field.to_owned())
     }
 }
 
@@ -163,7 +167,10 @@ impl<'de> Reader<'de> {
     }
 
     fn unexpected(self, expected: &dyn fmt::Display) -> Fault {
-        Fault::new(format!("expected {expected}, found {}", self.0.kind()))
+        Fault::new(match self.0.value {
+            Value::Missing => format!("missing; expected {expected}"),
+            _ => format!("expected {expected}, found {}", self.0.kind()),
+        })
     }
 
     /// Reads a mapping; keys of a section without a value have their default.

@@ -199,15 +199,6 @@ impl SinkTypeInfo {
     }
 }
 
-/// The words of all types, for people: `mongodb, redis, file or http`.
-pub(super) fn sink_type_names(last: &str) -> String {
-    let kinds: Vec<_> = SINK_TYPES.iter().map(|known| known.kind).collect();
-    match kinds.split_last() {
-        Some((end, before)) if !before.is_empty() => format!("{}{last}{end}", before.join(", ")),
-        _ => kinds.concat(),
-    }
-}
-
 impl Default for Target {
     fn default() -> Self {
         Self::File(FileOptions::default())

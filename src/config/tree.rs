@@ -26,6 +26,8 @@ pub(super) enum Value {
     Empty,
     /// An empty variable that was found where the default applies.
     Absent,
+    /// A required key that is not written.
+    Missing,
     /// A value with a problem, which was reported.
     Reported,
 }
