@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use crate::printable::one_line;
 
 /// Where something is written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Place {
     /// The file, or the environment variable that holds the YAML.
     pub source: Arc<str>,

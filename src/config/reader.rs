@@ -12,7 +12,7 @@ use serde::de::{
 };
 
 use super::{
-    problem::Problem,
+    problem::{Place, Problem},
     tree::{Key, Node, Scalar, Value, below},
     words::{unknown_key, unknown_word},
 };
@@ -35,6 +35,13 @@ pub(super) fn read<T: DeserializeOwned>(
             Err(fault) => report(fault, root, at, also, problems)?,
         }
     }
+}
+
+/// The keys of a section, which its struct names when it refuses another one.
+pub(super) fn keys_of<T: DeserializeOwned>() -> &'static [&'static str] {
+    let another = Node::text(&Place::default(), "");
+    let section = Node::section(&Place::default(), "", another);
+    T::deserialize(Reader(&section)).err().and_then(|fault| fault.unknown).unwrap_or_default()
 }
 
 /// Adds the fault to the problems, and skips the faulty value; `None` if nothing is left to read.

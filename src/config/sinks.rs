@@ -1,7 +1,12 @@
 //! The `sinks:` section: what every sink has, and the types of sinks. The options of each type are those of the sink's own
 //! module.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use schemars::{JsonSchema, json_schema};
 use serde::{Deserialize, Serialize};
@@ -9,7 +14,7 @@ use serde_with::serde_as;
 
 use super::{
     problem::Problem,
-    reader::read,
+    reader::{keys_of, read},
     tree::Node,
     words::unknown_word,
 };
@@ -67,8 +72,7 @@ pub struct SinkConfig {
 }
 
 /// The keys of a sink of any type.
-pub(super) const KEYS_OF_SINKS: [&str; 8] =
-    ["name", "type", "required", "streams", "event_types", "labels", "spool", "flush"];
+pub(super) static KEYS_OF_SINKS: LazyLock<&[&str]> = LazyLock::new(keys_of::<SinkConfig>);
 
 const fn yes() -> bool {
     true

@@ -113,7 +113,7 @@ pub(super) fn tree(value: &impl Serialize) -> Node {
             serde_yaml::Value::Bool(value) => plain(value.to_string()),
             serde_yaml::Value::Number(value) => plain(value.to_string()),
         };
-        Node { place: Place { source: Arc::from(""), line: 0, column: 0 }, value }
+        Node { place: Place::default(), value }
     }
     node(serde_yaml::to_value(value).unwrap_or_default())
 }
