@@ -98,19 +98,11 @@ pub fn load(file: Option<&Path>, environment: Environment<'_>) -> Result<Config,
 }
 
 fn load_parsed(file: Option<&Path>, environment: Environment<'_>) -> Result<Parsed, ConfigError> {
-    let path = match file {
-        Some(path) => Some(path.to_owned()),
-        None => Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists()),
-    };
-    let text = match &path {
-        Some(path) => {
-            Some(fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?)
-        }
-        None => None,
-    };
-    let named = path.as_ref().map(|path| path.display().to_string());
-    let mut parsed = parse_all(text.as_deref().map(|text| (named.as_deref().unwrap_or_default(), text)), environment)?;
-    parsed.config.file = path;
+    let default_file = || Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists());
+    let Some(path) = file.map(Path::to_owned).or_else(default_file) else { return parse_all(None, environment) };
+    let text = fs::read_to_string(&path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+    let mut parsed = parse_all(Some((&path.display().to_string(), &text)), environment)?;
+    parsed.config.file = Some(path);
     Ok(parsed)
 }
 
