@@ -1,4 +1,4 @@
-//! Makes text from outside safe for terminals and logs: characters that control a terminal, or make a line read as another
+//! Text for terminals and logs. Text from outside is made safe: characters that control a terminal, or make a line read as another
 //! one, are shown as `\u001b`. JSON escapes them in the same way, so JSON output keeps its meaning.
 
 use std::{
@@ -41,6 +41,21 @@ fn escaped(text: &str, escapes: impl Fn(char) -> bool) -> Cow<'_, str> {
         }
     }
     Cow::Owned(out)
+}
+
+/// A text in lines of at most `width` characters, unless a word is longer. Spaces at its start are kept; the lines after the
+/// first begin with the indent.
+pub(crate) fn wrapped(text: &str, indent: &str, width: usize) -> Vec<String> {
+    let start = &text[..text.len() - text.trim_start().len()];
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => line.extend([" ", word]),
+            Some(_) => lines.push(format!("{indent}{word}")),
+            None => lines.push(format!("{start}{word}")),
+        }
+    }
+    lines
 }
 
 /// One of the colours and styles that the log itself uses; in text from outside they hide and move nothing.

@@ -46,9 +46,6 @@ pub trait Kind<T> {
     /// True if no message may contain it.
     const SECRET: bool = false;
 
-    /// True if a quoted value is text, and not of this kind.
-    const PLAIN: bool = false;
-
     /// True if it is written as text even where it looks like a number.
     const TEXT: bool = false;
 
@@ -72,7 +69,7 @@ pub trait Kind<T> {
     /// # Errors
     /// As [`Self::read`].
     fn read_quoted(text: &str) -> Result<T, String> {
-        if Self::PLAIN { Err("is a text in quotes".to_owned()) } else { Self::read(text) }
+        Self::read(text)
     }
 }
 
@@ -223,11 +220,16 @@ fn size_schema(min: u64, max: u64) -> Schema {
 /// A whole number, in plain digits with `_` between them.
 pub struct Count<const MIN: u64, const MAX: u64>;
 
-kind!([T: TryFrom<u64> + fmt::Display, const MIN: u64, const MAX: u64] Count<MIN, MAX> => T, @PLAIN,
+kind!([T: TryFrom<u64> + fmt::Display, const MIN: u64, const MAX: u64] Count<MIN, MAX> => T,
     format!("a whole number from {MIN} to {MAX}"),
     |text| number(read_count(text, MIN, MAX)?),
     |value| value,
-    count_schema(MIN, MAX));
+    count_schema(MIN, MAX),
+    not_quoted);
+
+fn not_quoted<T>(_: &str) -> Result<T, String> {
+    Err("is a text in quotes".to_owned())
+}
 
 fn read_count(text: &str, min: u64, max: u64) -> Result<u64, String> {
     let value: i128 = text.replace('_', "").parse().map_err(|_| "is not a whole number".to_owned())?;

@@ -30,7 +30,7 @@ fn check(error: Option<ConfigError>, text: &str) {
             assert!(!problems.is_empty());
             let lines = text.split(['\n', '\r']).count();
             for problem in problems {
-                assert!((1..=lines).contains(&problem.line), "{problem} has line {} of {lines}", problem.line);
+                assert!((1..=lines).contains(&problem.place.line), "{problem} is not in the {lines} lines");
                 assert!(!problem.message.is_empty());
             }
         }

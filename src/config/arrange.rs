@@ -4,9 +4,9 @@
 use super::{
     files::{lines, take_files},
     livekit::Livekit,
-    reader::Problem,
+    problem::{Place, Problem},
     sinks::SinkTypeInfo,
-    tree::{Node, Place, Scalar, Value, below},
+    tree::{Node, Scalar, Value, below},
 };
 
 /// The sink that `openvidu.analytics` defines.
@@ -25,8 +25,7 @@ pub(super) fn arrange(
     if let Some(auth) = tree.find_mut("ingest.auth").filter(|auth| !auth.is_null())
         && matches!(auth.value, Value::Scalar(_) | Value::Empty)
     {
-        let mode = std::mem::replace(auth, Node::map(&auth.place));
-        auth.set("mode", mode);
+        *auth = Node::section(&auth.place, "mode", auth.clone());
     }
     let openvidu = arrange_sinks(tree, livekit, use_default_sink, problems);
     if let Some(node) = tree.find_mut("ingest.auth.keys") {
@@ -39,34 +38,30 @@ pub(super) fn arrange(
         }
     }
     take_files(tree, "ingest.auth", &[("token_files", "tokens"), ("keys_file", "keys")], problems);
-    let own_keys = tree.find("ingest.auth.keys").filter(|keys| !keys.is_silent() && !is_empty(keys));
+    let own_keys = tree.find("ingest.auth.keys").filter(|keys| !keys.says_nothing());
     if let Some(keys) = livekit.keys.as_ref().filter(|_| own_keys.is_none()) {
-        let nowhere = Node::map(&Place { line: 0, ..tree.place.clone() });
-        for (section, key, node) in
-            [("", "ingest", &nowhere), ("ingest", "auth", &nowhere), ("ingest.auth", "keys", keys)]
-        {
-            if let Some(section) = tree.find_mut(section).filter(|section| key == "keys" || !section.has(key)) {
-                section.set(key, node.clone());
-            }
-        }
+        let nowhere = Place { line: 0, ..tree.place.clone() };
+        let sections = ["keys", "auth", "ingest"].into_iter();
+        tree.inherit(&sections.fold(keys.clone(), |node, key| Node::section(&nowhere, key, node)));
     }
     take_files(tree, "admin", &[("token_file", "token")], problems);
     take_files(tree, "documents", &[("pii_key_file", "pii_key")], problems);
     take_files(tree, "spool.encryption", &KEY_FILES, problems);
 
-    let common = ["spool", "flush"].map(|key| (key, tree.get(key).filter(|node| !node.is_silent()).cloned()));
+    let mut common = Node::map(&tree.place);
+    for key in ["spool", "flush"] {
+        if let Some(node) = tree.get(key).filter(|node| !node.is_silent()) {
+            common.set(key, node.clone());
+        }
+    }
     let count = tree.get_mut("sinks").map_or(0, |sinks| sinks.items_mut().len());
     for path in (0..count).map(|index| format!("sinks[{index}]")) {
-        let kind = tree.find(&path).and_then(|sink| sink.get("type")).and_then(Node::as_text);
+        let kind = tree.find(&path).and_then(|sink| sink.text_of("type"));
         let files = kind.and_then(SinkTypeInfo::of).map_or(&[][..], |kind| kind.files);
         take_files(tree, &path, files, problems);
         take_files(tree, &below(&path, "spool.encryption"), &KEY_FILES, problems);
-        let Some(sink) = tree.find_mut(&path) else { continue };
-        for (key, common) in &common {
-            let Some(common) = common else { continue };
-            let mut own = sink.get(key).cloned().unwrap_or_else(|| Node::map(&common.place));
-            own.inherit(common);
-            sink.set(key, own);
+        if let Some(sink) = tree.find_mut(&path) {
+            sink.inherit(&common);
         }
     }
     openvidu
@@ -87,7 +82,7 @@ fn arrange_sinks(
     let Some(Node { value: Value::List(items), .. }) = tree.get_mut("sinks") else { return None };
     let mut openvidu = None;
     match &livekit.sink {
-        Some(Some(sink)) if items.iter().any(|item| name(item) == Some(OPENVIDU_SINK)) => {
+        Some(Some(sink)) if items.iter().any(|item| item.text_of("name") == Some(OPENVIDU_SINK)) => {
             let message = format!("defines a sink named {OPENVIDU_SINK:?}, and sinks does too: rename that one");
             problems.push(Problem::new(&sink.place, "openvidu", message));
         }
@@ -106,7 +101,7 @@ fn arrange_sinks(
         _ => {}
     }
     for (index, item) in items.iter_mut().enumerate() {
-        let is_redis = item.get("type").and_then(Node::as_text) == Some("redis");
+        let is_redis = item.text_of("type") == Some("redis");
         match &livekit.redis {
             Some(url) if is_redis && !item.has("url") && !item.has("url_file") => match url {
                 Ok(url) => item.set("url", url.clone()),
@@ -119,12 +114,4 @@ fn arrange_sinks(
         }
     }
     openvidu
-}
-
-fn is_empty(node: &Node) -> bool {
-    matches!(&node.value, Value::Map(entries) if entries.is_empty())
-}
-
-fn name(sink: &Node) -> Option<&str> {
-    sink.get("name")?.as_text()
 }

@@ -3,11 +3,10 @@
 use std::collections::HashSet;
 
 use super::{
-    reader::Problem,
+    problem::{Problem, shown_key},
     sections::Config,
     sinks::{SinkConfig, SinkTypeInfo},
     tree::{Node, below},
-    yaml::shown_key,
 };
 use crate::{
     document::Labels,
@@ -51,7 +50,7 @@ impl Check<'_> {
         if secret.chars().count() < enough {
             let found = self.found(path, format!("shorter than {enough} characters: {because}"));
             // LiveKit's keys are used here only if there are no others.
-            let is_known = |old: &Problem| (&old.source, &old.message) == (&found.source, &found.message);
+            let is_known = |old: &Problem| (&old.place.source, &old.message) == (&found.place.source, &found.message);
             if !self.warnings.iter().any(is_known) {
                 self.warnings.push(found);
             }

@@ -3,6 +3,8 @@
 //! are removed, as a shell's `$(…)` and our reader of secret files do: `export TOKEN=$(…; echo)` and `printf '%s
 //! '` must mean the same.
 
+use std::cell::RefCell;
+
 /// Where variables come from: the environment of the process, or a test.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -20,9 +22,9 @@ pub(super) fn expand(text: &str, environment: Environment<'_>) -> Result<String,
             out.push('$');
             rest = tail;
         } else if let Some(tail) = rest.strip_prefix('{') {
-            let end = tail.find('}').ok_or("has ${ without }; write $$ for a dollar sign")?;
-            out.push_str(&variable(&tail[..end], environment)?);
-            rest = &tail[end + 1..];
+            let (inner, behind) = tail.split_once('}').ok_or("has ${ without }; write $$ for a dollar sign")?;
+            out.push_str(&variable(inner, environment)?);
+            rest = behind;
         } else {
             out.push('$');
         }
@@ -31,17 +33,16 @@ pub(super) fn expand(text: &str, environment: Environment<'_>) -> Result<String,
     Ok(out)
 }
 
-/// The variables that [`expand`] replaces in this text, as `${VAR}`.
+/// The variables of a text that was expanded, as `${VAR}`: those that [`expand`] asks for.
 pub(super) fn variables(text: &str) -> Vec<String> {
-    let (mut names, mut rest) = (Vec::new(), text);
-    while let Some((_, tail)) = rest.split_once('$') {
-        rest = tail.strip_prefix('$').unwrap_or(tail);
-        if let Some((inner, behind)) = tail.strip_prefix('{').and_then(|tail| tail.split_once('}')) {
-            names.push(format!("${{{}}}", inner.split(":-").next().unwrap_or(inner)));
-            rest = behind;
-        }
-    }
-    names
+    let names = RefCell::new(Vec::new());
+    let asked = |name: &str| {
+        names.borrow_mut().push(format!("${{{name}}}"));
+        Some(String::new())
+    };
+    // An error would have been reported when it was expanded.
+    let _ = expand(text, &asked);
+    names.into_inner()
 }
 
 fn variable(inner: &str, environment: Environment<'_>) -> Result<String, String> {

@@ -10,12 +10,7 @@ use schemars::{JsonSchema, json_schema};
 use serde::Deserialize;
 use serde_with::serde_as;
 
-use super::{
-    check::Check,
-    files::take_files,
-    reader::{Problem, read},
-    tree::Node,
-};
+use super::{check::Check, files::take_files, problem::Problem, reader::read, tree::Node};
 use crate::{
     ingest::LivekitKeys,
     secret::Secret,
@@ -223,7 +218,6 @@ fn sink(analytics: &Analytics, check: &mut Check<'_>) -> Option<Node> {
         return None;
     }
     let mut sink = Node::map(&section.place);
-    let mut flush = sink.clone();
     sink.set("type", Node::text(&section.place, "mongodb"));
     for (key, own) in
         [("mongo_url", "uri"), ("mongoUrl", "uri"), ("database", "database"), ("expiration", "expiration")]
@@ -233,8 +227,7 @@ fn sink(analytics: &Analytics, check: &mut Check<'_>) -> Option<Node> {
         }
     }
     if let Some(interval) = section.get("interval") {
-        flush.set("interval", interval.clone());
-        sink.set("flush", flush);
+        sink.set("flush", Node::section(&section.place, "interval", interval.clone()));
     }
     Some(sink)
 }

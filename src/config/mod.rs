@@ -6,7 +6,7 @@
 //! several keys run (`check`). Every problem is reported with source, line, column, path and what is allowed. The same
 //! structs give the schema (`schema`), the documented default file and the output of `config show` (`show`).
 //!
-//! Uses `document`, `flush`, `ingest`, `logging`, `record`, `secret`, `setting`, `sink`, `spool`, `units`.
+//! Uses `document`, `flush`, `ingest`, `logging`, `printable`, `record`, `secret`, `setting`, `sink`, `spool`, `units`.
 
 mod admin;
 mod arrange;
@@ -14,6 +14,7 @@ mod check;
 mod expand;
 mod files;
 mod livekit;
+mod problem;
 mod reader;
 mod schema;
 mod sections;
@@ -30,7 +31,7 @@ use std::{
 
 pub use admin::AdminConfig;
 pub use expand::Environment;
-pub use reader::Problem;
+pub use problem::{Place, Problem};
 pub use schema::schema;
 pub use sections::Config;
 pub use show::{Shown, default_file};
@@ -48,9 +49,11 @@ use check::Check;
 use livekit::Livekit;
 use reader::read;
 use sections::OWN_KEYS;
-use sinks::{KEYS_OF_SINKS, SinkTypeInfo, sink_type_names};
-use tree::{Key, Node, Value, printable};
+use sinks::{KEYS_OF_SINKS, SinkTypeInfo};
+use tree::{Key, Node, Value};
 use words::unknown_key;
+
+use crate::printable::one_line;
 
 /// The file that is used if none is named.
 pub const DEFAULT_FILE: &str = "config.yaml";
@@ -62,7 +65,7 @@ pub const LIVEKIT_VARIABLE: &str = "LIVEKIT_CONFIG";
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
-    #[error("cannot read the config file {}: {source}", printable(&path.to_string_lossy()))]
+    #[error("cannot read the config file {}: {source}", one_line(&path.to_string_lossy()))]
     Read {
         /// The file.
         path: PathBuf,
@@ -75,7 +78,7 @@ pub enum ConfigError {
     /// There is no sink.
     #[error(
         "{}: no sink: {reason}. Add one under sinks:, for example `sinks: [{{name: files, type: file}}]`",
-        printable(source_name)
+        one_line(source_name)
     )]
     NoSink {
         /// Where the configuration came from.
@@ -95,19 +98,11 @@ pub fn load(file: Option<&Path>, environment: Environment<'_>) -> Result<Config,
 }
 
 fn load_parsed(file: Option<&Path>, environment: Environment<'_>) -> Result<Parsed, ConfigError> {
-    let path = match file {
-        Some(path) => Some(path.to_owned()),
-        None => Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists()),
-    };
-    let text = match &path {
-        Some(path) => {
-            Some(fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.clone(), source })?)
-        }
-        None => None,
-    };
-    let named = path.as_ref().map(|path| path.display().to_string());
-    let mut parsed = parse_all(text.as_deref().map(|text| (named.as_deref().unwrap_or_default(), text)), environment)?;
-    parsed.config.file = path;
+    let default_file = || Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists());
+    let Some(path) = file.map(Path::to_owned).or_else(default_file) else { return parse_all(None, environment) };
+    let text = fs::read_to_string(&path).map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+    let mut parsed = parse_all(Some((&path.display().to_string(), &text)), environment)?;
+    parsed.config.file = Some(path);
     Ok(parsed)
 }
 
@@ -147,11 +142,12 @@ fn parse_all(file: Option<(&str, &str)>, environment: Environment<'_>) -> Result
         let wrong = match yaml::parse(name, text) {
             Ok(root) if matches!(root.value, Value::Map(_)) => return root,
             Ok(root) if root.is_null() => return Node::map(&root.place),
-            Ok(root) => (root.place.clone(), format!("expected keys and values, found {}", root.kind())),
-            Err(error) => (error.place, error.message),
+            Ok(root) => Problem::new(&root.place, "", format!("expected keys and values, found {}", root.kind())),
+            Err(problem) => problem,
         };
-        problems.push(Problem::new(&wrong.0, "", wrong.1));
-        Node::map(&wrong.0)
+        let nothing = Node::map(&wrong.place);
+        problems.push(wrong);
+        nothing
     };
     let variable = environment(LIVEKIT_VARIABLE).filter(|text| !text.trim().is_empty());
     let variable_tree = variable.as_deref().map(|text| document(LIVEKIT_VARIABLE, text));
@@ -187,12 +183,12 @@ fn parse_all(file: Option<(&str, &str)>, environment: Environment<'_>) -> Result
         Check { root: &tree, problems: &mut problems, warnings: &mut warnings, openvidu }.config(config);
     }
     let Some(mut config) = config.filter(|_| problems.is_empty()) else {
-        problems.sort_by_key(|problem| (problem.source != LIVEKIT_VARIABLE, problem.line, problem.column));
+        sort(&mut problems);
         return Err(ConfigError::Invalid(problems));
     };
 
     config.file_is_blank = file_is_blank;
-    let name = printable(name);
+    let name = one_line(name);
     config.source = match (file.is_some(), from_variable_given) {
         (true, true) => format!("{name} and {LIVEKIT_VARIABLE}"),
         (false, true) => LIVEKIT_VARIABLE.to_owned(),
@@ -206,21 +202,25 @@ fn parse_all(file: Option<(&str, &str)>, environment: Environment<'_>) -> Result
         };
         return Err(ConfigError::NoSink { source_name: config.source, reason });
     }
-    warnings.sort_by_key(|warning| (warning.source != LIVEKIT_VARIABLE, warning.line));
+    sort(&mut warnings);
     config.warnings = warnings.iter().map(ToString::to_string).collect();
     Ok(Parsed { config, tree })
+}
+
+/// In the order of the documents: LiveKit's variable, then the file.
+fn sort(problems: &mut [Problem]) {
+    problems.sort_by_key(|Problem { place, .. }| (&*place.source != LIVEKIT_VARIABLE, place.line, place.column));
 }
 
 /// Reads the tree into the structs: for each sink first the keys of all sinks, then those of its type.
 fn read_config(tree: &mut Node, problems: &mut Vec<Problem>) -> Option<Config> {
     let mut typed = Vec::new();
-    for (index, item) in tree.get_mut("sinks").into_iter().flat_map(Node::items_mut).enumerate() {
-        if matches!(item.value, Value::Map(_)) && !item.has("type") {
-            let message = format!("missing; expected one of {}", sink_type_names(", "));
-            problems.push(Problem::new(&item.place, format!("sinks[{index}].type"), message));
-            item.set("type", Node::new(&item.place.clone(), Value::Reported));
+    for item in tree.get_mut("sinks").into_iter().flat_map(Node::items_mut) {
+        // It is reported even if the name is missing too.
+        if !item.has("type") {
+            item.set("type", Node::new(&item.place.clone(), Value::Missing));
         }
-        let kind = item.get("type").and_then(Node::as_text).map(str::to_owned);
+        let kind = item.text_of("type").map(str::to_owned);
         typed.push((kind, item.split_off(&KEYS_OF_SINKS)));
     }
     let config: Option<Config> = read(tree, "", &[], problems);

@@ -12,50 +12,14 @@ use serde::de::{
 };
 
 use super::{
-    tree::{Key, Node, Place, Scalar, Value, below, printable},
+    problem::{Place, Problem},
+    tree::{Key, Node, Scalar, Value, below},
     words::{unknown_key, unknown_word},
-    yaml,
 };
 use crate::setting::SECRET;
 
 /// More faults than anybody fixes at once.
 const MAX_PROBLEMS: usize = 100;
-
-/// One thing that is wrong in a config.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// The file, or the environment variable that holds the YAML.
-    pub source: String,
-    /// The line in it, 1-based; 0 if there is none (a section that is missing).
-    pub line: usize,
-    /// The column in the line, 1-based, in characters.
-    pub column: usize,
-    /// The key's path: `sinks[0].flush.interval`.
-    pub path: String,
-    /// What is wrong and what is allowed.
-    pub message: String,
-}
-
-impl Problem {
-    pub(super) fn new(place: &Place, path: impl Into<String>, message: impl Into<String>) -> Self {
-        let Place { source, line, column } = place.clone();
-        let path = yaml::shown_key(&path.into()).to_owned();
-        Self { source: source.to_string(), line, column, path, message: message.into() }
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&printable(&self.source))?;
-        if self.line > 0 {
-            write!(f, ":{}:{}", self.line, self.column)?;
-        }
-        if !self.path.is_empty() {
-            write!(f, ": {}", printable(&self.path))?;
-        }
-        write!(f, ": {}", printable(&self.message))
-    }
-}
 
 /// Reads the value at this path of a document. Faulty values are added to the problems and skipped: `None` if nothing is
 /// left. `also` are further keys that are allowed.
@@ -73,17 +37,33 @@ pub(super) fn read<T: DeserializeOwned>(
     }
 }
 
+/// The keys of a section, which its struct names when it refuses another one.
+pub(super) fn keys_of<T: DeserializeOwned>() -> &'static [&'static str] {
+    let another = Node::text(&Place::default(), "");
+    let section = Node::section(&Place::default(), "", another);
+    T::deserialize(Reader(&section)).err().and_then(|fault| fault.unknown).unwrap_or_default()
+}
+
 /// Adds the fault to the problems, and skips the faulty value; `None` if nothing is left to read.
 fn report(fault: Fault, root: &mut Node, at: &str, also: &[&str], problems: &mut Vec<Problem>) -> Option<()> {
     let mut steps = fault.steps;
     steps.reverse();
-    steps.extend(fault.missing.map(str::to_owned));
     let found = root.at(&steps);
     let place = match found {
         Some(node) if fault.unknown.is_none() => node.place.clone(),
         _ => root.place_at(&steps),
     };
-    if !fault.is_empty && !found.is_some_and(|node| matches!(node.value, Value::Reported)) {
+    let is_reported = found.is_some_and(|node| matches!(node.value, Value::Reported));
+    if fault.is_missing
+        && !is_reported
+        && let Some((key, section)) = steps.split_last()
+    {
+        // To read it says what is expected.
+        let missing = Node::section(&place, key, Node::new(&place, Value::Missing));
+        root.at_mut(section)?.inherit(&missing);
+        return Some(());
+    }
+    if !fault.is_empty && !is_reported {
         let message = match fault.unknown {
             Some(known) => unknown_key(steps.last()?, &[known, also].concat()),
             None => fault.message,
@@ -91,8 +71,7 @@ fn report(fault: Fault, root: &mut Node, at: &str, also: &[&str], problems: &mut
         let path = steps.iter().fold(at.to_owned(), |path, step| below(&path, step));
         let problem = Problem::new(&place, path, message);
         // A fault in a section that sinks inherit is found in each of them.
-        let is_known =
-            |old: &Problem| (old.line, old.column, &old.message) == (problem.line, problem.column, &problem.message);
+        let is_known = |old: &Problem| (&old.place, &old.message) == (&problem.place, &problem.message);
         if !problems.iter().any(is_known) {
             problems.push(problem);
         }
@@ -141,8 +120,8 @@ struct Fault {
     steps: Vec<String>,
     /// The path is that of an unknown key; these are known.
     unknown: Option<&'static [&'static str]>,
-    /// A required key is missing.
-    missing: Option<&'static str>,
+    /// The path is that of a required key that is not written.
+    is_missing: bool,
     /// No fault: a variable is empty, and the default applies.
     is_empty: bool,
 }
@@ -176,12 +155,7 @@ impl de::Error for Fault {
     }
 
     fn missing_field(field: &'static str) -> Self {
-        let message = match field {
-            "name" => "missing; expected 1 to 64 lower-case letters, digits, - or _",
-            "certificate" | "key" => "missing: this section needs it",
-            _ => "missing",
-        };
-        Self { missing: Some(field), ..Self::new(message) }
+        Self { is_missing: true, ..Self::default() }.below(field.to_owned())
     }
 }
 
@@ -200,7 +174,10 @@ impl<'de> Reader<'de> {
     }
 
     fn unexpected(self, expected: &dyn fmt::Display) -> Fault {
-        Fault::new(format!("expected {expected}, found {}", self.0.kind()))
+        Fault::new(match self.0.value {
+            Value::Missing => format!("missing; expected {expected}"),
+            _ => format!("expected {expected}, found {}", self.0.kind()),
+        })
     }
 
     /// Reads a mapping; keys of a section without a value have their default.

@@ -2,11 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{
-    livekit,
-    sections::Config,
-    sinks::{SINK_TYPES, sink_type_names},
-};
+use super::{livekit, sections::Config, sinks::SINK_TYPES};
 use crate::setting::schema_of;
 
 /// The path of the schema in the repository, next to `config.yaml`.
@@ -67,7 +63,9 @@ fn restrict_sinks(sink: &mut Value) {
             "then": { "properties": properties }
         }));
     }
-    sink["properties"]["type"]["description"] = sink_type_names(" or ").into();
+    let mut words: Vec<_> = kinds.iter().map(|(word, _)| *word).collect();
+    let last = words.pop().unwrap_or_default();
+    sink["properties"]["type"]["description"] = format!("{} or {last}", words.join(", ")).into();
     if let Some(properties) = sink["properties"].as_object_mut() {
         properties.extend(all);
     }

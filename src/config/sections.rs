@@ -3,13 +3,13 @@
 //!
 //! The schema and `config.yaml` contain the same documentation.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::LazyLock, time::Duration};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_with::serde_as;
 
-use super::{admin::AdminConfig, sinks::SinkConfig};
+use super::{admin::AdminConfig, reader::keys_of, sinks::SinkConfig};
 use crate::{
     document::DocumentOptions,
     flush::FlushOptions,
@@ -61,8 +61,7 @@ pub struct Config {
 }
 
 /// The keys of [`Config`].
-pub(super) const OWN_KEYS: [&str; 9] =
-    ["data_dir", "ingest", "admin", "spool", "flush", "documents", "sinks", "log", "shutdown_timeout"];
+pub(super) static OWN_KEYS: LazyLock<&[&str]> = LazyLock::new(keys_of::<Config>);
 
 impl Default for Config {
     fn default() -> Self {

@@ -7,12 +7,14 @@ use serde_json::Value as Json;
 
 use super::{
     expand::variables,
+    problem::Place,
     schema::{self, schema},
     sections::Config,
     sinks::{KEYS_OF_SINKS, SINK_TYPES, SinkConfig, SinkTypeInfo, Target},
-    tree::{Node, Place, Value, below},
+    tree::{Node, Value, below},
     yaml,
 };
+use crate::printable::wrapped;
 
 /// The columns at which comments begin and end.
 const COMMENTS: usize = 38;
@@ -79,7 +81,7 @@ struct Text(String);
 impl Text {
     /// A comment on lines of its own, above its subject.
     fn comment(&mut self, indent: &str, text: &str) {
-        for line in wrapped(text, WIDTH - indent.len() - 2) {
+        for line in wrapped(text, "", WIDTH - indent.len() - 2) {
             self.0.push_str(&format!("{indent}# {line}\n"));
         }
     }
@@ -92,7 +94,7 @@ impl Text {
             return;
         }
         let mut before = line;
-        for part in wrapped(comment, WIDTH - COMMENTS - 2) {
+        for part in wrapped(comment, "", WIDTH - COMMENTS - 2) {
             self.0.push_str(&format!("{before:<COMMENTS$}# {part}\n"));
             before = prefix.trim_end();
         }
@@ -107,7 +109,7 @@ impl Text {
             for (inner, node) in node.entries() {
                 self.setting(&format!("{indent}  "), &inner.text, node, &schema["properties"][&inner.text]);
             }
-        } else if says_nothing(node) {
+        } else if node.says_nothing() {
             self.line(&format!("{indent}#{key}: {}", example(schema)), comment, indent);
         } else if indent.is_empty() {
             self.comment(indent, comment);
@@ -169,7 +171,7 @@ impl Shown {
         // Indented below the dash of a list item.
         let indent = " ".repeat(first.len());
         let (mut lead, mut json) = (first, serde_json::Map::new());
-        for (key, node) in node.entries().iter().filter(|(_, node)| !says_nothing(node)) {
+        for (key, node) in node.entries().iter().filter(|(_, node)| !node.says_nothing()) {
             let (key, path) = (&key.text, below(path, &key.text));
             let value = match &node.value {
                 Value::Map(_) if !matches!(key.as_str(), "labels" | "keys") => {
@@ -223,14 +225,6 @@ fn unexpanded(node: &Node) -> Node {
     node
 }
 
-fn says_nothing(node: &Node) -> bool {
-    match &node.value {
-        Value::List(items) => items.is_empty(),
-        Value::Map(entries) => entries.is_empty(),
-        _ => node.is_silent(),
-    }
-}
-
 fn json_of(node: &Node) -> Json {
     match &node.value {
         Value::Scalar(scalar) if scalar.quoted => scalar.text.clone().into(),
@@ -254,16 +248,4 @@ fn flow(node: &Node) -> String {
         }
         _ => String::new(),
     }
-}
-
-/// The text in lines of at most this many characters, unless a word is longer.
-fn wrapped(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => line.extend([" ", word]),
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
 }

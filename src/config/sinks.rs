@@ -1,14 +1,20 @@
 //! The `sinks:` section: what every sink has, and the types of sinks. The options of each type are those of the sink's own
 //! module.
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, LazyLock},
+    time::Duration,
+};
 
 use schemars::{JsonSchema, json_schema};
 use serde::{Deserialize, Serialize};
 use serde_with::serde_as;
 
 use super::{
-    reader::{Problem, read},
+    problem::Problem,
+    reader::{keys_of, read},
     tree::Node,
     words::unknown_word,
 };
@@ -66,8 +72,7 @@ pub struct SinkConfig {
 }
 
 /// The keys of a sink of any type.
-pub(super) const KEYS_OF_SINKS: [&str; 8] =
-    ["name", "type", "required", "streams", "event_types", "labels", "spool", "flush"];
+pub(super) static KEYS_OF_SINKS: LazyLock<&[&str]> = LazyLock::new(keys_of::<SinkConfig>);
 
 const fn yes() -> bool {
     true
@@ -195,15 +200,6 @@ impl SinkTypeInfo {
     /// The type with this word.
     pub(super) fn of(kind: &str) -> Option<&'static Self> {
         SINK_TYPES.iter().find(|known| known.kind == kind)
-    }
-}
-
-/// The words of all types, for people: `mongodb, redis, file or http`.
-pub(super) fn sink_type_names(last: &str) -> String {
-    let kinds: Vec<_> = SINK_TYPES.iter().map(|known| known.kind).collect();
-    match kinds.split_last() {
-        Some((end, before)) if !before.is_empty() => format!("{}{last}{end}", before.join(", ")),
-        _ => kinds.concat(),
     }
 }
 

@@ -3,27 +3,12 @@
 //! Other ways to write a setting are brought into one form here, and each value keeps its place; then serde reads it. Paths
 //! look as people write them: `sinks[0].flush.interval`.
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::fmt;
 
-use super::expand::{Environment, expand};
-
-/// Where something is written.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
-    /// The file, or the environment variable that holds the YAML.
-    pub(super) source: Arc<str>,
-    /// 1-based; 0: no line.
-    pub(super) line: usize,
-    /// 1-based, in characters.
-    pub(super) column: usize,
-}
-
-impl fmt::Display for Place {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&printable(&self.source))?;
-        if self.line > 0 { write!(f, ":{}:{}", self.line, self.column) } else { Ok(()) }
-    }
-}
+use super::{
+    expand::{Environment, expand},
+    problem::Place,
+};
 
 /// A value and where it begins.
 #[derive(Clone)]
@@ -41,6 +26,8 @@ pub(super) enum Value {
     Empty,
     /// An empty variable that was found where the default applies.
     Absent,
+    /// A required key that is not written.
+    Missing,
     /// A value with a problem, which was reported.
     Reported,
 }
@@ -67,16 +54,6 @@ impl Scalar {
     pub(super) fn written(&self) -> &str {
         self.written.as_ref().unwrap_or(&self.text)
     }
-}
-
-/// The text with control characters as escapes: a name with a line end in it must not look like two messages.
-pub(super) fn printable(text: &str) -> Cow<'_, str> {
-    let is_unprintable = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
-    if !text.contains(is_unprintable) {
-        return Cow::Borrowed(text);
-    }
-    let escaped = |c: char| if is_unprintable(c) { c.escape_default().to_string() } else { c.to_string() };
-    text.chars().map(escaped).collect::<String>().into()
 }
 
 /// The path of a key, or of an index such as `[0]`, below this one.
@@ -108,6 +85,13 @@ impl Node {
         Self::new(place, Value::Map(Vec::new()))
     }
 
+    /// A mapping of one key.
+    pub(super) fn section(place: &Place, key: &str, node: Self) -> Self {
+        let mut section = Self::map(place);
+        section.set(key, node);
+        section
+    }
+
     /// `key:`, `key: ~` and `key: null` mean no value.
     pub(super) fn is_null(&self) -> bool {
         matches!(&self.value, Value::Scalar(Scalar { text, quoted: false, written: None, .. })
@@ -122,6 +106,15 @@ impl Node {
     /// True if nothing is to be read from it.
     pub(super) fn is_silent(&self) -> bool {
         matches!(self.value, Value::Empty) || self.is_skipped() || self.is_null()
+    }
+
+    /// True if it is silent, or an empty collection.
+    pub(super) fn says_nothing(&self) -> bool {
+        match &self.value {
+            Value::List(items) => items.is_empty(),
+            Value::Map(entries) => entries.is_empty(),
+            _ => self.is_silent(),
+        }
     }
 
     /// Its kind, for people.
@@ -151,6 +144,11 @@ impl Node {
     /// The value of a key, null or not.
     pub(super) fn get(&self, key: &str) -> Option<&Self> {
         self.entries().iter().find(|(name, _)| name.text == key).map(|(_, node)| node)
+    }
+
+    /// The text of a key's value, if it is a scalar.
+    pub(super) fn text_of(&self, key: &str) -> Option<&str> {
+        self.get(key)?.as_text()
     }
 
     pub(super) fn get_mut(&mut self, key: &str) -> Option<&mut Self> {

@@ -25,7 +25,10 @@ use serde::{
 use serde_yaml::Error;
 
 use self::text::{BREAKS, without_tabs, without_types};
-use super::tree::{Key, Node, Place, Scalar, Value};
+use super::{
+    problem::{Place, Problem, shown_key},
+    tree::{Key, Node, Scalar, Value},
+};
 
 /// A config file has hundreds of nodes; aliases of aliases could make billions.
 const MAX_NODES: usize = 100_000;
@@ -40,18 +43,11 @@ const KEY_IS_NO_TEXT: &str = "a key must be a plain text";
 /// The key that merges another mapping into this one.
 const MERGE: &str = "<<";
 
-/// Text that is not a YAML document: where, and why.
-#[derive(Debug)]
-pub(super) struct SyntaxError {
-    pub(super) place: Place,
-    pub(super) message: String,
-}
-
 /// Each attempt accepts the tabs of one group of lines, and takes time that grows with the document's length.
 const MAX_ATTEMPTS: usize = 100;
 
 /// Parses one document; an empty one is a null.
-pub(super) fn parse(source: &str, text: &str) -> Result<Node, SyntaxError> {
+pub(super) fn parse(source: &str, text: &str) -> Result<Node, Problem> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if let Some((offset, found)) = text.match_indices(BREAKS).next() {
         let code = found.chars().map(|found| format!("{:04X}", u32::from(found))).collect::<String>();
@@ -59,7 +55,7 @@ pub(super) fn parse(source: &str, text: &str) -> Result<Node, SyntaxError> {
             "not valid YAML: the character U+{code} ends a line for some programs only: remove it, or write it as \\u{code} \
              in double quotes"
         );
-        return Err(SyntaxError { place: Document::new(source, text).place(offset), message });
+        return Err(Problem::new(&Document::new(source, text).place(offset), "", message));
     }
     let mut text = Cow::Borrowed(text);
     for _ in 0..MAX_ATTEMPTS {
@@ -74,7 +70,7 @@ pub(super) fn parse(source: &str, text: &str) -> Result<Node, SyntaxError> {
     parse_strictly(source, &text)
 }
 
-fn parse_strictly(source: &str, text: &str) -> Result<Node, SyntaxError> {
+fn parse_strictly(source: &str, text: &str) -> Result<Node, Problem> {
     let document = Document::new(source, text);
     let mut depth = 0_usize;
     for (offset, byte) in text.bytes().enumerate() {
@@ -84,10 +80,7 @@ fn parse_strictly(source: &str, text: &str) -> Result<Node, SyntaxError> {
             _ => {}
         }
         if depth > MAX_DEPTH {
-            return Err(SyntaxError {
-                place: document.place(offset),
-                message: "not valid YAML: nested too deeply".to_owned(),
-            });
+            return Err(Problem::new(&document.place(offset), "", "not valid YAML: nested too deeply"));
         }
     }
     let nodes = Cell::new(0);
@@ -99,12 +92,6 @@ fn parse_strictly(source: &str, text: &str) -> Result<Node, SyntaxError> {
     }
     let seed = NodeSeed { shape: &shape, document: &document, fallback: document.place(0) };
     seed.deserialize(serde_yaml::Deserializer::from_str(text)).map_err(|error| document.error(&error))
-}
-
-/// The part of a key, or of a path, that may be shown: what follows a colon is a value, perhaps a secret, where the space
-/// was forgotten (`{name:secret}`).
-pub(super) fn shown_key(key: &str) -> &str {
-    key.split(':').next().unwrap_or_default()
 }
 
 /// The tree of a value, with its keys in the order of the fields.
@@ -126,7 +113,7 @@ pub(super) fn tree(value: &impl Serialize) -> Node {
             serde_yaml::Value::Bool(value) => plain(value.to_string()),
             serde_yaml::Value::Number(value) => plain(value.to_string()),
         };
-        Node { place: Place { source: Arc::from(""), line: 0, column: 0 }, value }
+        Node { place: Place::default(), value }
     }
     node(serde_yaml::to_value(value).unwrap_or_default())
 }
@@ -147,7 +134,7 @@ struct Document<'t> {
     text: &'t str,
     lines: Vec<usize>,
     /// The first error that serde_yaml gives no place for.
-    fault: RefCell<Option<SyntaxError>>,
+    fault: RefCell<Option<Problem>>,
 }
 
 impl<'t> Document<'t> {
@@ -180,11 +167,11 @@ impl<'t> Document<'t> {
 
     fn refuse<E: de::Error>(&self, place: &Place, message: String) -> E {
         let error = E::custom(&message);
-        self.fault.replace(Some(SyntaxError { place: place.clone(), message }));
+        self.fault.replace(Some(Problem::new(place, "", message)));
         error
     }
 
-    fn error(&self, error: &Error) -> SyntaxError {
+    fn error(&self, error: &Error) -> Problem {
         if let Some(fault) = self.fault.take() {
             return fault;
         }
@@ -208,7 +195,7 @@ impl<'t> Document<'t> {
             message = "a value of another kind was expected here".to_owned();
         }
         let place = Place { source: Arc::clone(&self.source), line, column };
-        SyntaxError { place, message: format!("not valid YAML: {message}") }
+        Problem::new(&place, "", format!("not valid YAML: {message}"))
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::list::{fitted, percent, word};
 use crate::{
     config::units::{human_count, human_duration, human_size},
-    printable::one_line,
+    printable::{self, one_line},
     session::{Connection, Job, Participant, Quality, Session, Severity, Span, Subscription, Time, Track},
 };
 
@@ -41,7 +41,11 @@ pub(super) fn draw(session: &Session, width: usize, what: What) -> Vec<String> {
     if left_out > 0 {
         lines.push(format!("{left_out} tracks that were received without trouble are not shown: --all shows them"));
     }
-    lines.extend(others(session).into_iter().flat_map(|line| wrapped(&line, "    ", width)));
+    let others = others(session);
+    if !others.is_empty() {
+        lines.push(String::new());
+    }
+    lines.extend(others.iter().flat_map(|line| wrapped(line, "    ", width)));
     if what.events {
         lines.push(String::new());
         lines.extend(session.moments.iter().map(|moment| {
@@ -229,9 +233,6 @@ fn others(session: &Session) -> Vec<String> {
     lines.extend(session.api_calls.iter().map(|call| {
         format!("{} {}.{} {} in {:.0} ms", clock(call.at), call.service, call.method, call.status, call.duration_ms)
     }));
-    if !lines.is_empty() {
-        lines.insert(0, String::new());
-    }
     lines
 }
 
@@ -324,25 +325,9 @@ fn row(label: &str, bar: &str) -> String {
     format!("{label}{space}{bar}").trim_end().to_owned()
 }
 
-/// A text in lines of at most `width` columns, those after the first with an indent; a longer word is a line of its own.
+/// Like [`printable::wrapped`], of a text from outside.
 fn wrapped(text: &str, indent: &str, width: usize) -> Vec<String> {
-    let text = one_line(text);
-    let begin = text.len() - text.trim_start().len();
-    let mut lines = vec![text[..begin].to_owned()];
-    for word in text.split_whitespace() {
-        let line = lines.last_mut().map(std::mem::take).unwrap_or_default();
-        let is_empty = line.trim().is_empty();
-        let space = if is_empty { "" } else { " " };
-        let fits = is_empty || line.chars().count() + space.len() + word.chars().count() <= width;
-        lines.pop();
-        if fits {
-            lines.push(format!("{line}{space}{word}"));
-        } else {
-            lines.push(line);
-            lines.push(format!("{indent}{word}"));
-        }
-    }
-    lines
+    printable::wrapped(&one_line(text), indent, width)
 }
 
 fn length(seconds: f64) -> String {
