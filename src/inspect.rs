@@ -244,7 +244,7 @@ fn of_record(stream: Stream, record: &QueuedRecord, encoder: &Encoder, raw: bool
     Inspected { stream, seq: record.seq, received_at: record.received_at, document, error, record: bytes }
 }
 
-/// A record's document as relaxed Extended JSON, redacted as the encoder was told.
+/// A record's document as relaxed Extended JSON, redacted as the encoder's options say.
 ///
 /// # Errors
 /// Why no document can be made of it.

@@ -123,7 +123,7 @@ impl App {
     /// # Errors
     /// When there is no such sink, or its spool does not open.
     pub async fn pause(&self, sink: &str) -> Result<(), OperateError> {
-        self.running(sink).await?.tell(Handle::pause);
+        self.running(sink).await?.notify(Handle::pause);
         Ok(())
     }
 
@@ -132,7 +132,7 @@ impl App {
     /// # Errors
     /// When there is no such sink, or its spool does not open.
     pub async fn resume(&self, sink: &str) -> Result<(), OperateError> {
-        self.running(sink).await?.tell(Handle::resume);
+        self.running(sink).await?.notify(Handle::resume);
         Ok(())
     }
 
@@ -141,7 +141,7 @@ impl App {
     /// # Errors
     /// When there is no such sink, or its spool does not open.
     pub async fn flush(&self, sink: &str) -> Result<(), OperateError> {
-        self.running(sink).await?.tell(Handle::flush_now);
+        self.running(sink).await?.notify(Handle::flush_now);
         Ok(())
     }
 
@@ -152,7 +152,7 @@ impl App {
     pub async fn retry_dead_letters(&self, name: &str, filter: DeadFilter) -> Result<Retried, OperateError> {
         let sink = self.running(name).await?;
         let retried = dead_letters::retry(&self.spool(name).await?, &*sink.sink, filter).await?;
-        sink.tell(Handle::flush_now);
+        sink.notify(Handle::flush_now);
         Ok(retried)
     }
 
@@ -163,7 +163,7 @@ impl App {
     pub async fn drop_dead_letters(&self, name: &str, filter: DeadFilter) -> Result<u64, OperateError> {
         let sink = self.running(name).await?;
         let dropped = blocking(&self.spool(name).await?, move |spool| spool.drop_dead_letters(&filter)).await?;
-        sink.tell(Handle::flush_now);
+        sink.notify(Handle::flush_now);
         Ok(dropped)
     }
 
@@ -291,7 +291,7 @@ impl Stopped {
             };
             sinks.push(Running::start(Arc::new(sink.clone()), slot, &self.encoder).await?);
         }
-        sinks.iter().for_each(|sink| sink.tell(Handle::flush_now));
+        sinks.iter().for_each(|sink| sink.notify(Handle::flush_now));
         let begun = tokio::time::Instant::now();
         let is_empty = loop {
             let rates = parking_lot::Mutex::new(super::rates::Rates::default());

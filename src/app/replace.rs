@@ -240,7 +240,7 @@ impl App {
         match started {
             Ok(running) => {
                 if was_paused {
-                    running.tell(Handle::pause);
+                    running.notify(Handle::pause);
                 }
                 running
             }

@@ -83,7 +83,7 @@ impl Running {
     }
 
     /// Sends a command to the worker; does nothing if it was stopped.
-    pub(super) fn tell(&self, what: impl FnOnce(&Handle)) {
+    pub(super) fn notify(&self, what: impl FnOnce(&Handle)) {
         if let Some(worker) = self.worker.lock().as_ref() {
             what(worker);
         }

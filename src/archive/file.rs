@@ -71,7 +71,12 @@ impl FileArchive {
         let mut reading = Reading { directory, deadline, gone, bytes_left: limits.bytes, unread: Vec::new() };
         let done = tasks::run_blocking(move || read(&mut reading).map(|read| (read, reading.unread))).await;
         let unavailable = |reason: String| ArchiveError::Unavailable { address: self.address.clone(), reason };
-        done.map_err(|panic| unavailable(panic.to_string()))?.map_err(|error| unavailable(error.to_string()))
+        let read = done.map_err(|panic| unavailable(panic.to_string()))?;
+        read.map_err(|error| {
+            let is_missing = error.kind() == io::ErrorKind::NotFound;
+            let remedy = if is_missing { ": the sink creates the directory when it first runs" } else { "" };
+            unavailable(format!("{error}{remedy}"))
+        })
     }
 
     fn slow(&self, limits: &Limits) -> ArchiveError {

@@ -15,7 +15,7 @@ pub(super) const MAX_LINE: usize = 33 << 20;
 pub(super) enum End {
     /// At the end of the text.
     Whole,
-    /// Before, since it was told to.
+    /// Before the end, because it was asked to stop.
     Stopped,
 }
 

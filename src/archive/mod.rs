@@ -73,7 +73,7 @@ pub struct Query {
     pub to: Time,
     /// Of this name only.
     pub room_name: Option<String>,
-    /// Of names that begin so only.
+    /// Only of names with this prefix.
     pub room_prefix: Option<String>,
 }
 
@@ -176,7 +176,7 @@ pub enum ArchiveError {
         reason: String,
     },
     /// The time limit ended it.
-    #[error("{address}: not answered within {limit:?}; ask for a shorter time range, or allow more time")]
+    #[error("{address}: no answer within {limit:?}: give a shorter time range, or a longer timeout")]
     Slow {
         /// Without secrets.
         address: String,

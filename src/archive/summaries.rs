@@ -14,7 +14,7 @@ use crate::{
 const ROOMS: usize = 64;
 
 /// The sessions of a time range, the newest first, without what happened in them; `now` is the time of asking. The limit in
-/// bytes is for the documents that are held at the same time, those of 64 rooms. `progress` is told how many of how many rooms
+/// bytes is for the documents that are held at the same time, those of 64 rooms. `progress` gets how many of how many rooms
 /// were read.
 ///
 /// # Errors

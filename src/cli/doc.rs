@@ -147,7 +147,7 @@ fn delimited(
         record.clear();
         input.by_ref().take(length).read_to_end(&mut record)?;
         if record.len() as u64 != length {
-            return Err(broken(&format!("a record of {length} bytes begins, {} are there", record.len())));
+            return Err(broken(&format!("a record of {length} bytes begins, but only {} follow", record.len())));
         }
         offset += prefix + length;
         printer.record(&record)?;

@@ -60,8 +60,8 @@ Exit codes:
   3  the command needs a running livekit-spool and none runs, or the other way round
   4  done in part: `drain` ran out of time, `verify` found damage, `indexes` found some missing or
      different, `peek`, `export`, `import`, `recover`, `doc` and `sessions` left records out, `dead
-     retry` was cut short, a sink dropped records of `send` or `import`, `check-config` or `reload` found a
-     spool that does not open";
+     retry` was cut short, a sink dropped records of `send` or `import`, `check-config` or
+     `reload` found a spool that does not open";
 
 /// The commands.
 #[derive(Debug, Subcommand)]

@@ -23,11 +23,11 @@ pub struct AdminConfig {
     #[serde_as(as = "Option<Is<AdminToken>>")]
     #[schemars(example = "${SPOOL_ADMIN_TOKEN}")]
     pub token: Option<Secret>,
-    /// (reload) a file that holds it
+    /// (reload) a file that holds the token
     #[serde_as(as = "Option<Is<Text>>")]
     #[schemars(example = "/run/secrets/spool_admin_token")]
     pub token_file: Option<PathBuf>,
-    /// (reload) names that browsers may use, besides localhost and IP addresses (against DNS rebinding)
+    /// (reload) host names that browsers may use, besides localhost and IP addresses (against DNS rebinding)
     #[serde_as(as = "Vec<Is<Text>>")]
     #[schemars(example = ["spool.example.com"])]
     pub hosts: Vec<String>,

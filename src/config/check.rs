@@ -130,7 +130,7 @@ impl Check<'_> {
         }
     }
 
-    /// Without this check, a request that can never get its memory would be told "try again later" forever.
+    /// Without this check, a request that can never get its memory would be answered "try again later" forever.
     fn fits(&mut self, section: &str, key: &str, limit: usize, memory: &MemoryOptions) {
         if limit <= memory.largest_share() {
             return;

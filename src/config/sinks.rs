@@ -48,7 +48,7 @@ pub struct SinkConfig {
     #[serde(default = "all_streams")]
     #[schemars(example = ["events", "stats", "node_rooms"])]
     pub streams: Vec<Stream>,
-    /// only these events; left out: all
+    /// only events of these types; left out: all
     #[serde_as(as = "Vec<Is<EventType>>")]
     #[serde(default)]
     #[schemars(example = ["ROOM_CREATED", "ROOM_ENDED"])]

@@ -121,8 +121,11 @@ async fn send_until_accepted(client: &Client, batch: &RecordBatch, progress: &Pr
             }
             Err(status) if is_for_the_moment(&status) => {
                 if progress.retries.fetch_add(1, Relaxed) == 0 {
-                    tracing::warn!(code = ?status.code(), why = status.message(), "records were not accepted: sending them \
-                                                                                   again until they are");
+                    tracing::warn!(
+                        code = ?status.code(),
+                        why = status.message(),
+                        "records were not accepted yet: sending them again"
+                    );
                 }
             }
             Err(status) => return Err(status),

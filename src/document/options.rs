@@ -56,12 +56,12 @@ impl Default for DocumentOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Redact {
-    /// Nothing: the database stores secrets in clear.
+    /// Nothing: the database stores secrets in clear text.
     None,
     /// Credentials and authentication material are absent.
     #[default]
     Secrets,
-    /// Personal data too is absent, or a keyed hash if joins on it are useful.
+    /// Personal data is absent too, or a keyed hash if joins on it are useful.
     Pii,
 }
 

@@ -16,22 +16,22 @@ pub struct FlushOptions {
     /// (reload) a batch that is not full goes out when its first record has waited this long
     #[serde_as(as = "Is<Span<1, DAY>>")]
     pub interval: Duration,
-    /// (reload) in a batch at most
+    /// (reload) records in a batch at most
     #[serde_as(as = "Is<Count<1, 100_000>>")]
     pub batch_records: usize,
-    /// (reload) in a batch at most; a larger record goes alone
+    /// (reload) bytes of records in a batch at most; a larger record goes alone
     #[serde_as(as = "Is<Size<KIB, GIB>>")]
     pub batch_bytes: usize,
-    /// (reload) batches on their way at once, fewer while the sink is slow; 1: strict order
+    /// (reload) batches in flight at once, fewer while the sink is slow; 1: strict order
     #[serde_as(as = "Is<Count<1, 64>>")]
     pub max_in_flight: usize,
     // What is in flight follows the sink's latency by itself: this is for what latency does not show.
-    /// (reload) records a second at most, for a quota, a price per request, or to leave others room; 0: no limit
+    /// (reload) records a second at most, for a quota, a price per request, or capacity reserved for others; 0: no limit
     #[serde_as(as = "Is<Count<0, 1_000_000_000>>")]
     pub max_rate: u64,
     /// While a sink is unavailable: doubling, with full jitter.
     pub backoff: BackoffOptions,
-    /// (reload) a batch without an answer is tried again
+    /// (reload) a batch without an answer by then is sent again
     #[serde_as(as = "Is<Span<100, HOUR>>")]
     pub timeout: Duration,
     /// How long a record that its sink fails by name, for a reason that may pass, has to fail alone, while others are

@@ -15,7 +15,8 @@ use crate::setting::{Is, Text};
 pub struct IngestConfig {
     /// livekit.AnalyticsRecorderService, as LiveKit calls it.
     pub grpc: GrpcOptions,
-    /// POST /v1/events and /v1/stats (protobuf, JSON, NDJSON; gzip, zstd), POST /webhook (LiveKit's webhooks).
+    /// POST /v1/events, /v1/stats and /v1/node_rooms (protobuf, JSON, NDJSON; gzip, zstd), POST /webhook (LiveKit's
+    /// webhooks).
     pub http: HttpOptions,
     /// Memory for records of all senders that are not yet durable.
     pub memory: MemoryOptions,
@@ -50,7 +51,7 @@ pub struct AuthConfig {
     #[serde_as(as = "Vec<Is<Text>>")]
     #[schemars(example = ["${SPOOL_TOKEN}"])]
     pub tokens: Vec<Secret>,
-    /// (reload) files that hold one each
+    /// (reload) files that hold one token each
     #[serde_as(as = "Vec<Is<Text>>")]
     #[schemars(example = ["/run/secrets/spool_token"])]
     pub token_files: Vec<PathBuf>,
@@ -59,7 +60,7 @@ pub struct AuthConfig {
     #[serde_as(as = "BTreeMap<_, Is<Text>>")]
     #[schemars(example = serde_json::json!({ "APIxxxxxxx": "${LIVEKIT_API_SECRET}" }), extend("type" = ["object", "string"]))]
     pub keys: LivekitKeys,
-    /// (reload) a file of such lines
+    /// (reload) a file of "key: secret" lines
     #[serde_as(as = "Option<Is<Text>>")]
     #[schemars(example = "/run/secrets/livekit_keys")]
     pub keys_file: Option<PathBuf>,

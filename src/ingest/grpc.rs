@@ -50,7 +50,7 @@ const HTTP2_STREAM_WINDOW: u32 = 128 * 1024;
 const HTTP2_CONNECTION_WINDOW: u32 = 256 * 1024;
 const HTTP2_HEADER_BYTES: u32 = 16 * 1024;
 
-/// Serves gRPC until `shutdown`. Then the records received on open streams are made durable, and senders are told to
+/// Serves gRPC until `shutdown`. Then the records received on open streams are made durable, and senders are asked to
 /// connect again.
 ///
 /// # Errors

@@ -101,13 +101,14 @@ pub struct GrpcOptions {
     /// of a stream, received and not yet durable; at this size reading pauses
     #[serde_as(as = "Is<Size<KIB, GIB>>")]
     pub stream_window: usize,
-    /// at once, on all connections; one more ends one that is silent, or of a peer with more than its share (UNAVAILABLE)
+    /// at once, on all connections; at the limit, a new one ends one that is silent, or whose peer has more than its share
+    /// (UNAVAILABLE)
     #[serde_as(as = "Is<Count<1, 1_000_000>>")]
     pub max_streams: usize,
     /// at once, on one connection (HTTP/2 makes the sender wait)
     #[serde_as(as = "Is<Count<1, 1_000_000>>")]
     pub max_streams_per_connection: u32,
-    /// one more closes one without credentials, idle, or silent
+    /// at once; at the limit, a new one closes one that has no credentials, is idle or silent
     #[serde_as(as = "Is<Count<1, 1_000_000>>")]
     pub max_connections: usize,
     /// for TLS, from the connection on
@@ -170,7 +171,7 @@ pub struct HttpOptions {
     /// in one request; more: 413
     #[serde_as(as = "Is<Count<1, 100_000_000>>")]
     pub max_request_records: u32,
-    /// one more closes one without credentials, idle, or silent
+    /// at once; at the limit, a new one closes one that has no credentials, is idle or silent
     #[serde_as(as = "Is<Count<1, 1_000_000>>")]
     pub max_connections: usize,
     /// for TLS, from the connection on
@@ -186,8 +187,7 @@ pub struct HttpOptions {
     /// send the next request into a connection that is being closed
     #[serde_as(as = "Is<Span<1, HOUR>>")]
     pub idle_timeout: Duration,
-    /// auth none: names by which a request may call this host, besides localhost, IP addresses, names without a dot (DNS
-    /// rebinding)
+    /// auth none: host names that requests may use, besides localhost, IP addresses, names without a dot (DNS rebinding)
     #[serde_as(as = "Vec<Is<Text>>")]
     #[schemars(example = ["spool.example.com"])]
     pub hosts: Vec<String>,
@@ -259,7 +259,7 @@ pub enum AuthOptions {
     None,
     /// A JWT signed with a LiveKit API secret, `aud: livekit-spool`, valid for at most ten minutes.
     Livekit,
-    /// One of these, as `Authorization: Bearer …`.
+    /// One of the configured tokens, as `Authorization: Bearer …`.
     Tokens(Vec<Secret>),
     /// A client certificate that the CA of [`TlsOptions::client_ca`] signed.
     MutualTls,

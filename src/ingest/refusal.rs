@@ -3,7 +3,7 @@
 use super::{CannotAppend, Refused};
 use crate::record::SinkName;
 
-/// Records that were refused. The message tells the sender what to do about it, and holds no secret.
+/// Records that were refused. The message names the remedy, and contains no secret.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refusal {

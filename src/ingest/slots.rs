@@ -4,7 +4,7 @@
 //! that has more than its share; holders that have been silent for long. Within each group it is the one silent for
 //! longest, of a peer with more than its share before others. So many silent holders keep nobody out, a single peer keeps
 //! no other peer out, and an active sender is not cut off. Each holder gets a moment to speak first: a flood is accepted no
-//! faster than that allows. An evicted holder is told why.
+//! faster than that allows. An evicted holder gets the reason.
 
 use std::{
     collections::HashMap,

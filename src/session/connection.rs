@@ -18,7 +18,7 @@ use super::{
 /// A track's last interval was seen to end 0.21 s after its participant had left.
 const CLOSING_NANOS: i64 = 1_000_000_000;
 
-/// What the records tell of one connection.
+/// What the records say about one connection.
 #[derive(Default)]
 pub(super) struct Facts<'a> {
     /// `None`: no record says whose it is. Empty: redacted.
@@ -72,7 +72,7 @@ pub(super) fn connections<'a>(
 }
 
 impl<'a> Facts<'a> {
-    /// From when to when it was there, as far as the records tell. `until`: where it is there still, if it has not left.
+    /// From when to when it was there, as far as the records say. `until`: the end if it has not left.
     pub(super) fn presence(&self, until: Option<Time>) -> Option<(Time, Time)> {
         let (first, last) = self.seen.or_else(|| self.joined_at.or(self.left_at).map(|at| (at, at)))?;
         let from = self.joined_at.unwrap_or(first);

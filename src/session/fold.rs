@@ -1,4 +1,4 @@
-//! Puts together what the records tell of a room.
+//! Puts together what the records say about a room.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +20,7 @@ const SETTLE_SECONDS: f64 = 210.0;
 /// While anybody is connected there are stats every 30 s; the rest is for records that wait on their way.
 const QUIET_SECONDS: f64 = 300.0;
 
-/// The session that a room's documents tell of; `None` if none of them is about the room.
+/// The session that a room's documents describe; `None` if none of them is about the room.
 ///
 /// `now`: what is open until then is still going on.
 #[must_use]

@@ -113,7 +113,7 @@ fn of_kind<'r, 'a>(records: &'r Records<'a>, prefix: &'static str) -> impl Itera
     records.events.iter().filter(move |event| event.kind.starts_with(prefix))
 }
 
-/// One job of the events that tell of it: what the last one says, where it says something.
+/// One job from the events about it: what the last one says, if it says something.
 fn collect<'r, 'a: 'r>(events: impl Iterator<Item = (&'r Event<'a>, Job)>) -> Vec<Job> {
     let mut jobs: BTreeMap<String, Job> = BTreeMap::new();
     for (event, mut job) in events.filter(|(_, job)| !job.id.is_empty()) {

@@ -1,5 +1,5 @@
 //! What a session is: one life of a room, from its creation to its end. Times are nanoseconds since 1970, written as RFC 3339;
-//! what the records do not tell is `None` or empty, and left out of JSON.
+//! what the records do not contain is `None` or empty, and left out of JSON.
 
 use std::fmt;
 
@@ -75,12 +75,12 @@ pub struct Totals {
 /// Who has one identity in the room.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Participant {
-    /// Empty where a redaction removed it, or no record tells.
+    /// Empty where a redaction removed it, or no record says.
     pub identity: String,
     /// The name for people.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub name: String,
-    /// LiveKit's word: `STANDARD`, `INGRESS`, `EGRESS`, `SIP`, `AGENT` …; empty where no record tells.
+    /// LiveKit's word: `STANDARD`, `INGRESS`, `EGRESS`, `SIP`, `AGENT` …; empty where no record says.
     pub kind: String,
     /// Over all of its connections.
     pub connection_seconds: f64,
@@ -103,7 +103,7 @@ pub struct Connection {
     /// When media could flow; `None`: the client never got through.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub active_at: Option<Time>,
-    /// When it left; `None` while it is there, and where no record tells.
+    /// When it left; `None` while it is there, and where no record says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left_at: Option<Time>,
     /// When the signalling was resumed (same SID).
@@ -192,7 +192,7 @@ pub struct Track {
     /// When the first packet came.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub published_at: Option<Time>,
-    /// When it ended; `None` while it is there, and where no record tells.
+    /// When it ended; `None` while it is there, and where no record says.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unpublished_at: Option<Time>,
     /// Milliseconds from the request to the first packet.
@@ -211,7 +211,7 @@ pub struct Track {
 pub struct Subscription {
     /// `TR_…`.
     pub track_sid: String,
-    /// Who publishes the track; empty where no record tells.
+    /// Who publishes the track; empty where no record says.
     pub publisher_identity: String,
     /// As of the track.
     pub source: String,
@@ -239,7 +239,7 @@ pub struct Span {
     pub to: Option<Time>,
 }
 
-/// One track in one direction, as LiveKit's stats tell it.
+/// One track in one direction, as LiveKit's stats describe it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Quality {
     /// Primary, retransmitted and padding bytes.
@@ -322,7 +322,7 @@ pub struct Interval {
 pub struct Job {
     /// `EG_…`, `IN_…` or `SCL_…`.
     pub id: String,
-    /// What it is, such as `room_composite` or `rtmp`; empty where no record tells.
+    /// What it is, such as `room_composite` or `rtmp`; empty where no record says.
     pub kind: String,
     /// LiveKit's word, such as `EGRESS_COMPLETE`.
     pub status: String,

@@ -100,7 +100,7 @@ fn slow_connect(who: &Who<'_>) -> Option<Observation> {
     Some(who.observation(severity, "slow_connect", text))
 }
 
-/// Whether media could flow, by whatever record tells so. TRACK_SUBSCRIBED does not: LiveKit subscribes clients that never get
+/// Whether media could flow, by any record that says so. TRACK_SUBSCRIBED does not: LiveKit subscribes clients that never get
 /// through.
 fn got_through(connection: &Connection) -> bool {
     let published = |track: &Track| track.published_at.is_some() || track.upstream.packets > 0;

@@ -1,4 +1,4 @@
-//! What LiveKit's stats tell of each track in each direction.
+//! What LiveKit's stats say about each track in each direction.
 //!
 //! A stat counts what happened in its own interval: the bytes of a track's stats add up to the `rtp_stats` of the event that closes
 //! it, and so do the packets where none is lost. With loss, a stat's packets are those that were expected: upstream without

@@ -159,7 +159,7 @@ async fn a_server_that_is_away_refuses_or_is_slow_is_one_line() {
 
     for (code, name, expected) in [
         (13, "Unauthorized", "its right to read"),
-        (50, "MaxTimeMSExpired", "not answered within"),
+        (50, "MaxTimeMSExpired", "no answer within"),
         (115, "CommandNotSupported", "(code 115 CommandNotSupported)"),
     ] {
         let server = WireServer::scripted(move |command| match command.name.as_str() {

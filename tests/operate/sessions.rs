@@ -174,7 +174,7 @@ async fn names_from_records_neither_steer_a_terminal_nor_become_formulas() {
 async fn what_cannot_be_read_is_said_with_the_exit_code_of_other_commands() {
     let spool = with_sessions(Vec::new()).await;
     fails(&spool, &["sessions", "show", "RM_nosuch"], 1, "no records of a session \"RM_nosuch\" in out");
-    fails(&spool, &["sessions", "show", &ROOM[..8]], 1, "the list of sessions has the whole SID of each");
+    fails(&spool, &["sessions", "show", &ROOM[..8]], 1, "`livekit-spool sessions --since 7d` lists the SIDs");
     fails(&spool, &["sessions", "show", "room0"], 1, "a session is named by the SID of its room");
     fails(&spool, &["sessions", "-n", "0"], 2, "invalid value '0' for '-n <N>'");
     fails(&spool, &["sessions", "--sink", "nosuch"], 2, "there is no sink \"nosuch\"; there are files");

@@ -25,7 +25,7 @@ const FORMATS = {
   rtt_ms: (n) => Math.round(n) + ' ms', bitrate: bits, score: (n) => n.toFixed(1),
 };
 
-/** What tells a participant from others: its identity, or the only connection of one whose identity was removed. */
+/** What distinguishes a participant from others: its identity, or the only connection of one whose identity was removed. */
 const keyOf = (participant) => participant.identity || participant.connections[0].sid;
 /** Whom an observation is about. */
 const subjectOf = (seen) => seen.identity || seen.connection_sid;
@@ -114,7 +114,7 @@ class Chart {
       }).filter((group) => group.streams.length > 0);
     }
     this.left = Math.max(0, groups.length - LINES);
-    // Who is looked at keeps what it publishes.
+    // The shown participant keeps what it publishes.
     const worst = (group) => one && group.direction === 'up' ? Infinity : Math.max(...group.streams.map((stream) => stream.quality.loss || 0));
     if (this.left) groups = groups.sort((a, b) => worst(b) - worst(a)).slice(0, LINES);
     return groups.map((group) => ({ ...group, total: totals(group.streams), steps: Object.fromEntries(METRICS.map((metric) => [metric.key, combine(group.streams, metric)])) }));
@@ -204,7 +204,7 @@ class Chart {
     const name = keyOf(participant);
     const about = participant.kind && participant.kind !== 'STANDARD' ? ' · ' + participant.kind.toLowerCase() : '';
     const choose = () => this.choose(this.shown === name ? null : name);
-    const element = svg('g', { class: 'row', tabindex: '0', role: 'button', 'data-key': 'row ' + name.slice(0, 100), 'aria-pressed': String(this.shown === name), 'aria-label': this.told(participant) },
+    const element = svg('g', { class: 'row', tabindex: '0', role: 'button', 'data-key': 'row ' + name.slice(0, 100), 'aria-pressed': String(this.shown === name), 'aria-label': this.described(participant) },
       svg('rect', { class: 'back', x: 0, y: top, width: this.width, height: height - 2, rx: 4 }),
       svg('text', { class: 'who', x: LEFT, y: top + 12 }, short(name, Math.floor((this.width - LEFT) / 9)) + about), ...parts);
     element.addEventListener('click', choose);
@@ -225,7 +225,7 @@ class Chart {
   }
 
   /** A row as text. */
-  told(participant) {
+  described(participant) {
     const parts = participant.connections.map((connection) => [
       connection.joined_at ? 'joined ' + clock(millis(connection.joined_at)) : null,
       connection.active_at ? null : 'never active',
@@ -274,7 +274,7 @@ class Chart {
   point(at) {
     this.at = at;
     this.line.setAttribute('d', at === null ? '' : `M${this.x(at).toFixed(1)} 0V${this.height - 18}`);
-    this.moment.textContent = at === null ? 'all the time' : 'at ' + clock(at);
+    this.moment.textContent = at === null ? 'whole session' : 'at ' + clock(at);
     const value = (line, metric) => {
       if (at === null) return line.total[metric.key];
       const step = line.steps[metric.key].find((step) => step.from <= at && at < step.to);

@@ -50,7 +50,7 @@ class SessionView {
     return this.shown === null ? '' : String(this.session.participants.findIndex((participant) => keyOf(participant) === this.shown));
   }
 
-  /** Who is shown first: all, while they can be told apart. */
+  /** Who is shown first: all, while they can be distinguished. */
   first() {
     const { observations, participants } = this.session;
     const worst = observations.find((seen) => seen.severity !== 'note' && participants.some((participant) => keyOf(participant) === subjectOf(seen)));
@@ -76,7 +76,7 @@ class SessionView {
     const { session, read } = this;
     const end = millis(session.ended_at || session.last_at);
     const remarks = [
-      session.settled || session.state === 'lost' ? null : session.state === 'active' ? 'It goes on: its figures grow as LiveKit sends them, some every 30 seconds.' :
+      session.settled || session.state === 'lost' ? null : session.state === 'active' ? 'Active: its figures grow as LiveKit sends them, some every 30 seconds.' :
         'Not settled yet: records may still come until three and a half minutes after its end.',
       session.state === 'lost' ? 'No end was sent, and no records any more: its node died, or records are missing.' : null,
       read.cut ? 'It has more records than one request may read: its figures are too low.' : null,
@@ -98,13 +98,13 @@ class SessionView {
     return h('section', { class: 'card' }, h('h2', {}, 'What stands out'), h('ol', { class: 'observations', 'data-field': 'observations' }, ...(seen.length ? seen.map((observation) =>
       h('li', { 'data-kind': observation.kind }, severitySign(observation.severity), subjectOf(observation)
         ? h('a', { href: '#sessions/' + this.sid, 'data-key': 'observation ' + observation.kind + ' ' + subjectOf(observation).slice(0, 100), onclick: (event) => { event.preventDefault(); this.choose(subjectOf(observation)); this.chart.element.scrollIntoView({ block: 'start', behavior: 'smooth' }); } }, h('bdi', {}, short(observation.text, 400)))
-        : h('bdi', {}, short(observation.text, 400)))) : [h('li', {}, severitySign('fine'), 'Nothing: everybody got through, and no loss, delay or score stands out.')])));
+        : h('bdi', {}, short(observation.text, 400)))) : [h('li', {}, severitySign('fine'), 'Nothing: all participants connected, and no loss, delay or score stands out.')])));
   }
 
   overTime() {
     const participants = this.session.participants;
-    this.select = h('select', { 'data-key': 'shown', 'aria-label': 'Whose lines', onchange: () => this.choose(this.select.value === '' ? null : keyOf(participants[Number(this.select.value)])) },
-      h('option', { value: '' }, 'everybody, the worst of each'), ...participants.slice(0, 500).map((participant, i) => h('option', { value: String(i) }, short(keyOf(participant), 60))));
+    this.select = h('select', { 'data-key': 'shown', 'aria-label': 'Whose lines are shown', onchange: () => this.choose(this.select.value === '' ? null : keyOf(participants[Number(this.select.value)])) },
+      h('option', { value: '' }, 'all participants, the worst of each'), ...participants.slice(0, 500).map((participant, i) => h('option', { value: String(i) }, short(keyOf(participant), 60))));
     this.select.value = this.chosen();
     const sign = (text, ...look) => h('span', {}, svg('svg', { class: 'sign wide', viewBox: '0 -6 22 12', 'aria-hidden': 'true' }, ...look), ' ' + text);
     const bar = (kind) => svg('rect', { class: kind, x: 1, y: -4, width: 20, height: 8, rx: 2 });
@@ -113,7 +113,7 @@ class SessionView {
     return h('section', { class: 'card' },
       h('div', { class: 'head' }, h('h2', {}, 'Over time'), h('span', { class: 'grow' }), this.select),
       h('div', { class: 'legend' }, sign('connecting', bar('joining')), sign('active', bar('here')), sign('never active', bar('never')),
-        sign('resumed', mark('event', 'M0 -6L5 4H-5Z')), sign('reconnected', mark('event', 'M0 -6L6 0L0 6L-6 0Z')), sign('left, not by itself', mark('failed', 'M-1 -5H1.5V5H-1Z')),
+        sign('resumed', mark('event', 'M0 -6L5 4H-5Z')), sign('reconnected', mark('event', 'M0 -6L6 0L0 6L-6 0Z')), sign('left for another reason', mark('failed', 'M-1 -5H1.5V5H-1Z')),
         sign('camera', line('camera')), sign('microphone', line('microphone')), sign('screen', line('screen')), sign('muted', line('muted microphone')), h('span', {}, '↑ to LiveKit, ↓ from LiveKit')),
       this.chart.element,
       participants.length > this.chart.rowsShown ? h('div', { class: 'actions' }, h('button', { type: 'button', 'data-key': 'rows', onclick: () => { this.chart.rowsShown = Infinity; this.render(); } },
@@ -134,7 +134,7 @@ class SessionView {
     const text = (value) => short(value || '', 60);
     const quality = (own) => [orDash(own.loss, (loss) => FORMATS.loss(loss * 100)), orDash(own.max_jitter_us, (us) => FORMATS.jitter_us(us / 1000)), orDash(own.max_rtt_ms, FORMATS.rtt_ms), orDash(own.min_score, FORMATS.score), size(own.bytes), count(own.nacks) + ' / ' + count(own.plis) + ' / ' + count(own.firs)];
     const spans = (all) => all.map((span) => clock(millis(span.from)) + ' – ' + (span.to ? clock(millis(span.to)) : '')).join(', ');
-    const parts = [table('left', ['connection', 'joined', 'connected in', 'over', 'client', 'left', 'was there'], [[
+    const parts = [table('left', ['connection', 'joined', 'connected in', 'over', 'client', 'left', 'duration'], [[
       connection.sid, orDash(connection.joined_at, precise), orDash(connection.connect_ms, (ms) => count(ms) + ' ms'), connection.transport || (connection.active_at ? '–' : 'never active'),
       h('bdi', {}, [[client.sdk, client.sdk_version], [client.browser, client.browser_version], [client.os, client.os_version], [client.device], [client.network]].map((pair) => pair.filter(Boolean).map(text).join(' ')).filter(Boolean).join(', ') || '–'),
       (connection.left_at ? precise(connection.left_at) : '–') + (connection.reason ? ' ' + connection.reason : ''), age(connection.seconds)]])];

@@ -62,11 +62,11 @@ class SessionList {
     this.sinkLabel.hidden = read.sinks.length < 2;
     this.table.hidden = read.sessions.length === 0;
     this.empty.replaceChildren(...(read.sessions.length ? [] : [
-      h('p', {}, this.room.value ? 'No room whose name begins so in this time.' : 'No sessions in this time.'),
+      h('p', {}, this.room.value ? 'No room with this prefix in this time.' : 'No sessions in this time.'),
       h('p', {}, `They appear when their records are in sink ${read.sink} (${read.address}). Choose a longer time, or look at its backlog under “Status”.`)]));
     this.remark.textContent = [
       read.more ? `The ${this.order.value === 'worst' ? 'worst' : 'newest'} ${read.sessions.length} are listed; there are more.` : '',
-      read.complete_from ? `It was looked back to ${dated(read.complete_from)} only.` : '',
+      read.complete_from ? `The list is complete from ${dated(read.complete_from)} on only.` : '',
       ...(read.unread || []).slice(0, 3).map((line) => short(line, 200)),
     ].filter(Boolean).join(' ');
     this.rows.replaceChildren(...read.sessions.map((session) => this.row(session)));

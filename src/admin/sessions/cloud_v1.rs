@@ -321,7 +321,7 @@ async fn events(
         if order == Order::Descending {
             moments.reverse();
         }
-        // Events of one time are told apart by their place among them.
+        // Events of one time are distinguished by their place among them.
         let mut places = Vec::with_capacity(moments.len());
         for (index, moment) in moments.iter().enumerate() {
             let is_another = index > 0 && moments[index - 1].at == moment.at;

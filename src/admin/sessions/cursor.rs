@@ -16,7 +16,7 @@ pub(super) struct Cursor {
     /// The range.
     pub(super) from: Time,
     pub(super) to: Time,
-    /// The place of the last item: its time, and what tells it from others of that time.
+    /// The place of the last item: its time, and what distinguishes it from others of that time.
     pub(super) at: Time,
     pub(super) tie: String,
 }

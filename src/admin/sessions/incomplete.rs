@@ -16,7 +16,7 @@ const MAX: usize = 1_024;
 pub(super) struct Incomplete(Option<HeaderValue>);
 
 impl Incomplete {
-    /// Of an answer, or of one page: that there are more sessions is told by the next one, or is an error.
+    /// Of an answer, or of one page: that there are more sessions is said by the next one, or is an error.
     pub(super) fn of(read: &Read) -> Self {
         let text = Read { complete_from: None, ..read.clone() }.lacks().join("; ");
         // Names of files may have any characters, a header has ASCII.

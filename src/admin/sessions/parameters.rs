@@ -54,7 +54,7 @@ impl Parameters {
     pub(super) fn number(&self, name: &str, default: usize, least: usize, most: usize) -> Result<usize, Problem> {
         let Some(text) = self.one(name)? else { return Ok(default) };
         let number = parsed::<usize>(name, text)?;
-        if number < least { Err(bad(name, format!("is less than {least}"))) } else { Ok(number.min(most)) }
+        if number < least { Err(bad(name, format!("has to be at least {least}"))) } else { Ok(number.min(most)) }
     }
 
     /// One of these words.
@@ -72,7 +72,7 @@ impl Parameters {
         Ok(self.word(name, &[("true", true), ("false", false)])?.unwrap_or(false))
     }
 
-    /// A time: RFC 3339, the beginning of a day (`2026-11-22`, UTC), or a span before now (`24h`).
+    /// A time: RFC 3339, the beginning of a day (`2026-11-22`, UTC), or a duration before now (`24h`).
     pub(super) fn time(&self, name: &str) -> Result<Option<Time>, Problem> {
         let Some(text) = self.one(name)? else { return Ok(None) };
         let ago = || humantime::parse_duration(text).ok().map(|span| before(now(), span));
@@ -80,7 +80,7 @@ impl Parameters {
             bad(
                 name,
                 format!(
-                    "{text:?} is not a time: expected 2026-11-22T10:00:00Z, 2026-11-22, or a span before now (24h)"
+                    "{text:?} is not a time: expected 2026-11-22T10:00:00Z, 2026-11-22, or a duration before now (24h)"
                 ),
             )
         })
@@ -92,7 +92,7 @@ impl Parameters {
     pub(super) fn range(&self) -> Result<(Time, Time), Problem> {
         let to = self.time("until")?.unwrap_or_else(now);
         let from = self.time("since")?.unwrap_or_else(|| before(to, RANGE));
-        if from < to { Ok((from, to)) } else { Err(bad("since", "is not before until")) }
+        if from < to { Ok((from, to)) } else { Err(bad("since", "has to be before until")) }
     }
 }
 

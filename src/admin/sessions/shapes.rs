@@ -1,5 +1,5 @@
 //! Sessions in the shapes of LiveKit Cloud's second API: camel case, 64-bit numbers as strings, times in RFC 3339. What the
-//! records do not tell is left out.
+//! records do not contain is left out.
 
 use livekit_protocol::AnalyticsEventType;
 use serde::Serialize;
@@ -181,7 +181,7 @@ impl ParticipantSession {
     }
 }
 
-/// What both generations tell of a client.
+/// What both generations say about a client.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ClientInfo {

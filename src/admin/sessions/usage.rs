@@ -63,7 +63,7 @@ pub(super) async fn show(State(reader): State<Arc<Reader>>, parameters: Paramete
         // It has no place to say so.
         Format::Csv => {
             let message =
-                "not everything in this range could be read: ask for a shorter one, or for JSON, which says what";
+                "not everything in this range could be read: request a shorter range, or JSON, which says what";
             Err(Problem::new(StatusCode::GATEWAY_TIMEOUT, message))
         }
     }

@@ -13,15 +13,15 @@ use crate::{
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct What {
     pub(super) events: bool,
-    /// False: of the tracks that were received, only those with trouble.
+    /// False: of the tracks that were received, only those with problems.
     pub(super) all_tracks: bool,
 }
 
 /// The columns before a bar.
 const LABEL: usize = 26;
-/// From this share on, loss is trouble.
+/// From this share on, loss is a problem.
 const LOSS: f64 = 0.02;
-/// Below this score, quality is trouble: LiveKit calls it poor or worse.
+/// Below this score, quality is a problem: LiveKit calls it poor or worse.
 const SCORE: f64 = 3.5;
 /// A bar's heights, for scores from 1 to 4.5.
 const HEIGHTS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
@@ -39,7 +39,7 @@ pub(super) fn draw(session: &Session, width: usize, what: What) -> Vec<String> {
     lines.push(String::new());
     lines.push("░ joined  █ connected  ! reconnected   tracks: ▁…█ score 1…4.5  ─ no score  m muted".to_owned());
     if left_out > 0 {
-        lines.push(format!("{left_out} tracks that were received without trouble are not shown: --all shows them"));
+        lines.push(format!("{left_out} tracks that were received without problems are not shown: --all shows them"));
     }
     let others = others(session);
     if !others.is_empty() {
@@ -116,7 +116,7 @@ fn of_participant(
             lines.extend(wrapped(&format!("      {}", about_track(track)), "      ", width));
         }
         for subscription in &connection.subscribed {
-            if !what.all_tracks && !is_trouble(subscription) {
+            if !what.all_tracks && !has_problem(subscription) {
                 *left_out += 1;
                 continue;
             }
@@ -130,7 +130,7 @@ fn of_participant(
     }
 }
 
-fn is_trouble(subscription: &Subscription) -> bool {
+fn has_problem(subscription: &Subscription) -> bool {
     let quality = &subscription.downstream;
     subscription.error.is_some()
         || quality.loss.is_some_and(|loss| loss >= LOSS)

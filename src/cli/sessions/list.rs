@@ -23,7 +23,7 @@ const NAME: usize = 24;
 pub(super) struct ListArgs {
     #[command(flatten)]
     range: RangeArgs,
-    /// Only rooms of this name; with * at its end, of names that begin so
+    /// Only rooms of this name; with * at the end, of this prefix
     #[arg(long, value_name = "NAME")]
     room: Option<String>,
     /// The worst first: most problems, then most warnings, then the lowest score

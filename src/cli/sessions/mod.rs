@@ -21,19 +21,19 @@ pub struct Args {
 
 const EXAMPLES: &str = "\
 Sessions are read from the first sink of type mongodb, postgresql or file, or from the one that
---sink names. A session is final 3.5 minutes after its end: some records come late.
+--sink names. A session is final 3.5 minutes after its end: some records arrive late.
 
 Examples:
   livekit-spool sessions --since 2h --worst       the worst calls of the last two hours
-  livekit-spool sessions --room 'acme-*' -n 10    the last ten of rooms whose names begin so
-  livekit-spool sessions show RM_AsAriw3HaLMK     what one was like
+  livekit-spool sessions --room 'acme-*' -n 10    the last ten of rooms named acme-…
+  livekit-spool sessions show RM_AsAriw3HaLMK     one session in detail
   livekit-spool sessions usage --since 2026-11-01 --until 2026-12-01 --by - --csv > usage.csv";
 
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     /// Show a session: participants on a timeline, tracks with their quality, what stands out
     Show(show::ShowArgs),
-    /// Add up minutes and bytes by day, for all rooms or by the beginning of their names
+    /// Add up minutes and bytes by day, for all rooms or by the prefix of their names
     Usage(usage::UsageArgs),
 }
 

@@ -18,7 +18,7 @@ pub(super) struct ShowArgs {
     /// Show every event; with --csv, a line per event instead of one per connection
     #[arg(long)]
     events: bool,
-    /// Show every track, also those received without trouble
+    /// Show every track, also those received without problems
     #[arg(long)]
     all: bool,
     #[command(flatten)]
@@ -31,10 +31,8 @@ pub(super) async fn show(common: &Common, args: &ShowArgs) -> Outcome {
     let missing = || {
         let (session, address) = (&args.session, archive.address());
         let remedy = match session.starts_with("RM_") {
-            true => "the list of sessions has the whole SID of each: livekit-spool sessions --since 7d",
-            false => {
-                "a session is named by the SID of its room, RM_…: livekit-spool sessions --room NAME lists those of a room"
-            }
+            true => "`livekit-spool sessions --since 7d` lists the SIDs",
+            false => "give the SID of the room, RM_…: `livekit-spool sessions --room NAME` lists those of a room",
         };
         Failure::from(format!("no records of a session {session:?} in {address}; {remedy}"))
     };

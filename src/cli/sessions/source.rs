@@ -24,7 +24,7 @@ pub(super) struct SourceArgs {
     /// Name of the sink [default: the first that can be read]
     #[arg(long, value_name = "NAME")]
     sink: Option<String>,
-    /// The most time that reading may take
+    /// Maximum time for reading
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = parse_duration)]
     timeout: Duration,
     /// Print CSV for spreadsheets
@@ -54,10 +54,10 @@ impl SourceArgs {
 /// A time range.
 #[derive(Debug, clap::Args)]
 pub(super) struct RangeArgs {
-    /// From so long ago, or from this time: 24h, 7d, 2026-11-22, 2026-11-22T10:00:00Z
+    /// From this long ago, or from this time: 24h, 7d, 2026-11-22, 2026-11-22T10:00:00Z
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = moment)]
     since: Moment,
-    /// Until so long ago, or until this time [default: now]
+    /// Until this long ago, or until this time [default: now]
     #[arg(long, value_name = "TIME", value_parser = moment)]
     until: Option<Moment>,
 }

@@ -18,10 +18,10 @@ const MAX_SESSIONS: usize = 1_000_000;
 pub(super) struct UsageArgs {
     #[command(flatten)]
     range: RangeArgs,
-    /// Only rooms whose names begin so, added up by it; can be given several times
+    /// Only rooms with this prefix, added up by it; can be given several times
     #[arg(long, value_name = "PREFIX")]
     prefix: Vec<String>,
-    /// Add up rooms whose names are the same before the first of this character
+    /// Add up rooms whose names are the same before the first occurrence of this character
     #[arg(long, value_name = "CHARACTER", conflicts_with = "prefix")]
     by: Option<char>,
     #[command(flatten)]

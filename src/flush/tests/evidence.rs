@@ -138,7 +138,7 @@ async fn one_record_that_drops_the_connection_holds_no_others() {
         tokio::time::sleep(Duration::from_secs(5)).await;
         assert!(bench.sorted() == all_but(bench.queue.pushed(), &[at]), "{} left", bench.queue.backlog());
         assert_eq!((bench.queue.backlog(), bench.queue.dead().len()), (1, 0));
-        // When nothing else is delivered, nothing tells its failure from an outage.
+        // When nothing else is delivered, nothing distinguishes its failure from an outage.
         let is_told = || bench.handle.status().last_error.is_some_and(|error| error.contains("alone"));
         for _ in 0..60 {
             if !is_told() {

@@ -94,7 +94,7 @@ pub(super) fn float(number: Number<'_>) -> Result<f32, Problem> {
 }
 
 /// Rust reads `Infinity`, `-Infinity` and `NaN` as well, as the JSON mapping writes them. It reads numbers that are too large
-/// as infinite: they are told from the names of infinity by their digits.
+/// as infinite: they are distinguished from the names of infinity by their digits.
 fn float_text<T: FromStr<Err = ParseFloatError> + Into<f64> + Copy>(text: &str) -> Result<T, Problem> {
     let value: T = text.parse().map_err(|error: ParseFloatError| error.to_string())?;
     let double: f64 = value.into();

@@ -1,4 +1,4 @@
-//! Calls with trouble, recorded from a real livekit-server with real clients (`tests/e2e_sessions.rs`).
+//! Calls with problems, recorded from a real livekit-server with real clients (`tests/e2e_sessions.rs`).
 
 use std::{fs, path::Path};
 

@@ -14,16 +14,16 @@ use crate::setting::{Is, KIB, SECOND, Size, Span, TIB, Text, YEAR};
 #[serde(deny_unknown_fields, default)]
 pub struct FileOptions {
     /// file: the directory of the NDJSON files, one file per stream at a time; not in a spool's directory (data_dir/NAME),
-    /// nor above one
+    /// and not above one
     #[serde_as(as = "Is<Text>")]
     pub path: PathBuf,
-    /// file: a file is closed at this size,
+    /// file: a file is closed at this size, or at `rotate_age`
     #[serde_as(as = "Is<Size<{ 4 * KIB }, TIB>>")]
     pub rotate_bytes: u64,
-    /// file: or at this age,
+    /// file: a file is closed at this age, or at `rotate_bytes`
     #[serde_as(as = "Is<Span<SECOND, YEAR>>")]
     pub rotate_age: Duration,
-    /// file: and then compressed: none, gzip, zstd
+    /// file: how closed files are compressed: none, gzip, zstd
     #[serde(rename = "compress")]
     pub compression: FileCompression,
     /// Static fields added to each document.

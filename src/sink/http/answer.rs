@@ -26,7 +26,7 @@ const SHOWN_CHARS: usize = 200;
 pub(super) enum Meaning {
     /// The receiver has them.
     Delivered,
-    /// The same method and body belong elsewhere.
+    /// The request has to be sent to another address, with the same method and body.
     Redirected,
     /// The body is too large for it.
     TooLarge,

@@ -1,4 +1,4 @@
-//! The body of a request, which tells how far the connection has taken it: an answer that comes before cannot be about all of
+//! The body of a request, which reports how far the connection has read it: an answer that comes before cannot be about all of
 //! its records.
 
 use std::{

@@ -191,7 +191,7 @@ impl<'a> Delivery<'a> {
     }
 
     pub(super) fn finish(mut self) -> BatchOutcome {
-        // With a request per record, others passed in other requests, some time ago: the receiver may have changed since. Of a
+        // With a request per record, others were accepted in other requests, some time ago: the receiver may have changed since. Of a
         // batch that ended early they are tried again with the rest.
         if self.error.is_none() {
             self.fail_alone();

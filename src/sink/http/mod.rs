@@ -11,7 +11,7 @@
 //!   none is accepted, the URL or the format may be wrong: nothing is rejected.
 //! - `Retry-After` is obeyed, with all batches.
 //! - Connections are made at the first contact, and reused (see `connection`). Redirections are followed on the same host
-//!   only: elsewhere, nobody is to see records and credentials.
+//!   only: no other host is to see records and credentials.
 //! - `sign: livekit` sends LiveKit's webhooks instead of documents (see `webhook`).
 
 mod answer;

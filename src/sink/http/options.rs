@@ -35,7 +35,7 @@ pub struct HttpOptions {
     pub url_file: Option<PathBuf>,
     /// http: POST or PUT
     pub method: HttpMethod,
-    /// http: the body of a request: ndjson (a document a line), array (one JSON array), record (one document, one request each)
+    /// http: the body of a request: ndjson (one document per line), array (one JSON array), record (one document, one request each)
     pub format: HttpFormat,
     /// http: headers added to each request; their values are never shown
     #[serde_as(as = "BTreeMap<_, Is<Text>>")]
@@ -63,13 +63,13 @@ pub struct HttpOptions {
     /// (expected in the server's certificate instead of the url's host)
     #[schemars(example = serde_json::json!({ "ca": "/etc/ssl/collector-ca.pem" }))]
     pub tls: Option<HttpTlsOptions>,
-    /// http: of the bodies: none, gzip, zstd
+    /// http: how bodies are compressed: none, gzip, zstd
     #[serde(rename = "compress")]
     pub compression: HttpCompression,
     /// http: a batch is split into requests of at most this size, before compression
     #[serde_as(as = "Is<Size<KIB, { 8 * MIB }>>")]
     pub max_body_bytes: usize,
-    /// http: livekit: events go out as LiveKit's webhooks, signed with api_key and api_secret; needs streams: [events]
+    /// http: livekit: events are sent as LiveKit's webhooks, signed with api_key and api_secret; needs streams: [events]
     #[schemars(example = &"livekit")]
     pub sign: Option<HttpSignature>,
     /// http: the LiveKit API key that signs
@@ -109,7 +109,7 @@ pub enum HttpMethod {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum HttpFormat {
-    /// A document a line.
+    /// One document per line.
     #[default]
     Ndjson,
     /// One JSON array of documents.

@@ -147,7 +147,7 @@ pub(super) fn compressed(plain: Vec<u8>, compression: HttpCompression) -> io::Re
     }
 }
 
-/// The headers that tell this request's records.
+/// The headers that identify this request's records.
 pub(super) fn headers(stream: Stream, entries: &[&Entry], format: HttpFormat) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(STREAM, HeaderValue::from_static(stream.as_str()));

@@ -223,7 +223,7 @@ impl Sender {
 
     fn redirected(&self, from: &Uri, headers: &HeaderMap) -> Result<Uri, String> {
         let location = headers.get(header::LOCATION).and_then(|value| value.to_str().ok());
-        let target = self.endpoint.redirected(from, location.ok_or("; it says not where to; check the url")?);
+        let target = self.endpoint.redirected(from, location.ok_or("; it has no Location: check the url")?);
         target.map_err(|elsewhere| format!("; it leads to {elsewhere}, where nothing is sent: check the url"))
     }
 }

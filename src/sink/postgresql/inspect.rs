@@ -104,7 +104,7 @@ pub(super) async fn look(session: &Session, schema: &str, stream: Stream) -> Res
     );
     if rows(session, &query).await?.is_empty() {
         return Ok(Seen::Unsuitable(format!(
-            "{name} has no key that tells a record that is sent again from a new one (it is missing, deferrable, invalid, or \
+            "{name} has no key by which a record that is sent again is recognized (it is missing, deferrable, invalid, or \
              takes different ids for the same), so records would be stored twice or not at all; run: ALTER TABLE {name} ADD \
              PRIMARY KEY ({})",
             KEY.join(", ")

@@ -1,4 +1,4 @@
-//! What a power cut leaves of the last group, told from what a medium damages in it: every bit of its headers flipped, every sector of
+//! What a power cut leaves of the last group, distinguished from what a medium damages in it: every bit of its headers flipped, every sector of
 //! it not written, every length of it cut. Without a queue, which would know what was synced.
 
 use super::{

@@ -296,7 +296,7 @@ impl Disk for Machine {
             return Err(io::ErrorKind::NotFound.into());
         }
         if !is_segment(to) {
-            state.gives_up(from, 0, "it is said to be done");
+            state.gives_up(from, 0, "it is marked as done");
         }
         state.medium.rename(from, to);
         Ok(())

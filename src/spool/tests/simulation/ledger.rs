@@ -283,7 +283,7 @@ impl Ledger {
                 self.dropped[id.stream as usize] += u64::from(!damaged);
             } else if !history.damaged {
                 let was = if history.dead_letter { "dead-lettered" } else { "kept" };
-                self.fail(format!("{id} was {was}, and is gone"));
+                self.fail(format!("{id} was {was}, and is missing"));
             }
         }
     }

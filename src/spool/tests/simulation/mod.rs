@@ -2,7 +2,7 @@
 //!
 //! The bug that it is for: the first build inferred what may be deleted from the first sequence numbers of *other* segments. One
 //! `kill -9` between the creation of a segment and its first write made the next start believe that the segments before it hold
-//! nothing; an append and some seconds with the sink away later, 40,000 acknowledged records were deleted. No random test met
+//! nothing; an append and some seconds with the sink unavailable later, 40,000 acknowledged records were deleted. No random test met
 //! it, because it shows only after a crash at one operation, a restart, an append and time without a sink. So crash points are
 //! counted through, not drawn, and after each one all of that happens.
 //!

@@ -54,7 +54,7 @@ pub(super) fn report(story: &[Step]) -> String {
         }
     }
     let result = world.go_on_to_the_end();
-    let _ = told(&mut world, "The end: sink away, appends, time, restart, drain".to_owned(), result);
+    let _ = told(&mut world, "The end: sink unavailable, appends, time, restart, drain".to_owned(), result);
     text
 }
 

@@ -270,7 +270,7 @@ impl World {
         }
     }
 
-    /// Whatever was, all is well in the end: the sink away, more appended, time passes, a restart, the sink is back, all is drained.
+    /// Whatever was, all is well in the end: the sink unavailable, more appended, time passes, a restart, the sink is back, all is drained.
     pub(super) fn go_on_to_the_end(&mut self) -> Result<(), String> {
         self.disarm();
         self.guarded(|world| {
