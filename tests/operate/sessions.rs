@@ -175,7 +175,7 @@ async fn what_cannot_be_read_is_said_with_the_exit_code_of_other_commands() {
     let spool = with_sessions(Vec::new()).await;
     fails(&spool, &["sessions", "show", "RM_nosuch"], 1, "no records of a session \"RM_nosuch\" in out");
     fails(&spool, &["sessions", "show", &ROOM[..8]], 1, "`livekit-spool sessions --since 7d` lists the SIDs");
-    fails(&spool, &["sessions", "show", "room0"], 1, "a session is named by the SID of its room");
+    fails(&spool, &["sessions", "show", "room0"], 1, "give the SID of the room, RM_…");
     fails(&spool, &["sessions", "-n", "0"], 2, "invalid value '0' for '-n <N>'");
     fails(&spool, &["sessions", "--sink", "nosuch"], 2, "there is no sink \"nosuch\"; there are files");
     fails(&spool, &["sessions", "--since", "1h", "--until", "2h"], 2, "--since has to be before --until");
