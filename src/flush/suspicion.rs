@@ -6,7 +6,7 @@
 //! together with other records in one batch is no evidence: a throttled or broken server fails whatever arrives at that
 //! moment.
 //!
-//! A temporary reason is no evidence: if a record that failed before is accepted later, the evidence begins again for
+//! A reason that goes away is no evidence: if a record that failed before is accepted later, the evidence begins again for
 //! all records that failed for that kind of reason. Pure: the caller provides the time, and what was delivered.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 const ROUNDS: u32 = 5;
 /// Words of a reason without a code that define its kind.
 const KIND_WORDS: usize = 4;
-/// The most kinds of reasons that are kept: the one that was temporary longest ago is removed first.
+/// The most kinds of reasons that are kept: the one whose records were accepted longest ago is removed first.
 const MAX_KINDS: usize = 64;
 
 /// The evidence against records: each of them failed alone this often.

@@ -17,19 +17,19 @@ use crate::tasks;
 /// Bytes of a batch's documents that are in memory at once, plus the last document. An ordinary batch is one part.
 pub(super) const PART_BYTES: usize = 8 << 20;
 
-/// Tells whether a batch was given up: by a timeout or a cancellation.
+/// Tells whether a batch was cancelled: by its timeout or by a stop.
 #[derive(Debug, Clone, Default)]
-pub(super) struct GivenUp(Arc<AtomicBool>);
+pub(super) struct Cancelled(Arc<AtomicBool>);
 
-impl GivenUp {
+impl Cancelled {
     /// Checked before each record.
     pub(super) fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-/// Gives up when dropped.
-struct Waits(GivenUp);
+/// Cancels when dropped.
+struct Waits(Cancelled);
 
 impl Drop for Waits {
     fn drop(&mut self) {
@@ -42,11 +42,11 @@ impl Drop for Waits {
 /// # Errors
 /// When it panics.
 pub(super) async fn run_blocking<T: Send + 'static>(
-    work: impl FnOnce(&GivenUp) -> T + Send + 'static,
+    work: impl FnOnce(&Cancelled) -> T + Send + 'static,
 ) -> Result<T, JoinError> {
-    let waits = Waits(GivenUp::default());
-    let given_up = waits.0.clone();
-    tasks::run_blocking(move || work(&given_up)).await
+    let waits = Waits(Cancelled::default());
+    let cancelled = waits.0.clone();
+    tasks::run_blocking(move || work(&cancelled)).await
 }
 
 /// The result of a batch whose encoding panicked: a bug of ours that may concern only one of its records.
@@ -81,10 +81,10 @@ mod tests {
 
     #[tokio::test]
     async fn work_learns_when_nobody_waits_for_it_any_more_and_not_before() {
-        assert!(!run_blocking(GivenUp::is_set).await.unwrap());
+        assert!(!run_blocking(Cancelled::is_set).await.unwrap());
         let (sender, told) = std::sync::mpsc::channel();
-        let work = run_blocking(move |given_up| {
-            while !given_up.is_set() {
+        let work = run_blocking(move |cancelled| {
+            while !cancelled.is_set() {
                 std::thread::sleep(Duration::from_millis(1));
             }
             sender.send(()).unwrap();

@@ -37,11 +37,11 @@ fn rooms() -> Vec<Room> {
 }
 
 /// What happens to a document: how often it is there, in which form, and where.
-type Fate = (u8, bool, u32);
+type Change = (u8, bool, u32);
 
-fn apply(forms: [&[Value]; 2], fates: &[Fate]) -> Vec<Value> {
+fn apply(forms: [&[Value]; 2], changes: &[Change]) -> Vec<Value> {
     let mut placed: Vec<(u32, &Value)> = Vec::new();
-    for (n, (times, is_forks, place)) in fates.iter().take(forms[0].len()).enumerate() {
+    for (n, (times, is_forks, place)) in changes.iter().take(forms[0].len()).enumerate() {
         let document = &forms[usize::from(*is_forks)][n];
         for time in 0..*times {
             placed.push((place.wrapping_mul(2_654_435_761_u32.wrapping_add(u32::from(time))), document));
@@ -105,11 +105,11 @@ fn no_order_repetition_or_gap_makes_totals_above_the_truth_or_another_session() 
     let most =
         rooms.iter().map(|room| room.documents[0].events.len().max(room.documents[0].stats.len())).max().unwrap();
     // How often each document is there, on average: from hardly ever to more than once.
-    let fates = (0..=100_u8).prop_flat_map(move |missing| {
+    let changes = (0..=100_u8).prop_flat_map(move |missing| {
         let times = (0..100_u8, 1..3_u8).prop_map(move |(chance, times)| if chance < missing { 0 } else { times });
         prop::collection::vec((times, any::<bool>(), any::<u32>()), most)
     });
-    proptest!(cases(200), |(room in any::<Index>(), events in fates.clone(), stats in fates, seed in any::<u32>())| {
+    proptest!(cases(200), |(room in any::<Index>(), events in changes.clone(), stats in changes, seed in any::<u32>())| {
         let Room { sid, truth, documents: [ours, forks] } = room.get(&rooms);
         let documents = Documents {
             events: apply([&ours.events, &forks.events], &events),

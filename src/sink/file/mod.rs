@@ -38,7 +38,7 @@ use self::{
 };
 use super::{
     Batch, BatchOutcome, InvalidOption, Outcome, Sink, SinkError, SinkErrorKind, SinkOptions,
-    encoding::{GivenUp, PART_BYTES, run_blocking},
+    encoding::{Cancelled, PART_BYTES, run_blocking},
     options::labels,
 };
 use crate::{
@@ -116,7 +116,7 @@ impl Sink for FileSink {
     async fn send_batch(&self, batch: Batch) -> BatchOutcome {
         let inner = Arc::clone(&self.inner);
         let records = batch.records.len();
-        let written = run_blocking(move |given_up| inner.write(&batch, given_up)).await;
+        let written = run_blocking(move |cancelled| inner.write(&batch, cancelled)).await;
         written.unwrap_or_else(|panic| BatchOutcome {
             records: vec![Outcome::Retry; records],
             error: Some(SinkError { kind: SinkErrorKind::Unnamed, message: format!("writing failed: {panic}") }),
@@ -174,11 +174,11 @@ impl Inner {
     }
 
     /// Encodes, omits lines that are already written, appends, fsyncs. If that fails, what was appended is removed.
-    fn write(self: &Arc<Self>, batch: &Batch, given_up: &GivenUp) -> BatchOutcome {
+    fn write(self: &Arc<Self>, batch: &Batch, cancelled: &Cancelled) -> BatchOutcome {
         let mut outcomes = vec![Outcome::Retry; batch.records.len()];
         let mut next = 0;
         // Encoded before it is this batch's turn, while the one before is being synced.
-        let mut lines = self.encode(batch, &mut next, &mut outcomes, given_up);
+        let mut lines = self.encode(batch, &mut next, &mut outcomes, cancelled);
         let mut file = self.streams[&batch.stream].lock();
         let Some(file) = file.as_mut() else {
             let error = Some(self.error(&not_in_use()));
@@ -196,16 +196,16 @@ impl Inner {
                 }
             }
             // Where another batch was first, nobody may wait any more: then nothing is begun.
-            if !text.is_empty() && !given_up.is_set() {
+            if !text.is_empty() && !cancelled.is_set() {
                 written = written.and_then(|()| file.append(&text));
             }
             drop(text);
-            if written.is_err() || given_up.is_set() || next == batch.records.len() {
+            if written.is_err() || cancelled.is_set() || next == batch.records.len() {
                 break;
             }
-            lines = self.encode(batch, &mut next, &mut outcomes, given_up);
+            lines = self.encode(batch, &mut next, &mut outcomes, cancelled);
         }
-        if given_up.is_set() {
+        if cancelled.is_set() {
             written = written.and(file.take_back());
             let error = written.err().map(|error| self.error(&error));
             return BatchOutcome { records: outcomes, error };
@@ -227,11 +227,11 @@ impl Inner {
     }
 
     /// The next part of the batch as lines, starting with record `next`; records that cannot be documents are rejected.
-    fn encode(&self, batch: &Batch, next: &mut usize, outcomes: &mut [Outcome], given_up: &GivenUp) -> Vec<Line> {
+    fn encode(&self, batch: &Batch, next: &mut usize, outcomes: &mut [Outcome], cancelled: &Cancelled) -> Vec<Line> {
         let context = DocumentContext { expire_at: None, labels: &self.labels };
         let mut document = Vec::new();
         let (mut lines, mut bytes) = (Vec::new(), 0);
-        while let Some(record) = batch.records.get(*next).filter(|_| bytes < PART_BYTES && !given_up.is_set()) {
+        while let Some(record) = batch.records.get(*next).filter(|_| bytes < PART_BYTES && !cancelled.is_set()) {
             let i = *next;
             *next += 1;
             document.clear();

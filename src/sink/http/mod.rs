@@ -95,8 +95,8 @@ impl Sink for HttpSink {
                 let (batch, encoder, labels) = (batch.clone(), Arc::clone(&self.encoder), Arc::clone(&self.labels));
                 let content = self.sender.content();
                 let mut outcomes = std::mem::take(&mut delivery.outcomes);
-                run_blocking(move |given_up| {
-                    let entries = entries(&batch, &mut next, (&encoder, content), &labels, &mut outcomes, given_up);
+                run_blocking(move |cancelled| {
+                    let entries = entries(&batch, &mut next, (&encoder, content), &labels, &mut outcomes, cancelled);
                     (entries, next, outcomes)
                 })
             };

@@ -15,7 +15,7 @@ use crate::{
     record::{QueuedRecord, RecordId, Stream},
     sink::{
         Batch, Outcome,
-        encoding::{GivenUp, PART_BYTES},
+        encoding::{Cancelled, PART_BYTES},
     },
 };
 
@@ -45,12 +45,12 @@ pub(super) fn entries(
     (encoder, content): (&Encoder, Content),
     labels: &Labels,
     outcomes: &mut [Outcome],
-    given_up: &GivenUp,
+    cancelled: &Cancelled,
 ) -> Vec<Entry> {
     let context = DocumentContext { expire_at: None, labels };
     let mut document = Vec::new();
     let (mut entries, mut bytes) = (Vec::new(), 0);
-    while let Some(queued) = batch.records.get(*next).filter(|_| bytes < PART_BYTES && !given_up.is_set()) {
+    while let Some(queued) = batch.records.get(*next).filter(|_| bytes < PART_BYTES && !cancelled.is_set()) {
         let record = *next;
         *next += 1;
         let json = match content {
@@ -261,11 +261,11 @@ mod tests {
     fn documents_much_larger_than_their_records_are_made_a_part_at_a_time() {
         let batch = crate::sink::encoding::small_records_of_large_documents(150);
         let encoder = Encoder::new(DocumentOptions::default());
-        let (labels, given_up) = (Labels::none(), GivenUp::default());
+        let (labels, cancelled) = (Labels::none(), Cancelled::default());
         let mut outcomes = vec![Outcome::Retry; batch.records.len()];
         let (mut next, mut records) = (0, Vec::new());
         while next < batch.records.len() {
-            let part = entries(&batch, &mut next, (&encoder, Content::Document), &labels, &mut outcomes, &given_up);
+            let part = entries(&batch, &mut next, (&encoder, Content::Document), &labels, &mut outcomes, &cancelled);
             let bytes: usize = part.iter().map(|entry| entry.json.len()).sum();
             assert!(bytes < PART_BYTES + PART_BYTES / 4, "{bytes} bytes at once");
             records.extend(part.iter().map(|entry| entry.record));

@@ -14,7 +14,7 @@ use crate::{
     record::{now_millis, wall_millis},
     sink::{
         Batch, Outcome,
-        encoding::{GivenUp, PART_BYTES},
+        encoding::{Cancelled, PART_BYTES},
     },
 };
 
@@ -100,7 +100,7 @@ pub(super) fn next_insert(
     recipe: &Recipe,
     limits: &Limits,
     outcomes: &mut [Outcome],
-    given_up: &GivenUp,
+    cancelled: &Cancelled,
 ) -> Option<Insert> {
     // The server compares with its own clock: of two times that may be wrong, use the one that keeps documents longer.
     let now = now_millis().max(wall_millis());
@@ -110,7 +110,7 @@ pub(super) fn next_insert(
         open.bytes.extend_from_slice(&document);
         open.records.push(encoded.next - 1);
     }
-    while let Some(record) = batch.records.get(encoded.next).filter(|_| !given_up.is_set()) {
+    while let Some(record) = batch.records.get(encoded.next).filter(|_| !cancelled.is_set()) {
         let i = encoded.next;
         encoded.next += 1;
         let context = DocumentContext {
@@ -238,9 +238,9 @@ mod tests {
     fn encode(batch: &Batch, limits: Limits) -> (Vec<(Document, Vec<usize>)>, Vec<Outcome>) {
         let encoder = Encoder::new(DocumentOptions::default());
         let mut outcomes = vec![Outcome::Retry; batch.records.len()];
-        let (mut encoded, given_up) = (Encoded::default(), GivenUp::default());
+        let (mut encoded, cancelled) = (Encoded::default(), Cancelled::default());
         let inserts: Vec<Insert> = std::iter::from_fn(|| {
-            next_insert(batch, &mut encoded, &encoder, &recipe(), &limits, &mut outcomes, &given_up)
+            next_insert(batch, &mut encoded, &encoder, &recipe(), &limits, &mut outcomes, &cancelled)
         })
         .collect();
         let parsed = |insert: Insert| (Document::try_from(insert.command).expect("valid BSON"), insert.records);
@@ -294,9 +294,10 @@ mod tests {
         let batch = crate::sink::encoding::small_records_of_large_documents(150);
         let encoder = Encoder::new(DocumentOptions::default());
         let mut outcomes = vec![Outcome::Retry; batch.records.len()];
-        let (mut encoded, mut records, given_up) = (Encoded::default(), Vec::new(), GivenUp::default());
+        let (mut encoded, mut records, cancelled) = (Encoded::default(), Vec::new(), Cancelled::default());
         let (recipe, limits) = (recipe(), Limits::default());
-        while let Some(insert) = next_insert(&batch, &mut encoded, &encoder, &recipe, &limits, &mut outcomes, &given_up)
+        while let Some(insert) =
+            next_insert(&batch, &mut encoded, &encoder, &recipe, &limits, &mut outcomes, &cancelled)
         {
             assert!(insert.command.as_bytes().len() <= PART_BYTES + AROUND);
             assert!(encoded.next <= records.len() + insert.records.len() + 1, "no further than the command");

@@ -226,9 +226,9 @@ impl Sink for MongoSink {
         loop {
             let encoding = {
                 let (batch, encoder, ready) = (batch.clone(), Arc::clone(&self.encoder), Arc::clone(&ready));
-                run_blocking(move |given_up| {
+                run_blocking(move |cancelled| {
                     let (recipe, limits) = (&ready.recipe, &ready.limits);
-                    let command = next_insert(&batch, &mut encoded, &encoder, recipe, limits, &mut outcomes, given_up);
+                    let command = next_insert(&batch, &mut encoded, &encoder, recipe, limits, &mut outcomes, cancelled);
                     (command, encoded, outcomes)
                 })
             };

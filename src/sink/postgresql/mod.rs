@@ -361,8 +361,8 @@ impl Sink for PostgresqlSink {
         while next < batch.records.len() && unavailable.is_none() {
             let encoding = {
                 let (batch, encoder, labels) = (batch.clone(), Arc::clone(&self.encoder), Arc::clone(&self.labels));
-                run_blocking(move |given_up| {
-                    let rows = next_rows(&batch, &mut next, &encoder, &labels, &mut outcomes, given_up);
+                run_blocking(move |cancelled| {
+                    let rows = next_rows(&batch, &mut next, &encoder, &labels, &mut outcomes, cancelled);
                     (rows, next, outcomes)
                 })
             };

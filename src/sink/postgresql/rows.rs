@@ -27,7 +27,7 @@ use crate::{
     record::Stream,
     sink::{
         Batch, Outcome,
-        encoding::{GivenUp, PART_BYTES},
+        encoding::{Cancelled, PART_BYTES},
     },
 };
 
@@ -93,12 +93,12 @@ pub(super) fn next_rows(
     encoder: &Encoder,
     labels: &Labels,
     outcomes: &mut [Outcome],
-    given_up: &GivenUp,
+    cancelled: &Cancelled,
 ) -> Rows {
     let context = DocumentContext { expire_at: None, labels };
     let (mut rows, mut bytes) = (Rows::default(), HEADER.to_vec());
     let (mut document, mut json) = (Vec::new(), Vec::new());
-    while let Some(queued) = batch.records.get(*next).filter(|_| bytes.len() < PART_BYTES && !given_up.is_set()) {
+    while let Some(queued) = batch.records.get(*next).filter(|_| bytes.len() < PART_BYTES && !cancelled.is_set()) {
         let record = *next;
         *next += 1;
         document.clear();
@@ -160,7 +160,7 @@ mod tests {
         let batch = crate::sink::encoding::small_records_of_large_documents(3);
         let encoder = Encoder::new(DocumentOptions::default());
         let mut outcomes = vec![Outcome::Retry; 3];
-        let rows = next_rows(&batch, &mut 0, &encoder, &Labels::none(), &mut outcomes, &GivenUp::default());
+        let rows = next_rows(&batch, &mut 0, &encoder, &Labels::none(), &mut outcomes, &Cancelled::default());
         let arrays = rows.to_arrays(batch.stream);
         let fields: usize = arrays.iter().map(|array| array.len() - 20).sum();
         assert_eq!(rows.to_copy().len(), 19 + 2 * 3 + fields + 2);
@@ -175,7 +175,7 @@ mod tests {
         let mut outcomes = vec![Outcome::Retry; batch.records.len()];
         let (mut next, mut parts, mut records) = (0, 0, Vec::new());
         while next < batch.records.len() {
-            let part = next_rows(&batch, &mut next, &encoder, &Labels::none(), &mut outcomes, &GivenUp::default());
+            let part = next_rows(&batch, &mut next, &encoder, &Labels::none(), &mut outcomes, &Cancelled::default());
             assert!(part.bytes.len() < PART_BYTES + PART_BYTES / 4, "{} bytes at once", part.bytes.len());
             records.extend(part.records);
             parts += 1;

@@ -242,8 +242,8 @@ impl Sink for RedisSink {
         while next < batch.records.len() && failures.unavailable.is_none() {
             let encoding = {
                 let (batch, encoder, labels) = (batch.clone(), Arc::clone(&self.encoder), Arc::clone(&self.labels));
-                run_blocking(move |given_up| {
-                    let entries = entries(&batch, &mut next, &encoder, &labels, &mut outcomes, given_up);
+                run_blocking(move |cancelled| {
+                    let entries = entries(&batch, &mut next, &encoder, &labels, &mut outcomes, cancelled);
                     (entries, next, outcomes)
                 })
             };

@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// A segment that cannot be read for this long is skipped, and its unreadable sectors are given up: until then the
+/// A segment that cannot be read for this long is skipped, and its unreadable sectors are marked lost: until then the
 /// order is kept …
 pub(super) const UNREADABLE_TIME: Duration = Duration::from_secs(10);
 /// … and the segment is tried again after this pause.
@@ -47,8 +47,8 @@ pub(crate) struct Reader {
     unreadable: BTreeMap<u64, (Instant, Instant)>,
     /// How long a sector that cannot be read is retried.
     timeout: Duration,
-    /// The segment of the sector that was last given up, and when: its other sectors are not retried meanwhile.
-    given_up: Option<(u64, Instant)>,
+    /// The segment of the sector that was last marked lost, and when: its other sectors are not retried meanwhile.
+    marked_lost: Option<(u64, Instant)>,
 }
 
 /// An unpacked block, and the position of its next record.
@@ -82,7 +82,7 @@ impl Reader {
     pub(crate) fn new(store: &Store, stream: Stream) -> io::Result<Self> {
         let unpacker = Unpacker::new(store.options.keys.as_ref())?;
         let (unreadable, timeout) = (BTreeMap::new(), Duration::ZERO);
-        Ok(Self { stream, unpacker, file: None, block: None, behind: None, unreadable, timeout, given_up: None })
+        Ok(Self { stream, unpacker, file: None, block: None, behind: None, unreadable, timeout, marked_lost: None })
     }
 
     /// Retries bad sectors for a while before their records are lost: they may become readable.
@@ -221,7 +221,7 @@ impl Reader {
                         return Err(io(rustix::io::Errno::IO.into()));
                     }
                     if damage.unreadable {
-                        self.given_up = Some((segment, instant()));
+                        self.marked_lost = Some((segment, instant()));
                     }
                     store.quarantine.keep(&path, segment, file.as_ref(), &damage);
                     continue;
@@ -251,7 +251,7 @@ impl Reader {
     /// first one.
     fn has_tried(&self, segment: u64) -> bool {
         let recent = |at: Instant| instant().duration_since(at) < UNREADABLE_TIME;
-        if self.given_up.is_some_and(|(known, at)| known == segment && recent(at)) {
+        if self.marked_lost.is_some_and(|(known, at)| known == segment && recent(at)) {
             return true;
         }
         let tried = self.unreadable.get(&segment).map(|(since, _)| instant().duration_since(*since));

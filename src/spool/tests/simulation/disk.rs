@@ -190,12 +190,12 @@ impl State {
         Ok(())
     }
 
-    fn gives_up(&mut self, path: &Path, from: usize, how: &str) {
+    fn frees(&mut self, path: &Path, from: usize, how: &str) {
         let journal = path.parent().is_some_and(|parent| parent.ends_with("journal"));
         let Some(inode) = self.medium.names.get(path).copied().filter(|_| journal) else { return };
         let Some(file) = self.medium.files.get(&inode) else { return };
-        let given_up: Vec<_> = file.records.iter().filter(|(at, _)| *at >= from).map(|(_, id)| *id).collect();
-        for id in given_up {
+        let freed: Vec<_> = file.records.iter().filter(|(at, _)| *at >= from).map(|(_, id)| *id).collect();
+        for id in freed {
             if self.ledger.needs(id) && !self.medium.has_durable_copy(id, inode) {
                 self.ledger.fail(format!("{}: {how}, and with it {id}, which is needed", path.display()));
             }
@@ -270,7 +270,7 @@ impl Disk for Machine {
             state.medium.queues.remove(queue);
             return Ok(());
         }
-        state.gives_up(path, 0, "it is removed");
+        state.frees(path, 0, "it is removed");
         if state.medium.names.contains_key(path) {
             state.medium.remove(path);
         }
@@ -296,7 +296,7 @@ impl Disk for Machine {
             return Err(io::ErrorKind::NotFound.into());
         }
         if !is_segment(to) {
-            state.gives_up(from, 0, "it is marked as done");
+            state.frees(from, 0, "it is marked as done");
         }
         state.medium.rename(from, to);
         Ok(())
@@ -388,7 +388,7 @@ impl DiskFile for Open {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut state = self.machine.state();
         state.begin(Kind::Change, || format!("cut {} to {len}", self.path.display()))?;
-        state.gives_up(&self.path, len as usize, "it is cut");
+        state.frees(&self.path, len as usize, "it is cut");
         state.resize(self.inode, &self.path, len as usize, 0)?;
         if let Some(file) = state.medium.files.get_mut(&self.inode) {
             file.set_len(len as usize);

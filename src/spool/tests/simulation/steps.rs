@@ -207,9 +207,9 @@ impl World {
                     }
                     Err(error) => {
                         if quiet && !matches!(error, crate::spool::QueueError::DeadLettersFull { .. }) {
-                            self.machine.state().ledger.fail(format!("setting aside: {error}"));
+                            self.machine.state().ledger.fail(format!("keeping dead letters: {error}"));
                         }
-                        // Some may be letters already; those are not pending any more.
+                        // Some may be dead letters already; those are not pending any more.
                         store.release(stream, &ranges(&records));
                     }
                 }
