@@ -5,6 +5,9 @@
 //! longest, of a peer with more than its share before others. So many silent holders keep nobody out, a single peer keeps
 //! no other peer out, and an active sender is not cut off. Each holder gets a moment to speak first: a flood is accepted no
 //! faster than that allows. An evicted holder gets the reason.
+//!
+//! One more is refused where all have been active for a while. When many connect at once with one request each, all of
+//! these can be open for an instant: nobody is refused for that.
 
 use std::{
     collections::HashMap,
@@ -25,6 +28,9 @@ use super::{Refusal, Refused};
 const GRACE: Duration = Duration::from_millis(250);
 /// An authorized holder with an open request is not evicted before this, if its peer has no more than its share.
 const SILENT: Duration = Duration::from_secs(10);
+/// How long one more waits while all are active, unless another one was refused as long ago or less: then it is refused
+/// at once.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// The group that is evicted last.
 const SENDING: u8 = 3;
 /// This part of the slots is for newcomers: while there are fewer, one more takes the slot of an idle holder and does not
@@ -59,6 +65,7 @@ pub(crate) struct Slots {
 struct Open {
     next: u64,
     occupied: HashMap<u64, State>,
+    refused_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -139,10 +146,12 @@ impl Slots {
 
     /// A slot, if needed by evicting a holder; later callers wait meanwhile. `None` if all are active.
     pub(crate) async fn acquire(self: &Arc<Self>, holder: Holder) -> Option<Slot> {
+        let arrived = Instant::now();
         loop {
             match self.admit(holder) {
                 Ok(slot) => return Some(slot),
-                Err(NoSlot::AllBusy) => return None,
+                Err(NoSlot::AllBusy) if self.refuses(arrived) => return None,
+                Err(NoSlot::AllBusy) => tokio::time::sleep(GRACE).await,
                 Err(NoSlot::For(wait)) => tokio::time::sleep(wait).await,
             }
         }
@@ -171,6 +180,16 @@ impl Slots {
             was_authorized: AtomicBool::new(false),
             slots: Arc::clone(self),
         })
+    }
+
+    /// Whether one that arrived then, and still finds all active, is refused.
+    fn refuses(&self, arrived: Instant) -> bool {
+        let mut open = self.open.lock();
+        let refuses = arrived.elapsed() >= PATIENCE || open.refused_at.is_some_and(|at| at.elapsed() <= PATIENCE);
+        if refuses {
+            open.refused_at = Some(Instant::now());
+        }
+        refuses
     }
 
     fn change(&self, id: u64, change: impl FnOnce(&mut State)) {
@@ -365,6 +384,22 @@ mod tests {
         drop(silent);
         age(&slots, GRACE);
         assert!(slots.admit(HERE).is_ok() && b.close.0.1.is_cancelled());
+    }
+
+    #[tokio::test]
+    async fn nobody_is_refused_because_all_are_active_for_an_instant_but_once_it_lasts_all_are() {
+        let slots = Slots::new(2, Refused::Connections);
+        let [a, b] = [(); 2].map(|()| admitted(&slots, HERE));
+        let [busy_a, _busy_b] = [busy(&a), busy(&b)];
+        let first = tokio::join!(slots.acquire(HERE), async {
+            tokio::time::sleep(GRACE / 2).await;
+            drop(busy_a);
+        });
+        let first = Arc::new(first.0.expect("a slot, once a request has ended"));
+        let _busy = busy(&first);
+        let began = Instant::now();
+        assert!(slots.acquire(HERE).await.is_none() && began.elapsed() >= PATIENCE);
+        assert!(slots.refuses(Instant::now()), "others do not wait again");
     }
 
     #[test]

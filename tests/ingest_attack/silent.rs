@@ -95,6 +95,19 @@ async fn connections_that_say_nothing_or_three_bytes_keep_nobody_out_of_any_port
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn more_requests_at_once_than_a_port_has_places_are_all_answered() {
+    let _alone = ALONE.lock().await;
+    let mut spool = start().await;
+    let client = reqwest::Client::builder().pool_max_idle_per_host(0).build().expect("a client");
+    let ask = |_| client.get(format!("{}/api/v1/status", spool.admin())).bearer_auth(ADMIN_TOKEN).send();
+    // Four times what the port has; each on a connection of its own.
+    for answer in join_all((0..256).map(ask)).await {
+        assert!(answer.expect("an answer").status().is_success());
+    }
+    spool.terminate();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn streams_that_say_nothing_keep_nobody_out_with_or_without_credentials() {
     let _alone = ALONE.lock().await;
     let mut spool = start().await;
