@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, RwLockWriteGuard};
 
 use super::refusing::Refusing;
 use crate::{
@@ -56,9 +56,12 @@ pub(super) struct Slot {
     trying: tokio::sync::Mutex<()>,
     /// Why the last batch was not kept, until a batch is kept again.
     refused: Mutex<Option<(Instant, Refusing)>>,
+    /// The spool's figures before the last change of the slot.
+    before: Mutex<Option<SpoolStatus>>,
 }
 
 /// The state of a slot.
+#[derive(Clone)]
 enum Held {
     Open(Arc<Spool>),
     NotOpen(Arc<NotOpen>),
@@ -100,11 +103,12 @@ pub(super) struct NotOpen {
 
 impl Slot {
     async fn new(name: &SinkName, data_dir: &Path, held: Held) -> Arc<Self> {
-        let (spool, trying, refused) = (RwLock::new(held), tokio::sync::Mutex::default(), Mutex::default());
+        let (spool, trying) = (RwLock::new(held), tokio::sync::Mutex::default());
+        let (refused, before) = (Mutex::default(), Mutex::default());
         let home = data_dir.join(name.as_str());
         let path = home.clone();
         let missed = tasks::run_blocking(move || spool::missed(&path)).await.unwrap_or_default();
-        Arc::new(Self { name: name.clone(), home, missed, spool, trying, refused })
+        Arc::new(Self { name: name.clone(), home, missed, spool, trying, refused, before })
     }
 
     /// Opens a sink's spool.
@@ -147,7 +151,7 @@ impl Slot {
         new: &SpoolOptions,
         old: &SpoolOptions,
     ) -> Result<(), SinkStartError> {
-        let mut slot = self.spool.write().await;
+        let mut slot = self.begin_change().await;
         if let Held::Open(spool) = std::mem::replace(&mut *slot, Held::Closed) {
             spool.close().await;
         }
@@ -182,7 +186,7 @@ impl Slot {
 
     /// Stores the result of an attempt; returns the spool if it is open now.
     pub(super) async fn take_over(&self, tried: Tried<'_>) -> Option<Arc<Spool>> {
-        let mut slot = self.spool.write().await;
+        let mut slot = self.begin_change().await;
         if slot.not_open().is_some() {
             let opened = tried.held.spool().cloned();
             *slot = tried.held;
@@ -200,8 +204,31 @@ impl Slot {
     }
 
     /// The spool, if it is open and not being reopened right now.
-    pub(super) fn get_now(&self) -> Option<Arc<Spool>> {
+    fn get_now(&self) -> Option<Arc<Spool>> {
         self.spool.try_read().ok().and_then(|held| held.spool().cloned())
+    }
+
+    /// The spool's figures. While the slot is changed, and once it is closed, they are those of before: a stop or a reload
+    /// must not show a backlog of 0. Reading them can read the disk.
+    pub(super) fn figures(&self) -> Option<SpoolStatus> {
+        let held = self.spool.try_read().map_or(Held::Closed, |held| held.clone());
+        match held {
+            Held::Open(spool) => Some(spool.status()),
+            Held::NotOpen(why) => why.figures.clone(),
+            Held::Closed => self.before.lock().clone(),
+        }
+    }
+
+    /// Waits until the slot can be changed.
+    async fn begin_change(&self) -> RwLockWriteGuard<'_, Held> {
+        let held = self.spool.read().await.clone();
+        let before = match held {
+            Held::Open(spool) => tasks::run_blocking(move || spool.status()).await.ok(),
+            Held::NotOpen(why) => why.figures.clone(),
+            Held::Closed => return self.spool.write().await,
+        };
+        *self.before.lock() = before;
+        self.spool.write().await
     }
 
     /// Why it does not open.
@@ -220,12 +247,13 @@ impl Slot {
         refused.as_ref().filter(|(at, _)| at.elapsed() < REFUSAL).map(|(_, refusing)| refusing.clone())
     }
 
-    /// Closes it for good.
-    pub(super) async fn close(&self) {
-        let held = std::mem::replace(&mut *self.spool.write().await, Held::Closed);
-        if let Held::Open(spool) = held {
+    /// Closes it for good; returns how many records are left in it.
+    pub(super) async fn close(&self) -> u64 {
+        let mut slot = self.begin_change().await;
+        if let Held::Open(spool) = std::mem::replace(&mut *slot, Held::Closed) {
             spool.close().await;
         }
+        self.before.lock().as_ref().map_or(0, SpoolStatus::records)
     }
 }
 
@@ -296,4 +324,35 @@ async fn not_open(name: &SinkName, data_dir: &Path, options: &SpoolOptions, erro
     let (directory, options) = (data_dir.join(name.as_str()), options.for_sink(name));
     let inspected = tasks::run_blocking(move || inspect(&directory, options).ok()).await;
     Arc::new(NotOpen { error, since: now_millis(), figures: inspected.ok().flatten() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{RecordBatchBuilder, Stream};
+
+    #[tokio::test]
+    async fn a_spool_that_is_reopened_or_closed_shows_its_last_figures() {
+        let directory = tempfile::tempdir().unwrap();
+        let (name, options) = ("files".parse().unwrap(), SpoolOptions::default());
+        let slot = Slot::open(&name, directory.path(), &options).await.unwrap();
+        let append = async || {
+            let mut batch = RecordBatchBuilder::new(Stream::Events);
+            batch.push(b"\xCA\x01\x04AE_1");
+            slot.append(batch.build(0)).await.unwrap();
+        };
+        let records = || slot.figures().map(|figures| figures.records());
+        append().await;
+        {
+            let _change = slot.begin_change().await;
+            assert_eq!(records(), Some(1));
+        }
+        append().await;
+        let too_small = SpoolOptions { max_bytes: 1, ..options.clone() };
+        assert!(slot.reopen(directory.path(), &too_small, &options).await.is_err());
+        assert_eq!(records(), Some(2));
+        append().await;
+        assert_eq!(slot.close().await, 3);
+        assert_eq!(records(), Some(3));
+    }
 }

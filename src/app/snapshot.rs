@@ -117,20 +117,19 @@ pub(super) fn of_running(sink: &Running, rates: &Mutex<Rates>, lost: u64) -> Ins
     let mut entry = blank(&sink.config.name, SinkState::Stopping);
     describe(&mut entry, &sink.config);
     let mut counters = Counters::default();
-    let spool = sink.slot.get_now().map(|spool| spool.status());
+    let figures = sink.slot.figures();
     let not_open = sink.slot.not_open_now();
-    if let Some(status) = spool.as_ref().or(not_open.as_ref().and_then(|why| why.figures.as_ref())) {
+    if let Some(status) = &figures {
         fill(&mut entry, status);
+        entry.grow_older(now_millis());
         counters.received = status.streams.values().map(|stream| stream.next).sum();
         counters.gone = counters.received.saturating_sub(entry.records);
     }
-    let of_status = || Refusing::of_status(spool.as_ref()?, sink.config.spool.when_full);
+    let of_status = || Refusing::of_status(figures.as_ref()?, sink.config.spool.when_full);
     let of_open_error = not_open.as_ref().map(|why| Refusing::of_open_error(&why.error));
     let refusing = of_open_error.or_else(|| sink.slot.refusal()).or_else(of_status);
     entry.spool_error = refusing.as_ref().map(ToString::to_string);
     if let Some(why) = &not_open {
-        // The figures are from the last attempt to open it.
-        entry.grow_older(now_millis());
         refused_by(&mut entry, &why.error, why.since);
         entry.queue_on_disk = None;
         (entry.state, entry.since) = (SinkState::SpoolFailed, Some(why.since));

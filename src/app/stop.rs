@@ -1,6 +1,6 @@
 //! Stopping, in order: the servers, the workers, the spools; see [`run`](crate::run).
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use futures::future::join_all;
 use tokio::{
@@ -8,8 +8,8 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{App, sinks::Running, slot::Slot};
-use crate::{record::now_millis, tasks};
+use super::{App, sinks::Running};
+use crate::record::now_millis;
 
 /// Each part has this time besides its half of `shutdown_timeout`, to cancel what did not finish.
 const CANCEL_TIMEOUT: Duration = Duration::from_millis(500);
@@ -63,16 +63,5 @@ async fn stop(sink: &Running, delivered_by: Instant, closed_by: Instant) -> Opti
     if timeout_at(delivered_by, sink.stop()).await.is_err() {
         tracing::warn!(sink = %sink.config.name, "the worker does not stop: its disk or its server does not answer");
     }
-    timeout_at(closed_by, close(Arc::clone(&sink.slot))).await.ok()
-}
-
-/// Closes a spool; returns how many records are left in it.
-async fn close(slot: Arc<Slot>) -> u64 {
-    let left = match slot.get_now() {
-        // Counting may read a block.
-        Some(spool) => tasks::run_blocking(move || spool.status().records()).await.unwrap_or_default(),
-        None => 0,
-    };
-    slot.close().await;
-    left
+    timeout_at(closed_by, sink.slot.close()).await.ok()
 }
