@@ -224,7 +224,12 @@ impl Export {
     fn save_progress(&self) -> Outcome {
         let beside = progress_file(&self.path);
         let fresh = beside.with_extension("progress-new");
-        let failed = |error: io::Error| format!("{}: {error}", beside.display());
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                format!("{}: its directory does not exist: create it first", self.path.display())
+            }
+            _ => format!("{}: {error}", beside.display()),
+        };
         remove(&fresh)?;
         let progress = serde_json::to_vec(&self.progress)?;
         let mut file = files::open_private(&fresh, OpenOptions::new().write(true).create_new(true)).map_err(failed)?;

@@ -16,6 +16,7 @@ async fn an_export_is_private_resumes_and_comes_back_by_import() {
     let mut spool = with_backlog(20).await;
     ok(&spool, &["export", "mongo", "-o", "all.raw", "--raw"]);
     fails(&spool, &["export", "mongo", "-o", "all.raw", "--raw"], 2, "--force");
+    fails(&spool, &["export", "mongo", "-o", "no/all"], 1, "no/all: its directory does not exist: create it first");
     let lines = ok(&spool, &["export", "mongo", "-o", "all.ndjson", "--json"]);
     assert_eq!(serde_json::from_str::<Value>(&lines).unwrap()["records"], 20);
 

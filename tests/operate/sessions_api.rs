@@ -115,6 +115,8 @@ async fn all_apis_tell_the_same_of_the_same_rooms() {
     send_rooms(&spool).await;
     let own = listed(&spool).await;
     assert_eq!(own.len(), 7);
+    let (status, unknown) = ask(&spool, "/api/v1/sessions?sink=nosuch", None).await;
+    assert!(status == StatusCode::NOT_FOUND && unknown.to_string().contains("; there are files"), "{unknown}");
     let valid = token(&json!({ "roomList": true }), SECRET, 60);
     let (_, v0) = ask(&spool, "/api/project/p_x/sessions", Some(&valid)).await;
     let (_, v1) = ask(&spool, "/v1/projects/p_x/sessions", Some(&valid)).await;

@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use super::recent::Recent;
 use crate::{
     admin::problem::Problem,
+    app::NoSuchSink,
     archive::{self, Archive, ArchiveError, Limits, Listing, OpenError, Query, Read, Room},
     config::SinkConfig,
     record::now_millis,
@@ -76,7 +77,10 @@ impl<C: Fn() -> Vec<SinkConfig> + Send + Sync> Archives for Configured<C> {
         let sinks = (self.sinks)();
         let wanted = sinks.iter().filter(|config| sink.is_none_or(|name| config.name.as_str() == name));
         let mut why = match sink {
-            Some(name) => Problem::new(StatusCode::NOT_FOUND, format!("there is no sink {name:?}")),
+            Some(name) => {
+                let names = sinks.iter().map(|sink| sink.name.to_string()).collect();
+                NoSuchSink { name: name.to_owned(), names }.into()
+            }
             None => OpenError::None.into(),
         };
         for config in wanted {
