@@ -60,8 +60,9 @@ async fn what_cannot_keep_records_stops_deliveries_until_it_is_another_and_a_fai
     bench.queue.push(10);
     bench.drained().await;
     assert_eq!(*bench.sink.initialized.lock(), 1);
-    bench.until("a third check", |bench| bench.sink.checked.lock().len() == 3).await;
+    // Before the third check, after which it is initialised again at once.
     bench.sink.set(|behaviour| behaviour.fails = Some(SinkErrorKind::Unsuitable));
+    bench.until("a third check", |bench| bench.sink.checked.lock().len() == 3).await;
     bench.until("it says so", |bench| bench.handle.status().state == SinkState::Unavailable).await;
     let arrived = bench.sink.arrived().len();
     bench.queue.push(10);
