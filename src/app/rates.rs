@@ -42,7 +42,7 @@ pub(super) struct Rates {
 
 impl Rates {
     /// Takes a sample; call it once a second.
-    pub(super) fn sample(&mut self, at: UnixMillis, accepted: u64, sinks: &[(&SinkStatus, Counters)]) {
+    pub(super) fn sample(&mut self, at: UnixMillis, accepted: u64, sinks: &[(&SinkStatus, Option<Counters>)]) {
         push(&mut self.accepted, accepted, RATE_SECONDS + 1);
         let is_left = |name: &str| sinks.iter().any(|(sink, _)| sink.name == name);
         for name in self.sinks.keys().filter(|name| !is_left(name)) {
@@ -52,7 +52,11 @@ impl Rates {
         self.sinks.retain(|name, _| is_left(name));
         for (sink, counters) in sinks {
             let samples = self.sinks.entry(sink.name.clone()).or_default();
-            push(&mut samples.counters, *counters, RATE_SECONDS + 1);
+            match counters {
+                Some(counters) => push(&mut samples.counters, *counters, RATE_SECONDS + 1),
+                // The next ones are not compared with these: all records of a spool that opens would count as new.
+                None => samples.counters.clear(),
+            }
         }
         let point = |sink: &SinkStatus| {
             let (rate_in, rate_out) = self.of(&sink.name);
@@ -152,7 +156,7 @@ mod tests {
     fn a_sink_that_a_reload_has_removed_is_reported_once() {
         let names = ["a", "b"].map(|name| SinkName::new(name).unwrap());
         let inspected = names.map(|name| snapshot::blank(&name, SinkState::Idle));
-        let both: Vec<_> = inspected.iter().map(|sink| (sink, Counters::default())).collect();
+        let both: Vec<_> = inspected.iter().map(|sink| (sink, Some(Counters::default()))).collect();
         let mut rates = Rates::default();
         rates.record_changes(1, &inspected);
         rates.sample(1, 0, &both);
@@ -162,6 +166,17 @@ mod tests {
         let changes = rates.changes();
         let removed: Vec<_> = changes.iter().filter(|change| change.state == REMOVED).collect();
         assert!(matches!(removed[..], [Change { at: 2, sink, .. }] if sink == "b"), "{changes:?}");
+    }
+
+    #[test]
+    fn the_records_of_a_spool_that_opens_are_no_rate() {
+        let sink = snapshot::blank(&SinkName::new("a").unwrap(), SinkState::Idle);
+        let mut rates = Rates::default();
+        for (second, received) in [(1, Some(5)), (2, None), (3, Some(1_000_000)), (4, Some(1_000_010))] {
+            let counters = received.map(|received| Counters { received, gone: received });
+            rates.sample(second, 0, &[(&sink, counters)]);
+        }
+        assert_eq!(rates.of("a"), (10.0, 10.0));
     }
 
     #[test]

@@ -41,7 +41,8 @@ impl Refusing {
     /// From the spool's own state; `None` if it accepts records.
     pub(super) fn of_status(status: &SpoolStatus, when_full: WhenFull) -> Option<Self> {
         match status.writer {
-            WriterState::Taking => None,
+            // A reload or a stop closes it.
+            WriterState::Taking | WriterState::Stopped => None,
             WriterState::Full => {
                 let (used, max) = (human_size(status.disk_bytes), human_size(status.max_bytes));
                 let free = human_size(status.free_bytes);
@@ -52,7 +53,6 @@ impl Refusing {
             WriterState::Failed => Some(Self::Failed(
                 "its spool cannot be written: the last error in `livekit-spool backlog` says why".into(),
             )),
-            WriterState::Stopped => Some(Self::Failed("its spool is closed".to_owned())),
         }
     }
 
@@ -103,12 +103,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_spool_that_accepts_no_records_fails_calls_and_says_what_to_do() {
-        assert_eq!(of(WriterState::Taking, WhenFull::Reject).await, None);
-        for (writer, named) in [
-            (WriterState::Full, "raise spool.max_bytes"),
-            (WriterState::Failed, "put it back"),
-            (WriterState::Stopped, "restart"),
-        ] {
+        for writer in [WriterState::Taking, WriterState::Stopped] {
+            assert_eq!(of(writer, WhenFull::Reject).await, None);
+        }
+        for (writer, named) in [(WriterState::Full, "raise spool.max_bytes"), (WriterState::Failed, "put it back")] {
             for when_full in [WhenFull::Reject, WhenFull::Block, WhenFull::DropOldest] {
                 let refusing = of(writer, when_full).await.unwrap();
                 assert!(

@@ -56,7 +56,7 @@ pub(super) struct Slot {
     trying: tokio::sync::Mutex<()>,
     /// Why the last batch was not kept, until a batch is kept again.
     refused: Mutex<Option<(Instant, Refusing)>>,
-    /// The spool's figures before the last change of the slot.
+    /// The spool's figures before the last change of the slot; once it is closed, the last ones.
     before: Mutex<Option<SpoolStatus>>,
 }
 
@@ -208,8 +208,8 @@ impl Slot {
         self.spool.try_read().ok().and_then(|held| held.spool().cloned())
     }
 
-    /// The spool's figures. While the slot is changed, and once it is closed, they are those of before: a stop or a reload
-    /// must not show a backlog of 0. Reading them can read the disk.
+    /// The spool's figures, also while the slot is changed, and once it is closed: a stop or a reload must not show a backlog
+    /// of 0. Reading them can read the disk.
     pub(super) fn figures(&self) -> Option<SpoolStatus> {
         let held = self.spool.try_read().map_or(Held::Closed, |held| held.clone());
         match held {
@@ -222,13 +222,17 @@ impl Slot {
     /// Waits until the slot can be changed.
     async fn begin_change(&self) -> RwLockWriteGuard<'_, Held> {
         let held = self.spool.read().await.clone();
-        let before = match held {
-            Held::Open(spool) => tasks::run_blocking(move || spool.status()).await.ok(),
-            Held::NotOpen(why) => why.figures.clone(),
-            Held::Closed => return self.spool.write().await,
-        };
-        *self.before.lock() = before;
+        match held {
+            Held::Open(spool) => self.remember(spool).await,
+            Held::NotOpen(why) => *self.before.lock() = why.figures.clone(),
+            Held::Closed => {}
+        }
         self.spool.write().await
+    }
+
+    async fn remember(&self, spool: Arc<Spool>) {
+        let figures = tasks::run_blocking(move || spool.status()).await.ok();
+        *self.before.lock() = figures;
     }
 
     /// Why it does not open.
@@ -252,6 +256,8 @@ impl Slot {
         let mut slot = self.begin_change().await;
         if let Held::Open(spool) = std::mem::replace(&mut *slot, Held::Closed) {
             spool.close().await;
+            // It has made durable what was still waiting.
+            self.remember(spool).await;
         }
         self.before.lock().as_ref().map_or(0, SpoolStatus::records)
     }

@@ -104,8 +104,8 @@ fn refused_by(entry: &mut SinkStatus, error: &OpenError, at: UnixMillis) {
 /// The figures of a running sink.
 pub(super) struct Inspected {
     pub(super) status: SinkStatus,
-    /// The counters for the rates.
-    pub(super) counters: Counters,
+    /// The counters for the rates; `None` if the spool's figures are not known.
+    pub(super) counters: Option<Counters>,
     /// Why calls fail because of it, and what to do.
     pub(super) not_ready: Option<String>,
 }
@@ -116,15 +116,16 @@ pub(super) struct Inspected {
 pub(super) fn of_running(sink: &Running, rates: &Mutex<Rates>, lost: u64) -> Inspected {
     let mut entry = blank(&sink.config.name, SinkState::Stopping);
     describe(&mut entry, &sink.config);
-    let mut counters = Counters::default();
     let figures = sink.slot.figures();
     let not_open = sink.slot.not_open_now();
     if let Some(status) = &figures {
         fill(&mut entry, status);
         entry.grow_older(now_millis());
-        counters.received = status.streams.values().map(|stream| stream.next).sum();
-        counters.gone = counters.received.saturating_sub(entry.records);
     }
+    let counters = figures.as_ref().map(|status| {
+        let received = status.streams.values().map(|stream| stream.next).sum();
+        Counters { received, gone: received.saturating_sub(entry.records) }
+    });
     let of_status = || Refusing::of_status(figures.as_ref()?, sink.config.spool.when_full);
     let of_open_error = not_open.as_ref().map(|why| Refusing::of_open_error(&why.error));
     let refusing = of_open_error.or_else(|| sink.slot.refusal()).or_else(of_status);

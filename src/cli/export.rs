@@ -224,15 +224,16 @@ impl Export {
     fn save_progress(&self) -> Outcome {
         let beside = progress_file(&self.path);
         let fresh = beside.with_extension("progress-new");
-        let failed = |error: io::Error| match error.kind() {
+        let failed = |error: io::Error| format!("{}: {error}", beside.display());
+        remove(&fresh)?;
+        let progress = serde_json::to_vec(&self.progress)?;
+        let opened = files::open_private(&fresh, OpenOptions::new().write(true).create_new(true));
+        let mut file = opened.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => {
                 format!("{}: its directory does not exist: create it first", self.path.display())
             }
-            _ => format!("{}: {error}", beside.display()),
-        };
-        remove(&fresh)?;
-        let progress = serde_json::to_vec(&self.progress)?;
-        let mut file = files::open_private(&fresh, OpenOptions::new().write(true).create_new(true)).map_err(failed)?;
+            _ => failed(error),
+        })?;
         let written = file.write_all(&progress).and_then(|()| fs::rename(&fresh, &beside));
         Ok(written.map_err(|error| {
             // Otherwise it would occupy the last space of a full disk.

@@ -2,12 +2,13 @@
 //!
 //! The order of eviction is: holders that showed no credentials; holders without an open request; active holders of a peer
 //! that has more than its share; holders that have been silent for long. Within each group it is the one silent for
-//! longest, of a peer with more than its share before others. So many silent holders keep nobody out, a single peer keeps
-//! no other peer out, and an active sender is not cut off. Each holder gets a moment to speak first: a flood is accepted no
-//! faster than that allows. An evicted holder gets the reason.
+//! longest (without credentials the oldest), of a peer with more than its share before others. So many silent holders keep
+//! nobody out, a single peer keeps no other peer out, and an active sender is not cut off. Each holder gets a moment to
+//! speak first: a flood is accepted no faster than that allows. Who shows no credentials, or has more than its share, gets
+//! that moment once, however much it says. An evicted holder gets the reason.
 //!
-//! One more is refused where all have been active for a while. When many connect at once with one request each, all of
-//! these can be open for an instant: nobody is refused for that.
+//! One more waits a second at most. When many connect at once with one request each, all of these can be open for an
+//! instant: nobody is refused for that. Once one has waited in vain, others are refused at once for as long.
 
 use std::{
     collections::HashMap,
@@ -20,6 +21,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::{Refusal, Refused};
@@ -28,8 +30,7 @@ use super::{Refusal, Refused};
 const GRACE: Duration = Duration::from_millis(250);
 /// An authorized holder with an open request is not evicted before this, if its peer has no more than its share.
 const SILENT: Duration = Duration::from_secs(10);
-/// How long one more waits while all are active, unless another one was refused as long ago or less: then it is refused
-/// at once.
+/// How long one more waits, and how long others are refused at once after it waited in vain.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The group that is evicted last.
 const SENDING: u8 = 3;
@@ -59,13 +60,16 @@ pub(crate) struct Slots {
     /// The name of what is limited.
     of: Refused,
     open: Mutex<Open>,
+    /// As many as have slots can wait for one: a request that waits takes memory.
+    waiting: Semaphore,
 }
 
 #[derive(Debug, Default)]
 struct Open {
     next: u64,
     occupied: HashMap<u64, State>,
-    refused_at: Option<Instant>,
+    /// When one last waited in vain.
+    overloaded_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -74,6 +78,7 @@ struct State {
     requests: u32,
     /// It showed credentials, if they are required.
     authorized: bool,
+    admitted: Instant,
     silent_since: Instant,
     close: Close,
 }
@@ -120,8 +125,9 @@ impl Open {
                 (true, true) if is_over => (2, GRACE),
                 (true, true) => (SENDING, SILENT),
             };
-            let left = grace.saturating_sub(now.saturating_duration_since(state.silent_since));
-            ((class, !is_over, state.silent_since), left, id)
+            let since = if state.authorized { state.silent_since } else { state.admitted };
+            let spent = now.saturating_duration_since(if is_over { state.admitted } else { since });
+            ((class, !is_over, since), grace.saturating_sub(spent), id)
         });
         let candidates: Vec<_> = candidates.collect();
         let &((class, ..), left, id) = candidates.iter().min_by_key(|(rank, ..)| *rank).ok_or(NoSlot::AllBusy)?;
@@ -141,20 +147,38 @@ impl Open {
 impl Slots {
     /// So many slots; a refusal for lack of one has this reason.
     pub(crate) fn new(max: usize, of: Refused) -> Arc<Self> {
-        Arc::new(Self { max: max.max(1), of, open: Mutex::default() })
+        let max = max.max(1);
+        Arc::new(Self { max, of, open: Mutex::default(), waiting: Semaphore::new(max.min(Semaphore::MAX_PERMITS)) })
     }
 
-    /// A slot, if needed by evicting a holder; later callers wait meanwhile. `None` if all are active.
+    /// A slot, if needed by evicting a holder. `None` if all are active.
     pub(crate) async fn acquire(self: &Arc<Self>, holder: Holder) -> Option<Slot> {
         let arrived = Instant::now();
+        let mut place = None;
         loop {
-            match self.admit(holder) {
+            let wait = match self.admit(holder) {
                 Ok(slot) => return Some(slot),
-                Err(NoSlot::AllBusy) if self.refuses(arrived) => return None,
-                Err(NoSlot::AllBusy) => tokio::time::sleep(GRACE).await,
-                Err(NoSlot::For(wait)) => tokio::time::sleep(wait).await,
+                Err(NoSlot::AllBusy) => GRACE,
+                Err(NoSlot::For(wait)) => wait,
+            };
+            if self.refuses(arrived) {
+                return None;
             }
+            if place.is_none() {
+                place = Some(self.waiting.try_acquire().ok()?);
+            }
+            tokio::time::sleep(wait).await;
         }
+    }
+
+    /// Whether one that arrived then, and still finds no slot, is refused.
+    fn refuses(&self, arrived: Instant) -> bool {
+        let mut open = self.open.lock();
+        let in_vain = arrived.elapsed() >= PATIENCE;
+        if in_vain {
+            open.overloaded_at = Some(Instant::now());
+        }
+        in_vain || open.overloaded_at.is_some_and(|at| at.elapsed() < PATIENCE)
     }
 
     fn admit(self: &Arc<Self>, holder: Holder) -> Result<Slot, NoSlot> {
@@ -171,8 +195,10 @@ impl Slots {
         let id = open.next;
         open.next += 1;
         let close = Close::default();
-        let silent_since = Instant::now();
-        open.occupied.insert(id, State { holder, requests: 0, authorized: false, silent_since, close: close.clone() });
+        let now = Instant::now();
+        let (admitted, silent_since) = (now, now);
+        let state = State { holder, requests: 0, authorized: false, admitted, silent_since, close: close.clone() };
+        open.occupied.insert(id, state);
         Ok(Slot {
             id,
             close,
@@ -180,16 +206,6 @@ impl Slots {
             was_authorized: AtomicBool::new(false),
             slots: Arc::clone(self),
         })
-    }
-
-    /// Whether one that arrived then, and still finds all active, is refused.
-    fn refuses(&self, arrived: Instant) -> bool {
-        let mut open = self.open.lock();
-        let refuses = arrived.elapsed() >= PATIENCE || open.refused_at.is_some_and(|at| at.elapsed() <= PATIENCE);
-        if refuses {
-            open.refused_at = Some(Instant::now());
-        }
-        refuses
     }
 
     fn change(&self, id: u64, change: impl FnOnce(&mut State)) {
@@ -315,6 +331,7 @@ mod tests {
     fn age(slots: &Slots, by: Duration) {
         for state in slots.open.lock().occupied.values_mut() {
             state.silent_since -= by;
+            state.admitted -= by;
         }
     }
 
@@ -326,11 +343,13 @@ mod tests {
     fn the_one_silent_for_longest_loses_its_place() {
         let slots = Slots::new(3, Refused::Connections);
         let [a, b, c] = [(); 3].map(|()| admitted(&slots, HERE));
-        drop(a.begin_request());
         let _busy = busy(&b);
+        drop(busy(&c));
+        drop(busy(&a));
         age(&slots, GRACE);
         let d = admitted(&slots, HERE);
         assert_eq!(gone([&a, &b, &c]), [false, false, true]);
+        drop(busy(&d));
         let _e = admitted(&slots, HERE);
         assert_eq!(gone([&a, &b, &d]), [true, false, false]);
     }
@@ -400,6 +419,57 @@ mod tests {
         let began = Instant::now();
         assert!(slots.acquire(HERE).await.is_none() && began.elapsed() >= PATIENCE);
         assert!(slots.refuses(Instant::now()), "others do not wait again");
+        slots.open.lock().overloaded_at = Instant::now().checked_sub(PATIENCE);
+        assert!(!slots.refuses(Instant::now()), "but later ones do");
+    }
+
+    #[tokio::test]
+    async fn whoever_goes_on_talking_keeps_no_other_peer_out() {
+        type Talk = fn(&Arc<Slot>) -> Option<OpenRequest>;
+        let talks: [(&str, Talk); 3] = [
+            ("requests without credentials", |slot| {
+                drop(slot.begin_request());
+                None
+            }),
+            ("requests", |slot| {
+                drop(busy(slot));
+                None
+            }),
+            ("a request that goes on", |slot| Some(busy(slot))),
+        ];
+        for (name, talk) in talks {
+            let slots = Slots::new(4, Refused::Connections);
+            let greedy: Vec<_> = (0..4).map(|_| admitted(&slots, holder(1))).collect();
+            age(&slots, GRACE);
+            let _open_requests: Vec<_> = greedy.iter().map(talk).collect();
+            assert!(slots.admit(holder(2)).is_ok(), "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_longer_than_a_second_and_a_limited_number_at_once() {
+        let slots = Slots::new(1, Refused::Streams);
+        let only = admitted(&slots, HERE);
+        let talking = async {
+            loop {
+                drop(busy(&only));
+                tokio::time::sleep(GRACE / 8).await;
+            }
+        };
+        let began = Instant::now();
+        let waiting = async {
+            let both = tokio::join!(slots.acquire(HERE), slots.acquire(HERE));
+            assert!(both.0.is_none() && both.1.is_none());
+            began.elapsed()
+        };
+        tokio::select! {
+            () = talking => {}
+            waited = waiting => assert!(waited >= PATIENCE),
+        }
+        slots.open.lock().overloaded_at = None;
+        let _place = slots.waiting.try_acquire().unwrap();
+        let _busy = busy(&only);
+        assert!(slots.acquire(HERE).await.is_none() && !slots.refuses(Instant::now()), "at once, without an overload");
     }
 
     #[test]

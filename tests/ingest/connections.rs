@@ -150,6 +150,30 @@ async fn a_peer_that_holds_all_connections_or_all_streams_loses_one_to_another_p
     }
 }
 
+#[tokio::test]
+async fn connections_that_ask_for_nothing_useful_again_and_again_keep_nobody_out() {
+    let options = HttpOptions { max_connections: 4, header_timeout: LATE, ..Default::default() };
+    let server = serve_http(options, open_authenticator()).await;
+    let address = server.address;
+    let ask_again_and_again = move || async move {
+        loop {
+            let Ok(mut connection) = TcpStream::connect(address).await else { continue };
+            while connection.write_all(b"GET /x HTTP/1.1\r\nHost: localhost\r\n\r\n").await.is_ok()
+                && connection.read(&mut [0; 4096]).await.is_ok_and(|read| read > 0)
+            {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    };
+    let crowd: Vec<_> = (0..4).map(|_| tokio::spawn(ask_again_and_again())).collect();
+    eventually("all places are taken", || async { server.ingester.snapshot().connections == 4 }).await;
+    tokio::time::sleep(2 * SOON).await;
+    for _ in 0..3 {
+        assert_eq!(post_one(&server).await, 200);
+    }
+    crowd.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
 /// A request whose body lacks its last byte.
 const ALMOST: &[u8] = b"POST /v1/events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 14\r\n\r\n{\"id\": \"AE_1\"";
 

@@ -77,10 +77,7 @@ impl<C: Fn() -> Vec<SinkConfig> + Send + Sync> Archives for Configured<C> {
         let sinks = (self.sinks)();
         let wanted = sinks.iter().filter(|config| sink.is_none_or(|name| config.name.as_str() == name));
         let mut why = match sink {
-            Some(name) => {
-                let names = sinks.iter().map(|sink| sink.name.to_string()).collect();
-                NoSuchSink { name: name.to_owned(), names }.into()
-            }
+            Some(name) => NoSuchSink { name: name.to_owned(), names: self.names() }.into(),
             None => OpenError::None.into(),
         };
         for config in wanted {
