@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Refusal, Refused};
 
-/// No holder is evicted for another one before it was silent for this long.
+/// No holder is evicted for another one before it was silent for this long, or held its slot for this long: see above.
 const GRACE: Duration = Duration::from_millis(250);
 /// An authorized holder with an open request is not evicted before this, if its peer has no more than its share.
 const SILENT: Duration = Duration::from_secs(10);
