@@ -162,8 +162,8 @@ pub(crate) async fn serve(spool: Arc<dyn Append>) -> Ports {
     let sink = Target { name, required: true, filter: Filter::default(), spool, missed: 0 };
     let ingester = Arc::new(Ingester::new(vec![sink], &MemoryOptions::default()));
     let authenticator = Arc::new(Authenticator::new(AuthOptions::None, LivekitKeys::new(), None));
-    let listener = async || Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("a free port");
-    let (for_http, for_grpc) = (listener().await, listener().await);
+    let listener = || Listener::tcp(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+    let (for_http, for_grpc) = (listener(), listener());
     let address = |listener: &Listener| listener.tcp_address().expect("TCP");
     let ports = Ports { http: address(&for_http), grpc: address(&for_grpc) };
     let never = std::future::pending;

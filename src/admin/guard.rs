@@ -78,7 +78,10 @@ async fn check(State((app, access)): State<(Arc<App>, Access)>, mut request: Req
     request.extensions_mut().insert(MayKnow(may_know));
     let mut response = match admitted {
         Ok(()) => {
-            request.extensions().get::<OpenRequest>().inspect(|open_request| open_request.mark_authorized());
+            if may_know || is_cloud(request.uri().path()) {
+                // What anyone is told makes no connection one that others have to make room for.
+                request.extensions().get::<OpenRequest>().inspect(|open_request| open_request.mark_authorized());
+            }
             next.run(request).await
         }
         Err(problem) => {

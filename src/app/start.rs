@@ -27,7 +27,7 @@ use super::{
 use crate::{
     config::{Config, Listen},
     document::Encoder,
-    ingest::{Authenticator, Ingester, Listener, ServeError, Tls, TlsError},
+    ingest::{Authenticator, Ingester, Listener, ServeError, Tls, TlsError, listen},
     logging::Logging,
     record::now_millis,
     tasks,
@@ -266,7 +266,7 @@ async fn sinks(config: &Config, encoder: &Arc<Encoder>) -> Result<Vec<Arc<Runnin
 /// # Errors
 /// The operating system's error.
 pub(crate) async fn bind_tcp(address: SocketAddr) -> io::Result<TcpListener> {
-    bind_with(address, TcpListener::bind).await
+    bind_with(address, async |address| listen(address)).await
 }
 
 async fn bind_with<T>(address: SocketAddr, bind: impl AsyncFn(SocketAddr) -> io::Result<T>) -> io::Result<T> {

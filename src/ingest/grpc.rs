@@ -141,8 +141,9 @@ impl Handler for Recorder {
                 }
             },
             Some(("grpc.health.v1.Health", _)) => {
+                let connection = open_request.clone();
                 let closed = async move { Some(status(&open_request.closed().await)) };
-                self.side_services.answer(request, peer.holder(), closed.boxed()).await
+                self.side_services.answer(request, (peer, connection), closed.boxed()).await
             }
             _ => match self.authenticator.admit(Protocol::Grpc, request.headers(), peer, self.ingester.status()) {
                 Ok(pass) => {
@@ -150,8 +151,8 @@ impl Handler for Recorder {
                     if !called.is_some_and(|(service, _)| SideServices::has(service)) {
                         self.count_astray(&request, peer, Refused::Path);
                     }
-                    let ended = self.ended(pass, peer, open_request).map(|refusal| Some(status(&refusal)));
-                    self.side_services.answer(request, peer.holder(), ended.boxed()).await
+                    let ended = self.ended(pass, peer, open_request.clone()).map(|refusal| Some(status(&refusal)));
+                    self.side_services.answer(request, (peer, open_request), ended.boxed()).await
                 }
                 Err(refusal) => refused(&refusal),
             },
@@ -225,6 +226,8 @@ impl Recorder {
         ended: impl Future<Output = Refusal> + Send + 'static,
     ) -> Result<Dropped, Refusal> {
         let encoding = encoding(request.headers())?;
+        // Its headers take memory that nobody counts.
+        let body = request.into_body();
         let max = self.options.max_streams;
         let slot = self.streams.acquire(peer.holder()).await.map(Arc::new).ok_or_else(|| {
             Refusal::new(Refused::Streams, format!("{max} streams are already open, and none is silent"))
@@ -238,7 +241,7 @@ impl Recorder {
             idle_timeout: self.options.idle_stream_timeout,
         };
         let on_stream = open_request.clone();
-        let body = request.into_body().map_frame(move |frame| {
+        let body = body.map_frame(move |frame| {
             // An empty frame is no sign of life.
             if frame.data_ref().is_some_and(|data| !data.is_empty()) {
                 on_stream.mark_active();

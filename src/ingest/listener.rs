@@ -9,11 +9,14 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, UnixListener},
+    net::{TcpListener, TcpSocket, UnixListener},
 };
 
 use super::Holder;
 
+/// Connections that wait to be accepted. Where this is full, the kernel drops the next ones, and they try again after a second
+/// or more.
+const BACKLOG: u32 = 1024;
 /// Owner and group can send; other users of the machine cannot.
 const SOCKET_MODE: u32 = 0o660;
 
@@ -42,8 +45,8 @@ impl Listener {
     ///
     /// # Errors
     /// When the address is in use, not of this machine, or not allowed.
-    pub async fn tcp(address: SocketAddr) -> io::Result<Self> {
-        TcpListener::bind(address).await.map(Self::Tcp)
+    pub fn tcp(address: SocketAddr) -> io::Result<Self> {
+        listen(address).map(Self::Tcp)
     }
 
     /// Binds a Unix socket; a socket file that nobody listens on is replaced.
@@ -94,6 +97,18 @@ impl Listener {
             }
         }
     }
+}
+
+/// Binds a TCP port.
+///
+/// # Errors
+/// The operating system's error.
+pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    // As `TcpListener::bind` does: a port whose last process has just ended can be bound.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 impl fmt::Display for Listener {
@@ -160,7 +175,7 @@ mod tests {
     #[tokio::test]
     async fn loopback_and_unix_sockets_are_private_and_all_interfaces_are_not() {
         for (address, private) in [("127.0.0.1:0", true), ("0.0.0.0:0", false)] {
-            let listener = Listener::tcp(address.parse().unwrap()).await.unwrap();
+            let listener = Listener::tcp(address.parse().unwrap()).unwrap();
             assert_eq!(listener.is_private(), private, "{address}");
         }
         let directory = tempfile::tempdir().unwrap();

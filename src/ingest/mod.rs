@@ -51,7 +51,7 @@ pub mod wire;
 mod zstd_frames;
 
 pub(crate) use json::Json;
-pub(crate) use listener::Peer;
+pub(crate) use listener::{Peer, listen};
 pub(crate) use server::{Handler, Server, http1};
 pub(crate) use slots::OpenRequest;
 use slots::{Holder, Slots};

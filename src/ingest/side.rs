@@ -20,12 +20,15 @@ use hyper::{
     body::{Frame, Incoming, SizeHint},
 };
 use tokio::time::Sleep;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tonic::{Status, service::Routes};
 use tower::ServiceExt;
 
-use super::{Holder, IngestStatus, Protocol, Refused, ServeError, Slots};
-use crate::record::schema::{DESCRIPTORS, SERVICE_NAME};
+use super::{IngestStatus, OpenRequest, Peer, Protocol, Refused, ServeError, Slots, slots::Slot};
+use crate::{
+    record::schema::{DESCRIPTORS, SERVICE_NAME},
+    tasks,
+};
 
 /// A message: the name of a service, or of something to describe.
 const MESSAGE_BYTES: usize = 4 * 1024;
@@ -33,6 +36,12 @@ const MESSAGE_BYTES: usize = 4 * 1024;
 const BODY_BYTES: usize = 1024 * 1024;
 /// Requests at once, with their answers.
 const AT_ONCE: usize = 256;
+/// An answer whose slot was given to another one ends within this time, or its connection is closed.
+const END_TIMEOUT: Duration = Duration::from_millis(250);
+/// The header that tonic needs to read a request.
+const ENCODING: &str = "grpc-encoding";
+/// The names of encodings are short.
+const LONGEST_ENCODING: usize = 32;
 
 /// The services, and their limits.
 #[derive(Clone)]
@@ -66,15 +75,17 @@ impl SideServices {
     pub(super) async fn answer(
         &self,
         request: Request<Incoming>,
-        holder: Holder,
+        (peer, connection): (Peer, OpenRequest),
         ended: BoxFuture<'static, Option<Status>>,
     ) -> Response<Body> {
+        let request = lean(request);
         let busy = || {
             self.status.count_refused(Protocol::Grpc, Refused::Streams);
             Status::unavailable("too many requests: try again")
         };
         // None of them stays active for longer than another one waits for a slot.
-        let Some(slot) = self.slots.acquire(holder).await else { return busy().into_http() };
+        let Some(slot) = self.slots.acquire(peer.holder()).await else { return busy().into_http() };
+        let slot = Arc::new(slot);
         let request = request.map(|body| {
             tonic::body::Body::new(Bounded {
                 body,
@@ -87,6 +98,8 @@ impl SideServices {
             Ok(response) = self.routes.clone().oneshot(request) => response,
             _ = slot.closed() => return busy().into_http(),
         };
+        let gone = CancellationToken::new();
+        tasks::spawn(close_where_it_does_not_end(Arc::clone(&slot), gone.clone(), connection));
         let stopped = self.stop.clone().cancelled_owned();
         let end = async move {
             let stopped = pin!(stopped);
@@ -96,7 +109,28 @@ impl SideServices {
                 _ = slot.closed() => Some(Status::unavailable("too many requests: try again")),
             }
         };
-        response.map(|body| Body::new(Until { body, end: end.boxed(), ended: false }))
+        response.map(|body| Body::new(Until { body, end: end.boxed(), ended: false, _gone: gone.drop_guard() }))
+    }
+}
+
+/// The request with the headers that it needs: others would take memory for as long as it waits, or is answered.
+fn lean(mut request: Request<Incoming>) -> Request<Incoming> {
+    let headers = std::mem::take(request.headers_mut());
+    if let Some(encoding) = headers.get(ENCODING).filter(|encoding| encoding.len() <= LONGEST_ENCODING) {
+        request.headers_mut().insert(ENCODING, encoding.clone());
+    }
+    request
+}
+
+/// Closes the connection of an answer that does not end after its slot was given to another one. Where a peer gives it no
+/// window, hyper does not even ask for its next frame.
+async fn close_where_it_does_not_end(slot: Arc<Slot>, gone: CancellationToken, connection: OpenRequest) {
+    let why = tokio::select! {
+        why = slot.closed() => why,
+        () = gone.cancelled() => return,
+    };
+    if tokio::time::timeout(END_TIMEOUT, gone.cancelled()).await.is_err() {
+        connection.close_connection(why);
     }
 }
 
@@ -156,6 +190,7 @@ struct Until {
     /// When it has to end, and with which status.
     end: BoxFuture<'static, Option<Status>>,
     ended: bool,
+    _gone: DropGuard,
 }
 
 impl hyper::body::Body for Until {

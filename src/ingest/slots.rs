@@ -11,7 +11,7 @@
 //! instant: nobody is refused for that. Once one has waited in vain, others are refused at once for as long.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{IpAddr, Ipv6Addr},
     sync::{
         Arc, OnceLock,
@@ -21,7 +21,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::{Refusal, Refused};
@@ -32,7 +32,8 @@ const GRACE: Duration = Duration::from_millis(250);
 const SILENT: Duration = Duration::from_secs(10);
 /// How long one more waits, and how long others are refused at once after it waited in vain.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// The group that is evicted last.
+/// The group of those without an open request, and the group that is evicted last.
+const IDLE: u8 = 1;
 const SENDING: u8 = 3;
 /// This part of the slots is for newcomers: while there are fewer, one more takes the slot of an idle holder and does not
 /// wait for another newcomer to speak.
@@ -62,6 +63,8 @@ pub(crate) struct Slots {
     open: Mutex<Open>,
     /// As many as have slots can wait for one: a request that waits takes memory.
     waiting: Semaphore,
+    /// A slot was released.
+    released: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -115,13 +118,16 @@ impl Open {
         let now = Instant::now();
         let mut held = HashMap::from([(newcomer, 0_usize)]);
         self.occupied.values().for_each(|state| *held.entry(state.holder).or_default() += 1);
-        let share = (max / held.len()).max(1);
+        // Who shows no credentials makes nobody's share smaller.
+        let with_credentials = self.occupied.values().filter(|state| state.authorized).map(|state| state.holder);
+        let peers: HashSet<_> = with_credentials.chain([newcomer]).collect();
+        let share = (max / peers.len()).max(1);
         let has_a_right = held[&newcomer] < share;
         let candidates = self.occupied.iter().map(|(&id, state)| {
             let is_over = has_a_right && held[&state.holder] > share;
             let (class, grace) = match (state.authorized, state.requests > 0) {
                 (false, _) => (0, GRACE),
-                (true, false) => (1, GRACE),
+                (true, false) => (IDLE, GRACE),
                 (true, true) if is_over => (2, GRACE),
                 (true, true) => (SENDING, SILENT),
             };
@@ -135,7 +141,7 @@ impl Open {
             return Ok(id);
         }
         if class == 0 && self.occupied.values().filter(|state| !state.authorized).count() < max / NEW_PART {
-            let idle = candidates.iter().filter(|((class, ..), left, _)| *class < SENDING && left.is_zero());
+            let idle = candidates.iter().filter(|((class, ..), left, _)| *class <= IDLE && left.is_zero());
             if let Some(&(.., id)) = idle.min_by_key(|(rank, ..)| *rank) {
                 return Ok(id);
             }
@@ -148,7 +154,8 @@ impl Slots {
     /// So many slots; a refusal for lack of one has this reason.
     pub(crate) fn new(max: usize, of: Refused) -> Arc<Self> {
         let max = max.max(1);
-        Arc::new(Self { max, of, open: Mutex::default(), waiting: Semaphore::new(max.min(Semaphore::MAX_PERMITS)) })
+        let waiting = Semaphore::new(max.min(Semaphore::MAX_PERMITS));
+        Arc::new(Self { max, of, open: Mutex::default(), waiting, released: Notify::new() })
     }
 
     /// A slot, if needed by evicting a holder. `None` if all are active.
@@ -167,7 +174,8 @@ impl Slots {
             if place.is_none() {
                 place = Some(self.waiting.try_acquire().ok()?);
             }
-            tokio::time::sleep(wait).await;
+            // A slot that was released before this is not missed: the permit is kept.
+            let _ = tokio::time::timeout(wait, self.released.notified()).await;
         }
     }
 
@@ -256,7 +264,9 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.slots.open.lock().occupied.remove(&self.id);
+        if self.slots.open.lock().occupied.remove(&self.id).is_some() {
+            self.slots.released.notify_one();
+        }
     }
 }
 
@@ -280,6 +290,11 @@ impl OpenRequest {
     /// Records a sign of life.
     pub(super) fn mark_active(&self) {
         self.change(|state| state.silent_since = Instant::now());
+    }
+
+    /// Closes the connection, for a peer that does not let its request end.
+    pub(super) fn close_connection(&self, why: Refusal) {
+        self.0.0.close(why);
     }
 
     /// True if the holder has no other open request.
@@ -444,6 +459,34 @@ mod tests {
             let _open_requests: Vec<_> = greedy.iter().map(talk).collect();
             assert!(slots.admit(holder(2)).is_ok(), "{name}");
         }
+    }
+
+    #[test]
+    fn newcomers_without_credentials_cut_off_no_sender_and_make_nobodys_share_smaller() {
+        let slots = Slots::new(8, Refused::Connections);
+        let senders: Vec<_> = (0..7).map(|_| admitted(&slots, holder(1))).collect();
+        let _open_requests: Vec<_> = senders.iter().map(busy).collect();
+        let _newcomer = admitted(&slots, holder(2));
+        age(&slots, GRACE / 2);
+        for peer in 3..20 {
+            assert!(matches!(slots.admit(holder(peer)), Err(NoSlot::For(_))));
+        }
+        age(&slots, GRACE);
+        for peer in 3..20 {
+            let _newcomer = admitted(&slots, holder(peer));
+            age(&slots, GRACE);
+        }
+        assert!(senders.iter().all(|sender| !sender.close.0.1.is_cancelled()));
+    }
+
+    #[tokio::test]
+    async fn a_slot_that_is_released_is_given_away_at_once() {
+        let slots = Slots::new(1, Refused::Connections);
+        let only = admitted(&slots, HERE);
+        let mut next = std::pin::pin!(slots.acquire(HERE));
+        assert!(futures::poll!(&mut next).is_pending());
+        drop(only);
+        assert!(futures::poll!(&mut next).is_ready());
     }
 
     #[tokio::test]

@@ -251,7 +251,7 @@ async fn health_needs_no_credentials_and_reflection_does() {
 async fn without_authentication_only_this_machine_may_be_listened_to() {
     let (ingester, _) = ingester(&MemoryOptions::default());
     let serve = async |address: &str, authenticator: Authenticator| {
-        let listener = Listener::tcp(address.parse().unwrap()).await.unwrap();
+        let listener = Listener::tcp(address.parse().unwrap()).unwrap();
         let stopped = std::future::ready(());
         grpc::serve(listener, Arc::clone(&ingester), Arc::new(authenticator), GrpcOptions::default(), stopped).await
     };

@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use livekit_spool::{
     ingest::{AuthOptions, Authenticator, GrpcOptions, HttpOptions, LivekitKeys, Refused, Secret},
     record::Stream,
@@ -172,6 +175,27 @@ async fn connections_that_ask_for_nothing_useful_again_and_again_keep_nobody_out
         assert_eq!(post_one(&server).await, 200);
     }
     crowd.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn watchers_of_the_health_that_give_their_answers_no_window_are_few_too() {
+    let server = serve_grpc(GrpcOptions { header_timeout: LATE, ..Default::default() }, open_authenticator()).await;
+    let mut crowd = Vec::new();
+    // 400 calls, for which there are 256 places.
+    for _ in 0..4 {
+        let io = TokioIo::new(TcpStream::connect(server.address).await.unwrap());
+        let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+        let (mut sender, connection) = builder.initial_stream_window_size(0).handshake(io).await.unwrap();
+        let task = tokio::spawn(connection);
+        let watch = || {
+            let call = http::Request::post("http://x/grpc.health.v1.Health/Watch");
+            let call = call.header("content-type", "application/grpc").header("te", "trailers");
+            call.body(Full::new(Bytes::from_static(&[0; 5]))).unwrap()
+        };
+        let calls: Vec<_> = (0..100).map(|_| tokio::spawn(sender.send_request(watch()))).collect();
+        crowd.push((sender, task, calls));
+    }
+    eventually("a connection is closed", || async { crowd.iter().any(|(_, task, _)| task.is_finished()) }).await;
 }
 
 /// A request whose body lacks its last byte.

@@ -168,8 +168,8 @@ pub(crate) struct Both {
 
 pub(crate) async fn serve_both_into(options: GrpcOptions, targets: Vec<Target>) -> Both {
     let ingester = Arc::new(Ingester::new(targets, &MemoryOptions::default()));
-    let listener = async || Listener::tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let (for_grpc, for_http) = (listener().await, listener().await);
+    let listener = || Listener::tcp("127.0.0.1:0".parse().unwrap()).unwrap();
+    let (for_grpc, for_http) = (listener(), listener());
     let address = |listener: &Listener| listener.tcp_address().unwrap();
     let both = Both { grpc: address(&for_grpc), http: address(&for_http), ingester: Arc::clone(&ingester) };
     let (authenticator, never) = (Arc::new(open_authenticator()), std::future::pending);
@@ -205,7 +205,7 @@ pub(crate) async fn serve_http_through(authenticator: Arc<Authenticator>) -> Run
 
 async fn serve(port: Port, authenticator: Arc<Authenticator>, memory: &MemoryOptions) -> Running {
     let (ingester, spool) = ingester(memory);
-    let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listener = Listener::tcp("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = listener.tcp_address().unwrap();
     let (stop, mut stopped) = watch::channel(false);
     let shutdown = async move {
