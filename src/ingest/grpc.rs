@@ -17,7 +17,10 @@ use async_trait::async_trait;
 use axum::body::Body;
 use bytes::Bytes;
 use futures::{FutureExt, poll};
-use http::{HeaderMap, HeaderValue, header::CONTENT_TYPE};
+use http::{
+    HeaderMap, HeaderName, HeaderValue,
+    header::{AUTHORIZATION, CONTENT_TYPE},
+};
 use http_body_util::{BodyExt, Full};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming};
 use hyper_util::{rt::TokioTimer, server::conn::auto::Builder};
@@ -49,6 +52,9 @@ const ACCEPTED_ENCODINGS: &str = "gzip,zstd,identity";
 const HTTP2_STREAM_WINDOW: u32 = 128 * 1024;
 const HTTP2_CONNECTION_WINDOW: u32 = 256 * 1024;
 const HTTP2_HEADER_BYTES: u32 = 16 * 1024;
+const ENCODING: HeaderName = HeaderName::from_static("grpc-encoding");
+/// The headers that are read.
+const NEEDED: [HeaderName; 3] = [AUTHORIZATION, CONTENT_TYPE, ENCODING];
 
 /// Serves gRPC until `shutdown`. Then the records received on open streams are made durable, and senders are asked to
 /// connect again.
@@ -120,6 +126,11 @@ struct Recorder {
 
 #[async_trait]
 impl Handler for Recorder {
+    fn trim(&self, headers: &mut HeaderMap) {
+        let all = std::mem::take(headers);
+        headers.extend(NEEDED.into_iter().filter_map(|name| all.get(&name).cloned().map(|value| (name, value))));
+    }
+
     async fn handle(&self, request: Request<Incoming>, peer: Peer, open_request: OpenRequest) -> Response<Body> {
         if !is_grpc(request.headers()) {
             // As the protocol requires: a client that speaks plain HTTP could not read any other answer.
@@ -226,8 +237,6 @@ impl Recorder {
         ended: impl Future<Output = Refusal> + Send + 'static,
     ) -> Result<Dropped, Refusal> {
         let encoding = encoding(request.headers())?;
-        // Its headers take memory that nobody counts.
-        let body = request.into_body();
         let max = self.options.max_streams;
         let slot = self.streams.acquire(peer.holder()).await.map(Arc::new).ok_or_else(|| {
             Refusal::new(Refused::Streams, format!("{max} streams are already open, and none is silent"))
@@ -241,7 +250,7 @@ impl Recorder {
             idle_timeout: self.options.idle_stream_timeout,
         };
         let on_stream = open_request.clone();
-        let body = body.map_frame(move |frame| {
+        let body = request.into_body().map_frame(move |frame| {
             // An empty frame is no sign of life.
             if frame.data_ref().is_some_and(|data| !data.is_empty()) {
                 on_stream.mark_active();
@@ -305,7 +314,7 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 }
 
 fn encoding(headers: &HeaderMap) -> Result<Option<Encoding>, Refusal> {
-    let Some(name) = headers.get("grpc-encoding") else { return Ok(None) };
+    let Some(name) = headers.get(ENCODING) else { return Ok(None) };
     match Encoding::named(name.as_bytes()) {
         Some(Encoding::Identity) => Ok(None),
         Some(encoding) => Ok(Some(encoding)),

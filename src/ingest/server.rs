@@ -10,6 +10,7 @@ use std::{convert::Infallible, future::poll_fn, io, pin::pin, sync::Arc, time::D
 use async_trait::async_trait;
 use axum::body::Body;
 use futures::{FutureExt, future::BoxFuture};
+use http::HeaderMap;
 use hyper::{Request, Response, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -47,6 +48,10 @@ const HTTP1_BUFFER: usize = 64 * 1024;
 /// Answers requests.
 #[async_trait]
 pub(crate) trait Handler: Send + Sync {
+    /// Removes the headers that it does not need, as soon as a request is read: many requests can wait for their turn, and
+    /// a header that HTTP/2 compressed to one byte takes a hundred.
+    fn trim(&self, _headers: &mut HeaderMap) {}
+
     /// Answers one. It marks the request as authorized, and records its signs of life.
     async fn handle(&self, request: Request<Incoming>, peer: Peer, open_request: OpenRequest) -> Response<Body>;
 }
@@ -187,7 +192,8 @@ impl Server {
         stop: CancellationToken,
         mut turned_away: BoxFuture<'_, Refusal>,
     ) {
-        let service = service_fn(|request| {
+        let service = service_fn(|mut request: Request<Incoming>| {
+            handler.trim(request.headers_mut());
             let (open_request, handler) = (slot.begin_request(), Arc::clone(&handler));
             async move { Ok::<_, Infallible>(handler.handle(request, peer, open_request).await) }
         });

@@ -38,10 +38,6 @@ const BODY_BYTES: usize = 1024 * 1024;
 const AT_ONCE: usize = 256;
 /// An answer whose slot was given to another one ends within this time, or its connection is closed.
 const END_TIMEOUT: Duration = Duration::from_millis(250);
-/// The header that tonic needs to read a request.
-const ENCODING: &str = "grpc-encoding";
-/// The names of encodings are short.
-const LONGEST_ENCODING: usize = 32;
 
 /// The services, and their limits.
 #[derive(Clone)]
@@ -78,7 +74,6 @@ impl SideServices {
         (peer, connection): (Peer, OpenRequest),
         ended: BoxFuture<'static, Option<Status>>,
     ) -> Response<Body> {
-        let request = lean(request);
         let busy = || {
             self.status.count_refused(Protocol::Grpc, Refused::Streams);
             Status::unavailable("too many requests: try again")
@@ -111,15 +106,6 @@ impl SideServices {
         };
         response.map(|body| Body::new(Until { body, end: end.boxed(), ended: false, _gone: gone.drop_guard() }))
     }
-}
-
-/// The request with the headers that it needs: others would take memory for as long as it waits, or is answered.
-fn lean(mut request: Request<Incoming>) -> Request<Incoming> {
-    let headers = std::mem::take(request.headers_mut());
-    if let Some(encoding) = headers.get(ENCODING).filter(|encoding| encoding.len() <= LONGEST_ENCODING) {
-        request.headers_mut().insert(ENCODING, encoding.clone());
-    }
-    request
 }
 
 /// Closes the connection of an answer that does not end after its slot was given to another one. Where a peer gives it no
