@@ -79,7 +79,7 @@ async fn check(State((app, access)): State<(Arc<App>, Access)>, mut request: Req
     let mut response = match admitted {
         Ok(()) => {
             if may_know || is_cloud(request.uri().path()) {
-                // What anyone is told makes no connection one that others have to make room for.
+                // A request that needs no credentials shows none: its connection is closed first for a new one.
                 request.extensions().get::<OpenRequest>().inspect(|open_request| open_request.mark_authorized());
             }
             next.run(request).await

@@ -77,7 +77,7 @@ impl Lane {
             let turn = Arc::clone(&self.counting).lock_owned().await;
             let lane = Arc::clone(&self);
             let count = move || {
-                // Also those of other calls, whether they wait for their turn or gave up.
+                // Also those of other calls, whether they wait for their turn or were cancelled.
                 while let records @ 1.. = lane.uncounted.swap(0, Relaxed) {
                     spool.count_missed(records);
                 }
@@ -107,7 +107,7 @@ pub(super) struct Optional {
 }
 
 impl Optional {
-    /// Appends a copy to the spool; gives up if `leave` is cancelled before its turn.
+    /// Appends a copy to the spool, unless `leave` is cancelled before its turn.
     async fn copy(self, batch: RecordBatch, leave: CancellationToken) -> Copied {
         let (records, returned) = (u64::from(batch.count()), self.lane.returned.load(Relaxed));
         let result = self.append(batch, &leave).await;
@@ -121,7 +121,7 @@ impl Optional {
         Copied { sink, records, result, lost, lane, spool }
     }
 
-    /// `None`: it was given up.
+    /// `None`: it was cancelled.
     async fn append(&self, batch: RecordBatch, leave: &CancellationToken) -> Option<Result<Appended, CannotAppend>> {
         let space = self.lane.space(batch.bytes().len());
         let (turn, _space) = tokio::select! {
@@ -205,7 +205,7 @@ impl Copies {
         self.under_way.collect().await
     }
 
-    /// The results of the copies within [`HOLD_TIMEOUT`]. Then copies that wait for their turn are given up, and the rest
+    /// The results of the copies within [`HOLD_TIMEOUT`]. Then copies that wait for their turn are cancelled, and the rest
     /// continues in the background.
     pub(super) async fn for_a_while(mut self) -> Vec<Copied> {
         let mut copied = Vec::new();

@@ -82,7 +82,7 @@ mod tests {
     #[tokio::test]
     async fn work_learns_when_nobody_waits_for_it_any_more_and_not_before() {
         assert!(!run_blocking(Cancelled::is_set).await.unwrap());
-        let (sender, told) = std::sync::mpsc::channel();
+        let (sender, noticed) = std::sync::mpsc::channel();
         let work = run_blocking(move |cancelled| {
             while !cancelled.is_set() {
                 std::thread::sleep(Duration::from_millis(1));
@@ -90,6 +90,6 @@ mod tests {
             sender.send(()).unwrap();
         });
         tokio::time::timeout(Duration::from_millis(10), work).await.unwrap_err();
-        tokio::task::spawn_blocking(move || told.recv()).await.unwrap().unwrap();
+        tokio::task::spawn_blocking(move || noticed.recv()).await.unwrap().unwrap();
     }
 }

@@ -76,18 +76,18 @@ impl<C: Fn() -> Vec<SinkConfig> + Send + Sync> Archives for Configured<C> {
     fn open(&self, sink: Option<&str>) -> Result<(String, Arc<dyn Archive>), Problem> {
         let sinks = (self.sinks)();
         let wanted = sinks.iter().filter(|config| sink.is_none_or(|name| config.name.as_str() == name));
-        let mut why = match sink {
-            Some(name) => NoSuchSink { name: name.to_owned(), names: self.names() }.into(),
-            None => OpenError::None.into(),
-        };
+        let mut why = None;
         for config in wanted {
             match self.of(&sinks, config) {
                 Ok(archive) => return Ok((config.name.to_string(), archive)),
                 Err(OpenError::NotReadable { .. }) if sink.is_none() => {}
-                Err(error) => why = error.into(),
+                Err(error) => why = Some(error.into()),
             }
         }
-        Err(why)
+        Err(why.unwrap_or_else(|| match sink {
+            Some(name) => NoSuchSink { name: name.to_owned(), names: self.names() }.into(),
+            None => OpenError::None.into(),
+        }))
     }
 
     fn names(&self) -> Vec<String> {

@@ -41,7 +41,7 @@ impl Identity {
         self.doubts.load(Ordering::Relaxed)
     }
 
-    /// A check that began at this number of doubts has succeeded: later doubts remain. If the check is given up, all
+    /// A check that began at this number of doubts has succeeded: later doubts remain. If the check is cancelled, all
     /// remain.
     pub(super) fn believe(&self, doubts: u64) {
         self.cleared.fetch_max(doubts, Ordering::Relaxed);
@@ -114,7 +114,7 @@ mod tests {
         let identity = Identity::default();
         identity.doubt();
         let before = identity.doubts();
-        assert!(identity.is_doubted(), "also during a check, which may be given up");
+        assert!(identity.is_doubted(), "also during a check, which may be cancelled");
         identity.doubt();
         identity.believe(before);
         assert!(identity.is_doubted());

@@ -228,7 +228,7 @@ impl QueueStore for SledQueue {
                     Ok(()) => drop(db),
                     Err(_) => mem::forget(db),
                 }
-                // The caller may have given up.
+                // The caller may have stopped waiting.
                 let _ = answer.send(flushed);
             })
             .map_err(|error| QueueFailed(error.to_string()))?;

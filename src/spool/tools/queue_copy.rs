@@ -67,7 +67,7 @@ fn drop_in_time(queue: SledQueue) {
     let (done, dropped) = mpsc::channel();
     let drop_it = move || {
         drop(queue);
-        // The caller may have given up.
+        // The caller may have stopped waiting.
         let _ = done.send(());
     };
     if thread::Builder::new().name("spool-queue".to_owned()).spawn(drop_it).is_ok() {
